@@ -1,0 +1,3 @@
+//! Fine-tune any ONNX transformer.
+pub mod error;
+pub use error::{Context, Error, ErrorKind, Result};
