@@ -1,0 +1,225 @@
+//! What is known of a value before the graph runs.
+
+use std::fmt;
+
+use super::dim::Dim;
+use super::tensor::Tensor;
+
+/// The type of a tensor's elements, with ONNX's codes (`TensorProto.DataType`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(i32)]
+#[expect(missing_docs, reason = "the names are ONNX's own, shortened")]
+pub enum DType {
+    F32 = 1,
+    U8 = 2,
+    I8 = 3,
+    U16 = 4,
+    I16 = 5,
+    I32 = 6,
+    I64 = 7,
+    String = 8,
+    Bool = 9,
+    F16 = 10,
+    F64 = 11,
+    U32 = 12,
+    U64 = 13,
+    Complex64 = 14,
+    Complex128 = 15,
+    BF16 = 16,
+    F8E4M3FN = 17,
+    F8E4M3FNUZ = 18,
+    F8E5M2 = 19,
+    F8E5M2FNUZ = 20,
+    U4 = 21,
+    I4 = 22,
+    F4E2M1 = 23,
+    F8E8M0 = 24,
+    U2 = 25,
+    I2 = 26,
+}
+
+/// Every element type: name in ONNX's text form, bits of an element (0: not of fixed size).
+const DTYPES: &[(DType, &str, usize)] = &[
+    (DType::F32, "float", 32),
+    (DType::U8, "uint8", 8),
+    (DType::I8, "int8", 8),
+    (DType::U16, "uint16", 16),
+    (DType::I16, "int16", 16),
+    (DType::I32, "int32", 32),
+    (DType::I64, "int64", 64),
+    (DType::String, "string", 0),
+    (DType::Bool, "bool", 8),
+    (DType::F16, "float16", 16),
+    (DType::F64, "double", 64),
+    (DType::U32, "uint32", 32),
+    (DType::U64, "uint64", 64),
+    (DType::Complex64, "complex64", 64),
+    (DType::Complex128, "complex128", 128),
+    (DType::BF16, "bfloat16", 16),
+    (DType::F8E4M3FN, "float8e4m3fn", 8),
+    (DType::F8E4M3FNUZ, "float8e4m3fnuz", 8),
+    (DType::F8E5M2, "float8e5m2", 8),
+    (DType::F8E5M2FNUZ, "float8e5m2fnuz", 8),
+    (DType::U4, "uint4", 4),
+    (DType::I4, "int4", 4),
+    (DType::F4E2M1, "float4e2m1", 4),
+    (DType::F8E8M0, "float8e8m0", 8),
+    (DType::U2, "uint2", 2),
+    (DType::I2, "int2", 2),
+];
+
+impl DType {
+    /// The type of an ONNX code, if it is one we know.
+    #[must_use]
+    pub fn from_code(code: i32) -> Option<Self> {
+        DTYPES.iter().find(|(dtype, ..)| dtype.code() == code).map(|(dtype, ..)| *dtype)
+    }
+
+    /// ONNX's code (`TensorProto.DataType`).
+    #[must_use]
+    #[expect(clippy::as_conversions, reason = "the discriminants are the codes")]
+    pub const fn code(self) -> i32 {
+        self as i32
+    }
+
+    /// ONNX's name: `float`, `int64`, ...
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.row().1
+    }
+
+    /// Bits of an element; 0 for strings.
+    #[must_use]
+    pub fn bits(self) -> usize {
+        self.row().2
+    }
+
+    /// Bytes that `count` elements take; types of less than a byte are packed.
+    #[must_use]
+    pub fn bytes(self, count: usize) -> usize {
+        count.saturating_mul(self.bits()).div_ceil(8)
+    }
+
+    /// Whether gradients can flow through values of this type.
+    #[must_use]
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::F32 | Self::F16 | Self::F64 | Self::BF16)
+    }
+
+    fn row(self) -> &'static (Self, &'static str, usize) {
+        DTYPES.iter().find(|(dtype, ..)| *dtype == self).expect("every dtype has a row")
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The lengths of a value's axes.
+pub type Shape = Vec<Dim>;
+
+/// What is known of a value: element type, shape, and the elements themselves where they are small whole numbers.
+///
+/// Each part is `None` where it is unknown. A fact never claims what may be false.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fact {
+    /// The type of the elements.
+    pub dtype: Option<DType>,
+    /// The lengths of the axes; `None` if even the rank is unknown.
+    pub shape: Option<Shape>,
+    /// The elements in row-major order, for small tensors of integers or booleans (shapes, axes, indices).
+    pub contents: Option<Vec<Dim>>,
+}
+
+/// Tensors with more elements than this are not followed element by element.
+const MAX_CONTENTS: usize = 256;
+
+impl Fact {
+    /// A value of which nothing is known.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self::default()
+    }
+
+    /// A value of a known type and shape.
+    #[must_use]
+    pub fn new(dtype: DType, shape: Shape) -> Self {
+        Self { dtype: Some(dtype), shape: Some(shape), contents: None }
+    }
+
+    /// A value of a type and shape either of which may be unknown.
+    #[must_use]
+    pub fn partial(dtype: Option<DType>, shape: Option<Shape>) -> Self {
+        Self { dtype, shape, contents: None }
+    }
+
+    /// The same fact with its elements, unless there are too many to follow.
+    #[must_use]
+    pub fn with_contents(mut self, contents: Option<Vec<Dim>>) -> Self {
+        self.contents = contents.filter(|c| c.len() <= MAX_CONTENTS);
+        self
+    }
+
+    /// What is known of a constant: everything but large contents.
+    #[must_use]
+    pub fn of(tensor: &Tensor) -> Self {
+        let shape = tensor.shape().iter().map(|&n| Dim::known(i64::try_from(n).unwrap_or(i64::MAX))).collect();
+        let small = tensor.len() <= MAX_CONTENTS;
+        let contents = small.then(|| tensor.to_i64()).flatten().map(|all| all.into_iter().map(Dim::known).collect());
+        Self { dtype: Some(tensor.dtype()), shape: Some(shape), contents }
+    }
+
+    /// The number of axes, if known.
+    #[must_use]
+    pub fn rank(&self) -> Option<usize> {
+        self.shape.as_ref().map(Vec::len)
+    }
+
+    /// The elements, if all are known numbers.
+    #[must_use]
+    pub fn known_contents(&self) -> Option<Vec<i64>> {
+        self.contents.as_ref()?.iter().map(Dim::as_known).collect()
+    }
+
+    /// The lengths of all axes, if all are known numbers.
+    #[must_use]
+    pub fn known_shape(&self) -> Option<Vec<i64>> {
+        self.shape.as_ref()?.iter().map(Dim::as_known).collect()
+    }
+}
+
+impl fmt::Display for Fact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.dtype.map_or("?", DType::name))?;
+        match &self.shape {
+            None => f.write_str("[...]"),
+            Some(shape) if shape.is_empty() => Ok(()),
+            Some(shape) => write!(f, "{shape:?}"),
+        }
+    }
+}
+
+/// The shape of an elementwise result of several shapes, by ONNX's multidirectional broadcasting.
+///
+/// # Errors
+/// The two lengths that can never go together.
+pub fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Shape, String> {
+    let rank = a.len().max(b.len());
+    let at = |shape: &[Dim], axis: usize| (axis + shape.len()).checked_sub(rank).map_or(Dim::known(1), |i| shape[i].clone());
+    (0..rank)
+        .map(|axis| match (at(a, axis), at(b, axis)) {
+            (x, y) if x == y => Ok(x),
+            (x, y) if x.as_known() == Some(1) => Ok(y),
+            (x, y) if y.as_known() == Some(1) => Ok(x),
+            // A length that is known and not 1 wins: the other must be the same or 1.
+            (x, y) => match (x.as_known(), y.as_known()) {
+                (Some(_), Some(_)) => Err(format!("{a:?} and {b:?} do not broadcast")),
+                (Some(_), None) => Ok(x),
+                (None, Some(_)) => Ok(y),
+                (None, None) => Ok(x.max(&y)),
+            },
+        })
+        .collect()
+}
