@@ -93,7 +93,7 @@ pub enum ErrorKind {
 }
 
 fn list(items: &[String]) -> String {
-    items.iter().map(|item| format!("\n  {item}")).collect()
+    items.iter().fold(String::new(), |text, item| text + "\n  " + item)
 }
 
 impl Error {

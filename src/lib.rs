@@ -1,3 +1,4 @@
 //! Fine-tune any ONNX transformer.
 pub mod error;
+pub mod ir;
 pub use error::{Context, Error, ErrorKind, Result};

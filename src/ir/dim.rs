@@ -85,7 +85,7 @@ impl Dim {
 
     /// The larger of two lengths.
     #[must_use]
-    pub fn max(&self, other: &Self) -> Self {
+    pub fn larger(&self, other: &Self) -> Self {
         match (&self.0, &other.0) {
             (Repr::Known(a), Repr::Known(b)) => Self::known(*a.max(b)),
             _ if self == other => self.clone(),
@@ -95,7 +95,7 @@ impl Dim {
 
     /// The smaller of two lengths.
     #[must_use]
-    pub fn min(&self, other: &Self) -> Self {
+    pub fn smaller(&self, other: &Self) -> Self {
         match (&self.0, &other.0) {
             (Repr::Known(a), Repr::Known(b)) => Self::known(*a.min(b)),
             _ if self == other => self.clone(),
@@ -302,6 +302,6 @@ mod tests {
     #[test]
     fn printing_puts_the_constant_last() {
         assert_eq!((&(&d("b") * &d("s")) + &Dim::known(-3)).to_string(), "b*s - 3");
-        assert_eq!(d("a").max(&d("b")), d("b").max(&d("a")));
+        assert_eq!(d("a").larger(&d("b")), d("b").larger(&d("a")));
     }
 }

@@ -41,7 +41,8 @@ impl Tensor {
     /// # Errors
     /// If the number of bytes is not what type and shape ask for.
     pub fn new(dtype: DType, shape: Vec<usize>, bytes: Bytes) -> Result<Self> {
-        let count = shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d)).ok_or_else(|| Error::invalid(format!("shape {shape:?} overflows")))?;
+        let count =
+            shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d)).ok_or_else(|| Error::invalid(format!("shape {shape:?} overflows")))?;
         let expected = dtype.bytes(count);
         if dtype == DType::String || bytes.len() != expected {
             return Err(Error::mismatch(format!("bytes of {dtype}{shape:?}"), expected, bytes.len()));
@@ -85,7 +86,12 @@ impl Tensor {
     ///
     /// # Errors
     /// If `dtype` is not a float, integer or boolean of whole bytes, or the count does not fit the shape.
-    #[expect(clippy::as_conversions, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "this is where numbers are rounded to a tensor's type")]
+    #[expect(
+        clippy::as_conversions,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "this is where numbers are rounded to a tensor's type"
+    )]
     pub fn from_f64(dtype: DType, shape: &[usize], values: &[f64]) -> Result<Self> {
         let mut bytes = Vec::with_capacity(dtype.bytes(values.len()));
         for &v in values {

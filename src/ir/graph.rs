@@ -1,0 +1,349 @@
+//! A finished graph: sorted, typed, read-only.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use indexmap::IndexMap;
+
+use super::attr::Attr;
+use super::fact::Fact;
+use super::tensor::Tensor;
+
+/// A value of a graph: a data input, an initializer, or an output of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueId(u32);
+
+/// A node of a finished graph: its place in the order of execution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(u32);
+
+macro_rules! id {
+    ($id:ident) => {
+        impl $id {
+            pub(crate) fn new(index: usize) -> Self {
+                Self(u32::try_from(index).expect("fewer than 2^32 values and nodes"))
+            }
+            /// The position in the graph's table.
+            #[must_use]
+            pub fn index(self) -> usize {
+                usize::try_from(self.0).expect("a usize has at least 32 bits")
+            }
+        }
+    };
+}
+id!(ValueId);
+id!(NodeId);
+
+/// A name and what is known of the value that bears it.
+#[derive(Clone, Debug)]
+pub struct Value {
+    /// Unique in the graph.
+    pub name: Arc<str>,
+    /// What is known before the graph runs.
+    pub fact: Fact,
+    /// What the file said of the value (an encoded `ValueInfoProto`), kept to be written back.
+    pub declared: Option<Bytes>,
+}
+
+/// One operation.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// For people; may be empty, need not be unique in a loaded graph.
+    pub name: Arc<str>,
+    /// The operator, with its domain in front unless that is ONNX's own: `MatMul`, `com.microsoft:BiasGelu`.
+    pub op: Arc<str>,
+    /// `None` where an optional input was left out.
+    pub inputs: Vec<Option<ValueId>>,
+    /// `None` where an optional output was left out.
+    pub outputs: Vec<Option<ValueId>>,
+    /// By name.
+    pub attrs: IndexMap<Arc<str>, Attr>,
+    /// Values that the node's bodies read, in the order of the bodies' [`Graph::captured`].
+    pub captures: Vec<ValueId>,
+    /// Free-form annotations; exporters leave module paths here.
+    pub metadata: Vec<(Arc<str>, Arc<str>)>,
+    /// What else the file said of the node (an encoded `NodeProto`), kept to be written back.
+    pub extra: Option<Bytes>,
+}
+
+impl Node {
+    /// Every value the node needs, captured ones too.
+    pub fn reads(&self) -> impl Iterator<Item = ValueId> + '_ {
+        self.inputs.iter().flatten().copied().chain(self.captures.iter().copied())
+    }
+
+    /// Every value the node makes.
+    pub fn writes(&self) -> impl Iterator<Item = ValueId> + '_ {
+        self.outputs.iter().flatten().copied()
+    }
+
+    /// Input `index`, unless it was left out.
+    #[must_use]
+    pub fn input(&self, index: usize) -> Option<ValueId> {
+        self.inputs.get(index).copied().flatten()
+    }
+
+    /// Output `index`, unless it was left out.
+    #[must_use]
+    pub fn output(&self, index: usize) -> Option<ValueId> {
+        self.outputs.get(index).copied().flatten()
+    }
+
+    /// An integer attribute, or the default that the operator's page gives.
+    #[must_use]
+    pub fn int(&self, name: &str, default: i64) -> i64 {
+        self.attrs.get(name).and_then(Attr::as_int).unwrap_or(default)
+    }
+
+    /// A float attribute, or the default that the operator's page gives.
+    #[must_use]
+    pub fn float(&self, name: &str, default: f32) -> f32 {
+        match self.attrs.get(name) {
+            Some(Attr::Float(value)) => *value,
+            _ => default,
+        }
+    }
+
+    /// A list of integers, if the attribute is there.
+    #[must_use]
+    pub fn ints(&self, name: &str) -> Option<&[i64]> {
+        match self.attrs.get(name) {
+            Some(Attr::Ints(values)) => Some(values),
+            _ => None,
+        }
+    }
+
+    /// A string attribute, if it is there.
+    #[must_use]
+    pub fn str(&self, name: &str) -> Option<&str> {
+        self.attrs.get(name).and_then(Attr::as_str)
+    }
+
+    /// The operator's domain (empty for ONNX's own) and its bare name.
+    #[must_use]
+    pub fn domain_and_name(&self) -> (&str, &str) {
+        self.op.rsplit_once(':').unwrap_or(("", &self.op))
+    }
+
+    /// An annotation.
+    #[must_use]
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata.iter().find(|(k, _)| &**k == key).map(|(_, value)| &**value)
+    }
+}
+
+/// A place where a value is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Use {
+    /// The reader.
+    pub node: NodeId,
+    /// The position among the node's inputs; `None` if a body of the node reads it.
+    pub input: Option<usize>,
+}
+
+/// The version of one operator set that a model uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opset {
+    /// Empty for ONNX's own.
+    pub domain: Arc<str>,
+    /// The version.
+    pub version: i64,
+}
+
+/// What a model file says beside its graph.
+#[derive(Clone, Debug, Default)]
+pub struct ModelInfo {
+    /// Version of the file format.
+    pub ir_version: i64,
+    /// Operator sets, ONNX's own among them.
+    pub opsets: Vec<Opset>,
+    /// Everything else (an encoded `ModelProto` without graph), kept to be written back.
+    pub rest: Option<Bytes>,
+}
+
+impl ModelInfo {
+    /// The information for a graph written from nothing in the dialect spoken inside: opset 18, IR version 8.
+    #[must_use]
+    pub fn dialect() -> Self {
+        Self { ir_version: 8, opsets: vec![Opset { domain: "".into(), version: super::DIALECT }], rest: None }
+    }
+
+    /// The version of ONNX's own operator set; 1 if the file names none.
+    #[must_use]
+    pub fn opset(&self) -> i64 {
+        self.version_of("").unwrap_or(1)
+    }
+
+    /// The version of a domain's operator set, if the model names it.
+    #[must_use]
+    pub fn version_of(&self, domain: &str) -> Option<i64> {
+        self.opsets.iter().find(|o| &*o.domain == domain).map(|o| o.version)
+    }
+
+    /// The same information with another version of a domain's operator set.
+    #[must_use]
+    pub fn with_opset(mut self, domain: &str, version: i64) -> Self {
+        match self.opsets.iter_mut().find(|o| &*o.domain == domain) {
+            Some(opset) => opset.version = version,
+            None => self.opsets.push(Opset { domain: domain.into(), version }),
+        }
+        self
+    }
+}
+
+/// A finished graph. Nodes stand after the nodes whose values they read; every value has a unique name and a [`Fact`].
+///
+/// Only a [`Builder`](super::Builder) makes one; it never changes afterwards. Cloning copies tables, never weights.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    pub(super) name: Arc<str>,
+    pub(super) model: ModelInfo,
+    pub(super) values: Vec<Value>,
+    pub(super) nodes: Vec<Node>,
+    pub(super) inputs: Vec<ValueId>,
+    pub(super) outputs: Vec<ValueId>,
+    pub(super) captured: Vec<ValueId>,
+    pub(super) initializers: BTreeMap<ValueId, Tensor>,
+    pub(super) extra: Option<Bytes>,
+    pub(super) producers: Vec<Option<NodeId>>,
+    pub(super) uses: Vec<Vec<Use>>,
+}
+
+impl Graph {
+    /// The graph's own name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+    /// What the file says beside the graph.
+    #[must_use]
+    pub fn model(&self) -> &ModelInfo {
+        &self.model
+    }
+    /// What else the file said of the graph (an encoded `GraphProto`), kept to be written back.
+    #[must_use]
+    pub fn extra(&self) -> Option<&Bytes> {
+        self.extra.as_ref()
+    }
+    /// All values; the index is the [`ValueId`].
+    #[must_use]
+    pub fn values(&self) -> &[Value] {
+        &self.values
+    }
+    /// All nodes in the order of execution; the index is the [`NodeId`].
+    #[must_use]
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+    /// All nodes with their ids.
+    pub fn node_ids(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.nodes.iter().enumerate().map(|(i, node)| (NodeId::new(i), node))
+    }
+    /// The inputs, those with a default value among them.
+    #[must_use]
+    pub fn inputs(&self) -> &[ValueId] {
+        &self.inputs
+    }
+    /// The inputs that have no default: what a caller must feed.
+    pub fn data_inputs(&self) -> impl Iterator<Item = ValueId> + '_ {
+        self.inputs.iter().copied().filter(|id| !self.initializers.contains_key(id))
+    }
+    /// The outputs.
+    #[must_use]
+    pub fn outputs(&self) -> &[ValueId] {
+        &self.outputs
+    }
+    /// In a body: the values that come from the graph around it.
+    #[must_use]
+    pub fn captured(&self) -> &[ValueId] {
+        &self.captured
+    }
+    /// Every constant that is stored beside the nodes.
+    pub fn initializers(&self) -> impl Iterator<Item = (ValueId, &Tensor)> {
+        self.initializers.iter().map(|(id, tensor)| (*id, tensor))
+    }
+    /// The constant behind a value, if it is an initializer.
+    #[must_use]
+    pub fn initializer(&self, id: ValueId) -> Option<&Tensor> {
+        self.initializers.get(&id)
+    }
+    /// A value's table entry.
+    #[must_use]
+    pub fn value(&self, id: ValueId) -> &Value {
+        &self.values[id.index()]
+    }
+    /// A node.
+    #[must_use]
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.index()]
+    }
+    /// A value's fact.
+    #[must_use]
+    pub fn fact(&self, id: ValueId) -> &Fact {
+        &self.value(id).fact
+    }
+    /// A value's name.
+    #[must_use]
+    pub fn value_name(&self, id: ValueId) -> &str {
+        &self.value(id).name
+    }
+    /// The node that makes a value.
+    #[must_use]
+    pub fn producer(&self, id: ValueId) -> Option<NodeId> {
+        self.producers[id.index()]
+    }
+    /// The places where a value is read. Being an output of the graph is not among them.
+    #[must_use]
+    pub fn uses(&self, id: ValueId) -> &[Use] {
+        &self.uses[id.index()]
+    }
+    /// The value of a name. Takes time linear in the number of values.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<ValueId> {
+        self.values.iter().position(|v| &*v.name == name).map(ValueId::new)
+    }
+    /// A constant that a value certainly is: an initializer that no caller can override, or the output of a `Constant` node.
+    #[must_use]
+    pub fn constant(&self, id: ValueId) -> Option<&Tensor> {
+        if let Some(tensor) = self.initializers.get(&id) {
+            return (!self.inputs.contains(&id)).then_some(tensor);
+        }
+        let node = self.node(self.producer(id)?);
+        match (&*node.op, node.attrs.get("value")) {
+            ("Constant", Some(Attr::Tensor(tensor))) => Some(tensor),
+            ("Identity", _) => self.constant(node.input(0)?),
+            _ => None,
+        }
+    }
+    /// A name for messages: the node's own, or its first output's where it has none.
+    #[must_use]
+    pub fn node_label(&self, id: NodeId) -> String {
+        let node = self.node(id);
+        match (node.name.is_empty(), node.writes().next()) {
+            (true, Some(output)) => format!("{} -> {}", node.op, self.value_name(output)),
+            _ => node.name.to_string(),
+        }
+    }
+
+    /// Fills the tables of producers and uses.
+    pub(super) fn indexed(mut self) -> Self {
+        self.producers = vec![None; self.values.len()];
+        self.uses = vec![Vec::new(); self.values.len()];
+        for (i, node) in self.nodes.iter().enumerate() {
+            let id = NodeId::new(i);
+            for output in node.writes() {
+                self.producers[output.index()] = Some(id);
+            }
+            for (position, input) in node.inputs.iter().enumerate() {
+                if let Some(input) = input {
+                    self.uses[input.index()].push(Use { node: id, input: Some(position) });
+                }
+            }
+            for captured in &node.captures {
+                self.uses[captured.index()].push(Use { node: id, input: None });
+            }
+        }
+        self
+    }
+}

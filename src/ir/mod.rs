@@ -1,0 +1,28 @@
+//! Graphs: what they are made of, what is known of their values, and how they are written.
+//!
+//! A finished [`Graph`] is immutable, sorted and typed. A [`Builder`] writes one, from nothing or on top of a finished one; an
+//! [`Expr`] is a value of a graph being written, as cheap to copy as an integer, with operators and a method per ONNX operator.
+//! What each operator does to shapes and types stands in one table, [`infer`].
+
+mod attr;
+mod builder;
+mod dim;
+mod expr;
+mod fact;
+mod graph;
+pub mod infer;
+mod ops;
+mod tensor;
+mod text;
+
+pub use attr::Attr;
+pub use builder::{Body, Builder, NodeSpec};
+pub use dim::Dim;
+pub use expr::Expr;
+pub use fact::{DType, Fact, Shape, broadcast};
+pub use graph::{Graph, ModelInfo, Node, NodeId, Opset, Use, Value, ValueId};
+pub use ops::Transposed;
+pub use tensor::{Origin, Tensor};
+
+/// The version of ONNX's operator set that is spoken inside: loaded graphs are raised to its forms, new nodes are written in them.
+pub const DIALECT: i64 = 18;

@@ -1,0 +1,433 @@
+//! ONNX's operators as methods of [`Expr`], and the idioms that rules, losses and adapters are written in.
+//!
+//! Every method's fact comes from the table in [`infer`](super::infer); nothing here computes shapes of results.
+
+use super::attr::Attr;
+use super::builder::reshape_lengths;
+use super::dim::Dim;
+use super::expr::Expr;
+use super::fact::{DType, Shape};
+use super::tensor::Tensor;
+use crate::error::Error;
+
+macro_rules! unary {
+    ($($(#[$doc:meta])* $method:ident $op:literal),* $(,)?) => {
+        $($(#[$doc])* #[must_use] pub fn $method(self) -> Self { self.unary($op) })*
+    };
+}
+
+macro_rules! binary {
+    ($($(#[$doc:meta])* $method:ident $op:literal),* $(,)?) => {
+        $($(#[$doc])* #[must_use] pub fn $method(self, other: Self) -> Self { self.binary($op, other) })*
+    };
+}
+
+/// Elementwise operators, named as ONNX names them.
+impl Expr<'_> {
+    unary! {
+        /// `|x|`
+        abs "Abs",
+        /// `cos x`
+        cos "Cos",
+        /// `sin x`
+        sin "Sin",
+        /// `eˣ`
+        exp "Exp",
+        /// `erf x`
+        erf "Erf",
+        /// `ln x`
+        log "Log",
+        /// The same value.
+        identity "Identity",
+        /// True where `x` is false.
+        logical_not "Not",
+        /// `1 / x`
+        reciprocal "Reciprocal",
+        /// `1 / (1 + e⁻ˣ)`
+        sigmoid "Sigmoid",
+        /// -1, 0 or 1.
+        sign "Sign",
+        /// `√x`
+        sqrt "Sqrt",
+        /// `tanh x`
+        tanh "Tanh",
+        /// The largest whole number not above `x`.
+        floor "Floor",
+    }
+
+    binary! {
+        /// `xʸ`
+        pow "Pow",
+        /// Whether elements are equal.
+        equal "Equal",
+        /// Whether `x > y`.
+        greater "Greater",
+        /// Whether `x ≥ y`.
+        greater_or_equal "GreaterOrEqual",
+        /// Whether `x < y`.
+        less "Less",
+        /// Both.
+        and "And",
+        /// Either.
+        or "Or",
+        /// The remainder of whole numbers, with the sign of the divisor.
+        modulo "Mod",
+        /// The larger.
+        max "Max",
+        /// The smaller.
+        min "Min",
+        /// The product of matrices; leading axes broadcast.
+        matmul "MatMul",
+    }
+
+    /// `x²`
+    #[must_use]
+    pub fn square(self) -> Self {
+        self * self
+    }
+
+    /// The same numbers in another type.
+    #[must_use]
+    pub fn cast(self, to: DType) -> Self {
+        if self.fact().dtype == Some(to) {
+            return self;
+        }
+        self.b().op("Cast", &[self], &[("to", Attr::Int(to.code().into()))])
+    }
+
+    /// `x` where `self` is true, else `y`.
+    #[must_use]
+    pub fn where_(self, x: Self, y: Self) -> Self {
+        self.b().op("Where", &[self, x, y], &[])
+    }
+}
+
+/// Matrices.
+impl Expr<'_> {
+    /// `αA·B` for matrices, either of them transposed first as `trans_a` and `trans_b` say. One `Gemm` never copies a transposed weight.
+    #[must_use]
+    pub fn gemm(self, trans_a: Transposed, other: Self, trans_b: Transposed) -> Self {
+        let attrs = [("transA", trans_a), ("transB", trans_b)];
+        let attrs: Vec<_> = attrs.into_iter().filter(|(_, t)| *t == Transposed::Yes).map(|(name, _)| (name, Attr::Int(1))).collect();
+        self.b().op("Gemm", &[self, other], &attrs)
+    }
+
+    /// Swaps the last two axes.
+    #[must_use]
+    pub fn t(self) -> Self {
+        let rank = i64::try_from(self.rank()).unwrap_or(2).max(2);
+        let perm: Vec<i64> = (0..rank - 2).chain([rank - 1, rank - 2]).collect();
+        self.transpose(&perm)
+    }
+
+    /// Puts axis `perm[i]` of `self` at place `i`.
+    #[must_use]
+    pub fn transpose(self, perm: &[i64]) -> Self {
+        if perm.iter().zip(0..).all(|(&p, i)| p == i) {
+            return self;
+        }
+        self.b().op("Transpose", &[self], &[("perm", perm.into())])
+    }
+
+    /// Joins all axes but the last: `[.., n]` to `[rows, n]`.
+    #[must_use]
+    pub fn rows(self) -> Self {
+        let dims = self.known_dims();
+        match dims.split_last() {
+            Some((_, rows)) if rows.len() == 1 => self,
+            Some((last, rows)) => self.reshape_dims(&vec![Dim::product(rows), last.clone()]),
+            None => self.reshape(&[1, 1]),
+        }
+    }
+}
+
+/// Whether an operand of [`Expr::gemm`] is transposed first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transposed {
+    /// As it is.
+    No,
+    /// With its two axes swapped.
+    Yes,
+}
+
+/// Reductions.
+impl Expr<'_> {
+    fn reduce(self, op: &str, axes: &[i64], keep: i64) -> Self {
+        if axes.is_empty() {
+            return self;
+        }
+        let axes = self.b().ints(axes);
+        self.b().op(op, &[self, axes], &[("keepdims", Attr::Int(keep))])
+    }
+
+    /// The sum along `axes`, each kept with length 1.
+    #[must_use]
+    pub fn sum(self, axes: &[i64]) -> Self {
+        self.reduce("ReduceSum", axes, 1)
+    }
+
+    /// The sum along `axes`, which are gone afterwards.
+    #[must_use]
+    pub fn sum_away(self, axes: &[i64]) -> Self {
+        self.reduce("ReduceSum", axes, 0)
+    }
+
+    /// The sum of all elements, rank 0.
+    #[must_use]
+    pub fn sum_all(self) -> Self {
+        self.b().op("ReduceSum", &[self], &[("keepdims", Attr::Int(0))])
+    }
+
+    /// The mean along `axes`, each kept with length 1.
+    #[must_use]
+    pub fn mean(self, axes: &[i64]) -> Self {
+        self.reduce("ReduceMean", axes, 1)
+    }
+
+    /// The place of the largest element along `axis`, int64, the axis gone.
+    #[must_use]
+    pub fn argmax(self, axis: i64) -> Self {
+        self.b().op("ArgMax", &[self], &[("axis", Attr::Int(axis)), ("keepdims", Attr::Int(0))])
+    }
+
+    /// `eˣ / Σ eˣ` along `axis`.
+    #[must_use]
+    pub fn softmax(self, axis: i64) -> Self {
+        self.b().op("Softmax", &[self], &[("axis", Attr::Int(axis))])
+    }
+
+    /// `x - ln Σ eˣ` along `axis`.
+    #[must_use]
+    pub fn log_softmax(self, axis: i64) -> Self {
+        self.b().op("LogSoftmax", &[self], &[("axis", Attr::Int(axis))])
+    }
+
+    /// Sums the axes along which a value shaped as `target` was broadcast to get `self`.
+    ///
+    /// Where facts do not tell which axes those are, the graph finds out when it runs.
+    #[must_use]
+    pub fn sum_to(self, target: Self) -> Self {
+        let (from, to) = (self.known_dims(), target.known_dims());
+        if from == to {
+            return self;
+        }
+        let lead = from.len().saturating_sub(to.len());
+        let leading: Vec<i64> = (0..i64::try_from(lead).unwrap_or(0)).collect();
+        let summed = self.sum_away(&leading);
+        let rest = &from[lead..];
+        let stretched = |(have, want): (&Dim, &Dim)| match (have == want, want.as_known()) {
+            (false, Some(1)) => Stretched::Yes,
+            (false, None) => Stretched::Perhaps,
+            _ => Stretched::No,
+        };
+        let axes: Vec<Stretched> = rest.iter().zip(&to).map(stretched).collect();
+        if axes.contains(&Stretched::Perhaps) {
+            return summed.sum_axes_that_differ(target);
+        }
+        let axes: Vec<i64> = (0..).zip(axes).filter(|(_, s)| *s == Stretched::Yes).map(|(i, _)| i).collect();
+        summed.sum(&axes)
+    }
+
+    /// Sums the axes that have length 1 in `target`, looking at both shapes when the graph runs. Ranks are equal.
+    fn sum_axes_that_differ(self, target: Self) -> Self {
+        let (have, want) = (self.shape(), target.shape());
+        let stretched = have.equal(want).logical_not();
+        let axes = stretched.nonzero().reshape(&[-1]);
+        let summed = self.b().op("ReduceSum", &[self, axes], &[("keepdims", Attr::Int(1)), ("noop_with_empty_axes", Attr::Int(1))]);
+        if let Some(shape) = target.dims() {
+            self.b().assume(summed.id(), super::fact::Fact::new(self.dtype(), shape));
+        }
+        summed
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stretched {
+    Yes,
+    No,
+    Perhaps,
+}
+
+/// Shapes.
+impl Expr<'_> {
+    /// The lengths of the axes as a vector, int64: a constant where they are known.
+    #[must_use]
+    pub fn shape(self) -> Self {
+        self.dims().and_then(|dims| self.b().shape(&dims)).unwrap_or_else(|| self.unary("Shape"))
+    }
+
+    /// The length of one axis as a vector of one element, int64.
+    #[must_use]
+    pub fn length(self, axis: i64) -> Self {
+        if let Some(known) = self.dim(axis).as_known() {
+            return self.b().ints(&[known]);
+        }
+        self.shape().gather(self.b().ints(&[axis]), 0)
+    }
+
+    /// The number of elements, int64, rank 0.
+    #[must_use]
+    pub fn size(self) -> Self {
+        self.unary("Size")
+    }
+
+    /// Another shape: -1 for the length that follows from the others, 0 for the length that is there.
+    #[must_use]
+    pub fn reshape(self, lengths: &[i64]) -> Self {
+        if self.fact().known_shape().is_some_and(|known| known == lengths) {
+            return self;
+        }
+        self.b().op("Reshape", &[self, self.b().ints(lengths)], &[])
+    }
+
+    /// Another shape, given as a vector that the graph computes.
+    #[must_use]
+    pub fn reshape_to(self, lengths: Self) -> Self {
+        self.b().op("Reshape", &[self, lengths], &[])
+    }
+
+    /// The shape of another value with as many elements.
+    #[must_use]
+    pub fn reshape_like(self, other: Self) -> Self {
+        let dims = other.known_dims();
+        if self.dims().as_ref() == Some(&dims) {
+            return self;
+        }
+        match reshape_lengths(&dims) {
+            Some(lengths) => self.reshape(&lengths),
+            None => self.reshape_to(other.shape()),
+        }
+    }
+
+    /// Another shape whose lengths are given symbolically; at most one may be unknown.
+    #[must_use]
+    pub fn reshape_dims(self, dims: &Shape) -> Self {
+        if self.dims().as_ref() == Some(dims) {
+            return self;
+        }
+        let Some(lengths) = reshape_lengths(dims) else {
+            self.b().fail(Error::graph(format!("a constant shape with more than one unknown length: {dims:?}")));
+            return self;
+        };
+        self.reshape(&lengths)
+    }
+
+    /// Adds axes of length 1 at `axes` of the result.
+    #[must_use]
+    pub fn unsqueeze(self, axes: &[i64]) -> Self {
+        self.b().op("Unsqueeze", &[self, self.b().ints(axes)], &[])
+    }
+
+    /// Takes axes of length 1 away.
+    #[must_use]
+    pub fn squeeze(self, axes: &[i64]) -> Self {
+        self.b().op("Squeeze", &[self, self.b().ints(axes)], &[])
+    }
+
+    /// Repeats axes of length 1 until the shape is that of `other`.
+    #[must_use]
+    pub fn expand_like(self, other: Self) -> Self {
+        if self.dims().is_some() && self.dims() == other.dims() {
+            return self;
+        }
+        self.b().op("Expand", &[self, other.shape()], &[])
+    }
+
+    /// A tensor of this shape and type filled with a number.
+    #[must_use]
+    pub fn filled_like(self, number: f64) -> Self {
+        self.shape().filled(number, self.dtype())
+    }
+
+    /// A tensor of the shape that `self`, a vector, tells, filled with a number.
+    #[must_use]
+    pub fn filled(self, number: f64, dtype: DType) -> Self {
+        match Tensor::from_f64(dtype, &[1], &[number]) {
+            Ok(value) => self.b().op("ConstantOfShape", &[self], &[("value", value.into())]),
+            Err(error) => {
+                self.b().fail(error);
+                self
+            }
+        }
+    }
+
+    /// Zeros of this shape and type.
+    #[must_use]
+    pub fn zeros_like(self) -> Self {
+        self.filled_like(0.0)
+    }
+
+    /// The parts from `starts` up to `ends` (not included) of `axes`.
+    #[must_use]
+    pub fn slice(self, starts: &[i64], ends: &[i64], axes: &[i64]) -> Self {
+        let b = self.b();
+        self.slice_at(b.ints(starts), b.ints(ends), axes)
+    }
+
+    /// The parts from `starts` up to `ends` (not included), vectors that the graph computes.
+    #[must_use]
+    pub fn slice_at(self, starts: Self, ends: Self, axes: &[i64]) -> Self {
+        self.b().op("Slice", &[self, starts, ends, self.b().ints(axes)], &[])
+    }
+
+    /// `self`, then `others`, along `axis`.
+    #[must_use]
+    pub fn concat(self, others: &[Self], axis: i64) -> Self {
+        let all: Vec<Self> = std::iter::once(self).chain(others.iter().copied()).collect();
+        self.b().op("Concat", &all, &[("axis", Attr::Int(axis))])
+    }
+
+    /// Parts of the given lengths along `axis`.
+    #[must_use]
+    pub fn split(self, lengths: &[i64], axis: i64) -> Vec<Self> {
+        let lengths_input = self.b().ints(lengths);
+        self.b().op_n("Split", &[Some(self), Some(lengths_input)], &[("axis", Attr::Int(axis))], lengths.len())
+    }
+
+    /// Zeros around: `pads` has the number before each of `axes`, then the number after each.
+    #[must_use]
+    pub fn pad_at(self, pads: Self, axes: &[i64]) -> Self {
+        let b = self.b();
+        b.op_n("Pad", &[Some(self), Some(pads), None, Some(b.ints(axes))], &[], 1)[0]
+    }
+}
+
+/// Reading and writing by index.
+impl Expr<'_> {
+    /// The parts of `axis` that `indices` names; the axis becomes the axes of `indices`.
+    #[must_use]
+    pub fn gather(self, indices: Self, axis: i64) -> Self {
+        self.b().op("Gather", &[self, indices], &[("axis", Attr::Int(axis))])
+    }
+
+    /// For each index, the element at it along `axis`, all other coordinates being the index's own.
+    #[must_use]
+    pub fn gather_elements(self, indices: Self, axis: i64) -> Self {
+        self.b().op("GatherElements", &[self, indices], &[("axis", Attr::Int(axis))])
+    }
+
+    /// Adds `updates` to the parts that `indices` (`[.., depth]`) names; a part named twice gets both. (`ScatterND-16`)
+    #[must_use]
+    pub fn scatter_nd_add(self, indices: Self, updates: Self) -> Self {
+        self.b().op("ScatterND", &[self, indices, updates], &[("reduction", "add".into())])
+    }
+
+    /// Adds `updates` to the elements at `indices` along `axis`; an element named twice gets both. (`ScatterElements-16`)
+    #[must_use]
+    pub fn scatter_elements_add(self, indices: Self, updates: Self, axis: i64) -> Self {
+        self.b().op("ScatterElements", &[self, indices, updates], &[("axis", Attr::Int(axis)), ("reduction", "add".into())])
+    }
+
+    /// Where the elements that are not zero stand: `[rank, count]`, int64.
+    #[must_use]
+    pub fn nonzero(self) -> Self {
+        self.unary("NonZero")
+    }
+
+    /// `start, start + 1, ..`, up to `self` (not included); all rank 0.
+    #[must_use]
+    pub fn range_from(self, start: Self) -> Self {
+        let b = self.b();
+        b.op("Range", &[start, self, b.number(1.0, self.dtype())], &[])
+    }
+}
