@@ -1,0 +1,109 @@
+"""The table of tiny random models behind models/fixtures, shared by make_fixtures.py and reference.py."""
+import dataclasses
+import os
+import pathlib
+import sys
+import zlib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FIXTURES = pathlib.Path("models/fixtures")
+VOCABULARY, HIDDEN, INNER, LAYERS, HEADS, POSITIONS = 64, 32, 48, 2, 4, 64
+SPECIAL = dict(pad_token_id=0, bos_token_id=1, eos_token_id=2)
+DECODER = dict(vocab_size=VOCABULARY, hidden_size=HIDDEN, intermediate_size=INNER, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+               num_key_value_heads=2, max_position_embeddings=POSITIONS, **SPECIAL)
+BERT = dict(vocab_size=VOCABULARY, hidden_size=HIDDEN, intermediate_size=INNER, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+            max_position_embeddings=POSITIONS, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, type_vocab_size=2, pad_token_id=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    task: str          # CAUSAL_LM, SEQ_CLS or MASKED_LM
+    config: str        # class in transformers
+    settings: dict
+    exports: tuple     # names in make_fixtures.EXPORTS
+    cases: dict        # name -> LoRA settings and what differs from the default training, see reference.py
+
+    @property
+    def model_class(self):
+        return {"CAUSAL_LM": "AutoModelForCausalLM", "SEQ_CLS": "AutoModelForSequenceClassification", "MASKED_LM": "AutoModelForMaskedLM"}[self.task]
+
+
+BOTH = ("torchscript", "dynamo")
+ATTENTION = ["query", "value"]
+FAMILIES = {
+    "llama": Family("CAUSAL_LM", "LlamaConfig", dict(DECODER, tie_word_embeddings=False), BOTH + ("dynamo_external", "optimum_cache"), {
+        "lora_qv": dict(target_modules=["q_proj", "v_proj"]),
+        "lora_all_linear_rslora": dict(target_modules="all-linear", use_rslora=True),
+        "lora_lm_head": dict(target_modules=["q_proj", "v_proj"], modules_to_save=["lm_head"]),
+        "lora_schedule": dict(target_modules=["q_proj", "v_proj"], training=dict(
+            lr_scheduler="linear", warmup_steps=2, max_grad_norm=0.5, gradient_accumulation_steps=2))}),
+    "qwen2": Family("CAUSAL_LM", "Qwen2Config", dict(DECODER, tie_word_embeddings=True, use_sliding_window=False), BOTH, {
+        "lora_bias": dict(target_modules=["q_proj", "v_proj"], bias="lora_only")}),
+    "gpt2": Family("CAUSAL_LM", "GPT2Config", dict(
+        vocab_size=VOCABULARY, n_embd=HIDDEN, n_layer=LAYERS, n_head=HEADS, n_positions=POSITIONS, n_inner=INNER,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **SPECIAL), BOTH, {
+        "lora_c_attn": dict(target_modules=["c_attn"], fan_in_fan_out=True)}),
+    "bert_classifier": Family("SEQ_CLS", "BertConfig", dict(BERT, num_labels=3), BOTH + ("torchscript_opset12",), {
+        "lora_classifier": dict(target_modules=ATTENTION, modules_to_save=["classifier"])}),
+    "bert_masked": Family("MASKED_LM", "BertConfig", BERT, BOTH, {"lora_qv": dict(target_modules=ATTENTION)}),
+    "distilbert_classifier": Family("SEQ_CLS", "DistilBertConfig", dict(
+        vocab_size=VOCABULARY, dim=HIDDEN, hidden_dim=INNER, n_layers=LAYERS, n_heads=HEADS, max_position_embeddings=POSITIONS,
+        dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.0, pad_token_id=0, num_labels=3), BOTH, {
+        "lora_classifier": dict(target_modules=["q_lin", "v_lin"], modules_to_save=["pre_classifier", "classifier"])}),
+}
+
+
+def prepare():
+    """Fixes what would make two runs differ: hash order, threads, the working folder that saved paths are relative to."""
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        os.execve(sys.executable, [sys.executable, *sys.argv], dict(os.environ, PYTHONHASHSEED="0", HF_HUB_OFFLINE="1"))
+    os.chdir(ROOT)
+    import warnings
+
+    import torch
+    import transformers
+    warnings.filterwarnings("ignore")
+    transformers.logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    return torch
+
+
+def seed(*names):
+    return zlib.crc32("/".join(names).encode()) % 100_000
+
+
+def random_model(name):
+    """The family's model with seeded weights, wide enough apart that logits, losses and gradients are far from trivial."""
+    import torch
+    import transformers
+    family = FAMILIES[name]
+    config = getattr(transformers, family.config)(**family.settings)
+    model = getattr(transformers, family.model_class).from_config(config).eval()
+    generator = torch.Generator().manual_seed(seed(name))
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    with torch.no_grad():
+        for module in model.modules():
+            for kind, p in module.named_parameters(recurse=False):
+                noise = torch.randn(p.shape, generator=generator)
+                if id(p) in embeddings:
+                    p.copy_(0.3 * noise)
+                elif p.ndim == 2:
+                    inputs = p.shape[0 if type(module).__name__ == "Conv1D" else 1]
+                    p.copy_(0.9 / inputs ** 0.5 * noise)
+                else:
+                    p.copy_(0.1 * noise + (1.0 if kind == "weight" else 0.0))
+    return model
+
+
+def load(name, attention="eager"):
+    import transformers
+    folder = FIXTURES / name / "hf"
+    model = getattr(transformers, FAMILIES[name].model_class).from_pretrained(str(folder), attn_implementation=attention, dtype="float32")
+    model.config.use_cache = False
+    return model.eval()
+
+
+def padded(rows, fills):
+    """Rows filled on the right to the longest of them."""
+    length = max(len(row["input_ids"]) for row in rows)
+    return [{k: v + [fills[k]] * (length - len(v)) if k in fills else v for k, v in row.items()} for row in rows]
