@@ -1,0 +1,164 @@
+"""Writes models/fixtures/<family>/cases/<case>/: what Hugging Face PEFT and PyTorch do when they train an adapter of the fixture models.
+
+    python scripts/reference.py [FAMILY...]        after make_fixtures.py; peft 0.21, torch 2.15, transformers 4.57
+
+    adapter_init/, adapter_final/   as PEFT's save_pretrained wrote them, before and after training
+    train.jsonl                     one row a line, in training order: input_ids, attention_mask, and labels (-100 is ignored) or label; rows are padded on
+                                    the right to equal length within each batch
+    expected.json                   hyper-parameters, the loss of every optimizer step (before its update), gradient norms and learning rates
+    gradients.safetensors           gradients of every trainable tensor at step 1, before clipping, under the adapter file's keys
+    logits.safetensors              input_ids and attention_mask of a padded batch, and the logits of the base, of adapter_init and of adapter_final
+
+The loss of a step is the mean over the labels that count in all its batches together, as Hugging Face's Trainer has it.
+"""
+import json
+import random
+import shutil
+import sys
+
+import families
+from families import FAMILIES, FIXTURES, VOCABULARY
+
+torch = families.prepare()
+import peft  # noqa: E402
+import transformers  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+BATCH, STEPS, RANK, ALPHA = 3, 6, 4, 8
+FIRST_TOKEN, MASK_TOKEN = 5, 4
+TRAINING = dict(learning_rate=1e-2, adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8, weight_decay=0.01, batch_size=BATCH, max_steps=STEPS,
+                lr_scheduler="constant", warmup_steps=0, max_grad_norm=0.0, gradient_accumulation_steps=1)
+FILLS = {"input_ids": 0, "attention_mask": 0, "labels": -100}
+
+
+def walk(chance, length):
+    """Tokens that can be learnt: each mostly follows from the one before."""
+    span = VOCABULARY - FIRST_TOKEN
+    token, tokens = chance.randrange(span), []
+    for _ in range(length):
+        tokens.append(token + FIRST_TOKEN)
+        token = (3 * token + 7) % span if chance.random() < 0.85 else chance.randrange(span)
+    return tokens
+
+
+def row(task, classes, chance, length):
+    tokens = walk(chance, length)
+    made = {"input_ids": tokens, "attention_mask": [1] * length}
+    if task == "SEQ_CLS":
+        return made | {"label": sum(tokens) % classes}
+    if task == "CAUSAL_LM":
+        prompt = chance.randint(1, length // 2)
+        return made | {"labels": [-100] * prompt + tokens[prompt:]}
+    hidden = {length // 2} | {i for i in range(length) if chance.random() < 0.25}
+    return {"input_ids": [MASK_TOKEN if i in hidden else t for i, t in enumerate(tokens)], "attention_mask": [1] * length,
+            "labels": [t if i in hidden else -100 for i, t in enumerate(tokens)]}
+
+
+def training_rows(task, classes, chance, batches):
+    rows = []
+    for i in range(batches):
+        longest = 8 + (i * 5) % 7
+        lengths = [longest if j == i % BATCH else chance.randint(4, longest) for j in range(BATCH)]
+        rows += families.padded([row(task, classes, chance, length) for length in lengths], FILLS)
+    return rows
+
+
+def tensors(rows):
+    return {"labels" if key == "label" else key: torch.tensor([row[key] for row in rows]) for key in rows[0]}
+
+
+def counted(task, batch):
+    """Labels that enter the mean; a causal model's first label has nothing before it to be predicted from."""
+    labels = batch["labels"][:, 1:] if task == "CAUSAL_LM" else batch["labels"]
+    return int((labels != -100).sum())
+
+
+def adapted(name, case):
+    """The fixture model with the case's LoRA, whose B starts random so that every gradient is other than zero from the first step."""
+    settings = {k: v for k, v in FAMILIES[name].cases[case].items() if k != "training"}
+    task = FAMILIES[name].task
+    torch.manual_seed(families.seed(name, case))
+    model = peft.get_peft_model(families.load(name), peft.LoraConfig(
+        r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, task_type=None if task == "MASKED_LM" else task, **settings)).eval()
+    with torch.no_grad():
+        for key, p in model.named_parameters():
+            if ".lora_B." in key:
+                p.copy_(0.05 * torch.randn(p.shape))
+    return model
+
+
+def save_adapter(model, folder):
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+
+
+def gradients(model):
+    """Gradients under the keys that PEFT saves the tensors with."""
+    found = {key: p.grad.clone() for key, p in model.named_parameters() if p.requires_grad}
+    return peft.get_peft_model_state_dict(model, state_dict=found)
+
+
+def train(model, task, rows, settings):
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=settings["learning_rate"], betas=(settings["adam_beta1"], settings["adam_beta2"]),
+                                  eps=settings["adam_epsilon"], weight_decay=settings["weight_decay"])
+    schedule = transformers.get_scheduler(settings["lr_scheduler"] if settings["warmup_steps"] == 0 else "linear", optimizer,
+                                          settings["warmup_steps"], settings["max_steps"])
+    seen = dict(losses=[], gradient_norms=[], learning_rates=[])
+    batches = [tensors(rows[i:i + BATCH]) for i in range(0, len(rows), BATCH)]
+    first = None
+    for step in range(STEPS):
+        share = settings["gradient_accumulation_steps"]
+        micro = batches[step * share:(step + 1) * share]
+        total, loss = sum(counted(task, b) for b in micro), 0.0
+        optimizer.zero_grad()
+        for batch in micro:
+            part = model(**batch).loss * (counted(task, batch) / total)
+            part.backward()
+            loss += part.item()
+        first = first or gradients(model)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, settings["max_grad_norm"] or float("inf"))
+        for key, value in zip(seen, (loss, norm.item(), optimizer.param_groups[0]["lr"])):
+            seen[key].append(value)
+        optimizer.step()
+        schedule.step()
+    return seen, first
+
+
+@torch.no_grad()
+def logits(model, probe):
+    return model(**probe).logits.contiguous()
+
+
+def write_case(name, case):
+    task, chance = FAMILIES[name].task, random.Random(families.seed(name, case))
+    settings = TRAINING | FAMILIES[name].cases[case].get("training", {})
+    folder = FIXTURES / name / "cases" / case
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    base = families.load(name)
+    rows = training_rows(task, base.config.num_labels, chance, STEPS * settings["gradient_accumulation_steps"])
+    probe_rows = families.padded([row(task, base.config.num_labels, chance, length) for length in (11, 4, 7)], FILLS)
+    probe = {k: v for k, v in tensors(probe_rows).items() if k != "labels"}
+    model = adapted(name, case)
+    save_adapter(model, folder / "adapter_init")
+    untrained = logits(model, probe)
+    seen, first = train(model, task, rows, settings)
+    save_adapter(model, folder / "adapter_final")
+    saved = load_file(folder / "adapter_final/adapter_model.safetensors")
+    if sorted(saved) != sorted(first):
+        sys.exit(f"{folder}: gradients of {sorted(first)}, but the adapter has {sorted(saved)}")
+    save_file({k: v.contiguous() for k, v in sorted(first.items())}, folder / "gradients.safetensors")
+    save_file(probe | {"base": logits(base, probe), "initial": untrained, "final": logits(model, probe)}, folder / "logits.safetensors")
+    (folder / "train.jsonl").write_text("".join(json.dumps(r, separators=(",", ":")) + "\n" for r in rows))
+    versions = {m.__name__: m.__version__ for m in (torch, transformers, peft)}
+    (folder / "expected.json").write_text(json.dumps(dict(
+        method="LORA", task=task, rank=RANK, alpha=ALPHA, hyperparameters=settings, **seen,
+        trainable={k: list(v.shape) for k, v in sorted(saved.items())}, versions=versions), indent=1) + "\n")
+    print(f"{name}/{case}: loss {seen['losses'][0]:.4f} -> {seen['losses'][-1]:.4f}, norms {seen['gradient_norms'][0]:.2f}, {len(saved)} tensors", flush=True)
+
+
+if __name__ == "__main__":
+    for family in sys.argv[1:] or FAMILIES:
+        for each in FAMILIES[family].cases:
+            write_case(family, each)
