@@ -2,4 +2,6 @@
 pub mod anatomy;
 pub mod error;
 pub mod ir;
+#[cfg(feature = "runtime")]
+pub mod runtime;
 pub use error::{Context, Error, ErrorKind, Result};

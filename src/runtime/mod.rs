@@ -1,0 +1,11 @@
+//! Everything that runs a graph: the ONNX Runtime library, sessions, the training state on its device, data and its order.
+//!
+//! Only [`session`] knows the crate `ort`; the rest sees names, [`HostTensor`]s and [`Device`]s.
+
+mod device;
+pub mod library;
+pub mod session;
+mod tensor;
+
+pub use device::Device;
+pub use tensor::{ElementType, Elements, HostTensor};
