@@ -12,9 +12,9 @@ import sys
 
 import families
 from families import FAMILIES, FIXTURES, POSITIONS, VOCABULARY, load
+from onnx_inputs import feeds, probe, relative_difference
 
 torch = families.prepare()
-import numpy as np  # noqa: E402
 import onnx  # noqa: E402
 import onnxruntime  # noqa: E402
 
@@ -119,28 +119,15 @@ EXPORTS = {
 }
 
 
-def feeds(session, inputs):
-    """The inputs a graph asks for; positions count the real tokens, a cache starts empty."""
-    positions = (np.cumsum(inputs["attention_mask"], 1) - 1).clip(0)
-    known = dict(inputs, position_ids=positions, token_type_ids=np.zeros_like(positions))
-    rows = len(positions)
-    empty = {i.name: np.zeros([d if isinstance(d, int) else rows if "batch" in d else 0 for d in i.shape], np.float32)
-             for i in session.get_inputs() if i.name.startswith("past_key_values")}
-    return {i.name: empty.get(i.name, known.get(i.name)) for i in session.get_inputs()}
-
-
 def difference(name, file):
     """Largest difference of the real tokens' logits from PyTorch's over the largest logit, at shapes other than the exporter saw."""
     model, worst = load(name), 0.0
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     for lengths in [(13, 5, 8), (6,), (POSITIONS - 1, 3)]:
-        ids = torch.randint(3, VOCABULARY, (len(lengths), max(lengths)), generator=torch.Generator().manual_seed(2))
-        mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+        inputs = probe(VOCABULARY, lengths)
         with torch.no_grad():
-            wanted = model(input_ids=ids, attention_mask=mask).logits.numpy()
-        found = session.run(["logits"], feeds(session, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}))[0]
-        real = mask.numpy().astype(bool) if wanted.ndim == 3 else slice(None)
-        worst = max(worst, float(np.abs(found - wanted)[real].max() / np.abs(wanted).max()))
+            wanted = model(**{key: torch.tensor(value) for key, value in inputs.items()}).logits.numpy()
+        worst = max(worst, relative_difference(session.run(["logits"], feeds(session, inputs))[0], wanted, inputs["attention_mask"]))
     return worst
 
 

@@ -1,0 +1,70 @@
+"""Checks with Hugging Face PEFT itself that it reads what peft-onnx wrote and computes the same.
+
+    python scripts/check_peft.py --hf DIR --bundle DIR --merged FILE.onnx
+
+`--hf` is the base as Hugging Face saved it, `--bundle` holds adapter_config.json and adapter_model.safetensors, `--merged` is the model that `peft-onnx merge` wrote.
+Every tensor of the file must find its place in PEFT's model, and every tensor PEFT wants must be in the file. Exits with 1 where that fails or where the logits
+differ by more than 1e-3 of the largest logit. Needs peft 0.21, torch, transformers 4.57, onnxruntime.
+"""
+import argparse
+import pathlib
+import sys
+
+import onnxruntime
+import peft
+import torch
+import transformers
+from safetensors.torch import load_file
+
+from onnx_inputs import feeds, probe, relative_difference
+
+LARGEST_DIFFERENCE = 1e-3
+LENGTHS = [(12, 12), (17, 5, 11), (1, 3)]
+
+
+def base_model(folder):
+    transformers.logging.set_verbosity_error()
+    config = transformers.AutoConfig.from_pretrained(folder)
+    model = getattr(transformers, config.architectures[0]).from_pretrained(folder, attn_implementation="eager", dtype="float32")
+    model.config.use_cache = False
+    return model
+
+
+def adapted(base, bundle):
+    """The base with the bundle's adapter, and what did not fit, in words."""
+    model = peft.get_peft_model(base, peft.PeftConfig.from_pretrained(bundle)).eval()
+    tensors = load_file(pathlib.Path(bundle) / "adapter_model.safetensors")
+    wanted = {key: value.shape for key, value in peft.get_peft_model_state_dict(model).items()}
+    faults = [f"missing: {key}" for key in sorted(set(wanted) - set(tensors))]
+    faults += [f"unexpected: {key}" for key in sorted(set(tensors) - set(wanted))]
+    faults += [f"shape of {key}: expected {list(wanted[key])}, found {list(tensors[key].shape)}"
+               for key in sorted(set(tensors) & set(wanted)) if wanted[key] != tensors[key].shape]
+    if not faults:
+        result = peft.set_peft_model_state_dict(model, tensors)
+        faults += [f"not loaded: {key}" for key in result.unexpected_keys]
+    return model, len(tensors), faults
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("hf", "bundle", "merged"):
+        parser.add_argument(f"--{name}", required=True)
+    args = parser.parse_args()
+    base = base_model(args.hf)
+    inputs = [probe(base.config.vocab_size, lengths) for lengths in LENGTHS]
+    with torch.no_grad():
+        untouched = [base(**{k: torch.tensor(v) for k, v in x.items()}).logits.numpy() for x in inputs]
+        model, count, faults = adapted(base, args.bundle)
+        if faults:
+            sys.exit("\n".join(faults))
+        wanted = [model(**{k: torch.tensor(v) for k, v in x.items()}).logits.numpy() for x in inputs]
+    session = onnxruntime.InferenceSession(args.merged, providers=["CPUExecutionProvider"])
+    found = [session.run(["logits"], feeds(session, x))[0] for x in inputs]
+    difference = max(relative_difference(f, w, x["attention_mask"]) for f, w, x in zip(found, wanted, inputs))
+    moved = max(relative_difference(u, w, x["attention_mask"]) for u, w, x in zip(untouched, wanted, inputs))
+    print(f"{count} tensors, all matched; the adapter moves the logits by {moved:.2e}; merged model against PEFT: {difference:.2e} (relative)")
+    sys.exit(difference > LARGEST_DIFFERENCE or not difference == difference)
+
+
+if __name__ == "__main__":
+    main()

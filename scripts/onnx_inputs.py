@@ -1,0 +1,25 @@
+"""What to feed an exported transformer: shared by the scripts that run ONNX files beside PyTorch."""
+import numpy as np
+
+
+def feeds(session, inputs):
+    """The inputs a graph asks for; positions count the real tokens, a cache starts empty."""
+    positions = (np.cumsum(inputs["attention_mask"], 1) - 1).clip(0)
+    known = dict(inputs, position_ids=positions, token_type_ids=np.zeros_like(positions))
+    rows = len(positions)
+    empty = {i.name: np.zeros([d if isinstance(d, int) else rows if "batch" in d else 0 for d in i.shape], np.float32)
+             for i in session.get_inputs() if i.name.startswith("past_key_values")}
+    return {i.name: empty.get(i.name, known.get(i.name)) for i in session.get_inputs()}
+
+
+def probe(vocabulary, lengths, seed=2):
+    """Random tokens [rows, longest], padded on the right, and their mask."""
+    chance = np.random.default_rng(seed)
+    mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
+    return {"input_ids": chance.integers(3, vocabulary, mask.shape), "attention_mask": mask}
+
+
+def relative_difference(found, wanted, mask):
+    """Largest difference of the real tokens' logits over the largest logit; classifiers have one row of logits a text."""
+    real = mask.astype(bool) if wanted.ndim == 3 else slice(None)
+    return float(np.abs(found - wanted)[real].max() / np.abs(wanted[real]).max())
