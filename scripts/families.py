@@ -8,6 +8,7 @@ import zlib
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FIXTURES = pathlib.Path("models/fixtures")
 VOCABULARY, HIDDEN, INNER, LAYERS, HEADS, POSITIONS = 64, 32, 48, 2, 4, 64
+FILLS = {"input_ids": 0, "attention_mask": 0, "labels": -100}  # what rows are padded with
 SPECIAL = dict(pad_token_id=0, bos_token_id=1, eos_token_id=2)
 DECODER = dict(vocab_size=VOCABULARY, hidden_size=HIDDEN, intermediate_size=INNER, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
                num_key_value_heads=2, max_position_embeddings=POSITIONS, **SPECIAL)

@@ -2,6 +2,7 @@
 
     python scripts/pretrain.py train --minutes 40 --work DIR    tokenizer and weights, as a Hugging Face folder in DIR
     python scripts/pretrain.py export --work DIR                models/tiny-lm/{model.onnx,tokenizer.json,...}
+    python scripts/pretrain.py unpack --work DIR                the Hugging Face folder again, from models/tiny-lm
 
 Needs torch 2.15, transformers 4.57, tokenizers, optimum-onnx 0.1 and the two fetchers of texts.py. Training runs on one CPU thread; its schedule follows
 the clock, or the step count where --steps is given.
@@ -161,10 +162,29 @@ def export(args):
         shutil.copy(folder / name, OUT)
 
 
+def unpack(args):
+    """Writes the Hugging Face form of models/tiny-lm/model.onnx: matrices are found by the module path in their node's name."""
+    import onnx
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    graph = onnx.load(OUT / "model.onnx").graph
+    tensors = {i.name: torch.tensor(onnx.numpy_helper.to_array(i)) for i in graph.initializer}
+    weights = {name: value for name, value in tensors.items() if name.endswith(".weight")}
+    for node in graph.node:
+        if node.op_type == "MatMul" and node.input[1].startswith("onnx::MatMul"):
+            weights[node.name.removesuffix("/MatMul")[1:].replace("/", ".") + ".weight"] = tensors[node.input[1]].T.contiguous()
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(OUT))
+    result = model.load_state_dict(weights, strict=False)
+    assert result.missing_keys == ["lm_head.weight"] and not result.unexpected_keys, result  # tied: the embedding's own tensor
+    model.save_pretrained(args.work)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(OUT / name, args.work)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for command in (train, export):
+    for command in (train, export, unpack):
         sub = commands.add_parser(command.__name__)
         sub.add_argument("--work", type=pathlib.Path, default=ROOT / "out/tiny-lm")
         sub.set_defaults(run=command)

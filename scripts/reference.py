@@ -17,7 +17,7 @@ import shutil
 import sys
 
 import families
-from families import FAMILIES, FIXTURES, VOCABULARY
+from families import FAMILIES, FILLS, FIXTURES, VOCABULARY
 
 torch = families.prepare()
 import peft  # noqa: E402
@@ -28,7 +28,6 @@ BATCH, STEPS, RANK, ALPHA = 3, 6, 4, 8
 FIRST_TOKEN, MASK_TOKEN = 5, 4
 TRAINING = dict(learning_rate=1e-2, adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8, weight_decay=0.01, batch_size=BATCH, max_steps=STEPS,
                 lr_scheduler="constant", warmup_steps=0, max_grad_norm=0.0, gradient_accumulation_steps=1)
-FILLS = {"input_ids": 0, "attention_mask": 0, "labels": -100}
 
 
 def walk(chance, length):
