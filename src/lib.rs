@@ -1,6 +1,8 @@
 //! Fine-tune any ONNX transformer.
+pub mod adapter;
 pub mod anatomy;
 pub mod error;
+pub mod export;
 pub mod ir;
 #[cfg(feature = "runtime")]
 pub mod runtime;

@@ -439,6 +439,26 @@ impl Builder {
         self.state.borrow().graph.values[id.index()].fact.clone()
     }
 
+    /// Makes a symbol stand for another length in everything that is known so far. Does nothing if `symbol` is not a single symbol.
+    pub fn substitute(&self, symbol: &Dim, length: &Dim) {
+        let Some(name) = symbol.symbol_name() else { return };
+        let replace = |dims: &mut Vec<Dim>| {
+            for dim in dims {
+                *dim = dim.substitute(|s| (s == name).then(|| length.clone()));
+            }
+        };
+        for value in &mut self.state.borrow_mut().graph.values {
+            value.fact.shape.iter_mut().chain(&mut value.fact.contents).for_each(replace);
+        }
+    }
+
+    /// The input of a name.
+    pub fn input_named(&self, name: &str) -> Option<Expr<'_>> {
+        let state = self.state.borrow();
+        let id = state.graph.inputs.iter().copied().find(|id| &*state.graph.values[id.index()].name == name);
+        id.map(|id| Expr::new(self, id))
+    }
+
     /// Corrects what is known of a value, where the caller knows more than inference does.
     pub fn assume(&self, id: ValueId, fact: Fact) {
         self.state.borrow_mut().graph.values[id.index()].fact = fact;

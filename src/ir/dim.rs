@@ -48,11 +48,11 @@ impl Dim {
     /// The name, if this is a single symbol that an exporter or a user wrote (not one derived by arithmetic).
     #[must_use]
     pub fn as_name(&self) -> Option<&str> {
-        let name = self.as_symbol()?;
+        let name = self.symbol_name()?;
         (!name.contains(['?', '(', ')'])).then_some(name)
     }
 
-    fn as_symbol(&self) -> Option<&str> {
+    pub(super) fn symbol_name(&self) -> Option<&str> {
         match &self.0 {
             Repr::Known(_) => None,
             Repr::Polynomial(terms) => match (terms.len(), terms.first_key_value()) {

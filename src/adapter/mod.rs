@@ -1,0 +1,39 @@
+//! Adapters: what is trained while the base stays frozen, and how it is put into a graph.
+//!
+//! A method writes its part of the graph around the base's nodes, with its trainable tensors as optional inputs ([`Param`]) under
+//! PEFT's names and shapes. Nothing here knows of gradients.
+
+pub mod dropout;
+pub mod init;
+pub mod lora;
+mod param;
+pub mod replace;
+
+pub use param::{PEFT_PREFIX, Param, Params};
+
+use ndarray::ArrayView2;
+
+use crate::ir::{DType, Tensor};
+use crate::{Error, Result};
+
+/// A float32 matrix as ndarray sees it.
+fn matrix(tensor: &Tensor) -> Result<ndarray::Array2<f32>> {
+    let (rows, columns) = match tensor.shape() {
+        [rows, columns] => (*rows, *columns),
+        other => return Err(Error::mismatch("rank", 2, other.len())),
+    };
+    let values = tensor.to_f32().ok_or_else(|| Error::mismatch("dtype", DType::F32, tensor.dtype()))?;
+    ndarray::Array2::from_shape_vec((rows, columns), values).map_err(|e| Error::invalid(e.to_string()))
+}
+
+/// A float32 matrix as a tensor.
+#[must_use]
+pub fn tensor(matrix: &ArrayView2<'_, f32>) -> Tensor {
+    let values: Vec<f32> = matrix.iter().copied().collect();
+    Tensor::from_f32(&[matrix.nrows(), matrix.ncols()], &values)
+}
+
+/// A float32 matrix with its axes swapped.
+fn transposed(tensor_in: &Tensor) -> Result<Tensor> {
+    Ok(tensor(&matrix(tensor_in)?.t()))
+}

@@ -1,0 +1,152 @@
+//! `peft-onnx.json`: what a bundle holds, for programs that run its graphs.
+
+use std::path::Path;
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use crate::ir::Graph;
+use crate::{Context, Error, Result};
+
+/// The manifest's file name.
+pub const FILE: &str = "peft-onnx.json";
+
+/// The version of the layout of bundles.
+pub const VERSION: u32 = 1;
+
+/// What a bundle holds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The version of this layout, [`VERSION`].
+    pub version: u32,
+    /// The program that wrote the bundle.
+    pub producer: String,
+    /// The method, by its command-line name: `lora`.
+    pub method: String,
+    /// The task, by its command-line name: `causal-lm`.
+    pub task: String,
+    /// The model that the adapter belongs to.
+    pub base: Base,
+    /// The graphs, by what they are for: `training`, `gradient`, `update`, `evaluation`, `inference`.
+    pub graphs: IndexMap<String, GraphFile>,
+    /// The layout of the trainable vector.
+    pub trainable: Vec<Slot>,
+    /// The number of trainable numbers.
+    pub trainable_count: usize,
+    /// The number of numbers in the base's constants.
+    pub base_count: u64,
+    /// The name of the output with the logits.
+    pub logits: String,
+    /// Vocabulary size or number of labels, where it is known.
+    pub classes: Option<i64>,
+    /// The largest number of positions, where it is known.
+    pub max_positions: Option<i64>,
+    /// Share of activations that are dropped in training.
+    pub dropout: f64,
+}
+
+/// The model that an adapter belongs to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Base {
+    /// The file that `inject` was given, by its name; the folder may have moved since.
+    pub file: String,
+    /// The file's path when the bundle was written, to find it (and a tokenizer beside it) again.
+    pub path: String,
+    /// A hash of the graph's constants: names, types, shapes, and samples of their bytes.
+    pub fingerprint: String,
+    /// The file in the bundle that is the base's graph as it was, sharing its weights.
+    pub graph: String,
+}
+
+/// A graph of a bundle.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GraphFile {
+    /// Its file in the bundle.
+    pub file: String,
+    /// What a caller must feed or may feed.
+    pub inputs: Vec<Port>,
+    /// What comes out.
+    pub outputs: Vec<Port>,
+}
+
+/// An input or output of a graph.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Port {
+    /// Its name.
+    pub name: String,
+    /// What it is for: `data`, `labels`, `state`, `parameter` (an optional input), `result`.
+    pub role: String,
+    /// ONNX's name of the element type.
+    pub dtype: String,
+    /// Lengths; names where they vary.
+    pub shape: Vec<serde_json::Value>,
+}
+
+/// A tensor's place in the trainable vector.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Slot {
+    /// The tensor's key in `adapter_model.safetensors`.
+    pub name: String,
+    /// The name of the inference graph's optional input.
+    pub input: String,
+    /// Lengths of its axes.
+    pub shape: Vec<usize>,
+    /// Its first number's place in the vector.
+    pub offset: usize,
+}
+
+impl Manifest {
+    /// Reads the manifest of a bundle.
+    ///
+    /// # Errors
+    /// A folder that is no bundle; a manifest that does not parse or is of a newer version.
+    pub fn read(bundle: &Path) -> Result<Self> {
+        let path = bundle.join(FILE);
+        let text = std::fs::read_to_string(&path).in_file(&path).hint("`peft-onnx inject MODEL.onnx -o BUNDLE` writes a bundle")?;
+        let manifest: Self = serde_json::from_str(&text).map_err(|e| Error::format("a bundle's manifest", e).in_file(&path))?;
+        if manifest.version > VERSION {
+            return Err(Error::mismatch("version of the bundle", format!("{VERSION} at most"), manifest.version)
+                .in_file(&path)
+                .with_hint("a newer peft-onnx wrote this bundle; use that one"));
+        }
+        Ok(manifest)
+    }
+
+    /// The graph for a purpose.
+    ///
+    /// # Errors
+    /// If the bundle has none.
+    pub fn graph(&self, purpose: &str) -> Result<&GraphFile> {
+        self.graphs.get(purpose).ok_or_else(|| Error::not_found("graph", purpose))
+    }
+}
+
+impl GraphFile {
+    /// Describes a graph that is about to be written.
+    #[must_use]
+    pub fn describe(file: &str, graph: &Graph) -> Self {
+        let port = |id, role: &str| {
+            let value = graph.value(id);
+            let shape = value.fact.shape.iter().flatten();
+            let shape =
+                shape.map(|dim| dim.as_known().map_or_else(|| dim.as_name().unwrap_or("?").into(), serde_json::Value::from)).collect();
+            let dtype = value.fact.dtype.map_or("?", crate::ir::DType::name).to_owned();
+            Port { name: value.name.to_string(), role: role.to_owned(), dtype, shape }
+        };
+        let role = |id| match (graph.value_name(id), graph.initializer(id).is_some()) {
+            ("labels" | "label_count", _) => "labels",
+            ("trainable" | "adam_m" | "adam_v" | "gradient" | "step" | "learning_rate", _) => "state",
+            (_, true) => "parameter",
+            (_, false) => "data",
+        };
+        Self {
+            file: file.to_owned(),
+            inputs: graph.inputs().iter().map(|&id| port(id, role(id))).collect(),
+            outputs: graph
+                .outputs()
+                .iter()
+                .map(|&id| port(id, if graph.value_name(id).ends_with("_next") { "state" } else { "result" }))
+                .collect(),
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Losses, as graph, each fused with its own gradient at the logits.
+
+use super::head::Head;
+use crate::Result;
+use crate::grad;
+use crate::ir::{Body, Builder, DType, Dim, Expr, ValueId};
+
+/// Labels with this value do not count (PyTorch's `ignore_index`).
+pub const IGNORED: i64 = -100;
+
+/// Positions whose logits are alive at a time: enough rows to keep a matrix product efficient, few enough that the logits of a large
+/// vocabulary stay small (128 rows of 50,000 float32s are 26 MB).
+pub const CHUNK: i64 = 128;
+
+/// What a loss gives.
+pub struct Loss<'g> {
+    /// The sum over the labels that count, float32, rank 0.
+    pub sum: Expr<'g>,
+    /// Values of the graph, each with the gradient of `sum / denominator` with respect to it: where backpropagation starts.
+    pub seeds: Vec<(Expr<'g>, Expr<'g>)>,
+    /// How many predictions were right, float32, rank 0; only for evaluation.
+    pub correct: Option<Expr<'g>>,
+}
+
+/// The labels of a batch, made ready.
+#[derive(Clone, Copy)]
+pub struct Labels<'g> {
+    /// One label a row, `[rows]`, int64.
+    rows: Expr<'g>,
+    /// Whether each row's label counts.
+    counts: Expr<'g>,
+}
+
+impl<'g> Labels<'g> {
+    /// A label for each row of the logits, `[rows]` or `[batch, seq]`.
+    #[must_use]
+    pub fn in_place(labels: Expr<'g>) -> Self {
+        let rows = labels.reshape(&[-1]);
+        Self { rows, counts: rows.equal(rows.same_type(-100.0)).logical_not() }
+    }
+
+    /// Labels `[batch, seq]` of a causal language model: each position predicts the next one's label, the last none.
+    #[must_use]
+    pub fn next_token(labels: Expr<'g>) -> Self {
+        let later = labels.slice(&[1], &[i64::MAX], &[1]);
+        let none = labels.slice(&[0], &[1], &[1]).zeros_like() + -100.0;
+        Self::in_place(later.concat(&[none], 1))
+    }
+
+    /// How many labels count, float32, rank 0.
+    #[must_use]
+    pub fn exact_count(self) -> Expr<'g> {
+        self.counts.cast(DType::F32).sum_all()
+    }
+
+    /// How many labels count, at least 1: what a mean is divided by.
+    #[must_use]
+    pub fn count(self) -> Expr<'g> {
+        let count = self.exact_count();
+        count.max(count.same_type(1.0))
+    }
+}
+
+/// What is asked of a loss beside its value.
+#[derive(Clone, Copy)]
+pub enum Want<'g> {
+    /// The gradient of `sum / denominator`; the trainable vector tells which operands of the head need one too.
+    Gradient {
+        /// float32, rank 0.
+        denominator: Expr<'g>,
+        /// What is trained.
+        trainable: Expr<'g>,
+    },
+    /// The number of right predictions.
+    Accuracy,
+}
+
+/// Cross-entropy over rows of classes, of the rows whose label counts, a chunk of rows at a time.
+///
+/// A `Loop` whose body writes the head for [`CHUNK`] rows, their loss, and, if asked, the gradient with respect to the head's input and
+/// to those of its operands that are trained; so logits and their gradient never exist for more rows than that.
+///
+/// # Errors
+/// Operators of the head that have no gradient.
+pub fn cross_entropy<'g>(b: &'g Builder, head: &Head, labels: Labels<'g>, want: Want<'g>) -> Result<Loss<'g>> {
+    let hidden = b.expr(head.x());
+    let rows = Rows::of(labels);
+    let trained = match want {
+        Want::Gradient { trainable, .. } => {
+            let reached = super::head::reachable(&b.nodes(), [trainable.id()]);
+            head.operands().into_iter().filter(|id| reached.contains(id)).collect()
+        }
+        Want::Accuracy => vec![],
+    };
+    let body = chunk_body(b, head, hidden.rows(), &rows, &trained, want)?;
+    let zero = b.number(0.0, DType::F32);
+    let mut inputs = vec![Some(rows.chunks), None, Some(zero)];
+    match want {
+        Want::Gradient { .. } => inputs.extend(trained.iter().map(|&id| Some(b.expr(id).zeros_like()))),
+        Want::Accuracy => inputs.push(Some(zero)),
+    }
+    let carried = inputs.len() - 2;
+    let scanned = usize::from(matches!(want, Want::Gradient { .. }));
+    let outputs = b.op_with_bodies("Loop", &inputs, vec![("body", body)], carried + scanned);
+    let sum = outputs[0];
+    match want {
+        Want::Accuracy => Ok(Loss { sum, seeds: vec![], correct: Some(outputs[1]) }),
+        Want::Gradient { .. } => {
+            let flat = hidden.rows();
+            let of_rows = outputs[carried].reshape_dims(&vec![Dim::symbol("?label_rows"), hidden.dim(-1)]);
+            let scattered = flat.zeros_like().scatter_nd_add(rows.positions.unsqueeze(&[-1]), of_rows);
+            let mut seeds = vec![(hidden, scattered.reshape_like(hidden))];
+            seeds.extend(trained.iter().zip(&outputs[1..]).map(|(&id, &gradient)| (b.expr(id), gradient)));
+            Ok(Loss { sum, seeds, correct: None })
+        }
+    }
+}
+
+/// The rows whose label counts, in whole chunks: the last is filled up with row 0 at weight 0.
+struct Rows<'g> {
+    /// Which rows, `[chunks * CHUNK]`, int64.
+    positions: Expr<'g>,
+    /// 1 or 0, float32.
+    weights: Expr<'g>,
+    /// The class of each, int64; 0 for fillers.
+    classes: Expr<'g>,
+    /// The number of chunks, at least 1, int64, rank 0.
+    chunks: Expr<'g>,
+}
+
+impl<'g> Rows<'g> {
+    fn of(labels: Labels<'g>) -> Self {
+        let b = labels.rows.b();
+        let found = labels.counts.nonzero().reshape(&[-1]);
+        let count = found.shape();
+        let chunk = b.ints(&[CHUNK]);
+        let chunks = ((count + b.ints(&[CHUNK - 1])) / chunk).max(b.ints(&[1]));
+        let fillers = chunks * chunk - count;
+        let positions = found.concat(&[fillers.filled(0.0, DType::I64)], 0);
+        let weights = count.filled(1.0, DType::F32).concat(&[fillers.filled(0.0, DType::F32)], 0);
+        // A filler's row may have an ignored label, which is no class.
+        let classes = labels.rows.gather(positions, 0).max(b.ints(&[0]));
+        Self { positions, weights, classes, chunks: chunks.reshape(&[]) }
+    }
+}
+
+fn chunk_body<'g>(b: &'g Builder, head: &Head, hidden: Expr<'g>, rows: &Rows<'g>, trained: &[ValueId], want: Want<'g>) -> Result<Body> {
+    let body = b.body("chunk");
+    let number = body.input("chunk/number", DType::I64, &[]);
+    let go_on = body.input("chunk/go_on", DType::Bool, &[]);
+    let loss = body.input("chunk/loss", DType::F32, &[]);
+    let carried: Vec<Expr<'_>> = trained
+        .iter()
+        .zip(0..)
+        .map(|(&id, i)| body.input_value(&format!("chunk/gradient_{i}"), crate::ir::Fact { contents: None, ..b.fact(id) }, None))
+        .collect();
+
+    let start = number.reshape(&[1]) * body.ints(&[CHUNK]);
+    let end = start + body.ints(&[CHUNK]);
+    let part = |of: Expr<'g>| {
+        let part = body.capture(of).slice_at(start, end, &[0]);
+        part.reshape(&[CHUNK])
+    };
+    let x = body.capture(hidden).gather(part(rows.positions), 0);
+    let classes = part(rows.classes).unsqueeze(&[-1]);
+    let weights = part(rows.weights).unsqueeze(&[-1]);
+    let logits = head.write(&body, x, |id| body.capture(b.expr(id)));
+    let log_p = logits.cast(DType::F32).log_softmax(-1);
+    let sum = loss - (log_p.gather_elements(classes, -1) * weights).sum_all();
+    body.output("chunk/continue", go_on.identity());
+    body.output("chunk/loss_next", sum);
+    match want {
+        Want::Accuracy => {
+            let correct = body.input("chunk/correct", DType::F32, &[]);
+            let right = logits.argmax(-1).unsqueeze(&[-1]).equal(classes).cast(DType::F32) * weights;
+            body.output("chunk/correct_next", correct + right.sum_all());
+        }
+        Want::Gradient { denominator, .. } => {
+            // d(-log p)/d logits = p - onehot(class).
+            let scale = weights / body.capture(denominator);
+            let minus_one = classes.filled_like(0.0).cast(DType::F32) + -1.0;
+            let d_logits = (log_p.exp().scatter_elements_add(classes, minus_one, -1) * scale).cast(logits.dtype());
+            let operands: Vec<Expr<'_>> = trained.iter().map(|&id| body.capture(b.expr(id))).collect();
+            let wrt: Vec<Expr<'_>> = std::iter::once(x).chain(operands.iter().copied()).collect();
+            let gradients = grad::vjp(&body, &[(logits, d_logits)], &wrt)?;
+            for ((carried, operand), gradient) in carried.iter().zip(&operands).zip(&gradients[1..]) {
+                let gradient = gradient.unwrap_or_else(|| operand.zeros_like());
+                let name = format!("{}_next", carried.name());
+                body.output(&name, *carried + gradient);
+            }
+            let dx = gradients[0].unwrap_or_else(|| x.zeros_like());
+            body.output("chunk/hidden_gradient", dx);
+        }
+    }
+    body.finish_body()
+}
+
+/// Cross-entropy of whole logits `[batch, classes]` with labels `[batch]`: for classification, where there is nothing to save.
+#[must_use]
+pub fn classification<'g>(logits: Expr<'g>, labels: Labels<'g>, want: Want<'g>) -> Loss<'g> {
+    let b = logits.b();
+    b.scoped("loss", || {
+        let weights = labels.counts.cast(DType::F32).unsqueeze(&[-1]);
+        let classes = labels.rows.max(b.ints(&[0])).unsqueeze(&[-1]);
+        let log_p = logits.cast(DType::F32).log_softmax(-1);
+        let sum = -(log_p.gather_elements(classes, -1) * weights).sum_all();
+        match want {
+            Want::Accuracy => {
+                let right = logits.argmax(-1).unsqueeze(&[-1]).equal(classes).cast(DType::F32) * weights;
+                Loss { sum, seeds: vec![], correct: Some(right.sum_all()) }
+            }
+            Want::Gradient { denominator, .. } => {
+                let minus_one = classes.filled_like(0.0).cast(DType::F32) + -1.0;
+                let gradient = log_p.exp().scatter_elements_add(classes, minus_one, -1) * (weights / denominator);
+                Loss { sum, seeds: vec![(logits, gradient.cast(logits.dtype()))], correct: None }
+            }
+        }
+    })
+}

@@ -1,0 +1,7 @@
+//! What training adds to a graph: the loss, the gradient, the optimizer; and the graphs that are made of them.
+
+pub mod cache;
+pub mod head;
+pub mod loss;
+pub mod optimizer;
+pub mod step;

@@ -1,0 +1,126 @@
+//! AdamW and clipping by the global norm, as graph, on one flat vector.
+
+use crate::ir::{Builder, DType, Dim, Expr, Tensor};
+
+/// The names of the optimizer's inputs and outputs, which every graph that updates shares.
+pub mod names {
+    /// All trainable numbers, float32 `[N]`.
+    pub const TRAINABLE: &str = "trainable";
+    /// AdamW's first moment, float32 `[N]`.
+    pub const ADAM_M: &str = "adam_m";
+    /// AdamW's second moment, float32 `[N]`.
+    pub const ADAM_V: &str = "adam_v";
+    /// The optimizer step from 1, int64, rank 0.
+    pub const STEP: &str = "step";
+    /// float32, rank 0.
+    pub const LEARNING_RATE: &str = "learning_rate";
+    /// The norm of the whole gradient before clipping, float32, rank 0.
+    pub const GRAD_NORM: &str = "grad_norm";
+    /// Put behind the name of a piece of state for its value after the step.
+    pub const NEXT: &str = "_next";
+}
+
+/// The hyper-parameters' defaults, which callers override through the optional inputs of the same names.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamW {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decoupled decay of every trainable number.
+    pub weight_decay: f64,
+    /// Gradients of a larger global norm are scaled down to it; 0 turns that off.
+    pub max_grad_norm: f64,
+}
+
+/// PyTorch's `AdamW` with clipping at 1, as Hugging Face's `Trainer` has it.
+impl Default for AdamW {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01, max_grad_norm: 1.0 }
+    }
+}
+
+/// The state that goes around from step to step, each float32 `[N]`.
+#[derive(Clone, Copy)]
+pub struct State<'g> {
+    /// The trainable vector.
+    pub trainable: Expr<'g>,
+    /// First moment.
+    pub m: Expr<'g>,
+    /// Second moment.
+    pub v: Expr<'g>,
+}
+
+impl AdamW {
+    /// Adds the moments as inputs that start at zero.
+    pub fn moments<'g>(b: &'g Builder, trainable: Expr<'g>, count: usize) -> State<'g> {
+        let zeros = Tensor::from_f32(&[count], &vec![0.0; count]);
+        State { trainable, m: b.optional_input(names::ADAM_M, zeros.clone()), v: b.optional_input(names::ADAM_V, zeros) }
+    }
+
+    /// Writes one step: inputs `step`, `learning_rate` and the optional hyper-parameters; outputs `grad_norm` and the next state.
+    ///
+    /// Loshchilov & Hutter, Decoupled Weight Decay Regularization, algorithm 2, with the order of operations of PyTorch's
+    /// `torch.optim.AdamW`. Bias corrections and `1 - β` are computed in float64, as PyTorch does: in float32 `1 - 0.999` is off by
+    /// 5e-5 of itself.
+    pub fn write<'g>(&self, b: &'g Builder, state: State<'g>, gradient: Expr<'g>) {
+        let step = b.input_named(names::STEP).unwrap_or_else(|| b.input(names::STEP, DType::I64, &[])).cast(DType::F64);
+        let learning_rate = b.input(names::LEARNING_RATE, DType::F32, &[]);
+        let scalar = |name: &str, value: f64, dtype| match Tensor::from_f64(dtype, &[], &[value]) {
+            Ok(default) => b.optional_input(name, default),
+            Err(error) => {
+                b.fail(error);
+                b.unknown()
+            }
+        };
+        let weight_decay = scalar("weight_decay", self.weight_decay, DType::F32);
+        let beta1 = scalar("adam_beta1", self.beta1, DType::F64);
+        let beta2 = scalar("adam_beta2", self.beta2, DType::F64);
+        let epsilon = scalar("adam_epsilon", self.epsilon, DType::F32);
+        let max_grad_norm = scalar("max_grad_norm", self.max_grad_norm, DType::F32);
+
+        b.scoped("adamw", || {
+            let norm = gradient.square().sum_all().sqrt();
+            let g = gradient * clip_factor(norm, max_grad_norm);
+            let keep = |beta: Expr<'g>| (beta.cast(DType::F32), (1.0 - beta).cast(DType::F32));
+            let (keep_m, take_m) = keep(beta1);
+            let (keep_v, take_v) = keep(beta2);
+            let m = state.m * keep_m + g * take_m;
+            let v = state.v * keep_v + g.square() * take_v;
+            let correction1 = (1.0 - beta1.pow(step)).cast(DType::F32);
+            let correction2 = (1.0 - beta2.pow(step)).sqrt().cast(DType::F32);
+            let decayed = state.trainable * (1.0 - learning_rate * weight_decay);
+            let next = decayed - (learning_rate / correction1) * (m / (v.sqrt() / correction2 + epsilon));
+            b.output(names::GRAD_NORM, norm);
+            for (name, value) in [(names::TRAINABLE, next), (names::ADAM_M, m), (names::ADAM_V, v)] {
+                b.output(&format!("{name}{}", names::NEXT), value);
+            }
+        });
+    }
+}
+
+/// What the gradient is multiplied with so that its norm is `max` at most; 1 where `max` is 0.
+///
+/// `min(1, max / (norm + 1e-6))`: PyTorch's `clip_grad_norm_`.
+fn clip_factor<'g>(norm: Expr<'g>, max: Expr<'g>) -> Expr<'g> {
+    let one = norm.same_type(1.0);
+    let on = max.greater(norm.same_type(0.0));
+    on.where_((max / (norm + 1e-6)).min(one), one)
+}
+
+/// The graph that takes a finished gradient and makes the step: what accumulation and data-parallel training end in.
+///
+/// Inputs `trainable`, `gradient`, `adam_m`, `adam_v`, `step`, `learning_rate` and the optional hyper-parameters; outputs `grad_norm`
+/// and the next state.
+pub fn update_graph(optimizer: &AdamW, trainable: &Tensor) -> crate::Result<crate::ir::Graph> {
+    let b = Builder::new(crate::ir::ModelInfo::dialect());
+    let count = trainable.len();
+    let length = Dim::known(i64::try_from(count).unwrap_or(i64::MAX));
+    let vector = b.optional_input(names::TRAINABLE, trainable.clone());
+    let gradient = b.input("gradient", DType::F32, &[length]);
+    let state = AdamW::moments(&b, vector, count);
+    optimizer.write(&b, state, gradient);
+    b.finish()
+}

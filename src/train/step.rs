@@ -1,0 +1,182 @@
+//! The graphs of training, made of an adapted model: the whole step; the gradient alone; the loss alone.
+
+use super::head::Head;
+use super::loss::{self, Labels, Loss, Want};
+use super::optimizer::{AdamW, names};
+use crate::adapter::Param;
+use crate::anatomy::Anatomy;
+use crate::grad;
+use crate::ir::{Builder, DType, Dim, Expr, Graph, Tensor};
+use crate::{Error, Result};
+
+/// What the labels are labels of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Objective {
+    /// Causal language models: each position predicts the next label. Labels `[batch, seq]`, not shifted.
+    NextToken,
+    /// Masked language models, token classification, decoders whose labels are in place: labels `[batch, seq]`.
+    EachToken,
+    /// Classification of whole sequences or images: labels `[batch]`.
+    Sequence,
+}
+
+/// An adapted model that is to be trained.
+#[derive(Clone, Copy)]
+pub struct Model<'a> {
+    /// The base with the adapter's tensors as optional inputs.
+    pub graph: &'a Graph,
+    /// What was recognised in the base.
+    pub anatomy: &'a Anatomy,
+    /// The adapter's tensors, in the order of the trainable vector.
+    pub params: &'a [Param],
+    /// What the labels are labels of.
+    pub objective: Objective,
+}
+
+/// The name of the labels' input.
+pub const LABELS: &str = "labels";
+
+/// All trainable numbers as they are now, in the order of the trainable vector, float32 `[N]`.
+///
+/// # Errors
+/// A tensor that is not float32.
+pub fn trainable_vector(params: &[Param]) -> Result<Tensor> {
+    let mut all = vec![];
+    for param in params {
+        all.extend(param.initial.to_f32().ok_or_else(|| Error::mismatch("dtype", DType::F32, param.initial.dtype()))?);
+    }
+    Ok(Tensor::from_f32(&[all.len()], &all))
+}
+
+/// One training step in one graph: data, labels and state in; loss, gradient norm and next state out.
+///
+/// # Errors
+/// Operators on the way from the adapter to the loss that have no gradient, all of them at once; an adapter without tensors.
+pub fn training_graph(model: Model<'_>, optimizer: &AdamW) -> Result<Graph> {
+    let b = Builder::on(model.graph);
+    let prepared = Prepared::new(&b, model)?;
+    let denominator = prepared.labels.count();
+    let loss = prepared.loss(model, Want::Gradient { denominator, trainable: prepared.trainable })?;
+    b.output("loss", loss.sum / denominator);
+    let gradient = prepared.gradient(&loss)?;
+    let state = AdamW::moments(&b, prepared.trainable, prepared.count);
+    optimizer.write(&b, state, gradient);
+    b.finish()
+}
+
+/// The gradient of one micro-batch, added to that of those before: `gradient` in, `gradient_next` out.
+///
+/// The loss is the sum over this micro-batch's labels divided by `label_count`, the number of labels in the whole accumulated batch.
+///
+/// # Errors
+/// As [`training_graph`].
+pub fn gradient_graph(model: Model<'_>) -> Result<Graph> {
+    let b = Builder::on(model.graph);
+    let prepared = Prepared::new(&b, model)?;
+    let denominator = b.input("label_count", DType::F32, &[]);
+    let loss = prepared.loss(model, Want::Gradient { denominator, trainable: prepared.trainable })?;
+    b.output("loss", loss.sum / denominator);
+    let length = Dim::known(i64::try_from(prepared.count).unwrap_or(i64::MAX));
+    let so_far = b.input("gradient", DType::F32, &[length]);
+    let gradient = prepared.gradient(&loss)?;
+    b.output(&format!("gradient{}", names::NEXT), so_far + gradient);
+    b.finish()
+}
+
+/// The loss without its gradient: `loss_sum`, `label_count` and `correct`, float32, rank 0.
+///
+/// # Errors
+/// An adapter without tensors; a graph without logits.
+pub fn evaluation_graph(model: Model<'_>) -> Result<Graph> {
+    let b = Builder::on(model.graph);
+    let prepared = Prepared::new(&b, model)?;
+    let loss = prepared.loss(model, Want::Accuracy)?;
+    b.output("loss_sum", loss.sum);
+    b.output("label_count", prepared.labels.exact_count());
+    if let Some(correct) = loss.correct {
+        b.output("correct", correct);
+    }
+    b.finish()
+}
+
+/// A model whose adapter is the flat vector, with labels, without outputs.
+struct Prepared<'g> {
+    b: &'g Builder,
+    trainable: Expr<'g>,
+    count: usize,
+    logits: Expr<'g>,
+    labels: Labels<'g>,
+}
+
+impl<'g> Prepared<'g> {
+    fn new(b: &'g Builder, model: Model<'_>) -> Result<Self> {
+        let head = model.anatomy.head.as_ref().ok_or_else(|| {
+            Error::unsupported("training this graph", "it has no output that looks like logits")
+                .with_hint("`peft-onnx inspect --explain` says what was looked for")
+        })?;
+        let logits = b.output_named(model.graph.value_name(head.logits)).unwrap_or_else(|| b.expr(head.logits));
+        b.clear_outputs();
+        super::cache::close(b, model.anatomy);
+        let (trainable, count) = flatten(b, model.params)?;
+        let labels = labels(b, model)?;
+        Ok(Self { b, trainable, count, logits, labels })
+    }
+
+    fn loss(&self, model: Model<'_>, want: Want<'g>) -> Result<Loss<'g>> {
+        if model.objective == Objective::Sequence {
+            return Ok(loss::classification(self.logits, self.labels, want));
+        }
+        let input = model.anatomy.head.as_ref().and_then(|head| head.projection).map(|at| model.anatomy.projections[at].x);
+        let head = match input.map(|x| Head::between(self.b, self.b.expr(x), self.logits)) {
+            Some(Ok(head)) => head,
+            Some(Err(why)) => {
+                tracing::warn!("the loss is computed from whole logits: {why}");
+                Head::identity(self.logits)
+            }
+            None => Head::identity(self.logits),
+        };
+        self.b.scoped("loss", || loss::cross_entropy(self.b, &head, self.labels, want))
+    }
+
+    fn gradient(&self, loss: &Loss<'g>) -> Result<Expr<'g>> {
+        let gradients = grad::vjp(self.b, &loss.seeds, &[self.trainable])?;
+        gradients[0].ok_or_else(|| Error::invalid("the loss does not depend on the adapter"))
+    }
+}
+
+/// Replaces the adapter's inputs by parts of one flat input.
+fn flatten<'g>(b: &'g Builder, params: &[Param]) -> Result<(Expr<'g>, usize)> {
+    let vector = trainable_vector(params)?;
+    let count = vector.len();
+    if count == 0 {
+        return Err(Error::invalid("there is nothing to train: the adapter has no tensors"));
+    }
+    let trainable = b.optional_input(names::TRAINABLE, vector);
+    b.scoped("trainable", || {
+        let length = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let lengths: Vec<i64> = params.iter().map(|p| length(p.initial.len())).collect();
+        for (param, part) in params.iter().zip(trainable.split(&lengths, 0)) {
+            let shape: Vec<i64> = param.initial.shape().iter().map(|&n| length(n)).collect();
+            b.remove_input(b.expr(param.value), part.reshape(&shape));
+        }
+    });
+    Ok((trainable, count))
+}
+
+fn labels<'g>(b: &'g Builder, model: Model<'_>) -> Result<Labels<'g>> {
+    let inputs = &model.anatomy.inputs;
+    let like = inputs
+        .decoder_input_ids
+        .or(inputs.main)
+        .ok_or_else(|| Error::unsupported("training this graph", "its data inputs were not recognised"))?;
+    let dims = b.expr(like).known_dims();
+    let shape = match model.objective {
+        Objective::Sequence => &dims[..1.min(dims.len())],
+        _ => &dims,
+    };
+    let labels = b.input(LABELS, DType::I64, shape);
+    Ok(b.scoped("loss", || match model.objective {
+        Objective::NextToken => Labels::next_token(labels),
+        _ => Labels::in_place(labels),
+    }))
+}
