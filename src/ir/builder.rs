@@ -47,6 +47,10 @@ struct State {
     counters: HashMap<String, usize>,
     interned: HashMap<Key, Vec<ValueId>>,
     constants: HashMap<(DType, Vec<usize>, Vec<u8>), ValueId>,
+    /// For each value, the places in `graph.nodes` of the nodes that read it, as often as they do; may name nodes that no longer do.
+    readers: Vec<Vec<usize>>,
+    /// For each value, the place in `graph.nodes` of the node that writes it.
+    writers: Vec<Option<usize>>,
     scope: String,
     error: Option<Error>,
 }
@@ -109,7 +113,13 @@ impl Builder {
     pub fn on(graph: &Graph) -> Self {
         let names = graph.values.iter().map(|v| Arc::clone(&v.name)).chain(graph.nodes.iter().map(|n| Arc::clone(&n.name))).collect();
         let outputs = graph.outputs.iter().map(|&id| (Arc::clone(&graph.value(id).name), id)).collect();
-        Self { state: RefCell::new(State { graph: graph.clone(), outputs, names, ..State::default() }) }
+        let mut state = State { graph: graph.clone(), outputs, names, ..State::default() };
+        state.readers.resize(graph.values.len(), vec![]);
+        state.writers.resize(graph.values.len(), None);
+        for place in 0..graph.nodes.len() {
+            state.index(place);
+        }
+        Self { state: RefCell::new(state) }
     }
 
     /// Starts a body for a node of this graph (`Loop`, `If`, `Scan`). It reads this graph's values through [`capture`](Self::capture).
@@ -339,6 +349,8 @@ impl Builder {
             metadata: spec.metadata,
             extra: spec.extra,
         });
+        let place = state.graph.nodes.len() - 1;
+        state.index(place);
         drop(state);
         outputs.into_iter().map(|id| id.map(|id| Expr::new(self, id))).collect()
     }
@@ -381,10 +393,18 @@ impl Builder {
     pub fn rewire<'g>(&'g self, old: Expr<'g>, new: impl FnOnce(Expr<'g>) -> Expr<'g>) {
         let before = self.state.borrow().graph.nodes.len();
         let new = new(old).id();
+        if new == old.id() {
+            return;
+        }
         let mut state = self.state.borrow_mut();
-        for node in &mut state.graph.nodes[..before] {
+        let readers = std::mem::take(&mut state.readers[old.id().index()]);
+        let (moved, stay): (Vec<usize>, Vec<usize>) = readers.into_iter().partition(|&place| place < before);
+        for &place in &moved {
+            let node = &mut state.graph.nodes[place];
             node.inputs.iter_mut().flatten().chain(&mut node.captures).filter(|id| **id == old.id()).for_each(|id| *id = new);
         }
+        state.readers[old.id().index()] = stay;
+        state.readers[new.index()].extend(moved);
         state.outputs.iter_mut().filter(|(_, id)| *id == old.id()).for_each(|(_, id)| *id = new);
         state.interned.clear();
     }
@@ -394,9 +414,10 @@ impl Builder {
     /// Does nothing if no node writes `output` or it has no such input: callers found the node in the graph they started from.
     pub fn rewire_input(&self, output: ValueId, input: usize, new: Expr<'_>) {
         let mut state = self.state.borrow_mut();
-        let node = state.graph.nodes.iter_mut().find(|node| node.writes().any(|id| id == output));
-        if let Some(slot) = node.and_then(|node| node.inputs.get_mut(input)) {
+        let Some(place) = state.writers.get(output.index()).copied().flatten() else { return };
+        if let Some(slot) = state.graph.nodes[place].inputs.get_mut(input) {
             *slot = Some(new.id());
+            state.readers[new.id().index()].push(place);
         }
         state.interned.clear();
     }
@@ -530,8 +551,21 @@ enum Keep {
 }
 
 impl State {
+    /// Notes what the node at `place` reads and writes.
+    fn index(&mut self, place: usize) {
+        let node = &self.graph.nodes[place];
+        for id in node.reads() {
+            self.readers[id.index()].push(place);
+        }
+        for id in node.writes() {
+            self.writers[id.index()] = Some(place);
+        }
+    }
+
     fn push(&mut self, value: Value) -> ValueId {
         self.graph.values.push(value);
+        self.readers.push(vec![]);
+        self.writers.push(None);
         ValueId::new(self.graph.values.len() - 1)
     }
 
