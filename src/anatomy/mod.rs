@@ -3,7 +3,27 @@
 //! Everything is found from structure and from the names that an exporter left; nothing from a list of known models. What is not
 //! found is not an error but a [`Miss`], which says where the search stopped and what it wanted.
 
-use crate::ir::ValueId;
+mod embedding;
+mod linear;
+mod names;
+mod parameters;
+mod projections;
+mod walk;
+
+use crate::ir::{Graph, ValueId};
+
+/// Finds the parts of a transformer. Never fails: what is not found is missing from the answer, and said in [`Anatomy::misses`].
+///
+/// Takes time linear in the number of nodes; looks at weights only to compare a few rows of the head with the token embedding.
+#[must_use]
+pub fn read(graph: &Graph) -> Anatomy {
+    let (linears, mut misses) = linear::find(graph);
+    let tables = embedding::find(graph);
+    let named = projections::name(graph, linears, &tables);
+    misses.extend(named.misses);
+    let parameters = parameters::find(graph, &named.projections, &named.embeddings, &named.namer);
+    Anatomy { projections: named.projections, embeddings: named.embeddings, parameters, misses, ..Anatomy::default() }
+}
 
 /// What was recognised in a graph. Values are those of the graph that was read, and keep their ids in graphs written on top of it.
 #[derive(Clone, Debug, Default)]
@@ -46,7 +66,7 @@ pub struct Projection {
     pub module: String,
     /// The input, `[.., in_features]`.
     pub x: ValueId,
-    /// The product before any bias, `[.., out_features]`. For a `Gemm` with bias: the product with it.
+    /// The product before any bias, `[.., out_features]`, with the same leading axes as `x`. For a `Gemm` with bias: the product with it.
     pub y: ValueId,
     /// What the module gives: the product with its bias added, if it has one.
     pub output: ValueId,

@@ -1,0 +1,39 @@
+//! Embedding tables: matrices of floats whose rows are read by index.
+
+use crate::ir::{Graph, NodeId, ValueId};
+
+use super::walk::{Found, NodeRef};
+
+/// A table that has no name yet.
+#[derive(Clone, Debug)]
+pub(super) struct Table {
+    pub(super) node: NodeId,
+    pub(super) weight: ValueId,
+    pub(super) indices: ValueId,
+    pub(super) output: ValueId,
+    pub(super) rows: i64,
+    pub(super) hidden: i64,
+}
+
+/// Every table in the order of execution.
+pub(super) fn find(graph: &Graph) -> Vec<Table> {
+    graph.node_ids().filter_map(|(id, _)| table(NodeRef::new(graph, id)).ok()).collect()
+}
+
+fn table(node: NodeRef<'_>) -> Found<Table> {
+    if !node.is(&["Gather"]) || node.node().int("axis", 0) != 0 {
+        return Err(node.miss("rows read by index"));
+    }
+    let weight = node.input(0)?.behind(&["Identity", "Cast"]);
+    let tensor = weight.stored().filter(|tensor| tensor.dtype().is_float()).ok_or_else(|| weight.miss("a constant of floats"))?;
+    let &[rows, hidden] = tensor.shape() else { return Err(weight.miss("a constant matrix")) };
+    let length = |n: usize| i64::try_from(n).map_err(|_| weight.miss("lengths within 63 bits"));
+    Ok(Table {
+        node: node.id(),
+        weight: weight.id(),
+        indices: node.input(1)?.id(),
+        output: node.output(0)?.id(),
+        rows: length(rows)?,
+        hidden: length(hidden)?,
+    })
+}

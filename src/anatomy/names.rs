@@ -1,0 +1,333 @@
+//! Module paths in Hugging Face's form, from what exporters leave in a graph.
+//!
+//! | where | example | who |
+//! |---|---|---|
+//! | annotations of nodes | `pkg.torch.onnx.name_scopes` | torch's exporter since 2.5 |
+//! | names of nodes and values | `/model/layers.0/mlp/up_proj/MatMul` | torch's older exporter, optimum, ONNX Runtime GenAI's builder |
+//! | names of initializers | `model.layers.0.mlp.up_proj.bias` | all of them, for constants that they did not change |
+//!
+//! The node says where a constant is used, the constant says where it belongs; they differ for tied weights. A wrapper around the
+//! model (`m.model.layers.0`) is taken off.
+
+use std::collections::BTreeSet;
+
+use crate::ir::{Graph, Node, NodeId, ValueId};
+
+/// Modules that people wrap a model in; nobody names a part of a model so.
+const WRAPPERS: &[&str] = &["m", "module", "_orig_mod", "base_model", "auto_model", "hf_model", "wrapped", "wrapped_model", "inner", "net"];
+
+/// Parts of models that can hold everything there is, and are no wrappers.
+const PARTS: &[&str] = &["encoder", "decoder", "text_model", "vision_model", "audio_model", "language_model"];
+
+/// Operators whose name an optimizer keeps in front of its own: `/lm_head/MatMul/MatMulAddFusion`.
+const FUSED: &[&str] = &["MatMul", "Gemm", "Add", "Gather", "Reshape", "Transpose"];
+
+/// What the graph says of one module's name.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Evidence {
+    /// The module whose code wrote the node.
+    scope: Option<String>,
+    /// The module that owns the constant.
+    owner: Option<String>,
+    /// The class of the module, if the exporter left it.
+    class: Option<String>,
+    /// The path of the Hugging Face model inside wrappers, if the exporter left enough to tell; empty if there is no wrapper.
+    root: Option<String>,
+}
+
+/// The module that owns a constant, and what the module calls it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Owned {
+    pub(super) module: String,
+    pub(super) leaf: String,
+}
+
+/// Turns evidence into names, knowing what the graph's names have in common.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Namer {
+    /// What wrappers put in front, with the dot.
+    wrapper: String,
+    /// Whether ONNX Runtime GenAI's builder named things, which has words of its own.
+    genai: bool,
+}
+
+impl Evidence {
+    /// What is known of a module from the nodes that it wrote (the first that has a name counts) and the constants that it owns.
+    pub(super) fn of(graph: &Graph, nodes: &[NodeId], constants: &[Option<ValueId>]) -> Self {
+        let nodes = || nodes.iter().map(|&id| graph.node(id));
+        let owner = constants.iter().flatten().find_map(|&id| owned(graph.value_name(id)));
+        Self {
+            scope: nodes().find_map(|node| annotated_scope(node).or_else(|| named_scope(graph, node))),
+            owner: owner.map(|owned| owned.module),
+            class: nodes().find_map(|node| from_end(&classes(node), 1)),
+            root: nodes().find_map(root),
+        }
+    }
+
+    /// Whether the exporter says that the module is of a class.
+    pub(super) fn is_class(&self, name: &str) -> bool {
+        self.class.as_ref().is_some_and(|class| class.rsplit('.').next() == Some(name))
+    }
+}
+
+impl Namer {
+    /// Learns what the names have in common. `last` is the evidence of the last projection in the order of execution.
+    pub(super) fn learn(graph: &Graph, all: &[Evidence], last: Option<&Evidence>) -> Self {
+        let paths: BTreeSet<&str> = all.iter().flat_map(|e| [e.scope.as_deref(), e.owner.as_deref()]).flatten().collect();
+        let last = last.and_then(|e| e.scope.as_deref().or(e.owner.as_deref()));
+        let wrapper = match all.iter().find_map(|e| e.root.clone()) {
+            Some(root) if root.is_empty() => root,
+            Some(root) => root + ".",
+            None => wrapper(&paths, last),
+        };
+        let genai = graph.initializers().any(|(id, _)| [".attn.", ".MatMul."].iter().all(|part| graph.value_name(id).contains(part)));
+        Self { wrapper, genai }
+    }
+
+    /// The module's path, if there is evidence.
+    pub(super) fn module(&self, evidence: &Evidence) -> Option<String> {
+        let clean = |path: &Option<String>| path.as_deref().map(|path| self.clean(path));
+        match (clean(&evidence.scope), clean(&evidence.owner)) {
+            (Some(scope), Some(owner)) if related(&scope, &owner) => Some(owner),
+            (scope, owner) => scope.or(owner),
+        }
+    }
+
+    /// A module's path without wrappers, in Hugging Face's words.
+    fn clean(&self, path: &str) -> String {
+        let path = path.strip_prefix(&self.wrapper).unwrap_or(path);
+        if !self.genai {
+            return path.to_owned();
+        }
+        let words: Vec<&str> = path.split('.').map(|word| if word == "attn" { "self_attn" } else { word }).collect();
+        match words.as_slice() {
+            [model, "layers", _, "final_norm_layernorm"] => format!("{model}.norm"),
+            _ => words.join("."),
+        }
+    }
+
+    /// The name that PyTorch would give a constant, if its name in the graph is one of a module's parameter.
+    pub(super) fn parameter(&self, name: &str) -> Option<Owned> {
+        owned(name).map(|Owned { module, leaf }| Owned { module: self.clean(&module), leaf })
+    }
+}
+
+/// Whether the place of use is a shorter or longer way to say the owner's name.
+///
+/// * the exporter left the outer modules out: `layers.0.q_proj` and `model.layers.0.q_proj`
+/// * a module that is shared is called from elsewhere: `encoder.shared` and `shared`
+/// * a function of the outer module used the inner one's weight: `attn` and `attn.out_proj`
+fn related(scope: &str, owner: &str) -> bool {
+    let ends = |long: &str, short: &str| long.strip_suffix(short).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    ends(scope, owner) || ends(owner, scope) || owner.strip_prefix(scope).is_some_and(|rest| rest.starts_with('.'))
+}
+
+/// `model.layers.0.mlp.up_proj.weight` → the module and `weight`; `attn.in_proj_weight` → `attn.in_proj` and `weight`.
+pub(super) fn owned(name: &str) -> Option<Owned> {
+    if name.contains(['/', ':']) {
+        return None;
+    }
+    let (module, leaf) = name.rsplit_once('.')?;
+    let module = module.strip_suffix(".MatMul").unwrap_or(module);
+    for kind in ["weight", "bias"] {
+        match leaf.strip_suffix(kind) {
+            Some("") => return Some(Owned { module: module.to_owned(), leaf: kind.to_owned() }),
+            Some(stem) => return Some(Owned { module: format!("{module}.{}", stem.strip_suffix('_')?), leaf: kind.to_owned() }),
+            None => {}
+        }
+    }
+    None
+}
+
+/// The module in the node's name, or in the name of what it writes.
+fn named_scope(graph: &Graph, node: &Node) -> Option<String> {
+    scope_of_name(&node.name).or_else(|| node.writes().find_map(|id| scope_of_name(graph.value_name(id))))
+}
+
+/// `/model/layers.0/self_attn/q_proj/MatMul` → `model.layers.0.self_attn.q_proj`
+fn scope_of_name(name: &str) -> Option<String> {
+    let mut parts: Vec<&str> = name.split('/').filter(|part| !part.is_empty()).collect();
+    if name.contains("::") || parts.len() < 2 {
+        return None;
+    }
+    parts.pop();
+    // What is left may end with the node itself: `/lm_head/MatMul/output_0`, `/lm_head/MatMul/MatMulAddFusion`.
+    while parts.last().is_some_and(|last| FUSED.contains(&numbered(last).0)) {
+        parts.pop();
+    }
+    let mut path: Vec<&str> = vec![];
+    for part in parts {
+        // A container that is called repeats itself in its children: `classifier/classifier.0`.
+        if path.last().is_some_and(|outer| part.strip_prefix(outer).is_some_and(|rest| rest.starts_with('.'))) {
+            path.pop();
+        }
+        path.push(part);
+    }
+    (!path.is_empty()).then(|| path.join("."))
+}
+
+/// A word and the number that an exporter put behind it: `q_proj_1`.
+fn numbered(word: &str) -> (&str, Option<&str>) {
+    match word.rsplit_once('_') {
+        Some((stem, number)) if !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) => (stem, Some(number)),
+        _ => (word, None),
+    }
+}
+
+/// Whether `again` is how an exporter writes a module that is called more than once: `layers.0.q_proj_1` for `layers.0.q_proj`.
+pub(super) fn is_another_call(first: &str, again: &str) -> bool {
+    let (mut a, mut b) = (first.split('.'), again.split('.'));
+    loop {
+        match (a.next(), b.next()) {
+            (None, None) => return true,
+            (Some(a), Some(b)) if a == b || numbered(b).0 == a || (numbered(a).1.is_some() && numbered(a).0 == numbered(b).0) => {}
+            _ => return false,
+        }
+    }
+}
+
+/// The module in torch's annotations: `['', 'model', 'model.norm', 'mul_3']` → `model.norm`.
+fn annotated_scope(node: &Node) -> Option<String> {
+    from_end(&scopes(node), 1).filter(|path| !path.is_empty())
+}
+
+/// The Hugging Face model's own path among the scopes: that of the outermost module whose class is from its library.
+fn root(node: &Node) -> Option<String> {
+    let at = classes(node).iter().position(|class| class.starts_with("transformers."))?;
+    scopes(node).get(at).cloned()
+}
+
+fn scopes(node: &Node) -> Vec<String> {
+    node.metadata("pkg.torch.onnx.name_scopes").map(quoted).unwrap_or_default()
+}
+
+fn classes(node: &Node) -> Vec<String> {
+    node.metadata("pkg.torch.onnx.class_hierarchy").map(quoted).unwrap_or_default()
+}
+
+fn from_end(all: &[String], index: usize) -> Option<String> {
+    all.iter().rev().nth(index).cloned()
+}
+
+/// The strings of a list as Python prints it: `['a', 'b']`.
+fn quoted(list: &str) -> Vec<String> {
+    list.split('\'').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// What stands in front of all paths and is not the model's own: with a dot at the end, or nothing.
+fn wrapper(paths: &BTreeSet<&str>, last: Option<&str>) -> String {
+    let mut wrapper = String::new();
+    while let Some(first) = common_first(paths, &wrapper) {
+        let inner = format!("{wrapper}{first}.");
+        if !WRAPPERS.contains(&first) && (PARTS.contains(&first) || !holds_body_and_head(paths, last, &inner)) {
+            break;
+        }
+        wrapper = inner;
+    }
+    wrapper
+}
+
+/// The first word after `prefix`, if it is the same in all paths and something follows it.
+fn common_first<'a>(paths: &BTreeSet<&'a str>, prefix: &str) -> Option<&'a str> {
+    let mut firsts = paths.iter().map(|path| path.strip_prefix(prefix)?.split_once('.').map(|(first, _)| first));
+    let first = firsts.next()??;
+    firsts.all(|other| other == Some(first)).then_some(first)
+}
+
+/// Whether, inside `prefix`, the last projection stands beside the numbered layers: then that is where the model begins.
+fn holds_body_and_head(paths: &BTreeSet<&str>, last: Option<&str>, prefix: &str) -> bool {
+    let first_word = |path: &str| path.strip_prefix(prefix).and_then(|rest| rest.split('.').next()).map(str::to_owned);
+    let is_numbered = |path: &str| path.split('.').any(|word| word.bytes().all(|b| b.is_ascii_digit()));
+    let bodies: BTreeSet<String> = paths.iter().filter(|path| is_numbered(path)).filter_map(|path| first_word(path)).collect();
+    last.and_then(first_word).is_some_and(|head| !bodies.is_empty() && !bodies.contains(&head))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_names_become_paths() {
+        let rows = [
+            ("/model/layers.0/self_attn/q_proj/MatMul", Some("model.layers.0.self_attn.q_proj")),
+            ("/lm_head/MatMul_1", Some("lm_head")),
+            ("/classifier/classifier.0/Gemm", Some("classifier.0")),
+            ("/lm_head/MatMul/MatMulAddFusion", Some("lm_head")),
+            ("/model/layers.0/attn/q_proj/MatMul/output_0", Some("model.layers.0.attn.q_proj")),
+            ("/block.0/layer.0/SelfAttention/q/MatMul_output_0", Some("block.0.layer.0.SelfAttention.q")),
+            ("/MatMul", None),
+            ("node_linear_3", None),
+            ("onnx::MatMul_700", None),
+        ];
+        let failed: Vec<_> = rows.iter().filter(|(name, path)| scope_of_name(name).as_deref() != *path).collect();
+        assert!(failed.is_empty(), "{failed:?}");
+    }
+
+    #[test]
+    fn initializers_name_their_owner() {
+        let rows = [
+            ("a.q_proj.weight", Some(("a.q_proj", "weight"))),
+            ("a.attn.in_proj_bias", Some(("a.attn.in_proj", "bias"))),
+            ("a.q_proj.MatMul.weight", Some(("a.q_proj", "weight"))),
+            ("onnx::MatMul_700", None),
+            ("val_89", None),
+            ("a.inv_freq", None),
+        ];
+        for (name, expected) in rows {
+            let found = owned(name);
+            assert_eq!(found.as_ref().map(|o| (o.module.as_str(), o.leaf.as_str())), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn wrappers_come_off_and_models_stay() {
+        let rows: &[(&[&str], &str, &str)] = &[
+            (&["m.model.layers.0.mlp.up_proj", "m.lm_head"], "m.lm_head", "m."),
+            (&["model.model.layers.0.mlp.up_proj", "model.lm_head"], "model.lm_head", "model."),
+            (&["base_model.model.model.layers.0.q", "base_model.model.lm_head"], "base_model.model.lm_head", "base_model.model."),
+            (&["model.layers.0.mlp.up_proj", "lm_head"], "lm_head", ""),
+            (&["model.layers.0.mlp.up_proj", "model.embed_tokens"], "model.layers.0.mlp.up_proj", ""),
+            (&["text_model.encoder.layers.0.fc2", "text_model.embeddings.x"], "text_model.encoder.layers.0.fc2", ""),
+            (&["auto_model.encoder.layer.0.q", "auto_model.pooler.dense"], "auto_model.pooler.dense", "auto_model."),
+        ];
+        for (paths, last, expected) in rows {
+            assert_eq!(wrapper(&paths.iter().copied().collect(), Some(last)), *expected, "{paths:?}");
+        }
+    }
+
+    #[test]
+    fn the_owner_names_a_module_unless_the_weight_is_tied() {
+        let namer = Namer { wrapper: "m.".into(), genai: false };
+        let rows = [
+            (Some("m.lm_head"), Some("m.transformer.wte"), Some("lm_head")),
+            (Some("m.encoder.shared"), Some("m.shared"), Some("shared")),
+            (Some("m.attn"), Some("m.attn.out_proj"), Some("attn.out_proj")),
+            (Some("layers.0.q"), Some("m.model.layers.0.q"), Some("model.layers.0.q")),
+            (None, Some("m.h.0.c_attn"), Some("h.0.c_attn")),
+            (None, None, None),
+        ];
+        for (scope, owner, expected) in rows {
+            let evidence = Evidence { scope: scope.map(Into::into), owner: owner.map(Into::into), ..Evidence::default() };
+            assert_eq!(namer.module(&evidence).as_deref(), expected, "{scope:?} {owner:?}");
+        }
+    }
+
+    #[test]
+    fn calls_of_a_shared_module_are_one_module() {
+        assert!(is_another_call("layers.0.net.0", "layers.0.net.0_1"));
+        assert!(is_another_call("layers.0.q_1", "layers.0.q_2"));
+        assert!(!is_another_call("layers.0.q", "layers.1.q"));
+    }
+
+    #[test]
+    fn the_builder_of_genai_has_its_own_words() {
+        let namer = Namer { wrapper: String::new(), genai: true };
+        assert_eq!(namer.clean("model.layers.0.attn.o_proj"), "model.layers.0.self_attn.o_proj");
+        assert_eq!(namer.clean("model.layers.2.final_norm_layernorm"), "model.norm");
+    }
+
+    #[test]
+    fn python_lists_are_read() {
+        assert_eq!(quoted("['', 'model', 'model.norm', 'mul_3']"), ["", "model", "model.norm", "mul_3"]);
+    }
+}

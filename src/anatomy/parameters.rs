@@ -1,0 +1,56 @@
+//! Constants by the names that PyTorch gives them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::ir::{Graph, ValueId};
+
+use super::names::{Evidence, Namer, Owned};
+use super::walk::NodeRef;
+use super::{Embedding, Layout, Parameter, Projection};
+
+/// Normalizations and the inputs that are their parameters.
+const NORMS: &[(&str, &[(usize, &str)])] = &[
+    ("LayerNormalization", &[(1, "weight"), (2, "bias")]),
+    ("RMSNormalization", &[(1, "weight")]),
+    ("SimplifiedLayerNormalization", &[(1, "weight")]),
+    ("com.microsoft:SkipLayerNormalization", &[(2, "weight"), (3, "bias")]),
+    ("com.microsoft:SkipSimplifiedLayerNormalization", &[(2, "weight")]),
+];
+
+/// Every parameter, in the order of the names. A constant that two modules share is there under both names.
+pub(super) fn find(graph: &Graph, projections: &[Projection], embeddings: &[Embedding], namer: &Namer) -> Vec<Parameter> {
+    let mut found = BTreeMap::new();
+    for projection in projections {
+        let Projection { module, weight, bias, .. } = projection;
+        let transposed = (weight.layout == Layout::InOut) != projection.conv1d;
+        found.insert(format!("{module}.weight"), (weight.value, transposed));
+        found.extend(bias.map(|bias| (format!("{module}.bias"), (bias, false))));
+    }
+    found.extend(embeddings.iter().map(|e| (format!("{}.weight", e.module), (e.weight, false))));
+    let taken: BTreeSet<ValueId> = found.values().map(|&(value, _)| value).collect();
+    for (Owned { module, leaf }, value) in own_names(graph, namer).chain(norms(graph, namer)) {
+        if !taken.contains(&value) {
+            found.entry(format!("{module}.{leaf}")).or_insert((value, false));
+        }
+    }
+    found.into_iter().map(|(name, (value, transposed))| Parameter { name, value, transposed }).collect()
+}
+
+/// Constants that kept the names of parameters.
+fn own_names<'a>(graph: &'a Graph, namer: &'a Namer) -> impl Iterator<Item = (Owned, ValueId)> + 'a {
+    let floats = graph.initializers().filter(|(_, tensor)| tensor.dtype().is_float());
+    floats.filter_map(|(id, _)| Some((namer.parameter(graph.value_name(id))?, id)))
+}
+
+/// Parameters of normalizations that lost their names, by the node that uses them.
+fn norms<'a>(graph: &'a Graph, namer: &'a Namer) -> impl Iterator<Item = (Owned, ValueId)> + 'a {
+    graph.node_ids().flat_map(move |(id, _)| {
+        let node = NodeRef::new(graph, id);
+        let inputs = NORMS.iter().find(|(op, _)| *op == node.op()).map_or(&[][..], |(_, inputs)| inputs);
+        let module = if inputs.is_empty() { None } else { namer.module(&Evidence::of(graph, &[id], &[])) };
+        inputs.iter().filter_map(move |&(input, leaf)| {
+            let value = node.input(input).ok().filter(|value| value.stored().is_some() && namer.parameter(value.name()).is_none())?;
+            Some((Owned { module: module.clone()?, leaf: leaf.to_owned() }, value.id()))
+        })
+    })
+}

@@ -1,0 +1,126 @@
+//! Means to walk a finished graph: every step either arrives or says what it missed.
+
+use crate::ir::{Graph, Node, NodeId, Tensor, ValueId};
+
+use super::Miss;
+
+/// What a step gives.
+pub(super) type Found<T> = Result<T, Miss>;
+
+/// A value of a finished graph, with the means to walk from it.
+#[derive(Clone, Copy)]
+pub(super) struct ValueRef<'g> {
+    graph: &'g Graph,
+    id: ValueId,
+}
+
+/// A node of a finished graph, with the means to walk from it.
+#[derive(Clone, Copy)]
+pub(super) struct NodeRef<'g> {
+    graph: &'g Graph,
+    id: NodeId,
+}
+
+impl<'g> ValueRef<'g> {
+    pub(super) fn id(self) -> ValueId {
+        self.id
+    }
+
+    pub(super) fn name(self) -> &'g str {
+        self.graph.value_name(self.id)
+    }
+
+    /// Nothing of the kind that was wanted stands here.
+    pub(super) fn miss(self, wanted: impl Into<String>) -> Miss {
+        Miss { at: self.name().to_owned(), wanted: wanted.into() }
+    }
+
+    /// The node that writes this value.
+    pub(super) fn producer(self) -> Option<NodeRef<'g>> {
+        self.graph.producer(self.id).map(|id| NodeRef { graph: self.graph, id })
+    }
+
+    /// The node that writes this value, if it is one of `ops`.
+    pub(super) fn from(self, ops: &[&str]) -> Found<NodeRef<'g>> {
+        self.producer().filter(|node| node.is(ops)).ok_or_else(|| self.miss(format!("a value from {}", ops.join(" or "))))
+    }
+
+    /// The one node that reads this value, if it is one of `ops`.
+    pub(super) fn into(self, ops: &[&str]) -> Found<NodeRef<'g>> {
+        let mut readers = self.readers();
+        match (readers.next(), readers.next()) {
+            (Some(node), None) if node.is(ops) && !self.is_output() => Ok(node),
+            _ => Err(self.miss(format!("one use, by {}", ops.join(" or ")))),
+        }
+    }
+
+    /// The nodes that read this value, once for each time they do.
+    pub(super) fn readers(self) -> impl Iterator<Item = NodeRef<'g>> {
+        self.graph.uses(self.id).iter().map(move |a_use| NodeRef { graph: self.graph, id: a_use.node })
+    }
+
+    /// The value before any run of `ops`, each of which passes its first input on.
+    pub(super) fn behind(self, ops: &[&str]) -> Self {
+        let mut value = self;
+        while let Ok(input) = value.from(ops).and_then(|node| node.input(0)) {
+            value = input;
+        }
+        value
+    }
+
+    /// Whether the graph gives this value to its caller.
+    pub(super) fn is_output(self) -> bool {
+        self.graph.outputs().contains(&self.id)
+    }
+
+    /// The constant that is stored under this very value: an initializer, overridable or not, or a `Constant` node.
+    pub(super) fn stored(self) -> Option<&'g Tensor> {
+        self.graph.initializer(self.id).or_else(|| self.graph.constant(self.id))
+    }
+}
+
+impl<'g> NodeRef<'g> {
+    pub(super) fn new(graph: &'g Graph, id: NodeId) -> Self {
+        Self { graph, id }
+    }
+
+    pub(super) fn id(self) -> NodeId {
+        self.id
+    }
+
+    pub(super) fn node(self) -> &'g Node {
+        self.graph.node(self.id)
+    }
+
+    pub(super) fn op(self) -> &'g str {
+        &self.node().op
+    }
+
+    pub(super) fn is(self, ops: &[&str]) -> bool {
+        ops.contains(&self.op())
+    }
+
+    pub(super) fn label(self) -> String {
+        self.graph.node_label(self.id)
+    }
+
+    /// Nothing of the kind that was wanted stands here.
+    pub(super) fn miss(self, wanted: impl Into<String>) -> Miss {
+        Miss { at: self.label(), wanted: wanted.into() }
+    }
+
+    pub(super) fn input(self, index: usize) -> Found<ValueRef<'g>> {
+        let id = self.node().input(index).ok_or_else(|| self.miss(format!("an input {index}")))?;
+        Ok(ValueRef { graph: self.graph, id })
+    }
+
+    pub(super) fn output(self, index: usize) -> Found<ValueRef<'g>> {
+        let id = self.node().output(index).ok_or_else(|| self.miss(format!("an output {index}")))?;
+        Ok(ValueRef { graph: self.graph, id })
+    }
+
+    /// Inputs that are there.
+    pub(super) fn inputs(self) -> impl Iterator<Item = ValueRef<'g>> {
+        self.node().inputs.iter().flatten().map(move |&id| ValueRef { graph: self.graph, id })
+    }
+}
