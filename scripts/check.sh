@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# What the continuous integration runs, for people too: format, lints and docs with warnings as errors, the library without its runtime, the tests.
+#
+#   scripts/check.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+step() { printf '\n== %s\n' "$*"; }
+
+step "format"
+cargo fmt --check
+step "lints"
+cargo clippy --all-targets -- -D warnings
+step "the library without its runtime"
+cargo clippy --no-default-features --lib -- -D warnings
+step "docs"
+RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
+scripts/test.sh
