@@ -9,7 +9,8 @@ use std::sync::Arc;
 ///
 /// `batch * seq`, `past + 1` and `4 * heads` are all exact, and two equal polynomials compare equal, so that shape arithmetic
 /// done by a graph (`Shape`, `Gather`, `Concat`, `Mul`, ...) can be followed without running it. What a polynomial cannot say
-/// (a floor division, a maximum) becomes a symbol of its own, named after what it is, so that the same expression is the same symbol.
+/// (a floor division, a maximum) becomes a symbol of its own that keeps what it was made of, so that the same expression is the same
+/// symbol. Symbols are lengths, so never negative, except those made by [`number`](Self::number).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Dim(Repr);
 
@@ -21,7 +22,32 @@ enum Repr {
 }
 
 /// Coefficient of each product of symbols; the empty product is the constant term. No zero coefficients.
-type Terms = BTreeMap<Vec<Arc<str>>, i64>;
+type Terms = BTreeMap<Vec<Symbol>, i64>;
+
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Symbol {
+    /// A length.
+    Length(Arc<str>),
+    /// A whole number, perhaps negative.
+    Number(Arc<str>),
+    /// What no polynomial can say.
+    Applied(Arc<Applied>),
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Applied {
+    function: Function,
+    left: Dim,
+    right: Dim,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Function {
+    FloorDiv,
+    Mod,
+    Max,
+    Min,
+}
 
 impl Dim {
     /// A length that is known.
@@ -33,7 +59,17 @@ impl Dim {
     /// A length that has only a name, such as `batch`.
     #[must_use]
     pub fn symbol(name: &str) -> Self {
-        Self(Repr::Polynomial(Arc::new(BTreeMap::from([(vec![Arc::from(name)], 1)]))))
+        Self::of(Symbol::Length(name.into()))
+    }
+
+    /// An element of a tensor of which only a name is known; unlike a length it may be negative.
+    #[must_use]
+    pub fn number(name: &str) -> Self {
+        Self::of(Symbol::Number(name.into()))
+    }
+
+    fn of(symbol: Symbol) -> Self {
+        Self(Repr::Polynomial(Arc::new(BTreeMap::from([(vec![symbol], 1)]))))
     }
 
     /// The length, if it is known.
@@ -48,15 +84,22 @@ impl Dim {
     /// The name, if this is a single symbol that an exporter or a user wrote (not one derived by arithmetic).
     #[must_use]
     pub fn as_name(&self) -> Option<&str> {
-        let name = self.symbol_name()?;
-        (!name.contains(['?', '(', ')'])).then_some(name)
+        self.symbol_name().filter(|name| !name.contains('?'))
     }
 
+    /// The name, if this is a single symbol that was not made by arithmetic.
     pub(super) fn symbol_name(&self) -> Option<&str> {
+        match self.as_symbol()? {
+            Symbol::Length(name) | Symbol::Number(name) => Some(name),
+            Symbol::Applied(_) => None,
+        }
+    }
+
+    fn as_symbol(&self) -> Option<&Symbol> {
         match &self.0 {
             Repr::Known(_) => None,
             Repr::Polynomial(terms) => match (terms.len(), terms.first_key_value()) {
-                (1, Some((product, 1))) if product.len() == 1 => Some(&product[0]),
+                (1, Some((product, 1))) if product.len() == 1 => product.first(),
                 _ => None,
             },
         }
@@ -68,8 +111,8 @@ impl Dim {
         match (&self.0, &divisor.0) {
             (_, Repr::Known(1)) => self.clone(),
             (Repr::Known(0), _) => Self::known(0),
-            (Repr::Known(a), Repr::Known(b)) if *b != 0 => Self::known(a.div_euclid(*b)),
-            _ => self.exact_div(divisor).unwrap_or_else(|| self.opaque("floordiv", divisor)),
+            (Repr::Known(a), Repr::Known(b)) if *b != 0 => Self::known(floor_div(*a, *b)),
+            _ => self.exact_div(divisor).unwrap_or_else(|| Self::applied(Function::FloorDiv, self, divisor)),
         }
     }
 
@@ -77,30 +120,72 @@ impl Dim {
     #[must_use]
     pub fn modulo(&self, divisor: &Self) -> Self {
         match (&self.0, &divisor.0) {
-            (Repr::Known(a), Repr::Known(b)) if *b != 0 => Self::known(a.rem_euclid(*b)),
+            (Repr::Known(a), Repr::Known(b)) if *b != 0 => Self::known(a.wrapping_sub(floor_div(*a, *b).wrapping_mul(*b))),
             _ if self.exact_div(divisor).is_some() => Self::known(0),
-            _ => self.opaque("mod", divisor),
+            _ => Self::applied(Function::Mod, self, divisor),
         }
     }
 
     /// The larger of two lengths.
     #[must_use]
     pub fn larger(&self, other: &Self) -> Self {
-        match (&self.0, &other.0) {
-            (Repr::Known(a), Repr::Known(b)) => Self::known(*a.max(b)),
-            _ if self == other => self.clone(),
-            _ => self.clone().min_by_name(other).opaque("max", &self.clone().max_by_name(other)),
+        if self.surely_at_most(other) {
+            other.clone()
+        } else if other.surely_at_most(self) {
+            self.clone()
+        } else {
+            Self::applied(Function::Max, self.min(other), self.max(other))
         }
     }
 
     /// The smaller of two lengths.
     #[must_use]
     pub fn smaller(&self, other: &Self) -> Self {
-        match (&self.0, &other.0) {
-            (Repr::Known(a), Repr::Known(b)) => Self::known(*a.min(b)),
-            _ if self == other => self.clone(),
-            _ => self.clone().min_by_name(other).opaque("min", &self.clone().max_by_name(other)),
+        if self.surely_at_most(other) {
+            self.clone()
+        } else if other.surely_at_most(self) {
+            other.clone()
+        } else {
+            Self::applied(Function::Min, self.min(other), self.max(other))
         }
+    }
+
+    /// Whether this is at least 0 whatever the symbols stand for. `false` where that cannot be told.
+    #[must_use]
+    pub fn surely_not_negative(&self) -> bool {
+        match &self.0 {
+            Repr::Known(length) => *length >= 0,
+            Repr::Polynomial(terms) => terms.iter().all(|(product, c)| *c >= 0 && product.iter().all(Symbol::surely_not_negative)),
+        }
+    }
+
+    /// Whether `self <= other` whatever the symbols stand for. `false` where that cannot be told.
+    #[must_use]
+    pub fn surely_at_most(&self, other: &Self) -> bool {
+        let bounded_by_part = || match self.as_symbol() {
+            Some(Symbol::Applied(a)) if a.function == Function::Min => a.left.surely_at_most(other) || a.right.surely_at_most(other),
+            Some(Symbol::Applied(a)) if a.function == Function::Max => a.left.surely_at_most(other) && a.right.surely_at_most(other),
+            Some(Symbol::Applied(a)) if a.function == Function::FloorDiv => {
+                a.right.as_known().is_some_and(|by| by > 0) && a.left.surely_not_negative() && a.left.surely_at_most(other)
+            }
+            _ => false,
+        };
+        let bounds_part = || match other.as_symbol() {
+            Some(Symbol::Applied(a)) if a.function == Function::Max => self.surely_at_most(&a.left) || self.surely_at_most(&a.right),
+            Some(Symbol::Applied(a)) if a.function == Function::Min => self.surely_at_most(&a.left) && self.surely_at_most(&a.right),
+            _ => false,
+        };
+        (other - self).surely_not_negative() || bounded_by_part() || bounds_part()
+    }
+
+    /// Whether this is made of lengths and constants alone, with no [`number`](Self::number) in it.
+    #[must_use]
+    pub fn is_length(&self) -> bool {
+        self.terms().keys().flatten().all(|symbol| match symbol {
+            Symbol::Length(_) => true,
+            Symbol::Number(_) => false,
+            Symbol::Applied(a) => a.left.is_length() && a.right.is_length(),
+        })
     }
 
     /// The product of the lengths of a shape: its number of elements.
@@ -112,56 +197,51 @@ impl Dim {
     /// `self / divisor`, if the division leaves no remainder whatever the symbols stand for.
     #[must_use]
     pub fn exact_div(&self, divisor: &Self) -> Option<Self> {
-        if self == divisor {
-            return Some(Self::known(1));
-        }
         let divisor = divisor.terms();
-        let (by, coefficient) = match divisor.first_key_value() {
-            Some((product, coefficient)) if divisor.len() == 1 => (product, *coefficient),
-            _ => return None,
-        };
-        let mut quotient = Terms::new();
-        for (product, c) in &*self.terms() {
-            if c % coefficient != 0 {
+        let (lead, coefficient) = leading(&divisor)?;
+        let (mut rest, mut quotient) = (self.clone(), Self::known(0));
+        // Each round takes the leading term away, so there are no more rounds than products of that degree.
+        loop {
+            let terms = rest.terms();
+            let Some((product, c)) = leading(&terms) else { return Some(quotient) };
+            if c.checked_rem(*coefficient)? != 0 {
                 return None;
             }
-            let mut rest = product.clone();
-            for symbol in by {
-                rest.remove(rest.iter().position(|s| s == symbol)?);
+            let mut factor = product.clone();
+            for symbol in lead {
+                factor.remove(factor.iter().position(|s| s == symbol)?);
             }
-            quotient.insert(rest, c / coefficient);
+            let step = Self::from_terms(BTreeMap::from([(factor, c / coefficient)]));
+            quotient = &quotient + &step;
+            rest = &rest - &(&step * &Self::from_terms((*divisor).clone()));
         }
-        Some(Self::from_terms(quotient))
     }
 
     /// Whether two lengths are different whatever the symbols stand for.
     #[must_use]
     pub fn surely_differs(&self, other: &Self) -> bool {
-        (self - other).as_known().is_some_and(|difference| difference != 0)
+        let difference = self - other;
+        let positive = |difference: &Self| (difference - &Self::known(1)).surely_not_negative();
+        positive(&difference) || positive(&-&difference)
     }
 
     /// Replaces each symbol by what `value` gives for it; symbols it gives nothing for stay.
     #[must_use]
     pub fn substitute(&self, value: impl Fn(&str) -> Option<Self>) -> Self {
+        self.substitute_with(&value)
+    }
+
+    fn substitute_with(&self, value: &dyn Fn(&str) -> Option<Self>) -> Self {
         let mut sum = Self::known(0);
         for (product, coefficient) in &*self.terms() {
-            let factor = |symbol: &Arc<str>| value(symbol).unwrap_or_else(|| Self::symbol(symbol));
-            let term = product.iter().fold(Self::known(*coefficient), |term, symbol| &term * &factor(symbol));
+            let term = product.iter().fold(Self::known(*coefficient), |term, symbol| &term * &symbol.substitute_with(value));
             sum = &sum + &term;
         }
         sum
     }
 
-    fn min_by_name(self, other: &Self) -> Self {
-        std::cmp::min(self, other.clone())
-    }
-
-    fn max_by_name(self, other: &Self) -> Self {
-        std::cmp::max(self, other.clone())
-    }
-
-    fn opaque(&self, function: &str, other: &Self) -> Self {
-        Self::symbol(&format!("{function}({self}, {other})"))
+    fn applied(function: Function, left: &Self, right: &Self) -> Self {
+        Self::of(Symbol::Applied(Arc::new(Applied { function, left: left.clone(), right: right.clone() })))
     }
 
     fn terms(&self) -> Arc<Terms> {
@@ -180,6 +260,68 @@ impl Dim {
             _ => Self(Repr::Polynomial(Arc::new(terms))),
         }
     }
+}
+
+impl Symbol {
+    fn surely_not_negative(&self) -> bool {
+        match self {
+            Self::Length(_) => true,
+            Self::Number(_) => false,
+            Self::Applied(a) => {
+                let (left, right) = (a.left.surely_not_negative(), a.right.surely_not_negative());
+                match a.function {
+                    // A remainder has the sign of the divisor.
+                    Function::Mod => right,
+                    Function::Max => left || right,
+                    Function::FloorDiv | Function::Min => left && right,
+                }
+            }
+        }
+    }
+
+    fn substitute_with(&self, value: &dyn Fn(&str) -> Option<Dim>) -> Dim {
+        match self {
+            Self::Length(name) | Self::Number(name) => value(name).unwrap_or_else(|| Dim::of(self.clone())),
+            Self::Applied(a) => {
+                let (left, right) = (a.left.substitute_with(value), a.right.substitute_with(value));
+                match a.function {
+                    Function::FloorDiv => left.floor_div(&right),
+                    Function::Mod => left.modulo(&right),
+                    Function::Max => left.larger(&right),
+                    Function::Min => left.smaller(&right),
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Symbol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Length(name) | Self::Number(name) => f.write_str(name),
+            Self::Applied(a) => {
+                let name = match a.function {
+                    Function::FloorDiv => "floordiv",
+                    Function::Mod => "mod",
+                    Function::Max => "max",
+                    Function::Min => "min",
+                };
+                write!(f, "{name}({}, {})", a.left, a.right)
+            }
+        }
+    }
+}
+
+/// The quotient rounded down; `divisor` is not 0.
+fn floor_div(dividend: i64, divisor: i64) -> i64 {
+    let quotient = dividend.wrapping_div(divisor);
+    let inexact = dividend.wrapping_rem(divisor) != 0;
+    if inexact && (dividend < 0) != (divisor < 0) { quotient - 1 } else { quotient }
+}
+
+/// The term of the highest degree, and of those the last by name: an order that multiplication keeps.
+fn leading(terms: &Terms) -> Option<(&Vec<Symbol>, &i64)> {
+    terms.iter().max_by_key(|(product, _)| (product.len(), *product))
 }
 
 impl Add for &Dim {
@@ -242,7 +384,8 @@ impl fmt::Display for Dim {
             return write!(f, "{}", self.as_known().unwrap_or(0));
         };
         // Products first, the constant last: `past + 1`.
-        for (i, (product, coefficient)) in terms.iter().rev().enumerate() {
+        let (constant, products): (Vec<_>, Vec<_>) = terms.iter().partition(|(product, _)| product.is_empty());
+        for (i, (product, coefficient)) in products.into_iter().chain(constant).enumerate() {
             let sign = match (i, *coefficient < 0) {
                 (0, false) => "",
                 (0, true) => "-",
@@ -253,12 +396,16 @@ impl fmt::Display for Dim {
             let size = coefficient.unsigned_abs();
             match (size, product.is_empty()) {
                 (_, true) => write!(f, "{size}")?,
-                (1, false) => f.write_str(&product.join("*"))?,
-                (_, false) => write!(f, "{size}*{}", product.join("*"))?,
+                (1, false) => f.write_str(&joined(product))?,
+                (_, false) => write!(f, "{size}*{}", joined(product))?,
             }
         }
         Ok(())
     }
+}
+
+fn joined(product: &[Symbol]) -> String {
+    product.iter().map(ToString::to_string).collect::<Vec<_>>().join("*")
 }
 
 impl fmt::Debug for Dim {
@@ -290,6 +437,44 @@ mod tests {
         assert_eq!(heads.floor_div(&d("batch")), Dim::known(12));
         assert_eq!(d("seq").floor_div(&Dim::known(2)), d("seq").floor_div(&Dim::known(2)));
         assert_eq!(d("seq").floor_div(&Dim::known(2)).as_known(), None);
+    }
+
+    #[test]
+    fn polynomials_divide() {
+        let total = &d("past") + &d("seq");
+        let elements = &(&d("batch") * &total) * &Dim::known(64);
+        assert_eq!(elements.exact_div(&(&d("batch") * &total)), Some(Dim::known(64)));
+        assert_eq!(elements.exact_div(&total), Some(&d("batch") * &Dim::known(64)));
+        assert_eq!(elements.exact_div(&d("seq")), None);
+        assert_eq!((&total + &Dim::known(1)).exact_div(&total), None);
+        assert_eq!(total.exact_div(&Dim::known(0)), None);
+        assert_eq!(total.exact_div(&Dim::known(-1)), Some(-&total));
+    }
+
+    #[test]
+    fn lengths_are_not_negative_and_numbers_may_be() {
+        assert!(d("seq").surely_differs(&Dim::known(-1)));
+        assert!(!Dim::number("n").surely_differs(&Dim::known(-1)));
+        assert_eq!(d("seq").larger(&Dim::known(0)), d("seq"));
+        assert_eq!(Dim::number("n").larger(&Dim::known(0)).to_string(), "max(0, n)");
+    }
+
+    #[test]
+    fn a_minimum_is_at_most_its_parts() {
+        let least = d("seq").smaller(&(&Dim::known(1024) - &d("past")).larger(&Dim::known(0)));
+        assert!(least.surely_at_most(&d("seq")));
+        assert!(!d("seq").surely_at_most(&least));
+        assert!(least.surely_not_negative());
+        assert_eq!(least.larger(&d("seq")), d("seq"));
+    }
+
+    #[test]
+    fn substitution_computes_what_was_kept() {
+        let n = d("seq").floor_div(&Dim::known(2)).larger(&d("batch"));
+        let value = |name: &str| Some(Dim::known(if name == "seq" { 9 } else { 3 }));
+        assert_eq!(n.substitute(value), Dim::known(4));
+        assert_eq!(Dim::known(-7).floor_div(&Dim::known(2)), Dim::known(-4));
+        assert_eq!(Dim::known(-7).modulo(&Dim::known(2)), Dim::known(1));
     }
 
     #[test]

@@ -218,6 +218,7 @@ pub fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Shape, String> {
                 (Some(_), Some(_)) => Err(format!("{a:?} and {b:?} do not broadcast")),
                 (Some(_), None) => Ok(x),
                 (None, Some(_)) => Ok(y),
+                // Equal, or one of them 1.
                 (None, None) => Ok(x.larger(&y)),
             },
         })

@@ -1,6 +1,31 @@
 //! What each operator makes of types, shapes and small contents: one table, used for nodes that are read and for nodes that are written.
+//!
+//! A rule follows the operator's page in the ONNX specification (or ONNX Runtime's contrib operators for `com.microsoft`). It must
+//! never claim what may be false: what it cannot tell is unknown, or a length with a fresh name. Lengths that have a name are taken to
+//! be at least 1 where an operator gives 0 a meaning of its own (`Reshape`'s copied length, broadcasting of empty tensors).
 
-use std::sync::Arc;
+#![expect(clippy::unnecessary_wraps, reason = "all rules have one signature, those that find nothing to refuse too")]
+
+mod contents;
+mod contrib;
+mod control;
+mod create;
+mod elementwise;
+mod index;
+mod layout;
+mod linear;
+mod neural;
+mod pieces;
+mod quantized;
+mod question;
+mod recurrent;
+mod reduce;
+mod shape;
+#[cfg(test)]
+mod testing;
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
 
 use indexmap::IndexMap;
 
@@ -26,11 +51,50 @@ pub struct Question<'a> {
     pub symbol: &'a str,
 }
 
+/// The outputs' facts, or what is wrong with the node.
+type Answer = Result<Vec<Fact>, String>;
+
+/// What an operator makes of its inputs.
+type Rule = fn(&Question<'_>) -> Answer;
+
+/// Every rule, by the part of the specification it is about.
+static TABLES: &[&[(&str, Rule)]] = &[
+    contrib::TABLE,
+    control::TABLE,
+    create::TABLE,
+    elementwise::TABLE,
+    index::TABLE,
+    layout::TABLE,
+    linear::TABLE,
+    neural::TABLE,
+    pieces::TABLE,
+    quantized::TABLE,
+    recurrent::TABLE,
+    reduce::TABLE,
+    shape::TABLE,
+];
+
+static RULES: LazyLock<HashMap<&str, Rule>> = LazyLock::new(|| TABLES.iter().copied().flatten().copied().collect());
+
 /// The facts of a node's outputs; fewer than it has where nothing is known of the last ones.
 ///
 /// # Errors
 /// What is wrong with the node, in words: inputs that can never go together, an axis that is not there.
 pub fn infer(question: &Question<'_>) -> Result<Vec<Fact>, String> {
-    let _ = question;
-    Ok(vec![])
+    let name = question.op.strip_prefix("ai.onnx:").unwrap_or(question.op);
+    RULES.get(name).map_or(Ok(vec![]), |rule| rule(question))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn no_operator_has_two_rules() {
+        let mut seen = HashSet::new();
+        let twice: Vec<&str> = TABLES.iter().copied().flatten().map(|(op, _)| *op).filter(|op| !seen.insert(*op)).collect();
+        assert!(twice.is_empty(), "{twice:?}");
+    }
 }

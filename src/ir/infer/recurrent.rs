@@ -1,0 +1,5 @@
+//! To come.
+
+use super::Rule;
+
+pub(super) static TABLE: &[(&str, Rule)] = &[];
