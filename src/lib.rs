@@ -3,6 +3,7 @@ pub mod adapter;
 pub mod anatomy;
 pub mod error;
 pub mod export;
+pub mod grad;
 pub mod ir;
 #[cfg(feature = "runtime")]
 pub mod runtime;

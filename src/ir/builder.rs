@@ -434,6 +434,15 @@ impl Builder {
         self.state.borrow().graph.nodes.clone()
     }
 
+    /// The nodes that were written so far, each after those it reads from.
+    ///
+    /// # Errors
+    /// A cycle.
+    pub fn sorted_nodes(&self) -> Result<Vec<Node>> {
+        let nodes = self.nodes();
+        sorted(nodes, &self.state.borrow().graph, Keep::Everything)
+    }
+
     /// The inputs so far.
     pub fn inputs(&self) -> Vec<Expr<'_>> {
         self.state.borrow().graph.inputs.iter().map(|&id| Expr::new(self, id)).collect()

@@ -29,8 +29,14 @@ impl Expr<'_> {
         abs "Abs",
         /// `cos x`
         cos "Cos",
+        /// `cosh x`
+        cosh "Cosh",
         /// `sin x`
         sin "Sin",
+        /// `sinh x`
+        sinh "Sinh",
+        /// `ln(1 + eˣ)`
+        softplus "Softplus",
         /// `eˣ`
         exp "Exp",
         /// `erf x`
@@ -184,6 +190,12 @@ impl Expr<'_> {
         self.reduce("ReduceMean", axes, 1)
     }
 
+    /// The largest element along `axis`, which is kept with length 1.
+    #[must_use]
+    pub fn reduce_max(self, axis: i64) -> Self {
+        self.reduce("ReduceMax", &[axis], 1)
+    }
+
     /// The place of the largest element along `axis`, int64, the axis gone.
     #[must_use]
     pub fn argmax(self, axis: i64) -> Self {
@@ -256,13 +268,17 @@ impl Expr<'_> {
         self.dims().and_then(|dims| self.b().shape(&dims)).unwrap_or_else(|| self.unary("Shape"))
     }
 
+    /// The lengths of some axes as a vector, int64: a constant where they are known.
+    #[must_use]
+    pub fn shape_of_axes(self, axes: &[i64]) -> Self {
+        let dims: Shape = axes.iter().map(|&axis| self.dim(axis)).collect();
+        self.b().shape(&dims).unwrap_or_else(|| self.shape().gather(self.b().ints(axes), 0))
+    }
+
     /// The length of one axis as a vector of one element, int64.
     #[must_use]
     pub fn length(self, axis: i64) -> Self {
-        if let Some(known) = self.dim(axis).as_known() {
-            return self.b().ints(&[known]);
-        }
-        self.shape().gather(self.b().ints(&[axis]), 0)
+        self.shape_of_axes(&[axis])
     }
 
     /// The number of elements, int64, rank 0.
@@ -331,6 +347,12 @@ impl Expr<'_> {
             return self;
         }
         self.b().op("Expand", &[self, other.shape()], &[])
+    }
+
+    /// Repeats axes of length 1 as often as `lengths`, a vector, says; 1 for those that stay.
+    #[must_use]
+    pub fn expand(self, lengths: Self) -> Self {
+        self.b().op("Expand", &[self, lengths], &[])
     }
 
     /// A tensor of this shape and type filled with a number.

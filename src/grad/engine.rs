@@ -1,0 +1,172 @@
+//! The reverse sweep.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+
+use super::forward::Forward;
+use super::rules::{Rule, rule};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ir::{Builder, Expr, Graph, Node, ValueId};
+
+/// A node that gradient cannot pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// The operator, with its domain in front unless that is ONNX's own.
+    pub op: String,
+    /// The node's name, or its first output's where it has none.
+    pub node: String,
+    /// What is missing.
+    pub why: String,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}): {}", self.op, self.node, self.why)
+    }
+}
+
+/// The gradient of a loss (rank 0) with respect to each value of `wrt`, in its shape and type; zeros where the loss does not
+/// depend on a value.
+///
+/// ```
+/// use peft_onnx::grad::gradients;
+/// use peft_onnx::ir::{Builder, DType, Dim, ModelInfo};
+/// let b = Builder::new(ModelInfo::dialect());
+/// let x = b.input("x", DType::F32, &[Dim::symbol("batch"), Dim::known(4)]);
+/// let loss = x.square().sum_all();
+/// let [dx] = gradients(&b, loss, &[x])?[..] else { unreachable!("one for each") };
+/// b.output("dx", dx);
+/// # b.finish()?;
+/// # Ok::<(), peft_onnx::Error>(())
+/// ```
+///
+/// # Errors
+/// [`ErrorKind::NoGradient`] names every node on the way that gradient cannot pass; [`ErrorKind::Graph`] where the graph has a cycle.
+pub fn gradients<'g>(b: &'g Builder, loss: Expr<'g>, wrt: &[Expr<'g>]) -> Result<Vec<Expr<'g>>> {
+    let found = vjp(b, &[(loss, loss.same_type(1.0))], wrt)?;
+    Ok(found.into_iter().zip(wrt).map(|(dx, x)| dx.unwrap_or_else(|| x.zeros_like())).collect())
+}
+
+/// For each value `x` of `wrt`, `Σ dyᵀ · ∂y/∂x` over the seeds `(y, dy)` — the vector-Jacobian product, in the shape and type of `x` —
+/// or `None` where no seed depends on it.
+///
+/// It differentiates everything written so far, whether it was loaded or built. Whoever knows the gradient of the logits
+/// (losses do) starts from there: the loss itself need not be differentiated.
+///
+/// # Errors
+/// As [`gradients`].
+pub fn vjp<'g>(b: &'g Builder, seeds: &[(Expr<'g>, Expr<'g>)], wrt: &[Expr<'g>]) -> Result<Vec<Option<Expr<'g>>>> {
+    let sweep = Sweep::run(b, seeds, wrt)?;
+    if !sweep.missing.is_empty() {
+        let lines = sweep.missing.iter().map(ToString::to_string).collect();
+        return Err(
+            Error::from(ErrorKind::NoGradient(lines)).with_hint("`peft-onnx inspect MODEL --ops` lists every op without a gradient")
+        );
+    }
+    Ok(wrt.iter().map(|x| sweep.gradients.get(&x.id()).copied()).collect())
+}
+
+/// The nodes between the values of `from` and those of `to` that gradient cannot pass, last first; empty if it can be computed.
+///
+/// # Errors
+/// [`ErrorKind::Graph`] where the graph has a cycle, which a finished one has not.
+pub fn missing(graph: &Graph, from: &[ValueId], to: &[ValueId]) -> Result<Vec<Missing>> {
+    let b = Builder::on(graph);
+    let seeds: Vec<(Expr, Expr)> = to.iter().map(|&y| (b.expr(y), b.expr(y))).collect();
+    let wrt: Vec<Expr> = from.iter().map(|&x| b.expr(x)).collect();
+    Ok(Sweep::run(&b, &seeds, &wrt)?.missing)
+}
+
+/// What the sweep knows between two nodes.
+struct Sweep<'g> {
+    b: &'g Builder,
+    /// Values that depend on those asked for, these among them.
+    live: HashSet<ValueId>,
+    /// Sum of the contributions so far.
+    gradients: BTreeMap<ValueId, Expr<'g>>,
+    missing: Vec<Missing>,
+}
+
+impl<'g> Sweep<'g> {
+    fn run(b: &'g Builder, seeds: &[(Expr<'g>, Expr<'g>)], wrt: &[Expr<'g>]) -> Result<Self> {
+        let nodes = b.sorted_nodes()?;
+        let mut sweep = Self { b, live: live(b, &nodes, wrt), gradients: BTreeMap::new(), missing: vec![] };
+        for &(y, dy) in seeds {
+            sweep.add(y, dy);
+        }
+        for node in nodes.iter().rev() {
+            let dys: Vec<Option<Expr>> = node.outputs.iter().map(|&y| sweep.gradient(y?)).collect();
+            if dys.iter().any(Option::is_some) {
+                b.scoped(&format!("grad/{}", label(b, node).trim_start_matches('/')), || sweep.pass(node, dys));
+            }
+        }
+        Ok(sweep)
+    }
+
+    /// The gradient of a value, if the values asked for have to do with it.
+    fn gradient(&self, y: ValueId) -> Option<Expr<'g>> {
+        self.gradients.get(&y).copied().filter(|_| self.live.contains(&y))
+    }
+
+    /// Adds a contribution to the gradient of `x`: summed to its shape and cast to its type.
+    fn add(&mut self, x: Expr<'g>, dx: Expr<'g>) {
+        let dx = dx.sum_to(x);
+        let dx = x.fact().dtype.map_or(dx, |dtype| dx.cast(dtype));
+        self.gradients.entry(x.id()).and_modify(|sum| *sum = *sum + dx).or_insert(dx);
+    }
+
+    /// Passes the gradients of a node's outputs on to its inputs.
+    fn pass(&mut self, node: &Node, dys: Vec<Option<Expr<'g>>>) {
+        let reached = node.reads().filter(|x| self.live.contains(x)).count();
+        let Some(rule) = rule(&node.op) else {
+            return self.stuck(node, format!("no rule for {reached} of its inputs"));
+        };
+        let second = dys.iter().skip(1).position(Option::is_some);
+        if let (Some(at), Rule::Inputs(_) | Rule::Each(_)) = (second, rule) {
+            return self.stuck(node, format!("a gradient reaches output {}, the rule is for output 0", at + 1));
+        }
+        let f = Forward::new(self.b, node, dys);
+        for (i, x) in node.inputs.iter().enumerate() {
+            let Some(x) = x.filter(|x| self.live.contains(x)) else { continue };
+            let dx = match rule {
+                Rule::Inputs(each) | Rule::Outputs(each) => match each.get(i) {
+                    Some(dx) => dx(&f),
+                    None => f.refuse(format!("with respect to input {i}")),
+                },
+                Rule::Each(dx) => dx(&f, i),
+                Rule::Stop => unreachable!("outputs of a stop are not live"),
+            };
+            match f.refused() {
+                Some(why) => return self.stuck(node, why),
+                None => self.add(self.b.expr(x), dx),
+            }
+        }
+    }
+
+    /// Notes a node that gradient cannot pass, and goes on as if it could, so that nodes before it are looked at too.
+    fn stuck(&mut self, node: &Node, why: String) {
+        self.missing.push(Missing { op: node.op.to_string(), node: label(self.b, node), why });
+        for x in node.reads().filter(|x| self.live.contains(x)) {
+            self.gradients.entry(x).or_insert_with(|| self.b.expr(x));
+        }
+    }
+}
+
+/// The values that gradient can reach on its way to `wrt`: numbers computed from them through operators that are not a stop.
+fn live(b: &Builder, nodes: &[Node], wrt: &[Expr<'_>]) -> HashSet<ValueId> {
+    let mut live: HashSet<ValueId> = wrt.iter().map(|x| x.id()).collect();
+    for node in nodes {
+        if node.reads().any(|x| live.contains(&x)) && !matches!(rule(&node.op), Some(Rule::Stop)) {
+            live.extend(node.writes().filter(|&y| b.fact(y).dtype.is_none_or(crate::ir::DType::is_float)));
+        }
+    }
+    live
+}
+
+/// A name for messages and scopes: the node's own, or its first output's where it has none.
+fn label(b: &Builder, node: &Node) -> String {
+    match (node.name.is_empty(), node.writes().next()) {
+        (true, Some(output)) => b.name(output).to_string(),
+        _ => node.name.to_string(),
+    }
+}

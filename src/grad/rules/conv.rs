@@ -1,0 +1,150 @@
+//! Convolutions and pooling.
+
+use super::index::add_at;
+use super::layout::with_attrs_of;
+use crate::grad::Forward;
+use crate::ir::{Attr, Expr};
+
+/// Strides, dilations and pads of a convolution or pool, one (of pads: two) for each spatial axis.
+struct Window {
+    kernel: Vec<i64>,
+    strides: Vec<i64>,
+    dilations: Vec<i64>,
+    pads: Vec<i64>,
+}
+
+impl Window {
+    /// The window of a node, unless its pads are left to the operator.
+    fn of(f: &Forward<'_>, kernel: Vec<i64>) -> Option<Self> {
+        let axes = kernel.len();
+        let numbers = |name, default, count| f.ints(name).map_or_else(|| vec![default; count], <[i64]>::to_vec);
+        let explicit = matches!(f.str("auto_pad", "NOTSET"), "NOTSET" | "VALID") && f.int("ceil_mode", 0) == 0;
+        explicit.then(|| Self {
+            kernel,
+            strides: numbers("strides", 1, axes),
+            dilations: numbers("dilations", 1, axes),
+            pads: numbers("pads", 0, 2 * axes),
+        })
+    }
+
+    /// The window of a convolution whose weight is input 1.
+    fn of_weight(f: &Forward<'_>) -> Option<Self> {
+        Self::of(f, f.x[1].fact().known_shape()?.get(2..)?.to_vec())
+    }
+
+    /// How many of the last elements of each spatial axis of `longer` the window does not reach, going over `shorter`.
+    fn rest(&self, longer: Expr<'_>, shorter: Expr<'_>) -> Option<Vec<i64>> {
+        let axes = self.kernel.len();
+        let length = |x: Expr<'_>, i: usize| x.dims()?.get(i + 2)?.as_known();
+        (0..axes)
+            .map(|i| {
+                let padded = length(longer, i)? + self.pads[i] + self.pads[i + axes];
+                let reached = (length(shorter, i)? - 1) * self.strides[i] + (self.kernel[i] - 1) * self.dilations[i] + 1;
+                Some(padded - reached)
+            })
+            .collect()
+    }
+
+    /// Strides of 1 leave nothing out, whatever the lengths.
+    fn rest_of(&self, longer: Expr<'_>, shorter: Expr<'_>) -> Option<Vec<i64>> {
+        if self.strides.iter().all(|&stride| stride == 1) { Some(vec![0; self.kernel.len()]) } else { self.rest(longer, shorter) }
+    }
+
+    fn attrs(&self, group: i64) -> Vec<(&'static str, Attr)> {
+        vec![
+            ("strides", Attr::Ints(self.strides.clone())),
+            ("dilations", Attr::Ints(self.dilations.clone())),
+            ("pads", Attr::Ints(self.pads.clone())),
+            ("group", Attr::Int(group)),
+        ]
+    }
+}
+
+const UNKNOWN: &str = "with automatic pads, or lengths that are known only when the graph runs";
+
+/// `dX`: the transposed convolution of `dY` with the same weight.
+pub(super) fn conv_x<'g>(f: &Forward<'g>) -> Expr<'g> {
+    let rest = Window::of_weight(f).and_then(|w| Some((w.rest_of(f.x[0], f.y)?, w)));
+    let Some((rest, window)) = rest else { return f.refuse(UNKNOWN) };
+    let attrs = [window.attrs(f.int("group", 1)), vec![("output_padding", Attr::Ints(rest))]].concat();
+    f.b().op("ConvTranspose", &[f.dy, f.x[1]], &attrs)
+}
+
+/// `dW`: the convolution of `X` with `dY`, batch and channels exchanged, strides and dilations exchanged.
+pub(super) fn conv_w<'g>(f: &Forward<'g>) -> Expr<'g> {
+    weight(f, f.x[0], f.dy)
+}
+
+/// `dX`: the convolution of `dY` with the same weight.
+pub(super) fn conv_transpose_x<'g>(f: &Forward<'g>) -> Expr<'g> {
+    match transposed_window(f) {
+        Some(window) => f.b().op("Conv", &[f.dy, f.x[1]], &window.attrs(f.int("group", 1))),
+        None => f.refuse(UNKNOWN),
+    }
+}
+
+/// `dW`: as for `Conv`, with `dY` in the place of `X` and `X` in the place of `dY`.
+pub(super) fn conv_transpose_w<'g>(f: &Forward<'g>) -> Expr<'g> {
+    match transposed_window(f) {
+        Some(_) => weight(f, f.dy, f.x[0]),
+        None => f.refuse(UNKNOWN),
+    }
+}
+
+/// `dB = Σ dY`, per channel.
+pub(super) fn bias<'g>(f: &Forward<'g>) -> Expr<'g> {
+    super::norm::bias(f)
+}
+
+fn transposed_window(f: &Forward<'_>) -> Option<Window> {
+    Window::of_weight(f).filter(|_| f.ints("output_shape").is_none())
+}
+
+fn weight<'g>(f: &Forward<'g>, long: Expr<'g>, short: Expr<'g>) -> Expr<'g> {
+    if f.int("group", 1) != 1 {
+        return f.refuse("with respect to the weight of a grouped convolution");
+    }
+    let Some(window) = Window::of_weight(f) else { return f.refuse(UNKNOWN) };
+    let exchange: Vec<i64> = [1, 0].into_iter().chain(2..f.rank()).collect();
+    let exchanged = Window { strides: window.dilations.clone(), dilations: window.strides.clone(), ..window };
+    let product = f.b().op("Conv", &[long.transpose(&exchange), short.transpose(&exchange)], &exchanged.attrs(1));
+    // Elements that the window never reached make the result longer than the kernel.
+    let axes: Vec<i64> = (2..f.rank()).collect();
+    product.slice(&vec![0; axes.len()], &exchanged.kernel, &axes).transpose(&exchange)
+}
+
+/// `dX = dY / n` at each of the `n` elements of a window, summed over windows.
+pub(super) fn average_pool<'g>(f: &Forward<'g>) -> Expr<'g> {
+    let window = Window::of(f, f.ints("kernel_shape").unwrap_or_default().to_vec());
+    let padded = |w: &Window| w.pads.iter().any(|&n| n != 0) && f.int("count_include_pad", 0) == 0;
+    let Some(window) = window.filter(|w| !padded(w)) else {
+        return f.refuse("with automatic pads, rounding up, or pads that do not count");
+    };
+    let Some(rest) = window.rest_of(f.x[0], f.y) else { return f.refuse(UNKNOWN) };
+    let elements = window.kernel.iter().product::<i64>();
+    let share = 1.0 / f64::from(i32::try_from(elements).unwrap_or(i32::MAX));
+    let kernel = f.b().ints(&[vec![1, 1], window.kernel.clone()].concat()).filled(share, f.dy.dtype());
+    let attrs = [window.attrs(1), vec![("output_padding", Attr::Ints(rest))]].concat();
+    // Each channel by itself: channels count as samples.
+    f.b().op("ConvTranspose", &[samples(f, f.dy), kernel], &attrs).reshape_like(f.x[0])
+}
+
+/// `[batch, channel, ..]` as `[batch * channel, 1, ..]`.
+fn samples<'g>(f: &Forward<'g>, value: Expr<'g>) -> Expr<'g> {
+    let axes: Vec<i64> = (2..f.rank()).collect();
+    value.reshape_to(f.b().ints(&[-1, 1]).concat(&[value.shape_of_axes(&axes)], 0))
+}
+
+/// `dX = dY / n` at each of the `n` elements of a channel.
+pub(super) fn global_average_pool<'g>(f: &Forward<'g>) -> Expr<'g> {
+    (f.dy / super::reduce::count(f)).expand_like(f.x[0])
+}
+
+/// Adds each element of `dY` to the place its maximum was found at.
+pub(super) fn max_pool<'g>(f: &Forward<'g>) -> Expr<'g> {
+    if f.int("storage_order", 0) != 0 {
+        return f.refuse("storage_order = 1");
+    }
+    let places = f.ys.get(1).copied().unwrap_or_else(|| with_attrs_of(f, &[Some(f.x[0])], 2)[1]);
+    add_at(f.x[0], places, f.dy)
+}

@@ -1,0 +1,89 @@
+//! What moves elements and leaves them as they are.
+
+use crate::grad::Forward;
+use crate::ir::{Attr, Expr};
+
+/// The permutation that undoes a `Transpose`.
+pub(super) fn inverse(f: &Forward<'_>) -> Vec<i64> {
+    let reversed: Vec<i64> = (0..f.rank()).rev().collect();
+    inverse_of(f.ints("perm").unwrap_or(&reversed))
+}
+
+/// The permutation that undoes another.
+pub(super) fn inverse_of(perm: &[i64]) -> Vec<i64> {
+    let mut places: Vec<(i64, i64)> = perm.iter().copied().zip(0..).collect();
+    places.sort_unstable();
+    places.into_iter().map(|(_, place)| place).collect()
+}
+
+/// Sums the copies: an axis of length `n` repeated `r` times is an axis `[r, n]`.
+pub(super) fn tile<'g>(f: &Forward<'g>) -> Expr<'g> {
+    let (repeats, lengths) = (f.x[1], f.x[0].shape());
+    let axes: Vec<i64> = (0..f.rank()).map(|axis| 2 * axis).collect();
+    let apart = repeats.unsqueeze(&[1]).concat(&[lengths.unsqueeze(&[1])], 1).reshape(&[-1]);
+    f.dy.reshape_to(apart).sum_away(&axes)
+}
+
+/// The part of `dY` that input `input` became.
+pub(super) fn concat<'g>(f: &Forward<'g>, input: usize) -> Expr<'g> {
+    let axis = f.axis(0);
+    let length = |x: &Expr<'g>| x.length(axis);
+    let start = f.x[..input].iter().map(length).reduce(|a, b| a + b).unwrap_or_else(|| f.b().ints(&[0]));
+    f.dy.slice_at(start, start + f.x[input].length(axis), &[axis])
+}
+
+/// `dX` is the concatenation of all `dYᵢ`, zeros for those that nothing depends on.
+pub(super) fn split<'g>(f: &Forward<'g>) -> Expr<'g> {
+    let parts: Vec<Expr> = f.dys.iter().zip(&f.ys).map(|(dy, y)| dy.unwrap_or_else(|| y.zeros_like())).collect();
+    parts[0].concat(&parts[1..], f.axis(0))
+}
+
+/// Cuts off what was added: a pad of the opposite numbers.
+pub(super) fn pad<'g>(f: &Forward<'g>) -> Expr<'g> {
+    if f.str("mode", "constant") != "constant" {
+        return f.refuse(format!("mode = {:?}", f.str("mode", "constant")));
+    }
+    let opposite = f.whole_numbers(1).map_or_else(|| -f.x[1], |pads| f.b().ints(&pads.iter().map(|n| -n).collect::<Vec<_>>()));
+    f.b().op_n("Pad", &[Some(f.dy), Some(opposite), None, f.given(3)], &[], 1)[0]
+}
+
+/// Keeps the same triangle.
+pub(super) fn trilu<'g>(f: &Forward<'g>) -> Expr<'g> {
+    with_attrs_of(f, &[Some(f.dy), f.given(1)], 1)[0]
+}
+
+/// A cumulative sum from the other end.
+pub(super) fn cum_sum<'g>(f: &Forward<'g>) -> Expr<'g> {
+    let attrs = [("exclusive", Attr::Int(f.int("exclusive", 0))), ("reverse", Attr::Int(1 - f.int("reverse", 0)))];
+    f.b().op("CumSum", &[f.dy, f.x[1]], &attrs)
+}
+
+/// The opposite move of blocks.
+pub(super) fn depth_to_space<'g>(f: &Forward<'g>) -> Expr<'g> {
+    let opposite = if f.op() == "DepthToSpace" { "SpaceToDepth" } else { "DepthToSpace" };
+    match f.str("mode", "DCR") {
+        "DCR" => f.b().op(opposite, &[f.dy], &[("blocksize", Attr::Int(f.int("blocksize", 1)))]),
+        other => f.refuse(format!("mode = {other:?}")),
+    }
+}
+
+/// The same reversal.
+pub(super) fn reverse<'g>(f: &Forward<'g>) -> Expr<'g> {
+    with_attrs_of(f, &[Some(f.dy), f.given(1)], 1)[0]
+}
+
+/// `dX = dY` when nothing is dropped, else `mask ⊙ dY / (1 - ratio)`.
+pub(super) fn dropout<'g>(f: &Forward<'g>) -> Expr<'g> {
+    let training = f.given(2).is_some_and(|_| f.whole_numbers(2) != Some(vec![0]));
+    match (training, f.ys.get(1)) {
+        (false, _) => f.dy,
+        (true, Some(mask)) => f.dy * mask.cast(f.dy.dtype()) / (1.0 - f.given(1).unwrap_or_else(|| f.dy.same_type(0.5)).cast(f.dy.dtype())),
+        (true, None) => f.refuse("in training mode, and without its mask as an output"),
+    }
+}
+
+/// The same operator with the same attributes on other inputs.
+pub(super) fn with_attrs_of<'g>(f: &Forward<'g>, inputs: &[Option<Expr<'g>>], outputs: usize) -> Vec<Expr<'g>> {
+    let attrs: Vec<(&str, Attr)> = f.node().attrs.iter().map(|(name, value)| (&**name, value.clone())).collect();
+    f.b().op_n(f.op(), inputs, &attrs, outputs)
+}
