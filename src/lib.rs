@@ -7,4 +7,5 @@ pub mod grad;
 pub mod ir;
 #[cfg(feature = "runtime")]
 pub mod runtime;
-pub use error::{Context, Error, ErrorKind, Result};
+pub mod train;
+pub use error::{Context, Error, ErrorKind, Place, Result};

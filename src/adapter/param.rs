@@ -1,6 +1,7 @@
 //! Trainable tensors.
 
 use crate::ir::{Builder, DType, Expr, Tensor, ValueId};
+use crate::{Error, Place};
 
 /// One trainable tensor of an adapter, float32.
 #[derive(Clone, Debug)]
@@ -41,7 +42,12 @@ impl<'g> Params<'g> {
         if let Some(made) = self.made.borrow().iter().find(|p| p.key == key) {
             return self.b.expr(made.value);
         }
-        let initial = (self.given)(key).unwrap_or_else(fresh);
+        let fresh = fresh();
+        let initial = (self.given)(key).unwrap_or_else(|| fresh.clone());
+        if initial.shape() != fresh.shape() {
+            let error = Error::mismatch("shape", format!("{:?}", fresh.shape()), format!("{:?}", initial.shape()));
+            self.b.fail(error.at(Place::Tensor(key.to_owned())).with_hint("is the adapter one of another base?"));
+        }
         let input = self.b.optional_input(name, initial.clone());
         debug_assert_eq!(initial.dtype(), DType::F32, "adapters are float32");
         self.made.borrow_mut().push(Param { key: key.into(), name: input.name().to_string(), value: input.id(), initial });
