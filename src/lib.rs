@@ -3,8 +3,10 @@ pub mod adapter;
 pub mod anatomy;
 pub mod error;
 pub mod export;
+pub mod files;
 pub mod grad;
 pub mod ir;
+pub mod peft;
 #[cfg(feature = "runtime")]
 pub mod runtime;
 pub mod train;

@@ -3,11 +3,15 @@
 //! A method writes its part of the graph around the base's nodes, with its trainable tensors as optional inputs ([`Param`]) under
 //! PEFT's names and shapes. Nothing here knows of gradients.
 
+pub mod config;
 pub mod dropout;
 pub mod init;
+pub mod key;
 pub mod lora;
 mod param;
+mod pattern;
 pub mod replace;
+pub mod targets;
 
 pub use param::{PEFT_PREFIX, Param, Params};
 

@@ -1,0 +1,97 @@
+//! Options of the methods that put virtual tokens in front.
+
+/// Sizes of the base that PEFT writes into the configuration of a prompt method; filled in when the method is inserted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PromptShape {
+    /// Length of an embedding; for prefixes, of all heads' keys of one layer.
+    pub token_dim: Option<usize>,
+    /// Number of layers.
+    pub num_layers: Option<usize>,
+    /// Number of heads; for prefixes, of keys and values.
+    pub num_attention_heads: Option<usize>,
+    /// 2 for encoder-decoder models, else 1.
+    pub num_transformer_submodules: Option<usize>,
+}
+
+/// How a prompt starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum PromptInit {
+    /// Standard normal.
+    #[default]
+    Random,
+    /// Embeddings of random tokens.
+    Vocabulary,
+    /// Embeddings of a text's tokens, repeated or cut.
+    Text(String),
+}
+
+/// The options of prompt tuning (`PromptTuningConfig`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PromptConfig {
+    /// Number of virtual tokens.
+    pub num_virtual_tokens: usize,
+    /// How the prompt starts.
+    pub init: PromptInit,
+    /// Modules that are trained and saved as a whole.
+    pub modules_to_save: Vec<String>,
+    /// Sizes of the base.
+    pub shape: PromptShape,
+}
+
+/// The options of prefix tuning (`PrefixTuningConfig`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PrefixConfig {
+    /// Number of virtual tokens.
+    pub num_virtual_tokens: usize,
+    /// Whether keys and values are computed by a two-layer network; without, they are trained directly (P-tuning v2).
+    pub prefix_projection: bool,
+    /// Width of that network; `token_dim` if not said.
+    pub encoder_hidden_size: Option<usize>,
+    /// Modules that are trained and saved as a whole.
+    pub modules_to_save: Vec<String>,
+    /// Sizes of the base.
+    pub shape: PromptShape,
+}
+
+/// What computes the prompt of P-tuning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reparameterization {
+    /// Three linear layers with rectifiers between them.
+    #[default]
+    Mlp,
+    /// A bidirectional LSTM and two linear layers.
+    Lstm,
+}
+
+/// The options of P-tuning (`PromptEncoderConfig`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptEncoderConfig {
+    /// Number of virtual tokens.
+    pub num_virtual_tokens: usize,
+    /// What computes the prompt.
+    pub reparameterization: Reparameterization,
+    /// Its width; `token_dim` if not said.
+    pub encoder_hidden_size: Option<usize>,
+    /// Number of layers of the LSTM; PEFT's MLP always has 2 hidden ones.
+    pub encoder_num_layers: usize,
+    /// Dropout of the LSTM.
+    pub encoder_dropout: f64,
+    /// Modules that are trained and saved as a whole.
+    pub modules_to_save: Vec<String>,
+    /// Sizes of the base.
+    pub shape: PromptShape,
+}
+
+impl Default for PromptEncoderConfig {
+    fn default() -> Self {
+        Self {
+            num_virtual_tokens: 0,
+            reparameterization: Reparameterization::Mlp,
+            encoder_hidden_size: None,
+            encoder_num_layers: 2,
+            encoder_dropout: 0.0,
+            modules_to_save: vec![],
+            shape: PromptShape::default(),
+        }
+    }
+}

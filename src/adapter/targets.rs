@@ -1,0 +1,572 @@
+//! Which modules a method attaches to: PEFT's matching, exactly (`check_target_module_exists` and `_maybe_include_all_linear_layers` in
+//! `peft/tuners/tuners_utils.py`, `_set_trainable` in `peft/utils/other.py`).
+//!
+//! PEFT accepts names that match nothing as long as another one matches. So do we for a configuration that PEFT wrote
+//! ([`Strictness::AsPeft`]); for what a user types, every name has to match ([`Strictness::Every`]).
+
+use std::collections::BTreeSet;
+
+use super::config::{LoraConfig, Scope, Selection, Targets};
+use super::lora::Site;
+use super::pattern::Pattern;
+use crate::anatomy::Anatomy;
+use crate::error::{Error, Result};
+
+/// A module that a method could attach to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The path, in Hugging Face's names: `model.layers.3.self_attn.q_proj`.
+    pub module: String,
+    /// What it is.
+    pub kind: CandidateKind,
+}
+
+/// What a [`Candidate`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CandidateKind {
+    /// A linear projection inside the model.
+    Linear,
+    /// The linear projection that gives the predictions; `all-linear` leaves it out.
+    Head,
+    /// An embedding table.
+    Embedding,
+    /// A normalisation layer.
+    Norm,
+}
+
+/// What to do about names that match nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strictness {
+    /// An error: for what a user typed.
+    Every,
+    /// A warning, unless nothing matches at all: for configurations that PEFT accepted.
+    AsPeft,
+}
+
+/// Every module of a model that a method could attach to: projections in the order of execution, then embeddings. A module that is used
+/// several times is there once.
+#[must_use]
+pub fn candidates(anatomy: &Anatomy) -> Vec<Candidate> {
+    let head = anatomy.head.as_ref().and_then(|head| head.projection);
+    let projections = anatomy.projections.iter().enumerate().map(|(place, projection)| {
+        let kind = if head == Some(place) { CandidateKind::Head } else { CandidateKind::Linear };
+        (&projection.module, kind)
+    });
+    let embeddings = anatomy.embeddings.iter().map(|embedding| (&embedding.module, CandidateKind::Embedding));
+    let mut candidates: Vec<Candidate> = Vec::new();
+    let mut seen = BTreeSet::new();
+    for (module, kind) in projections.chain(embeddings) {
+        if seen.insert(module) {
+            candidates.push(Candidate { module: module.clone(), kind });
+        }
+    }
+    candidates
+}
+
+/// The modules that LoRA attaches to, in the order of the candidates.
+///
+/// # Errors
+/// If no module matches, or, with [`Strictness::Every`], if any name, pattern or layer matches none; the hint lists the nearest names.
+/// Also if a regular expression is not one.
+pub fn resolve(config: &LoraConfig, candidates: &[Candidate], strictness: Strictness) -> Result<Vec<Site>> {
+    let ranks = patterns("rank_pattern", config.rank_pattern.iter().map(|(key, &rank)| (key.as_str(), rank)))?;
+    let alphas = patterns("alpha_pattern", config.alpha_pattern.iter().map(|(key, &alpha)| (key.as_str(), alpha)))?;
+    let mut sites = Vec::new();
+    for place in select(&config.scope, candidates, strictness)? {
+        let module = candidates[place].module.clone();
+        let rank = first_hit(&ranks, &module)?.unwrap_or(config.rank);
+        let alpha = first_hit(&alphas, &module)?.unwrap_or(config.alpha);
+        sites.push(Site { module, rank, scaling: scaling(alpha, rank, config.use_rslora) });
+    }
+    let chosen: Vec<&str> = sites.iter().map(|site| site.module.as_str()).collect();
+    unused(&ranks, "target for the rank pattern", &chosen, strictness)?;
+    unused(&alphas, "target for the alpha pattern", &chosen, strictness)?;
+    Ok(sites)
+}
+
+#[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "a rank is far below 2^53")]
+fn scaling(alpha: f64, rank: usize, use_rslora: bool) -> f64 {
+    let rank = rank as f64;
+    if use_rslora { alpha / rank.sqrt() } else { alpha / rank }
+}
+
+/// The places of the candidates that a method attaches to, in their order.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn select(scope: &Scope, candidates: &[Candidate], strictness: Strictness) -> Result<Vec<usize>> {
+    let matcher = Matcher::new(scope)?;
+    let mut chosen = Vec::new();
+    for (place, candidate) in candidates.iter().enumerate() {
+        if matcher.is_target(candidate)? {
+            chosen.push(place);
+        }
+    }
+    if chosen.is_empty() {
+        return Err(nothing_matches(scope, candidates));
+    }
+    for complaint in unmatched(scope, &matcher, candidates)? {
+        report(complaint, strictness)?;
+    }
+    Ok(chosen)
+}
+
+/// Decides, module by module, whether a method attaches to it.
+#[derive(Debug)]
+pub struct Matcher<'s> {
+    targets: TargetMatcher<'s>,
+    exclude: Option<SelectionMatcher<'s>>,
+    modules_to_save: Vec<Pattern>,
+    layers: &'s [usize],
+    layer_numbers: Vec<Pattern>,
+}
+
+#[derive(Debug)]
+enum TargetMatcher<'s> {
+    AllLinear,
+    Only(SelectionMatcher<'s>),
+}
+
+/// Decides whether a [`Selection`] has a module.
+#[derive(Debug)]
+pub struct SelectionMatcher<'s>(Choice<'s>);
+
+#[derive(Debug)]
+enum Choice<'s> {
+    Names(&'s [String]),
+    Regex(Pattern),
+}
+
+impl<'s> Matcher<'s> {
+    /// A matcher for a scope.
+    ///
+    /// # Errors
+    /// If a regular expression is not one.
+    pub fn new(scope: &'s Scope) -> Result<Self> {
+        let layer_numbers = match scope.layers_pattern.as_slice() {
+            [] => vec![Pattern::layer("layers_pattern", None)?],
+            names => names.iter().map(|name| Pattern::layer("layers_pattern", Some(name))).collect::<Result<_>>()?,
+        };
+        Ok(Self {
+            targets: match &scope.targets {
+                Targets::Default | Targets::AllLinear => TargetMatcher::AllLinear,
+                Targets::Only(selection) => TargetMatcher::Only(SelectionMatcher::new("target_modules", selection)?),
+            },
+            exclude: scope.exclude.as_ref().map(|selection| SelectionMatcher::new("exclude_modules", selection)).transpose()?,
+            modules_to_save: (scope.modules_to_save.iter().map(|name| Pattern::module_or_inside("modules_to_save", name)))
+                .collect::<Result<_>>()?,
+            layers: &scope.layers_to_transform,
+            layer_numbers,
+        })
+    }
+
+    /// Whether the method attaches to a module.
+    ///
+    /// # Errors
+    /// If a regular expression needs too many steps.
+    pub fn is_target(&self, candidate: &Candidate) -> Result<bool> {
+        Ok(!self.is_excluded(&candidate.module)?
+            && self.is_asked_for(candidate)?
+            && (self.is_named_in_full(&candidate.module) || self.is_in_layers(&candidate.module)?))
+    }
+
+    fn is_excluded(&self, module: &str) -> Result<bool> {
+        if self.exclude.as_ref().is_some_and(|exclude| exclude.has_name(module)) {
+            return Ok(true);
+        }
+        for saved in &self.modules_to_save {
+            if saved.matches(module)? {
+                return Ok(true);
+            }
+        }
+        self.exclude.as_ref().map_or(Ok(false), |exclude| exclude.has(module))
+    }
+
+    fn is_asked_for(&self, candidate: &Candidate) -> Result<bool> {
+        match &self.targets {
+            TargetMatcher::AllLinear => Ok(candidate.kind == CandidateKind::Linear),
+            TargetMatcher::Only(selection) => selection.has(&candidate.module),
+        }
+    }
+
+    /// PEFT does not look at the layers of a module that is named by its full path.
+    fn is_named_in_full(&self, module: &str) -> bool {
+        matches!(&self.targets, TargetMatcher::Only(SelectionMatcher(Choice::Names(names))) if names.iter().any(|name| name == module))
+    }
+
+    fn is_in_layers(&self, module: &str) -> Result<bool> {
+        if self.layers.is_empty() {
+            return Ok(true);
+        }
+        for pattern in &self.layer_numbers {
+            if let Some(layer) = pattern.layer_of(module)? {
+                return Ok(self.layers.contains(&layer));
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl<'s> SelectionMatcher<'s> {
+    /// A matcher for a selection; `field` names it in errors.
+    ///
+    /// # Errors
+    /// If a regular expression is not one.
+    pub fn new(field: &str, selection: &'s Selection) -> Result<Self> {
+        Ok(Self(match selection {
+            Selection::Names(names) => Choice::Names(names),
+            Selection::Regex(source) => Choice::Regex(Pattern::whole(field, source)?),
+        }))
+    }
+
+    /// Whether the selection has a module.
+    ///
+    /// # Errors
+    /// If a regular expression needs too many steps.
+    pub fn has(&self, module: &str) -> Result<bool> {
+        match &self.0 {
+            Choice::Names(_) => Ok(self.has_name(module)),
+            Choice::Regex(pattern) => pattern.matches(module),
+        }
+    }
+
+    fn has_name(&self, module: &str) -> bool {
+        matches!(self.0, Choice::Names(names) if names.iter().any(|name| is_tail(module, name)))
+    }
+}
+
+/// Whether a path is `name`, or ends with a dot and `name`.
+fn is_tail(path: &str, name: &str) -> bool {
+    path.strip_suffix(name).is_some_and(|rest| rest.is_empty() || (rest.ends_with('.') && !name.is_empty()))
+}
+
+/// The parameters of modules that are trained and saved as a whole.
+///
+/// A module is one of `modules_to_save` if its path ends with one of them, whatever stands before, even without a dot: PEFT's own rule.
+/// `parameters` are names such as `classifier.weight`; the answer has their places, in order.
+///
+/// # Errors
+/// With [`Strictness::Every`], if a name matches no module.
+pub fn saved_parameters(modules_to_save: &[String], parameters: &[&str], strictness: Strictness) -> Result<Vec<usize>> {
+    for name in modules_to_save {
+        if !parameters.iter().any(|parameter| is_saved(parameter, name)) {
+            let modules: Vec<&str> = parameters.iter().filter_map(|parameter| Some(parameter.rsplit_once('.')?.0)).collect();
+            report(Complaint { what: "module to save", name: name.clone(), candidates: near(name, &modules) }, strictness)?;
+        }
+    }
+    let is_any = |parameter: &&str| modules_to_save.iter().any(|name| is_saved(parameter, name));
+    Ok(parameters.iter().enumerate().filter(|(_, parameter)| is_any(parameter)).map(|(place, _)| place).collect())
+}
+
+/// Whether a parameter is inside a module whose path ends with `name`.
+#[must_use]
+pub fn is_saved(parameter: &str, name: &str) -> bool {
+    !name.is_empty() && parameter.match_indices('.').any(|(end, _)| parameter[..end].ends_with(name))
+}
+
+/// A name that matches nothing.
+struct Complaint {
+    what: &'static str,
+    name: String,
+    candidates: Vec<String>,
+}
+
+fn report(complaint: Complaint, strictness: Strictness) -> Result<()> {
+    let Complaint { what, name, candidates } = complaint;
+    match strictness {
+        Strictness::AsPeft => {
+            tracing::warn!("the model has no {what} {name:?}; it has {}", candidates.join(", "));
+            Ok(())
+        }
+        Strictness::Every => Err(Error::not_found(what, name).with_hint(format!("the model has {}", candidates.join(", ")))),
+    }
+}
+
+/// Everything in a scope that no candidate answers to.
+fn unmatched(scope: &Scope, matcher: &Matcher<'_>, candidates: &[Candidate]) -> Result<Vec<Complaint>> {
+    let modules: Vec<&str> = candidates.iter().map(|candidate| candidate.module.as_str()).collect();
+    let mut complaints = Vec::new();
+    let mut names = |what: &'static str, selection: Option<&Selection>| {
+        let Some(Selection::Names(names)) = selection else { return };
+        for name in names {
+            if !modules.iter().any(|module| is_tail(module, name)) {
+                complaints.push(Complaint { what, name: name.clone(), candidates: near(name, &modules) });
+            }
+        }
+    };
+    if let Targets::Only(selection) = &scope.targets {
+        names("target module", Some(selection));
+    }
+    names("module to exclude", scope.exclude.as_ref());
+    if !scope.layers_to_transform.is_empty() {
+        let layers = layers(matcher, &modules)?;
+        let candidates: Vec<String> = layers.iter().map(usize::to_string).collect();
+        let absent = scope.layers_to_transform.iter().filter(|layer| !layers.contains(layer));
+        complaints.extend(absent.map(|layer| Complaint { what: "layer", name: layer.to_string(), candidates: candidates.clone() }));
+    }
+    Ok(complaints)
+}
+
+fn layers(matcher: &Matcher<'_>, modules: &[&str]) -> Result<BTreeSet<usize>> {
+    let mut layers = BTreeSet::new();
+    for pattern in &matcher.layer_numbers {
+        for module in modules {
+            layers.extend(pattern.layer_of(module)?);
+        }
+    }
+    Ok(layers)
+}
+
+fn nothing_matches(scope: &Scope, candidates: &[Candidate]) -> Error {
+    let modules: Vec<&str> = candidates.iter().map(|candidate| candidate.module.as_str()).collect();
+    let wanted = match &scope.targets {
+        Targets::Default | Targets::AllLinear => "all-linear".to_owned(),
+        Targets::Only(Selection::Names(names)) => names.join(", "),
+        Targets::Only(Selection::Regex(source)) => source.clone(),
+    };
+    let restricted = !scope.layers_to_transform.is_empty() || scope.exclude.is_some() || !scope.modules_to_save.is_empty();
+    let after = if restricted { ", after leaving out excluded modules, modules to save and other layers" } else { "" };
+    let hint = match near(&wanted, &modules) {
+        names if names.is_empty() => "no linear projections were recognised; `inspect --explain` says why".to_owned(),
+        names => format!("the model has {}", names.join(", ")),
+    };
+    Error::invalid(format!("no module matches the targets {wanted:?}{after}")).with_hint(hint)
+}
+
+/// Names, compiled, with what they stand for.
+struct Keyed<T> {
+    key: String,
+    pattern: Pattern,
+    value: T,
+}
+
+fn patterns<'k, T>(field: &str, entries: impl Iterator<Item = (&'k str, T)>) -> Result<Vec<Keyed<T>>> {
+    entries.map(|(key, value)| Ok(Keyed { key: key.to_owned(), pattern: Pattern::tail(field, key)?, value })).collect()
+}
+
+fn first_hit<T: Copy>(patterns: &[Keyed<T>], module: &str) -> Result<Option<T>> {
+    for keyed in patterns {
+        if keyed.pattern.matches(module)? {
+            return Ok(Some(keyed.value));
+        }
+    }
+    Ok(None)
+}
+
+fn unused<T>(patterns: &[Keyed<T>], what: &'static str, chosen: &[&str], strictness: Strictness) -> Result<()> {
+    for Keyed { key, pattern, .. } in patterns {
+        let mut hit = false;
+        for module in chosen {
+            hit = hit || pattern.matches(module)?;
+        }
+        if !hit {
+            report(Complaint { what, name: key.clone(), candidates: near(key, chosen) }, strictness)?;
+        }
+    }
+    Ok(())
+}
+
+/// At most eight of the shortest names that tell modules apart, nearest to `wanted` first.
+///
+/// Of each module as many of its last segments count as `wanted` has.
+#[must_use]
+pub fn near(wanted: &str, modules: &[&str]) -> Vec<String> {
+    let segments = wanted.split('.').count();
+    let tails: BTreeSet<&str> = modules.iter().map(|module| last_segments(module, segments)).collect();
+    let mut ranked: Vec<(usize, &str)> = tails.into_iter().map(|tail| (distance(wanted, tail), tail)).collect();
+    ranked.sort_unstable();
+    ranked.into_iter().take(8).map(|(_, tail)| tail.to_owned()).collect()
+}
+
+fn last_segments(path: &str, count: usize) -> &str {
+    path.rmatch_indices('.').nth(count - 1).map_or(path, |(dot, _)| &path[dot + 1..])
+}
+
+/// The number of characters to insert, delete or replace (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = i;
+        row[0] = i + 1;
+        for (j, &to) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use indexmap::IndexMap;
+
+    use super::*;
+
+    fn llama() -> Vec<Candidate> {
+        let mut all = Vec::new();
+        for layer in 0..3 {
+            for projection in ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.down_proj"] {
+                all.push(Candidate { module: format!("model.layers.{layer}.{projection}"), kind: CandidateKind::Linear });
+            }
+        }
+        all.push(Candidate { module: "lm_head".into(), kind: CandidateKind::Head });
+        all.push(Candidate { module: "model.embed_tokens".into(), kind: CandidateKind::Embedding });
+        all
+    }
+
+    fn names(names: &[&str]) -> Selection {
+        Selection::Names(names.iter().map(ToString::to_string).collect())
+    }
+
+    fn only(list: &[&str]) -> Scope {
+        Scope { targets: Targets::Only(names(list)), ..Scope::default() }
+    }
+
+    fn regex(source: &str) -> Scope {
+        Scope { targets: Targets::Only(Selection::Regex(source.into())), ..Scope::default() }
+    }
+
+    /// The last segments of what is chosen, layer by layer.
+    fn chosen(scope: &Scope) -> String {
+        let all = llama();
+        let places = select(scope, &all, Strictness::AsPeft).unwrap_or_default();
+        let short = |place: usize| {
+            all[place].module.replace("model.layers.", "").replace("self_attn.", "").replace("mlp.", "").replace("_proj", "")
+        };
+        places.into_iter().map(short).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn modules_are_chosen_as_peft_does() {
+        let layers = |scope: Scope, layers: &[usize], pattern: &[&str]| Scope {
+            layers_to_transform: layers.to_vec(),
+            layers_pattern: pattern.iter().map(ToString::to_string).collect(),
+            ..scope
+        };
+        let exclude = |scope: Scope, exclude: Selection| Scope { exclude: Some(exclude), ..scope };
+        let save = |scope: Scope, save: &[&str]| Scope { modules_to_save: save.iter().map(ToString::to_string).collect(), ..scope };
+        let rows = [
+            (Scope::default(), "0.q 0.k 0.v 0.o 0.down 1.q 1.k 1.v 1.o 1.down 2.q 2.k 2.v 2.o 2.down"),
+            (only(&["q_proj", "v_proj"]), "0.q 0.v 1.q 1.v 2.q 2.v"),
+            (only(&["self_attn.q_proj"]), "0.q 1.q 2.q"),
+            (only(&["proj"]), ""),
+            (only(&["elf_attn.q_proj"]), ""),
+            (only(&["model.layers.1.mlp.down_proj"]), "1.down"),
+            (only(&["lm_head", "q_proj"]), "0.q 1.q 2.q lm_head"),
+            (only(&["embed_tokens"]), "model.embed_tokens"),
+            (regex(r".*\.(q|v)_proj"), "0.q 0.v 1.q 1.v 2.q 2.v"),
+            (regex(r"q_proj"), ""),
+            (regex(r"model\.layers\.[02]\..*(?<!o)_proj"), "0.q 0.k 0.v 0.down 2.q 2.k 2.v 2.down"),
+            (regex(r"(?P<any>.*)q_proj|lm_head"), "0.q 1.q 2.q lm_head"),
+            (exclude(only(&["q_proj"]), names(&["layers.1.self_attn.q_proj"])), "0.q 2.q"),
+            (exclude(Scope::default(), Selection::Regex(r".*(mlp|k_proj|o_proj).*".into())), "0.q 0.v 1.q 1.v 2.q 2.v"),
+            (layers(only(&["q_proj"]), &[0, 2], &[]), "0.q 2.q"),
+            (layers(only(&["q_proj"]), &[2], &["layers"]), "2.q"),
+            (layers(only(&["q_proj"]), &[2], &["h"]), ""),
+            (layers(only(&["q_proj"]), &[2], &["h", "layers"]), "2.q"),
+            (layers(only(&["q_proj", "lm_head"]), &[1], &[]), "1.q lm_head"),
+            (layers(only(&["model.layers.0.self_attn.k_proj", "q_proj"]), &[1], &[]), "0.k 1.q"),
+            (layers(Scope::default(), &[1], &[]), "1.q 1.k 1.v 1.o 1.down"),
+            (save(Scope::default(), &["self_attn"]), "0.down 1.down 2.down"),
+            (save(only(&["q_proj", "lm_head"]), &["lm_head"]), "0.q 1.q 2.q"),
+            (save(only(&["q_proj"]), &["layers.0"]), "1.q 2.q"),
+        ];
+        for (scope, expected) in rows {
+            assert_eq!(chosen(&scope), expected, "{scope:?}");
+        }
+    }
+
+    #[test]
+    fn patterns_give_ranks_and_alphas() -> Result<()> {
+        let base = LoraConfig { scope: only(&["q_proj", "v_proj"]), rank: 8, alpha: 16.0, ..LoraConfig::default() };
+        let ranks = |entries: &[(&str, usize)]| entries.iter().map(|(key, rank)| ((*key).to_owned(), *rank)).collect::<IndexMap<_, _>>();
+        let alphas = |entries: &[(&str, f64)]| entries.iter().map(|(key, alpha)| ((*key).to_owned(), *alpha)).collect::<IndexMap<_, _>>();
+        // Rank and scale of layer 0's q and v, and of layer 1's.
+        let rows = [
+            (base.clone(), [(8, 2.0), (8, 2.0), (8, 2.0), (8, 2.0)]),
+            (LoraConfig { use_rslora: true, rank: 16, ..base.clone() }, [(16, 4.0); 4]),
+            (LoraConfig { rank_pattern: ranks(&[("q_proj", 4)]), ..base.clone() }, [(4, 4.0), (8, 2.0), (4, 4.0), (8, 2.0)]),
+            (LoraConfig { rank_pattern: ranks(&[("_proj", 4)]), ..base.clone() }, [(8, 2.0); 4]),
+            (
+                LoraConfig { rank_pattern: ranks(&[("layers.0.*", 4), ("q_proj", 2)]), ..base.clone() },
+                [(4, 4.0), (4, 4.0), (2, 8.0), (8, 2.0)],
+            ),
+            (
+                LoraConfig { rank_pattern: ranks(&[("q_proj", 2), ("layers.0.*", 4)]), ..base.clone() },
+                [(2, 8.0), (4, 4.0), (2, 8.0), (8, 2.0)],
+            ),
+            (
+                LoraConfig { alpha_pattern: alphas(&[("^model.layers.1.self_attn.v_proj", 4.0)]), ..base.clone() },
+                [(8, 2.0), (8, 2.0), (8, 2.0), (8, 0.5)],
+            ),
+        ];
+        for (config, expected) in rows {
+            let sites = resolve(&config, &llama(), Strictness::AsPeft)?;
+            let found: Vec<_> = sites.iter().take(4).map(|site| (site.rank, site.scaling)).collect();
+            assert_eq!(found, expected, "{:?} {:?}", config.rank_pattern, config.alpha_pattern);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_user_types_has_to_match() {
+        let lora = |scope: Scope| LoraConfig { scope, ..LoraConfig::default() };
+        let rows = [
+            (lora(only(&["q_proj", "v_porj"])), "no target module named \"v_porj\"", "the model has v_proj, "),
+            (lora(only(&["attn.q_proj"])), "no module matches the targets \"attn.q_proj\"", "the model has self_attn.q_proj, "),
+            (lora(regex("c_attn")), "no module matches the targets \"c_attn\"", "the model has "),
+            (lora(regex("(")), "target_modules: \"(\" is not a regular expression", ""),
+            (
+                lora(Scope { exclude: Some(names(&["o_prj"])), ..Scope::default() }),
+                "no module to exclude named \"o_prj\"",
+                "the model has o_proj",
+            ),
+            (lora(Scope { layers_to_transform: vec![1, 7], ..Scope::default() }), "no layer named \"7\"", "the model has 0, 1, 2"),
+            (lora(Scope { exclude: Some(names(&["q_proj"])), ..only(&["q_proj"]) }), "after leaving out excluded modules", ""),
+            (
+                LoraConfig { rank_pattern: IndexMap::from([("x_proj".to_owned(), 2)]), ..lora(only(&["q_proj"])) },
+                "no target for the rank pattern named \"x_proj\"",
+                "the model has q_proj",
+            ),
+        ];
+        for (config, message, hint) in rows {
+            let error = resolve(&config, &llama(), Strictness::Every).expect_err(message);
+            assert!(error.to_string().contains(message), "{error}");
+            assert!(error.hint().unwrap_or_default().starts_with(hint), "{error}: {:?}", error.hint());
+        }
+    }
+
+    #[test]
+    fn what_peft_wrote_may_name_more_than_there_is() -> Result<()> {
+        let config = LoraConfig { scope: only(&["q_proj", "c_attn"]), ..LoraConfig::default() };
+        assert_eq!(resolve(&config, &llama(), Strictness::AsPeft)?.len(), 3);
+        assert!(resolve(&LoraConfig { scope: only(&["c_attn"]), ..config }, &llama(), Strictness::AsPeft).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn modules_are_saved_by_the_end_of_their_paths() -> Result<()> {
+        let parameters =
+            ["bert.pooler.dense.bias", "classifier.dense.weight", "classifier.out_proj.bias", "my_score.weight", "score", "lm_head.weight"];
+        let saved = |list: &[&str]| {
+            let names: Vec<String> = list.iter().map(ToString::to_string).collect();
+            saved_parameters(&names, &parameters, Strictness::AsPeft)
+        };
+        assert_eq!(saved(&["classifier"])?, [1, 2]);
+        assert_eq!(saved(&["score"])?, [3]);
+        assert_eq!(saved(&["dense", "lm_head"])?, [0, 1, 5]);
+        assert!(saved(&["nothing"])?.is_empty());
+        let error = saved_parameters(&["lm_haed".to_owned()], &parameters, Strictness::Every).expect_err("no such module");
+        assert!(error.hint().is_some_and(|hint| hint.starts_with("the model has lm_head")), "{error}");
+        Ok(())
+    }
+
+    #[test]
+    fn texts_on_the_command_line_are_names_or_expressions() {
+        assert_eq!(Targets::from_text("all-linear"), Targets::AllLinear);
+        assert_eq!(Targets::from_text("q_proj, mlp.down_proj,"), Targets::Only(names(&["q_proj", "mlp.down_proj"])));
+        assert_eq!(Targets::from_text(r".*\.q_proj"), Targets::Only(Selection::Regex(r".*\.q_proj".into())));
+    }
+}

@@ -1,0 +1,157 @@
+//! Files that appear complete or not at all.
+
+use std::fs::{self, File, Permissions};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use tempfile::{NamedTempFile, TempPath};
+
+use crate::error::{Context, Result};
+
+/// A file being written under another name in the folder where it will stand. Dropped before [`finish`](Self::finish), it leaves nothing.
+#[derive(Debug)]
+pub struct Staged {
+    path: PathBuf,
+    file: BufWriter<NamedTempFile>,
+}
+
+impl Staged {
+    /// Starts a file that will stand at `path`.
+    ///
+    /// # Errors
+    /// If the folder is not there or cannot be written to.
+    pub fn new(path: &Path) -> Result<Self> {
+        let file = temporary().tempfile_in(folder(path)).in_file(path)?;
+        Ok(Self { path: path.to_owned(), file: BufWriter::new(file) })
+    }
+
+    /// Adds bytes at the end.
+    ///
+    /// # Errors
+    /// If the disk is full or fails.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).in_file(&self.path)
+    }
+
+    /// Puts the file in its place, over one that stands there.
+    ///
+    /// # Errors
+    /// If the disk is full or fails.
+    pub fn finish(self) -> Result<()> {
+        let file = self.file.into_inner().map_err(std::io::IntoInnerError::into_error).in_file(&self.path)?;
+        file.as_file().sync_all().in_file(&self.path)?;
+        place(file.into_temp_path(), &self.path)
+    }
+}
+
+/// Writes a whole file.
+///
+/// # Errors
+/// If the folder is not there, or the disk is full or fails.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut staged = Staged::new(path)?;
+    staged.write(bytes)?;
+    staged.finish()
+}
+
+/// Makes `path` another name of the file `source`, links followed; where that is impossible (another disk), a copy of it.
+///
+/// # Errors
+/// If the file can be neither linked nor copied.
+pub fn link_or_copy(source: &Path, path: &Path) -> Result<()> {
+    let source = source.canonicalize().in_file(source)?;
+    if same_file(&source, path) {
+        return Ok(());
+    }
+    let linked = tempfile::Builder::new().prefix(".tmp").make_in(folder(path), |temporary| fs::hard_link(&source, temporary));
+    match linked {
+        Ok(link) => place(link.into_temp_path(), path),
+        Err(_) => copy(&source, path),
+    }
+}
+
+/// Copies a file with its time of change, unless the copy is there already.
+fn copy(source: &Path, path: &Path) -> Result<()> {
+    let changed = fs::metadata(source).and_then(|of| Ok((of.len(), of.modified()?))).in_file(source)?;
+    if fs::metadata(path).and_then(|of| Ok((of.len(), of.modified()?))).is_ok_and(|there| there == changed) {
+        return Ok(());
+    }
+    let mut copy = temporary().tempfile_in(folder(path)).in_file(path)?;
+    std::io::copy(&mut File::open(source).in_file(source)?, copy.as_file_mut()).in_file(path)?;
+    copy.as_file().set_modified(changed.1).in_file(path)?;
+    copy.as_file().sync_all().in_file(path)?;
+    place(copy.into_temp_path(), path)
+}
+
+fn place(file: TempPath, path: &Path) -> Result<()> {
+    file.persist(path).map_err(|error| error.error).in_file(path)?;
+    // The new name, too, must survive a crash. Where folders cannot be opened there is nothing to be done about it.
+    if let Ok(folder) = File::open(folder(path)) {
+        let _ = folder.sync_all();
+    }
+    Ok(())
+}
+
+/// Files of the ordinary permissions, not of the private ones that temporary files have.
+fn temporary() -> tempfile::Builder<'static, 'static> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".tmp");
+    #[cfg(unix)]
+    builder.permissions(<Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o666));
+    builder
+}
+
+/// The folder that a file stands in.
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(unix)]
+fn same_file(a: &Path, b: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |path: &Path| fs::symlink_metadata(path).map(|of| (of.dev(), of.ino())).ok();
+    identity(a).is_some_and(|a| identity(b) == Some(a))
+}
+
+#[cfg(not(unix))]
+fn same_file(a: &Path, b: &Path) -> bool {
+    b.canonicalize().is_ok_and(|b| b == a)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_file_leaves_nothing() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        Staged::new(&folder.path().join("a"))?.write(b"half")?;
+        assert_eq!(fs::read_dir(folder.path())?.count(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn a_link_shares_the_bytes_and_may_be_made_again() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let (source, link) = (folder.path().join("a"), folder.path().join("b"));
+        replace(&source, b"weights")?;
+        link_or_copy(&source, &link)?;
+        link_or_copy(&source, &link)?;
+        assert!(same_file(&source, &link));
+        assert_eq!(fs::read_dir(folder.path())?.count(), 2);
+        Ok(())
+    }
+
+    #[test]
+    fn a_copy_is_made_once() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let (source, path) = (folder.path().join("a"), folder.path().join("b"));
+        replace(&source, b"weights")?;
+        copy(&source, &path)?;
+        let before = fs::metadata(&path)?.modified()?;
+        copy(&source, &path)?;
+        assert_eq!(fs::read(&path)?, b"weights");
+        assert_eq!(fs::metadata(&path)?.modified()?, before);
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! An adapter's folder.
+
+use std::path::{Path, PathBuf};
+
+use indexmap::IndexMap;
+
+use super::config::AdapterConfig;
+use super::{safetensors, weights};
+use crate::adapter::config::{Method, Selection, Targets};
+use crate::adapter::key::{Family, Key};
+use crate::error::{Context, Error, Place, Result};
+use crate::files;
+use crate::ir::{DType, Tensor};
+
+/// The file with the configuration.
+pub const CONFIG_FILE: &str = "adapter_config.json";
+/// The file with the tensors.
+pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+/// The file with the parameters of the network that computes a prompt. PEFT keeps only what the network gives, so this is our own.
+pub const ENCODER_FILE: &str = "prompt_encoder.safetensors";
+
+/// What an adapter's folder holds.
+#[derive(Clone, Debug)]
+pub struct AdapterFiles {
+    /// The configuration.
+    pub config: AdapterConfig,
+    /// The tensors under PEFT's names, in their order; float32, whatever they were in the file.
+    pub tensors: IndexMap<String, Tensor>,
+    /// The parameters of the network that computes the prompt, where the folder has them.
+    pub prompt_encoder: Option<IndexMap<String, Tensor>>,
+    /// The types of tensors that were not float32 in the file.
+    pub stored: IndexMap<String, DType>,
+}
+
+/// Reads an adapter's folder, or the only adapter in its subfolders, where PEFT puts adapters that are not called `default`.
+///
+/// # Errors
+/// If a file is missing or malformed, the configuration asks for something unknown, a tensor is not of a float type, or there are several adapters.
+pub fn read(folder: &Path) -> Result<AdapterFiles> {
+    let folder = &adapter_folder(folder)?;
+    let path = folder.join(CONFIG_FILE);
+    let mut config = AdapterConfig::from_json(&std::fs::read(&path).in_file(&path)?).in_file(&path)?;
+    let weights = folder.join(WEIGHTS_FILE);
+    if !weights.exists() {
+        return Err(no_weights(folder));
+    }
+    let family = if config.method.is_prompt() { Family::Prompt } else { Family::Tuner };
+    let raw = weights::canonical(safetensors::read(&weights)?, family).in_file(&weights)?;
+    let stored =
+        raw.iter().filter(|(_, tensor)| tensor.dtype() != DType::F32).map(|(name, tensor)| (name.clone(), tensor.dtype())).collect();
+    let tensors = as_f32(raw).in_file(&weights)?;
+    target_what_has_tensors(&mut config, &tensors);
+    let encoder = folder.join(ENCODER_FILE);
+    let prompt_encoder = if encoder.exists() { Some(as_f32(safetensors::read(&encoder)?).in_file(&encoder)?) } else { None };
+    Ok(AdapterFiles { config, tensors, prompt_encoder, stored })
+}
+
+/// Writes an adapter's folder; each file appears when it is complete. Gives the first byte of each tensor's data in the file of the tensors.
+///
+/// # Errors
+/// If the folder cannot be made or a file cannot be written.
+pub fn write(folder: &Path, adapter: &AdapterFiles) -> Result<IndexMap<String, u64>> {
+    std::fs::create_dir_all(folder).in_file(folder)?;
+    let offsets = safetensors::write(&folder.join(WEIGHTS_FILE), &adapter.tensors)?;
+    if let Some(encoder) = &adapter.prompt_encoder {
+        safetensors::write(&folder.join(ENCODER_FILE), encoder)?;
+    }
+    files::replace(&folder.join(CONFIG_FILE), adapter.config.to_json().as_bytes())?;
+    Ok(offsets)
+}
+
+fn adapter_folder(folder: &Path) -> Result<PathBuf> {
+    if folder.join(CONFIG_FILE).exists() {
+        return Ok(folder.to_owned());
+    }
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).in_file(folder)? {
+        let inner = entry.in_file(folder)?.path();
+        if inner.join(CONFIG_FILE).exists() {
+            found.push(inner);
+        }
+    }
+    found.sort_unstable();
+    match found.as_slice() {
+        [only] => Ok(only.clone()),
+        [] => Err(Error::not_found("file", CONFIG_FILE)
+            .in_file(folder)
+            .with_hint("an adapter is a folder that PEFT's `save_pretrained` wrote")),
+        several => {
+            let names: Vec<String> = several.iter().map(|path| path.display().to_string()).collect();
+            Err(Error::invalid(format!("{} adapters", several.len()))
+                .in_file(folder)
+                .with_hint(format!("choose one: {}", names.join(", "))))
+        }
+    }
+}
+
+fn no_weights(folder: &Path) -> Error {
+    let error = Error::not_found("file", WEIGHTS_FILE).in_file(folder);
+    if folder.join("adapter_model.bin").exists() {
+        return error.with_hint("adapter_model.bin is a pickle, which is not read; load the adapter with PEFT and save it again");
+    }
+    error
+}
+
+fn as_f32(tensors: IndexMap<String, Tensor>) -> Result<IndexMap<String, Tensor>> {
+    let convert = |name: &str, tensor: Tensor| {
+        if tensor.dtype() == DType::F32 {
+            return Ok(tensor);
+        }
+        let values = tensor.to_f32().ok_or_else(|| {
+            Error::mismatch("dtype", "float32, float16, bfloat16 or float64", tensor.dtype()).at(Place::Tensor(name.to_owned()))
+        })?;
+        Ok(Tensor::from_f32(tensor.shape(), &values))
+    };
+    tensors.into_iter().map(|(name, tensor)| convert(&name, tensor).map(|tensor| (name, tensor))).collect()
+}
+
+/// PEFT looks up the targets of a configuration without any in its list of architectures. The tensors tell them without one.
+fn target_what_has_tensors(config: &mut AdapterConfig, tensors: &IndexMap<String, Tensor>) {
+    let scope = match &mut config.method {
+        Method::Lora(config) => &mut config.scope,
+        Method::Ia3(config) => &mut config.scope,
+        Method::LnTuning(config) => &mut config.scope,
+        Method::Vera(config) => &mut config.scope,
+        Method::Loha(config) => &mut config.scope,
+        Method::Lokr(config) => &mut config.product.scope,
+        Method::Prompt(_) | Method::Prefix(_) | Method::PromptEncoder(_) | Method::Head(_) => return,
+    };
+    if scope.targets == Targets::Default {
+        let mut modules: Vec<String> = tensors.keys().filter_map(|key| Key::parse(key, Family::Tuner)?.into_module()).collect();
+        modules.dedup();
+        scope.targets = Targets::Only(Selection::Names(modules));
+    }
+}

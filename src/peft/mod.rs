@@ -1,0 +1,14 @@
+//! Hugging Face PEFT's files: `adapter_config.json` and `adapter_model.safetensors`.
+//!
+//! Reading is lenient where PEFT is, and never silent: a setting that changes the computation and is not known here is an error that names it.
+//! Writing is minimal, so that old versions of PEFT load it, and keeps what an original file had beside.
+
+mod config;
+mod fields;
+mod folder;
+pub mod safetensors;
+mod weights;
+
+pub use config::AdapterConfig;
+pub use folder::{AdapterFiles, CONFIG_FILE, ENCODER_FILE, WEIGHTS_FILE, read, write};
+pub use weights::{Matched, Misfit, canonical, match_params};

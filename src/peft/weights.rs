@@ -1,0 +1,131 @@
+//! The tensors of an adapter: their names as PEFT writes them, and how they fit what a graph has places for.
+
+use indexmap::IndexMap;
+
+use crate::adapter::Param;
+use crate::adapter::key::{Family, Key};
+use crate::adapter::targets::near;
+use crate::error::{Error, Place, Result};
+use crate::ir::Tensor;
+
+/// The tensors of a file under the names that PEFT gives them today, in the order of the names.
+///
+/// Files that are plain dumps of a model have an adapter's name inside (`lora_A.default.weight`), those of compiled models `_orig_mod.`, those
+/// of adapters without PEFT's wrapper no `base_model.model.` in front. A name of another kind stays as it is.
+///
+/// # Errors
+/// If two names become the same: a dump of several adapters.
+pub fn canonical(tensors: IndexMap<String, Tensor>, family: Family) -> Result<IndexMap<String, Tensor>> {
+    let mut named = IndexMap::with_capacity(tensors.len());
+    for (name, tensor) in tensors {
+        let canonical = canonical_name(&name, family);
+        if named.insert(canonical.clone(), tensor).is_some() {
+            return Err(Error::invalid("several tensors of this name: the file holds more than one adapter").at(Place::Tensor(canonical)));
+        }
+    }
+    named.sort_unstable_keys();
+    Ok(named)
+}
+
+fn canonical_name(name: &str, family: Family) -> String {
+    let name = name.replace("_orig_mod.", "");
+    if let Some(key) = Key::parse(&name, family) {
+        return key.to_string();
+    }
+    let wrapped = Key::parse(&Key::parameter(&name, family).to_string(), family);
+    match wrapped {
+        Some(key @ Key::Module { .. }) => key.to_string(),
+        _ => name,
+    }
+}
+
+/// How a file's tensors fit an adapter's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Matched {
+    /// The names of tensors that fit.
+    pub matched: Vec<String>,
+    /// The names of tensors that the adapter has and the file has not.
+    pub missing: Vec<String>,
+    /// The names of tensors that the file has and the adapter has not.
+    pub unmatched: Vec<String>,
+    /// Tensors whose two axes are swapped.
+    pub transposed: Vec<Misfit>,
+    /// Tensors of other shapes.
+    pub misfits: Vec<Misfit>,
+    expected: Vec<String>,
+}
+
+/// A tensor of another shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Misfit {
+    /// The tensor's name.
+    pub name: String,
+    /// The shape that the adapter has.
+    pub expected: Vec<usize>,
+    /// The shape in the file.
+    pub found: Vec<usize>,
+}
+
+/// Compares the tensors of a file with those of an adapter.
+#[must_use]
+pub fn match_params(tensors: &IndexMap<String, Tensor>, params: &[Param]) -> Matched {
+    let expected = params.iter().map(|param| param.key.clone()).collect();
+    let mut result = Matched { expected, ..Matched::default() };
+    for param in params {
+        let expected = param.initial.shape();
+        let name = param.key.clone();
+        match tensors.get(&name).map(Tensor::shape) {
+            None => result.missing.push(name),
+            Some(found) if found == expected => result.matched.push(name),
+            Some(found) => {
+                let misfit = Misfit { name, expected: expected.to_vec(), found: found.to_vec() };
+                let is_swapped = expected.len() == 2 && found.iter().rev().eq(expected);
+                if is_swapped { &mut result.transposed } else { &mut result.misfits }.push(misfit);
+            }
+        }
+    }
+    result.unmatched = tensors.keys().filter(|name| params.iter().all(|param| param.key != **name)).cloned().collect();
+    result
+}
+
+impl Matched {
+    /// Accepts a perfect fit.
+    ///
+    /// # Errors
+    /// If any tensor is missing, unknown, or of another shape; all of them at once.
+    pub fn check(&self) -> Result<()> {
+        if let Some(Misfit { name, expected, found }) = self.misfits.first().or_else(|| self.transposed.first()) {
+            let others = self.misfits.len() + self.transposed.len() - 1;
+            let what = if others == 0 { "shape".to_owned() } else { format!("shape (and {others} more like this)") };
+            let hint = if self.misfits.is_empty() {
+                "its axes are swapped; PEFT's order is expected"
+            } else {
+                "the adapter belongs to another base"
+            };
+            let error = Error::mismatch(what, format!("{expected:?}"), format!("{found:?}"));
+            return Err(error.at(Place::Tensor(name.clone())).with_hint(hint));
+        }
+        if let Some(first) = self.unmatched.first() {
+            let expected: Vec<&str> = self.expected.iter().map(String::as_str).collect();
+            let hint = format!(
+                "the adapter belongs to another base, or the base's modules have other names; nearest: {}",
+                near(first, &expected).join(", ")
+            );
+            return Err(Error::invalid(format!("no place in the model for {}", listed(&self.unmatched))).with_hint(hint));
+        }
+        if !self.missing.is_empty() {
+            return Err(Error::invalid(format!("the file has no {}", listed(&self.missing)))
+                .with_hint("adapter_config.json names modules that the file has no tensors for"));
+        }
+        Ok(())
+    }
+}
+
+/// The first few names, and how many more there are.
+fn listed(names: &[String]) -> String {
+    let shown = names.iter().take(4).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(4) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
