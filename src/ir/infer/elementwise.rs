@@ -27,7 +27,7 @@ pub(super) static TABLE: &[(&str, Rule)] = &[
     ("CastLike", cast_like),
     ("Ceil", unary),
     ("Celu", unary),
-    ("Clip", unary),
+    ("Clip", clip),
     ("Cos", unary),
     ("Cosh", unary),
     ("CumProd", along_axis_input),
@@ -54,7 +54,6 @@ pub(super) static TABLE: &[(&str, Rule)] = &[
     ("LessOrEqual", comparison),
     ("Log", unary),
     ("LogSoftmax", along_axis),
-    ("LpNormalization", along_axis),
     ("Max", variadic),
     ("Mean", variadic),
     ("Min", variadic),
@@ -89,8 +88,8 @@ pub(super) static TABLE: &[(&str, Rule)] = &[
     ("ThresholdedRelu", unary),
     ("Where", where_),
     ("Xor", logic),
-    ("com.microsoft:BiasGelu", biased),
-    ("com.microsoft:FastGelu", biased),
+    ("com.microsoft:BiasGelu", first),
+    ("com.microsoft:FastGelu", first),
     ("com.microsoft:Gelu", unary),
     ("com.microsoft:QuickGelu", unary),
 ];
@@ -100,6 +99,18 @@ pub(super) fn unary(q: &Question<'_>) -> Answer {
     let x = q.fact(0).cloned().unwrap_or_default();
     let contents = same_place(q, |operands| on_numbers(q.op, operands));
     Ok(vec![Fact::partial(x.dtype, x.shape).with_contents(contents)])
+}
+
+/// Bounds are inputs since opset 11; either may be left out.
+fn clip(q: &Question<'_>) -> Answer {
+    let contents = same_place(q, |operands| match (operands, q.given(1), q.given(2)) {
+        ([x], false, false) if q.opset >= 11 => Some(x.clone()),
+        ([x, low], true, false) => Some(x.larger(low)),
+        ([x, high], false, true) => Some(x.smaller(high)),
+        ([x, low, high], true, true) => Some(x.larger(low).smaller(high)),
+        _ => None,
+    });
+    Ok(vec![Fact::partial(q.dtype(0), q.shape(0).cloned()).with_contents(contents)])
 }
 
 /// As [`unary`], with an axis attribute that must be there.
@@ -117,14 +128,12 @@ fn along_axis_input(q: &Question<'_>) -> Answer {
     if let (Some(axis), Some(rank)) = (q.element(1).and_then(Dim::as_known), q.rank(0)) {
         axis_at(axis, rank)?;
     }
-    let x = q.fact(0).cloned().unwrap_or_default();
-    Ok(vec![Fact { contents: None, ..x }])
+    first(q)
 }
 
-/// `BiasGelu` and `FastGelu`: the bias, if there is one, is added to the last axis.
-fn biased(q: &Question<'_>) -> Answer {
-    let x = q.fact(0).cloned().unwrap_or_default();
-    Ok(vec![Fact::partial(x.dtype, x.shape)])
+/// The type and shape of the first input, and nothing of its elements.
+pub(super) fn first(q: &Question<'_>) -> Answer {
+    Ok(vec![Fact::partial(q.dtype(0), q.shape(0).cloned())])
 }
 
 /// Booleans of the shape of the first input.
@@ -225,7 +234,6 @@ fn on_numbers(op: &str, operands: &[Dim]) -> Option<Dim> {
         ("Abs", [x]) => absolute(x),
         ("Relu", [x]) => Some(x.larger(&Dim::known(0))),
         ("Sign", [x]) => x.as_known().map(|x| Dim::known(x.signum())),
-        ("Clip", [x, low, high]) => Some(x.larger(low).smaller(high)),
         ("Add", [a, b]) => checked(a, b, i64::checked_add).or_else(|| symbolic(a, b).then(|| a + b)),
         ("Sub", [a, b]) => checked(a, b, i64::checked_sub).or_else(|| symbolic(a, b).then(|| a - b)),
         ("Mul", [a, b]) => checked(a, b, i64::checked_mul).or_else(|| symbolic(a, b).then(|| a * b)),
@@ -378,6 +386,7 @@ mod tests {
         row("Div", &["int64{-7}", "int64{2}"], &[], "int64{-3}");
         row("Div", &["int64{#n}", "int64{2}"], &[], "int64{?y.0[0]}");
         row("Max", &["int64{a}", "int64{0}"], &[], "int64{a}");
+        row("Clip", &["int64{a}", "int64{0}"], &[], "int64{a}");
         row("Neg", &["int64{a}"], &[], "int64{-a}");
         row("Equal", &["int64[3]{a, -1, #n}", "int64{-1}"], &[], "bool[3]{0, 1, ?y.0[2]}");
         row("Where", &["bool[3]{0, 1, #c}", "int64[3]{1, 1, n}", "int64[3]{a, b, n}"], &[], "int64[3]{a, 1, n}");

@@ -3,11 +3,11 @@
 use super::super::dim::Dim;
 use super::super::fact::{DType, Fact, Shape};
 use super::contents::{self, Small};
+use super::elementwise::first;
 use super::question::{axis_at, length};
 use super::{Answer, Question, Rule};
 
 pub(super) static TABLE: &[(&str, Rule)] = &[
-    ("ArrayFeatureExtractor", array_feature_extractor),
     ("Compress", compress),
     ("Gather", gather),
     ("GatherElements", gather_elements),
@@ -22,11 +22,6 @@ pub(super) static TABLE: &[(&str, Rule)] = &[
     ("TopK", top_k),
     ("Unique", unique),
 ];
-
-/// The shape and type of the first input.
-fn first(q: &Question<'_>) -> Answer {
-    Ok(vec![Fact::partial(q.dtype(0), q.shape(0).cloned())])
-}
 
 fn gather(q: &Question<'_>) -> Answer {
     let dtype = q.dtype(0);
@@ -145,11 +140,6 @@ fn compress(q: &Question<'_>) -> Answer {
 /// `[selected, 3]`
 fn non_max_suppression(q: &Question<'_>) -> Answer {
     Ok(vec![Fact::new(DType::I64, vec![q.fresh(0, 0), Dim::known(3)])])
-}
-
-/// The columns that the second input names.
-fn array_feature_extractor(q: &Question<'_>) -> Answer {
-    Ok(vec![Fact::partial(q.dtype(0), None)])
 }
 
 #[cfg(test)]

@@ -3,26 +3,22 @@
 use super::super::dim::Dim;
 use super::super::fact::{Fact, Shape};
 use super::contents::{self, Small};
+use super::elementwise::first;
 use super::question::{axes_at, expect_rank};
 use super::{Answer, Question, Rule};
 
 pub(super) static TABLE: &[(&str, Rule)] = &[
     ("DepthToSpace", depth_to_space),
-    ("ReverseSequence", same),
+    ("ReverseSequence", first),
     ("SpaceToDepth", space_to_depth),
     ("Transpose", transpose),
-    ("Trilu", same),
-    ("com.microsoft:Trilu", same),
+    ("Trilu", first),
+    ("com.microsoft:Trilu", first),
 ];
-
-/// The type and shape of the first input.
-fn same(q: &Question<'_>) -> Answer {
-    Ok(vec![Fact::partial(q.dtype(0), q.shape(0).cloned())])
-}
 
 fn transpose(q: &Question<'_>) -> Answer {
     let rank = q.rank(0).or_else(|| q.ints("perm").map(<[i64]>::len));
-    let Some(rank) = rank else { return same(q) };
+    let Some(rank) = rank else { return first(q) };
     let perm = match q.ints("perm") {
         Some(perm) => axes_at(perm, rank)?,
         None => (0..rank).rev().collect(),

@@ -6,6 +6,7 @@
 
 #![expect(clippy::unnecessary_wraps, reason = "all rules have one signature, those that find nothing to refuse too")]
 
+mod classic;
 mod contents;
 mod contrib;
 mod control;
@@ -23,6 +24,7 @@ mod reduce;
 mod shape;
 #[cfg(test)]
 mod testing;
+mod window;
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
@@ -59,6 +61,7 @@ type Rule = fn(&Question<'_>) -> Answer;
 
 /// Every rule, by the part of the specification it is about.
 static TABLES: &[&[(&str, Rule)]] = &[
+    classic::TABLE,
     contrib::TABLE,
     control::TABLE,
     create::TABLE,
@@ -72,6 +75,7 @@ static TABLES: &[&[(&str, Rule)]] = &[
     recurrent::TABLE,
     reduce::TABLE,
     shape::TABLE,
+    window::TABLE,
 ];
 
 static RULES: LazyLock<HashMap<&str, Rule>> = LazyLock::new(|| TABLES.iter().copied().flatten().copied().collect());
