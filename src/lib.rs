@@ -6,6 +6,7 @@ pub mod export;
 pub mod files;
 pub mod grad;
 pub mod ir;
+pub mod onnx;
 pub mod peft;
 #[cfg(feature = "runtime")]
 pub mod runtime;

@@ -144,6 +144,7 @@ impl Builder {
             let id = state.graph.captured[at];
             return Expr::new(self, id);
         }
+        state.names.insert(Arc::clone(&value.name));
         let id = state.push(value);
         state.graph.captured.push(id);
         state.captures.push(outer.id());
@@ -210,6 +211,15 @@ impl Builder {
         let name = state.claim(name);
         let id = state.push(Value { name, fact: Fact::of(&tensor), declared });
         state.graph.initializers.insert(id, tensor);
+        drop(state);
+        Expr::new(self, id)
+    }
+
+    /// Adds a value that neither a node nor a constant held here makes: a sparse initializer, which only the file knows.
+    pub fn foreign_value(&self, name: &str, fact: Fact, declared: Option<bytes::Bytes>) -> Expr<'_> {
+        let mut state = self.state.borrow_mut();
+        let name = state.claim(name);
+        let id = state.push(Value { name, fact, declared });
         drop(state);
         Expr::new(self, id)
     }
@@ -540,6 +550,16 @@ impl Builder {
     /// The first error met while writing; a cycle.
     pub fn finish_whole(self) -> Result<Graph> {
         self.state.into_inner().finish(Keep::Everything)
+    }
+
+    /// Ends the writing of a body with every node and constant kept, as for a file that is read.
+    ///
+    /// # Errors
+    /// The first error met while writing; a cycle.
+    pub fn finish_whole_body(self) -> Result<Body> {
+        let mut state = self.state.into_inner();
+        let captures = std::mem::take(&mut state.captures);
+        Ok(Body { graph: state.finish(Keep::Everything)?, captures })
     }
 
     /// Ends the writing of a body.

@@ -1,0 +1,163 @@
+//! Writing ONNX files.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::attribute;
+use super::proto::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, ValueInfoProto,
+};
+use super::read::FREE_INITIALIZERS;
+use super::storage::{Storage, Store, Stored};
+use super::types;
+use crate::error::{Context, Error, Place, Result};
+use crate::files::Staged;
+use crate::ir::{Attr, Graph, Node, ValueId};
+
+/// How a model is written.
+#[derive(Clone, Debug, Default)]
+pub struct WriteOptions {
+    /// Where the data of initializers goes.
+    pub storage: Storage,
+}
+
+/// The most bytes a protobuf message may have, by the protobuf documentation.
+const MAX_MESSAGE: usize = 0x7fff_ffff;
+
+/// Writes a model, the same bytes for the same graph. The files appear when they are complete, data before the model; existing ones
+/// of the same names are replaced.
+///
+/// # Errors
+/// If the model needs more than 2 GB in one file, or a file cannot be written.
+pub fn write(graph: &Graph, path: &Path, options: &WriteOptions) -> Result<()> {
+    let mut store = Stored::new(path, &options.storage)?;
+    let message = model(graph, &mut store).in_file(path)?;
+    let size = message.encoded_len();
+    if size > MAX_MESSAGE {
+        let error = Error::mismatch("size of the model file", "less than 2 GB", format!("{size} bytes")).in_file(path);
+        return Err(error.with_hint("store the weights in a file of their own (external data)"));
+    }
+    let mut staged = Staged::new(path)?;
+    staged.write(&message.encode_to_vec())?;
+    store.finish()?;
+    staged.finish()
+}
+
+/// The message of a graph.
+pub(super) fn model(graph: &Graph, store: &mut dyn Store) -> Result<ModelProto> {
+    let info = graph.model();
+    let mut message: ModelProto = kept(info.rest.as_ref())?;
+    let mut versions: Vec<(String, i64)> = info.opsets.iter().map(|opset| (opset.domain.to_string(), opset.version)).collect();
+    for domain in domains(graph) {
+        if info.version_of(domain).is_none() {
+            versions.push((domain.to_owned(), 1));
+        }
+    }
+    message.ir_version = Some(info.ir_version);
+    message.opset_import =
+        versions.into_iter().map(|(domain, version)| OperatorSetIdProto { domain: Some(domain), version: Some(version) }).collect();
+    message.graph = Some(Writer { graph, store, constants_are_inputs: info.ir_version < FREE_INITIALIZERS }.graph()?);
+    Ok(message)
+}
+
+/// The domains of all operators, those in bodies too.
+fn domains(graph: &Graph) -> BTreeSet<&str> {
+    let mut found = BTreeSet::new();
+    for node in graph.nodes() {
+        found.insert(node.domain_and_name().0);
+        node.attrs.values().flat_map(Attr::graphs).for_each(|body| found.extend(domains(body)));
+    }
+    found
+}
+
+/// A message that was kept as it was encoded.
+pub(super) fn kept<M: Message + Default>(bytes: Option<&Bytes>) -> Result<M> {
+    bytes.map_or_else(|| Ok(M::default()), |bytes| M::decode(bytes.clone()).map_err(|why| Error::format("a message kept from a file", why)))
+}
+
+struct Writer<'a> {
+    graph: &'a Graph,
+    store: &'a mut dyn Store,
+    constants_are_inputs: bool,
+}
+
+impl Writer<'_> {
+    fn graph(mut self) -> Result<GraphProto> {
+        let graph = self.graph;
+        let mut message: GraphProto = kept(graph.extra())?;
+        self.drop_words_on_what_is_gone(&mut message);
+        message.name = Some(graph.name().to_owned());
+        message.input = graph.inputs().iter().map(|&id| self.value(id)).collect::<Result<_>>()?;
+        message.output = graph.outputs().iter().map(|&id| self.value(id)).collect::<Result<_>>()?;
+        message.value_info.extend(self.inner_values()?);
+        let mut words: HashMap<String, TensorProto> = message.initializer.drain(..).map(|words| (words.name().to_owned(), words)).collect();
+        for (id, tensor) in graph.initializers() {
+            let name = graph.value_name(id);
+            let mut data = self.store.put(name, tensor).at(Place::Tensor(name.to_owned()))?;
+            if let Some(words) = words.remove(name) {
+                (data.doc_string, data.metadata_props) = (words.doc_string, words.metadata_props);
+            }
+            message.initializer.push(data);
+            if self.constants_are_inputs && !graph.inputs().contains(&id) {
+                message.input.push(self.value(id)?);
+            }
+        }
+        for node in graph.nodes() {
+            let message_of_node = self.node(node).at(Place::Node(node.name.to_string()))?;
+            message.node.push(message_of_node);
+        }
+        Ok(message)
+    }
+
+    fn value(&self, id: ValueId) -> Result<ValueInfoProto> {
+        let value = self.graph.value(id);
+        let declared = value.declared.as_ref().map(|bytes| kept(Some(bytes))).transpose()?;
+        Ok(types::value_info(&value.name, &value.fact, declared))
+    }
+
+    /// What the file said of values that are neither inputs nor outputs.
+    fn inner_values(&self) -> Result<Vec<ValueInfoProto>> {
+        let graph = self.graph;
+        let made = graph.nodes().iter().flat_map(Node::writes).chain(graph.initializers().map(|(id, _)| id));
+        let shown: BTreeSet<ValueId> = graph.inputs().iter().chain(graph.outputs()).copied().collect();
+        let constants = if self.constants_are_inputs { graph.initializers().map(|(id, _)| id).collect() } else { BTreeSet::new() };
+        let inner = made.filter(|id| !shown.contains(id) && !constants.contains(id) && graph.value(*id).declared.is_some());
+        inner.map(|id| self.value(id)).collect()
+    }
+
+    fn drop_words_on_what_is_gone(&self, message: &mut GraphProto) {
+        if message.quantization_annotation.is_empty() && message.sparse_initializer.is_empty() {
+            return;
+        }
+        let names: BTreeSet<&str> = self.graph.values().iter().map(|value| &*value.name).collect();
+        message.quantization_annotation.retain(|annotation| names.contains(annotation.tensor_name()));
+        message.sparse_initializer.retain(|sparse| names.contains(super::order::sparse_name(sparse)));
+    }
+
+    fn node(&mut self, node: &Node) -> Result<NodeProto> {
+        let mut message: NodeProto = kept(node.extra.as_ref())?;
+        let name_of = |id: &Option<ValueId>| id.map_or_else(String::new, |id| self.graph.value_name(id).to_owned());
+        message.input = node.inputs.iter().map(name_of).collect();
+        message.output = node.outputs.iter().map(name_of).collect();
+        let (domain, op) = node.domain_and_name();
+        message.op_type = Some(op.to_owned());
+        message.domain = (!domain.is_empty()).then(|| domain.to_owned());
+        message.name = (!node.name.is_empty()).then(|| node.name.to_string());
+        message.metadata_props = node.metadata.iter().map(|(key, value)| entry(key, value)).collect();
+        let words: BTreeMap<String, AttributeProto> = message.attribute.drain(..).map(|words| (words.name().to_owned(), words)).collect();
+        for (name, attr) in &node.attrs {
+            let attribute = attribute::write(name, attr, words.get(&**name), |body| {
+                Writer { graph: body, store: &mut *self.store, constants_are_inputs: false }.graph()
+            })?;
+            message.attribute.push(attribute);
+        }
+        Ok(message)
+    }
+}
+
+pub(super) fn entry(key: &str, value: &str) -> StringStringEntryProto {
+    StringStringEntryProto { key: Some(key.to_owned()), value: Some(value.to_owned()) }
+}
