@@ -326,6 +326,24 @@ impl Graph {
         }
     }
 
+    /// The same graph with its nodes in another order; the order it had if the other would put a node before one that it reads from.
+    #[must_use]
+    pub fn in_order(self, order: &[NodeId]) -> Self {
+        let mut place = vec![None; self.nodes.len()];
+        for (i, id) in order.iter().enumerate() {
+            place[id.index()] = Some(i);
+        }
+        let sound = order.len() == self.nodes.len()
+            && self.node_ids().all(|(id, node)| {
+                node.reads().filter_map(|value| self.producer(value)).all(|before| place[before.index()].is_some() && place[before.index()] < place[id.index()])
+            });
+        if !sound {
+            return self;
+        }
+        let nodes = order.iter().map(|id| self.nodes[id.index()].clone()).collect();
+        Self { nodes, ..self }.indexed()
+    }
+
     /// Fills the tables of producers and uses.
     pub(super) fn indexed(mut self) -> Self {
         self.producers = vec![None; self.values.len()];

@@ -4,4 +4,5 @@ pub mod cache;
 pub mod head;
 pub mod loss;
 pub mod optimizer;
+mod order;
 pub mod step;

@@ -1,6 +1,7 @@
 //! The graphs of training, made of an adapted model: the whole step; the gradient alone; the loss alone.
 
 use super::head::Head;
+use super::order;
 use super::loss::{self, Labels, Loss, Want};
 use super::optimizer::{AdamW, names};
 use crate::adapter::Param;
@@ -61,7 +62,8 @@ pub fn training_graph(model: Model<'_>, optimizer: &AdamW) -> Result<Graph> {
     let gradient = prepared.gradient(&loss)?;
     let state = AdamW::moments(&b, prepared.trainable, prepared.count);
     optimizer.write(&b, state, gradient);
-    b.finish()
+    let joined = gradient.id();
+    Ok(order::parts_last(b.finish()?, joined))
 }
 
 /// The gradient of one micro-batch, added to that of those before: `gradient` in, `gradient_next` out.
@@ -80,7 +82,8 @@ pub fn gradient_graph(model: Model<'_>) -> Result<Graph> {
     let so_far = b.input("gradient", DType::F32, &[length]);
     let gradient = prepared.gradient(&loss)?;
     b.output(&format!("gradient{}", names::NEXT), so_far + gradient);
-    b.finish()
+    let joined = gradient.id();
+    Ok(order::parts_last(b.finish()?, joined))
 }
 
 /// The loss without its gradient: `loss_sum`, `label_count` and `correct`, float32, rank 0.
