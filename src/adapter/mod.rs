@@ -5,15 +5,18 @@
 
 pub mod config;
 pub mod dropout;
+mod fold;
 pub mod init;
 pub mod key;
 pub mod lora;
 mod param;
 mod pattern;
+mod plan;
 pub mod replace;
 pub mod targets;
 
 pub use param::{PEFT_PREFIX, Param, Params};
+pub use plan::{Given, Plan};
 
 use ndarray::ArrayView2;
 

@@ -1,5 +1,8 @@
 //! Finished work as files: bundles, and merged models.
 
+pub mod base;
+pub mod bundle;
 pub mod manifest;
+pub mod merge;
 
 pub use manifest::Manifest;

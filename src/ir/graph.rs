@@ -335,7 +335,9 @@ impl Graph {
         }
         let sound = order.len() == self.nodes.len()
             && self.node_ids().all(|(id, node)| {
-                node.reads().filter_map(|value| self.producer(value)).all(|before| place[before.index()].is_some() && place[before.index()] < place[id.index()])
+                node.reads()
+                    .filter_map(|value| self.producer(value))
+                    .all(|before| place[before.index()].is_some() && place[before.index()] < place[id.index()])
             });
         if !sound {
             return self;

@@ -1,9 +1,9 @@
 //! The graphs of training, made of an adapted model: the whole step; the gradient alone; the loss alone.
 
 use super::head::Head;
-use super::order;
 use super::loss::{self, Labels, Loss, Want};
 use super::optimizer::{AdamW, names};
+use super::order;
 use crate::adapter::Param;
 use crate::anatomy::Anatomy;
 use crate::grad;

@@ -1,0 +1,328 @@
+//! Writes bundles: everything that training an adapter on a base needs, in one folder.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+
+use super::base::{self, Base};
+use super::manifest::{self, GraphFile, Manifest, Slot};
+use crate::adapter::config::{Method, Task};
+use crate::adapter::dropout::Masks;
+use crate::adapter::targets::Strictness;
+use crate::adapter::{Given, Param, Plan};
+use crate::ir::{Builder, DType, Graph, Origin, Tensor};
+use crate::onnx::{self, Storage, WriteOptions};
+use crate::peft::{self, AdapterConfig, AdapterFiles};
+use crate::train::optimizer::{self, AdamW, names};
+use crate::train::step::{self, Model, Objective};
+use crate::{Context, Error, Result};
+
+/// What `inject` is asked for.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    /// The base.
+    pub model: &'a Path,
+    /// What is put into it.
+    pub adapter: Adapter<'a>,
+    /// What the model is trained for; found out where it is not given.
+    pub task: Option<Task>,
+    /// The folder to write.
+    pub output: &'a Path,
+    /// The seed of a fresh adapter's values.
+    pub seed: u64,
+    /// What to do if the folder is there.
+    pub existing: Existing,
+}
+
+/// What is put into the base.
+#[derive(Clone, Debug)]
+pub enum Adapter<'a> {
+    /// A new adapter.
+    Fresh(&'a Method),
+    /// An adapter in a folder that Hugging Face PEFT, or this program, wrote.
+    Folder(&'a Path),
+}
+
+/// What to do about a bundle that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// Refuse.
+    Keep,
+    /// Replace it.
+    Replace,
+}
+
+/// What was written.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The manifest.
+    pub manifest: Manifest,
+    /// The modules with a branch: path and rank.
+    pub targets: Vec<(String, usize)>,
+    /// Parameters of the base that are trained as a whole.
+    pub trained: Vec<String>,
+    /// How the task was found.
+    pub task: Task,
+}
+
+const ZEROS: &str = "zeros.bin";
+
+/// Writes a bundle. It appears when it is complete.
+///
+/// # Errors
+/// A model that cannot be read, adapted or differentiated; an adapter that does not fit it; a folder that is there already.
+pub fn write(request: &Request<'_>) -> Result<Report> {
+    let folder = Folder::new(request.output, request.existing)?;
+    let linked = base::link(request.model, folder.path())?;
+    let base = Base::read(&linked).map_err(|e| renamed(e, &linked, request.model))?;
+    let given = match &request.adapter {
+        Adapter::Fresh(_) => None,
+        Adapter::Folder(path) => Some(peft::read(path)?),
+    };
+    let (method, strictness) = match (&request.adapter, &given) {
+        (Adapter::Fresh(method), _) => ((*method).clone(), Strictness::Every),
+        (Adapter::Folder(_), Some(files)) => (files.config.method.clone(), Strictness::AsPeft),
+        (Adapter::Folder(path), None) => return Err(Error::not_found("adapter", path.display().to_string())),
+    };
+    let task = task(request, given.as_ref())?;
+    let plan = Plan::new(&method, task, &base.anatomy, strictness, request.seed).in_file(request.model)?;
+    let tensors = given.as_ref().map(|files| files.tensors.clone()).unwrap_or_default();
+    let lookup = |key: &str| tensors.get(key).cloned();
+
+    let (inference, params) = inference_graph(&base, &plan, &lookup).in_file(request.model)?;
+    if let (Some(files), Adapter::Folder(path)) = (&given, &request.adapter) {
+        peft::match_params(&files.tensors, &params).check().in_file(*path)?;
+    }
+    let params = write_adapter(folder.path(), &method, task, request, given, params)?;
+    let mut graphs = IndexMap::new();
+    let mut put = |purpose: &str, graph: &Graph| -> Result<()> {
+        let file = format!("{purpose}.onnx");
+        let storage = Storage::Share { links: base::FOLDER.to_owned(), file: format!("{purpose}.data") };
+        onnx::write(graph, &folder.path().join(&file), &WriteOptions { storage })?;
+        graphs.insert(purpose.to_owned(), GraphFile::describe(&file, graph));
+        Ok(())
+    };
+    put("inference", &at_rest(&inference, &params))?;
+    let classes = base.anatomy.head.as_ref().and_then(|head| head.classes);
+    for (purpose, graph) in training_graphs(&base, &plan, &lookup, task, folder.path(), &params).in_file(request.model)? {
+        put(purpose, &graph)?;
+    }
+    let manifest = Manifest {
+        version: manifest::VERSION,
+        producer: format!("peft-onnx {}", env!("CARGO_PKG_VERSION")),
+        method: method.name().to_owned(),
+        task: task.name().to_owned(),
+        base: described(request.model, &linked, folder.path(), &base),
+        graphs,
+        trainable_count: params.iter().map(|p| p.initial.len()).sum(),
+        trainable: slots(&params),
+        base_count: base.count(),
+        logits: base.anatomy.head.as_ref().map(|head| base.graph.value_name(head.logits).to_owned()).unwrap_or_default(),
+        classes,
+        max_positions: base.anatomy.max_positions,
+        dropout: plan.dropout(),
+    };
+    let text = serde_json::to_string_pretty(&manifest).map_err(|e| Error::invalid(e.to_string()))?;
+    crate::files::replace(&folder.path().join(manifest::FILE), text.as_bytes())?;
+    folder.finish()?;
+    let targets = plan.targets().iter().map(|t| (t.module.clone(), t.rank)).collect();
+    Ok(Report { manifest, targets, trained: plan.trained().map(str::to_owned).collect(), task })
+}
+
+/// Errors name the file that the user gave, not its link in a folder that is about to vanish.
+fn renamed(error: Error, linked: &Path, model: &Path) -> Error {
+    error.with_file_renamed(linked, model)
+}
+
+fn task(request: &Request<'_>, given: Option<&AdapterFiles>, base: &Base) -> Result<Task> {
+    request.task.or_else(|| given.and_then(|files| files.config.task)).ok_or_else(|| {
+        Error::unsupported("finding out the task", "neither the adapter nor the graph's outputs tell it")
+            .in_file(request.model)
+            .with_hint("name it with `--task`: causal-lm, masked-lm, seq-cls, token-cls, image-cls or seq2seq-lm")
+    })
+}
+
+fn inference_graph(base: &Base, plan: &Plan, given: &Given<'_>) -> Result<(Graph, Vec<Param>)> {
+    let b = Builder::on(&base.graph);
+    let params = plan.insert(&b, &base.graph, &base.anatomy, given, None)?;
+    Ok((b.finish()?, params))
+}
+
+/// The inference graph with its adapter where it lies in the adapter's file: after training it is the trained one.
+fn at_rest(graph: &Graph, params: &[Param]) -> Graph {
+    let b = Builder::on(graph);
+    for param in params {
+        b.set_initializer(param.value, param.initial.clone());
+    }
+    b.finish().unwrap_or_else(|_| graph.clone())
+}
+
+/// Writes the adapter's files, and gives its tensors as they lie there.
+fn write_adapter(
+    folder: &Path,
+    method: &Method,
+    task: Task,
+    request: &Request<'_>,
+    given: Option<AdapterFiles>,
+    params: Vec<Param>,
+) -> Result<Vec<Param>> {
+    let tensors: IndexMap<String, Tensor> = params.iter().map(|p| (p.key.clone(), p.initial.clone())).collect();
+    let fresh = || {
+        let base = request.model.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        AdapterFiles {
+            config: AdapterConfig::new(method.clone(), Some(task), base),
+            tensors: IndexMap::new(),
+            prompt_encoder: None,
+            stored: IndexMap::new(),
+        }
+    };
+    let files = AdapterFiles { tensors, stored: IndexMap::new(), ..given.unwrap_or_else(fresh) };
+    let offsets = peft::write(folder, &files)?;
+    let path: Arc<Path> = folder.join(peft::WEIGHTS_FILE).into();
+    Ok(params
+        .into_iter()
+        .map(|param| match offsets.get(&param.key) {
+            Some(&offset) => Param { initial: param.initial.at(Origin { file: Arc::clone(&path), offset }), ..param },
+            None => param,
+        })
+        .collect())
+}
+
+fn objective(task: Task) -> Objective {
+    match task {
+        Task::CausalLm => Objective::NextToken,
+        Task::MaskedLm | Task::TokenCls | Task::Seq2SeqLm => Objective::EachToken,
+        Task::SeqCls | Task::ImageCls => Objective::Sequence,
+    }
+}
+
+/// Training, the gradient alone, the update alone, and the loss alone.
+fn training_graphs(
+    base: &Base,
+    plan: &Plan,
+    given: &Given<'_>,
+    task: Task,
+    folder: &Path,
+    params: &[Param],
+) -> Result<Vec<(&'static str, Graph)>> {
+    let b = Builder::on(&base.graph);
+    let masks = (plan.dropout() > 0.0).then(|| Masks::new(&b, b.input(names::STEP, DType::I64, &[])));
+    let dropped = plan.insert(&b, &base.graph, &base.anatomy, given, masks)?;
+    let with_dropout = b.finish()?;
+    let b = Builder::on(&base.graph);
+    let plain = plan.insert(&b, &base.graph, &base.anatomy, given, None)?;
+    let without = b.finish()?;
+    let model = |graph, params| Model { graph, anatomy: &base.anatomy, params, objective: objective(task) };
+    let adamw = AdamW::default();
+    let vector = trainable_at_rest(params, folder)?;
+    let graphs = vec![
+        ("training", step::training_graph(model(&with_dropout, &dropped), &adamw)?),
+        ("gradient", step::gradient_graph(model(&with_dropout, &dropped))?),
+        ("update", optimizer::update_graph(&adamw, &vector)?),
+        ("evaluation", step::evaluation_graph(model(&without, &plain))?),
+    ];
+    let zeros = zeros(folder, vector.len())?;
+    graphs.into_iter().map(|(purpose, graph)| Ok((purpose, state_at_rest(&graph, &vector, &zeros)?))).collect()
+}
+
+/// The trainable vector as it lies in the adapter's file, where that holds the tensors one behind the other.
+fn trainable_at_rest(params: &[Param], folder: &Path) -> Result<Tensor> {
+    let vector = step::trainable_vector(params)?;
+    let mut next = params.first().and_then(|p| p.initial.origin()).map(|origin| origin.offset);
+    let start = next;
+    for param in params {
+        let here = param.initial.origin().map(|origin| origin.offset);
+        if here.is_none() || here != next {
+            return Ok(vector);
+        }
+        next = here.map(|offset| offset + 4 * u64::try_from(param.initial.len()).unwrap_or(0));
+    }
+    Ok(match start {
+        Some(offset) => vector.at(Origin { file: folder.join(peft::WEIGHTS_FILE).into(), offset }),
+        None => vector,
+    })
+}
+
+/// What the moments start from: a file of zeros that takes no room on disk.
+fn zeros(folder: &Path, count: usize) -> Result<Tensor> {
+    let path = folder.join(ZEROS);
+    let file = std::fs::File::create(&path).in_file(&path)?;
+    file.set_len(4 * u64::try_from(count).unwrap_or(0)).in_file(&path)?;
+    Ok(Tensor::from_f32(&[count], &vec![0.0; count]).at(Origin { file: path.into(), offset: 0 }))
+}
+
+fn state_at_rest(graph: &Graph, vector: &Tensor, zeros: &Tensor) -> Result<Graph> {
+    let b = Builder::on(graph);
+    for (name, tensor) in [(names::TRAINABLE, vector), (names::ADAM_M, zeros), (names::ADAM_V, zeros)] {
+        if let Some(input) = b.input_named(name) {
+            b.set_initializer(input.id(), tensor.clone());
+        }
+    }
+    b.finish()
+}
+
+fn slots(params: &[Param]) -> Vec<Slot> {
+    let mut offset = 0;
+    params
+        .iter()
+        .map(|param| {
+            let slot = Slot { name: param.key.clone(), input: param.name.clone(), shape: param.initial.shape().to_vec(), offset };
+            offset += param.initial.len();
+            slot
+        })
+        .collect()
+}
+
+fn described(model: &Path, linked: &Path, bundle: &Path, base: &Base) -> manifest::Base {
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    manifest::Base {
+        file: model.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+        path: text(&std::path::absolute(model).unwrap_or_else(|_| model.to_owned())),
+        fingerprint: base::fingerprint(&base.raw),
+        graph: text(linked.strip_prefix(bundle).unwrap_or(linked)),
+    }
+}
+
+/// A folder that is filled under another name and takes its own when it is complete.
+struct Folder {
+    temporary: tempfile::TempDir,
+    target: PathBuf,
+    existing: Existing,
+}
+
+impl Folder {
+    fn new(target: &Path, existing: Existing) -> Result<Self> {
+        if target.exists() && existing == Existing::Keep {
+            return Err(Error::invalid("already there").in_file(target).with_hint("`--force` replaces it, `-o` names another folder"));
+        }
+        if target.exists()
+            && !target.join(manifest::FILE).exists()
+            && target.read_dir().map_or(true, |mut entries| entries.next().is_some())
+        {
+            return Err(Error::invalid("not a bundle, so it is not replaced").in_file(target).with_hint("`-o` names another folder"));
+        }
+        let absolute = std::path::absolute(target).in_file(target)?;
+        let parent = absolute.parent().ok_or_else(|| Error::invalid("not a folder").in_file(target))?;
+        std::fs::create_dir_all(parent).in_file(parent)?;
+        let temporary = tempfile::Builder::new().prefix(".peft-onnx-").tempdir_in(parent).in_file(parent)?;
+        Ok(Self { temporary, target: absolute, existing })
+    }
+
+    fn path(&self) -> &Path {
+        self.temporary.path()
+    }
+
+    fn finish(self) -> Result<()> {
+        if self.existing == Existing::Replace && self.target.exists() {
+            std::fs::remove_dir_all(&self.target).in_file(&self.target)?;
+        }
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            std::fs::set_permissions(self.path(), std::fs::Permissions::from_mode(0o755)).in_file(self.path())?;
+        }
+        let filled = self.temporary.keep();
+        std::fs::rename(&filled, &self.target).in_file(&self.target)
+    }
+}

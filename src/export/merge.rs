@@ -1,0 +1,66 @@
+//! Merged models: the adapter folded into the base's weights, everything else as it was.
+
+use std::path::Path;
+
+use super::base::{Base, fingerprint};
+use super::manifest::Manifest;
+use crate::adapter::Plan;
+use crate::adapter::config::Task;
+use crate::adapter::targets::Strictness;
+use crate::ir::Builder;
+use crate::onnx::{self, Storage, WriteOptions};
+use crate::{Context, Error, Result, peft};
+
+/// Where the merged model's weights go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Weights {
+    /// As the base has them: inside the model file if they are there; else in files beside it, of which untouched ones are shared.
+    #[default]
+    AsBase,
+    /// Inside the model file.
+    Inline,
+    /// In one new file beside the model.
+    External,
+}
+
+/// What was written.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The manifest of the bundle.
+    pub manifest: Manifest,
+    /// The number of modules whose weights were changed.
+    pub modules: usize,
+}
+
+/// Folds a bundle's adapter into its base and writes the model.
+///
+/// # Errors
+/// A bundle that is not whole; a base that is another than the adapter was trained on; weights that are not plain floats.
+pub fn write(bundle: &Path, output: &Path, weights: Weights) -> Result<Report> {
+    let manifest = Manifest::read(bundle)?;
+    let model = bundle.join(&manifest.base.graph);
+    let base = Base::read(&model)?;
+    let found = fingerprint(&base.raw);
+    if found != manifest.base.fingerprint {
+        return Err(Error::mismatch("base fingerprint", &manifest.base.fingerprint, found).in_file(&model).with_hint(
+            "the base's file was changed after the bundle was made; inject the adapter again: `peft-onnx inject MODEL --adapter BUNDLE`",
+        ));
+    }
+    let files = peft::read(bundle)?;
+    let task = Task::from_name(&manifest.task).ok_or_else(|| Error::not_found("task", &*manifest.task).in_file(bundle))?;
+    let plan = Plan::new(&files.config.method, task, &base.anatomy, Strictness::AsPeft, 0).in_file(&model)?;
+    let given = |key: &str| files.tensors.get(key).cloned();
+    let b = Builder::on(&base.raw);
+    plan.fold(&b, &base.raw, &base.anatomy, &given).in_file(&model)?;
+    let merged = b.finish_whole()?;
+    let stem = output.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let data = format!("{stem}.data");
+    let external = base.raw.initializers().filter_map(|(_, t)| t.origin()).any(|origin| *origin.file != *model);
+    let storage = match (weights, external) {
+        (Weights::Inline, _) | (Weights::AsBase, false) => Storage::Inline,
+        (Weights::External, _) => Storage::External { file: data },
+        (Weights::AsBase, true) => Storage::Share { links: stem, file: data },
+    };
+    onnx::write(&merged, output, &WriteOptions { storage })?;
+    Ok(Report { modules: plan.targets().len() + plan.trained().count(), manifest })
+}
