@@ -2,8 +2,11 @@
 //!
 //! Only [`session`] knows the crate `ort`; the rest sees names, [`HostTensor`]s and [`Device`]s.
 
+pub mod data;
 mod device;
 pub mod library;
+pub mod metrics;
+pub mod schedule;
 pub mod session;
 mod tensor;
 

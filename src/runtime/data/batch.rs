@@ -1,0 +1,172 @@
+//! A dataset's batches in their order: which rows come together, and what is counted in them.
+
+use super::Tokenizer;
+use super::columns::{Column, Rows, column};
+use super::dataset::Dataset;
+use super::example::{Example, Labels};
+use super::hiding::hidden;
+use super::order::{Cursor, Order};
+use crate::error::{Error, Place, Result};
+use crate::runtime::HostTensor;
+use crate::runtime::session::{Feed, Port};
+
+/// What rows are filled up with, and what hides tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filling {
+    /// The token behind the end of a short row.
+    pub pad: i32,
+    /// The token with which a decoder starts; by default the one that fills up.
+    pub decoder_start: Option<i32>,
+    /// The token that hides another, for masked language models.
+    pub mask: Option<i32>,
+    /// Tokens that are never hidden.
+    pub never_hidden: Vec<i32>,
+    /// How many tokens there are, to hide some behind random ones.
+    pub vocabulary: usize,
+}
+
+impl Filling {
+    /// What a tokenizer's own tokens are for.
+    #[must_use]
+    pub fn of(tokenizer: &Tokenizer) -> Self {
+        Self {
+            pad: tokenizer.pad(),
+            decoder_start: None,
+            mask: tokenizer.mask(),
+            never_hidden: tokenizer.special_tokens(),
+            vocabulary: tokenizer.vocabulary_size(),
+        }
+    }
+}
+
+/// Some rows as tensors, each as long as the longest of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// The graph's data inputs, by name, in the graph's order.
+    pub tensors: Vec<(String, HostTensor)>,
+    /// Labels that count. For causal models the first of each row does not.
+    pub label_count: usize,
+    /// Tokens that are attended to.
+    pub tokens: usize,
+    /// The lines of the data file that the rows come from.
+    pub lines: Vec<usize>,
+}
+
+impl Batch {
+    /// The tensors as a session takes them.
+    #[must_use]
+    pub fn feeds(&self) -> Vec<Feed<'_>> {
+        self.tensors.iter().map(|(name, tensor)| Feed::host(name, tensor)).collect()
+    }
+}
+
+/// A dataset's batches, epoch after epoch without end; the last batch of an epoch may be short.
+pub struct Batches<'a> {
+    dataset: &'a Dataset,
+    inputs: Vec<Input>,
+    batch_size: usize,
+    order: Order,
+    filling: Filling,
+    cursor: Cursor,
+    epoch: Option<(u64, Vec<usize>)>,
+}
+
+/// A data input of the graph, and how it is filled.
+struct Input {
+    port: Port,
+    column: Column,
+}
+
+impl<'a> Batches<'a> {
+    /// Batches of `batch_size` consecutive rows for those of a session's inputs that are data, from the start of the first epoch.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid) if `batch_size` is 0, or if the task hides tokens and there is none to hide them behind.
+    pub fn new(dataset: &'a Dataset, inputs: &[Port], batch_size: usize, order: Order, filling: Filling) -> Result<Self> {
+        if batch_size == 0 {
+            return Err(Error::invalid("a batch must have at least one row"));
+        }
+        if filling.mask.is_none() && dataset.examples.iter().any(|example| example.labels == Labels::Hidden) {
+            let error = Error::invalid("rows without labels need a mask token to hide tokens behind").in_file(&dataset.path);
+            return Err(error.with_hint("name a tokenizer that has a mask token, or write labels into the data file"));
+        }
+        let inputs = inputs.iter().filter_map(|port| Some(Input { column: column(port)?, port: port.clone() })).collect();
+        Ok(Self { dataset, inputs, batch_size, order, filling, cursor: Cursor::default(), epoch: None })
+    }
+
+    /// Where the next batch begins.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    /// Goes to a place, as [`cursor`](Self::cursor) told it: the batches that follow are the same as they would have been.
+    pub fn seek(&mut self, cursor: Cursor) {
+        self.cursor = cursor;
+    }
+
+    /// Batches in an epoch.
+    #[must_use]
+    pub fn per_epoch(&self) -> usize {
+        self.dataset.examples.len().div_ceil(self.batch_size)
+    }
+
+    /// The next batch; after the last of an epoch, the first of the next.
+    ///
+    /// # Errors
+    /// [`Mismatch`](crate::ErrorKind::Mismatch) with the line if rows do not fit together or an input asks for what the rows do not have.
+    pub fn next_batch(&mut self) -> Result<Batch> {
+        let count = self.dataset.examples.len();
+        if self.cursor.position >= count {
+            self.cursor = Cursor { epoch: self.cursor.epoch + 1, position: 0 };
+        }
+        let Cursor { epoch, position } = self.cursor;
+        let order = match self.epoch.take() {
+            Some((known, order)) if known == epoch => order,
+            _ => self.order.rows(count, epoch),
+        };
+        let rows = &order[position..count.min(position + self.batch_size)];
+        self.cursor.position += rows.len();
+        let batch = self.batch_of(rows, epoch);
+        self.epoch = Some((epoch, order));
+        batch
+    }
+
+    /// The next batches of one optimizer step: `count` of them, fewer where the epoch ends.
+    ///
+    /// # Errors
+    /// As [`next_batch`](Self::next_batch).
+    pub fn next_group(&mut self, count: usize) -> Result<Vec<Batch>> {
+        let mut group = vec![self.next_batch()?];
+        while group.len() < count && self.cursor.position < self.dataset.examples.len() {
+            group.push(self.next_batch()?);
+        }
+        Ok(group)
+    }
+
+    /// Optimizer steps in an epoch, with `group` batches in each.
+    #[must_use]
+    pub fn groups_per_epoch(&self, group: usize) -> usize {
+        self.per_epoch().div_ceil(group.max(1))
+    }
+
+    fn batch_of(&self, indices: &[usize], epoch: u64) -> Result<Batch> {
+        let task = self.dataset.task;
+        let seed = if let Order::Shuffled { seed } = self.order { seed } else { 0 };
+        let count = u64::try_from(self.dataset.examples.len()).unwrap_or_default();
+        let drawn = |index: usize| epoch.wrapping_mul(count).wrapping_add(u64::try_from(index).unwrap_or_default());
+        let example = |index: &usize| hidden(&self.dataset.examples[*index], &self.filling, seed, drawn(*index));
+        let examples: Vec<Example> = indices.iter().map(example).collect();
+        let rows = Rows::new(&examples, &self.filling);
+        let tensors = self.inputs.iter().map(|Input { port, column }| {
+            let tensor = column(&rows, port).map_err(|error| error.at(Place::Tensor(port.name.clone())).in_file(&self.dataset.path))?;
+            Ok((port.name.clone(), tensor))
+        });
+        Ok(Batch {
+            tensors: tensors.collect::<Result<_>>()?,
+            label_count: examples.iter().map(|example| example.label_count(task)).sum(),
+            tokens: examples.iter().map(Example::tokens).sum(),
+            lines: examples.iter().map(|example| example.line).collect(),
+        })
+    }
+}

@@ -1,0 +1,236 @@
+//! All examples of a data file: read, labelled, cut, checked, packed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::Tokenizer;
+use super::encode::Encoder;
+use super::example::{Example, IGNORED, Labels, Limits};
+use super::record::{self, Record};
+use crate::adapter::config::Task;
+use crate::error::{Context, Error, Place, Result};
+
+/// Whether short rows are put together into long ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Packing {
+    /// A row is an example.
+    #[default]
+    Off,
+    /// All rows one after another, an end token between, cut every `max_length` tokens. What stands before a row in its block is attended to.
+    Concatenate,
+}
+
+/// How a data file is read.
+#[derive(Clone, Copy)]
+pub struct Reading<'a> {
+    /// What the model is trained for.
+    pub task: Task,
+    /// Turns text into tokens; only files of tokens do without.
+    pub tokenizer: Option<&'a Tokenizer>,
+    /// Where rows are cut, in tokens.
+    pub max_length: Option<usize>,
+    /// Whether rows are put together.
+    pub packing: Packing,
+    /// What numbers the model takes.
+    pub limits: Limits,
+    /// The names of the classes in the order of their numbers; if labels are names and this is not given, the names in alphabetical order.
+    pub class_names: Option<&'a [String]>,
+}
+
+impl Reading<'_> {
+    /// Reads for a task, without a tokenizer, cuts or limits.
+    #[must_use]
+    pub fn for_task(task: Task) -> Self {
+        Self { task, tokenizer: None, max_length: None, packing: Packing::Off, limits: Limits::default(), class_names: None }
+    }
+}
+
+/// All examples of a data file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dataset {
+    /// The file.
+    pub path: PathBuf,
+    /// What the examples are for.
+    pub task: Task,
+    /// The examples, in file order.
+    pub examples: Vec<Example>,
+    /// The names of the classes in the order of their numbers, if the file's labels are names.
+    pub class_names: Option<Vec<String>>,
+    /// What was read.
+    pub summary: Summary,
+}
+
+/// What was read, for people.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Rows of the file.
+    pub rows: usize,
+    /// Rows that were cut at the greatest length.
+    pub cut: usize,
+    /// Examples in which no label counts.
+    pub unlabelled: usize,
+    /// Tokens of all examples, padding not counted.
+    pub tokens: usize,
+    /// Labels that count, of all examples.
+    pub labels: usize,
+    /// Tokens of the longest example.
+    pub longest: usize,
+}
+
+impl Dataset {
+    /// Reads a data file. See [`forms`](super::forms) for the forms of its rows, and the README for what each means.
+    ///
+    /// # Errors
+    /// With file and line: [`Io`](crate::ErrorKind::Io), [`Format`](crate::ErrorKind::Format), [`Mismatch`](crate::ErrorKind::Mismatch),
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) or [`Invalid`](crate::ErrorKind::Invalid) for files and rows that cannot be read or that the
+    /// model cannot take; [`Invalid`](crate::ErrorKind::Invalid) if no label counts in the whole file.
+    pub fn read(path: &Path, reading: &Reading<'_>) -> Result<Self> {
+        let records = record::read(path)?;
+        let class_names = class_names(&records, reading).in_file(path)?;
+        let classes = class_names.as_ref().map(|names| names.iter().cloned().zip(0..).collect::<BTreeMap<_, _>>());
+        let encoder = Encoder { reading, classes };
+        let mut summary = Summary { rows: records.len(), ..Summary::default() };
+        let mut examples = vec![];
+        for Record { line, fields } in &records {
+            let example = encoder.encode(fields).and_then(|example| fitted(Example { line: *line, ..example }, reading, &mut summary));
+            examples.push(example.at(Place::Line(*line)).in_file(path)?);
+        }
+        if reading.packing == Packing::Concatenate {
+            examples = packed(&examples, reading).in_file(path)?;
+        }
+        for example in &examples {
+            let labels = example.label_count(reading.task);
+            summary.labels += labels;
+            summary.tokens += example.tokens();
+            summary.unlabelled += usize::from(labels == 0);
+            summary.longest = summary.longest.max(example.input_ids.len());
+        }
+        if summary.labels == 0 {
+            let error = Error::invalid("no label counts in any row of this data file").in_file(path);
+            return Err(error.with_hint(
+                "a label counts if it is not -100 and, for causal-lm, not the first of its row; --max-length may have cut all off",
+            ));
+        }
+        Ok(Self { path: path.to_path_buf(), task: reading.task, examples, class_names, summary })
+    }
+}
+
+impl Example {
+    /// Labels that count. A causal model predicts each token from those before it, so that the first of a row has nothing to be predicted from.
+    /// Of tokens that will be hidden, each counts as one label here.
+    #[must_use]
+    pub fn label_count(&self, task: Task) -> usize {
+        match &self.labels {
+            Labels::Tokens(labels) => labels.iter().skip(usize::from(task == Task::CausalLm)).filter(|label| **label != IGNORED).count(),
+            Labels::Class(_) => 1,
+            Labels::Hidden => self.tokens(),
+        }
+    }
+}
+
+/// An example that the model can take, cut if it was asked for.
+fn fitted(mut example: Example, reading: &Reading<'_>, summary: &mut Summary) -> Result<Example> {
+    let Reading { task, limits, .. } = reading;
+    let label_limit = if *task == Task::TokenCls { limits.classes } else { limits.vocabulary };
+    example.check(limits, label_limit, *task == Task::Seq2SeqLm)?;
+    if example.pixel_values.is_none() && example.input_ids.is_empty() {
+        return Err(Error::invalid("this row has no tokens"));
+    }
+    if let Some(length) = reading.max_length.filter(|length| reading.packing == Packing::Off && *length < example.longest()) {
+        example.cut(length);
+        summary.cut += 1;
+    }
+    match limits.positions.filter(|positions| reading.packing == Packing::Off && *positions < example.longest()) {
+        None => Ok(example),
+        Some(positions) => {
+            let error = Error::mismatch("tokens in this row", format!("at most {positions}, the model's positions"), example.longest());
+            Err(error.with_hint(format!("--max-length {positions} cuts longer rows")))
+        }
+    }
+}
+
+impl Example {
+    fn longest(&self) -> usize {
+        match &self.labels {
+            Labels::Tokens(labels) => self.input_ids.len().max(labels.len()),
+            _ => self.input_ids.len(),
+        }
+    }
+
+    fn cut(&mut self, length: usize) {
+        for column in [&mut self.input_ids, &mut self.attention_mask, &mut self.token_type_ids, &mut self.decoder_input_ids] {
+            column.truncate(length);
+        }
+        if let Labels::Tokens(labels) = &mut self.labels {
+            labels.truncate(length);
+        }
+    }
+}
+
+/// The names of the classes, if any label is a name: those that were given, or those of the file in alphabetical order.
+fn class_names(records: &[Record], reading: &Reading<'_>) -> Result<Option<Vec<String>>> {
+    if !matches!(reading.task, Task::SeqCls | Task::ImageCls) {
+        return Ok(None);
+    }
+    let labels = || records.iter().filter_map(|record| Some((record.line, record.fields.get("label")?)));
+    let mut names: Vec<&str> = labels().filter_map(|(_, label)| label.as_str()).collect();
+    // A table has no numbers, only text that looks like them.
+    if names.iter().all(|name| name.trim().parse::<i32>().is_ok()) {
+        return Ok(None);
+    }
+    if let Some((line, number)) = labels().find(|(_, label)| !matches!(label, Value::String(_))) {
+        return Err(Error::mismatch("label", "a name, as in other rows", number).at(Place::Line(line)));
+    }
+    if let Some(given) = reading.class_names {
+        return Ok(Some(given.to_vec()));
+    }
+    names.sort_unstable();
+    names.dedup();
+    match reading.limits.classes.filter(|classes| *classes < names.len()) {
+        Some(classes) => Err(Error::mismatch("label names", format!("at most {classes}, the model's classes"), names.join(", "))),
+        None => Ok(Some(names.into_iter().map(ToOwned::to_owned).collect())),
+    }
+}
+
+/// All rows in one stream with an end token between, cut into blocks.
+fn packed(examples: &[Example], reading: &Reading<'_>) -> Result<Vec<Example>> {
+    if reading.task != Task::CausalLm {
+        return Err(Error::unsupported(
+            format!("packing for {}", reading.task.name()),
+            "only rows of a causal language model can follow one another",
+        ));
+    }
+    let Some(length) = reading.max_length.or(reading.limits.positions).filter(|length| *length > 1) else {
+        return Err(Error::invalid("packing needs a length").with_hint("give --max-length, the tokens of a block"));
+    };
+    if let Some(positions) = reading.limits.positions.filter(|positions| *positions < length) {
+        return Err(Error::mismatch("the length of a block", format!("at most {positions}, the model's positions"), length));
+    }
+    let end = reading.tokenizer.and_then(Tokenizer::eos);
+    let mut blocks: Vec<Example> = vec![];
+    for example in examples {
+        let Labels::Tokens(labels) = &example.labels else { continue };
+        let is_kept = |position: usize| example.attention_mask.get(position).is_none_or(|mask| *mask != 0);
+        let tokens = example
+            .input_ids
+            .iter()
+            .zip(labels)
+            .enumerate()
+            .filter(|(position, _)| is_kept(*position))
+            .map(|(_, (id, label))| (*id, *label));
+        let end = end.filter(|end| example.input_ids.last() != Some(end)).map(|end| (end, end));
+        for (id, label) in tokens.chain(end) {
+            if blocks.last().is_none_or(|block| block.input_ids.len() == length) {
+                blocks.push(Example { line: example.line, ..Example::default() });
+            }
+            let block = blocks.last_mut().expect("a block was pushed if there was none");
+            block.input_ids.push(id);
+            if let Labels::Tokens(labels) = &mut block.labels {
+                labels.push(label);
+            }
+        }
+    }
+    Ok(blocks)
+}

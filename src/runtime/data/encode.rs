@@ -1,0 +1,258 @@
+//! Rows of data files → numbers: one function for each form that a row can have.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize as _;
+use serde_json::{Map, Value};
+
+use super::chat::Message;
+use super::example::{Example, IGNORED, Labels, Pixels};
+use super::tokenizer::{Specials, Tokenizer, Tokens};
+use super::{Reading, forms};
+use crate::adapter::config::Task;
+use crate::error::{Error, Result};
+
+type Fields = Map<String, Value>;
+
+/// A form that rows can have: the columns by which it is known, and how it is read.
+struct Form {
+    columns: &'static [&'static str],
+    read: fn(&Fields, &Encoder<'_>) -> Result<Example>,
+}
+
+/// Every form, the most explicit first.
+const FORMS: [Form; 5] = [
+    Form { columns: &["input_ids"], read: from_tokens },
+    Form { columns: &["pixel_values"], read: from_pixels },
+    Form { columns: &["messages"], read: from_messages },
+    Form { columns: &["prompt", "completion"], read: from_prompt },
+    Form { columns: &["text"], read: from_text },
+];
+
+/// What rows are read with.
+pub(super) struct Encoder<'a> {
+    pub reading: &'a Reading<'a>,
+    /// The numbers of class names, if labels are names.
+    pub classes: Option<BTreeMap<String, i32>>,
+}
+
+impl<'a> Encoder<'a> {
+    /// One row as numbers.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid) or [`Mismatch`](crate::ErrorKind::Mismatch) for a row of no known form, or with values of the wrong
+    /// type, or one that does not go with the task.
+    pub(super) fn encode(&self, fields: &Fields) -> Result<Example> {
+        let form = FORMS.iter().find(|form| form.columns.iter().all(|column| fields.contains_key(*column)));
+        let Some(form) = form else {
+            let forms = FORMS.map(|form| form.columns.join(" + ")).join(", or ");
+            let columns = fields.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            return Err(Error::mismatch("columns", forms, if columns.is_empty() { "none" } else { &columns }));
+        };
+        (form.read)(fields, self)
+    }
+
+    fn task(&self) -> Task {
+        self.reading.task
+    }
+
+    fn tokenizer(&self) -> Result<&'a Tokenizer> {
+        let missing = || Error::invalid("a row of text needs a tokenizer").with_hint("name one with --tokenizer FILE");
+        self.reading.tokenizer.ok_or_else(missing)
+    }
+
+    fn class(&self, fields: &Fields) -> Result<Labels> {
+        let value = fields.get("label").or_else(|| fields.get("labels")).ok_or_else(|| Error::not_found("column", "label"))?;
+        let named = |name: &str| match &self.classes {
+            Some(classes) => classes.get(name).copied().ok_or_else(|| {
+                let known = classes.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+                Error::mismatch("label", format!("one of {known}"), name)
+            }),
+            None => name.trim().parse().map_err(|_| Error::mismatch("label", "a whole number", name)),
+        };
+        match value {
+            Value::Bool(class) => Ok(Labels::Class(i32::from(*class))),
+            Value::String(name) => named(name).map(Labels::Class),
+            number => whole("label", number).map(Labels::Class),
+        }
+    }
+
+    /// The label that says where a text ends, so that the model learns to end there.
+    fn end(&self, ids: &[i32]) -> Result<Option<i32>> {
+        Ok(self.tokenizer()?.eos().filter(|eos| ids.last() != Some(eos)))
+    }
+
+    fn refuse(&self, form: &str) -> Error {
+        Error::unsupported(format!("{form} for {}", self.task().name()), format!("its rows have {}", forms(self.task())))
+    }
+}
+
+/// `{"input_ids", "attention_mask"?, "token_type_ids"?, "decoder_input_ids"?, "labels" or "label"?}`: used as it is.
+fn from_tokens(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
+    let input_ids = numbers(fields, "input_ids")?;
+    let labels = match encoder.task() {
+        Task::SeqCls | Task::ImageCls => encoder.class(fields)?,
+        Task::CausalLm if !fields.contains_key("labels") => Labels::Tokens(input_ids.clone()),
+        Task::MaskedLm if !fields.contains_key("labels") => Labels::Hidden,
+        _ if !fields.contains_key("labels") => return Err(Error::not_found("column", "labels")),
+        _ => Labels::Tokens(numbers(fields, "labels")?),
+    };
+    Ok(Example {
+        input_ids,
+        attention_mask: numbers(fields, "attention_mask")?,
+        token_type_ids: numbers(fields, "token_type_ids")?,
+        decoder_input_ids: numbers(fields, "decoder_input_ids")?,
+        labels,
+        ..Example::default()
+    })
+}
+
+/// `{"pixel_values": [[[..]]], "label"}`.
+fn from_pixels(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
+    let mut pixels = Pixels { shape: vec![], values: vec![] };
+    flatten(&fields["pixel_values"], 0, &mut pixels)?;
+    Ok(Example { pixel_values: Some(pixels), labels: encoder.class(fields)?, ..Example::default() })
+}
+
+/// `{"text", "text_pair"?, "label"?}`: a document to learn, or a text to classify.
+fn from_text(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
+    let (tokenizer, text) = (encoder.tokenizer()?, string(fields, "text")?);
+    let task = encoder.task();
+    let mut tokens = match fields.get("text_pair").filter(|pair| !pair.is_null()) {
+        None => tokenizer.encode(text, Specials::Added)?,
+        Some(_) => tokenizer.encode_pair(text, string(fields, "text_pair")?)?,
+    };
+    let labels = match task {
+        Task::CausalLm => {
+            tokens.ids.extend(encoder.end(&tokens.ids)?);
+            tokens.segments.clear();
+            Labels::Tokens(tokens.ids.clone())
+        }
+        Task::MaskedLm => Labels::Hidden,
+        Task::SeqCls => encoder.class(fields)?,
+        Task::TokenCls | Task::ImageCls | Task::Seq2SeqLm => return Err(encoder.refuse("text")),
+    };
+    if task != Task::CausalLm {
+        tokens.keep_to(encoder.reading.max_length);
+    }
+    Ok(Example { input_ids: tokens.ids, token_type_ids: tokens.segments, labels, ..Example::default() })
+}
+
+/// `{"prompt", "completion"}`: the completion is to be learnt, and where it ends.
+fn from_prompt(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
+    let (prompt, completion) = (string(fields, "prompt")?, string(fields, "completion")?);
+    let tokenizer = encoder.tokenizer()?;
+    match encoder.task() {
+        Task::CausalLm => {
+            // Encoded together, as it will be read; the token at the seam belongs to the completion if it reaches into it.
+            let text = format!("{prompt}{completion}");
+            let tokens = tokenizer.encode(&text, Specials::Added)?;
+            let is_learnt = |span: &std::ops::Range<usize>| span.end > prompt.len();
+            Ok(learn(tokens, is_learnt, encoder.tokenizer()?.eos()))
+        }
+        Task::Seq2SeqLm => {
+            let mut tokens = tokenizer.encode(prompt, Specials::Added)?;
+            tokens.keep_to(encoder.reading.max_length);
+            let mut labels = tokenizer.encode(completion, Specials::Added)?;
+            labels.ids.extend(encoder.end(&labels.ids)?);
+            Ok(Example { input_ids: tokens.ids, labels: Labels::Tokens(labels.ids), ..Example::default() })
+        }
+        _ => Err(encoder.refuse("prompt + completion")),
+    }
+}
+
+/// `{"messages": [{"role", "content"}]}`: what the assistant says is to be learnt.
+fn from_messages(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
+    if encoder.task() != Task::CausalLm {
+        return Err(encoder.refuse("messages"));
+    }
+    let tokenizer = encoder.tokenizer()?;
+    let messages: Vec<Message> = serde_json::from_value(fields["messages"].clone())
+        .map_err(|error| Error::mismatch("messages", "a list of objects with role and content", error))?;
+    let template = tokenizer.chat().ok_or_else(|| {
+        Error::invalid("the tokenizer has no chat template").with_hint(
+            "messages need tokenizer_config.json with a chat_template, or chat_template.jinja, beside tokenizer.json; without one, write the text into prompt and completion",
+        )
+    })?;
+    let rendered = template.render_marked(&messages)?;
+    // The template writes the special tokens itself.
+    let tokens = tokenizer.encode(&rendered.text, Specials::AsWritten)?;
+    let is_spoken = |span: &std::ops::Range<usize>| rendered.spoken.iter().any(|spoken| span.start < spoken.end && spoken.start < span.end);
+    Ok(learn(tokens, is_spoken, None))
+}
+
+/// Tokens as an example of which some are labels, with a token for the end.
+fn learn(tokens: Tokens, is_learnt: impl Fn(&std::ops::Range<usize>) -> bool, end: Option<i32>) -> Example {
+    let Tokens { mut ids, spans, .. } = tokens;
+    let mut labels: Vec<i32> = ids.iter().zip(&spans).map(|(id, span)| if is_learnt(span) { *id } else { IGNORED }).collect();
+    match end {
+        // The tokenizer has written it already.
+        Some(end) if ids.last() == Some(&end) => {
+            if let Some(last) = labels.last_mut() {
+                *last = end;
+            }
+        }
+        Some(end) => {
+            ids.push(end);
+            labels.push(end);
+        }
+        None => {}
+    }
+    Example { input_ids: ids, labels: Labels::Tokens(labels), ..Example::default() }
+}
+
+impl Tokens {
+    /// Cuts the text so that with the tokens that were added behind it no more than `length` are left.
+    fn keep_to(&mut self, length: Option<usize>) {
+        let Some(length) = length.filter(|length| *length < self.ids.len()) else { return };
+        let behind = self.spans.iter().rev().take_while(|span| span.is_empty()).count().min(length);
+        let cut = length - behind..self.ids.len() - behind;
+        self.ids.drain(cut.clone());
+        self.segments.drain(cut.clone());
+        self.spans.drain(cut);
+    }
+}
+
+fn string<'a>(fields: &'a Fields, column: &'static str) -> Result<&'a str> {
+    fields[column].as_str().ok_or_else(|| Error::mismatch(column, "text", describe(&fields[column])))
+}
+
+/// A column of whole numbers; empty if it is absent.
+fn numbers(fields: &Fields, column: &'static str) -> Result<Vec<i32>> {
+    match fields.get(column) {
+        None | Some(Value::Null) => Ok(vec![]),
+        Some(Value::Array(values)) => values.iter().map(|value| whole(column, value)).collect(),
+        Some(other) => Err(Error::mismatch(column, "a list of whole numbers", describe(other))),
+    }
+}
+
+fn whole(column: &'static str, value: &Value) -> Result<i32> {
+    let number = value.as_i64().and_then(|number| i32::try_from(number).ok());
+    number.ok_or_else(|| Error::mismatch(column, "a whole number", describe(value)))
+}
+
+fn flatten(value: &Value, depth: usize, into: &mut Pixels) -> Result<()> {
+    let Value::Array(items) = value else {
+        let pixel = f32::deserialize(value).ok().filter(|pixel| pixel.is_finite());
+        into.values.push(pixel.ok_or_else(|| Error::mismatch("pixel_values", "numbers", describe(value)))?);
+        return if depth == into.shape.len() { Ok(()) } else { Err(Error::invalid("pixel_values: rows of different depth")) };
+    };
+    if depth == into.shape.len() && into.values.is_empty() {
+        into.shape.push(items.len());
+    }
+    match into.shape.get(depth) {
+        Some(length) if *length == items.len() => items.iter().try_for_each(|item| flatten(item, depth + 1, into)),
+        Some(length) => Err(Error::mismatch(format!("pixel_values: length of axis {depth}"), length, items.len())),
+        None => Err(Error::invalid("pixel_values: rows of different depth")),
+    }
+}
+
+/// A value for a message: short, and with its kind.
+fn describe(value: &Value) -> String {
+    match value {
+        Value::Array(items) => format!("a list of {}", items.len()),
+        Value::Object(_) => "an object".to_owned(),
+        Value::String(text) => format!("the text {:?}", text.chars().take(40).collect::<String>()),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,116 @@
+//! One row as the numbers that a model takes, and the checks that it can take them.
+
+use crate::error::{Error, Result};
+
+/// The label of a token that does not count (`ignore_index` of `PyTorch`).
+pub const IGNORED: i32 = -100;
+
+/// One row as numbers. Columns that are empty take the values that they have by default.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Example {
+    /// The line of the data file where the row begins, from 1.
+    pub line: usize,
+    /// Token numbers.
+    pub input_ids: Vec<i32>,
+    /// 1 for tokens to attend to, 0 for padding; all 1 by default.
+    pub attention_mask: Vec<i32>,
+    /// The segment of each token; all 0 by default.
+    pub token_type_ids: Vec<i32>,
+    /// What the decoder reads; by default the labels, one place to the right.
+    pub decoder_input_ids: Vec<i32>,
+    /// An image, already resized and normalised.
+    pub pixel_values: Option<Pixels>,
+    /// What the model should answer.
+    pub labels: Labels,
+}
+
+/// An image as numbers, such as `[channels, height, width]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pixels {
+    /// The length of every axis.
+    pub shape: Vec<usize>,
+    /// The values, row-major.
+    pub values: Vec<f32>,
+}
+
+/// What a model should answer to a row.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Labels {
+    /// A token or class for each token; [`IGNORED`] where none counts.
+    Tokens(Vec<i32>),
+    /// A class for the whole row.
+    Class(i32),
+    /// The tokens that will be hidden when the row is read, anew in every epoch.
+    Hidden,
+}
+
+impl Default for Labels {
+    fn default() -> Self {
+        Self::Tokens(vec![])
+    }
+}
+
+/// What numbers a model takes; an absent limit is not checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// The longest row, in tokens.
+    pub positions: Option<usize>,
+    /// How many tokens there are.
+    pub vocabulary: Option<usize>,
+    /// How many classes there are.
+    pub classes: Option<usize>,
+}
+
+impl Example {
+    /// Checks that columns go together and numbers are in range. `label_limit` is what token labels must be below.
+    ///
+    /// # Errors
+    /// [`Mismatch`](crate::ErrorKind::Mismatch) with the column.
+    pub(super) fn check(&self, limits: &Limits, label_limit: Option<usize>, has_own_length: bool) -> Result<()> {
+        let length = self.input_ids.len();
+        let beside: [(&'static str, &[i32]); 2] = [("attention_mask", &self.attention_mask), ("token_type_ids", &self.token_type_ids)];
+        for (name, column) in beside {
+            same_length(name, column, length)?;
+        }
+        in_range("input_ids", &self.input_ids, limits.vocabulary)?;
+        in_range("decoder_input_ids", &self.decoder_input_ids, limits.vocabulary)?;
+        in_range("attention_mask", &self.attention_mask, Some(2))?;
+        in_range("token_type_ids", &self.token_type_ids, None)?;
+        match &self.labels {
+            Labels::Tokens(labels) => {
+                if !has_own_length {
+                    same_length("labels", labels, length)?;
+                }
+                let counted: Vec<i32> = labels.iter().copied().filter(|label| *label != IGNORED).collect();
+                in_range("labels", &counted, label_limit)?;
+                same_length("decoder_input_ids", &self.decoder_input_ids, labels.len())
+            }
+            Labels::Class(class) => in_range("label", &[*class], limits.classes),
+            Labels::Hidden => Ok(()),
+        }
+    }
+
+    /// Tokens that are attended to.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        if self.attention_mask.is_empty() { self.input_ids.len() } else { self.attention_mask.iter().filter(|mask| **mask != 0).count() }
+    }
+}
+
+fn same_length(name: &'static str, column: &[i32], length: usize) -> Result<()> {
+    if column.is_empty() || column.len() == length {
+        return Ok(());
+    }
+    Err(Error::mismatch(format!("length of {name}"), length, column.len()))
+}
+
+fn in_range(name: &'static str, column: &[i32], limit: Option<usize>) -> Result<()> {
+    let is_inside = |number: i32| usize::try_from(number).is_ok_and(|number| limit.is_none_or(|limit| number < limit));
+    match column.iter().find(|number| !is_inside(**number)) {
+        None => Ok(()),
+        Some(number) => {
+            let expected = limit.map_or_else(|| "0 or more".to_owned(), |limit| format!("0 to {}", limit.saturating_sub(1)));
+            Err(Error::mismatch(format!("a number in {name}"), expected, number))
+        }
+    }
+}

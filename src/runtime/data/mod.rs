@@ -1,0 +1,31 @@
+//! Everything between a data file and a padded batch.
+//!
+//! ```text
+//! file ─record→ rows ─encode→ examples ─dataset→ checked, cut, packed ─batch→ tensors by the graph's input names
+//!                        ▲                                     ▲
+//!                tokenizer, chat template              order: seed, epoch, position
+//! ```
+//! Knows how rows look and what a tokenizer's files say; knows no graph: batches have the names and types that a session's inputs ask for.
+
+mod batch;
+mod chat;
+mod columns;
+mod dataset;
+mod encode;
+mod example;
+mod hiding;
+mod order;
+mod record;
+mod task;
+mod tokenizer;
+
+pub use batch::{Batch, Batches, Filling};
+pub use chat::{ChatTemplate, Ending, Message};
+pub use dataset::{Dataset, Packing, Reading, Summary};
+pub use example::{Example, IGNORED, Labels, Limits, Pixels};
+pub use order::{Cursor, Order};
+pub use task::forms;
+pub use tokenizer::{Specials, Tokenizer, Tokens};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,228 @@
+//! Tokenizers as Hugging Face keeps them: `tokenizer.json`, and beside it what the special tokens are and how to write a chat.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+
+use serde_json::Value;
+use tokenizers::{EncodeInput, Encoding};
+
+use super::chat::ChatTemplate;
+use crate::error::{Context, Error, Result};
+
+const FILE: &str = "tokenizer.json";
+
+/// Files that name special tokens or their numbers, the most trusted first.
+const COMPANIONS: [&str; 4] = ["tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "config.json"];
+
+/// A special token: its name in the files, and what it usually looks like where no file tells.
+const SPECIAL: [(&str, &[&str]); 5] = [
+    ("bos", &[]),
+    ("eos", &["</s>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|im_end|>", "<eos>", "<end_of_turn>"]),
+    ("pad", &["[PAD]", "<pad>", "<|pad|>", "<|finetune_right_pad_id|>"]),
+    ("mask", &["[MASK]", "<mask>"]),
+    ("unk", &[]),
+];
+
+/// A tokenizer with its special tokens and chat template.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    special: BTreeMap<&'static str, i32>,
+    chat: Option<ChatTemplate>,
+}
+
+/// Whether a text gets the special tokens that the model expects around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Specials {
+    /// It does: `[CLS] text [SEP]`, `<s> text`, or nothing, as the tokenizer says.
+    Added,
+    /// It has them already, or is the middle of something.
+    AsWritten,
+}
+
+/// A text as tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tokens {
+    /// The numbers of the tokens.
+    pub ids: Vec<i32>,
+    /// The segment of each token: 0, or 1 for the second text of a pair.
+    pub segments: Vec<i32>,
+    /// The bytes of the text that each token stands for; empty for tokens that were added.
+    pub spans: Vec<Range<usize>>,
+}
+
+impl Tokenizer {
+    /// Opens a `tokenizer.json`, or the one in a folder, with the files beside it.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound), [`Io`](crate::ErrorKind::Io) or [`Format`](crate::ErrorKind::Format) with the file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = if path.is_dir() { path.join(FILE) } else { path.to_path_buf() };
+        if !file.is_file() {
+            return Err(Error::not_found("tokenizer", FILE)
+                .in_file(path)
+                .with_hint("a tokenizer is a file tokenizer.json, or the folder that has it"));
+        }
+        let bytes = std::fs::read(&file).in_file(&file)?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| Error::format("a tokenizer", error).in_file(&file))?;
+        // Some files ask for padding or truncation, for servers; rows are padded and cut elsewhere.
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|error| Error::format("a tokenizer", error).in_file(&file))?;
+        let folder = file.parent().unwrap_or(Path::new("."));
+        let companions = COMPANIONS.iter().map(|name| read_json(&folder.join(name))).collect::<Result<Vec<_>>>()?;
+        let special = SPECIAL.iter().filter_map(|(name, usual)| Some((*name, special_token(&inner, &companions, name, usual)?))).collect();
+        let mut tokenizer = Self { inner, special, chat: None };
+        tokenizer.chat = tokenizer.chat_template(folder, &companions[0])?;
+        Ok(tokenizer)
+    }
+
+    /// Opens the tokenizer in the folder of a model's file, or in the folder above (`onnx/model.onnx` with the tokenizer beside `onnx`).
+    /// None if there is none.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn beside(model: &Path) -> Result<Option<Self>> {
+        let model = model.canonicalize().unwrap_or_else(|_| model.to_path_buf());
+        let near = model.ancestors().take(3).filter(|folder| folder.is_dir()).take(2);
+        near.map(|folder| folder.join(FILE)).find(|file| file.is_file()).map(|file| Self::open(&file)).transpose()
+    }
+
+    /// A text as tokens.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid) if the tokenizer has no token for a part of the text.
+    pub fn encode(&self, text: &str, specials: Specials) -> Result<Tokens> {
+        self.encode_input(text.into(), specials)
+    }
+
+    /// Two texts as the tokens of one input.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_pair(&self, first: &str, second: &str) -> Result<Tokens> {
+        self.encode_input((first, second).into(), Specials::Added)
+    }
+
+    /// Tokens as text, without the special ones.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid) for numbers below zero.
+    pub fn decode(&self, ids: &[i32]) -> Result<String> {
+        let ids = ids.iter().map(|id| u32::try_from(*id)).collect::<Result<Vec<_>, _>>();
+        let ids = ids.map_err(|_| Error::invalid("token numbers must not be below zero"))?;
+        self.inner.decode(&ids, true).map_err(|error| Error::invalid(error.to_string()))
+    }
+
+    /// The token that ends a text, if there is one.
+    #[must_use]
+    pub fn eos(&self) -> Option<i32> {
+        self.special.get("eos").copied()
+    }
+
+    /// The token that begins a text, if there is one.
+    #[must_use]
+    pub fn bos(&self) -> Option<i32> {
+        self.special.get("bos").copied()
+    }
+
+    /// The token that stands for a hidden one, if there is one.
+    #[must_use]
+    pub fn mask(&self) -> Option<i32> {
+        self.special.get("mask").copied()
+    }
+
+    /// The token that rows are filled up with: the tokenizer's own, or the one that ends a text, or 0. No label ever falls on it.
+    #[must_use]
+    pub fn pad(&self) -> i32 {
+        self.special.get("pad").copied().or_else(|| self.eos()).unwrap_or_default()
+    }
+
+    /// Every token that stands for something other than text.
+    #[must_use]
+    pub fn special_tokens(&self) -> Vec<i32> {
+        let added = self.inner.get_added_tokens_decoder();
+        let mut ids: Vec<i32> = added.iter().filter(|(_, token)| token.special).filter_map(|(id, _)| i32::try_from(*id).ok()).collect();
+        ids.extend(self.special.values());
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    /// The number of tokens.
+    #[must_use]
+    pub fn vocabulary_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// How a conversation becomes text, if the tokenizer's files say it.
+    #[must_use]
+    pub fn chat(&self) -> Option<&ChatTemplate> {
+        self.chat.as_ref()
+    }
+
+    fn encode_input(&self, input: EncodeInput<'_>, specials: Specials) -> Result<Tokens> {
+        let encoding = self.inner.encode(input, specials == Specials::Added).map_err(|error| Error::invalid(error.to_string()))?;
+        Tokens::new(&encoding)
+    }
+
+    fn chat_template(&self, folder: &Path, config: &Value) -> Result<Option<ChatTemplate>> {
+        let file = folder.join("chat_template.jinja");
+        let (place, source) = if file.is_file() {
+            let source = std::fs::read_to_string(&file).in_file(&file)?;
+            (file, Some(source))
+        } else {
+            (folder.join(COMPANIONS[0]), template_in(config).map(ToOwned::to_owned))
+        };
+        let token =
+            |name: &&'static str| Some((format!("{name}_token"), self.inner.id_to_token(u32::try_from(*self.special.get(name)?).ok()?)?));
+        let tokens = SPECIAL.iter().filter_map(|(name, _)| token(name)).collect();
+        source.map(|source| ChatTemplate::new(&source, tokens).in_file(place)).transpose()
+    }
+}
+
+impl Tokens {
+    fn new(encoding: &Encoding) -> Result<Self> {
+        let numbers = |values: &[u32]| values.iter().map(|value| i32::try_from(*value)).collect::<Result<Vec<_>, _>>();
+        let too_large = |_| Error::invalid("a token's number is above 2^31");
+        let spans = encoding.get_offsets().iter().map(|(start, end)| *start..*end).collect();
+        Ok(Self {
+            ids: numbers(encoding.get_ids()).map_err(too_large)?,
+            segments: numbers(encoding.get_type_ids()).map_err(too_large)?,
+            spans,
+        })
+    }
+}
+
+/// The template in `tokenizer_config.json`: one text, or several with names.
+fn template_in(config: &Value) -> Option<&str> {
+    match &config["chat_template"] {
+        Value::String(source) => Some(source),
+        Value::Array(named) => {
+            let default = named.iter().find(|entry| entry["name"] == "default").or(named.first())?;
+            default["template"].as_str()
+        }
+        _ => None,
+    }
+}
+
+fn special_token(tokenizer: &tokenizers::Tokenizer, companions: &[Value], name: &str, usual: &[&str]) -> Option<i32> {
+    let by_name = |companion: &Value| {
+        let token = &companion[format!("{name}_token")];
+        tokenizer.token_to_id(token.as_str().or_else(|| token["content"].as_str())?).and_then(|id| i32::try_from(id).ok())
+    };
+    let by_number = |companion: &Value| {
+        let id = &companion[format!("{name}_token_id")];
+        id.as_i64().or_else(|| id[0].as_i64()).and_then(|id| i32::try_from(id).ok()).filter(|id| *id >= 0)
+    };
+    let usual = || usual.iter().find_map(|token| tokenizer.token_to_id(token).and_then(|id| i32::try_from(id).ok()));
+    companions.iter().find_map(by_name).or_else(|| companions.iter().find_map(by_number)).or_else(usual)
+}
+
+/// The JSON in a file; `null` if there is no such file.
+fn read_json(path: &Path) -> Result<Value> {
+    match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| Error::format("JSON", error).in_file(path)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
+        Err(error) => Err(error).in_file(path),
+    }
+}

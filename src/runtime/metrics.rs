@@ -1,0 +1,149 @@
+//! `metrics.jsonl`: what happened in every step, one JSON object a line, in the order in which it happened.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Error, Result};
+
+/// One optimizer step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct StepRecord {
+    /// The number of the step, from 1.
+    pub step: u64,
+    /// The loss before the update, mean over the labels that count; `null` in the file if it is no finite number.
+    pub loss: f32,
+    /// The learning rate of the update.
+    pub learning_rate: f64,
+    /// The norm of the whole gradient, before clipping.
+    pub grad_norm: f32,
+    /// Tokens that were read, padding not counted.
+    pub tokens: usize,
+    /// Wall time of the step.
+    pub seconds: f64,
+}
+
+/// One evaluation.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct EvalRecord {
+    /// The number of the last step before it; 0 before the first.
+    pub step: u64,
+    /// Mean over the labels that count.
+    pub eval_loss: f64,
+    /// `exp(eval_loss)`, for language models.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_perplexity: Option<f64>,
+    /// The share of labels that are the most probable ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_accuracy: Option<f64>,
+    /// Wall time of the evaluation.
+    pub seconds: f64,
+}
+
+/// Appends records to a metrics file, each on disk when the call returns.
+#[derive(Debug)]
+pub struct Metrics {
+    path: PathBuf,
+    file: File,
+}
+
+impl Metrics {
+    /// Starts an empty file, in place of what was there.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io) with the file.
+    pub fn create(path: &Path) -> Result<Self> {
+        let file = File::create(path).in_file(path)?;
+        Ok(Self { path: path.to_path_buf(), file })
+    }
+
+    /// Goes on after the step of this number: the records of later steps, which will be taken again, are cut off, and so is a torn last line.
+    /// An absent file is an empty one.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io) with the file.
+    pub fn resume(path: &Path, step: u64) -> Result<Self> {
+        if path.exists() {
+            keep_until(path, step).in_file(path)?;
+        }
+        let file = OpenOptions::new().create(true).append(true).open(path).in_file(path)?;
+        Ok(Self { path: path.to_path_buf(), file })
+    }
+
+    /// Appends one record: a [`StepRecord`] or an [`EvalRecord`].
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io) with the file.
+    pub fn write(&mut self, record: &impl Serialize) -> Result<()> {
+        let mut line = serde_json::to_vec(record).map_err(|error| Error::format("a metrics record", error))?;
+        line.push(b'\n');
+        // One call for the line, so that a reader never sees half of it.
+        self.file.write_all(&line).and_then(|()| self.file.flush()).in_file(&self.path)
+    }
+}
+
+fn keep_until(path: &Path, step: u64) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Numbered {
+        step: u64,
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut kept = tempfile::NamedTempFile::new_in(folder)?;
+    for line in BufReader::new(File::open(path)?).split(b'\n') {
+        let line = line?;
+        if serde_json::from_slice::<Numbered>(&line).is_ok_and(|record| record.step <= step) {
+            kept.write_all(&line)?;
+            kept.write_all(b"\n")?;
+        }
+    }
+    kept.flush()?;
+    fs::set_permissions(kept.path(), fs::metadata(path)?.permissions())?;
+    kept.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(step: u64, loss: f32) -> StepRecord {
+        StepRecord { step, loss, learning_rate: 0.001, grad_norm: 2.0, tokens: 64, seconds: 0.5 }
+    }
+
+    #[test]
+    fn every_record_is_a_line() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("metrics.jsonl");
+        let mut metrics = Metrics::create(&path)?;
+        metrics.write(&record(1, 0.5))?;
+        metrics.write(&EvalRecord { step: 1, eval_loss: 1.0, eval_perplexity: None, eval_accuracy: Some(0.75), seconds: 2.0 })?;
+        metrics.write(&record(2, f32::NAN))?;
+        assert_eq!(
+            fs::read_to_string(&path)?,
+            "{\"step\":1,\"loss\":0.5,\"learning_rate\":0.001,\"grad_norm\":2.0,\"tokens\":64,\"seconds\":0.5}\n\
+             {\"step\":1,\"eval_loss\":1.0,\"eval_accuracy\":0.75,\"seconds\":2.0}\n\
+             {\"step\":2,\"loss\":null,\"learning_rate\":0.001,\"grad_norm\":2.0,\"tokens\":64,\"seconds\":0.5}\n"
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn resuming_cuts_off_what_will_be_done_again() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("metrics.jsonl");
+        Metrics::resume(&path, 0)?.write(&record(1, 0.5))?;
+        let mut metrics = Metrics::resume(&path, 1)?;
+        for step in 2..=4 {
+            metrics.write(&record(step, 0.5))?;
+        }
+        fs::write(&path, [fs::read(&path)?, b"{\"step\":2,\"lo".to_vec()].concat())?;
+        Metrics::resume(&path, 2)?.write(&record(3, 0.25))?;
+        let text = fs::read_to_string(&path)?;
+        let steps: Vec<&str> = text.lines().filter_map(|line| line.split(',').next()).collect();
+        assert_eq!(steps, ["{\"step\":1", "{\"step\":2", "{\"step\":3"]);
+        assert!(text.ends_with("\"seconds\":0.5}\n") && text.contains("0.25"));
+        Ok(())
+    }
+}
