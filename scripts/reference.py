@@ -101,8 +101,7 @@ def train(model, task, rows, settings):
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=settings["learning_rate"], betas=(settings["adam_beta1"], settings["adam_beta2"]),
                                   eps=settings["adam_epsilon"], weight_decay=settings["weight_decay"])
-    schedule = transformers.get_scheduler(settings["lr_scheduler"] if settings["warmup_steps"] == 0 else "linear", optimizer,
-                                          settings["warmup_steps"], settings["max_steps"])
+    schedule = transformers.get_scheduler(settings["lr_scheduler"], optimizer, settings["warmup_steps"], settings["max_steps"])
     seen = dict(losses=[], gradient_norms=[], learning_rates=[])
     batches = [tensors(rows[i:i + BATCH]) for i in range(0, len(rows), BATCH)]
     first = None
