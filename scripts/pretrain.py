@@ -160,6 +160,7 @@ def export(args):
     OUT.mkdir(parents=True, exist_ok=True)
     for name in ("model.onnx", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copy(folder / name, OUT)
+    shutil.copy(args.work / "training.json", OUT)
 
 
 def unpack(args):
