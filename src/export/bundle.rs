@@ -135,7 +135,7 @@ fn renamed(error: Error, linked: &Path, model: &Path) -> Error {
     error.with_file_renamed(linked, model)
 }
 
-fn task(request: &Request<'_'>, given: Option<&AdapterFiles>) -> Result<Task> {
+fn task(request: &Request<'_>, given: Option<&AdapterFiles>) -> Result<Task> {
     request.task.or_else(|| given.and_then(|files| files.config.task)).ok_or_else(|| {
         Error::unsupported("finding out the task", "neither the adapter nor the graph's outputs tell it")
             .in_file(request.model)
