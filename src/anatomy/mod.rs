@@ -3,26 +3,93 @@
 //! Everything is found from structure and from the names that an exporter left; nothing from a list of known models. What is not
 //! found is not an error but a [`Miss`], which says where the search stopped and what it wanted.
 
+mod attention;
+mod cache;
+mod causal;
 mod embedding;
+mod flow;
+mod fused;
+mod head;
+mod heads;
+mod inputs;
 mod linear;
 mod names;
 mod parameters;
 mod projections;
+mod roles;
+mod scores;
+mod task;
 mod walk;
+
+pub use task::{Guess, Task};
+
+use std::collections::BTreeMap;
 
 use crate::ir::{Graph, ValueId};
 
+use attention::Site;
+use causal::Causal;
+use embedding::Table;
+use flow::{Flow, Source};
+use linear::Linear;
+
 /// Finds the parts of a transformer. Never fails: what is not found is missing from the answer, and said in [`Anatomy::misses`].
 ///
-/// Takes time linear in the number of nodes; looks at weights only to compare a few rows of the head with the token embedding.
+/// Takes time linear in the number of nodes; looks at weights only to compare a few elements of the head with the token embedding.
 #[must_use]
 pub fn read(graph: &Graph) -> Anatomy {
     let (linears, mut misses) = linear::find(graph);
     let tables = embedding::find(graph);
-    let named = projections::name(graph, linears, &tables);
-    misses.extend(named.misses);
-    let parameters = parameters::find(graph, &named.projections, &named.embeddings, &named.namer);
-    Anatomy { projections: named.projections, embeddings: named.embeddings, parameters, misses, ..Anatomy::default() }
+    let hints = projections::Hints::gather(graph, &linears, &tables);
+    let (sites, not_attentions) = attention::find(graph);
+    misses.extend(not_attentions);
+    let flow = Flow::follow(graph, &sources(&linears, &tables, &sites));
+    let causal = Causal::find(graph);
+
+    let mut attentions: Vec<Attention> = sites.iter().map(|site| site.read(graph, &flow, &causal)).collect();
+    attention::connect(graph, &mut attentions, &linears, &flow);
+    let embeddings = hints.embeddings(&tables);
+    let mut modules = hints.modules(&linears);
+    let known = hints.known(graph, &modules, &embeddings);
+    let head = head::find(graph, &flow);
+    let context = roles::Evidence {
+        graph,
+        linears: &linears,
+        attentions: &attentions,
+        flow: &flow,
+        known: &known,
+        head: head.as_ref().and_then(|h| h.projection),
+    };
+    roles::fill(&mut modules, &context, &mut misses);
+    let projections = hints.projections(graph, linears, modules);
+    attention::name(&mut attentions, &projections);
+
+    let inputs::Found { inputs, token_embedding, max_positions } = inputs::find(graph, &embeddings, &causal);
+    let head = head.map(|head| head.complete(graph, &projections, token_embedding.map(|at| &embeddings[at])));
+    let parameters = parameters::find(graph, &projections, &embeddings, &hints.namer);
+    let cache = cache::find(graph, &attentions);
+    let anatomy = Anatomy {
+        projections,
+        embeddings,
+        attentions,
+        token_embedding,
+        head,
+        parameters,
+        cache,
+        inputs,
+        max_positions,
+        task: Guess::default(),
+        misses,
+    };
+    Anatomy { task: task::guess(graph, &anatomy), ..anatomy }
+}
+
+/// The outputs that are followed through the graph.
+fn sources(linears: &[Linear], tables: &[Table], sites: &[Site<'_>]) -> BTreeMap<ValueId, Source> {
+    let linears = linears.iter().enumerate().map(|(at, linear)| (linear.y, Source::Projection(at)));
+    let tables = tables.iter().enumerate().map(|(at, table)| (table.output, Source::Table(at)));
+    let sites = sites.iter().enumerate().map(|(at, site)| (site.output, Source::Attention(at)));
+    linears.chain(tables).chain(sites).collect()
 }
 
 /// What was recognised in a graph. Values are those of the graph that was read, and keep their ids in graphs written on top of it.
@@ -44,8 +111,10 @@ pub struct Anatomy {
     pub cache: Vec<CacheSlot>,
     /// Inputs by what they are for.
     pub inputs: Inputs,
-    /// The largest number of positions, where a learned position table tells.
+    /// The largest number of positions, where a learned position table tells: the rows that can be read from position 0 on.
     pub max_positions: Option<i64>,
+    /// What the model was made for.
+    pub task: Guess,
     /// What was looked for and not found.
     pub misses: Vec<Miss>,
 }
@@ -122,7 +191,8 @@ pub struct Embedding {
 pub struct Attention {
     /// The module's path, from its projections: `model.layers.3.self_attn`.
     pub module: String,
-    /// Places of the projections among [`Anatomy::projections`]; `None` where they were not found or are packed into one.
+    /// Place of the projection that makes the queries among [`Anatomy::projections`]; the same for `q`, `k` and `v` where one
+    /// projection makes all three. `None` where it was not found.
     pub q: Option<usize>,
     /// See `q`.
     pub k: Option<usize>,
@@ -130,22 +200,88 @@ pub struct Attention {
     pub v: Option<usize>,
     /// The projection after the heads are joined.
     pub o: Option<usize>,
-    /// The value that is multiplied with the scores as keys, `[batch, heads, keys, head]`, after rotation and before any repetition for grouped queries.
-    pub key: ValueId,
-    /// The values, `[batch, heads, keys, head]`, before any repetition for grouped queries.
-    pub value: ValueId,
-    /// Scores before the softmax.
-    pub scores: ValueId,
-    /// What is added to the scores, if anything is.
-    pub mask: Option<ValueId>,
+    /// The keys as they are multiplied with the queries: transposed, scaled, repeated for grouped queries.
+    pub keys: Heads,
+    /// The values as they are multiplied with the probabilities: repeated for grouped queries.
+    pub values: Heads,
+    /// The keys after rotation and past, before scaling, transposition and repetition: what a cache holds.
+    pub key: Heads,
+    /// The values after past, before repetition: what a cache holds.
+    pub value: Heads,
+    /// Scores before the softmax, unless the attention is one operator.
+    pub scores: Option<ValueId>,
+    /// What hides keys, in the order of application.
+    pub masks: Vec<Mask>,
+    /// The values, weighted: `[batch, heads, seq, head]`, before the heads are joined (one operator may join them itself).
+    pub output: ValueId,
+    /// Whether a position cannot see later ones.
+    pub causal: bool,
+    /// Whether keys come from other hidden states than queries: a decoder that looks at its encoder.
+    pub cross: bool,
     /// Number of query heads.
     pub heads: Option<i64>,
     /// Number of key and value heads.
     pub kv_heads: Option<i64>,
     /// Length of a head.
     pub head_size: Option<i64>,
-    /// What the scores are multiplied with.
+    /// What the product of queries and keys is multiplied with, wherever that happens.
     pub scale: Option<f64>,
+}
+
+/// Queries, keys or values, head by head.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heads {
+    /// The tensor.
+    pub value: ValueId,
+    /// What its axes are, in order.
+    pub axes: Vec<Axis>,
+}
+
+impl Heads {
+    /// The place of an axis.
+    #[must_use]
+    pub fn axis(&self, wanted: Axis) -> Option<usize> {
+        self.axes.iter().position(|&axis| axis == wanted)
+    }
+}
+
+/// What an axis of a tensor of heads is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Axis {
+    /// Examples.
+    Batch,
+    /// Heads of one example.
+    Heads,
+    /// Heads of all examples, one example after the other.
+    BatchHeads,
+    /// Positions.
+    Seq,
+    /// Numbers of one head.
+    Size,
+    /// Numbers of all heads of a position, one head after the other.
+    HeadsSize,
+}
+
+/// Something that hides keys from queries. Its last axis is that of the keys, or has length 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mask {
+    /// The mask.
+    pub value: ValueId,
+    /// How it is applied to the scores.
+    pub kind: Masking,
+}
+
+/// How a mask is applied to scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Masking {
+    /// Added: 0 where a key is seen, very small where it is not.
+    Added,
+    /// Subtracted: 0 where a key is seen, very large where it is not.
+    Subtracted,
+    /// Scores stay where it is true.
+    KeptWhere,
+    /// Scores are replaced where it is true.
+    MaskedWhere,
 }
 
 /// What turns hidden states into predictions.

@@ -1,42 +1,71 @@
 //! Gives projections and tables their modules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ir::{Graph, ValueId};
 
 use super::embedding::Table;
 use super::linear::Linear;
 use super::names::{Evidence, Namer, is_another_call, owned};
-use super::{Embedding, Layout, Miss, Projection};
+use super::{Embedding, Layout, Projection};
 
-/// Projections and tables with names, each list in the order of execution.
-pub(super) struct Named {
-    pub(super) projections: Vec<Projection>,
-    pub(super) embeddings: Vec<Embedding>,
+/// What the graph says of the names of projections and tables.
+pub(super) struct Hints {
+    linears: Vec<Evidence>,
+    tables: Vec<Evidence>,
     pub(super) namer: Namer,
-    pub(super) misses: Vec<Miss>,
 }
 
-/// Names everything there is evidence for; the others get a number.
-pub(super) fn name(graph: &Graph, linears: Vec<Linear>, tables: &[Table]) -> Named {
-    let of_linear = |l: &Linear| {
-        let nodes: Vec<_> = std::iter::once(l.node).chain(l.bias_node).collect();
-        Evidence::of(graph, &nodes, &[Some(l.weight.value), l.bias])
-    };
-    let hints: Vec<Evidence> = linears.iter().map(of_linear).collect();
-    let table_hints: Vec<Evidence> = tables.iter().map(|t| Evidence::of(graph, &[t.node], &[Some(t.weight)])).collect();
-    let namer = Namer::learn(graph, &[hints.as_slice(), &table_hints].concat(), hints.last());
+impl Hints {
+    pub(super) fn gather(graph: &Graph, linears: &[Linear], tables: &[Table]) -> Self {
+        let of_linear = |l: &Linear| {
+            let nodes: Vec<_> = std::iter::once(l.node).chain(l.bias_node).collect();
+            Evidence::of(graph, &nodes, &[Some(l.weight.value), l.bias])
+        };
+        let linears: Vec<Evidence> = linears.iter().map(of_linear).collect();
+        let tables: Vec<Evidence> = tables.iter().map(|t| Evidence::of(graph, &[t.node], &[Some(t.weight)])).collect();
+        let namer = Namer::learn(graph, &[linears.as_slice(), &tables].concat(), linears.last());
+        Self { linears, tables, namer }
+    }
 
-    let mut misses = vec![];
-    let embeddings: Vec<Embedding> = tables.iter().zip(&table_hints).map(|(table, hint)| embedding(table, namer.module(hint))).collect();
-    let modules = modules(graph, &linears, &hints, &namer, &mut misses);
-    let projections = linears.into_iter().zip(modules).zip(&hints).map(|((l, module), hint)| projection(graph, l, module, hint)).collect();
-    Named { projections, embeddings, namer, misses }
+    /// A module for each projection that there is a name for: one for all calls of a shared module.
+    pub(super) fn modules(&self, linears: &[Linear]) -> Vec<Option<String>> {
+        let mut of_weight: BTreeMap<ValueId, String> = BTreeMap::new();
+        let named = linears.iter().zip(&self.linears).map(|(linear, hint)| {
+            let wanted = self.namer.module(hint)?;
+            let first = of_weight.entry(linear.weight.value).or_insert_with(|| wanted.clone());
+            Some(if is_another_call(first, &wanted) { first.clone() } else { wanted })
+        });
+        named.collect()
+    }
+
+    /// The tables with their names.
+    pub(super) fn embeddings(&self, tables: &[Table]) -> Vec<Embedding> {
+        tables.iter().zip(&self.tables).enumerate().map(|(at, (table, hint))| embedding(table, self.namer.module(hint), at)).collect()
+    }
+
+    /// Every module path that names tell, those of norms and biases among them.
+    pub(super) fn known(&self, graph: &Graph, modules: &[Option<String>], embeddings: &[Embedding]) -> BTreeSet<String> {
+        let owners = graph.initializers().filter_map(|(id, _)| self.namer.parameter(graph.value_name(id))).map(|owned| owned.module);
+        owners.chain(modules.iter().flatten().cloned()).chain(embeddings.iter().map(|e| e.module.clone())).collect()
+    }
+
+    /// The projections with their names; different weights get different ones.
+    pub(super) fn projections(&self, graph: &Graph, linears: Vec<Linear>, modules: Vec<Option<String>>) -> Vec<Projection> {
+        let mut bearer: BTreeMap<String, ValueId> = BTreeMap::new();
+        let mut projections = Vec::with_capacity(linears.len());
+        for ((linear, module), hint) in linears.into_iter().zip(modules).zip(&self.linears) {
+            let module = free(&bearer, module.unwrap_or_else(|| "linear".to_owned()), linear.weight.value);
+            bearer.insert(module.clone(), linear.weight.value);
+            projections.push(projection(graph, linear, module, hint));
+        }
+        projections
+    }
 }
 
-fn embedding(table: &Table, module: Option<String>) -> Embedding {
+fn embedding(table: &Table, module: Option<String>, at: usize) -> Embedding {
     let Table { weight, indices, output, rows, hidden, .. } = *table;
-    Embedding { module: module.unwrap_or_default(), weight, indices, output, rows, hidden }
+    Embedding { module: module.unwrap_or_else(|| format!("embedding_{at}")), weight, indices, output, rows, hidden }
 }
 
 fn projection(graph: &Graph, linear: Linear, module: String, hint: &Evidence) -> Projection {
@@ -51,28 +80,6 @@ fn keeps_its_name(graph: &Graph, weight: ValueId, module: &str) -> bool {
     let name = graph.value_name(weight);
     let last = |path: &str| path.rsplit('.').next().map(str::to_owned);
     name.ends_with(".weight") && !name.ends_with(".MatMul.weight") && owned(name).is_some_and(|o| last(&o.module) == last(module))
-}
-
-/// A module for each projection: one for all calls of a shared module, different ones for different weights.
-fn modules(graph: &Graph, linears: &[Linear], hints: &[Evidence], namer: &Namer, misses: &mut Vec<Miss>) -> Vec<String> {
-    let mut of_weight: BTreeMap<ValueId, String> = BTreeMap::new();
-    let mut bearer: BTreeMap<String, ValueId> = BTreeMap::new();
-    let mut modules = Vec::with_capacity(linears.len());
-    for (at, (linear, hint)) in linears.iter().zip(hints).enumerate() {
-        let weight = linear.weight.value;
-        let wanted = namer.module(hint).unwrap_or_else(|| {
-            misses.push(Miss { at: graph.node_label(linear.node), wanted: "a name that tells the module".into() });
-            format!("linear_{at}")
-        });
-        let module = match of_weight.get(&weight) {
-            Some(first) if is_another_call(first, &wanted) => first.clone(),
-            _ => free(&bearer, wanted, weight),
-        };
-        bearer.insert(module.clone(), weight);
-        of_weight.entry(weight).or_insert_with(|| module.clone());
-        modules.push(module);
-    }
-    modules
 }
 
 /// The name, with a number behind it if another weight has it already.

@@ -1,6 +1,6 @@
 //! Means to walk a finished graph: every step either arrives or says what it missed.
 
-use crate::ir::{Graph, Node, NodeId, Tensor, ValueId};
+use crate::ir::{Attr, Fact, Graph, Node, NodeId, Tensor, ValueId};
 
 use super::Miss;
 
@@ -22,6 +22,10 @@ pub(super) struct NodeRef<'g> {
 }
 
 impl<'g> ValueRef<'g> {
+    pub(super) fn new(graph: &'g Graph, id: ValueId) -> Self {
+        Self { graph, id }
+    }
+
     pub(super) fn id(self) -> ValueId {
         self.id
     }
@@ -33,6 +37,15 @@ impl<'g> ValueRef<'g> {
     /// Nothing of the kind that was wanted stands here.
     pub(super) fn miss(self, wanted: impl Into<String>) -> Miss {
         Miss { at: self.name().to_owned(), wanted: wanted.into() }
+    }
+
+    pub(super) fn fact(self) -> &'g Fact {
+        self.graph.fact(self.id)
+    }
+
+    /// The length of an axis, if it is known.
+    pub(super) fn length(self, axis: usize) -> Option<i64> {
+        self.fact().shape.as_ref()?.get(axis)?.as_known()
     }
 
     /// The node that writes this value.
@@ -76,6 +89,51 @@ impl<'g> ValueRef<'g> {
     /// The constant that is stored under this very value: an initializer, overridable or not, or a `Constant` node.
     pub(super) fn stored(self) -> Option<&'g Tensor> {
         self.graph.initializer(self.id).or_else(|| self.graph.constant(self.id))
+    }
+
+    /// Whether a constant stands behind this value, perhaps in another layout or type.
+    pub(super) fn is_constant(self) -> bool {
+        self.behind(&["Identity", "Cast", "Transpose", "Reshape", "Expand"]).stored().is_some()
+    }
+
+    /// Whether this is a single number, known or not.
+    pub(super) fn is_single(self) -> bool {
+        match self.fact().shape.as_deref() {
+            Some(shape) => shape.iter().all(|dim| dim.as_known() == Some(1)),
+            None => self.number().is_some(),
+        }
+    }
+
+    /// The number, if this is a single one that can be told without running the graph.
+    pub(super) fn number(self) -> Option<f64> {
+        self.number_within(16)
+    }
+
+    /// Exporters compute `1/√d` from the shape of the queries: some arithmetic has to be followed.
+    fn number_within(self, steps: usize) -> Option<f64> {
+        if let Some(constant) = self.stored() {
+            return constant.scalar();
+        }
+        if let Some(&[known]) = self.fact().known_contents().as_deref() {
+            return i32::try_from(known).ok().map(f64::from);
+        }
+        let node = self.producer().filter(|_| steps > 0)?;
+        let input = |index: usize| node.input(index).ok()?.number_within(steps - 1);
+        match node.op() {
+            "Cast" | "Identity" | "Squeeze" | "Unsqueeze" | "Reshape" => input(0),
+            "Sqrt" => Some(input(0)?.sqrt()),
+            "Reciprocal" => Some(input(0)?.recip()),
+            "Mul" => Some(input(0)? * input(1)?),
+            "Div" => Some(input(0)? / input(1)?),
+            "Add" => Some(input(0)? + input(1)?),
+            "Sub" => Some(input(0)? - input(1)?),
+            "Pow" => Some(input(0)?.powf(input(1)?)),
+            "ConstantOfShape" if self.is_single() => match node.node().attrs.get("value") {
+                Some(Attr::Tensor(value)) => value.scalar(),
+                _ => Some(0.0),
+            },
+            _ => None,
+        }
     }
 }
 

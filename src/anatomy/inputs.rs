@@ -1,0 +1,91 @@
+//! Data inputs by what they are for: by where they lead, and by name where that does not tell.
+
+use crate::ir::{Graph, ValueId};
+
+use super::causal::Causal;
+use super::walk::ValueRef;
+use super::{Embedding, Inputs};
+
+/// Operators that pass indices on.
+const PASSING: &[&str] = &["Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Slice", "Clip"];
+
+/// Tables of segments are tiny.
+const SEGMENTS: i64 = 16;
+
+/// The inputs, and the table that reads the tokens.
+pub(super) struct Found {
+    pub(super) inputs: Inputs,
+    pub(super) token_embedding: Option<usize>,
+    pub(super) max_positions: Option<i64>,
+}
+
+pub(super) fn find(graph: &Graph, embeddings: &[Embedding], causal: &Causal) -> Found {
+    let data: Vec<ValueId> = graph.data_inputs().collect();
+    let name = |id: ValueId| graph.value_name(id).to_lowercase();
+    let named = |words: &[&str]| data.iter().copied().find(|&id| words.iter().any(|word| name(id).contains(word)));
+    let reads = |table: &Embedding| Some(ValueRef::new(graph, table.indices).behind(PASSING).id()).filter(|id| data.contains(id));
+
+    let position_ids = named(&["position"]);
+    let segments = named(&["token_type", "segment"]);
+    let is_token =
+        |table: &Embedding| reads(table).is_some_and(|id| Some(id) != position_ids && Some(id) != segments && table.rows > SEGMENTS);
+    let (mut token_embedding, mut decoder_input_ids) = (None, named(&["decoder_input"]));
+    for (at, table) in embeddings.iter().enumerate().filter(|(_, table)| is_token(table)) {
+        let first: Option<&Embedding> = token_embedding.map(|at: usize| &embeddings[at]);
+        match first {
+            None if reads(table) != decoder_input_ids => token_embedding = Some(at),
+            // A second stream of tokens is the decoder's.
+            Some(first) if reads(first) != reads(table) => decoder_input_ids = decoder_input_ids.or_else(|| reads(table)),
+            _ => {}
+        }
+    }
+    let tokens = token_embedding.and_then(|at| reads(&embeddings[at]));
+    let pixels = || data.iter().copied().find(|&id| graph.fact(id).rank() == Some(4) && name(id).contains("pixel"));
+    let main = tokens.or_else(pixels).or_else(|| named(&["input_ids"]));
+    let small = embeddings.iter().filter(|table| table.rows <= SEGMENTS).find_map(reads);
+    let token_type_ids = segments.or(small.filter(|&id| Some(id) != main && Some(id) != position_ids));
+    let attention_mask = data.iter().copied().find(|&id| name(id).contains("mask") && !name(id).contains("decoder"));
+    Found {
+        inputs: Inputs { main, attention_mask, position_ids, token_type_ids, decoder_input_ids },
+        token_embedding,
+        max_positions: max_positions(graph, embeddings, causal, token_embedding),
+    }
+}
+
+/// The positions that the smallest learned table of positions holds.
+fn max_positions(graph: &Graph, embeddings: &[Embedding], causal: &Causal, tokens: Option<usize>) -> Option<i64> {
+    let of_positions = embeddings.iter().enumerate().filter(|(at, table)| Some(*at) != tokens && causal.is_position(table.indices));
+    of_positions
+        .filter(|(_, table)| table.rows > SEGMENTS)
+        .map(|(_, table)| table.rows - first_row(ValueRef::new(graph, table.indices)))
+        .min()
+}
+
+/// The row of the first position: OPT and RoBERTa leave two rows at the top of the table.
+fn first_row(indices: ValueRef<'_>) -> i64 {
+    let (mut at, mut first) = (indices, 0.0);
+    loop {
+        at = at.behind(PASSING);
+        let Some(node) = at.producer() else { break };
+        let numbers = (node.input(0).ok().and_then(ValueRef::number), node.input(1).ok().and_then(ValueRef::number));
+        let next = match (node.op(), numbers) {
+            ("Add", (None, Some(number))) => (0, number),
+            ("Add", (Some(number), None)) => (1, number),
+            ("Sub", (None, Some(number))) => (0, -number),
+            // A running count of the tokens that are seen starts with 1.
+            ("CumSum", _) => return whole(first + 1.0),
+            // The count, where there is a token.
+            ("Mul", _) => (usize::from(node.input(0).is_ok_and(|input| input.behind(PASSING).from(&["CumSum", "Add"]).is_err())), 0.0),
+            _ => break,
+        };
+        first += next.1;
+        let Ok(input) = node.input(next.0) else { break };
+        at = input;
+    }
+    whole(first)
+}
+
+#[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "sums of small whole numbers")]
+fn whole(number: f64) -> i64 {
+    number as i64
+}

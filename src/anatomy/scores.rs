@@ -1,0 +1,88 @@
+//! What stands between the product of queries and keys and the softmax: scale and masks.
+//!
+//! ```text
+//! MatMul → [Mul | Div scale]* → [Add mask | Where mask]* → [Cast | Reshape | Tanh ..]* → Softmax
+//! ```
+
+use super::walk::{Found, NodeRef, ValueRef};
+use super::{Mask, Masking};
+
+/// Products of two activations.
+pub(super) const PRODUCTS: &[&str] = &["MatMul", "com.microsoft:FusedMatMul"];
+
+/// Operators between product and softmax that change neither the order nor the scale of the scores (a soft cap scales down and up again).
+const NEUTRAL: &[&str] =
+    &["Cast", "Identity", "Dropout", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Max", "Min", "Clip", "Tanh", "Concat", "Slice"];
+
+/// Steps that are walked before the search gives up; masks are dead ends that may be long.
+const MAX_STEPS: usize = 24;
+
+/// The scores of one attention.
+#[derive(Clone)]
+pub(super) struct Scores<'g> {
+    /// The product of queries and keys.
+    pub(super) product: NodeRef<'g>,
+    /// What the product is multiplied with; `None` if a factor is not known.
+    pub(super) scale: Option<f64>,
+    /// From the product on.
+    pub(super) masks: Vec<Mask>,
+}
+
+/// The product behind a softmax's input.
+pub(super) fn behind(value: ValueRef<'_>) -> Found<Scores<'_>> {
+    search(value, MAX_STEPS)
+}
+
+fn search(value: ValueRef<'_>, steps: usize) -> Found<Scores<'_>> {
+    let wanted = || value.miss("scores: a product of queries and keys, scaled and masked");
+    let node = value.producer().filter(|_| steps > 0).ok_or_else(wanted)?;
+    let next = |input: usize| search(node.input(input)?, steps - 1);
+    match node.op() {
+        op if PRODUCTS.contains(&op) => product(node),
+        op if NEUTRAL.contains(&op) => next(0),
+        "Mul" | "Div" => {
+            let (input, factor) = scaled(node)?;
+            let scores = search(input, steps - 1)?;
+            Ok(Scores { scale: scores.scale.zip(factor).map(|(a, b)| a * b), ..scores })
+        }
+        "Add" => {
+            let masked = |scores: usize, mask: usize| Ok(next(scores)?.masked(node.input(mask)?, Masking::Added));
+            masked(0, 1).or_else(|_| masked(1, 0))
+        }
+        // Older GPT-2: `scores - 1e4 * (1 - mask)`
+        "Sub" => Ok(next(0)?.masked(node.input(1)?, Masking::Subtracted)),
+        "Where" => {
+            let masked = |scores: usize, kind| Ok(next(scores)?.masked(node.input(0)?, kind));
+            masked(1, Masking::KeptWhere).or_else(|_| masked(2, Masking::MaskedWhere))
+        }
+        _ => Err(wanted()),
+    }
+}
+
+fn product(node: NodeRef<'_>) -> Found<Scores<'_>> {
+    if node.inputs().any(ValueRef::is_constant) {
+        return Err(node.miss("a product of two activations"));
+    }
+    Ok(Scores { product: node, scale: Some(f64::from(node.node().float("alpha", 1.0))), masks: vec![] })
+}
+
+impl Scores<'_> {
+    fn masked(mut self, mask: ValueRef<'_>, kind: Masking) -> Self {
+        self.masks.push(Mask { value: mask.id(), kind });
+        self
+    }
+}
+
+/// The input of a `Mul` or `Div` by one number, and the factor if it is known.
+///
+/// # Errors
+/// If neither side is a single number: then the node is a gate or a rotation, no scale.
+pub(super) fn scaled(node: NodeRef<'_>) -> Found<(ValueRef<'_>, Option<f64>)> {
+    let (a, b) = (node.input(0)?, node.input(1)?);
+    match (node.op(), a.is_single(), b.is_single()) {
+        ("Mul", false, true) => Ok((a, b.number())),
+        ("Mul", true, false) => Ok((b, a.number())),
+        ("Div", false, true) => Ok((a, b.number().map(f64::recip))),
+        _ => Err(node.miss("a scale: Mul or Div by a single number")),
+    }
+}
