@@ -9,7 +9,7 @@ use crate::ir::Graph;
 use super::{Anatomy, Head};
 
 /// What a model is trained to do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Task {
     /// The next token at each position.
     CausalLm,
@@ -23,16 +23,13 @@ pub enum Task {
     ImageCls,
     /// The next token of a text that answers another.
     Seq2SeqLm,
-    /// Nothing in particular: hidden states come out.
-    #[default]
-    FeatureExtraction,
 }
 
 /// A task, and what it was concluded from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guess {
-    /// The task.
-    pub task: Task,
+    /// The task; none where only hidden states come out.
+    pub task: Option<Task>,
     /// The reason, in words.
     pub why: String,
 }
@@ -45,7 +42,6 @@ const NAMES: &[(Task, &str)] = &[
     (Task::TokenCls, "token-cls"),
     (Task::ImageCls, "image-cls"),
     (Task::Seq2SeqLm, "seq2seq-lm"),
-    (Task::FeatureExtraction, "feature-extraction"),
 ];
 
 impl Task {
@@ -53,6 +49,12 @@ impl Task {
     #[must_use]
     pub fn name(self) -> &'static str {
         NAMES.iter().find(|(task, _)| *task == self).map_or("", |(_, name)| name)
+    }
+
+    /// The task of a name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        NAMES.iter().find(|(_, known)| *known == name).map(|(task, _)| *task)
     }
 
     /// Whether labels are tokens, one for each position.
@@ -72,8 +74,7 @@ impl FromStr for Task {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        let found = NAMES.iter().find(|(_, known)| known.eq_ignore_ascii_case(&name.replace('_', "-")));
-        found.map(|(task, _)| *task).ok_or_else(|| {
+        Self::from_name(name).ok_or_else(|| {
             let all: Vec<&str> = NAMES.iter().map(|(_, name)| *name).collect();
             Error::not_found("task", name).with_hint(format!("tasks are {}", all.join(", ")))
         })
@@ -83,14 +84,14 @@ impl FromStr for Task {
 /// The task that anatomy and shapes speak for.
 pub(super) fn guess(graph: &Graph, anatomy: &Anatomy) -> Guess {
     let Some(head) = &anatomy.head else {
-        return Guess { task: Task::FeatureExtraction, why: "the first output is not what one last projection makes".into() };
+        return Guess { task: None, why: "the first output is not what one last projection makes".into() };
     };
     let logits = graph.value_name(head.logits);
     let rank = graph.fact(head.logits).rank();
     let is_vocabulary = predicts_vocabulary(anatomy, head);
     let causal = anatomy.attentions.iter().any(|attention| attention.causal);
     let cross = anatomy.inputs.decoder_input_ids.is_some() || anatomy.attentions.iter().any(|attention| attention.cross);
-    let because = |task, why: &str| Guess { task, why: format!("{logits} {why}") };
+    let because = |task, why: &str| Guess { task: Some(task), why: format!("{logits} {why}") };
     let takes_pixels = anatomy.inputs.main.is_some_and(|id| graph.fact(id).rank() == Some(4));
     match (is_vocabulary, rank) {
         (true, _) if cross => because(Task::Seq2SeqLm, "has a score for each token of the vocabulary, and a decoder looks at an encoder"),
@@ -123,7 +124,6 @@ mod tests {
         for (task, name) in NAMES {
             assert_eq!((name.parse::<Task>().expect("a name from the table"), task.to_string().as_str()), (*task, *name));
         }
-        assert_eq!("CAUSAL_LM".parse::<Task>().expect("PEFT's own spelling"), Task::CausalLm);
         let error = "poetry".parse::<Task>().expect_err("no such task");
         assert!(error.hint().is_some_and(|hint| hint.contains("seq-cls")));
     }
