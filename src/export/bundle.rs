@@ -11,6 +11,7 @@ use crate::adapter::config::{Method, Task};
 use crate::adapter::dropout::Masks;
 use crate::adapter::targets::Strictness;
 use crate::adapter::{Given, Param, Plan};
+use crate::anatomy::Anatomy;
 use crate::ir::{Builder, DType, Graph, Origin, Tensor};
 use crate::onnx::{self, Storage, WriteOptions};
 use crate::peft::{self, AdapterConfig, AdapterFiles};
@@ -85,7 +86,7 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         (Adapter::Folder(_), Some(files)) => (files.config.method.clone(), Strictness::AsPeft),
         (Adapter::Folder(path), None) => return Err(Error::not_found("adapter", path.display().to_string())),
     };
-    let task = task(request, given.as_ref())?;
+    let task = task(request, given.as_ref(), &base.anatomy)?;
     let plan = Plan::new(&method, task, &base.anatomy, strictness, request.seed).in_file(request.model)?;
     let tensors = given.as_ref().map(|files| files.tensors.clone()).unwrap_or_default();
     let lookup = |key: &str| tensors.get(key).cloned();
@@ -135,8 +136,9 @@ fn renamed(error: Error, linked: &Path, model: &Path) -> Error {
     error.with_file_renamed(linked, model)
 }
 
-fn task(request: &Request<'_>, given: Option<&AdapterFiles>) -> Result<Task> {
-    request.task.or_else(|| given.and_then(|files| files.config.task)).ok_or_else(|| {
+fn task(request: &Request<'_>, given: Option<&AdapterFiles>, anatomy: &Anatomy) -> Result<Task> {
+    let known = request.task.or_else(|| given.and_then(|files| files.config.task)).or(anatomy.task.task);
+    known.ok_or_else(|| {
         Error::unsupported("finding out the task", "neither the adapter nor the graph's outputs tell it")
             .in_file(request.model)
             .with_hint("name it with `--task`: causal-lm, masked-lm, seq-cls, token-cls, image-cls or seq2seq-lm")
