@@ -9,7 +9,7 @@ use indexmap::IndexMap;
 use super::attr::Attr;
 use super::dim::Dim;
 use super::expr::Expr;
-use super::fact::{DType, Fact, Shape};
+use super::fact::{DType, Fact};
 use super::graph::{Graph, ModelInfo, Node, Value, ValueId};
 use super::infer;
 use super::tensor::Tensor;
@@ -269,12 +269,6 @@ impl Builder {
         }
     }
 
-    /// A shape as a vector, from facts where all lengths are known.
-    pub fn shape(&self, shape: &[Dim]) -> Option<Expr<'_>> {
-        let known: Option<Vec<i64>> = shape.iter().map(Dim::as_known).collect();
-        known.map(|known| self.ints(&known))
-    }
-
     /// Writes a node with one output, or finds the equal one written before.
     pub fn op<'g>(&'g self, op: &str, inputs: &[Expr<'g>], attrs: &[(&str, Attr)]) -> Expr<'g> {
         let inputs: Vec<_> = inputs.iter().map(|&e| Some(e)).collect();
@@ -456,6 +450,13 @@ impl Builder {
     /// The inputs so far.
     pub fn inputs(&self) -> Vec<Expr<'_>> {
         self.state.borrow().graph.inputs.iter().map(|&id| Expr::new(self, id)).collect()
+    }
+
+    /// The values that are there before any node runs and that callers choose: the inputs, and in a body what it reads of the graph
+    /// around it.
+    pub(super) fn sources(&self) -> Vec<Expr<'_>> {
+        let state = self.state.borrow();
+        state.graph.inputs.iter().chain(&state.graph.captured).map(|&id| Expr::new(self, id)).collect()
     }
 
     /// The value that is output under a name.
@@ -725,11 +726,4 @@ fn needed(nodes: &[Node], made_by: &BTreeMap<ValueId, usize>, outputs: &[ValueId
         }
     }
     needed
-}
-
-/// The lengths of a shape that are written into a `Reshape`: known ones as they are, at most one other as -1.
-pub(super) fn reshape_lengths(shape: &Shape) -> Option<Vec<i64>> {
-    let unknown = shape.iter().filter(|dim| dim.as_known().is_none()).count();
-    let empty = shape.iter().any(|dim| dim.as_known() == Some(0));
-    (unknown == 0 || (unknown == 1 && !empty)).then(|| shape.iter().map(|dim| dim.as_known().unwrap_or(-1)).collect())
 }

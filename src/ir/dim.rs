@@ -244,6 +244,13 @@ impl Dim {
         Self::of(Symbol::Applied(Arc::new(Applied { function, left: left.clone(), right: right.clone() })))
     }
 
+    /// The sum that this length is: products of symbols, each with its coefficient; the product of no symbols is the constant.
+    #[must_use]
+    pub fn summands(&self) -> Vec<(Vec<Self>, i64)> {
+        let factors = |symbols: &[Symbol]| symbols.iter().cloned().map(Self::of).collect();
+        self.terms().iter().map(|(symbols, coefficient)| (factors(symbols), *coefficient)).collect()
+    }
+
     fn terms(&self) -> Arc<Terms> {
         match &self.0 {
             Repr::Known(0) => Arc::new(Terms::new()),

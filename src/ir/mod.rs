@@ -11,6 +11,7 @@ mod expr;
 mod fact;
 mod graph;
 pub mod infer;
+mod lengths;
 mod ops;
 mod tensor;
 mod text;

@@ -3,10 +3,10 @@
 //! Every method's fact comes from the table in [`infer`](super::infer); nothing here computes shapes of results.
 
 use super::attr::Attr;
-use super::builder::reshape_lengths;
 use super::dim::Dim;
 use super::expr::Expr;
 use super::fact::{DType, Shape};
+use super::lengths::reshape_lengths;
 use super::tensor::Tensor;
 use crate::error::Error;
 
@@ -262,7 +262,7 @@ enum Stretched {
 
 /// Shapes.
 impl Expr<'_> {
-    /// The lengths of the axes as a vector, int64: a constant where they are known.
+    /// The lengths of the axes as a vector, int64: a constant where they are known, computed from the inputs where those tell.
     #[must_use]
     pub fn shape(self) -> Self {
         self.dims().and_then(|dims| self.b().shape(&dims)).unwrap_or_else(|| self.unary("Shape"))
@@ -284,7 +284,10 @@ impl Expr<'_> {
     /// The number of elements, int64, rank 0.
     #[must_use]
     pub fn size(self) -> Self {
-        self.unary("Size")
+        match self.dims().and_then(|dims| self.b().shape(&[Dim::product(&dims)])) {
+            Some(size) => size.reshape(&[]),
+            None => self.unary("Size"),
+        }
     }
 
     /// Another shape: -1 for the length that follows from the others, 0 for the length that is there.
@@ -309,7 +312,7 @@ impl Expr<'_> {
         if self.dims().as_ref() == Some(&dims) {
             return self;
         }
-        match reshape_lengths(&dims) {
+        match reshape_lengths(&self.known_dims(), &dims) {
             Some(lengths) => self.reshape(&lengths),
             None => self.reshape_to(other.shape()),
         }
@@ -321,7 +324,7 @@ impl Expr<'_> {
         if self.dims().as_ref() == Some(dims) {
             return self;
         }
-        let Some(lengths) = reshape_lengths(dims) else {
+        let Some(lengths) = reshape_lengths(&self.known_dims(), dims) else {
             self.b().fail(Error::graph(format!("a constant shape with more than one unknown length: {dims:?}")));
             return self;
         };

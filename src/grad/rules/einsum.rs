@@ -35,8 +35,12 @@ impl Equation {
     }
 
     /// The equation with the output and operand `input` exchanged, if the others have all letters of that operand between them.
+    /// Axes of an ellipsis that the operand has not come first, to be summed as broadcast ones.
     fn exchanged(mut self, input: usize) -> Option<String> {
         std::mem::swap(self.operands.get_mut(input)?, &mut self.output);
+        if self.operands.iter().any(|letters| letters.contains(ELLIPSIS)) && !self.output.contains(ELLIPSIS) {
+            self.output.insert(0, ELLIPSIS);
+        }
         let spelled = |letters: &str| letters.replace(ELLIPSIS, "...");
         let has = |letter| letter == ELLIPSIS || self.operands.iter().any(|operand| operand.contains(letter));
         let operands: Vec<String> = self.operands.iter().map(|letters| spelled(letters)).collect();
@@ -53,7 +57,7 @@ mod tests {
         let exchanged = |equation, input| Equation::read(equation)?.exchanged(input);
         assert_eq!(exchanged("bhqd,bhkd->bhqk", 0).as_deref(), Some("bhqk,bhkd->bhqd"));
         assert_eq!(exchanged("bhqd,bhkd->bhqk", 1).as_deref(), Some("bhqd,bhqk->bhkd"));
-        assert_eq!(exchanged("...ij, jk -> ...ik", 1).as_deref(), Some("...ij,...ik->jk"));
+        assert_eq!(exchanged("...ij, jk -> ...ik", 1).as_deref(), Some("...ij,...ik->...jk"));
         assert_eq!(exchanged("ij->i", 0), None);
         assert_eq!(exchanged("ii->i", 0), None);
         assert_eq!(exchanged("ij,jk", 0), None);
