@@ -13,13 +13,15 @@ import texts
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "models/finetune"
 LONGEST_PROMPT, LONGEST_COMPLETION, SHORTEST_COMPLETION = 240, 260, 12  # characters
+LEFT_OUT = ("slut", "bastard", "cuckold", "whore", "ethiop", "jew ")  # what a demonstration had better not write
 HELD_OUT_SCENES = (2, 9, 18)
 
 
 def exchanges(scene):
     for (asker, question), (answerer, answer) in zip(scene, scene[1:]):
         prompt, completion = f"{asker.title()}: {' '.join(question)}\n{answerer.title()}:", f" {' '.join(answer)}"
-        if asker != answerer and len(prompt) <= LONGEST_PROMPT and SHORTEST_COMPLETION <= len(completion) <= LONGEST_COMPLETION:
+        decent = not any(word in (prompt + completion).lower() for word in LEFT_OUT)
+        if decent and asker != answerer and len(prompt) <= LONGEST_PROMPT and SHORTEST_COMPLETION <= len(completion) <= LONGEST_COMPLETION:
             yield {"prompt": prompt, "completion": completion}
 
 
