@@ -257,6 +257,10 @@ fn from_front(bound: &Dim, whole: &Dim) -> Option<Dim> {
     if bound.surely_not_negative() {
         return Some(bound.clone());
     }
+    // At least the whole length from the back; also right where that length is 0.
+    if whole.surely_at_most(&-bound) {
+        return Some(Dim::known(0));
+    }
     let negative = (&-bound - &Dim::known(1)).surely_not_negative();
     negative.then(|| (whole + bound).larger(&Dim::known(0)))
 }
@@ -332,6 +336,7 @@ mod tests {
         row("Slice", &["float[1, 9]", "int64[1]{p}", "int64[1]{p + s}", "int64[1]{1}"], &[], "float[1, min(s, max(0, -p + 9))]");
         row("Slice", &["float[b, s, 8]", "int64[1]{4}", END, "int64[1]{-1}"], &[], "float[b, s, 4]");
         row("Slice", &["float[b, s]", "int64[1]", "int64[1]", "int64[1]{1}"], &[], "float[b, ?y.0.1]");
+        row("Slice", &["float[b, s]", "int64[1]{-s}", END, "int64[1]{1}"], &[], "float[b, s]");
         row("Slice", &["float[b, s]", "int64[1]{#n}", END, "int64[1]{1}"], &[], "float[b, ?y.0.1]");
         let old = [("starts", Attr::Ints(vec![1])), ("ends", Attr::Ints(vec![-1])), ("axes", Attr::Ints(vec![1]))];
         row_at(9, "Slice", &["float[b, 6]"], &old, "float[b, 4]");
