@@ -215,7 +215,27 @@ mod tests {
         b.output("y", z * rate);
         b.output("float", b.initializer("w", Tensor::from_f32(&[17], &[0.5; 17])).identity());
         let graph = b.finish().expect("a graph");
-        insta::assert_snapshot!(graph.to_string(), @"");
+        insta::assert_snapshot!(graph.to_string(), @r#"
+        <
+           ir_version: 8,
+           opset_import: ["" : 18]
+        >
+        "graph" (float[batch,"seq + 1"] "x/in", float rate = {1e-10}, bool go) => (float[batch,"seq + 1"] y, float[17] "float")
+        <
+           float[17] w = {}
+        >
+        {
+           ["If"] "If:0" = If <then_branch = yes () => (float[batch,"seq + 1"] yes_z)
+           {
+              ["yes/Exp"] yes_z = Exp ("x/in")
+           }, else_branch = no () => (float[batch,"seq + 1"] no_z)
+           {
+              ["no/Exp"] no_z = Exp ("x/in")
+           }> (go)
+           ["Mul"] y = Mul ("If:0", rate)
+           ["Identity"] "float" = Identity (w)
+        }
+        "#);
         assert!(format!("{graph:#}").contains("float[17] w = {0.5, 0.5"));
     }
 }
