@@ -269,7 +269,7 @@ impl Builder {
         }
     }
 
-    /// Writes a node with one output, or finds the equal one written before.
+    /// Writes a node with one output, or finds the equal one written before. Whole numbers that are known already are a constant.
     pub fn op<'g>(&'g self, op: &str, inputs: &[Expr<'g>], attrs: &[(&str, Attr)]) -> Expr<'g> {
         let inputs: Vec<_> = inputs.iter().map(|&e| Some(e)).collect();
         self.op_n(op, &inputs, attrs, 1)[0]
@@ -298,11 +298,22 @@ impl Builder {
             attrs: attrs.iter().map(|(k, v)| ((*k).into(), v.clone())).collect(),
             ..NodeSpec::default()
         });
-        let made: Vec<Expr<'g>> = made.into_iter().flatten().collect();
+        let made: Vec<Expr<'g>> = match made.into_iter().flatten().collect::<Vec<_>>()[..] {
+            [only] => vec![self.folded(only)],
+            ref several => several.to_vec(),
+        };
         if !random {
             self.state.borrow_mut().interned.insert(key, made.iter().map(|e| e.id()).collect());
         }
         made
+    }
+
+    /// The constant that a value certainly is, if it is made of whole numbers that facts tell; else the value itself.
+    fn folded<'g>(&'g self, value: Expr<'g>) -> Expr<'g> {
+        let fact = value.fact();
+        let (Some(DType::I64), Some(shape), Some(elements)) = (fact.dtype, fact.known_shape(), fact.known_contents()) else { return value };
+        let shape: Vec<usize> = shape.into_iter().filter_map(|length| usize::try_from(length).ok()).collect();
+        self.constant(Tensor::from_i64(&shape, &elements))
     }
 
     /// Writes a node with bodies.
@@ -610,8 +621,17 @@ impl State {
         name
     }
 
+    /// The constant behind a value: an initializer that no caller can override, or what a `Constant` node holds.
     fn constant(&self, id: ValueId) -> Option<&Tensor> {
-        self.graph.initializers.get(&id).filter(|_| !self.graph.inputs.contains(&id))
+        if let Some(tensor) = self.graph.initializers.get(&id) {
+            return (!self.graph.inputs.contains(&id)).then_some(tensor);
+        }
+        let node = &self.graph.nodes[self.writers[id.index()]?];
+        match (&*node.op, node.attrs.get("value")) {
+            ("Constant", Some(Attr::Tensor(tensor))) => Some(tensor),
+            ("Identity", _) => self.constant(node.input(0)?),
+            _ => None,
+        }
     }
 
     fn finish(mut self, keep: Keep) -> Result<Graph> {
