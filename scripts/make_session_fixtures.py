@@ -55,15 +55,16 @@ GRAPHS = {
         }}""",
     # One value of every element type goes through.
     "types": """
-        types (float[n] a, float16[n] b, bfloat16[n] c, int64[n] d, int32[n] e, bool[n] f)
-            => (float[n] a_out, float16[n] b_out, bfloat16[n] c_out, int64[n] d_out, int32[n] e_out, bool[n] f_out, double[n] g_out) {
+        types (float[n] a, float16[n] b, bfloat16[n] c, int64[n] d, int32[n] e, bool[n] f, double[n] h)
+            => (float[n] a_out, float16[n] b_out, bfloat16[n] c_out, int64[n] d_out, int32[n] e_out, bool[n] f_out, double[n] h_out, int8[n] g_out) {
             a_out = Identity(a)
             b_out = Identity(b)
             c_out = Identity(c)
             d_out = Identity(d)
             e_out = Identity(e)
             f_out = Identity(f)
-            g_out = Cast<to = 11>(a)
+            h_out = Identity(h)
+            g_out = Cast<to = 3>(a)
         }""",
 }
 

@@ -1,6 +1,8 @@
 //! Fine-tune any ONNX transformer.
 pub mod adapter;
 pub mod anatomy;
+#[cfg(feature = "runtime")]
+pub mod cli;
 pub mod error;
 pub mod export;
 pub mod files;

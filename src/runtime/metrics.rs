@@ -30,14 +30,15 @@ pub struct StepRecord {
 pub struct EvalRecord {
     /// The number of the last step before it; 0 before the first.
     pub step: u64,
+    /// Which data: `eval`.
+    pub split: &'static str,
     /// Mean over the labels that count.
-    pub eval_loss: f64,
-    /// `exp(eval_loss)`, for language models.
+    pub loss: f64,
+    /// `exp(loss)`, for language models.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub eval_perplexity: Option<f64>,
+    pub perplexity: Option<f64>,
     /// The share of labels that are the most probable ones.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub eval_accuracy: Option<f64>,
+    pub accuracy: f64,
     /// Wall time of the evaluation.
     pub seconds: f64,
 }
@@ -118,12 +119,12 @@ mod tests {
         let path = folder.path().join("metrics.jsonl");
         let mut metrics = Metrics::create(&path)?;
         metrics.write(&record(1, 0.5))?;
-        metrics.write(&EvalRecord { step: 1, eval_loss: 1.0, eval_perplexity: None, eval_accuracy: Some(0.75), seconds: 2.0 })?;
+        metrics.write(&EvalRecord { step: 1, split: "eval", loss: 1.0, perplexity: None, accuracy: 0.75, seconds: 2.0 })?;
         metrics.write(&record(2, f32::NAN))?;
         assert_eq!(
             fs::read_to_string(&path)?,
             "{\"step\":1,\"loss\":0.5,\"learning_rate\":0.001,\"grad_norm\":2.0,\"tokens\":64,\"seconds\":0.5}\n\
-             {\"step\":1,\"eval_loss\":1.0,\"eval_accuracy\":0.75,\"seconds\":2.0}\n\
+             {\"step\":1,\"split\":\"eval\",\"loss\":1.0,\"accuracy\":0.75,\"seconds\":2.0}\n\
              {\"step\":2,\"loss\":null,\"learning_rate\":0.001,\"grad_norm\":2.0,\"tokens\":64,\"seconds\":0.5}\n"
         );
         Ok(())

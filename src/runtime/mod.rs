@@ -2,13 +2,18 @@
 //!
 //! Only [`session`] knows the crate `ort`; the rest sees names, [`HostTensor`]s and [`Device`]s.
 
+pub mod adapter_file;
+pub mod checkpoint;
 pub mod data;
 mod device;
+pub mod evaluate;
 pub mod library;
 pub mod metrics;
 pub mod schedule;
 pub mod session;
 mod tensor;
+pub mod trainer;
+pub mod verify;
 
 pub use device::Device;
 pub use tensor::{ElementType, Elements, HostTensor};

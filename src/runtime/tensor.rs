@@ -11,6 +11,8 @@ use crate::error::{Error, Result};
 pub enum ElementType {
     /// 32-bit float.
     Float32,
+    /// 64-bit float.
+    Float64,
     /// IEEE 16-bit float.
     Float16,
     /// Brain 16-bit float.
@@ -27,6 +29,7 @@ impl fmt::Display for ElementType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Float32 => "float32",
+            Self::Float64 => "float64",
             Self::Float16 => "float16",
             Self::BFloat16 => "bfloat16",
             Self::Int64 => "int64",
@@ -41,6 +44,8 @@ impl fmt::Display for ElementType {
 pub enum Elements {
     /// Elements of type [`ElementType::Float32`].
     Float32(Vec<f32>),
+    /// Elements of type [`ElementType::Float64`].
+    Float64(Vec<f64>),
     /// Elements of type [`ElementType::Float16`].
     Float16(Vec<f16>),
     /// Elements of type [`ElementType::BFloat16`].
@@ -57,6 +62,7 @@ impl Elements {
     fn count(&self) -> usize {
         match self {
             Self::Float32(values) => values.len(),
+            Self::Float64(values) => values.len(),
             Self::Float16(values) => values.len(),
             Self::BFloat16(values) => values.len(),
             Self::Int64(values) => values.len(),
@@ -69,6 +75,12 @@ impl Elements {
 impl From<Vec<f32>> for Elements {
     fn from(values: Vec<f32>) -> Self {
         Self::Float32(values)
+    }
+}
+
+impl From<Vec<f64>> for Elements {
+    fn from(values: Vec<f64>) -> Self {
+        Self::Float64(values)
     }
 }
 
@@ -133,6 +145,7 @@ impl HostTensor {
         let count = shape.iter().product();
         let elements = match element_type {
             ElementType::Float32 => Elements::Float32(vec![0.0; count]),
+            ElementType::Float64 => Elements::Float64(vec![0.0; count]),
             ElementType::Float16 => Elements::Float16(vec![f16::ZERO; count]),
             ElementType::BFloat16 => Elements::BFloat16(vec![bf16::ZERO; count]),
             ElementType::Int64 => Elements::Int64(vec![0; count]),
@@ -159,6 +172,7 @@ impl HostTensor {
     pub fn element_type(&self) -> ElementType {
         match self.elements {
             Elements::Float32(_) => ElementType::Float32,
+            Elements::Float64(_) => ElementType::Float64,
             Elements::Float16(_) => ElementType::Float16,
             Elements::BFloat16(_) => ElementType::BFloat16,
             Elements::Int64(_) => ElementType::Int64,

@@ -118,6 +118,11 @@ impl Stepper {
         Ok(())
     }
 
+    /// Makes the state what it was before the last step. Only one step can be taken back: the buffers hold no more.
+    pub fn take_back(&mut self) {
+        self.turn = 1 - self.turn;
+    }
+
     /// A result of the last step, brought into ordinary memory.
     ///
     /// # Errors

@@ -66,11 +66,13 @@ fn every_element_type_goes_in_and_comes_out() -> Result<()> {
         Elements::Int64(vec![i64::MAX, -1]),
         Elements::Int32(vec![i32::MIN, 1]),
         Elements::Bool(vec![true, false]),
+        Elements::Float64(vec![0.1, -2.0]),
     ]
     .map(HostTensor::vector);
     let mut session = open("types.onnx")?;
-    let feeds: Vec<_> = ["a", "b", "c", "d", "e", "f"].into_iter().zip(&inputs).map(|(name, tensor)| Feed::host(name, tensor)).collect();
-    assert_eq!(session.run(&feeds, &["a_out", "b_out", "c_out", "d_out", "e_out", "f_out"])?, inputs);
+    let feeds: Vec<_> =
+        ["a", "b", "c", "d", "e", "f", "h"].into_iter().zip(&inputs).map(|(name, tensor)| Feed::host(name, tensor)).collect();
+    assert_eq!(session.run(&feeds, &["a_out", "b_out", "c_out", "d_out", "e_out", "f_out", "h_out"])?, inputs);
     let error = session.run(&feeds, &["g_out"]).unwrap_err();
     assert!(error.to_string().contains("tensor g_out: a tensor of element type"), "{error}");
     Ok(())
@@ -148,6 +150,21 @@ fn a_state_can_be_read_written_and_continued() -> Result<()> {
     for state in STATES {
         assert_eq!(whole.read(state.input)?, second.read(state.input)?, "{}", state.input);
     }
+    Ok(())
+}
+
+#[test]
+fn a_step_can_be_taken_back() -> Result<()> {
+    let x = rows(&[1.0, 2.0, 3.0]);
+    let mut stepper = training()?;
+    step(&mut stepper, 1, &x)?;
+    let before = stepper.read("adam_m")?;
+    step(&mut stepper, 2, &x)?;
+    let after = stepper.read("adam_m")?;
+    stepper.take_back();
+    assert_eq!(stepper.read("adam_m")?, before);
+    step(&mut stepper, 2, &x)?;
+    assert_eq!(stepper.read("adam_m")?, after);
     Ok(())
 }
 

@@ -8,8 +8,9 @@ use crate::error::{Error, Result};
 use crate::runtime::{ElementType, Elements, HostTensor};
 
 /// The types that tensors of ours have, and ONNX Runtime's names for them.
-const ELEMENT_TYPES: [(TensorElementType, ElementType); 6] = [
+const ELEMENT_TYPES: [(TensorElementType, ElementType); 7] = [
     (TensorElementType::Float32, ElementType::Float32),
+    (TensorElementType::Float64, ElementType::Float64),
     (TensorElementType::Float16, ElementType::Float16),
     (TensorElementType::Bfloat16, ElementType::BFloat16),
     (TensorElementType::Int64, ElementType::Int64),
@@ -122,6 +123,7 @@ fn upload(tensor: &HostTensor) -> Result<DynTensor> {
     let shape = tensor.shape().to_vec();
     match tensor.elements() {
         Elements::Float32(values) => Tensor::from_array((shape, values.clone())).map(Tensor::upcast),
+        Elements::Float64(values) => Tensor::from_array((shape, values.clone())).map(Tensor::upcast),
         Elements::Float16(values) => Tensor::from_array((shape, values.clone())).map(Tensor::upcast),
         Elements::BFloat16(values) => Tensor::from_array((shape, values.clone())).map(Tensor::upcast),
         Elements::Int64(values) => Tensor::from_array((shape, values.clone())).map(Tensor::upcast),
@@ -136,6 +138,7 @@ fn extract(tensor: &DynTensor) -> Result<HostTensor> {
     let theirs = *tensor.data_type();
     let elements = match element_type(theirs) {
         Some(ElementType::Float32) => tensor.try_extract_tensor().map(|(_, values)| Elements::Float32(values.to_vec())),
+        Some(ElementType::Float64) => tensor.try_extract_tensor().map(|(_, values)| Elements::Float64(values.to_vec())),
         Some(ElementType::Float16) => tensor.try_extract_tensor().map(|(_, values)| Elements::Float16(values.to_vec())),
         Some(ElementType::BFloat16) => tensor.try_extract_tensor().map(|(_, values)| Elements::BFloat16(values.to_vec())),
         Some(ElementType::Int64) => tensor.try_extract_tensor().map(|(_, values)| Elements::Int64(values.to_vec())),
@@ -151,6 +154,7 @@ fn extract(tensor: &DynTensor) -> Result<HostTensor> {
 fn fill(target: &mut DynTensor, source: &HostTensor) -> Result<()> {
     match source.elements() {
         Elements::Float32(values) => target.try_extract_tensor_mut().map(|(_, into)| into.copy_from_slice(values)),
+        Elements::Float64(values) => target.try_extract_tensor_mut().map(|(_, into)| into.copy_from_slice(values)),
         Elements::Float16(values) => target.try_extract_tensor_mut().map(|(_, into)| into.copy_from_slice(values)),
         Elements::BFloat16(values) => target.try_extract_tensor_mut().map(|(_, into)| into.copy_from_slice(values)),
         Elements::Int64(values) => target.try_extract_tensor_mut().map(|(_, into)| into.copy_from_slice(values)),

@@ -1,0 +1,58 @@
+//! Options of every command.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::ArgAction;
+use tracing_subscriber::EnvFilter;
+
+use crate::error::Result;
+use crate::runtime::session::{Options, Runtime};
+
+/// Options of every command.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Options of every command")]
+pub struct Global {
+    /// The ONNX Runtime library to load, or a folder that has it [default: what `peft-onnx runtime` shows]
+    #[arg(long, value_name = "PATH", global = true)]
+    pub onnxruntime: Option<PathBuf>,
+    /// Say what is being done; twice for details
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// Print nothing but results and errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Print results as JSON, for programs
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+impl Global {
+    /// Loads ONNX Runtime.
+    ///
+    /// # Errors
+    /// If there is none that will do.
+    pub fn runtime(&self, threads: Option<NonZeroUsize>) -> Result<&'static Runtime> {
+        Runtime::start(&Options { library: self.onnxruntime.clone(), threads })
+    }
+
+    /// Prints a line for people who watch: to standard error, and not with `--quiet`.
+    pub fn note(&self, text: &str) {
+        if !self.quiet {
+            eprintln!("{text}");
+        }
+    }
+
+    /// Starts to write what the program says about its work to standard error.
+    pub(super) fn start_log(&self) {
+        let level = match (self.quiet, self.verbose) {
+            (true, _) => "error",
+            (false, 0) => "warn",
+            (false, 1) => "info",
+            (false, _) => "debug",
+        };
+        let filter = EnvFilter::try_from_env("PEFT_ONNX_LOG").unwrap_or_else(|_| EnvFilter::new(format!("peft_onnx={level}")));
+        // A second start, as in tests that run two commands, changes nothing.
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().with_target(false).try_init();
+    }
+}

@@ -1,0 +1,147 @@
+//! `peft-onnx inject`
+
+mod method;
+
+use std::path::{Path, PathBuf};
+
+use clap::ArgGroup;
+use serde_json::json;
+
+use super::{Global, output};
+use crate::adapter::config::Task;
+use crate::error::{Context, Error, Result};
+use crate::export::bundle::{self, Adapter, Existing, Report, Request};
+
+pub use method::MethodArgs;
+
+const AFTER_HELP: &str = "\
+A bundle is a folder with the graphs that train and run the adapter (training.onnx, inference.onnx, ...), the adapter itself in Hugging Face
+PEFT's files, and links to the model's weights, which are not copied.
+
+Modules are named as in Hugging Face's model: `peft-onnx inspect MODEL.onnx` lists them. --target-modules takes
+  all-linear                          every linear projection but the output head
+  q_proj,v_proj                       modules whose path ends with one of these
+  '.*layers\\.[0-3]\\..*_proj'           modules whose whole path matches a regular expression
+
+Examples:
+  peft-onnx inject model.onnx --method lora
+  peft-onnx inject model.onnx --method lora --rank 16 --alpha 32 --target-modules q_proj,v_proj -o my-bundle
+  peft-onnx inject model.onnx --method lora --task seq-cls --modules-to-save classifier
+  peft-onnx inject model.onnx --adapter a-peft-folder";
+
+/// Options of `inject`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = AFTER_HELP, group = ArgGroup::new("what").args(["method", "adapter"]).required(true))]
+pub struct Args {
+    /// The model to adapt; it is not changed
+    #[arg(value_name = "MODEL")]
+    pub model: PathBuf,
+    /// An adapter in a folder that Hugging Face PEFT or this program wrote: method, options and values come from it
+    #[arg(long, value_name = "FOLDER", help_heading = "What to add (one of these)")]
+    pub adapter: Option<PathBuf>,
+    /// The method and its options.
+    #[command(flatten)]
+    pub method: MethodArgs,
+    /// What the model is trained for: causal-lm, masked-lm, seq-cls, token-cls, image-cls or seq2seq-lm [default: from the adapter, else from the
+    /// graph]
+    #[arg(long, value_name = "TASK", value_parser = task)]
+    pub task: Option<Task>,
+    /// The folder to write [default: the model's name with the method's behind it: model.lora]
+    #[arg(short, long, value_name = "BUNDLE")]
+    pub output: Option<PathBuf>,
+    /// Replace the bundle if it is there
+    #[arg(long)]
+    pub force: bool,
+    /// Decides a fresh adapter's values
+    #[arg(long, value_name = "NUMBER", default_value_t = 42)]
+    pub seed: u64,
+}
+
+fn task(name: &str) -> Result<Task> {
+    let unknown = || Error::mismatch("task", "causal-lm, masked-lm, seq-cls, token-cls, image-cls or seq2seq-lm", name);
+    Task::from_name(name).ok_or_else(unknown)
+}
+
+/// Writes a bundle.
+///
+/// # Errors
+/// As [`bundle::write`].
+pub fn run(args: &Args, global: &Global) -> Result<()> {
+    let method = args.adapter.is_none().then(|| args.method.method()).transpose()?;
+    let (adapter, name) = match (&method, &args.adapter) {
+        (Some(method), _) => (Adapter::Fresh(method), method.name()),
+        (None, Some(folder)) => (Adapter::Folder(folder), "adapted"),
+        (None, None) => return Err(Error::invalid("neither --method nor --adapter is given")),
+    };
+    let folder = args.output.clone().unwrap_or_else(|| args.model.with_extension(name));
+    let existing = if args.force { Existing::Replace } else { Existing::Keep };
+    let request = Request { model: &args.model, adapter, task: args.task, output: &folder, seed: args.seed, existing };
+    let report = bundle::write(&request)?;
+    let files = files(&folder)?;
+    if global.json {
+        return output::print_json(&json!({
+            "bundle": folder,
+            "method": report.manifest.method,
+            "task": report.manifest.task,
+            "trainable": report.manifest.trainable_count,
+            "base": report.manifest.base_count,
+            "targets": report.targets.iter().map(|(module, rank)| json!({"module": module, "rank": rank})).collect::<Vec<_>>(),
+            "trained": report.trained,
+            "files": files.iter().map(|file| json!({"file": file.name, "bytes": file.bytes})).collect::<Vec<_>>(),
+        }));
+    }
+    if global.quiet { Ok(()) } else { output::print(&describe(&folder, &report, &files)) }
+}
+
+struct File {
+    name: String,
+    bytes: u64,
+}
+
+/// The files at the top of a bundle.
+fn files(folder: &Path) -> Result<Vec<File>> {
+    let mut files = vec![];
+    for entry in std::fs::read_dir(folder).in_file(folder)? {
+        let entry = entry.in_file(folder)?;
+        let metadata = entry.metadata().in_file(entry.path())?;
+        if metadata.is_file() {
+            files.push(File { name: entry.file_name().to_string_lossy().into_owned(), bytes: metadata.len() });
+        }
+    }
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(files)
+}
+
+fn describe(folder: &Path, report: &Report, files: &[File]) -> String {
+    let manifest = &report.manifest;
+    let trainable = u64::try_from(manifest.trainable_count).unwrap_or(u64::MAX);
+    let mut lines = vec![
+        format!("method     {}, for {}", manifest.method, manifest.task),
+        format!(
+            "trainable  {} numbers, {} of the base's {}",
+            output::count(trainable),
+            output::percent(trainable, manifest.base_count),
+            output::count(manifest.base_count)
+        ),
+    ];
+    if !report.targets.is_empty() {
+        lines.push(format!("sites      {}", sites(&report.targets)));
+    }
+    if !report.trained.is_empty() {
+        lines.push(format!("as a whole {}", report.trained.join(", ")));
+    }
+    let shown: Vec<String> = files.iter().map(|file| format!("{} {}", file.name, output::bytes(file.bytes))).collect();
+    lines.push(format!("bundle     {}: {}", folder.display(), shown.join(", ")));
+    lines.push(format!("next       peft-onnx train {} --data train.jsonl", folder.display()));
+    lines.join("\n")
+}
+
+/// How often each kind of module is adapted: `30 x q_proj, 30 x v_proj`.
+fn sites(targets: &[(String, usize)]) -> String {
+    let mut kinds = indexmap::IndexMap::<String, usize>::new();
+    for (module, rank) in targets {
+        let kind = module.rsplit('.').next().unwrap_or(module);
+        *kinds.entry(format!("{kind} (rank {rank})")).or_default() += 1;
+    }
+    kinds.iter().map(|(kind, count)| format!("{count} x {kind}")).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,297 @@
+//! The options of methods.
+
+use clap::ValueEnum;
+use indexmap::IndexMap;
+
+use crate::adapter::config::{
+    Bias, HeadConfig, Ia3Config, LnTuningConfig, LokrConfig, LoraConfig, LoraInit, Method, PrefixConfig, ProductConfig, PromptConfig,
+    PromptEncoderConfig, PromptInit, Scope, Selection, Targets, VeraConfig,
+};
+use crate::error::{Error, Result};
+
+const LORA: &str = "Low-rank methods";
+const PROMPTS: &str = "Soft prompts";
+const SCOPE: &str = "Where it attaches";
+
+/// The method to add, and its options.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct MethodArgs {
+    /// A fresh adapter of this method
+    #[arg(long, value_name = "METHOD", help_heading = "What to add (one of these)")]
+    pub method: Option<MethodName>,
+
+    /// The modules to attach to: all-linear, names, or a regular expression [default: every linear projection but the head for low-rank methods]
+    #[arg(long, value_name = "MODULES", help_heading = SCOPE, conflicts_with = "adapter")]
+    pub target_modules: Option<String>,
+    /// Modules not to attach to: names or a regular expression
+    #[arg(long, value_name = "MODULES", help_heading = SCOPE, conflicts_with = "adapter")]
+    pub exclude_modules: Option<String>,
+    /// The only layers to attach to, by number
+    #[arg(long, value_name = "LAYERS", value_delimiter = ',', help_heading = SCOPE, conflicts_with = "adapter")]
+    pub layers_to_transform: Vec<usize>,
+    /// The name of the list of layers, where it is not the first numbered one
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', help_heading = SCOPE, conflicts_with = "adapter")]
+    pub layers_pattern: Vec<String>,
+    /// Modules that are trained and saved as a whole
+    #[arg(long, value_name = "MODULES", value_delimiter = ',', help_heading = SCOPE, conflicts_with = "adapter")]
+    pub modules_to_save: Vec<String>,
+
+    /// Length of the inner axis [default: 8; 256 for vera]
+    #[arg(short, long, value_name = "RANK", help_heading = LORA, conflicts_with = "adapter")]
+    pub rank: Option<usize>,
+    /// Numerator of the scale alpha / rank [default: twice the rank]
+    #[arg(long, value_name = "ALPHA", help_heading = LORA, conflicts_with = "adapter")]
+    pub alpha: Option<f64>,
+    /// Share of the inputs that is dropped in training [default: 0]
+    #[arg(long, value_name = "SHARE", help_heading = LORA, conflicts_with = "adapter")]
+    pub dropout: Option<f64>,
+    /// Scale by alpha / sqrt(rank)
+    #[arg(long, help_heading = LORA, conflicts_with = "adapter")]
+    pub use_rslora: bool,
+    /// Decompose weights into magnitude and direction
+    #[arg(long, help_heading = LORA, conflicts_with = "adapter")]
+    pub use_dora: bool,
+    /// Which biases of the base are trained, too [default: none]
+    #[arg(long, value_name = "WHICH", help_heading = LORA, conflicts_with = "adapter")]
+    pub bias: Option<BiasName>,
+    /// Other ranks for some modules
+    #[arg(long, value_name = "MODULE=RANK", value_delimiter = ',', value_parser = pair::<usize>, help_heading = LORA, conflicts_with = "adapter")]
+    pub rank_pattern: Vec<(String, usize)>,
+    /// Other alphas for some modules
+    #[arg(long, value_name = "MODULE=ALPHA", value_delimiter = ',', value_parser = pair::<f64>, help_heading = LORA, conflicts_with = "adapter")]
+    pub alpha_pattern: Vec<(String, f64)>,
+    /// How the factors start [default: kaiming]
+    #[arg(long, value_name = "HOW", help_heading = LORA, conflicts_with = "adapter")]
+    pub init_lora_weights: Option<InitName>,
+
+    /// Number of virtual tokens [default: 20]
+    #[arg(long, value_name = "TOKENS", help_heading = PROMPTS, conflicts_with = "adapter")]
+    pub num_virtual_tokens: Option<usize>,
+    /// Let a two-layer network compute the prefixes; prefix_tuning always does, p_tuning_v2 never
+    #[arg(long, help_heading = PROMPTS, conflicts_with = "adapter")]
+    pub prefix_projection: bool,
+    /// Width of the network that computes the prompt [default: that of the model]
+    #[arg(long, value_name = "WIDTH", help_heading = PROMPTS, conflicts_with = "adapter")]
+    pub encoder_hidden_size: Option<usize>,
+    /// How the prompt starts [default: vocab]
+    #[arg(long, value_name = "HOW", help_heading = PROMPTS, conflicts_with = "adapter")]
+    pub prompt_init: Option<PromptInitName>,
+    /// The text that the prompt starts from, with --prompt-init text
+    #[arg(long, value_name = "TEXT", help_heading = PROMPTS, conflicts_with = "adapter")]
+    pub prompt_init_text: Option<String>,
+
+    /// Targets whose input is scaled instead of their output, for ia3
+    #[arg(long, value_name = "MODULES", help_heading = SCOPE, conflicts_with = "adapter")]
+    pub feedforward_modules: Option<String>,
+}
+
+/// Names of methods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum MethodName {
+    /// Low-rank updates of projections
+    Lora,
+    /// Learned embeddings in front of the tokens
+    PromptTuning,
+    /// Learned keys and values in front of every layer's, computed by a small network
+    PrefixTuning,
+    /// Learned keys and values in front of every layer's
+    #[value(name = "p_tuning_v2")]
+    PTuningV2,
+    /// Learned embeddings in front of the tokens, computed by a small network
+    #[value(name = "p_tuning")]
+    PTuning,
+    /// Learned factors of activations
+    Ia3,
+    /// Some of the base's own modules (--modules-to-save)
+    Head,
+    /// Normalisation layers
+    LnTuning,
+    /// Learned scales of shared random projections
+    Vera,
+    /// Hadamard products of two low-rank matrices
+    Loha,
+    /// Kronecker products
+    Lokr,
+}
+
+/// Which biases are trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum BiasName {
+    /// None
+    None,
+    /// Every bias of the base
+    All,
+    /// Those of the modules that the method attaches to
+    LoraOnly,
+}
+
+/// How LoRA's factors start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum InitName {
+    /// A uniform, B zero: a fresh adapter changes nothing
+    Kaiming,
+    /// A normal, B zero
+    Gaussian,
+    /// Both uniform, for tests
+    Random,
+}
+
+/// How a prompt starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PromptInitName {
+    /// Normal numbers
+    Random,
+    /// Embeddings of random tokens
+    Vocab,
+    /// Embeddings of the tokens of --prompt-init-text
+    Text,
+}
+
+fn pair<T: std::str::FromStr>(text: &str) -> Result<(String, T)> {
+    let wrong = || Error::mismatch("a value for a module", "MODULE=NUMBER", text);
+    let (key, value) = text.rsplit_once('=').ok_or_else(wrong)?;
+    Ok((key.to_owned(), value.parse().map_err(|_| wrong())?))
+}
+
+impl MethodArgs {
+    /// The method as it is configured.
+    ///
+    /// # Errors
+    /// If options contradict each other.
+    pub fn method(&self) -> Result<Method> {
+        let name = self.method.ok_or_else(|| Error::invalid("neither --method nor --adapter is given"))?;
+        let (scope, tokens) = (self.scope(), self.num_virtual_tokens.unwrap_or(20));
+        let modules_to_save = self.modules_to_save.clone();
+        let method = match name {
+            MethodName::Lora => Method::Lora(self.lora(scope)),
+            MethodName::PromptTuning => Method::Prompt(PromptConfig {
+                num_virtual_tokens: tokens,
+                init: self.prompt_init()?,
+                modules_to_save,
+                ..PromptConfig::default()
+            }),
+            MethodName::PrefixTuning | MethodName::PTuningV2 => Method::Prefix(PrefixConfig {
+                num_virtual_tokens: tokens,
+                prefix_projection: name == MethodName::PrefixTuning || self.prefix_projection,
+                encoder_hidden_size: self.encoder_hidden_size,
+                modules_to_save,
+                ..PrefixConfig::default()
+            }),
+            MethodName::PTuning => Method::PromptEncoder(PromptEncoderConfig {
+                num_virtual_tokens: tokens,
+                encoder_hidden_size: self.encoder_hidden_size,
+                modules_to_save,
+                ..PromptEncoderConfig::default()
+            }),
+            MethodName::Ia3 => Method::Ia3(Ia3Config {
+                scope,
+                feedforward: self.feedforward_modules.as_deref().map(Selection::from_text),
+                ..Ia3Config::default()
+            }),
+            MethodName::Head => Method::Head(HeadConfig { modules_to_save }),
+            MethodName::LnTuning => Method::LnTuning(LnTuningConfig { scope }),
+            MethodName::Vera => Method::Vera(VeraConfig {
+                scope,
+                rank: self.rank.unwrap_or(256),
+                dropout: self.dropout.unwrap_or(0.0),
+                ..VeraConfig::default()
+            }),
+            MethodName::Loha => Method::Loha(self.product(scope)),
+            MethodName::Lokr => Method::Lokr(LokrConfig { product: self.product(scope), ..LokrConfig::default() }),
+        };
+        method.check()?;
+        Ok(method)
+    }
+
+    fn scope(&self) -> Scope {
+        Scope {
+            targets: self.target_modules.as_deref().map_or(Targets::Default, Targets::from_text),
+            exclude: self.exclude_modules.as_deref().map(Selection::from_text),
+            layers_to_transform: self.layers_to_transform.clone(),
+            layers_pattern: self.layers_pattern.clone(),
+            modules_to_save: self.modules_to_save.clone(),
+        }
+    }
+
+    fn rank_and_alpha(&self) -> (usize, f64) {
+        let rank = self.rank.unwrap_or(8);
+        (rank, self.alpha.unwrap_or_else(|| 2.0 * f64::from(u32::try_from(rank).unwrap_or(u32::MAX))))
+    }
+
+    fn lora(&self, scope: Scope) -> LoraConfig {
+        let (rank, alpha) = self.rank_and_alpha();
+        LoraConfig {
+            scope,
+            rank,
+            alpha,
+            dropout: self.dropout.unwrap_or(0.0),
+            rank_pattern: self.rank_pattern.iter().cloned().collect(),
+            alpha_pattern: self.alpha_pattern.iter().cloned().collect(),
+            use_rslora: self.use_rslora,
+            use_dora: self.use_dora,
+            bias: match self.bias {
+                None | Some(BiasName::None) => Bias::None,
+                Some(BiasName::All) => Bias::All,
+                Some(BiasName::LoraOnly) => Bias::TargetsOnly,
+            },
+            init: match self.init_lora_weights {
+                None | Some(InitName::Kaiming) => LoraInit::Kaiming,
+                Some(InitName::Gaussian) => LoraInit::Gaussian,
+                Some(InitName::Random) => LoraInit::Random,
+            },
+            ..LoraConfig::default()
+        }
+    }
+
+    fn product(&self, scope: Scope) -> ProductConfig {
+        let (rank, alpha) = self.rank_and_alpha();
+        let patterns = (self.rank_pattern.iter().cloned().collect::<IndexMap<_, _>>(), self.alpha_pattern.iter().cloned().collect());
+        ProductConfig { scope, rank, alpha, rank_pattern: patterns.0, alpha_pattern: patterns.1, ..ProductConfig::default() }
+    }
+
+    fn prompt_init(&self) -> Result<PromptInit> {
+        match (self.prompt_init, &self.prompt_init_text) {
+            (Some(PromptInitName::Random), None) => Ok(PromptInit::Random),
+            (None | Some(PromptInitName::Vocab), None) => Ok(PromptInit::Vocabulary),
+            (None | Some(PromptInitName::Text), Some(text)) => Ok(PromptInit::Text(text.clone())),
+            (Some(PromptInitName::Text), None) => Err(Error::invalid("--prompt-init text needs --prompt-init-text")),
+            (Some(_), Some(_)) => Err(Error::invalid("--prompt-init-text goes with --prompt-init text alone")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lora_is_configured_as_it_was_asked() -> Result<()> {
+        let args = MethodArgs {
+            method: Some(MethodName::Lora),
+            rank: Some(4),
+            target_modules: Some("q_proj, v_proj".into()),
+            rank_pattern: vec![pair("layers.0.q_proj=2")?],
+            bias: Some(BiasName::LoraOnly),
+            ..MethodArgs::default()
+        };
+        let Method::Lora(config) = args.method()? else { panic!("not LoRA") };
+        assert_eq!((config.rank, config.bias), (4, Bias::TargetsOnly));
+        assert!((config.alpha - 8.0).abs() < f64::EPSILON, "alpha is twice the rank by default");
+        assert_eq!(config.scope.targets, Targets::Only(Selection::Names(vec!["q_proj".into(), "v_proj".into()])));
+        assert_eq!(config.rank_pattern.get("layers.0.q_proj"), Some(&2));
+        Ok(())
+    }
+
+    #[test]
+    fn every_method_has_the_name_of_its_configuration() -> Result<()> {
+        for name in MethodName::value_variants() {
+            let args = MethodArgs { method: Some(*name), modules_to_save: vec!["classifier".into()], ..MethodArgs::default() };
+            let value = name.to_possible_value().expect("no method is hidden");
+            assert_eq!(args.method()?.name(), value.get_name());
+        }
+        assert!(pair::<usize>("a=b").is_err() && pair::<usize>("a").is_err());
+        Ok(())
+    }
+}

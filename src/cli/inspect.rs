@@ -1,0 +1,16 @@
+//! `peft-onnx inspect`
+
+use super::Global;
+use crate::error::{Error, Result};
+
+/// Options of `inspect`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {}
+
+/// Runs it.
+///
+/// # Errors
+/// Always.
+pub fn run(_args: &Args, _global: &Global) -> Result<()> {
+    Err(Error::unsupported("`inspect`", "it is being written"))
+}

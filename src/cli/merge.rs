@@ -1,0 +1,100 @@
+//! `peft-onnx merge`
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use serde_json::json;
+
+use super::{Global, output};
+use crate::error::{Error, ErrorKind, Result};
+use crate::export::merge::{self, Weights};
+use crate::runtime::verify::{self, Comparison, Samples};
+
+const AFTER_HELP: &str = "\
+The merged model has the base's inputs and outputs, and runs in any ONNX runtime. It is compared with the bundle's inference graph on sample
+inputs, unless --no-verify is given.
+
+Examples:
+  peft-onnx merge model.lora -o tuned.onnx
+  peft-onnx merge model.lora -o tuned.onnx --weights external";
+
+/// Options of `merge`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// The bundle
+    #[arg(value_name = "BUNDLE")]
+    pub bundle: PathBuf,
+    /// The model to write
+    #[arg(short, long, value_name = "MODEL")]
+    pub output: PathBuf,
+    /// Where its weights go
+    #[arg(long, value_name = "WHERE", default_value = "as-base")]
+    pub weights: WeightsName,
+    /// Replace the model if it is there
+    #[arg(long)]
+    pub force: bool,
+    /// Do not compare the merged model with the unmerged one
+    #[arg(long)]
+    pub no_verify: bool,
+}
+
+/// Where weights go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WeightsName {
+    /// As the base has them; files that did not change are shared
+    AsBase,
+    /// Inside the model's file
+    Inline,
+    /// In one file beside the model
+    External,
+}
+
+/// Folds the adapter into the base.
+///
+/// # Errors
+/// As [`merge::write`]; [`Diverged`](ErrorKind::Diverged) if the merged model computes something else than the unmerged one.
+pub fn run(args: &Args, global: &Global) -> Result<()> {
+    if args.output.exists() && !args.force {
+        return Err(Error::invalid("already there").in_file(&args.output).with_hint("`--force` replaces it, `-o` names another file"));
+    }
+    let weights = match args.weights {
+        WeightsName::AsBase => Weights::AsBase,
+        WeightsName::Inline => Weights::Inline,
+        WeightsName::External => Weights::External,
+    };
+    let report = merge::write(&args.bundle, &args.output, weights)?;
+    let comparison = if args.no_verify {
+        None
+    } else {
+        let unmerged = args.bundle.join(&report.manifest.graph("inference")?.file);
+        let samples = Samples { vocabulary: vocabulary(&report.manifest), ..Samples::default() };
+        Some(verify::compare(global.runtime(None)?, &unmerged, &args.output, &samples)?)
+    };
+    let size = std::fs::metadata(&args.output).map(|file| file.len()).unwrap_or_default();
+    if global.json {
+        output::print_json(&json!({
+            "model": args.output,
+            "modules": report.modules,
+            "bytes": size,
+            "verified": comparison.as_ref().map(Comparison::json),
+        }))?;
+    } else if !global.quiet {
+        let mut lines = vec![format!("merged    {} modules into {} ({})", report.modules, args.output.display(), output::bytes(size))];
+        lines.extend(comparison.as_ref().map(|comparison| format!("verified  {comparison}")));
+        output::print(&lines.join("\n"))?;
+    }
+    match comparison.filter(|comparison| !comparison.is_close()) {
+        None => Ok(()),
+        Some(comparison) => {
+            let error = Error::from(ErrorKind::Diverged(format!("the merged model is not the unmerged one: {comparison}")));
+            Err(error.in_file(&args.output).with_hint("the model was written nevertheless; please report this"))
+        }
+    }
+}
+
+/// Tokens that the model knows, where its classes are tokens.
+fn vocabulary(manifest: &crate::export::Manifest) -> Option<usize> {
+    let is_language_model = manifest.task.ends_with("-lm");
+    manifest.classes.filter(|_| is_language_model).and_then(|classes| usize::try_from(classes).ok())
+}

@@ -1,0 +1,127 @@
+//! The command line: one file a command, each its options and a function that runs it.
+//!
+//! What a command prints for people goes to standard output as text, for programs (`--json`) as JSON; progress and warnings go to standard
+//! error. Exit codes: 0 done, 1 the work failed, 2 wrong usage.
+
+pub mod check;
+pub mod eval;
+pub mod export;
+pub mod generate;
+mod global;
+pub mod inject;
+pub mod inspect;
+pub mod merge;
+mod output;
+mod progress;
+pub mod runtime;
+pub mod train;
+
+use clap::{Parser, Subcommand};
+
+pub use global::Global;
+
+use crate::error::{Error, ErrorKind, Result};
+
+const AFTER_HELP: &str = "\
+From a model to a fine-tuned one:
+  peft-onnx inspect model.onnx                        what was recognised, and where adapters fit
+  peft-onnx inject  model.onnx --method lora          writes the bundle model.lora/
+  peft-onnx train   model.lora --data train.jsonl     trains its adapter
+  peft-onnx generate model.lora --prompt 'Once upon'  tries it
+  peft-onnx merge   model.lora -o tuned.onnx          one ordinary ONNX model
+
+Exit codes: 0 done, 1 the work failed (the reason is on standard error), 2 wrong usage.";
+
+/// Fine-tunes any ONNX transformer, on a stock ONNX Runtime
+///
+/// peft-onnx takes an exported model, adds the trainable tensors of a PEFT method (LoRA and others), writes the backward pass as ordinary
+/// ONNX operators, and trains. What comes out are Hugging Face PEFT files and plain ONNX models.
+#[derive(Debug, Parser)]
+#[command(name = "peft-onnx", version, propagate_version = true, after_help = AFTER_HELP, arg_required_else_help = true)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show what is in a model: layers, projections, attention, sites for adapters, operators
+    Inspect(inspect::Args),
+    /// Add an adapter to a model, and write the bundle of graphs that train and run it
+    Inject(Box<inject::Args>),
+    /// Train the adapter of a bundle
+    Train(Box<train::Args>),
+    /// Measure a model's or bundle's loss on a data file
+    Eval(eval::Args),
+    /// Fold a bundle's adapter into its base: one ordinary ONNX model
+    Merge(merge::Args),
+    /// Write a bundle's adapter or inference graph in another form
+    Export(export::Args),
+    /// Write text with a model or bundle
+    Generate(generate::Args),
+    /// Compare a bundle's gradients with finite differences of its loss
+    Check(check::Args),
+    /// Show which ONNX Runtime is used, and how to get one
+    Runtime(runtime::Args),
+}
+
+/// Runs a command.
+///
+/// # Errors
+/// Whatever kept the command from doing its work.
+pub fn run(cli: &Cli) -> Result<()> {
+    cli.global.start_log();
+    match &cli.command {
+        Command::Inspect(args) => inspect::run(args, &cli.global),
+        Command::Inject(args) => inject::run(args, &cli.global),
+        Command::Train(args) => train::run(args, &cli.global),
+        Command::Eval(args) => eval::run(args, &cli.global),
+        Command::Merge(args) => merge::run(args, &cli.global),
+        Command::Export(args) => export::run(args, &cli.global),
+        Command::Generate(args) => generate::run(args, &cli.global),
+        Command::Check(args) => check::run(args, &cli.global),
+        Command::Runtime(args) => runtime::run(args, &cli.global),
+    }
+}
+
+/// An error as the lines that a person reads: what happened, what caused it, what to do.
+#[must_use]
+pub fn describe(error: &Error) -> String {
+    let mut lines = vec![format!("error: {error}")];
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        lines.push(format!("  because {inner}"));
+        cause = inner.source();
+    }
+    lines.extend(error.hint().map(|hint| format!("hint: {hint}")));
+    lines.join("\n")
+}
+
+/// Whether an error only says that nobody reads the output any more: `peft-onnx inspect ... | head`.
+#[must_use]
+pub fn is_closed_pipe(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Io(io) if io.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_of_the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_error_is_described_with_its_hint() {
+        let error = Error::invalid("no rows").in_file("a.jsonl").with_hint("write some");
+        assert_eq!(describe(&error), "error: a.jsonl: no rows\nhint: write some");
+    }
+}

@@ -1,0 +1,167 @@
+//! How a training run looks to the one who waits for it: a bar on a terminal, lines elsewhere.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::num::NonZeroU64;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::{Global, output};
+use crate::runtime::evaluate::Evaluation;
+use crate::runtime::metrics::StepRecord;
+use crate::runtime::trainer::{Event, Plan};
+
+/// Shows a run on standard error.
+pub(super) struct Progress {
+    form: Form,
+    log_every: u64,
+    steps: u64,
+    smooth: Smooth,
+}
+
+enum Form {
+    Quiet,
+    Lines,
+    Bar(ProgressBar),
+}
+
+/// Averages over the last steps or so.
+#[derive(Default)]
+struct Smooth {
+    loss: Option<f64>,
+    tokens: u64,
+    started: Option<Instant>,
+    first_step: u64,
+}
+
+/// The share of a new loss in the average: about the last ten steps count.
+const NEW: f64 = 0.1;
+
+impl Progress {
+    /// A view of a run, in the form that goes with where standard error goes.
+    pub(super) fn new(global: &Global, log_every: NonZeroU64) -> Self {
+        let form = match (global.quiet, std::io::stderr().is_terminal()) {
+            (true, _) => Form::Quiet,
+            (false, true) => Form::Bar(ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())),
+            (false, false) => Form::Lines,
+        };
+        Self { form, log_every: log_every.get(), steps: 0, smooth: Smooth::default() }
+    }
+
+    /// Shows something that happened.
+    pub(super) fn show(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Started(plan) => self.start(plan),
+            Event::Step(record) => self.step(record),
+            Event::Evaluated { step, evaluation } => self.line(&evaluated(*step, evaluation)),
+            Event::Saved(folder) => self.line(&format!("saved {}", folder.display())),
+        }
+    }
+
+    /// Leaves the terminal as it should be.
+    pub(super) fn finish(&self) {
+        if let Form::Bar(bar) = &self.form {
+            bar.abandon();
+        }
+    }
+
+    fn start(&mut self, plan: &Plan) {
+        self.steps = plan.steps;
+        self.smooth = Smooth { started: Some(Instant::now()), first_step: plan.done, ..Smooth::default() };
+        for line in description(plan) {
+            self.line(&line);
+        }
+        if let Form::Bar(bar) = &self.form {
+            // The message is ours: indicatif's own rate is in steps, and its estimate starts anew with every burst.
+            let style = ProgressStyle::with_template("{bar:28} {pos}/{len}  {msg}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸─"));
+            bar.set_length(plan.steps);
+            bar.set_position(plan.done);
+        }
+    }
+
+    fn step(&mut self, record: &StepRecord) {
+        self.smooth.add(record);
+        let text = self.smooth.text(record, self.steps);
+        match &self.form {
+            Form::Bar(bar) => {
+                bar.set_position(record.step);
+                bar.set_message(text);
+            }
+            Form::Lines if record.step.is_multiple_of(self.log_every) || record.step == self.steps => {
+                eprintln!("step {}/{}  {text}", record.step, self.steps);
+            }
+            Form::Quiet | Form::Lines => {}
+        }
+    }
+
+    fn line(&self, text: &str) {
+        match &self.form {
+            Form::Quiet => {}
+            Form::Lines => eprintln!("{text}"),
+            Form::Bar(bar) => bar.suspend(|| eprintln!("{text}")),
+        }
+    }
+}
+
+impl Smooth {
+    fn add(&mut self, record: &StepRecord) {
+        let loss = f64::from(record.loss);
+        self.loss = Some(self.loss.map_or(loss, |mean| mean + NEW * (loss - mean)));
+        self.tokens += u64::try_from(record.tokens).unwrap_or_default();
+    }
+
+    /// The loss, what is going on, and how long it will take.
+    fn text(&self, record: &StepRecord, steps: u64) -> String {
+        let mut text = format!("loss {:.4}", self.loss.unwrap_or_default());
+        let Some(passed) = self.started.map(|started| started.elapsed()).filter(|passed| !passed.is_zero()) else { return text };
+        #[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "a rate for people")]
+        let rate = self.tokens as f64 / passed.as_secs_f64();
+        let taken = record.step.saturating_sub(self.first_step).max(1);
+        let each = passed / u32::try_from(taken).unwrap_or(u32::MAX);
+        let left: Duration = each * u32::try_from(steps.saturating_sub(record.step)).unwrap_or(u32::MAX);
+        write!(text, "  lr {:.2e}  {rate:.0} tokens/s  {} left", record.learning_rate, output::duration(left))
+            .expect("writing to a string does not fail");
+        text
+    }
+}
+
+fn description(plan: &Plan) -> Vec<String> {
+    let data = &plan.data;
+    let mut lines = vec![
+        format!(
+            "data: {} rows, {} tokens, {} labels; longest row {} tokens",
+            output::count(number(data.rows)),
+            output::count(number(data.tokens)),
+            output::count(number(data.labels)),
+            data.longest
+        ),
+        format!(
+            "training {} numbers for {} steps of up to {} rows ({} steps an epoch), learning rate up to {}",
+            output::count(number(plan.trainable)),
+            plan.steps,
+            plan.rows_per_step,
+            plan.steps_per_epoch,
+            plan.learning_rate
+        ),
+    ];
+    if data.cut > 0 {
+        lines.push(format!("{} rows were cut at the greatest length", data.cut));
+    }
+    if data.unlabelled > 0 {
+        lines.push(format!("{} rows have no label that counts", data.unlabelled));
+    }
+    if plan.done > 0 {
+        lines.push(format!("going on after step {}", plan.done));
+    }
+    lines
+}
+
+fn evaluated(step: u64, evaluation: &Evaluation) -> String {
+    format!("step {step}: held out {}", evaluation.line())
+}
+
+fn number(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}

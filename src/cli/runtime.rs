@@ -1,0 +1,40 @@
+//! `peft-onnx runtime`
+
+use serde_json::json;
+
+use super::{Global, output};
+use crate::error::Result;
+use crate::runtime::library;
+
+const AFTER_HELP: &str = "\
+The library is looked for, in this order: --onnxruntime PATH; the variable ORT_DYLIB_PATH; the folder .ort of the project
+(scripts/get_onnxruntime.sh fills it); the onnxruntime package of the active Python; the system's folders.
+
+Examples:
+  peft-onnx runtime
+  peft-onnx runtime --onnxruntime /opt/onnxruntime/lib
+  pip install onnxruntime        # one way to get it; onnxruntime-gpu for CUDA";
+
+/// Options of `runtime`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {}
+
+/// Shows which ONNX Runtime is used.
+///
+/// # Errors
+/// If there is none; the error says where was looked and how to get one.
+pub fn run(_args: &Args, global: &Global) -> Result<()> {
+    let facts = global.runtime(None)?.facts();
+    if global.json {
+        return output::print_json(&json!({
+            "library": facts.path,
+            "source": facts.source.to_string(),
+            "version": facts.version,
+            "providers": facts.providers,
+            "threads": facts.threads,
+            "build": facts.build,
+        }));
+    }
+    output::print(&format!("{facts}\n\nanother one: {}", library::HINT))
+}

@@ -1,0 +1,261 @@
+//! `peft-onnx train`
+
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::ValueEnum;
+use serde_json::json;
+
+use super::progress::Progress;
+use super::{Global, output};
+use crate::error::{Error, Result};
+use crate::export::Manifest;
+use crate::runtime::Device;
+use crate::runtime::data::Order;
+use crate::runtime::schedule::Decay;
+use crate::runtime::trainer::{self, DataOptions, Length, Optimizer, Options, Resume, Saving, Summary, Warmup};
+
+const AFTER_HELP: &str = "\
+Data files are jsonl, csv, tsv or txt. Each row has one of these forms:
+  {\"prompt\": ..., \"completion\": ...}        only the completion is learnt
+  {\"messages\": [{\"role\", \"content\"}, ...]}  a chat; only what the assistant says is learnt
+  {\"text\": ...}                             all of it is learnt
+  {\"text\": ..., \"label\": ...}               classification
+  {\"input_ids\", \"attention_mask\", \"labels\"} tokens, used as they are; labels of -100 do not count
+
+What is written into the bundle: adapter_model.safetensors, metrics.jsonl (a line a step), checkpoints/step-N/.
+Ctrl-C saves a checkpoint first; --resume goes on bit for bit where a run was stopped.
+
+Examples:
+  peft-onnx train model.lora --data train.jsonl
+  peft-onnx train model.lora --data train.jsonl --eval-data eval.jsonl --eval-steps 50 --epochs 2
+  peft-onnx train model.lora --data train.jsonl --max-steps 500 --lr-scheduler cosine --save-steps 100
+  peft-onnx train model.lora --data train.jsonl --max-steps 500 --resume";
+
+/// Options of `train`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// The bundle that `peft-onnx inject` wrote
+    #[arg(value_name = "BUNDLE")]
+    pub bundle: PathBuf,
+
+    /// Rows to learn from
+    #[arg(long, value_name = "FILE", help_heading = "Data")]
+    pub data: PathBuf,
+    /// Rows to measure the loss on, which are not learnt from
+    #[arg(long, value_name = "FILE", help_heading = "Data")]
+    pub eval_data: Option<PathBuf>,
+    /// tokenizer.json, or its folder [default: beside the model, if it is needed]
+    #[arg(long, value_name = "FILE", help_heading = "Data")]
+    pub tokenizer: Option<PathBuf>,
+    /// Cut rows to this many tokens [default: as many as the model takes]
+    #[arg(long, value_name = "TOKENS", help_heading = "Data")]
+    pub max_length: Option<NonZeroUsize>,
+    /// Join short rows into rows of --max-length tokens
+    #[arg(long, help_heading = "Data")]
+    pub packing: bool,
+    /// Read rows in the file's order instead of a new random one each epoch
+    #[arg(long, help_heading = "Data")]
+    pub no_shuffle: bool,
+    /// Decides the order of rows, dropout and every other chance
+    #[arg(long, value_name = "NUMBER", default_value_t = 42, help_heading = "Data")]
+    pub seed: u64,
+
+    /// Rows a batch
+    #[arg(long, value_name = "ROWS", default_value = "8", help_heading = "Length of the training")]
+    pub batch_size: NonZeroUsize,
+    /// Batches whose gradients are added up for one optimizer step
+    #[arg(long, value_name = "BATCHES", default_value = "1", help_heading = "Length of the training")]
+    pub gradient_accumulation_steps: NonZeroUsize,
+    /// How often all rows are read; fractions are fine
+    #[arg(long, value_name = "NUMBER", default_value_t = 3.0, conflicts_with = "max_steps", help_heading = "Length of the training")]
+    pub epochs: f64,
+    /// Optimizer steps, instead of --epochs
+    #[arg(long, value_name = "STEPS", help_heading = "Length of the training")]
+    pub max_steps: Option<NonZeroU64>,
+
+    /// Peak learning rate [default: 2e-4 for low-rank methods, 1e-3 for heads and normalisations, 5e-3 for soft prompts and ia3]
+    #[arg(long, value_name = "RATE", help_heading = "Optimizer (AdamW)")]
+    pub learning_rate: Option<f64>,
+    /// How the learning rate goes on after the warm-up: constant, linear or cosine (to zero)
+    #[arg(long, value_name = "SCHEDULE", default_value_t = Decay::Linear, help_heading = "Optimizer (AdamW)")]
+    pub lr_scheduler: Decay,
+    /// Steps over which the learning rate rises from 0 [default: 3 % of all steps; 0 with a constant schedule]
+    #[arg(long, value_name = "STEPS", help_heading = "Optimizer (AdamW)")]
+    pub warmup_steps: Option<u64>,
+    /// Decoupled decay of every trainable number
+    #[arg(long, value_name = "DECAY", default_value_t = 0.0, help_heading = "Optimizer (AdamW)")]
+    pub weight_decay: f64,
+    /// Decay of the gradient's running mean
+    #[arg(long, value_name = "BETA", default_value_t = 0.9, help_heading = "Optimizer (AdamW)")]
+    pub adam_beta1: f64,
+    /// Decay of the squared gradient's running mean
+    #[arg(long, value_name = "BETA", default_value_t = 0.999, help_heading = "Optimizer (AdamW)")]
+    pub adam_beta2: f64,
+    /// Added to the root of the squared gradient's running mean
+    #[arg(long, value_name = "EPSILON", default_value_t = 1e-8, help_heading = "Optimizer (AdamW)")]
+    pub adam_epsilon: f64,
+    /// Gradients of a larger norm are scaled down to it; 0 turns that off
+    #[arg(long, value_name = "NORM", default_value_t = 1.0, help_heading = "Optimizer (AdamW)")]
+    pub max_grad_norm: f64,
+
+    /// Measure the loss on --eval-data every so many steps [default: at the end only]
+    #[arg(long, value_name = "STEPS", requires = "eval_data", help_heading = "Watching and saving")]
+    pub eval_steps: Option<NonZeroU64>,
+    /// Write a checkpoint every so many steps [default: none before the end]
+    #[arg(long, value_name = "STEPS", help_heading = "Watching and saving")]
+    pub save_steps: Option<NonZeroU64>,
+    /// Keep only the newest checkpoints, this many
+    #[arg(long, value_name = "COUNT", help_heading = "Watching and saving")]
+    pub save_total_limit: Option<NonZeroUsize>,
+    /// Go on from a checkpoint of this bundle: the newest one, or the folder that is named
+    #[arg(long, value_name = "CHECKPOINT", num_args = 0..=1, help_heading = "Watching and saving")]
+    pub resume: Option<Option<PathBuf>>,
+    /// Print a line every so many steps where there is no progress bar
+    #[arg(long, value_name = "STEPS", default_value = "1", help_heading = "Watching and saving")]
+    pub log_every: NonZeroU64,
+
+    /// Where to compute: cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, help_heading = "Computing")]
+    pub device: Device,
+    /// The type to compute in
+    #[arg(long, value_name = "TYPE", default_value = "fp32", help_heading = "Computing")]
+    pub precision: Precision,
+    /// Threads for computing [default: as many as this process may use]
+    #[arg(long, value_name = "COUNT", help_heading = "Computing")]
+    pub threads: Option<NonZeroUsize>,
+    /// Recompute activations in the backward pass instead of keeping them: less memory, more time
+    #[arg(long, hide = true, help_heading = "Computing")]
+    pub recompute: bool,
+}
+
+/// The type that training computes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// 32-bit floats
+    Fp32,
+    /// 16-bit floats (not available yet)
+    Fp16,
+    /// Brain 16-bit floats (not available yet)
+    Bf16,
+}
+
+/// Trains the adapter of a bundle.
+///
+/// # Errors
+/// Whatever [`trainer::train`] refuses, and options that do not go with the bundle.
+pub fn run(args: &Args, global: &Global) -> Result<()> {
+    let manifest = Manifest::read(&args.bundle)?;
+    let options = args.options(&manifest)?;
+    let runtime = global.runtime(args.threads)?;
+    let mut progress = Progress::new(global, args.log_every);
+    let stop = stop_on_interrupt();
+    let trained = trainer::train(runtime, &options, stop, &mut |event| progress.show(&event));
+    progress.finish();
+    report(args, global, &trained?)
+}
+
+impl Args {
+    fn options(&self, manifest: &Manifest) -> Result<Options> {
+        if self.precision != Precision::Fp32 {
+            return Err(Error::unsupported("--precision other than fp32", "the graphs of a bundle compute in float32"));
+        }
+        if self.recompute {
+            return Err(Error::unsupported("--recompute", "the training graphs keep their activations"));
+        }
+        let learning_rate = self.learning_rate.unwrap_or_else(|| default_rate(&manifest.method));
+        Ok(Options {
+            bundle: self.bundle.clone(),
+            data: DataOptions {
+                file: self.data.clone(),
+                eval_file: self.eval_data.clone(),
+                tokenizer: self.tokenizer.clone(),
+                max_length: self.max_length,
+                packing: self.packing,
+                order: if self.no_shuffle { Order::File } else { Order::Shuffled { seed: self.seed } },
+                batch_size: self.batch_size,
+            },
+            accumulation: self.gradient_accumulation_steps,
+            length: self.max_steps.map_or(Length::Epochs(self.epochs), |steps| Length::Steps(steps.get())),
+            optimizer: Optimizer {
+                learning_rate,
+                weight_decay: self.weight_decay,
+                beta1: self.adam_beta1,
+                beta2: self.adam_beta2,
+                epsilon: self.adam_epsilon,
+                max_grad_norm: self.max_grad_norm,
+            },
+            decay: self.lr_scheduler,
+            warmup: match (self.warmup_steps, self.lr_scheduler) {
+                (Some(steps), _) => Warmup::Steps(steps),
+                (None, Decay::Constant) => Warmup::Steps(0),
+                (None, _) => Warmup::Share(0.03),
+            },
+            seed: self.seed,
+            eval_steps: self.eval_steps,
+            saving: Saving { every: self.save_steps, keep: self.save_total_limit },
+            resume: match &self.resume {
+                None => Resume::No,
+                Some(None) => Resume::Newest,
+                Some(Some(folder)) => Resume::From(folder.clone()),
+            },
+            device: self.device,
+        })
+    }
+}
+
+/// Rates at which the methods learn well, by the method's name in the manifest.
+fn default_rate(method: &str) -> f64 {
+    match method {
+        "prompt_tuning" | "prefix_tuning" | "p_tuning_v2" | "p_tuning" | "ia3" => 5e-3,
+        "head" | "ln_tuning" => 1e-3,
+        _ => 2e-4,
+    }
+}
+
+/// A flag that Ctrl-C sets; the second Ctrl-C ends the process at once, with the exit code that shells give to that.
+fn stop_on_interrupt() -> &'static AtomicBool {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    let installed = ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+        eprintln!("\ninterrupted: saving after this step (once more to quit at once)");
+    });
+    if let Err(error) = installed {
+        tracing::warn!("Ctrl-C will not save: {error}");
+    }
+    &STOP
+}
+
+fn report(args: &Args, global: &Global, summary: &Summary) -> Result<()> {
+    if global.json {
+        return output::print_json(&json!({
+            "steps": summary.steps,
+            "loss": summary.loss,
+            "first_loss": summary.first_loss,
+            "tokens": summary.tokens,
+            "seconds": summary.time.as_secs_f64(),
+            "eval": summary.evaluation.map(|evaluation| evaluation.json()),
+            "adapter": summary.adapter,
+        }));
+    }
+    if global.quiet {
+        return Ok(());
+    }
+    output::print(&describe(&args.bundle, summary))
+}
+
+fn describe(bundle: &Path, summary: &Summary) -> String {
+    let (tokens, time) = (output::count(summary.tokens), output::duration(summary.time));
+    let mut lines = vec![format!("trained to step {}: {tokens} tokens in {time}", summary.steps)];
+    if let (Some(first), Some(last)) = (summary.first_loss, summary.loss) {
+        lines.push(format!("loss      {first:.4} -> {last:.4} (first and last tenth of the steps)"));
+    }
+    lines.extend(summary.evaluation.map(|evaluation| format!("held out  {}", evaluation.line())));
+    lines.push(format!("adapter   {}", summary.adapter.display()));
+    lines.push(format!("next      peft-onnx merge {} -o tuned.onnx", bundle.display()));
+    lines.join("\n")
+}

@@ -1,0 +1,244 @@
+//! The graphs that make an optimizer step, and the state that goes around.
+
+use std::path::Path;
+
+use super::options::Optimizer;
+use crate::error::{Context, Error, Result};
+use crate::export::Manifest;
+use crate::runtime::data::{Batch, Batches, Dataset, Filling, Order};
+use crate::runtime::session::{DeviceTensor, Feed, Port, Purpose, Runtime, Session, Settings, State, Stepper};
+use crate::runtime::{Device, ElementType, HostTensor};
+
+/// The parts of the training state, by the names of the graphs' inputs, each float32 `[N]`.
+pub(crate) const STATES: [State<'static>; 3] = [
+    State { input: "trainable", output: "trainable_next" },
+    State { input: "adam_m", output: "adam_m_next" },
+    State { input: "adam_v", output: "adam_v_next" },
+];
+
+const GRADIENT: State<'static> = State { input: "gradient", output: "gradient_next" };
+
+/// The optional input that seeds the dropout masks.
+const DROPOUT_SEED: &str = "dropout_seed";
+
+/// What makes an optimizer step.
+pub(super) struct Engine {
+    graphs: Graphs,
+    accumulation: usize,
+    seed: u64,
+}
+
+enum Graphs {
+    /// One graph does it all: one batch a step.
+    Whole(Box<Stepper>),
+    /// The gradient of each batch is added up; then the update.
+    Parts { gradient: Box<Stepper>, update: Box<Stepper> },
+}
+
+/// What a step found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Outcome {
+    /// The loss before the update, mean over the labels that count.
+    pub loss: f32,
+    /// The norm of the whole gradient before clipping.
+    pub grad_norm: f32,
+}
+
+impl Outcome {
+    pub(super) fn is_finite(self) -> bool {
+        self.loss.is_finite() && self.grad_norm.is_finite()
+    }
+}
+
+/// The graph of a bundle for a purpose, opened.
+///
+/// # Errors
+/// If the bundle does not have it or ONNX Runtime refuses it.
+pub fn open(runtime: &Runtime, bundle: &Path, manifest: &Manifest, purpose: &str, device: Device) -> Result<Session> {
+    let file = bundle.join(&manifest.graph(purpose).in_file(bundle)?.file);
+    Session::open(runtime, &file, &Settings { device, purpose: Purpose::Training, ..Settings::default() })
+}
+
+impl Engine {
+    /// Opens the graphs for steps of `accumulation` batches each.
+    ///
+    /// # Errors
+    /// A bundle without the graphs, or with other inputs and outputs than training needs.
+    pub(super) fn open(runtime: &Runtime, bundle: &Path, manifest: &Manifest, accumulation: usize, device: Device) -> Result<Self> {
+        let open = |purpose| open(runtime, bundle, manifest, purpose, device);
+        let graphs = if accumulation == 1 {
+            Graphs::Whole(Box::new(Stepper::new(open("training")?, &STATES, &["loss", "grad_norm"])?))
+        } else {
+            Graphs::Parts {
+                gradient: Box::new(Stepper::new(open("gradient")?, &[GRADIENT], &["loss"])?),
+                update: Box::new(Stepper::new(open("update")?, &STATES, &["grad_norm"])?),
+            }
+        };
+        Ok(Self { graphs, accumulation, seed: 0 })
+    }
+
+    /// Gives the optional inputs their values for all steps.
+    ///
+    /// # Errors
+    /// If an input is of a type that a number cannot have.
+    pub(super) fn configure(&mut self, optimizer: &Optimizer, seed: u64) -> Result<()> {
+        self.seed = seed;
+        let values = [
+            ("weight_decay", optimizer.weight_decay),
+            ("adam_beta1", optimizer.beta1),
+            ("adam_beta2", optimizer.beta2),
+            ("adam_epsilon", optimizer.epsilon),
+            ("max_grad_norm", optimizer.max_grad_norm),
+        ];
+        let stepper = self.updater_mut();
+        for (name, value) in values {
+            let Some(port) = stepper.session().input(name) else { continue };
+            let tensor = number(port, value)?;
+            stepper.set(Feed::host(name, &tensor))?;
+        }
+        Ok(())
+    }
+
+    /// The data's batches for the inputs of these graphs.
+    ///
+    /// # Errors
+    /// As [`Batches::new`].
+    pub(super) fn batches<'a>(&self, dataset: &'a Dataset, batch_size: usize, order: Order, filling: Filling) -> Result<Batches<'a>> {
+        Batches::new(dataset, self.reader().session().inputs(), batch_size, order, filling)
+    }
+
+    /// One optimizer step over `batches`. `step` counts from 1.
+    ///
+    /// If loss or gradient are not finite the state stays what it was.
+    ///
+    /// # Errors
+    /// If ONNX Runtime refuses.
+    pub(super) fn step(&mut self, batches: &[Batch], step: u64, learning_rate: f64) -> Result<Outcome> {
+        let seeds: Vec<HostTensor> = (0..batches.len()).map(|at| HostTensor::scalar(self.dropout_seed(step, at))).collect();
+        let number = HostTensor::scalar(i64::try_from(step).unwrap_or(i64::MAX));
+        let rate = HostTensor::scalar(narrow(learning_rate));
+        let (step, rate) = (Feed::host("step", &number), Feed::host("learning_rate", &rate));
+        match &mut self.graphs {
+            Graphs::Whole(stepper) => {
+                let [batch] = batches else { return Err(Error::mismatch("batches in a step", 1, batches.len())) };
+                stepper.step(&with_optional(stepper.session(), batch, &[step, rate], &[Feed::host(DROPOUT_SEED, &seeds[0])]))?;
+                let outcome = Outcome { loss: stepper.fetch("loss")?.item()?, grad_norm: stepper.fetch("grad_norm")?.item()? };
+                if !outcome.is_finite() {
+                    stepper.take_back();
+                }
+                Ok(outcome)
+            }
+            Graphs::Parts { gradient, update } => {
+                let labels: usize = batches.iter().map(|batch| batch.label_count).sum();
+                let count = HostTensor::scalar(narrow(float(labels.max(1))));
+                gradient.reset(GRADIENT.input)?;
+                let mut loss = 0.0;
+                for (batch, seed) in batches.iter().zip(&seeds) {
+                    let trainable = Feed::device("trainable", update.state("trainable")?);
+                    let optional = [Feed::host(DROPOUT_SEED, seed), step];
+                    gradient.step(&with_optional(gradient.session(), batch, &[Feed::host("label_count", &count), trainable], &optional))?;
+                    loss += gradient.fetch("loss")?.item()?;
+                }
+                if !loss.is_finite() {
+                    return Ok(Outcome { loss, grad_norm: f32::NAN });
+                }
+                update.step(&[Feed::device(GRADIENT.input, gradient.state(GRADIENT.input)?), step, rate])?;
+                let outcome = Outcome { loss, grad_norm: update.fetch("grad_norm")?.item()? };
+                if !outcome.is_finite() {
+                    update.take_back();
+                }
+                Ok(outcome)
+            }
+        }
+    }
+
+    /// The trainable vector, where it is.
+    ///
+    /// # Errors
+    /// Never for graphs that could be opened.
+    pub(super) fn trainable(&self) -> Result<&DeviceTensor> {
+        self.updater().state("trainable")
+    }
+
+    /// A part of the state, in ordinary memory.
+    ///
+    /// # Errors
+    /// If there is no such part, or the device refuses.
+    pub(super) fn read(&self, part: &str) -> Result<Vec<f32>> {
+        self.updater().read(part)?.to_f32()
+    }
+
+    /// Overwrites a part of the state.
+    ///
+    /// # Errors
+    /// If it is of another length.
+    pub(super) fn write(&mut self, part: &str, values: Vec<f32>) -> Result<()> {
+        self.updater_mut().write(part, &HostTensor::vector(values))
+    }
+
+    fn updater(&self) -> &Stepper {
+        match &self.graphs {
+            Graphs::Whole(stepper) => stepper,
+            Graphs::Parts { update, .. } => update,
+        }
+    }
+
+    fn updater_mut(&mut self) -> &mut Stepper {
+        match &mut self.graphs {
+            Graphs::Whole(stepper) => stepper,
+            Graphs::Parts { update, .. } => update,
+        }
+    }
+
+    fn reader(&self) -> &Stepper {
+        match &self.graphs {
+            Graphs::Whole(stepper) => stepper,
+            Graphs::Parts { gradient, .. } => gradient,
+        }
+    }
+
+    /// Follows from the run's seed and the batch's number alone, so that a resumed run drops the same.
+    fn dropout_seed(&self, step: u64, at: usize) -> i64 {
+        let accumulation = u64::try_from(self.accumulation).unwrap_or(1);
+        let number = (step.wrapping_sub(1)).wrapping_mul(accumulation).wrapping_add(u64::try_from(at).unwrap_or_default());
+        i64::try_from(scrambled(self.seed.wrapping_add(scrambled(number))) >> 33).unwrap_or_default()
+    }
+}
+
+/// A batch with the inputs that are always fed, and those of the others that the graph has.
+fn with_optional<'a>(session: &Session, batch: &'a Batch, always: &[Feed<'a>], optional: &[Feed<'a>]) -> Vec<Feed<'a>> {
+    let mut feeds = batch.feeds();
+    feeds.extend_from_slice(always);
+    feeds.extend(optional.iter().filter(|feed| session.input(feed.name()).is_some()));
+    feeds
+}
+
+/// A number as a tensor without axes, of the type that an input asks for.
+fn number(port: &Port, value: f64) -> Result<HostTensor> {
+    match port.element_type {
+        Some(ElementType::Float32) => Ok(HostTensor::scalar(narrow(value))),
+        Some(ElementType::Float64) => Ok(HostTensor::scalar(value)),
+        other => {
+            let found = other.map_or_else(|| "another".to_owned(), |other| other.to_string());
+            Err(Error::mismatch(format!("element type of {}", port.name), "float32 or float64", found))
+        }
+    }
+}
+
+/// The finalizer of `SplitMix64` (Steele, Lea & Flood 2014): every bit of the result depends on every bit of the argument.
+fn scrambled(number: u64) -> u64 {
+    let mut z = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+#[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "numbers are rounded once, where they become tensors")]
+fn narrow(value: f64) -> f32 {
+    value as f32
+}
+
+#[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "numbers of labels are far below 2^53")]
+fn float(count: usize) -> f64 {
+    count as f64
+}

@@ -1,0 +1,263 @@
+//! One run, from its options to its summary.
+
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::engine::{Engine, STATES, open as open_graph};
+use super::{Event, METRICS, Options, Plan, Resume, Source, Summary, source};
+use crate::error::{Error, ErrorKind, Result};
+use crate::export::Manifest;
+use crate::runtime::adapter_file;
+use crate::runtime::checkpoint::{self, Checkpoint, Checkpoints, Conditions, Record};
+use crate::runtime::data::{Batch, Batches, Cursor, Dataset};
+use crate::runtime::evaluate::{Evaluation, Evaluator};
+use crate::runtime::metrics::{Metrics, StepRecord};
+use crate::runtime::schedule::Schedule;
+use crate::runtime::session::{Feed, Runtime};
+
+/// What a run works on.
+pub(super) struct Material {
+    manifest: Manifest,
+    source: Source,
+    dataset: Dataset,
+    eval_data: Option<Dataset>,
+}
+
+impl Material {
+    /// Reads the manifest and the data.
+    pub(super) fn read(options: &Options) -> Result<Self> {
+        options.optimizer.check()?;
+        let manifest = Manifest::read(&options.bundle)?;
+        let data = &options.data;
+        let source = Source::of(&options.bundle, &manifest, data.tokenizer.as_deref())?.cut(data.max_length).packed(data.packing);
+        let dataset = source.read(&data.file, None)?;
+        let eval_data = data.eval_file.as_ref().map(|file| source.read(file, Some(&dataset))).transpose()?;
+        Ok(Self { manifest, source, dataset, eval_data })
+    }
+}
+
+/// A run, ready to take steps.
+pub(super) struct Run<'a> {
+    options: &'a Options,
+    material: &'a Material,
+    report: &'a mut dyn FnMut(Event<'_>),
+    engine: Engine,
+    evaluator: Option<Evaluator<'a>>,
+    conditions: Conditions,
+    schedule: Schedule,
+    checkpoints: Checkpoints,
+    metrics: Metrics,
+    done: u64,
+    cursor: Cursor,
+}
+
+/// What has been seen of the steps of this run.
+#[derive(Default)]
+struct Seen {
+    losses: Vec<f32>,
+    tokens: u64,
+    /// The step of the last evaluation and what it found.
+    evaluated: Option<(u64, Evaluation)>,
+    saved: Option<u64>,
+}
+
+impl<'a> Run<'a> {
+    /// Opens the graphs and puts the state where the run starts.
+    pub(super) fn prepare(
+        runtime: &Runtime,
+        options: &'a Options,
+        material: &'a Material,
+        report: &'a mut dyn FnMut(Event<'_>),
+    ) -> Result<Self> {
+        let Material { manifest, source, dataset, eval_data } = material;
+        let (data, accumulation) = (&options.data, options.accumulation.get());
+        let mut engine = Engine::open(runtime, &options.bundle, manifest, accumulation, options.device)?;
+        engine.configure(&options.optimizer, options.seed)?;
+        let open = |purpose| open_graph(runtime, &options.bundle, manifest, purpose, options.device);
+        let evaluator = match eval_data {
+            Some(dataset) => Some(Evaluator::new(open("evaluation")?, dataset, source.filling(), data.batch_size.get())),
+            None => None,
+        };
+        let conditions = Conditions {
+            bundle: format!("{} with {} numbers on {}", manifest.method, manifest.trainable_count, manifest.base.fingerprint),
+            data: checkpoint::file_hash(&data.file)?,
+            rows: checkpoint::numbers_hash(source::numbers(dataset)),
+            batch_size: data.batch_size.get(),
+            accumulation,
+            order: data.order,
+            seed: options.seed,
+        };
+        let schedule = options
+            .schedule(engine.batches(dataset, data.batch_size.get(), data.order, source.filling())?.groups_per_epoch(accumulation))?;
+        let checkpoints = Checkpoints::of(&options.bundle);
+        let (done, cursor) = begin(options, manifest, &mut engine, &checkpoints, &conditions)?;
+        if done >= schedule.total_steps {
+            let error = Error::mismatch("steps of this run", format!("more than the {done} of the checkpoint"), schedule.total_steps);
+            return Err(error.with_hint("raise --max-steps or --epochs"));
+        }
+        let path = options.bundle.join(METRICS);
+        let metrics = if done == 0 { Metrics::create(&path)? } else { Metrics::resume(&path, done)? };
+        Ok(Self { options, material, report, engine, evaluator, conditions, schedule, checkpoints, metrics, done, cursor })
+    }
+
+    /// Takes the steps.
+    pub(super) fn go(mut self, stop: &AtomicBool) -> Result<Summary> {
+        let data = &self.options.data;
+        let Material { dataset, source, .. } = self.material;
+        let mut batches = self.engine.batches(dataset, data.batch_size.get(), data.order, source.filling())?;
+        batches.seek(self.cursor);
+        let plan = self.plan(&batches);
+        (self.report)(Event::Started(&plan));
+        let (started, mut seen) = (Instant::now(), Seen::default());
+        for step in self.done + 1..=self.schedule.total_steps {
+            self.step(step, &mut batches, &mut seen)?;
+            if self.is_due(step, self.options.eval_steps) {
+                self.evaluate(step, &mut seen)?;
+            }
+            if stop.load(Ordering::SeqCst) {
+                self.save(step, &mut seen)?;
+                return Err(interrupted(step));
+            }
+            if self.is_due(step, self.options.saving.every) {
+                self.save(step, &mut seen)?;
+            }
+        }
+        self.finish(seen, started.elapsed())
+    }
+
+    fn plan(&self, batches: &Batches<'_>) -> Plan {
+        let accumulation = self.options.accumulation.get();
+        Plan {
+            done: self.done,
+            steps: self.schedule.total_steps,
+            steps_per_epoch: batches.groups_per_epoch(accumulation),
+            trainable: self.material.manifest.trainable_count,
+            data: self.material.dataset.summary,
+            rows_per_step: self.options.data.batch_size.get() * accumulation,
+            learning_rate: self.schedule.peak,
+        }
+    }
+
+    fn is_due(&self, step: u64, every: Option<NonZeroU64>) -> bool {
+        step < self.schedule.total_steps && every.is_some_and(|every| step.is_multiple_of(every.get()))
+    }
+
+    fn step(&mut self, step: u64, batches: &mut Batches<'_>, seen: &mut Seen) -> Result<()> {
+        let started = Instant::now();
+        let group = batches.next_group(self.options.accumulation.get())?;
+        let learning_rate = self.schedule.rate(step);
+        let outcome = self.engine.step(&group, step, learning_rate)?;
+        let tokens = group.iter().map(|batch| batch.tokens).sum();
+        let record = StepRecord {
+            step,
+            loss: outcome.loss,
+            learning_rate,
+            grad_norm: outcome.grad_norm,
+            tokens,
+            seconds: started.elapsed().as_secs_f64(),
+        };
+        self.metrics.write(&record)?;
+        if !outcome.is_finite() {
+            return Err(self.diverged(&record, &group, seen));
+        }
+        self.cursor = batches.cursor();
+        self.done = step;
+        seen.losses.push(outcome.loss);
+        seen.tokens += u64::try_from(tokens).unwrap_or_default();
+        (self.report)(Event::Step(&record));
+        Ok(())
+    }
+
+    fn evaluate(&mut self, step: u64, seen: &mut Seen) -> Result<()> {
+        if let Some(evaluator) = &mut self.evaluator {
+            let evaluation = evaluator.measure(Feed::device("trainable", self.engine.trainable()?))?;
+            self.metrics.write(&evaluation.record(step))?;
+            (self.report)(Event::Evaluated { step, evaluation: &evaluation });
+            seen.evaluated = Some((step, evaluation));
+        }
+        Ok(())
+    }
+
+    /// Writes the adapter and a checkpoint of the state after `step`.
+    fn save(&mut self, step: u64, seen: &mut Seen) -> Result<PathBuf> {
+        let adapter = adapter_file::write(&self.options.bundle, &self.material.manifest, &self.engine.read("trainable")?)?;
+        if step == 0 || seen.saved == Some(step) {
+            return Ok(adapter);
+        }
+        let state = STATES.iter().map(|part| Ok((part.input.to_owned(), self.engine.read(part.input)?)));
+        let checkpoint =
+            Checkpoint { record: Record::new(step, self.cursor, self.conditions.clone()), state: state.collect::<Result<_>>()? };
+        let folder = self.checkpoints.write(&checkpoint, self.options.saving.keep.map(NonZeroUsize::get))?;
+        seen.saved = Some(step);
+        (self.report)(Event::Saved(&folder));
+        Ok(adapter)
+    }
+
+    fn diverged(&mut self, record: &StepRecord, group: &[Batch], seen: &mut Seen) -> Error {
+        let lines: Vec<String> = group.iter().flat_map(|batch| &batch.lines).map(ToString::to_string).collect();
+        let what = if record.loss.is_finite() {
+            format!("the gradient is no number any more at step {} (loss {})", record.step, record.loss)
+        } else {
+            format!("the loss is {} at step {}", record.loss, record.step)
+        };
+        let what = format!("{what}, with the rows of lines {} of {}", lines.join(", "), self.options.data.file.display());
+        let saved = match self.save(self.done, seen) {
+            Ok(_) => format!("the state after step {} was saved", self.done),
+            Err(error) => format!("the state before could not be saved: {error}"),
+        };
+        let error = Error::from(ErrorKind::Diverged(what));
+        error.with_hint(format!("{saved}; try a smaller --learning-rate, a longer --warmup-steps or a smaller --max-grad-norm"))
+    }
+
+    fn finish(mut self, mut seen: Seen, time: Duration) -> Result<Summary> {
+        let last = self.schedule.total_steps;
+        self.evaluate(last, &mut seen)?;
+        let adapter = self.save(last, &mut seen)?;
+        let tenth = seen.losses.len().div_ceil(10);
+        Ok(Summary {
+            steps: last,
+            first_loss: mean(&seen.losses[..tenth]),
+            loss: mean(&seen.losses[seen.losses.len() - tenth..]),
+            tokens: seen.tokens,
+            time,
+            evaluation: seen.evaluated.map(|(_, evaluation)| evaluation),
+            adapter,
+        })
+    }
+}
+
+/// Puts the state where the run starts, and gives the steps taken and the place in the data.
+fn begin(
+    options: &Options,
+    manifest: &Manifest,
+    engine: &mut Engine,
+    checkpoints: &Checkpoints,
+    conditions: &Conditions,
+) -> Result<(u64, Cursor)> {
+    let checkpoint = match &options.resume {
+        Resume::No => {
+            engine.write("trainable", adapter_file::read(&options.bundle, manifest)?)?;
+            checkpoints.put_aside()?;
+            return Ok((0, Cursor::default()));
+        }
+        Resume::Newest => checkpoints.newest()?,
+        Resume::From(folder) => Checkpoint::read(folder)?,
+    };
+    checkpoint.record.conditions.check(conditions)?;
+    for part in STATES {
+        engine.write(part.input, checkpoint.part(part.input, manifest.trainable_count)?.to_vec())?;
+    }
+    Ok((checkpoint.record.step, checkpoint.record.cursor))
+}
+
+fn interrupted(step: u64) -> Error {
+    Error::from(ErrorKind::Interrupted).with_hint(format!("step {step} was saved; the same command with --resume goes on from there"))
+}
+
+#[expect(clippy::as_conversions, clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "a mean for people")]
+fn mean(losses: &[f32]) -> Option<f32> {
+    let sum: f64 = losses.iter().copied().map(f64::from).sum();
+    (!losses.is_empty()).then(|| (sum / losses.len() as f64) as f32)
+}

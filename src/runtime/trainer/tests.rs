@@ -1,0 +1,192 @@
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use serde_json::Value;
+
+use super::{DataOptions, Event, Length, Optimizer, Options, Resume, Saving, Warmup, train};
+use crate::error::{ErrorKind, Result};
+use crate::runtime::Device;
+use crate::runtime::data::Order;
+use crate::runtime::schedule::Decay;
+use crate::runtime::session::{Options as RuntimeOptions, Runtime};
+
+fn runtime() -> &'static Runtime {
+    Runtime::start(&RuntimeOptions::default()).unwrap_or_else(|error| panic!("tests need ONNX Runtime: {error}"))
+}
+
+/// A copy of the bundle that `scripts/make_bundle_fixture.py` wrote.
+fn bundle(into: &Path) -> Result<PathBuf> {
+    let fixture: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests/fixtures/bundle"].iter().collect();
+    for entry in std::fs::read_dir(fixture)? {
+        let path = entry?.path();
+        std::fs::copy(&path, into.join(path.file_name().expect("a file has a name")))?;
+    }
+    Ok(into.to_path_buf())
+}
+
+fn options(bundle: &Path) -> Options {
+    Options {
+        bundle: bundle.to_path_buf(),
+        data: DataOptions {
+            file: bundle.join("train.jsonl"),
+            eval_file: None,
+            tokenizer: None,
+            max_length: None,
+            packing: false,
+            order: Order::Shuffled { seed: 3 },
+            batch_size: NonZeroUsize::MIN,
+        },
+        accumulation: NonZeroUsize::MIN,
+        length: Length::Steps(6),
+        optimizer: Optimizer { learning_rate: 0.1, weight_decay: 0.01, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, max_grad_norm: 1.0 },
+        decay: Decay::Constant,
+        warmup: Warmup::Steps(0),
+        seed: 3,
+        eval_steps: None,
+        saving: Saving::default(),
+        resume: Resume::No,
+        device: Device::Cpu,
+    }
+}
+
+fn run(options: &Options) -> Result<super::Summary> {
+    train(runtime(), options, &AtomicBool::new(false), &mut |_| {})
+}
+
+/// The metrics without the wall times.
+fn metrics(bundle: &Path) -> Result<Vec<Value>> {
+    let text = std::fs::read_to_string(bundle.join(super::METRICS))?;
+    let rows = text.lines().map(|line| {
+        let mut row: Value = serde_json::from_str(line).expect("a line is JSON");
+        row.as_object_mut().and_then(|row| row.shift_remove("seconds")).expect("a line has its time");
+        row
+    });
+    Ok(rows.collect())
+}
+
+#[test]
+fn a_resumed_run_is_the_same_bit_by_bit() -> Result<()> {
+    for (accumulation, batch_size, order) in [(1, 2, Order::File), (2, 2, Order::Shuffled { seed: 3 }), (3, 1, Order::Shuffled { seed: 4 })]
+    {
+        let (whole, parted) = (tempfile::tempdir()?, tempfile::tempdir()?);
+        let mut asked = options(&bundle(whole.path())?);
+        asked.accumulation = NonZeroUsize::new(accumulation).expect("not zero");
+        asked.data.batch_size = NonZeroUsize::new(batch_size).expect("not zero");
+        asked.data.order = order;
+        run(&asked)?;
+        asked.bundle = bundle(parted.path())?;
+        asked.length = Length::Steps(3);
+        run(&asked)?;
+        asked.length = Length::Steps(6);
+        asked.resume = Resume::Newest;
+        run(&asked)?;
+        for file in ["adapter_model.safetensors", "checkpoints/step-6/state.safetensors", "checkpoints/step-6/trainer.json"] {
+            let [whole, parted] = [&whole, &parted].map(|folder| std::fs::read(folder.path().join(file)));
+            assert_eq!(whole?, parted?, "{file} with accumulation {accumulation}");
+        }
+        assert_eq!(metrics(whole.path())?, metrics(parted.path())?);
+        assert_eq!(metrics(whole.path())?.len(), 6);
+    }
+    Ok(())
+}
+
+#[test]
+fn losses_and_state_are_what_they_should_be() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut asked = options(&bundle(folder.path())?);
+    asked.data.eval_file = Some(asked.data.file.clone());
+    asked.eval_steps = NonZeroU64::new(20);
+    asked.data.batch_size = NonZeroUsize::new(7).expect("not zero");
+    asked.length = Length::Steps(60);
+    let mut seen = vec![];
+    let summary = train(runtime(), &asked, &AtomicBool::new(false), &mut |event| match event {
+        Event::Step(record) => assert!(record.tokens == 23),
+        Event::Evaluated { step, .. } => seen.push(step),
+        _ => {}
+    })?;
+    assert_eq!(seen, [20, 40, 60]);
+    let rows = metrics(folder.path())?;
+    assert!((rows[0]["loss"].as_f64().expect("a loss") - 5_f64.ln()).abs() < 1e-6);
+    // The entropy of the labels: 0, 1, 2, 3, 4 occur 1, 3, 8, 2 and 2 times behind the first place.
+    let shares = [1.0, 3.0, 8.0, 2.0, 2.0].map(|count: f64| count / 16.0);
+    let entropy: f64 = shares.iter().map(|share| -share * share.ln()).sum();
+    let evaluation = summary.evaluation.expect("there is evaluation data");
+    assert!((evaluation.loss - entropy).abs() < 0.02, "{evaluation:?}, entropy {entropy}");
+    assert_eq!((evaluation.labels, evaluation.accuracy), (16, 0.5));
+    Ok(())
+}
+
+#[test]
+fn accumulated_batches_have_the_loss_of_one_batch() -> Result<()> {
+    let mut losses = vec![];
+    for (accumulation, batch_size) in [(1, 6), (2, 3), (3, 2)] {
+        let folder = tempfile::tempdir()?;
+        let mut asked = options(&bundle(folder.path())?);
+        asked.accumulation = NonZeroUsize::new(accumulation).expect("not zero");
+        asked.data.batch_size = NonZeroUsize::new(batch_size).expect("not zero");
+        asked.data.order = Order::File;
+        asked.length = Length::Steps(1);
+        run(&asked)?;
+        losses.push(metrics(folder.path())?[0]["loss"].as_f64().expect("a loss"));
+    }
+    assert!(losses.iter().all(|loss| (loss - losses[0]).abs() < 1e-6), "{losses:?}");
+    Ok(())
+}
+
+#[test]
+fn what_is_no_number_stops_the_run_and_the_last_good_state_stays() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut asked = options(&bundle(folder.path())?);
+    asked.optimizer.learning_rate = 3e38;
+    asked.optimizer.weight_decay = 1.0;
+    asked.data.order = Order::File;
+    let error = run(&asked).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Diverged(_)), "{error}");
+    assert!(error.to_string().contains("at step 2, with the rows of lines 2 of"), "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("the state after step 1 was saved")), "{:?}", error.hint());
+    assert!(folder.path().join("checkpoints/step-1/state.safetensors").exists());
+    Ok(())
+}
+
+#[test]
+fn an_interrupted_run_can_go_on() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut asked = options(&bundle(folder.path())?);
+    let error = train(runtime(), &asked, &AtomicBool::new(true), &mut |_| {}).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Interrupted), "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("--resume")));
+    asked.resume = Resume::Newest;
+    run(&asked)?;
+    assert_eq!(metrics(folder.path())?.len(), 6);
+    Ok(())
+}
+
+#[test]
+fn a_run_that_is_not_the_same_is_not_resumed() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let asked = Options { resume: Resume::Newest, ..options(&bundle(folder.path())?) };
+    assert!(run(&asked).unwrap_err().to_string().contains("no checkpoint named"));
+    run(&Options { resume: Resume::No, ..asked.clone() })?;
+    let error = run(&asked).unwrap_err();
+    assert_eq!(error.to_string(), "steps of this run: expected more than the 6 of the checkpoint, found 6");
+    let longer = Options { length: Length::Steps(8), seed: 4, ..asked };
+    let error = run(&longer).unwrap_err();
+    assert_eq!(error.to_string(), "--seed: expected 3, as in the checkpoint, found 4");
+    Ok(())
+}
+
+#[test]
+fn checkpoints_come_when_they_are_due_and_only_the_newest_stay() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut asked = options(&bundle(folder.path())?);
+    asked.saving = Saving { every: NonZeroU64::new(2), keep: NonZeroUsize::new(2) };
+    let mut saved = 0;
+    train(runtime(), &asked, &AtomicBool::new(false), &mut |event| saved += u32::from(matches!(event, Event::Saved(_))))?;
+    assert_eq!(saved, 3);
+    let mut left: Vec<_> =
+        std::fs::read_dir(folder.path().join("checkpoints"))?.map(|entry| Ok(entry?.file_name())).collect::<Result<_>>()?;
+    left.sort();
+    assert_eq!(left, ["step-4", "step-6"]);
+    Ok(())
+}

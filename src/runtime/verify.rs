@@ -1,0 +1,186 @@
+//! Whether two models compute the same.
+
+use std::fmt;
+use std::path::Path;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use serde_json::{Value, json};
+
+use super::data::{Batch, Batches, Dataset, Example, Filling, Labels, Order, Pixels, Summary};
+use super::session::{Axis, Feed, Port, Presence, Purpose, Runtime, Session, Settings};
+use crate::adapter::config::Task;
+use crate::error::{Error, Result};
+
+/// What the models are fed with: random tokens, the same in every run, in rows of different lengths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Samples {
+    /// Tokens that there are; none: 100 are supposed.
+    pub vocabulary: Option<usize>,
+    /// Lengths of the rows of each batch.
+    pub batches: Vec<Vec<usize>>,
+}
+
+/// A batch without padding and one with it.
+impl Default for Samples {
+    fn default() -> Self {
+        Self { vocabulary: None, batches: vec![vec![7, 7], vec![12, 5, 9]] }
+    }
+}
+
+/// Differences larger than this share of the largest value are not rounding any more: the tolerance of merged logits.
+pub const TOLERANCE: f64 = 1e-3;
+
+/// How far apart two models are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Comparison {
+    /// The output with the largest difference.
+    pub output: String,
+    /// The largest difference.
+    pub absolute: f64,
+    /// The same, as a share of the largest value in that output.
+    pub relative: f64,
+    /// Numbers that were compared.
+    pub compared: usize,
+}
+
+impl Comparison {
+    /// Whether the models compute the same but for rounding.
+    #[must_use]
+    pub fn is_close(&self) -> bool {
+        self.relative <= TOLERANCE
+    }
+
+    /// The comparison for programs.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        json!({"output": self.output, "absolute": self.absolute, "relative": self.relative, "compared": self.compared})
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { output, absolute, relative, compared } = self;
+        write!(f, "largest difference {absolute:.2e}, {relative:.1e} of the largest value, in {output} ({compared} numbers compared)")
+    }
+}
+
+/// Runs two models on the same inputs and compares all outputs that both have. Positions of padding are compared, too: both treat them alike.
+///
+/// # Errors
+/// If a model cannot be opened, has an input that is not known here, or they have no output in common.
+pub fn compare(runtime: &Runtime, left: &Path, right: &Path, samples: &Samples) -> Result<Comparison> {
+    let open = |path: &Path| Session::open(runtime, path, &Settings { purpose: Purpose::Inference, ..Settings::default() });
+    let (mut left, mut right) = (open(left)?, open(right)?);
+    let common: Vec<String> = left.outputs().iter().map(|port| port.name.clone()).filter(|name| right.output(name).is_some()).collect();
+    let common: Vec<&str> = common.iter().map(String::as_str).collect();
+    if common.is_empty() {
+        return Err(Error::invalid(format!("{} and {} have no output in common", left.path().display(), right.path().display())));
+    }
+    let mut worst = Comparison { output: common[0].to_owned(), absolute: 0.0, relative: 0.0, compared: 0 };
+    for batch in sample_batches(&left, samples)? {
+        let feeds = batch.feeds();
+        let others: Vec<Feed<'_>> = feeds.iter().copied().filter(|feed| right.input(feed.name()).is_some()).collect();
+        let (ours, theirs) = (left.run(&feeds, &common)?, right.run(&others, &common)?);
+        for ((name, ours), theirs) in common.iter().zip(&ours).zip(&theirs) {
+            let Ok((ours, theirs)) = ours.to_f32().and_then(|ours| Ok((ours, theirs.to_f32()?))) else { continue };
+            if ours.len() != theirs.len() {
+                return Err(Error::mismatch(format!("numbers in {name}"), ours.len(), theirs.len()).in_file(right.path()));
+            }
+            worst.compared += ours.len();
+            let (absolute, relative) = difference(&ours, &theirs);
+            // What is no number is the worst of all.
+            if relative.is_nan() || relative > worst.relative {
+                worst = Comparison { output: (*name).to_owned(), absolute, relative, ..worst };
+            }
+        }
+    }
+    Ok(worst)
+}
+
+/// The largest difference, as it is and as a share of the largest value.
+fn difference(ours: &[f32], theirs: &[f32]) -> (f64, f64) {
+    let pairs = || ours.iter().zip(theirs).map(|(ours, theirs)| (f64::from(*ours), f64::from(*theirs)));
+    // Equal infinities are no difference; masks have them.
+    let largest = pairs().filter(|(ours, theirs)| ours.to_bits() != theirs.to_bits()).map(|(ours, theirs)| (ours - theirs).abs());
+    let absolute = largest.fold(0.0, |most: f64, next| if next.is_nan() { f64::NAN } else { most.max(next) });
+    let scale = pairs().map(|(ours, _)| ours.abs()).filter(|size| size.is_finite()).fold(f64::MIN_POSITIVE, f64::max);
+    (absolute, absolute / scale)
+}
+
+/// Batches of random rows for a graph's inputs.
+///
+/// # Errors
+/// If the graph must be given an input that is not known here.
+pub(super) fn sample_batches(session: &Session, samples: &Samples) -> Result<Vec<Batch>> {
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let batches = samples.batches.iter().map(|lengths| {
+        let lengths = fixed_lengths(session, lengths);
+        let examples = lengths.iter().map(|length| example(session, samples, *length, &mut random)).collect();
+        let dataset =
+            Dataset { path: session.path().to_path_buf(), task: Task::CausalLm, examples, class_names: None, summary: Summary::default() };
+        let batch = Batches::new(&dataset, session.inputs(), lengths.len(), Order::File, Filling::default())?.next_batch()?;
+        let missing = session.inputs().iter().find(|port| is_missing(port, &batch));
+        missing.map_or(Ok(batch), |port| {
+            let what = format!("an input named {}", port.name);
+            Err(Error::unsupported(what, "it is not known what to feed it with").in_file(session.path()))
+        })
+    });
+    batches.collect()
+}
+
+fn is_missing(port: &Port, batch: &Batch) -> bool {
+    port.presence == Presence::Required && batch.tensors.iter().all(|(name, _)| *name != port.name)
+}
+
+/// The rows that a graph with fixed lengths can take.
+fn fixed_lengths(session: &Session, lengths: &[usize]) -> Vec<usize> {
+    let fixed = |axis: usize| match session.input("input_ids").and_then(|port| port.shape.get(axis)) {
+        Some(Axis::Known(length)) => Some(*length),
+        _ => None,
+    };
+    let rows = fixed(0).unwrap_or(lengths.len());
+    (0..rows).map(|row| fixed(1).unwrap_or(lengths[row % lengths.len()])).collect()
+}
+
+fn example(session: &Session, samples: &Samples, length: usize, random: &mut ChaCha8Rng) -> Example {
+    let vocabulary = i32::try_from(samples.vocabulary.unwrap_or(100)).unwrap_or(i32::MAX).max(1);
+    let bound = u32::try_from(vocabulary).unwrap_or(1);
+    let mut ids = |count: usize| -> Vec<i32> { (0..count).map(|_| i32::try_from(random.next_u32() % bound).unwrap_or_default()).collect() };
+    let (input_ids, decoder_input_ids) = (ids(length), ids(length.div_ceil(2)));
+    let labels = Labels::Tokens(decoder_input_ids.clone());
+    Example {
+        line: 1,
+        input_ids,
+        decoder_input_ids,
+        pixel_values: session.input("pixel_values").map(|port| pixels(port, random)),
+        labels,
+        ..Example::default()
+    }
+}
+
+/// An image of the size that the graph wants, or of 224 x 224 with three channels.
+fn pixels(port: &Port, random: &mut ChaCha8Rng) -> Pixels {
+    let usual = [3, 224, 224];
+    let known = |(axis, usual): (&Axis, usize)| if let Axis::Known(length) = axis { *length } else { usual };
+    let shape: Vec<usize> = port.shape.iter().skip(1).zip(usual).map(known).collect();
+    let count = shape.iter().product();
+    Pixels {
+        shape,
+        values: (0..count).map(|_| f32::from(i16::try_from(random.next_u32() >> 17).unwrap_or_default()) / 16384.0 - 1.0).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_the_largest_and_nan_is_the_worst() {
+        assert_eq!(difference(&[1.0, -4.0], &[1.0, -3.0]), (1.0, 0.25));
+        assert_eq!(difference(&[f32::INFINITY, 2.0], &[f32::INFINITY, 2.0]), (0.0, 0.0));
+        assert!(difference(&[f32::NAN, 1.0], &[0.0, 1.0]).1.is_nan());
+        let bad = Comparison { output: "y".into(), absolute: f64::NAN, relative: f64::NAN, compared: 1 };
+        assert!(!bad.is_close());
+    }
+}
