@@ -437,6 +437,18 @@ impl Builder {
         state.interned.clear();
     }
 
+    /// Gives the node that writes `output` another form; the outputs and what is known of them stay.
+    ///
+    /// Does nothing if no node writes `output`.
+    pub fn replace_node(&self, output: ValueId, mut form: Node) {
+        let mut state = self.state.borrow_mut();
+        let Some(place) = state.writers.get(output.index()).copied().flatten() else { return };
+        form.outputs.clone_from(&state.graph.nodes[place].outputs);
+        state.graph.nodes[place] = form;
+        state.index(place);
+        state.interned.clear();
+    }
+
     /// A value by its id.
     #[must_use]
     pub fn expr(&self, id: ValueId) -> Expr<'_> {

@@ -2,15 +2,20 @@
 
 mod attribute;
 mod external;
+mod forms;
+mod inline;
 mod map;
 mod order;
 mod proto;
+mod raise;
 mod read;
 mod storage;
 mod tensor;
 mod types;
 mod write;
 
+pub use inline::inline_functions;
+pub use raise::raise;
 pub use read::read;
 pub use storage::Storage;
 pub use write::{WriteOptions, write};

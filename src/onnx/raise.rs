@@ -1,0 +1,117 @@
+//! Old forms of operators to those of opset 18.
+
+use std::sync::Arc;
+
+use super::forms;
+use super::inline::inline_functions;
+use crate::error::{Error, Place, Result};
+use crate::ir::{Attr, Builder, DIALECT, Expr, Graph, Node, ValueId};
+
+/// The oldest opset whose operators are understood: broadcasting has been as in numpy since then.
+const OLDEST: i64 = 7;
+/// The version of the file format that came with opset 18's time; initializers need not be inputs.
+const IR_VERSION: i64 = 8;
+
+/// A node in an old form.
+pub(super) struct Old<'a> {
+    pub(super) builder: &'a Builder,
+    /// The graph as it was.
+    pub(super) graph: &'a Graph,
+    pub(super) node: &'a Node,
+    /// The opset that the node is written in.
+    pub(super) opset: i64,
+}
+
+/// Gives a node the form it has had since opset 18. It may write nodes before it; the outputs stay. The error is why it cannot be.
+pub(super) type Form = fn(&Old<'_>, Node) -> Result<Node, String>;
+
+/// The same graph with every operator in the form it has had since opset 18. A graph of opset 18 or later stays as it is, newer
+/// operators included.
+///
+/// Values keep their ids and names, and what is known of them; nodes do not. Model-local functions are inlined first where there
+/// are any, because their bodies are in old forms too; then ids change (see [`inline_functions`]).
+///
+/// # Errors
+/// If the opset is older than 7, or a node has no form in opset 18.
+pub fn raise(graph: &Graph) -> Result<Graph> {
+    let opset = graph.model().version_of("").unwrap_or(DIALECT);
+    if opset >= DIALECT && graph.model().version_of("").is_some() && graph.model().ir_version >= IR_VERSION {
+        return Ok(graph.clone());
+    }
+    if opset < OLDEST {
+        let error = Error::unsupported(format!("opset {opset}"), format!("operators are understood from opset {OLDEST} on"));
+        return Err(error.with_hint("export the model again at opset 18, or convert it with onnx.version_converter"));
+    }
+    raised(&inline_functions(graph)?, opset)
+}
+
+/// A graph, or a body of one, raised.
+fn raised(graph: &Graph, opset: i64) -> Result<Graph> {
+    let builder = Builder::on(graph);
+    let mut model = graph.model().clone().with_opset("", opset.max(DIALECT));
+    model.ir_version = model.ir_version.max(IR_VERSION);
+    builder.set_model(model);
+    for (id, node) in graph.node_ids() {
+        let Some(output) = node.writes().next() else { continue };
+        let new = form(&builder, graph, node, opset).map_err(|error| error.at(Place::Node(graph.node_label(id))))?;
+        if let Some(new) = new {
+            builder.replace_node(output, new);
+        }
+    }
+    builder.finish_whole()
+}
+
+/// The new form of a node, unless it stays as it is.
+fn form(builder: &Builder, graph: &Graph, node: &Node, opset: i64) -> Result<Option<Node>> {
+    let row = forms::TABLE.iter().find(|(op, before, _)| *op == &*node.op && opset < *before);
+    let has_bodies = node.attrs.values().any(|attr| !attr.graphs().is_empty());
+    if row.is_none() && !has_bodies {
+        return Ok(None);
+    }
+    let mut new = node.clone();
+    for attr in new.attrs.values_mut() {
+        match attr {
+            Attr::Graph(body) => *body = Arc::new(raised(body, opset)?),
+            Attr::Graphs(bodies) => {
+                *bodies = bodies.iter().map(|body| raised(body, opset).map(Arc::new)).collect::<Result<_>>()?;
+            }
+            _ => {}
+        }
+    }
+    let Some((op, _, form)) = row else { return Ok(Some(new)) };
+    let scope = if node.name.is_empty() { &node.op } else { &node.name };
+    let old = Old { builder, graph, node, opset };
+    let new = builder.scoped(scope, || form(&old, new)).map_err(|why| Error::unsupported(format!("{op} of opset {opset}"), why))?;
+    Ok(Some(new))
+}
+
+impl<'a> Old<'a> {
+    /// An input of the node.
+    pub(super) fn input(&self, index: usize) -> Result<Expr<'a>, String> {
+        self.node.input(index).map(|id| self.builder.expr(id)).ok_or_else(|| format!("input {index} is missing"))
+    }
+
+    /// The numbers of a constant.
+    pub(super) fn constant(&self, value: Expr<'_>) -> Option<Vec<f64>> {
+        self.graph.constant(value.id())?.to_f64()
+    }
+}
+
+/// Puts a value into an input, which may lie beyond the last one so far.
+pub(super) fn set_input(node: &mut Node, index: usize, value: ValueId) {
+    node.inputs.resize(node.inputs.len().max(index + 1), None);
+    node.inputs[index] = Some(value);
+}
+
+/// Takes an attribute away.
+pub(super) fn take(node: &mut Node, name: &str) -> Option<Attr> {
+    node.attrs.shift_remove(name)
+}
+
+/// Takes a list of whole numbers away.
+pub(super) fn take_ints(node: &mut Node, name: &str) -> Option<Vec<i64>> {
+    match take(node, name)? {
+        Attr::Ints(values) => Some(values),
+        _ => None,
+    }
+}
