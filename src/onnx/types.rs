@@ -27,13 +27,14 @@ fn length(dim: &Dimension, value: &str, axis: usize) -> Dim {
     }
 }
 
-/// What is said of a value in a file: the words it was read with, unless they contradict what is known; else what is known.
+/// What is said of a value in a file: the words it was read with (in bodies that may be the name alone), unless they contradict what is
+/// known; else what is known.
 pub(super) fn value_info(name: &str, fact: &Fact, declared: Option<ValueInfoProto>) -> ValueInfoProto {
     let known = || TypeProto { value: Some(type_value::Value::Tensor(tensor_type_of(fact))), ..TypeProto::default() };
+    let new = declared.is_none();
     let mut info = declared.unwrap_or_default();
     info.name = Some(name.to_owned());
-    let claims = self::fact(&info);
-    if info.r#type.is_none() || contradicts(&claims, fact) {
+    if new || contradicts(&self::fact(&info), fact) {
         info.r#type = fact.dtype.map(|_| known());
     }
     info
