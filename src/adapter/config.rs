@@ -95,9 +95,6 @@ impl Method {
                 at_least_one("num_virtual_tokens", config.num_virtual_tokens)?;
                 probability("encoder_dropout", config.encoder_dropout)
             }
-            Self::Head(config) if config.modules_to_save.is_empty() => {
-                Err(Error::invalid("the head method needs at least one module to train").with_hint("name it with `--modules-to-save`"))
-            }
             Self::Head(_) => Ok(()),
             Self::Ia3(config) => config.scope.check(),
             Self::LnTuning(config) => config.scope.check(),

@@ -9,6 +9,7 @@ mod fold;
 pub mod init;
 pub mod key;
 pub mod lora;
+pub mod naming;
 mod param;
 mod pattern;
 mod plan;

@@ -16,6 +16,8 @@ pub struct Plan {
     lora: Vec<Site>,
     branches: Branches,
     trained: Vec<Trained>,
+    /// Names of the modules that are trained as a whole: those that were asked for, and the task's heads.
+    saved: Vec<String>,
 }
 
 /// A parameter of the base that is trained as a whole.
@@ -68,6 +70,14 @@ impl Plan {
                 let branches = Branches { start, seed, dropout: config.dropout, bias: config.lora_bias };
                 (chosen, branches, config.bias)
             }
+            Method::Head(_) if saved.is_empty() => {
+                let head = anatomy.head.as_ref().and_then(|head| anatomy.projections.get(head.projection?));
+                let module = head.map(|projection| projection.module.clone());
+                saved.push(module.ok_or_else(|| {
+                    Error::invalid("the model's head was not recognised").with_hint("name the module to train with `--modules-to-save`")
+                })?);
+                (vec![], Branches { start: Start::Default, seed, dropout: 0.0, bias: false }, Bias::None)
+            }
             Method::Head(_) => (vec![], Branches { start: Start::Default, seed, dropout: 0.0, bias: false }, Bias::None),
             other => {
                 return Err(Error::unsupported(
@@ -76,15 +86,15 @@ impl Plan {
                 ));
             }
         };
-        let mut plan = Self { lora, branches, trained: vec![] };
-        plan.train_modules(anatomy, &saved, strictness)?;
+        let mut plan = Self { lora, branches, trained: vec![], saved };
+        plan.train_modules(anatomy, strictness)?;
         plan.train_biases(anatomy, bias);
         Ok(plan)
     }
 
-    fn train_modules(&mut self, anatomy: &Anatomy, saved: &[String], strictness: Strictness) -> Result<()> {
+    fn train_modules(&mut self, anatomy: &Anatomy, strictness: Strictness) -> Result<()> {
         let names: Vec<&str> = anatomy.parameters.iter().map(|p| p.name.as_str()).collect();
-        for place in targets::saved_parameters(saved, &names, strictness)? {
+        for place in targets::saved_parameters(&self.saved, &names, strictness)? {
             let parameter = anatomy.parameters[place].clone();
             let key = format!("{PEFT_PREFIX}{}", parameter.name);
             self.trained.push(Trained { parameter, key });
@@ -104,6 +114,22 @@ impl Plan {
             let key = if target { format!("{PEFT_PREFIX}{module}.base_layer.bias") } else { format!("{PEFT_PREFIX}{}", parameter.name) };
             self.trained.push(Trained { parameter: parameter.clone(), key });
         }
+    }
+
+    /// The method with what was found written down, so that PEFT comes to the same: targets, heads, the order of axes.
+    #[must_use]
+    pub fn settled(&self, method: &Method, anatomy: &Anatomy) -> Method {
+        let mut method = method.clone();
+        let targets: Vec<&str> = self.lora.iter().map(|site| site.module.as_str()).collect();
+        match &mut method {
+            Method::Lora(config) => {
+                config.scope.settle(&targets, &self.saved);
+                config.fan_in_fan_out |= anatomy.projections.iter().any(|p| p.conv1d && targets.contains(&p.module.as_str()));
+            }
+            Method::Head(config) => config.modules_to_save.clone_from(&self.saved),
+            _ => {}
+        }
+        method
     }
 
     /// The modules with a branch.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use super::config::{LoraConfig, Scope, Selection, Targets};
+use super::config::{LoraConfig, Scope, Selection, Targets, Task};
 use super::lora::Site;
 use super::pattern::Pattern;
 use crate::anatomy::Anatomy;
@@ -249,7 +249,10 @@ fn is_tail(path: &str, name: &str) -> bool {
 /// With [`Strictness::Every`], if a name matches no module.
 pub fn saved_parameters(modules_to_save: &[String], parameters: &[&str], strictness: Strictness) -> Result<Vec<usize>> {
     for name in modules_to_save {
-        if !parameters.iter().any(|parameter| is_saved(parameter, name)) {
+        let is_here = parameters.iter().any(|parameter| is_saved(parameter, name));
+        // PEFT names both of its heads for every classifier, which has one of them.
+        let is_expected = strictness == Strictness::Every || !Task::SeqCls.heads().contains(&name.as_str());
+        if !is_here && is_expected {
             let modules: Vec<&str> = parameters.iter().filter_map(|parameter| Some(parameter.rsplit_once('.')?.0)).collect();
             report(Complaint { what: "module to save", name: name.clone(), candidates: near(name, &modules) }, strictness)?;
         }

@@ -9,6 +9,7 @@ use super::base::{self, Base};
 use super::manifest::{self, GraphFile, Manifest, Slot};
 use crate::adapter::config::{Method, Task};
 use crate::adapter::dropout::Masks;
+use crate::adapter::naming;
 use crate::adapter::targets::Strictness;
 use crate::adapter::{Given, Param, Plan};
 use crate::anatomy::Anatomy;
@@ -76,11 +77,14 @@ const ZEROS: &str = "zeros.bin";
 pub fn write(request: &Request<'_>) -> Result<Report> {
     let folder = Folder::new(request.output, request.existing)?;
     let linked = base::link(request.model, folder.path())?;
-    let base = Base::read(&linked).map_err(|e| renamed(e, &linked, request.model))?;
+    let mut base = Base::read(&linked).map_err(|e| renamed(e, &linked, request.model))?;
     let given = match &request.adapter {
         Adapter::Fresh(_) => None,
         Adapter::Folder(path) => Some(peft::read(path)?),
     };
+    if let Some(files) = &given {
+        naming::follow(&mut base.anatomy, &files.keys());
+    }
     let (method, strictness) = match (&request.adapter, &given) {
         (Adapter::Fresh(method), _) => ((*method).clone(), Strictness::Every),
         (Adapter::Folder(_), Some(files)) => (files.config.method.clone(), Strictness::AsPeft),
@@ -95,7 +99,8 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     if let (Some(files), Adapter::Folder(path)) = (&given, &request.adapter) {
         peft::match_params(&files.tensors, &params).check().in_file(*path)?;
     }
-    let params = write_adapter(folder.path(), &method, task, request, given, params)?;
+    let settled = plan.settled(&method, &base.anatomy);
+    let params = write_adapter(folder.path(), &settled, task, request, given, params)?;
     let mut graphs = IndexMap::new();
     let mut put = |purpose: &str, graph: &Graph| -> Result<()> {
         let file = format!("{purpose}.onnx");

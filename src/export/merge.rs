@@ -6,6 +6,7 @@ use super::base::{Base, fingerprint};
 use super::manifest::Manifest;
 use crate::adapter::Plan;
 use crate::adapter::config::Task;
+use crate::adapter::naming;
 use crate::adapter::targets::Strictness;
 use crate::ir::Builder;
 use crate::onnx::{self, Storage, WriteOptions};
@@ -39,7 +40,7 @@ pub struct Report {
 pub fn write(bundle: &Path, output: &Path, weights: Weights) -> Result<Report> {
     let manifest = Manifest::read(bundle)?;
     let model = bundle.join(&manifest.base.graph);
-    let base = Base::read(&model)?;
+    let mut base = Base::read(&model)?;
     let found = fingerprint(&base.raw);
     if found != manifest.base.fingerprint {
         return Err(Error::mismatch("base fingerprint", &manifest.base.fingerprint, found).in_file(&model).with_hint(
@@ -47,6 +48,7 @@ pub fn write(bundle: &Path, output: &Path, weights: Weights) -> Result<Report> {
         ));
     }
     let files = peft::read(bundle)?;
+    naming::follow(&mut base.anatomy, &files.keys());
     let task = Task::from_name(&manifest.task).ok_or_else(|| Error::not_found("task", &*manifest.task).in_file(bundle))?;
     let plan = Plan::new(&files.config.method, task, &base.anatomy, Strictness::AsPeft, 0).in_file(&model)?;
     let given = |key: &str| files.tensors.get(key).cloned();

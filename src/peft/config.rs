@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::fields::{Fields, Flag};
-use crate::adapter::config::{HeadConfig, Method, Task};
+use crate::adapter::config::{Method, Task};
 use crate::error::{Error, Result};
 
 /// What an adapter's configuration says.
@@ -41,7 +41,7 @@ const METHODS: &[(&str, Read)] = &[
     ("VERA", |fields| tuners::read_vera(fields).map(Method::Vera)),
     ("LOHA", |fields| tuners::read_product(fields).map(Method::Loha)),
     ("LOKR", |fields| tuners::read_lokr(fields).map(Method::Lokr)),
-    ("HEAD", |fields| Ok(Method::Head(HeadConfig { modules_to_save: fields.names("modules_to_save")? }))),
+    ("HEAD", |fields| tuners::read_head(fields).map(Method::Head)),
 ];
 
 /// Settings of every method that say nothing about the computation.
@@ -94,8 +94,10 @@ impl AdapterConfig {
         settings.put("task_type", task_type);
         settings.put("base_model_name_or_path", json!(self.base_model));
         settings.put("inference_mode", json!(true));
-        settings.add("auto_mapping", Value::Null);
-        settings.add("revision", Value::Null);
+        if self.peft_type().is_some() {
+            settings.add("auto_mapping", Value::Null);
+            settings.add("revision", Value::Null);
+        }
         match &self.method {
             Method::Lora(config) => tuners::write_lora(config, &mut settings),
             Method::Prompt(config) => prompts::write_prompt(config, &mut settings),
@@ -166,6 +168,8 @@ fn list_or_null<T: Into<Value> + Clone>(items: &[T]) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::adapter::config::{LoraConfig, LoraInit, Selection, Targets};
 
@@ -286,11 +290,26 @@ mod tests {
             (r#"{"peft_type":"LORA","layers_pattern":"h"}"#, "layers_pattern is given without layers_to_transform"),
             (r#"{"peft_type":"LORA","lora_bias":true,"use_dora":true}"#, "lora_bias cannot be used with use_dora"),
             (r#"{"peft_type":"PROMPT_TUNING"}"#, "no setting named \"num_virtual_tokens\""),
-            (r#"{"peft_type":null,"method":"HEAD"}"#, "at least one module"),
+            (r#"{"peft_type":null,"method":"HEAD"}"#, "modules_to_save names no module"),
         ];
         for (text, expected) in rows {
             let error = AdapterConfig::from_json(text.as_bytes()).expect_err(text).to_string();
             assert!(error.contains(expected), "{text}\n  expected {expected}\n  found {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn mutated_files_do_not_panic(which in 0..CONFIGS.len(), places in prop::collection::vec((0_usize..600, any::<u8>()), 1..6), cut in 0_usize..600) {
+            let mut bytes = CONFIGS[which].as_bytes().to_vec();
+            for (place, byte) in places {
+                let place = place % bytes.len();
+                bytes[place] = byte;
+            }
+            bytes.truncate(cut.max(bytes.len() / 2));
+            if let Ok(config) = AdapterConfig::from_json(&bytes) {
+                let _ = config.to_json();
+            }
         }
     }
 

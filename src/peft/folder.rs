@@ -32,6 +32,19 @@ pub struct AdapterFiles {
     pub stored: IndexMap<String, DType>,
 }
 
+impl AdapterFiles {
+    /// The names of the tensors, read.
+    #[must_use]
+    pub fn keys(&self) -> Vec<Key> {
+        let family = family(&self.config);
+        self.tensors.keys().filter_map(|name| Key::parse(name, family)).collect()
+    }
+}
+
+fn family(config: &AdapterConfig) -> Family {
+    if config.method.is_prompt() { Family::Prompt } else { Family::Tuner }
+}
+
 /// Reads an adapter's folder, or the only adapter in its subfolders, where PEFT puts adapters that are not called `default`.
 ///
 /// # Errors
@@ -44,8 +57,7 @@ pub fn read(folder: &Path) -> Result<AdapterFiles> {
     if !weights.exists() {
         return Err(no_weights(folder));
     }
-    let family = if config.method.is_prompt() { Family::Prompt } else { Family::Tuner };
-    let raw = weights::canonical(safetensors::read(&weights)?, family).in_file(&weights)?;
+    let raw = weights::canonical(safetensors::read(&weights)?, family(&config)).in_file(&weights)?;
     let stored =
         raw.iter().filter(|(_, tensor)| tensor.dtype() != DType::F32).map(|(name, tensor)| (name.clone(), tensor.dtype())).collect();
     let tensors = as_f32(raw).in_file(&weights)?;
@@ -131,5 +143,91 @@ fn target_what_has_tensors(config: &mut AdapterConfig, tensors: &IndexMap<String
         let mut modules: Vec<String> = tensors.keys().filter_map(|key| Key::parse(key, Family::Tuner)?.into_module()).collect();
         modules.dedup();
         scope.targets = Targets::Only(Selection::Names(modules));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapter::config::LoraConfig;
+
+    const A: &str = "base_model.model.h.0.q.lora_A.weight";
+
+    fn folder_with(config: &str, tensors: &[(&str, Tensor)]) -> Result<tempfile::TempDir> {
+        let folder = tempfile::tempdir()?;
+        std::fs::write(folder.path().join(CONFIG_FILE), config)?;
+        let tensors = tensors.iter().map(|(name, tensor)| ((*name).to_owned(), tensor.clone())).collect();
+        safetensors::write(&folder.path().join(WEIGHTS_FILE), &tensors)?;
+        Ok(folder)
+    }
+
+    #[test]
+    fn half_precision_is_widened_and_remembered() -> Result<()> {
+        for dtype in [DType::F16, DType::BF16] {
+            let tensor = Tensor::from_f64(dtype, &[1, 2], &[0.5, -2.0])?;
+            let folder = folder_with(r#"{"peft_type":"LORA","target_modules":["q"]}"#, &[(A, tensor)])?;
+            let files = read(folder.path())?;
+            assert_eq!(files.tensors[A], Tensor::from_f32(&[1, 2], &[0.5, -2.0]));
+            assert_eq!(files.stored[A], dtype);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn targets_that_are_left_out_are_those_with_tensors() -> Result<()> {
+        let folder = folder_with(r#"{"peft_type":"LORA","target_modules":null}"#, &[(A, Tensor::from_f32(&[1, 1], &[1.0]))])?;
+        let Method::Lora(LoraConfig { scope, .. }) = read(folder.path())?.config.method else { panic!("LoRA") };
+        assert_eq!(scope.targets, Targets::Only(Selection::Names(vec!["h.0.q".into()])));
+        Ok(())
+    }
+
+    #[test]
+    fn the_only_adapter_in_subfolders_is_found() -> Result<()> {
+        let outer = tempfile::tempdir()?;
+        let copy = |name: &str| -> Result<()> {
+            let inner = outer.path().join(name);
+            write(
+                &inner,
+                &read(folder_with(r#"{"peft_type":"LORA","target_modules":["q"]}"#, &[(A, Tensor::from_f32(&[1], &[1.0]))])?.path())?,
+            )?;
+            Ok(())
+        };
+        copy("polite")?;
+        assert_eq!(read(outer.path())?.tensors.len(), 1);
+        copy("rude")?;
+        let error = read(outer.path()).expect_err("two adapters");
+        assert!(error.to_string().contains("2 adapters") && error.hint().is_some_and(|hint| hint.contains("rude")), "{error}");
+        Ok(())
+    }
+
+    #[test]
+    fn errors_name_the_file() -> Result<()> {
+        let config = r#"{"peft_type":"LORA","target_modules":["q"]}"#;
+        let number = || Tensor::from_f32(&[1], &[1.0]);
+        let without = |file: &str| -> Result<tempfile::TempDir> {
+            let folder = folder_with(config, &[(A, number())])?;
+            std::fs::remove_file(folder.path().join(file))?;
+            Ok(folder)
+        };
+        let pickled = without(WEIGHTS_FILE)?;
+        std::fs::write(pickled.path().join("adapter_model.bin"), b"pickle")?;
+        let rows = [
+            (without(CONFIG_FILE)?, "no file named \"adapter_config.json\"", "an adapter is a folder"),
+            (without(WEIGHTS_FILE)?, "no file named \"adapter_model.safetensors\"", ""),
+            (pickled, "no file named \"adapter_model.safetensors\"", "adapter_model.bin is a pickle"),
+            (folder_with("{", &[(A, number())])?, "adapter_config.json: not an adapter configuration", ""),
+            (
+                folder_with(config, &[(A, Tensor::from_i64(&[1], &[1]))])?,
+                "dtype: expected float32, float16, bfloat16 or float64, found int64",
+                "",
+            ),
+        ];
+        for (folder, message, hint) in rows {
+            let error = read(folder.path()).expect_err(message);
+            assert!(error.to_string().contains(message), "{error}");
+            assert!(error.hint().unwrap_or_default().starts_with(hint), "{error}: {:?}", error.hint());
+        }
+        assert!(read(Path::new("/nowhere")).is_err());
+        Ok(())
     }
 }

@@ -129,3 +129,71 @@ fn listed(names: &[String]) -> String {
         more => format!("{shown} and {more} more"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{Builder, DType, Graph};
+
+    type Named<'a> = (&'a str, &'a [usize]);
+
+    fn tensors(list: &[Named<'_>]) -> IndexMap<String, Tensor> {
+        list.iter().map(|&(name, shape)| (name.to_owned(), Tensor::from_f32(shape, &vec![0.0; shape.iter().product()]))).collect()
+    }
+
+    fn params(list: &[Named<'_>]) -> Vec<Param> {
+        let b = Builder::on(&Graph::default());
+        let value = b.input("x", DType::F32, &[]).id();
+        tensors(list).into_iter().map(|(key, initial)| Param { name: key.clone(), key, value, initial }).collect()
+    }
+
+    #[test]
+    fn names_become_those_that_peft_writes() -> Result<()> {
+        let rows: &[(&[&str], &[&str])] = &[
+            (
+                &["base_model.model.q.lora_B.default.weight", "base_model.model.q.lora_A.default.weight"],
+                &["base_model.model.q.lora_A.weight", "base_model.model.q.lora_B.weight"],
+            ),
+            (&["base_model.model._orig_mod.h.0.q.lora_A.weight"], &["base_model.model.h.0.q.lora_A.weight"]),
+            (&["h.0.q.lora_A.weight"], &["base_model.model.h.0.q.lora_A.weight"]),
+            (&["something.else", "lm_head.weight"], &["lm_head.weight", "something.else"]),
+        ];
+        for (found, expected) in rows {
+            let found: Vec<(&str, &[usize])> = found.iter().map(|&name| (name, &[1_usize][..])).collect();
+            assert_eq!(canonical(tensors(&found), Family::Tuner)?.keys().collect::<Vec<_>>(), *expected);
+        }
+        let two = tensors(&[("base_model.model.q.lora_A.one.weight", &[1]), ("base_model.model.q.lora_A.two.weight", &[1])]);
+        let error = canonical(two, Family::Tuner).expect_err("two adapters").to_string();
+        assert!(error.contains("more than one adapter"), "{error}");
+        Ok(())
+    }
+
+    #[test]
+    fn what_does_not_fit_is_said() -> Result<()> {
+        let params = params(&[("base_model.model.q.lora_A.weight", &[2, 8]), ("base_model.model.q.lora_B.weight", &[8, 2])]);
+        let a = ("base_model.model.q.lora_A.weight", &[2_usize, 8][..]);
+        let b = ("base_model.model.q.lora_B.weight", &[8_usize, 2][..]);
+        let rows: &[(&[Named<'_>], &str, &str)] = &[
+            (&[a], "the file has no base_model.model.q.lora_B.weight", "adapter_config.json names modules"),
+            (&[a, (b.0, &[2, 8])], "tensor base_model.model.q.lora_B.weight: shape: expected [8, 2], found [2, 8]", "its axes are swapped"),
+            (
+                &[(a.0, &[4, 8]), (b.0, &[8, 4])],
+                "shape (and 1 more like this): expected [2, 8], found [4, 8]",
+                "the adapter belongs to another base",
+            ),
+            (
+                &[a, b, ("base_model.model.p.lora_A.weight", &[2, 8])],
+                "no place in the model for base_model.model.p.lora_A.weight",
+                "the adapter belongs",
+            ),
+        ];
+        for (file, message, hint) in rows {
+            let error = match_params(&tensors(file), &params).check().expect_err(message);
+            assert!(error.to_string().contains(message), "{error}");
+            assert!(error.hint().is_some_and(|found| found.starts_with(hint)), "{:?}", error.hint());
+        }
+        let matched = match_params(&tensors(&[a, b]), &params);
+        assert_eq!(matched.matched.len(), 2);
+        matched.check()
+    }
+}

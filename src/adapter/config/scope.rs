@@ -60,6 +60,18 @@ pub struct Scope {
 }
 
 impl Scope {
+    /// Writes down what was chosen by structure: the targets by their full paths, if they were not named, and what is saved beside them.
+    ///
+    /// PEFT finds `all-linear` in its own way, which may differ from what was found in a graph.
+    pub fn settle(&mut self, targets: &[&str], modules_to_save: &[String]) {
+        if matches!(self.targets, Targets::Default | Targets::AllLinear) {
+            self.targets = Targets::Only(Selection::Names(targets.iter().map(ToString::to_string).collect()));
+            self.layers_to_transform.clear();
+            self.layers_pattern.clear();
+        }
+        modules_to_save.clone_into(&mut self.modules_to_save);
+    }
+
     pub(super) fn check(&self) -> Result<()> {
         if !self.layers_pattern.is_empty() && self.layers_to_transform.is_empty() {
             return Err(Error::invalid("layers_pattern is given without layers_to_transform"));

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Settings, list_or_null};
 use crate::adapter::config::{
-    Bias, Ia3Config, LnTuningConfig, LokrConfig, LoraConfig, LoraInit, ProductConfig, Scope, Selection, Targets, VeraConfig,
+    Bias, HeadConfig, Ia3Config, LnTuningConfig, LokrConfig, LoraConfig, LoraInit, ProductConfig, Scope, Selection, Targets, VeraConfig,
 };
 use crate::error::{Error, Result};
 use crate::peft::fields::{Fields, Flag, size, sizes};
@@ -116,6 +116,14 @@ pub(super) fn write_ia3(config: &Ia3Config, settings: &mut Settings) {
     settings.put("fan_in_fan_out", json!(config.fan_in_fan_out));
 }
 
+pub(super) fn read_head(fields: &Fields<'_>) -> Result<HeadConfig> {
+    let modules_to_save = fields.names("modules_to_save")?;
+    if modules_to_save.is_empty() {
+        return Err(Error::invalid("modules_to_save names no module, and this method trains nothing else"));
+    }
+    Ok(HeadConfig { modules_to_save })
+}
+
 pub(super) fn read_ln_tuning(fields: &Fields<'_>) -> Result<LnTuningConfig> {
     Ok(LnTuningConfig { scope: read_scope(fields)? })
 }
@@ -193,6 +201,10 @@ pub(super) fn write_lokr(config: &LokrConfig, settings: &mut Settings) {
 }
 
 fn read_scope(fields: &Fields<'_>) -> Result<Scope> {
+    let layers_to_transform = fields.sizes("layers_to_transform")?;
+    let layers_pattern = fields.names("layers_pattern")?;
+    // An empty list of layers means all of them to PEFT; then there is nothing for the pattern to find.
+    let all_layers = layers_to_transform.is_empty() && fields.value("layers_to_transform").is_some();
     Ok(Scope {
         targets: match fields.selection("target_modules")? {
             None => Targets::Default,
@@ -200,8 +212,8 @@ fn read_scope(fields: &Fields<'_>) -> Result<Scope> {
             Some(selection) => Targets::Only(selection),
         },
         exclude: fields.selection("exclude_modules")?,
-        layers_to_transform: fields.sizes("layers_to_transform")?,
-        layers_pattern: fields.names("layers_pattern")?,
+        layers_to_transform,
+        layers_pattern: if all_layers { vec![] } else { layers_pattern },
         modules_to_save: fields.names("modules_to_save")?,
     })
 }

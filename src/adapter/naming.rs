@@ -1,0 +1,114 @@
+//! The names of a graph's modules, made those of an adapter's.
+//!
+//! An adapter knows its modules by the names of the model that it was trained in. A graph was perhaps exported from a part of that model
+//! (`encoder.layer.0` instead of `bert.encoder.layer.0`) or from something around it (`wrapper.model.layers.0`). If one beginning makes all
+//! the difference, the graph's names are changed, so that everything that follows, files included, speaks of modules as the adapter does.
+
+use std::collections::BTreeSet;
+
+use super::key::Key;
+use crate::anatomy::Anatomy;
+
+/// How a graph's names become an adapter's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Naming {
+    /// They are the same.
+    Same,
+    /// By writing this in front.
+    Add(String),
+    /// By leaving this out in front.
+    Remove(String),
+}
+
+/// Finds how a graph's modules get the names of an adapter's; none if no one beginning makes the difference.
+#[must_use]
+pub fn compare(adapter: &BTreeSet<&str>, graph: &BTreeSet<&str>) -> Option<Naming> {
+    let fits = |naming: &Naming| {
+        adapter.iter().all(|module| match naming {
+            Naming::Same => graph.contains(module),
+            Naming::Add(front) => module.strip_prefix(front.as_str()).is_some_and(|name| graph.contains(name)),
+            Naming::Remove(front) => graph.contains(format!("{front}{module}").as_str()),
+        })
+    };
+    let longest = adapter.iter().max_by_key(|module| module.len())?;
+    let differences = graph.iter().filter_map(|name| {
+        let added = front_of(longest, name).map(|front| Naming::Add(front.to_owned()));
+        added.or_else(|| front_of(name, longest).map(|front| Naming::Remove(front.to_owned())))
+    });
+    std::iter::once(Naming::Same).chain(differences).find(fits)
+}
+
+/// What stands before `name` at the end of `path`, with its dot.
+fn front_of<'p>(path: &'p str, name: &str) -> Option<&'p str> {
+    path.strip_suffix(name).filter(|front| front.ends_with('.'))
+}
+
+/// Gives a graph's modules the names that an adapter has for them, where there is a way. `keys` are the names of the adapter's tensors.
+pub fn follow<'k>(anatomy: &mut Anatomy, keys: impl IntoIterator<Item = &'k Key>) {
+    let naming = {
+        let modules: BTreeSet<&str> = keys.into_iter().filter_map(module).collect();
+        let projections = anatomy.projections.iter().map(|projection| projection.module.as_str());
+        let embeddings = anatomy.embeddings.iter().map(|embedding| embedding.module.as_str());
+        let parameters = anatomy.parameters.iter().filter_map(|parameter| Some(parameter.name.rsplit_once('.')?.0));
+        compare(&modules, &projections.chain(embeddings).chain(parameters).collect())
+    };
+    match naming {
+        Some(Naming::Same) | None => {}
+        Some(naming) => {
+            tracing::info!("modules are named as in the adapter: {naming:?}");
+            rename(anatomy, &naming);
+        }
+    }
+}
+
+/// The module that a tensor belongs to, or is a parameter of.
+fn module(key: &Key) -> Option<&str> {
+    match key {
+        Key::Module { module, .. } => Some(module),
+        Key::Parameter { name } | Key::PromptParameter { name } => Some(name.rsplit_once('.')?.0),
+        Key::Shared(_) | Key::Prompt | Key::Encoder { .. } => None,
+    }
+}
+
+fn rename(anatomy: &mut Anatomy, naming: &Naming) {
+    let projections = anatomy.projections.iter_mut().map(|projection| &mut projection.module);
+    let embeddings = anatomy.embeddings.iter_mut().map(|embedding| &mut embedding.module);
+    let attentions = anatomy.attentions.iter_mut().map(|attention| &mut attention.module);
+    let parameters = anatomy.parameters.iter_mut().map(|parameter| &mut parameter.name);
+    for name in projections.chain(embeddings).chain(attentions).chain(parameters) {
+        match naming {
+            Naming::Same => {}
+            Naming::Add(front) => name.insert_str(0, front),
+            Naming::Remove(front) => {
+                if let Some(rest) = name.strip_prefix(front.as_str()) {
+                    *name = rest.to_owned();
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_beginning_may_make_the_difference() {
+        let add = |front: &str| Some(Naming::Add(front.into()));
+        let remove = |front: &str| Some(Naming::Remove(front.into()));
+        let rows: &[(&[&str], &[&str], Option<Naming>)] = &[
+            (&["h.0.q", "h.1.q"], &["h.0.q", "h.1.q", "lm_head"], Some(Naming::Same)),
+            (&["bert.layer.0.q", "bert.layer.1.q"], &["layer.0.q", "layer.1.q", "layer.1.k"], add("bert.")),
+            (&["model.h.0.q", "lm_head"], &["net.model.h.0.q", "net.lm_head"], remove("net.")),
+            (&["model.h.0.q", "lm_head"], &["model.model.h.0.q", "model.lm_head"], remove("model.")),
+            (&["h.0.q", "h.2.q"], &["a.h.0.q", "b.h.2.q"], None),
+            (&["bert.layer.0.q", "classifier"], &["layer.0.q", "classifier"], None),
+            (&["th.0.q"], &["h.0.q"], None),
+            (&[], &["h.0.q"], None),
+        ];
+        for (adapter, graph, expected) in rows {
+            let found = compare(&adapter.iter().copied().collect(), &graph.iter().copied().collect());
+            assert_eq!(&found, expected, "{adapter:?} {graph:?}");
+        }
+    }
+}
