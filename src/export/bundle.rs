@@ -104,7 +104,11 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     let mut graphs = IndexMap::new();
     let mut put = |purpose: &str, graph: &Graph| -> Result<()> {
         let file = format!("{purpose}.onnx");
-        let storage = Storage::Share { links: base::FOLDER.to_owned(), file: format!("{purpose}.data") };
+        let storage = Storage::Share {
+            links: base::FOLDER.to_owned(),
+            file: format!("{purpose}.data"),
+            live: Some(folder.path().join(peft::WEIGHTS_FILE)),
+        };
         onnx::write(graph, &folder.path().join(&file), &WriteOptions { storage })?;
         graphs.insert(purpose.to_owned(), GraphFile::describe(&file, graph));
         Ok(())

@@ -61,7 +61,7 @@ pub fn write(bundle: &Path, output: &Path, weights: Weights) -> Result<Report> {
     let storage = match (weights, external) {
         (Weights::Inline, _) | (Weights::AsBase, false) => Storage::Inline,
         (Weights::External, _) => Storage::External { file: data },
-        (Weights::AsBase, true) => Storage::Share { links: stem, file: data },
+        (Weights::AsBase, true) => Storage::Share { links: stem, file: data, live: None },
     };
     onnx::write(&merged, output, &WriteOptions { storage })?;
     Ok(Report { modules: plan.targets().len() + plan.trained().count(), manifest })

@@ -12,7 +12,7 @@ use crate::error::{Context, Error, Result};
 use crate::files::{Staged, link_or_copy};
 use crate::ir::{Origin, Tensor};
 
-/// Where the data of initializers goes. Constants of less than 1 KiB, and attributes, are always in the model file.
+/// Where the data of initializers goes. Constants of less than 1 KiB, but for those of live files, and attributes, are always in the model file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Storage {
     /// Into the model file, which is limited to 2 GB.
@@ -31,7 +31,18 @@ pub enum Storage {
         links: String,
         /// The name of the new file, written only if there is something to put into it.
         file: String,
+        /// A file that will change: the graph refers to its tensors however small they are.
+        live: Option<PathBuf>,
     },
+}
+
+impl Storage {
+    fn is_live(&self, tensor: &Tensor) -> bool {
+        match (self, tensor.origin()) {
+            (Self::Share { live: Some(file), .. }, Some(origin)) => *origin.file == **file,
+            _ => false,
+        }
+    }
 }
 
 /// Tensors of fewer bytes stay in the model file.
@@ -127,12 +138,13 @@ impl Stored {
 
 impl Store for Stored {
     fn put(&mut self, name: &str, tensor: &Tensor) -> Result<TensorProto> {
-        let Some(bytes) = tensor.bytes().filter(|bytes| bytes.len() >= SMALL) else {
+        let is_live = self.storage.is_live(tensor);
+        let Some(bytes) = tensor.bytes().filter(|bytes| bytes.len() >= SMALL || is_live) else {
             return Ok(tensor::to_inline(name, tensor));
         };
         let (location, offset) = match (self.storage.clone(), tensor.origin()) {
             (Storage::Inline, _) => return Ok(tensor::to_inline(name, tensor)),
-            (Storage::Share { links, file }, Some(origin)) => self.share(origin, &links, &file)?,
+            (Storage::Share { links, file, .. }, Some(origin)) => self.share(origin, &links, &file)?,
             (Storage::External { file } | Storage::Share { file, .. }, _) => self.append(&file, bytes)?,
         };
         let (offset, length) = (offset.to_string(), bytes.len().to_string());

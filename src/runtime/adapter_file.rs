@@ -11,7 +11,7 @@ use crate::ir::Tensor;
 use crate::peft::safetensors;
 
 /// The file of the adapter's tensors in a bundle.
-pub const FILE: &str = "adapter_model.safetensors";
+pub const FILE: &str = crate::peft::WEIGHTS_FILE;
 
 /// The trainable vector as the bundle's adapter file has it.
 ///
