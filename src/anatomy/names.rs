@@ -64,6 +64,11 @@ impl Evidence {
         }
     }
 
+    /// Whether only a constant's name tells the module.
+    pub(super) fn is_owner_only(&self) -> bool {
+        self.scope.is_none()
+    }
+
     /// Whether the exporter says that the module is of a class.
     pub(super) fn is_class(&self, name: &str) -> bool {
         self.class.as_ref().is_some_and(|class| class.rsplit('.').next() == Some(name))
@@ -73,7 +78,10 @@ impl Evidence {
 impl Namer {
     /// Learns what the names have in common. `last` is the evidence of the last projection in the order of execution.
     pub(super) fn learn(graph: &Graph, all: &[Evidence], last: Option<&Evidence>) -> Self {
-        let paths: BTreeSet<&str> = all.iter().flat_map(|e| [e.scope.as_deref(), e.owner.as_deref()]).flatten().collect();
+        let floats = graph.initializers().filter(|(_, tensor)| tensor.dtype().is_float());
+        let owners: Vec<String> = floats.filter_map(|(id, _)| owned(graph.value_name(id))).map(|owned| owned.module).collect();
+        let scopes = all.iter().filter_map(|e| e.scope.as_deref());
+        let paths: BTreeSet<&str> = scopes.chain(owners.iter().map(String::as_str)).collect();
         let last = last.and_then(|e| e.scope.as_deref().or(e.owner.as_deref()));
         let wrapper = match all.iter().find_map(|e| e.root.clone()) {
             Some(root) if root.is_empty() => root,
@@ -219,7 +227,10 @@ fn wrapper(paths: &BTreeSet<&str>, last: Option<&str>) -> String {
     let mut wrapper = String::new();
     while let Some(first) = common_first(paths, &wrapper) {
         let inner = format!("{wrapper}{first}.");
-        if !WRAPPERS.contains(&first) && (PARTS.contains(&first) || !holds_body_and_head(paths, last, &inner)) {
+        let is_part = PARTS.contains(&first);
+        let is_wrapper =
+            WRAPPERS.contains(&first) || (!is_part && (holds_one_model(paths, &inner) || holds_body_and_head(paths, last, &inner)));
+        if !is_wrapper {
             break;
         }
         wrapper = inner;
@@ -232,6 +243,13 @@ fn common_first<'a>(paths: &BTreeSet<&'a str>, prefix: &str) -> Option<&'a str> 
     let mut firsts = paths.iter().map(|path| path.strip_prefix(prefix)?.split_once('.').map(|(first, _)| first));
     let first = firsts.next()??;
     firsts.all(|other| other == Some(first)).then_some(first)
+}
+
+/// Whether there is but one thing inside `prefix`, and that is a model itself: no part of one, and no list of layers.
+fn holds_one_model(paths: &BTreeSet<&str>, prefix: &str) -> bool {
+    let Some(child) = common_first(paths, prefix).filter(|child| !PARTS.contains(child)) else { return false };
+    let inner = format!("{prefix}{child}.");
+    !paths.iter().any(|path| path.strip_prefix(&inner).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit())))
 }
 
 /// Whether, inside `prefix`, the last projection stands beside the numbered layers: then that is where the model begins.
@@ -288,6 +306,10 @@ mod tests {
             (&["model.layers.0.mlp.up_proj", "lm_head"], "lm_head", ""),
             (&["model.layers.0.mlp.up_proj", "model.embed_tokens"], "model.layers.0.mlp.up_proj", ""),
             (&["text_model.encoder.layers.0.fc2", "text_model.embeddings.x"], "text_model.encoder.layers.0.fc2", ""),
+            (&["model.model.layers.0.input_layernorm", "model.model.norm"], "", "model."),
+            (&["model.transformer.h.0.ln_1", "model.transformer.ln_f"], "", "model."),
+            (&["model.decoder.layers.0.fc1", "model.decoder.final_layer_norm"], "model.decoder.layers.0.fc1", ""),
+            (&["model.layers.0.fc1", "model.layers.1.fc1"], "model.layers.0.fc1", ""),
             (&["auto_model.encoder.layer.0.q", "auto_model.pooler.dense"], "auto_model.pooler.dense", "auto_model."),
         ];
         for (paths, last, expected) in rows {

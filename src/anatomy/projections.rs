@@ -36,7 +36,24 @@ impl Hints {
             let first = of_weight.entry(linear.weight.value).or_insert_with(|| wanted.clone());
             Some(if is_another_call(first, &wanted) { first.clone() } else { wanted })
         });
-        named.collect()
+        let mut modules: Vec<Option<String>> = named.collect();
+        self.name_decoders(&mut modules);
+        modules
+    }
+
+    /// Heads of masked language models keep the bias of their last projection beside it: `cls.predictions.bias` is that of
+    /// `cls.predictions.decoder`, and no projection holds another (`cls.predictions.transform.dense`).
+    fn name_decoders(&self, modules: &mut [Option<String>]) {
+        let all: BTreeSet<String> = modules.iter().flatten().cloned().collect();
+        let holds_another = |module: &String| {
+            let inner = format!("{module}.");
+            all.range(inner.clone()..).next().is_some_and(|next| next.starts_with(&inner))
+        };
+        for (module, hint) in modules.iter_mut().zip(&self.linears) {
+            if let Some(module) = module.as_mut().filter(|module| hint.is_owner_only() && holds_another(module)) {
+                module.push_str(".decoder");
+            }
+        }
     }
 
     /// The tables with their names.

@@ -1,0 +1,257 @@
+//! What anatomy finds in exports of tiny models, compared with the models' own weights.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use peft_onnx::anatomy::{self, Anatomy, Task};
+use peft_onnx::ir::{Builder, Graph, NodeSpec, ValueId};
+use peft_onnx::onnx;
+use safetensors::SafeTensors;
+
+/// What a family of models has, beside its weights.
+struct Family {
+    folder: &'static str,
+    /// Module and largest number of positions, where a table tells.
+    tokens: (&'static str, Option<i64>),
+    head: Head,
+    task: Task,
+    /// Query heads, key and value heads, length of a head.
+    heads: [i64; 3],
+    causal: bool,
+    conv1d: &'static [&'static str],
+}
+
+struct Head {
+    module: &'static str,
+    tied: bool,
+}
+
+const FAMILIES: &[Family] = &[
+    Family {
+        folder: "llama",
+        tokens: ("model.embed_tokens", None),
+        head: Head { module: "lm_head", tied: false },
+        task: Task::CausalLm,
+        heads: [4, 2, 8],
+        causal: true,
+        conv1d: &[],
+    },
+    Family {
+        folder: "qwen2",
+        tokens: ("model.embed_tokens", None),
+        head: Head { module: "lm_head", tied: true },
+        task: Task::CausalLm,
+        heads: [4, 2, 8],
+        causal: true,
+        conv1d: &[],
+    },
+    Family {
+        folder: "gpt2",
+        tokens: ("transformer.wte", Some(64)),
+        head: Head { module: "lm_head", tied: true },
+        task: Task::CausalLm,
+        heads: [4, 4, 8],
+        causal: true,
+        conv1d: &["c_attn", "c_proj", "c_fc"],
+    },
+    Family {
+        folder: "bert_masked",
+        tokens: ("bert.embeddings.word_embeddings", Some(64)),
+        head: Head { module: "cls.predictions.decoder", tied: true },
+        task: Task::MaskedLm,
+        heads: [4, 4, 8],
+        causal: false,
+        conv1d: &[],
+    },
+    Family {
+        folder: "bert_classifier",
+        tokens: ("bert.embeddings.word_embeddings", Some(64)),
+        head: Head { module: "classifier", tied: false },
+        task: Task::SeqCls,
+        heads: [4, 4, 8],
+        causal: false,
+        conv1d: &[],
+    },
+    Family {
+        folder: "distilbert_classifier",
+        tokens: ("distilbert.embeddings.word_embeddings", Some(64)),
+        head: Head { module: "classifier", tied: false },
+        task: Task::SeqCls,
+        heads: [4, 4, 8],
+        causal: false,
+        conv1d: &[],
+    },
+];
+
+fn folder(family: &Family) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/fixtures").join(family.folder)
+}
+
+/// Every export of a family, by file name.
+fn exports(family: &Family) -> BTreeMap<String, Graph> {
+    let files = fs::read_dir(folder(family)).expect("the fixture's folder is there");
+    let paths = files.map(|file| file.expect("the folder can be read").path()).filter(|path| path.extension().is_some_and(|e| e == "onnx"));
+    let read =
+        |path: PathBuf| (path.file_name().expect("a file").to_string_lossy().into_owned(), onnx::read(&path).expect("a valid model"));
+    let exports: BTreeMap<_, _> = paths.map(read).collect();
+    assert!(exports.len() >= 2, "{}: two exports or more", family.folder);
+    exports
+}
+
+/// The model's parameters: name and shape.
+fn parameters(family: &Family) -> BTreeMap<String, Vec<usize>> {
+    let bytes = fs::read(folder(family).join("hf/model.safetensors")).expect("the weights are there");
+    let weights = SafeTensors::deserialize(&bytes).expect("valid safetensors");
+    weights.iter().map(|(name, tensor)| (name.to_owned(), tensor.shape().to_vec())).collect()
+}
+
+/// The paths of all linear modules.
+fn linear_modules(family: &Family) -> BTreeSet<String> {
+    let is_table = |name: &str| ["embed", "wte", "wpe"].iter().any(|word| name.contains(word));
+    let matrices = parameters(family).into_iter().filter(|(name, shape)| shape.len() == 2 && !is_table(name)).map(|(name, _)| name);
+    let modules = matrices.filter_map(|name| name.strip_suffix(".weight").map(str::to_owned));
+    modules.chain([family.head.module.to_owned()]).collect()
+}
+
+fn found_modules(anatomy: &Anatomy) -> BTreeSet<String> {
+    anatomy.projections.iter().map(|p| p.module.clone()).collect()
+}
+
+#[test]
+fn every_export_has_the_models_modules_under_its_names() {
+    for family in FAMILIES {
+        let expected = linear_modules(family);
+        for (file, graph) in exports(family) {
+            let anatomy = anatomy::read(&graph);
+            let place = format!("{}/{file}", family.folder);
+            assert_eq!(found_modules(&anatomy), expected, "{place}");
+            assert_eq!(anatomy.projections.len(), expected.len(), "{place}: each once");
+            for projection in &anatomy.projections {
+                let last = projection.module.rsplit('.').next().unwrap_or_default();
+                assert_eq!(projection.conv1d, family.conv1d.contains(&last), "{place}: {}", projection.module);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_parameter_is_found_with_its_shape() {
+    for family in FAMILIES {
+        for (file, graph) in exports(family) {
+            let anatomy = anatomy::read(&graph);
+            let found: BTreeMap<&str, Vec<i64>> = anatomy
+                .parameters
+                .iter()
+                .map(|parameter| {
+                    let mut shape = graph.fact(parameter.value).known_shape().expect("constants have shapes");
+                    if parameter.transposed {
+                        shape.reverse();
+                    }
+                    (&*parameter.name, shape)
+                })
+                .collect();
+            // BERT calls its head's bias twice; it is found where it is added.
+            for (name, shape) in parameters(family).iter().filter(|(name, _)| *name != "cls.predictions.bias") {
+                let shape: Vec<i64> = shape.iter().map(|&n| i64::try_from(n).expect("small")).collect();
+                assert_eq!(found.get(name.as_str()), Some(&shape), "{}/{file}: {name}", family.folder);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_attention_is_complete() {
+    for family in FAMILIES {
+        for (file, graph) in exports(family) {
+            let anatomy = anatomy::read(&graph);
+            let place = format!("{}/{file}", family.folder);
+            assert_eq!(anatomy.attentions.len(), 2, "{place}");
+            for attention in &anatomy.attentions {
+                let [heads, kv_heads, size] = family.heads;
+                assert_eq!(
+                    [attention.heads, attention.kv_heads, attention.head_size],
+                    [Some(heads), Some(kv_heads), Some(size)],
+                    "{place}"
+                );
+                assert!([attention.q, attention.k, attention.v, attention.o].iter().all(Option::is_some), "{place}: {attention:?}");
+                assert_eq!((attention.causal, attention.cross), (family.causal, false), "{place}");
+                assert!(!attention.masks.is_empty(), "{place}");
+                let scale = attention.scale.expect("a scale that can be told");
+                assert!((scale - 8f64.sqrt().recip()).abs() < 1e-6, "{place}: {scale}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_ends_of_every_export_are_found() {
+    for family in FAMILIES {
+        for (file, graph) in exports(family) {
+            let anatomy = anatomy::read(&graph);
+            let place = format!("{}/{file}", family.folder);
+            let head = anatomy.head.as_ref().expect("a head");
+            let module = head.projection.map(|at| anatomy.projections[at].module.as_str());
+            assert_eq!((module, head.tied), (Some(family.head.module), family.head.tied), "{place}");
+            let tokens = anatomy.token_embedding.map(|at| anatomy.embeddings[at].module.as_str());
+            assert_eq!((tokens, anatomy.max_positions), (Some(family.tokens.0), family.tokens.1), "{place}");
+            assert_eq!(anatomy.task.task, Some(family.task), "{place}: {}", anatomy.task.why);
+            let name = |id: Option<ValueId>| id.map(|id| graph.value_name(id));
+            assert_eq!(name(anatomy.inputs.main), Some("input_ids"), "{place}");
+            assert_eq!(name(anatomy.inputs.attention_mask), Some("attention_mask"), "{place}");
+            assert!(anatomy.misses.is_empty(), "{place}: {:?}", anatomy.misses);
+        }
+    }
+}
+
+#[test]
+fn caches_are_paired() {
+    for family in FAMILIES {
+        let exports = exports(family);
+        let Some(graph) = exports.get("optimum_cache.onnx") else { continue };
+        let anatomy = anatomy::read(graph);
+        assert_eq!(anatomy.cache.len(), 4, "{}", family.folder);
+        assert!(anatomy.cache.iter().all(|slot| slot.present.is_some()), "{}", family.folder);
+        let presents: Vec<_> = anatomy.attentions.iter().flat_map(|a| [Some(a.key.value), Some(a.value.value)]).collect();
+        assert_eq!(anatomy.cache.iter().map(|slot| slot.present).collect::<Vec<_>>(), presents, "{}", family.folder);
+    }
+}
+
+/// The same graph as an optimizer leaves it: nodes and values renamed, annotations gone. Vectors keep their names, if `keep_vectors`.
+fn renamed(graph: &Graph, keep_vectors: bool) -> Graph {
+    let b = Builder::new(graph.model().clone());
+    let mut ids: BTreeMap<ValueId, ValueId> = BTreeMap::new();
+    for id in graph.data_inputs() {
+        ids.insert(id, b.input_value(graph.value_name(id), graph.fact(id).clone(), None).id());
+    }
+    for (id, tensor) in graph.initializers() {
+        let name =
+            if keep_vectors && tensor.shape().len() == 1 { graph.value_name(id).to_owned() } else { format!("constant_{}", id.index()) };
+        ids.insert(id, b.initializer(&name, tensor.clone()).id());
+    }
+    for node in graph.nodes() {
+        let inputs = node.inputs.iter().map(|input| input.map(|id| ids[&id])).collect();
+        let outputs = node.outputs.iter().map(|output| output.map(|id| format!("value_{}", id.index()).into())).collect();
+        let made = b.node(NodeSpec { op: node.op.clone(), inputs, outputs, attrs: node.attrs.clone(), ..NodeSpec::default() });
+        ids.extend(node.outputs.iter().flatten().copied().zip(made.into_iter().flatten().map(|expr| expr.id())));
+    }
+    for &output in graph.outputs() {
+        b.output(graph.value_name(output), b.expr(ids[&output]));
+    }
+    b.finish().expect("the same graph")
+}
+
+#[test]
+fn names_that_are_lost_are_found_again_from_structure() {
+    for family in FAMILIES {
+        let expected = linear_modules(family);
+        for (file, graph) in exports(family) {
+            let found = found_modules(&anatomy::read(&renamed(&graph, true)));
+            assert_eq!(found, expected, "{}/{file}: names of vectors are left", family.folder);
+            if ["llama", "qwen2"].contains(&family.folder) {
+                let found = found_modules(&anatomy::read(&renamed(&graph, false)));
+                assert_eq!(found, expected, "{}/{file}: no names are left", family.folder);
+            }
+        }
+    }
+}
