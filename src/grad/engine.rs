@@ -124,6 +124,11 @@ impl<'g> Sweep<'g> {
         if let (Some(at), Rule::Inputs(_) | Rule::Each(_)) = (second, rule) {
             return self.stuck(node, format!("a gradient reaches output {}, the rule is for output 0", at + 1));
         }
+        if let Some(unknown) =
+            node.reads().filter(|x| self.live.contains(x)).chain(node.writes()).find(|&v| self.b.fact(v).rank().is_none())
+        {
+            return self.stuck(node, format!("the rank of {} is unknown", self.b.name(unknown)));
+        }
         let f = Forward::new(self.b, node, dys);
         for (i, x) in node.inputs.iter().enumerate() {
             let Some(x) = x.filter(|x| self.live.contains(x)) else { continue };
@@ -167,5 +172,86 @@ fn label(b: &Builder, node: &Node) -> String {
     match (node.name.is_empty(), node.writes().next()) {
         (true, Some(output)) => b.name(output).to_string(),
         _ => node.name.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{DType, Dim, ModelInfo};
+
+    fn builder() -> Builder {
+        Builder::new(ModelInfo::dialect())
+    }
+
+    fn input<'g>(b: &'g Builder, name: &str) -> Expr<'g> {
+        b.input(name, DType::F32, &[Dim::symbol("batch"), Dim::known(4)])
+    }
+
+    #[test]
+    fn everything_that_gradient_cannot_pass_is_reported_at_once() {
+        let b = builder();
+        let x = input(&b, "x");
+        let hidden = b.op("Pad", &[x.tanh(), b.ints(&[0, 1, 0, 1])], &[("mode", "reflect".into())]);
+        let y = b.op("Hypothetical", &[hidden, b.op("Hypothetical", &[x], &[])], &[]);
+        b.assume(y.id(), crate::ir::Fact::new(DType::F32, vec![]));
+        let error = gradients(&b, y, &[x]).expect_err("two operators have no rule, and one a mode without gradient");
+        let ErrorKind::NoGradient(lines) = error.kind() else { panic!("{error}") };
+        let expected = [
+            "Hypothetical (Hypothetical_1): there is no rule",
+            "Hypothetical (Hypothetical): there is no",
+            "Pad (Pad): mode = \"reflect\"",
+        ];
+        assert_eq!(lines.len(), expected.len(), "{error}");
+        assert!(expected.iter().all(|part| error.to_string().contains(part)), "{error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("--ops")));
+    }
+
+    #[test]
+    fn what_does_not_matter_is_not_looked_at() -> Result<()> {
+        let b = builder();
+        let (x, w) = (input(&b, "x"), input(&b, "w"));
+        let frozen = b.op("Hypothetical", &[x], &[]);
+        b.assume(frozen.id(), crate::ir::Fact::new(DType::F32, vec![]));
+        let elsewhere = b.op("Hypothetical", &[w], &[]);
+        let y = w * frozen + w.floor();
+        let found = vjp(&b, &[(y, y)], &[w, elsewhere])?;
+        assert!(found[0].is_some() && found[1].is_none());
+        let zeros = gradients(&b, y.sum_all(), &[elsewhere])?;
+        assert_eq!(zeros.len(), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn a_gradient_has_the_type_and_shape_of_its_value() -> Result<()> {
+        let b = builder();
+        let x = b.input("x", DType::F16, &[Dim::known(4)]);
+        let y = (input(&b, "batch") * x.cast(DType::F32)).sum_all();
+        let dx = gradients(&b, y, &[x])?[0];
+        assert_eq!(dx.fact(), crate::ir::Fact::new(DType::F16, vec![Dim::known(4)]));
+        Ok(())
+    }
+
+    #[test]
+    fn order_of_writing_does_not_matter() -> Result<()> {
+        let b = builder();
+        let x = input(&b, "x");
+        let y = x.tanh();
+        let loss = y.sum_all();
+        let w = input(&b, "w");
+        b.rewire(y, |y| y * w);
+        let found = vjp(&b, &[(loss, loss.same_type(1.0))], &[w, x])?;
+        assert!(found.iter().all(Option::is_some));
+        Ok(())
+    }
+
+    #[test]
+    fn nodes_are_named_after_those_they_are_the_gradient_of() -> Result<()> {
+        let b = builder();
+        let x = input(&b, "x");
+        let y = b.scoped("layer", || x.tanh().exp());
+        let dx = gradients(&b, y.sum_all(), &[x])?[0];
+        assert!(dx.name().starts_with("grad/layer/Tanh/"), "{}", dx.name());
+        Ok(())
     }
 }

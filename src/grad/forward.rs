@@ -1,37 +1,69 @@
 //! What a rule sees of a node.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
+use std::ops::Index;
 
-use crate::ir::{Attr, Builder, Expr, Node};
+use crate::error::Error;
+use crate::ir::{Attr, Builder, Expr, Node, ValueId};
 
 /// A forward node and the gradients of its outputs, as a gradient rule sees them.
 pub struct Forward<'g> {
-    /// Inputs. One that was left out is a value of which nothing is known: see [`given`](Self::given).
-    pub x: Vec<Expr<'g>>,
-    /// Outputs.
-    pub ys: Vec<Expr<'g>>,
+    /// Inputs.
+    pub x: Values<'g>,
     /// The first output.
     pub y: Expr<'g>,
-    /// Gradients of the outputs; `None` where nothing that counts depends on one.
-    pub dys: Vec<Option<Expr<'g>>>,
+    /// All outputs.
+    pub ys: Values<'g>,
     /// The gradient of the first output.
     pub dy: Expr<'g>,
+    /// The gradients of all outputs; `None` where nothing that counts depends on one.
+    pub dys: Vec<Option<Expr<'g>>>,
     b: &'g Builder,
     node: Node,
     refused: RefCell<Option<String>>,
 }
 
-impl<'g> Forward<'g> {
-    /// Inputs that any operator with a rule may have left out.
-    const OPTIONAL: usize = 8;
+/// The inputs or outputs of a node. `values[i]` is one that the operator always has, [`get`](Self::get) one that may be left out.
+pub struct Values<'g> {
+    b: &'g Builder,
+    slots: Vec<Option<Expr<'g>>>,
+    missing: OnceCell<Expr<'g>>,
+}
 
+impl<'g> Values<'g> {
+    fn new(b: &'g Builder, ids: &[Option<ValueId>]) -> Self {
+        Self { b, slots: ids.iter().map(|id| id.map(|id| b.expr(id))).collect(), missing: OnceCell::new() }
+    }
+
+    /// The value at a position, unless it was left out.
+    pub fn get(&self, position: usize) -> Option<Expr<'g>> {
+        self.slots.get(position).copied().flatten()
+    }
+
+    /// All values, of an operator that takes any number of them and none may be left out.
+    pub fn all(&self) -> Vec<Expr<'g>> {
+        (0..self.slots.len()).map(|position| self[position]).collect()
+    }
+}
+
+impl<'g> Index<usize> for Values<'g> {
+    type Output = Expr<'g>;
+
+    /// A value that the operator always has; where a broken graph has not, the graph being written cannot be finished.
+    fn index(&self, position: usize) -> &Expr<'g> {
+        self.slots.get(position).and_then(Option::as_ref).unwrap_or_else(|| {
+            self.missing.get_or_init(|| {
+                self.b.fail(Error::graph("a node has fewer inputs or outputs than its operator"));
+                self.b.unknown()
+            })
+        })
+    }
+}
+
+impl<'g> Forward<'g> {
     pub(super) fn new(b: &'g Builder, node: &Node, dys: Vec<Option<Expr<'g>>>) -> Self {
-        let left_out = std::cell::OnceCell::new();
-        let value = |id: Option<_>| id.map_or_else(|| *left_out.get_or_init(|| b.unknown()), |id| b.expr(id));
-        let padding = Self::OPTIONAL.saturating_sub(node.inputs.len());
-        let x = node.inputs.iter().copied().chain(std::iter::repeat_n(None, padding)).map(value).collect();
-        let ys: Vec<Expr> = node.outputs.iter().copied().map(value).collect();
-        let y = ys.first().copied().unwrap_or_else(|| b.unknown());
+        let (x, ys) = (Values::new(b, &node.inputs), Values::new(b, &node.outputs));
+        let y = ys[0];
         let dy = dys.first().copied().flatten().unwrap_or_else(|| y.zeros_like());
         Self { x, y, ys, dy, dys, b, node: node.clone(), refused: RefCell::default() }
     }
@@ -39,16 +71,6 @@ impl<'g> Forward<'g> {
     /// The builder.
     pub fn b(&self) -> &'g Builder {
         self.b
-    }
-
-    /// The number of inputs, counting those left out before the last one that is there.
-    pub fn inputs(&self) -> usize {
-        self.node.inputs.len()
-    }
-
-    /// An input, unless it was left out.
-    pub fn given(&self, input: usize) -> Option<Expr<'g>> {
-        self.node.input(input).map(|id| self.b.expr(id))
     }
 
     /// An integer attribute, or the default that the operator's page gives.
@@ -76,12 +98,12 @@ impl<'g> Forward<'g> {
 
     /// The number that input `input` certainly is.
     pub fn number(&self, input: usize) -> Option<f64> {
-        self.b.constant_of(self.given(input)?.id())?.scalar()
+        self.b.constant_of(self.x.get(input)?.id())?.scalar()
     }
 
     /// The whole numbers that input `input` certainly holds.
     pub fn whole_numbers(&self, input: usize) -> Option<Vec<i64>> {
-        self.given(input)?.fact().known_contents()
+        self.x.get(input)?.fact().known_contents()
     }
 
     /// The rank of the first input.

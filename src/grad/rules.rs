@@ -1,8 +1,9 @@
 //! The table of gradient rules: one line for each operator, one function for each of its inputs.
 //!
-//! In a rule, `x` are the inputs, `y` is the output and `dy` its gradient. A rule never adds to a gradient, never sums broadcast axes
-//! away, never casts, never names nodes: [`engine`](super::engine) does so for all of them. It is asked only for inputs whose gradient
-//! is needed, and may write the same nodes as its neighbour: equal nodes are written once.
+//! In a rule, `x` are the inputs, `y` is the output and `dy` its gradient. A rule never adds to a gradient, never casts, never names
+//! nodes: [`engine`](super::engine) does so for all of them, and sums broadcast axes away; a rule does that itself only to compute on
+//! with less. It is asked only for inputs whose gradient is needed, and may write the same nodes as its neighbour: equal nodes are
+//! written once.
 
 mod activation;
 mod attention;
@@ -70,9 +71,9 @@ static RULES: &[(&str, Rule)] = &[
     ("CastLike",           Inputs(&[|f| f.dy])),
     ("Neg",                Inputs(&[|f| -f.dy])),
     ("Add",                Inputs(&[|f| f.dy, |f| f.dy])),
-    ("Sub",                Inputs(&[|f| f.dy, |f| -f.dy])),
+    ("Sub",                Inputs(&[|f| f.dy, |f| -f.dy.sum_to(f.x[1])])),
     ("Mul",                Inputs(&[|f| f.dy * f.x[1], |f| f.dy * f.x[0]])),
-    ("Div",                Inputs(&[|f| f.dy / f.x[1], |f| -f.dy * f.y / f.x[1]])),
+    ("Div",                Inputs(&[|f| f.dy / f.x[1], |f| -(f.dy * f.y).sum_to(f.x[1]) / f.x[1]])),
     ("Mod",                Inputs(&[|f| f.dy])),
     ("Pow",                Inputs(&[pow_base, pow_exponent])),
     ("Sum",                Each(|f, _| f.dy)),

@@ -43,7 +43,7 @@ pub(super) fn attention_past_v<'g>(f: &Forward<'g>) -> Expr<'g> {
 
 /// The rotation by the opposite angle.
 pub(super) fn rotary<'g>(f: &Forward<'g>) -> Expr<'g> {
-    with_attrs_of(f, &[Some(f.dy), f.given(1), f.given(2).map(|sin| -sin), f.given(3)], 1)[0]
+    with_attrs_of(f, &[Some(f.dy), f.x.get(1), f.x.get(2).map(|sin| -sin), f.x.get(3)], 1)[0]
 }
 
 fn past<'g>(f: &Forward<'g>, input: usize, d_all: Expr<'g>) -> Expr<'g> {
@@ -51,7 +51,7 @@ fn past<'g>(f: &Forward<'g>, input: usize, d_all: Expr<'g>) -> Expr<'g> {
 }
 
 fn after_past<'g>(f: &Forward<'g>, input: usize, d_all: Expr<'g>) -> Expr<'g> {
-    match f.given(input) {
+    match f.x.get(input) {
         Some(past) => d_all.slice_at(past.length(2), f.b().ints(&[i64::MAX]), &[2]),
         None => d_all,
     }
@@ -77,7 +77,7 @@ impl<'g> Attention<'g> {
             f.refuse(why);
             None
         };
-        if f.given(6).is_some() || f.dys.get(3).copied().flatten().is_some() {
+        if f.x.get(6).is_some() || f.dys.get(3).copied().flatten().is_some() {
             return refuse("with nonpad_kv_seqlen, or with respect to its scores");
         }
         let heads = |x: Expr<'g>, attr| if x.rank() == 4 { x.dim(1).as_known() } else { Some(f.int(attr, 0)) };
@@ -90,7 +90,7 @@ impl<'g> Attention<'g> {
         };
         let all = |new: usize, cached: usize| {
             let new = apart(f.x[new], key_heads);
-            f.given(cached).map_or(new, |past| past.concat(&[new], 2))
+            f.x.get(cached).map_or(new, |past| past.concat(&[new], 2))
         };
         let (k, v) = (all(1, 4), all(2, 5));
         let bias = bias(f, q, k);
@@ -179,14 +179,14 @@ fn last(x: Expr<'_>) -> i64 {
 /// What is added to the scores: the mask, and minus infinity for keys that come after the query.
 fn bias<'g>(f: &Forward<'g>, q: Expr<'g>, k: Expr<'g>) -> Option<Expr<'g>> {
     let (zero, minus) = (q.same_type(0.0), q.same_type(f64::NEG_INFINITY));
-    let mask = f.given(3).map(|mask| if mask.dtype() == DType::Bool { mask.where_(zero, minus) } else { mask });
+    let mask = f.x.get(3).map(|mask| if mask.dtype() == DType::Bool { mask.where_(zero, minus) } else { mask });
     if f.int("is_causal", 0) == 0 {
         return mask;
     }
     let b = f.b();
     let (queries, keys) = (q.length(2), k.length(2));
     let count = |length: Expr<'g>| length.squeeze(&[0]).range_from(b.int(0));
-    let offset = f.given(4).map_or_else(|| b.ints(&[0]), |past| past.length(2));
+    let offset = f.x.get(4).map_or_else(|| b.ints(&[0]), |past| past.length(2));
     let open = (count(queries) + offset).unsqueeze(&[1]).greater_or_equal(count(keys));
     let causal = open.where_(zero, minus);
     Some(mask.map_or(causal, |mask| mask + causal))

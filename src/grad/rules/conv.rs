@@ -145,6 +145,6 @@ pub(super) fn max_pool<'g>(f: &Forward<'g>) -> Expr<'g> {
     if f.int("storage_order", 0) != 0 {
         return f.refuse("storage_order = 1");
     }
-    let places = f.ys.get(1).copied().unwrap_or_else(|| with_attrs_of(f, &[Some(f.x[0])], 2)[1]);
+    let places = f.ys.get(1).unwrap_or_else(|| with_attrs_of(f, &[Some(f.x[0])], 2)[1]);
     add_at(f.x[0], places, f.dy)
 }

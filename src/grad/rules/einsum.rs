@@ -11,7 +11,7 @@ pub(super) fn einsum<'g>(f: &Forward<'g>, input: usize) -> Expr<'g> {
     let Some(exchanged) = equation.exchanged(input) else {
         return f.refuse(format!("a letter of operand {input} stands nowhere else in {:?}", f.str("equation", "")));
     };
-    let operands: Vec<Expr> = f.x[..f.inputs()].iter().enumerate().map(|(i, &x)| if i == input { f.dy } else { x }).collect();
+    let operands: Vec<Expr> = f.x.all().into_iter().enumerate().map(|(i, x)| if i == input { f.dy } else { x }).collect();
     f.b().op("Einsum", &operands, &[("equation", Attr::from(&*exchanged))])
 }
 

@@ -27,12 +27,12 @@ pub(super) fn pow_exponent<'g>(f: &Forward<'g>) -> Expr<'g> {
 
 /// `dxᵢ = dY / n` for the mean of `n` values.
 pub(super) fn share<'g>(f: &Forward<'g>, _input: usize) -> Expr<'g> {
-    f.dy * (1.0 / f64::from(u32::try_from(f.inputs()).unwrap_or(u32::MAX)))
+    f.dy * (1.0 / f64::from(u32::try_from(f.x.all().len()).unwrap_or(u32::MAX)))
 }
 
 /// `dxᵢ = dY / k` where `xᵢ` is one of the `k` inputs that equal the extremum, else 0.
 pub(super) fn extremum<'g>(f: &Forward<'g>, input: usize) -> Expr<'g> {
     let equals = |x: Expr<'g>| x.equal(f.y).cast(f.dy.dtype());
-    let ties = f.x[..f.inputs()].iter().map(|&x| equals(x)).reduce(|a, b| a + b);
+    let ties = f.x.all().into_iter().map(equals).reduce(|a, b| a + b);
     ties.map_or(f.dy, |ties| f.dy * (equals(f.x[input]) / ties))
 }

@@ -83,7 +83,7 @@ pub(super) fn scatter_updates<'g>(f: &Forward<'g>) -> Expr<'g> {
 /// Adds each element of `dY` to the element it was chosen from.
 pub(super) fn top_k<'g>(f: &Forward<'g>) -> Expr<'g> {
     match f.ys.get(1) {
-        Some(&chosen) => f.x[0].zeros_like().scatter_elements_add(chosen, f.dy, f.int("axis", -1)),
+        Some(chosen) => f.x[0].zeros_like().scatter_elements_add(chosen, f.dy, f.int("axis", -1)),
         None => f.refuse("without its indices as an output"),
     }
 }
@@ -91,12 +91,12 @@ pub(super) fn top_k<'g>(f: &Forward<'g>) -> Expr<'g> {
 /// Zeros around `dY`, in place of what was cut off. With steps, each element goes back to its place.
 pub(super) fn slice<'g>(f: &Forward<'g>) -> Expr<'g> {
     let x = f.x[0];
-    let steps = f.given(4).map(|_| f.whole_numbers(4));
+    let steps = f.x.get(4).map(|_| f.whole_numbers(4));
     if !steps.is_none_or(|steps| steps.is_some_and(|steps| steps.iter().all(|&step| step == 1))) {
-        let inputs: Vec<_> = std::iter::once(Some(places(x))).chain((1..f.inputs()).map(|i| f.given(i))).collect();
+        let inputs: Vec<_> = std::iter::once(Some(places(x))).chain((1..=4).map(|i| f.x.get(i))).collect();
         return add_at(x, f.b().op_n("Slice", &inputs, &[], 1)[0], f.dy);
     }
-    let axes = match (f.given(3), f.whole_numbers(3), f.x[1].dim(0).as_known()) {
+    let axes = match (f.x.get(3), f.whole_numbers(3), f.x[1].dim(0).as_known()) {
         (Some(_), Some(axes), _) => axes,
         (None, _, Some(count)) => (0..count).collect(),
         _ => {

@@ -28,13 +28,13 @@ pub(super) fn tile<'g>(f: &Forward<'g>) -> Expr<'g> {
 pub(super) fn concat<'g>(f: &Forward<'g>, input: usize) -> Expr<'g> {
     let axis = f.axis(0);
     let length = |x: &Expr<'g>| x.length(axis);
-    let start = f.x[..input].iter().map(length).reduce(|a, b| a + b).unwrap_or_else(|| f.b().ints(&[0]));
+    let start = f.x.all().iter().take(input).map(length).reduce(|a, b| a + b).unwrap_or_else(|| f.b().ints(&[0]));
     f.dy.slice_at(start, start + f.x[input].length(axis), &[axis])
 }
 
 /// `dX` is the concatenation of all `dYᵢ`, zeros for those that nothing depends on.
 pub(super) fn split<'g>(f: &Forward<'g>) -> Expr<'g> {
-    let parts: Vec<Expr> = f.dys.iter().zip(&f.ys).map(|(dy, y)| dy.unwrap_or_else(|| y.zeros_like())).collect();
+    let parts: Vec<Expr> = f.dys.iter().zip(f.ys.all()).map(|(dy, y)| dy.unwrap_or_else(|| y.zeros_like())).collect();
     parts[0].concat(&parts[1..], f.axis(0))
 }
 
@@ -44,12 +44,12 @@ pub(super) fn pad<'g>(f: &Forward<'g>) -> Expr<'g> {
         return f.refuse(format!("mode = {:?}", f.str("mode", "constant")));
     }
     let opposite = f.whole_numbers(1).map_or_else(|| -f.x[1], |pads| f.b().ints(&pads.iter().map(|n| -n).collect::<Vec<_>>()));
-    f.b().op_n("Pad", &[Some(f.dy), Some(opposite), None, f.given(3)], &[], 1)[0]
+    f.b().op_n("Pad", &[Some(f.dy), Some(opposite), None, f.x.get(3)], &[], 1)[0]
 }
 
 /// Keeps the same triangle.
 pub(super) fn trilu<'g>(f: &Forward<'g>) -> Expr<'g> {
-    with_attrs_of(f, &[Some(f.dy), f.given(1)], 1)[0]
+    with_attrs_of(f, &[Some(f.dy), f.x.get(1)], 1)[0]
 }
 
 /// A cumulative sum from the other end.
@@ -69,15 +69,15 @@ pub(super) fn depth_to_space<'g>(f: &Forward<'g>) -> Expr<'g> {
 
 /// The same reversal.
 pub(super) fn reverse<'g>(f: &Forward<'g>) -> Expr<'g> {
-    with_attrs_of(f, &[Some(f.dy), f.given(1)], 1)[0]
+    with_attrs_of(f, &[Some(f.dy), f.x.get(1)], 1)[0]
 }
 
 /// `dX = dY` when nothing is dropped, else `mask ⊙ dY / (1 - ratio)`.
 pub(super) fn dropout<'g>(f: &Forward<'g>) -> Expr<'g> {
-    let training = f.given(2).is_some_and(|_| f.whole_numbers(2) != Some(vec![0]));
+    let training = f.x.get(2).is_some_and(|_| f.whole_numbers(2) != Some(vec![0]));
     match (training, f.ys.get(1)) {
         (false, _) => f.dy,
-        (true, Some(mask)) => f.dy * mask.cast(f.dy.dtype()) / (1.0 - f.given(1).unwrap_or_else(|| f.dy.same_type(0.5)).cast(f.dy.dtype())),
+        (true, Some(mask)) => f.dy * mask.cast(f.dy.dtype()) / (1.0 - f.x.get(1).unwrap_or_else(|| f.dy.same_type(0.5)).cast(f.dy.dtype())),
         (true, None) => f.refuse("in training mode, and without its mask as an output"),
     }
 }

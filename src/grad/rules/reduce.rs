@@ -5,7 +5,7 @@ use crate::ir::{Dim, Expr};
 
 /// The axes that are reduced, or `None` if only the running graph knows.
 fn reduced(f: &Forward<'_>) -> Option<Vec<i64>> {
-    let axes = f.given(1).map_or(Some(vec![]), |_| f.whole_numbers(1))?;
+    let axes = f.x.get(1).map_or(Some(vec![]), |_| f.whole_numbers(1))?;
     let all = axes.is_empty() && f.int("noop_with_empty_axes", 0) == 0;
     Some(if all { (0..f.rank()).collect() } else { axes })
 }
