@@ -1,6 +1,6 @@
 //! Reverse-mode differentiation: the backward pass of a graph, written after it as ordinary ONNX operators.
 //!
-//! One table ([`rules`]) says how gradient passes through each operator; one engine does what all rules have in common. It finds
+//! One table ([`rules()`]) says how gradient passes through each operator; one engine does what all rules have in common. It finds
 //! the nodes between the values asked for and the seeds, visits them from last to first, adds up the contributions to each value,
 //! sums the axes that were broadcast, casts to the type of the input, and names what it writes `grad/<node>/..`. An operator that
 //! is not in the table, or a use of one that its rule does not cover, is an error; all of them are reported at once.
