@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use peft_onnx::anatomy::{self, Anatomy, Task};
-use peft_onnx::ir::{Builder, Graph, NodeSpec, ValueId};
+use peft_onnx::ir::{Builder, Expr, Graph, NodeSpec, ValueId};
 use peft_onnx::onnx;
 use safetensors::SafeTensors;
 
@@ -233,7 +233,7 @@ fn renamed(graph: &Graph, keep_vectors: bool) -> Graph {
         let inputs = node.inputs.iter().map(|input| input.map(|id| ids[&id])).collect();
         let outputs = node.outputs.iter().map(|output| output.map(|id| format!("value_{}", id.index()).into())).collect();
         let made = b.node(NodeSpec { op: node.op.clone(), inputs, outputs, attrs: node.attrs.clone(), ..NodeSpec::default() });
-        ids.extend(node.outputs.iter().flatten().copied().zip(made.into_iter().flatten().map(|expr| expr.id())));
+        ids.extend(node.outputs.iter().flatten().copied().zip(made.into_iter().flatten().map(Expr::id)));
     }
     for &output in graph.outputs() {
         b.output(graph.value_name(output), b.expr(ids[&output]));
