@@ -31,7 +31,7 @@ impl Base {
     /// A file that is no model, or whose external data is missing.
     pub fn read(model: &Path) -> Result<Self> {
         let raw = onnx::read(model)?;
-        let graph = raw.clone();
+        let graph = onnx::inline_functions(&raw).and_then(|graph| onnx::raise(&graph)).in_file(model)?;
         let anatomy = anatomy::read(&graph);
         Ok(Self { raw, graph, anatomy })
     }
