@@ -10,6 +10,7 @@ pub mod init;
 pub mod key;
 pub mod lora;
 pub mod naming;
+pub mod near;
 mod param;
 mod pattern;
 mod plan;

@@ -4,7 +4,7 @@ use indexmap::IndexMap;
 
 use crate::adapter::Param;
 use crate::adapter::key::{Family, Key};
-use crate::adapter::targets::near;
+use crate::adapter::near::near;
 use crate::error::{Error, Place, Result};
 use crate::ir::Tensor;
 
