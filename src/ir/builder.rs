@@ -53,6 +53,18 @@ struct State {
     writers: Vec<Option<usize>>,
     scope: String,
     error: Option<Error>,
+    /// What becomes of nodes whose inputs can never go together.
+    impossible: Impossible,
+}
+
+/// What becomes of nodes whose inputs can never go together.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Impossible {
+    /// The graph cannot be finished.
+    #[default]
+    Refused,
+    /// Nothing is known of their outputs.
+    Unknown,
 }
 
 /// What makes two nodes equal.
@@ -134,6 +146,11 @@ impl Builder {
             state.scope = format!("{}{name}/", self.state.borrow().scope);
         }
         body
+    }
+
+    /// Accepts nodes whose inputs can never go together. A body that is read may have some: the branch that is for other shapes.
+    pub fn may_not_run(&self) {
+        self.state.borrow_mut().impossible = Impossible::Unknown;
     }
 
     /// In a body: the value of the graph around it.
@@ -387,6 +404,7 @@ impl Builder {
                 facts.resize(spec.outputs.len(), Fact::unknown());
                 facts
             }
+            Err(_) if self.state.borrow().impossible == Impossible::Unknown => vec![Fact::unknown(); spec.outputs.len()],
             Err(why) => {
                 let label = if spec.name.is_empty() { symbol } else { spec.name.to_string() };
                 self.fail(Error::graph(format!("{}: {why}", spec.op)).at(Place::Node(label)));

@@ -240,6 +240,16 @@ impl Dim {
         sum
     }
 
+    /// The names of all symbols, those inside maxima and quotients too.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let of = |symbol: &Symbol| match symbol {
+            Symbol::Length(name) | Symbol::Number(name) => vec![name.to_string()],
+            Symbol::Applied(a) => [a.left.names(), a.right.names()].concat(),
+        };
+        self.terms().keys().flatten().flat_map(of).collect()
+    }
+
     fn applied(function: Function, left: &Self, right: &Self) -> Self {
         Self::of(Symbol::Applied(Arc::new(Applied { function, left: left.clone(), right: right.clone() })))
     }

@@ -199,6 +199,7 @@ impl Scope<'_> {
 
     fn body(&self, graph: &GraphProto, captures: &mut Vec<ValueId>, load: &dyn Load) -> Result<Graph> {
         let builder = self.builder.body(graph.name());
+        builder.may_not_run();
         let scope = Scope { builder: &builder, ids: RefCell::default(), outer: Some(self) };
         scope.fill(graph.clone(), load)?;
         let body = builder.finish_whole_body()?;

@@ -97,7 +97,11 @@ fn label_encoder(q: &Question<'_>) -> Answer {
         .into_iter()
         .find(|(name, _)| q.attrs.contains_key(*name))
         .map(|(_, dtype)| dtype);
-    Ok(vec![Fact::partial(dtype, q.shape(0).cloned())])
+    let tensor = match q.attrs.get("values_tensor") {
+        Some(Attr::Tensor(values)) => Some(values.dtype()),
+        _ => None,
+    };
+    Ok(vec![Fact::partial(dtype.or(tensor), q.shape(0).cloned())])
 }
 
 fn feature_vectorizer(q: &Question<'_>) -> Answer {

@@ -13,7 +13,7 @@ pub(super) static TABLE: &[(&str, Rule)] = &[
     ("com.microsoft:BiasSplitGelu", halved),
     ("com.microsoft:DecoderMaskedMultiHeadAttention", multi_head_attention),
     ("com.microsoft:EmbedLayerNormalization", embed_layer_norm),
-    ("com.microsoft:GatedRelativePositionBias", relative_bias),
+    ("com.microsoft:GatedRelativePositionBias", gated_relative_bias),
     ("com.microsoft:GroupNorm", first),
     ("com.microsoft:GroupQueryAttention", group_query_attention),
     ("com.microsoft:Inverse", first),
@@ -130,20 +130,32 @@ fn group_query_attention(q: &Question<'_>) -> Answer {
     let sharing = if q.given(1) { heads } else { heads + 2 * kv_heads };
     let size = hidden.floor_div(&Dim::known(sharing));
     let y: Shape = vec![batch.clone(), seq.clone(), &size * &Dim::known(heads)];
-    let total = q.element(6).filter(|n| n.is_length() && q.op.ends_with("GroupQueryAttention"));
+    let whole = q.op.ends_with("GroupQueryAttention") && q.int("sliding_window_cache", 0) == 0;
+    let total = q.element(6).filter(|n| whole && n.is_length());
     let present = |output: usize, past: usize| {
         let length = match (q.given(past), q.dim(past, 2), total) {
             (false, _, Some(total)) => total.clone(),
             (true, Some(past), Some(total)) => past.larger(total),
             _ => q.fresh(output, 2),
         };
-        Fact::partial(q.dtype(past).or(dtype), Some(vec![batch.clone(), Dim::known(kv_heads), length, size.clone()]))
+        // A cache of small integers may hold several in one.
+        let size = if q.given(past) { q.dim(past, 3).unwrap_or_else(|| q.fresh(output, 3)) } else { size.clone() };
+        let dtype = if q.given(past) { q.dtype(past) } else { dtype };
+        Fact::partial(dtype, Some(vec![batch.clone(), Dim::known(kv_heads), length, size]))
     };
     Ok(vec![Fact::partial(dtype, Some(y)), present(1, 3), present(2, 4)])
 }
 
-/// `[1 or batch, heads, queries, keys]`
+/// `[1, heads, queries, keys]` from a table `[buckets, heads]`.
 fn relative_bias(q: &Question<'_>) -> Answer {
+    let told = |input: usize| q.element(input).filter(|n| n.is_length()).cloned();
+    let heads = q.dim(0, 1).unwrap_or_else(|| q.fresh(0, 1));
+    let (queries, keys) = (told(1).unwrap_or_else(|| q.fresh(0, 2)), told(2).unwrap_or_else(|| q.fresh(0, 3)));
+    Ok(vec![Fact::partial(q.dtype(0), Some(vec![Dim::known(1), heads, queries, keys]))])
+}
+
+/// `[batch, heads, queries, keys]`
+fn gated_relative_bias(q: &Question<'_>) -> Answer {
     Ok(vec![Fact::partial(q.dtype(0), Some(q.fresh_shape(0, 4)))])
 }
 

@@ -1,5 +1,7 @@
 //! Operators with bodies. A body's facts were inferred when it was written.
 
+use std::collections::HashSet;
+
 use super::super::attr::Attr;
 use super::super::dim::Dim;
 use super::super::fact::{DType, Fact, Shape};
@@ -35,11 +37,31 @@ fn if_(q: &Question<'_>) -> Answer {
     if then.len() != other.len() {
         return Err(format!("outputs of the branches: expected as many of both, found {} and {}", then.len(), other.len()));
     }
+    let leave = |facts: Vec<&Fact>| facts.into_iter().map(|fact| leaving(q, fact)).collect::<Vec<_>>();
+    let (then, other) = (leave(then), leave(other));
     match q.element(0).and_then(Dim::as_known) {
-        Some(0) => Ok(other.into_iter().cloned().collect()),
-        Some(_) => Ok(then.into_iter().cloned().collect()),
-        None => Ok(then.into_iter().zip(other).enumerate().map(|(i, (a, b))| common(q, i, a, b)).collect()),
+        Some(0) => Ok(other),
+        Some(_) => Ok(then),
+        None => Ok(then.iter().zip(&other).enumerate().map(|(i, (a, b))| common(q, i, a, b)).collect()),
     }
+}
+
+/// A fact of a body's output for the graph around it: lengths that the body named get names that are unique there too.
+fn leaving(q: &Question<'_>, fact: &Fact) -> Fact {
+    let outer = q.captured.iter().flat_map(|fact| fact.shape.iter().chain(&fact.contents).flatten());
+    let outer: HashSet<String> = outer.flat_map(Dim::names).collect();
+    let renamed = |dim: &Dim| {
+        dim.substitute(|name| {
+            let own = name.starts_with('?') && !outer.contains(name);
+            own.then(|| {
+                let unique = format!("?{}{name}", q.symbol);
+                // Elements have their index in brackets and may be negative.
+                if name.contains('[') { Dim::number(&unique) } else { Dim::symbol(&unique) }
+            })
+        })
+    };
+    let all = |dims: &Vec<Dim>| dims.iter().map(renamed).collect();
+    Fact { dtype: fact.dtype, shape: fact.shape.as_ref().map(all), contents: fact.contents.as_ref().map(all) }
 }
 
 /// What two facts agree on.

@@ -14,6 +14,7 @@ pub(super) static TABLE: &[(&str, Rule)] = &[
     ("MatMulInteger", matmul_integer),
     ("QLinearMatMul", qlinear_matmul),
     ("com.microsoft:DynamicQuantizeMatMul", matmul),
+    ("com.microsoft:FusedGemm", gemm),
     ("com.microsoft:FusedMatMul", fused_matmul),
     ("com.microsoft:GemmFastGelu", matmul),
     ("com.microsoft:MatMulIntegerToFloat", matmul_to_float),

@@ -9,11 +9,13 @@ use super::{Answer, Question, Rule};
 pub(super) static TABLE: &[(&str, Rule)] = &[
     ("Attention", attention),
     ("BatchNormalization", batch_norm),
-    ("FlexAttention", flex_attention),
+    ("CausalConvWithState", causal_conv),
+    ("ai.onnx.preview:FlexAttention", flex_attention),
     ("GroupNormalization", unary),
     ("InstanceNormalization", unary),
     ("LRN", unary),
     ("LayerNormalization", layer_norm),
+    ("LinearAttention", linear_attention),
     ("LpNormalization", unary),
     ("MeanVarianceNormalization", unary),
     ("NegativeLogLikelihoodLoss", loss),
@@ -21,8 +23,8 @@ pub(super) static TABLE: &[(&str, Rule)] = &[
     ("RotaryEmbedding", first),
     ("SimplifiedLayerNormalization", layer_norm),
     ("SoftmaxCrossEntropyLoss", loss),
-    ("com.microsoft:LayerNormalization", layer_norm),
-    ("com.microsoft:SimplifiedLayerNormalization", layer_norm),
+    ("SwiGLU", first),
+    ("com.microsoft:LinearAttention", linear_attention),
     ("com.microsoft:SkipLayerNormalization", skip_layer_norm),
     ("com.microsoft:SkipSimplifiedLayerNormalization", skip_layer_norm),
 ];
@@ -103,6 +105,32 @@ fn with_past(q: &Question<'_>, output: usize, now: &Shape, past: usize) -> Shape
         shape[2] = q.dim(past, 2).map_or_else(|| q.fresh(output, 2), |past| &past + &now[2]);
     }
     shape
+}
+
+/// `LinearAttention-27`: query, key, value with heads side by side; the state is `[batch, kv_heads, key_size, value_size]`.
+fn linear_attention(q: &Question<'_>) -> Answer {
+    let heads = |name: &str| q.attr_int(name).map(Dim::known);
+    let (Some(queries), Some(shared)) = (heads("q_num_heads"), heads("kv_num_heads")) else {
+        return Ok(vec![Fact::partial(q.dtype(0), None)]);
+    };
+    let size = |input: usize| q.dim(input, 2).map(|hidden| hidden.floor_div(&shared));
+    let (Some(lead), Some(key), Some(value)) = (q.shape(0).and_then(|dims| dims.get(..2)), size(1), size(2)) else {
+        return Ok(vec![Fact::partial(q.dtype(0), Some(q.fresh_shape(0, 3)))]);
+    };
+    let state = vec![lead[0].clone(), shared, key, value.clone()];
+    let dtype = if q.given(3) { q.dtype(3) } else { None };
+    // ONNX Runtime's own form may keep the states of several positions.
+    let state = if q.attr_int("state_window").is_some() { q.fresh_shape(1, 4) } else { state };
+    Ok(vec![Fact::partial(q.dtype(0), Some([lead, &[&queries * &value]].concat())), Fact::partial(dtype, Some(state))])
+}
+
+/// `CausalConvWithState-27`: the output is shaped as the input; the state has one position less than the kernel.
+fn causal_conv(q: &Question<'_>) -> Answer {
+    let state = q.shape(0).filter(|dims| dims.len() == 3).map(|dims| {
+        let kept = q.dim(1, -1).map_or_else(|| q.fresh(1, 2), |kernel| &kernel - &Dim::known(1));
+        vec![dims[0].clone(), dims[1].clone(), kept]
+    });
+    Ok(vec![Fact::partial(q.dtype(0), q.shape(0).cloned()), Fact::partial(q.dtype(0), state)])
 }
 
 /// The query's shape with the last length of the value's.

@@ -10,10 +10,9 @@ pub(super) static TABLE: &[(&str, Rule)] = &[
     ("DequantizeLinear", dequantize),
     ("DynamicQuantizeLinear", dynamic_quantize),
     ("QuantizeLinear", quantize),
-    ("com.microsoft:DequantizeBFP", dequantize),
     ("com.microsoft:DequantizeLinear", dequantize),
     ("com.microsoft:GatherBlockQuantized", gather_blocks),
-    ("com.microsoft:MatMulBnb4", matmul_blocks),
+    ("com.microsoft:MatMulBnb4", matmul_bnb4),
     ("com.microsoft:MatMulNBits", matmul_blocks),
     ("com.microsoft:QGemm", q_gemm),
     ("com.microsoft:QLinearAdd", q_binary),
@@ -48,6 +47,14 @@ fn matmul_blocks(q: &Question<'_>) -> Answer {
     };
     let shape = product(dims, &vec![Dim::known(rows), Dim::known(columns)])?;
     Ok(vec![Fact::partial(q.dtype(0), Some(shape))])
+}
+
+/// As [`matmul_blocks`]; with `transB` 0 the packed weight is used the other way round.
+fn matmul_bnb4(q: &Question<'_>) -> Answer {
+    if q.int("transB", 1) == 0 {
+        return Ok(vec![Fact::partial(q.dtype(0), q.rank(0).map(|rank| q.fresh_shape(0, rank)))]);
+    }
+    matmul_blocks(q)
 }
 
 /// Rows of a table that is packed along its last axis, in the type of the scales.

@@ -2,7 +2,7 @@
 
 use super::super::dim::Dim;
 use super::super::fact::{DType, Fact, Shape};
-use super::question::{List, axes_at};
+use super::question::{List, axes_at, number};
 use super::{Answer, Question, Rule};
 
 pub(super) static TABLE: &[(&str, Rule)] = &[
@@ -27,8 +27,8 @@ pub(super) static TABLE: &[(&str, Rule)] = &[
     ("RoiAlign", roi_pool),
     ("Upsample", resize),
     ("com.microsoft:FusedConv", conv),
-    ("com.microsoft:QLinearAveragePool", pool),
-    ("com.microsoft:QLinearGlobalAveragePool", global_pool),
+    ("com.microsoft:QLinearAveragePool", qlinear_pool),
+    ("com.microsoft:QLinearGlobalAveragePool", qlinear_pool),
 ];
 
 /// The window of one spatial axis.
@@ -169,6 +169,15 @@ fn global_pool(q: &Question<'_>) -> Answer {
     Ok(vec![Fact::partial(q.dtype(0), shape)])
 }
 
+/// Channels may stand last.
+fn qlinear_pool(q: &Question<'_>) -> Answer {
+    match (q.int("channels_last", 0), q.op) {
+        (0, "com.microsoft:QLinearGlobalAveragePool") => global_pool(q),
+        (0, _) => pool(q),
+        _ => Ok(vec![Fact::partial(q.dtype(0), q.rank(0).map(|rank| q.fresh_shape(0, rank)))]),
+    }
+}
+
 /// `[regions, channels, height, width]`
 fn roi_pool(q: &Question<'_>) -> Answer {
     let regions = q.dim(1, 0).unwrap_or_else(|| q.fresh(0, 0));
@@ -197,21 +206,30 @@ fn grid_sample(q: &Question<'_>) -> Answer {
 
 /// `[n, .., axes]` for a size of `[n, channels, ..]`.
 fn affine_grid(q: &Question<'_>) -> Answer {
-    let shape = q.contents(1).filter(|size| size.len() > 2 && size.iter().all(Dim::is_length)).map(|size| {
-        let axes = i64::try_from(size.len() - 2).unwrap_or(i64::MAX);
-        [&size[..1], &size[2..], &[Dim::known(axes)]].concat()
-    });
+    let told = |size: &[Dim]| (size.len() > 2 && size.iter().all(Dim::is_length)).then(|| [&size[..1], &size[2..]].concat());
+    let shape = match (q.contents(1).and_then(told), count_in(q, 1)) {
+        (Some(lead), _) => Some([lead.as_slice(), &[Dim::known(number(lead.len()) - 1)]].concat()),
+        (None, Some(count)) => Some(q.fresh_shape(0, count)),
+        (None, None) => None,
+    };
     Ok(vec![Fact::partial(q.dtype(0), shape)])
+}
+
+/// The number of elements of a vector.
+fn count_in(q: &Question<'_>, input: usize) -> Option<usize> {
+    usize::try_from(q.shape(input)?.first()?.as_known()?).ok()
 }
 
 /// `[n, channels * block, blocks]` to `[n, channels, ..image]`.
 fn col2im(q: &Question<'_>) -> Answer {
-    let (Some(dims), Some(image), Some(block)) = (q.shape(0), q.contents(1), q.contents(2)) else {
-        return Ok(vec![Fact::partial(q.dtype(0), None)]);
+    let batch = q.dim(0, 0).unwrap_or_else(|| q.fresh(0, 0));
+    let block = q.contents(2).map(Dim::product);
+    let channels = q.dim(0, 1).zip(block).map_or_else(|| q.fresh(0, 1), |(all, block)| all.floor_div(&block));
+    let image = match (q.contents(1), count_in(q, 1)) {
+        (Some(image), _) if image.iter().all(Dim::is_length) => Some(image.to_vec()),
+        (_, count) => count.map(|count| (2..count + 2).map(|axis| q.fresh(0, axis)).collect()),
     };
-    let channels = dims.get(1).map_or_else(|| q.fresh(0, 1), |dim| dim.floor_div(&Dim::product(block)));
-    let batch = dims.first().cloned().unwrap_or_else(|| q.fresh(0, 0));
-    Ok(vec![Fact::partial(q.dtype(0), Some([&[batch, channels], image].concat()))])
+    Ok(vec![Fact::partial(q.dtype(0), image.map(|image| [vec![batch, channels], image].concat()))])
 }
 
 /// `[height, width, channels]`
