@@ -97,7 +97,8 @@ fn along_the_last_axis(old: &Old<'_>, mut node: Node) -> Result<Node, String> {
     }
     let rows = old.builder.op("Flatten", &[x], &[("axis", Attr::Int(axis))]);
     let result = old.builder.op(&node.op, &[rows], &[("axis", Attr::Int(-1))]);
-    Ok(Node { op: "Reshape".into(), inputs: vec![Some(result.id()), Some(x.shape().id())], attrs: [].into(), extra: None, ..node })
+    let shape = old.builder.op("Shape", &[x], &[]);
+    Ok(Node { op: "Reshape".into(), inputs: vec![Some(result.id()), Some(shape.id())], attrs: [].into(), extra: None, ..node })
 }
 
 /// Pads and the value were attributes.

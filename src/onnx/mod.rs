@@ -12,6 +12,8 @@ mod read;
 mod storage;
 mod tensor;
 mod types;
+#[cfg(test)]
+mod wire;
 mod write;
 
 pub use inline::inline_functions;
