@@ -128,7 +128,7 @@ fn share() -> WriteOptions {
 }
 
 fn share_with(file: &str) -> WriteOptions {
-    WriteOptions { storage: Storage::Share { links: "base".into(), file: file.into() } }
+    WriteOptions { storage: Storage::Share { links: "base".into(), file: file.into(), live: None } }
 }
 
 #[test]
@@ -167,6 +167,24 @@ fn shared_weights_stay_in_the_file_they_came_from() -> peft_onnx::Result<()> {
     onnx::write(&again, &out.path().join("second.onnx"), &share_with("second.data"))?;
     assert_eq!(files(out.path()), ["base.model.onnx", "out.data", "out.onnx", "second.onnx"]);
     same_weights(&graph, &onnx::read(&out.path().join("second.onnx"))?);
+    Ok(())
+}
+
+#[test]
+fn small_tensors_of_a_live_file_are_read_from_it_each_time() -> peft_onnx::Result<()> {
+    let mut m = model(18, graph(&[], &[], &["w"]));
+    m.graph.mut_or_insert_default().initializer = vec![elsewhere("w", &[1], &[("location", "adapter.bin"), ("offset", "4")])];
+    let saved = save(&m);
+    let live = saved.folder.path().join("adapter.bin");
+    fs::write(&live, [0.0_f32, 1.0].map(f32::to_le_bytes).concat())?;
+    let out = saved.folder.path().join("out.onnx");
+    let storage = Storage::Share { links: "base".into(), file: "out.data".into(), live: Some(live.clone()) };
+    onnx::write(&onnx::read(&saved.path)?, &out, &WriteOptions { storage })?;
+    assert_eq!(location(&out, "w"), Some(("adapter.bin".into(), 4)));
+    fs::write(&live, [0.0_f32, 2.0].map(f32::to_le_bytes).concat())?;
+    let again = onnx::read(&out)?;
+    let value = again.initializers().next().and_then(|(_, tensor)| tensor.scalar());
+    assert_eq!(value, Some(2.0));
     Ok(())
 }
 
