@@ -1,4 +1,4 @@
-//! Every gradient rule against finite differences, on ONNX Runtime.
+//! Every gradient rule against finite differences, on ONNX Runtime. `GRADCHECK=Gather cargo test --test gradcheck` checks one operator.
 
 #![cfg(feature = "runtime")]
 

@@ -261,6 +261,8 @@ fn activations() -> Vec<Row> {
         row("Clip", [any(&[2, 8]), numbers(&[], Domain::Within(-0.6, -0.5)), numbers(&[], Domain::Within(0.5, 0.6))]),
         row("Clip", [any(&[2, 8]), LeftOut, Constant(0.7)]),
         row("Dropout", [any(&[2, 3])]),
+        // A ratio of 0 drops nothing, so that each run gives the same.
+        row("Dropout", [any(&[2, 3]), Constant(0.0), truth(&[], &[1])]).outputs(2, &[0]),
     ]
 }
 

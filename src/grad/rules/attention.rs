@@ -67,43 +67,65 @@ struct Attention<'g> {
     bias: Option<Expr<'g>>,
     scale: f64,
     softcap: f64,
-    query_heads: i64,
-    key_heads: i64,
+    heads: Heads,
+}
+
+/// How many heads there are, and how long a query is.
+struct Heads {
+    of_queries: i64,
+    of_keys: i64,
+    size: i32,
+}
+
+impl Heads {
+    fn of(f: &Forward<'_>) -> Result<Self, &'static str> {
+        if f.x.get(6).is_some() || f.dys.get(3).copied().flatten().is_some() {
+            return Err("with nonpad_kv_seqlen, or with respect to its scores");
+        }
+        let heads = |x: Expr<'_>, attr| if x.rank() == 4 { x.dim(1).as_known() } else { Some(f.int(attr, 0)) };
+        let (Some(of_queries @ 1..), Some(of_keys @ 1..)) = (heads(f.x[0], "q_num_heads"), heads(f.x[1], "kv_num_heads")) else {
+            return Err("with a number of heads that is known only when the graph runs");
+        };
+        let size = apart(f.x[0], of_queries).dim(-1).as_known().and_then(|size| i32::try_from(size).ok());
+        let size = size.ok_or("with a head size that is known only when the graph runs")?;
+        Ok(Self { of_queries, of_keys, size })
+    }
+
+    /// Each key head as often as there are query heads in its group.
+    fn repeated<'g>(&self, x: Expr<'g>) -> Expr<'g> {
+        if self.of_keys == self.of_queries {
+            return x;
+        }
+        let copies = x.b().ints(&[1, 1, self.of_queries / self.of_keys, 1, 1]);
+        x.unsqueeze(&[2]).expand(copies).reshape(&[0, self.of_queries, -1, last(x)])
+    }
+
+    /// The sum over the query heads of each group.
+    fn summed<'g>(&self, x: Expr<'g>) -> Expr<'g> {
+        match self.of_queries / self.of_keys {
+            1 => x,
+            of_each => x.reshape(&[0, self.of_keys, of_each, -1, last(x)]).sum_away(&[2]),
+        }
+    }
 }
 
 impl<'g> Attention<'g> {
     fn of(f: &Forward<'g>) -> Option<Self> {
-        let refuse = |why: &str| {
-            f.refuse(why);
-            None
-        };
-        if f.x.get(6).is_some() || f.dys.get(3).copied().flatten().is_some() {
-            return refuse("with nonpad_kv_seqlen, or with respect to its scores");
-        }
-        let heads = |x: Expr<'g>, attr| if x.rank() == 4 { x.dim(1).as_known() } else { Some(f.int(attr, 0)) };
-        let (Some(query_heads @ 1..), Some(key_heads @ 1..)) = (heads(f.x[0], "q_num_heads"), heads(f.x[1], "kv_num_heads")) else {
-            return refuse("with a number of heads that is known only when the graph runs");
-        };
-        let q = apart(f.x[0], query_heads);
-        let Some(head_size) = q.dim(-1).as_known().and_then(|n| i32::try_from(n).ok()) else {
-            return refuse("with a head size that is known only when the graph runs");
-        };
+        let heads = Heads::of(f).map_err(|why| f.refuse(why)).ok()?;
         let all = |new: usize, cached: usize| {
-            let new = apart(f.x[new], key_heads);
+            let new = apart(f.x[new], heads.of_keys);
             f.x.get(cached).map_or(new, |past| past.concat(&[new], 2))
         };
-        let (k, v) = (all(1, 4), all(2, 5));
-        let bias = bias(f, q, k);
-        let (y, mut dy) = (apart(f.y, query_heads), apart(f.dy, query_heads));
-        let bias = bias.map(|bias| {
+        let (q, k, v) = (apart(f.x[0], heads.of_queries), all(1, 4), all(2, 5));
+        let (y, mut dy) = (apart(f.y, heads.of_queries), apart(f.dy, heads.of_queries));
+        let bias = bias(f, q, k).map(|bias| {
             // A query that may look nowhere gives zeros; its gradient is zero, and its scores must not become NaN.
             let looks = bias.reduce_max(-1).greater(bias.same_type(f64::NEG_INFINITY));
             dy = looks.where_(dy, dy.same_type(0.0));
             looks.where_(bias, bias.same_type(0.0))
         });
-        let scale = f.float("scale", 1.0 / f64::from(head_size).sqrt());
-        let repeated = |x| repeated(x, key_heads, query_heads);
-        Some(Self { q, k: repeated(k), v: repeated(v), y, dy, bias, scale, softcap: f.float("softcap", 0.0), query_heads, key_heads })
+        let scale = f.float("scale", 1.0 / f64::from(heads.size).sqrt());
+        Some(Self { q, k: heads.repeated(k), v: heads.repeated(v), y, dy, bias, scale, softcap: f.float("softcap", 0.0), heads })
     }
 
     /// `tanh(S / c)`, where there is a cap `c`.
@@ -143,11 +165,7 @@ impl<'g> Attention<'g> {
 
     /// Sums over the query heads of each group; adds the gradient of the output that shows the same values.
     fn gathered(&self, f: &Forward<'g>, output: usize, d_repeated: Expr<'g>) -> Expr<'g> {
-        let (groups, of_each) = (self.key_heads, self.query_heads / self.key_heads);
-        let summed = match of_each {
-            1 => d_repeated,
-            _ => d_repeated.reshape(&[0, groups, of_each, -1, last(d_repeated)]).sum_away(&[2]),
-        };
+        let summed = self.heads.summed(d_repeated);
         f.dys.get(output).copied().flatten().map_or(summed, |d_present| summed + d_present)
     }
 }
@@ -160,15 +178,6 @@ fn joined<'g>(like: Expr<'g>, value: Expr<'g>) -> Expr<'g> {
 /// `[batch, seq, head * size]` as `[batch, head, seq, size]`; what has four axes already stays.
 fn apart(x: Expr<'_>, heads: i64) -> Expr<'_> {
     if x.rank() == 4 { x } else { x.reshape(&[0, 0, heads, -1]).transpose(&[0, 2, 1, 3]) }
-}
-
-/// Each key head as often as there are query heads in its group.
-fn repeated(x: Expr<'_>, key_heads: i64, query_heads: i64) -> Expr<'_> {
-    if key_heads == query_heads {
-        return x;
-    }
-    let copies = x.b().ints(&[1, 1, query_heads / key_heads, 1, 1]);
-    x.unsqueeze(&[2]).expand(copies).reshape(&[0, query_heads, -1, last(x)])
 }
 
 /// The length of the last axis, -1 if it is unknown.
