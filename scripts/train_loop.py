@@ -1,0 +1,21 @@
+"""Trains a bundle's training.onnx with nothing but onnxruntime and numpy: what a loop in any language does.
+
+    python scripts/train_loop.py BUNDLE ROWS.jsonl [STEPS] [BATCH_SIZE] [LEARNING_RATE]
+
+ROWS.jsonl has `input_ids`, `attention_mask` and `labels` of equal lengths within each batch. Prints the loss of every step.
+"""
+import json, sys
+import numpy as np, onnxruntime
+
+bundle, rows = sys.argv[1], [json.loads(line) for line in open(sys.argv[2])]
+steps, size, rate = (kind(value) for kind, value in zip((int, int, float), sys.argv[3:] + ["6", "3", "1e-3"][len(sys.argv) - 3:]))
+session = onnxruntime.InferenceSession(f"{bundle}/training.onnx")
+names, state = {i.name for i in session.get_inputs()}, {}
+for step in range(1, steps + 1):
+    batch = [rows[((step - 1) * size + i) % len(rows)] for i in range(size)]
+    feeds = {key: np.array([row[key] for row in batch], np.int64) for key in ("input_ids", "attention_mask", "labels")}
+    feeds["position_ids"] = np.maximum(feeds["attention_mask"].cumsum(1) - 1, 0)
+    feeds |= state | {"step": np.array(step), "learning_rate": np.array(rate, np.float32)}
+    loss, *state = session.run(["loss", "trainable_next", "adam_m_next", "adam_v_next"], {k: v for k, v in feeds.items() if k in names})
+    state = dict(zip(["trainable", "adam_m", "adam_v"], state))
+    print(json.dumps({"step": step, "loss": float(loss)}))
