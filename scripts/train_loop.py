@@ -8,7 +8,8 @@ import json, sys
 import numpy as np, onnxruntime
 
 bundle, rows = sys.argv[1], [json.loads(line) for line in open(sys.argv[2])]
-steps, size, rate = (kind(value) for kind, value in zip((int, int, float), sys.argv[3:] + ["6", "3", "1e-3"][len(sys.argv) - 3:]))
+given = dict(enumerate(sys.argv))
+steps, size, rate = int(given.get(3, 6)), int(given.get(4, 3)), float(given.get(5, 1e-3))
 session = onnxruntime.InferenceSession(f"{bundle}/training.onnx")
 names, state = {i.name for i in session.get_inputs()}, {}
 for step in range(1, steps + 1):

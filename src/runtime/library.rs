@@ -7,7 +7,7 @@
 //! | option | `--onnxruntime PATH`: the library or a folder that has it |
 //! | variable | `ORT_DYLIB_PATH`, the same |
 //! | project | `$PEFT_ONNX_HOME/.ort`; `.ort` in the current folder, beside the executable, and in the parents of both (`scripts/get_onnxruntime.sh` fills it) |
-//! | python | the `onnxruntime` package of the active Python: `VIRTUAL_ENV`, `CONDA_PREFIX`, the installations on `PATH`, the user's site folder, then what `python3` itself says |
+//! | python | the `onnxruntime` package of the active Python: `VIRTUAL_ENV`, `CONDA_PREFIX`, the Python that started this program, the installations on `PATH`, the user's site folder, then what `python3` itself says |
 //! | system | the loader's folders |
 //!
 //! What is named outright (option, variable) must load; what is merely found and does not is passed over.
@@ -84,6 +84,8 @@ pub struct Surroundings {
     pub executable: Option<PathBuf>,
     /// Environment variables.
     pub variables: Vec<(OsString, OsString)>,
+    /// The program that started this one, as it was called; known on Linux.
+    pub parent: Option<PathBuf>,
 }
 
 impl Surroundings {
@@ -95,6 +97,7 @@ impl Surroundings {
             folder: env::current_dir().unwrap_or_default(),
             executable: env::current_exe().ok(),
             variables: env::vars_os().collect(),
+            parent: parent(),
         }
     }
 
@@ -200,9 +203,11 @@ fn python_folders(around: &Surroundings) -> Vec<PathBuf> {
     let environments = ["VIRTUAL_ENV", "CONDA_PREFIX"].iter().filter_map(|name| around.folder_of(name));
     let on_path =
         around.folders_of("PATH").into_iter().filter(|folder| has_python(folder)).filter_map(|folder| Some(folder.parent()?.to_path_buf()));
+    let started_by = around.parent.iter().filter_map(|program| program.parent()).filter(|folder| has_python(folder));
+    let started_by = started_by.filter_map(|folder| Some(folder.parent()?.to_path_buf()));
     let user = around.folder_of("HOME").map(|home| home.join(".local"));
     let mut folders = vec![];
-    for prefix in environments.chain(on_path).chain(user) {
+    for prefix in environments.chain(started_by).chain(on_path).chain(user) {
         for folder in package_folders(&prefix).into_iter().filter(|folder| folder.is_dir()) {
             if !folders.contains(&folder) {
                 folders.push(folder);
@@ -210,6 +215,20 @@ fn python_folders(around: &Surroundings) -> Vec<PathBuf> {
         }
     }
     folders
+}
+
+/// The program that started this one. A virtual environment's Python is a link to another; what it was called tells which it is.
+#[cfg(target_os = "linux")]
+fn parent() -> Option<PathBuf> {
+    use std::os::unix::ffi::OsStringExt;
+    let line = std::fs::read(format!("/proc/{}/cmdline", std::os::unix::process::parent_id())).ok()?;
+    let program = line.split(|&byte| byte == 0).next()?;
+    Some(PathBuf::from(OsString::from_vec(program.to_vec())))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn parent() -> Option<PathBuf> {
+    None
 }
 
 fn has_python(folder: &Path) -> bool {
