@@ -323,6 +323,7 @@ mod tests {
             variables: [("ORT_DYLIB_PATH", variable.clone()), ("VIRTUAL_ENV", root.join("venv"))]
                 .map(|(key, value)| (key.into(), value.into()))
                 .into(),
+            parent: None,
         };
         let found = |around: &Surroundings| attempts(around).take(4).map(|attempt| attempt.found).collect::<Vec<_>>();
         assert_eq!(found(&around), [Some(option), Some(variable), Some(project), Some(python.clone())]);
