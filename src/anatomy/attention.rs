@@ -131,6 +131,7 @@ impl<'g> Site<'g> {
         let own_projections = matches!(&self.kind, Kind::Fused(fused) if fused.projects);
         let projection = |value: ValueId| flow.projection(value).filter(|_| !own_projections);
         let value_of = |heads: &Heads| ValueRef::new(graph, heads.value);
+        let query = heads::unrepeated(value_of(&self.query), &self.query);
         let key = heads::unrepeated(value_of(&self.keys), &self.keys);
         let value = heads::unrepeated(value_of(&self.values), &self.values);
         let (masks, scale) = match &self.kind {
@@ -146,9 +147,9 @@ impl<'g> Site<'g> {
             o: None,
             causal: always || masks.iter().any(|mask| causal.is(mask.value)),
             cross: false,
-            heads: length(graph, &self.query, Axis::Heads),
+            heads: length(graph, &query, Axis::Heads),
             kv_heads: length(graph, &key, Axis::Heads),
-            head_size: length(graph, &self.query, Axis::Size),
+            head_size: length(graph, &query, Axis::Size),
             keys: self.keys.clone(),
             values: self.values.clone(),
             key,

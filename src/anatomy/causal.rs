@@ -23,6 +23,7 @@ const MOVING: &[&str] = &[
     "Flatten",
     "Gather",
     "Identity",
+    "Mul",
     "Reshape",
     "Slice",
     "Squeeze",

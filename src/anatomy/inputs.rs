@@ -89,3 +89,50 @@ fn first_row(indices: ValueRef<'_>) -> i64 {
 fn whole(number: f64) -> i64 {
     number as i64
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ir::{Builder, DType, Dim, Expr, ModelInfo, Tensor};
+
+    type Write = for<'g> fn(&'g Builder, Expr<'g>, Expr<'g>) -> Expr<'g>;
+
+    struct Case {
+        what: &'static str,
+        /// Positions from tokens and mask.
+        positions: Write,
+        expected: Option<i64>,
+    }
+
+    /// `1, 2, 3, ...` where there is a token, else 0.
+    fn count<'g>(b: &'g Builder, mask: Expr<'g>) -> Expr<'g> {
+        b.op("CumSum", &[mask, b.int(1)], &[]) * mask
+    }
+
+    const CASES: &[Case] = &[
+        Case {
+            what: "GPT-2: from 0",
+            positions: |b, ids, _| b.op("Range", &[b.int(0), b.op("Squeeze", &[b.op("Shape", &[ids], &[])], &[]), b.int(1)], &[]),
+            expected: Some(40),
+        },
+        Case { what: "RoBERTa: behind the padding's row", positions: |b, _, mask| count(b, mask) + b.int(1), expected: Some(38) },
+        Case { what: "OPT: two rows free", positions: |b, _, mask| count(b, mask) - b.int(1) + b.int(2), expected: Some(38) },
+        Case { what: "no positions", positions: |_, _, mask| mask, expected: None },
+    ];
+
+    #[test]
+    fn tables_tell_how_many_positions_there_are() {
+        for case in CASES {
+            let b = Builder::new(ModelInfo::dialect());
+            let shape = [Dim::symbol("batch"), Dim::symbol("seq")];
+            let (ids, mask) = (b.input("input_ids", DType::I64, &shape), b.input("attention_mask", DType::I64, &shape));
+            let table = |name: &str, rows: usize| b.initializer(name, Tensor::from_f32(&[rows, 2], &vec![0.5; rows * 2]));
+            let tokens = b.op("Gather", &[table("tokens.weight", 50), ids], &[]);
+            let positions = b.op("Gather", &[table("positions.weight", 40), (case.positions)(&b, ids, mask)], &[]);
+            b.output("out", tokens + positions);
+            let graph = b.finish().expect("the case is a valid graph");
+            let anatomy = crate::anatomy::read(&graph);
+            assert_eq!(anatomy.max_positions, case.expected, "{}", case.what);
+            assert_eq!(anatomy.token_embedding, Some(0), "{}", case.what);
+        }
+    }
+}

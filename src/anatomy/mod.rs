@@ -6,6 +6,7 @@
 mod attention;
 mod cache;
 mod causal;
+mod copies;
 mod embedding;
 mod flow;
 mod fused;
@@ -49,7 +50,7 @@ pub fn read(graph: &Graph) -> Anatomy {
     let mut attentions: Vec<Attention> = sites.iter().map(|site| site.read(graph, &flow, &causal)).collect();
     attention::connect(graph, &mut attentions, &linears, &flow);
     let embeddings = hints.embeddings(&tables);
-    let mut modules = hints.modules(&linears);
+    let mut modules = hints.modules(graph, &linears);
     let known = hints.known(graph, &modules, &embeddings);
     let head = head::find(graph, &flow);
     let context = roles::Evidence {

@@ -182,16 +182,12 @@ fn numbered(word: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// Whether `again` is how an exporter writes a module that is called more than once: `layers.0.q_proj_1` for `layers.0.q_proj`.
-pub(super) fn is_another_call(first: &str, again: &str) -> bool {
-    let (mut a, mut b) = (first.split('.'), again.split('.'));
-    loop {
-        match (a.next(), b.next()) {
-            (None, None) => return true,
-            (Some(a), Some(b)) if a == b || numbered(b).0 == a || (numbered(a).1.is_some() && numbered(a).0 == numbered(b).0) => {}
-            _ => return false,
-        }
-    }
+/// The path of a module's first call, where a path looks like that of a later one: `layers.0.q_proj_1` is the second call of
+/// `layers.0.q_proj`, if that is there and has the same weight.
+pub(super) fn first_call(path: &str) -> Option<String> {
+    let (outer, name) = path.rsplit_once('.').unwrap_or(("", path));
+    let (first, number) = numbered(name);
+    number.map(|_| if outer.is_empty() { first.to_owned() } else { format!("{outer}.{first}") })
 }
 
 /// The module in torch's annotations: `['', 'model', 'model.norm', 'mul_3']` → `model.norm`.
@@ -335,10 +331,10 @@ mod tests {
     }
 
     #[test]
-    fn calls_of_a_shared_module_are_one_module() {
-        assert!(is_another_call("layers.0.net.0", "layers.0.net.0_1"));
-        assert!(is_another_call("layers.0.q_1", "layers.0.q_2"));
-        assert!(!is_another_call("layers.0.q", "layers.1.q"));
+    fn calls_of_a_shared_module_are_told_by_their_numbers() {
+        assert_eq!(first_call("layers.0.net.0_1").as_deref(), Some("layers.0.net.0"));
+        assert_eq!(first_call("score_2").as_deref(), Some("score"));
+        assert_eq!(first_call("layers.0.q"), None);
     }
 
     #[test]

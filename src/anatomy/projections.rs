@@ -6,8 +6,8 @@ use crate::ir::{Graph, ValueId};
 
 use super::embedding::Table;
 use super::linear::Linear;
-use super::names::{Evidence, Namer, is_another_call, owned};
-use super::{Embedding, Layout, Projection};
+use super::names::{Evidence, Namer, first_call, owned};
+use super::{Embedding, Layout, Projection, Weight, copies};
 
 /// What the graph says of the names of projections and tables.
 pub(super) struct Hints {
@@ -29,12 +29,15 @@ impl Hints {
     }
 
     /// A module for each projection that there is a name for: one for all calls of a shared module.
-    pub(super) fn modules(&self, linears: &[Linear]) -> Vec<Option<String>> {
-        let mut of_weight: BTreeMap<ValueId, String> = BTreeMap::new();
+    pub(super) fn modules(&self, graph: &Graph, linears: &[Linear]) -> Vec<Option<String>> {
+        let mut calls: BTreeMap<String, &Linear> = BTreeMap::new();
         let named = linears.iter().zip(&self.linears).map(|(linear, hint)| {
             let wanted = self.namer.module(hint)?;
-            let first = of_weight.entry(linear.weight.value).or_insert_with(|| wanted.clone());
-            Some(if is_another_call(first, &wanted) { first.clone() } else { wanted })
+            let first = first_call(&wanted);
+            let is_another = |first: &String| calls.get(first).is_some_and(|known| copies::are_one(graph, &known.weight, &linear.weight));
+            let module = first.filter(is_another).unwrap_or(wanted);
+            calls.entry(module.clone()).or_insert(linear);
+            Some(module)
         });
         let mut modules: Vec<Option<String>> = named.collect();
         self.name_decoders(&mut modules);
@@ -69,11 +72,14 @@ impl Hints {
 
     /// The projections with their names; different weights get different ones.
     pub(super) fn projections(&self, graph: &Graph, linears: Vec<Linear>, modules: Vec<Option<String>>) -> Vec<Projection> {
-        let mut bearer: BTreeMap<String, ValueId> = BTreeMap::new();
+        let mut bearers: BTreeMap<String, Weight> = BTreeMap::new();
         let mut projections = Vec::with_capacity(linears.len());
         for ((linear, module), hint) in linears.into_iter().zip(modules).zip(&self.linears) {
-            let module = free(&bearer, module.unwrap_or_else(|| "linear".to_owned()), linear.weight.value);
-            bearer.insert(module.clone(), linear.weight.value);
+            let is_free = |name: &String| bearers.get(name).is_none_or(|other| copies::are_one(graph, other, &linear.weight));
+            let wanted = module.unwrap_or_else(|| "linear".to_owned());
+            let numbers = (1..=bearers.len()).map(|n| format!("{wanted}.{n}"));
+            let module = std::iter::once(wanted.clone()).chain(numbers).find(is_free).unwrap_or(wanted);
+            bearers.entry(module.clone()).or_insert_with(|| linear.weight.clone());
             projections.push(projection(graph, linear, module, hint));
         }
         projections
@@ -97,14 +103,4 @@ fn keeps_its_name(graph: &Graph, weight: ValueId, module: &str) -> bool {
     let name = graph.value_name(weight);
     let last = |path: &str| path.rsplit('.').next().map(str::to_owned);
     name.ends_with(".weight") && !name.ends_with(".MatMul.weight") && owned(name).is_some_and(|o| last(&o.module) == last(module))
-}
-
-/// The name, with a number behind it if another weight has it already.
-fn free(bearer: &BTreeMap<String, ValueId>, wanted: String, weight: ValueId) -> String {
-    let is_free = |name: &String| bearer.get(name).is_none_or(|&other| other == weight);
-    if is_free(&wanted) {
-        return wanted;
-    }
-    let numbers = 1..=bearer.len() + 1;
-    numbers.map(|n| format!("{wanted}.{n}")).find(is_free).expect("more numbers than names that are taken")
 }
