@@ -1,16 +1,104 @@
 //! `peft-onnx check`
 
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
 use super::Global;
-use crate::error::{Error, Result};
+use super::output::{self, Align, Table};
+use crate::adapter::config::Task;
+use crate::error::{Error, ErrorKind, Result};
+use crate::export::Manifest;
+use crate::runtime::Device;
+use crate::runtime::check::{self, Row};
+use crate::runtime::data::{Batch, Batches, Order};
+use crate::runtime::session::Session;
+use crate::runtime::trainer::{Source, open_graph};
+use crate::runtime::verify::{self, Samples};
+
+const AFTER_HELP: &str = "\
+The bundle's gradient graph is run near its adapter, and the loss is followed a small step in several directions: the change must be what the
+gradient says. Exit code 1 means that it is not.
+
+Examples:
+  peft-onnx check model.lora
+  peft-onnx check model.lora --data train.jsonl";
 
 /// Options of `check`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {}
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// The bundle
+    #[arg(value_name = "BUNDLE")]
+    pub bundle: PathBuf,
+    /// Rows to compute the loss of; the first few are taken [default: random tokens]
+    #[arg(long, value_name = "FILE")]
+    pub data: Option<PathBuf>,
+    /// tokenizer.json, or its folder [default: beside the model, if it is needed]
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+    /// Rows to take
+    #[arg(long, value_name = "ROWS", default_value = "3")]
+    pub batch_size: NonZeroUsize,
+    /// Threads for computing [default: as many as this process may use]
+    #[arg(long, value_name = "COUNT")]
+    pub threads: Option<NonZeroUsize>,
+}
 
-/// Runs it.
+/// Compares gradients with finite differences.
 ///
 /// # Errors
-/// Always.
-pub fn run(_args: &Args, _global: &Global) -> Result<()> {
-    Err(Error::unsupported("`check`", "it is being written"))
+/// [`Diverged`](ErrorKind::Diverged) if they disagree.
+pub fn run(args: &Args, global: &Global) -> Result<()> {
+    let manifest = Manifest::read(&args.bundle)?;
+    let session = open_graph(global.runtime(args.threads)?, &args.bundle, &manifest, "gradient", Device::Cpu)?;
+    let batch = match &args.data {
+        Some(data) => rows(args, &manifest, data, &session)?,
+        None => samples(args, &manifest, &session)?,
+    };
+    let rows = check::check(session, &args.bundle, &manifest, &batch)?;
+    if global.json {
+        output::print_json(&rows)?;
+    } else if !global.quiet {
+        output::print(&table(&rows))?;
+    }
+    let wrong = rows.iter().filter(|row| !row.is_right()).count();
+    if wrong == 0 {
+        return Ok(());
+    }
+    let what = format!("the gradient is not that of the loss in {wrong} of {} directions", rows.len());
+    Err(Error::from(ErrorKind::Diverged(what)).in_file(&args.bundle).with_hint("an operator's gradient rule is wrong: please report this"))
+}
+
+fn rows(args: &Args, manifest: &Manifest, data: &Path, session: &Session) -> Result<Batch> {
+    let source = Source::of(&args.bundle, manifest, args.tokenizer.as_deref())?.cut(None);
+    let dataset = source.read(data, None)?;
+    Batches::new(&dataset, session.inputs(), args.batch_size.get(), Order::File, source.filling())?.next_batch()
+}
+
+fn samples(args: &Args, manifest: &Manifest, session: &Session) -> Result<Batch> {
+    let task = Task::from_name(&manifest.task).unwrap_or(Task::CausalLm);
+    let samples = Samples {
+        task,
+        vocabulary: verify::vocabulary(&args.bundle.join(&manifest.base.graph)),
+        classes: manifest.classes.and_then(|classes| usize::try_from(classes).ok()),
+        batches: vec![(0..args.batch_size.get()).map(|row| 5 + 3 * (row % 3)).collect()],
+    };
+    let batch = verify::sample_batches(session, &samples)?.pop();
+    batch.ok_or_else(|| Error::invalid("there are no rows to compute the loss of"))
+}
+
+fn table(rows: &[Row]) -> String {
+    let columns = [("tensors moved", Align::Left), ("", Align::Left), ("gradient", Align::Right), ("differences", Align::Right)];
+    let mut table = Table::new(&[&columns[..], &[("apart", Align::Right), ("", Align::Left)]].concat());
+    for row in rows {
+        table.row([
+            row.tensors.clone(),
+            row.direction.to_owned(),
+            format!("{:.6e}", row.gradient),
+            format!("{:.6e}", row.difference),
+            format!("{:.1e}", (row.gradient - row.difference).abs()),
+            if row.is_right() { "ok" } else { "WRONG" }.to_owned(),
+        ]);
+    }
+    table.render(0)
 }

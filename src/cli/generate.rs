@@ -1,16 +1,208 @@
 //! `peft-onnx generate`
 
-use super::Global;
-use crate::error::{Error, Result};
+use std::io::{Read, Write};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::{Global, output};
+use crate::error::{Context, Error, Result};
+use crate::export::Manifest;
+use crate::runtime::Device;
+use crate::runtime::data::{Ending, Message, Specials, Tokenizer};
+use crate::runtime::generate::{Generator, Limits, Sampler, Sampling, TextStream};
+use crate::runtime::trainer::tokenizer_near;
+
+const AFTER_HELP: &str = "\
+Without --temperature the most probable token comes every time. With it, tokens are drawn; the same --seed draws the same.
+
+Examples:
+  peft-onnx generate model.lora --prompt 'Once upon a time'
+  peft-onnx generate model.lora --prompt 'Once upon a time' --temperature 0.8 --top-p 0.95
+  peft-onnx generate model.onnx --tokenizer tokenizer.json --chat --prompt 'Why is the sky blue?'
+  echo 'A long prompt' | peft-onnx generate model.onnx --prompt -";
 
 /// Options of `generate`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {}
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// An ONNX model, or a bundle
+    #[arg(value_name = "MODEL|BUNDLE")]
+    pub model: PathBuf,
+    /// What to write on from; may be given several times; - reads standard input
+    #[arg(long, value_name = "TEXT", required = true)]
+    pub prompt: Vec<String>,
+    /// tokenizer.json, or its folder [default: beside the model]
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+    /// Treat the prompt as what a user says, in the form of the tokenizer's chat template
+    #[arg(long)]
+    pub chat: bool,
+    /// What the system says first, with --chat
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    pub system: Option<String>,
+    /// Print the continuation alone, without the prompt
+    #[arg(long)]
+    pub no_prompt: bool,
+    /// Tokens to write at most
+    #[arg(long, value_name = "TOKENS", default_value_t = 128)]
+    pub max_new_tokens: usize,
+    /// How much chance there is: 0 none, 1 as much as the model says
+    #[arg(long, value_name = "NUMBER", default_value_t = 0.0, help_heading = "Choice of tokens")]
+    pub temperature: f64,
+    /// Draw from so many of the most probable tokens alone
+    #[arg(long, value_name = "TOKENS", help_heading = "Choice of tokens")]
+    pub top_k: Option<NonZeroUsize>,
+    /// Draw from the most probable tokens that together have this probability
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0, help_heading = "Choice of tokens")]
+    pub top_p: f64,
+    /// Above 1, tokens that were there already become less probable
+    #[arg(long, value_name = "NUMBER", default_value_t = 1.0, help_heading = "Choice of tokens")]
+    pub repetition_penalty: f64,
+    /// Decides what is drawn
+    #[arg(long, value_name = "NUMBER", default_value_t = 42, help_heading = "Choice of tokens")]
+    pub seed: u64,
+    /// Where to compute: cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, help_heading = "Computing")]
+    pub device: Device,
+    /// Threads for computing [default: as many as this process may use]
+    #[arg(long, value_name = "COUNT", help_heading = "Computing")]
+    pub threads: Option<NonZeroUsize>,
+}
 
-/// Runs it.
+/// Writes text.
 ///
 /// # Errors
-/// Always.
-pub fn run(_args: &Args, _global: &Global) -> Result<()> {
-    Err(Error::unsupported("`generate`", "it is being written"))
+/// If there is no tokenizer, or as [`Generator::generate`].
+pub fn run(args: &Args, global: &Global) -> Result<()> {
+    let model = Model::of(args)?;
+    let sampler = || {
+        Sampler::new(Sampling {
+            temperature: args.temperature,
+            top_k: args.top_k.map(NonZeroUsize::get),
+            top_p: args.top_p,
+            repetition_penalty: args.repetition_penalty,
+            seed: args.seed,
+        })
+    };
+    sampler()?;
+    let mut generator = Generator::open(global.runtime(args.threads)?, &model.graph, args.device)?;
+    let limits = Limits { new_tokens: args.max_new_tokens, stop: model.tokenizer.eos().into_iter().collect(), positions: model.positions };
+    let mut answers = vec![];
+    for (number, prompt) in args.prompt.iter().enumerate() {
+        let prompt = Prompt::read(prompt, args, &model.tokenizer)?;
+        if number > 0 && !global.json {
+            output::print("\n---\n")?;
+        }
+        let mut told = Told { args, global, stream: TextStream::after(&model.tokenizer, &prompt.tokens), text: String::new() };
+        told.begin(&prompt)?;
+        let started = Instant::now();
+        let tokens = generator.generate(&prompt.tokens, &limits, &mut sampler()?, &mut |token| told.tell(token))?;
+        let completion = told.end()?;
+        let time = started.elapsed();
+        tracing::info!("{} tokens in {}", tokens.len(), output::duration(time));
+        answers.push(json!({"prompt": prompt.text, "completion": completion, "tokens": tokens, "seconds": time.as_secs_f64()}));
+    }
+    if global.json { output::print_json(&answers) } else { Ok(()) }
+}
+
+/// The graph that writes, with its tokenizer.
+struct Model {
+    graph: PathBuf,
+    tokenizer: Tokenizer,
+    positions: Option<usize>,
+}
+
+impl Model {
+    fn of(args: &Args) -> Result<Self> {
+        let (graph, places, positions) = if args.model.is_dir() {
+            let manifest = Manifest::read(&args.model)?;
+            let graph = args.model.join(&manifest.graph("inference").in_file(&args.model)?.file);
+            let positions = manifest.max_positions.and_then(|most| usize::try_from(most).ok());
+            (graph.clone(), vec![graph, PathBuf::from(&manifest.base.path)], positions)
+        } else {
+            (args.model.clone(), vec![args.model.clone()], None)
+        };
+        let tokenizer = match &args.tokenizer {
+            Some(path) => Tokenizer::open(path)?,
+            None => tokenizer_near(&places)?.ok_or_else(|| {
+                Error::not_found("tokenizer", "tokenizer.json").in_file(&args.model).with_hint("name one with --tokenizer FILE")
+            })?,
+        };
+        Ok(Self { graph, tokenizer, positions })
+    }
+}
+
+/// A prompt as it was given and as the model reads it.
+struct Prompt {
+    text: String,
+    tokens: Vec<i32>,
+}
+
+impl Prompt {
+    fn read(given: &str, args: &Args, tokenizer: &Tokenizer) -> Result<Self> {
+        let mut text = given.to_owned();
+        if given == "-" {
+            text.clear();
+            std::io::stdin().read_to_string(&mut text).in_file("standard input")?;
+            text.truncate(text.trim_end_matches(['\n', '\r']).len());
+        }
+        if !args.chat {
+            let mut tokens = tokenizer.encode(&text, Specials::Added)?.ids;
+            // Some tokenizers end every text; this one goes on.
+            if tokens.len() > 1 && tokens.last() == tokenizer.eos().as_ref() {
+                tokens.pop();
+            }
+            return Ok(Self { text, tokens });
+        }
+        let template = tokenizer.chat().ok_or_else(|| {
+            Error::invalid("the tokenizer has no chat template")
+                .with_hint("leave out --chat, and write the prompt as the model should read it")
+        })?;
+        let says = |role: &str, text: &str| Message { role: role.to_owned(), content: text.into(), other: serde_json::Map::new() };
+        let messages: Vec<Message> = args.system.iter().map(|text| says("system", text)).chain([says("user", &text)]).collect();
+        let rendered = template.render(&messages, Ending::AssistantsTurn)?;
+        Ok(Self { tokens: tokenizer.encode(&rendered, Specials::AsWritten)?.ids, text })
+    }
+}
+
+/// What goes to standard output while it is written.
+struct Told<'a> {
+    args: &'a Args,
+    global: &'a Global,
+    stream: TextStream<'a>,
+    text: String,
+}
+
+impl Told<'_> {
+    fn begin(&mut self, prompt: &Prompt) -> Result<()> {
+        if self.args.chat || self.args.no_prompt { Ok(()) } else { self.show(&prompt.text) }
+    }
+
+    fn tell(&mut self, token: i32) -> Result<()> {
+        let text = self.stream.push(token)?;
+        self.text += &text;
+        self.show(&text)
+    }
+
+    fn end(self) -> Result<String> {
+        let Self { stream, mut text, global, .. } = self;
+        let rest = stream.finish()?;
+        text += &rest;
+        if !global.json {
+            output::print(&rest)?;
+        }
+        Ok(text)
+    }
+
+    fn show(&self, text: &str) -> Result<()> {
+        if self.global.json {
+            return Ok(());
+        }
+        let mut out = std::io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        Ok(out.flush()?)
+    }
 }

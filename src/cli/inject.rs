@@ -57,7 +57,7 @@ pub struct Args {
     pub seed: u64,
 }
 
-fn task(name: &str) -> Result<Task> {
+pub(super) fn task(name: &str) -> Result<Task> {
     let unknown = || Error::mismatch("task", "causal-lm, masked-lm, seq-cls, token-cls, image-cls or seq2seq-lm", name);
     Task::from_name(name).ok_or_else(unknown)
 }

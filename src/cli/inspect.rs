@@ -1,16 +1,52 @@
 //! `peft-onnx inspect`
 
-use super::Global;
-use crate::error::{Error, Result};
+mod group;
+mod report;
+mod text;
+
+use std::path::PathBuf;
+
+use super::{Global, output};
+use crate::error::Result;
+use crate::onnx;
+use report::Report;
+
+const AFTER_HELP: &str = "\
+Module names are those of Hugging Face's model, as --target-modules takes them; numbers of layers that look alike are joined: layers.{0..29}.
+
+Examples:
+  peft-onnx inspect model.onnx
+  peft-onnx inspect model.onnx --ops          # every operator, and whether gradients pass it
+  peft-onnx inspect model.onnx --explain      # what was looked for and not found
+  peft-onnx inspect model.onnx --json | jq '.projections[].module'";
 
 /// Options of `inspect`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {}
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// Any ONNX model
+    #[arg(value_name = "MODEL")]
+    pub model: PathBuf,
+    /// List the operators, how often they occur, and whether gradients pass them
+    #[arg(long)]
+    pub ops: bool,
+    /// Say what was looked for and not found, and where
+    #[arg(long)]
+    pub explain: bool,
+    /// Print the graph as ONNX text instead
+    #[arg(long, conflicts_with_all = ["ops", "explain"])]
+    pub text: bool,
+}
 
-/// Runs it.
+/// Shows what is in a model.
 ///
 /// # Errors
-/// Always.
-pub fn run(_args: &Args, _global: &Global) -> Result<()> {
-    Err(Error::unsupported("`inspect`", "it is being written"))
+/// If the file is no ONNX model.
+pub fn run(args: &Args, global: &Global) -> Result<()> {
+    let graph = onnx::read(&args.model)?;
+    if args.text {
+        return output::print(&graph.to_string());
+    }
+    let report = Report::of(&args.model, &graph);
+    if global.json { output::print_json(&report) } else { output::print(&text::render(&report, args)) }
 }

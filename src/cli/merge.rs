@@ -1,6 +1,6 @@
 //! `peft-onnx merge`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use serde_json::json;
@@ -68,10 +68,10 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         None
     } else {
         let unmerged = args.bundle.join(&report.manifest.graph("inference")?.file);
-        let samples = Samples { vocabulary: vocabulary(&report.manifest), ..Samples::default() };
+        let samples = Samples { vocabulary: verify::vocabulary(&unmerged), ..Samples::default() };
         Some(verify::compare(global.runtime(None)?, &unmerged, &args.output, &samples)?)
     };
-    let size = std::fs::metadata(&args.output).map(|file| file.len()).unwrap_or_default();
+    let size = size(&args.output);
     if global.json {
         output::print_json(&json!({
             "model": args.output,
@@ -93,8 +93,11 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     }
 }
 
-/// Tokens that the model knows, where its classes are tokens.
-fn vocabulary(manifest: &crate::export::Manifest) -> Option<usize> {
-    let is_language_model = manifest.task.ends_with("-lm");
-    manifest.classes.filter(|_| is_language_model).and_then(|classes| usize::try_from(classes).ok())
+/// Bytes of the model's file and of the files beside it whose names begin with its name.
+fn size(model: &Path) -> u64 {
+    let folder = model.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = model.file_name().unwrap_or_default().to_string_lossy();
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let own = files.filter(|file| file.file_name().to_string_lossy().starts_with(&*name));
+    own.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
 }

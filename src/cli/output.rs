@@ -31,7 +31,6 @@ pub(super) fn print_json(value: &impl Serialize) -> Result<()> {
 }
 
 /// Where a column's text stands.
-#[cfg_attr(not(test), expect(dead_code, reason = "tables come with `inspect`"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Align {
     Left,
@@ -45,7 +44,6 @@ pub(super) struct Table {
     rows: Vec<Vec<String>>,
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "tables come with `inspect`"))]
 impl Table {
     pub(super) fn new(columns: &[(&'static str, Align)]) -> Self {
         Self { columns: columns.to_vec(), rows: vec![] }

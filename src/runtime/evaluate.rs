@@ -1,12 +1,14 @@
 //! The loss of a model on data it does not learn from.
 
+mod logits;
+
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::data::{Batches, Dataset, Filling, Order};
+use super::data::{Batch, Batches, Dataset, Filling, Order};
 use super::metrics::EvalRecord;
-use super::session::{Feed, Session};
+use super::session::{Feed, Port, Session};
 use crate::adapter::config::Task;
 use crate::error::{Error, Result};
 
@@ -56,39 +58,65 @@ impl Evaluation {
     }
 }
 
+/// Sums over the labels that count.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Sums {
+    loss: f64,
+    labels: f64,
+    correct: f64,
+}
+
 /// A graph that measures the loss, and the data that it is measured on.
 pub struct Evaluator<'a> {
     session: Session,
     dataset: &'a Dataset,
     filling: Filling,
     batch_size: usize,
+    form: Form,
+}
+
+/// Where the loss comes from.
+enum Form {
+    /// The graph: outputs `loss_sum`, `label_count` and `correct`.
+    Graph,
+    /// Logits of this name; the loss is computed here.
+    Logits(String),
 }
 
 impl<'a> Evaluator<'a> {
     /// Measures with an open graph that has the outputs `loss_sum`, `label_count` and `correct`.
     #[must_use]
     pub fn new(session: Session, dataset: &'a Dataset, filling: Filling, batch_size: usize) -> Self {
-        Self { session, dataset, filling, batch_size }
+        Self { session, dataset, filling, batch_size, form: Form::Graph }
     }
 
-    /// Measures the loss over all rows, in file order, with a trainable vector.
+    /// Measures with a model that has an output of this name with logits.
+    ///
+    /// # Errors
+    /// If the model has no such output.
+    pub fn of_logits(session: Session, logits: &str, dataset: &'a Dataset, filling: Filling, batch_size: usize) -> Result<Self> {
+        if session.output(logits).is_none() {
+            return Err(Error::not_found("output", logits).in_file(session.path()));
+        }
+        Ok(Self { session, dataset, filling, batch_size, form: Form::Logits(logits.to_owned()) })
+    }
+
+    /// Measures the loss over all rows, in file order, with a trainable vector, if the graph takes one.
     ///
     /// # Errors
     /// If rows do not fit the graph or a run fails.
-    pub fn measure(&mut self, trainable: Feed<'_>) -> Result<Evaluation> {
+    pub fn measure(&mut self, trainable: Option<Feed<'_>>) -> Result<Evaluation> {
         let started = Instant::now();
-        let mut batches = Batches::new(self.dataset, self.session.inputs(), self.batch_size, Order::File, self.filling.clone())?;
-        let (mut loss, mut labels, mut correct, mut tokens) = (0.0_f64, 0.0_f64, 0.0_f64, 0_u64);
+        let inputs = self.inputs();
+        let mut batches = Batches::new(self.dataset, &inputs, self.batch_size, Order::File, self.filling.clone())?;
+        let (mut sums, mut tokens) = (Sums::default(), 0_u64);
         for _ in 0..batches.per_epoch() {
             let batch = batches.next_batch()?;
-            let mut feeds = batch.feeds();
-            feeds.extend(self.session.input(trainable.name()).map(|_| trainable));
-            let found = self.session.run(&feeds, &["loss_sum", "label_count", "correct"])?;
-            loss += f64::from(found[0].item()?);
-            labels += f64::from(found[1].item()?);
-            correct += f64::from(found[2].item()?);
+            let Sums { loss, labels, correct } = self.run(&batch, trainable)?;
+            sums = Sums { loss: sums.loss + loss, labels: sums.labels + labels, correct: sums.correct + correct };
             tokens += u64::try_from(batch.tokens).unwrap_or_default();
         }
+        let Sums { loss, labels, correct } = sums;
         if labels <= 0.0 {
             return Err(Error::invalid("no label counts in this data").in_file(&self.dataset.path));
         }
@@ -102,6 +130,32 @@ impl<'a> Evaluator<'a> {
             tokens,
             time: started.elapsed(),
         })
+    }
+
+    /// The inputs that batches are made for: the graph's, and the labels.
+    fn inputs(&self) -> Vec<Port> {
+        let own = self.session.inputs().iter().cloned();
+        match self.form {
+            Form::Graph => own.collect(),
+            Form::Logits(_) => own.chain([logits::labels_port(self.dataset.task)]).collect(),
+        }
+    }
+
+    fn run(&mut self, batch: &Batch, trainable: Option<Feed<'_>>) -> Result<Sums> {
+        let mut feeds = batch.feeds();
+        match &self.form {
+            Form::Graph => {
+                feeds.extend(trainable.filter(|feed| self.session.input(feed.name()).is_some()));
+                let found = self.session.run(&feeds, &["loss_sum", "label_count", "correct"])?;
+                let number = |at: usize| Ok::<_, Error>(f64::from(found[at].item()?));
+                Ok(Sums { loss: number(0)?, labels: number(1)?, correct: number(2)? })
+            }
+            Form::Logits(name) => {
+                let (labels, feeds) = logits::without_labels(batch, feeds)?;
+                let found = self.session.run(&feeds, &[name])?;
+                logits::sums(&found[0], labels, self.dataset.task)
+            }
+        }
     }
 }
 

@@ -3,10 +3,12 @@
 //! Only [`session`] knows the crate `ort`; the rest sees names, [`HostTensor`]s and [`Device`]s.
 
 pub mod adapter_file;
+pub mod check;
 pub mod checkpoint;
 pub mod data;
 mod device;
 pub mod evaluate;
+pub mod generate;
 pub mod library;
 pub mod metrics;
 pub mod schedule;

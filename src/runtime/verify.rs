@@ -11,12 +11,17 @@ use super::data::{Batch, Batches, Dataset, Example, Filling, Labels, Order, Pixe
 use super::session::{Axis, Feed, Port, Presence, Purpose, Runtime, Session, Settings};
 use crate::adapter::config::Task;
 use crate::error::{Error, Result};
+use crate::{anatomy, onnx};
 
 /// What the models are fed with: random tokens, the same in every run, in rows of different lengths.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Samples {
+    /// What the labels are for, where the graph takes labels.
+    pub task: Task,
     /// Tokens that there are; none: 100 are supposed.
     pub vocabulary: Option<usize>,
+    /// Classes that there are; none: 2 are supposed.
+    pub classes: Option<usize>,
     /// Lengths of the rows of each batch.
     pub batches: Vec<Vec<usize>>,
 }
@@ -24,7 +29,7 @@ pub struct Samples {
 /// A batch without padding and one with it.
 impl Default for Samples {
     fn default() -> Self {
-        Self { vocabulary: None, batches: vec![vec![7, 7], vec![12, 5, 9]] }
+        Self { task: Task::CausalLm, vocabulary: None, classes: None, batches: vec![vec![7, 7], vec![12, 5, 9]] }
     }
 }
 
@@ -112,13 +117,13 @@ fn difference(ours: &[f32], theirs: &[f32]) -> (f64, f64) {
 ///
 /// # Errors
 /// If the graph must be given an input that is not known here.
-pub(super) fn sample_batches(session: &Session, samples: &Samples) -> Result<Vec<Batch>> {
+pub fn sample_batches(session: &Session, samples: &Samples) -> Result<Vec<Batch>> {
     let mut random = ChaCha8Rng::seed_from_u64(1);
     let batches = samples.batches.iter().map(|lengths| {
         let lengths = fixed_lengths(session, lengths);
         let examples = lengths.iter().map(|length| example(session, samples, *length, &mut random)).collect();
         let dataset =
-            Dataset { path: session.path().to_path_buf(), task: Task::CausalLm, examples, class_names: None, summary: Summary::default() };
+            Dataset { path: session.path().to_path_buf(), task: samples.task, examples, class_names: None, summary: Summary::default() };
         let batch = Batches::new(&dataset, session.inputs(), lengths.len(), Order::File, Filling::default())?.next_batch()?;
         let missing = session.inputs().iter().find(|port| is_missing(port, &batch));
         missing.map_or(Ok(batch), |port| {
@@ -144,19 +149,32 @@ fn fixed_lengths(session: &Session, lengths: &[usize]) -> Vec<usize> {
 }
 
 fn example(session: &Session, samples: &Samples, length: usize, random: &mut ChaCha8Rng) -> Example {
-    let vocabulary = i32::try_from(samples.vocabulary.unwrap_or(100)).unwrap_or(i32::MAX).max(1);
-    let bound = u32::try_from(vocabulary).unwrap_or(1);
-    let mut ids = |count: usize| -> Vec<i32> { (0..count).map(|_| i32::try_from(random.next_u32() % bound).unwrap_or_default()).collect() };
-    let (input_ids, decoder_input_ids) = (ids(length), ids(length.div_ceil(2)));
-    let labels = Labels::Tokens(decoder_input_ids.clone());
-    Example {
-        line: 1,
-        input_ids,
-        decoder_input_ids,
-        pixel_values: session.input("pixel_values").map(|port| pixels(port, random)),
-        labels,
-        ..Example::default()
+    let mut below = |bound: Option<usize>, usual: u32| {
+        let bound = bound.and_then(|bound| u32::try_from(bound).ok()).unwrap_or(usual).max(1);
+        i32::try_from(random.next_u32() % bound).unwrap_or_default()
+    };
+    let input_ids: Vec<i32> = (0..length).map(|_| below(samples.vocabulary, 100)).collect();
+    let mut example = Example { line: 1, input_ids, ..Example::default() };
+    example.labels = match samples.task {
+        Task::SeqCls | Task::ImageCls => Labels::Class(below(samples.classes, 2)),
+        Task::TokenCls => Labels::Tokens((0..length).map(|_| below(samples.classes, 2)).collect()),
+        _ => Labels::Tokens(example.input_ids.clone()),
+    };
+    if session.input("decoder_input_ids").is_some() {
+        example.decoder_input_ids = (0..length.div_ceil(2)).map(|_| below(samples.vocabulary, 100)).collect();
+        example.labels = Labels::Tokens(example.decoder_input_ids.clone());
     }
+    example.pixel_values = session.input("pixel_values").map(|port| pixels(port, random));
+    example
+}
+
+/// The number of tokens that a model knows, from its token embedding.
+#[must_use]
+pub fn vocabulary(model: &Path) -> Option<usize> {
+    let graph = onnx::read(model).and_then(|graph| onnx::inline_functions(&graph)).and_then(|graph| onnx::raise(&graph)).ok()?;
+    let anatomy = anatomy::read(&graph);
+    let rows = anatomy.embeddings.get(anatomy.token_embedding?)?.rows;
+    usize::try_from(rows).ok()
 }
 
 /// An image of the size that the graph wants, or of 224 x 224 with three channels.

@@ -172,7 +172,7 @@ impl<'a> Run<'a> {
 
     fn evaluate(&mut self, step: u64, seen: &mut Seen) -> Result<()> {
         if let Some(evaluator) = &mut self.evaluator {
-            let evaluation = evaluator.measure(Feed::device("trainable", self.engine.trainable()?))?;
+            let evaluation = evaluator.measure(Some(Feed::device("trainable", self.engine.trainable()?)))?;
             self.metrics.write(&evaluation.record(step))?;
             (self.report)(Event::Evaluated { step, evaluation: &evaluation });
             seen.evaluated = Some((step, evaluation));

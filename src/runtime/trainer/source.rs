@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use crate::adapter::config::Task;
+use crate::anatomy::Anatomy;
 use crate::error::{Context, Error, Result};
 use crate::export::Manifest;
 use crate::runtime::data::{Dataset, Filling, Labels, Limits, Packing, Reading, Tokenizer};
@@ -30,14 +31,31 @@ impl Source {
             Some(path) => Some(Tokenizer::open(path)?),
             None => tokenizer_near(&[bundle.join("inference.onnx"), PathBuf::from(&manifest.base.path)])?,
         };
+        Ok(Self::with(task, tokenizer, manifest.classes, manifest.max_positions))
+    }
+
+    /// Reads for a plain model, with the named tokenizer or the one beside it.
+    ///
+    /// # Errors
+    /// If the named tokenizer cannot be opened.
+    pub fn of_model(model: &Path, task: Task, anatomy: &Anatomy, tokenizer: Option<&Path>) -> Result<Self> {
+        let tokenizer = match tokenizer {
+            Some(path) => Some(Tokenizer::open(path)?),
+            None => tokenizer_near(&[model.to_path_buf()])?,
+        };
+        let classes = anatomy.head.as_ref().and_then(|head| head.classes);
+        Ok(Self::with(task, tokenizer, classes, anatomy.max_positions))
+    }
+
+    fn with(task: Task, tokenizer: Option<Tokenizer>, classes: Option<i64>, positions: Option<i64>) -> Self {
         let size = |number: Option<i64>| number.and_then(|number| usize::try_from(number).ok());
         let is_class_task = matches!(task, Task::SeqCls | Task::TokenCls | Task::ImageCls);
         let limits = Limits {
-            positions: size(manifest.max_positions),
-            vocabulary: size(manifest.classes).filter(|_| !is_class_task),
-            classes: size(manifest.classes).filter(|_| is_class_task),
+            positions: size(positions),
+            vocabulary: size(classes).filter(|_| !is_class_task),
+            classes: size(classes).filter(|_| is_class_task),
         };
-        Ok(Self { task, tokenizer, limits, max_length: None, packing: Packing::Off })
+        Self { task, tokenizer, limits, max_length: None, packing: Packing::Off }
     }
 
     /// Cuts rows at a length. Where the model has a limit and none is given, rows of text are cut there.
@@ -89,7 +107,7 @@ impl Source {
 ///
 /// # Errors
 /// If there is one that cannot be opened.
-pub(crate) fn tokenizer_near(files: &[PathBuf]) -> Result<Option<Tokenizer>> {
+pub fn tokenizer_near(files: &[PathBuf]) -> Result<Option<Tokenizer>> {
     for file in files {
         if let Some(tokenizer) = Tokenizer::beside(file)? {
             return Ok(Some(tokenizer));

@@ -1,0 +1,174 @@
+//! Gradients against finite differences: does `gradient.onnx` compute the gradient of its own loss?
+
+use std::path::Path;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use serde::Serialize;
+
+use super::data::Batch;
+use super::session::{Feed, Session};
+use super::{HostTensor, adapter_file};
+use crate::error::{Error, Result};
+use crate::export::Manifest;
+
+/// One direction in which the loss was followed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// The tensors that moved: all, or one.
+    pub tensors: String,
+    /// How they moved: along the gradient, or at random.
+    pub direction: &'static str,
+    /// What the gradient says of the loss along this direction.
+    pub gradient: f64,
+    /// What differences of the loss say.
+    pub difference: f64,
+    /// How far apart the two may be: rounding of the loss, and [`RELATIVE`] of their size.
+    pub tolerance: f64,
+}
+
+/// Share of a derivative by which differences in float32 may be off: what is left of the curvature after extrapolation.
+pub const RELATIVE: f64 = 0.02;
+
+/// How far an element moves, at the root of the mean square: small against what curves the loss, large against rounding.
+const STEP: f64 = 5e-3;
+
+/// At most this share of itself the loss changes in a step.
+const CHANGE: f64 = 0.01;
+
+/// At most so many tensors are followed one by one.
+const TENSORS: usize = 24;
+
+/// Moves a fresh adapter away from where it starts: where LoRA's B is zero, the gradient of A is zero as well.
+const START: f64 = 0.05;
+
+impl Row {
+    /// Whether gradient and differences agree.
+    #[must_use]
+    pub fn is_right(&self) -> bool {
+        (self.gradient - self.difference).abs() <= self.tolerance
+    }
+}
+
+/// The loss of one batch as a function of the trainable vector.
+struct Loss<'a> {
+    session: Session,
+    batch: &'a Batch,
+    label_count: HostTensor,
+    nothing: HostTensor,
+    /// The loss where it starts.
+    value: f64,
+}
+
+/// What moves, and how: a vector of length 1.
+struct Direction {
+    tensors: String,
+    how: &'static str,
+    vector: Vec<f64>,
+}
+
+/// Follows the loss of a batch from near the bundle's adapter: along the gradient, in random directions, and tensor by tensor.
+///
+/// # Errors
+/// If a run fails, or the loss is no number.
+pub fn check(session: Session, bundle: &Path, manifest: &Manifest, batch: &Batch) -> Result<Vec<Row>> {
+    let mut random = ChaCha8Rng::seed_from_u64(7);
+    let start = adapter_file::read(bundle, manifest)?;
+    let start: Vec<f64> = start.into_iter().map(|value| f64::from(value) + START * sign(&mut random)).collect();
+    let mut loss = Loss::new(session, batch, start.len());
+    let (value, gradient) = loss.at(&start)?;
+    loss.value = value;
+    let gradient: Vec<f64> = gradient.into_iter().map(f64::from).collect();
+    if !value.is_finite() || gradient.iter().any(|value| !value.is_finite()) {
+        return Err(Error::invalid(format!("the loss is {value}, or its gradient is no number, near the adapter")).in_file(bundle));
+    }
+    directions(manifest, &gradient, &mut random).into_iter().map(|direction| loss.follow(&start, &gradient, direction)).collect()
+}
+
+/// What is followed.
+fn directions(manifest: &Manifest, gradient: &[f64], random: &mut ChaCha8Rng) -> Vec<Direction> {
+    let mut all = vec![Direction { tensors: "all".into(), how: "along the gradient", vector: gradient.to_vec() }];
+    for _ in 0..3 {
+        all.push(Direction { tensors: "all".into(), how: "at random", vector: gradient.iter().map(|_| sign(random)).collect() });
+    }
+    let every = manifest.trainable.len().div_ceil(TENSORS).max(1);
+    for slot in manifest.trainable.iter().step_by(every) {
+        let range = slot.offset..slot.offset + slot.shape.iter().product::<usize>();
+        let size = norm(&gradient[range.clone()]).max(f64::MIN_POSITIVE);
+        let count = float(range.len()).sqrt();
+        let mut vector = vec![0.0; gradient.len()];
+        // Half of it along the gradient, so that there is something to be measured; half of it at random, so that no error hides.
+        for at in range {
+            vector[at] = gradient[at] / size + sign(random) / count;
+        }
+        all.push(Direction { tensors: slot.name.clone(), how: "half at random", vector });
+    }
+    for direction in &mut all {
+        let size = norm(&direction.vector).max(f64::MIN_POSITIVE);
+        direction.vector.iter_mut().for_each(|value| *value /= size);
+    }
+    all
+}
+
+impl<'a> Loss<'a> {
+    fn new(session: Session, batch: &'a Batch, count: usize) -> Self {
+        let labels = HostTensor::scalar(narrow(float(batch.label_count.max(1))));
+        Self { session, batch, label_count: labels, nothing: HostTensor::vector(vec![0.0_f32; count]), value: 0.0 }
+    }
+
+    fn at(&mut self, trainable: &[f64]) -> Result<(f64, Vec<f32>)> {
+        let trainable = HostTensor::vector(trainable.iter().copied().map(narrow).collect::<Vec<f32>>());
+        let step = HostTensor::scalar(1_i64);
+        let mut feeds = self.batch.feeds();
+        feeds.push(Feed::host("label_count", &self.label_count));
+        feeds.push(Feed::host("trainable", &trainable));
+        feeds.push(Feed::host("gradient", &self.nothing));
+        feeds.extend(self.session.input("step").map(|_| Feed::host("step", &step)));
+        let found = self.session.run(&feeds, &["loss", "gradient_next"])?;
+        Ok((f64::from(found[0].item()?), found[1].to_f32()?))
+    }
+
+    fn follow(&mut self, start: &[f64], gradient: &[f64], direction: Direction) -> Result<Row> {
+        let Direction { tensors, how, vector } = direction;
+        let expected: f64 = gradient.iter().zip(&vector).map(|(slope, along)| slope * along).sum();
+        let moving = float(vector.iter().filter(|value| **value != 0.0).count());
+        // Along the gradient few elements do most of the moving: there the change of the loss is the limit.
+        let step = (STEP * moving.sqrt()).min(CHANGE * self.value.abs() / expected.abs().max(f64::MIN_POSITIVE));
+        let mut slope = |step: f64| -> Result<(f64, f64)> {
+            let moved = |by: f64| start.iter().zip(&vector).map(|(value, along)| value + by * along).collect::<Vec<_>>();
+            let (ahead, behind) = (self.at(&moved(step))?.0, self.at(&moved(-step))?.0);
+            Ok(((ahead - behind) / (2.0 * step), ahead.abs().max(behind.abs())))
+        };
+        let (far, size) = slope(step)?;
+        let (near, _) = slope(step / 2.0)?;
+        // Richardson's extrapolation: what grows with the square of the step cancels.
+        let difference = (4.0 * near - far) / 3.0;
+        // A loss of float32 is a sum of many rounded terms.
+        let rounding = 16.0 * f64::from(f32::EPSILON) * size / step;
+        Ok(Row {
+            tensors,
+            direction: how,
+            gradient: expected,
+            difference,
+            tolerance: RELATIVE * expected.abs().max(difference.abs()) + rounding,
+        })
+    }
+}
+
+fn norm(values: &[f64]) -> f64 {
+    values.iter().map(|value| value * value).sum::<f64>().sqrt()
+}
+
+fn sign(random: &mut ChaCha8Rng) -> f64 {
+    if random.next_u32() & 1 == 0 { 1.0 } else { -1.0 }
+}
+
+#[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "numbers are rounded once, where they become tensors")]
+fn narrow(value: f64) -> f32 {
+    value as f32
+}
+
+#[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "numbers of elements are far below 2^53")]
+fn float(count: usize) -> f64 {
+    count as f64
+}

@@ -1,0 +1,210 @@
+//! Text from a causal language model, token by token.
+//!
+//! Where the graph has inputs for the past and outputs for the present, each run reads one token and the cache stays on the device; else each run
+//! reads everything again.
+
+mod sampler;
+mod stream;
+
+use std::path::Path;
+
+pub use sampler::{Sampler, Sampling};
+pub use stream::TextStream;
+
+use super::session::{Axis, DeviceTensor, Feed, Port, Presence, Purpose, Runtime, Session, Settings};
+use super::{Device, ElementType, Elements, HostTensor};
+use crate::error::{Context, Error, Place, Result};
+
+/// When a text ends.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Tokens to write at most.
+    pub new_tokens: usize,
+    /// Tokens that end the text; they are not part of it.
+    pub stop: Vec<i32>,
+    /// The most tokens that prompt and text may have together, where the model has a limit.
+    pub positions: Option<usize>,
+}
+
+/// A causal language model that writes.
+pub struct Generator {
+    session: Session,
+    logits: String,
+    cache: Vec<Slot>,
+    /// The only length that the graph takes.
+    length: Option<usize>,
+}
+
+/// An input with the past, and the output that has it for the next run.
+struct Slot {
+    past: Port,
+    present: String,
+}
+
+/// Inputs with the past have one of these in their name; the output has the other one.
+const PAST_AND_PRESENT: [(&str, &str); 3] =
+    [("past_key_values", "present"), ("past_key_values", "present_key_values"), ("past", "present")];
+
+/// Whether a merged decoder reads its cache: an input of models that have both ways in one graph.
+const USE_CACHE: &str = "use_cache_branch";
+
+impl Generator {
+    /// Opens a model whose logits are `[batch, seq, vocabulary]`.
+    ///
+    /// # Errors
+    /// If it cannot be opened, or is no causal language model by its inputs and outputs.
+    pub fn open(runtime: &Runtime, model: &Path, device: Device) -> Result<Self> {
+        let session = Session::open(runtime, model, &Settings { device, purpose: Purpose::Inference, ..Settings::default() })?;
+        let logits = session.output("logits").or_else(|| session.outputs().first().filter(|port| port.shape.len() == 3));
+        let Some(logits) = logits.filter(|port| port.shape.len() == 3).map(|port| port.name.clone()) else {
+            let error = Error::unsupported("writing text with this model", "it has no output [batch, seq, vocabulary]");
+            return Err(error.in_file(model));
+        };
+        let ids = session.input("input_ids").ok_or_else(|| Error::not_found("input", "input_ids")).in_file(model)?;
+        let length = match ids.shape.get(1) {
+            Some(Axis::Known(length)) if *length > 1 => Some(*length),
+            _ => None,
+        };
+        let past = session.inputs().iter().filter(|port| port.name.starts_with("past"));
+        let cache = past.map(|port| Some(Slot { past: port.clone(), present: present_of(port, &session)? })).collect::<Option<_>>();
+        Ok(Self { cache: cache.unwrap_or_default(), logits, length, session })
+    }
+
+    /// Whether the past is kept from token to token.
+    #[must_use]
+    pub fn has_cache(&self) -> bool {
+        !self.cache.is_empty()
+    }
+
+    /// Writes on from a prompt. `write` gets every token as soon as it is known.
+    ///
+    /// # Errors
+    /// An empty prompt, or one that leaves no room; a run that fails; logits that are no numbers; whatever `write` returns.
+    pub fn generate(
+        &mut self,
+        prompt: &[i32],
+        limits: &Limits,
+        sampler: &mut Sampler,
+        write: &mut dyn FnMut(i32) -> Result<()>,
+    ) -> Result<Vec<i32>> {
+        if prompt.is_empty() {
+            return Err(Error::invalid("the prompt has no tokens").with_hint("write at least a word"));
+        }
+        let room = limits.positions.into_iter().chain(self.length).min();
+        if room.is_some_and(|room| room <= prompt.len()) {
+            return Err(Error::mismatch("tokens in the prompt", format!("fewer than {}", room.unwrap_or_default()), prompt.len()));
+        }
+        let most = room.map_or(limits.new_tokens, |room| limits.new_tokens.min(room - prompt.len()));
+        let mut tokens = prompt.to_vec();
+        let mut past: Vec<DeviceTensor> = vec![];
+        let mut known = 0;
+        for _ in 0..most {
+            let (logits, present) = self.run(&tokens, known, &past)?;
+            if self.has_cache() {
+                (past, known) = (present, tokens.len());
+            }
+            let token = sampler.pick(logits, &tokens)?;
+            if limits.stop.contains(&token) {
+                break;
+            }
+            tokens.push(token);
+            write(token)?;
+        }
+        Ok(tokens.split_off(prompt.len()))
+    }
+
+    /// The logits behind the last token, and the cache with all tokens. `known` tokens are in the cache already.
+    fn run(&mut self, tokens: &[i32], known: usize, past: &[DeviceTensor]) -> Result<(Vec<f32>, Vec<DeviceTensor>)> {
+        let given = self.inputs(tokens, known)?;
+        let mut feeds: Vec<Feed<'_>> = given.iter().map(|(name, tensor)| Feed::host(name, tensor)).collect();
+        feeds.extend(self.cache.iter().zip(past).map(|(slot, tensor)| Feed::device(&slot.past.name, tensor)));
+        let mut outputs = vec![self.logits.as_str()];
+        outputs.extend(self.cache.iter().map(|slot| slot.present.as_str()));
+        let mut found = self.session.run_on_device(&feeds, &outputs)?.into_iter();
+        let logits = found.next().ok_or_else(|| Error::not_found("output", &*self.logits))?.to_host()?;
+        let row = tokens.len() - known - 1;
+        Ok((row_of(&logits, row).in_file(self.session.path())?, found.collect()))
+    }
+
+    /// The tensors of the inputs that are not in the cache, by name.
+    fn inputs(&self, tokens: &[i32], known: usize) -> Result<Vec<(String, HostTensor)>> {
+        let width = self.length.unwrap_or(tokens.len() - known);
+        let is_token = |at: usize| known + at < tokens.len();
+        let mut given = vec![];
+        for port in self.session.inputs() {
+            let numbers: Vec<i64> = match port.name.as_str() {
+                "input_ids" => (0..width).map(|at| tokens.get(known + at).copied().unwrap_or_default().into()).collect(),
+                "attention_mask" => (0..known + width).map(|at| i64::from(at < tokens.len())).collect(),
+                "position_ids" => (0..width).map(|at| if is_token(at) { known + at } else { tokens.len() - 1 }).map(count).collect(),
+                "token_type_ids" => vec![0; width],
+                USE_CACHE => {
+                    given.push((port.name.clone(), HostTensor::vector(vec![known > 0])));
+                    continue;
+                }
+                name if name.starts_with("past") && (known == 0 || self.cache.is_empty()) => {
+                    given.extend((port.presence == Presence::Required).then(|| (port.name.clone(), empty(port))));
+                    continue;
+                }
+                _ if port.presence == Presence::Optional || self.cache.iter().any(|slot| slot.past.name == port.name) => continue,
+                _ => {
+                    let what = format!("an input named {}", port.name);
+                    return Err(Error::unsupported(what, "it is not known what to feed it with").in_file(self.session.path()));
+                }
+            };
+            let tensor = whole_numbers(port, numbers).at(Place::Tensor(port.name.clone())).in_file(self.session.path())?;
+            given.push((port.name.clone(), tensor));
+        }
+        Ok(given)
+    }
+}
+
+/// The output that has the next run's past, by its name.
+fn present_of(past: &Port, session: &Session) -> Option<String> {
+    let names = PAST_AND_PRESENT.iter().map(|(from, to)| past.name.replacen(from, to, 1));
+    { names }.find(|name| *name != past.name && session.output(name).is_some())
+}
+
+/// A past without tokens: the first axis counts rows, every other one without a fixed length counts tokens.
+fn empty(port: &Port) -> HostTensor {
+    let axes = port.shape.iter().enumerate();
+    let shape: Vec<usize> = axes.map(|(at, axis)| if let Axis::Known(length) = axis { *length } else { usize::from(at == 0) }).collect();
+    HostTensor::zeros(port.element_type.unwrap_or(ElementType::Float32), shape)
+}
+
+/// `[1, n]` in the type that an input asks for.
+fn whole_numbers(port: &Port, numbers: Vec<i64>) -> Result<HostTensor> {
+    let shape = [1, numbers.len()];
+    match port.element_type {
+        Some(ElementType::Int64) => HostTensor::new(shape, numbers),
+        Some(ElementType::Int32) => {
+            let numbers = numbers.into_iter().map(|number| i32::try_from(number).unwrap_or(i32::MAX)).collect::<Vec<_>>();
+            HostTensor::new(shape, numbers)
+        }
+        Some(ElementType::Bool) => HostTensor::new(shape, numbers.into_iter().map(|number| number != 0).collect::<Vec<_>>()),
+        Some(ElementType::Float32) => {
+            let numbers = numbers.into_iter().map(|number| if number == 0 { 0.0_f32 } else { 1.0 }).collect::<Vec<_>>();
+            HostTensor::new(shape, numbers)
+        }
+        other => Err(Error::mismatch("element type", "integers", other.map_or_else(|| "another".to_owned(), |other| other.to_string()))),
+    }
+}
+
+/// One position's logits of `[1, seq, vocabulary]`; the last one, if the graph gives no more than that.
+fn row_of(logits: &HostTensor, row: usize) -> Result<Vec<f32>> {
+    let &[_, rows, width] = logits.shape() else { return Err(Error::mismatch("axes of the logits", 3, logits.shape().len())) };
+    let row = row.min(rows.saturating_sub(1));
+    let range = row * width..(row + 1) * width;
+    match logits.elements() {
+        Elements::Float32(values) => Ok(values[range].to_vec()),
+        Elements::Float16(values) => Ok(values[range].iter().map(|value| value.to_f32()).collect()),
+        Elements::BFloat16(values) => Ok(values[range].iter().map(|value| value.to_f32()).collect()),
+        _ => Err(Error::mismatch("element type of the logits", "a float type", logits.element_type())),
+    }
+}
+
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

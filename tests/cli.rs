@@ -1,0 +1,149 @@
+//! The command line as its users meet it: what works from end to end, and what the typical mistakes say.
+
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use serde_json::Value;
+
+fn peft_onnx() -> Command {
+    Command::cargo_bin("peft-onnx").expect("the binary is built for its tests")
+}
+
+fn fixture(path: &str) -> String {
+    let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "models/fixtures", path].iter().collect();
+    path.display().to_string()
+}
+
+/// Runs a command that must succeed, and gives what it printed.
+fn done(args: &[&str]) -> String {
+    let output = peft_onnx().args(args).output().expect("the binary starts");
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "peft-onnx {}\n{stdout}{stderr}", args.join(" "));
+    stdout.into_owned()
+}
+
+fn json(args: &[&str]) -> Value {
+    serde_json::from_str(&done(args)).expect("--json prints JSON")
+}
+
+/// Runs a command that must fail, and gives its exit code and what it said.
+fn failed(args: &[&str]) -> (i32, String) {
+    let output = peft_onnx().args(args).output().expect("the binary starts");
+    (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("the path of a temporary folder is UTF-8")
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("not a number: {value}"))
+}
+
+#[test]
+fn every_command_explains_itself() {
+    for command in ["inspect", "inject", "train", "eval", "merge", "export", "generate", "check", "runtime"] {
+        let help = done(&[command, "--help"]);
+        assert!(help.contains("Usage: peft-onnx ") && help.contains("Examples:"), "{help}");
+        assert!(help.contains("--onnxruntime <PATH>"), "{command} has the options of every command");
+    }
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    for args in [
+        &["inject", "model.onnx"][..],
+        &["inject", "model.onnx", "--method", "magic"],
+        &["inject", "model.onnx", "--method", "lora", "--adapter", "folder"],
+        &["train", "bundle"],
+        &["train", "bundle", "--data", "x.jsonl", "--batch-size", "0"],
+        &["train", "bundle", "--data", "x.jsonl", "--device", "gpu"],
+        &["train", "bundle", "--data", "x.jsonl", "--lr-scheduler", "polynomial"],
+        &["generate", "model.onnx"],
+        &["frobnicate"],
+    ] {
+        let (code, stderr) = failed(args);
+        assert_eq!(code, 2, "peft-onnx {}: {stderr}", args.join(" "));
+    }
+}
+
+#[test]
+fn mistakes_name_the_place_and_say_what_to_do() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).expect("the file is written");
+        path
+    };
+    let (noise, model) = (write("noise.onnx", b"not a model at all"), fixture("llama/dynamo.onnx"));
+    let (bundle, other) = (folder.path().join("bundle"), folder.path().join("other"));
+    let out = text(&bundle);
+    done(&["inject", &model, "--method", "lora", "-o", out]);
+    let (empty, wrong) = (write("empty.jsonl", b""), write("wrong.jsonl", b"{\"input_ids\": [1, 2, 3]}\n{\"input_ids\": [1, 99, 3]}\n"));
+    let rows: [(&[&str], &str); 8] = [
+        (&["inspect", "missing.onnx"], "missing.onnx: "),
+        (&["inspect", text(&noise)], "noise.onnx: "),
+        (&["inject", &model, "--method", "lora", "-o", out], "hint: `--force` replaces it"),
+        (&["inject", &model, "--method", "lora", "--target-modules", "q_prj", "-o", text(&other)], "q_proj"),
+        (&["train", text(folder.path()), "--data", text(&wrong)], "hint: `peft-onnx inject MODEL.onnx -o BUNDLE` writes a bundle"),
+        (&["train", out, "--data", text(&empty)], "empty.jsonl: no rows in this data file"),
+        (&["train", out, "--data", text(&wrong)], "wrong.jsonl: line 2: a number in input_ids: expected 0 to 63, found 99"),
+        (&["train", out, "--data", text(&wrong), "--resume"], "wrong.jsonl"),
+    ];
+    for (args, expected) in rows {
+        let (code, stderr) = failed(args);
+        assert_eq!(code, 1, "peft-onnx {}: {stderr}", args.join(" "));
+        assert!(stderr.starts_with("error: ") && stderr.contains(expected), "peft-onnx {}: {stderr}", args.join(" "));
+    }
+}
+
+#[test]
+fn from_a_model_to_a_tuned_model() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (bundle, merged, adapter) = (folder.path().join("bundle"), folder.path().join("tuned.onnx"), folder.path().join("adapter"));
+    let (bundle, merged, adapter) = (text(&bundle), text(&merged), text(&adapter));
+    let (model, case) = (fixture("llama/dynamo.onnx"), fixture("llama/cases/lora_qv"));
+    let data = format!("{case}/train.jsonl");
+
+    let seen = json(&["inspect", &model, "--json"]);
+    assert_eq!((seen["task"].as_str(), seen["layers"].as_u64()), (Some("causal-lm"), Some(2)));
+    let injected = json(&["inject", &model, "--adapter", &format!("{case}/adapter_init"), "-o", bundle, "--json"]);
+    assert_eq!(injected["trainable"].as_u64(), Some(896));
+
+    let before = json(&["eval", bundle, "--data", &data, "--json"]);
+    let options = ["--batch-size", "3", "--max-steps", "6", "--learning-rate", "0.01", "--weight-decay", "0.01"];
+    let more = ["--lr-scheduler", "constant", "--max-grad-norm", "0", "--no-shuffle", "--json", "--quiet"];
+    let trained = json(&[&["train", bundle, "--data", &data][..], &options, &more].concat());
+    assert_eq!(trained["steps"].as_u64(), Some(6));
+    let expected: Value =
+        serde_json::from_slice(&std::fs::read(format!("{case}/expected.json")).expect("the case has its losses")).expect("JSON");
+    let metrics = std::fs::read_to_string(folder.path().join("bundle/metrics.jsonl")).expect("there are metrics");
+    for (line, loss) in metrics.lines().zip(expected["losses"].as_array().expect("a list")) {
+        let line: Value = serde_json::from_str(line).expect("a line is JSON");
+        assert!((number(&line["loss"]) / number(loss) - 1.0).abs() < 2e-4, "{line}, PEFT's loss is {loss}");
+    }
+
+    let after = json(&["eval", bundle, "--data", &data, "--json"]);
+    assert!(number(&after["loss"]) < number(&before["loss"]), "{before} {after}");
+    let verified = json(&["merge", bundle, "-o", merged, "--json"]);
+    assert!(number(&verified["verified"]["relative"]) < 1e-4, "{verified}");
+    let of_merged = json(&["eval", merged, "--data", &data, "--json"]);
+    assert!((number(&of_merged["loss"]) - number(&after["loss"])).abs() < 1e-4, "{after} {of_merged}");
+    let checked = json(&["check", bundle, "--data", &data, "--json"]);
+    assert!(checked.as_array().is_some_and(|rows| rows.len() > 4));
+    done(&["export", bundle, "--format", "peft", "-o", adapter]);
+    assert!(Path::new(adapter).join("adapter_config.json").exists());
+}
+
+#[test]
+fn a_pipe_that_is_closed_is_no_failure() {
+    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin("peft-onnx"))
+        .args(["inspect", &fixture("llama/dynamo.onnx"), "--text"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("the binary ends");
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}
