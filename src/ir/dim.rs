@@ -1,9 +1,14 @@
 //! Lengths of axes, known or symbolic.
 
+mod order;
+mod symbol;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::{Add, Mul, Neg, Sub};
 use std::sync::Arc;
+
+use symbol::{Applied, Function, Symbol};
 
 /// The length of an axis, or an element of a shape tensor: a polynomial with integer coefficients over named symbols.
 ///
@@ -23,31 +28,6 @@ enum Repr {
 
 /// Coefficient of each product of symbols; the empty product is the constant term. No zero coefficients.
 type Terms = BTreeMap<Vec<Symbol>, i64>;
-
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Symbol {
-    /// A length.
-    Length(Arc<str>),
-    /// A whole number, perhaps negative.
-    Number(Arc<str>),
-    /// What no polynomial can say.
-    Applied(Arc<Applied>),
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct Applied {
-    function: Function,
-    left: Dim,
-    right: Dim,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Function {
-    FloorDiv,
-    Mod,
-    Max,
-    Min,
-}
 
 impl Dim {
     /// A length that is known.
@@ -126,58 +106,6 @@ impl Dim {
         }
     }
 
-    /// The larger of two lengths.
-    #[must_use]
-    pub fn larger(&self, other: &Self) -> Self {
-        if self.surely_at_most(other) {
-            other.clone()
-        } else if other.surely_at_most(self) {
-            self.clone()
-        } else {
-            Self::applied(Function::Max, self.min(other), self.max(other))
-        }
-    }
-
-    /// The smaller of two lengths.
-    #[must_use]
-    pub fn smaller(&self, other: &Self) -> Self {
-        if self.surely_at_most(other) {
-            self.clone()
-        } else if other.surely_at_most(self) {
-            other.clone()
-        } else {
-            Self::applied(Function::Min, self.min(other), self.max(other))
-        }
-    }
-
-    /// Whether this is at least 0 whatever the symbols stand for. `false` where that cannot be told.
-    #[must_use]
-    pub fn surely_not_negative(&self) -> bool {
-        match &self.0 {
-            Repr::Known(length) => *length >= 0,
-            Repr::Polynomial(terms) => terms.iter().all(|(product, c)| *c >= 0 && product.iter().all(Symbol::surely_not_negative)),
-        }
-    }
-
-    /// Whether `self <= other` whatever the symbols stand for. `false` where that cannot be told.
-    #[must_use]
-    pub fn surely_at_most(&self, other: &Self) -> bool {
-        let bounded_by_part = || match self.as_symbol() {
-            Some(Symbol::Applied(a)) if a.function == Function::Min => a.left.surely_at_most(other) || a.right.surely_at_most(other),
-            Some(Symbol::Applied(a)) if a.function == Function::Max => a.left.surely_at_most(other) && a.right.surely_at_most(other),
-            Some(Symbol::Applied(a)) if a.function == Function::FloorDiv => {
-                a.right.as_known().is_some_and(|by| by > 0) && a.left.surely_not_negative() && a.left.surely_at_most(other)
-            }
-            _ => false,
-        };
-        let bounds_part = || match other.as_symbol() {
-            Some(Symbol::Applied(a)) if a.function == Function::Max => self.surely_at_most(&a.left) || self.surely_at_most(&a.right),
-            Some(Symbol::Applied(a)) if a.function == Function::Min => self.surely_at_most(&a.left) && self.surely_at_most(&a.right),
-            _ => false,
-        };
-        (other - self).surely_not_negative() || bounded_by_part() || bounds_part()
-    }
-
     /// Whether this is made of lengths and constants alone, with no [`number`](Self::number) in it.
     #[must_use]
     pub fn is_length(&self) -> bool {
@@ -215,14 +143,6 @@ impl Dim {
             quotient = &quotient + &step;
             rest = &rest - &(&step * &Self::from_terms((*divisor).clone()));
         }
-    }
-
-    /// Whether two lengths are different whatever the symbols stand for.
-    #[must_use]
-    pub fn surely_differs(&self, other: &Self) -> bool {
-        let difference = self - other;
-        let positive = |difference: &Self| (difference - &Self::known(1)).surely_not_negative();
-        positive(&difference) || positive(&-&difference)
     }
 
     /// Replaces each symbol by what `value` gives for it; symbols it gives nothing for stay.
@@ -275,56 +195,6 @@ impl Dim {
             (0, _) => Self::known(0),
             (1, Some((product, coefficient))) if product.is_empty() => Self::known(*coefficient),
             _ => Self(Repr::Polynomial(Arc::new(terms))),
-        }
-    }
-}
-
-impl Symbol {
-    fn surely_not_negative(&self) -> bool {
-        match self {
-            Self::Length(_) => true,
-            Self::Number(_) => false,
-            Self::Applied(a) => {
-                let (left, right) = (a.left.surely_not_negative(), a.right.surely_not_negative());
-                match a.function {
-                    // A remainder has the sign of the divisor.
-                    Function::Mod => right,
-                    Function::Max => left || right,
-                    Function::FloorDiv | Function::Min => left && right,
-                }
-            }
-        }
-    }
-
-    fn substitute_with(&self, value: &dyn Fn(&str) -> Option<Dim>) -> Dim {
-        match self {
-            Self::Length(name) | Self::Number(name) => value(name).unwrap_or_else(|| Dim::of(self.clone())),
-            Self::Applied(a) => {
-                let (left, right) = (a.left.substitute_with(value), a.right.substitute_with(value));
-                match a.function {
-                    Function::FloorDiv => left.floor_div(&right),
-                    Function::Mod => left.modulo(&right),
-                    Function::Max => left.larger(&right),
-                    Function::Min => left.smaller(&right),
-                }
-            }
-        }
-    }
-}
-
-impl fmt::Display for Symbol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Length(name) | Self::Number(name) => f.write_str(name),
-            Self::Applied(a) => {
-                let name = match a.function {
-                    Function::FloorDiv => "floordiv",
-                    Function::Mod => "mod",
-                    Function::Max => "max",
-                    Function::Min => "min",
-                };
-                write!(f, "{name}({}, {})", a.left, a.right)
-            }
         }
     }
 }
@@ -469,36 +339,12 @@ mod tests {
     }
 
     #[test]
-    fn lengths_are_not_negative_and_numbers_may_be() {
-        assert!(d("seq").surely_differs(&Dim::known(-1)));
-        assert!(!Dim::number("n").surely_differs(&Dim::known(-1)));
-        assert_eq!(d("seq").larger(&Dim::known(0)), d("seq"));
-        assert_eq!(Dim::number("n").larger(&Dim::known(0)).to_string(), "max(0, n)");
-    }
-
-    #[test]
-    fn a_minimum_is_at_most_its_parts() {
-        let least = d("seq").smaller(&(&Dim::known(1024) - &d("past")).larger(&Dim::known(0)));
-        assert!(least.surely_at_most(&d("seq")));
-        assert!(!d("seq").surely_at_most(&least));
-        assert!(least.surely_not_negative());
-        assert_eq!(least.larger(&d("seq")), d("seq"));
-    }
-
-    #[test]
     fn substitution_computes_what_was_kept() {
         let n = d("seq").floor_div(&Dim::known(2)).larger(&d("batch"));
         let value = |name: &str| Some(Dim::known(if name == "seq" { 9 } else { 3 }));
         assert_eq!(n.substitute(value), Dim::known(4));
         assert_eq!(Dim::known(-7).floor_div(&Dim::known(2)), Dim::known(-4));
         assert_eq!(Dim::known(-7).modulo(&Dim::known(2)), Dim::known(1));
-    }
-
-    #[test]
-    fn only_certain_differences_count() {
-        assert!((&d("seq") + &Dim::known(1)).surely_differs(&d("seq")));
-        assert!(!d("seq").surely_differs(&d("batch")));
-        assert!(!d("seq").surely_differs(&Dim::known(1)));
     }
 
     #[test]

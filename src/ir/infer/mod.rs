@@ -16,6 +16,7 @@ mod index;
 mod layout;
 mod linear;
 mod neural;
+mod numbers;
 mod pieces;
 mod quantized;
 mod question;
