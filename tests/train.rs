@@ -1,0 +1,237 @@
+//! The main job through the command line, on the fixtures: inject PEFT's adapter, train, merge. Losses, gradient norms, the trained adapter, the
+//! merged logits and the first step's gradients are compared with what PEFT and PyTorch got from the same weights and rows.
+//!
+//! One row a case; each runs on every export of its family.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use peft_onnx::ir::Tensor;
+use peft_onnx::peft::safetensors;
+use peft_onnx::runtime::session::{Feed, Options, Presence, Purpose, Runtime, Session, Settings};
+use peft_onnx::runtime::{Device, HostTensor};
+use serde_json::Value;
+
+struct Case {
+    family: &'static str,
+    case: &'static str,
+    /// Where PEFT's file does not tell the task.
+    task: Option<&'static str>,
+}
+
+const fn case(family: &'static str, case: &'static str) -> Case {
+    Case { family, case, task: None }
+}
+
+const CASES: &[Case] = &[
+    case("llama", "lora_qv"),
+    case("llama", "lora_all_linear_rslora"),
+    case("llama", "lora_lm_head"),
+    case("llama", "lora_schedule"),
+    case("qwen2", "lora_bias"),
+    case("gpt2", "lora_c_attn"),
+    case("bert_classifier", "lora_classifier"),
+    Case { family: "bert_masked", case: "lora_qv", task: Some("masked-lm") },
+    case("distilbert_classifier", "lora_classifier"),
+];
+
+/// Ours and PyTorch's sums are in different orders; both are float32.
+const LOSS: f64 = 2e-5;
+/// A gradient's largest difference as a share of the largest gradient of its tensor.
+const GRADIENT: f64 = 1e-4;
+/// Of the largest trained weight. AdamW turns rounding of small gradients into steps of full size.
+const WEIGHT: f64 = 2e-3;
+/// Of the largest logit.
+const LOGITS: f64 = 1e-4;
+
+#[test]
+fn training_follows_peft_on_every_export() {
+    let mut failures = vec![];
+    let mut done = 0;
+    for case in CASES {
+        for model in exports(case.family) {
+            let label = format!("{}/{} on {}", case.family, case.case, model.file_name().unwrap().to_string_lossy());
+            match follow(case, &model) {
+                Ok(()) => done += 1,
+                Err(why) => failures.push(format!("{label}: {why}")),
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} of {} failed:\n{}", failures.len(), done + failures.len(), failures.join("\n"));
+    assert!(done >= 20, "only {done} exports were found");
+}
+
+fn exports(family: &str) -> Vec<PathBuf> {
+    let folder = fixtures().join(family);
+    let mut models: Vec<PathBuf> = folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
+    models.retain(|path| path.extension().is_some_and(|extension| extension == "onnx"));
+    models.sort();
+    models
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/fixtures")
+}
+
+fn follow(case: &Case, model: &Path) -> Result<(), String> {
+    let source = fixtures().join(case.family).join("cases").join(case.case);
+    let expected: Value = serde_json::from_str(&std::fs::read_to_string(source.join("expected.json")).unwrap()).unwrap();
+    let work = tempfile::tempdir().unwrap();
+    let bundle = work.path().join("bundle");
+    let merged = work.path().join("merged.onnx");
+    let mut inject = vec!["inject".into(), text(model), "--adapter".into(), text(&source.join("adapter_init")), "-o".into(), text(&bundle)];
+    inject.extend(case.task.iter().flat_map(|task| ["--task".to_owned(), (*task).to_owned()]));
+    run(&inject)?;
+    gradients_are(&source, &expected, &bundle)?;
+    run(&train_arguments(&source, &expected, &bundle))?;
+    losses_are(&expected, &bundle)?;
+    weights_are(&source, &bundle)?;
+    run(&["merge".into(), text(&bundle), "-o".into(), text(&merged)])?;
+    logits_are(&source, &merged)
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn run(arguments: &[String]) -> Result<(), String> {
+    let output = Command::new(env!("CARGO_BIN_EXE_peft-onnx")).args(arguments).output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    output.status.success().then_some(()).ok_or_else(|| format!("{} failed: {message}", arguments[0]))
+}
+
+fn train_arguments(source: &Path, expected: &Value, bundle: &Path) -> Vec<String> {
+    let numbers = &expected["hyperparameters"];
+    let mut arguments = vec!["train".into(), text(bundle), "--data".into(), text(&source.join("train.jsonl")), "--no-shuffle".into()];
+    let flags = ["batch_size", "max_steps", "learning_rate", "weight_decay", "lr_scheduler", "warmup_steps", "max_grad_norm", "gradient_accumulation_steps"];
+    for flag in flags {
+        let value = &numbers[flag];
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        arguments.extend([format!("--{}", flag.replace('_', "-")), value]);
+    }
+    arguments
+}
+
+fn losses_are(expected: &Value, bundle: &Path) -> Result<(), String> {
+    let lines = std::fs::read_to_string(bundle.join("metrics.jsonl")).unwrap();
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for (name, key) in [("losses", "loss"), ("gradient_norms", "grad_norm"), ("learning_rates", "learning_rate")] {
+        let wanted = expected[name].as_array().unwrap();
+        if lines.len() != wanted.len() {
+            return Err(format!("{} steps, expected {}", lines.len(), wanted.len()));
+        }
+        for (line, wanted) in lines.iter().zip(wanted) {
+            let (found, wanted) = (line[key].as_f64().unwrap(), wanted.as_f64().unwrap());
+            let tolerance = if key == "grad_norm" { 1e-3 } else { LOSS };
+            if (found - wanted).abs() > tolerance * wanted.abs() {
+                return Err(format!("step {}: {key} {found}, PEFT's is {wanted}", line["step"]));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn weights_are(source: &Path, bundle: &Path) -> Result<(), String> {
+    let read = |path: PathBuf| safetensors::read(&path).map_err(|e| e.to_string());
+    let (ours, theirs) = (read(bundle.join("adapter_model.safetensors"))?, read(source.join("adapter_final/adapter_model.safetensors"))?);
+    let names = |tensors: &indexmap::IndexMap<String, Tensor>| tensors.keys().cloned().collect::<std::collections::BTreeSet<_>>();
+    if names(&ours) != names(&theirs) {
+        return Err(format!("tensors {:?}, expected {:?}", names(&ours), names(&theirs)));
+    }
+    for (name, theirs) in &theirs {
+        close(name, &ours[name].to_f32().unwrap(), &theirs.to_f32().unwrap(), WEIGHT)?;
+    }
+    Ok(())
+}
+
+fn close(name: &str, ours: &[f32], theirs: &[f32], tolerance: f64) -> Result<(), String> {
+    let largest = theirs.iter().fold(0_f64, |largest, v| largest.max(f64::from(v.abs())));
+    let difference = ours.iter().zip(theirs).fold(0_f64, |worst, (a, b)| worst.max(f64::from((a - b).abs())));
+    if ours.len() == theirs.len() && difference <= tolerance * largest + 1e-6 {
+        return Ok(());
+    }
+    Err(format!("{name}: largest difference {difference:.1e} of {largest:.1e}"))
+}
+
+fn open(path: &Path) -> Session {
+    let runtime = Runtime::start(&Options::default()).unwrap();
+    let settings = Settings { device: Device::Cpu, purpose: Purpose::Inference, ..Settings::default() };
+    Session::open(runtime, path, &settings).unwrap()
+}
+
+/// Runs a session on what it asks for, made from token ids and mask: positions counted, segments zero, caches empty.
+fn outputs(session: &mut Session, given: &BTreeMap<String, HostTensor>, wanted: &[&str]) -> Vec<HostTensor> {
+    let mask = given["attention_mask"].as_i64().unwrap().to_vec();
+    let shape = given["attention_mask"].shape().to_vec();
+    let positions: Vec<i64> = mask.chunks(shape[1]).flat_map(|row| row.iter().scan(0, |n, m| Some({ *n += m; (*n - 1).max(0) }))).collect();
+    let mut feeds = given.clone();
+    for port in session.inputs().iter().filter(|port| port.presence == Presence::Required) {
+        let made = match port.name.as_str() {
+            "position_ids" => HostTensor::new(shape.clone(), positions.clone()).unwrap(),
+            "token_type_ids" => HostTensor::new(shape.clone(), vec![0_i64; mask.len()]).unwrap(),
+            past if past.starts_with("past") => HostTensor::new(vec![shape[0], 2, 0, 8], Vec::<f32>::new()).unwrap(),
+            _ => continue,
+        };
+        feeds.insert(port.name.clone(), made);
+    }
+    feeds.retain(|name, _| session.input(name).is_some());
+    let feeds: Vec<Feed<'_>> = feeds.iter().map(|(name, value)| Feed::host(name, value)).collect();
+    session.run(&feeds, wanted).unwrap()
+}
+
+fn logits_are(source: &Path, merged: &Path) -> Result<(), String> {
+    let probe = safetensors::read(&source.join("logits.safetensors")).map_err(|e| e.to_string())?;
+    let ints = |name: &str| HostTensor::new(probe[name].shape().to_vec(), probe[name].to_i64().unwrap()).unwrap();
+    let given = BTreeMap::from(["input_ids", "attention_mask"].map(|name| (name.to_owned(), ints(name))));
+    let mut session = open(merged);
+    let logits = outputs(&mut session, &given, &["logits"]).remove(0).to_f32().unwrap();
+    let mut theirs = probe["final"].to_f32().unwrap();
+    let mut ours = logits;
+    if probe["final"].shape().len() == 3 {
+        // Padding has logits too, which nothing defines.
+        let classes = probe["final"].shape()[2];
+        for (row, real) in given["attention_mask"].as_i64().unwrap().iter().enumerate().filter(|(_, real)| **real == 0) {
+            let _ = real;
+            ours[row * classes..(row + 1) * classes].fill(0.0);
+            theirs[row * classes..(row + 1) * classes].fill(0.0);
+        }
+    }
+    close("merged logits", &ours, &theirs, LOGITS)
+}
+
+/// The whole gradient of the first step, tensor by tensor, against PyTorch's.
+fn gradients_are(source: &Path, expected: &Value, bundle: &Path) -> Result<(), String> {
+    if expected["hyperparameters"]["gradient_accumulation_steps"] != 1 {
+        return Ok(());
+    }
+    let theirs = safetensors::read(&source.join("gradients.safetensors")).map_err(|e| e.to_string())?;
+    let manifest = peft_onnx::export::Manifest::read(bundle).map_err(|e| e.to_string())?;
+    let rows = std::fs::read_to_string(source.join("train.jsonl")).unwrap();
+    let size = usize::try_from(expected["hyperparameters"]["batch_size"].as_u64().unwrap()).unwrap();
+    let rows: Vec<Value> = rows.lines().take(size).map(|line| serde_json::from_str(line).unwrap()).collect();
+    let column = |name: &str| -> Vec<i64> {
+        rows.iter().flat_map(|row| row[name].as_array().cloned().unwrap_or_else(|| vec![row[name].clone()])).map(|v| v.as_i64().unwrap()).collect()
+    };
+    let length = rows[0]["input_ids"].as_array().unwrap().len();
+    let tokens = |name: &str| HostTensor::new(vec![size, length], column(name)).unwrap();
+    let mut given = BTreeMap::from(["input_ids", "attention_mask"].map(|name| (name.to_owned(), tokens(name))));
+    let (labels, count) = if rows[0].get("label").is_some() {
+        (HostTensor::vector(column("label")), size)
+    } else {
+        // A causal model's first label in a row has nothing to be predicted from.
+        let first = usize::from(expected["task"] == "CAUSAL_LM");
+        let counted = column("labels").chunks(length).flat_map(|row| row[first..].to_vec()).filter(|label| *label != -100).count();
+        (tokens("labels"), counted)
+    };
+    given.insert("labels".into(), labels);
+    given.insert("label_count".into(), HostTensor::scalar(f32::from(u16::try_from(count).unwrap())));
+    given.insert("gradient".into(), HostTensor::vector(vec![0_f32; manifest.trainable_count]));
+    let mut session = open(&bundle.join("gradient.onnx"));
+    let ours = outputs(&mut session, &given, &["gradient_next"]).remove(0).to_f32().unwrap();
+    for slot in &manifest.trainable {
+        let count: usize = slot.shape.iter().product();
+        close(&format!("gradient of {}", slot.name), &ours[slot.offset..slot.offset + count], &theirs[&slot.name].to_f32().unwrap(), GRADIENT)?;
+    }
+    Ok(())
+}
