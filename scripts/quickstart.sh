@@ -9,10 +9,10 @@ device=cpu
 if [ "${1:-}" = --device ]; then device=${2:?"--device needs a value"}; fi
 model=models/tiny-lm
 out=${PEFT_ONNX_QUICKSTART:-out/quickstart}
-prompt=$'Orlando: Sweet Rosalind, where have you been?\nRosalind:'
+prompt=$'Duke Senior: What is your name, young man?\nTouchstone:'
 step() { printf '\n== %s\n' "$*"; }
 run() { printf '$ %s\n' "peft-onnx ${*}"; target/release/peft-onnx "$@"; }
-generate() { run generate "$1" --tokenizer $model/tokenizer.json --prompt "$prompt" --max-new-tokens 40 --temperature 0; }
+generate() { run generate "$1" --tokenizer $model/tokenizer.json --prompt "$prompt" --max-new-tokens 40 --temperature 0.7 --seed 1; echo; }
 
 step "1/7 a stock ONNX Runtime"
 scripts/get_onnxruntime.sh "$([ "$device" = cpu ] && echo cpu || echo cuda)"
@@ -25,8 +25,9 @@ step "4/7 what it writes before"
 generate $model/model.onnx
 step "5/7 inject LoRA, and train"
 run inject $model/model.onnx --method lora --rank 16 --alpha 32 -o "$out/bundle"
+run eval "$out/bundle" --data models/finetune/eval.jsonl --tokenizer $model/tokenizer.json --device "$device"
 run train "$out/bundle" --data models/finetune/train.jsonl --eval-data models/finetune/eval.jsonl --tokenizer $model/tokenizer.json \
-    --batch-size 8 --epochs 4 --learning-rate 2e-3 --device "$device"
+    --batch-size 8 --max-steps 200 --learning-rate 4e-3 --eval-steps 100 --device "$device"
 step "6/7 merge, checked against the unmerged model"
 run merge "$out/bundle" -o "$out/merged.onnx"
 step "7/7 what it writes after"

@@ -3,6 +3,8 @@
 //!
 //! One row a case; each runs on every export of its family.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,13 +17,13 @@ use serde_json::Value;
 
 struct Case {
     family: &'static str,
-    case: &'static str,
+    folder: &'static str,
     /// Where PEFT's file does not tell the task.
     task: Option<&'static str>,
 }
 
-const fn case(family: &'static str, case: &'static str) -> Case {
-    Case { family, case, task: None }
+const fn case(family: &'static str, folder: &'static str) -> Case {
+    Case { family, folder, task: None }
 }
 
 const CASES: &[Case] = &[
@@ -32,7 +34,7 @@ const CASES: &[Case] = &[
     case("qwen2", "lora_bias"),
     case("gpt2", "lora_c_attn"),
     case("bert_classifier", "lora_classifier"),
-    Case { family: "bert_masked", case: "lora_qv", task: Some("masked-lm") },
+    Case { family: "bert_masked", folder: "lora_qv", task: Some("masked-lm") },
     case("distilbert_classifier", "lora_classifier"),
 ];
 
@@ -51,7 +53,7 @@ fn training_follows_peft_on_every_export() {
     let mut done = 0;
     for case in CASES {
         for model in exports(case.family) {
-            let label = format!("{}/{} on {}", case.family, case.case, model.file_name().unwrap().to_string_lossy());
+            let label = format!("{}/{} on {}", case.family, case.folder, model.file_name().unwrap().to_string_lossy());
             match follow(case, &model) {
                 Ok(()) => done += 1,
                 Err(why) => failures.push(format!("{label}: {why}")),
@@ -75,7 +77,7 @@ fn fixtures() -> PathBuf {
 }
 
 fn follow(case: &Case, model: &Path) -> Result<(), String> {
-    let source = fixtures().join(case.family).join("cases").join(case.case);
+    let source = fixtures().join(case.family).join("cases").join(case.folder);
     let expected: Value = serde_json::from_str(&std::fs::read_to_string(source.join("expected.json")).unwrap()).unwrap();
     let work = tempfile::tempdir().unwrap();
     let bundle = work.path().join("bundle");
@@ -104,7 +106,16 @@ fn run(arguments: &[String]) -> Result<(), String> {
 fn train_arguments(source: &Path, expected: &Value, bundle: &Path) -> Vec<String> {
     let numbers = &expected["hyperparameters"];
     let mut arguments = vec!["train".into(), text(bundle), "--data".into(), text(&source.join("train.jsonl")), "--no-shuffle".into()];
-    let flags = ["batch_size", "max_steps", "learning_rate", "weight_decay", "lr_scheduler", "warmup_steps", "max_grad_norm", "gradient_accumulation_steps"];
+    let flags = [
+        "batch_size",
+        "max_steps",
+        "learning_rate",
+        "weight_decay",
+        "lr_scheduler",
+        "warmup_steps",
+        "max_grad_norm",
+        "gradient_accumulation_steps",
+    ];
     for flag in flags {
         let value = &numbers[flag];
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -164,7 +175,17 @@ fn open(path: &Path) -> Session {
 fn outputs(session: &mut Session, given: &BTreeMap<String, HostTensor>, wanted: &[&str]) -> Vec<HostTensor> {
     let mask = given["attention_mask"].as_i64().unwrap().to_vec();
     let shape = given["attention_mask"].shape().to_vec();
-    let positions: Vec<i64> = mask.chunks(shape[1]).flat_map(|row| row.iter().scan(0, |n, m| Some({ *n += m; (*n - 1).max(0) }))).collect();
+    let positions: Vec<i64> = mask
+        .chunks(shape[1])
+        .flat_map(|row| {
+            row.iter().scan(0, |n, m| {
+                Some({
+                    *n += m;
+                    (*n - 1).max(0)
+                })
+            })
+        })
+        .collect();
     let mut feeds = given.clone();
     for port in session.inputs().iter().filter(|port| port.presence == Presence::Required) {
         let made = match port.name.as_str() {
@@ -211,7 +232,10 @@ fn gradients_are(source: &Path, expected: &Value, bundle: &Path) -> Result<(), S
     let size = usize::try_from(expected["hyperparameters"]["batch_size"].as_u64().unwrap()).unwrap();
     let rows: Vec<Value> = rows.lines().take(size).map(|line| serde_json::from_str(line).unwrap()).collect();
     let column = |name: &str| -> Vec<i64> {
-        rows.iter().flat_map(|row| row[name].as_array().cloned().unwrap_or_else(|| vec![row[name].clone()])).map(|v| v.as_i64().unwrap()).collect()
+        rows.iter()
+            .flat_map(|row| row[name].as_array().cloned().unwrap_or_else(|| vec![row[name].clone()]))
+            .map(|v| v.as_i64().unwrap())
+            .collect()
     };
     let length = rows[0]["input_ids"].as_array().unwrap().len();
     let tokens = |name: &str| HostTensor::new(vec![size, length], column(name)).unwrap();
@@ -231,7 +255,12 @@ fn gradients_are(source: &Path, expected: &Value, bundle: &Path) -> Result<(), S
     let ours = outputs(&mut session, &given, &["gradient_next"]).remove(0).to_f32().unwrap();
     for slot in &manifest.trainable {
         let count: usize = slot.shape.iter().product();
-        close(&format!("gradient of {}", slot.name), &ours[slot.offset..slot.offset + count], &theirs[&slot.name].to_f32().unwrap(), GRADIENT)?;
+        close(
+            &format!("gradient of {}", slot.name),
+            &ours[slot.offset..slot.offset + count],
+            &theirs[&slot.name].to_f32().unwrap(),
+            GRADIENT,
+        )?;
     }
     Ok(())
 }
