@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use indexmap::IndexMap;
 
 use super::proto::{EXTERNAL, TensorProto};
@@ -10,7 +11,7 @@ use super::tensor;
 use super::write::entry;
 use crate::error::{Context, Error, Result};
 use crate::files::{Staged, link_or_copy};
-use crate::ir::{Origin, Tensor};
+use crate::ir::{DType, Origin, Tensor};
 
 /// Where the data of initializers goes. Constants of less than 1 KiB, but for those of live files, and attributes, are always in the model file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,6 +53,11 @@ const LARGE: usize = 1 << 20;
 const PAGE: u64 = 4096;
 /// All others start where vector instructions like it.
 const LINE: u64 = 64;
+
+/// Whether a tensor may tell lengths or axes, which ONNX Runtime's shape inference reads before it opens any other file.
+fn is_shape(tensor: &Tensor) -> bool {
+    tensor.dtype() == DType::I64 && tensor.shape().len() <= 1 && tensor.len() * 8 < LARGE
+}
 
 /// What takes the data of tensors that are written.
 pub(super) trait Store {
@@ -139,7 +145,8 @@ impl Stored {
 impl Store for Stored {
     fn put(&mut self, name: &str, tensor: &Tensor) -> Result<TensorProto> {
         let is_live = self.storage.is_live(tensor);
-        let Some(bytes) = tensor.bytes().filter(|bytes| bytes.len() >= SMALL || is_live) else {
+        let is_data = |bytes: &Bytes| bytes.len() >= SMALL && !is_shape(tensor);
+        let Some(bytes) = tensor.bytes().filter(|bytes| is_data(bytes) || is_live) else {
             return Ok(tensor::to_inline(name, tensor));
         };
         let (location, offset) = match (self.storage.clone(), tensor.origin()) {

@@ -6,7 +6,7 @@ use std::path::Path;
 use onnx_protobuf::{
     AttributeProto, GraphProto, Message, ModelProto, SparseTensorProto, StringStringEntryProto, TensorAnnotation, TensorProto,
 };
-use peft_onnx::ir::{Builder, DType, Graph, ModelInfo, Tensor};
+use peft_onnx::ir::{Builder, DType, Dim, Graph, ModelInfo, Tensor};
 use peft_onnx::onnx::{self, Storage, WriteOptions};
 
 use super::make::{body, constant, elsewhere, floats, graph, int, model, node, opset, parse, save, string, typed, value, with};
@@ -274,4 +274,17 @@ fn new_graphs_say_what_is_known_of_their_values() -> peft_onnx::Result<()> {
 
 fn int_attr() -> peft_onnx::ir::Attr {
     1_i64.into()
+}
+
+/// ONNX Runtime infers shapes before it opens files of data, and refuses a `Split` whose lengths lie in one.
+#[test]
+fn lengths_stay_in_the_model_however_many_there_are() -> peft_onnx::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("out.onnx");
+    let b = Builder::new(ModelInfo::dialect());
+    let x = b.input("x", DType::F32, &[Dim::known(400)]);
+    b.output("y", x.split(&[2; 200], 0)[0]);
+    onnx::write(&b.finish()?, &path, &WriteOptions { storage: Storage::External { file: "out.data".into() } })?;
+    assert_eq!(files(folder.path()), ["out.onnx"]);
+    Ok(())
 }
