@@ -190,3 +190,85 @@ fn scale_on_the_way(operand: ValueRef<'_>) -> Option<f64> {
         at = before;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::anatomy::{Anatomy, Masking, read};
+    use crate::ir::{Attr, Builder, DType, Dim, Expr, ModelInfo, Tensor};
+
+    /// Hidden states, and what is made of them in a few words.
+    struct Written<'g> {
+        b: &'g Builder,
+        x: Expr<'g>,
+    }
+
+    impl<'g> Written<'g> {
+        /// A projection of the hidden states into four heads of two, `[batch, heads, seq, size]`.
+        fn heads(&self, name: &str, heads: i64) -> Expr<'g> {
+            let columns = usize::try_from(heads * 2).expect("small");
+            let numbers: Vec<f32> = (0..8 * columns).map(|i| f32::from(u8::try_from(i).expect("small"))).collect();
+            let weight = self.b.initializer(&format!("{name}.weight"), Tensor::from_f32(&[8, columns], &numbers));
+            self.x.matmul(weight).reshape(&[0, 0, heads, 2]).transpose(&[0, 2, 1, 3])
+        }
+
+        /// Heads side by side again.
+        fn joined(context: Expr<'g>) -> Expr<'g> {
+            context.transpose(&[0, 2, 1, 3]).reshape(&[0, 0, 8])
+        }
+    }
+
+    fn anatomy_of(write: for<'g> fn(&Written<'g>) -> Expr<'g>) -> Anatomy {
+        let b = Builder::new(ModelInfo::dialect().with_opset("", 23));
+        let x = b.input("x", DType::F32, &[Dim::symbol("batch"), Dim::symbol("seq"), Dim::known(8)]);
+        b.output("out", write(&Written { b: &b, x }));
+        read(&b.finish().expect("the case is a valid graph"))
+    }
+
+    #[test]
+    fn heads_may_share_an_axis_with_the_batch() {
+        let anatomy = anatomy_of(|w| {
+            let [q, k, v] = ["q", "k", "v"].map(|name| w.heads(name, 4).reshape(&[-1, 3, 2]));
+            let scores = q.matmul(k.transpose(&[0, 2, 1])) * 0.5;
+            Written::joined(scores.softmax(-1).matmul(v).reshape(&[-1, 4, 3, 2]))
+        });
+        let attention = &anatomy.attentions[0];
+        assert_eq!((attention.heads, attention.kv_heads, attention.head_size, attention.scale), (Some(4), Some(4), Some(2), Some(0.5)));
+        assert_eq!(attention.keys.axes, [Axis::BatchHeads, Axis::Size, Axis::Seq]);
+        assert_eq!(attention.key.axes, [Axis::Batch, Axis::Heads, Axis::Seq, Axis::Size]);
+    }
+
+    #[test]
+    fn masks_are_kept_in_their_order_and_factors_wherever_they_stand() {
+        let anatomy = anatomy_of(|w| {
+            let [q, k, v] = ["q", "k", "v"].map(|name| w.heads(name, 4));
+            let keep = w.b.initializer("triangle", Tensor::from_f64(DType::Bool, &[2, 2], &[1., 0., 1., 1.]).expect("booleans"));
+            let added = w.b.input("mask", DType::F32, &[Dim::symbol("seq")]);
+            let scores = (q * 0.5).matmul((k * 0.5).t()) / 2.0;
+            let masked = keep.where_(scores, scores.same_type(-1e9)) + added;
+            Written::joined(masked.softmax(-1).matmul(v))
+        });
+        let attention = &anatomy.attentions[0];
+        let kinds: Vec<Masking> = attention.masks.iter().map(|mask| mask.kind).collect();
+        assert_eq!((kinds, attention.causal), (vec![Masking::KeptWhere, Masking::Added], true));
+        assert_eq!((attention.scale, attention.q, attention.k, attention.v), (Some(0.125), Some(0), Some(1), Some(2)));
+    }
+
+    #[test]
+    fn one_operator_is_an_attention_too() {
+        let anatomy = anatomy_of(|w| {
+            let (q, k, v) = (w.heads("q", 4), w.heads("k", 2), w.heads("v", 2));
+            Written::joined(w.b.op("Attention", &[q, k, v], &[("is_causal", Attr::Int(1))]))
+        });
+        let attention = &anatomy.attentions[0];
+        assert_eq!((attention.heads, attention.kv_heads, attention.head_size), (Some(4), Some(2), Some(2)));
+        assert_eq!((attention.scale, attention.causal, attention.scores), (Some(2_f64.sqrt().recip()), true, None));
+    }
+
+    #[test]
+    fn a_choice_of_experts_is_no_attention() {
+        let anatomy = anatomy_of(|w| w.heads("router", 4).softmax(-1));
+        assert!(anatomy.attentions.is_empty());
+        assert!(anatomy.misses.iter().any(|miss| miss.wanted.contains("probabilities")), "{:?}", anatomy.misses);
+    }
+}

@@ -82,7 +82,31 @@ pub fn read(graph: &Graph) -> Anatomy {
         task: Guess::default(),
         misses,
     };
-    Anatomy { task: task::guess(graph, &anatomy), ..anatomy }
+    let task = task::guess(graph, &anatomy);
+    let misses = anatomy.misses.iter().cloned().chain(gaps(graph, &anatomy)).collect();
+    Anatomy { task, misses, ..anatomy }
+}
+
+/// What is not in the answer and most models have.
+fn gaps(graph: &Graph, anatomy: &Anatomy) -> Vec<Miss> {
+    let at_outputs = || graph.outputs().first().map_or("the outputs", |&id| graph.value_name(id)).to_owned();
+    let at_inputs = || graph.data_inputs().next().map_or("the inputs", |id| graph.value_name(id)).to_owned();
+    let ends = [
+        anatomy.inputs.main.is_none().then(|| Miss { at: at_inputs(), wanted: "an input of tokens or pixels".into() }),
+        anatomy
+            .head
+            .as_ref()
+            .and_then(|head| head.projection)
+            .is_none()
+            .then(|| Miss { at: at_outputs(), wanted: "a head: an output that comes from one last projection".into() }),
+        anatomy.attentions.is_empty().then(|| Miss { at: at_outputs(), wanted: "attentions on the way".into() }),
+    ];
+    let projections = anatomy.attentions.iter().flat_map(|attention| {
+        let parts = [(attention.q, "queries"), (attention.k, "keys"), (attention.v, "values"), (attention.o, "the joined heads")];
+        let missing = parts.into_iter().filter(|(found, _)| found.is_none());
+        missing.map(|(_, part)| Miss { at: graph.value_name(attention.output).to_owned(), wanted: format!("one projection of {part}") })
+    });
+    ends.into_iter().flatten().chain(projections).collect()
 }
 
 /// The outputs that are followed through the graph.

@@ -20,7 +20,7 @@ const WRAPPERS: &[&str] = &["m", "module", "_orig_mod", "base_model", "auto_mode
 const PARTS: &[&str] = &["encoder", "decoder", "text_model", "vision_model", "audio_model", "language_model"];
 
 /// Operators whose name an optimizer keeps in front of its own: `/lm_head/MatMul/MatMulAddFusion`.
-const FUSED: &[&str] = &["MatMul", "Gemm", "Add", "Gather", "Reshape", "Transpose"];
+const FUSED: &[&str] = &["MatMul", "Gemm", "Add", "Gather", "Reshape", "Transpose", "Tensordot"];
 
 /// What the graph says of one module's name.
 #[derive(Clone, Debug, Default)]
@@ -171,7 +171,8 @@ fn scope_of_name(name: &str) -> Option<String> {
         }
         path.push(part);
     }
-    (!path.is_empty()).then(|| path.join("."))
+    // Keras writes the number of a layer so: `layer_._0`.
+    (!path.is_empty()).then(|| path.join(".").replace("_._", "."))
 }
 
 /// A word and the number that an exporter put behind it: `q_proj_1`.
@@ -269,6 +270,7 @@ mod tests {
             ("/lm_head/MatMul/MatMulAddFusion", Some("lm_head")),
             ("/model/layers.0/attn/q_proj/MatMul/output_0", Some("model.layers.0.attn.q_proj")),
             ("/block.0/layer.0/SelfAttention/q/MatMul_output_0", Some("block.0.layer.0.SelfAttention.q")),
+            ("bert/encoder/layer_._0/attention/self/query/Tensordot/MatMul", Some("bert.encoder.layer.0.attention.self.query")),
             ("/MatMul", None),
             ("node_linear_3", None),
             ("onnx::MatMul_700", None),
