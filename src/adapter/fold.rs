@@ -2,50 +2,134 @@
 
 use ndarray::Array2;
 
+use super::init;
+use super::part::Folding;
 use super::replace::{as_stored, wanted_layout};
 use crate::anatomy::{Anatomy, Layout, Parameter, Projection};
 use crate::ir::{Builder, Graph, Tensor, ValueId};
 use crate::{Error, Place, Result};
 
-/// Adds `delta` `[out_features, in_features]` to a module's weight.
+/// Changes a module's weight, which `change` sees as `[out_features, in_features]`.
 ///
 /// A weight that other modules read too (a tied table) stays as it is for them.
 ///
 /// # Errors
-/// A weight that is not stored as plain floats, or a delta of another shape.
-pub(super) fn add_to_weight(b: &Builder, graph: &Graph, anatomy: &Anatomy, module: &str, delta: &Array2<f32>) -> Result<()> {
-    let projections: Vec<&Projection> = anatomy.projections.iter().filter(|p| p.module == module).collect();
+/// A weight that is not stored as plain floats, or one that `change` gives another shape.
+pub(super) fn change_weight(at: &Folding<'_>, module: &str, change: impl FnOnce(Array2<f32>) -> Result<Array2<f32>>) -> Result<()> {
+    let projections: Vec<&Projection> = at.anatomy.projections.iter().filter(|p| p.module == module).collect();
     let Some(first) = projections.first() else { return Err(Error::not_found("module", module)) };
-    let place = || Place::Tensor(graph.value_name(first.weight.value).to_owned());
-    let stored = floats(graph, first.weight.value)?;
-    let delta = match first.weight.layout {
-        Layout::OutIn => delta.view(),
-        Layout::InOut => delta.t(),
+    let place = || Place::Tensor(at.graph.value_name(first.weight.value).to_owned());
+    let changed = checked(change, weight_of(at.graph, first).map_err(|e| e.at(place()))?).map_err(|e| e.at(place()))?;
+    let stored = floats(at.graph, first.weight.value)?;
+    let changed = match first.weight.layout {
+        Layout::OutIn => super::tensor(&changed.view()),
+        Layout::InOut => super::tensor(&changed.t()),
     };
-    let base = super::matrix(&stored).map_err(|e| e.at(place()))?;
-    if base.dim() != delta.dim() {
-        return Err(Error::mismatch("shape of the update", format!("{:?}", base.dim()), format!("{:?}", delta.dim())).at(place()));
-    }
-    let sum = super::tensor(&(base + delta).view());
-    let folded = as_stored(&stored, &sum, false)?;
-    put_weight(b, graph, anatomy, &projections, folded, first.weight.layout);
+    let folded = as_stored(&stored, &changed, false)?;
+    put_weight(at.b, at.graph, at.anatomy, &projections, folded, first.weight.layout);
     Ok(())
+}
+
+/// A projection's weight as `[out_features, in_features]`.
+///
+/// # Errors
+/// A weight that is not stored as plain floats.
+pub(super) fn weight_of(graph: &Graph, projection: &Projection) -> Result<Array2<f32>> {
+    let stored = matrix_of(&floats(graph, projection.weight.value)?)?;
+    Ok(match projection.weight.layout {
+        Layout::OutIn => stored,
+        Layout::InOut => stored.reversed_axes(),
+    })
+}
+
+/// Applies a change that must keep the shape.
+fn checked(change: impl FnOnce(Array2<f32>) -> Result<Array2<f32>>, stored: Array2<f32>) -> Result<Array2<f32>> {
+    let shape = stored.dim();
+    let changed = change(stored)?;
+    if changed.dim() != shape {
+        return Err(Error::mismatch("shape of the update", format!("{shape:?}"), format!("{:?}", changed.dim())));
+    }
+    Ok(changed)
+}
+
+fn matrix_of(stored: &Tensor) -> Result<Array2<f32>> {
+    let values = stored.to_f32().ok_or_else(|| Error::mismatch("dtype", "float", stored.dtype()))?;
+    super::matrix(&Tensor::from_f32(stored.shape(), &values))
+}
+
+/// Changes an embedding's table, `[rows, hidden]`; a head that shares it keeps it as it is.
+///
+/// # Errors
+/// A table that is not stored as plain floats.
+pub(super) fn change_table(at: &Folding<'_>, module: &str, change: impl FnOnce(Array2<f32>) -> Result<Array2<f32>>) -> Result<()> {
+    let (id, folded) = changed_table(at, module, change)?;
+    let parameter = Parameter { name: format!("{module}.weight"), value: id, transposed: false };
+    put_shared(at.b, at.graph, at.anatomy, &parameter, folded);
+    Ok(())
+}
+
+/// Changes an embedding's table for everything that reads it, a tied head among them.
+///
+/// # Errors
+/// A table that is not stored as plain floats.
+pub(super) fn change_shared_table(at: &Folding<'_>, module: &str, change: impl FnOnce(Array2<f32>) -> Result<Array2<f32>>) -> Result<()> {
+    let (id, folded) = changed_table(at, module, change)?;
+    let head = at.anatomy.head.as_ref().and_then(|head| head.projection).map(|place| &at.anatomy.projections[place]);
+    // Some exporters store the tied weight twice.
+    if let Some(head) = head.filter(|head| head.weight.value != id) {
+        let own = if head.weight.layout == Layout::OutIn { folded.clone() } else { super::transposed(&folded)? };
+        at.b.set_initializer(head.weight.value, own);
+    }
+    at.b.set_initializer(id, folded);
+    Ok(())
+}
+
+fn changed_table(at: &Folding<'_>, module: &str, change: impl FnOnce(Array2<f32>) -> Result<Array2<f32>>) -> Result<(ValueId, Tensor)> {
+    let table = at.anatomy.embeddings.iter().find(|table| table.module == module);
+    let id = table.ok_or_else(|| Error::not_found("embedding", module))?.weight;
+    let place = || Place::Tensor(at.graph.value_name(id).to_owned());
+    let stored = floats(at.graph, id)?;
+    let changed = checked(change, matrix_of(&stored).map_err(|e| e.at(place()))?).map_err(|e| e.at(place()))?;
+    Ok((id, as_stored(&stored, &super::tensor(&changed.view()), false)?))
+}
+
+/// Some rows of a table, float32 `[rows, hidden]`.
+///
+/// # Errors
+/// A table that is not stored as plain floats.
+pub(super) fn rows_of(table: &Tensor, rows: &[usize]) -> Result<Tensor> {
+    let table = matrix_of(table)?;
+    Ok(super::tensor(&table.select(ndarray::Axis(0), rows).view()))
 }
 
 /// Adds `scaling · bias` to a module's bias.
 ///
 /// # Errors
 /// A module without a bias; one that is not stored as plain floats.
-pub(super) fn add_to_bias(b: &Builder, graph: &Graph, anatomy: &Anatomy, module: &str, bias: &Tensor, scaling: f64) -> Result<()> {
-    let id = anatomy.projections.iter().find(|p| p.module == module).and_then(|p| p.bias);
+pub(super) fn add_to_bias(at: &Folding<'_>, module: &str, bias: &Tensor, scaling: f64) -> Result<()> {
+    let id = at.anatomy.projections.iter().find(|p| p.module == module).and_then(|p| p.bias);
     let id = id.ok_or_else(|| Error::unsupported(format!("merging the bias of {module}"), "the base has no bias there to fold it into"))?;
-    let stored = floats(graph, id)?;
-    let (Some(base), Some(more)) = (stored.to_f64(), bias.to_f64()) else { return Err(Error::mismatch("dtype", "float", bias.dtype())) };
-    if base.len() != more.len() {
-        return Err(Error::mismatch("length of the bias", base.len(), more.len()));
+    let more = bias.to_f32().ok_or_else(|| Error::mismatch("dtype", "float", bias.dtype()))?;
+    change_bias(at, id, &more, |base, more| base + init::narrow(scaling) * more)
+}
+
+/// Multiplies a module's bias, if it has one.
+///
+/// # Errors
+/// A bias that is not stored as plain floats.
+pub(super) fn scale_bias(at: &Folding<'_>, module: &str, factors: &[f32]) -> Result<()> {
+    let id = at.anatomy.projections.iter().find(|p| p.module == module).and_then(|p| p.bias);
+    id.map_or(Ok(()), |id| change_bias(at, id, factors, |base, factor| base * factor))
+}
+
+fn change_bias(at: &Folding<'_>, id: ValueId, operand: &[f32], change: impl Fn(f32, f32) -> f32) -> Result<()> {
+    let stored = floats(at.graph, id)?;
+    let base = stored.to_f32().ok_or_else(|| Error::mismatch("dtype", "float", stored.dtype()))?;
+    if base.len() != operand.len() {
+        return Err(Error::mismatch("length of the bias", base.len(), operand.len()));
     }
-    let sum: Vec<f64> = base.iter().zip(&more).map(|(base, more)| base + scaling * more).collect();
-    b.set_initializer(id, Tensor::from_f64(stored.dtype(), stored.shape(), &sum)?);
+    let changed: Vec<f32> = base.iter().zip(operand).map(|(&base, &operand)| change(base, operand)).collect();
+    at.b.set_initializer(id, as_stored(&stored, &Tensor::from_f32(stored.shape(), &changed), false)?);
     Ok(())
 }
 

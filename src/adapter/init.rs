@@ -35,3 +35,17 @@ pub fn normal(rng: &mut ChaCha8Rng, shape: &[usize], deviation: f32) -> Tensor {
 pub fn zeros(shape: &[usize]) -> Tensor {
     Tensor::from_f32(shape, &vec![0.0; shape.iter().product()])
 }
+
+/// A length as a number.
+#[must_use]
+#[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "lengths of axes are far below 2^24")]
+pub(super) fn to_f32(length: usize) -> f32 {
+    length as f32
+}
+
+/// A number as adapters compute with it.
+#[must_use]
+#[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "adapters are float32")]
+pub(super) fn narrow(number: f64) -> f32 {
+    number as f32
+}

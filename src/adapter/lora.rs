@@ -1,10 +1,20 @@
 //! LoRA: `y = W·x + scaling · B·A·dropout(x)` (Hu et al., LoRA, equation 3; PEFT `tuners/lora/layer.py`).
 
+use ndarray::Array2;
+
+use super::config::{LoraConfig, LoraInit, Method, Selection, Targets};
+use super::dora::Dora;
 use super::dropout::Masks;
-use super::init;
-use super::param::Params;
-use crate::anatomy::{Anatomy, Projection};
-use crate::ir::{DType, Tensor};
+use super::key::{Key, Part as KeyPart};
+use super::lora_embedding::LoraEmbedding;
+use super::param::{PEFT_PREFIX, Params};
+use super::part::{Folding, Insertion, Part, Placed, Places};
+use super::targets::{self, CandidateKind};
+use super::tokens::{self, Tokens};
+use super::{fold, init, trained};
+use crate::anatomy::Projection;
+use crate::ir::{DType, Expr, Graph, Tensor};
+use crate::{Error, Result};
 
 /// One module that gets a branch.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,7 +29,7 @@ pub struct Site {
 
 /// How the branches of fresh adapters start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
+pub(super) enum Start {
     /// `A` uniform as PyTorch's `Linear`, `B` zero: the adapter changes nothing at first.
     Default,
     /// `A` normal with deviation `1 / r`, `B` zero.
@@ -30,86 +40,171 @@ pub enum Start {
 
 /// Everything about the branches but where they go.
 #[derive(Clone, Copy, Debug)]
-pub struct Branches {
+pub(super) struct Branches {
     /// How fresh ones start.
-    pub start: Start,
+    pub(super) start: Start,
     /// The seed of fresh values.
-    pub seed: u64,
+    pub(super) seed: u64,
     /// Share of the input's elements that are dropped while training.
-    pub dropout: f64,
+    dropout: f64,
     /// Whether `B` has a bias (`lora_bias`).
-    pub bias: bool,
+    bias: bool,
+    /// Whether weights are decomposed into magnitude and direction.
+    dora: bool,
 }
 
-/// Adds a branch at each site: to every place where the module is used.
-///
-/// `A` is `[rank, in_features]`, `B` `[out_features, rank]`, as PEFT stores them. The branch is computed in float32.
-pub fn insert<'g>(params: &Params<'g>, anatomy: &Anatomy, sites: &[Site], branches: &Branches, masks: Option<Masks<'g>>) {
-    let mut place = 0;
-    for site in sites {
-        for projection in anatomy.projections.iter().filter(|p| p.module == site.module) {
-            place += 1;
-            branch(params, projection, site, branches, masks.map(|masks| (masks, place)));
+/// The branches at linear projections.
+#[derive(Debug)]
+struct Lora {
+    sites: Vec<Site>,
+    branches: Branches,
+}
+
+/// Finds where LoRA attaches: projections, embeddings, rows of embeddings.
+pub(super) fn place(config: &LoraConfig, at: &Places<'_>) -> Result<Placed> {
+    let mut config = config.clone();
+    config.scope.modules_to_save = at.saved.to_vec();
+    let candidates = targets::candidates(at.anatomy);
+    let none = Targets::Only(Selection::Names(vec![]));
+    let only_tokens = config.scope.targets == none && !config.trainable_token_indices.is_empty();
+    let sites = if only_tokens { vec![] } else { targets::resolve(&config, &candidates, at.strictness)? };
+    let is_table = |site: &Site| candidates.iter().any(|c| c.module == site.module && c.kind == CandidateKind::Embedding);
+    let (tables, sites): (Vec<Site>, Vec<Site>) = sites.into_iter().partition(is_table);
+    if config.use_dora && !tables.is_empty() {
+        return Err(Error::unsupported("DoRA of embeddings", "only those of linear projections are written"));
+    }
+    let start = match config.init {
+        LoraInit::Kaiming | LoraInit::FromFile(_) => Start::Default,
+        LoraInit::Gaussian => Start::Gaussian,
+        LoraInit::Random => Start::Random,
+    };
+    let branches =
+        Branches { start, seed: at.seed, dropout: config.dropout, bias: config.lora_bias, dora: config.use_dora };
+    let modules: Vec<String> = sites.iter().chain(&tables).map(|site| site.module.clone()).collect();
+    let mut parts: Vec<Box<dyn Part>> = vec![];
+    if !sites.is_empty() {
+        parts.push(Box::new(Lora { sites, branches }));
+    }
+    parts.extend(tables.into_iter().map(|site| Box::new(LoraEmbedding { site, branches }) as Box<dyn Part>));
+    parts.extend(tokens::find(&config, at)?.into_iter().map(|rows: Tokens| Box::new(rows) as Box<dyn Part>));
+    let attached: Vec<(String, usize)> = parts.iter().flat_map(|part| part.targets()).collect();
+    parts.extend(trained::biases(at, config.bias, &attached));
+
+    let modules: Vec<&str> = modules.iter().map(String::as_str).collect();
+    config.scope.settle(&modules, at.saved);
+    config.fan_in_fan_out |= at.anatomy.projections.iter().any(|p| p.conv1d && modules.contains(&p.module.as_str()));
+    Ok(Placed { parts, settled: Method::Lora(config) })
+}
+
+impl Part for Lora {
+    /// Adds a branch at each site: to every place where the module is used.
+    ///
+    /// `A` is `[rank, in_features]`, `B` `[out_features, rank]`, as PEFT stores them. The branch is computed in float32.
+    fn insert(&self, at: &Insertion<'_, '_>) -> Result<()> {
+        let mut place = 0;
+        for site in &self.sites {
+            for projection in at.anatomy.projections.iter().filter(|p| p.module == site.module) {
+                place += 1;
+                self.branch(at.params, at.graph, projection, site, at.purpose.masks().map(|masks| (masks, place)));
+            }
+        }
+        Ok(())
+    }
+
+    fn fold(&self, at: &Folding<'_>) -> Result<()> {
+        for Site { module, scaling, .. } in &self.sites {
+            let part = |part| at.tensor(&Key::module(module, part).to_string());
+            let delta = delta(&part(KeyPart::LoraA)?, &part(KeyPart::LoraB)?, *scaling)?;
+            let magnitude = self.branches.dora.then(|| at.numbers(&Key::module(module, KeyPart::LoraMagnitude).to_string())).transpose()?;
+            fold::change_weight(at, module, |weight| match &magnitude {
+                Some(magnitude) => super::dora::folded(&(weight + delta), magnitude),
+                None => Ok(weight + delta),
+            })?;
+            if self.branches.bias {
+                fold::add_to_bias(at, module, &part(KeyPart::LoraBBias)?, *scaling)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn targets(&self) -> Vec<(String, usize)> {
+        self.sites.iter().map(|site| (site.module.clone(), site.rank)).collect()
+    }
+
+    fn dropout(&self) -> f64 {
+        self.branches.dropout
+    }
+}
+
+impl Lora {
+    fn branch<'g>(&self, params: &Params<'g>, graph: &Graph, projection: &Projection, site: &Site, masks: Option<(Masks<'g>, u32)>) {
+        let branches = &self.branches;
+        let size = |n: i64| usize::try_from(n).unwrap_or(0);
+        let (n_in, n_out) = (size(projection.in_features), size(projection.out_features));
+        let Site { module, rank, scaling } = site;
+        let a_name = format!("{module}.lora_A.weight");
+        let b_name = format!("{module}.lora_B.weight");
+        let a = params.get(&a_name, || branches.fresh_a(&a_name, &[*rank, n_in]));
+        let b = params.get(&b_name, || branches.fresh_b(&b_name, &[n_out, *rank]));
+        let bias = branches.bias.then(|| params.get(&format!("{module}.lora_B.bias"), || init::zeros(&[n_out])));
+        let dora = branches.dora.then(|| Dora::new(params, graph, projection, a, b, *scaling));
+        let builder = a.b();
+        let (x, output) = (builder.expr(projection.x), builder.expr(projection.output));
+        builder.scoped(&format!("lora/{module}"), || {
+            builder.rewire(output, |y| {
+                let whole = x.cast(DType::F32);
+                let x = masks.map_or(whole, |(masks, place)| masks.drop(whole, branches.dropout, place));
+                // The scale goes onto the narrow side.
+                let down = x.matmul(a.t()) * *scaling;
+                let up = down.matmul(b.t());
+                let up = bias.map_or(up, |bias| up + bias * *scaling);
+                match dora {
+                    Some(dora) => y + dora.change(projection, x, up, x.id() != whole.id()).cast(y.dtype()),
+                    None => y + up.cast(y.dtype()),
+                }
+            });
+        });
+    }
+}
+
+impl Branches {
+    fn fresh_a(&self, name: &str, shape: &[usize; 2]) -> Tensor {
+        let mut rng = init::generator(self.seed, name);
+        match self.start {
+            // PyTorch's `kaiming_uniform_(a=√5)`: a bound of 1/√fan_in.
+            Start::Default | Start::Random => init::uniform(&mut rng, shape, init::to_f32(shape[1]).sqrt().recip()),
+            Start::Gaussian => init::normal(&mut rng, shape, init::to_f32(shape[0]).recip()),
         }
     }
-}
 
-fn branch<'g>(params: &Params<'g>, projection: &Projection, site: &Site, branches: &Branches, masks: Option<(Masks<'g>, u32)>) {
-    let size = |n: i64| usize::try_from(n).unwrap_or(0);
-    let (n_in, n_out) = (size(projection.in_features), size(projection.out_features));
-    let Site { module, rank, scaling } = site;
-    let a_name = format!("{module}.lora_A.weight");
-    let b_name = format!("{module}.lora_B.weight");
-    let a = params.get(&a_name, || fresh_a(branches, &a_name, &[*rank, n_in]));
-    let b = params.get(&b_name, || fresh_b(branches, &b_name, &[n_out, *rank]));
-    let bias = branches.bias.then(|| params.get(&format!("{module}.lora_B.bias"), || init::zeros(&[n_out])));
-    let builder = a.b();
-    let (x, output) = (builder.expr(projection.x), builder.expr(projection.output));
-    builder.scoped(&format!("lora/{module}"), || {
-        builder.rewire(output, |y| {
-            let x = x.cast(DType::F32);
-            let x = masks.map_or(x, |(masks, place)| masks.drop(x, branches.dropout, place));
-            // The scale goes onto the narrow side.
-            let down = x.matmul(a.t()) * *scaling;
-            let up = down.matmul(b.t());
-            let up = bias.map_or(up, |bias| up + bias * *scaling);
-            y + up.cast(y.dtype())
-        });
-    });
-}
-
-fn fresh_a(branches: &Branches, name: &str, shape: &[usize; 2]) -> Tensor {
-    let mut rng = init::generator(branches.seed, name);
-    match branches.start {
-        // PyTorch's `kaiming_uniform_(a=√5)`: a bound of 1/√fan_in.
-        Start::Default | Start::Random => init::uniform(&mut rng, shape, to_f32(shape[1]).sqrt().recip()),
-        Start::Gaussian => init::normal(&mut rng, shape, to_f32(shape[0]).recip()),
+    fn fresh_b(&self, name: &str, shape: &[usize; 2]) -> Tensor {
+        match self.start {
+            Start::Default | Start::Gaussian => init::zeros(shape),
+            Start::Random => init::uniform(&mut init::generator(self.seed, name), shape, init::to_f32(shape[1]).sqrt().recip()),
+        }
     }
-}
-
-fn fresh_b(branches: &Branches, name: &str, shape: &[usize; 2]) -> Tensor {
-    match branches.start {
-        Start::Default | Start::Gaussian => init::zeros(shape),
-        Start::Random => init::uniform(&mut init::generator(branches.seed, name), shape, to_f32(shape[1]).sqrt().recip()),
-    }
-}
-
-#[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "lengths of axes are far below 2^24")]
-fn to_f32(length: usize) -> f32 {
-    length as f32
 }
 
 /// What folding adds to the module's weight, `[out_features, in_features]`: `scaling · B · A`.
 ///
 /// # Errors
 /// Tensors that are not float32 matrices that go together.
-pub fn delta(a: &Tensor, b: &Tensor, scaling: f64) -> crate::Result<ndarray::Array2<f32>> {
+pub(super) fn delta(a: &Tensor, b: &Tensor, scaling: f64) -> Result<Array2<f32>> {
     let (a, b) = (super::matrix(a)?, super::matrix(b)?);
     if a.nrows() != b.ncols() {
-        return Err(crate::Error::mismatch("rank of lora_B", a.nrows(), b.ncols()));
+        return Err(Error::mismatch("rank of lora_B", a.nrows(), b.ncols()));
     }
-    let [scale] = [scaling].map(|s| Tensor::from_f64(DType::F32, &[], &[s]).ok().and_then(|t| t.scalar()).unwrap_or(s));
-    #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "the branch is float32")]
-    let scale = scale as f32;
-    Ok(b.dot(&a) * scale)
+    Ok(b.dot(&a) * init::narrow(scaling))
+}
+
+/// The input of a graph that has a tensor of an adapter by its module and part, without PEFT's prefix.
+pub(super) fn input_name(key: &Key) -> String {
+    let key = key.to_string();
+    key.strip_prefix(PEFT_PREFIX).map_or_else(|| key.clone(), str::to_owned)
+}
+
+/// A tensor of a module, under PEFT's name.
+pub(super) fn param<'g>(params: &Params<'g>, module: &str, part: KeyPart, fresh: impl FnOnce() -> Tensor) -> Expr<'g> {
+    let key = Key::module(module, part);
+    params.keyed(&key.to_string(), &input_name(&key), fresh)
 }

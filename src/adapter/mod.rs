@@ -4,20 +4,33 @@
 //! PEFT's names and shapes. Nothing here knows of gradients.
 
 pub mod config;
+mod dora;
 pub mod dropout;
+pub mod encoder;
 mod fold;
+mod front;
+mod ia3;
 pub mod init;
 pub mod key;
-pub mod lora;
+mod lora;
+mod lora_embedding;
 pub mod naming;
 pub mod near;
 mod param;
+mod part;
 mod pattern;
 mod plan;
+mod prefix;
+mod prompt;
 pub mod replace;
+mod rows;
 pub mod targets;
+mod tokens;
+mod trained;
 
-pub use param::{PEFT_PREFIX, Param, Params};
+pub use lora::Site;
+pub use param::{Form, PEFT_PREFIX, Param, Params, Role};
+pub use part::Purpose;
 pub use plan::{Given, Plan};
 
 use ndarray::ArrayView2;

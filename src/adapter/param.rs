@@ -1,35 +1,66 @@
-//! Trainable tensors.
+//! The tensors of an adapter in a graph.
 
 use crate::ir::{Builder, DType, Expr, Tensor, ValueId};
 use crate::{Error, Place};
 
-/// One trainable tensor of an adapter, float32.
+/// One tensor of an adapter, float32.
 #[derive(Clone, Debug)]
 pub struct Param {
-    /// The tensor's name in a PEFT file: `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`.
+    /// The tensor's name in its file: `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`.
     pub key: String,
-    /// The name of the graph's optional input: the key without PEFT's prefix.
+    /// The name in the graph: the key without PEFT's prefix.
     pub name: String,
-    /// The input's value.
+    /// The graph's value.
     pub value: ValueId,
     /// The value to start from.
     pub initial: Tensor,
+    /// What becomes of it.
+    pub role: Role,
+}
+
+/// What becomes of an adapter's tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It is trained, and kept in the adapter's file.
+    Trained,
+    /// It is trained, and kept beside the adapter's file, which has what is computed from it.
+    Encoder,
+    /// It is kept in the adapter's file and never changes.
+    Fixed,
+}
+
+impl Param {
+    /// Whether training changes it.
+    #[must_use]
+    pub fn is_trained(&self) -> bool {
+        self.role != Role::Fixed
+    }
 }
 
 /// PEFT's prefix of the base model's module paths.
 pub const PEFT_PREFIX: &str = "base_model.model.";
 
-/// The adapter's trainable tensors while it is being inserted: each is asked for by name, with the value a fresh adapter has.
+/// How the trained tensors stand in a graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As inputs with default values, which a caller may feed.
+    Inputs,
+    /// As constants.
+    Constants,
+}
+
+/// The adapter's tensors while it is being inserted: each is asked for by name, with the value a fresh adapter has.
 pub struct Params<'g> {
     b: &'g Builder,
     given: &'g dyn Fn(&str) -> Option<Tensor>,
+    form: Form,
     made: std::cell::RefCell<Vec<Param>>,
 }
 
 impl<'g> Params<'g> {
     /// Starts with no tensors; `given` has values by PEFT key for those that are not fresh.
-    pub fn new(b: &'g Builder, given: &'g dyn Fn(&str) -> Option<Tensor>) -> Self {
-        Self { b, given, made: std::cell::RefCell::default() }
+    pub fn new(b: &'g Builder, given: &'g dyn Fn(&str) -> Option<Tensor>, form: Form) -> Self {
+        Self { b, given, form, made: std::cell::RefCell::default() }
     }
 
     /// The tensor called `name` (a module path and PEFT's suffix): as given, else fresh. Asked for twice, it is the same.
@@ -39,6 +70,26 @@ impl<'g> Params<'g> {
 
     /// The same for a tensor whose PEFT key does not follow from its name.
     pub fn keyed(&self, key: &str, name: &str, fresh: impl FnOnce() -> Tensor) -> Expr<'g> {
+        self.put(key, name, Role::Trained, fresh)
+    }
+
+    /// A parameter of the network that computes the prompt; its key is its name.
+    pub fn encoder(&self, key: &str, fresh: impl FnOnce() -> Tensor) -> Expr<'g> {
+        self.put(key, key, Role::Encoder, fresh)
+    }
+
+    /// A tensor that belongs to the adapter but is not trained.
+    pub fn fixed(&self, key: &str, name: &str, fresh: impl FnOnce() -> Tensor) -> Expr<'g> {
+        self.put(key, name, Role::Fixed, fresh)
+    }
+
+    /// The value of a tensor that is not fresh.
+    #[must_use]
+    pub fn given(&self, key: &str) -> Option<Tensor> {
+        (self.given)(key)
+    }
+
+    fn put(&self, key: &str, name: &str, role: Role, fresh: impl FnOnce() -> Tensor) -> Expr<'g> {
         if let Some(made) = self.made.borrow().iter().find(|p| p.key == key) {
             return self.b.expr(made.value);
         }
@@ -48,10 +99,13 @@ impl<'g> Params<'g> {
             let error = Error::mismatch("shape", format!("{:?}", fresh.shape()), format!("{:?}", initial.shape()));
             self.b.fail(error.at(Place::Tensor(key.to_owned())).with_hint("is the adapter one of another base?"));
         }
-        let input = self.b.optional_input(name, initial.clone());
         debug_assert_eq!(initial.dtype(), DType::F32, "adapters are float32");
-        self.made.borrow_mut().push(Param { key: key.into(), name: input.name().to_string(), value: input.id(), initial });
-        input
+        let value = match (self.form, role) {
+            (Form::Constants, _) | (_, Role::Fixed) => self.b.initializer(name, initial.clone()),
+            (Form::Inputs, Role::Trained | Role::Encoder) => self.b.optional_input(name, initial.clone()),
+        };
+        self.made.borrow_mut().push(Param { key: key.into(), name: value.name().to_string(), value: value.id(), initial, role });
+        value
     }
 
     /// All tensors, sorted by key.

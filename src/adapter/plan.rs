@@ -1,184 +1,142 @@
 //! A method and its configuration, applied to a graph that was recognised: which tensors, and where.
 
-use super::config::{Bias, LoraInit, Method, Task};
-use super::dropout::Masks;
-use super::lora::{self, Branches, Site, Start};
-use super::param::{PEFT_PREFIX, Param, Params};
-use super::replace;
-use super::targets::{self, CandidateKind, Strictness};
-use crate::anatomy::{Anatomy, Parameter};
+use super::config::{Method, Task};
+use super::key::Family;
+use super::param::{Param, Params};
+use super::part::{Folding, Insertion, Part, Placed, Places, Purpose};
+use super::targets::{self, Strictness};
+use super::{ia3, lora, prefix, prompt, trained};
+use crate::Result;
+use crate::anatomy::Anatomy;
 use crate::ir::{Builder, Graph, Tensor};
-use crate::{Error, Result};
 
 /// What a method does to one graph.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Plan {
-    lora: Vec<Site>,
-    branches: Branches,
-    trained: Vec<Trained>,
-    /// Names of the modules that are trained as a whole: those that were asked for, and the task's heads.
-    saved: Vec<String>,
-}
-
-/// A parameter of the base that is trained as a whole.
-#[derive(Clone, Debug)]
-struct Trained {
-    parameter: Parameter,
-    key: String,
+    parts: Vec<Box<dyn Part>>,
+    settled: Method,
 }
 
 /// Values by PEFT key, for the tensors of an adapter that are not fresh.
 pub type Given<'a> = dyn Fn(&str) -> Option<Tensor> + 'a;
 
+/// Finds the places of every method: the table of methods.
+fn place(method: &Method, at: &Places<'_>) -> Result<Placed> {
+    match method {
+        Method::Lora(config) => lora::place(config, at),
+        Method::Ia3(config) => ia3::place(config, at),
+        Method::LnTuning(config) => trained::normalisations(config, at),
+        Method::Head(config) => trained::head(config, at),
+        Method::Prompt(config) => prompt::place(config, at),
+        Method::Prefix(config) => prefix::place(config, at),
+        Method::PromptEncoder(config) => prompt::place_encoded(config, at),
+        other => Err(crate::Error::unsupported(
+            format!("the method {}", other.name()),
+            "it is read and written as a PEFT file, but not yet put into graphs",
+        )),
+    }
+}
+
 impl Plan {
-    /// Finds the places where the method attaches.
+    /// Finds the places where the method attaches. `given` has the tensors of an adapter that is not fresh.
     ///
     /// # Errors
     /// Targets that match nothing, with candidates; a method that has no place in this graph.
-    pub fn new(method: &Method, task: Task, anatomy: &Anatomy, strictness: Strictness, seed: u64) -> Result<Self> {
+    pub fn new(method: &Method, task: Task, anatomy: &Anatomy, strictness: Strictness, seed: u64, given: &Given<'_>) -> Result<Self> {
         method.check()?;
-        let mut saved: Vec<String> = method.modules_to_save().to_vec();
-        saved.extend(
-            task.heads()
-                .iter()
-                .map(|&head| head.to_owned())
-                .filter(|head| anatomy.parameters.iter().any(|p| targets::is_saved(&p.name, head))),
-        );
-        saved.sort();
-        saved.dedup();
-        let (lora, branches, bias) = match method {
-            Method::Lora(config) => {
-                let mut config = config.clone();
-                config.scope.modules_to_save.clone_from(&saved);
-                let candidates = targets::candidates(anatomy);
-                let chosen = targets::resolve(&config, &candidates, strictness)?;
-                let is_table = |site: &&Site| candidates.iter().any(|c| c.module == site.module && c.kind == CandidateKind::Embedding);
-                if let Some(table) = chosen.iter().find(is_table) {
-                    return Err(Error::unsupported(
-                        format!("LoRA on the embedding {}", table.module),
-                        "only linear projections have branches so far",
-                    ));
-                }
-                if config.use_dora {
-                    return Err(Error::unsupported("DoRA", "only plain LoRA branches are written so far"));
-                }
-                let start = match config.init {
-                    LoraInit::Kaiming | LoraInit::FromFile(_) => Start::Default,
-                    LoraInit::Gaussian => Start::Gaussian,
-                    LoraInit::Random => Start::Random,
-                };
-                let branches = Branches { start, seed, dropout: config.dropout, bias: config.lora_bias };
-                (chosen, branches, config.bias)
-            }
-            Method::Head(_) if saved.is_empty() => {
-                let head = anatomy.head.as_ref().and_then(|head| anatomy.projections.get(head.projection?));
-                let module = head.map(|projection| projection.module.clone());
-                saved.push(module.ok_or_else(|| {
-                    Error::invalid("the model's head was not recognised").with_hint("name the module to train with `--modules-to-save`")
-                })?);
-                (vec![], Branches { start: Start::Default, seed, dropout: 0.0, bias: false }, Bias::None)
-            }
-            Method::Head(_) => (vec![], Branches { start: Start::Default, seed, dropout: 0.0, bias: false }, Bias::None),
-            other => {
-                return Err(Error::unsupported(
-                    format!("the method {}", other.name()),
-                    "it is read and written as a PEFT file, but not yet put into graphs",
-                ));
-            }
-        };
-        let mut plan = Self { lora, branches, trained: vec![], saved };
-        plan.train_modules(anatomy, strictness)?;
-        plan.train_biases(anatomy, bias);
-        Ok(plan)
+        let saved = saved(method, task, anatomy);
+        let at = Places { anatomy, strictness, seed, saved: &saved, given };
+        let Placed { mut parts, settled } = place(method, &at)?;
+        let family = if method.is_prompt() { Family::Prompt } else { Family::Tuner };
+        parts.extend(trained::modules(&Places { saved: settled.modules_to_save(), ..at }, family)?);
+        Ok(Self { parts, settled })
     }
 
-    fn train_modules(&mut self, anatomy: &Anatomy, strictness: Strictness) -> Result<()> {
-        let names: Vec<&str> = anatomy.parameters.iter().map(|p| p.name.as_str()).collect();
-        for place in targets::saved_parameters(&self.saved, &names, strictness)? {
-            let parameter = anatomy.parameters[place].clone();
-            let key = format!("{PEFT_PREFIX}{}", parameter.name);
-            self.trained.push(Trained { parameter, key });
-        }
-        Ok(())
-    }
-
-    /// Biases keep their own names, but inside a module with a branch PEFT calls the original module `base_layer`.
-    fn train_biases(&mut self, anatomy: &Anatomy, bias: Bias) {
-        for parameter in &anatomy.parameters {
-            let Some(module) = parameter.name.strip_suffix(".bias") else { continue };
-            let target = self.lora.iter().any(|t| t.module == module);
-            let wanted = bias == Bias::All || (bias == Bias::TargetsOnly && target);
-            if !wanted || self.trained.iter().any(|t| t.parameter.name == parameter.name) {
-                continue;
-            }
-            let key = if target { format!("{PEFT_PREFIX}{module}.base_layer.bias") } else { format!("{PEFT_PREFIX}{}", parameter.name) };
-            self.trained.push(Trained { parameter: parameter.clone(), key });
-        }
-    }
-
-    /// The method with what was found written down, so that PEFT comes to the same: targets, heads, the order of axes.
+    /// The method with what was found written down, so that PEFT comes to the same: targets, heads, sizes, the order of axes.
     #[must_use]
-    pub fn settled(&self, method: &Method, anatomy: &Anatomy) -> Method {
-        let mut method = method.clone();
-        let targets: Vec<&str> = self.lora.iter().map(|site| site.module.as_str()).collect();
-        match &mut method {
-            Method::Lora(config) => {
-                config.scope.settle(&targets, &self.saved);
-                config.fan_in_fan_out |= anatomy.projections.iter().any(|p| p.conv1d && targets.contains(&p.module.as_str()));
-            }
-            Method::Head(config) => config.modules_to_save.clone_from(&self.saved),
-            _ => {}
-        }
-        method
+    pub fn settled(&self) -> &Method {
+        &self.settled
     }
 
-    /// The modules with a branch.
+    /// The modules that the method attaches to, with the length of its inner axis, 0 if it has none.
     #[must_use]
-    pub fn targets(&self) -> &[Site] {
-        &self.lora
+    pub fn targets(&self) -> Vec<(String, usize)> {
+        self.parts.iter().flat_map(|part| part.targets()).collect()
     }
 
     /// The names of the base's parameters that are trained as a whole.
-    pub fn trained(&self) -> impl Iterator<Item = &str> {
-        self.trained.iter().map(|t| t.parameter.name.as_str())
+    #[must_use]
+    pub fn trained(&self) -> Vec<String> {
+        self.parts.iter().flat_map(|part| part.trained()).collect()
     }
 
     /// Share of activations that are dropped while training.
     #[must_use]
     pub fn dropout(&self) -> f64 {
-        self.branches.dropout
+        self.parts.iter().map(|part| part.dropout()).fold(0.0, f64::max)
     }
 
-    /// Writes the method's part into a graph that starts from `graph`, with `masks` for training.
+    /// Positions that virtual tokens take from those the model has.
+    #[must_use]
+    pub fn virtual_tokens(&self) -> usize {
+        self.parts.iter().map(|part| part.virtual_tokens()).sum()
+    }
+
+    /// In a graph for training: the positions in front of those that have labels.
+    #[must_use]
+    pub fn positions_without_label(&self) -> usize {
+        self.parts.iter().map(|part| part.positions_without_label()).sum()
+    }
+
+    /// Whether there is something that cannot be folded into the base's constants: a merged model has it in its graph.
+    #[must_use]
+    pub fn is_baked(&self) -> bool {
+        self.parts.iter().any(|part| part.is_baked())
+    }
+
+    /// Writes the method's part into a graph that starts from `graph`.
     ///
     /// # Errors
-    /// Parameters that cannot be trained because of how they are stored; given tensors of the wrong shape are found by the builder.
-    pub fn insert(&self, b: &Builder, graph: &Graph, anatomy: &Anatomy, given: &Given<'_>, masks: Option<Masks<'_>>) -> Result<Vec<Param>> {
-        let params = Params::new(b, given);
-        lora::insert(&params, anatomy, &self.lora, &self.branches, masks);
-        for trained in &self.trained {
-            replace::parameter(&params, b, graph, anatomy, &trained.parameter, &trained.key)?;
+    /// Parameters that cannot be trained because of how they are stored; places that are written in a way that is not known; given tensors of
+    /// the wrong shape are found by the builder.
+    pub fn insert<'g>(
+        &self,
+        b: &'g Builder,
+        graph: &Graph,
+        anatomy: &Anatomy,
+        given: &'g Given<'g>,
+        purpose: Purpose<'g>,
+    ) -> Result<Vec<Param>> {
+        let params = Params::new(b, given, purpose.form());
+        for part in &self.parts {
+            part.insert(&Insertion { b, graph, anatomy, params: &params, purpose })?;
         }
         Ok(params.finish())
     }
 
-    /// Folds the adapter into the weights of a graph whose values have the ids that `anatomy` was read with.
+    /// Makes a merged model of a graph whose values have the ids that `anatomy` was read with: folds the adapter into the weights, and
+    /// writes what cannot be folded into the graph.
     ///
     /// # Errors
     /// A tensor of the adapter that is missing; a weight that is not stored as plain floats.
-    pub fn fold(&self, b: &Builder, graph: &Graph, anatomy: &Anatomy, given: &Given<'_>) -> Result<()> {
-        let tensor = |key: String| given(&key).ok_or_else(|| Error::not_found("tensor", key));
-        for target in &self.lora {
-            let part = |name: &str| tensor(format!("{PEFT_PREFIX}{}.{name}", target.module));
-            let delta = lora::delta(&part("lora_A.weight")?, &part("lora_B.weight")?, target.scaling)?;
-            super::fold::add_to_weight(b, graph, anatomy, &target.module, &delta)?;
-            if self.branches.bias {
-                super::fold::add_to_bias(b, graph, anatomy, &target.module, &part("lora_B.bias")?, target.scaling)?;
+    pub fn merge<'g>(&self, b: &'g Builder, graph: &Graph, anatomy: &Anatomy, given: &'g Given<'g>) -> Result<()> {
+        let params = Params::new(b, given, Purpose::Merged.form());
+        for part in &self.parts {
+            if part.is_baked() {
+                part.insert(&Insertion { b, graph, anatomy, params: &params, purpose: Purpose::Merged })?;
+            } else {
+                part.fold(&Folding { b, graph, anatomy, given })?;
             }
-        }
-        for trained in &self.trained {
-            super::fold::replace_parameter(b, graph, anatomy, &trained.parameter, &tensor(trained.key.clone())?)?;
         }
         Ok(())
     }
+}
+
+/// The names of modules that are trained as a whole: those that were asked for, and the task's heads.
+fn saved(method: &Method, task: Task, anatomy: &Anatomy) -> Vec<String> {
+    let heads = task.heads().iter().filter(|head| anatomy.parameters.iter().any(|p| targets::is_saved(&p.name, head)));
+    let mut saved: Vec<String> = method.modules_to_save().iter().cloned().chain(heads.map(|&head| head.to_owned())).collect();
+    saved.sort();
+    saved.dedup();
+    saved
 }

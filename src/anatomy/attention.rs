@@ -161,6 +161,7 @@ impl<'g> Site<'g> {
             masks,
             output: self.output,
             scale,
+            key_scale: scale_on_the_way(ValueRef::new(graph, self.keys.value)),
         };
         if let Kind::Fused(fused) = &self.kind {
             fused.complete(&mut attention);

@@ -16,6 +16,7 @@ mod inputs;
 mod linear;
 mod names;
 mod parameters;
+mod positions;
 mod projections;
 mod roles;
 mod scores;
@@ -69,6 +70,7 @@ pub fn read(graph: &Graph) -> Anatomy {
     let head = head.map(|head| head.complete(graph, &projections, token_embedding.map(|at| &embeddings[at])));
     let parameters = parameters::find(graph, &projections, &embeddings, &hints.namer);
     let cache = cache::find(graph, &attentions);
+    let positions = positions::find(graph, &causal, token_embedding.map(|at| &embeddings[at]));
     let anatomy = Anatomy {
         projections,
         embeddings,
@@ -79,6 +81,7 @@ pub fn read(graph: &Graph) -> Anatomy {
         cache,
         inputs,
         max_positions,
+        positions,
         task: Guess::default(),
         misses,
     };
@@ -138,6 +141,8 @@ pub struct Anatomy {
     pub inputs: Inputs,
     /// The largest number of positions, where a learned position table tells: the rows that can be read from position 0 on.
     pub max_positions: Option<i64>,
+    /// Every place where a position is read, to look a row up or to rotate by an angle, in the order of execution.
+    pub positions: Vec<PositionUse>,
     /// What the model was made for.
     pub task: Guess,
     /// What was looked for and not found.
@@ -251,6 +256,8 @@ pub struct Attention {
     pub head_size: Option<i64>,
     /// What the product of queries and keys is multiplied with, wherever that happens.
     pub scale: Option<f64>,
+    /// What the keys are multiplied with between `key` and `keys`; a part of `scale`.
+    pub key_scale: Option<f64>,
 }
 
 /// Queries, keys or values, head by head.
@@ -285,6 +292,15 @@ pub enum Axis {
     Size,
     /// Numbers of all heads of a position, one head after the other.
     HeadsSize,
+}
+
+/// An input of a node that is a position, int64 or int32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PositionUse {
+    /// An output of the node.
+    pub output: ValueId,
+    /// Which of the node's inputs.
+    pub input: usize,
 }
 
 /// Something that hides keys from queries. Its last axis is that of the keys, or has length 1.

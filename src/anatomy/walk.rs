@@ -146,6 +146,10 @@ impl<'g> NodeRef<'g> {
         self.id
     }
 
+    pub(super) fn graph(self) -> &'g Graph {
+        self.graph
+    }
+
     pub(super) fn node(self) -> &'g Node {
         self.graph.node(self.id)
     }

@@ -11,11 +11,11 @@ use crate::adapter::config::{Method, Task};
 use crate::adapter::dropout::Masks;
 use crate::adapter::naming;
 use crate::adapter::targets::Strictness;
-use crate::adapter::{Given, Param, Plan};
+use crate::adapter::{Given, Param, Plan, Purpose, Role};
 use crate::anatomy::Anatomy;
 use crate::ir::{Builder, DType, Graph, Origin, Tensor};
 use crate::onnx::{self, Storage, WriteOptions};
-use crate::peft::{self, AdapterConfig, AdapterFiles};
+use crate::peft::{self, AdapterConfig, AdapterFiles, safetensors};
 use crate::train::optimizer::{self, AdamW, names};
 use crate::train::step::{self, Model, Objective};
 use crate::{Context, Error, Result};
@@ -91,16 +91,18 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         (Adapter::Folder(path), None) => return Err(Error::not_found("adapter", path.display().to_string())),
     };
     let task = task(request, given.as_ref(), &base.anatomy)?;
-    let plan = Plan::new(&method, task, &base.anatomy, strictness, request.seed).in_file(request.model)?;
-    let tensors = given.as_ref().map(|files| files.tensors.clone()).unwrap_or_default();
-    let lookup = |key: &str| tensors.get(key).cloned();
+    let lookup = |key: &str| given.as_ref().and_then(|files| files.tensor(key)).cloned();
+    let plan = Plan::new(&method, task, &base.anatomy, strictness, request.seed, &lookup).in_file(request.model)?;
 
-    let (inference, params) = inference_graph(&base, &plan, &lookup).in_file(request.model)?;
+    let (inference, kept) = adapted(&base, &plan, &lookup, Purpose::Inference).in_file(request.model)?;
     if let (Some(files), Adapter::Folder(path)) = (&given, &request.adapter) {
-        peft::match_params(&files.tensors, &params).check().in_file(*path)?;
+        peft::match_params(&files.tensors, &kept).check().in_file(*path)?;
     }
-    let settled = plan.settled(&method, &base.anatomy);
-    let params = write_adapter(folder.path(), &settled, task, request, given, params)?;
+    let (untrained, trained) = adapted(&base, &plan, &lookup, Purpose::Training(None)).in_file(request.model)?;
+    let files = adapter_files(plan.settled(), task, request, given.as_ref(), &kept, &trained);
+    peft::write(folder.path(), &files)?;
+    let (kept, trained) = (lying_in(folder.path(), kept)?, lying_in(folder.path(), trained)?);
+    let params: Vec<Param> = trained.into_iter().filter(Param::is_trained).collect();
     let mut graphs = IndexMap::new();
     let mut put = |purpose: &str, graph: &Graph| -> Result<()> {
         let file = format!("{purpose}.onnx");
@@ -113,9 +115,10 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         graphs.insert(purpose.to_owned(), GraphFile::describe(&file, graph));
         Ok(())
     };
-    put("inference", &at_rest(&inference, &params))?;
+    put("inference", &at_rest(&inference, &kept))?;
     let classes = base.anatomy.head.as_ref().and_then(|head| head.classes);
-    for (purpose, graph) in training_graphs(&base, &plan, &lookup, task, folder.path(), &params).in_file(request.model)? {
+    let to_train = ToTrain { base: &base, plan: &plan, task, folder: folder.path(), params: &params };
+    for (purpose, graph) in to_train.graphs(&untrained, &lookup).in_file(request.model)? {
         put(purpose, &graph)?;
     }
     let manifest = Manifest {
@@ -130,14 +133,13 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         base_count: base.count(),
         logits: base.anatomy.head.as_ref().map(|head| base.graph.value_name(head.logits).to_owned()).unwrap_or_default(),
         classes,
-        max_positions: base.anatomy.max_positions,
+        max_positions: base.anatomy.max_positions.map(|positions| positions - i64::try_from(plan.virtual_tokens()).unwrap_or(0)),
         dropout: plan.dropout(),
     };
     let text = serde_json::to_string_pretty(&manifest).map_err(|e| Error::invalid(e.to_string()))?;
     crate::files::replace(&folder.path().join(manifest::FILE), text.as_bytes())?;
     folder.finish()?;
-    let targets = plan.targets().iter().map(|t| (t.module.clone(), t.rank)).collect();
-    Ok(Report { manifest, targets, trained: plan.trained().map(str::to_owned).collect(), task })
+    Ok(Report { manifest, targets: plan.targets(), trained: plan.trained(), task })
 }
 
 /// Errors name the file that the user gave, not its link in a folder that is about to vanish.
@@ -154,9 +156,9 @@ fn task(request: &Request<'_>, given: Option<&AdapterFiles>, anatomy: &Anatomy) 
     })
 }
 
-fn inference_graph(base: &Base, plan: &Plan, given: &Given<'_>) -> Result<(Graph, Vec<Param>)> {
+fn adapted(base: &Base, plan: &Plan, given: &Given<'_>, purpose: Purpose<'_>) -> Result<(Graph, Vec<Param>)> {
     let b = Builder::on(&base.graph);
-    let params = plan.insert(&b, &base.graph, &base.anatomy, given, None)?;
+    let params = plan.insert(&b, &base.graph, &base.anatomy, given, purpose)?;
     Ok((b.finish()?, params))
 }
 
@@ -169,35 +171,45 @@ fn at_rest(graph: &Graph, params: &[Param]) -> Graph {
     b.finish().unwrap_or_else(|_| graph.clone())
 }
 
-/// Writes the adapter's files, and gives its tensors as they lie there.
-fn write_adapter(
-    folder: &Path,
+/// The adapter's files: what the inference graph reads, and beside it what that is computed from.
+fn adapter_files(
     method: &Method,
     task: Task,
     request: &Request<'_>,
-    given: Option<AdapterFiles>,
-    params: Vec<Param>,
-) -> Result<Vec<Param>> {
-    let tensors: IndexMap<String, Tensor> = params.iter().map(|p| (p.key.clone(), p.initial.clone())).collect();
+    given: Option<&AdapterFiles>,
+    kept: &[Param],
+    trained: &[Param],
+) -> AdapterFiles {
+    let named = |param: &Param| (param.key.clone(), param.initial.clone());
+    let encoder: IndexMap<String, Tensor> = trained.iter().filter(|param| param.role == Role::Encoder).map(named).collect();
     let fresh = || {
         let base = request.model.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-        AdapterFiles {
-            config: AdapterConfig::new(method.clone(), Some(task), base),
-            tensors: IndexMap::new(),
-            prompt_encoder: None,
-            stored: IndexMap::new(),
-        }
+        AdapterConfig::new(method.clone(), Some(task), base)
     };
-    let files = AdapterFiles { tensors, stored: IndexMap::new(), ..given.unwrap_or_else(fresh) };
-    let offsets = peft::write(folder, &files)?;
-    let path: Arc<Path> = folder.join(peft::WEIGHTS_FILE).into();
-    Ok(params
-        .into_iter()
-        .map(|param| match offsets.get(&param.key) {
-            Some(&offset) => Param { initial: param.initial.at(Origin { file: Arc::clone(&path), offset }), ..param },
+    AdapterFiles {
+        config: given.map_or_else(fresh, |files| files.config.clone()),
+        tensors: kept.iter().map(named).collect(),
+        prompt_encoder: (!encoder.is_empty()).then_some(encoder),
+        stored: IndexMap::new(),
+    }
+}
+
+/// Tensors as they lie in the adapter's files.
+fn lying_in(folder: &Path, params: Vec<Param>) -> Result<Vec<Param>> {
+    let offsets_of = |file: &str| {
+        let path = folder.join(file);
+        let offsets = if path.exists() { safetensors::offsets(&path)? } else { IndexMap::new() };
+        Ok::<_, Error>((Arc::<Path>::from(path), offsets))
+    };
+    let (adapter, encoder) = (offsets_of(peft::WEIGHTS_FILE)?, offsets_of(peft::ENCODER_FILE)?);
+    let placed = params.into_iter().map(|param| {
+        let (file, offsets) = if param.role == Role::Encoder { &encoder } else { &adapter };
+        match offsets.get(&param.key) {
+            Some(&offset) => Param { initial: param.initial.at(Origin { file: Arc::clone(file), offset }), ..param },
             None => param,
-        })
-        .collect())
+        }
+    });
+    Ok(placed.collect())
 }
 
 fn objective(task: Task) -> Objective {
@@ -208,49 +220,60 @@ fn objective(task: Task) -> Objective {
     }
 }
 
-/// Training, the gradient alone, the update alone, and the loss alone.
-fn training_graphs(
-    base: &Base,
-    plan: &Plan,
-    given: &Given<'_>,
+/// What the graphs of training are made of.
+struct ToTrain<'a> {
+    base: &'a Base,
+    plan: &'a Plan,
     task: Task,
-    folder: &Path,
-    params: &[Param],
-) -> Result<Vec<(&'static str, Graph)>> {
-    let b = Builder::on(&base.graph);
-    let masks = (plan.dropout() > 0.0).then(|| Masks::new(&b, b.input(names::STEP, DType::I64, &[])));
-    let dropped = plan.insert(&b, &base.graph, &base.anatomy, given, masks)?;
-    let with_dropout = b.finish()?;
-    let b = Builder::on(&base.graph);
-    let plain = plan.insert(&b, &base.graph, &base.anatomy, given, None)?;
-    let without = b.finish()?;
-    let model = |graph, params| Model { graph, anatomy: &base.anatomy, params, objective: objective(task) };
-    let adamw = AdamW::default();
-    let vector = trainable_at_rest(params, folder)?;
-    let graphs = vec![
-        ("training", step::training_graph(model(&with_dropout, &dropped), &adamw)?),
-        ("gradient", step::gradient_graph(model(&with_dropout, &dropped))?),
-        ("update", optimizer::update_graph(&adamw, &vector)?),
-        ("evaluation", step::evaluation_graph(model(&without, &plain))?),
-    ];
-    let zeros = zeros(folder, vector.len())?;
-    graphs.into_iter().map(|(purpose, graph)| Ok((purpose, state_at_rest(&graph, &vector, &zeros)?))).collect()
+    folder: &'a Path,
+    params: &'a [Param],
 }
 
-/// The trainable vector as it lies in the adapter's file, where that holds the tensors one behind the other.
-fn trainable_at_rest(params: &[Param], folder: &Path) -> Result<Tensor> {
+impl ToTrain<'_> {
+    /// Training, the gradient alone, the update alone, and the loss alone; `without` has no dropout.
+    fn graphs(&self, without: &Graph, given: &Given<'_>) -> Result<Vec<(&'static str, Graph)>> {
+        let b = Builder::on(&self.base.graph);
+        let masks = (self.plan.dropout() > 0.0).then(|| Masks::new(&b, b.input(names::STEP, DType::I64, &[])));
+        let dropped = self.plan.insert(&b, &self.base.graph, &self.base.anatomy, given, Purpose::Training(masks))?;
+        let with_dropout = b.finish()?;
+        let dropped: Vec<Param> = dropped.into_iter().filter(Param::is_trained).collect();
+        let adamw = AdamW::default();
+        let vector = trainable_at_rest(self.params)?;
+        let graphs = vec![
+            ("training", step::training_graph(self.model(&with_dropout, &dropped), &adamw)?),
+            ("gradient", step::gradient_graph(self.model(&with_dropout, &dropped))?),
+            ("update", optimizer::update_graph(&adamw, &vector)?),
+            ("evaluation", step::evaluation_graph(self.model(without, self.params))?),
+        ];
+        let zeros = zeros(self.folder, vector.len())?;
+        graphs.into_iter().map(|(purpose, graph)| Ok((purpose, state_at_rest(&graph, &vector, &zeros)?))).collect()
+    }
+
+    fn model<'a>(&'a self, graph: &'a Graph, params: &'a [Param]) -> Model<'a> {
+        Model {
+            graph,
+            anatomy: &self.base.anatomy,
+            params,
+            objective: objective(self.task),
+            positions_without_label: self.plan.positions_without_label(),
+        }
+    }
+}
+
+/// The trainable vector as it lies in the adapter's files, where one of them holds the tensors one behind the other.
+fn trainable_at_rest(params: &[Param]) -> Result<Tensor> {
     let vector = step::trainable_vector(params)?;
-    let mut next = params.first().and_then(|p| p.initial.origin()).map(|origin| origin.offset);
-    let start = next;
+    let start = params.first().and_then(|param| param.initial.origin());
+    let mut next = start.cloned();
     for param in params {
-        let here = param.initial.origin().map(|origin| origin.offset);
-        if here.is_none() || here != next {
+        if next.is_none() || param.initial.origin() != next.as_ref() {
             return Ok(vector);
         }
-        next = here.map(|offset| offset + 4 * u64::try_from(param.initial.len()).unwrap_or(0));
+        let length = 4 * u64::try_from(param.initial.len()).unwrap_or(0);
+        next = next.map(|origin| Origin { offset: origin.offset + length, ..origin });
     }
     Ok(match start {
-        Some(offset) => vector.at(Origin { file: folder.join(peft::WEIGHTS_FILE).into(), offset }),
+        Some(origin) => vector.at(origin.clone()),
         None => vector,
     })
 }
@@ -278,7 +301,9 @@ fn slots(params: &[Param]) -> Vec<Slot> {
     params
         .iter()
         .map(|param| {
-            let slot = Slot { name: param.key.clone(), input: param.name.clone(), shape: param.initial.shape().to_vec(), offset };
+            let file = if param.role == Role::Encoder { peft::ENCODER_FILE } else { peft::WEIGHTS_FILE };
+            let (name, input, shape) = (param.key.clone(), param.name.clone(), param.initial.shape().to_vec());
+            let slot = Slot { name, file: file.to_owned(), input, shape, offset };
             offset += param.initial.len();
             slot
         })

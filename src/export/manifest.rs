@@ -85,9 +85,11 @@ pub struct Port {
 /// A tensor's place in the trainable vector.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Slot {
-    /// The tensor's key in `adapter_model.safetensors`.
+    /// The tensor's key in its file.
     pub name: String,
-    /// The name of the inference graph's optional input.
+    /// The file that keeps it: `adapter_model.safetensors`, or for the network that computes a prompt `prompt_encoder.safetensors`.
+    pub file: String,
+    /// The name of its optional input in graphs that have one for each tensor.
     pub input: String,
     /// Lengths of its axes.
     pub shape: Vec<usize>,

@@ -50,10 +50,12 @@ pub fn write(bundle: &Path, output: &Path, weights: Weights) -> Result<Report> {
     let files = peft::read(bundle)?;
     naming::follow(&mut base.anatomy, &files.keys());
     let task = Task::from_name(&manifest.task).ok_or_else(|| Error::not_found("task", &*manifest.task).in_file(bundle))?;
-    let plan = Plan::new(&files.config.method, task, &base.anatomy, Strictness::AsPeft, 0).in_file(&model)?;
     let given = |key: &str| files.tensors.get(key).cloned();
-    let b = Builder::on(&base.raw);
-    plan.fold(&b, &base.raw, &base.anatomy, &given).in_file(&model)?;
+    let plan = Plan::new(&files.config.method, task, &base.anatomy, Strictness::AsPeft, 0, &given).in_file(&model)?;
+    // What is written into the graph is written in the dialect spoken inside.
+    let start = if plan.is_baked() { &base.graph } else { &base.raw };
+    let b = Builder::on(start);
+    plan.merge(&b, start, &base.anatomy, &given).in_file(&model)?;
     let merged = b.finish_whole()?;
     let stem = output.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let data = format!("{stem}.data");
@@ -64,5 +66,5 @@ pub fn write(bundle: &Path, output: &Path, weights: Weights) -> Result<Report> {
         (Weights::AsBase, true) => Storage::Share { links: stem, file: data, live: None },
     };
     onnx::write(&merged, output, &WriteOptions { storage })?;
-    Ok(Report { modules: plan.targets().len() + plan.trained().count(), manifest })
+    Ok(Report { modules: plan.targets().len() + plan.trained().len(), manifest })
 }

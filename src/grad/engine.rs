@@ -6,7 +6,7 @@ use std::fmt;
 use super::forward::Forward;
 use super::rules::{Rule, rule};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ir::{Builder, Expr, Graph, Node, ValueId};
+use crate::ir::{Builder, Expr, Graph, NO_GRADIENT, Node, ValueId};
 
 /// A node that gradient cannot pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,7 +160,8 @@ impl<'g> Sweep<'g> {
 fn live(b: &Builder, nodes: &[Node], wrt: &[Expr<'_>]) -> HashSet<ValueId> {
     let mut live: HashSet<ValueId> = wrt.iter().map(|x| x.id()).collect();
     for node in nodes {
-        if node.reads().any(|x| live.contains(&x)) && !matches!(rule(&node.op), Some(Rule::Stop)) {
+        let stops = matches!(rule(&node.op), Some(Rule::Stop)) || node.metadata(NO_GRADIENT).is_some();
+        if !stops && node.reads().any(|x| live.contains(&x)) {
             live.extend(node.writes().filter(|&y| b.fact(y).dtype.is_none_or(crate::ir::DType::is_float)));
         }
     }

@@ -510,6 +510,12 @@ impl Builder {
         self.state.borrow_mut().outputs.push((name.into(), value.id()));
     }
 
+    /// Makes the output of a name another value; readers of what it was before go on reading that.
+    pub fn set_output(&self, name: &str, value: Expr<'_>) {
+        let mut state = self.state.borrow_mut();
+        state.outputs.iter_mut().filter(|(n, _)| &**n == name).for_each(|(_, id)| *id = value.id());
+    }
+
     /// Takes all outputs away.
     pub fn clear_outputs(&self) {
         self.state.borrow_mut().outputs.clear();
@@ -561,6 +567,42 @@ impl Builder {
     #[must_use]
     pub fn constant_of(&self, id: ValueId) -> Option<Tensor> {
         self.state.borrow().constant(id).cloned()
+    }
+
+    /// The data of an initializer, whether callers can override it or not.
+    #[must_use]
+    pub fn initial(&self, id: ValueId) -> Option<Tensor> {
+        self.state.borrow().graph.initializers.get(&id).cloned()
+    }
+
+    /// Infers again what is known of everything that nodes make: after nodes were made to read values of other shapes.
+    ///
+    /// The first node that cannot be with what it reads now is the builder's error.
+    pub fn infer_again(&self) {
+        let nodes = match self.sorted_nodes() {
+            Ok(nodes) => nodes,
+            Err(error) => return self.fail(error),
+        };
+        for node in nodes {
+            let outputs: Vec<Option<ValueId>> = node.outputs.clone();
+            let spec = NodeSpec {
+                name: node.name,
+                op: node.op,
+                inputs: node.inputs,
+                outputs: outputs.iter().map(|id| id.map(|id| self.name(id))).collect(),
+                attrs: node.attrs,
+                captures: node.captures,
+                ..NodeSpec::default()
+            };
+            let facts = self.infer(&spec);
+            let mut state = self.state.borrow_mut();
+            for (id, fact) in outputs.into_iter().zip(facts) {
+                let Some(id) = id else { continue };
+                let known = &mut state.graph.values[id.index()].fact;
+                *known = Fact { dtype: fact.dtype.or(known.dtype), ..fact };
+            }
+        }
+        self.state.borrow_mut().interned.clear();
     }
 
     /// Keeps the first error, for [`finish`](Self::finish).

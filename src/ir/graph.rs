@@ -67,6 +67,9 @@ pub struct Node {
     pub extra: Option<Bytes>,
 }
 
+/// The key of a node's annotation that says that gradient does not pass it.
+pub const NO_GRADIENT: &str = "peft-onnx:no-gradient";
+
 impl Node {
     /// Every value the node needs, captured ones too.
     pub fn reads(&self) -> impl Iterator<Item = ValueId> + '_ {

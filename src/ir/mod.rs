@@ -21,7 +21,7 @@ pub use builder::{Body, Builder, NodeSpec};
 pub use dim::Dim;
 pub use expr::Expr;
 pub use fact::{DType, Fact, Shape, broadcast};
-pub use graph::{Graph, ModelInfo, Node, NodeId, Opset, Use, Value, ValueId};
+pub use graph::{Graph, ModelInfo, NO_GRADIENT, Node, NodeId, Opset, Use, Value, ValueId};
 pub use ops::Transposed;
 pub use tensor::{Origin, Tensor};
 

@@ -3,9 +3,11 @@
 //! Every method's fact comes from the table in [`infer`](super::infer); nothing here computes shapes of results.
 
 use super::attr::Attr;
+use super::builder::NodeSpec;
 use super::dim::Dim;
 use super::expr::Expr;
 use super::fact::{DType, Shape};
+use super::graph::NO_GRADIENT;
 use super::lengths::reshape_lengths;
 use super::tensor::Tensor;
 use crate::error::Error;
@@ -99,6 +101,19 @@ impl Expr<'_> {
             return self;
         }
         self.b().op("Cast", &[self], &[("to", Attr::Int(to.code().into()))])
+    }
+
+    /// The same value, as a constant to gradients: an `Identity` that says so ([`NO_GRADIENT`](super::NO_GRADIENT)).
+    #[must_use]
+    pub fn without_gradient(self) -> Self {
+        let spec = NodeSpec {
+            op: "Identity".into(),
+            inputs: vec![Some(self.id())],
+            outputs: vec![Some("".into())],
+            metadata: vec![(NO_GRADIENT.into(), "".into())],
+            ..NodeSpec::default()
+        };
+        self.b().node(spec)[0].unwrap_or(self)
     }
 
     /// `x` where `self` is true, else `y`.

@@ -33,6 +33,12 @@ pub struct AdapterFiles {
 }
 
 impl AdapterFiles {
+    /// A tensor by its name, of the adapter or of the network that computes its prompt.
+    #[must_use]
+    pub fn tensor(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.get(name).or_else(|| self.prompt_encoder.as_ref()?.get(name))
+    }
+
     /// The names of the tensors, read.
     #[must_use]
     pub fn keys(&self) -> Vec<Key> {

@@ -133,6 +133,7 @@ fn listed(names: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapter::Role;
     use crate::ir::{Builder, DType, Graph};
 
     type Named<'a> = (&'a str, &'a [usize]);
@@ -144,7 +145,7 @@ mod tests {
     fn params(list: &[Named<'_>]) -> Vec<Param> {
         let b = Builder::on(&Graph::default());
         let value = b.input("x", DType::F32, &[]).id();
-        tensors(list).into_iter().map(|(key, initial)| Param { name: key.clone(), key, value, initial }).collect()
+        tensors(list).into_iter().map(|(key, initial)| Param { name: key.clone(), key, value, initial, role: Role::Trained }).collect()
     }
 
     #[test]

@@ -61,6 +61,14 @@ impl<'g> Labels<'g> {
     }
 }
 
+/// Labels `[batch, seq]` with `count` that are ignored in front of each row.
+#[must_use]
+pub fn with_ignored(labels: Expr<'_>, count: i64) -> Expr<'_> {
+    let lengths = labels.length(0).concat(&[labels.b().ints(&[count])], 0);
+    let ignored = lengths.filled(-100.0, labels.dtype());
+    ignored.concat(&[labels], 1)
+}
+
 /// What is asked of a loss beside its value.
 #[derive(Clone, Copy)]
 pub enum Want<'g> {

@@ -32,6 +32,8 @@ pub struct Model<'a> {
     pub params: &'a [Param],
     /// What the labels are labels of.
     pub objective: Objective,
+    /// Positions of the logits in front of those that have labels: virtual tokens.
+    pub positions_without_label: usize,
 }
 
 /// The name of the labels' input.
@@ -178,8 +180,12 @@ fn labels<'g>(b: &'g Builder, model: Model<'_>) -> Result<Labels<'g>> {
         _ => &dims,
     };
     let labels = b.input(LABELS, DType::I64, shape);
-    Ok(b.scoped("loss", || match model.objective {
-        Objective::NextToken => Labels::next_token(labels),
-        _ => Labels::in_place(labels),
+    Ok(b.scoped("loss", || {
+        let before = i64::try_from(model.positions_without_label).unwrap_or(i64::MAX);
+        let labels = if before == 0 || model.objective == Objective::Sequence { labels } else { loss::with_ignored(labels, before) };
+        match model.objective {
+            Objective::NextToken => Labels::next_token(labels),
+            Objective::EachToken | Objective::Sequence => Labels::in_place(labels),
+        }
     }))
 }

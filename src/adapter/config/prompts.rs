@@ -23,6 +23,8 @@ pub enum PromptInit {
     Vocabulary,
     /// Embeddings of a text's tokens, repeated or cut.
     Text(String),
+    /// Embeddings of these tokens, repeated or cut: a text that was taken apart already.
+    Tokens(Vec<usize>),
 }
 
 /// The options of prompt tuning (`PromptTuningConfig`).

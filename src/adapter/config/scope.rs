@@ -24,6 +24,12 @@ pub enum Targets {
 }
 
 impl Targets {
+    /// Whether nothing was asked for.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::Default
+    }
+
     /// The targets of one text, as on a command line: `all-linear`, names with commas between them, or a regular expression.
     ///
     /// A text with any of `*+?()[]{}|^$\` is a regular expression.

@@ -40,7 +40,7 @@ pub(super) fn write_prompt(config: &PromptConfig, settings: &mut Settings) {
     let has_tokenizer = settings.0.get("tokenizer_name_or_path").is_some_and(|name| !name.is_null());
     let (start, text) = match &config.init {
         PromptInit::Text(text) if has_tokenizer => ("TEXT", json!(text)),
-        PromptInit::Random | PromptInit::Text(_) => ("RANDOM", Value::Null),
+        PromptInit::Random | PromptInit::Text(_) | PromptInit::Tokens(_) => ("RANDOM", Value::Null),
         PromptInit::Vocabulary => ("SAMPLE_VOCAB", Value::Null),
     };
     settings.put("prompt_tuning_init", json!(start));

@@ -1,0 +1,140 @@
+//! Virtual tokens at a graph's entrance.
+//!
+//! Everything inside must agree on the length of the sequence: shapes, masks, positions. So the inputs are made longer before anything reads
+//! them, and the first rows of the embeddings replaced; all that follows, follows.
+//!
+//! ```text
+//! input_ids       [batch, seq]          0 .. 0 in front
+//! token_type_ids  [batch, seq]          0 .. 0 in front
+//! position_ids    [batch, seq]          0, 1, 2, .. over both (as PEFT, which drops given ones)
+//! attention_mask  [batch, past + seq]   1 .. 1 in front
+//! embeddings      [batch, seq, hidden]  the first rows are the prompt
+//! outputs         [batch, seq, ..]      without the first rows; when training labels are made longer instead
+//! ```
+//!
+//! Where a graph has a cache, the virtual tokens enter with the first tokens and stay in the cache: they are in front while the past is empty.
+
+use super::part::Insertion;
+use crate::anatomy::Anatomy;
+use crate::ir::{Builder, DType, Dim, Expr, Fact, ValueId};
+use crate::{Error, Result};
+
+/// Puts `prompt`, `[tokens, hidden]`, in front of the tokens.
+pub(super) fn insert<'g>(at: &Insertion<'g, '_>, prompt: Expr<'g>, tokens: usize) -> Result<()> {
+    let b = at.b;
+    let main = at.anatomy.inputs.main.ok_or_else(|| {
+        Error::unsupported("virtual tokens in this graph", "its input of token ids was not recognised")
+    })?;
+    let before: Vec<(ValueId, Fact)> = at.graph.outputs().iter().map(|&id| (id, b.fact(id))).collect();
+    let table = super::prompt::token_table(at.anatomy)?;
+    if b.fact(table.output).rank() != Some(3) || b.fact(main).rank() != Some(2) {
+        return Err(Error::unsupported("virtual tokens in this graph", "its embeddings are not [batch, seq, hidden]"));
+    }
+    let front = b.scoped("prompt", || Front::new(at, b.expr(main), tokens));
+    b.scoped("prompt", || {
+        front.inputs(at.anatomy)?;
+        let embeddings = b.expr(table.output);
+        b.rewire(embeddings, |rows| {
+            let shown = if front.is_always { prompt } else { prompt.slice_at(b.ints(&[0]), front.count, &[0]) };
+            let batch = front.ids.length(0);
+            let lengths = batch.concat(&[front.count, b.ints(&[table.hidden])], 0);
+            let shown = shown.unsqueeze(&[0]).expand(lengths).cast(rows.dtype());
+            shown.concat(&[rows.slice_at(front.count, b.ints(&[i64::MAX]), &[1])], 1)
+        });
+        Ok::<_, Error>(())
+    })?;
+    b.infer_again();
+    if !at.purpose.is_training() {
+        b.scoped("prompt", || front.outputs(at.anatomy, &before));
+    }
+    Ok(())
+}
+
+/// The virtual tokens of one run.
+struct Front<'g> {
+    b: &'g Builder,
+    /// The graph's own input.
+    ids: Expr<'g>,
+    tokens: i64,
+    /// How many enter, int64 `[1]`.
+    count: Expr<'g>,
+    /// The positions of the past, int64 `[1]`, if there can be one.
+    past: Option<Expr<'g>>,
+    /// Whether all enter in every run.
+    is_always: bool,
+}
+
+impl<'g> Front<'g> {
+    fn new(at: &Insertion<'g, '_>, ids: Expr<'g>, tokens: usize) -> Self {
+        let b = at.b;
+        let tokens = i64::try_from(tokens).unwrap_or(i64::MAX);
+        // Training sees whole sequences.
+        let past = if at.purpose.is_training() { None } else { past_length(b, at.anatomy) };
+        let count = match past {
+            None => b.ints(&[tokens]),
+            Some(past) => past.equal(b.ints(&[0])).cast(DType::I64) * b.ints(&[tokens]),
+        };
+        Self { b, ids, tokens, count, past, is_always: past.is_none() }
+    }
+
+    /// Makes the inputs longer.
+    fn inputs(&self, anatomy: &Anatomy) -> Result<()> {
+        let b = self.b;
+        let inputs = &anatomy.inputs;
+        let in_front = |id: ValueId, count: Expr<'g>, filler: f64| {
+            b.rewire(b.expr(id), |given| {
+                let lengths = given.length(0).concat(&[count], 0);
+                lengths.filled(filler, given.dtype()).concat(&[given], 1)
+            });
+        };
+        let shaped = |id: ValueId| match b.fact(id).rank() {
+            Some(2) => Ok(id),
+            _ => Err(Error::unsupported("virtual tokens in this graph", format!("its input {} is not [batch, seq]", b.name(id)))),
+        };
+        if let Some(mask) = inputs.attention_mask {
+            in_front(shaped(mask)?, b.ints(&[self.tokens]), 1.0);
+        }
+        if let Some(types) = inputs.token_type_ids {
+            in_front(shaped(types)?, self.count, 0.0);
+        }
+        if let Some(positions) = inputs.position_ids {
+            let given = b.expr(shaped(positions)?);
+            let start = self.past.unwrap_or_else(|| b.ints(&[0]));
+            let length = self.ids.length(1) + self.count;
+            let row = (start + length).reshape(&[]).range_from(start.reshape(&[])).unsqueeze(&[0]);
+            let all = row.expand(self.ids.length(0).concat(&[length], 0)).cast(given.dtype());
+            b.rewire(given, |_| all);
+        }
+        in_front(self.ids.id(), self.count, 0.0);
+        Ok(())
+    }
+
+    /// Takes the virtual tokens out of the outputs that have a row for each position; a cache keeps them.
+    fn outputs(&self, anatomy: &Anatomy, before: &[(ValueId, Fact)]) {
+        let b = self.b;
+        for (id, fact) in before.iter().filter(|(id, _)| anatomy.cache.iter().all(|slot| slot.present != Some(*id))) {
+            let (Some(old), Some(new)) = (&fact.shape, b.fact(*id).shape) else { continue };
+            let longer: Vec<i64> = old.iter().zip(&new).zip(0..).filter(|((old, new), _)| old != new).map(|(_, axis)| axis).collect();
+            if longer.is_empty() {
+                continue;
+            }
+            let starts: Vec<Expr<'g>> = longer.iter().map(|_| self.count).collect();
+            let starts = starts[0].concat(&starts[1..], 0);
+            let ends = b.ints(&vec![i64::MAX; longer.len()]);
+            let own = b.expr(*id).slice_at(starts, ends, &longer);
+            b.assume(own.id(), Fact { contents: None, ..fact.clone() });
+            b.set_output(&b.name(*id), own);
+        }
+    }
+}
+
+/// The length of the past, int64 `[1]`, where a graph has a cache.
+fn past_length<'g>(b: &'g Builder, anatomy: &Anatomy) -> Option<Expr<'g>> {
+    let past = b.expr(anatomy.cache.first()?.past);
+    let batch = anatomy.inputs.main.map(|main| b.expr(main).dim(0));
+    let dims = past.dims()?;
+    let is_length = |dim: &Dim| dim.as_known().is_none() && Some(dim) != batch.as_ref();
+    let axis = dims.iter().zip(0_i64..).skip(1).find(|(dim, _)| is_length(dim))?.1;
+    let bounds = [("start", crate::ir::Attr::Int(axis)), ("end", crate::ir::Attr::Int(axis + 1))];
+    Some(b.op("Shape", &[past], &bounds))
+}

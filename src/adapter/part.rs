@@ -1,0 +1,131 @@
+//! What a method is made of, once it has found its places in a graph.
+
+use std::fmt::Debug;
+
+use super::config::Method;
+use super::dropout::Masks;
+use super::param::{Form, Params};
+use super::plan::Given;
+use super::targets::Strictness;
+use crate::Result;
+use crate::anatomy::Anatomy;
+use crate::ir::{Builder, Graph, Tensor};
+use crate::{Error, Place};
+
+/// What an adapted graph is for.
+#[derive(Clone, Copy)]
+pub enum Purpose<'g> {
+    /// To be trained: whole sequences, logits at the virtual tokens too, dropout if there are masks.
+    Training(Option<Masks<'g>>),
+    /// To be run: the base's outputs, the adapter as inputs with default values.
+    Inference,
+    /// To be run as a model of its own: the adapter as constants.
+    Merged,
+}
+
+impl<'g> Purpose<'g> {
+    pub(super) fn form(&self) -> Form {
+        if matches!(self, Self::Merged) { Form::Constants } else { Form::Inputs }
+    }
+
+    /// The source of dropout masks.
+    pub(super) fn masks(&self) -> Option<Masks<'g>> {
+        match self {
+            Self::Training(masks) => *masks,
+            Self::Inference | Self::Merged => None,
+        }
+    }
+
+    pub(super) fn is_training(&self) -> bool {
+        matches!(self, Self::Training(_))
+    }
+}
+
+/// A graph that an adapter is being written into.
+pub(super) struct Insertion<'g, 'a> {
+    pub(super) b: &'g Builder,
+    /// The graph that the builder started from.
+    pub(super) graph: &'a Graph,
+    pub(super) anatomy: &'a Anatomy,
+    pub(super) params: &'a Params<'g>,
+    pub(super) purpose: Purpose<'g>,
+}
+
+/// A graph whose constants an adapter is being folded into.
+pub(super) struct Folding<'a> {
+    pub(super) b: &'a Builder,
+    /// The graph that the builder started from.
+    pub(super) graph: &'a Graph,
+    pub(super) anatomy: &'a Anatomy,
+    pub(super) given: &'a Given<'a>,
+}
+
+impl Folding<'_> {
+    /// A tensor of the adapter.
+    pub(super) fn tensor(&self, key: &str) -> Result<Tensor> {
+        (self.given)(key).ok_or_else(|| Error::not_found("tensor", key))
+    }
+
+    /// A tensor of the adapter as float32 numbers.
+    pub(super) fn numbers(&self, key: &str) -> Result<Vec<f32>> {
+        let tensor = self.tensor(key)?;
+        tensor.to_f32().ok_or_else(|| Error::mismatch("dtype", "float", tensor.dtype()).at(Place::Tensor(key.to_owned())))
+    }
+}
+
+/// One part of a method, with its places.
+pub(super) trait Part: Debug + Send + Sync {
+    /// Writes the part into a graph.
+    fn insert(&self, at: &Insertion<'_, '_>) -> Result<()>;
+
+    /// Folds the part into the base's constants.
+    fn fold(&self, at: &Folding<'_>) -> Result<()>;
+
+    /// Whether there is nothing to fold into: a merged model has the part in its graph, as constants.
+    fn is_baked(&self) -> bool {
+        false
+    }
+
+    /// The modules that the part attaches to, with the length of its inner axis, 0 if it has none.
+    fn targets(&self) -> Vec<(String, usize)> {
+        vec![]
+    }
+
+    /// The parameters of the base that are trained as a whole.
+    fn trained(&self) -> Vec<String> {
+        vec![]
+    }
+
+    /// Share of activations that are dropped while training.
+    fn dropout(&self) -> f64 {
+        0.0
+    }
+
+    /// Positions that virtual tokens take.
+    fn virtual_tokens(&self) -> usize {
+        0
+    }
+
+    /// Positions in front of those that have labels.
+    fn positions_without_label(&self) -> usize {
+        0
+    }
+}
+
+/// What is known when a method looks for its places.
+pub(super) struct Places<'a> {
+    pub(super) anatomy: &'a Anatomy,
+    pub(super) strictness: Strictness,
+    pub(super) seed: u64,
+    /// Names of modules that are trained as a whole: those that were asked for, and the task's heads.
+    pub(super) saved: &'a [String],
+    /// Values by key, for an adapter that is not fresh.
+    pub(super) given: &'a Given<'a>,
+}
+
+/// A method that found its places.
+pub(super) struct Placed {
+    pub(super) parts: Vec<Box<dyn Part>>,
+    /// The method with what was found written down, so that PEFT comes to the same.
+    pub(super) settled: Method,
+}

@@ -1,0 +1,42 @@
+//! The numbers of virtual tokens: trained as they are, or computed by a network that is trained.
+
+use super::config::Method;
+use super::encoder::{self, Encoder};
+use super::key::Key;
+use super::part::{Insertion, Places, Purpose};
+use crate::Result;
+use crate::ir::{Expr, Tensor};
+
+/// One row for each virtual token.
+#[derive(Debug)]
+pub(super) struct Rows {
+    encoder: Option<Encoder>,
+    seed: u64,
+}
+
+impl Rows {
+    /// Where a method's rows come from. An adapter whose network was not kept (PEFT does not keep it) has its rows trained as they are.
+    pub(super) fn of(settled: &Method, at: &Places<'_>) -> Result<Self> {
+        let lost = (at.given)(&Key::Prompt.to_string()).is_some() && !encoder::is_given(at.given);
+        let encoder = if lost { None } else { Encoder::of(settled)? };
+        Ok(Self { encoder, seed: at.seed })
+    }
+
+    /// Writes the rows `[tokens, numbers]`; `fresh` makes those of a new adapter without a network.
+    pub(super) fn write<'g>(&self, at: &Insertion<'g, '_>, fresh: impl FnOnce() -> Result<Tensor>) -> Expr<'g> {
+        let key = Key::Prompt.to_string();
+        match (&self.encoder, at.purpose) {
+            (Some(encoder), Purpose::Training(_)) => encoder.write(at.b, at.params, self.seed),
+            (encoder, _) => at.params.keyed(&key, &key, || {
+                let value = match encoder {
+                    Some(encoder) => encoder.compute(&|key| at.params.given(key).or_else(|| encoder.fresh(key, self.seed))),
+                    None => fresh(),
+                };
+                value.unwrap_or_else(|error| {
+                    at.b.fail(error);
+                    Tensor::from_f32(&[0], &[])
+                })
+            }),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Rows of an embedding, trained as they are (PEFT `tuners/trainable_tokens/layer.py`).
+
+use ndarray::s;
+
+use super::config::LoraConfig;
+use super::fold;
+use super::key::{Key, Part as KeyPart};
+use super::lora;
+use super::part::{Folding, Insertion, Part, Places};
+use crate::anatomy::Embedding;
+use crate::ir::{DType, Expr, Tensor};
+use crate::{Error, Result};
+
+/// Some rows of one table.
+#[derive(Debug)]
+pub(super) struct Tokens {
+    module: String,
+    rows: Vec<usize>,
+}
+
+/// The tables that rows are trained of.
+pub(super) fn find(config: &LoraConfig, at: &Places<'_>) -> Result<Vec<Tokens>> {
+    let mut found = vec![];
+    for (name, rows) in &config.trainable_token_indices {
+        let is_named = |table: &&Embedding| table.module == *name || table.module.ends_with(&format!(".{name}"));
+        let tokens = at.anatomy.token_embedding.map(|place| &at.anatomy.embeddings[place]);
+        // PEFT calls the table `embed_tokens` where the configuration does not.
+        let table = at.anatomy.embeddings.iter().find(is_named).or(tokens.filter(|_| name == "embed_tokens"));
+        let table = table.ok_or_else(|| Error::not_found("embedding", name.clone()))?;
+        if let Some(row) = rows.iter().find(|&&row| i64::try_from(row).is_ok_and(|row| row >= table.rows)) {
+            return Err(Error::mismatch("row of trainable_token_indices", format!("below {}", table.rows), row));
+        }
+        found.push(Tokens { module: table.module.clone(), rows: rows.clone() });
+    }
+    Ok(found)
+}
+
+impl Part for Tokens {
+    /// The rows are `[rows, hidden]` and start as the base's. A head that shares the table reads the trained rows as well.
+    fn insert(&self, at: &Insertion<'_, '_>) -> Result<()> {
+        let tables: Vec<&Embedding> = at.anatomy.embeddings.iter().filter(|table| table.module == self.module).collect();
+        let Some(first) = tables.first() else { return Err(Error::not_found("embedding", self.module.clone())) };
+        let base = self.base_rows(at, first)?;
+        let rows = lora::param(at.params, &self.module, KeyPart::TokenDelta, || base.clone());
+        let b = at.b;
+        let numbers: Vec<i64> = self.rows.iter().map(|&row| i64::try_from(row).unwrap_or(i64::MAX)).collect();
+        b.scoped(&format!("tokens/{}", self.module), || {
+            for table in &tables {
+                let indices = b.expr(table.indices).cast(DType::I64);
+                b.rewire(b.expr(table.output), |y| {
+                    let is_row = indices.unsqueeze(&[-1]).equal(b.ints(&numbers)).cast(DType::F32);
+                    let others = 1.0 - is_row.sum(&[-1]);
+                    (y.cast(DType::F32) * others + is_row.matmul(rows)).cast(y.dtype())
+                });
+            }
+            self.change_head(at, rows - b.constant(base.clone()), &numbers);
+        });
+        Ok(())
+    }
+
+    fn fold(&self, at: &Folding<'_>) -> Result<()> {
+        let trained = super::matrix(&at.tensor(&Key::module(&*self.module, KeyPart::TokenDelta).to_string())?)?;
+        let change = |mut table: ndarray::Array2<f32>| {
+            if trained.nrows() != self.rows.len() || trained.ncols() != table.ncols() {
+                return Err(Error::mismatch("shape", format!("[{}, {}]", self.rows.len(), table.ncols()), format!("{:?}", trained.dim())));
+            }
+            for (row, values) in self.rows.iter().zip(trained.rows()) {
+                table.slice_mut(s![*row, ..]).assign(&values);
+            }
+            Ok(table)
+        };
+        if at.anatomy.head.as_ref().is_some_and(|head| head.tied) {
+            fold::change_shared_table(at, &self.module, change)
+        } else {
+            fold::change_table(at, &self.module, change)
+        }
+    }
+
+    fn targets(&self) -> Vec<(String, usize)> {
+        vec![(self.module.clone(), self.rows.len())]
+    }
+}
+
+impl Tokens {
+    fn base_rows(&self, at: &Insertion<'_, '_>, table: &Embedding) -> Result<Tensor> {
+        let stored = at.graph.initializer(table.weight).ok_or_else(|| Error::not_found("table", self.module.clone()))?;
+        fold::rows_of(stored, &self.rows)
+    }
+
+    /// Adds the logits of what the rows changed by.
+    fn change_head<'g>(&self, at: &Insertion<'g, '_>, change: Expr<'g>, numbers: &[i64]) {
+        let Some(head) = at.anatomy.head.as_ref().filter(|head| head.tied) else { return };
+        let Some(projection) = head.projection.map(|place| &at.anatomy.projections[place]) else { return };
+        let classes = usize::try_from(projection.out_features).unwrap_or(0);
+        let mut places = vec![0.0_f32; numbers.len() * classes];
+        for (i, row) in self.rows.iter().enumerate() {
+            places[i * classes + row] = 1.0;
+        }
+        let places = at.b.constant(Tensor::from_f32(&[numbers.len(), classes], &places));
+        let x = at.b.expr(projection.x);
+        at.b.rewire(at.b.expr(projection.y), |y| y + x.cast(DType::F32).matmul(change.t()).matmul(places).cast(y.dtype()));
+    }
+}

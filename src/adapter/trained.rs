@@ -1,0 +1,104 @@
+//! Parameters of the base that are trained as they are: modules saved as a whole, biases, normalisations.
+
+use super::config::{Bias, HeadConfig, LnTuningConfig, Method};
+use super::key::{Family, Key, Part as KeyPart};
+use super::part::{Folding, Insertion, Part, Placed, Places};
+use super::targets::{self, CandidateKind};
+use super::{fold, replace};
+use crate::anatomy::Parameter;
+use crate::{Error, Result};
+
+/// A parameter of the base that is trained as a whole.
+#[derive(Clone, Debug)]
+struct Trained {
+    parameter: Parameter,
+    key: String,
+}
+
+impl Part for Trained {
+    fn insert(&self, at: &Insertion<'_, '_>) -> Result<()> {
+        replace::parameter(at.params, at.b, at.graph, at.anatomy, &self.parameter, &self.key)
+    }
+
+    fn fold(&self, at: &Folding<'_>) -> Result<()> {
+        fold::replace_parameter(at.b, at.graph, at.anatomy, &self.parameter, &at.tensor(&self.key)?)
+    }
+
+    fn trained(&self) -> Vec<String> {
+        vec![self.parameter.name.clone()]
+    }
+}
+
+/// The parameters of the modules that are saved as a whole.
+pub(super) fn modules(at: &Places<'_>, family: Family) -> Result<Vec<Box<dyn Part>>> {
+    let names: Vec<&str> = at.anatomy.parameters.iter().map(|p| p.name.as_str()).collect();
+    let places = targets::saved_parameters(at.saved, &names, at.strictness)?;
+    Ok(places
+        .into_iter()
+        .map(|place| {
+            let parameter = at.anatomy.parameters[place].clone();
+            let key = Key::parameter(&*parameter.name, family).to_string();
+            Box::new(Trained { parameter, key }) as Box<dyn Part>
+        })
+        .collect())
+}
+
+/// The biases that are trained beside a method, but those of modules that are saved as a whole. They keep their own names, but inside a module
+/// that the method attaches to PEFT calls the original module `base_layer`.
+pub(super) fn biases(at: &Places<'_>, bias: Bias, targets: &[(String, usize)]) -> Vec<Box<dyn Part>> {
+    let mut found: Vec<Box<dyn Part>> = vec![];
+    for parameter in &at.anatomy.parameters {
+        let Some(module) = parameter.name.strip_suffix(".bias") else { continue };
+        let target = targets.iter().any(|(name, _)| name == module);
+        let wanted = bias == Bias::All || (bias == Bias::TargetsOnly && target);
+        let saved = at.saved.iter().any(|name| targets::is_saved(&parameter.name, name));
+        if !wanted || saved {
+            continue;
+        }
+        let key = if target { Key::module(module, KeyPart::BaseBias) } else { Key::parameter(&*parameter.name, Family::Tuner) };
+        found.push(Box::new(Trained { parameter: parameter.clone(), key: key.to_string() }));
+    }
+    found
+}
+
+/// The head alone: nothing but the modules that are saved as a whole; the model's own head where none is named.
+pub(super) fn head(config: &HeadConfig, at: &Places<'_>) -> Result<Placed> {
+    let mut config = config.clone();
+    config.modules_to_save = at.saved.to_vec();
+    if config.modules_to_save.is_empty() {
+        let head = at.anatomy.head.as_ref().and_then(|head| at.anatomy.projections.get(head.projection?));
+        let module = head.map(|projection| projection.module.clone());
+        config.modules_to_save.push(module.ok_or_else(|| {
+            Error::invalid("the model's head was not recognised").with_hint("name the module to train with `--modules-to-save`")
+        })?);
+    }
+    Ok(Placed { parts: vec![], settled: Method::Head(config) })
+}
+
+/// The normalisations (Zhao et al., Tuning LayerNorm in Attention; PEFT `tuners/ln_tuning/layer.py`): all of them where none are named.
+pub(super) fn normalisations(config: &LnTuningConfig, at: &Places<'_>) -> Result<Placed> {
+    let mut config = config.clone();
+    config.scope.modules_to_save = at.saved.to_vec();
+    let candidates = targets::norms(at.anatomy);
+    let chosen: Vec<&str> = if config.scope.targets.is_default() {
+        candidates.iter().map(|norm| norm.module.as_str()).collect()
+    } else {
+        targets::select(&config.scope, &candidates, at.strictness)?.into_iter().map(|place| candidates[place].module.as_str()).collect()
+    };
+    debug_assert!(candidates.iter().all(|candidate| candidate.kind == CandidateKind::Norm), "only norms are candidates");
+    if chosen.is_empty() {
+        return Err(Error::unsupported("tuning the normalisations", "none was found in this graph"));
+    }
+    let parts = [("weight", KeyPart::NormWeight), ("bias", KeyPart::NormBias)];
+    let mut found: Vec<Box<dyn Part>> = vec![];
+    for module in &chosen {
+        for (leaf, part) in parts {
+            let name = format!("{module}.{leaf}");
+            let parameter = at.anatomy.parameters.iter().find(|parameter| parameter.name == name).cloned();
+            let key = Key::module(*module, part).to_string();
+            found.extend(parameter.map(|parameter| Box::new(Trained { parameter, key }) as Box<dyn Part>));
+        }
+    }
+    config.scope.settle(&chosen, at.saved);
+    Ok(Placed { parts: found, settled: Method::LnTuning(config) })
+}

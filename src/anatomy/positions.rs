@@ -1,0 +1,85 @@
+//! Where positions are read: rows of learned tables, angles of rotations.
+//!
+//! ```text
+//! positions → Gather in a table of positions
+//! positions → Cast → Mul | MatMul with frequencies → .. → Cos, Sin
+//! ```
+
+use std::collections::BTreeSet;
+
+use crate::ir::{DType, Graph, ValueId};
+
+use super::causal::Causal;
+use super::walk::{NodeRef, ValueRef};
+use super::{Embedding, PositionUse};
+
+/// Operators between positions and the cosine of their angles.
+const ANGLES: &[&str] = &[
+    "Cast",
+    "Concat",
+    "Einsum",
+    "Expand",
+    "Identity",
+    "MatMul",
+    "Mul",
+    "Reshape",
+    "Slice",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+    "Where",
+];
+
+/// Operators that rotate by themselves, and the input with the positions.
+const ROTATIONS: &[(&str, usize)] = &[("com.microsoft:RotaryEmbedding", 1), ("RotaryEmbedding", 3)];
+
+/// Every place where a position is read, but for looking up tokens, in the order of execution.
+pub(super) fn find(graph: &Graph, causal: &Causal, tokens: Option<&Embedding>) -> Vec<PositionUse> {
+    let mut found = BTreeSet::new();
+    for (id, _) in graph.node_ids() {
+        let node = NodeRef::new(graph, id);
+        let Ok(output) = node.output(0) else { continue };
+        if Some(output.id()) == tokens.map(|table| table.output) {
+            continue;
+        }
+        if is_lookup(node, causal) {
+            found.insert((output.id(), 1));
+        }
+        if node.is(&["Cos", "Sin"]) {
+            found.extend(node.input(0).map(behind_angles).unwrap_or_default());
+        }
+        let rotation = ROTATIONS.iter().find(|(op, _)| *op == node.op());
+        found.extend(rotation.filter(|(_, input)| node.input(*input).is_ok()).map(|&(_, input)| (output.id(), input)));
+    }
+    found.into_iter().map(|(output, input)| PositionUse { output, input }).collect()
+}
+
+/// Whether a node reads rows of a stored table of numbers by positions.
+fn is_lookup(node: NodeRef<'_>, causal: &Causal) -> bool {
+    let (Ok(table), Ok(indices)) = (node.input(0), node.input(1)) else { return false };
+    node.is(&["Gather"])
+        && node.node().int("axis", 0) == 0
+        && table.is_constant()
+        && table.fact().rank().is_some_and(|rank| rank >= 2)
+        && table.fact().dtype.is_some_and(DType::is_float)
+        && causal.is_position(indices.id())
+}
+
+/// The inputs of nodes where whole numbers become the angles that `value` is.
+fn behind_angles(value: ValueRef<'_>) -> Vec<(ValueId, usize)> {
+    let (mut found, mut seen, mut queue) = (vec![], BTreeSet::new(), vec![value]);
+    while let Some(at) = queue.pop() {
+        let Some(node) = at.producer().filter(|node| node.is(ANGLES) && seen.insert(node.id())) else { continue };
+        for (place, input) in node.node().inputs.iter().enumerate().filter_map(|(place, id)| Some((place, (*id)?))) {
+            let input = ValueRef::new(node.graph(), input);
+            let is_whole = input.fact().dtype.is_some_and(|dtype| matches!(dtype, DType::I64 | DType::I32));
+            let is_counted = input.producer().is_some_and(|before| before.is(&["Range"]));
+            if (node.is(&["Cast"]) && is_whole) || (is_counted && !is_whole) {
+                found.push((at.id(), place));
+            } else if !input.is_constant() && !is_whole {
+                queue.push(input);
+            }
+        }
+    }
+    found
+}
