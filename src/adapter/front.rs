@@ -22,27 +22,28 @@ use crate::{Error, Result};
 /// Puts `prompt`, `[tokens, hidden]`, in front of the tokens.
 pub(super) fn insert<'g>(at: &Insertion<'g, '_>, prompt: Expr<'g>, tokens: usize) -> Result<()> {
     let b = at.b;
-    let main = at.anatomy.inputs.main.ok_or_else(|| {
-        Error::unsupported("virtual tokens in this graph", "its input of token ids was not recognised")
-    })?;
+    let main = at
+        .anatomy
+        .inputs
+        .main
+        .ok_or_else(|| Error::unsupported("virtual tokens in this graph", "its input of token ids was not recognised"))?;
     let before: Vec<(ValueId, Fact)> = at.graph.outputs().iter().map(|&id| (id, b.fact(id))).collect();
     let table = super::prompt::token_table(at.anatomy)?;
     if b.fact(table.output).rank() != Some(3) || b.fact(main).rank() != Some(2) {
         return Err(Error::unsupported("virtual tokens in this graph", "its embeddings are not [batch, seq, hidden]"));
     }
     let front = b.scoped("prompt", || Front::new(at, b.expr(main), tokens));
+    let mut written = Ok(());
     b.scoped("prompt", || {
-        front.inputs(at.anatomy)?;
-        let embeddings = b.expr(table.output);
-        b.rewire(embeddings, |rows| {
-            let shown = if front.is_always { prompt } else { prompt.slice_at(b.ints(&[0]), front.count, &[0]) };
-            let batch = front.ids.length(0);
-            let lengths = batch.concat(&[front.count, b.ints(&[table.hidden])], 0);
-            let shown = shown.unsqueeze(&[0]).expand(lengths).cast(rows.dtype());
-            shown.concat(&[rows.slice_at(front.count, b.ints(&[i64::MAX]), &[1])], 1)
+        b.rewire_all(|| {
+            front.inputs(at.anatomy).unwrap_or_else(|error| {
+                written = Err(error);
+                vec![]
+            })
         });
-        Ok::<_, Error>(())
-    })?;
+        b.rewire(b.expr(table.output), |rows| front.embeddings(rows, prompt));
+    });
+    written?;
     b.infer_again();
     if !at.purpose.is_training() {
         b.scoped("prompt", || front.outputs(at.anatomy, &before));
@@ -60,8 +61,6 @@ struct Front<'g> {
     count: Expr<'g>,
     /// The positions of the past, int64 `[1]`, if there can be one.
     past: Option<Expr<'g>>,
-    /// Whether all enter in every run.
-    is_always: bool,
 }
 
 impl<'g> Front<'g> {
@@ -74,39 +73,45 @@ impl<'g> Front<'g> {
             None => b.ints(&[tokens]),
             Some(past) => past.equal(b.ints(&[0])).cast(DType::I64) * b.ints(&[tokens]),
         };
-        Self { b, ids, tokens, count, past, is_always: past.is_none() }
+        Self { b, ids, tokens, count, past }
     }
 
-    /// Makes the inputs longer.
-    fn inputs(&self, anatomy: &Anatomy) -> Result<()> {
+    /// The inputs, each with what is read in its place.
+    fn inputs(&self, anatomy: &Anatomy) -> Result<Vec<(Expr<'g>, Expr<'g>)>> {
         let b = self.b;
         let inputs = &anatomy.inputs;
-        let in_front = |id: ValueId, count: Expr<'g>, filler: f64| {
-            b.rewire(b.expr(id), |given| {
-                let lengths = given.length(0).concat(&[count], 0);
-                lengths.filled(filler, given.dtype()).concat(&[given], 1)
-            });
-        };
-        let shaped = |id: ValueId| match b.fact(id).rank() {
-            Some(2) => Ok(id),
+        let given = |id: ValueId| match b.fact(id).rank() {
+            Some(2) => Ok(b.expr(id)),
             _ => Err(Error::unsupported("virtual tokens in this graph", format!("its input {} is not [batch, seq]", b.name(id)))),
         };
+        let in_front = |given: Expr<'g>, count: Expr<'g>, filler: f64| {
+            let lengths = given.length(0).concat(&[count], 0);
+            (given, lengths.filled(filler, given.dtype()).concat(&[given], 1))
+        };
+        let mut longer = vec![in_front(self.ids, self.count, 0.0)];
         if let Some(mask) = inputs.attention_mask {
-            in_front(shaped(mask)?, b.ints(&[self.tokens]), 1.0);
+            longer.push(in_front(given(mask)?, b.ints(&[self.tokens]), 1.0));
         }
         if let Some(types) = inputs.token_type_ids {
-            in_front(shaped(types)?, self.count, 0.0);
+            longer.push(in_front(given(types)?, self.count, 0.0));
         }
         if let Some(positions) = inputs.position_ids {
-            let given = b.expr(shaped(positions)?);
+            let given = given(positions)?;
             let start = self.past.unwrap_or_else(|| b.ints(&[0]));
             let length = self.ids.length(1) + self.count;
             let row = (start + length).reshape(&[]).range_from(start.reshape(&[])).unsqueeze(&[0]);
-            let all = row.expand(self.ids.length(0).concat(&[length], 0)).cast(given.dtype());
-            b.rewire(given, |_| all);
+            longer.push((given, row.expand(self.ids.length(0).concat(&[length], 0)).cast(given.dtype())));
         }
-        in_front(self.ids.id(), self.count, 0.0);
-        Ok(())
+        Ok(longer)
+    }
+
+    /// The embeddings of virtual tokens and tokens.
+    fn embeddings(&self, rows: Expr<'g>, prompt: Expr<'g>) -> Expr<'g> {
+        let b = self.b;
+        let shown = if self.past.is_none() { prompt } else { prompt.slice_at(b.ints(&[0]), self.count, &[0]) };
+        let lengths = self.ids.length(0).concat(&[b.ints(&[1, 1])], 0);
+        let shown = shown.unsqueeze(&[0]).expand(lengths).cast(rows.dtype());
+        shown.concat(&[rows.slice_at(self.count, b.ints(&[i64::MAX]), &[1])], 1)
     }
 
     /// Takes the virtual tokens out of the outputs that have a row for each position; a cache keeps them.

@@ -102,7 +102,7 @@ impl Part for Factors {
             if view.len() != length {
                 return Err(Error::mismatch("number of factors", length, view.len()));
             }
-            Ok(weight * &view.insert_axis(axis))
+            Ok(weight * view.insert_axis(axis))
         })?;
         if self.of_input { Ok(()) } else { fold::scale_bias(at, &self.module, &factors) }
     }

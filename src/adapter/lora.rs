@@ -8,9 +8,9 @@ use super::dropout::Masks;
 use super::key::{Key, Part as KeyPart};
 use super::lora_embedding::LoraEmbedding;
 use super::param::{PEFT_PREFIX, Params};
-use super::part::{Folding, Insertion, Part, Placed, Places};
+use super::part::{Folding, Insertion, Part, Placed, Places, boxed};
 use super::targets::{self, CandidateKind};
-use super::tokens::{self, Tokens};
+use super::tokens;
 use super::{fold, init, trained};
 use crate::anatomy::Projection;
 use crate::ir::{DType, Expr, Graph, Tensor};
@@ -78,15 +78,14 @@ pub(super) fn place(config: &LoraConfig, at: &Places<'_>) -> Result<Placed> {
         LoraInit::Gaussian => Start::Gaussian,
         LoraInit::Random => Start::Random,
     };
-    let branches =
-        Branches { start, seed: at.seed, dropout: config.dropout, bias: config.lora_bias, dora: config.use_dora };
+    let branches = Branches { start, seed: at.seed, dropout: config.dropout, bias: config.lora_bias, dora: config.use_dora };
     let modules: Vec<String> = sites.iter().chain(&tables).map(|site| site.module.clone()).collect();
     let mut parts: Vec<Box<dyn Part>> = vec![];
     if !sites.is_empty() {
         parts.push(Box::new(Lora { sites, branches }));
     }
-    parts.extend(tables.into_iter().map(|site| Box::new(LoraEmbedding { site, branches }) as Box<dyn Part>));
-    parts.extend(tokens::find(&config, at)?.into_iter().map(|rows: Tokens| Box::new(rows) as Box<dyn Part>));
+    parts.extend(tables.into_iter().map(|site| boxed(LoraEmbedding { site, branches })));
+    parts.extend(tokens::find(&config, at)?.into_iter().map(boxed));
     let attached: Vec<(String, usize)> = parts.iter().flat_map(|part| part.targets()).collect();
     parts.extend(trained::biases(at, config.bias, &attached));
 
@@ -207,4 +206,9 @@ pub(super) fn input_name(key: &Key) -> String {
 pub(super) fn param<'g>(params: &Params<'g>, module: &str, part: KeyPart, fresh: impl FnOnce() -> Tensor) -> Expr<'g> {
     let key = Key::module(module, part);
     params.keyed(&key.to_string(), &input_name(&key), fresh)
+}
+
+/// Uniform numbers as PyTorch's `kaiming_uniform_(a=√5)`: a bound of `1/√columns`.
+pub(super) fn narrow_uniform(seed: u64, key: &Key, shape: [usize; 2]) -> Tensor {
+    init::uniform(&mut init::generator(seed, &key.to_string()), &shape, init::to_f32(shape[1]).sqrt().recip())
 }

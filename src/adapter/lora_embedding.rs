@@ -38,7 +38,8 @@ impl Part for LoraEmbedding {
             let saved = Key::module(module, KeyPart::BaseWeight).to_string();
             if at.params.given(&saved).is_some() {
                 let stored = at.graph.initializer(table.weight).and_then(|tensor| Some((tensor.shape().to_vec(), tensor.to_f32()?)));
-                let (shape, values) = stored.ok_or_else(|| Error::unsupported(module.clone(), "its table is not stored as plain floats"))?;
+                let (shape, values) =
+                    stored.ok_or_else(|| Error::unsupported(module.clone(), "its table is not stored as plain floats"))?;
                 let _ = at.params.fixed(&saved, &format!("{module}.base_layer.weight"), || Tensor::from_f32(&shape, &values));
             }
         }
@@ -62,4 +63,3 @@ impl LoraEmbedding {
         if random { init::normal(&mut init::generator(self.branches.seed, key), shape, 1.0) } else { init::zeros(shape) }
     }
 }
-

@@ -12,6 +12,8 @@ mod front;
 mod ia3;
 pub mod init;
 pub mod key;
+mod loha;
+mod lokr;
 mod lora;
 mod lora_embedding;
 pub mod naming;
@@ -27,6 +29,8 @@ mod rows;
 pub mod targets;
 mod tokens;
 mod trained;
+mod update;
+mod vera;
 
 pub use lora::Site;
 pub use param::{Form, PEFT_PREFIX, Param, Params, Role};

@@ -112,6 +112,11 @@ pub(super) trait Part: Debug + Send + Sync {
     }
 }
 
+/// A part, boxed.
+pub(super) fn boxed(part: impl Part + 'static) -> Box<dyn Part> {
+    Box::new(part)
+}
+
 /// What is known when a method looks for its places.
 pub(super) struct Places<'a> {
     pub(super) anatomy: &'a Anatomy,

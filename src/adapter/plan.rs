@@ -5,7 +5,7 @@ use super::key::Family;
 use super::param::{Param, Params};
 use super::part::{Folding, Insertion, Part, Placed, Places, Purpose};
 use super::targets::{self, Strictness};
-use super::{ia3, lora, prefix, prompt, trained};
+use super::{ia3, loha, lokr, lora, prefix, prompt, trained, vera};
 use crate::Result;
 use crate::anatomy::Anatomy;
 use crate::ir::{Builder, Graph, Tensor};
@@ -30,10 +30,9 @@ fn place(method: &Method, at: &Places<'_>) -> Result<Placed> {
         Method::Prompt(config) => prompt::place(config, at),
         Method::Prefix(config) => prefix::place(config, at),
         Method::PromptEncoder(config) => prompt::place_encoded(config, at),
-        other => Err(crate::Error::unsupported(
-            format!("the method {}", other.name()),
-            "it is read and written as a PEFT file, but not yet put into graphs",
-        )),
+        Method::Vera(config) => vera::place(config, at),
+        Method::Loha(config) => loha::place(config, at),
+        Method::Lokr(config) => lokr::place(config, at),
     }
 }
 

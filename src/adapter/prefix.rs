@@ -5,7 +5,7 @@
 //! stand in front of what the attention reads, after rotation and repetition, and behind any cache, which keeps real tokens alone. Masks get
 //! open columns in front, and positions are counted from the number of virtual tokens on, as if the prefix were a past.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::config::{Method, PrefixConfig, PromptShape};
 use super::init;
@@ -88,7 +88,7 @@ impl Part for Prefix {
         let b = at.b;
         let rows = self.rows.write(at, || Ok(self.fresh()));
         let pieces = b.scoped("prefix", || self.pieces(rows));
-        let mut masks = BTreeMap::new();
+        let mut masks = BTreeSet::new();
         for (layer, attention) in attentions(at.anatomy).enumerate() {
             b.scoped(&format!("prefix/{layer}"), || {
                 let scale = attention.key_scale.ok_or_else(|| Error::unsupported("a prefix", "the scale of the keys is not known"))?;
@@ -160,7 +160,11 @@ impl<'g> Site<'g, '_> {
         let place = heads.axis(Axis::Seq).ok_or_else(|| self.refuse("its keys have no axis of positions"))?;
         let piece = self.arranged(heads, piece, own)?.cast(own.dtype());
         let joined = piece.concat(&[own], i64::try_from(place).unwrap_or(0));
-        for (output, input) in self.readers(heads.value) {
+        let readers = self.readers(heads.value);
+        if readers.is_empty() {
+            return Err(self.refuse("keys and values are made inside of its operator"));
+        }
+        for (output, input) in readers {
             self.b.rewire_input(output, input, joined);
         }
         Ok(())
@@ -219,14 +223,14 @@ impl<'g> Site<'g, '_> {
     }
 
     /// Adds columns in front of every mask, which leave the virtual tokens open. `done` has masks that several layers share.
-    fn open_masks(&self, done: &mut BTreeMap<ValueId, ()>) -> Result<()> {
+    fn open_masks(&self, done: &mut BTreeSet<ValueId>) -> Result<()> {
         if self.attention.scores.is_none() && self.attention.causal && self.attention.masks.is_empty() {
             return Err(self.refuse("its operator hides later positions by itself"));
         }
         for mask in &self.attention.masks {
             let own = self.b.expr(mask.value);
             let is_one = own.dims().and_then(|dims| dims.last()?.as_known()) == Some(1);
-            if is_one || done.insert(mask.value, ()).is_some() {
+            if is_one || !done.insert(mask.value) {
                 continue;
             }
             let open = match mask.kind {

@@ -97,11 +97,7 @@ fn shape(anatomy: &Anatomy) -> Result<PromptShape> {
 impl Part for Prompt {
     fn insert(&self, at: &Insertion<'_, '_>) -> Result<()> {
         let rows = self.rows.write(at, || self.fresh(at.graph, at.anatomy));
-        let used = if self.kept == self.tokens {
-            rows
-        } else {
-            rows.slice(&[0], &[i64::try_from(self.tokens).unwrap_or(i64::MAX)], &[0])
-        };
+        let used = if self.kept == self.tokens { rows } else { rows.slice(&[0], &[i64::try_from(self.tokens).unwrap_or(i64::MAX)], &[0]) };
         front::insert(at, used, self.tokens)
     }
 

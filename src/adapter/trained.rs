@@ -2,7 +2,7 @@
 
 use super::config::{Bias, HeadConfig, LnTuningConfig, Method};
 use super::key::{Family, Key, Part as KeyPart};
-use super::part::{Folding, Insertion, Part, Placed, Places};
+use super::part::{Folding, Insertion, Part, Placed, Places, boxed};
 use super::targets::{self, CandidateKind};
 use super::{fold, replace};
 use crate::anatomy::Parameter;
@@ -38,7 +38,7 @@ pub(super) fn modules(at: &Places<'_>, family: Family) -> Result<Vec<Box<dyn Par
         .map(|place| {
             let parameter = at.anatomy.parameters[place].clone();
             let key = Key::parameter(&*parameter.name, family).to_string();
-            Box::new(Trained { parameter, key }) as Box<dyn Part>
+            boxed(Trained { parameter, key })
         })
         .collect())
 }
@@ -96,7 +96,7 @@ pub(super) fn normalisations(config: &LnTuningConfig, at: &Places<'_>) -> Result
             let name = format!("{module}.{leaf}");
             let parameter = at.anatomy.parameters.iter().find(|parameter| parameter.name == name).cloned();
             let key = Key::module(*module, part).to_string();
-            found.extend(parameter.map(|parameter| Box::new(Trained { parameter, key }) as Box<dyn Part>));
+            found.extend(parameter.map(|parameter| boxed(Trained { parameter, key })));
         }
     }
     config.scope.settle(&chosen, at.saved);

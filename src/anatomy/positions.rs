@@ -14,21 +14,8 @@ use super::walk::{NodeRef, ValueRef};
 use super::{Embedding, PositionUse};
 
 /// Operators between positions and the cosine of their angles.
-const ANGLES: &[&str] = &[
-    "Cast",
-    "Concat",
-    "Einsum",
-    "Expand",
-    "Identity",
-    "MatMul",
-    "Mul",
-    "Reshape",
-    "Slice",
-    "Squeeze",
-    "Transpose",
-    "Unsqueeze",
-    "Where",
-];
+const ANGLES: &[&str] =
+    &["Cast", "Concat", "Einsum", "Expand", "Identity", "MatMul", "Mul", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze", "Where"];
 
 /// Operators that rotate by themselves, and the input with the positions.
 const ROTATIONS: &[(&str, usize)] = &[("com.microsoft:RotaryEmbedding", 1), ("RotaryEmbedding", 3)];

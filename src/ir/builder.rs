@@ -424,21 +424,25 @@ impl Builder {
 
     /// Makes everything that reads `old` so far, outputs of the graph among them, read `new(old)` instead.
     pub fn rewire<'g>(&'g self, old: Expr<'g>, new: impl FnOnce(Expr<'g>) -> Expr<'g>) {
+        self.rewire_all(|| vec![(old, new(old))]);
+    }
+
+    /// The same for several values at once: what `new` writes may read all of them as they were.
+    pub fn rewire_all<'g>(&'g self, new: impl FnOnce() -> Vec<(Expr<'g>, Expr<'g>)>) {
         let before = self.state.borrow().graph.nodes.len();
-        let new = new(old).id();
-        if new == old.id() {
-            return;
-        }
+        let pairs = new();
         let mut state = self.state.borrow_mut();
-        let readers = std::mem::take(&mut state.readers[old.id().index()]);
-        let (moved, stay): (Vec<usize>, Vec<usize>) = readers.into_iter().partition(|&place| place < before);
-        for &place in &moved {
-            let node = &mut state.graph.nodes[place];
-            node.inputs.iter_mut().flatten().chain(&mut node.captures).filter(|id| **id == old.id()).for_each(|id| *id = new);
+        for (old, new) in pairs.into_iter().map(|(old, new)| (old.id(), new.id())).filter(|(old, new)| old != new) {
+            let readers = std::mem::take(&mut state.readers[old.index()]);
+            let (moved, stay): (Vec<usize>, Vec<usize>) = readers.into_iter().partition(|&place| place < before);
+            for &place in &moved {
+                let node = &mut state.graph.nodes[place];
+                node.inputs.iter_mut().flatten().chain(&mut node.captures).filter(|id| **id == old).for_each(|id| *id = new);
+            }
+            state.readers[old.index()] = stay;
+            state.readers[new.index()].extend(moved);
+            state.outputs.iter_mut().filter(|(_, id)| *id == old).for_each(|(_, id)| *id = new);
         }
-        state.readers[old.id().index()] = stay;
-        state.readers[new.index()].extend(moved);
-        state.outputs.iter_mut().filter(|(_, id)| *id == old.id()).for_each(|(_, id)| *id = new);
         state.interned.clear();
     }
 

@@ -1,0 +1,54 @@
+//! LoHa: `ΔW = scaling · (A₁·B₁) ⊙ (A₂·B₂)` (Hyeon-Woo et al., FedPara; PEFT `tuners/loha/layer.py`).
+
+use ndarray::Array2;
+
+use super::config::{Method, ProductConfig};
+use super::init;
+use super::key::{Key, Part as KeyPart};
+use super::lora::{narrow_uniform, param};
+use super::part::{Folding, Insertion, Placed, Places};
+use super::update::{self, Site, Update};
+use crate::Result;
+use crate::ir::Expr;
+
+/// The update of one module.
+#[derive(Debug)]
+struct Hadamard(Site);
+
+/// Finds the modules.
+pub(super) fn place(config: &ProductConfig, at: &Places<'_>) -> Result<Placed> {
+    let (parts, config) = update::place(config, at, Hadamard)?;
+    Ok(Placed { parts, settled: Method::Loha(config) })
+}
+
+impl Update for Hadamard {
+    fn module(&self) -> &str {
+        &self.0.module
+    }
+
+    fn rank(&self) -> usize {
+        self.0.rank
+    }
+
+    /// `hada_w1_a` and `hada_w2_a` are `[out_features, rank]`, `hada_w1_b` and `hada_w2_b` `[rank, in_features]`; a fresh `hada_w2_b` is zero.
+    fn write<'g>(&self, at: &Insertion<'g, '_>) -> Expr<'g> {
+        let Site { module, out_features, in_features, rank, scaling, seed } = &self.0;
+        let (left, right) = ([*out_features, *rank], [*rank, *in_features]);
+        let get = |part, shape: [usize; 2]| {
+            param(at.params, module, part, || match part {
+                KeyPart::HadaW2B => init::zeros(&shape),
+                _ => narrow_uniform(*seed, &Key::module(&**module, part), shape),
+            })
+        };
+        let first = get(KeyPart::HadaW1A, left).matmul(get(KeyPart::HadaW1B, right));
+        let second = get(KeyPart::HadaW2A, left).matmul(get(KeyPart::HadaW2B, right));
+        first * second * *scaling
+    }
+
+    fn compute(&self, at: &Folding<'_>) -> Result<Array2<f32>> {
+        let get = |part| super::matrix(&at.tensor(&Key::module(&*self.0.module, part).to_string())?);
+        let first = get(KeyPart::HadaW1A)?.dot(&get(KeyPart::HadaW1B)?);
+        let second = get(KeyPart::HadaW2A)?.dot(&get(KeyPart::HadaW2B)?);
+        Ok(first * second * init::narrow(self.0.scaling))
+    }
+}
