@@ -125,7 +125,7 @@ def manifest() -> dict:
         "task": "causal-lm",
         "base": {"file": "base.onnx", "path": "base.onnx", "fingerprint": "none", "graph": "base.onnx"},
         "graphs": graphs,
-        "trainable": [{"name": "a", "input": "a", "shape": [3], "offset": 0}, {"name": "b", "input": "b", "shape": [1, 2], "offset": 3}],
+        "trainable": [{"name": "a", "file": "adapter_model.safetensors", "input": "a", "shape": [3], "offset": 0}, {"name": "b", "file": "adapter_model.safetensors", "input": "b", "shape": [1, 2], "offset": 3}],
         "trainable_count": 5,
         "base_count": 5,
         "logits": "logits",
