@@ -103,7 +103,7 @@ impl Expr<'_> {
         self.b().op("Cast", &[self], &[("to", Attr::Int(to.code().into()))])
     }
 
-    /// The same value, as a constant to gradients: an `Identity` that says so ([`NO_GRADIENT`](super::NO_GRADIENT)).
+    /// The same value, as a constant to gradients: an `Identity` that says so ([`NO_GRADIENT`]).
     #[must_use]
     pub fn without_gradient(self) -> Self {
         let spec = NodeSpec {

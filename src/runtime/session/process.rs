@@ -15,7 +15,7 @@ use crate::runtime::library::{self, Attempt, Source, Surroundings};
 /// How to start ONNX Runtime.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// The library, or a folder that has it; if not given it is looked for, see [`library`](crate::runtime::library).
+    /// The library, or a folder that has it; if not given it is looked for, see [`library`].
     pub library: Option<PathBuf>,
     /// Threads for computing, shared by all sessions; if not given, as many as this process may use (processors, affinity, container limits).
     pub threads: Option<NonZeroUsize>,
