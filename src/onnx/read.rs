@@ -135,7 +135,8 @@ impl Scope<'_> {
                 let default = load.load(default)?;
                 let known = Fact { contents: None, ..Fact::of(&default) };
                 self.builder.set_initializer(id, default);
-                self.builder.assume(id, if types::contradicts(&fact, &known) { known } else { filled(fact, known) });
+                self.builder
+                    .assume(id, if types::contradicts(&fact, &known) { known } else { Fact { dtype: fact.dtype.or(known.dtype), ..fact } });
             }
             self.know(&name, id);
         }

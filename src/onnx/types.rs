@@ -30,12 +30,36 @@ fn length(dim: &Dimension, value: &str, axis: usize) -> Dim {
 /// What is said of a value in a file: the words it was read with (in bodies that may be the name alone), unless they contradict what is
 /// known; else what is known.
 pub(super) fn value_info(name: &str, fact: &Fact, declared: Option<ValueInfoProto>) -> ValueInfoProto {
-    let known = || TypeProto { value: Some(type_value::Value::Tensor(tensor_type_of(fact))), ..TypeProto::default() };
-    let new = declared.is_none();
-    let mut info = declared.unwrap_or_default();
-    info.name = Some(name.to_owned());
-    if new || contradicts(&self::fact(&info), fact) {
-        info.r#type = fact.dtype.map(|_| known());
+    let stands = declared.as_ref().is_some_and(|info| !contradicts(&self::fact(info), fact));
+    said(name, fact, declared, if stands { Words::Stand } else { Words::Gone })
+}
+
+/// What is said of an input. Here the file's words are all that was known, so that they stand only as long as that is known still.
+pub(super) fn input_info(name: &str, fact: &Fact, declared: Option<ValueInfoProto>) -> ValueInfoProto {
+    let claims = declared.as_ref().map(self::fact);
+    let stands = claims.is_some_and(|claims| (claims.dtype, claims.shape) == (fact.dtype, fact.shape.clone()));
+    said(name, fact, declared, if stands { Words::Stand } else { Words::Gone })
+}
+
+/// What is known of a value that must have a type and has none yet.
+pub(super) fn complete(info: &mut ValueInfoProto, fact: &Fact) {
+    if info.r#type.is_none() {
+        *info = said(info.name(), fact, Some(info.clone()), Words::Gone);
+    }
+}
+
+/// Whether a file's words on a value's type are still right.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Words {
+    Stand,
+    Gone,
+}
+
+fn said(name: &str, fact: &Fact, declared: Option<ValueInfoProto>, words: Words) -> ValueInfoProto {
+    let mut info = ValueInfoProto { name: Some(name.to_owned()), ..declared.unwrap_or_default() };
+    if words == Words::Gone {
+        let known = TypeProto { value: Some(type_value::Value::Tensor(tensor_type_of(fact))), ..TypeProto::default() };
+        info.r#type = fact.dtype.map(|_| known);
     }
     info
 }

@@ -15,7 +15,7 @@ use super::storage::{Storage, Store, Stored};
 use super::types;
 use crate::error::{Context, Error, Place, Result};
 use crate::files::Staged;
-use crate::ir::{Attr, Graph, Node, ValueId};
+use crate::ir::{Attr, Graph, Node, Value, ValueId};
 
 /// How a model is written.
 #[derive(Clone, Debug, Default)]
@@ -59,7 +59,11 @@ pub(super) fn model(graph: &Graph, store: &mut dyn Store) -> Result<ModelProto> 
     message.ir_version = Some(info.ir_version);
     message.opset_import =
         versions.into_iter().map(|(domain, version)| OperatorSetIdProto { domain: Some(domain), version: Some(version) }).collect();
-    message.graph = Some(Writer { graph, store, constants_are_inputs: info.ir_version < FREE_INITIALIZERS }.graph()?);
+    let mut whole = Writer { graph, store, constants_are_inputs: info.ir_version < FREE_INITIALIZERS }.graph()?;
+    for (info, &id) in whole.output.iter_mut().zip(graph.outputs()) {
+        types::complete(info, graph.fact(id));
+    }
+    message.graph = Some(whole);
     Ok(message)
 }
 
@@ -78,6 +82,10 @@ pub(super) fn kept<M: Message + Default>(bytes: Option<&Bytes>) -> Result<M> {
     bytes.map_or_else(|| Ok(M::default()), |bytes| M::decode(bytes.clone()).map_err(|why| Error::format("a message kept from a file", why)))
 }
 
+fn declared(value: &Value) -> Result<Option<ValueInfoProto>> {
+    value.declared.as_ref().map(|bytes| kept(Some(bytes))).transpose()
+}
+
 struct Writer<'a> {
     graph: &'a Graph,
     store: &'a mut dyn Store,
@@ -90,7 +98,7 @@ impl Writer<'_> {
         let mut message: GraphProto = kept(graph.extra())?;
         self.drop_words_on_what_is_gone(&mut message);
         message.name = Some(graph.name().to_owned());
-        message.input = graph.inputs().iter().map(|&id| self.value(id)).collect::<Result<_>>()?;
+        message.input = graph.inputs().iter().map(|&id| self.input(id)).collect::<Result<_>>()?;
         message.output = graph.outputs().iter().map(|&id| self.value(id)).collect::<Result<_>>()?;
         message.value_info.extend(self.inner_values()?);
         let mut words: HashMap<String, TensorProto> = message.initializer.drain(..).map(|words| (words.name().to_owned(), words)).collect();
@@ -114,8 +122,12 @@ impl Writer<'_> {
 
     fn value(&self, id: ValueId) -> Result<ValueInfoProto> {
         let value = self.graph.value(id);
-        let declared = value.declared.as_ref().map(|bytes| kept(Some(bytes))).transpose()?;
-        Ok(types::value_info(&value.name, &value.fact, declared))
+        Ok(types::value_info(&value.name, &value.fact, declared(value)?))
+    }
+
+    fn input(&self, id: ValueId) -> Result<ValueInfoProto> {
+        let value = self.graph.value(id);
+        Ok(types::input_info(&value.name, &value.fact, declared(value)?))
     }
 
     /// What the file said of values that are neither inputs nor outputs.

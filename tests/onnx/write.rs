@@ -85,6 +85,7 @@ fn an_untouched_graph_is_written_as_it_was() -> peft_onnx::Result<()> {
 fn files_of_the_first_versions_keep_their_initializers_among_the_inputs() -> peft_onnx::Result<()> {
     let mut g = graph(&[value("x", &["2"]), value("w", &["2"])], &[node("Mul x w -> y")], &["y"]);
     g.initializer = vec![constant("w", &[2], &[1.0, 2.0])];
+    g.output = vec![value("y", &["2"])];
     let model = ModelProto { ir_version: 3, ..model(8, g) };
     let saved = save(&model);
     let out = saved.folder.path().join("out.onnx");
@@ -269,6 +270,20 @@ fn new_graphs_say_what_is_known_of_their_values() -> peft_onnx::Result<()> {
     assert_eq!(written.opset_import, [opset("", 18), opset("com.microsoft", 1)]);
     assert_eq!(written.graph.node[1].attribute[0], AttributeProto { name: "unused".into(), ..int(1) });
     assert!(written.write_to_bytes().is_ok());
+    Ok(())
+}
+
+#[test]
+fn words_on_an_input_go_when_more_is_known_and_outputs_get_a_type() -> peft_onnx::Result<()> {
+    use peft_onnx::ir::Dim;
+    let inputs = [value("mask", &["batch", "past + seq"]), value("x", &["batch", "?"])];
+    let saved = save(&model(18, graph(&inputs, &[node("Neg mask -> y")], &["y"])));
+    let b = Builder::on(&onnx::read(&saved.path)?);
+    b.substitute(&Dim::symbol("past + seq"), &Dim::symbol("seq"));
+    onnx::write(&b.finish_whole()?, &saved.path, &WriteOptions::default())?;
+    let written = parse(&saved.path);
+    assert_eq!(written.graph.input, [value("mask", &["batch", "seq"]), value("x", &["batch", "?"])]);
+    assert_eq!(written.graph.output, [value("y", &["batch", "seq"])]);
     Ok(())
 }
 
