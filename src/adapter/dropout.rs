@@ -52,12 +52,18 @@ impl<'g> Masks<'g> {
     }
 }
 
-/// Scrambles int32s by two rounds of multiply and add-shift, in wrapping arithmetic.
+/// `x (2x + 1)`: maps int32s one to one.
+fn quadratic(x: Expr<'_>) -> Expr<'_> {
+    x * (x + x + 1.0)
+}
+
+/// Scrambles int32s in wrapping arithmetic. Multiplications carry low bits up, the sums with a quotient carry high bits down; [`quadratic`]
+/// keeps nearby inputs from giving nearby outputs.
 fn mix(x: Expr<'_>) -> Expr<'_> {
     let [first, second, third] = MIX.map(|factor| x.same_type(factor.into()));
-    let x = x * first;
+    let x = quadratic(x * first);
     let x = x + x / x.same_type(f64::from(1 << 15));
-    let x = x * second;
+    let x = quadratic(x * second);
     let x = x + x / x.same_type(f64::from(1 << 13));
     x * third
 }
