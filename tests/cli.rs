@@ -147,3 +147,29 @@ fn a_pipe_that_is_closed_is_no_failure() {
     let output = child.wait_with_output().expect("the binary ends");
     assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+#[test]
+fn an_interrupted_run_with_dropout_goes_on_bit_by_bit() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (whole, parted) = (folder.path().join("whole"), folder.path().join("parted"));
+    let data = fixture("llama/cases/lora_qv/train.jsonl");
+    for bundle in [&whole, &parted] {
+        done(&["inject", &fixture("llama/dynamo.onnx"), "--method", "lora", "--dropout", "0.2", "-o", text(bundle)]);
+    }
+    let train = |bundle: &Path, steps: &str, more: &[&str]| {
+        let options = ["--batch-size", "2", "--gradient-accumulation-steps", "2", "--lr-scheduler", "constant", "--max-steps", steps];
+        done(&[&["train", text(bundle), "--data", &data][..], &options, more].concat());
+    };
+    train(&whole, "6", &[]);
+    train(&parted, "2", &[]);
+    train(&parted, "6", &["--resume"]);
+    for file in ["adapter_model.safetensors", "checkpoints/step-6/state.safetensors"] {
+        let [whole, parted] = [&whole, &parted].map(|bundle| std::fs::read(bundle.join(file)).expect("the run wrote it"));
+        assert_eq!(whole, parted, "{file}");
+    }
+    // Another seed drops other elements.
+    train(&parted, "6", &["--seed", "7", "--no-shuffle"]);
+    train(&whole, "6", &["--seed", "8", "--no-shuffle"]);
+    let [whole, parted] = [&whole, &parted].map(|bundle| std::fs::read(bundle.join("adapter_model.safetensors")).expect("it is there"));
+    assert_ne!(whole, parted);
+}

@@ -41,7 +41,7 @@ pub struct Args {
     /// Rows a batch
     #[arg(long, value_name = "ROWS", default_value = "8")]
     pub batch_size: NonZeroUsize,
-    /// Cut rows to this many tokens [default: as many as the model takes]
+    /// Cut rows to this many tokens [default: none is cut; a row longer than the model takes is an error]
     #[arg(long, value_name = "TOKENS")]
     pub max_length: Option<NonZeroUsize>,
     /// Where to compute: cpu, cuda or cuda:N

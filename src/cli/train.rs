@@ -50,10 +50,10 @@ pub struct Args {
     /// tokenizer.json, or its folder [default: beside the model, if it is needed]
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub tokenizer: Option<PathBuf>,
-    /// Cut rows to this many tokens [default: as many as the model takes]
+    /// Cut rows to this many tokens [default: none is cut; a row longer than the model takes is an error]
     #[arg(long, value_name = "TOKENS", help_heading = "Data")]
     pub max_length: Option<NonZeroUsize>,
-    /// Join short rows into rows of --max-length tokens
+    /// Join short rows into rows of --max-length tokens, or of as many as the model takes
     #[arg(long, help_heading = "Data")]
     pub packing: bool,
     /// Read rows in the file's order instead of a new random one each epoch

@@ -46,6 +46,8 @@ pub struct Record {
     pub cursor: Cursor,
     /// What decides how the run goes on, and must stay the same.
     pub conditions: Conditions,
+    /// Learning rates and the optimizer's numbers, in words: a run may go on with others, but is another one then.
+    pub optimization: String,
 }
 
 /// What must be the same for a run to go on bit for bit.
@@ -70,8 +72,8 @@ pub struct Conditions {
 impl Record {
     /// What is known of a checkpoint, in this version's layout.
     #[must_use]
-    pub fn new(step: u64, cursor: Cursor, conditions: Conditions) -> Self {
-        Self { version: VERSION, step, cursor, conditions }
+    pub fn new(step: u64, cursor: Cursor, conditions: Conditions, optimization: String) -> Self {
+        Self { version: VERSION, step, cursor, conditions, optimization }
     }
 }
 
@@ -276,7 +278,7 @@ mod tests {
             seed: 1,
         };
         let state = ["adam_m", "adam_v", "trainable"].map(|name| (name.to_owned(), vec![0.1_f32, -2.5e-30, f32::MIN_POSITIVE]));
-        Checkpoint { record: Record::new(step, Cursor { epoch: 1, position: 8 }, conditions), state: state.into() }
+        Checkpoint { record: Record::new(step, Cursor { epoch: 1, position: 8 }, conditions, "linear".into()), state: state.into() }
     }
 
     #[test]

@@ -76,6 +76,16 @@ fn ratio(part: u64, whole: u64) -> f64 {
     float(part) / float(whole.max(1))
 }
 
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { decay, peak, warmup_steps, total_steps } = self;
+        match decay {
+            Decay::Constant => write!(f, "a constant learning rate of {peak} after {warmup_steps} steps of warm-up"),
+            _ => write!(f, "a {decay} learning rate from {peak} over {total_steps} steps, {warmup_steps} of them warm-up"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

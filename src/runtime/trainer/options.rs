@@ -1,5 +1,6 @@
 //! What a training run is asked to do.
 
+use std::fmt;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
@@ -160,6 +161,13 @@ impl Optimizer {
             Some((option, value, expected, _)) => Err(Error::mismatch(option, expected, value)),
             None => Ok(()),
         }
+    }
+}
+
+impl fmt::Display for Optimizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { weight_decay, beta1, beta2, epsilon, max_grad_norm, .. } = self;
+        write!(f, "weight decay {weight_decay}, betas {beta1} and {beta2}, epsilon {epsilon}, gradients up to a norm of {max_grad_norm}")
     }
 }
 

@@ -46,6 +46,7 @@ pub(super) struct Run<'a> {
     engine: Engine,
     evaluator: Option<Evaluator<'a>>,
     conditions: Conditions,
+    optimization: String,
     schedule: Schedule,
     checkpoints: Checkpoints,
     metrics: Metrics,
@@ -92,14 +93,16 @@ impl<'a> Run<'a> {
         let schedule = options
             .schedule(engine.batches(dataset, data.batch_size.get(), data.order, source.filling())?.groups_per_epoch(accumulation))?;
         let checkpoints = Checkpoints::of(&options.bundle);
-        let (done, cursor) = begin(options, manifest, &mut engine, &checkpoints, &conditions)?;
+        let optimization = format!("{schedule}; {}", options.optimizer);
+        let start = Start { conditions: &conditions, optimization: &optimization };
+        let (done, cursor) = start.begin(options, manifest, &mut engine, &checkpoints)?;
         if done >= schedule.total_steps {
             let error = Error::mismatch("steps of this run", format!("more than the {done} of the checkpoint"), schedule.total_steps);
             return Err(error.with_hint("raise --max-steps or --epochs"));
         }
         let path = options.bundle.join(METRICS);
         let metrics = if done == 0 { Metrics::create(&path)? } else { Metrics::resume(&path, done)? };
-        Ok(Self { options, material, report, engine, evaluator, conditions, schedule, checkpoints, metrics, done, cursor })
+        Ok(Self { options, material, report, engine, evaluator, conditions, optimization, schedule, checkpoints, metrics, done, cursor })
     }
 
     /// Takes the steps.
@@ -187,8 +190,10 @@ impl<'a> Run<'a> {
             return Ok(adapter);
         }
         let state = STATES.iter().map(|part| Ok((part.input.to_owned(), self.engine.read(part.input)?)));
-        let checkpoint =
-            Checkpoint { record: Record::new(step, self.cursor, self.conditions.clone()), state: state.collect::<Result<_>>()? };
+        let checkpoint = Checkpoint {
+            record: Record::new(step, self.cursor, self.conditions.clone(), self.optimization.clone()),
+            state: state.collect::<Result<_>>()?,
+        };
         let folder = self.checkpoints.write(&checkpoint, self.options.saving.keep.map(NonZeroUsize::get))?;
         seen.saved = Some(step);
         (self.report)(Event::Saved(&folder));
@@ -228,28 +233,34 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Puts the state where the run starts, and gives the steps taken and the place in the data.
-fn begin(
-    options: &Options,
-    manifest: &Manifest,
-    engine: &mut Engine,
-    checkpoints: &Checkpoints,
-    conditions: &Conditions,
-) -> Result<(u64, Cursor)> {
-    let checkpoint = match &options.resume {
-        Resume::No => {
-            engine.write("trainable", adapter_file::read(&options.bundle, manifest)?)?;
-            checkpoints.put_aside()?;
-            return Ok((0, Cursor::default()));
+/// What a run that starts compares with the checkpoint that it goes on from.
+struct Start<'a> {
+    conditions: &'a Conditions,
+    optimization: &'a str,
+}
+
+impl Start<'_> {
+    /// Puts the state where the run starts, and gives the steps taken and the place in the data.
+    fn begin(&self, options: &Options, manifest: &Manifest, engine: &mut Engine, checkpoints: &Checkpoints) -> Result<(u64, Cursor)> {
+        let checkpoint = match &options.resume {
+            Resume::No => {
+                engine.write("trainable", adapter_file::read(&options.bundle, manifest)?)?;
+                checkpoints.put_aside()?;
+                return Ok((0, Cursor::default()));
+            }
+            Resume::Newest => checkpoints.newest()?,
+            Resume::From(folder) => Checkpoint::read(folder)?,
+        };
+        let record = &checkpoint.record;
+        record.conditions.check(self.conditions)?;
+        if record.optimization != self.optimization {
+            tracing::warn!("the checkpoint's run had {}; this one goes on with {}", record.optimization, self.optimization);
         }
-        Resume::Newest => checkpoints.newest()?,
-        Resume::From(folder) => Checkpoint::read(folder)?,
-    };
-    checkpoint.record.conditions.check(conditions)?;
-    for part in STATES {
-        engine.write(part.input, checkpoint.part(part.input, manifest.trainable_count)?.to_vec())?;
+        for part in STATES {
+            engine.write(part.input, checkpoint.part(part.input, manifest.trainable_count)?.to_vec())?;
+        }
+        Ok((record.step, record.cursor))
     }
-    Ok((checkpoint.record.step, checkpoint.record.cursor))
 }
 
 fn interrupted(step: u64) -> Error {

@@ -58,10 +58,10 @@ impl Source {
         Self { task, tokenizer, limits, max_length: None, packing: Packing::Off }
     }
 
-    /// Cuts rows at a length. Where the model has a limit and none is given, rows of text are cut there.
+    /// Cuts rows at a length, in tokens. Without one, a row that is longer than the model takes is an error.
     #[must_use]
     pub fn cut(mut self, max_length: Option<NonZeroUsize>) -> Self {
-        self.max_length = max_length.map(NonZeroUsize::get).or(self.limits.positions.filter(|_| self.tokenizer.is_some()));
+        self.max_length = max_length.map(NonZeroUsize::get);
         self
     }
 
