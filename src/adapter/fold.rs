@@ -26,7 +26,7 @@ pub(super) fn change_weight(at: &Folding<'_>, module: &str, change: impl FnOnce(
         Layout::InOut => super::tensor(&changed.t()),
     };
     let folded = as_stored(&stored, &changed, false)?;
-    put_weight(at.b, at.graph, at.anatomy, &projections, folded, first.weight.layout);
+    put_weight(at.b, at.graph, at.anatomy, &projections, &folded, first.weight.layout);
     Ok(())
 }
 
@@ -144,7 +144,7 @@ pub(super) fn replace_parameter(b: &Builder, graph: &Graph, anatomy: &Anatomy, p
     let projections: Vec<&Projection> =
         anatomy.projections.iter().filter(|p| p.module == module && p.weight.value == parameter.value).collect();
     match projections.first() {
-        Some(first) => put_weight(b, graph, anatomy, &projections, folded, first.weight.layout),
+        Some(first) => put_weight(b, graph, anatomy, &projections, &folded, first.weight.layout),
         None => put_shared(b, graph, anatomy, parameter, folded),
     }
     Ok(())
@@ -161,19 +161,19 @@ fn floats(graph: &Graph, id: ValueId) -> Result<Tensor> {
 }
 
 /// Replaces a weight in place where only this module reads it; else gives the module one of its own.
-fn put_weight(b: &Builder, graph: &Graph, anatomy: &Anatomy, projections: &[&Projection], folded: Tensor, layout: Layout) {
-    let Some(first) = projections.first() else { return };
-    let id = first.weight.value;
-    if !is_shared(graph, anatomy, id, &first.module) {
-        b.set_initializer(id, folded);
-        return;
-    }
+fn put_weight(b: &Builder, graph: &Graph, anatomy: &Anatomy, projections: &[&Projection], folded: &Tensor, layout: Layout) {
+    let arranged = |wanted: Layout| if wanted == layout { Ok(folded.clone()) } else { super::transposed(folded) };
     for projection in projections {
-        let wanted = graph.producer(projection.y).map_or(Layout::InOut, |node| wanted_layout(graph, node));
-        let own = if wanted == layout { Ok(folded.clone()) } else { super::transposed(&folded) };
-        match own {
-            Ok(own) => b.rewire_input(projection.y, 1, b.initializer(&format!("{}.weight", projection.module), own)),
-            Err(error) => b.fail(error),
+        // A module that is called twice may have its weight twice.
+        let id = projection.weight.value;
+        let put = if is_shared(graph, anatomy, id, &projection.module) {
+            let wanted = graph.producer(projection.y).map_or(Layout::InOut, |node| wanted_layout(graph, node));
+            arranged(wanted).map(|own| b.rewire_input(projection.y, 1, b.initializer(&format!("{}.weight", projection.module), own)))
+        } else {
+            arranged(projection.weight.layout).map(|own| b.set_initializer(id, own))
+        };
+        if let Err(error) = put {
+            b.fail(error);
         }
     }
 }
@@ -198,4 +198,35 @@ fn is_shared(graph: &Graph, anatomy: &Anatomy, id: ValueId, module: &str) -> boo
     let tables = anatomy.embeddings.iter().filter(|e| e.weight == id).map(|e| &e.module);
     let uses_here = anatomy.projections.iter().filter(|p| p.weight.value == id && p.module == module).count();
     others.chain(tables).any(|other| other != module) || graph.uses(id).len() > uses_here.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::anatomy;
+    use crate::ir::{DType, Dim, Expr, ModelInfo};
+
+    #[test]
+    fn every_copy_of_a_shared_modules_weight_is_replaced() {
+        let b = Builder::new(ModelInfo::dialect());
+        let x = b.input("x", DType::F32, &[Dim::symbol("batch"), Dim::known(2)]);
+        let call = |scope: &str, x: Expr<'_>, name: &str| {
+            let weight = b.initializer(name, Tensor::from_f32(&[2, 2], &[1., 2., 3., 4.])).id();
+            let product = b.scoped(scope, || b.expr(x.id()).matmul(b.expr(weight)).tanh());
+            (weight, product.id())
+        };
+        let (first, once) = call("/block/dense", x, "copy_1");
+        let (second, twice) = call("/block/dense_1", b.expr(once), "copy_2");
+        b.output("y", b.expr(twice));
+        let graph = b.finish().expect("a valid graph");
+        let anatomy = anatomy::read(&graph);
+        let projections: Vec<&Projection> = anatomy.projections.iter().filter(|p| p.module == "block.dense").collect();
+        assert_eq!(projections.len(), 2, "one module, called twice");
+
+        let folded = Tensor::from_f32(&[2, 2], &[5., 6., 7., 8.]);
+        let b = Builder::on(&graph);
+        put_weight(&b, &graph, &anatomy, &projections, &folded, Layout::InOut);
+        let merged = b.finish().expect("a valid graph");
+        assert_eq!((merged.initializer(first), merged.initializer(second)), (Some(&folded), Some(&folded)));
+    }
 }
