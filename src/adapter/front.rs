@@ -119,7 +119,12 @@ impl<'g> Front<'g> {
         let b = self.b;
         for (id, fact) in before.iter().filter(|(id, _)| anatomy.cache.iter().all(|slot| slot.present != Some(*id))) {
             let (Some(old), Some(new)) = (&fact.shape, b.fact(*id).shape) else { continue };
-            let longer: Vec<i64> = old.iter().zip(&new).zip(0..).filter(|((old, new), _)| old != new).map(|(_, axis)| axis).collect();
+            let seq = self.ids.dim(1);
+            let is_seq = |dim: &Dim| *dim == seq && dim.as_known().is_none();
+            let by_name: Vec<i64> = old.iter().zip(0..).filter(|(dim, _)| is_seq(dim)).map(|(_, axis)| axis).collect();
+            // Where the file calls the length otherwise: the axes behind the batch that are others now.
+            let by_change = || old.iter().zip(&new).zip(0..).skip(1).filter(|((old, new), _)| old != new).map(|(_, axis)| axis).collect();
+            let longer: Vec<i64> = if by_name.is_empty() { by_change() } else { by_name };
             if longer.is_empty() {
                 continue;
             }
