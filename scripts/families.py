@@ -22,7 +22,7 @@ class Family:
     config: str        # class in transformers
     settings: dict
     exports: tuple     # names in make_fixtures.EXPORTS
-    cases: dict        # name -> LoRA settings and what differs from the default training, see reference.py
+    cases: dict        # name -> settings of LoRA, or of another `method`, and what differs from the default training, see reference.py
 
     @property
     def model_class(self):
@@ -37,7 +37,12 @@ FAMILIES = {
         "lora_all_linear_rslora": dict(target_modules="all-linear", use_rslora=True),
         "lora_lm_head": dict(target_modules=["q_proj", "v_proj"], modules_to_save=["lm_head"]),
         "lora_schedule": dict(target_modules=["q_proj", "v_proj"], training=dict(
-            lr_scheduler="linear", warmup_steps=2, max_grad_norm=0.5, gradient_accumulation_steps=2))}),
+            lr_scheduler="linear", warmup_steps=2, max_grad_norm=0.5, gradient_accumulation_steps=2)),
+        "dora": dict(target_modules=["q_proj", "v_proj"], use_dora=True),
+        "ia3": dict(method="IA3Config", target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]),
+        "prompt": dict(method="PromptTuningConfig", num_virtual_tokens=4),
+        "p_tuning": dict(method="PromptEncoderConfig", num_virtual_tokens=4, encoder_hidden_size=12),
+        "prefix": dict(method="PrefixTuningConfig", num_virtual_tokens=3, prefix_projection=True, encoder_hidden_size=12)}),
     "qwen2": Family("CAUSAL_LM", "Qwen2Config", dict(DECODER, tie_word_embeddings=True, use_sliding_window=False), BOTH, {
         "lora_bias": dict(target_modules=["q_proj", "v_proj"], bias="lora_only")}),
     "gpt2": Family("CAUSAL_LM", "GPT2Config", dict(
@@ -45,7 +50,8 @@ FAMILIES = {
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **SPECIAL), BOTH, {
         "lora_c_attn": dict(target_modules=["c_attn"], fan_in_fan_out=True)}),
     "bert_classifier": Family("SEQ_CLS", "BertConfig", dict(BERT, num_labels=3), BOTH + ("torchscript_opset12",), {
-        "lora_classifier": dict(target_modules=ATTENTION, modules_to_save=["classifier"])}),
+        "lora_classifier": dict(target_modules=ATTENTION, modules_to_save=["classifier"]),
+        "p_tuning_v2": dict(method="PrefixTuningConfig", num_virtual_tokens=3)}),
     "bert_masked": Family("MASKED_LM", "BertConfig", BERT, BOTH, {"lora_qv": dict(target_modules=ATTENTION)}),
     "distilbert_classifier": Family("SEQ_CLS", "DistilBertConfig", dict(
         vocab_size=VOCABULARY, dim=HIDDEN, hidden_dim=INNER, n_layers=LAYERS, n_heads=HEADS, max_position_embeddings=POSITIONS,

@@ -1,8 +1,9 @@
 """Writes models/fixtures/<family>/cases/<case>/: what Hugging Face PEFT and PyTorch do when they train an adapter of the fixture models.
 
-    python scripts/reference.py [FAMILY...]        after make_fixtures.py; peft 0.21, torch 2.15, transformers 4.57
+    python scripts/reference.py [FAMILY[/CASE]...]        after make_fixtures.py; peft 0.21, torch 2.15, transformers 4.57
 
-    adapter_init/, adapter_final/   as PEFT's save_pretrained wrote them, before and after training
+    adapter_init/, adapter_final/   as PEFT's save_pretrained wrote them, before and after training; where a network computes the prompt, PEFT saves only the
+                                    prompt, so prompt_encoder.safetensors beside it has the network
     train.jsonl                     one row a line, in training order: input_ids, attention_mask, and labels (-100 is ignored) or label; rows are padded on
                                     the right to equal length within each batch
     expected.json                   hyper-parameters, the loss of every optimizer step (before its update), gradient norms and learning rates
@@ -73,28 +74,49 @@ def counted(task, batch):
 
 
 def adapted(name, case):
-    """The fixture model with the case's LoRA, whose B starts random so that every gradient is other than zero from the first step."""
-    settings = {k: v for k, v in FAMILIES[name].cases[case].items() if k != "training"}
-    task = FAMILIES[name].task
+    """The fixture model with the case's adapter, which changes the model so that every gradient is other than zero from the first step."""
+    settings = {k: v for k, v in FAMILIES[name].cases[case].items() if k not in ("training", "method")}
+    task, method = FAMILIES[name].task, FAMILIES[name].cases[case].get("method", "LoraConfig")
+    if method == "LoraConfig":
+        settings = dict(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0) | settings
     torch.manual_seed(families.seed(name, case))
-    model = peft.get_peft_model(families.load(name), peft.LoraConfig(
-        r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, task_type=None if task == "MASKED_LM" else task, **settings)).eval()
+    config = getattr(peft, method)(task_type=None if task == "MASKED_LM" else task, **settings)
+    model = peft.get_peft_model(families.load(name), config).eval()
     with torch.no_grad():
         for key, p in model.named_parameters():
-            if ".lora_B." in key:
-                p.copy_(0.05 * torch.randn(p.shape))
+            if ".lora_B." in key or ".ia3_l" in key:
+                p.add_(0.05 * torch.randn(p.shape))
+            if key.startswith("prompt_encoder.") and "embedding" in key:
+                p.mul_(0.4)
     return model
+
+
+def prompt_encoder(model):
+    """What computes the prompt, which PEFT does not save: its parameters without the adapter's name."""
+    return {key.replace("prompt_encoder.default.", "prompt_encoder."): p for key, p in model.named_parameters() if key.startswith("prompt_encoder.")}
+
+
+def is_computed(model):
+    """Whether a network computes the prompt, so that the prompt in the file is not what is trained."""
+    return len(prompt_encoder(model)) > 1
 
 
 def save_adapter(model, folder):
     model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
+    if is_computed(model):
+        save_file({k: p.detach().contiguous() for k, p in sorted(prompt_encoder(model).items())}, folder / "prompt_encoder.safetensors")
 
 
 def gradients(model):
-    """Gradients under the keys that PEFT saves the tensors with."""
+    """Gradients under the keys that the tensors are saved with."""
     found = {key: p.grad.clone() for key, p in model.named_parameters() if p.requires_grad}
-    return peft.get_peft_model_state_dict(model, state_dict=found)
+    if not prompt_encoder(model):
+        return peft.get_peft_model_state_dict(model, state_dict=found)
+    of_prompt = {key: p.grad.clone() for key, p in prompt_encoder(model).items()}
+    if not is_computed(model):
+        of_prompt = {"prompt_embeddings": of_prompt.pop("prompt_encoder.embedding.weight")}
+    return of_prompt | {key.replace("modules_to_save.default.", ""): g for key, g in found.items() if not key.startswith("prompt_encoder.")}
 
 
 def train(model, task, rows, settings):
@@ -125,7 +147,9 @@ def train(model, task, rows, settings):
 
 @torch.no_grad()
 def logits(model, probe):
-    return model(**probe).logits.contiguous()
+    """Logits of the tokens, without those of virtual tokens in front."""
+    found = model(**probe).logits
+    return (found[:, -probe["input_ids"].shape[1]:] if found.dim() == 3 else found).contiguous()
 
 
 def write_case(name, case):
@@ -144,19 +168,20 @@ def write_case(name, case):
     seen, first = train(model, task, rows, settings)
     save_adapter(model, folder / "adapter_final")
     saved = load_file(folder / "adapter_final/adapter_model.safetensors")
-    if sorted(saved) != sorted(first):
+    if not is_computed(model) and sorted(saved) != sorted(first):
         sys.exit(f"{folder}: gradients of {sorted(first)}, but the adapter has {sorted(saved)}")
     save_file({k: v.contiguous() for k, v in sorted(first.items())}, folder / "gradients.safetensors")
     save_file(probe | {"base": logits(base, probe), "initial": untrained, "final": logits(model, probe)}, folder / "logits.safetensors")
     (folder / "train.jsonl").write_text("".join(json.dumps(r, separators=(",", ":")) + "\n" for r in rows))
     versions = {m.__name__: m.__version__ for m in (torch, transformers, peft)}
     (folder / "expected.json").write_text(json.dumps(dict(
-        method="LORA", task=task, rank=RANK, alpha=ALPHA, hyperparameters=settings, **seen,
+        method=FAMILIES[name].cases[case].get("method", "LoraConfig"), task=task, rank=RANK, alpha=ALPHA, hyperparameters=settings, **seen,
         trainable={k: list(v.shape) for k, v in sorted(saved.items())}, versions=versions), indent=1) + "\n")
     print(f"{name}/{case}: loss {seen['losses'][0]:.4f} -> {seen['losses'][-1]:.4f}, norms {seen['gradient_norms'][0]:.2f}, {len(saved)} tensors", flush=True)
 
 
 if __name__ == "__main__":
-    for family in sys.argv[1:] or FAMILIES:
-        for each in FAMILIES[family].cases:
+    for asked in sys.argv[1:] or FAMILIES:
+        family, _, only = asked.partition("/")
+        for each in [only] if only else FAMILIES[family].cases:
             write_case(family, each)

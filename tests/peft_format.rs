@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use peft_onnx::adapter::config::Method;
 use peft_onnx::peft::{self, safetensors};
 
 /// The folders that PEFT wrote for the models of the tests.
@@ -28,7 +27,6 @@ fn every_setting_and_tensor_survives() {
     assert!(folders.len() >= 2, "no adapters in models/fixtures");
     for folder in folders {
         let files = peft::read(&folder).unwrap_or_else(|error| panic!("{error}"));
-        assert!(matches!(files.config.method, Method::Lora(_)), "{}", folder.display());
         assert_eq!(files.keys().len(), files.tensors.len(), "{}: every name is understood", folder.display());
 
         let copy = tempfile::tempdir().expect("a folder");

@@ -8,9 +8,10 @@ use clap::ArgGroup;
 use serde_json::json;
 
 use super::{Global, output};
-use crate::adapter::config::Task;
+use crate::adapter::config::{Method, PromptConfig, PromptInit, Task};
 use crate::error::{Context, Error, Result};
 use crate::export::bundle::{self, Adapter, Existing, Report, Request};
+use crate::runtime::data::{Specials, Tokenizer};
 
 pub use method::MethodArgs;
 
@@ -67,7 +68,7 @@ pub(super) fn task(name: &str) -> Result<Task> {
 /// # Errors
 /// As [`bundle::write`].
 pub fn run(args: &Args, global: &Global) -> Result<()> {
-    let method = args.adapter.is_none().then(|| args.method.method()).transpose()?;
+    let method = args.adapter.is_none().then(|| with_tokens(args.method.method()?, &args.model)).transpose()?;
     let (adapter, name) = match (&method, &args.adapter) {
         (Some(method), _) => (Adapter::Fresh(method), method.name()),
         (None, Some(folder)) => (Adapter::Folder(folder), "adapted"),
@@ -91,6 +92,21 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         }));
     }
     if global.quiet { Ok(()) } else { output::print(&describe(&folder, &report, &files)) }
+}
+
+/// The method, its prompt's text taken apart by the tokenizer beside the model.
+fn with_tokens(mut method: Method, model: &Path) -> Result<Method> {
+    if let Method::Prompt(PromptConfig { init, .. }) = &mut method
+        && let PromptInit::Text(text) = init
+    {
+        let tokenizer = Tokenizer::beside(model)?.ok_or_else(|| {
+            Error::unsupported(format!("starting the prompt from {text:?}"), "there is no tokenizer beside the model")
+                .with_hint("put tokenizer.json into the model's folder, or start from the vocabulary: `--prompt-init vocab`")
+        })?;
+        let tokens = tokenizer.encode(text, Specials::AsWritten)?.ids;
+        *init = PromptInit::Tokens(tokens.into_iter().filter_map(|token| usize::try_from(token).ok()).collect());
+    }
+    Ok(method)
 }
 
 struct File {
