@@ -68,7 +68,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         None
     } else {
         let unmerged = args.bundle.join(&report.manifest.graph("inference")?.file);
-        let samples = Samples { vocabulary: verify::vocabulary(&unmerged), ..Samples::default() };
+        let samples = Samples { vocabulary: verify::vocabulary(&args.bundle.join(&report.manifest.base.graph)), ..Samples::default() };
         Some(verify::compare(global.runtime(None)?, &unmerged, &args.output, &samples)?)
     };
     let size = size(&args.output);
