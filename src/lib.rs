@@ -13,4 +13,5 @@ pub mod peft;
 #[cfg(feature = "runtime")]
 pub mod runtime;
 pub mod train;
+pub mod unfuse;
 pub use error::{Context, Error, ErrorKind, Place, Result};

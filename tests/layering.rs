@@ -8,7 +8,7 @@ const ROOMS: &[&[&str]] = &[
     &["error"],
     &["files"],
     &["ir"],
-    &["onnx", "anatomy", "grad"],
+    &["onnx", "unfuse", "anatomy", "grad"],
     &["adapter"],
     &["train"],
     &["peft"],

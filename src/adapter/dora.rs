@@ -19,6 +19,11 @@ pub(super) struct Dora<'g> {
     factor: Expr<'g>,
 }
 
+/// A projection's own part of a constant, along an axis.
+fn own<'g>(stored: Expr<'g>, projection: &Projection, axis: i64) -> Expr<'g> {
+    projection.weight.part.as_ref().map_or(stored, |part| stored.slice(&[part.start], &[part.end], &[axis]))
+}
+
 impl<'g> Dora<'g> {
     pub(super) fn new(params: &Params<'g>, graph: &Graph, projection: &Projection, a: Expr<'g>, b: Expr<'g>, scaling: f64) -> Self {
         let module = &projection.module;
@@ -31,7 +36,8 @@ impl<'g> Dora<'g> {
             }
         });
         builder.scoped(&format!("dora/{module}"), || {
-            let weight = builder.expr(projection.weight.value).cast(DType::F32);
+            let axis = if projection.weight.layout == Layout::OutIn { 0 } else { 1 };
+            let weight = own(builder.expr(projection.weight.value), projection, axis).cast(DType::F32);
             let (update, axis) = match projection.weight.layout {
                 Layout::OutIn => (b.matmul(a), 1),
                 Layout::InOut => (a.t().matmul(b.t()), 0),
@@ -53,7 +59,7 @@ impl<'g> Dora<'g> {
             let y = b.expr(projection.y).cast(DType::F32);
             // A `Gemm` adds the bias itself.
             let bias = projection.bias.filter(|_| projection.y == projection.output);
-            bias.map_or(y, |bias| y - b.expr(bias).cast(DType::F32))
+            bias.map_or(y, |bias| y - own(b.expr(bias), projection, 0).cast(DType::F32))
         };
         (self.factor + -1.0) * product + self.factor * up
     }

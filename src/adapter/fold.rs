@@ -1,6 +1,8 @@
 //! Folding trained numbers into the base's constants.
 
-use ndarray::Array2;
+use std::ops::Range;
+
+use ndarray::{Array2, Axis};
 
 use super::init;
 use super::part::Folding;
@@ -19,14 +21,20 @@ pub(super) fn change_weight(at: &Folding<'_>, module: &str, change: impl FnOnce(
     let projections: Vec<&Projection> = at.anatomy.projections.iter().filter(|p| p.module == module).collect();
     let Some(first) = projections.first() else { return Err(Error::not_found("module", module)) };
     let place = || Place::Tensor(at.graph.value_name(first.weight.value).to_owned());
-    let changed = checked(change, weight_of(at.graph, first).map_err(|e| e.at(place()))?).map_err(|e| e.at(place()))?;
-    let stored = floats(at.graph, first.weight.value)?;
-    let changed = match first.weight.layout {
-        Layout::OutIn => super::tensor(&changed.view()),
-        Layout::InOut => super::tensor(&changed.t()),
+    let stored = match first.weight.part {
+        None => floats(at.graph, first.weight.value)?,
+        // Other parts may have been changed already.
+        Some(_) => at.b.constant_of(first.weight.value).map_or_else(|| floats(at.graph, first.weight.value), Ok)?,
     };
-    let folded = as_stored(&stored, &changed, false)?;
-    put_weight(at.b, at.graph, at.anatomy, &projections, &folded, first.weight.layout);
+    let mut whole = turned(matrix_of(&stored).map_err(|e| e.at(place()))?, first.weight.layout);
+    let part = part_of(first.weight.part.as_ref(), whole.nrows()).map_err(|e| e.at(place()))?;
+    let own = whole.slice_axis(Axis(0), part.clone().into()).to_owned();
+    whole.slice_axis_mut(Axis(0), part.into()).assign(&checked(change, own).map_err(|e| e.at(place()))?);
+    let folded = as_stored(&stored, &super::tensor(&turned(whole, first.weight.layout).view()), false)?;
+    match first.weight.part {
+        None => put_weight(at.b, at.graph, at.anatomy, &projections, &folded, first.weight.layout),
+        Some(_) => at.b.set_initializer(first.weight.value, folded),
+    }
     Ok(())
 }
 
@@ -35,11 +43,25 @@ pub(super) fn change_weight(at: &Folding<'_>, module: &str, change: impl FnOnce(
 /// # Errors
 /// A weight that is not stored as plain floats.
 pub(super) fn weight_of(graph: &Graph, projection: &Projection) -> Result<Array2<f32>> {
-    let stored = matrix_of(&floats(graph, projection.weight.value)?)?;
-    Ok(match projection.weight.layout {
-        Layout::OutIn => stored,
-        Layout::InOut => stored.reversed_axes(),
-    })
+    let whole = turned(matrix_of(&floats(graph, projection.weight.value)?)?, projection.weight.layout);
+    let part = part_of(projection.weight.part.as_ref(), whole.nrows())?;
+    Ok(whole.slice_axis(Axis(0), part.into()).to_owned())
+}
+
+/// A stored weight as `[out_features, in_features]`, or such a matrix as it is stored.
+fn turned(matrix: Array2<f32>, layout: Layout) -> Array2<f32> {
+    match layout {
+        Layout::OutIn => matrix,
+        Layout::InOut => matrix.reversed_axes(),
+    }
+}
+
+/// The places of a part among `all`.
+fn part_of(part: Option<&Range<i64>>, all: usize) -> Result<Range<usize>> {
+    let Some(part) = part else { return Ok(0..all) };
+    let place = |n: i64| usize::try_from(n).unwrap_or(usize::MAX);
+    let (start, end) = (place(part.start), place(part.end));
+    if start <= end && end <= all { Ok(start..end) } else { Err(Error::mismatch("length", end, all)) }
 }
 
 /// Applies a change that must keep the shape.
@@ -63,7 +85,7 @@ fn matrix_of(stored: &Tensor) -> Result<Array2<f32>> {
 /// A table that is not stored as plain floats.
 pub(super) fn change_table(at: &Folding<'_>, module: &str, change: impl FnOnce(Array2<f32>) -> Result<Array2<f32>>) -> Result<()> {
     let (id, folded) = changed_table(at, module, change)?;
-    let parameter = Parameter { name: format!("{module}.weight"), value: id, transposed: false };
+    let parameter = Parameter { name: format!("{module}.weight"), value: id, transposed: false, part: None };
     put_shared(at.b, at.graph, at.anatomy, &parameter, folded);
     Ok(())
 }
@@ -107,10 +129,11 @@ pub(super) fn rows_of(table: &Tensor, rows: &[usize]) -> Result<Tensor> {
 /// # Errors
 /// A module without a bias; one that is not stored as plain floats.
 pub(super) fn add_to_bias(at: &Folding<'_>, module: &str, bias: &Tensor, scaling: f64) -> Result<()> {
-    let id = at.anatomy.projections.iter().find(|p| p.module == module).and_then(|p| p.bias);
-    let id = id.ok_or_else(|| Error::unsupported(format!("merging the bias of {module}"), "the base has no bias there to fold it into"))?;
+    let projection = at.anatomy.projections.iter().find(|p| p.module == module).filter(|p| p.bias.is_some());
+    let projection = projection
+        .ok_or_else(|| Error::unsupported(format!("merging the bias of {module}"), "the base has no bias there to fold it into"))?;
     let more = bias.to_f32().ok_or_else(|| Error::mismatch("dtype", "float", bias.dtype()))?;
-    change_bias(at, id, &more, |base, more| base + init::narrow(scaling) * more)
+    change_bias(at, projection, &more, |base, more| base + init::narrow(scaling) * more)
 }
 
 /// Multiplies a module's bias, if it has one.
@@ -118,18 +141,24 @@ pub(super) fn add_to_bias(at: &Folding<'_>, module: &str, bias: &Tensor, scaling
 /// # Errors
 /// A bias that is not stored as plain floats.
 pub(super) fn scale_bias(at: &Folding<'_>, module: &str, factors: &[f32]) -> Result<()> {
-    let id = at.anatomy.projections.iter().find(|p| p.module == module).and_then(|p| p.bias);
-    id.map_or(Ok(()), |id| change_bias(at, id, factors, |base, factor| base * factor))
+    let projection = at.anatomy.projections.iter().find(|p| p.module == module);
+    projection.map_or(Ok(()), |projection| change_bias(at, projection, factors, |base, factor| base * factor))
 }
 
-fn change_bias(at: &Folding<'_>, id: ValueId, operand: &[f32], change: impl Fn(f32, f32) -> f32) -> Result<()> {
-    let stored = floats(at.graph, id)?;
-    let base = stored.to_f32().ok_or_else(|| Error::mismatch("dtype", "float", stored.dtype()))?;
-    if base.len() != operand.len() {
-        return Err(Error::mismatch("length of the bias", base.len(), operand.len()));
+/// Does nothing for a projection without a bias.
+fn change_bias(at: &Folding<'_>, projection: &Projection, operand: &[f32], change: impl Fn(f32, f32) -> f32) -> Result<()> {
+    let Some(id) = projection.bias else { return Ok(()) };
+    let stored = match projection.weight.part {
+        None => floats(at.graph, id)?,
+        Some(_) => at.b.constant_of(id).map_or_else(|| floats(at.graph, id), Ok)?,
+    };
+    let mut all = stored.to_f32().ok_or_else(|| Error::mismatch("dtype", "float", stored.dtype()))?;
+    let part = part_of(projection.weight.part.as_ref(), all.len())?;
+    if part.len() != operand.len() {
+        return Err(Error::mismatch("length of the bias", part.len(), operand.len()));
     }
-    let changed: Vec<f32> = base.iter().zip(operand).map(|(&base, &operand)| change(base, operand)).collect();
-    at.b.set_initializer(id, as_stored(&stored, &Tensor::from_f32(stored.shape(), &changed), false)?);
+    all[part].iter_mut().zip(operand).for_each(|(base, &operand)| *base = change(*base, operand));
+    at.b.set_initializer(id, as_stored(&stored, &Tensor::from_f32(stored.shape(), &all), false)?);
     Ok(())
 }
 
@@ -138,6 +167,9 @@ fn change_bias(at: &Folding<'_>, id: ValueId, operand: &[f32], change: impl Fn(f
 /// # Errors
 /// A tensor of another shape.
 pub(super) fn replace_parameter(b: &Builder, graph: &Graph, anatomy: &Anatomy, parameter: &Parameter, trained: &Tensor) -> Result<()> {
+    if let Some(part) = &parameter.part {
+        return replace_part(b, graph, parameter, part, trained);
+    }
     let stored = floats(graph, parameter.value)?;
     let folded = as_stored(&stored, trained, parameter.transposed).map_err(|e| e.at(Place::Tensor(parameter.name.clone())))?;
     let module = parameter.name.rsplit_once('.').map_or("", |(module, _)| module);
@@ -147,6 +179,21 @@ pub(super) fn replace_parameter(b: &Builder, graph: &Graph, anatomy: &Anatomy, p
         Some(first) => put_weight(b, graph, anatomy, &projections, &folded, first.weight.layout),
         None => put_shared(b, graph, anatomy, parameter, folded),
     }
+    Ok(())
+}
+
+/// The same for a part of a vector, of which other parts may have been replaced already.
+fn replace_part(b: &Builder, graph: &Graph, parameter: &Parameter, part: &Range<i64>, trained: &Tensor) -> Result<()> {
+    let stored = b.constant_of(parameter.value).map_or_else(|| floats(graph, parameter.value), Ok)?;
+    let (Some(mut all), Some(own)) = (stored.to_f32(), trained.to_f32()) else {
+        return Err(Error::mismatch("dtype", "float", trained.dtype()));
+    };
+    let part = part_of(Some(part), all.len())?;
+    if part.len() != own.len() {
+        return Err(Error::mismatch("length", part.len(), own.len()).at(Place::Tensor(parameter.name.clone())));
+    }
+    all[part].copy_from_slice(&own);
+    b.set_initializer(parameter.value, as_stored(&stored, &Tensor::from_f32(stored.shape(), &all), false)?);
     Ok(())
 }
 

@@ -69,6 +69,19 @@ impl Plan {
         self.parts.iter().flat_map(|part| part.trained()).collect()
     }
 
+    /// Whether the method has to do with a module.
+    #[must_use]
+    pub fn touches(&self, module: &str) -> bool {
+        let is_own = |name: &String| name.rsplit_once('.').is_some_and(|(owner, _)| owner == module);
+        self.targets().iter().any(|(target, _)| target == module) || self.trained().iter().any(is_own)
+    }
+
+    /// Whether modules are all that the method has to do with.
+    #[must_use]
+    pub fn touches_modules_only(&self) -> bool {
+        self.virtual_tokens() == 0 && !(self.targets().is_empty() && self.trained().is_empty())
+    }
+
     /// Share of activations that are dropped while training.
     #[must_use]
     pub fn dropout(&self) -> f64 {
@@ -111,6 +124,14 @@ impl Plan {
             part.insert(&Insertion { b, graph, anatomy, params: &params, purpose })?;
         }
         Ok(params.finish())
+    }
+
+    /// Writes everything into a graph as constants beside the base's weights, which stay as they are.
+    ///
+    /// # Errors
+    /// As [`insert`](Self::insert).
+    pub fn bake<'g>(&self, b: &'g Builder, graph: &Graph, anatomy: &Anatomy, given: &'g Given<'g>) -> Result<()> {
+        self.insert(b, graph, anatomy, given, Purpose::Merged).map(|_| ())
     }
 
     /// Makes a merged model of a graph whose values have the ids that `anatomy` was read with: folds the adapter into the weights, and

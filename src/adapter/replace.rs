@@ -21,7 +21,7 @@ pub fn parameter<'g>(
     key: &str,
 ) -> Result<()> {
     let stored = graph.initializer(parameter.value).ok_or_else(|| Error::not_found("parameter", &*parameter.name))?;
-    let initial = in_pytorch_order(stored, parameter)?;
+    let initial = in_pytorch_order(&own_part(stored, parameter)?, parameter)?;
     let trained = params.keyed(key, &parameter.name, || initial);
     let dtype = stored.dtype();
     let module = parameter.name.rsplit_once('.').map_or("", |(module, _)| module);
@@ -39,8 +39,14 @@ pub fn parameter<'g>(
             placed = true;
         }
         if !placed {
-            let value = if parameter.transposed { trained.t() } else { trained };
-            b.rewire(b.expr(parameter.value), |_| value.cast(dtype));
+            let value = if parameter.transposed { trained.t() } else { trained }.cast(dtype);
+            b.rewire(b.expr(parameter.value), |stored| match &parameter.part {
+                None => value,
+                Some(part) => {
+                    let (before, after) = (stored.slice(&[0], &[part.start], &[0]), stored.slice(&[part.end], &[i64::MAX], &[0]));
+                    before.concat(&[value, after], 0)
+                }
+            });
         }
     });
     Ok(())
@@ -63,6 +69,15 @@ pub fn wanted_layout(graph: &Graph, node: NodeId) -> Layout {
 #[must_use]
 pub fn pytorch_layout(projection: &Projection) -> Layout {
     if projection.conv1d { Layout::InOut } else { Layout::OutIn }
+}
+
+/// The elements that are the parameter: all, or a part of a vector.
+pub(super) fn own_part(stored: &Tensor, parameter: &Parameter) -> Result<Tensor> {
+    let Some(part) = &parameter.part else { return Ok(stored.clone()) };
+    let place = |n: i64| usize::try_from(n).unwrap_or(0);
+    let all = stored.to_f64().ok_or_else(|| Error::mismatch("dtype", "float", stored.dtype()))?;
+    let own = all.get(place(part.start)..place(part.end)).ok_or_else(|| Error::mismatch("length", part.end, all.len()))?;
+    Tensor::from_f64(stored.dtype(), &[own.len()], own)
 }
 
 fn in_pytorch_order(stored: &Tensor, parameter: &Parameter) -> Result<Tensor> {

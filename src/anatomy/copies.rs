@@ -6,6 +6,9 @@ use super::{Layout, Weight};
 
 /// Whether two weights are one and the same in the model: the same constant, or equal in every element that is looked at.
 pub(super) fn are_one(graph: &Graph, a: &Weight, b: &Weight) -> bool {
+    if a.part != b.part {
+        return false;
+    }
     if a.value == b.value {
         return a.layout == b.layout;
     }

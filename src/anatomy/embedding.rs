@@ -21,6 +21,9 @@ pub(super) fn find(graph: &Graph) -> Vec<Table> {
 }
 
 fn table(node: NodeRef<'_>) -> Found<Table> {
+    if node.is(&["com.microsoft:GatherBlockQuantized"]) {
+        return packed_table(node);
+    }
     if !node.is(&["Gather"]) || node.node().int("axis", 0) != 0 {
         return Err(node.miss("rows read by index"));
     }
@@ -35,5 +38,21 @@ fn table(node: NodeRef<'_>) -> Found<Table> {
         output: node.output(0)?.id(),
         rows: length(rows)?,
         hidden: length(hidden)?,
+    })
+}
+
+/// A table whose rows are packed in blocks: `data`, `indices`, scales.
+fn packed_table(node: NodeRef<'_>) -> Found<Table> {
+    let (weight, output) = (node.input(0)?, node.output(0)?);
+    let rows = weight.stored().and_then(|tensor| tensor.shape().first().copied()).ok_or_else(|| weight.miss("a constant table"))?;
+    let hidden =
+        output.fact().rank().and_then(|rank| output.length(rank.checked_sub(1)?)).ok_or_else(|| output.miss("rows of known length"))?;
+    Ok(Table {
+        node: node.id(),
+        weight: weight.id(),
+        indices: node.input(1)?.id(),
+        output: output.id(),
+        rows: i64::try_from(rows).map_err(|_| weight.miss("lengths within 63 bits"))?,
+        hidden,
     })
 }

@@ -18,7 +18,7 @@ impl Head {
     /// Fills in what the projection tells.
     pub(super) fn complete(self, graph: &Graph, projections: &[Projection], token_embedding: Option<&Embedding>) -> Self {
         let found = self.projection.map(|at| &projections[at]);
-        let rows = |table: &Embedding| Weight { value: table.weight, layout: Layout::OutIn };
+        let rows = |table: &Embedding| Weight { value: table.weight, layout: Layout::OutIn, part: None };
         let tied = found.zip(token_embedding).is_some_and(|(head, table)| copies::are_one(graph, &head.weight, &rows(table)));
         Self { tied, classes: found.map(|head| head.out_features), ..self }
     }

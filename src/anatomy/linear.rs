@@ -1,7 +1,7 @@
 //! Linear projections: products with a constant matrix.
 //!
 //! ```text
-//!        W (initializer) → [Identity | Cast | Transpose]*
+//!        W (initializer) → [DequantizeLinear ..] → [Identity | Cast | Transpose]*
 //!                            ↓
 //! x ──────────────────→ MatMul | Gemm | FusedMatMul ─ y → [Add bias] ─ output →
 //! ```
@@ -28,6 +28,8 @@ pub(super) struct Linear {
     pub(super) bias: Option<ValueId>,
     pub(super) in_features: i64,
     pub(super) out_features: i64,
+    /// What Hugging Face calls this part of a projection that an exporter packed.
+    pub(super) part_name: Option<&'static str>,
 }
 
 /// A constant matrix as a node reads it: its lengths there, and how it is stored.
@@ -54,7 +56,7 @@ pub(super) fn find(graph: &Graph) -> (Vec<Linear>, Vec<Miss>) {
 }
 
 fn linear(node: NodeRef<'_>) -> Found<Linear> {
-    let (x, y) = (node.input(0)?, node.output(0)?);
+    let (x, y) = (unrounded(node.input(0)?), node.output(0)?);
     let Matrix { mut weight, mut rows, mut columns } = matrix(node.input(1)?)?;
     if node.node().int("transA", 0) != 0 {
         return Err(node.miss("an input that is not transposed"));
@@ -82,27 +84,36 @@ fn linear(node: NodeRef<'_>) -> Found<Linear> {
         bias: own_bias.or(added.map(|(_, bias)| bias)).map(ValueRef::id),
         in_features: rows,
         out_features: columns,
+        part_name: None,
     })
 }
 
-/// The constant matrix behind a value. (Quantised weights will be found here too: behind `DequantizeLinear`.)
+/// The numbers before they were rounded for a product of small integers.
+fn unrounded(x: ValueRef<'_>) -> ValueRef<'_> {
+    let rounded = x.from(&["DequantizeLinear"]).and_then(|node| node.input(0)?.from(&["DynamicQuantizeLinear", "QuantizeLinear"]));
+    rounded.and_then(|node| node.input(0)).unwrap_or(x)
+}
+
+/// Steps from packed integers to the matrix that they stand for, the packed ones first among their inputs.
+const UNPACKING: &[&str] = &["DequantizeLinear", "Slice", "Pad", "Reshape", "Sub", "Mul"];
+
+/// The constant matrix behind a value.
 fn matrix(value: ValueRef<'_>) -> Found<Matrix> {
-    let (mut at, mut layout) = (value, Layout::InOut);
+    let (mut at, mut layout, mut is_packed) = (value, Layout::InOut, false);
     while at.stored().is_none() {
-        let node = at.from(&["Identity", "Cast", "Transpose"])?;
+        let node = at.from(&[&["Identity", "Cast", "Transpose"], UNPACKING].concat())?;
         if node.is(&["Transpose"]) {
             layout = layout.swapped();
         }
+        is_packed |= node.is(UNPACKING);
         at = node.input(0)?;
     }
-    let tensor = at.stored().filter(|tensor| is_weight(tensor.dtype())).ok_or_else(|| at.miss("a constant of floats"))?;
-    let &[rows, columns] = tensor.shape() else { return Err(at.miss("a constant matrix")) };
-    let length = |n: usize| i64::try_from(n).map_err(|_| at.miss("lengths within 63 bits"));
-    let (rows, columns) = match layout {
-        Layout::InOut => (length(rows)?, length(columns)?),
-        Layout::OutIn => (length(columns)?, length(rows)?),
-    };
-    Ok(Matrix { weight: Weight { value: at.id(), layout }, rows, columns })
+    let is_kept = |dtype: DType| is_weight(dtype) != is_packed;
+    if !at.stored().is_some_and(|tensor| is_kept(tensor.dtype())) {
+        return Err(at.miss("a constant of floats, or of integers that stand for floats"));
+    }
+    let Some(&[rows, columns]) = value.fact().known_shape().as_deref() else { return Err(at.miss("a constant matrix")) };
+    Ok(Matrix { weight: Weight { value: at.id(), layout, part: None }, rows, columns })
 }
 
 fn is_weight(dtype: DType) -> bool {

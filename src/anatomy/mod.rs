@@ -16,6 +16,7 @@ mod inputs;
 mod linear;
 mod names;
 mod parameters;
+mod parts;
 mod positions;
 mod projections;
 mod roles;
@@ -26,6 +27,7 @@ mod walk;
 pub use task::{Guess, Task};
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::ir::{Graph, ValueId};
 
@@ -41,6 +43,7 @@ use linear::Linear;
 #[must_use]
 pub fn read(graph: &Graph) -> Anatomy {
     let (linears, mut misses) = linear::find(graph);
+    let linears = parts::split(graph, linears);
     let tables = embedding::find(graph);
     let hints = projections::Hints::gather(graph, &linears, &tables);
     let (sites, not_attentions) = attention::find(graph);
@@ -188,6 +191,9 @@ pub struct Weight {
     pub value: ValueId,
     /// How the initializer is stored.
     pub layout: Layout,
+    /// The output features of the initializer (and of the bias) that are the projection's own, where it holds those of others too:
+    /// queries, keys and values in one. `None` for all.
+    pub part: Option<Range<i64>>,
 }
 
 /// The order of a stored weight's axes.
@@ -347,6 +353,9 @@ pub struct Parameter {
     pub value: ValueId,
     /// Whether the graph stores it with its two axes swapped, compared with PyTorch.
     pub transposed: bool,
+    /// The elements of the initializer that are the parameter, where it holds others too: biases of queries, keys and values in one.
+    /// `None` for all.
+    pub part: Option<Range<i64>>,
 }
 
 /// One pair of cache inputs and outputs.

@@ -69,6 +69,11 @@ impl Evidence {
         self.scope.is_none()
     }
 
+    /// The last word of the module's name, if there is any name.
+    pub(super) fn last_word(&self) -> Option<&str> {
+        self.scope.as_deref().or(self.owner.as_deref())?.rsplit('.').next()
+    }
+
     /// Whether the exporter says that the module is of a class.
     pub(super) fn is_class(&self, name: &str) -> bool {
         self.class.as_ref().is_some_and(|class| class.rsplit('.').next() == Some(name))

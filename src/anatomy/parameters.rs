@@ -20,11 +20,20 @@ const NORMS: &[(&str, &[(usize, &str)])] = &[
 /// Every parameter, in the order of the names. A constant that two modules share is there under both names.
 pub(super) fn find(graph: &Graph, projections: &[Projection], embeddings: &[Embedding], namer: &Namer) -> Vec<Parameter> {
     let mut found = BTreeMap::new();
+    let mut parts = BTreeMap::new();
     for projection in projections {
         let Projection { module, weight, bias, .. } = projection;
         let transposed = (weight.layout == Layout::InOut) != projection.conv1d;
-        found.insert(format!("{module}.weight"), (weight.value, transposed));
         found.extend(bias.map(|bias| (format!("{module}.bias"), (bias, false))));
+        match &weight.part {
+            None => {
+                found.insert(format!("{module}.weight"), (weight.value, transposed));
+            }
+            // A part of a matrix is trained by no method, a part of a bias is.
+            Some(part) => {
+                parts.insert(format!("{module}.bias"), part.clone());
+            }
+        }
     }
     found.extend(embeddings.iter().map(|e| (format!("{}.weight", e.module), (e.weight, false))));
     let taken: BTreeSet<ValueId> = found.values().map(|&(value, _)| value).collect();
@@ -33,7 +42,7 @@ pub(super) fn find(graph: &Graph, projections: &[Projection], embeddings: &[Embe
             found.entry(format!("{module}.{leaf}")).or_insert((value, false));
         }
     }
-    found.into_iter().map(|(name, (value, transposed))| Parameter { name, value, transposed }).collect()
+    found.into_iter().map(|(name, (value, transposed))| Parameter { part: parts.remove(&name), name, value, transposed }).collect()
 }
 
 /// Constants that kept the names of parameters.

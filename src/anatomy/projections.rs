@@ -32,7 +32,7 @@ impl Hints {
     pub(super) fn modules(&self, graph: &Graph, linears: &[Linear]) -> Vec<Option<String>> {
         let mut calls: BTreeMap<String, &Linear> = BTreeMap::new();
         let named = linears.iter().zip(&self.linears).map(|(linear, hint)| {
-            let wanted = self.namer.module(hint)?;
+            let wanted = named_part(self.namer.module(hint)?, linear.part_name);
             let first = first_call(&wanted);
             let is_another = |first: &String| calls.get(first).is_some_and(|known| copies::are_one(graph, &known.weight, &linear.weight));
             let module = first.filter(is_another).unwrap_or(wanted);
@@ -83,6 +83,15 @@ impl Hints {
             projections.push(projection(graph, linear, module, hint));
         }
         projections
+    }
+}
+
+/// The name of a part beside those of the other parts, instead of that of the whole.
+fn named_part(whole: String, part: Option<&str>) -> String {
+    match (part, whole.rsplit_once('.')) {
+        (Some(part), Some((parent, _))) => format!("{parent}.{part}"),
+        (Some(part), None) => part.to_owned(),
+        (None, _) => whole,
     }
 }
 

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::adapter::Plan;
 use crate::anatomy::{self, Anatomy};
 use crate::files::link_or_copy;
-use crate::ir::{Graph, Tensor};
-use crate::{Context, Error, Result, onnx};
+use crate::ir::{Graph, Tensor, ValueId};
+use crate::{Context, Error, Result, onnx, unfuse};
 
 /// The folder of a bundle that has the base's files.
 pub const FOLDER: &str = "base";
@@ -16,9 +17,13 @@ pub const FOLDER: &str = "base";
 /// A base model, ready to be adapted.
 #[derive(Clone, Debug)]
 pub struct Base {
-    /// The graph as its file has it.
+    /// The graph as its file has it, functions inlined. What an adapter is folded into.
     pub raw: Graph,
-    /// The same in the dialect spoken inside, functions inlined. Values of `raw` keep their ids.
+    /// The same in the dialect spoken inside, with projections that fused operators pack made visible. What runs at inference.
+    pub fused: Graph,
+    /// The same with fused operators written out, and without choices that training has made. What is recognised and trained.
+    ///
+    /// Values keep their ids from each of the three graphs to the next.
     pub graph: Graph,
     /// What was recognised in `graph`.
     pub anatomy: Anatomy,
@@ -30,10 +35,37 @@ impl Base {
     /// # Errors
     /// A file that is no model, or whose external data is missing.
     pub fn read(model: &Path) -> Result<Self> {
-        let raw = onnx::read(model)?;
-        let graph = onnx::inline_functions(&raw).and_then(|graph| onnx::raise(&graph)).in_file(model)?;
+        let raw = onnx::inline_functions(&onnx::read(model)?).in_file(model)?;
+        let fused = onnx::raise(&raw).and_then(|graph| unfuse::separate(&graph)).in_file(model)?;
+        let graph = unfuse::specialise(&fused)
+            .and_then(|graph| unfuse::separate(&graph))
+            .and_then(|graph| unfuse::unfuse(&graph))
+            .in_file(model)?;
         let anatomy = anatomy::read(&graph);
-        Ok(Self { raw, graph, anatomy })
+        Ok(Self { raw, fused, graph, anatomy })
+    }
+
+    /// The graph that an adapter is put into for inference, and what was recognised as far as it is there: the fused one, where
+    /// everything that the plan touches is a value of it, else the one written out.
+    #[must_use]
+    pub fn carrier(&self, plan: &Plan) -> (&Graph, Anatomy) {
+        let is_there = |value: ValueId| value.index() < self.fused.values().len();
+        let mut anatomy = self.anatomy.clone();
+        for projection in anatomy.projections.iter_mut().filter(|projection| !is_there(projection.output)) {
+            // A fused operator adds the bias; a branch may be added before it as well.
+            (projection.output, projection.bias) = (projection.y, None);
+        }
+        let mut projections = anatomy.projections.iter().filter(|p| plan.touches(&p.module));
+        let mut tables = anatomy.embeddings.iter().filter(|e| plan.touches(&e.module));
+        let is_whole = projections.all(|p| is_there(p.x) && is_there(p.y)) && tables.all(|e| is_there(e.output));
+        if plan.touches_modules_only() && is_whole { (&self.fused, anatomy) } else { (&self.graph, self.anatomy.clone()) }
+    }
+
+    /// Whether an adapter can be folded into a module: if it is a projection, its weight is stored as floats.
+    #[must_use]
+    pub fn is_foldable(&self, module: &str) -> bool {
+        let mut projections = self.anatomy.projections.iter().filter(|projection| projection.module == module);
+        projections.all(|p| self.raw.initializer(p.weight.value).is_some_and(|tensor| tensor.dtype().is_float()))
     }
 
     /// The number of numbers in the base's constants.

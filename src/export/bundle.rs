@@ -157,8 +157,12 @@ fn task(request: &Request<'_>, given: Option<&AdapterFiles>, anatomy: &Anatomy) 
 }
 
 fn adapted(base: &Base, plan: &Plan, given: &Given<'_>, purpose: Purpose<'_>) -> Result<(Graph, Vec<Param>)> {
-    let b = Builder::on(&base.graph);
-    let params = plan.insert(&b, &base.graph, &base.anatomy, given, purpose)?;
+    let (graph, anatomy) = match purpose {
+        Purpose::Inference => base.carrier(plan),
+        Purpose::Training(_) | Purpose::Merged => (&base.graph, base.anatomy.clone()),
+    };
+    let b = Builder::on(graph);
+    let params = plan.insert(&b, graph, &anatomy, given, purpose)?;
     Ok((b.finish()?, params))
 }
 

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use super::base::{Base, fingerprint};
 use super::manifest::Manifest;
-use crate::adapter::Plan;
 use crate::adapter::config::Task;
 use crate::adapter::naming;
 use crate::adapter::targets::Strictness;
-use crate::ir::Builder;
+use crate::adapter::{Given, Plan};
+use crate::ir::{Builder, Graph};
 use crate::onnx::{self, Storage, WriteOptions};
 use crate::{Context, Error, Result, peft};
 
@@ -33,6 +33,21 @@ pub struct Report {
     pub modules: usize,
 }
 
+/// The base with the adapter in it: folded into its weights; beside them where they are quantised, which is exact.
+fn merged(base: &Base, plan: &Plan, given: &Given<'_>) -> Result<Graph> {
+    if !plan.targets().iter().all(|(module, _)| base.is_foldable(module)) {
+        let (graph, anatomy) = base.carrier(plan);
+        let b = Builder::on(graph);
+        plan.bake(&b, graph, &anatomy, given)?;
+        return b.finish();
+    }
+    // What is written into the graph is written in the dialect spoken inside.
+    let start = if plan.is_baked() { &base.graph } else { &base.raw };
+    let b = Builder::on(start);
+    plan.merge(&b, start, &base.anatomy, given)?;
+    b.finish_whole()
+}
+
 /// Folds a bundle's adapter into its base and writes the model.
 ///
 /// # Errors
@@ -52,11 +67,7 @@ pub fn write(bundle: &Path, output: &Path, weights: Weights) -> Result<Report> {
     let task = Task::from_name(&manifest.task).ok_or_else(|| Error::not_found("task", &*manifest.task).in_file(bundle))?;
     let given = |key: &str| files.tensors.get(key).cloned();
     let plan = Plan::new(&files.config.method, task, &base.anatomy, Strictness::AsPeft, 0, &given).in_file(&model)?;
-    // What is written into the graph is written in the dialect spoken inside.
-    let start = if plan.is_baked() { &base.graph } else { &base.raw };
-    let b = Builder::on(start);
-    plan.merge(&b, start, &base.anatomy, &given).in_file(&model)?;
-    let merged = b.finish_whole()?;
+    let merged = merged(&base, &plan, &given).in_file(&model)?;
     let stem = output.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let data = format!("{stem}.data");
     let external = base.raw.initializers().filter_map(|(_, t)| t.origin()).any(|origin| *origin.file != *model);

@@ -111,7 +111,8 @@ impl<'g> Sweep<'g> {
     /// Adds a contribution to the gradient of `x`: summed to its shape and cast to its type.
     fn add(&mut self, x: Expr<'g>, dx: Expr<'g>) {
         let dx = dx.sum_to(x);
-        let dx = x.fact().dtype.map_or(dx, |dtype| dx.cast(dtype));
+        // The gradient of rounded numbers is not rounded.
+        let dx = x.fact().dtype.filter(|dtype| dtype.is_float()).map_or(dx, |dtype| dx.cast(dtype));
         self.gradients.entry(x.id()).and_modify(|sum| *sum = *sum + dx).or_insert(dx);
     }
 
@@ -121,6 +122,9 @@ impl<'g> Sweep<'g> {
             return self.stuck(node, "there is no rule for it".to_owned());
         };
         let second = dys.iter().skip(1).position(Option::is_some);
+        if matches!(rule, Rule::Straight(_)) && dys[0].is_none() {
+            return;
+        }
         if let (Some(at), Rule::Inputs(_) | Rule::Each(_)) = (second, rule) {
             return self.stuck(node, format!("a gradient reaches output {}, the rule is for output 0", at + 1));
         }
@@ -138,6 +142,8 @@ impl<'g> Sweep<'g> {
                     None => f.refuse(format!("with respect to input {i}")),
                 },
                 Rule::Each(dx) => dx(&f, i),
+                Rule::Straight(dx) if i == 0 => dx(&f),
+                Rule::Straight(_) => continue,
                 Rule::Stop => unreachable!("outputs of a stop are not live"),
             };
             match f.refused() {
@@ -156,13 +162,17 @@ impl<'g> Sweep<'g> {
     }
 }
 
-/// The values that gradient can reach on its way to `wrt`: numbers computed from them through operators that are not a stop.
+/// The values that gradient can reach on its way to `wrt`: numbers computed from them through operators that are not a stop, and those
+/// numbers rounded.
 fn live(b: &Builder, nodes: &[Node], wrt: &[Expr<'_>]) -> HashSet<ValueId> {
     let mut live: HashSet<ValueId> = wrt.iter().map(|x| x.id()).collect();
     for node in nodes {
-        let stops = matches!(rule(&node.op), Some(Rule::Stop)) || node.metadata(NO_GRADIENT).is_some();
+        let rule = rule(&node.op);
+        let stops = matches!(rule, Some(Rule::Stop)) || node.metadata(NO_GRADIENT).is_some();
         if !stops && node.reads().any(|x| live.contains(&x)) {
-            live.extend(node.writes().filter(|&y| b.fact(y).dtype.is_none_or(crate::ir::DType::is_float)));
+            let is_number = |y: ValueId| b.fact(y).dtype.is_none_or(crate::ir::DType::is_float);
+            let rounds = matches!(rule, Some(Rule::Straight(_))) || node.reads().any(|x| live.contains(&x) && !is_number(x));
+            live.extend(node.writes().filter(|&y| rounds || is_number(y)));
         }
     }
     live

@@ -14,6 +14,7 @@ mod index;
 mod layout;
 mod linear;
 mod norm;
+mod quantized;
 mod reduce;
 
 use super::forward::Forward;
@@ -42,10 +43,12 @@ pub enum Rule {
     Outputs(&'static [Vjp]),
     /// One function for all inputs of an operator that takes any number of them; it is told which.
     Each(for<'g> fn(&Forward<'g>, usize) -> Expr<'g>),
+    /// Rounding, whose slope is taken to be that of what it rounds: from the first output to the first input, whole numbers or not.
+    Straight(Vjp),
     /// Nothing passes: truth values, places, lengths, and steps whose slope is zero.
     Stop,
 }
-use Rule::{Each, Inputs, Outputs, Stop};
+use Rule::{Each, Inputs, Outputs, Stop, Straight};
 
 /// The rule of an operator.
 pub(super) fn rule(op: &str) -> Option<&'static Rule> {
@@ -185,6 +188,11 @@ static RULES: &[(&str, Rule)] = &[
     ("ScatterElements",    Inputs(&[scatter_data, NEVER, scatter_updates])),
     ("ScatterND",          Inputs(&[scatter_data, NEVER, scatter_updates])),
     ("TopK",               Inputs(&[top_k])),
+
+    // Rounding to small integers and back.
+    ("QuantizeLinear",        Straight(|f| f.dy / quantized::scale(f))),
+    ("DequantizeLinear",      Straight(|f| f.dy * quantized::scale(f))),
+    ("DynamicQuantizeLinear", Straight(|f| f.dy / f.ys[1])),
 
     // Nothing passes.
     ("And", Stop), ("Or", Stop), ("Xor", Stop), ("Not", Stop), ("Equal", Stop), ("Greater", Stop), ("GreaterOrEqual", Stop),

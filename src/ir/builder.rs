@@ -471,6 +471,43 @@ impl Builder {
         state.interned.clear();
     }
 
+    /// Makes `old` what `new` is: the node that writes `new` writes `old` instead, under its name, and whoever reads `new` reads `old`.
+    ///
+    /// Does nothing if no node writes `new`.
+    pub fn take_over(&self, old: Expr<'_>, new: Expr<'_>) {
+        let (old, new) = (old.id(), new.id());
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        let Some(to) = state.writers[new.index()].take() else { return };
+        if let Some(from) = state.writers[old.index()].replace(to) {
+            let outputs = &mut state.graph.nodes[from].outputs;
+            outputs.iter_mut().filter(|output| **output == Some(old)).for_each(|output| *output = None);
+        }
+        state.graph.nodes[to].outputs.iter_mut().flatten().filter(|id| **id == new).for_each(|id| *id = old);
+        let readers = std::mem::take(&mut state.readers[new.index()]);
+        for &place in &readers {
+            let node = &mut state.graph.nodes[place];
+            node.inputs.iter_mut().flatten().chain(&mut node.captures).filter(|id| **id == new).for_each(|id| *id = old);
+        }
+        state.readers[old.index()].extend(readers);
+        state.outputs.iter_mut().filter(|(_, id)| *id == new).for_each(|(_, id)| *id = old);
+        let known = state.graph.values[new.index()].fact.clone();
+        let fact = &mut state.graph.values[old.index()].fact;
+        if fact.dtype.is_none() || fact.shape.is_none() {
+            *fact = known;
+        }
+        state.interned.clear();
+    }
+
+    /// Gives the node that writes `output` another name and other annotations.
+    pub fn relabel(&self, output: ValueId, name: Arc<str>, metadata: Vec<(Arc<str>, Arc<str>)>) {
+        let mut state = self.state.borrow_mut();
+        if let Some(place) = state.writers.get(output.index()).copied().flatten() {
+            let node = &mut state.graph.nodes[place];
+            (node.name, node.metadata) = (name, metadata);
+        }
+    }
+
     /// A value by its id.
     #[must_use]
     pub fn expr(&self, id: ValueId) -> Expr<'_> {

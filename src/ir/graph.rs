@@ -291,15 +291,15 @@ impl Graph {
     pub fn value_name(&self, id: ValueId) -> &str {
         &self.value(id).name
     }
-    /// The node that makes a value.
+    /// The node that makes a value; none for a value of a graph that was written on top of this one.
     #[must_use]
     pub fn producer(&self, id: ValueId) -> Option<NodeId> {
-        self.producers[id.index()]
+        self.producers.get(id.index()).copied().flatten()
     }
     /// The places where a value is read. Being an output of the graph is not among them.
     #[must_use]
     pub fn uses(&self, id: ValueId) -> &[Use] {
-        &self.uses[id.index()]
+        self.uses.get(id.index()).map_or(&[], Vec::as_slice)
     }
     /// The value of a name. Takes time linear in the number of values.
     #[must_use]

@@ -1,0 +1,60 @@
+//! Activations with the bias before them, and products with what is around them.
+
+use super::{Fused, Outputs, known};
+use crate::ir::{Attr, Expr};
+
+/// `√(2/π)`
+const SQRT_2_OVER_PI: f64 = 0.797_884_560_802_865_4;
+/// The cubic term of the approximation by `tanh` (Hendrycks and Gimpel, Gaussian Error Linear Units, section 2).
+const CUBIC: f64 = 0.044_715;
+/// The opset that came with `Gelu`.
+const GELU_OPSET: i64 = 20;
+
+/// The input with the bias that may be added first.
+pub(super) fn biased<'g>(f: &Fused<'g>) -> Result<Expr<'g>, String> {
+    let x = f.x(0)?;
+    Ok(f.given(1).map_or(x, |bias| x + bias))
+}
+
+/// `x/2 · (1 + erf(x/√2))`
+pub(super) fn gelu(x: Expr<'_>) -> Expr<'_> {
+    if x.b().model().opset() >= GELU_OPSET {
+        return x.b().op("Gelu", &[x], &[]);
+    }
+    x * 0.5 * ((x * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0)
+}
+
+/// `x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))`
+pub(super) fn tanh_gelu(x: Expr<'_>) -> Expr<'_> {
+    if x.b().model().opset() >= GELU_OPSET {
+        return x.b().op("Gelu", &[x], &[("approximate", Attr::from("tanh"))]);
+    }
+    x * 0.5 * (((x + x * x * x * CUBIC) * SQRT_2_OVER_PI).tanh() + 1.0)
+}
+
+/// `x · sigmoid(α x)`
+pub(super) fn quick_gelu(x: Expr<'_>, alpha: f64) -> Expr<'_> {
+    x * (x * alpha).sigmoid()
+}
+
+/// With `x + bias` in two halves `a`, `b` along the last axis: `a · gelu(b)`.
+pub(super) fn split_gelu<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
+    let x = f.x(0)? + f.x(1)?;
+    let half = known(x, -1, "the length of the last axis")? / 2;
+    let halves = x.split(&[half, half], -1);
+    Ok(vec![Some(halves[0] * gelu(halves[1]))])
+}
+
+/// `α A' B'`, where `'` stands for the transposition that `transA` and `transB` ask for.
+pub(super) fn fused_mat_mul<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
+    f.refuse_attrs(&["transBatchA", "transBatchB"])?;
+    let operand = |input: usize, name: &str| {
+        let x = f.x(input)?;
+        let is_matrix = x.dims().is_none_or(|dims| dims.len() >= 2);
+        Ok::<_, String>(if f.int(name, 0) != 0 && is_matrix { x.t() } else { x })
+    };
+    let y = operand(0, "transA")?.matmul(operand(1, "transB")?);
+    let alpha = f.float("alpha", 1.0);
+    #[expect(clippy::float_cmp, reason = "exactly one is the attribute's default")]
+    Ok(vec![Some(if alpha == 1.0 { y } else { y * alpha })])
+}

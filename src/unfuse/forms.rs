@@ -1,0 +1,47 @@
+//! The table: operator and what it is written as. Inputs and attributes are those of ONNX Runtime's page on contrib operators
+//! (`docs/ContribOperators.md`), and ONNX's own pages for operators without a domain.
+
+use super::{Fused, Outputs};
+use super::{activation, attention, grouped, norm, packed, quantized, rotary};
+
+/// Writes a fused node out. The error is why it cannot.
+pub(super) type Form = for<'g> fn(&Fused<'g>) -> Result<Outputs<'g>, String>;
+
+/// Everything, written out.
+#[rustfmt::skip]
+pub(super) static FORMS: &[(&str, Form)] = &[
+    // Norms.
+    ("com.microsoft:SkipLayerNormalization",           norm::skip_layer),
+    ("com.microsoft:SkipSimplifiedLayerNormalization", norm::skip_rms),
+    ("com.microsoft:SimplifiedLayerNormalization",     norm::rms),
+    ("com.microsoft:EmbedLayerNormalization",          norm::embeddings),
+
+    // Activations.
+    ("com.microsoft:Gelu",               |f| Ok(vec![Some(activation::gelu(f.x(0)?))])),
+    ("com.microsoft:BiasGelu",           |f| Ok(vec![Some(activation::gelu(f.x(0)? + f.x(1)?))])),
+    ("com.microsoft:FastGelu",           |f| Ok(vec![Some(activation::tanh_gelu(activation::biased(f)?))])),
+    ("com.microsoft:QuickGelu",          |f| Ok(vec![Some(activation::quick_gelu(f.x(0)?, f.float("alpha", 1.702)))])),
+    ("com.microsoft:BiasSplitGelu",      activation::split_gelu),
+    ("com.microsoft:BiasAdd",            |f| Ok(vec![Some(f.x(0)? + f.x(1)? + f.x(2)?)])),
+
+    // Products.
+    ("com.microsoft:FusedMatMul",        activation::fused_mat_mul),
+    ("com.microsoft:TransposeMatMul",    activation::fused_mat_mul),
+
+    // Attention.
+    ("com.microsoft:RotaryEmbedding",    rotary::embedding),
+    ("com.microsoft:Attention",          packed::attention),
+    ("com.microsoft:QAttention",         packed::quantized_attention),
+    ("com.microsoft:MultiHeadAttention", attention::multi_head),
+    ("com.microsoft:GroupQueryAttention", grouped::attention),
+
+    // Quantised products.
+    ("com.microsoft:MatMulNBits",            quantized::blocks),
+    ("com.microsoft:DynamicQuantizeMatMul",  quantized::dynamic),
+    ("com.microsoft:MatMulIntegerToFloat",   quantized::integer_to_float),
+    ("QLinearMatMul",                        quantized::linear),
+];
+
+/// Projections made visible, attention left as one operator.
+pub(super) static SEPARATE: &[(&str, Form)] =
+    &[("com.microsoft:Attention", packed::separate_attention), ("com.microsoft:GroupQueryAttention", grouped::separate)];

@@ -1,0 +1,168 @@
+//! Fused and quantised operators written out in standard ones, so that gradient can pass and projections can be seen.
+//!
+//! [`forms`] has one row an operator: a function that writes what the operator's page says it computes. Values keep their ids and names,
+//! those of a fused node's outputs too, so that what is found in the graph written out holds in the fused graph as far as its values are
+//! there. A node whose form is beyond what is written here stays as it is.
+//!
+//! A cache is taken to hold as many keys as it is long, the same for every row, as while training and with caches that grow.
+
+mod activation;
+mod attention;
+mod branch;
+mod forms;
+mod grouped;
+mod norm;
+mod packed;
+mod quantized;
+mod rotary;
+
+pub use branch::specialise;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::ir::{Attr, Builder, Expr, Graph, Node, NodeSpec};
+use forms::Form;
+
+/// The same graph with every fused or quantised operator written out in standard ones.
+///
+/// # Errors
+/// Nodes that do not go together, such as a product of matrices that do not fit.
+pub fn unfuse(graph: &Graph) -> Result<Graph> {
+    let b = Builder::on(graph);
+    let mut replaced = written_out(&b, graph, forms::FORMS);
+    replaced.extend(quantized::integer_products(&b, graph));
+    take_over(&b, graph, replaced);
+    keep_names(&b, graph);
+    b.finish()
+}
+
+/// The same graph with projections that a fused operator holds, or packs into one value, made visible: one value for the queries, one for
+/// the keys, one for the values. Everything stays fused otherwise.
+///
+/// # Errors
+/// As [`unfuse`].
+pub fn separate(graph: &Graph) -> Result<Graph> {
+    let b = Builder::on(graph);
+    let replaced = written_out(&b, graph, forms::SEPARATE);
+    take_over(&b, graph, replaced);
+    keep_names(&b, graph);
+    b.finish()
+}
+
+/// Each output of a fused node with what stands for it.
+type Replaced<'g> = Vec<(Expr<'g>, Expr<'g>)>;
+
+/// Writes what the forms say behind the graph's own nodes.
+fn written_out<'g>(b: &'g Builder, graph: &'g Graph, forms: &'static [(&'static str, Form)]) -> Replaced<'g> {
+    let mut replaced = vec![];
+    for (id, node) in graph.node_ids() {
+        let Some((_, form)) = forms.iter().find(|(op, _)| *op == &*node.op) else { continue };
+        let fused = Fused { b, graph, node };
+        let scope = graph.node_label(id);
+        match b.scoped(scope.trim_end_matches('/'), || form(&fused)).and_then(|outputs| fused.paired(outputs)) {
+            Ok(pairs) => replaced.extend(pairs),
+            Err(why) => tracing::debug!("{} ({scope}) stays as it is: {why}", node.op),
+        }
+    }
+    replaced
+}
+
+/// Puts what was written in the place of what it stands for.
+fn take_over<'g>(b: &'g Builder, graph: &Graph, replaced: Replaced<'g>) {
+    let mut taken = BTreeSet::new();
+    for (old, new) in replaced {
+        let is_free = new.id().index() >= graph.values().len() && taken.insert(new.id()) && b.constant_of(new.id()).is_none();
+        b.take_over(old, if is_free { new } else { copied(new) });
+    }
+}
+
+/// Gives each node that now writes a first output the name and the annotations of the one that did: they tell modules.
+fn keep_names(b: &Builder, graph: &Graph) {
+    for node in graph.nodes() {
+        if let Some(output) = node.output(0) {
+            b.relabel(output, Arc::clone(&node.name), node.metadata.clone());
+        }
+    }
+}
+
+/// The same value from a node of its own.
+fn copied(value: Expr<'_>) -> Expr<'_> {
+    let spec = NodeSpec { op: "Identity".into(), inputs: vec![Some(value.id())], outputs: vec![Some("".into())], ..NodeSpec::default() };
+    value.b().node(spec).into_iter().flatten().next().unwrap_or(value)
+}
+
+/// What a form writes in the place of each output; `None` for one that it does not know, which nobody may want.
+type Outputs<'g> = Vec<Option<Expr<'g>>>;
+
+/// A fused node, as its form sees it.
+struct Fused<'g> {
+    b: &'g Builder,
+    graph: &'g Graph,
+    node: &'g Node,
+}
+
+impl<'g> Fused<'g> {
+    /// An input that the operator cannot do without.
+    fn x(&self, input: usize) -> Result<Expr<'g>, String> {
+        self.given(input).ok_or_else(|| format!("input {input} is missing"))
+    }
+
+    /// An input, unless it was left out.
+    fn given(&self, input: usize) -> Option<Expr<'g>> {
+        self.node.input(input).map(|id| self.b.expr(id))
+    }
+
+    /// Whether anybody may read an output.
+    fn wants(&self, output: usize) -> bool {
+        self.node.output(output).is_some()
+    }
+
+    /// An integer attribute, or the default that the operator's page gives.
+    fn int(&self, name: &str, default: i64) -> i64 {
+        self.node.int(name, default)
+    }
+
+    /// A float attribute, or the default that the operator's page gives: the number that was meant, not its nearest float32.
+    fn float(&self, name: &str, default: f64) -> f64 {
+        match self.node.attrs.get(name) {
+            Some(Attr::Float(value)) => f64::from(*value),
+            _ => default,
+        }
+    }
+
+    /// A positive number of heads or elements.
+    fn count(&self, name: &str) -> Result<i64, String> {
+        Some(self.int(name, 0)).filter(|&n| n > 0).ok_or_else(|| format!("{name} is not given"))
+    }
+
+    /// Refuses inputs that the form does not know.
+    fn refuse_inputs(&self, inputs: &[usize]) -> Result<(), String> {
+        inputs.iter().find(|&&input| self.given(input).is_some()).map_or(Ok(()), |input| Err(format!("with input {input}")))
+    }
+
+    /// Refuses attributes that ask for more than the form knows: those that are not zero.
+    fn refuse_attrs(&self, names: &[&str]) -> Result<(), String> {
+        names.iter().find(|name| self.int(name, 0) != 0).map_or(Ok(()), |name| Err(format!("with {name}")))
+    }
+
+    /// Each output of the node with what stands for it.
+    fn paired(&self, outputs: Outputs<'g>) -> Result<Replaced<'g>, String> {
+        let mut new = outputs.into_iter();
+        let mut pairs = vec![];
+        for (i, old) in self.node.outputs.iter().enumerate() {
+            let new = new.next().flatten();
+            if let Some(old) = old {
+                pairs.push((self.b.expr(*old), new.ok_or_else(|| format!("output {i} is wanted"))?));
+            }
+        }
+        Ok(pairs)
+    }
+}
+
+/// The length of an axis, where it must be known.
+fn known(x: Expr<'_>, axis: i64, what: &str) -> Result<i64, String> {
+    x.dims().ok_or_else(|| format!("the rank of {} is not known", x.name()))?;
+    x.dim(axis).as_known().ok_or_else(|| format!("{what} is not known"))
+}

@@ -1,0 +1,449 @@
+//! Every fused operator against what it is written out as, on ONNX Runtime: one row a form.
+
+#![cfg(feature = "runtime")]
+
+use peft_onnx::ir::{Attr, Builder, DType, Dim, Graph, ModelInfo, NodeSpec, Tensor};
+use peft_onnx::onnx::{self, WriteOptions};
+use peft_onnx::runtime::session::{Feed, Options, Runtime, Session, Settings};
+use peft_onnx::runtime::{Elements, HostTensor};
+use peft_onnx::unfuse::{separate, unfuse};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// Symbolic lengths: their names and what they stand for.
+const LENGTHS: &[(&str, usize)] = &[("batch", 2), ("seq", 5), ("keys", 7), ("past", 3)];
+const BATCH: i64 = -1;
+const SEQ: i64 = -2;
+const KEYS: i64 = -3;
+const PAST: i64 = -4;
+
+/// An input of a row. Negative lengths are symbolic.
+#[derive(Clone, Debug)]
+enum In {
+    /// Random floats that are fed.
+    X(Vec<i64>),
+    /// Random floats that the graph holds.
+    W(Vec<usize>),
+    /// Random bytes that the graph holds.
+    Bytes(DType, Vec<usize>),
+    /// Whole numbers that are fed.
+    Ids(DType, Vec<i64>, Vec<i32>),
+    /// Whole numbers that the graph holds.
+    Whole(DType, Vec<usize>, Vec<i32>),
+    /// One float that the graph holds.
+    Number(f64),
+    /// Nothing.
+    No,
+}
+use In::{Bytes, Ids, No, Number, W, Whole, X};
+
+struct Row {
+    op: &'static str,
+    what: &'static str,
+    inputs: Vec<In>,
+    attrs: Vec<(&'static str, Attr)>,
+    /// The outputs that are compared: 1 for the first, 0 for one that is left out.
+    outputs: Vec<usize>,
+    tolerance: f32,
+}
+
+/// Sums of a few dozen float32 numbers of size 1, in another order.
+const FLOATS: f32 = 2e-6;
+/// ONNX Runtime's kernel computes `erf` and `tanh` by other approximations than its fused one.
+const APPROXIMATE: f32 = 2e-5;
+/// Activations are rounded to 8 bits inside the kernel (its accuracy level is not ours to choose below 4 bits of weights).
+const ROUNDED: f32 = 2e-5;
+
+fn row(op: &'static str, what: &'static str, inputs: Vec<In>, attrs: Vec<(&'static str, Attr)>) -> Row {
+    Row { op, what, inputs, attrs, outputs: vec![1], tolerance: FLOATS }
+}
+
+impl Row {
+    fn outputs(self, outputs: &[usize]) -> Self {
+        Self { outputs: outputs.to_vec(), ..self }
+    }
+    fn within(self, tolerance: f32) -> Self {
+        Self { tolerance, ..self }
+    }
+}
+
+fn int(value: i64) -> Attr {
+    Attr::Int(value)
+}
+
+fn rows() -> Vec<Row> {
+    [norms(), activations(), rotations(), packed_attentions(), attentions(), grouped_attentions(), products()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+fn norms() -> Vec<Row> {
+    let x = || X(vec![BATCH, SEQ, 8]);
+    let embeddings =
+        |mask: In| vec![Ids(DType::I32, vec![BATCH, SEQ], ids(6)), No, W(vec![6, 8]), W(vec![5, 8]), No, W(vec![8]), W(vec![8]), mask];
+    vec![
+        row("SkipLayerNormalization", "with bias and sum", vec![x(), x(), W(vec![8]), W(vec![8]), W(vec![8])], vec![])
+            .outputs(&[1, 0, 0, 1]),
+        row("SkipLayerNormalization", "epsilon", vec![x(), x(), W(vec![8])], vec![("epsilon", Attr::Float(0.1))]),
+        row("SkipSimplifiedLayerNormalization", "with sum", vec![x(), x(), W(vec![8])], vec![("epsilon", Attr::Float(1e-5))])
+            .outputs(&[1, 0, 0, 1]),
+        row("SkipSimplifiedLayerNormalization", "with bias", vec![x(), x(), W(vec![8]), W(vec![8])], vec![]),
+        row("EmbedLayerNormalization", "no segments", embeddings(No), vec![]).outputs(&[1, 1]),
+        row("EmbedLayerNormalization", "lengths and sum", embeddings(Ids(DType::I32, vec![BATCH, SEQ], lengths_mask(5))), vec![])
+            .outputs(&[1, 1, 1]),
+        row(
+            "EmbedLayerNormalization",
+            "segments",
+            vec![
+                Ids(DType::I32, vec![BATCH, SEQ], ids(6)),
+                Ids(DType::I32, vec![BATCH, SEQ], ids(2)),
+                W(vec![6, 8]),
+                W(vec![5, 8]),
+                W(vec![2, 8]),
+                W(vec![8]),
+                W(vec![8]),
+            ],
+            vec![],
+        )
+        .outputs(&[1, 1]),
+    ]
+}
+
+/// Indices below `limit` for every place of a batch.
+fn ids(limit: i32) -> Vec<i32> {
+    (0..10).map(|i| (i * 7 + 3) % limit).collect()
+}
+
+/// A mask whose second row is padded by two at its end.
+fn lengths_mask(keys: i32) -> Vec<i32> {
+    (0..2 * keys).map(|i| i32::from(i < keys || i < 2 * keys - 2)).collect()
+}
+
+fn activations() -> Vec<Row> {
+    let x = || X(vec![BATCH, SEQ, 8]);
+    let half = || vec![("alpha", Attr::Float(0.5))];
+    vec![
+        row("Gelu", "", vec![x()], vec![]).within(APPROXIMATE),
+        row("BiasGelu", "", vec![x(), W(vec![8])], vec![]).within(APPROXIMATE),
+        row("FastGelu", "no bias", vec![x()], vec![]).within(APPROXIMATE),
+        row("FastGelu", "bias", vec![x(), W(vec![8])], vec![]).within(APPROXIMATE),
+        row("QuickGelu", "", vec![x()], vec![]).within(APPROXIMATE),
+        row("QuickGelu", "alpha", vec![x()], half()).within(APPROXIMATE),
+        row("FusedMatMul", "alpha and transB", vec![x(), W(vec![6, 8])], [half(), vec![("transB", int(1))]].concat()),
+        row("FusedMatMul", "transA", vec![X(vec![BATCH, 8, SEQ]), X(vec![BATCH, 8, 3])], vec![("transA", int(1))]),
+    ]
+}
+
+fn rotations() -> Vec<Row> {
+    let tables = |half: usize| [W(vec![9, half]), W(vec![9, half])];
+    let positions = || Ids(DType::I64, vec![BATCH, SEQ], ids(9));
+    let with = |x: In, positions: In, half: usize| [vec![x, positions], tables(half).to_vec()].concat();
+    let flat = || X(vec![BATCH, SEQ, 24]);
+    vec![
+        row("RotaryEmbedding", "heads joined", with(flat(), positions(), 4), vec![]),
+        row("RotaryEmbedding", "first position", with(flat(), Whole(DType::I64, vec![1], vec![3]), 4), vec![]),
+        row("RotaryEmbedding", "heads apart", with(X(vec![BATCH, 3, SEQ, 8]), positions(), 4), vec![]),
+        row("RotaryEmbedding", "interleaved", with(flat(), positions(), 4), vec![("interleaved", int(1))]),
+        row("RotaryEmbedding", "partial", with(flat(), positions(), 2), vec![("rotary_embedding_dim", int(4)), ("num_heads", int(3))]),
+        row(
+            "RotaryEmbedding",
+            "partial, interleaved, apart",
+            with(X(vec![BATCH, 3, SEQ, 8]), positions(), 2),
+            vec![("rotary_embedding_dim", int(4)), ("num_heads", int(3)), ("interleaved", int(1))],
+        ),
+    ]
+}
+
+fn packed_attentions() -> Vec<Row> {
+    let held = || vec![X(vec![BATCH, SEQ, 6]), W(vec![6, 24]), W(vec![24])];
+    let and = |more: Vec<In>| [held(), more].concat();
+    let heads = || vec![("num_heads", int(2))];
+    let mask = |shape: Vec<i64>, values: Vec<i32>| Ids(DType::I32, shape, values);
+    let all_pairs = (0..50).map(|i| i32::from(i % 7 != 3)).collect::<Vec<i32>>();
+    vec![
+        row("Attention", "plain", held(), heads()),
+        row("Attention", "causal", held(), [heads(), vec![("unidirectional", int(1))]].concat()),
+        row("Attention", "lengths", and(vec![mask(vec![BATCH], vec![5, 3])]), heads()),
+        row(
+            "Attention",
+            "mask of keys",
+            and(vec![mask(vec![BATCH, SEQ], lengths_mask(5))]),
+            [heads(), vec![("mask_filter_value", Attr::Float(-3.4e38))]].concat(),
+        ),
+        row(
+            "Attention",
+            "mask of pairs",
+            and(vec![mask(vec![BATCH, SEQ, SEQ], all_pairs)]),
+            [heads(), vec![("scale", Attr::Float(0.3))]].concat(),
+        ),
+        row("Attention", "bias of scores", and(vec![No, No, X(vec![BATCH, 2, SEQ, SEQ])]), heads()),
+        row("Attention", "past", and(vec![No, X(vec![2, BATCH, 2, PAST, 4])]), [heads(), vec![("unidirectional", int(1))]].concat())
+            .outputs(&[1, 1]),
+        row(
+            "Attention",
+            "values of another size",
+            vec![X(vec![BATCH, SEQ, 6]), W(vec![6, 20]), W(vec![20])],
+            [heads(), vec![("qkv_hidden_sizes", vec![8_i64, 8, 4].into())]].concat(),
+        ),
+        row(
+            "QAttention",
+            "",
+            vec![
+                Bytes(DType::U8, vec![2, 5, 6]),
+                Bytes(DType::U8, vec![6, 24]),
+                W(vec![24]),
+                Number(0.01),
+                Number(0.01),
+                mask(vec![2], vec![5, 3]),
+                Whole(DType::U8, vec![], vec![120]),
+                Whole(DType::U8, vec![], vec![125]),
+            ],
+            heads(),
+        )
+        .within(ROUNDED),
+    ]
+}
+
+fn attentions() -> Vec<Row> {
+    let whole = || vec![X(vec![BATCH, SEQ, 8]), X(vec![BATCH, SEQ, 8]), X(vec![BATCH, SEQ, 8])];
+    let heads = || vec![("num_heads", int(2))];
+    let and = |more: Vec<In>| [whole(), more].concat();
+    let past = || X(vec![BATCH, 2, PAST, 4]);
+    vec![
+        row("MultiHeadAttention", "plain", whole(), heads()),
+        row("MultiHeadAttention", "bias", and(vec![W(vec![24])]), heads()),
+        row("MultiHeadAttention", "causal", whole(), [heads(), vec![("unidirectional", int(1))]].concat()),
+        row("MultiHeadAttention", "cross", vec![X(vec![BATCH, SEQ, 8]), X(vec![BATCH, KEYS, 8]), X(vec![BATCH, KEYS, 8])], heads()),
+        row(
+            "MultiHeadAttention",
+            "cross, split",
+            vec![X(vec![BATCH, SEQ, 8]), X(vec![BATCH, 2, KEYS, 4]), X(vec![BATCH, 2, KEYS, 4])],
+            heads(),
+        ),
+        // Keys and values packed into one input have no kernel on the processor.
+        row("MultiHeadAttention", "mask of keys", and(vec![No, Ids(DType::I32, vec![BATCH, SEQ], lengths_mask(5))]), heads()),
+        row(
+            "MultiHeadAttention",
+            "bias of scores",
+            and(vec![No, No, X(vec![1, 2, SEQ, SEQ])]),
+            [heads(), vec![("scale", Attr::Float(0.3))]].concat(),
+        ),
+        row("MultiHeadAttention", "past", and(vec![No, No, No, past(), past()]), heads()).outputs(&[1, 1, 1]),
+    ]
+}
+
+fn grouped_attentions() -> Vec<Row> {
+    let heads = || vec![("num_heads", int(4)), ("kv_num_heads", int(2))];
+    let none = || Ids(DType::F32, vec![BATCH, 2, 0, 16], vec![]);
+    let lengths = || [Whole(DType::I32, vec![2], vec![4, 4]), Whole(DType::I32, vec![], vec![5])];
+    let apart =
+        || [vec![X(vec![BATCH, SEQ, 64]), X(vec![BATCH, SEQ, 32]), X(vec![BATCH, SEQ, 32]), none(), none()], lengths().to_vec()].concat();
+    let no_wide = || Ids(DType::F32, vec![BATCH, 2, 0, 32], vec![]);
+    let wide = || {
+        let new = vec![X(vec![BATCH, SEQ, 128]), X(vec![BATCH, SEQ, 64]), X(vec![BATCH, SEQ, 64]), no_wide(), no_wide()];
+        [new, lengths().to_vec()].concat()
+    };
+    let packed = || [vec![X(vec![BATCH, SEQ, 128]), No, No, none(), none()], lengths().to_vec()].concat();
+    let rotary = || vec![W(vec![9, 8]), W(vec![9, 8])];
+    let one_with_past = || {
+        let past = || X(vec![BATCH, 2, PAST, 16]);
+        vec![
+            X(vec![BATCH, 1, 64]),
+            X(vec![BATCH, 1, 32]),
+            X(vec![BATCH, 1, 32]),
+            past(),
+            past(),
+            Whole(DType::I32, vec![2], vec![3, 3]),
+            Whole(DType::I32, vec![], vec![4]),
+        ]
+    };
+    let extended = |attrs: Vec<(&'static str, Attr)>| [heads(), attrs].concat();
+    let turned = || ("do_rotary", int(1));
+    let op = "GroupQueryAttention";
+    vec![
+        row(op, "plain", apart(), heads()).outputs(&[1, 1, 1]),
+        row(op, "packed", packed(), heads()).outputs(&[1, 1, 1]),
+        row(op, "rotary", [apart(), rotary()].concat(), extended(vec![turned()])).outputs(&[1, 1, 1]),
+        row(op, "packed, rotary, interleaved", [packed(), rotary()].concat(), extended(vec![turned(), ("rotary_interleaved", int(1))]))
+            .outputs(&[1, 1, 1]),
+        row(op, "partial rotary", [wide(), rotary()].concat(), extended(vec![turned()])),
+        row(op, "window", apart(), extended(vec![("local_window_size", int(3))])),
+        row(op, "soft cap and scale", apart(), extended(vec![("softcap", Attr::Float(2.0)), ("scale", Attr::Float(0.7))])),
+        row(op, "smooth softmax", apart(), extended(vec![("smooth_softmax", int(1))])),
+        row(op, "sinks", [apart(), vec![No, No, No, No, W(vec![4])]].concat(), heads()),
+        row(op, "bias of scores", [apart(), vec![No, No, No, X(vec![1, 4, SEQ, SEQ])]].concat(), heads()),
+        row(op, "past", one_with_past(), heads()).outputs(&[1, 1, 1]),
+        row(op, "past, rotary, window", [one_with_past(), rotary()].concat(), extended(vec![turned(), ("local_window_size", int(2))]))
+            .outputs(&[1, 1, 1]),
+    ]
+}
+
+fn products() -> Vec<Row> {
+    let blocks = |n: usize, k: i64, bits: i64, block: i64| {
+        let attrs = vec![
+            ("N", int(i64::try_from(n).expect("a small number"))),
+            ("K", int(k)),
+            ("bits", int(bits)),
+            ("block_size", int(block)),
+            ("accuracy_level", int(1)),
+        ];
+        let (count, bytes) = (usize::try_from((k + block - 1) / block), usize::try_from(block * bits / 8));
+        (attrs, count.expect("positive"), bytes.expect("positive"))
+    };
+    let with = |n: usize, k: i64, bits: i64, what: &'static str, more: &dyn Fn(usize) -> Vec<In>| {
+        let (attrs, count, bytes) = blocks(n, k, bits, 16);
+        let inputs = [vec![X(vec![BATCH, SEQ, k]), Bytes(DType::U8, vec![n, count, bytes]), W(vec![n * count])], more(count)].concat();
+        row("MatMulNBits", what, inputs, attrs).within(ROUNDED)
+    };
+    vec![
+        with(6, 32, 4, "4 bits", &|_| vec![]),
+        with(6, 32, 8, "8 bits", &|_| vec![]),
+        with(6, 32, 4, "zero points", &|blocks| vec![Bytes(DType::U8, vec![6 * blocks.div_ceil(2)])]),
+        with(6, 48, 4, "an odd number of blocks", &|blocks| vec![Bytes(DType::U8, vec![6 * blocks.div_ceil(2)])]),
+        with(6, 32, 8, "8 bits and zero points", &|blocks| vec![Bytes(DType::U8, vec![6 * blocks])]),
+        with(6, 40, 4, "half a block", &|_| vec![]),
+        with(6, 32, 4, "zero points that are floats", &|blocks| vec![W(vec![6 * blocks])]),
+        with(6, 32, 4, "groups", &|_| vec![No, Whole(DType::I32, vec![32], (0..32).map(|i| i % 2).collect())]),
+        with(6, 32, 4, "bias", &|_| vec![No, No, W(vec![6])]),
+        row(
+            "DynamicQuantizeMatMul",
+            "",
+            vec![X(vec![BATCH, SEQ, 8]), Bytes(DType::I8, vec![8, 6]), W(vec![]), Whole(DType::I8, vec![], vec![2]), W(vec![6])],
+            vec![],
+        )
+        .within(ROUNDED),
+        row(
+            "MatMulIntegerToFloat",
+            "",
+            vec![
+                Bytes(DType::U8, vec![2, 5, 8]),
+                Bytes(DType::U8, vec![8, 6]),
+                W(vec![]),
+                W(vec![6]),
+                Whole(DType::U8, vec![], vec![100]),
+                No,
+                W(vec![6]),
+            ],
+            vec![],
+        )
+        .within(ROUNDED),
+    ]
+}
+
+#[test]
+fn what_is_written_out_computes_the_same() {
+    let only = std::env::var("UNFUSE").unwrap_or_default();
+    let rows = rows();
+    let failures: Vec<String> = rows
+        .iter()
+        .filter(|row| row.op.contains(&only))
+        .filter_map(|row| check(row).err().map(|why| format!("{} ({}): {why}", row.op, row.what)))
+        .collect();
+    assert!(failures.is_empty(), "{} of {} rows fail:\n{}", failures.len(), rows.len(), failures.join("\n"));
+}
+
+fn check(row: &Row) -> Result<(), String> {
+    let words = |error: peft_onnx::Error| error.to_string();
+    let mut random = ChaCha8Rng::seed_from_u64(20_061_123);
+    let (graph, fed) = graph(row, &mut random).map_err(words)?;
+    let open = unfuse(&graph).map_err(words)?;
+    if let Some(node) = open.nodes().iter().find(|node| node.op.contains(row.op) && node.op.contains(':')) {
+        return Err(format!("{} is still there", node.op));
+    }
+    let expected = run(&graph, &fed).map_err(words)?;
+    for (form, graph) in [("written out", open), ("apart", separate(&graph).map_err(words)?)] {
+        let found = run(&graph, &fed).map_err(|error| format!("{form}: {error}"))?;
+        for (i, (expected, found)) in expected.iter().zip(&found).enumerate() {
+            if expected.shape() != found.shape() {
+                return Err(format!("{form}: output {i} has shape {:?}, not {:?}", found.shape(), expected.shape()));
+            }
+            let (expected, found) = (numbers(expected), numbers(found));
+            let largest = expected.iter().fold(1.0_f32, |largest, value| largest.max(value.abs()));
+            let difference =
+                expected.iter().zip(&found).map(|(a, b)| (a - b).abs()).fold(0.0, |worst: f32, d| if d <= worst { worst } else { d });
+            if !(difference <= row.tolerance * largest) {
+                return Err(format!("{form}: output {i} differs by {difference} of {largest}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn numbers(tensor: &HostTensor) -> Vec<f32> {
+    match tensor.elements() {
+        Elements::Int32(values) => values.iter().map(|&v| i16::try_from(v).map_or(f32::NAN, f32::from)).collect(),
+        _ => tensor.to_f32().unwrap_or_default(),
+    }
+}
+
+fn graph(row: &Row, random: &mut ChaCha8Rng) -> peft_onnx::Result<(Graph, Vec<(String, HostTensor)>)> {
+    let b = Builder::new(ModelInfo::dialect().with_opset("com.microsoft", 1));
+    let mut fed = vec![];
+    let mut inputs = vec![];
+    for (i, input) in row.inputs.iter().enumerate() {
+        let name = format!("x{i}");
+        let mut floats = |count: usize| -> Vec<f32> { (0..count).map(|_| random.random_range(-1.0_f32..1.0)).collect() };
+        let expr = match input {
+            No => None,
+            Number(value) => Some(b.initializer(&name, Tensor::from_f64(DType::F32, &[], &[*value])?)),
+            W(shape) => Some(b.initializer(&name, Tensor::from_f32(shape, &floats(shape.iter().product())))),
+            Whole(dtype, shape, values) => {
+                let values: Vec<f64> = values.iter().copied().map(f64::from).collect();
+                Some(b.initializer(&name, Tensor::from_f64(*dtype, shape, &values)?))
+            }
+            Bytes(dtype, shape) => {
+                let bytes: Vec<u8> = (0..shape.iter().product()).map(|_| random.random_range(0..=255_u8)).collect();
+                Some(b.initializer(&name, Tensor::new(*dtype, shape.clone(), bytes.into())?))
+            }
+            X(shape) => {
+                let lengths = lengths(shape);
+                let count = lengths.iter().product();
+                fed.push((name.clone(), HostTensor::new(lengths, floats(count))?));
+                Some(b.input(&name, DType::F32, &dims(shape)))
+            }
+            Ids(dtype, shape, values) => {
+                let elements = match dtype {
+                    DType::I64 => Elements::Int64(values.iter().copied().map(i64::from).collect()),
+                    DType::F32 => Elements::Float32(vec![]),
+                    _ => Elements::Int32(values.clone()),
+                };
+                fed.push((name.clone(), HostTensor::new(lengths(shape), elements)?));
+                Some(b.input(&name, *dtype, &dims(shape)))
+            }
+        };
+        inputs.push(expr.map(|e| e.id()));
+    }
+    let outputs = row.outputs.iter().enumerate().map(|(i, &wanted)| (wanted == 1).then(|| format!("y{i}").as_str().into())).collect();
+    let attrs = row.attrs.iter().map(|(name, attr)| ((*name).into(), attr.clone())).collect();
+    let op = format!("com.microsoft:{}", row.op);
+    let made = b.node(NodeSpec { name: "/layer/fused".into(), op: op.as_str().into(), inputs, outputs, attrs, ..NodeSpec::default() });
+    for (i, y) in made.into_iter().enumerate() {
+        if let Some(y) = y {
+            b.output(&format!("y{i}"), y);
+        }
+    }
+    Ok((b.finish()?, fed))
+}
+
+fn lengths(shape: &[i64]) -> Vec<usize> {
+    shape.iter().map(|&n| usize::try_from(n).unwrap_or_else(|_| LENGTHS[symbol(n)].1)).collect()
+}
+
+fn dims(shape: &[i64]) -> Vec<Dim> {
+    shape.iter().map(|&n| if n < 0 { Dim::symbol(LENGTHS[symbol(n)].0) } else { Dim::known(n) }).collect()
+}
+
+fn symbol(length: i64) -> usize {
+    usize::try_from(-1 - length).expect("a negative length")
+}
+
+fn run(graph: &Graph, fed: &[(String, HostTensor)]) -> peft_onnx::Result<Vec<HostTensor>> {
+    let folder = tempfile::tempdir().map_err(|error| peft_onnx::Error::invalid(error.to_string()))?;
+    let path = folder.path().join("row.onnx");
+    onnx::write(graph, &path, &WriteOptions::default())?;
+    let mut session = Session::open(Runtime::start(&Options::default())?, &path, &Settings::default())?;
+    let feeds: Vec<Feed> = fed.iter().map(|(name, value)| Feed::host(name, value)).collect();
+    let names: Vec<String> = graph.outputs().iter().map(|&id| graph.value_name(id).to_owned()).collect();
+    session.run(&feeds, &names.iter().map(String::as_str).collect::<Vec<_>>())
+}
