@@ -36,7 +36,7 @@ impl<'g> Dora<'g> {
             }
         });
         builder.scoped(&format!("dora/{module}"), || {
-            let axis = if projection.weight.layout == Layout::OutIn { 0 } else { 1 };
+            let axis = i64::from(projection.weight.layout != Layout::OutIn);
             let weight = own(builder.expr(projection.weight.value), projection, axis).cast(DType::F32);
             let (update, axis) = match projection.weight.layout {
                 Layout::OutIn => (b.matmul(a), 1),

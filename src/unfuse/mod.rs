@@ -1,6 +1,6 @@
 //! Fused and quantised operators written out in standard ones, so that gradient can pass and projections can be seen.
 //!
-//! [`forms`] has one row an operator: a function that writes what the operator's page says it computes. Values keep their ids and names,
+//! `forms` has one row an operator: a function that writes what the operator's page says it computes. Values keep their ids and names,
 //! those of a fused node's outputs too, so that what is found in the graph written out holds in the fused graph as far as its values are
 //! there. A node whose form is beyond what is written here stays as it is.
 //!
