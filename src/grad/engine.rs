@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
 use super::forward::Forward;
+use super::refusals::reason;
 use super::rules::{Rule, rule};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ir::{Builder, Expr, Graph, NO_GRADIENT, Node, ValueId};
@@ -119,7 +120,7 @@ impl<'g> Sweep<'g> {
     /// Passes the gradients of a node's outputs on to its inputs.
     fn pass(&mut self, node: &Node, dys: Vec<Option<Expr<'g>>>) {
         let Some(rule) = rule(&node.op) else {
-            return self.stuck(node, "there is no rule for it".to_owned());
+            return self.stuck(node, reason(&node.op).to_owned());
         };
         let second = dys.iter().skip(1).position(Option::is_some);
         if matches!(rule, Rule::Straight(_)) && dys[0].is_none() {

@@ -13,12 +13,17 @@
 //!    in the file of that kind, with the formula in its documentation.
 //! 2. Add a row to the table in `tests/gradcheck/rows.rs`: shapes, attributes, and the numbers the operator is smooth on.
 //!
-//! Who forgets the second step is told by `every_rule_has_a_row_and_every_row_a_rule`.
+//! 3. `GRADCHECK_DOCS=write cargo test --test gradcheck` writes `docs/OPERATORS.md` again.
+//!
+//! Who forgets the second step is told by `every_rule_has_a_row_and_every_row_a_rule`, who forgets the third by
+//! `the_operators_page_is_up_to_date`.
 
 mod engine;
 mod forward;
+mod refusals;
 mod rules;
 
 pub use engine::{Missing, gradients, missing, vjp};
 pub use forward::Forward;
+pub use refusals::refusals;
 pub use rules::{Rule, Vjp, rules};

@@ -16,6 +16,8 @@ mod linear;
 mod norm;
 mod quantized;
 mod reduce;
+mod resample;
+mod spectrum;
 
 use super::forward::Forward;
 use crate::ir::Expr;
@@ -24,11 +26,13 @@ use attention::{attention_k, attention_mask, attention_past_k, attention_past_v,
 use conv::{average_pool, conv_transpose_w, conv_transpose_x, conv_w, conv_x, global_average_pool, max_pool};
 use einsum::einsum;
 use elementwise::{extremum, pow_base, pow_exponent, share};
-use index::{gather, gather_elements, gather_nd, scatter_data, scatter_updates, slice, top_k};
-use layout::{concat, cum_sum, depth_to_space, dropout, inverse, pad, reverse, split, tile, trilu};
+use index::{compress, gather, gather_elements, gather_nd, scatter_data, scatter_updates, slice, top_k};
+use layout::{center_crop_pad, concat, cum_sum, depth_to_space, dropout, inverse, pad, reverse, split, tile, trilu};
 use linear::{gemm_a, gemm_b, gemm_c, mat_mul_a, mat_mul_b};
-use norm::{batch, group, instance, layer, rms};
-use reduce::{count, kept, log_softmax, reduce_extremum, reduce_l2, softmax};
+use norm::{batch, group, instance, layer, lp_normalization, mean_variance, rms};
+use reduce::{count, global_max_pool, kept, log_softmax, reduce_extremum, reduce_l2, softmax};
+use resample::resize;
+use spectrum::dft;
 
 /// The gradient of one input, from a forward node and the gradient of its output. Its shape is that of the input, or one that the
 /// input was broadcast to.
@@ -77,7 +81,7 @@ static RULES: &[(&str, Rule)] = &[
     ("Sub",                Inputs(&[|f| f.dy, |f| -f.dy.sum_to(f.x[1])])),
     ("Mul",                Inputs(&[|f| f.dy * f.x[1], |f| f.dy * f.x[0]])),
     ("Div",                Inputs(&[|f| f.dy / f.x[1], |f| -(f.dy * f.y).sum_to(f.x[1]) / f.x[1]])),
-    ("Mod",                Inputs(&[|f| f.dy])),
+    ("Mod",                Inputs(&[|f| f.dy, |f| -f.dy * ((f.x[0] - f.y) / f.x[1])])),
     ("Pow",                Inputs(&[pow_base, pow_exponent])),
     ("Sum",                Each(|f, _| f.dy)),
     ("Mean",               Each(share)),
@@ -136,6 +140,9 @@ static RULES: &[(&str, Rule)] = &[
     ("AveragePool",        Inputs(&[average_pool])),
     ("GlobalAveragePool",  Inputs(&[global_average_pool])),
     ("MaxPool",            Inputs(&[max_pool])),
+    ("GlobalMaxPool",      Inputs(&[global_max_pool])),
+    ("Resize",             Inputs(&[resize])),
+    ("DFT",                Inputs(&[dft])),
 
     // Attention.
     ("Attention",          Outputs(&[attention_q, attention_k, attention_v, attention_mask, attention_past_k, attention_past_v])),
@@ -163,6 +170,8 @@ static RULES: &[(&str, Rule)] = &[
     ("BatchNormalization",           Inputs(&[batch::x, batch::scale, batch::bias, batch::mean, batch::variance])),
     ("InstanceNormalization",        Inputs(&[instance::x, instance::scale, norm::bias])),
     ("GroupNormalization",           Inputs(&[group::x, group::scale, norm::bias])),
+    ("LpNormalization",              Inputs(&[lp_normalization])),
+    ("MeanVarianceNormalization",    Inputs(&[mean_variance])),
 
     // Layout.
     ("Reshape",            Inputs(&[|f| f.dy.reshape_like(f.x[0])])),
@@ -176,6 +185,7 @@ static RULES: &[(&str, Rule)] = &[
     ("Split",              Outputs(&[split])),
     ("Slice",              Inputs(&[slice])),
     ("Pad",                Inputs(&[pad])),
+    ("CenterCropPad",      Inputs(&[center_crop_pad])),
     ("Trilu",              Inputs(&[trilu])),
     ("DepthToSpace",       Inputs(&[depth_to_space])),
     ("SpaceToDepth",       Inputs(&[depth_to_space])),
@@ -185,6 +195,7 @@ static RULES: &[(&str, Rule)] = &[
     ("Gather",             Inputs(&[gather])),
     ("GatherElements",     Inputs(&[gather_elements])),
     ("GatherND",           Inputs(&[gather_nd])),
+    ("Compress",           Inputs(&[compress])),
     ("ScatterElements",    Inputs(&[scatter_data, NEVER, scatter_updates])),
     ("ScatterND",          Inputs(&[scatter_data, NEVER, scatter_updates])),
     ("TopK",               Inputs(&[top_k])),
@@ -199,7 +210,7 @@ static RULES: &[(&str, Rule)] = &[
     ("Less", Stop), ("LessOrEqual", Stop), ("IsNaN", Stop), ("IsInf", Stop), ("ArgMax", Stop), ("ArgMin", Stop), ("NonZero", Stop),
     ("Shape", Stop), ("Size", Stop), ("Range", Stop), ("Constant", Stop), ("ConstantOfShape", Stop), ("EyeLike", Stop), ("OneHot", Stop),
     ("RandomNormalLike", Stop), ("RandomUniformLike", Stop), ("Bernoulli", Stop), ("Multinomial", Stop),
-    ("Sign", Stop), ("Floor", Stop), ("Ceil", Stop), ("Round", Stop), ("Hardmax", Stop),
+    ("Sign", Stop), ("Floor", Stop), ("Ceil", Stop), ("Round", Stop), ("Hardmax", Stop), ("NonMaxSuppression", Stop),
 ];
 
 #[cfg(test)]

@@ -51,6 +51,11 @@ pub fn separate(graph: &Graph) -> Result<Graph> {
     b.finish()
 }
 
+/// The operators that [`unfuse`] writes out, with their domains in front.
+pub fn operators() -> impl Iterator<Item = &'static str> {
+    forms::FORMS.iter().map(|(op, _)| *op).chain(["MatMulInteger"])
+}
+
 /// Each output of a fused node with what stands for it.
 type Replaced<'g> = Vec<(Expr<'g>, Expr<'g>)>;
 

@@ -118,11 +118,12 @@ fn graph(row: &Row) -> peft_onnx::Result<Graph> {
     b.finish()
 }
 
-fn value<'g>(b: &'g Builder, i: usize, input: &Input, dtype: DType) -> Option<Expr<'g>> {
+pub(crate) fn value<'g>(b: &'g Builder, i: usize, input: &Input, dtype: DType) -> Option<Expr<'g>> {
     match input {
         Input::Numbers { shape, .. } => Some(b.input(&format!("x{i}"), DType::F32, &dims(shape)).cast(dtype)),
         Input::Whole { shape, values } => Some(b.constant(Tensor::from_i64(shape, values))),
         Input::Truth { shape, values } => Some(b.constant(Tensor::from_i64(shape, values)).cast(DType::Bool)),
+        Input::Held(numbers) => Some(b.constant(Tensor::from_f32(&[numbers.len()], numbers))),
         Input::Constant(number) => Some(b.number(*number, dtype)),
         Input::Computed(shape_of) => Some(b.op("Shape", &[b.expr(b.inputs()[*shape_of].id())], &[])),
         Input::LeftOut => None,

@@ -3,7 +3,10 @@
 #![cfg(feature = "runtime")]
 
 mod check;
+mod operators;
+mod refused;
 mod rows;
+mod straight;
 
 use std::collections::BTreeSet;
 

@@ -22,6 +22,8 @@ pub(crate) enum Input {
     Truth { shape: Vec<usize>, values: Vec<i64> },
     /// A number that the graph holds.
     Constant(f64),
+    /// A vector of float32 numbers that the graph holds.
+    Held(Vec<f32>),
     /// The shape of another input, which the graph computes.
     Computed(usize),
     /// Nothing.
@@ -77,36 +79,36 @@ pub(crate) struct Row {
     pub(crate) precision: Precision,
 }
 
-fn row(op: &'static str, inputs: impl Into<Vec<Input>>) -> Row {
+pub(crate) fn row(op: &'static str, inputs: impl Into<Vec<Input>>) -> Row {
     Row { op, inputs: inputs.into(), attrs: vec![], outputs: 1, seeds: vec![0], opset: 18, precision: Precision::Double }
 }
 
 impl Row {
-    fn attr(mut self, name: &'static str, value: impl Into<Attr>) -> Self {
+    pub(crate) fn attr(mut self, name: &'static str, value: impl Into<Attr>) -> Self {
         self.attrs.push((name, value.into()));
         self
     }
 
-    fn int(self, name: &'static str, value: i64) -> Self {
+    pub(crate) fn int(self, name: &'static str, value: i64) -> Self {
         self.attr(name, value)
     }
 
-    fn ints(self, name: &'static str, value: &[i64]) -> Self {
+    pub(crate) fn ints(self, name: &'static str, value: &[i64]) -> Self {
         self.attr(name, value)
     }
 
-    fn opset(mut self, opset: i64) -> Self {
+    pub(crate) fn opset(mut self, opset: i64) -> Self {
         self.opset = opset;
         self
     }
 
-    fn outputs(mut self, outputs: usize, seeds: &[usize]) -> Self {
+    pub(crate) fn outputs(mut self, outputs: usize, seeds: &[usize]) -> Self {
         (self.outputs, self.seeds) = (outputs, seeds.to_vec());
         self
     }
 
     /// Computed in float32: ONNX Runtime's processor has no float64 kernel for the operator, or for one that its rule writes.
-    fn single(mut self) -> Self {
+    pub(crate) fn single(mut self) -> Self {
         self.precision = Precision::Single;
         self
     }
@@ -122,17 +124,17 @@ fn numbers(shape: &[i64], domain: Domain) -> Input {
 }
 
 /// Numbers from -1.5 to 1.5.
-fn any(shape: &[i64]) -> Input {
+pub(crate) fn any(shape: &[i64]) -> Input {
     numbers(shape, Domain::Within(-1.5, 1.5))
 }
 
 /// Numbers whose gradient is not asked for.
-fn fixed(shape: &[i64]) -> Input {
+pub(crate) fn fixed(shape: &[i64]) -> Input {
     Input::Numbers { shape: shape.to_vec(), domain: Domain::Within(0.3, 2.0), asked: false }
 }
 
 /// Numbers from 0.3 to 2.
-fn positive(shape: &[i64]) -> Input {
+pub(crate) fn positive(shape: &[i64]) -> Input {
     numbers(shape, Domain::Within(0.3, 2.0))
 }
 
@@ -144,7 +146,7 @@ fn kinked() -> Input {
     numbers(&[2, 3, 4], Domain::AwayFromZero)
 }
 
-fn list(values: &[i64]) -> Input {
+pub(crate) fn list(values: &[i64]) -> Input {
     Input::Whole { shape: vec![values.len()], values: values.to_vec() }
 }
 
@@ -152,11 +154,11 @@ fn table(shape: &[usize], values: &[i64]) -> Input {
     Input::Whole { shape: shape.to_vec(), values: values.to_vec() }
 }
 
-fn truth(shape: &[usize], values: &[i64]) -> Input {
+pub(crate) fn truth(shape: &[usize], values: &[i64]) -> Input {
     Input::Truth { shape: shape.to_vec(), values: values.to_vec() }
 }
 
-fn whole(value: i64) -> Input {
+pub(crate) fn whole(value: i64) -> Input {
     Input::Whole { shape: vec![], values: vec![value] }
 }
 
@@ -166,7 +168,7 @@ const SEQ: i64 = -2;
 /// 1 in one run, the batch in the other.
 const ONE_OR_BATCH: i64 = -3;
 
-use Input::{Computed, Constant, LeftOut};
+use Input::{Computed, Constant, Held, LeftOut};
 
 /// All rows.
 pub(crate) fn rows() -> Vec<Row> {
@@ -176,6 +178,7 @@ pub(crate) fn rows() -> Vec<Row> {
         activations(),
         matrices(),
         windows(),
+        signals(),
         reductions(),
         norms(),
         layout(),
@@ -194,6 +197,7 @@ fn arithmetic() -> Vec<Row> {
         row("CastLike", [any(&[2, 3]), fixed(&[1])]).single(),
         row("Neg", [any(&[2, 3])]),
         row("Mod", [any(&[2, 3]), Constant(0.7)]).int("fmod", 1),
+        row("Mod", [positive(&[2, 3]), numbers(&[3], Domain::Within(0.21, 0.22))]).int("fmod", 1),
         row("Pow", [positive(&[2, 3]), positive(&[3])]),
         row("Pow", [any(&[2, 3]), Constant(2.0)]),
         row("Pow", [any(&[2, 3]), Constant(3.0)]),
@@ -283,6 +287,10 @@ fn matrices() -> Vec<Row> {
         row("Einsum", [any(&[2, 3, 4]), any(&[4, 5])]).attr("equation", "...i,ij->...j"),
         row("Einsum", [any(&[2, 3]), any(&[3, 4]), any(&[4, 5])]).attr("equation", "ij,jk,kl->il"),
         row("Einsum", [any(&[2, 3])]).attr("equation", "ij->ji"),
+        row("Einsum", [any(&[2, 3]), any(&[3, 4])]).attr("equation", "ij,jk"),
+        row("Einsum", [any(&[2, 3, 4])]).attr("equation", "ijk->j"),
+        row("Einsum", [any(&[2, 3, 4]), any(&[4])]).attr("equation", "i...k,k->..."),
+        row("Einsum", [any(&[2, 3]), any(&[4, 3])]).attr("equation", "ij,kj->i"),
     ];
     for (trans_a, trans_b) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
         let a: &[i64] = if trans_a == 1 { &[4, 3] } else { &[3, 4] };
@@ -302,9 +310,42 @@ fn windows() -> Vec<Row> {
         row("ConvTranspose", [any(&[2, 3, 4]), any(&[3, 2, 3]), any(&[2])]).ints("strides", &[2]).ints("pads", &[1, 0]).single(),
         row("AveragePool", [any(&[2, 3, 6, 6])]).ints("kernel_shape", &[2, 3]).ints("strides", &[2, 2]).single(),
         row("AveragePool", [any(&[2, 3, 6])]).ints("kernel_shape", &[3]).ints("pads", &[1, 1]).int("count_include_pad", 1).single(),
+        row("AveragePool", [any(&[2, 3, 6, 5])])
+            .ints("kernel_shape", &[3, 3])
+            .ints("pads", &[1, 1, 1, 0])
+            .ints("strides", &[2, 1])
+            .single(),
+        row("AveragePool", [any(&[1, 2, 5])]).ints("kernel_shape", &[2]).attr("auto_pad", "SAME_LOWER").single(),
+        row("Conv", [any(&[1, 2, 5, 6]), any(&[3, 2, 3, 2])]).ints("strides", &[2, 2]).attr("auto_pad", "SAME_UPPER").single(),
         row("GlobalAveragePool", [any(&[2, 3, 4, 5])]).single(),
+        row("GlobalMaxPool", [any(&[2, 3, 2, 2])]).single(),
         row("MaxPool", [any(&[2, 3, 6, 5])]).ints("kernel_shape", &[3, 2]).ints("strides", &[2, 1]),
         row("MaxPool", [any(&[2, 3, 6])]).ints("kernel_shape", &[2]).ints("strides", &[2]).outputs(2, &[0]),
+    ]
+}
+
+/// Resampling and spectra.
+fn signals() -> Vec<Row> {
+    let to = |sizes: &[i64]| [any(&[1, 2, 3, 4]), LeftOut, LeftOut, list(sizes)];
+    let by = |scales: &[f32]| [any(&[1, 2, 3, 4]), LeftOut, Held(scales.to_vec())];
+    let resize = |inputs: Vec<Input>, mode: &'static str| row("Resize", inputs).attr("mode", mode).single();
+    let dft = |shape: &[i64]| row("DFT", [any(shape)]);
+    vec![
+        resize(to(&[1, 2, 5, 7]).to_vec(), "nearest"),
+        resize(to(&[1, 2, 5, 7]).to_vec(), "linear"),
+        resize(to(&[1, 2, 2, 3]).to_vec(), "linear").attr("coordinate_transformation_mode", "align_corners"),
+        resize(to(&[1, 2, 2, 3]).to_vec(), "linear").int("antialias", 1),
+        resize(to(&[1, 2, 6, 5]).to_vec(), "cubic").attr("cubic_coeff_a", -0.5_f32),
+        resize(by(&[1.0, 1.0, 2.0, 1.5]).to_vec(), "linear").attr("coordinate_transformation_mode", "asymmetric"),
+        resize(by(&[1.0, 1.0, 1.0, 2.0]).to_vec(), "nearest").attr("nearest_mode", "floor"),
+        resize(vec![any(&[1, 2, 3, 4]), LeftOut, LeftOut, list(&[5, 2])], "linear").ints("axes", &[3, 2]),
+        resize(vec![any(&[1, 4, 3, 2]), LeftOut, Held(vec![1.0, 2.0, 1.0, 1.0])], "nearest").opset(19),
+        dft(&[2, 5, 3, 1]),
+        dft(&[2, 5, 3, 2]).int("axis", 2),
+        dft(&[2, 4, 2]).int("inverse", 1),
+        dft(&[2, 6, 1]).int("onesided", 1),
+        dft(&[2, 5, 1]).int("onesided", 1).opset(20),
+        row("DFT", [any(&[3, 4, 2]), LeftOut, whole(0)]).opset(20),
     ]
 }
 
@@ -351,6 +392,10 @@ fn norms() -> Vec<Row> {
         row("BatchNormalization", [x(), any(&[3]), any(&[3]), any(&[3]), positive(&[3])]),
         row("InstanceNormalization", [any(&[2, 3, 4, 2]), any(&[3]), any(&[3])]).single(),
         row("GroupNormalization", [any(&[2, 4, 3]), any(&[4]), any(&[4])]).int("num_groups", 2).opset(21).single(),
+        row("LpNormalization", [x()]),
+        row("LpNormalization", [kinked()]).int("p", 1).int("axis", 1),
+        row("MeanVarianceNormalization", [any(&[2, 3, 4, 2])]).single(),
+        row("MeanVarianceNormalization", [x()]).ints("axes", &[2]).single(),
     ]
 }
 
@@ -373,9 +418,15 @@ fn layout() -> Vec<Row> {
         row("Slice", [any(&[4, 6]), list(&[-1, 0]), list(&[i64::MIN, 6]), list(&[0, 1]), list(&[-1, 2])]),
         row("Pad", [any(&[2, 3]), list(&[1, 0, 2, 3])]),
         row("Pad", [any(&[2, 3]), list(&[1, -1]), LeftOut, list(&[1])]),
+        row("Pad", [any(&[3, 4]), list(&[2, 1, 0, 2])]).attr("mode", "reflect"),
+        row("Pad", [any(&[3, 4]), list(&[2, 1]), LeftOut, list(&[1])]).attr("mode", "edge"),
+        row("Pad", [any(&[3, 4]), list(&[1, 2, 2, 0])]).attr("mode", "wrap").opset(19),
+        row("CenterCropPad", [any(&[4, 5]), list(&[7, 2])]),
+        row("CenterCropPad", [any(&[4, 5]), list(&[3])]).ints("axes", &[-2]),
         row("Trilu", [any(&[2, 4, 4])]),
         row("Trilu", [any(&[4, 5]), whole(1)]).int("upper", 0),
         row("DepthToSpace", [any(&[1, 8, 2, 3])]).int("blocksize", 2),
+        row("DepthToSpace", [any(&[2, 8, 2, 3])]).int("blocksize", 2).attr("mode", "CRD"),
         row("SpaceToDepth", [any(&[1, 2, 4, 6])]).int("blocksize", 2),
         row("ReverseSequence", [any(&[4, 3]), list(&[4, 2, 1])]),
     ]
@@ -391,6 +442,8 @@ fn indices() -> Vec<Row> {
         row("GatherElements", [any(&[2, 3]), table(&[2, 2], &[0, 2, -1, 2])]).int("axis", 1),
         row("GatherND", [any(&[2, 3, 4]), table(&[3, 2], &[0, 1, 1, -1, 0, 1])]),
         row("GatherND", [any(&[2, 3, 4]), table(&[2, 1], &[2, 0])]).int("batch_dims", 1),
+        row("Compress", [any(&[3, 4]), truth(&[3], &[1, 0, 1])]).int("axis", 0),
+        row("Compress", [any(&[3, 4]), truth(&[6], &[1, 0, 1, 0, 0, 1])]),
         row("ScatterElements", [any(&[2, 3]), table(&[2, 2], &[0, 2, 1, 0]), any(&[2, 2])]).int("axis", 1),
         row("ScatterElements", [any(&[2, 3]), table(&[2, 2], &[0, 0, 1, 0]), any(&[2, 2])]).int("axis", 1).attr("reduction", "add"),
         row("ScatterND", [any(&[4, 3]), table(&[2, 1], &[2, 0]), any(&[2, 3])]),

@@ -18,13 +18,27 @@ impl Window {
     fn of(f: &Forward<'_>, kernel: Vec<i64>) -> Option<Self> {
         let axes = kernel.len();
         let numbers = |name, default, count| f.ints(name).map_or_else(|| vec![default; count], <[i64]>::to_vec);
-        let explicit = matches!(f.str("auto_pad", "NOTSET"), "NOTSET" | "VALID") && f.int("ceil_mode", 0) == 0;
-        explicit.then(|| Self {
-            kernel,
-            strides: numbers("strides", 1, axes),
-            dilations: numbers("dilations", 1, axes),
-            pads: numbers("pads", 0, 2 * axes),
-        })
+        let (strides, dilations) = (numbers("strides", 1, axes), numbers("dilations", 1, axes));
+        let window = Self { kernel, strides, dilations, pads: numbers("pads", 0, 2 * axes) };
+        match f.str("auto_pad", "NOTSET") {
+            _ if f.int("ceil_mode", 0) != 0 => None,
+            "NOTSET" => Some(window),
+            "VALID" => Some(Self { pads: vec![0; 2 * axes], ..window }),
+            same => window.with_same_lengths(f.x[0], same == "SAME_UPPER"),
+        }
+    }
+
+    /// The same window with the pads that leave an axis of length `n` with `⌈n / stride⌉` places; the odd one behind, if `upper`.
+    fn with_same_lengths(self, x: Expr<'_>, upper: bool) -> Option<Self> {
+        let totals = (0..self.kernel.len()).map(|i| {
+            let (length, stride) = (x.dims()?.get(i + 2)?.as_known()?, self.strides[i]);
+            let places = length.checked_add(stride - 1)?.checked_div(stride)?;
+            Some(((places - 1) * stride + (self.kernel[i] - 1) * self.dilations[i] + 1 - length).max(0))
+        });
+        let totals: Vec<i64> = totals.collect::<Option<_>>()?;
+        let (less, more) = (totals.iter().map(|n| n / 2), totals.iter().map(|n| n - n / 2));
+        let pads = if upper { less.chain(more).collect() } else { more.chain(less).collect() };
+        Some(Self { pads, ..self })
     }
 
     /// The window of a convolution whose weight is input 1.
@@ -60,7 +74,9 @@ impl Window {
     }
 }
 
-const UNKNOWN: &str = "with automatic pads, or lengths that are known only when the graph runs";
+const UNKNOWN: &str = "with lengths that are known only when the graph runs";
+
+const TOLD: &str = "with an output_shape, or pads that follow from it";
 
 /// `dX`: the transposed convolution of `dY` with the same weight.
 pub(super) fn conv_x<'g>(f: &Forward<'g>) -> Expr<'g> {
@@ -79,7 +95,7 @@ pub(super) fn conv_w<'g>(f: &Forward<'g>) -> Expr<'g> {
 pub(super) fn conv_transpose_x<'g>(f: &Forward<'g>) -> Expr<'g> {
     match transposed_window(f) {
         Some(window) => f.b().op("Conv", &[f.dy, f.x[1]], &window.attrs(f.int("group", 1))),
-        None => f.refuse(UNKNOWN),
+        None => f.refuse(TOLD),
     }
 }
 
@@ -87,7 +103,7 @@ pub(super) fn conv_transpose_x<'g>(f: &Forward<'g>) -> Expr<'g> {
 pub(super) fn conv_transpose_w<'g>(f: &Forward<'g>) -> Expr<'g> {
     match transposed_window(f) {
         Some(_) => weight(f, f.dy, f.x[0]),
-        None => f.refuse(UNKNOWN),
+        None => f.refuse(TOLD),
     }
 }
 
@@ -97,7 +113,8 @@ pub(super) fn bias<'g>(f: &Forward<'g>) -> Expr<'g> {
 }
 
 fn transposed_window(f: &Forward<'_>) -> Option<Window> {
-    Window::of_weight(f).filter(|_| f.ints("output_shape").is_none())
+    let told = f.ints("output_shape").is_none() && !f.str("auto_pad", "NOTSET").starts_with("SAME");
+    Window::of_weight(f).filter(|_| told)
 }
 
 fn weight<'g>(f: &Forward<'g>, long: Expr<'g>, short: Expr<'g>) -> Expr<'g> {
@@ -115,18 +132,28 @@ fn weight<'g>(f: &Forward<'g>, long: Expr<'g>, short: Expr<'g>) -> Expr<'g> {
 
 /// `dX = dY / n` at each of the `n` elements of a window, summed over windows.
 pub(super) fn average_pool<'g>(f: &Forward<'g>) -> Expr<'g> {
+    if f.int("ceil_mode", 0) != 0 {
+        return f.refuse("ceil_mode = 1");
+    }
     let window = Window::of(f, f.ints("kernel_shape").unwrap_or_default().to_vec());
-    let padded = |w: &Window| w.pads.iter().any(|&n| n != 0) && f.int("count_include_pad", 0) == 0;
-    let Some(window) = window.filter(|w| !padded(w)) else {
-        return f.refuse("with automatic pads, rounding up, or pads that do not count");
-    };
-    let Some(rest) = window.rest_of(f.x[0], f.y) else { return f.refuse(UNKNOWN) };
-    let elements = window.kernel.iter().product::<i64>();
-    let share = 1.0 / f64::from(i32::try_from(elements).unwrap_or(i32::MAX));
-    let kernel = f.b().ints(&[vec![1, 1], window.kernel.clone()].concat()).filled(share, f.dy.dtype());
+    let rest = window.and_then(|w| Some((w.rest_of(f.x[0], f.y)?, w)));
+    let Some((rest, window)) = rest else { return f.refuse(UNKNOWN) };
+    let kernel = f.b().ints(&[vec![1, 1], window.kernel.clone()].concat()).filled(1.0, f.dy.dtype());
+    let of_each = f.dy / counted(f, &window, kernel);
     let attrs = [window.attrs(1), vec![("output_padding", Attr::Ints(rest))]].concat();
     // Each channel by itself: channels count as samples.
-    f.b().op("ConvTranspose", &[samples(f, f.dy), kernel], &attrs).reshape_like(f.x[0])
+    f.b().op("ConvTranspose", &[samples(f, of_each), kernel], &attrs).reshape_like(f.x[0])
+}
+
+/// How many elements go into each average: all of the window, or those that are not padding.
+fn counted<'g>(f: &Forward<'g>, window: &Window, ones: Expr<'g>) -> Expr<'g> {
+    if window.pads.iter().all(|&n| n == 0) || f.int("count_include_pad", 0) != 0 {
+        let elements = window.kernel.iter().product::<i64>();
+        return f.dy.same_type(f64::from(i32::try_from(elements).unwrap_or(i32::MAX)));
+    }
+    let axes: Vec<i64> = (2..f.rank()).collect();
+    let image = f.b().ints(&[1, 1]).concat(&[f.x[0].shape_of_axes(&axes)], 0).filled(1.0, f.dy.dtype());
+    f.b().op("Conv", &[image, ones], &window.attrs(1))
 }
 
 /// `[batch, channel, ..]` as `[batch * channel, 1, ..]`.

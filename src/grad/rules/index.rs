@@ -1,11 +1,11 @@
 //! Reading and writing by index.
 
-use super::layout::inverse_of;
+use super::layout::{inverse_of, with_attrs_of};
 use crate::grad::Forward;
 use crate::ir::{Attr, DType, Expr};
 
 /// The place of each element of `x` in row-major order, in the shape of `x`.
-fn places(x: Expr<'_>) -> Expr<'_> {
+pub(super) fn places(x: Expr<'_>) -> Expr<'_> {
     x.size().range_from(x.b().int(0)).reshape_like(x)
 }
 
@@ -51,6 +51,11 @@ pub(super) fn gather_elements<'g>(f: &Forward<'g>) -> Expr<'g> {
     f.x[0].zeros_like().scatter_elements_add(f.x[1], f.dy, f.int("axis", 0))
 }
 
+/// Adds each part of `dY` to the part of `input` that was kept.
+pub(super) fn compress<'g>(f: &Forward<'g>) -> Expr<'g> {
+    add_at(f.x[0], with_attrs_of(f, &[Some(places(f.x[0])), f.x.get(1)], 1)[0], f.dy)
+}
+
 /// Adds each part of `dY` to the part of `data` that it was read from; with batch axes, element by element.
 pub(super) fn gather_nd<'g>(f: &Forward<'g>) -> Expr<'g> {
     let (data, indices) = (f.x[0], f.x[1]);
@@ -82,10 +87,7 @@ pub(super) fn scatter_updates<'g>(f: &Forward<'g>) -> Expr<'g> {
 
 /// Adds each element of `dY` to the element it was chosen from.
 pub(super) fn top_k<'g>(f: &Forward<'g>) -> Expr<'g> {
-    match f.ys.get(1) {
-        Some(chosen) => f.x[0].zeros_like().scatter_elements_add(chosen, f.dy, f.int("axis", -1)),
-        None => f.refuse("without its indices as an output"),
-    }
+    f.x[0].zeros_like().scatter_elements_add(f.ys[1], f.dy, f.int("axis", -1))
 }
 
 /// Zeros around `dY`, in place of what was cut off. With steps, each element goes back to its place.

@@ -1,5 +1,6 @@
 //! What moves elements and leaves them as they are.
 
+use super::index::{add_at, places};
 use crate::grad::Forward;
 use crate::ir::{Attr, Expr};
 
@@ -38,13 +39,19 @@ pub(super) fn split<'g>(f: &Forward<'g>) -> Expr<'g> {
     parts[0].concat(&parts[1..], f.axis(0))
 }
 
-/// Cuts off what was added: a pad of the opposite numbers.
+/// Cuts off what was added: a pad of the opposite numbers. Where elements were repeated, each copy's gradient goes to its original.
 pub(super) fn pad<'g>(f: &Forward<'g>) -> Expr<'g> {
     if f.str("mode", "constant") != "constant" {
-        return f.refuse(format!("mode = {:?}", f.str("mode", "constant")));
+        return add_at(f.x[0], with_attrs_of(f, &[Some(places(f.x[0])), f.x.get(1), None, f.x.get(3)], 1)[0], f.dy);
     }
     let opposite = f.whole_numbers(1).map_or_else(|| -f.x[1], |pads| f.b().ints(&pads.iter().map(|n| -n).collect::<Vec<_>>()));
     f.b().op_n("Pad", &[Some(f.dy), Some(opposite), None, f.x.get(3)], &[], 1)[0]
+}
+
+/// The operator itself, back to the lengths that were there: what was cut off is padded in the same place.
+pub(super) fn center_crop_pad<'g>(f: &Forward<'g>) -> Expr<'g> {
+    let axes = f.ints("axes").map_or_else(|| (0..f.rank()).collect(), <[i64]>::to_vec);
+    with_attrs_of(f, &[Some(f.dy), Some(f.x[0].shape_of_axes(&axes))], 1)[0]
 }
 
 /// Keeps the same triangle.
@@ -61,10 +68,14 @@ pub(super) fn cum_sum<'g>(f: &Forward<'g>) -> Expr<'g> {
 /// The opposite move of blocks.
 pub(super) fn depth_to_space<'g>(f: &Forward<'g>) -> Expr<'g> {
     let opposite = if f.op() == "DepthToSpace" { "SpaceToDepth" } else { "DepthToSpace" };
-    match f.str("mode", "DCR") {
-        "DCR" => f.b().op(opposite, &[f.dy], &[("blocksize", Attr::Int(f.int("blocksize", 1)))]),
-        other => f.refuse(format!("mode = {other:?}")),
+    let block = f.int("blocksize", 1);
+    if f.str("mode", "DCR") == "DCR" {
+        return f.b().op(opposite, &[f.dy], &[("blocksize", Attr::Int(block))]);
     }
+    // Columns before rows of a block: `[n, c, h b, w b]` as `[n, c, h, b, w, b]`.
+    let (x, side) = (f.x[0], f.b().ints(&[block]));
+    let apart = f.y.shape_of_axes(&[0, 1]).concat(&[x.length(2), side, x.length(3), side], 0);
+    f.dy.reshape_to(apart).transpose(&[0, 1, 3, 5, 2, 4]).reshape_like(x)
 }
 
 /// The same reversal.

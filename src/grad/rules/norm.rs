@@ -176,3 +176,24 @@ pub(super) mod group {
         sum_per_channel(f, f.dy * normal(f).x_hat.reshape_like(f.x[0]))
     }
 }
+
+/// LpNormalization-22: `Y = X / n` with the norm `n` along `axis`: `dX = (dY - Y' Σ dY ⊙ Y) / n`, where `Y'` is `Y` for `p` = 2, the sign of
+/// `X` for `p` = 1; and 0 where the norm is 0.
+pub(super) fn lp_normalization<'g>(f: &Forward<'g>) -> Expr<'g> {
+    let (x, axes) = (f.x[0], [f.int("axis", -1)]);
+    let (norm, slope) = match f.int("p", 2) {
+        1 => (x.abs().sum(&axes), x.sign()),
+        _ => (x.square().sum(&axes).sqrt(), f.y),
+    };
+    let zero = x.same_type(0.0);
+    norm.equal(zero).where_(zero, (f.dy - slope * (f.dy * f.y).sum(&axes)) / norm)
+}
+
+/// MeanVarianceNormalization-13: `dX = (dY - mean dY - Y ⊙ mean(dY ⊙ Y)) / σ`, the means along `axes`.
+pub(super) fn mean_variance<'g>(f: &Forward<'g>) -> Expr<'g> {
+    // What the operator's page adds to the deviation.
+    const EPSILON: f64 = 1e-9;
+    let axes = f.ints("axes").unwrap_or(&[0, 2, 3]).to_vec();
+    let deviation = (f.x[0] - f.x[0].mean(&axes)).square().mean(&axes).sqrt();
+    centred_x(f.dy, &Normal { x_hat: f.y, inverse_deviation: 1.0 / (deviation + EPSILON), axes })
+}

@@ -41,6 +41,13 @@ pub(super) fn reduce_extremum<'g>(f: &Forward<'g>) -> Expr<'g> {
     }
 }
 
+/// `dX = dY / k` at the `k` elements of a channel that equal its maximum, else 0.
+pub(super) fn global_max_pool<'g>(f: &Forward<'g>) -> Expr<'g> {
+    let chosen = f.x[0].equal(f.y).cast(f.dy.dtype());
+    let axes: Vec<i64> = (2..f.rank()).collect();
+    chosen * (f.dy / chosen.sum(&axes))
+}
+
 /// `dX = dY ⊙ X / Y`, and 0 where `Y` is 0.
 pub(super) fn reduce_l2<'g>(f: &Forward<'g>) -> Expr<'g> {
     let zero = f.y.same_type(0.0);
