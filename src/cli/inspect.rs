@@ -1,6 +1,7 @@
 //! `peft-onnx inspect`
 
 mod group;
+mod kind;
 mod report;
 mod text;
 
@@ -21,6 +22,7 @@ Examples:
   peft-onnx inspect model.onnx --json | jq '.projections[].module'";
 
 /// Options of `inspect`.
+#[expect(clippy::struct_excessive_bools, reason = "flags of the command line")]
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
@@ -33,8 +35,11 @@ pub struct Args {
     /// Say what was looked for and not found, and where
     #[arg(long)]
     pub explain: bool,
+    /// List every value: what is known of its type and shape, and what makes it
+    #[arg(long)]
+    pub values: bool,
     /// Print the graph as ONNX text instead
-    #[arg(long, conflicts_with_all = ["ops", "explain"])]
+    #[arg(long, conflicts_with_all = ["ops", "explain", "values"])]
     pub text: bool,
 }
 
@@ -47,6 +52,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     if args.text {
         return output::print(&graph.to_string());
     }
-    let report = Report::of(&args.model, &graph);
+    let mut report = Report::of(&args.model, &graph);
+    report.values = args.values.then(|| report::values(&graph));
     if global.json { output::print_json(&report) } else { output::print(&text::render(&report, args)) }
 }

@@ -234,6 +234,10 @@ impl Graph {
     pub fn values(&self) -> &[Value] {
         &self.values
     }
+    /// All values with their ids.
+    pub fn value_ids(&self) -> impl Iterator<Item = (ValueId, &Value)> {
+        self.values.iter().enumerate().map(|(i, value)| (ValueId::new(i), value))
+    }
     /// All nodes in the order of execution; the index is the [`NodeId`].
     #[must_use]
     pub fn nodes(&self) -> &[Node] {

@@ -32,6 +32,9 @@ use crate::ir::{Builder, DType, Fact, Graph, ModelInfo, NodeSpec, Opset, ValueId
 pub fn read(path: &Path) -> Result<Graph> {
     let files = Files::open(path)?;
     let bytes = files.model().clone();
+    if bytes.is_empty() {
+        return Err(Error::format("an ONNX model", "the file is empty")).in_file(path);
+    }
     let proto = ModelProto::decode(bytes.clone()).map_err(|why| not_a_model(&bytes, &why)).in_file(path)?;
     model(proto, &files).in_file(path)
 }

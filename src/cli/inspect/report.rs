@@ -5,8 +5,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::kind;
 use crate::anatomy::{self, Anatomy, Layout, Masking};
-use crate::ir::{DType, Graph, ValueId};
+use crate::ir::{DType, Dim, Graph, ValueId};
 use crate::{grad, onnx};
 
 /// What is known of a model.
@@ -20,6 +21,9 @@ pub(super) struct Report {
     pub constants: Vec<Constants>,
     pub inputs: Vec<Port>,
     pub outputs: Vec<Port>,
+    /// What it is, if no transformer was recognised.
+    pub kind: Option<String>,
+    pub unknown_operators: Vec<String>,
     pub task: Option<&'static str>,
     pub task_because: String,
     pub layers: usize,
@@ -33,6 +37,19 @@ pub(super) struct Report {
     pub operators: Vec<Operator>,
     pub no_gradient: Vec<NoGradient>,
     pub misses: Vec<Miss>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub values: Option<Vec<Known>>,
+}
+
+/// What is known of a value without running the graph.
+#[derive(Debug, Serialize)]
+pub(super) struct Known {
+    pub name: String,
+    pub dtype: Option<&'static str>,
+    /// Lengths of the axes; `?` for one of which nothing is known. None if even their number is unknown.
+    pub shape: Option<Vec<String>>,
+    /// The operator that makes it; none for inputs and constants.
+    pub made_by: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -163,6 +180,8 @@ impl Report {
             constants: constants(raw),
             inputs: raw.inputs().iter().map(|&id| port(raw, id)).collect(),
             outputs: raw.outputs().iter().map(|&id| port(raw, id)).collect(),
+            kind: (anatomy.projections.is_empty() && anatomy.attentions.is_empty()).then(|| kind::kind(raw)),
+            unknown_operators: kind::unknown_operators(raw),
             task: anatomy.task.task.map(anatomy::Task::name),
             task_because: anatomy.task.why.clone(),
             layers: layers(&anatomy),
@@ -176,8 +195,25 @@ impl Report {
             operators: operators(raw, &no_gradient),
             no_gradient,
             misses: not_raised.into_iter().chain(misses).collect(),
+            values: None,
         }
     }
+}
+
+/// Every value of a graph.
+pub(super) fn values(graph: &Graph) -> Vec<Known> {
+    let rows = graph.value_ids().map(|(id, value)| Known {
+        name: value.name.to_string(),
+        dtype: value.fact.dtype.map(DType::name),
+        shape: value.fact.shape.as_ref().map(|dims| dims.iter().map(length).collect()),
+        made_by: graph.producer(id).map(|node| graph.node(node).op.to_string()),
+    });
+    rows.collect()
+}
+
+/// A length for people; `?` if nothing is known of it.
+fn length(dim: &Dim) -> String {
+    Some(dim.to_string()).filter(|text| !text.contains('?')).unwrap_or_else(|| "?".to_owned())
 }
 
 fn domains(graph: &Graph) -> Vec<Domain> {
@@ -204,7 +240,7 @@ fn port(graph: &Graph, id: ValueId) -> Port {
     Port {
         name: graph.value_name(id).to_owned(),
         dtype: fact.dtype.map_or("unknown", DType::name),
-        shape: fact.shape.as_ref().map(|shape| shape.iter().map(ToString::to_string).collect()),
+        shape: fact.shape.as_ref().map(|shape| shape.iter().map(length).collect()),
         optional: graph.initializer(id).is_some(),
     }
 }

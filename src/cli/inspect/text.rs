@@ -2,7 +2,7 @@
 
 use super::Args;
 use super::group::group;
-use super::report::{Attention, Port, Report};
+use super::report::{Attention, Known, Port, Report};
 use crate::cli::output::{self, Align, Table};
 
 /// The report as text.
@@ -13,6 +13,7 @@ pub(super) fn render(report: &Report, args: &Args) -> String {
     if args.ops {
         sections.push(operators(report));
     }
+    sections.extend(report.values.as_deref().map(values));
     if args.explain {
         sections.push(misses(report));
     }
@@ -34,6 +35,13 @@ fn summary(report: &Report) -> String {
             row.tensors,
             output::bytes(row.bytes)
         ));
+    }
+    if !report.unknown_operators.is_empty() {
+        lines.push(format!("  operators that are not known here: {}", report.unknown_operators.join(", ")));
+    }
+    if let Some(kind) = &report.kind {
+        lines.push(format!("  no transformer was recognised: {kind}"));
+        return lines.join("\n") + "\n";
     }
     let task = report.task.unwrap_or("not recognised");
     let because = if report.task_because.is_empty() { String::new() } else { format!(" ({})", report.task_because) };
@@ -60,6 +68,9 @@ fn ports(report: &Report) -> String {
             let names = format!("{} .. {}", first.name, last.name);
             table.row([format!("{} {what}s", cached.len()), names, first.dtype.to_owned(), shape(first)]);
         }
+    }
+    if report.inputs.is_empty() && report.outputs.is_empty() {
+        return "no inputs, no outputs\n".to_owned();
     }
     format!("inputs and outputs\n{}", table.render(2))
 }
@@ -162,6 +173,16 @@ fn operators(report: &Report) -> String {
         table.row([row.name.clone(), row.count.to_string(), format!("{}{stopped}", row.gradient)]);
     }
     format!("operators\n{}", table.render(2))
+}
+
+fn values(values: &[Known]) -> String {
+    let mut table = Table::new(&[("value", Align::Left), ("type", Align::Left), ("shape", Align::Left), ("made by", Align::Left)]);
+    for value in values {
+        let shape = value.shape.as_ref().map_or_else(|| "unknown".to_owned(), |shape| format!("[{}]", shape.join(", ")));
+        let made_by = value.made_by.clone().unwrap_or_default();
+        table.row([value.name.clone(), value.dtype.unwrap_or("unknown").to_owned(), shape, made_by]);
+    }
+    format!("values\n{}", table.render(2))
 }
 
 fn misses(report: &Report) -> String {

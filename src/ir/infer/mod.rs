@@ -90,6 +90,12 @@ pub fn infer(question: &Question<'_>) -> Result<Vec<Fact>, String> {
     RULES.get(name).map_or(Ok(vec![]), |rule| rule(question))
 }
 
+/// Whether anything is known of an operator, with its domain in front.
+#[must_use]
+pub fn is_known(op: &str) -> bool {
+    RULES.contains_key(op.strip_prefix("ai.onnx:").unwrap_or(op))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;

@@ -1,0 +1,107 @@
+//! `peft-onnx convert`
+
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use serde_json::json;
+
+use super::{Global, output};
+use crate::error::{Context, Error, Result};
+use crate::ir::Graph;
+use crate::onnx::{self, Storage, WriteOptions};
+use crate::unfuse;
+
+const AFTER_HELP: &str = "\
+Without options the model is written again as it was read: the same graph, the same weights.
+
+Examples:
+  peft-onnx convert model.onnx -o small.onnx --weights external   # weights in small.onnx.data, for models of more than 2 GB
+  peft-onnx convert model.onnx -o one-file.onnx --weights inline
+  peft-onnx convert old.onnx -o new.onnx --form raised             # opset 18, functions inlined
+  peft-onnx convert fused.onnx -o plain.onnx --form plain          # fused and quantised operators written out, as for training";
+
+/// Options of `convert`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// Any ONNX model
+    #[arg(value_name = "MODEL")]
+    pub model: PathBuf,
+    /// The model to write
+    #[arg(short, long, value_name = "MODEL")]
+    pub output: PathBuf,
+    /// Where its weights go
+    #[arg(long, value_name = "WHERE", default_value = "keep")]
+    pub weights: Place,
+    /// Which operators it is written in
+    #[arg(long, value_name = "FORM", default_value = "keep")]
+    pub form: Form,
+    /// Replace the model if it is there
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Where weights go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Place {
+    /// As they are; files beside the model are shared
+    Keep,
+    /// Inside the model's file
+    Inline,
+    /// In one file beside the model
+    External,
+}
+
+/// Which operators a graph is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Form {
+    /// Those it has
+    Keep,
+    /// Those of opset 18, or of its own if that is newer; functions inlined
+    Raised,
+    /// The same, with fused and quantised operators written out
+    Plain,
+}
+
+/// Writes a model in another form.
+///
+/// # Errors
+/// If the model cannot be read, or has no such form; if the target cannot be written.
+pub fn run(args: &Args, global: &Global) -> Result<()> {
+    if args.output.exists() && !args.force {
+        return Err(Error::invalid("already there").in_file(&args.output).with_hint("`--force` replaces it, `-o` names another file"));
+    }
+    let read = onnx::read(&args.model)?;
+    let graph = formed(&read, args.form).in_file(&args.model)?;
+    let storage = storage(args, &graph)?;
+    onnx::write(&graph, &args.output, &WriteOptions { storage })?;
+    if global.json {
+        let (opset, nodes) = (graph.model().opset(), graph.nodes().len());
+        return output::print_json(&json!({"model": args.output, "opset": opset, "nodes": nodes}));
+    }
+    if global.quiet { Ok(()) } else { output::print(&format!("wrote {}", args.output.display())) }
+}
+
+fn formed(graph: &Graph, form: Form) -> Result<Graph> {
+    match form {
+        Form::Keep => Ok(graph.clone()),
+        Form::Raised => onnx::inline_functions(graph).and_then(|graph| onnx::raise(&graph)),
+        Form::Plain => {
+            let raised = onnx::inline_functions(graph).and_then(|graph| onnx::raise(&graph))?;
+            unfuse::separate(&raised).and_then(|graph| unfuse::unfuse(&graph))
+        }
+    }
+}
+
+fn storage(args: &Args, graph: &Graph) -> Result<Storage> {
+    let stem = args.output.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let file = format!("{stem}.data");
+    let model = std::path::absolute(&args.model).in_file(&args.model)?;
+    let lies_beside = |origin: &Path| *origin != *model;
+    let is_external = graph.initializers().filter_map(|(_, tensor)| tensor.origin()).any(|origin| lies_beside(&origin.file));
+    Ok(match (args.weights, is_external) {
+        (Place::Inline, _) | (Place::Keep, false) => Storage::Inline,
+        (Place::External, _) => Storage::External { file },
+        (Place::Keep, true) => Storage::Share { links: stem, file, live: None },
+    })
+}
