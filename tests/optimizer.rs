@@ -77,6 +77,26 @@ fn adamw_is_the_scalar_adamw() {
 }
 
 #[test]
+fn a_gradient_that_is_not_finite_leaves_the_state_as_it_was() {
+    for (max_grad_norm, bad) in [(0.0, f32::NAN), (0.5, f32::NAN), (0.0, f32::INFINITY), (1.0, f32::NEG_INFINITY), (1.0, 3e38)] {
+        let options = AdamW { weight_decay: 0.1, max_grad_norm, ..AdamW::default() };
+        let state = [vec![0.5_f32, -1.0], vec![0.25, 0.5], vec![0.125, 2.0]];
+        let mut session = session(&update_graph(&options, &Tensor::from_f32(&[2], &state[0])).unwrap());
+        let given = [
+            ("trainable", HostTensor::vector(state[0].clone())),
+            ("adam_m", HostTensor::vector(state[1].clone())),
+            ("adam_v", HostTensor::vector(state[2].clone())),
+            ("gradient", HostTensor::vector(vec![bad, 1.0])),
+            ("step", HostTensor::scalar(3_i64)),
+            ("learning_rate", HostTensor::scalar(0.01_f32)),
+        ];
+        let out = run(&mut session, &given, &["trainable_next", "adam_m_next", "adam_v_next", "grad_norm"]);
+        assert_eq!(out[..3], state, "gradient {bad} with clipping at {max_grad_norm}");
+        assert!(!out[3][0].is_finite(), "the norm tells of it");
+    }
+}
+
+#[test]
 fn dropout_drops_its_share_and_follows_seed_step_and_site() {
     let b = Builder::new(ModelInfo::dialect());
     let step = b.input("step", DType::I64, &[]);

@@ -15,7 +15,7 @@ use crate::runtime::trainer::{Event, Plan};
 /// Shows a run on standard error.
 pub(super) struct Progress {
     form: Form,
-    log_every: u64,
+    log_every: Option<NonZeroU64>,
     steps: u64,
     smooth: Smooth,
 }
@@ -35,18 +35,21 @@ struct Smooth {
     first_step: u64,
 }
 
+/// Lines of a run where there is no progress bar, if it was not said how many.
+const LINES: u64 = 40;
+
 /// The share of a new loss in the average: about the last ten steps count.
 const NEW: f64 = 0.1;
 
 impl Progress {
     /// A view of a run, in the form that goes with where standard error goes.
-    pub(super) fn new(global: &Global, log_every: NonZeroU64) -> Self {
+    pub(super) fn new(global: &Global, log_every: Option<NonZeroU64>) -> Self {
         let form = match (global.quiet, std::io::stderr().is_terminal()) {
             (true, _) => Form::Quiet,
             (false, true) => Form::Bar(ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())),
             (false, false) => Form::Lines,
         };
-        Self { form, log_every: log_every.get(), steps: 0, smooth: Smooth::default() }
+        Self { form, log_every, steps: 0, smooth: Smooth::default() }
     }
 
     /// Shows something that happened.
@@ -89,11 +92,16 @@ impl Progress {
                 bar.set_position(record.step);
                 bar.set_message(text);
             }
-            Form::Lines if record.step.is_multiple_of(self.log_every) || record.step == self.steps => {
+            Form::Lines if self.is_due(record.step) => {
                 eprintln!("step {}/{}  {text}", record.step, self.steps);
             }
             Form::Quiet | Form::Lines => {}
         }
+    }
+
+    fn is_due(&self, step: u64) -> bool {
+        let every = self.log_every.map_or_else(|| self.steps.div_ceil(LINES), NonZeroU64::get).max(1);
+        step.is_multiple_of(every) || step == self.steps || step == 1
     }
 
     fn line(&self, text: &str) {

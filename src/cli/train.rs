@@ -4,12 +4,11 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::ValueEnum;
 use serde_json::json;
 
 use super::progress::Progress;
 use super::{Global, output};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::export::Manifest;
 use crate::runtime::Device;
 use crate::runtime::data::Order;
@@ -113,33 +112,16 @@ pub struct Args {
     /// Go on from a checkpoint of this bundle: the newest one, or the folder that is named
     #[arg(long, value_name = "CHECKPOINT", num_args = 0..=1, help_heading = "Watching and saving")]
     pub resume: Option<Option<PathBuf>>,
-    /// Print a line every so many steps where there is no progress bar
-    #[arg(long, value_name = "STEPS", default_value = "1", help_heading = "Watching and saving")]
-    pub log_every: NonZeroU64,
+    /// Print a line every so many steps where there is no progress bar [default: about forty lines in all]
+    #[arg(long, value_name = "STEPS", help_heading = "Watching and saving")]
+    pub log_every: Option<NonZeroU64>,
 
     /// Where to compute: cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, help_heading = "Computing")]
     pub device: Device,
-    /// The type to compute in
-    #[arg(long, value_name = "TYPE", default_value = "fp32", help_heading = "Computing")]
-    pub precision: Precision,
     /// Threads for computing [default: as many as this process may use]
     #[arg(long, value_name = "COUNT", help_heading = "Computing")]
     pub threads: Option<NonZeroUsize>,
-    /// Recompute activations in the backward pass instead of keeping them: less memory, more time
-    #[arg(long, hide = true, help_heading = "Computing")]
-    pub recompute: bool,
-}
-
-/// The type that training computes in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Precision {
-    /// 32-bit floats
-    Fp32,
-    /// 16-bit floats (not available yet)
-    Fp16,
-    /// Brain 16-bit floats (not available yet)
-    Bf16,
 }
 
 /// Trains the adapter of a bundle.
@@ -159,12 +141,6 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
 
 impl Args {
     fn options(&self, manifest: &Manifest) -> Result<Options> {
-        if self.precision != Precision::Fp32 {
-            return Err(Error::unsupported("--precision other than fp32", "the graphs of a bundle compute in float32"));
-        }
-        if self.recompute {
-            return Err(Error::unsupported("--recompute", "the training graphs keep their activations"));
-        }
         let learning_rate = self.learning_rate.unwrap_or_else(|| default_rate(&manifest.method));
         Ok(Options {
             bundle: self.bundle.clone(),
@@ -202,9 +178,17 @@ impl Args {
                 Some(Some(folder)) => Resume::From(folder.clone()),
             },
             device: self.device,
+            waiting: match self.device {
+                // Memory that is there already: nothing is gained by waiting.
+                Device::Cpu => NonZeroUsize::MIN,
+                Device::Cuda(_) => STEPS_ON_GPU,
+            },
         })
     }
 }
+
+/// Steps whose losses wait on a GPU at most: what a batch of them costs to fetch does not count any more.
+const STEPS_ON_GPU: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
 
 /// Rates at which the methods learn well, by the method's name in the manifest.
 fn default_rate(method: &str) -> f64 {

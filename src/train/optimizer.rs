@@ -63,7 +63,7 @@ impl AdamW {
     /// Writes one step: inputs `step`, `learning_rate` and the optional hyper-parameters; outputs `grad_norm` and the next state.
     ///
     /// Loshchilov & Hutter, Decoupled Weight Decay Regularization, algorithm 2, with the order of operations of PyTorch's
-    /// `torch.optim.AdamW`. Bias corrections and `1 - β` are computed in float64, as PyTorch does: in float32 `1 - 0.999` is off by
+    /// `torch.optim.AdamW`. A gradient that is not finite changes nothing. Bias corrections and `1 - β` are computed in float64, as PyTorch does: in float32 `1 - 0.999` is off by
     /// 5e-5 of itself.
     pub fn write<'g>(&self, b: &'g Builder, state: State<'g>, gradient: Expr<'g>) {
         let step = b.input_named(names::STEP).unwrap_or_else(|| b.input(names::STEP, DType::I64, &[])).cast(DType::F64);
@@ -94,8 +94,11 @@ impl AdamW {
             let decayed = state.trainable * (1.0 - learning_rate * weight_decay);
             let next = decayed - (learning_rate / correction1) * (m / (v.sqrt() / correction2 + epsilon));
             b.output(names::GRAD_NORM, norm);
-            for (name, value) in [(names::TRAINABLE, next), (names::ADAM_M, m), (names::ADAM_V, v)] {
-                b.output(&format!("{name}{}", names::NEXT), value);
+            // Where the norm is no finite number the comparison is false, and the step leaves everything as it was: who runs the graph may
+            // look at the loss later, and has lost nothing.
+            let is_finite = norm.less(norm.same_type(f64::INFINITY));
+            for (name, next, before) in [(names::TRAINABLE, next, state.trainable), (names::ADAM_M, m, state.m), (names::ADAM_V, v, state.v)] {
+                b.output(&format!("{name}{}", names::NEXT), is_finite.where_(next, before));
             }
         });
     }

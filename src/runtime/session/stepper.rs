@@ -1,6 +1,7 @@
 //! A graph that turns a state into the next one, run step after step, with the state staying on the device.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 
 use ort::memory::Allocator;
 use ort::session::IoBinding;
@@ -24,7 +25,8 @@ pub struct State<'a> {
 ///
 /// Each part of the state has two buffers on the device, and there are two bindings of the graph's inputs and outputs: the even steps read
 /// the first buffers and write the second, the odd steps the reverse. Nothing is copied or allocated for the state in a step, and no
-/// buffer is read and written in the same run. Results such as a loss stay on the device until they are asked for.
+/// buffer is read and written in the same run. Results such as a loss stay on the device, those of several steps if need be, until they are
+/// asked for: each time, the device has to finish what it is doing.
 ///
 /// ```text
 ///            even step                          odd step
@@ -35,9 +37,17 @@ pub struct Stepper {
     bindings: [IoBinding; 2],
     turn: usize,
     parts: Vec<Part>,
-    results: Vec<(String, DeviceTensor)>,
+    results: Results,
     bound: BTreeSet<String>,
     fed: BTreeSet<String>,
+}
+
+/// The results of the last steps, on the device: a row a step, which the steps take in turn.
+struct Results {
+    names: Vec<String>,
+    rows: Vec<Vec<DeviceTensor>>,
+    /// Rows that hold results which were not asked for yet.
+    filled: usize,
 }
 
 struct Part {
@@ -48,29 +58,22 @@ struct Part {
 }
 
 impl Stepper {
-    /// A stepper over `session` with all parts of the state zero, which keeps the outputs named in `results` for [`fetch`](Self::fetch).
-    /// The graph's other outputs are not kept.
+    /// A stepper over `session` with all parts of the state zero, which keeps the outputs named in `results` of up to `steps` steps for
+    /// [`collect`](Self::collect). The graph's other outputs are not kept.
     ///
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound) if the graph lacks a name, [`Mismatch`](crate::ErrorKind::Mismatch) if a part of the state or a
     /// result does not have a fixed shape, or a part's input and output differ.
-    pub fn new(session: Session, states: &[State<'_>], results: &[&str]) -> Result<Self> {
+    pub fn new(session: Session, states: &[State<'_>], results: &[&str], steps: NonZeroUsize) -> Result<Self> {
         let allocator = session.allocator()?;
         let mut bindings = [session.binding()?, session.binding()?];
         let mut parts = vec![];
         for state in states {
             parts.push(Part::new(&session, *state, &allocator)?.bound_to(state.output, &mut bindings)?);
         }
-        let mut outputs = vec![];
-        for name in results {
-            let mut buffer = buffer(&session, session.named_output(name)?, &allocator)?;
-            for binding in &mut bindings {
-                binding.bind_output(*name, &mut buffer.0).map_err(refused)?;
-            }
-            outputs.push(((*name).to_owned(), buffer));
-        }
+        let results = Results::new(&session, results, steps, &allocator)?;
         let bound = states.iter().map(|state| state.input.to_owned()).collect();
-        Ok(Self { session, bindings, turn: 0, parts, results: outputs, bound, fed: BTreeSet::new() })
+        Ok(Self { session, bindings, turn: 0, parts, results, bound, fed: BTreeSet::new() })
     }
 
     /// The session that is stepped.
@@ -96,12 +99,13 @@ impl Stepper {
     /// Runs one step: reads the state, writes the next, which is the state from then on.
     ///
     /// # Errors
-    /// As [`Session::run`]; after an error the state is what it was before the step.
+    /// As [`Session::run`], and if as many results wait as are kept; after an error the state is what it was before the step.
     pub fn step(&mut self, feeds: &[Feed<'_>]) -> Result<()> {
         let bound: Vec<&str> = self.bound.iter().map(String::as_str).collect();
         self.session.check(feeds, &bound)?;
         self.check_constancy(feeds)?;
         let binding = &mut self.bindings[self.turn];
+        self.results.bind(binding)?;
         for feed in feeds {
             feed.bind(binding).in_file(self.session.path())?;
         }
@@ -114,6 +118,7 @@ impl Stepper {
             part.is_reset = run.is_err();
         }
         run.in_file(self.session.path())?;
+        self.results.filled += 1;
         self.turn = 1 - self.turn;
         Ok(())
     }
@@ -123,14 +128,27 @@ impl Stepper {
         self.turn = 1 - self.turn;
     }
 
-    /// A result of the last step, brought into ordinary memory.
+    /// Steps whose results wait to be collected.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.results.filled
+    }
+
+    /// Whether the results have to be collected before the next step.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.results.filled == self.results.rows.len()
+    }
+
+    /// The results of every step since the last call, oldest first, each in the order in which they were named.
     ///
     /// # Errors
-    /// [`NotFound`](crate::ErrorKind::NotFound) if it is not among the results that are kept; [`Runtime`](crate::ErrorKind::Runtime) if the
-    /// device refuses.
-    pub fn fetch(&self, result: &str) -> Result<HostTensor> {
-        let (_, value) = self.results.iter().find(|(name, _)| name == result).ok_or_else(|| Error::not_found("result", result))?;
-        value.to_host()
+    /// [`Runtime`](crate::ErrorKind::Runtime) if the device refuses.
+    pub fn collect(&mut self) -> Result<Vec<Vec<HostTensor>>> {
+        let rows = &self.results.rows[..self.results.filled];
+        let collected = rows.iter().map(|row| row.iter().map(DeviceTensor::to_host).collect()).collect::<Result<_>>()?;
+        self.results.filled = 0;
+        Ok(collected)
     }
 
     /// A part of the state, where it is: to feed another session of the same device. It is overwritten by the step after the next one.
@@ -185,6 +203,23 @@ impl Stepper {
             return Err(self.session.at_tensor(name, Error::invalid("was fed in the steps before and is not fed in this one")));
         }
         self.fed.extend(feeds.iter().map(|feed| feed.name().to_owned()));
+        Ok(())
+    }
+}
+
+impl Results {
+    fn new(session: &Session, names: &[&str], steps: NonZeroUsize, allocator: &Allocator) -> Result<Self> {
+        let row = |_| names.iter().map(|name| buffer(session, session.named_output(name)?, allocator)).collect();
+        let rows = (0..steps.get()).map(row).collect::<Result<_>>()?;
+        Ok(Self { names: names.iter().map(|name| (*name).to_owned()).collect(), rows, filled: 0 })
+    }
+
+    /// Has the next run write into the next free row.
+    fn bind(&mut self, binding: &mut IoBinding) -> Result<()> {
+        let row = self.rows.get_mut(self.filled).ok_or_else(|| Error::invalid("the results of the steps before were not collected"))?;
+        for (name, buffer) in self.names.iter().zip(row) {
+            binding.bind_output(name.as_str(), &mut buffer.0).map_err(refused)?;
+        }
         Ok(())
     }
 }

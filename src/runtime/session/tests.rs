@@ -1,3 +1,4 @@
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use half::{bf16, f16};
@@ -26,12 +27,24 @@ fn rows(values: &[f32]) -> HostTensor {
 }
 
 fn training() -> Result<Stepper> {
-    Stepper::new(open("training.onnx")?, &STATES, &["loss", "grad_norm"])
+    training_with_results_of(NonZeroUsize::new(8).expect("not zero"))
+}
+
+fn training_with_results_of(steps: NonZeroUsize) -> Result<Stepper> {
+    Stepper::new(open("training.onnx")?, &STATES, &["loss", "grad_norm"], steps)
 }
 
 fn step(stepper: &mut Stepper, number: i64, x: &HostTensor) -> Result<()> {
     let (number, rate) = (HostTensor::scalar(number), HostTensor::scalar(0.5_f32));
     stepper.step(&[Feed::host("x", x), Feed::host("step", &number), Feed::host("learning_rate", &rate)])
+}
+
+/// A step whose results are collected at once.
+fn results_of_step(stepper: &mut Stepper, number: i64, x: &HostTensor) -> Result<Vec<f32>> {
+    step(stepper, number, x)?;
+    let rows = stepper.collect()?;
+    assert_eq!(rows.len(), 1);
+    rows[0].iter().map(HostTensor::item).collect()
 }
 
 #[test]
@@ -116,15 +129,38 @@ fn inputs_that_do_not_fit_are_named_before_the_run() -> Result<()> {
 fn a_state_goes_from_step_to_step() -> Result<()> {
     let mut stepper = training()?;
     stepper.write("trainable", &HostTensor::vector(vec![1.0_f32, 2.0, 3.0]))?;
-    step(&mut stepper, 1, &rows(&[1.0, 0.0, 0.0, 1.0, 0.0, 2.0]))?;
-    assert_eq!(stepper.fetch("loss")?.as_f32()?, [8.0]);
-    assert_eq!(stepper.fetch("grad_norm")?.as_f32()?, [8.0_f32.sqrt()]);
-    step(&mut stepper, 2, &rows(&[0.0, 4.0, 0.0]))?;
-    step(&mut stepper, 3, &rows(&[0.0, 0.0, 2.0]))?;
-    assert_eq!(stepper.fetch("loss")?.as_f32()?, [4.0]);
+    assert_eq!(results_of_step(&mut stepper, 1, &rows(&[1.0, 0.0, 0.0, 1.0, 0.0, 2.0]))?, [8.0, 8.0_f32.sqrt()]);
+    results_of_step(&mut stepper, 2, &rows(&[0.0, 4.0, 0.0]))?;
+    assert_eq!(results_of_step(&mut stepper, 3, &rows(&[0.0, 0.0, 2.0]))?[0], 4.0);
     assert_eq!(stepper.read("trainable")?.as_f32()?, [0.0, 0.0, 1.0]);
     assert_eq!(stepper.read("adam_m")?.as_f32()?, [2.0, 4.0, 4.0]);
     assert_eq!(stepper.read("adam_v")?.as_f32()?, [6.0; 3]);
+    Ok(())
+}
+
+#[test]
+fn results_of_several_steps_wait_in_order() -> Result<()> {
+    let batches = [[1.0, 0.0, 0.0], [0.0, 4.0, 0.0], [0.0, 0.0, 2.0], [3.0, 0.0, 1.0], [1.0, 1.0, 1.0]].map(|batch| rows(&batch));
+    let mut one_by_one = training()?;
+    let mut expected = vec![];
+    for (number, x) in (1..).zip(&batches) {
+        expected.push(results_of_step(&mut one_by_one, number, x)?);
+    }
+    let mut stepper = training_with_results_of(NonZeroUsize::new(3).expect("not zero"))?;
+    let mut collected = vec![];
+    for (number, x) in (1..).zip(&batches) {
+        step(&mut stepper, number, x)?;
+        if stepper.is_full() {
+            let refused = step(&mut stepper, number + 1, x).unwrap_err();
+            assert!(refused.to_string().contains("were not collected"), "{refused}");
+            collected.extend(stepper.collect()?);
+        }
+    }
+    assert_eq!((collected.len(), stepper.waiting()), (3, 2));
+    collected.extend(stepper.collect()?);
+    let collected: Vec<Vec<f32>> = collected.iter().map(|row| row.iter().map(HostTensor::item).collect()).collect::<Result<_>>()?;
+    assert_eq!(collected, expected);
+    assert_eq!(stepper.read("trainable")?, one_by_one.read("trainable")?);
     Ok(())
 }
 
@@ -184,10 +220,12 @@ fn an_optional_input_has_the_graphs_value_until_it_is_set() -> Result<()> {
 
 #[test]
 fn gradients_gather_over_micro_batches_and_update_once() -> Result<()> {
-    let mut update = Stepper::new(open("update.onnx")?, &STATES, &["grad_norm"])?;
-    let mut gradient = Stepper::new(open("gradient.onnx")?, &[State { input: "gradient", output: "gradient_next" }], &["loss"])?;
+    const TWO: NonZeroUsize = NonZeroUsize::new(2).expect("not zero");
+    let mut update = Stepper::new(open("update.onnx")?, &STATES, &["grad_norm"], NonZeroUsize::MIN)?;
+    let mut gradient = Stepper::new(open("gradient.onnx")?, &[State { input: "gradient", output: "gradient_next" }], &["loss"], TWO)?;
     update.write("trainable", &HostTensor::vector(vec![1.0_f32, 1.0, 1.0]))?;
     let (count, rate) = (HostTensor::scalar(2.0_f32), HostTensor::scalar(1.0_f32));
+    let mut norm = f32::NAN;
     for number in 1..=3_i64 {
         gradient.reset("gradient")?;
         for x in [rows(&[1.0, 2.0, 3.0]), rows(&[1.0, 0.0, 1.0])] {
@@ -204,9 +242,11 @@ fn gradients_gather_over_micro_batches_and_update_once() -> Result<()> {
             Feed::host("step", &number),
             Feed::host("learning_rate", &rate),
         ])?;
+        assert_eq!(gradient.collect()?.len(), 2);
+        norm = update.collect()?[0][0].item()?;
     }
     assert_eq!(update.read("trainable")?.as_f32()?, [-2.0, -2.0, -5.0]);
-    assert_eq!(update.fetch("grad_norm")?.as_f32()?, [6.0_f32.sqrt()]);
+    assert_eq!(norm, 6.0_f32.sqrt());
     Ok(())
 }
 
@@ -221,9 +261,8 @@ fn wrong_use_of_a_stepper_is_an_error_and_changes_nothing() -> Result<()> {
     assert!(forgotten.to_string().ends_with("no value for input x"), "{forgotten}");
     assert!(stepper.write("trainable", &HostTensor::vector(vec![0.0_f32; 4])).is_err());
     assert!(stepper.write("momentum", &before).is_err());
-    assert!(stepper.fetch("perplexity").is_err());
     assert_eq!(stepper.read("trainable")?, before);
-    let missing = Stepper::new(open("training.onnx")?, &[State { input: "trainable", output: "missing" }], &[]).map(|_| ()).unwrap_err();
+    let missing = Stepper::new(open("training.onnx")?, &[State { input: "trainable", output: "missing" }], &[], NonZeroUsize::MIN).map(|_| ()).unwrap_err();
     assert!(missing.hint().is_some_and(|hint| hint.contains("trainable_next")));
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::options::Optimizer;
+use super::options::{Optimizer, Options};
 use crate::error::{Context, Error, Result};
 use crate::export::Manifest;
 use crate::runtime::data::{Batch, Batches, Dataset, Filling, Order};
@@ -26,6 +26,8 @@ pub(super) struct Engine {
     graphs: Graphs,
     accumulation: usize,
     seed: u64,
+    /// Batches of every step whose outcome was not collected yet.
+    waiting: Vec<usize>,
 }
 
 enum Graphs {
@@ -45,6 +47,10 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
+    fn new(loss: f32, grad_norm: &HostTensor) -> Result<Self> {
+        Ok(Self { loss, grad_norm: grad_norm.item()? })
+    }
+
     pub(super) fn is_finite(self) -> bool {
         self.loss.is_finite() && self.grad_norm.is_finite()
     }
@@ -60,21 +66,23 @@ pub fn open(runtime: &Runtime, bundle: &Path, manifest: &Manifest, purpose: &str
 }
 
 impl Engine {
-    /// Opens the graphs for steps of `accumulation` batches each.
+    /// Opens the graphs, for steps of as many batches each as are accumulated.
     ///
     /// # Errors
     /// A bundle without the graphs, or with other inputs and outputs than training needs.
-    pub(super) fn open(runtime: &Runtime, bundle: &Path, manifest: &Manifest, accumulation: usize, device: Device) -> Result<Self> {
-        let open = |purpose| open(runtime, bundle, manifest, purpose, device);
-        let graphs = if accumulation == 1 {
-            Graphs::Whole(Box::new(Stepper::new(open("training")?, &STATES, &["loss", "grad_norm"])?))
+    pub(super) fn open(runtime: &Runtime, manifest: &Manifest, options: &Options) -> Result<Self> {
+        let open = |purpose| open(runtime, &options.bundle, manifest, purpose, options.device);
+        let (accumulation, waiting) = (options.accumulation, options.waiting);
+        let graphs = if accumulation.get() == 1 {
+            Graphs::Whole(Box::new(Stepper::new(open("training")?, &STATES, &["loss", "grad_norm"], waiting)?))
         } else {
+            let batches = waiting.saturating_mul(accumulation);
             Graphs::Parts {
-                gradient: Box::new(Stepper::new(open("gradient")?, &[GRADIENT], &["loss"])?),
-                update: Box::new(Stepper::new(open("update")?, &STATES, &["grad_norm"])?),
+                gradient: Box::new(Stepper::new(open("gradient")?, &[GRADIENT], &["loss"], batches)?),
+                update: Box::new(Stepper::new(open("update")?, &STATES, &["grad_norm"], waiting)?),
             }
         };
-        Ok(Self { graphs, accumulation, seed: 0 })
+        Ok(Self { graphs, accumulation: accumulation.get(), seed: 0, waiting: vec![] })
     }
 
     /// Gives the optional inputs their values for all steps.
@@ -107,13 +115,13 @@ impl Engine {
         Batches::new(dataset, self.reader().session().inputs(), batch_size, order, filling)
     }
 
-    /// One optimizer step over `batches`. `step` counts from 1.
+    /// One optimizer step over `batches`. `step` counts from 1. What came of it waits on the device until it is [collected](Self::collect).
     ///
-    /// If loss or gradient are not finite the state stays what it was.
+    /// If the gradient is not finite the state stays what it was.
     ///
     /// # Errors
     /// If ONNX Runtime refuses.
-    pub(super) fn step(&mut self, batches: &[Batch], step: u64, learning_rate: f64) -> Result<Outcome> {
+    pub(super) fn step(&mut self, batches: &[Batch], step: u64, learning_rate: f64) -> Result<()> {
         let seeds: Vec<HostTensor> = (0..batches.len()).map(|at| HostTensor::scalar(self.dropout_seed(step, at))).collect();
         let number = HostTensor::scalar(i64::try_from(step).unwrap_or(i64::MAX));
         let rate = HostTensor::scalar(narrow(learning_rate));
@@ -122,34 +130,49 @@ impl Engine {
             Graphs::Whole(stepper) => {
                 let [batch] = batches else { return Err(Error::mismatch("batches in a step", 1, batches.len())) };
                 stepper.step(&with_optional(stepper.session(), batch, &[step, rate], &[Feed::host(DROPOUT_SEED, &seeds[0])]))?;
-                let outcome = Outcome { loss: stepper.fetch("loss")?.item()?, grad_norm: stepper.fetch("grad_norm")?.item()? };
-                if !outcome.is_finite() {
-                    stepper.take_back();
-                }
-                Ok(outcome)
             }
             Graphs::Parts { gradient, update } => {
                 let labels: usize = batches.iter().map(|batch| batch.label_count).sum();
                 let count = HostTensor::scalar(narrow(float(labels.max(1))));
                 gradient.reset(GRADIENT.input)?;
-                let mut loss = 0.0;
                 for (batch, seed) in batches.iter().zip(&seeds) {
                     let trainable = Feed::device("trainable", update.state("trainable")?);
                     let optional = [Feed::host(DROPOUT_SEED, seed), step];
                     gradient.step(&with_optional(gradient.session(), batch, &[Feed::host("label_count", &count), trainable], &optional))?;
-                    loss += gradient.fetch("loss")?.item()?;
-                }
-                if !loss.is_finite() {
-                    return Ok(Outcome { loss, grad_norm: f32::NAN });
                 }
                 update.step(&[Feed::device(GRADIENT.input, gradient.state(GRADIENT.input)?), step, rate])?;
-                let outcome = Outcome { loss, grad_norm: update.fetch("grad_norm")?.item()? };
-                if !outcome.is_finite() {
-                    update.take_back();
-                }
-                Ok(outcome)
             }
         }
+        self.waiting.push(batches.len());
+        Ok(())
+    }
+
+    /// Whether what came of the steps has to be collected before the next one.
+    pub(super) fn is_full(&self) -> bool {
+        self.updater().is_full()
+    }
+
+    /// What came of every step since the last call, oldest first.
+    ///
+    /// If the last of them is not finite it is taken back.
+    ///
+    /// # Errors
+    /// If the device refuses.
+    pub(super) fn collect(&mut self) -> Result<Vec<Outcome>> {
+        let outcomes: Vec<Outcome> = match &mut self.graphs {
+            Graphs::Whole(stepper) => stepper.collect()?.iter().map(|row| Outcome::new(row[0].item()?, &row[1])).collect::<Result<_>>()?,
+            Graphs::Parts { gradient, update } => {
+                let losses = gradient.collect()?.iter().map(|row| row[0].item()).collect::<Result<Vec<_>>>()?;
+                let mut losses = losses.into_iter();
+                let steps = self.waiting.iter().zip(update.collect()?);
+                steps.map(|(&batches, row)| Outcome::new(losses.by_ref().take(batches).sum(), &row[0])).collect::<Result<_>>()?
+            }
+        };
+        self.waiting.clear();
+        if outcomes.last().is_some_and(|outcome| !outcome.is_finite()) {
+            self.updater_mut().take_back();
+        }
+        Ok(outcomes)
     }
 
     /// The trainable vector, where it is.

@@ -38,6 +38,8 @@ pub struct Options {
     pub resume: Resume,
     /// Where to compute.
     pub device: Device,
+    /// Steps whose loss may wait on the device until it is fetched: every time, the device stands still. News comes after half a second anyway.
+    pub waiting: NonZeroUsize,
 }
 
 /// What is learnt from, and how it is read.

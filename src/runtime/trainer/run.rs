@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::export::Manifest;
 use crate::runtime::adapter_file;
 use crate::runtime::checkpoint::{self, Checkpoint, Checkpoints, Conditions, Record};
-use crate::runtime::data::{Batch, Batches, Cursor, Dataset};
+use crate::runtime::data::{Batches, Cursor, Dataset};
 use crate::runtime::evaluate::{Evaluation, Evaluator};
 use crate::runtime::metrics::{Metrics, StepRecord};
 use crate::runtime::schedule::Schedule;
@@ -52,7 +52,22 @@ pub(super) struct Run<'a> {
     metrics: Metrics,
     done: u64,
     cursor: Cursor,
+    waiting: Vec<Waiting>,
+    collected: Instant,
 }
+
+/// A step that was taken and whose outcome is still on the device.
+struct Waiting {
+    /// What is known of it.
+    record: StepRecord,
+    /// The lines of its rows in the data's file.
+    lines: Vec<String>,
+    /// The place in the data before it.
+    cursor: Cursor,
+}
+
+/// How long people and files wait for news of a run.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What has been seen of the steps of this run.
 #[derive(Default)]
@@ -74,7 +89,7 @@ impl<'a> Run<'a> {
     ) -> Result<Self> {
         let Material { manifest, source, dataset, eval_data } = material;
         let (data, accumulation) = (&options.data, options.accumulation.get());
-        let mut engine = Engine::open(runtime, &options.bundle, manifest, accumulation, options.device)?;
+        let mut engine = Engine::open(runtime, manifest, options)?;
         engine.configure(&options.optimizer, options.seed)?;
         let open = |purpose| open_graph(runtime, &options.bundle, manifest, purpose, options.device);
         let evaluator = match eval_data {
@@ -102,7 +117,23 @@ impl<'a> Run<'a> {
         }
         let path = options.bundle.join(METRICS);
         let metrics = if done == 0 { Metrics::create(&path)? } else { Metrics::resume(&path, done)? };
-        Ok(Self { options, material, report, engine, evaluator, conditions, optimization, schedule, checkpoints, metrics, done, cursor })
+        let (waiting, collected) = (vec![], Instant::now());
+        Ok(Self {
+            options,
+            material,
+            report,
+            engine,
+            evaluator,
+            conditions,
+            optimization,
+            schedule,
+            checkpoints,
+            metrics,
+            done,
+            cursor,
+            waiting,
+            collected,
+        })
     }
 
     /// Takes the steps.
@@ -115,15 +146,21 @@ impl<'a> Run<'a> {
         (self.report)(Event::Started(&plan));
         let (started, mut seen) = (Instant::now(), Seen::default());
         for step in self.done + 1..=self.schedule.total_steps {
-            self.step(step, &mut batches, &mut seen)?;
-            if self.is_due(step, self.options.eval_steps) {
+            self.step(step, &mut batches)?;
+            let (evaluates, saves) = (self.is_due(step, self.options.eval_steps), self.is_due(step, self.options.saving.every));
+            let stops = stop.load(Ordering::SeqCst);
+            let is_last = step == self.schedule.total_steps;
+            if self.engine.is_full() || evaluates || saves || stops || is_last || self.collected.elapsed() > PATIENCE {
+                self.collect(&mut seen)?;
+            }
+            if evaluates {
                 self.evaluate(step, &mut seen)?;
             }
-            if stop.load(Ordering::SeqCst) {
+            if stops {
                 self.save(step, &mut seen)?;
                 return Err(interrupted(step));
             }
-            if self.is_due(step, self.options.saving.every) {
+            if saves {
                 self.save(step, &mut seen)?;
             }
         }
@@ -147,29 +184,43 @@ impl<'a> Run<'a> {
         step < self.schedule.total_steps && every.is_some_and(|every| step.is_multiple_of(every.get()))
     }
 
-    fn step(&mut self, step: u64, batches: &mut Batches<'_>, seen: &mut Seen) -> Result<()> {
+    /// Takes a step and leaves its outcome on the device.
+    fn step(&mut self, step: u64, batches: &mut Batches<'_>) -> Result<()> {
         let started = Instant::now();
         let group = batches.next_group(self.options.accumulation.get())?;
         let learning_rate = self.schedule.rate(step);
-        let outcome = self.engine.step(&group, step, learning_rate)?;
-        let tokens = group.iter().map(|batch| batch.tokens).sum();
+        self.engine.step(&group, step, learning_rate)?;
         let record = StepRecord {
             step,
-            loss: outcome.loss,
+            loss: f32::NAN,
             learning_rate,
-            grad_norm: outcome.grad_norm,
-            tokens,
+            grad_norm: f32::NAN,
+            tokens: group.iter().map(|batch| batch.tokens).sum(),
             seconds: started.elapsed().as_secs_f64(),
         };
-        self.metrics.write(&record)?;
-        if !outcome.is_finite() {
-            return Err(self.diverged(&record, &group, seen));
+        let lines = group.iter().flat_map(|batch| &batch.lines).map(ToString::to_string).collect();
+        self.waiting.push(Waiting { record, lines, cursor: self.cursor });
+        (self.cursor, self.done) = (batches.cursor(), step);
+        Ok(())
+    }
+
+    /// Brings the outcomes of the steps since the last time from the device, and tells of them.
+    fn collect(&mut self, seen: &mut Seen) -> Result<()> {
+        let outcomes = self.engine.collect()?;
+        self.collected = Instant::now();
+        for (waiting, outcome) in std::mem::take(&mut self.waiting).into_iter().zip(outcomes) {
+            let record = StepRecord { loss: outcome.loss, grad_norm: outcome.grad_norm, ..waiting.record };
+            self.metrics.write(&record)?;
+            if !outcome.is_finite() {
+                if record.step == self.done {
+                    (self.cursor, self.done) = (waiting.cursor, record.step - 1);
+                }
+                return Err(self.diverged(&record, &waiting.lines, seen));
+            }
+            seen.losses.push(outcome.loss);
+            seen.tokens += u64::try_from(record.tokens).unwrap_or_default();
+            (self.report)(Event::Step(&record));
         }
-        self.cursor = batches.cursor();
-        self.done = step;
-        seen.losses.push(outcome.loss);
-        seen.tokens += u64::try_from(tokens).unwrap_or_default();
-        (self.report)(Event::Step(&record));
         Ok(())
     }
 
@@ -200,8 +251,7 @@ impl<'a> Run<'a> {
         Ok(adapter)
     }
 
-    fn diverged(&mut self, record: &StepRecord, group: &[Batch], seen: &mut Seen) -> Error {
-        let lines: Vec<String> = group.iter().flat_map(|batch| &batch.lines).map(ToString::to_string).collect();
+    fn diverged(&mut self, record: &StepRecord, lines: &[String], seen: &mut Seen) -> Error {
         let what = if record.loss.is_finite() {
             format!("the gradient is no number any more at step {} (loss {})", record.step, record.loss)
         } else {
@@ -209,7 +259,8 @@ impl<'a> Run<'a> {
         };
         let what = format!("{what}, with the rows of lines {} of {}", lines.join(", "), self.options.data.file.display());
         let saved = match self.save(self.done, seen) {
-            Ok(_) => format!("the state after step {} was saved", self.done),
+            Ok(_) if self.done < record.step => format!("the state after step {} was saved", self.done),
+            Ok(_) => format!("the state after step {} was saved, without that step's update", self.done),
             Err(error) => format!("the state before could not be saved: {error}"),
         };
         let error = Error::from(ErrorKind::Diverged(what));

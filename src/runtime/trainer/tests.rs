@@ -47,6 +47,7 @@ fn options(bundle: &Path) -> Options {
         saving: Saving::default(),
         resume: Resume::No,
         device: Device::Cpu,
+        waiting: NonZeroUsize::MIN,
     }
 }
 
@@ -87,6 +88,27 @@ fn a_resumed_run_is_the_same_bit_by_bit() -> Result<()> {
         }
         assert_eq!(metrics(whole.path())?, metrics(parted.path())?);
         assert_eq!(metrics(whole.path())?.len(), 6);
+    }
+    Ok(())
+}
+
+#[test]
+fn fetching_losses_seldom_changes_nothing_but_when_they_come() -> Result<()> {
+    for accumulation in [1, 2] {
+        let (often, seldom) = (tempfile::tempdir()?, tempfile::tempdir()?);
+        let mut asked = options(&bundle(often.path())?);
+        asked.accumulation = NonZeroUsize::new(accumulation).expect("not zero");
+        asked.eval_steps = NonZeroU64::new(3);
+        asked.data.eval_file = Some(asked.data.file.clone());
+        run(&asked)?;
+        asked.bundle = bundle(seldom.path())?;
+        asked.waiting = NonZeroUsize::new(4).expect("not zero");
+        run(&asked)?;
+        assert_eq!(metrics(often.path())?, metrics(seldom.path())?);
+        for file in ["adapter_model.safetensors", "checkpoints/step-6/state.safetensors"] {
+            let [often, seldom] = [&often, &seldom].map(|folder| std::fs::read(folder.path().join(file)));
+            assert_eq!(often?, seldom?, "{file} with accumulation {accumulation}");
+        }
     }
     Ok(())
 }
