@@ -13,6 +13,7 @@ mod graph;
 pub mod infer;
 mod lengths;
 mod ops;
+mod simplify;
 mod tensor;
 mod text;
 
@@ -23,6 +24,7 @@ pub use expr::Expr;
 pub use fact::{DType, Fact, Shape, broadcast};
 pub use graph::{Graph, ModelInfo, NO_GRADIENT, Node, NodeId, Opset, Use, Value, ValueId};
 pub use ops::Transposed;
+pub use simplify::simplify;
 pub use tensor::{Origin, Tensor};
 
 /// The version of ONNX's operator set that is spoken inside: loaded graphs are raised to its forms, new nodes are written in them.

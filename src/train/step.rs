@@ -7,7 +7,7 @@ use super::order;
 use crate::adapter::Param;
 use crate::anatomy::Anatomy;
 use crate::grad;
-use crate::ir::{Builder, DType, Dim, Expr, Graph, Tensor};
+use crate::ir::{Builder, DType, Dim, Expr, Graph, Tensor, simplify};
 use crate::{Error, Result};
 
 /// What the labels are labels of.
@@ -65,7 +65,7 @@ pub fn training_graph(model: Model<'_>, optimizer: &AdamW) -> Result<Graph> {
     let state = AdamW::moments(&b, prepared.trainable, prepared.count);
     optimizer.write(&b, state, gradient);
     let joined = gradient.id();
-    Ok(order::parts_last(b.finish()?, joined))
+    Ok(order::parts_last(simplify(&b.finish()?)?, joined))
 }
 
 /// The gradient of one micro-batch, added to that of those before: `gradient` in, `gradient_next` out.
@@ -85,7 +85,7 @@ pub fn gradient_graph(model: Model<'_>) -> Result<Graph> {
     let gradient = prepared.gradient(&loss)?;
     b.output(&format!("gradient{}", names::NEXT), so_far + gradient);
     let joined = gradient.id();
-    Ok(order::parts_last(b.finish()?, joined))
+    Ok(order::parts_last(simplify(&b.finish()?)?, joined))
 }
 
 /// The loss without its gradient: `loss_sum`, `label_count` and `correct`, float32, rank 0.
@@ -101,7 +101,7 @@ pub fn evaluation_graph(model: Model<'_>) -> Result<Graph> {
     if let Some(correct) = loss.correct {
         b.output("correct", correct);
     }
-    b.finish()
+    simplify(&b.finish()?)
 }
 
 /// A model whose adapter is the flat vector, with labels, without outputs.

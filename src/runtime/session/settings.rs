@@ -40,6 +40,11 @@ pub struct Setting {
     pub(super) apply: fn(SessionBuilder, &Settings) -> BuilderResult,
 }
 
+/// ONNX Runtime's optimizers that training graphs do without.
+const NOT_IN_TRAINING: &str = "CommonSubexpressionElimination;SkipLayerNormFusion;AttentionFusion;EmbedLayerNormFusion;GroupQueryAttentionFusion;\
+     BiasGeluFusion;FastGeluFusion;QuickGeluFusion;BiasSoftmaxFusion;BiasDropoutFusion;ConvActivationFusion;GemmActivationFusion;\
+     MatMulActivationFusion;GatherSliceToSplitFusion;GatherToSliceFusion";
+
 /// Every setting of every session, in the order in which they are made.
 pub static SETTINGS: &[Setting] = &[
     Setting {
@@ -55,9 +60,10 @@ pub static SETTINGS: &[Setting] = &[
     Setting {
         name: "disabled optimizers",
         why: "CommonSubexpressionElimination would merge what is recomputed to save memory with what it was recomputed from; SkipLayerNormFusion \
-              loses the mean and deviation that the backward pass reads, on CUDA",
+              loses the mean and deviation that the backward pass reads, on CUDA; the others fuse what a backward pass reads the inner values of, which \
+              they find out by looking at every node",
         apply: |builder, settings| match settings.purpose {
-            Purpose::Training => builder.with_disabled_optimizers("CommonSubexpressionElimination;SkipLayerNormFusion"),
+            Purpose::Training => builder.with_disabled_optimizers(NOT_IN_TRAINING),
             Purpose::Inference => Ok(builder),
         },
     },

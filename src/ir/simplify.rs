@@ -1,0 +1,440 @@
+//! The same computation with fewer nodes.
+//!
+//! Exporters write out, in every layer again, how shapes are computed; gradients put reshapes behind one another. What facts tell is
+//! known without computing it, and what a graph's integers determine is computed once:
+//!
+//! | found | becomes |
+//! |---|---|
+//! | whole numbers that facts tell; `Constant` | an initializer, shared |
+//! | two vectors of whole numbers with the same symbolic elements | the first of them |
+//! | `Reshape`, `Expand`, `Cast`, `Identity`, `Transpose`, ... that changes nothing | what it reads |
+//! | views of views | one view of the first |
+//! | `Reshape` or `Expand` to a shape that its input's axes and one other length determine | the same to a constant: `[0, 0, -1]` |
+//! | `Transpose` of a matrix before or behind `Gemm` | part of `Gemm` |
+//! | a view that is scaled by one number | the number first, then the view, which may meet another one |
+//! | equal nodes that neither weights nor float inputs reach, and equal views | the first of them |
+//!
+//! Equal nodes of other kinds are left alone: a backward pass computes some values a second time so that they need not be kept, and ONNX
+//! Runtime fuses only nodes whose inner values nobody else reads.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use super::attr::Attr;
+use super::builder::{Builder, NodeSpec, RANDOM};
+use super::dim::Dim;
+use super::fact::{DType, Fact, Shape};
+use super::graph::{Graph, Node, ValueId};
+use super::tensor::Tensor;
+use crate::error::Result;
+
+/// Constants of up to this many bytes may make what is computed of them equal; comparing larger ones would cost more than it saves.
+const SMALL_CONSTANT: usize = 1 << 16;
+
+/// Operators whose output has the elements of their first input in the same order.
+const VIEWS: &[&str] = &["Reshape", "Flatten", "Squeeze", "Unsqueeze"];
+
+/// Operators that give their first input back where type and shape stay the same.
+const IDLE_IF_SAME: &[&str] = &["Cast", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"];
+
+/// Writes `graph` with fewer nodes, under the same inputs and outputs. Values that are left keep their ids.
+///
+/// # Errors
+/// None for a finished graph: only what [`Builder::finish`] refuses.
+pub fn simplify(graph: &Graph) -> Result<Graph> {
+    let b = Builder::on(graph);
+    let mut pass = Pass {
+        graph,
+        b: &b,
+        same: HashMap::new(),
+        forms: HashMap::new(),
+        determined: determined_at_start(graph),
+        equal: HashMap::new(),
+        numbers: HashMap::new(),
+    };
+    for node in graph.nodes() {
+        pass.visit(node);
+    }
+    b.finish()
+}
+
+/// For each value that no node makes, whether it is a whole-number input or a small constant.
+fn determined_at_start(graph: &Graph) -> Vec<bool> {
+    let mut determined = vec![false; graph.values().len()];
+    for (id, tensor) in graph.initializers() {
+        determined[id.index()] = tensor.dtype().bytes(tensor.len()) <= SMALL_CONSTANT;
+    }
+    for &input in graph.inputs() {
+        let is_whole = graph.fact(input).dtype.is_some_and(|dtype| !dtype.is_float());
+        determined[input.index()] = is_whole && graph.initializer(input).is_none();
+    }
+    determined
+}
+
+struct Pass<'g> {
+    graph: &'g Graph,
+    b: &'g Builder,
+    /// What stands for a value now.
+    same: HashMap<ValueId, ValueId>,
+    /// The nodes that were given another form, by what they write.
+    forms: HashMap<ValueId, Node>,
+    /// For each value of the graph, whether whole-number inputs, lengths and small constants determine it.
+    determined: Vec<bool>,
+    equal: HashMap<Key, ValueId>,
+    numbers: HashMap<(DType, Shape, Vec<Dim>), ValueId>,
+}
+
+/// What makes two nodes equal.
+#[derive(PartialEq, Eq, Hash)]
+struct Key {
+    op: Arc<str>,
+    inputs: Vec<Option<ValueId>>,
+    attrs: Vec<(Arc<str>, Attr)>,
+}
+
+impl<'g> Pass<'g> {
+    fn visit(&mut self, node: &'g Node) {
+        let is_plain = node.captures.is_empty() && !RANDOM.contains(&&*node.op) && !node.attrs.values().any(|attr| matches!(attr, Attr::Graph(_)));
+        let is_determined = is_plain && (matches!(&*node.op, "Shape" | "Size") || node.reads().all(|id| self.is_determined(id)));
+        for output in node.writes() {
+            self.determined[output.index()] = is_determined;
+        }
+        let &[Some(output)] = &node.outputs[..] else { return };
+        if !is_plain {
+            return;
+        }
+        if let Some(constant) = self.constant(node, output) {
+            let constant = self.b.constant(constant).id();
+            return self.replace(output, constant);
+        }
+        let before = self.idle(node, output).or_else(|| self.equal_numbers(output)).or_else(|| self.equal_node(node, output, is_determined));
+        match before {
+            Some(before) => self.replace(output, before),
+            None => self.ease(node, output),
+        }
+    }
+
+    /// The node that writes a value now.
+    fn writer(&self, id: ValueId) -> Option<&Node> {
+        self.forms.get(&id).or_else(|| self.graph.producer(id).map(|node| self.graph.node(node)))
+    }
+
+    fn reform(&mut self, output: ValueId, form: Node) {
+        self.b.replace_node(output, form.clone());
+        self.forms.insert(output, form);
+    }
+
+    fn is_determined(&self, id: ValueId) -> bool {
+        self.determined.get(id.index()).copied().unwrap_or_default()
+    }
+
+    fn replace(&mut self, old: ValueId, new: ValueId) {
+        self.b.rewire(self.b.expr(old), |_| self.b.expr(new));
+        self.same.insert(old, new);
+    }
+
+    fn now(&self, id: ValueId) -> ValueId {
+        self.same.get(&id).copied().unwrap_or(id)
+    }
+
+    fn fact(&self, id: ValueId) -> Fact {
+        self.b.fact(id)
+    }
+
+    /// The tensor that a value certainly is.
+    fn constant(&self, node: &Node, output: ValueId) -> Option<Tensor> {
+        if let ("Constant", Some(Attr::Tensor(tensor))) = (&*node.op, node.attrs.get("value")) {
+            return Some(tensor.clone());
+        }
+        let fact = self.graph.fact(output);
+        let (Some(DType::I64), Some(shape), Some(elements)) = (fact.dtype, fact.known_shape(), fact.known_contents()) else { return None };
+        let shape: Vec<usize> = shape.into_iter().map(usize::try_from).collect::<Result<_, _>>().ok()?;
+        Some(Tensor::from_i64(&shape, &elements))
+    }
+
+    /// What a node gives back unchanged.
+    fn idle(&self, node: &Node, output: ValueId) -> Option<ValueId> {
+        let input = self.now(node.input(0)?);
+        let unchanged = match &*node.op {
+            "Transpose" => node.ints("perm").is_some_and(|perm| (0..).zip(perm).all(|(axis, &from)| axis == from)),
+            "Concat" => node.inputs.len() == 1,
+            op if IDLE_IF_SAME.contains(&op) => {
+                let (from, to) = (self.fact(input), self.graph.fact(output));
+                from.dtype.is_some() && from.shape.is_some() && from.dtype == to.dtype && from.shape == to.shape
+            }
+            _ => false,
+        };
+        if unchanged {
+            return Some(input);
+        }
+        // A view that goes back to a shape that one of the views before it had.
+        let shape = self.graph.fact(output).shape.as_ref().filter(|_| VIEWS.contains(&&*node.op))?;
+        self.viewed(input).into_iter().find(|&id| self.fact(id).shape.as_ref() == Some(shape))
+    }
+
+    /// What a value is a view of: the views from the last to the first, and what the first one views.
+    fn viewed(&self, id: ValueId) -> Vec<ValueId> {
+        let mut all = vec![];
+        let mut at = id;
+        while let Some(node) = self.writer(at).filter(|node| VIEWS.contains(&&*node.op)) {
+            let Some(from) = node.input(0) else { break };
+            at = self.now(from);
+            all.push(at);
+        }
+        all
+    }
+
+    /// The value seen before that has the same whole numbers, known or not.
+    fn equal_numbers(&mut self, output: ValueId) -> Option<ValueId> {
+        let Fact { dtype: Some(dtype), shape: Some(shape), contents: Some(contents) } = self.graph.fact(output) else { return None };
+        match self.numbers.entry((*dtype, shape.clone(), contents.clone())) {
+            Entry::Occupied(found) => Some(*found.get()),
+            Entry::Vacant(free) => {
+                free.insert(output);
+                None
+            }
+        }
+    }
+
+    /// The output of an equal node seen before, for nodes that may be shared.
+    fn equal_node(&mut self, node: &Node, output: ValueId, is_determined: bool) -> Option<ValueId> {
+        if !is_determined && !VIEWS.contains(&&*node.op) {
+            return None;
+        }
+        let key = Key {
+            op: Arc::clone(&node.op),
+            inputs: node.inputs.iter().map(|id| id.map(|id| self.now(id))).collect(),
+            attrs: node.attrs.iter().map(|(name, attr)| (Arc::clone(name), attr.clone())).collect(),
+        };
+        match self.equal.entry(key) {
+            Entry::Occupied(found) => Some(*found.get()),
+            Entry::Vacant(free) => {
+                free.insert(output);
+                None
+            }
+        }
+    }
+
+    /// Makes a node that stays depend on less, or do more.
+    fn ease(&mut self, node: &Node, output: ValueId) {
+        match &*node.op {
+            "Reshape" if node.int("allowzero", 0) == 0 => self.ease_reshape(node, output),
+            "Expand" => self.ease_expand(node, output),
+            "Transpose" => self.transpose_product(node, output),
+            "Gemm" => self.read_before_transposes(node, output),
+            "Mul" | "Div" => self.scale_before_view(node, output),
+            _ => {}
+        }
+    }
+
+    fn ease_reshape(&self, node: &Node, output: ValueId) {
+        let (Some(input), Some(to)) = (node.input(0).map(|id| self.now(id)), self.graph.fact(output).shape.as_ref()) else { return };
+        let sources = self.viewed(input).into_iter().rev().chain([input]);
+        let mut eased = sources.filter_map(|source| Some((source, reshape_target(self.fact(source).shape.as_ref()?, to)?)));
+        if let Some((source, target)) = eased.next() {
+            self.b.rewire_input(output, 0, self.b.expr(source));
+            self.b.rewire_input(output, 1, self.b.ints(&target));
+        }
+    }
+
+    fn ease_expand(&self, node: &Node, output: ValueId) {
+        let (Some(input), Some(to)) = (node.input(0).map(|id| self.now(id)), self.graph.fact(output).shape.as_ref()) else { return };
+        if let Some(target) = self.fact(input).shape.as_ref().and_then(|from| expand_target(from, to)) {
+            self.b.rewire_input(output, 1, self.b.ints(&target));
+        }
+    }
+
+    /// `(A B)ᵀ = Bᵀ Aᵀ`, where nobody else reads the product.
+    fn transpose_product(&mut self, node: &Node, output: ValueId) {
+        let Some(product) = node.input(0).filter(|_| is_matrix_transpose(node)).map(|id| self.now(id)) else { return };
+        let Some(gemm) = self.writer(product).filter(|writer| &*writer.op == "Gemm" && writer.input(2).is_none()) else { return };
+        if self.graph.uses(product).len() != 1 || self.graph.outputs().contains(&product) {
+            return;
+        }
+        let (a, b) = (gemm.input(0).map(|id| self.now(id)), gemm.input(1).map(|id| self.now(id)));
+        let flipped = |name: &str| Attr::Int(1 - gemm.int(name, 0));
+        let mut attrs = gemm.attrs.clone();
+        attrs.insert("transA".into(), flipped("transB"));
+        attrs.insert("transB".into(), flipped("transA"));
+        let form = Node { op: "Gemm".into(), inputs: vec![b, a], attrs, ..node.clone() };
+        self.reform(output, form);
+    }
+
+    /// `Gemm` reads what was transposed for it as it was.
+    fn read_before_transposes(&mut self, node: &Node, output: ValueId) {
+        let mut form = node.clone();
+        for (at, flag) in ["transA", "transB"].into_iter().enumerate() {
+            let Some(input) = node.input(at).map(|id| self.now(id)) else { return };
+            let source = self.writer(input).filter(|writer| is_matrix_transpose(writer)).and_then(|writer| writer.input(0));
+            form.inputs[at] = Some(source.map_or(input, |id| self.now(id)));
+            if source.is_some() {
+                form.attrs.insert(flag.into(), Attr::Int(1 - node.int(flag, 0)));
+            }
+        }
+        if form.attrs != node.attrs {
+            form.inputs.iter_mut().flatten().for_each(|id| *id = self.now(*id));
+            self.reform(output, form);
+        }
+    }
+
+    /// A view times one number is the view of the product: the view may then meet the one that undoes it.
+    fn scale_before_view(&mut self, node: &Node, output: ValueId) {
+        let &[Some(x), Some(factor)] = &node.inputs[..] else { return };
+        let (x, factor) = (self.now(x), self.now(factor));
+        let is_number = self.b.constant_of(factor).is_some_and(|tensor| tensor.shape().is_empty());
+        let Some(view) = self.writer(x).filter(|writer| is_number && &*writer.op == "Reshape") else { return };
+        let (Some(source), Some(target)) = (view.input(0).map(|id| self.now(id)), view.input(1).map(|id| self.now(id))) else { return };
+        let attrs = view.attrs.clone();
+        let scaled = self.b.node(NodeSpec {
+            name: node.name.clone(),
+            op: node.op.clone(),
+            inputs: vec![Some(source), Some(factor)],
+            outputs: vec![Some("".into())],
+            ..NodeSpec::default()
+        });
+        let &[Some(scaled)] = &scaled[..] else { return };
+        let inputs = vec![Some(scaled.id()), Some(target)];
+        let form = Node { name: "".into(), op: "Reshape".into(), inputs, attrs, ..node.clone() };
+        self.reform(output, form);
+    }
+}
+
+fn is_matrix_transpose(node: &Node) -> bool {
+    &*node.op == "Transpose" && node.ints("perm") == Some(&[1, 0])
+}
+
+/// The constant that reshapes `from` into `to`: 0 copies an axis, and one length may be left to `Reshape`.
+fn reshape_target(from: &[Dim], to: &[Dim]) -> Option<Vec<i64>> {
+    let target: Vec<i64> = to
+        .iter()
+        .enumerate()
+        .map(|(axis, length)| match length.as_known() {
+            Some(known) => known,
+            None if from.get(axis) == Some(length) => 0,
+            None => -1,
+        })
+        .collect();
+    let left = target.iter().filter(|&&length| length == -1).count();
+    // A known length of 0 would be read as "copy".
+    let is_empty = to.iter().chain(from).any(|length| length.as_known() == Some(0));
+    (left <= 1 && !is_empty).then_some(target)
+}
+
+/// The constant that expands `from` to `to`: 1 keeps an axis.
+fn expand_target(from: &[Dim], to: &[Dim]) -> Option<Vec<i64>> {
+    let new = to.len().checked_sub(from.len())?;
+    let kept = |axis: usize| axis.checked_sub(new).map(|axis| &from[axis]);
+    to.iter().enumerate().map(|(axis, length)| if kept(axis) == Some(length) { Some(1) } else { length.as_known() }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{Expr, ModelInfo};
+
+    /// What a graph of `x: float[batch, seq, 4]`, `w: float[4, 4]` and `ids: int64[batch, seq]` becomes, a node a line.
+    fn simplified(write: impl for<'g> FnOnce(&'g Builder, [Expr<'g>; 3]) -> Expr<'g>) -> Vec<String> {
+        let b = Builder::new(ModelInfo::dialect());
+        let (batch, seq) = (Dim::symbol("batch"), Dim::symbol("seq"));
+        let x = b.input("x", DType::F32, &[batch.clone(), seq.clone(), Dim::known(4)]);
+        let w = b.input("w", DType::F32, &[Dim::known(4), Dim::known(4)]);
+        let ids = b.input("ids", DType::I64, &[batch, seq]);
+        let y = write(&b, [x, w, ids]);
+        b.output("y", y);
+        let graph = simplify(&b.finish().expect("a sound graph")).expect("a simpler one");
+        let name = |id: ValueId| match graph.constant(id).and_then(Tensor::to_i64) {
+            Some(elements) => format!("{elements:?}"),
+            None => graph.value_name(id).to_owned(),
+        };
+        let line = |node: &Node| {
+            let flags = ["transA", "transB"].into_iter().filter(|flag| node.int(flag, 0) == 1).collect::<Vec<_>>().join(" ");
+            let inputs = node.reads().map(name).collect::<Vec<_>>().join(", ");
+            format!("{} = {}({inputs}) {flags}", node.writes().map(name).collect::<Vec<_>>().join(", "), node.op).trim_end().to_owned()
+        };
+        graph.nodes().iter().map(line).collect()
+    }
+
+    /// A node that is not shared with an equal one.
+    fn plain<'g>(b: &'g Builder, op: &str, inputs: &[Expr<'g>], attrs: &[(&str, Attr)]) -> Expr<'g> {
+        let spec = NodeSpec {
+            op: op.into(),
+            inputs: inputs.iter().map(|input| Some(input.id())).collect(),
+            outputs: vec![Some("".into())],
+            attrs: attrs.iter().map(|(name, attr)| ((*name).into(), attr.clone())).collect(),
+            ..NodeSpec::default()
+        };
+        b.node(spec)[0].expect("one output")
+    }
+
+    #[test]
+    fn the_shape_that_a_reshape_goes_to_need_not_be_computed() {
+        let lines = simplified(|b, [x, _, ids]| {
+            let shape = plain(b, "Concat", &[plain(b, "Shape", &[ids], &[]), b.ints(&[2, 2])], &[("axis", Attr::Int(0))]);
+            plain(b, "Reshape", &[x, shape], &[])
+        });
+        assert_eq!(lines, ["y = Reshape(x, [0, 0, 2, 2])"]);
+    }
+
+    #[test]
+    fn views_of_views_are_views_of_the_first_and_those_that_go_back_are_none() {
+        let flat = |b: &Builder, x: ValueId| plain(b, "Reshape", &[b.expr(x), b.ints(&[-1, 4])], &[]).id();
+        let lines = simplified(|b, [x, ..]| {
+            let shape = plain(b, "Shape", &[x], &[]);
+            let back = plain(b, "Reshape", &[b.expr(flat(b, x.id())), shape], &[]);
+            plain(b, "Reshape", &[-back, b.ints(&[-1, 2])], &[])
+        });
+        assert_eq!(lines, ["Neg:0 = Neg(x)", "y = Reshape(Neg:0, [-1, 2])"]);
+        let lines = simplified(|b, [x, ..]| {
+            let shape = plain(b, "Concat", &[plain(b, "Shape", &[x], &[])], &[("axis", Attr::Int(0))]);
+            let scaled = plain(b, "Reshape", &[b.expr(flat(b, (-x).id())), shape], &[]) * 3.0;
+            b.expr(flat(b, scaled.id())).exp()
+        });
+        assert_eq!(lines, ["Neg:0 = Neg(x)", "Mul:0 = Mul(Neg:0, constant_1)", "Reshape_2:0 = Reshape(Mul:0, [-1, 4])", "y = Exp(Reshape_2:0)"]);
+    }
+
+    #[test]
+    fn what_whole_numbers_determine_is_computed_once_and_what_weights_reach_stays_twice() {
+        let twice = |b: &Builder, of: ValueId| {
+            let cast = |of: ValueId| plain(b, "Sin", &[plain(b, "Cast", &[b.expr(of)], &[("to", Attr::Int(1))])], &[]);
+            (cast(of) + cast(of)).id()
+        };
+        let lines = simplified(|b, [_, _, ids]| b.expr(twice(b, ids.id())));
+        assert_eq!(lines, ["Cast:0 = Cast(ids)", "Sin:0 = Sin(Cast:0)", "y = Add(Sin:0, Sin:0)"]);
+        let lines = simplified(|b, [_, w, _]| plain(b, "Exp", &[w], &[]) + plain(b, "Exp", &[w], &[]));
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        let lines = simplified(|b, [_, _, ids]| {
+            let like = |b: &Builder| plain(b, "RandomNormalLike", &[ids], &[("dtype", Attr::Int(1))]).id();
+            b.expr(like(b)) + b.expr(like(b))
+        });
+        assert_eq!(lines.len(), 3, "{lines:?}");
+    }
+
+    #[test]
+    fn products_transpose_while_they_read_and_write() {
+        let transposed = |b: &Builder, x: ValueId| plain(b, "Transpose", &[b.expr(x)], &[("perm", Attr::Ints(vec![1, 0]))]).id();
+        let lines = simplified(|b, [x, w, _]| {
+            let rows = plain(b, "Reshape", &[x, b.ints(&[-1, 4])], &[]);
+            let product = plain(b, "Gemm", &[rows, b.expr(transposed(b, w.id()))], &[]);
+            b.expr(transposed(b, product.id()))
+        });
+        assert_eq!(lines, ["Reshape:0 = Reshape(x, [-1, 4])", "y = Gemm(w, Reshape:0) transB"]);
+    }
+
+    #[test]
+    fn lengths_that_cannot_be_told_stay_computed() {
+        struct Case(&'static [&'static str], &'static [&'static str], Option<&'static [i64]>);
+        let dims = |names: &[&str]| names.iter().map(|name| name.parse().map_or_else(|_| Dim::symbol(name), Dim::known)).collect::<Vec<_>>();
+        for Case(from, to, target) in [
+            Case(&["a", "b", "8"], &["a", "b", "2", "4"], Some(&[0, 0, 2, 4])),
+            Case(&["a", "8"], &["b", "2", "4"], Some(&[-1, 2, 4])),
+            Case(&["8", "a"], &["a", "8"], Some(&[-1, 8])),
+            Case(&["ab", "8"], &["a", "b", "8"], None),
+            Case(&["a", "0"], &["0", "a"], None),
+        ] {
+            assert_eq!(reshape_target(&dims(from), &dims(to)).as_deref(), target, "{from:?} to {to:?}");
+        }
+        assert_eq!(expand_target(&dims(&["a", "1"]), &dims(&["3", "a", "5"])), Some(vec![3, 1, 5]));
+        assert_eq!(expand_target(&dims(&["1"]), &dims(&["a"])), None);
+    }
+}
