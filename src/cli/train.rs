@@ -130,7 +130,7 @@ pub struct Args {
 /// Whatever [`trainer::train`] refuses, and options that do not go with the bundle.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
     let manifest = Manifest::read(&args.bundle)?;
-    let options = args.options(&manifest)?;
+    let options = args.options(&manifest);
     let runtime = global.runtime(args.threads)?;
     let mut progress = Progress::new(global, args.log_every);
     let stop = stop_on_interrupt();
@@ -140,9 +140,9 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
 }
 
 impl Args {
-    fn options(&self, manifest: &Manifest) -> Result<Options> {
+    fn options(&self, manifest: &Manifest) -> Options {
         let learning_rate = self.learning_rate.unwrap_or_else(|| default_rate(&manifest.method));
-        Ok(Options {
+        Options {
             bundle: self.bundle.clone(),
             data: DataOptions {
                 file: self.data.clone(),
@@ -183,7 +183,7 @@ impl Args {
                 Device::Cpu => NonZeroUsize::MIN,
                 Device::Cuda(_) => STEPS_ON_GPU,
             },
-        })
+        }
     }
 }
 

@@ -77,7 +77,8 @@ struct Key {
 }
 
 /// Operators that give something else each time they run.
-pub(super) const RANDOM: &[&str] = &["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout"];
+pub(super) const RANDOM: &[&str] =
+    &["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout"];
 
 /// Constants of up to this many bytes are written once however often they are asked for.
 const SHARED_CONSTANT_BYTES: usize = 1024;

@@ -95,7 +95,8 @@ struct Key {
 
 impl<'g> Pass<'g> {
     fn visit(&mut self, node: &'g Node) {
-        let is_plain = node.captures.is_empty() && !RANDOM.contains(&&*node.op) && !node.attrs.values().any(|attr| matches!(attr, Attr::Graph(_)));
+        let is_plain =
+            node.captures.is_empty() && !RANDOM.contains(&&*node.op) && !node.attrs.values().any(|attr| matches!(attr, Attr::Graph(_)));
         let is_determined = is_plain && (matches!(&*node.op, "Shape" | "Size") || node.reads().all(|id| self.is_determined(id)));
         for output in node.writes() {
             self.determined[output.index()] = is_determined;
@@ -108,7 +109,8 @@ impl<'g> Pass<'g> {
             let constant = self.b.constant(constant).id();
             return self.replace(output, constant);
         }
-        let before = self.idle(node, output).or_else(|| self.equal_numbers(output)).or_else(|| self.equal_node(node, output, is_determined));
+        let before =
+            self.idle(node, output).or_else(|| self.equal_numbers(output)).or_else(|| self.equal_node(node, output, is_determined));
         match before {
             Some(before) => self.replace(output, before),
             None => self.ease(node, output),
@@ -390,7 +392,10 @@ mod tests {
             let scaled = plain(b, "Reshape", &[b.expr(flat(b, (-x).id())), shape], &[]) * 3.0;
             b.expr(flat(b, scaled.id())).exp()
         });
-        assert_eq!(lines, ["Neg:0 = Neg(x)", "Mul:0 = Mul(Neg:0, constant_1)", "Reshape_2:0 = Reshape(Mul:0, [-1, 4])", "y = Exp(Reshape_2:0)"]);
+        assert_eq!(
+            lines,
+            ["Neg:0 = Neg(x)", "Mul:0 = Mul(Neg:0, constant_1)", "Reshape_2:0 = Reshape(Mul:0, [-1, 4])", "y = Exp(Reshape_2:0)"]
+        );
     }
 
     #[test]
@@ -424,7 +429,8 @@ mod tests {
     #[test]
     fn lengths_that_cannot_be_told_stay_computed() {
         struct Case(&'static [&'static str], &'static [&'static str], Option<&'static [i64]>);
-        let dims = |names: &[&str]| names.iter().map(|name| name.parse().map_or_else(|_| Dim::symbol(name), Dim::known)).collect::<Vec<_>>();
+        let dims =
+            |names: &[&str]| names.iter().map(|name| name.parse().map_or_else(|_| Dim::symbol(name), Dim::known)).collect::<Vec<_>>();
         for Case(from, to, target) in [
             Case(&["a", "b", "8"], &["a", "b", "2", "4"], Some(&[0, 0, 2, 4])),
             Case(&["a", "8"], &["b", "2", "4"], Some(&[-1, 2, 4])),

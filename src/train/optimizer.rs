@@ -97,7 +97,9 @@ impl AdamW {
             // Where the norm is no finite number the comparison is false, and the step leaves everything as it was: who runs the graph may
             // look at the loss later, and has lost nothing.
             let is_finite = norm.less(norm.same_type(f64::INFINITY));
-            for (name, next, before) in [(names::TRAINABLE, next, state.trainable), (names::ADAM_M, m, state.m), (names::ADAM_V, v, state.v)] {
+            for (name, next, before) in
+                [(names::TRAINABLE, next, state.trainable), (names::ADAM_M, m, state.m), (names::ADAM_V, v, state.v)]
+            {
                 b.output(&format!("{name}{}", names::NEXT), is_finite.where_(next, before));
             }
         });
