@@ -6,7 +6,7 @@ Needs an environment with torch, transformers and peft (scripts/reference-requir
 the release binary (cargo build --release). Both sides train the same LoRA (rank 8, alpha 16, all linear layers) with AdamW in float32 on the same rows;
 PyTorch runs eagerly with its own default attention (SDPA). Rows are random tokens: what a step costs does not depend on which.
 """
-import argparse, json, os, pathlib, platform, random, resource, statistics, subprocess, sys, tempfile, time
+import argparse, json, os, pathlib, platform, random, re, statistics, subprocess, sys, tempfile, time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -50,29 +50,44 @@ def worker(opt):
     print(json.dumps({"seconds": seconds, "losses": losses}))
 
 
+def private(pid):
+    """The memory that a process has for itself, in MB: without the pages of mapped files, which the system can drop (Linux)."""
+    try:
+        fields = dict(line.split(":", 1) for line in open(f"/proc/{pid}/status"))
+        return int(fields["RssAnon"].split()[0]) / 1024
+    except (OSError, KeyError):
+        return 0.0
+
+
 def measured(command, **kwargs):
-    """Runs a process: its output, wall seconds and peak memory in MB."""
+    """Runs a process: its output, wall seconds, peak memory in MB, and the peak of its private memory, looked at every few milliseconds."""
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = subprocess.Popen([str(part) for part in command], stdout=out, stderr=err, **kwargs)
-        _, status, usage = os.wait4(process.pid, 0)
+        own = 0.0
+        while True:
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if pid:
+                break
+            own = max(own, private(process.pid))
+            time.sleep(0.005)
         wall = time.perf_counter() - start
         out.seek(0), err.seek(0)
         if status != 0:
             sys.exit(f"{command[0]} failed:\n{err.read()[-2000:]}")
-        return out.read(), wall, usage.ru_maxrss / 1024
+        return out.read(), wall, usage.ru_maxrss / 1024, own
 
 
 def ours(opt, work, data, steps):
     bundle = work / "bundle"
-    text, wall, memory = measured([opt.binary, "train", bundle, "--data", data, "--batch-size", opt.batch, "--max-steps", steps, "--learning-rate", "1e-4",
+    text, wall, memory, _ = measured([opt.binary, "train", bundle, "--data", data, "--batch-size", opt.batch, "--max-steps", steps, "--learning-rate", "1e-4",
                                    "--weight-decay", "0.01", "--lr-scheduler", "constant", "--max-grad-norm", "1.0", "--no-shuffle", "--threads", opt.threads, "--quiet"])
     lines = [json.loads(line) for line in open(bundle / "metrics.jsonl")]
     return dict(wall=wall, memory=memory, seconds=[line["seconds"] for line in lines if "loss" in line])
 
 
 def theirs(opt, data, steps):
-    text, wall, memory = measured([sys.executable, __file__, "--worker", "--hf", opt.hf, "--data", data, "--steps", steps, "--batch", opt.batch, "--threads", opt.threads])
+    text, wall, memory, _ = measured([sys.executable, __file__, "--worker", "--hf", opt.hf, "--data", data, "--steps", steps, "--batch", opt.batch, "--threads", opt.threads])
     return dict(wall=wall, memory=memory, seconds=json.loads(text.strip().splitlines()[-1])["seconds"])
 
 
@@ -99,8 +114,9 @@ def main():
         work = pathlib.Path(work)
         inject = lambda: measured([opt.binary, "inject", opt.onnx, "--method", "lora", "--rank", "8", "--alpha", "16", "--task", "causal-lm", "-o", work / "bundle", "--force"])
         injected = [inject() for _ in range(3)]
-        table.append(("`inject`, seconds", statistics.median(wall for _, wall, _ in injected), None))
-        table.append(("`inject`, peak memory, MB", statistics.median(memory for *_, memory in injected), None))
+        table.append(("`inject`, seconds", statistics.median(wall for _, wall, _, _ in injected), None))
+        table.append(("`inject`, peak memory with mapped files, MB", statistics.median(memory for _, _, memory, _ in injected), None))
+        table.append(("`inject`, peak private memory, MB", statistics.median(own for *_, own in injected), None))
         for kind, name in (("dense", f"{opt.batch} x 128 tokens, all labelled"), ("mix", f"{opt.batch} rows of 40 to 128 tokens, 30 % labelled")):
             data = work / f"{kind}.jsonl"
             data.write_text("".join(json.dumps(row) + "\n" for row in rows(kind, opt.steps * opt.batch, vocabulary)))
@@ -122,8 +138,12 @@ def main():
     text = "\n".join(lines) + "\n"
     print(text)
     out = pathlib.Path(opt.out)
-    head = "# Benchmarks\n\nMade by `scripts/bench.py`, which says what is measured and how to run it.\n\n"
-    out.write_text(head + text)
+    # The page has sections of other scripts too: only this one's is replaced.
+    page = out.read_text() if out.exists() else "# Benchmarks\n"
+    section = "## Training\n\nMade by `scripts/bench.py`, which says what is measured and how to run it.\n\n" + text
+    found = re.search(r"^## Training\n.*?(?=^## |\Z)", page, re.M | re.S)
+    page = page[:found.start()] + section + ("\n" if page[found.end():] else "") + page[found.end():] if found else page.rstrip("\n") + "\n\n" + section
+    out.write_text(page)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 
 /// The result of everything in this crate that can fail.
@@ -36,8 +37,8 @@ pub enum Place {
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The operating system refused a read or a write.
-    #[error("{0}")]
-    Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Io(#[from] io::Error),
     /// Bytes that are not of the format they should be.
     #[error("not {format}: {why}")]
     Format {
@@ -92,6 +93,19 @@ pub enum ErrorKind {
     Interrupted,
 }
 
+/// What can be done about a refusal of the operating system, whatever was read or written.
+fn hint_about(refusal: io::ErrorKind) -> Option<&'static str> {
+    match refusal {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            Some("there is no room there: make some, or write to another place; nothing unfinished was left behind")
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Some("this user may not do that there: name another place"),
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => Some("a part of this path is a file where a folder should be"),
+        io::ErrorKind::NotFound => Some("is the path spelled right?"),
+        _ => None,
+    }
+}
+
 fn list(items: &[String]) -> String {
     items.iter().fold(String::new(), |text, item| text + "\n  " + item)
 }
@@ -112,7 +126,10 @@ impl Error {
     /// What the reader can do about it.
     #[must_use]
     pub fn hint(&self) -> Option<&str> {
-        self.0.hint.as_deref()
+        self.0.hint.as_deref().or_else(|| match &self.0.kind {
+            ErrorKind::Io(error) => hint_about(error.kind()),
+            _ => None,
+        })
     }
 
     /// Adds the place that encloses those already known.

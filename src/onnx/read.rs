@@ -44,7 +44,7 @@ fn not_a_model(bytes: &Bytes, why: &dyn std::fmt::Display) -> Error {
     if bytes.starts_with(b"version https://git-lfs") {
         return error.with_hint("this is a Git LFS pointer, not the file itself: run `git lfs pull`");
     }
-    error
+    error.with_hint("is the file complete? A download or a copy that was cut short reads like this")
 }
 
 /// The graph of a model's message.
