@@ -81,7 +81,11 @@ fn models_that_are_none_are_refused_by_their_place() {
         ("noise", noise, "model.onnx: not an ONNX model: "),
         ("half a file", whole[..whole.len() / 2].to_vec(), "hint: is the file complete?"),
         ("weights elsewhere", external.clone(), "dynamo_external.onnx.data: No such file"),
-        ("weights outside", forged(&external, "dynamo_external.onnx.data", "../secrets/of.others.data"), "it lies outside the model's folder"),
+        (
+            "weights outside",
+            forged(&external, "dynamo_external.onnx.data", "../secrets/of.others.data"),
+            "it lies outside the model's folder",
+        ),
         ("a cycle", cyclic(), "node first: invalid graph: its inputs depend on its outputs (a cycle)"),
     ];
     for (what, bytes, expected) in rows {
@@ -103,9 +107,13 @@ fn zeros(shape: &[usize]) -> Tensor {
 #[test]
 fn adapters_that_do_not_fit_are_refused_by_their_tensor() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (source, adapter, bundle) = (fixture("llama/cases/lora_qv/adapter_init"), folder.path().join("adapter"), folder.path().join("bundle"));
+    let (source, adapter, bundle) =
+        (fixture("llama/cases/lora_qv/adapter_init"), folder.path().join("adapter"), folder.path().join("bundle"));
     let rows: [(Change, &str); 4] = [
-        (|tensors| tensors[0] = Tensor::from_i64(&[4, 32], &[0; 128]), "dtype: expected float32, float16, bfloat16 or float64, found int64"),
+        (
+            |tensors| tensors[0] = Tensor::from_i64(&[4, 32], &[0; 128]),
+            "dtype: expected float32, float16, bfloat16 or float64, found int64",
+        ),
         (|tensors| tensors[0] = zeros(&[4, 31]), "shape: expected [4, 32], found [4, 31]"),
         (|tensors| drop(tensors.shift_remove_index(0)), "the file has no base_model.model.model.layers.0"),
         (|tensors| drop(tensors.insert("base_model.model.nobody.lora_A.weight".into(), zeros(&[4, 32]))), "nobody"),
@@ -179,7 +187,7 @@ fn a_full_disk_loses_nothing() {
     };
     let inject = ["inject", &model, "--adapter", &format!("{case}/adapter_init"), "-o", text(&bundle)];
     limited(40, &inject);
-    assert_eq!(names(folder.path()), [] as [&str; 0], "nothing is left behind");
+    assert!(names(folder.path()).is_empty(), "nothing is left behind");
     done(&inject);
     let adapter = || fs::read(bundle.join("adapter_model.safetensors")).expect("an adapter");
     let (before, lies_there) = (adapter(), names(&bundle));
