@@ -45,23 +45,37 @@ def adapted(base, bundle):
     return model, len(tensors), faults
 
 
+def logits(model, inputs):
+    """The logits of a text's own tokens: PEFT gives those of virtual tokens in front as well."""
+    found = model(**{k: torch.tensor(v) for k, v in inputs.items()}).logits
+    return (found[:, -inputs["input_ids"].shape[1]:] if found.dim() == 3 else found).numpy()
+
+
+@torch.no_grad()
+def compare(hf, bundle, merged):
+    """What does not fit, the largest difference between merged model and PEFT, how far the adapter moves the logits, and the number of tensors."""
+    base = base_model(hf)
+    inputs = [probe(base.config.vocab_size, lengths) for lengths in LENGTHS]
+    untouched = [logits(base, x) for x in inputs]
+    model, count, faults = adapted(base, bundle)
+    if faults:
+        return faults, float("nan"), 0.0, count
+    wanted = [logits(model, x) for x in inputs]
+    session = onnxruntime.InferenceSession(merged, providers=["CPUExecutionProvider"])
+    found = [session.run(["logits"], feeds(session, x))[0] for x in inputs]
+    difference = max(relative_difference(f, w, x["attention_mask"]) for f, w, x in zip(found, wanted, inputs))
+    moved = max(relative_difference(u, w, x["attention_mask"]) for u, w, x in zip(untouched, wanted, inputs))
+    return [], difference, moved, count
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("hf", "bundle", "merged"):
         parser.add_argument(f"--{name}", required=True)
     args = parser.parse_args()
-    base = base_model(args.hf)
-    inputs = [probe(base.config.vocab_size, lengths) for lengths in LENGTHS]
-    with torch.no_grad():
-        untouched = [base(**{k: torch.tensor(v) for k, v in x.items()}).logits.numpy() for x in inputs]
-        model, count, faults = adapted(base, args.bundle)
-        if faults:
-            sys.exit("\n".join(faults))
-        wanted = [model(**{k: torch.tensor(v) for k, v in x.items()}).logits.numpy() for x in inputs]
-    session = onnxruntime.InferenceSession(args.merged, providers=["CPUExecutionProvider"])
-    found = [session.run(["logits"], feeds(session, x))[0] for x in inputs]
-    difference = max(relative_difference(f, w, x["attention_mask"]) for f, w, x in zip(found, wanted, inputs))
-    moved = max(relative_difference(u, w, x["attention_mask"]) for u, w, x in zip(untouched, wanted, inputs))
+    faults, difference, moved, count = compare(args.hf, args.bundle, args.merged)
+    if faults:
+        sys.exit("\n".join(faults))
     print(f"{count} tensors, all matched; the adapter moves the logits by {moved:.2e}; merged model against PEFT: {difference:.2e} (relative)")
     sys.exit(difference > LARGEST_DIFFERENCE or not difference == difference)
 

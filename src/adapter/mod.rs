@@ -3,6 +3,7 @@
 //! A method writes its part of the graph around the base's nodes, with its trainable tensors as optional inputs ([`Param`]) under
 //! PEFT's names and shapes. Nothing here knows of gradients.
 
+pub mod combine;
 pub mod config;
 mod dora;
 pub mod dropout;
@@ -12,6 +13,7 @@ mod front;
 mod ia3;
 pub mod init;
 pub mod key;
+mod linalg;
 mod loha;
 mod lokr;
 mod lora;
@@ -43,7 +45,10 @@ use crate::ir::{DType, Tensor};
 use crate::{Error, Result};
 
 /// A float32 matrix as ndarray sees it.
-fn matrix(tensor: &Tensor) -> Result<ndarray::Array2<f32>> {
+///
+/// # Errors
+/// A tensor of another rank or type.
+pub fn matrix(tensor: &Tensor) -> Result<ndarray::Array2<f32>> {
     let (rows, columns) = match tensor.shape() {
         [rows, columns] => (*rows, *columns),
         other => return Err(Error::mismatch("rank", 2, other.len())),

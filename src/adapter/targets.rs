@@ -82,19 +82,44 @@ pub fn norms(anatomy: &Anatomy) -> Vec<Candidate> {
 /// If no module matches, or, with [`Strictness::Every`], if any name, pattern or layer matches none; the hint lists the nearest names.
 /// Also if a regular expression is not one.
 pub fn resolve(config: &LoraConfig, candidates: &[Candidate], strictness: Strictness) -> Result<Vec<Site>> {
-    let ranks = patterns("rank_pattern", config.rank_pattern.iter().map(|(key, &rank)| (key.as_str(), rank)))?;
-    let alphas = patterns("alpha_pattern", config.alpha_pattern.iter().map(|(key, &alpha)| (key.as_str(), alpha)))?;
+    let scales = Scales::new(config)?;
     let mut sites = Vec::new();
     for place in select(&config.scope, candidates, strictness)? {
-        let module = candidates[place].module.clone();
-        let rank = first_hit(&ranks, &module)?.unwrap_or(config.rank);
-        let alpha = first_hit(&alphas, &module)?.unwrap_or(config.alpha);
-        sites.push(Site { module, rank, scaling: scaling(alpha, rank, config.use_rslora) });
+        sites.push(scales.site(&candidates[place].module)?);
     }
     let chosen: Vec<&str> = sites.iter().map(|site| site.module.as_str()).collect();
-    unused(&ranks, "target for the rank pattern", &chosen, strictness)?;
-    unused(&alphas, "target for the alpha pattern", &chosen, strictness)?;
+    unused(&scales.ranks, "target for the rank pattern", &chosen, strictness)?;
+    unused(&scales.alphas, "target for the alpha pattern", &chosen, strictness)?;
     Ok(sites)
+}
+
+/// Rank and scale of a module that LoRA attaches to.
+///
+/// # Errors
+/// If a pattern is not a regular expression.
+pub fn site(config: &LoraConfig, module: &str) -> Result<Site> {
+    Scales::new(config)?.site(module)
+}
+
+/// Ranks and scales by module.
+struct Scales<'c> {
+    config: &'c LoraConfig,
+    ranks: Vec<Keyed<usize>>,
+    alphas: Vec<Keyed<f64>>,
+}
+
+impl<'c> Scales<'c> {
+    fn new(config: &'c LoraConfig) -> Result<Self> {
+        let ranks = patterns("rank_pattern", config.rank_pattern.iter().map(|(key, &rank)| (key.as_str(), rank)))?;
+        let alphas = patterns("alpha_pattern", config.alpha_pattern.iter().map(|(key, &alpha)| (key.as_str(), alpha)))?;
+        Ok(Self { config, ranks, alphas })
+    }
+
+    fn site(&self, module: &str) -> Result<Site> {
+        let rank = first_hit(&self.ranks, module)?.unwrap_or(self.config.rank);
+        let alpha = first_hit(&self.alphas, module)?.unwrap_or(self.config.alpha);
+        Ok(Site { module: module.to_owned(), rank, scaling: scaling(alpha, rank, self.config.use_rslora) })
+    }
 }
 
 #[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "a rank is far below 2^53")]

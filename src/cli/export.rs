@@ -7,12 +7,16 @@ use serde_json::json;
 
 use super::{Global, output};
 use crate::error::{Context, Error, Result};
-use crate::export::Manifest;
+use crate::export::{Manifest, onnx_adapter};
+use crate::onnx::{self, Storage, WriteOptions};
 use crate::runtime::adapter_file;
 
 const AFTER_HELP: &str = "\
 Examples:
-  peft-onnx export model.lora --format peft -o adapter       # a folder that PeftModel.from_pretrained loads";
+  peft-onnx export model.lora --format peft -o adapter                    # a folder that PeftModel.from_pretrained loads
+  peft-onnx export model.lora --format onnx_adapter -o a.onnx_adapter     # activated run by run on model.lora/inference.onnx
+  peft-onnx export model.lora --format onnx_adapter --adapter other.lora -o b.onnx_adapter
+  peft-onnx export model.lora --format inference -o adapted.onnx          # a model file of its own with the adapter as optional inputs";
 
 /// Options of `export`.
 #[derive(Clone, Debug, clap::Args)]
@@ -24,6 +28,9 @@ pub struct Args {
     /// What to write
     #[arg(long, value_name = "FORMAT")]
     pub format: Format,
+    /// Another adapter instead of the bundle's own, for onnx_adapter: a bundle or a PEFT folder, of the same modules and ranks
+    #[arg(long, value_name = "FOLDER")]
+    pub adapter: Option<PathBuf>,
     /// Where to write it
     #[arg(short, long, value_name = "PATH")]
     pub output: PathBuf,
@@ -34,10 +41,10 @@ pub struct Args {
 pub enum Format {
     /// Hugging Face PEFT's folder: adapter_config.json and adapter_model.safetensors
     Peft,
-    /// ONNX Runtime's adapter file (not available yet)
+    /// ONNX Runtime's adapter file: values for the optional inputs of the bundle's inference graph
     #[value(name = "onnx_adapter")]
     OnnxAdapter,
-    /// The graph with the adapter's tensors as optional inputs (not available yet)
+    /// The graph with the adapter's tensors as optional inputs, as one model file
     Inference,
 }
 
@@ -49,12 +56,13 @@ const PEFT_FILES: [&str; 3] = [crate::peft::CONFIG_FILE, adapter_file::FILE, cra
 /// # Errors
 /// If the bundle is not whole or the target cannot be written.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
-    Manifest::read(&args.bundle)?;
+    if args.adapter.is_some() && args.format != Format::OnnxAdapter {
+        return Err(Error::invalid("--adapter goes with --format onnx_adapter alone"));
+    }
     match args.format {
         Format::Peft => peft(&args.bundle, &args.output)?,
-        Format::OnnxAdapter | Format::Inference => {
-            return Err(Error::unsupported("this format", "only `--format peft` can be written yet"));
-        }
+        Format::OnnxAdapter => onnx_adapter::write(&args.bundle, args.adapter.as_deref(), &args.output).map(|_| ())?,
+        Format::Inference => inference(&args.bundle, &args.output)?,
     }
     if global.json {
         return output::print_json(&json!({"output": args.output}));
@@ -63,6 +71,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
 }
 
 fn peft(bundle: &Path, folder: &Path) -> Result<()> {
+    Manifest::read(bundle)?;
     std::fs::create_dir_all(folder).in_file(folder)?;
     for name in PEFT_FILES {
         let file = bundle.join(name);
@@ -72,4 +81,11 @@ fn peft(bundle: &Path, folder: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The inference graph with its weights and the adapter as it is now inside.
+fn inference(bundle: &Path, model: &Path) -> Result<()> {
+    let manifest = Manifest::read(bundle)?;
+    let graph = onnx::read(&bundle.join(&manifest.graph("inference")?.file))?;
+    onnx::write(&graph, model, &WriteOptions { storage: Storage::Inline })
 }

@@ -4,6 +4,7 @@
 //! error. Exit codes: 0 done, 1 the work failed, 2 wrong usage.
 
 pub mod check;
+pub mod combine;
 pub mod convert;
 pub mod eval;
 pub mod export;
@@ -65,6 +66,8 @@ pub enum Command {
     Export(export::Args),
     /// Write a model in another form: weights inside or beside it, older or fused operators in plain ones
     Convert(convert::Args),
+    /// Make one LoRA of several
+    Combine(combine::Args),
     /// Write text with a model or bundle
     Generate(generate::Args),
     /// Compare a bundle's gradients with finite differences of its loss
@@ -87,6 +90,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Merge(args) => merge::run(args, &cli.global),
         Command::Export(args) => export::run(args, &cli.global),
         Command::Convert(args) => convert::run(args, &cli.global),
+        Command::Combine(args) => combine::run(args, &cli.global),
         Command::Generate(args) => generate::run(args, &cli.global),
         Command::Check(args) => check::run(args, &cli.global),
         Command::Runtime(args) => runtime::run(args, &cli.global),

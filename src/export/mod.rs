@@ -4,5 +4,6 @@ pub mod base;
 pub mod bundle;
 pub mod manifest;
 pub mod merge;
+pub mod onnx_adapter;
 
 pub use manifest::Manifest;

@@ -1,0 +1,144 @@
+"""Checks every method with Hugging Face PEFT, both ways, on the fixture models: inject, train, merge with our binary, then let PEFT read the bundle.
+
+    python scripts/check_methods.py [--binary target/release/peft-onnx] [--only WORD]
+
+Each row is a fresh adapter, trained for some steps. PEFT must find a place for every tensor and compute the merged model's logits; the folder that PEFT writes of it
+must go into the base again and give the same logits. Causal language models with virtual tokens also write: the merged model with its cache, without, and PEFT's own
+`generate` must choose the same tokens. Exits with 1 where that fails. Needs peft 0.21, torch, transformers 4.57, onnxruntime.
+"""
+import argparse
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import onnxruntime
+import torch
+
+import check_peft
+from onnx_inputs import feeds, probe, relative_difference
+
+FIXTURES = pathlib.Path(__file__).resolve().parent.parent / "models/fixtures"
+PROMPTS = ("--num-virtual-tokens", "5")
+NETWORK = (*PROMPTS, "--encoder-hidden-size", "12")
+# family, export, rows to train on, options of inject
+LLAMA, GPT2, QWEN2 = [(name, "torchscript", f"{name}/cases/{case}") for name, case in
+                      (("llama", "lora_qv"), ("gpt2", "lora_c_attn"), ("qwen2", "lora_bias"))]
+CACHED = ("llama", "optimum_cache", "llama/cases/lora_qv")
+BERT = ("bert_classifier", "dynamo", "bert_classifier/cases/lora_classifier")
+DISTILBERT = ("distilbert_classifier", "dynamo", "distilbert_classifier/cases/lora_classifier")
+MASKED = ("bert_masked", "torchscript", "bert_masked/cases/lora_qv")
+ROWS = [
+    (LLAMA, "lora"), (LLAMA, "lora", "--use-rslora", "--rank-pattern", "q_proj=2"), (LLAMA, "lora", "--use-dora"),
+    (LLAMA, "lora", "--init-lora-weights", "gaussian"), (LLAMA, "lora", "--target-modules", "q_proj,embed_tokens"),
+    (LLAMA, "lora", "--target-modules", "q_proj", "--modules-to-save", "lm_head"),
+    (LLAMA, "lora", "--target-modules", "q_proj", "--trainable-token-indices", "5,9,11"),
+    (LLAMA, "trainable_tokens", "--trainable-token-indices", "3,7,20"),
+    (LLAMA, "ia3"), (LLAMA, "ia3", "--target-modules", "k_proj,down_proj", "--feedforward-modules", "down_proj"),
+    (LLAMA, "ln_tuning"), (LLAMA, "vera", "--rank", "8", "--target-modules", "q_proj,v_proj"), (LLAMA, "loha", "--rank", "3"), (LLAMA, "lokr", "--rank", "3"),
+    (CACHED, "prompt_tuning", *PROMPTS), (CACHED, "prefix_tuning", *NETWORK), (CACHED, "p_tuning_v2", *PROMPTS), (CACHED, "p_tuning", *NETWORK),
+    (CACHED, "p_tuning", *NETWORK, "--encoder-reparameterization-type", "lstm"),
+    (CACHED, "lora"), (CACHED, "ia3"),
+    (LLAMA, "lora", "--init-lora-weights", "pissa"), (LLAMA, "lora", "--init-lora-weights", "pissa_niter_4"), (LLAMA, "lora", "--init-lora-weights", "olora"),
+    (GPT2, "lora"), (GPT2, "lora", "--target-modules", "c_attn,wte"), (GPT2, "ia3"), (GPT2, "prompt_tuning", *PROMPTS), (GPT2, "prefix_tuning", *NETWORK),
+    (GPT2, "p_tuning_v2", *PROMPTS), (GPT2, "p_tuning", *NETWORK), (GPT2, "ln_tuning"), (GPT2, "trainable_tokens", "--trainable-token-indices", "3,7"),
+    (GPT2, "lora", "--init-lora-weights", "pissa"),
+    (QWEN2, "lora", "--bias", "all"), (QWEN2, "lora", "--bias", "lora_only"), (QWEN2, "p_tuning_v2", *PROMPTS),
+    (QWEN2, "trainable_tokens", "--trainable-token-indices", "3,7"),
+    (BERT, "lora"), (BERT, "prompt_tuning", *PROMPTS), (BERT, "p_tuning_v2", *PROMPTS), (BERT, "prefix_tuning", *NETWORK), (BERT, "p_tuning", *NETWORK),
+    (BERT, "ia3"), (BERT, "ln_tuning"), (BERT, "lora", "--bias", "all"),
+    (DISTILBERT, "lora"), (DISTILBERT, "prompt_tuning", *PROMPTS), (DISTILBERT, "ia3"),
+    (MASKED, "lora"), (MASKED, "ia3"),
+]
+TRAINING = ("--batch-size", "3", "--max-steps", "8", "--learning-rate", "0.02", "--quiet")
+WRITTEN = 10
+
+
+def run(binary, *args):
+    done = subprocess.run([binary, *map(str, args)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise AssertionError(f"peft-onnx {args[0]}: {done.stderr.strip()[-400:]}")
+
+
+def written(session, tokens, cached):
+    """Greedy tokens behind a prompt: with the cache one token a run, else everything again."""
+    tokens, past, known = list(tokens), {}, 0
+    caches = [o.name for o in session.get_outputs() if o.name.startswith("present")]
+    for _ in range(WRITTEN):
+        row = np.array([tokens[known:]])
+        given = feeds(session, {"input_ids": row, "attention_mask": np.ones((1, len(tokens)), np.int64)})
+        if "position_ids" in given:
+            given["position_ids"] = np.arange(known, len(tokens))[None]
+        logits, *present = session.run(["logits", *caches], given | past)
+        if cached:
+            past = {name.replace("present", "past_key_values"): value for name, value in zip(caches, present)}
+            known = len(tokens)
+        tokens.append(int(logits[0, -1].argmax()))
+    return tokens
+
+
+@torch.no_grad()
+def writes_as_peft(hf, bundle, merged):
+    """Whether the merged model writes PEFT's tokens, with its cache and without."""
+    base = check_peft.base_model(hf)
+    base.generation_config.eos_token_id = None
+    base.config.use_cache = True
+    model, _, _ = check_peft.adapted(base, bundle)
+    session = onnxruntime.InferenceSession(merged, providers=["CPUExecutionProvider"])
+    for prompt in ([5], [7, 30, 12, 9], [40, 8, 21, 33, 6, 18, 50]):
+        x = torch.tensor([prompt])
+        wanted = model.generate(input_ids=x, attention_mask=torch.ones_like(x), max_new_tokens=WRITTEN, do_sample=False)[0].tolist()
+        for cached in (False, True):
+            found = written(session, prompt, cached)
+            assert found == wanted, f"writes {found} {'with' if cached else 'without'} its cache, PEFT {wanted}"
+
+
+def both_ways(binary, row, work):
+    (family, export, case), method, *options = row
+    model, data, hf = FIXTURES / family / f"{export}.onnx", FIXTURES / case / "train.jsonl", FIXTURES / family / "hf"
+    bundle, merged = work / "bundle", work / "merged.onnx"
+    task = ("--task", "masked-lm") if family == "bert_masked" else ()
+    run(binary, "inject", model, "--method", method, *options, *task, "-o", bundle)
+    run(binary, "train", bundle, "--data", data, *TRAINING)
+    run(binary, "merge", bundle, "-o", merged, "--quiet")
+    faults, difference, moved, count = check_peft.compare(hf, bundle, merged)
+    assert not faults, faults[:3]
+    assert difference < check_peft.LARGEST_DIFFERENCE, f"merged model against PEFT: {difference:.1e}"
+    assert moved > 1e-4, "the adapter does nothing"
+    base = check_peft.base_model(hf)
+    check_peft.adapted(base, bundle)[0].save_pretrained(work / "peft")
+    run(binary, "inject", model, "--adapter", work / "peft", *task, "-o", work / "again")
+    run(binary, "merge", work / "again", "-o", work / "again.onnx", "--quiet")
+    x = probe(base.config.vocab_size, (9, 4))
+    sessions = [onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]) for path in (merged, work / "again.onnx")]
+    first, second = [s.run(["logits"], feeds(s, x))[0] for s in sessions]
+    back = relative_difference(second, first, x["attention_mask"])
+    assert back < 1e-5, f"what PEFT saved gives other logits: {back:.1e}"
+    if export == "optimum_cache":
+        writes_as_peft(hf, bundle, merged)
+    return f"{count} tensors, moves the logits by {moved:.1e}, against PEFT {difference:.1e}, back again {back:.1e}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", default="target/release/peft-onnx")
+    parser.add_argument("--only", default="")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    failed = 0
+    for row in ROWS:
+        label = " ".join([row[0][0], row[0][1], *row[1:]])
+        if args.only not in label:
+            continue
+        with tempfile.TemporaryDirectory() as work:
+            try:
+                print(f"ok    {label}: {both_ways(args.binary, row, pathlib.Path(work))}", flush=True)
+            except (AssertionError, RuntimeError, ValueError, TypeError, KeyError) as why:
+                failed += 1
+                print(f"FAIL  {label}: {why}", flush=True)
+    sys.exit(failed > 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Switches adapters run by run with ONNX Runtime's own LoraAdapter: one model, several .onnx_adapter files.
+
+    python scripts/try_adapters.py --model FIXTURE.onnx --adapters DIR DIR... [--binary target/release/peft-onnx]
+
+The first adapter is injected into the model; each is exported as an .onnx_adapter and activated on that bundle's inference graph. The logits must be
+those of a bundle of the adapter's own, another adapter's must be others, and AdapterFormat must read back what is in the PEFT file. Exits with 1 where that
+fails. Needs onnxruntime, numpy, safetensors.
+"""
+import argparse
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import onnxruntime
+from safetensors.numpy import load_file
+
+from onnx_inputs import feeds, probe
+
+
+def run(binary, *args):
+    done = subprocess.run([binary, *map(str, args)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, args))}\n{done.stderr}")
+
+
+def read_back(path, folder):
+    """What ONNX Runtime reads from an adapter file is what the PEFT file has."""
+    parameters = onnxruntime.AdapterFormat.read_adapter(str(path)).get_parameters()
+    tensors = {key.removeprefix("base_model.model."): value for key, value in load_file(folder / "adapter_model.safetensors").items()}
+    assert sorted(parameters) == sorted(tensors), (sorted(parameters), sorted(tensors))
+    for name, value in parameters.items():
+        np.testing.assert_array_equal(value.numpy(), tensors[name])
+    return len(parameters)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--adapters", nargs="+", required=True, type=pathlib.Path)
+    parser.add_argument("--binary", default="target/release/peft-onnx")
+    parser.add_argument("--vocabulary", type=int, default=64)
+    args = parser.parse_args()
+    x = probe(args.vocabulary, (11, 5, 8))
+    with tempfile.TemporaryDirectory() as work:
+        work = pathlib.Path(work)
+        run(args.binary, "inject", args.model, "--adapter", args.adapters[0], "-o", work / "shared")
+        shared = onnxruntime.InferenceSession(work / "shared/inference.onnx", providers=["CPUExecutionProvider"])
+        seen = []
+        for place, folder in enumerate(args.adapters):
+            own, file = work / f"own{place}", work / f"{place}.onnx_adapter"
+            run(args.binary, "inject", args.model, "--adapter", folder, "-o", own)
+            run(args.binary, "export", work / "shared", "--format", "onnx_adapter", "--adapter", folder, "-o", file)
+            count = read_back(file, folder)
+            adapter, options = onnxruntime.LoraAdapter(), onnxruntime.RunOptions()
+            adapter.Load(str(file))
+            options.add_active_adapter(adapter)
+            found = shared.run(["logits"], feeds(shared, x), options)[0]
+            session = onnxruntime.InferenceSession(own / "inference.onnx", providers=["CPUExecutionProvider"])
+            wanted = session.run(["logits"], feeds(session, x))[0]
+            np.testing.assert_allclose(found, wanted, atol=1e-5)
+            assert all(np.abs(found - other).max() > 1e-3 for other in seen), "the adapters do not differ"
+            seen.append(found)
+            print(f"{folder}: {count} inputs, logits as in a bundle of its own")
+
+
+if __name__ == "__main__":
+    main()

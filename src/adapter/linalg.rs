@@ -1,0 +1,93 @@
+//! Matrices taken apart: singular values and orthogonal factors, in double precision.
+
+use nalgebra::DMatrix;
+use ndarray::{Array2, ArrayView2};
+
+use super::init::narrow;
+use crate::error::{Error, Result};
+
+/// The factors `A` `[k, in]` and `B` `[out, k]` of the product of rank `rank` at most that is nearest to a matrix `[out, in]`: `B` has the
+/// singular values, `A` has orthonormal rows.
+///
+/// # Errors
+/// Numbers that are not finite.
+pub(super) fn nearest(matrix: &Array2<f32>, rank: usize) -> Result<(Array2<f32>, Array2<f32>)> {
+    let Decomposed { u, values, v_t } = decompose(double(&matrix.view()), rank)?;
+    Ok((single(&v_t), single(&(u * DMatrix::from_diagonal(&values.into())))))
+}
+
+/// The same for a matrix that is a product `B·A` already: through the small matrix between two orthogonal ones.
+///
+/// # Errors
+/// Numbers that are not finite.
+pub(super) fn nearest_product(a: &Array2<f32>, b: &Array2<f32>, rank: usize) -> Result<(Array2<f32>, Array2<f32>)> {
+    let (left, right) = (double(&b.view()).qr(), double(&a.t()).qr());
+    let Decomposed { u, values, v_t } = decompose(left.r() * right.r().transpose(), rank)?;
+    let b = left.q() * u * DMatrix::from_diagonal(&values.into());
+    Ok((single(&(v_t * right.q().transpose())), single(&b)))
+}
+
+/// The first singular vectors and values: `matrix ≈ U · diag(values) · Vᵀ`.
+pub(super) struct Decomposed {
+    /// `[rows, k]`
+    pub(super) u: DMatrix<f64>,
+    /// The largest first.
+    pub(super) values: Vec<f64>,
+    /// `[k, columns]`
+    pub(super) v_t: DMatrix<f64>,
+}
+
+/// The `rank` largest singular values of a matrix and their vectors, or as many as there are.
+///
+/// # Errors
+/// Numbers that are not finite.
+pub(super) fn decompose(matrix: DMatrix<f64>, rank: usize) -> Result<Decomposed> {
+    if matrix.iter().any(|number| !number.is_finite()) {
+        return Err(Error::invalid("a matrix with numbers that are not finite has no singular values"));
+    }
+    let svd = matrix.svd(true, true);
+    let (Some(u), Some(v_t)) = (svd.u, svd.v_t) else { return Err(Error::invalid("singular vectors were not found")) };
+    let rank = rank.min(svd.singular_values.len());
+    Ok(Decomposed {
+        u: u.columns(0, rank).into_owned(),
+        values: svd.singular_values.iter().take(rank).copied().collect(),
+        v_t: v_t.rows(0, rank).into_owned(),
+    })
+}
+
+/// A matrix in double precision.
+pub(super) fn double(matrix: &ArrayView2<'_, f32>) -> DMatrix<f64> {
+    DMatrix::from_fn(matrix.nrows(), matrix.ncols(), |row, column| f64::from(matrix[[row, column]]))
+}
+
+/// A matrix in single precision.
+pub(super) fn single(matrix: &DMatrix<f64>) -> Array2<f32> {
+    Array2::from_shape_fn(matrix.shape(), |(row, column)| narrow(matrix[(row, column)]))
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+
+    #[test]
+    fn the_nearest_product_keeps_the_largest_singular_values() -> Result<()> {
+        // diag(3, 2, 1) with its columns turned: the nearest of rank 2 leaves out the 1.
+        let matrix = array![[0.0, 3.0, 0.0, 0.0], [2.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]];
+        let (a, b) = nearest(&matrix, 2)?;
+        assert_eq!((a.dim(), b.dim()), ((2, 4), (3, 2)));
+        let mut expected = matrix.clone();
+        expected[[2, 3]] = 0.0;
+        let (c, d) = nearest_product(
+            &array![[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]],
+            &array![[0.0, 3.0, 0.0], [2.0, 0.0, 0.0], [0.0, 0.0, 1.0]],
+            2,
+        )?;
+        for product in [b.dot(&a), d.dot(&c)] {
+            assert!((&product - &expected).iter().all(|number| number.abs() < 1e-6), "{product}");
+        }
+        assert!(nearest(&array![[f32::NAN]], 1).is_err());
+        Ok(())
+    }
+}
