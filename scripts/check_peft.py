@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from onnx_inputs import feeds, probe, relative_difference
 
 LARGEST_DIFFERENCE = 1e-3
+onnxruntime.set_default_logger_severity(3)
 LENGTHS = [(12, 12), (17, 5, 11), (1, 3)]
 
 

@@ -42,6 +42,7 @@ def main():
     parser.add_argument("--binary", default="target/release/peft-onnx")
     parser.add_argument("--vocabulary", type=int, default=64)
     args = parser.parse_args()
+    onnxruntime.set_default_logger_severity(3)
     x = probe(args.vocabulary, (11, 5, 8))
     with tempfile.TemporaryDirectory() as work:
         work = pathlib.Path(work)

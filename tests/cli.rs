@@ -42,7 +42,7 @@ fn number(value: &Value) -> f64 {
 
 #[test]
 fn every_command_explains_itself() {
-    for command in ["inspect", "inject", "train", "eval", "merge", "export", "convert", "generate", "check", "runtime"] {
+    for command in ["inspect", "inject", "train", "eval", "merge", "export", "convert", "combine", "generate", "check", "runtime"] {
         let help = done(&[command, "--help"]);
         assert!(help.contains("Usage: peft-onnx ") && help.contains("Examples:"), "{help}");
         assert!(help.contains("--onnxruntime <PATH>"), "{command} has the options of every command");

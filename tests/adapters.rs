@@ -1,0 +1,90 @@
+//! Adapters that are activated run by run: an `.onnx_adapter` file turns the inference graph of one adapter into that of another, as ONNX Runtime
+//! itself reads it. The logits are those that Hugging Face PEFT computed.
+
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use ort::session::{Adapter, RunOptions, Session};
+use ort::value::Tensor;
+use peft_onnx::peft::safetensors;
+use peft_onnx::runtime::session::{Options, Runtime};
+
+fn fixture(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/fixtures").join(path)
+}
+
+fn peft_onnx(args: &[&Path]) -> std::process::Output {
+    Command::cargo_bin("peft-onnx").expect("the binary is built for its tests").args(args).output().expect("the binary starts")
+}
+
+fn done(args: &[&Path]) {
+    let output = peft_onnx(args);
+    assert!(output.status.success(), "{args:?}\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn word(text: &str) -> &Path {
+    Path::new(text)
+}
+
+/// The logits of the inference graph with an adapter activated, and those of PEFT with it; both of real tokens alone.
+fn with_adapter(bundle: &Path, adapter: &Path, case: &str, wanted: &str) -> (Vec<f32>, Vec<f32>) {
+    let probe = safetensors::read(&fixture(case).join("logits.safetensors")).expect("the case has logits");
+    let [ids, mask] = ["input_ids", "attention_mask"].map(|name| probe[name].to_i64().expect("integers"));
+    let shape: Vec<i64> = probe["input_ids"].shape().iter().map(|&length| i64::try_from(length).expect("small")).collect();
+    Runtime::start(&Options::default()).expect("there is a runtime");
+    let mut session = Session::builder().expect("a builder").commit_from_file(bundle.join("inference.onnx")).expect("a session");
+    let adapter = Adapter::from_file(adapter, None).expect("ONNX Runtime reads the adapter");
+    let mut options = RunOptions::new().expect("options");
+    options.add_adapter(&adapter).expect("it is activated");
+    let tensor = |values: &[i64]| Tensor::from_array((shape.clone(), values.to_vec())).expect("a tensor");
+    let inputs = ort::inputs!["input_ids" => tensor(&ids), "attention_mask" => tensor(&mask)];
+    let outputs = session.run_with_options(inputs, &options).expect("a run");
+    let (_, logits) = outputs["logits"].try_extract_tensor::<f32>().expect("floats");
+    let theirs = probe[wanted].to_f32().expect("floats");
+    let classes = logits.len() / mask.len();
+    let real = |numbers: &[f32]| {
+        let rows = numbers.chunks(classes).zip(&mask).filter(|(_, real)| **real == 1);
+        rows.flat_map(|(row, _)| row.to_vec()).collect::<Vec<f32>>()
+    };
+    (real(logits), real(&theirs))
+}
+
+#[test]
+fn an_adapter_file_makes_one_graph_that_of_another_adapter() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["lora_qv", "prompt", "prefix"] {
+        let case = format!("llama/cases/{name}");
+        let (bundle, file) = (folder.path().join(name), folder.path().join(format!("{name}.onnx_adapter")));
+        let (model, first) = (fixture("llama/torchscript.onnx"), fixture(&case).join("adapter_init"));
+        done(&[word("inject"), &model, word("--adapter"), &first, word("-o"), &bundle]);
+        for (folder, wanted) in [("adapter_final", "final"), ("adapter_init", "initial")] {
+            let adapter = fixture(&case).join(folder);
+            done(&[word("export"), &bundle, word("--format"), word("onnx_adapter"), word("--adapter"), &adapter, word("-o"), &file]);
+            let (ours, theirs) = with_adapter(&bundle, &file, &case, wanted);
+            let largest = theirs.iter().fold(0_f32, |largest, number| largest.max(number.abs()));
+            let difference = ours.iter().zip(&theirs).fold(0_f32, |worst, (a, b)| worst.max((a - b).abs()));
+            assert!(ours.len() == theirs.len() && difference <= 1e-4 * largest, "{name}/{folder}: {difference} of {largest}");
+        }
+    }
+}
+
+#[test]
+fn an_adapter_of_other_modules_or_ranks_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (bundle, file) = (folder.path().join("bundle"), folder.path().join("x.onnx_adapter"));
+    let case = |name: &str| fixture(&format!("llama/cases/{name}/adapter_final"));
+    done(&[word("inject"), &fixture("llama/torchscript.onnx"), word("--adapter"), &case("lora_qv"), word("-o"), &bundle]);
+    let both = folder.path().join("both");
+    done(&[word("combine"), &case("lora_qv"), &case("lora_schedule"), word("-o"), &both]);
+    for (adapter, expected) in [
+        (case("lora_all_linear_rslora"), "no optional input of the inference graph named"),
+        (case("prompt"), "no optional input of the inference graph named \"prompt_embeddings\""),
+        (both, "shape: expected [4,32], found [8,32]"),
+    ] {
+        let output =
+            peft_onnx(&[word("export"), &bundle, word("--format"), word("onnx_adapter"), word("--adapter"), &adapter, word("-o"), &file]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && stderr.contains(expected), "{stderr}");
+    }
+    assert!(!file.exists());
+}
