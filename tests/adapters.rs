@@ -4,10 +4,11 @@
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
+use ort::environment::Environment;
 use ort::session::{Adapter, RunOptions, Session};
 use ort::value::Tensor;
 use peft_onnx::peft::safetensors;
-use peft_onnx::runtime::session::{Options, Runtime};
+use peft_onnx::runtime::library::{self, Surroundings};
 
 fn fixture(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/fixtures").join(path)
@@ -27,12 +28,11 @@ fn word(text: &str) -> &Path {
 }
 
 /// The logits of the inference graph with an adapter activated, and those of PEFT with it; both of real tokens alone.
-fn with_adapter(bundle: &Path, adapter: &Path, case: &str, wanted: &str) -> (Vec<f32>, Vec<f32>) {
+fn with_adapter(environment: &Environment, bundle: &Path, adapter: &Path, case: &str, wanted: &str) -> (Vec<f32>, Vec<f32>) {
     let probe = safetensors::read(&fixture(case).join("logits.safetensors")).expect("the case has logits");
     let [ids, mask] = ["input_ids", "attention_mask"].map(|name| probe[name].to_i64().expect("integers"));
     let shape: Vec<i64> = probe["input_ids"].shape().iter().map(|&length| i64::try_from(length).expect("small")).collect();
-    Runtime::start(&Options::default()).expect("there is a runtime");
-    let mut session = Session::builder().expect("a builder").commit_from_file(bundle.join("inference.onnx")).expect("a session");
+    let mut session = Session::builder(environment).expect("a builder").commit_from_file(bundle.join("inference.onnx")).expect("a session");
     let adapter = Adapter::from_file(adapter, None).expect("ONNX Runtime reads the adapter");
     let mut options = RunOptions::new().expect("options");
     options.add_adapter(&adapter).expect("it is activated");
@@ -52,6 +52,8 @@ fn with_adapter(bundle: &Path, adapter: &Path, case: &str, wanted: &str) -> (Vec
 #[test]
 fn an_adapter_file_makes_one_graph_that_of_another_adapter() {
     let folder = tempfile::tempdir().expect("a folder");
+    let library = library::attempts(&Surroundings::of_process(None)).find_map(|attempt| attempt.found).expect("there is a runtime");
+    let environment = ort::environment::init_from(library).expect("it is loaded").build().expect("an environment");
     for name in ["lora_qv", "prompt", "prefix"] {
         let case = format!("llama/cases/{name}");
         let (bundle, file) = (folder.path().join(name), folder.path().join(format!("{name}.onnx_adapter")));
@@ -60,7 +62,7 @@ fn an_adapter_file_makes_one_graph_that_of_another_adapter() {
         for (folder, wanted) in [("adapter_final", "final"), ("adapter_init", "initial")] {
             let adapter = fixture(&case).join(folder);
             done(&[word("export"), &bundle, word("--format"), word("onnx_adapter"), word("--adapter"), &adapter, word("-o"), &file]);
-            let (ours, theirs) = with_adapter(&bundle, &file, &case, wanted);
+            let (ours, theirs) = with_adapter(&environment, &bundle, &file, &case, wanted);
             let largest = theirs.iter().fold(0_f32, |largest, number| largest.max(number.abs()));
             let difference = ours.iter().zip(&theirs).fold(0_f32, |worst, (a, b)| worst.max((a - b).abs()));
             assert!(ours.len() == theirs.len() && difference <= 1e-4 * largest, "{name}/{folder}: {difference} of {largest}");
