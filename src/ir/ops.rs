@@ -425,10 +425,26 @@ impl Expr<'_> {
     }
 
     /// Zeros around: `pads` has the number before each of `axes`, then the number after each.
+    ///
+    /// Numbers for all axes are written, not the input `axes`: ONNX Runtime 1.32 moves transposes through a `Pad` as if it had none.
     #[must_use]
     pub fn pad_at(self, pads: Self, axes: &[i64]) -> Self {
         let b = self.b();
-        b.op_n("Pad", &[Some(self), Some(pads), None, Some(b.ints(axes))], &[], 1)[0]
+        let (rank, none) = (self.rank(), 2 * axes.len());
+        let place = |at: usize| {
+            let of_axis = axes.iter().position(|&axis| usize::try_from(axis) == Ok(at % rank));
+            of_axis.map_or(none, |place| place + at / rank * axes.len())
+        };
+        let places: Vec<usize> = (0..2 * rank).map(place).collect();
+        let all = match pads.fact().known_contents() {
+            Some(known) => b.ints(&places.iter().map(|&place| known.get(place).copied().unwrap_or(0)).collect::<Vec<_>>()),
+            None if places.iter().copied().eq(0..none) => pads,
+            None => {
+                let places: Vec<i64> = places.into_iter().filter_map(|place| i64::try_from(place).ok()).collect();
+                pads.concat(&[b.ints(&[0])], 0).gather(b.ints(&places), 0)
+            }
+        };
+        b.op("Pad", &[self, all], &[])
     }
 }
 

@@ -65,13 +65,21 @@ fn written_out<'g>(b: &'g Builder, graph: &'g Graph, forms: &'static [(&'static 
     for (id, node) in graph.node_ids() {
         let Some((_, form)) = forms.iter().find(|(op, _)| *op == &*node.op) else { continue };
         let fused = Fused { b, graph, node };
-        let scope = graph.node_label(id);
-        match b.scoped(scope.trim_end_matches('/'), || form(&fused)).and_then(|outputs| fused.paired(outputs)) {
+        match b.scoped(&scope(node), || form(&fused)).and_then(|outputs| fused.paired(outputs)) {
             Ok(pairs) => replaced.extend(pairs),
-            Err(why) => tracing::debug!("{} ({scope}) stays as it is: {why}", node.op),
+            Err(why) => tracing::debug!("{} ({}) stays as it is: {why}", node.op, graph.node_label(id)),
         }
     }
     replaced
+}
+
+/// What stands before the names of the nodes that are written for a fused one: its own name where that is the path of a module.
+/// The name that an optimizer numbered (`FastGelu_AddBias_0`) must not look like one.
+fn scope(node: &Node) -> String {
+    match node.name.trim_end_matches('/') {
+        path if path.contains('/') => path.to_owned(),
+        name => format!("unfused::{name}"),
+    }
 }
 
 /// Puts what was written in the place of what it stands for.

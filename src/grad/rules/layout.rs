@@ -45,7 +45,11 @@ pub(super) fn pad<'g>(f: &Forward<'g>) -> Expr<'g> {
         return add_at(f.x[0], with_attrs_of(f, &[Some(places(f.x[0])), f.x.get(1), None, f.x.get(3)], 1)[0], f.dy);
     }
     let opposite = f.whole_numbers(1).map_or_else(|| -f.x[1], |pads| f.b().ints(&pads.iter().map(|n| -n).collect::<Vec<_>>()));
-    f.b().op_n("Pad", &[Some(f.dy), Some(opposite), None, f.x.get(3)], &[], 1)[0]
+    match (f.x.get(3), f.whole_numbers(3)) {
+        (None, _) => f.b().op("Pad", &[f.dy, opposite], &[]),
+        (_, Some(axes)) => f.dy.pad_at(opposite, &axes.into_iter().map(|axis| f.from_first(axis)).collect::<Vec<_>>()),
+        _ => f.refuse("its axes are computed by the graph"),
+    }
 }
 
 /// The operator itself, back to the lengths that were there: what was cut off is padded in the same place.
