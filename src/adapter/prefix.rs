@@ -2,17 +2,18 @@
 //! `PeftModel.get_prompt`).
 //!
 //! A row of the file has, for each layer, the keys of all key-value heads and then the values: `[tokens, layers · 2 · heads · size]`. They
-//! stand in front of what the attention reads, after rotation and repetition, and behind any cache, which keeps real tokens alone. Masks get
-//! open columns in front, and positions are counted from the number of virtual tokens on, as if the prefix were a past.
+//! stand in front of what the attention reads, after rotation and repetition, and behind any cache, which keeps real tokens alone. Masks are
+//! made again for the longer row of keys, and positions are counted from the number of virtual tokens on, as if the prefix were a past.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::config::{Method, PrefixConfig, PromptShape};
 use super::init;
+use super::longer::Longer;
 use super::part::{Folding, Insertion, Part, Placed, Places};
 use super::prompt::check_room;
 use super::rows::Rows;
-use crate::anatomy::{Anatomy, Attention, Axis, Heads, Masking};
+use crate::anatomy::{Anatomy, Attention, Axis, Heads, Mask, Masking};
 use crate::ir::{Attr, Builder, DType, Expr, Graph, Tensor, ValueId};
 use crate::{Error, Result};
 
@@ -88,6 +89,7 @@ impl Part for Prefix {
         let b = at.b;
         let rows = self.rows.write(at, || Ok(self.fresh()));
         let pieces = b.scoped("prefix", || self.pieces(rows));
+        let longer = b.scoped("prefix", || Longer::new(at, self.tokens));
         let mut masks = BTreeSet::new();
         for (layer, attention) in attentions(at.anatomy).enumerate() {
             b.scoped(&format!("prefix/{layer}"), || {
@@ -95,7 +97,7 @@ impl Part for Prefix {
                 let site = Site { b, graph: at.graph, attention, tokens: self.tokens };
                 site.put(&attention.keys, pieces[2 * layer] * scale)?;
                 site.put(&attention.values, pieces[2 * layer + 1])?;
-                site.open_masks(&mut masks)
+                site.open_masks(&longer, &mut masks)
             })?;
         }
         b.scoped("prefix", || self.shift_positions(at));
@@ -222,8 +224,8 @@ impl<'g> Site<'g, '_> {
         Ok(apart.transpose(&perm.ok_or_else(|| self.refuse("its axes are in an unknown order"))?))
     }
 
-    /// Adds columns in front of every mask, which leave the virtual tokens open. `done` has masks that several layers share.
-    fn open_masks(&self, done: &mut BTreeSet<ValueId>) -> Result<()> {
+    /// Gives every mask columns in front. `done` has masks that several layers share.
+    fn open_masks(&self, longer: &Longer<'g, '_>, done: &mut BTreeSet<ValueId>) -> Result<()> {
         if self.attention.scores.is_none() && self.attention.causal && self.attention.masks.is_empty() {
             return Err(self.refuse("its operator hides later positions by itself"));
         }
@@ -233,25 +235,7 @@ impl<'g> Site<'g, '_> {
             if is_one || !done.insert(mask.value) {
                 continue;
             }
-            let open = match mask.kind {
-                Masking::Added | Masking::Subtracted | Masking::MaskedWhere => 0.0,
-                Masking::KeptWhere => 1.0,
-            };
-            let dims = own.known_dims();
-            let Some((_, leading)) = dims.split_last() else { continue };
-            let tokens = self.b.ints(&[i64::try_from(self.tokens).unwrap_or(i64::MAX)]);
-            let lengths = if leading.is_empty() {
-                tokens
-            } else {
-                let bounds = [("end", Attr::Int(-1))];
-                let leading = self.b.shape(leading).unwrap_or_else(|| self.b.op("Shape", &[own], &bounds));
-                leading.concat(&[tokens], 0)
-            };
-            let columns = match own.dtype() {
-                DType::Bool => lengths.filled(open, DType::I64).cast(DType::Bool),
-                dtype => lengths.filled(open, dtype),
-            };
-            let wider = columns.concat(&[own], -1);
+            let Some(wider) = longer.mask(mask.value).or_else(|| self.opened(mask)) else { continue };
             for reader in self.graph.uses(mask.value) {
                 let node = self.graph.node(reader.node);
                 let applies = ["Add", "Sub", "Where", "Attention", "com.microsoft:MultiHeadAttention"].contains(&&*node.op);
@@ -261,5 +245,29 @@ impl<'g> Site<'g, '_> {
             }
         }
         Ok(())
+    }
+
+    /// The mask with columns in front that leave the virtual tokens open.
+    fn opened(&self, mask: &Mask) -> Option<Expr<'g>> {
+        let own = self.b.expr(mask.value);
+        let open = match mask.kind {
+            Masking::Added | Masking::Subtracted | Masking::MaskedWhere => 0.0,
+            Masking::KeptWhere => 1.0,
+        };
+        let dims = own.known_dims();
+        let (_, leading) = dims.split_last()?;
+        let tokens = self.b.ints(&[i64::try_from(self.tokens).unwrap_or(i64::MAX)]);
+        let lengths = if leading.is_empty() {
+            tokens
+        } else {
+            let bounds = [("end", Attr::Int(-1))];
+            let leading = self.b.shape(leading).unwrap_or_else(|| self.b.op("Shape", &[own], &bounds));
+            leading.concat(&[tokens], 0)
+        };
+        let columns = match own.dtype() {
+            DType::Bool => lengths.filled(open, DType::I64).cast(DType::Bool),
+            dtype => lengths.filled(open, dtype),
+        };
+        Some(columns.concat(&[own], -1))
     }
 }

@@ -139,6 +139,8 @@ impl<'g> Site<'g> {
             Kind::Fused(fused) => (fused.masks(), fused.scale),
         };
         let always = matches!(&self.kind, Kind::Fused(fused) if fused.causal);
+        // Where only a part of each head is rotated, the length of what is joined again is not always known.
+        let head_size = [&query, &key, &value].into_iter().find_map(|heads| length(graph, heads, Axis::Size));
         let mut attention = Attention {
             module: String::new(),
             q: projection(self.query.value),
@@ -149,7 +151,7 @@ impl<'g> Site<'g> {
             cross: false,
             heads: length(graph, &query, Axis::Heads),
             kv_heads: length(graph, &key, Axis::Heads),
-            head_size: length(graph, &query, Axis::Size),
+            head_size,
             keys: self.keys.clone(),
             values: self.values.clone(),
             key,

@@ -41,11 +41,11 @@ pub(super) fn find(graph: &Graph, causal: &Causal, tokens: Option<&Embedding>) -
     found.into_iter().map(|(output, input)| PositionUse { output, input }).collect()
 }
 
-/// Whether a node reads rows of a stored table of numbers by positions.
+/// Whether a node reads rows of a stored table of numbers by positions. GPT-J repeats the positions for every number of the row, and
+/// torch's exporter writes an index of rows as `GatherND`.
 fn is_lookup(node: NodeRef<'_>, causal: &Causal) -> bool {
     let (Ok(table), Ok(indices)) = (node.input(0), node.input(1)) else { return false };
-    node.is(&["Gather"])
-        && node.node().int("axis", 0) == 0
+    (node.is(&["GatherElements", "GatherND"]) || (node.is(&["Gather"]) && node.node().int("axis", 0) == 0))
         && table.is_constant()
         && table.fact().rank().is_some_and(|rank| rank >= 2)
         && table.fact().dtype.is_some_and(DType::is_float)

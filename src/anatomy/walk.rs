@@ -93,7 +93,7 @@ impl<'g> ValueRef<'g> {
 
     /// Whether a constant stands behind this value, perhaps in another layout or type.
     pub(super) fn is_constant(self) -> bool {
-        self.behind(&["Identity", "Cast", "Transpose", "Reshape", "Expand"]).stored().is_some()
+        self.behind(&["Identity", "Cast", "Transpose", "Reshape", "Expand", "Tile"]).stored().is_some()
     }
 
     /// Whether this is a single number, known or not.

@@ -1,0 +1,164 @@
+//! Values made again as if tokens stood in front of the sequence: masks that see a prefix.
+//!
+//! A mask may keep a window open only, or add a bias that grows with the distance (`ALiBi`); open columns in front are then not what the
+//! model would have seen. Masks are made of lengths and of the mask of the tokens: with longer ones in their place, copies of the model's
+//! own nodes make the longer mask. In a graph with a cache it is the past that is longer; else the sequence is, and the rows of the tokens
+//! in front are cut off again.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::part::Insertion;
+use crate::anatomy::Anatomy;
+use crate::ir::{Builder, Dim, Expr, Graph, Node, NodeSpec, ValueId};
+
+/// Operators that no mask goes through: behind them stand hidden states, which are not made again.
+const NOT_A_MASK: &[&str] = &["MatMul", "Gemm", "Conv", "Softmax", "LayerNormalization", "RMSNormalization", "Attention", "If", "Loop"];
+
+/// A graph's values for a sequence with tokens in front.
+pub(super) struct Longer<'g, 'a> {
+    b: &'g Builder,
+    graph: &'a Graph,
+    tokens: i64,
+    /// Names of the lengths that grow.
+    grown: BTreeSet<String>,
+    /// Whether the sequence itself grows, not the past.
+    grows_rows: bool,
+    /// Values that were made again, or cannot be.
+    made: RefCell<BTreeMap<ValueId, Option<Expr<'g>>>>,
+}
+
+impl<'g, 'a> Longer<'g, 'a> {
+    pub(super) fn new(at: &Insertion<'g, 'a>, tokens: usize) -> Self {
+        let tokens = i64::try_from(tokens).unwrap_or(i64::MAX);
+        let inputs = &at.anatomy.inputs;
+        let past: BTreeSet<ValueId> = past(at.graph, at.anatomy).collect();
+        let has_cache = !past.is_empty();
+        let longer =
+            Self { b: at.b, graph: at.graph, tokens, grown: grown(at.graph, at.anatomy), grows_rows: !has_cache, made: RefCell::default() };
+        let replace = |input: Option<ValueId>, with: &dyn Fn(Expr<'g>) -> Expr<'g>| {
+            if let Some(input) = input.filter(|&id| at.graph.fact(id).rank() == Some(2)) {
+                longer.made.borrow_mut().insert(input, Some(with(at.b.expr(input))));
+            }
+        };
+        replace(inputs.attention_mask, &|mask| longer.in_front(mask, 1.0));
+        let later = |positions: Expr<'g>| positions + at.b.int(tokens).cast(positions.dtype());
+        if has_cache {
+            replace(inputs.position_ids, &later);
+            longer.made.borrow_mut().extend(past.into_iter().map(|past| (past, None)));
+        } else {
+            replace(inputs.main, &|ids| longer.in_front(ids, 0.0));
+            replace(inputs.token_type_ids, &|types| longer.in_front(types, 0.0));
+            replace(inputs.position_ids, &|positions| {
+                let rows = positions.length(0).concat(&[at.b.ints(&[tokens])], 0);
+                let first = at.b.int(tokens).range_from(at.b.int(0)).unsqueeze(&[0]).expand(rows).cast(positions.dtype());
+                first.concat(&[later(positions)], 1)
+            });
+        }
+        longer
+    }
+
+    /// A row of `filler` in front of each row.
+    fn in_front(&self, given: Expr<'g>, filler: f64) -> Expr<'g> {
+        let lengths = given.length(0).concat(&[self.b.ints(&[self.tokens])], 0);
+        lengths.filled(filler, given.dtype()).concat(&[given], 1)
+    }
+
+    /// A mask, `[.., queries, keys]`, with columns for the tokens in front; `None` where it is not made of lengths and inputs alone.
+    pub(super) fn mask(&self, mask: ValueId) -> Option<Expr<'g>> {
+        let (again, own) = (self.value(mask)?, self.b.expr(mask));
+        let (dims, own_dims) = (again.dims()?, own.dims()?);
+        let (keys, own_keys) = (dims.last()?, own_dims.last()?);
+        if dims.len() != own_dims.len() || keys == own_keys || keys.surely_differs(&(own_keys + &self.tokens.into())) {
+            return None;
+        }
+        let rows = |dims: &[Dim]| dims.len().checked_sub(2).map(|at| dims[at].clone());
+        let has_more_rows = rows(&dims) != rows(&own_dims);
+        match (has_more_rows, self.grows_rows) {
+            (false, _) => Some(again),
+            (true, true) => Some(again.slice(&[self.tokens], &[i64::MAX], &[i64::try_from(dims.len()).ok()? - 2])),
+            (true, false) => None,
+        }
+    }
+
+    /// A value for the longer sequence; the value itself where it does not depend on the length.
+    fn value(&self, id: ValueId) -> Option<Expr<'g>> {
+        if let Some(&made) = self.made.borrow().get(&id) {
+            return made;
+        }
+        let made = match self.graph.producer(id) {
+            None => Some(self.b.expr(id)),
+            Some(node) => self.again(id, self.graph.node(node)),
+        };
+        *self.made.borrow_mut().entry(id).or_insert(made)
+    }
+
+    fn again(&self, id: ValueId, node: &Node) -> Option<Expr<'g>> {
+        if let Some(shape) = self.shape(id, node) {
+            return Some(shape);
+        }
+        if NOT_A_MASK.contains(&&*node.op) || !node.captures.is_empty() {
+            return None;
+        }
+        let of_input = |input: &Option<ValueId>| input.map_or(Some(None), |input| self.value(input).map(Some));
+        let inputs: Vec<Option<Expr<'g>>> = node.inputs.iter().map(of_input).collect::<Option<_>>()?;
+        let is_same = inputs.iter().zip(&node.inputs).all(|(again, own)| again.map(|again| again.id()) == *own);
+        if is_same {
+            return Some(self.b.expr(id));
+        }
+        let spec = NodeSpec {
+            op: Arc::clone(&node.op),
+            inputs: inputs.into_iter().map(|input| input.map(|input| input.id())).collect(),
+            outputs: node.outputs.iter().map(|output| output.map(|_| "".into())).collect(),
+            attrs: node.attrs.iter().map(|(name, attr)| (Arc::clone(name), attr.clone())).collect(),
+            ..NodeSpec::default()
+        };
+        let outputs = self.b.node(spec);
+        let pairs = node.outputs.iter().zip(&outputs).filter_map(|(own, again)| Some(((*own)?, Some((*again)?))));
+        self.made.borrow_mut().extend(pairs);
+        self.made.borrow().get(&id).copied().flatten()
+    }
+
+    /// The shape that a `Shape` would give, from names of lengths: the value that it is taken of need not be made again.
+    fn shape(&self, id: ValueId, node: &Node) -> Option<Expr<'g>> {
+        if &*node.op != "Shape" {
+            return None;
+        }
+        let dims = self.graph.fact(node.input(0)?).shape.clone()?;
+        let count = i64::try_from(dims.len()).ok()?;
+        let bound = |name: &str, default: i64| match node.int(name, default) {
+            negative if negative < 0 => negative + count,
+            place => place,
+        };
+        let range = usize::try_from(bound("start", 0).clamp(0, count)).ok()?..usize::try_from(bound("end", count).clamp(0, count)).ok()?;
+        let dims = dims.get(range)?;
+        let longer: Vec<Dim> = dims.iter().map(|dim| self.longer(dim)).collect();
+        if longer == dims { Some(self.b.expr(id)) } else { self.b.shape(&longer) }
+    }
+
+    fn longer(&self, dim: &Dim) -> Dim {
+        dim.substitute(|name| self.grown.contains(name).then(|| &Dim::symbol(name) + &self.tokens.into()))
+    }
+}
+
+/// The names of lengths that have tokens in front in them: of the past where there is a cache, else of the sequence.
+fn grown(graph: &Graph, anatomy: &Anatomy) -> BTreeSet<String> {
+    let dims = |id: ValueId| graph.fact(id).shape.clone().unwrap_or_default();
+    let axis = |input: Option<ValueId>, axis: usize| input.and_then(|id| dims(id).get(axis).cloned());
+    let inputs = &anatomy.inputs;
+    let (batch, seq) = (axis(inputs.main, 0), axis(inputs.main, 1));
+    let named = |dim: &Dim| dim.as_name().map(str::to_owned);
+    if past(graph, anatomy).next().is_none() {
+        let of_inputs = [inputs.main, inputs.attention_mask, inputs.token_type_ids, inputs.position_ids].map(|input| axis(input, 1));
+        return of_inputs.iter().flatten().filter_map(named).collect();
+    }
+    let past = past(graph, anatomy).flat_map(dims).filter(|dim| Some(dim) != batch.as_ref());
+    let covered = axis(inputs.attention_mask, 1);
+    past.chain(covered).filter(|dim| Some(dim) != seq.as_ref()).filter_map(|dim| named(&dim)).collect()
+}
+
+/// Inputs with a past that are read: those of a decoder that was merged with one without a cache are not.
+fn past<'a>(graph: &'a Graph, anatomy: &'a Anatomy) -> impl Iterator<Item = ValueId> + 'a {
+    anatomy.cache.iter().map(|slot| slot.past).filter(|&past| !graph.uses(past).is_empty())
+}
