@@ -65,6 +65,20 @@ impl Method {
         matches!(self, Self::Prompt(_) | Self::Prefix(_) | Self::PromptEncoder(_))
     }
 
+    /// Where the method attaches, if it attaches to modules.
+    #[must_use]
+    pub fn scope(&self) -> Option<&Scope> {
+        match self {
+            Self::Lora(config) => Some(&config.scope),
+            Self::Ia3(config) => Some(&config.scope),
+            Self::LnTuning(config) => Some(&config.scope),
+            Self::Vera(config) => Some(&config.scope),
+            Self::Loha(config) => Some(&config.scope),
+            Self::Lokr(config) => Some(&config.product.scope),
+            Self::Prompt(_) | Self::Prefix(_) | Self::PromptEncoder(_) | Self::Head(_) => None,
+        }
+    }
+
     /// Modules of the base that are trained and saved as a whole beside the method, as the user named them.
     #[must_use]
     pub fn modules_to_save(&self) -> &[String] {

@@ -1,5 +1,6 @@
 //! Folding trained numbers into the base's constants.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use ndarray::{Array2, Axis};
@@ -8,17 +9,49 @@ use super::init;
 use super::part::Folding;
 use super::replace::{as_stored, wanted_layout};
 use crate::anatomy::{Anatomy, Layout, Parameter, Projection};
-use crate::ir::{Builder, Graph, Tensor, ValueId};
+use crate::ir::{Builder, Graph, NodeId, Tensor, ValueId};
 use crate::{Error, Place, Result};
 
-/// Changes a module's weight, which `change` sees as `[out_features, in_features]`.
+/// Changes a module's weight, which `update` sees as `[out_features, in_features]`.
 ///
 /// A weight that other modules read too (a tied table) stays as it is for them.
 ///
 /// # Errors
-/// A weight that is not stored as plain floats, or one that `change` gives another shape.
-pub(super) fn change_weight(at: &Folding<'_>, module: &str, change: impl FnOnce(Array2<f32>) -> Result<Array2<f32>>) -> Result<()> {
+/// A weight that is not stored as plain floats, or one that `update` gives another shape.
+pub(super) fn change_weight(at: &Folding<'_>, module: &str, update: impl FnOnce(Array2<f32>) -> Result<Array2<f32>>) -> Result<()> {
     let projections: Vec<&Projection> = at.anatomy.projections.iter().filter(|p| p.module == module).collect();
+    change(at, module, &projections, update)
+}
+
+/// Changes a module's weight part by part, where the graph has it in parts: `update` sees the rows of one, and which they are.
+///
+/// # Errors
+/// As [`change_weight`].
+pub(super) fn change_parts(
+    at: &Folding<'_>,
+    module: &str,
+    update: impl Fn(Array2<f32>, Option<&Range<i64>>) -> Result<Array2<f32>>,
+) -> Result<()> {
+    let mut parts: BTreeMap<Option<i64>, Vec<&Projection>> = BTreeMap::new();
+    for projection in at.anatomy.projections.iter().filter(|p| p.module == module) {
+        parts.entry(projection.rows.as_ref().map(|rows| rows.start)).or_default().push(projection);
+    }
+    if parts.is_empty() {
+        return Err(Error::not_found("module", module));
+    }
+    parts.values().try_for_each(|projections| {
+        let rows = projections.first().and_then(|part| part.rows.as_ref());
+        change(at, module, projections, |weight| update(weight, rows))
+    })
+}
+
+/// Changes the weight that some projections of a module share.
+fn change(
+    at: &Folding<'_>,
+    module: &str,
+    projections: &[&Projection],
+    update: impl FnOnce(Array2<f32>) -> Result<Array2<f32>>,
+) -> Result<()> {
     let Some(first) = projections.first() else { return Err(Error::not_found("module", module)) };
     let place = || Place::Tensor(at.graph.value_name(first.weight.value).to_owned());
     let stored = match first.weight.part {
@@ -29,10 +62,10 @@ pub(super) fn change_weight(at: &Folding<'_>, module: &str, change: impl FnOnce(
     let mut whole = turned(matrix_of(&stored).map_err(|e| e.at(place()))?, first.weight.layout);
     let part = part_of(first.weight.part.as_ref(), whole.nrows()).map_err(|e| e.at(place()))?;
     let own = whole.slice_axis(Axis(0), part.clone().into()).to_owned();
-    whole.slice_axis_mut(Axis(0), part.into()).assign(&checked(change, own).map_err(|e| e.at(place()))?);
+    whole.slice_axis_mut(Axis(0), part.into()).assign(&checked(update, own).map_err(|e| e.at(place()))?);
     let folded = as_stored(&stored, &super::tensor(&turned(whole, first.weight.layout).view()), false)?;
     match first.weight.part {
-        None => put_weight(at.b, at.graph, at.anatomy, &projections, &folded, first.weight.layout),
+        None => put_weight(at.b, at.graph, at.anatomy, projections, &folded, first.weight.layout),
         Some(_) => at.b.set_initializer(first.weight.value, folded),
     }
     Ok(())
@@ -214,8 +247,11 @@ fn put_weight(b: &Builder, graph: &Graph, anatomy: &Anatomy, projections: &[&Pro
         // A module that is called twice may have its weight twice.
         let id = projection.weight.value;
         let put = if is_shared(graph, anatomy, id, &projection.module) {
-            let wanted = graph.producer(projection.y).map_or(Layout::InOut, |node| wanted_layout(graph, node));
-            arranged(wanted).map(|own| b.rewire_input(projection.y, 1, b.initializer(&format!("{}.weight", projection.module), own)))
+            own_reader(graph, projection).and_then(|node| {
+                let own = b.initializer(&format!("{}.weight", projection.module), arranged(wanted_layout(graph, node))?);
+                b.rewire_input(projection.y, 1, own);
+                Ok(())
+            })
         } else {
             arranged(projection.weight.layout).map(|own| b.set_initializer(id, own))
         };
@@ -223,6 +259,14 @@ fn put_weight(b: &Builder, graph: &Graph, anatomy: &Anatomy, projections: &[&Pro
             b.fail(error);
         }
     }
+}
+
+/// The node of a projection in the graph that is folded into, where that can be given a weight of its own.
+fn own_reader(graph: &Graph, projection: &Projection) -> Result<NodeId> {
+    graph.producer(projection.y).ok_or_else(|| {
+        let what = format!("folding into {}", projection.module);
+        Error::unsupported(what, "it shares its weight with another module, inside the branches of a choice")
+    })
 }
 
 fn put_shared(b: &Builder, graph: &Graph, anatomy: &Anatomy, parameter: &Parameter, folded: Tensor) {
@@ -244,7 +288,9 @@ fn is_shared(graph: &Graph, anatomy: &Anatomy, id: ValueId, module: &str) -> boo
     let others = anatomy.projections.iter().filter(|p| p.weight.value == id).map(|p| &p.module);
     let tables = anatomy.embeddings.iter().filter(|e| e.weight == id).map(|e| &e.module);
     let uses_here = anatomy.projections.iter().filter(|p| p.weight.value == id && p.module == module).count();
-    others.chain(tables).any(|other| other != module) || graph.uses(id).len() > uses_here.max(1)
+    // A decoder with a cache and one without, merged into the branches of one choice, are one model: both read the module's weight.
+    let readers = graph.uses(id).iter().filter(|a_use| a_use.input.is_some()).count();
+    others.chain(tables).any(|other| other != module) || readers > uses_here.max(1)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! LoRA: `y = W·x + scaling · B·A·dropout(x)` (Hu et al., LoRA, equation 3; PEFT `tuners/lora/layer.py`).
 
-use ndarray::Array2;
+use ndarray::{Array2, Axis};
 
 use super::config::{LoraConfig, LoraInit, Method, Selection, Targets};
 use super::dora::Dora;
@@ -11,9 +11,9 @@ use super::param::{PEFT_PREFIX, Params};
 use super::part::{Folding, Insertion, Part, Placed, Places, boxed};
 use super::targets::{self, CandidateKind};
 use super::tokens;
-use super::{fold, init, trained};
+use super::{fold, init, packing, trained};
 use crate::anatomy::Projection;
-use crate::ir::{DType, Expr, Graph, Tensor};
+use crate::ir::{DType, Expr, Tensor};
 use crate::{Error, Result};
 
 /// One module that gets a branch.
@@ -104,7 +104,7 @@ impl Part for Lora {
         for site in &self.sites {
             for projection in at.anatomy.projections.iter().filter(|p| p.module == site.module) {
                 place += 1;
-                self.branch(at.params, at.graph, projection, site, at.purpose.masks().map(|masks| (masks, place)));
+                self.branch(at, projection, site, at.purpose.masks().map(|masks| (masks, place)));
             }
         }
         Ok(())
@@ -115,9 +115,12 @@ impl Part for Lora {
             let part = |part| at.tensor(&Key::module(module, part).to_string());
             let delta = delta(&part(KeyPart::LoraA)?, &part(KeyPart::LoraB)?, *scaling)?;
             let magnitude = self.branches.dora.then(|| at.numbers(&Key::module(module, KeyPart::LoraMagnitude).to_string())).transpose()?;
-            fold::change_weight(at, module, |weight| match &magnitude {
-                Some(magnitude) => super::dora::folded(&(weight + delta), magnitude),
-                None => Ok(weight + delta),
+            fold::change_parts(at, module, |weight, rows| {
+                let delta = delta.slice_axis(Axis(0), rows.map_or(0..delta.nrows(), packing::places).into());
+                match &magnitude {
+                    Some(magnitude) => super::dora::folded(&(weight + delta), magnitude),
+                    None => Ok(weight + &delta),
+                }
             })?;
             if self.branches.bias {
                 fold::add_to_bias(at, module, &part(KeyPart::LoraBBias)?, *scaling)?;
@@ -136,17 +139,19 @@ impl Part for Lora {
 }
 
 impl Lora {
-    fn branch<'g>(&self, params: &Params<'g>, graph: &Graph, projection: &Projection, site: &Site, masks: Option<(Masks<'g>, u32)>) {
-        let branches = &self.branches;
+    fn branch<'g>(&self, at: &Insertion<'g, '_>, projection: &Projection, site: &Site, masks: Option<(Masks<'g>, u32)>) {
+        let (branches, params) = (&self.branches, at.params);
         let size = |n: i64| usize::try_from(n).unwrap_or(0);
-        let (n_in, n_out) = (size(projection.in_features), size(projection.out_features));
+        let (n_in, n_out) = (size(projection.in_features), size(packing::out_features(at.anatomy, projection)));
         let Site { module, rank, scaling } = site;
         let a_name = format!("{module}.lora_A.weight");
         let b_name = format!("{module}.lora_B.weight");
         let a = params.get(&a_name, || branches.fresh_a(&a_name, &[*rank, n_in]));
         let b = params.get(&b_name, || branches.fresh_b(&b_name, &[n_out, *rank]));
         let bias = branches.bias.then(|| params.get(&format!("{module}.lora_B.bias"), || init::zeros(&[n_out])));
-        let dora = branches.dora.then(|| Dora::new(params, graph, projection, a, b, *scaling));
+        let own_rows = |whole: Expr<'g>| projection.rows.as_ref().map_or(whole, |rows| whole.slice(&[rows.start], &[rows.end], &[0]));
+        let (b, bias) = (own_rows(b), bias.map(own_rows));
+        let dora = branches.dora.then(|| Dora::new(params, at.graph, projection, a, b, *scaling));
         let builder = a.b();
         let (x, output) = (builder.expr(projection.x), builder.expr(projection.output));
         builder.scoped(&format!("lora/{module}"), || {

@@ -180,6 +180,8 @@ pub struct Projection {
     pub in_features: i64,
     /// Length of the last axis of `y`.
     pub out_features: i64,
+    /// The output features of the module that are this projection's, where the graph has the module in parts. `None` for all.
+    pub rows: Option<Range<i64>>,
     /// Whether the original model stores this weight as `[in, out]` (GPT-2's `Conv1D`), which PEFT calls `fan_in_fan_out`.
     pub conv1d: bool,
 }

@@ -142,6 +142,8 @@ pub(super) fn owned(name: &str) -> Option<Owned> {
     }
     let (module, leaf) = name.rsplit_once('.')?;
     let module = module.strip_suffix(".MatMul").unwrap_or(module);
+    // Optimum numbers the constants that it shares between a decoder with a cache and one without: `weight_merged_0`.
+    let leaf = numbered(leaf).0.strip_suffix("_merged").unwrap_or(leaf);
     for kind in ["weight", "bias"] {
         match leaf.strip_suffix(kind) {
             Some("") => return Some(Owned { module: module.to_owned(), leaf: kind.to_owned() }),
@@ -290,6 +292,7 @@ mod tests {
             ("a.q_proj.weight", Some(("a.q_proj", "weight"))),
             ("a.attn.in_proj_bias", Some(("a.attn.in_proj", "bias"))),
             ("a.q_proj.MatMul.weight", Some(("a.q_proj", "weight"))),
+            ("a.norm.weight_merged_0", Some(("a.norm", "weight"))),
             ("onnx::MatMul_700", None),
             ("val_89", None),
             ("a.inv_freq", None),

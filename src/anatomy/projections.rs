@@ -103,7 +103,7 @@ fn embedding(table: &Table, module: Option<String>, at: usize) -> Embedding {
 fn projection(graph: &Graph, linear: Linear, module: String, hint: &Evidence) -> Projection {
     let Linear { x, y, output, weight, bias, in_features, out_features, .. } = linear;
     let conv1d = hint.is_class("Conv1D") || (weight.layout == Layout::InOut && keeps_its_name(graph, weight.value, &module));
-    Projection { module, x, y, output, weight, bias, in_features, out_features, conv1d }
+    Projection { module, x, y, output, weight, bias, in_features, out_features, rows: None, conv1d }
 }
 
 /// Whether the constant still has the name that PyTorch gave it. An exporter that transposes a weight gives it another, so that a weight

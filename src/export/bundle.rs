@@ -9,9 +9,9 @@ use super::base::{self, Base};
 use super::manifest::{self, GraphFile, Manifest, Slot};
 use crate::adapter::config::{Method, Task};
 use crate::adapter::dropout::Masks;
-use crate::adapter::naming;
 use crate::adapter::targets::Strictness;
 use crate::adapter::{Given, Param, Plan, Purpose, Role};
+use crate::adapter::{naming, packing};
 use crate::anatomy::Anatomy;
 use crate::ir::{Builder, DType, Graph, Origin, Tensor};
 use crate::onnx::{self, Storage, WriteOptions};
@@ -90,6 +90,7 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         (Adapter::Folder(_), Some(files)) => (files.config.method.clone(), Strictness::AsPeft),
         (Adapter::Folder(path), None) => return Err(Error::not_found("adapter", path.display().to_string())),
     };
+    packing::join(&mut base.anatomy, &method).in_file(request.model)?;
     let task = task(request, given.as_ref(), &base.anatomy)?;
     let lookup = |key: &str| given.as_ref().and_then(|files| files.tensor(key)).cloned();
     let plan = Plan::new(&method, task, &base.anatomy, strictness, request.seed, &lookup).in_file(request.model)?;

@@ -5,9 +5,9 @@ use std::path::Path;
 use super::base::{Base, fingerprint};
 use super::manifest::Manifest;
 use crate::adapter::config::Task;
-use crate::adapter::naming;
 use crate::adapter::targets::Strictness;
 use crate::adapter::{Given, Plan};
+use crate::adapter::{naming, packing};
 use crate::ir::{Builder, Graph};
 use crate::onnx::{self, Storage, WriteOptions};
 use crate::{Context, Error, Result, peft};
@@ -64,6 +64,7 @@ pub fn write(bundle: &Path, output: &Path, weights: Weights) -> Result<Report> {
     }
     let files = peft::read(bundle)?;
     naming::follow(&mut base.anatomy, &files.keys());
+    packing::join(&mut base.anatomy, &files.config.method).in_file(&model)?;
     let task = Task::from_name(&manifest.task).ok_or_else(|| Error::not_found("task", &*manifest.task).in_file(bundle))?;
     let given = |key: &str| files.tensors.get(key).cloned();
     let plan = Plan::new(&files.config.method, task, &base.anatomy, Strictness::AsPeft, 0, &given).in_file(&model)?;

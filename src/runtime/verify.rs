@@ -8,7 +8,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
 use super::data::{Batch, Batches, Dataset, Example, Filling, Labels, Order, Pixels, Summary};
-use super::session::{Axis, Feed, Port, Presence, Purpose, Runtime, Session, Settings};
+use super::session::{Axis, Port, Presence, Purpose, Runtime, Session, Settings};
 use crate::adapter::config::Task;
 use crate::error::{Error, Result};
 use crate::{anatomy, onnx};
@@ -83,10 +83,10 @@ pub fn compare(runtime: &Runtime, left: &Path, right: &Path, samples: &Samples) 
         return Err(Error::invalid(format!("{} and {} have no output in common", left.path().display(), right.path().display())));
     }
     let mut worst = Comparison { output: common[0].to_owned(), absolute: 0.0, relative: 0.0, compared: 0 };
-    for batch in sample_batches(&left, samples)? {
-        let feeds = batch.feeds();
-        let others: Vec<Feed<'_>> = feeds.iter().copied().filter(|feed| right.input(feed.name()).is_some()).collect();
-        let (ours, theirs) = (left.run(&feeds, &common)?, right.run(&others, &common)?);
+    // One of them may have inputs that the other lacks, such as the choice between a decoder's branches: each gets its own.
+    let batches = [sample_batches(&left, samples)?, sample_batches(&right, samples)?];
+    for (for_left, for_right) in batches[0].iter().zip(&batches[1]) {
+        let (ours, theirs) = (left.run(&for_left.feeds(), &common)?, right.run(&for_right.feeds(), &common)?);
         for ((name, ours), theirs) in common.iter().zip(&ours).zip(&theirs) {
             let Ok((ours, theirs)) = ours.to_f32().and_then(|ours| Ok((ours, theirs.to_f32()?))) else { continue };
             if ours.len() != theirs.len() {
