@@ -29,7 +29,8 @@ fn lines(path: &Path) -> Vec<String> {
 fn new_nodes(model: &str, bundle: &Path) -> String {
     let base: BTreeSet<String> = lines(&fixture(model)).into_iter().collect();
     let new = lines(&bundle.join("inference.onnx")).into_iter().filter(|line| line.contains(" = ") && !base.contains(line));
-    let of_others = |line: &String| ["layers.1.", "layers.1/", "h.1.", "h.1/", "layer.1.", "layer.1/"].iter().any(|layer| line.contains(layer));
+    let of_others =
+        |line: &String| ["layers.1.", "layers.1/", "h.1.", "h.1/", "layer.1.", "layer.1/"].iter().any(|layer| line.contains(layer));
     new.filter(|line| !of_others(line)).collect::<Vec<_>>().join("\n")
 }
 

@@ -103,13 +103,13 @@ impl<'g, 'a> Longer<'g, 'a> {
         }
         let of_input = |input: &Option<ValueId>| input.map_or(Some(None), |input| self.value(input).map(Some));
         let inputs: Vec<Option<Expr<'g>>> = node.inputs.iter().map(of_input).collect::<Option<_>>()?;
-        let is_same = inputs.iter().zip(&node.inputs).all(|(again, own)| again.map(|again| again.id()) == *own);
+        let is_same = inputs.iter().zip(&node.inputs).all(|(again, own)| again.map(Expr::id) == *own);
         if is_same {
             return Some(self.b.expr(id));
         }
         let spec = NodeSpec {
             op: Arc::clone(&node.op),
-            inputs: inputs.into_iter().map(|input| input.map(|input| input.id())).collect(),
+            inputs: inputs.into_iter().map(|input| input.map(Expr::id)).collect(),
             outputs: node.outputs.iter().map(|output| output.map(|_| "".into())).collect(),
             attrs: node.attrs.iter().map(|(name, attr)| (Arc::clone(name), attr.clone())).collect(),
             ..NodeSpec::default()
@@ -161,4 +161,64 @@ fn grown(graph: &Graph, anatomy: &Anatomy) -> BTreeSet<String> {
 /// Inputs with a past that are read: those of a decoder that was merged with one without a cache are not.
 fn past<'a>(graph: &'a Graph, anatomy: &'a Anatomy) -> impl Iterator<Item = ValueId> + 'a {
     anatomy.cache.iter().map(|slot| slot.past).filter(|&past| !graph.uses(past).is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapter::Purpose;
+    use crate::adapter::param::{Form, Params};
+    use crate::anatomy;
+    use crate::ir::{DType, ModelInfo};
+
+    /// Tokens and their mask, `[batch, seq]`.
+    struct Given<'g> {
+        ids: Expr<'g>,
+        mask: Expr<'g>,
+    }
+
+    impl<'g> Given<'g> {
+        /// `0, 1, 2, ..`, as many as there are tokens.
+        fn positions(&self) -> Expr<'g> {
+            self.ids.length(1).reshape(&[]).range_from(self.ids.b().int(0))
+        }
+    }
+
+    type Write = for<'g> fn(&Given<'g>) -> Expr<'g>;
+
+    const CASES: &[(&str, Write, Option<&str>)] = &[
+        (
+            "a window of four positions",
+            |g| (g.positions().unsqueeze(&[1]) - g.positions().unsqueeze(&[0])).less(g.ids.b().int(4)),
+            Some("[seq, seq + 3]"),
+        ),
+        (
+            "a bias that grows with the distance",
+            |g| g.ids.b().op("CumSum", &[g.mask, g.ids.b().int(1)], &[]).unsqueeze(&[1, 2]).cast(DType::F32) * 0.5,
+            Some("[batch, 1, 1, seq + 3]"),
+        ),
+        ("what hidden states decide", |g| g.ids.cast(DType::F32).softmax(-1), None),
+        ("what does not grow", |g| g.ids.b().ints(&[0, 0, 1]), None),
+    ];
+
+    #[test]
+    fn masks_are_made_again_with_columns_in_front() {
+        for (what, write, expected) in CASES {
+            let b = Builder::new(ModelInfo::dialect());
+            let shape = [Dim::symbol("batch"), Dim::symbol("seq")];
+            let given = Given { ids: b.input("input_ids", DType::I64, &shape), mask: b.input("attention_mask", DType::I64, &shape) };
+            let mask = write(&given).identity();
+            b.output("mask", mask);
+            let mask = mask.id();
+            let graph = b.finish().expect("a valid graph");
+            let anatomy = anatomy::read(&graph);
+
+            let b = Builder::on(&graph);
+            let params = Params::new(&b, &|_| None, Form::Inputs);
+            let at = Insertion { b: &b, graph: &graph, anatomy: &anatomy, params: &params, purpose: Purpose::Training(None) };
+            let found = Longer::new(&at, 3).mask(mask).and_then(Expr::dims);
+            let found = found.map(|dims| format!("[{}]", dims.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")));
+            assert_eq!(found.as_deref(), *expected, "{what}");
+        }
+    }
 }

@@ -119,7 +119,7 @@ impl Part for Lora {
                 let delta = delta.slice_axis(Axis(0), rows.map_or(0..delta.nrows(), packing::places).into());
                 match &magnitude {
                     Some(magnitude) => super::dora::folded(&(weight + delta), magnitude),
-                    None => Ok(weight + &delta),
+                    None => Ok(weight + delta),
                 }
             })?;
             if self.branches.bias {

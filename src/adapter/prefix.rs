@@ -235,7 +235,7 @@ impl<'g> Site<'g, '_> {
             if is_one || !done.insert(mask.value) {
                 continue;
             }
-            let Some(wider) = longer.mask(mask.value).or_else(|| self.opened(mask)) else { continue };
+            let Some(wider) = longer.mask(mask.value).or_else(|| self.opened(*mask)) else { continue };
             for reader in self.graph.uses(mask.value) {
                 let node = self.graph.node(reader.node);
                 let applies = ["Add", "Sub", "Where", "Attention", "com.microsoft:MultiHeadAttention"].contains(&&*node.op);
@@ -248,7 +248,7 @@ impl<'g> Site<'g, '_> {
     }
 
     /// The mask with columns in front that leave the virtual tokens open.
-    fn opened(&self, mask: &Mask) -> Option<Expr<'g>> {
+    fn opened(&self, mask: Mask) -> Option<Expr<'g>> {
         let own = self.b.expr(mask.value);
         let open = match mask.kind {
             Masking::Added | Masking::Subtracted | Masking::MaskedWhere => 0.0,

@@ -487,3 +487,22 @@ impl Expr<'_> {
         b.op("Range", &[start, self, b.number(1.0, self.dtype())], &[])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ir::{Builder, DType, Dim, ModelInfo};
+
+    #[test]
+    fn pads_are_written_for_all_axes() {
+        let b = Builder::new(ModelInfo::dialect());
+        let x = b.input("x", DType::F32, &[Dim::symbol("batch"), Dim::symbol("seq"), Dim::known(4)]);
+        let pads = b.input("pads", DType::I64, &[Dim::known(2)]);
+        b.output("computed", x.pad_at(pads, &[1]));
+        b.output("known", x.pad_at(b.ints(&[0, 3]), &[1]));
+        let graph = b.finish().expect("a valid graph");
+        let of_pads: Vec<_> = graph.nodes().iter().filter(|node| &*node.op == "Pad").collect();
+        assert!(of_pads.iter().all(|node| node.inputs.len() == 2), "no axes: ONNX Runtime 1.32 loses them beside a transpose");
+        let known = of_pads.iter().find_map(|node| graph.constant(node.input(1)?)?.to_i64());
+        assert_eq!(known, Some(vec![0, 0, 0, 0, 3, 0]));
+    }
+}

@@ -65,7 +65,7 @@ fn written_out<'g>(b: &'g Builder, graph: &'g Graph, forms: &'static [(&'static 
     for (id, node) in graph.node_ids() {
         let Some((_, form)) = forms.iter().find(|(op, _)| *op == &*node.op) else { continue };
         let fused = Fused { b, graph, node };
-        match b.scoped(&scope(node), || form(&fused)).and_then(|outputs| fused.paired(outputs)) {
+        match b.scoped(&scope(&node.name), || form(&fused)).and_then(|outputs| fused.paired(outputs)) {
             Ok(pairs) => replaced.extend(pairs),
             Err(why) => tracing::debug!("{} ({}) stays as it is: {why}", node.op, graph.node_label(id)),
         }
@@ -75,8 +75,8 @@ fn written_out<'g>(b: &'g Builder, graph: &'g Graph, forms: &'static [(&'static 
 
 /// What stands before the names of the nodes that are written for a fused one: its own name where that is the path of a module.
 /// The name that an optimizer numbered (`FastGelu_AddBias_0`) must not look like one.
-fn scope(node: &Node) -> String {
-    match node.name.trim_end_matches('/') {
+fn scope(name: &str) -> String {
+    match name.trim_end_matches('/') {
         path if path.contains('/') => path.to_owned(),
         name => format!("unfused::{name}"),
     }
@@ -178,4 +178,21 @@ impl<'g> Fused<'g> {
 fn known(x: Expr<'_>, axis: i64, what: &str) -> Result<i64, String> {
     x.dims().ok_or_else(|| format!("the rank of {} is not known", x.name()))?;
     x.dim(axis).as_known().ok_or_else(|| format!("{what} is not known"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbered_names_of_fused_nodes_are_no_paths_of_modules() {
+        let rows = [
+            ("/model/layers.0/attn/GroupQueryAttention", "/model/layers.0/attn/GroupQueryAttention"),
+            ("FastGelu_AddBias_0", "unfused::FastGelu_AddBias_0"),
+            ("", "unfused::"),
+        ];
+        for (name, expected) in rows {
+            assert_eq!(scope(name), expected);
+        }
+    }
 }

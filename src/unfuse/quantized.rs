@@ -200,6 +200,6 @@ fn integer_product<'g>(b: &'g Builder, graph: &Graph, node: &Node) -> Option<(Ex
     };
     let expr = |id| b.expr(id);
     let operand = |at: usize, scale| Some(floats(expr(node.input(at)?), expr(scale), node.input(at + 2).map(expr)));
-    let product = b.scoped(&super::scope(node), || Some(operand(0, of_a)?.matmul(operand(1, of_b)?)))?;
+    let product = b.scoped(&super::scope(&node.name), || Some(operand(0, of_a)?.matmul(operand(1, of_b)?)))?;
     Some((expr(scaled.output(0)?), product))
 }
