@@ -8,8 +8,8 @@ use sha2::{Digest, Sha256};
 use crate::adapter::Plan;
 use crate::anatomy::{self, Anatomy};
 use crate::files::link_or_copy;
-use crate::ir::{Graph, Tensor, ValueId};
-use crate::{Context, Error, Result, onnx, unfuse};
+use crate::ir::{DType, Graph, Tensor, ValueId};
+use crate::{Context, Error, Result, onnx, train, unfuse};
 
 /// The folder of a bundle that has the base's files.
 pub const FOLDER: &str = "base";
@@ -23,8 +23,10 @@ pub struct Base {
     pub fused: Graph,
     /// The same with fused operators written out, and without choices that training has made. What is recognised and trained.
     ///
-    /// Values keep their ids from each of the three graphs to the next.
+    /// Values keep their ids from each of the graphs to the next.
     pub graph: Graph,
+    /// `graph` computed in float32, if it computes in half precision: what is trained.
+    wide: Option<Graph>,
     /// What was recognised in `graph`.
     pub anatomy: Anatomy,
 }
@@ -42,7 +44,29 @@ impl Base {
             .and_then(|graph| unfuse::unfuse(&graph))
             .in_file(model)?;
         let anatomy = anatomy::read(&graph);
-        Ok(Self { raw, fused, graph, anatomy })
+        Ok(Self { raw, fused, graph, wide: None, anatomy })
+    }
+
+    /// The same, ready to be trained.
+    ///
+    /// # Errors
+    /// Nodes of half precision that do not go together in float32.
+    pub fn to_train(self) -> Result<Self> {
+        Ok(Self { wide: train::widen(&self.graph)?, ..self })
+    }
+
+    /// What is trained: in float32, whatever the base computes in.
+    #[must_use]
+    pub fn trained(&self) -> &Graph {
+        self.wide.as_ref().unwrap_or(&self.graph)
+    }
+
+    /// The coarsest type that weights are stored in, of those that computing in takes exact kernels for.
+    #[must_use]
+    pub fn precision(&self) -> DType {
+        let types: BTreeSet<DType> =
+            self.raw.initializers().map(|(_, tensor)| tensor).filter(|t| t.shape().len() > 1).map(Tensor::dtype).collect();
+        [DType::BF16, DType::F16].into_iter().find(|dtype| types.contains(dtype)).unwrap_or(DType::F32)
     }
 
     /// The graph that an adapter is put into for inference, and what was recognised as far as it is there: the fused one, where

@@ -77,7 +77,7 @@ const ZEROS: &str = "zeros.bin";
 pub fn write(request: &Request<'_>) -> Result<Report> {
     let folder = Folder::new(request.output, request.existing)?;
     let linked = base::link(request.model, folder.path())?;
-    let mut base = Base::read(&linked).map_err(|e| renamed(e, &linked, request.model))?;
+    let mut base = Base::read(&linked).and_then(Base::to_train).map_err(|e| renamed(e, &linked, request.model))?;
     let given = match &request.adapter {
         Adapter::Fresh(_) => None,
         Adapter::Folder(path) => Some(peft::read(path)?),
@@ -160,7 +160,8 @@ fn task(request: &Request<'_>, given: Option<&AdapterFiles>, anatomy: &Anatomy) 
 fn adapted(base: &Base, plan: &Plan, given: &Given<'_>, purpose: Purpose<'_>) -> Result<(Graph, Vec<Param>)> {
     let (graph, anatomy) = match purpose {
         Purpose::Inference => base.carrier(plan),
-        Purpose::Training(_) | Purpose::Merged => (&base.graph, base.anatomy.clone()),
+        Purpose::Training(_) => (base.trained(), base.anatomy.clone()),
+        Purpose::Merged => (&base.graph, base.anatomy.clone()),
     };
     let b = Builder::on(graph);
     let params = plan.insert(&b, graph, &anatomy, given, purpose)?;
@@ -237,9 +238,9 @@ struct ToTrain<'a> {
 impl ToTrain<'_> {
     /// Training, the gradient alone, the update alone, and the loss alone; `without` has no dropout.
     fn graphs(&self, without: &Graph, given: &Given<'_>) -> Result<Vec<(&'static str, Graph)>> {
-        let b = Builder::on(&self.base.graph);
+        let b = Builder::on(self.base.trained());
         let masks = (self.plan.dropout() > 0.0).then(|| Masks::new(&b, b.input(names::STEP, DType::I64, &[])));
-        let dropped = self.plan.insert(&b, &self.base.graph, &self.base.anatomy, given, Purpose::Training(masks))?;
+        let dropped = self.plan.insert(&b, self.base.trained(), &self.base.anatomy, given, Purpose::Training(masks))?;
         let with_dropout = b.finish()?;
         let dropped: Vec<Param> = dropped.into_iter().filter(Param::is_trained).collect();
         let adamw = AdamW::default();

@@ -8,7 +8,7 @@ use crate::adapter::config::Task;
 use crate::adapter::targets::Strictness;
 use crate::adapter::{Given, Plan};
 use crate::adapter::{naming, packing};
-use crate::ir::{Builder, Graph};
+use crate::ir::{Builder, DType, Graph};
 use crate::onnx::{self, Storage, WriteOptions};
 use crate::{Context, Error, Result, peft};
 
@@ -31,6 +31,8 @@ pub struct Report {
     pub manifest: Manifest,
     /// The number of modules whose weights were changed.
     pub modules: usize,
+    /// The coarsest type of the base's weights.
+    pub precision: DType,
 }
 
 /// The base with the adapter in it: folded into its weights; beside them where they are quantised, which is exact.
@@ -78,5 +80,5 @@ pub fn write(bundle: &Path, output: &Path, weights: Weights) -> Result<Report> {
         (Weights::AsBase, true) => Storage::Share { links: stem, file: data, live: None },
     };
     onnx::write(&merged, output, &WriteOptions { storage })?;
-    Ok(Report { modules: plan.targets().len() + plan.trained().len(), manifest })
+    Ok(Report { modules: plan.targets().len() + plan.trained().len(), precision: base.precision(), manifest })
 }

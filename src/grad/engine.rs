@@ -7,7 +7,7 @@ use super::forward::Forward;
 use super::refusals::reason;
 use super::rules::{Rule, rule};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ir::{Builder, Expr, Graph, NO_GRADIENT, Node, ValueId};
+use crate::ir::{Builder, Expr, Graph, NO_GRADIENT, Node, NodeSpec, ValueId};
 
 /// A node that gradient cannot pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +83,8 @@ struct Sweep<'g> {
     b: &'g Builder,
     /// Values that depend on those asked for, these among them.
     live: HashSet<ValueId>,
+    /// Weights that the graph unpacks: large values made of constants alone.
+    unpacked: HashSet<ValueId>,
     /// Sum of the contributions so far.
     gradients: BTreeMap<ValueId, Expr<'g>>,
     missing: Vec<Missing>,
@@ -91,7 +93,7 @@ struct Sweep<'g> {
 impl<'g> Sweep<'g> {
     fn run(b: &'g Builder, seeds: &[(Expr<'g>, Expr<'g>)], wrt: &[Expr<'g>]) -> Result<Self> {
         let nodes = b.sorted_nodes()?;
-        let mut sweep = Self { b, live: live(b, &nodes, wrt), gradients: BTreeMap::new(), missing: vec![] };
+        let mut sweep = Self { b, live: live(b, &nodes, wrt), unpacked: unpacked(b, &nodes), gradients: BTreeMap::new(), missing: vec![] };
         for &(y, dy) in seeds {
             sweep.add(y, dy);
         }
@@ -134,7 +136,7 @@ impl<'g> Sweep<'g> {
         {
             return self.stuck(node, format!("the rank of {} is unknown", self.b.name(unknown)));
         }
-        let f = Forward::new(self.b, node, dys);
+        let f = Forward::new(self.b, &self.with_weights_again(node), dys);
         for (i, x) in node.inputs.iter().enumerate() {
             let Some(x) = x.filter(|x| self.live.contains(x)) else { continue };
             let dx = match rule {
@@ -152,6 +154,26 @@ impl<'g> Sweep<'g> {
                 None => self.add(self.b.expr(x), dx),
             }
         }
+    }
+
+    /// The node with weights of its own: unpacked a second time, so that they need not stay in memory from the forward pass on.
+    fn with_weights_again(&self, node: &Node) -> Node {
+        let again = |id: &Option<ValueId>| id.map(|id| if self.unpacked.contains(&id) { self.made_again(id) } else { id });
+        Node { inputs: node.inputs.iter().map(again).collect(), ..node.clone() }
+    }
+
+    fn made_again(&self, id: ValueId) -> ValueId {
+        let Some(maker) = self.b.maker(id) else { return id };
+        let again =
+            |input: &Option<ValueId>| input.map(|input| if self.unpacked.contains(&input) { self.made_again(input) } else { input });
+        let spec = NodeSpec {
+            op: maker.op.clone(),
+            inputs: maker.inputs.iter().map(again).collect(),
+            outputs: vec![Some("".into())],
+            attrs: maker.attrs.clone(),
+            ..NodeSpec::default()
+        };
+        self.b.node(spec).into_iter().flatten().next().map_or(id, Expr::id)
     }
 
     /// Notes a node that gradient cannot pass, and goes on as if it could, so that nodes before it are looked at too.
@@ -179,6 +201,31 @@ fn live(b: &Builder, nodes: &[Node], wrt: &[Expr<'_>]) -> HashSet<ValueId> {
     live
 }
 
+/// Values of at least so many numbers count as weights.
+const LARGE: i64 = 1024;
+/// Operators that turn what is stored into numbers.
+const UNPACKING: &[&str] = &["Cast", "DequantizeLinear"];
+/// Operators that may stand behind them, before the product.
+const BEHIND: &[&str] = &["Transpose", "Reshape", "Slice", "Pad", "Sub", "Mul"];
+
+/// Large values of one output that follow from constants alone, by way of an operator that unpacks.
+fn unpacked(b: &Builder, nodes: &[Node]) -> HashSet<ValueId> {
+    let mut found = HashSet::new();
+    for node in nodes {
+        let starts = UNPACKING.contains(&&*node.op) && node.reads().all(|x| b.is_constant(x) || found.contains(&x));
+        let goes_on = || {
+            let mut reads = node.reads();
+            BEHIND.contains(&&*node.op) && reads.any(|x| found.contains(&x)) && node.reads().all(|x| b.is_constant(x) || found.contains(&x))
+        };
+        let [Some(y)] = node.outputs[..] else { continue };
+        let is_large = || b.fact(y).known_shape().is_some_and(|shape| shape.iter().fold(1_i64, |n, &d| n.saturating_mul(d)) >= LARGE);
+        if (starts || goes_on()) && is_large() {
+            found.insert(y);
+        }
+    }
+    found
+}
+
 /// A name for messages and scopes: the node's own, or its first output's where it has none.
 fn label(b: &Builder, node: &Node) -> String {
     match (node.name.is_empty(), node.writes().next()) {
@@ -204,7 +251,7 @@ mod tests {
     fn everything_that_gradient_cannot_pass_is_reported_at_once() {
         let b = builder();
         let x = input(&b, "x");
-        let hidden = b.op("Pad", &[x.tanh(), b.ints(&[0, 1, 0, 1])], &[("mode", "reflect".into())]);
+        let hidden = b.op("Dropout", &[x.tanh(), x.same_type(0.5), b.number(1.0, DType::Bool)], &[]);
         let y = b.op("Hypothetical", &[hidden, b.op("Hypothetical", &[x], &[])], &[]);
         b.assume(y.id(), crate::ir::Fact::new(DType::F32, vec![]));
         let error = gradients(&b, y, &[x]).expect_err("two operators have no rule, and one a mode without gradient");
@@ -212,7 +259,7 @@ mod tests {
         let expected = [
             "Hypothetical (Hypothetical_1): there is no rule",
             "Hypothetical (Hypothetical): there is no",
-            "Pad (Pad): mode = \"reflect\"",
+            "Dropout (Dropout): in training mode",
         ];
         assert_eq!(lines.len(), expected.len(), "{error}");
         assert!(expected.iter().all(|part| error.to_string().contains(part)), "{error}");
@@ -254,6 +301,21 @@ mod tests {
         b.rewire(y, |y| y * w);
         let found = vjp(&b, &[(loss, loss.same_type(1.0))], &[w, x])?;
         assert!(found.iter().all(Option::is_some));
+        Ok(())
+    }
+
+    #[test]
+    fn weights_are_unpacked_again_for_the_way_back() -> Result<()> {
+        let b = builder();
+        let stored = crate::ir::Tensor::from_f64(DType::F16, &[4, 512], &[0.5; 4 * 512])?;
+        let x = input(&b, "x");
+        let weight = b.initializer("w", stored).cast(DType::F32).id();
+        let y = x.matmul(b.expr(weight)).tanh();
+        let dx = gradients(&b, y.sum_all(), &[x])?[0];
+        b.output("dx", dx);
+        let graph = b.finish()?;
+        let casts = graph.nodes().iter().filter(|node| &*node.op == "Cast").count();
+        assert_eq!((casts, graph.uses(weight).len()), (2, 1), "one for the product, one for its gradient");
         Ok(())
     }
 

@@ -218,6 +218,14 @@ impl Builder {
         state.graph.initializers.remove(&input.id());
     }
 
+    /// Makes a constant of an input with a default value.
+    pub fn fix_input(&self, input: Expr<'_>) {
+        let mut state = self.state.borrow_mut();
+        let Some(fact) = state.graph.initializers.get(&input.id()).map(Fact::of) else { return };
+        state.graph.values[input.id().index()].fact = fact;
+        state.graph.inputs.retain(|&id| id != input.id());
+    }
+
     /// Adds a named constant.
     pub fn initializer(&self, name: &str, tensor: Tensor) -> Expr<'_> {
         self.initializer_value(name, tensor, None)
@@ -515,6 +523,13 @@ impl Builder {
         Expr::new(self, id)
     }
 
+    /// The node that makes a value, as it is now; none for inputs and constants.
+    #[must_use]
+    pub fn maker(&self, id: ValueId) -> Option<Node> {
+        let state = self.state.borrow();
+        state.writers.get(id.index()).copied().flatten().map(|place| state.graph.nodes[place].clone())
+    }
+
     /// The nodes that were written so far, in the order of writing.
     #[must_use]
     pub fn nodes(&self) -> Vec<Node> {
@@ -609,6 +624,12 @@ impl Builder {
     #[must_use]
     pub fn constant_of(&self, id: ValueId) -> Option<Tensor> {
         self.state.borrow().constant(id).cloned()
+    }
+
+    /// Whether a value is a constant that no caller can override.
+    #[must_use]
+    pub fn is_constant(&self, id: ValueId) -> bool {
+        self.state.borrow().constant(id).is_some()
     }
 
     /// The data of an initializer, whether callers can override it or not.

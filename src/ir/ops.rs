@@ -465,13 +465,24 @@ impl Expr<'_> {
     /// Adds `updates` to the parts that `indices` (`[.., depth]`) names; a part named twice gets both. (`ScatterND-16`)
     #[must_use]
     pub fn scatter_nd_add(self, indices: Self, updates: Self) -> Self {
-        self.b().op("ScatterND", &[self, indices, updates], &[("reduction", "add".into())])
+        let attrs = [("reduction", "add".into())];
+        self.in_float32(updates, |data, updates| data.b().op("ScatterND", &[data, indices, updates], &attrs))
     }
 
     /// Adds `updates` to the elements at `indices` along `axis`; an element named twice gets both. (`ScatterElements-16`)
     #[must_use]
     pub fn scatter_elements_add(self, indices: Self, updates: Self, axis: i64) -> Self {
-        self.b().op("ScatterElements", &[self, indices, updates], &[("axis", Attr::Int(axis)), ("reduction", "add".into())])
+        let attrs = [("axis", Attr::Int(axis)), ("reduction", "add".into())];
+        self.in_float32(updates, |data, updates| data.b().op("ScatterElements", &[data, indices, updates], &attrs))
+    }
+
+    /// What `write` makes of two values, computed in float32 where they are of half precision: ONNX Runtime's processor does not add
+    /// such numbers by index.
+    fn in_float32(self, other: Self, write: impl FnOnce(Self, Self) -> Self) -> Self {
+        match self.dtype() {
+            half @ (DType::F16 | DType::BF16) => write(self.cast(DType::F32), other.cast(DType::F32)).cast(half),
+            _ => write(self, other),
+        }
     }
 
     /// Where the elements that are not zero stand: `[rank, count]`, int64.

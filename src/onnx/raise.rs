@@ -25,8 +25,8 @@ pub(super) struct Old<'a> {
 /// Gives a node the form it has had since opset 18. It may write nodes before it; the outputs stay. The error is why it cannot be.
 pub(super) type Form = fn(&Old<'_>, Node) -> Result<Node, String>;
 
-/// The same graph with every operator in the form it has had since opset 18. A graph of opset 18 or later stays as it is, newer
-/// operators included.
+/// The same graph with every operator in the form it has had since opset 18; in a graph of opset 18 or later they stay as they are, newer
+/// ones included. Constants that the file lists among its inputs, as older exporters do, are constants.
 ///
 /// Values keep their ids and names, and what is known of them; nodes do not. Model-local functions are inlined first where there
 /// are any, because their bodies are in old forms too; then ids change (see [`inline_functions`]).
@@ -34,6 +34,7 @@ pub(super) type Form = fn(&Old<'_>, Node) -> Result<Node, String>;
 /// # Errors
 /// If the opset is older than 7, or a node has no form in opset 18.
 pub fn raise(graph: &Graph) -> Result<Graph> {
+    let graph = &without_optional_inputs(graph)?;
     let opset = graph.model().version_of("").unwrap_or(DIALECT);
     if opset >= DIALECT && graph.model().version_of("").is_some() && graph.model().ir_version >= IR_VERSION {
         return Ok(graph.clone());
@@ -43,6 +44,20 @@ pub fn raise(graph: &Graph) -> Result<Graph> {
         return Err(error.with_hint("export the model again at opset 18, or convert it with onnx.version_converter"));
     }
     raised(&inline_functions(graph)?, opset)
+}
+
+/// The same graph, where what callers may feed but need not is what it is by default.
+fn without_optional_inputs(graph: &Graph) -> Result<Graph> {
+    let optional: Vec<ValueId> = graph.inputs().iter().copied().filter(|&id| graph.initializer(id).is_some()).collect();
+    if optional.is_empty() {
+        return Ok(graph.clone());
+    }
+    let builder = Builder::on(graph);
+    for id in optional {
+        builder.fix_input(builder.expr(id));
+    }
+    builder.infer_again();
+    builder.finish_whole()
 }
 
 /// A graph, or a body of one, raised.

@@ -6,3 +6,6 @@ pub mod loss;
 pub mod optimizer;
 mod order;
 pub mod step;
+mod widen;
+
+pub use widen::widen;

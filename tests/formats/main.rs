@@ -1,0 +1,80 @@
+//! The same model in other file formats and types: trained to the losses of the float32 one, and merged.
+
+#![cfg(feature = "runtime")]
+
+mod rewrite;
+
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use onnx_protobuf::ModelProto;
+use serde_json::Value;
+
+use rewrite::{Half, in_half, listing_constants};
+
+/// Runs a command that must succeed, and gives the JSON it printed.
+fn json(args: &[&str]) -> Value {
+    let output = Command::cargo_bin("peft-onnx").expect("the binary is built for its tests").args(args).output().expect("it starts");
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "peft-onnx {}\n{stdout}{stderr}", args.join(" "));
+    serde_json::from_str(&stdout).expect("--json prints JSON")
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("the path of a temporary folder is UTF-8")
+}
+
+fn fixture(path: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "models/fixtures", path].iter().collect()
+}
+
+/// Losses of ten steps, and what merging says.
+struct Outcome {
+    losses: Vec<f64>,
+    merged: Value,
+}
+
+fn outcome(model: &Path, case: &str) -> Outcome {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (bundle, merged) = (folder.path().join("bundle"), folder.path().join("merged.onnx"));
+    let case = fixture(case);
+    json(&["inject", text(model), "--adapter", text(&case.join("adapter_init")), "-o", text(&bundle), "--json"]);
+    let data = case.join("train.jsonl");
+    let options = ["--batch-size", "3", "--max-steps", "6", "--learning-rate", "0.01", "--lr-scheduler", "constant", "--no-shuffle"];
+    json(&[&["train", text(&bundle), "--data", text(&data), "--json", "--quiet"][..], &options].concat());
+    let metrics = std::fs::read_to_string(bundle.join("metrics.jsonl")).expect("there are metrics");
+    let loss = |line: &str| serde_json::from_str::<Value>(line).ok()?["loss"].as_f64();
+    let merged = json(&["merge", text(&bundle), "-o", text(&merged), "--json"]);
+    Outcome { losses: metrics.lines().filter_map(loss).collect(), merged }
+}
+
+/// How a file differs from the exporter's.
+type Change = fn(&mut ModelProto);
+
+/// What the model is changed to, and how far its losses may be from those of the float32 model.
+const ROWS: &[(&str, Change, f64)] = &[
+    // Rounding the weights of two layers to 11 and to 8 bits.
+    ("float16", |model| in_half(model, Half::Float16), 2e-3),
+    ("bfloat16", |model| in_half(model, Half::BFloat16), 2e-2),
+    ("constants among the inputs, as before version 4 of the format", |model| listing_constants(model, 3), 1e-6),
+    ("constants among the inputs that callers may feed", |model| listing_constants(model, 8), 1e-6),
+];
+
+#[test]
+fn other_forms_of_a_model_are_trained_to_its_losses() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (original, case) = (fixture("llama/torchscript.onnx"), "llama/cases/lora_qv");
+    let expected = outcome(&original, case).losses;
+    assert!(expected.len() == 6 && expected[5] < expected[0], "{expected:?}");
+    for (what, change, tolerance) in ROWS {
+        let path = folder.path().join("changed.onnx");
+        rewrite::rewrite(&original, &path, change);
+        let Outcome { losses, merged } = outcome(&path, case);
+        assert_eq!(losses.len(), expected.len(), "{what}");
+        let apart = losses.iter().zip(&expected).map(|(a, b)| (a / b - 1.0).abs()).fold(0.0, f64::max);
+        assert!(apart <= *tolerance, "{what}: losses differ by {apart}: {losses:?}, {expected:?}");
+        assert!(merged["modules"].as_u64().is_some_and(|modules| modules > 0), "{what}: {merged}");
+        // ONNX Runtime's processor does not compute in bfloat16: there is nothing to compare.
+        assert_eq!(merged["verified"].is_null(), *what == "bfloat16", "{what}: {merged}");
+    }
+}
