@@ -1,9 +1,11 @@
-//! Files that appear complete or not at all.
+//! Files that appear complete or not at all, and files as memory.
 
 use std::fs::{self, File, Permissions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
+use memmap2::Mmap;
 use tempfile::{NamedTempFile, TempPath};
 
 use crate::error::{Context, Result};
@@ -116,6 +118,27 @@ fn same_file(a: &Path, b: &Path) -> bool {
 #[cfg(not(unix))]
 fn same_file(a: &Path, b: &Path) -> bool {
     b.canonicalize().is_ok_and(|b| b == a)
+}
+
+/// The bytes of a file, in memory as soon as they are looked at.
+///
+/// # Errors
+/// [`Io`](crate::ErrorKind::Io) with the file.
+pub fn map(path: &Path) -> Result<Bytes> {
+    let file = File::open(path).in_file(path)?;
+    let facts = file.metadata().in_file(path)?;
+    if facts.is_dir() {
+        return Err(std::io::Error::from(std::io::ErrorKind::IsADirectory)).in_file(path);
+    }
+    if facts.len() == 0 {
+        return Ok(Bytes::new());
+    }
+    // SAFETY: the mapping is read-only and private. Its bytes change only if another process writes into the very file, which
+    // programs that make models do not do to a finished one; this program replaces files by renaming and never writes into one that
+    // it has read. Whoever cuts the file short meanwhile gets this process a SIGBUS, as with every program that maps weights.
+    #[expect(unsafe_code, reason = "mapping a file is the only way to read weights larger than memory")]
+    let mapped = unsafe { Mmap::map(&file) }.in_file(path)?;
+    Ok(Bytes::from_owner(mapped))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Writes bundles: everything that training an adapter on a base needs, in one folder.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use indexmap::IndexMap;
 
@@ -16,7 +16,7 @@ use crate::anatomy::Anatomy;
 use crate::ir::{Builder, DType, Graph, Origin, Tensor};
 use crate::onnx::{self, Storage, WriteOptions};
 use crate::peft::{self, AdapterConfig, AdapterFiles, safetensors};
-use crate::train::optimizer::{self, AdamW, names};
+use crate::train::optimizer::{self, AdamW, Start, names};
 use crate::train::step::{self, Model, Objective};
 use crate::{Context, Error, Result};
 
@@ -119,9 +119,7 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     put("inference", &at_rest(&inference, &kept))?;
     let classes = base.anatomy.head.as_ref().and_then(|head| head.classes);
     let to_train = ToTrain { base: &base, plan: &plan, task, folder: folder.path(), params: &params };
-    for (purpose, graph) in to_train.graphs(&untrained, &lookup).in_file(request.model)? {
-        put(purpose, &graph)?;
-    }
+    to_train.graphs(&untrained, &mut put).in_file(request.model)?;
     let manifest = Manifest {
         version: manifest::VERSION,
         producer: format!("peft-onnx {}", env!("CARGO_PKG_VERSION")),
@@ -202,18 +200,15 @@ fn adapter_files(
 
 /// Tensors as they lie in the adapter's files.
 fn lying_in(folder: &Path, params: Vec<Param>) -> Result<Vec<Param>> {
-    let offsets_of = |file: &str| {
+    let tensors_of = |file: &str| {
         let path = folder.join(file);
-        let offsets = if path.exists() { safetensors::offsets(&path)? } else { IndexMap::new() };
-        Ok::<_, Error>((Arc::<Path>::from(path), offsets))
+        if path.exists() { safetensors::read(&path) } else { Ok(IndexMap::new()) }
     };
-    let (adapter, encoder) = (offsets_of(peft::WEIGHTS_FILE)?, offsets_of(peft::ENCODER_FILE)?);
+    let (adapter, encoder) = (tensors_of(peft::WEIGHTS_FILE)?, tensors_of(peft::ENCODER_FILE)?);
     let placed = params.into_iter().map(|param| {
-        let (file, offsets) = if param.role == Role::Encoder { &encoder } else { &adapter };
-        match offsets.get(&param.key) {
-            Some(&offset) => Param { initial: param.initial.at(Origin { file: Arc::clone(file), offset }), ..param },
-            None => param,
-        }
+        let tensors = if param.role == Role::Encoder { &encoder } else { &adapter };
+        let initial = tensors.get(&param.key).cloned().unwrap_or(param.initial);
+        Param { initial, ..param }
     });
     Ok(placed.collect())
 }
@@ -236,52 +231,57 @@ struct ToTrain<'a> {
 }
 
 impl ToTrain<'_> {
-    /// Training, the gradient alone, the update alone, and the loss alone; `without` has no dropout.
-    fn graphs(&self, without: &Graph, given: &Given<'_>) -> Result<Vec<(&'static str, Graph)>> {
+    /// Gives `put` training, the gradient alone, the update alone, and the loss alone; `without` has no dropout.
+    fn graphs(&self, without: &Graph, put: &mut dyn FnMut(&str, &Graph) -> Result<()>) -> Result<()> {
         let b = Builder::on(self.base.trained());
         let masks = (self.plan.dropout() > 0.0).then(|| Masks::new(&b, b.input(names::STEP, DType::I64, &[])));
-        let dropped = self.plan.insert(&b, self.base.trained(), &self.base.anatomy, given, Purpose::Training(masks))?;
+        let values: HashMap<&str, &Tensor> = self.params.iter().map(|param| (param.key.as_str(), &param.initial)).collect();
+        let as_stored = |key: &str| values.get(key).copied().cloned();
+        let dropped = self.plan.insert(&b, self.base.trained(), &self.base.anatomy, &as_stored, Purpose::Training(masks))?;
         let with_dropout = b.finish()?;
         let dropped: Vec<Param> = dropped.into_iter().filter(Param::is_trained).collect();
         let adamw = AdamW::default();
-        let vector = trainable_at_rest(self.params)?;
-        let graphs = vec![
-            ("training", step::training_graph(self.model(&with_dropout, &dropped), &adamw)?),
-            ("gradient", step::gradient_graph(self.model(&with_dropout, &dropped))?),
-            ("update", optimizer::update_graph(&adamw, &vector)?),
-            ("evaluation", step::evaluation_graph(self.model(without, self.params))?),
-        ];
-        let zeros = zeros(self.folder, vector.len())?;
-        graphs.into_iter().map(|(purpose, graph)| Ok((purpose, state_at_rest(&graph, &vector, &zeros)?))).collect()
+        let trainable = trainable_at_rest(self.params)?;
+        let start = Start { zeros: zeros(self.folder, trainable.len())?, trainable };
+        put("training", &step::training_graph(self.model(&with_dropout, &dropped, &start), &adamw)?)?;
+        put("gradient", &step::gradient_graph(self.model(&with_dropout, &dropped, &start))?)?;
+        put("update", &optimizer::update_graph(&adamw, &start)?)?;
+        put("evaluation", &step::evaluation_graph(self.model(without, self.params, &start))?)
     }
 
-    fn model<'a>(&'a self, graph: &'a Graph, params: &'a [Param]) -> Model<'a> {
+    fn model<'a>(&'a self, graph: &'a Graph, params: &'a [Param], start: &'a Start) -> Model<'a> {
         Model {
             graph,
             anatomy: &self.base.anatomy,
             params,
+            start,
             objective: objective(self.task),
             positions_without_label: self.plan.positions_without_label(),
         }
     }
 }
 
-/// The trainable vector as it lies in the adapter's files, where one of them holds the tensors one behind the other.
+/// The trainable vector: the part of an adapter's file that holds the tensors one behind the other, where there is one.
 fn trainable_at_rest(params: &[Param]) -> Result<Tensor> {
-    let vector = step::trainable_vector(params)?;
     let start = params.first().and_then(|param| param.initial.origin());
     let mut next = start.cloned();
     for param in params {
-        if next.is_none() || param.initial.origin() != next.as_ref() {
-            return Ok(vector);
+        if next.is_none() || param.initial.origin() != next.as_ref() || param.initial.dtype() != DType::F32 {
+            return step::trainable_vector(params);
         }
         let length = 4 * u64::try_from(param.initial.len()).unwrap_or(0);
         next = next.map(|origin| Origin { offset: origin.offset + length, ..origin });
     }
-    Ok(match start {
-        Some(origin) => vector.at(origin.clone()),
-        None => vector,
-    })
+    let Some(start) = start else { return step::trainable_vector(params) };
+    let count = params.iter().map(|param| param.initial.len()).sum();
+    mapped_floats(start, count)
+}
+
+/// Float32 numbers of a file, which stay there.
+fn mapped_floats(origin: &Origin, count: usize) -> Result<Tensor> {
+    let bytes = crate::files::map(&origin.file)?;
+    let from = usize::try_from(origin.offset).map_err(|_| Error::invalid("an offset beyond memory"))?;
+    Ok(Tensor::new(DType::F32, vec![count], bytes.slice(from..from + 4 * count))?.at(origin.clone()))
 }
 
 /// What the moments start from: a file of zeros that takes no room on disk.
@@ -289,17 +289,7 @@ fn zeros(folder: &Path, count: usize) -> Result<Tensor> {
     let path = folder.join(ZEROS);
     let file = std::fs::File::create(&path).in_file(&path)?;
     file.set_len(4 * u64::try_from(count).unwrap_or(0)).in_file(&path)?;
-    Ok(Tensor::from_f32(&[count], &vec![0.0; count]).at(Origin { file: path.into(), offset: 0 }))
-}
-
-fn state_at_rest(graph: &Graph, vector: &Tensor, zeros: &Tensor) -> Result<Graph> {
-    let b = Builder::on(graph);
-    for (name, tensor) in [(names::TRAINABLE, vector), (names::ADAM_M, zeros), (names::ADAM_V, zeros)] {
-        if let Some(input) = b.input_named(name) {
-            b.set_initializer(input.id(), tensor.clone());
-        }
-    }
-    b.finish()
+    mapped_floats(&Origin { file: path.into(), offset: 0 }, count)
 }
 
 fn slots(params: &[Param]) -> Vec<Slot> {

@@ -12,7 +12,7 @@ use safetensors::tensor::{Dtype, SafeTensors};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Context, Error, Place, Result};
-use crate::files::Staged;
+use crate::files::{self, Staged};
 use crate::ir::{DType, Origin, Tensor};
 
 const FORMAT: &str = "a safetensors file";
@@ -39,7 +39,7 @@ const DTYPES: &[(DType, Dtype, &str)] = &[
 /// # Errors
 /// If the file cannot be read, is not a safetensors file, or has a tensor of a type unknown here.
 pub fn read(path: &Path) -> Result<IndexMap<String, Tensor>> {
-    let bytes = Bytes::from(std::fs::read(path).in_file(path)?);
+    let bytes = files::map(path)?;
     let mut tensors = parse(&bytes).in_file(path)?;
     let file: Arc<Path> = path.into();
     for (offset, tensor) in tensors.values_mut() {
@@ -54,15 +54,6 @@ pub fn read(path: &Path) -> Result<IndexMap<String, Tensor>> {
 /// As [`read`].
 pub fn from_bytes(bytes: &Bytes) -> Result<IndexMap<String, Tensor>> {
     Ok(parse(bytes)?.into_iter().map(|(name, (_, tensor))| (name, tensor)).collect())
-}
-
-/// The first byte of each tensor's data, from the start of the file, in the order of the names.
-///
-/// # Errors
-/// As [`read`].
-pub fn offsets(path: &Path) -> Result<IndexMap<String, u64>> {
-    let tensors = read(path)?;
-    Ok(tensors.into_iter().filter_map(|(name, tensor)| Some((name, tensor.origin()?.offset))).collect())
 }
 
 fn parse(bytes: &Bytes) -> Result<IndexMap<String, (u64, Tensor)>> {
@@ -167,7 +158,9 @@ mod tests {
         assert_eq!(numbers, [6., 7., 8., 9., 10., 0., 1., 2., 3., 4., 5., 11.]);
         assert_eq!(written.keys().collect::<Vec<_>>(), ["a", "b", "c"]);
         assert_eq!(start % 8, 0);
-        assert_eq!(offsets(&path)?, written);
+        let offsets: IndexMap<String, u64> =
+            read(&path)?.iter().filter_map(|(name, tensor)| Some((name.clone(), tensor.origin()?.offset))).collect();
+        assert_eq!(offsets, written);
         let read_back = read(&path)?;
         assert!(example().iter().all(|(name, tensor)| read_back[name] == *tensor));
         Ok(())

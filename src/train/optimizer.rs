@@ -53,11 +53,29 @@ pub struct State<'g> {
     pub v: Expr<'g>,
 }
 
+/// What the state is before the first step, each float32 `[N]`.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// The trainable vector.
+    pub trainable: Tensor,
+    /// Both moments.
+    pub zeros: Tensor,
+}
+
+impl Start {
+    /// A start in memory.
+    #[must_use]
+    pub fn new(trainable: Tensor) -> Self {
+        let count = trainable.len();
+        Self { trainable, zeros: Tensor::from_f32(&[count], &vec![0.0; count]) }
+    }
+}
+
 impl AdamW {
     /// Adds the moments as inputs that start at zero.
-    pub fn moments<'g>(b: &'g Builder, trainable: Expr<'g>, count: usize) -> State<'g> {
-        let zeros = Tensor::from_f32(&[count], &vec![0.0; count]);
-        State { trainable, m: b.optional_input(names::ADAM_M, zeros.clone()), v: b.optional_input(names::ADAM_V, zeros) }
+    pub fn moments<'g>(b: &'g Builder, trainable: Expr<'g>, start: &Start) -> State<'g> {
+        let moment = |name| b.optional_input(name, start.zeros.clone());
+        State { trainable, m: moment(names::ADAM_M), v: moment(names::ADAM_V) }
     }
 
     /// Writes one step: inputs `step`, `learning_rate` and the optional hyper-parameters; outputs `grad_norm` and the next state.
@@ -119,13 +137,12 @@ fn clip_factor<'g>(norm: Expr<'g>, max: Expr<'g>) -> Expr<'g> {
 ///
 /// Inputs `trainable`, `gradient`, `adam_m`, `adam_v`, `step`, `learning_rate` and the optional hyper-parameters; outputs `grad_norm`
 /// and the next state.
-pub fn update_graph(optimizer: &AdamW, trainable: &Tensor) -> crate::Result<crate::ir::Graph> {
+pub fn update_graph(optimizer: &AdamW, start: &Start) -> crate::Result<crate::ir::Graph> {
     let b = Builder::new(crate::ir::ModelInfo::dialect());
-    let count = trainable.len();
-    let length = Dim::known(i64::try_from(count).unwrap_or(i64::MAX));
-    let vector = b.optional_input(names::TRAINABLE, trainable.clone());
+    let length = Dim::known(i64::try_from(start.trainable.len()).unwrap_or(i64::MAX));
+    let vector = b.optional_input(names::TRAINABLE, start.trainable.clone());
     let gradient = b.input("gradient", DType::F32, &[length]);
-    let state = AdamW::moments(&b, vector, count);
+    let state = AdamW::moments(&b, vector, start);
     optimizer.write(&b, state, gradient);
     b.finish()
 }

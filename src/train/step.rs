@@ -2,7 +2,7 @@
 
 use super::head::Head;
 use super::loss::{self, Labels, Loss, Want};
-use super::optimizer::{AdamW, names};
+use super::optimizer::{AdamW, Start, names};
 use super::order;
 use crate::adapter::Param;
 use crate::anatomy::Anatomy;
@@ -30,6 +30,8 @@ pub struct Model<'a> {
     pub anatomy: &'a Anatomy,
     /// The adapter's tensors, in the order of the trainable vector.
     pub params: &'a [Param],
+    /// The state before the first step; its trainable vector holds the adapter's tensors one behind the other.
+    pub start: &'a Start,
     /// What the labels are labels of.
     pub objective: Objective,
     /// Positions of the logits in front of those that have labels: virtual tokens.
@@ -62,7 +64,7 @@ pub fn training_graph(model: Model<'_>, optimizer: &AdamW) -> Result<Graph> {
     let loss = prepared.loss(model, Want::Gradient { denominator, trainable: prepared.trainable })?;
     b.output("loss", loss.sum / denominator);
     let gradient = prepared.gradient(&loss)?;
-    let state = AdamW::moments(&b, prepared.trainable, prepared.count);
+    let state = AdamW::moments(&b, prepared.trainable, model.start);
     optimizer.write(&b, state, gradient);
     let joined = gradient.id();
     Ok(order::parts_last(simplify(&b.finish()?)?, joined))
@@ -122,7 +124,7 @@ impl<'g> Prepared<'g> {
         let logits = b.output_named(model.graph.value_name(head.logits)).unwrap_or_else(|| b.expr(head.logits));
         b.clear_outputs();
         super::cache::close(b, model.anatomy);
-        let (trainable, count) = flatten(b, model.params)?;
+        let (trainable, count) = flatten(b, model)?;
         let labels = labels(b, model)?;
         Ok(Self { b, trainable, count, logits, labels })
     }
@@ -150,13 +152,16 @@ impl<'g> Prepared<'g> {
 }
 
 /// Replaces the adapter's inputs by parts of one flat input.
-fn flatten<'g>(b: &'g Builder, params: &[Param]) -> Result<(Expr<'g>, usize)> {
-    let vector = trainable_vector(params)?;
-    let count = vector.len();
+fn flatten<'g>(b: &'g Builder, model: Model<'_>) -> Result<(Expr<'g>, usize)> {
+    let (params, vector) = (model.params, &model.start.trainable);
+    let count = params.iter().map(|param| param.initial.len()).sum();
+    if vector.len() != count {
+        return Err(Error::mismatch("numbers in the trainable vector", count, vector.len()));
+    }
     if count == 0 {
         return Err(Error::invalid("there is nothing to train: the adapter has no tensors"));
     }
-    let trainable = b.optional_input(names::TRAINABLE, vector);
+    let trainable = b.optional_input(names::TRAINABLE, vector.clone());
     b.scoped("trainable", || {
         let length = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         let lengths: Vec<i64> = params.iter().map(|p| length(p.initial.len())).collect();
