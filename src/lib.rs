@@ -1,4 +1,35 @@
-//! Fine-tune any ONNX transformer.
+//! Fine-tune any ONNX transformer: adapters of parameter-efficient fine-tuning are put into the graph, the backward pass is written out of
+//! standard operators, and a stock ONNX Runtime trains the result.
+//!
+//! ```text
+//! onnx::read ─▶ raise ─▶ unfuse ─▶ anatomy::read ─▶ adapter::Plan ─▶ train::step ─▶ export::bundle ─▶ runtime::trainer ─▶ export::merge
+//!   a Graph      one      standard   what a          where what       loss, gradient,  a folder of        PEFT's files        one model
+//!                dialect  operators  transformer     is inserted      AdamW            graphs             again
+//! ```
+//!
+//! The binary's commands are thin: each is a function of this library with its options. Three of them make a tuned model:
+//!
+//! ```no_run
+//! use peft_onnx::adapter::config::{LoraConfig, Method};
+//! use peft_onnx::export::bundle::{self, Adapter, Existing, Request};
+//! # fn main() -> peft_onnx::Result<()> {
+//! let method = Method::Lora(LoraConfig::default());
+//! let request = Request {
+//!     model: "model.onnx".as_ref(),
+//!     adapter: Adapter::Fresh(&method),
+//!     task: None,
+//!     output: "model.lora".as_ref(),
+//!     seed: 42,
+//!     existing: Existing::Keep,
+//! };
+//! let report = bundle::write(&request)?;
+//! println!("{} numbers are trained", report.manifest.trainable_count);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Reading, adapting, differentiating and writing need no ONNX Runtime: without the feature `runtime` the crate has no native dependency.
+
 pub mod adapter;
 pub mod anatomy;
 #[cfg(feature = "runtime")]

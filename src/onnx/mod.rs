@@ -18,6 +18,6 @@ mod write;
 
 pub use inline::inline_functions;
 pub use raise::raise;
-pub use read::read;
+pub use read::{producer, read};
 pub use storage::Storage;
 pub use write::{WriteOptions, write};

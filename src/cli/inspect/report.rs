@@ -13,6 +13,8 @@ use crate::{grad, onnx};
 /// What is known of a model.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
+    /// The program that wrote it.
+    pub producer: Option<String>,
     pub file: String,
     pub opset: i64,
     pub domains: Vec<Domain>,
@@ -173,6 +175,7 @@ impl Report {
         let misses = anatomy.misses.iter().map(|miss| Miss { at: miss.at.clone(), wanted: miss.wanted.clone() });
         Self {
             file: file.display().to_string(),
+            producer: onnx::producer(raw.model()),
             opset: raw.model().opset(),
             domains: domains(raw),
             ir_version: raw.model().ir_version,

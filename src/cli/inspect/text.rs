@@ -23,9 +23,10 @@ pub(super) fn render(report: &Report, args: &Args) -> String {
 fn summary(report: &Report) -> String {
     let opsets = report.domains.iter().map(|domain| format!("{} {}", domain.name, domain.version));
     let opsets: Vec<String> = std::iter::once(format!("opset {}", report.opset)).chain(opsets).collect();
+    let by = report.producer.as_ref().map(|producer| format!("; written by {producer}")).unwrap_or_default();
     let mut lines = vec![
         report.file.clone(),
-        format!("  {}; IR version {}; {} nodes", opsets.join(", "), report.ir_version, output::count(number(report.nodes))),
+        format!("  {}; IR version {}; {} nodes{by}", opsets.join(", "), report.ir_version, output::count(number(report.nodes))),
     ];
     for row in &report.constants {
         lines.push(format!(
