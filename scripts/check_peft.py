@@ -35,14 +35,20 @@ def adapted(base, bundle):
     """The base with the bundle's adapter, and what did not fit, in words."""
     model = peft.get_peft_model(base, peft.PeftConfig.from_pretrained(bundle)).eval()
     tensors = load_file(pathlib.Path(bundle) / "adapter_model.safetensors")
-    wanted = {key: value.shape for key, value in peft.get_peft_model_state_dict(model).items()}
+    own = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
+    # A tied head has the rows of its table under a name of its own.
+    given = {own[key].data_ptr() for key in tensors if key in own}
+    wanted = {key: value.shape for key, value in own.items() if key in tensors or value.data_ptr() not in given}
+    # With bias="all", PEFT keeps a saved module's bias under three names.
+    wanted = {key: shape for key, shape in wanted.items() if ".original_module." not in key and ".modules_to_save." not in key}
     faults = [f"missing: {key}" for key in sorted(set(wanted) - set(tensors))]
     faults += [f"unexpected: {key}" for key in sorted(set(tensors) - set(wanted))]
     faults += [f"shape of {key}: expected {list(wanted[key])}, found {list(tensors[key].shape)}"
                for key in sorted(set(tensors) & set(wanted)) if wanted[key] != tensors[key].shape]
     if not faults:
         result = peft.set_peft_model_state_dict(model, tensors)
-        faults += [f"not loaded: {key}" for key in result.unexpected_keys]
+        # PEFT puts a prompt into its place by another way, and then finds its key unexpected.
+        faults += [f"not loaded: {key}" for key in result.unexpected_keys if key != "prompt_embeddings"]
     return model, len(tensors), faults
 
 

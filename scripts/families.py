@@ -41,6 +41,10 @@ FAMILIES = {
         "dora": dict(target_modules=["q_proj", "v_proj"], use_dora=True),
         "ia3": dict(method="IA3Config", target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]),
         "prompt": dict(method="PromptTuningConfig", num_virtual_tokens=4),
+        "lora_pissa": dict(target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights="pissa"),
+        "lora_olora": dict(target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights="olora"),
+        "p_tuning_lstm": dict(method="PromptEncoderConfig", num_virtual_tokens=4, encoder_hidden_size=12, encoder_reparameterization_type="LSTM",
+                              training=dict(learning_rate=1e-3)),
         "p_tuning": dict(method="PromptEncoderConfig", num_virtual_tokens=4, encoder_hidden_size=12),
         "prefix": dict(method="PrefixTuningConfig", num_virtual_tokens=3, prefix_projection=True, encoder_hidden_size=12)}),
     "qwen2": Family("CAUSAL_LM", "Qwen2Config", dict(DECODER, tie_word_embeddings=True, use_sliding_window=False), BOTH, {

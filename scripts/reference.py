@@ -2,7 +2,7 @@
 
     python scripts/reference.py [FAMILY[/CASE]...]        after make_fixtures.py; peft 0.21, torch 2.15, transformers 4.57
 
-    adapter_init/, adapter_final/   as PEFT's save_pretrained wrote them, before and after training; where a network computes the prompt, PEFT saves only the
+    adapter_init/, adapter_final/   as PEFT's save_pretrained wrote them, before and after training (PiSSA and OLoRA: after it alone, converted); where a network computes the prompt, PEFT saves only the
                                     prompt, so prompt_encoder.safetensors beside it has the network
     train.jsonl                     one row a line, in training order: input_ids, attention_mask, and labels (-100 is ignored) or label; rows are padded on
                                     the right to equal length within each batch
@@ -16,6 +16,7 @@ import json
 import random
 import shutil
 import sys
+import tempfile
 
 import families
 from families import FAMILIES, FILLS, FIXTURES, VOCABULARY
@@ -84,11 +85,18 @@ def adapted(name, case):
     model = peft.get_peft_model(families.load(name), config).eval()
     with torch.no_grad():
         for key, p in model.named_parameters():
+            if starts_from_weights(settings):
+                break
             if ".lora_B." in key or ".ia3_l" in key:
                 p.add_(0.05 * torch.randn(p.shape))
             if key.startswith("prompt_encoder.") and "embedding" in key:
                 p.mul_(0.4)
     return model
+
+
+def starts_from_weights(settings):
+    """Whether PEFT takes the factors out of the base's weights: such an adapter is saved as an ordinary one, of twice the rank."""
+    return settings.get("init_lora_weights") in ("pissa", "olora")
 
 
 def prompt_encoder(model):
@@ -163,10 +171,22 @@ def write_case(name, case):
     probe_rows = families.padded([row(task, base.config.num_labels, chance, length) for length in (11, 4, 7)], FILLS)
     probe = {k: v for k, v in tensors(probe_rows).items() if k != "labels"}
     model = adapted(name, case)
-    save_adapter(model, folder / "adapter_init")
+    converted = starts_from_weights(FAMILIES[name].cases[case])
+    start = tempfile.mkdtemp()
+    if converted:
+        # PEFT wants the adapter as it was, under a name that makes no mutation of the base.
+        model.peft_config["default"].init_lora_weights = True
+        model.save_pretrained(start)
+    else:
+        save_adapter(model, folder / "adapter_init")
     untrained = logits(model, probe)
     seen, first = train(model, task, rows, settings)
-    save_adapter(model, folder / "adapter_final")
+    if converted:
+        model.save_pretrained(folder / "adapter_final", path_initial_model_for_weight_conversion=start)
+        (folder / "adapter_final/README.md").unlink(missing_ok=True)
+    else:
+        save_adapter(model, folder / "adapter_final")
+    shutil.rmtree(start)
     saved = load_file(folder / "adapter_final/adapter_model.safetensors")
     if not is_computed(model) and sorted(saved) != sorted(first):
         sys.exit(f"{folder}: gradients of {sorted(first)}, but the adapter has {sorted(saved)}")

@@ -8,10 +8,10 @@ mod scope;
 mod task;
 mod tuners;
 
-pub use prompts::{PrefixConfig, PromptConfig, PromptEncoderConfig, PromptInit, PromptShape, Reparameterization};
+pub use prompts::{PrefixConfig, PrefixInit, PromptConfig, PromptEncoderConfig, PromptInit, PromptShape, Reparameterization};
 pub use scope::{Bias, Scope, Selection, Targets};
 pub use task::Task;
-pub use tuners::{HeadConfig, Ia3Config, LnTuningConfig, LokrConfig, LoraConfig, LoraInit, ProductConfig, VeraConfig};
+pub use tuners::{HeadConfig, Ia3Config, LnTuningConfig, LokrConfig, LoraConfig, LoraInit, ProductConfig, TokensConfig, VeraConfig};
 
 use crate::error::{Error, Result};
 
@@ -30,6 +30,8 @@ pub enum Method {
     Ia3(Ia3Config),
     /// Some of the base's own modules, trained as they are.
     Head(HeadConfig),
+    /// Rows of embeddings, trained as they are.
+    TrainableTokens(TokensConfig),
     /// Normalisation layers, trained as they are.
     LnTuning(LnTuningConfig),
     /// Learned scales of shared random projections.
@@ -52,6 +54,7 @@ impl Method {
             Self::PromptEncoder(_) => "p_tuning",
             Self::Ia3(_) => "ia3",
             Self::Head(_) => "head",
+            Self::TrainableTokens(_) => "trainable_tokens",
             Self::LnTuning(_) => "ln_tuning",
             Self::Vera(_) => "vera",
             Self::Loha(_) => "loha",
@@ -75,7 +78,7 @@ impl Method {
             Self::Vera(config) => Some(&config.scope),
             Self::Loha(config) => Some(&config.scope),
             Self::Lokr(config) => Some(&config.product.scope),
-            Self::Prompt(_) | Self::Prefix(_) | Self::PromptEncoder(_) | Self::Head(_) => None,
+            Self::Prompt(_) | Self::Prefix(_) | Self::PromptEncoder(_) | Self::TrainableTokens(_) | Self::Head(_) => None,
         }
     }
 
@@ -89,6 +92,7 @@ impl Method {
             Self::PromptEncoder(config) => &config.modules_to_save,
             Self::Ia3(config) => &config.scope.modules_to_save,
             Self::Head(config) => &config.modules_to_save,
+            Self::TrainableTokens(_) => &[],
             Self::LnTuning(config) => &config.scope.modules_to_save,
             Self::Vera(config) => &config.scope.modules_to_save,
             Self::Loha(config) => &config.scope.modules_to_save,
@@ -107,9 +111,11 @@ impl Method {
             Self::Prefix(config) => at_least_one("num_virtual_tokens", config.num_virtual_tokens),
             Self::PromptEncoder(config) => {
                 at_least_one("num_virtual_tokens", config.num_virtual_tokens)?;
+                at_least_one("encoder_num_layers", config.encoder_num_layers)?;
                 probability("encoder_dropout", config.encoder_dropout)
             }
             Self::Head(_) => Ok(()),
+            Self::TrainableTokens(config) => at_least_one("number of token_indices", config.rows.len()),
             Self::Ia3(config) => config.scope.check(),
             Self::LnTuning(config) => config.scope.check(),
             Self::Vera(config) => {

@@ -69,6 +69,7 @@ pub enum Part {
     BaseWeight,
     BaseBias,
     TokenDelta,
+    OwnTokenDelta,
     Ia3,
     NormWeight,
     NormBias,
@@ -98,7 +99,8 @@ pub enum Shared {
 /// Every part: the segment that says what it is, and the segment after the adapter's name, if there is one.
 ///
 /// Shapes: `lora_A` `[r, in]`, `lora_B` `[out, r]`, its bias `[out]`, `lora_embedding_A` `[r, rows]`, `lora_embedding_B` `[hidden, r]`,
-/// `lora_magnitude_vector` `[out]`, `lora_E` `[r, 1]`, `base_layer` those of the base, `trainable_tokens_delta` `[rows, hidden]`,
+/// `lora_magnitude_vector` `[out]`, `lora_E` `[r, 1]`, `base_layer` those of the base, `trainable_tokens_delta` `[rows, hidden]` (in a
+/// `token_adapter` where it stands beside LoRA),
 /// `ia3_l` `[out, 1]` or for feed-forward `[1, in]`, `vera_lambda_b` `[out]`, `vera_lambda_d` `[r]`,
 /// `hada_w1_a` `[out, r]`, `hada_w1_b` `[r, in]`, `lokr_w1` and `lokr_w2` two factors of `[out, in]`.
 const PARTS: &[(Part, &str, &str)] = &[
@@ -114,6 +116,7 @@ const PARTS: &[(Part, &str, &str)] = &[
     (Part::BaseWeight, "base_layer", "weight"),
     (Part::BaseBias, "base_layer", "bias"),
     (Part::TokenDelta, "token_adapter.trainable_tokens_delta", ""),
+    (Part::OwnTokenDelta, "trainable_tokens_delta", ""),
     (Part::Ia3, "ia3_l", ""),
     (Part::NormWeight, "ln_tuning_layers", "weight"),
     (Part::NormBias, "ln_tuning_layers", "bias"),
@@ -266,6 +269,7 @@ mod tests {
             (Family::Tuner, "base_model.model.q.lora_magnitude_vector", module("q", Part::LoraMagnitude)),
             (Family::Tuner, "base_model.model.query.base_layer.bias", module("query", Part::BaseBias)),
             (Family::Tuner, "base_model.model.embed_tokens.token_adapter.trainable_tokens_delta", module("embed_tokens", Part::TokenDelta)),
+            (Family::Tuner, "base_model.model.embed_tokens.trainable_tokens_delta", module("embed_tokens", Part::OwnTokenDelta)),
             (Family::Tuner, "base_model.model.k_proj.ia3_l", module("k_proj", Part::Ia3)),
             (Family::Tuner, "base_model.model.q.lokr_w1_a", module("q", Part::LokrW1A)),
             (Family::Tuner, "base_model.model.norm.ln_tuning_layers.weight", module("norm", Part::NormWeight)),

@@ -55,6 +55,38 @@ pub(super) fn decompose(matrix: DMatrix<f64>, rank: usize) -> Result<Decomposed>
     })
 }
 
+/// Nearly the same, from the space that `random` `[columns, rank]` spans after some rounds through the matrix and back (Halko et al., Finding
+/// Structure with Randomness, algorithms 4.4 and 5.1; PyTorch `svd_lowrank`).
+///
+/// # Errors
+/// Numbers that are not finite.
+pub(super) fn decompose_nearly(matrix: &DMatrix<f64>, random: &DMatrix<f64>, iterations: usize) -> Result<Decomposed> {
+    let mut space = (matrix * random).qr().q();
+    for _ in 0..iterations {
+        space = (matrix * (matrix.transpose() * space).qr().q()).qr().q();
+    }
+    let small = decompose(space.transpose() * matrix, random.ncols())?;
+    Ok(Decomposed { u: space * small.u, ..small })
+}
+
+/// `Q` with orthonormal columns and `R`, upper triangular: `matrix = Q·R`.
+pub(super) fn orthogonal(matrix: DMatrix<f64>) -> (DMatrix<f64>, DMatrix<f64>) {
+    matrix.qr().unpack()
+}
+
+/// The smallest `X` `[columns, n]` with which `matrix · X` is nearest to `wanted` `[rows, n]`.
+///
+/// # Errors
+/// Numbers that are not finite.
+pub(super) fn solution(matrix: &Array2<f32>, wanted: &Array2<f32>) -> Result<Array2<f32>> {
+    let (matrix, wanted) = (double(&matrix.view()), double(&wanted.view()));
+    if matrix.iter().chain(wanted.iter()).any(|number| !number.is_finite()) {
+        return Err(Error::invalid("numbers that are not finite have no solution"));
+    }
+    let found = matrix.svd(true, true).solve(&wanted, 1e-9).map_err(Error::invalid)?;
+    Ok(single(&found))
+}
+
 /// A matrix in double precision.
 pub(super) fn double(matrix: &ArrayView2<'_, f32>) -> DMatrix<f64> {
     DMatrix::from_fn(matrix.nrows(), matrix.ncols(), |row, column| f64::from(matrix[[row, column]]))

@@ -3,6 +3,7 @@
 use ndarray::{Array2, Axis};
 
 use super::config::{LoraConfig, LoraInit, Method, Selection, Targets};
+use super::decomposed::{self, Decomposed, Decomposition};
 use super::dora::Dora;
 use super::dropout::Masks;
 use super::key::{Key, Part as KeyPart};
@@ -10,7 +11,7 @@ use super::lora_embedding::LoraEmbedding;
 use super::param::{PEFT_PREFIX, Params};
 use super::part::{Folding, Insertion, Part, Placed, Places, boxed};
 use super::targets::{self, CandidateKind};
-use super::tokens;
+use super::tokens::{self, Tokens};
 use super::{fold, init, packing, trained};
 use crate::anatomy::Projection;
 use crate::ir::{DType, Expr, Tensor};
@@ -74,24 +75,33 @@ pub(super) fn place(config: &LoraConfig, at: &Places<'_>) -> Result<Placed> {
         return Err(Error::unsupported("DoRA of embeddings", "only those of linear projections are written"));
     }
     let start = match config.init {
-        LoraInit::Kaiming | LoraInit::FromFile(_) => Start::Default,
+        LoraInit::Kaiming | LoraInit::FromFile(_) | LoraInit::Pissa { .. } | LoraInit::Olora => Start::Default,
         LoraInit::Gaussian => Start::Gaussian,
         LoraInit::Random => Start::Random,
     };
     let branches = Branches { start, seed: at.seed, dropout: config.dropout, bias: config.lora_bias, dora: config.use_dora };
     let modules: Vec<String> = sites.iter().chain(&tables).map(|site| site.module.clone()).collect();
     let mut parts: Vec<Box<dyn Part>> = vec![];
-    if !sites.is_empty() {
-        parts.push(Box::new(Lora { sites, branches }));
+    let decomposition = Decomposition::of(&config.init);
+    if decomposition.is_some() && !tables.is_empty() {
+        return Err(Error::unsupported("starting LoRA of embeddings from their values", "only those of linear projections do"));
+    }
+    match decomposition {
+        _ if sites.is_empty() => {}
+        Some(decomposition) => parts.push(boxed(Decomposed::new(sites, decomposition, branches.dropout, at.seed))),
+        None => parts.push(boxed(Lora { sites, branches })),
     }
     parts.extend(tables.into_iter().map(|site| boxed(LoraEmbedding { site, branches })));
-    parts.extend(tokens::find(&config, at)?.into_iter().map(boxed));
+    let rows = tokens::find(&config, at)?;
+    config.trainable_token_indices = rows.iter().map(Tokens::setting).collect();
+    parts.extend(rows.into_iter().map(boxed));
     let attached: Vec<(String, usize)> = parts.iter().flat_map(|part| part.targets()).collect();
     parts.extend(trained::biases(at, config.bias, &attached));
 
     let modules: Vec<&str> = modules.iter().map(String::as_str).collect();
     config.scope.settle(&modules, at.saved);
     config.fan_in_fan_out |= at.anatomy.projections.iter().any(|p| p.conv1d && modules.contains(&p.module.as_str()));
+    let config = if decomposition.is_some() { decomposed::settled(config) } else { config };
     Ok(Placed { parts, settled: Method::Lora(config) })
 }
 

@@ -5,6 +5,7 @@
 
 pub mod combine;
 pub mod config;
+pub mod decomposed;
 mod dora;
 pub mod dropout;
 pub mod encoder;
@@ -40,6 +41,7 @@ pub use lora::Site;
 pub use param::{Form, PEFT_PREFIX, Param, Params, Role};
 pub use part::Purpose;
 pub use plan::{Given, Plan};
+pub use prefix::of_text as prefix_of_text;
 
 use ndarray::ArrayView2;
 

@@ -30,7 +30,7 @@ pub fn join(anatomy: &mut Anatomy, method: &Method) -> Result<()> {
         if names_part || !wanted.has(&whole)? {
             continue;
         }
-        if !matches!(method, Method::Lora(config) if !config.use_dora && !config.lora_bias) {
+        if !matches!(method, Method::Lora(config) if !config.use_dora && !config.lora_bias && !config.init.is_decomposed()) {
             return Err(Error::unsupported(format!("{whole}, which is in parts in this graph,"), "only plain LoRA can be put there"));
         }
         let mut start = 0;

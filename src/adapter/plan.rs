@@ -5,10 +5,10 @@ use super::key::Family;
 use super::param::{Param, Params};
 use super::part::{Folding, Insertion, Part, Placed, Places, Purpose};
 use super::targets::{self, Strictness};
-use super::{ia3, loha, lokr, lora, prefix, prompt, trained, vera};
-use crate::Result;
+use super::{ia3, loha, lokr, lora, prefix, prompt, tokens, trained, vera};
 use crate::anatomy::Anatomy;
 use crate::ir::{Builder, Graph, Tensor};
+use crate::{Error, Result};
 
 /// What a method does to one graph.
 #[derive(Debug)]
@@ -25,6 +25,7 @@ fn place(method: &Method, at: &Places<'_>) -> Result<Placed> {
     match method {
         Method::Lora(config) => lora::place(config, at),
         Method::Ia3(config) => ia3::place(config, at),
+        Method::TrainableTokens(config) => tokens::place(config, at),
         Method::LnTuning(config) => trained::normalisations(config, at),
         Method::Head(config) => trained::head(config, at),
         Method::Prompt(config) => prompt::place(config, at),
@@ -47,6 +48,11 @@ impl Plan {
         let at = Places { anatomy, strictness, seed, saved: &saved, given };
         let Placed { mut parts, settled } = place(method, &at)?;
         let family = if method.is_prompt() { Family::Prompt } else { Family::Tuner };
+        let targets = parts.iter().flat_map(|part| part.targets());
+        if let Some((both, _)) = targets.into_iter().find(|(module, _)| targets::is_whole(module, settled.modules_to_save())) {
+            return Err(Error::invalid(format!("{both} is a target, and is trained as a whole as well"))
+                .with_hint("leave it out of the targets, or out of the modules to save; their names are compared from the end"));
+        }
         parts.extend(trained::modules(&Places { saved: settled.modules_to_save(), ..at }, family)?);
         Ok(Self { parts, settled })
     }

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::config::{Method, PrefixConfig, PromptShape};
+use super::config::{Method, PrefixConfig, PrefixInit, PromptShape};
 use super::init;
 use super::longer::Longer;
 use super::part::{Folding, Insertion, Part, Placed, Places};
@@ -21,6 +21,8 @@ use crate::{Error, Result};
 #[derive(Debug)]
 struct Prefix {
     rows: Rows,
+    /// What it starts from, if not from random numbers.
+    start: Option<Tensor>,
     seed: u64,
     tokens: usize,
     shape: Sizes,
@@ -54,9 +56,12 @@ pub(super) fn place(config: &PrefixConfig, at: &Places<'_>) -> Result<Placed> {
     };
     config.encoder_hidden_size = config.encoder_hidden_size.or(config.shape.token_dim);
     at.saved.clone_into(&mut config.modules_to_save);
-    let tokens = config.num_virtual_tokens;
+    if let PrefixInit::Text(text) = &config.init {
+        return Err(Error::unsupported(format!("starting the prefix from {text:?}"), "its keys and values were not computed"));
+    }
+    let (tokens, start) = (config.num_virtual_tokens, config.init.rows().cloned());
     let settled = Method::Prefix(config);
-    let prefix = Prefix { rows: Rows::of(&settled, at)?, seed: at.seed, tokens, shape };
+    let prefix = Prefix { rows: Rows::of(&settled, at)?, start, seed: at.seed, tokens, shape };
     Ok(Placed { parts: vec![Box::new(prefix)], settled })
 }
 
@@ -120,6 +125,9 @@ impl Part for Prefix {
 
 impl Prefix {
     fn fresh(&self) -> Tensor {
+        if let Some(start) = &self.start {
+            return start.clone();
+        }
         let Sizes { layers, kv_heads, head } = self.shape;
         let mut rng = init::generator(self.seed, "prompt_embeddings");
         init::normal(&mut rng, &[self.tokens, layers * 2 * kv_heads * head], DEVIATION)
@@ -145,6 +153,26 @@ impl Prefix {
             b.rewire_input(place.output, place.input, later);
         }
     }
+}
+
+/// A graph that gives the keys and values of its own tokens, as the rows of a prefix that stands for them: `rows`, float32
+/// `[tokens, layers · 2 · heads · size]`, of a batch of one text.
+///
+/// # Errors
+/// Attentions whose keys and values are not values of the graph, or not known well enough.
+pub fn of_text(graph: &Graph, anatomy: &Anatomy) -> Result<Graph> {
+    let shape = sizes(anatomy)?;
+    let b = Builder::on(graph);
+    let mut columns = vec![];
+    for attention in attentions(anatomy) {
+        let site = Site { b: &b, graph, attention, tokens: 0 };
+        let scale = attention.key_scale.ok_or_else(|| site.refuse("the scale of its keys is not known"))?;
+        columns.push(site.flattened(&attention.keys, shape)? * (1.0 / scale));
+        columns.push(site.flattened(&attention.values, shape)?);
+    }
+    b.clear_outputs();
+    b.output("rows", columns[0].concat(&columns[1..], 1));
+    b.finish()
 }
 
 /// One attention that gets a prefix.
@@ -222,6 +250,32 @@ impl<'g> Site<'g, '_> {
         let place = |axis: &Axis| order.iter().position(|other| other == axis).and_then(|place| i64::try_from(place).ok());
         let perm: Option<Vec<i64>> = heads.axes.iter().map(place).collect();
         Ok(apart.transpose(&perm.ok_or_else(|| self.refuse("its axes are in an unknown order"))?))
+    }
+
+    /// Keys or values of one text as `[tokens, kv heads · size]`: what [`arranged`](Self::arranged) undoes.
+    fn flattened(&self, heads: &Heads, shape: Sizes) -> Result<Expr<'g>> {
+        use Axis::{Batch, BatchHeads, Heads as HeadAxis, HeadsSize, Seq, Size};
+        let size = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let (kv_heads, head) = (size(shape.kv_heads), size(shape.head));
+        let own = self.b.expr(heads.value);
+        let order = |wanted: &[Axis]| -> Result<Expr<'g>> {
+            let place = |axis: &Axis| heads.axis(*axis).and_then(|place| i64::try_from(place).ok());
+            let perm: Option<Vec<i64>> = wanted.iter().map(place).collect();
+            Ok(own.transpose(&perm.ok_or_else(|| self.refuse("its axes are in an unknown order"))?))
+        };
+        // Every head, one behind the other: `[heads, tokens, size]`.
+        let all = if heads.axis(BatchHeads).is_some() {
+            order(&[BatchHeads, Seq, Size])?
+        } else if heads.axis(HeadsSize).is_some() {
+            order(&[Batch, Seq, HeadsSize])?.squeeze(&[0]).reshape(&[0, -1, head]).transpose(&[1, 0, 2])
+        } else {
+            order(&[Batch, HeadAxis, Seq, Size])?.squeeze(&[0])
+        };
+        // Of heads that grouped queries read several times, one.
+        let tokens = self.b.int(1).reshape(&[1]);
+        let lengths = self.b.ints(&[kv_heads, -1]).concat(&[all.length(1), self.b.ints(&[head])], 0);
+        let once = all.reshape_to(lengths).slice_at(self.b.ints(&[0]), tokens, &[1]).squeeze(&[1]);
+        Ok(once.transpose(&[1, 0, 2]).reshape(&[-1, kv_heads * head]).cast(DType::F32))
     }
 
     /// Gives every mask columns in front. `done` has masks that several layers share.

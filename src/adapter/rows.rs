@@ -22,6 +22,11 @@ impl Rows {
         Ok(Self { encoder, seed: at.seed })
     }
 
+    fn computed(&self, encoder: &Encoder, at: &Insertion<'_, '_>) -> Result<Tensor> {
+        // A start that cannot be made is said by the graph that is trained; here it is a tensor that is not there.
+        encoder.compute(&|key| at.params.given(key).or_else(|| encoder.fresh(key, self.seed).unwrap_or_default()))
+    }
+
     /// Writes the rows `[tokens, numbers]`; `fresh` makes those of a new adapter without a network.
     pub(super) fn write<'g>(&self, at: &Insertion<'g, '_>, fresh: impl FnOnce() -> Result<Tensor>) -> Expr<'g> {
         let key = Key::Prompt.to_string();
@@ -29,7 +34,7 @@ impl Rows {
             (Some(encoder), Purpose::Training(_)) => encoder.write(at.b, at.params, self.seed),
             (encoder, _) => at.params.keyed(&key, &key, || {
                 let value = match encoder {
-                    Some(encoder) => encoder.compute(&|key| at.params.given(key).or_else(|| encoder.fresh(key, self.seed))),
+                    Some(encoder) => self.computed(encoder, at),
                     None => fresh(),
                 };
                 value.unwrap_or_else(|error| {

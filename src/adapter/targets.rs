@@ -155,6 +155,7 @@ pub struct Matcher<'s> {
     targets: TargetMatcher<'s>,
     exclude: Option<SelectionMatcher<'s>>,
     modules_to_save: Vec<Pattern>,
+    saved: &'s [String],
     layers: &'s [usize],
     layer_numbers: Vec<Pattern>,
 }
@@ -193,6 +194,7 @@ impl<'s> Matcher<'s> {
             exclude: scope.exclude.as_ref().map(|selection| SelectionMatcher::new("exclude_modules", selection)).transpose()?,
             modules_to_save: (scope.modules_to_save.iter().map(|name| Pattern::module_or_inside("modules_to_save", name)))
                 .collect::<Result<_>>()?,
+            saved: &scope.modules_to_save,
             layers: &scope.layers_to_transform,
             layer_numbers,
         })
@@ -222,7 +224,8 @@ impl<'s> Matcher<'s> {
 
     fn is_asked_for(&self, candidate: &Candidate) -> Result<bool> {
         match &self.targets {
-            TargetMatcher::AllLinear => Ok(candidate.kind == CandidateKind::Linear),
+            // PEFT saves `pre_classifier` as a whole where `classifier` is asked for, and it cannot be a target then.
+            TargetMatcher::AllLinear => Ok(candidate.kind == CandidateKind::Linear && !is_whole(&candidate.module, self.saved)),
             TargetMatcher::Only(selection) => selection.has(&candidate.module),
         }
     }
@@ -297,6 +300,12 @@ pub fn saved_parameters(modules_to_save: &[String], parameters: &[&str], strictn
     }
     let is_any = |parameter: &&str| modules_to_save.iter().any(|name| is_saved(parameter, name));
     Ok(parameters.iter().enumerate().filter(|(_, parameter)| is_any(parameter)).map(|(place, _)| place).collect())
+}
+
+/// Whether a module itself is trained and saved as a whole.
+#[must_use]
+pub fn is_whole(module: &str, modules_to_save: &[String]) -> bool {
+    modules_to_save.iter().any(|name| !name.is_empty() && module.ends_with(name))
 }
 
 /// Whether a parameter is inside a module whose path ends with `name`.

@@ -2,11 +2,13 @@
 
 use ndarray::s;
 
-use super::config::LoraConfig;
+use super::config::{LoraConfig, Method, Selection, TokensConfig};
 use super::fold;
 use super::key::{Key, Part as KeyPart};
 use super::lora;
-use super::part::{Folding, Insertion, Part, Places};
+use super::part::{Folding, Insertion, Part, Placed, Places, boxed};
+use super::prompt::token_table;
+use super::targets::SelectionMatcher;
 use crate::anatomy::Embedding;
 use crate::ir::{DType, Expr, Tensor};
 use crate::{Error, Result};
@@ -16,6 +18,48 @@ use crate::{Error, Result};
 pub(super) struct Tokens {
     module: String,
     rows: Vec<usize>,
+    /// What PEFT calls the rows.
+    part: KeyPart,
+}
+
+/// Finds the tables of the method that trains rows and nothing else.
+pub(super) fn place(config: &TokensConfig, at: &Places<'_>) -> Result<Placed> {
+    let mut modules: Vec<String> = match &config.targets {
+        None => vec![token_table(at.anatomy)?.module.clone()],
+        Some(selection) => {
+            let matcher = SelectionMatcher::new("target_modules", selection)?;
+            let mut found = vec![];
+            for table in &at.anatomy.embeddings {
+                if matcher.has(&table.module)? {
+                    found.push(table.module.clone());
+                }
+            }
+            found
+        }
+    };
+    modules.sort();
+    modules.dedup();
+    if modules.is_empty() {
+        let tables: Vec<&str> = at.anatomy.embeddings.iter().map(|table| table.module.as_str()).collect();
+        return Err(Error::invalid("no embedding matches the targets").with_hint(format!("the model has {}", tables.join(", "))));
+    }
+    let mut parts = vec![];
+    for module in &modules {
+        let tables = at.anatomy.embeddings.iter().filter(|table| table.module == *module);
+        for table in tables.take(1) {
+            check_rows(table, &config.rows)?;
+            parts.push(boxed(Tokens { module: module.clone(), rows: config.rows.clone(), part: KeyPart::OwnTokenDelta }));
+        }
+    }
+    let settled = TokensConfig { targets: Some(Selection::Names(modules)), ..config.clone() };
+    Ok(Placed { parts, settled: Method::TrainableTokens(settled) })
+}
+
+fn check_rows(table: &Embedding, rows: &[usize]) -> Result<()> {
+    match rows.iter().find(|&&row| i64::try_from(row).is_ok_and(|row| row >= table.rows)) {
+        Some(row) => Err(Error::mismatch("row of trainable_token_indices", format!("below {}", table.rows), row)),
+        None => Ok(()),
+    }
 }
 
 /// The tables that rows are trained of.
@@ -27,10 +71,8 @@ pub(super) fn find(config: &LoraConfig, at: &Places<'_>) -> Result<Vec<Tokens>> 
         // PEFT calls the table `embed_tokens` where the configuration does not.
         let table = at.anatomy.embeddings.iter().find(is_named).or(tokens.filter(|_| name == "embed_tokens"));
         let table = table.ok_or_else(|| Error::not_found("embedding", name.clone()))?;
-        if let Some(row) = rows.iter().find(|&&row| i64::try_from(row).is_ok_and(|row| row >= table.rows)) {
-            return Err(Error::mismatch("row of trainable_token_indices", format!("below {}", table.rows), row));
-        }
-        found.push(Tokens { module: table.module.clone(), rows: rows.clone() });
+        check_rows(table, rows)?;
+        found.push(Tokens { module: table.module.clone(), rows: rows.clone(), part: KeyPart::TokenDelta });
     }
     Ok(found)
 }
@@ -41,7 +83,7 @@ impl Part for Tokens {
         let tables: Vec<&Embedding> = at.anatomy.embeddings.iter().filter(|table| table.module == self.module).collect();
         let Some(first) = tables.first() else { return Err(Error::not_found("embedding", self.module.clone())) };
         let base = self.base_rows(at, first)?;
-        let rows = lora::param(at.params, &self.module, KeyPart::TokenDelta, || base.clone());
+        let rows = lora::param(at.params, &self.module, self.part, || base.clone());
         let b = at.b;
         let numbers: Vec<i64> = self.rows.iter().map(|&row| i64::try_from(row).unwrap_or(i64::MAX)).collect();
         b.scoped(&format!("tokens/{}", self.module), || {
@@ -59,7 +101,7 @@ impl Part for Tokens {
     }
 
     fn fold(&self, at: &Folding<'_>) -> Result<()> {
-        let trained = super::matrix(&at.tensor(&Key::module(&*self.module, KeyPart::TokenDelta).to_string())?)?;
+        let trained = super::matrix(&at.tensor(&Key::module(&*self.module, self.part).to_string())?)?;
         let change = |mut table: ndarray::Array2<f32>| {
             if trained.nrows() != self.rows.len() || trained.ncols() != table.ncols() {
                 return Err(Error::mismatch("shape", format!("[{}, {}]", self.rows.len(), table.ncols()), format!("{:?}", trained.dim())));
@@ -82,6 +124,11 @@ impl Part for Tokens {
 }
 
 impl Tokens {
+    /// The table's name and rows, as a configuration has them.
+    pub(super) fn setting(&self) -> (String, Vec<usize>) {
+        (self.module.clone(), self.rows.clone())
+    }
+
     fn base_rows(&self, at: &Insertion<'_, '_>, table: &Embedding) -> Result<Tensor> {
         let stored = at.graph.initializer(table.weight).ok_or_else(|| Error::not_found("table", self.module.clone()))?;
         fold::rows_of(stored, &self.rows)

@@ -49,7 +49,7 @@ pub enum Format {
 }
 
 /// The files of an adapter in PEFT's form; the last only for methods that have an encoder.
-const PEFT_FILES: [&str; 3] = [crate::peft::CONFIG_FILE, adapter_file::FILE, crate::peft::ENCODER_FILE];
+const PEFT_FILES: [&str; 4] = [crate::peft::CONFIG_FILE, adapter_file::FILE, crate::peft::ENCODER_FILE, crate::peft::FACTORS_FILE];
 
 /// Writes the adapter in another form.
 ///

@@ -8,10 +8,11 @@ use clap::ArgGroup;
 use serde_json::json;
 
 use super::{Global, output};
-use crate::adapter::config::{Method, PromptConfig, PromptInit, Task};
+use crate::adapter::config::{Method, PrefixConfig, PrefixInit, PromptConfig, PromptInit, Task};
 use crate::error::{Context, Error, Result};
 use crate::export::bundle::{self, Adapter, Existing, Report, Request};
 use crate::runtime::data::{Specials, Tokenizer};
+use crate::runtime::text_prefix;
 
 pub use method::MethodArgs;
 
@@ -68,7 +69,7 @@ pub(super) fn task(name: &str) -> Result<Task> {
 /// # Errors
 /// As [`bundle::write`].
 pub fn run(args: &Args, global: &Global) -> Result<()> {
-    let method = args.adapter.is_none().then(|| with_tokens(args.method.method()?, &args.model)).transpose()?;
+    let method = args.adapter.is_none().then(|| with_text(args.method.method()?, &args.model, global)).transpose()?;
     let (adapter, name) = match (&method, &args.adapter) {
         (Some(method), _) => (Adapter::Fresh(method), method.name()),
         (None, Some(folder)) => (Adapter::Folder(folder), "adapted"),
@@ -88,25 +89,43 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
             "base": report.manifest.base_count,
             "targets": report.targets.iter().map(|(module, rank)| json!({"module": module, "rank": rank})).collect::<Vec<_>>(),
             "trained": report.trained,
+            "matched": report.matched,
             "files": files.iter().map(|file| json!({"file": file.name, "bytes": file.bytes})).collect::<Vec<_>>(),
         }));
     }
     if global.quiet { Ok(()) } else { output::print(&describe(&folder, &report, &files)) }
 }
 
-/// The method, its prompt's text taken apart by the tokenizer beside the model.
-fn with_tokens(mut method: Method, model: &Path) -> Result<Method> {
-    if let Method::Prompt(PromptConfig { init, .. }) = &mut method
-        && let PromptInit::Text(text) = init
-    {
-        let tokenizer = Tokenizer::beside(model)?.ok_or_else(|| {
-            Error::unsupported(format!("starting the prompt from {text:?}"), "there is no tokenizer beside the model")
-                .with_hint("put tokenizer.json into the model's folder, or start from the vocabulary: `--prompt-init vocab`")
-        })?;
-        let tokens = tokenizer.encode(text, Specials::AsWritten)?.ids;
-        *init = PromptInit::Tokens(tokens.into_iter().filter_map(|token| usize::try_from(token).ok()).collect());
+/// The method, its prompt's text taken apart by the tokenizer beside the model, its prefix's text read by the model.
+fn with_text(mut method: Method, model: &Path, global: &Global) -> Result<Method> {
+    match &mut method {
+        Method::Prompt(PromptConfig { init, .. }) => {
+            if let PromptInit::Text(text) = init {
+                let tokens = tokens(text, model)?;
+                *init = PromptInit::Tokens(tokens.into_iter().filter_map(|token| usize::try_from(token).ok()).collect());
+            }
+        }
+        Method::Prefix(PrefixConfig { init, num_virtual_tokens, .. }) => {
+            if let PrefixInit::Text(text) = init {
+                let tokens: Vec<i32> = tokens(text, model)?.into_iter().cycle().take(*num_virtual_tokens).collect();
+                *init = PrefixInit::Rows(text_prefix::rows(global.runtime(None)?, model, &tokens)?);
+            }
+        }
+        _ => {}
     }
     Ok(method)
+}
+
+/// The tokens of a text, at least one.
+fn tokens(text: &str, model: &Path) -> Result<Vec<i32>> {
+    let tokenizer = Tokenizer::beside(model)?.ok_or_else(|| {
+        Error::unsupported(format!("starting from {text:?}"), "there is no tokenizer beside the model")
+            .with_hint("put tokenizer.json into the model's folder, or start from other numbers: see `--prompt-init`")
+    })?;
+    match tokenizer.encode(text, Specials::AsWritten)?.ids {
+        ids if ids.is_empty() => Err(Error::invalid("the text to start from has no tokens")),
+        ids => Ok(ids),
+    }
 }
 
 struct File {
@@ -140,6 +159,7 @@ fn describe(folder: &Path, report: &Report, files: &[File]) -> String {
             output::count(manifest.base_count)
         ),
     ];
+    lines.extend(report.matched.map(|count| format!("adapter    {count} tensors, each with its place")));
     if !report.targets.is_empty() {
         lines.push(format!("sites      {}", sites(&report.targets)));
     }

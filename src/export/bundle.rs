@@ -66,6 +66,8 @@ pub struct Report {
     pub trained: Vec<String>,
     /// How the task was found.
     pub task: Task,
+    /// The number of tensors of a given adapter: each has found its place.
+    pub matched: Option<usize>,
 }
 
 const ZEROS: &str = "zeros.bin";
@@ -96,13 +98,18 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     let plan = Plan::new(&method, task, &base.anatomy, strictness, request.seed, &lookup).in_file(request.model)?;
 
     let (inference, kept) = adapted(&base, &plan, &lookup, Purpose::Inference).in_file(request.model)?;
+    let mut matched = None;
     if let (Some(files), Adapter::Folder(path)) = (&given, &request.adapter) {
-        peft::match_params(&files.tensors, &kept).check().in_file(*path)?;
+        let fit = peft::match_params(&files.tensors, &kept);
+        tracing::info!("{fit}");
+        fit.check().in_file(*path)?;
+        matched = Some(fit.matched.len());
     }
     let (untrained, trained) = adapted(&base, &plan, &lookup, Purpose::Training(None)).in_file(request.model)?;
     let files = adapter_files(plan.settled(), task, request, given.as_ref(), &kept, &trained);
     peft::write(folder.path(), &files)?;
-    let (kept, trained) = (lying_in(folder.path(), kept)?, lying_in(folder.path(), trained)?);
+    let beside = peft::file_beside(plan.settled());
+    let (kept, trained) = (lying_in(folder.path(), beside, kept)?, lying_in(folder.path(), beside, trained)?);
     let params: Vec<Param> = trained.into_iter().filter(Param::is_trained).collect();
     let mut graphs = IndexMap::new();
     let mut put = |purpose: &str, graph: &Graph| -> Result<()> {
@@ -128,7 +135,7 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         base: described(request.model, &linked, folder.path(), &base),
         graphs,
         trainable_count: params.iter().map(|p| p.initial.len()).sum(),
-        trainable: slots(&params),
+        trainable: slots(&params, beside),
         base_count: base.count(),
         logits: base.anatomy.head.as_ref().map(|head| base.graph.value_name(head.logits).to_owned()).unwrap_or_default(),
         classes,
@@ -138,7 +145,7 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     let text = serde_json::to_string_pretty(&manifest).map_err(|e| Error::invalid(e.to_string()))?;
     crate::files::replace(&folder.path().join(manifest::FILE), text.as_bytes())?;
     folder.finish()?;
-    Ok(Report { manifest, targets: plan.targets(), trained: plan.trained(), task })
+    Ok(Report { manifest, targets: plan.targets(), trained: plan.trained(), task, matched })
 }
 
 /// Errors name the file that the user gave, not its link in a folder that is about to vanish.
@@ -193,18 +200,18 @@ fn adapter_files(
     AdapterFiles {
         config: given.map_or_else(fresh, |files| files.config.clone()),
         tensors: kept.iter().map(named).collect(),
-        prompt_encoder: (!encoder.is_empty()).then_some(encoder),
+        beside: (!encoder.is_empty()).then_some(encoder),
         stored: IndexMap::new(),
     }
 }
 
 /// Tensors as they lie in the adapter's files.
-fn lying_in(folder: &Path, params: Vec<Param>) -> Result<Vec<Param>> {
+fn lying_in(folder: &Path, beside: &str, params: Vec<Param>) -> Result<Vec<Param>> {
     let tensors_of = |file: &str| {
         let path = folder.join(file);
         if path.exists() { safetensors::read(&path) } else { Ok(IndexMap::new()) }
     };
-    let (adapter, encoder) = (tensors_of(peft::WEIGHTS_FILE)?, tensors_of(peft::ENCODER_FILE)?);
+    let (adapter, encoder) = (tensors_of(peft::WEIGHTS_FILE)?, tensors_of(beside)?);
     let placed = params.into_iter().map(|param| {
         let tensors = if param.role == Role::Encoder { &encoder } else { &adapter };
         let initial = tensors.get(&param.key).cloned().unwrap_or(param.initial);
@@ -292,12 +299,12 @@ fn zeros(folder: &Path, count: usize) -> Result<Tensor> {
     mapped_floats(&Origin { file: path.into(), offset: 0 }, count)
 }
 
-fn slots(params: &[Param]) -> Vec<Slot> {
+fn slots(params: &[Param], beside: &str) -> Vec<Slot> {
     let mut offset = 0;
     params
         .iter()
         .map(|param| {
-            let file = if param.role == Role::Encoder { peft::ENCODER_FILE } else { peft::WEIGHTS_FILE };
+            let file = if param.role == Role::Encoder { beside } else { peft::WEIGHTS_FILE };
             let (name, input, shape) = (param.key.clone(), param.name.clone(), param.initial.shape().to_vec());
             let slot = Slot { name, file: file.to_owned(), input, shape, offset };
             offset += param.initial.len();

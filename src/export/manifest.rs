@@ -87,7 +87,8 @@ pub struct Port {
 pub struct Slot {
     /// The tensor's key in its file.
     pub name: String,
-    /// The file that keeps it: `adapter_model.safetensors`, or for the network that computes a prompt `prompt_encoder.safetensors`.
+    /// The file that keeps it: `adapter_model.safetensors`, or what that is made of `prompt_encoder.safetensors` or
+    /// `lora_factors.safetensors`.
     pub file: String,
     /// The name of its optional input in graphs that have one for each tensor.
     pub input: String,

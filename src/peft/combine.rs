@@ -58,7 +58,7 @@ pub fn combine(shares: &[Share<'_>], recipe: &Recipe, rank: Option<usize>) -> Re
     tensors.sort_unstable_keys();
     let mut config = first.files.config.clone();
     config.method = Method::Lora(combined(&configs, rank, &modules));
-    Ok(AdapterFiles { config, tensors, prompt_encoder: None, stored: IndexMap::new() })
+    Ok(AdapterFiles { config, tensors, beside: None, stored: IndexMap::new() })
 }
 
 fn lora(files: &AdapterFiles) -> Result<&LoraConfig> {

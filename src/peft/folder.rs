@@ -6,8 +6,9 @@ use indexmap::IndexMap;
 
 use super::config::AdapterConfig;
 use super::{safetensors, weights};
-use crate::adapter::config::{Method, Selection, Targets};
+use crate::adapter::config::{Method, Selection, Targets, TokensConfig};
 use crate::adapter::key::{Family, Key};
+use crate::adapter::targets::SelectionMatcher;
 use crate::error::{Context, Error, Place, Result};
 use crate::files;
 use crate::ir::{DType, Tensor};
@@ -18,6 +19,8 @@ pub const CONFIG_FILE: &str = "adapter_config.json";
 pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 /// The file with the parameters of the network that computes a prompt. PEFT keeps only what the network gives, so this is our own.
 pub const ENCODER_FILE: &str = "prompt_encoder.safetensors";
+/// The file with the factors that are trained where the adapter's file has them beside those that they started from (PiSSA, OLoRA).
+pub const FACTORS_FILE: &str = "lora_factors.safetensors";
 
 /// What an adapter's folder holds.
 #[derive(Clone, Debug)]
@@ -26,8 +29,8 @@ pub struct AdapterFiles {
     pub config: AdapterConfig,
     /// The tensors under PEFT's names, in their order; float32, whatever they were in the file.
     pub tensors: IndexMap<String, Tensor>,
-    /// The parameters of the network that computes the prompt, where the folder has them.
-    pub prompt_encoder: Option<IndexMap<String, Tensor>>,
+    /// What is trained while `tensors` has what is made of it, where the folder has it: the network that computes a prompt, or factors.
+    pub beside: Option<IndexMap<String, Tensor>>,
     /// The types of tensors that were not float32 in the file.
     pub stored: IndexMap<String, DType>,
 }
@@ -36,7 +39,7 @@ impl AdapterFiles {
     /// A tensor by its name, of the adapter or of the network that computes its prompt.
     #[must_use]
     pub fn tensor(&self, name: &str) -> Option<&Tensor> {
-        self.tensors.get(name).or_else(|| self.prompt_encoder.as_ref()?.get(name))
+        self.tensors.get(name).or_else(|| self.beside.as_ref()?.get(name))
     }
 
     /// The names of the tensors, read.
@@ -49,6 +52,12 @@ impl AdapterFiles {
 
 fn family(config: &AdapterConfig) -> Family {
     if config.method.is_prompt() { Family::Prompt } else { Family::Tuner }
+}
+
+/// The file with what is trained, where the adapter's own file has what is made of it.
+#[must_use]
+pub fn file_beside(method: &Method) -> &'static str {
+    if method.is_prompt() { ENCODER_FILE } else { FACTORS_FILE }
 }
 
 /// Reads an adapter's folder, or the only adapter in its subfolders, where PEFT puts adapters that are not called `default`.
@@ -66,11 +75,12 @@ pub fn read(folder: &Path) -> Result<AdapterFiles> {
     let raw = weights::canonical(safetensors::read(&weights)?, family(&config)).in_file(&weights)?;
     let stored =
         raw.iter().filter(|(_, tensor)| tensor.dtype() != DType::F32).map(|(name, tensor)| (name.clone(), tensor.dtype())).collect();
-    let tensors = as_f32(raw).in_file(&weights)?;
+    let mut tensors = as_f32(raw).in_file(&weights)?;
     target_what_has_tensors(&mut config, &tensors);
-    let encoder = folder.join(ENCODER_FILE);
-    let prompt_encoder = if encoder.exists() { Some(as_f32(safetensors::read(&encoder)?).in_file(&encoder)?) } else { None };
-    Ok(AdapterFiles { config, tensors, prompt_encoder, stored })
+    leave_out_tied_rows(&config, &mut tensors).in_file(&path)?;
+    let file = folder.join(file_beside(&config.method));
+    let beside = if file.exists() { Some(as_f32(safetensors::read(&file)?).in_file(&file)?) } else { None };
+    Ok(AdapterFiles { config, tensors, beside, stored })
 }
 
 /// Writes an adapter's folder; each file appears when it is complete. Gives the first byte of each tensor's data in the file of the tensors.
@@ -80,8 +90,8 @@ pub fn read(folder: &Path) -> Result<AdapterFiles> {
 pub fn write(folder: &Path, adapter: &AdapterFiles) -> Result<IndexMap<String, u64>> {
     std::fs::create_dir_all(folder).in_file(folder)?;
     let offsets = safetensors::write(&folder.join(WEIGHTS_FILE), &adapter.tensors)?;
-    if let Some(encoder) = &adapter.prompt_encoder {
-        safetensors::write(&folder.join(ENCODER_FILE), encoder)?;
+    if let Some(beside) = &adapter.beside {
+        safetensors::write(&folder.join(file_beside(&adapter.config.method)), beside)?;
     }
     files::replace(&folder.join(CONFIG_FILE), adapter.config.to_json().as_bytes())?;
     Ok(offsets)
@@ -143,13 +153,28 @@ fn target_what_has_tensors(config: &mut AdapterConfig, tensors: &IndexMap<String
         Method::Vera(config) => &mut config.scope,
         Method::Loha(config) => &mut config.scope,
         Method::Lokr(config) => &mut config.product.scope,
-        Method::Prompt(_) | Method::Prefix(_) | Method::PromptEncoder(_) | Method::Head(_) => return,
+        Method::Prompt(_) | Method::Prefix(_) | Method::PromptEncoder(_) | Method::TrainableTokens(_) | Method::Head(_) => return,
     };
     if scope.targets == Targets::Default {
         let mut modules: Vec<String> = tensors.keys().filter_map(|key| Key::parse(key, Family::Tuner)?.into_module()).collect();
         modules.dedup();
         scope.targets = Targets::Only(Selection::Names(modules));
     }
+}
+
+/// PEFT writes trained rows of an embedding once more for a head that shares the table.
+fn leave_out_tied_rows(config: &AdapterConfig, tensors: &mut IndexMap<String, Tensor>) -> Result<()> {
+    let Method::TrainableTokens(TokensConfig { targets: Some(targets), .. }) = &config.method else { return Ok(()) };
+    let matcher = SelectionMatcher::new("target_modules", targets)?;
+    let mut of_targets = vec![];
+    for (name, tensor) in tensors.iter() {
+        let module = Key::parse(name, Family::Tuner).and_then(Key::into_module);
+        if module.map_or(Ok(false), |module| matcher.has(&module))? {
+            of_targets.push((name.clone(), tensor.clone()));
+        }
+    }
+    tensors.retain(|name, tensor| of_targets.iter().any(|(own, _)| own == name) || of_targets.iter().all(|(_, own)| own != tensor));
+    Ok(())
 }
 
 #[cfg(test)]
@@ -184,6 +209,18 @@ mod tests {
         let folder = folder_with(r#"{"peft_type":"LORA","target_modules":null}"#, &[(A, Tensor::from_f32(&[1, 1], &[1.0]))])?;
         let Method::Lora(LoraConfig { scope, .. }) = read(folder.path())?.config.method else { panic!("LoRA") };
         assert_eq!(scope.targets, Targets::Only(Selection::Names(vec!["h.0.q".into()])));
+        Ok(())
+    }
+
+    #[test]
+    fn rows_that_are_there_again_for_a_tied_head_count_once() -> Result<()> {
+        let rows = |number: f32| Tensor::from_f32(&[1, 2], &[number, 2.0]);
+        let (table, head) = ("base_model.model.transformer.wte.trainable_tokens_delta", "base_model.model.lm_head.trainable_tokens_delta");
+        let config = r#"{"peft_type":"TRAINABLE_TOKENS","target_modules":"transformer.wte","token_indices":[3]}"#;
+        for (of_head, expected) in [(1.0, vec![table]), (5.0, vec![head, table])] {
+            let folder = folder_with(config, &[(table, rows(1.0)), (head, rows(of_head))])?;
+            assert_eq!(read(folder.path())?.tensors.keys().collect::<Vec<_>>(), expected);
+        }
         Ok(())
     }
 

@@ -11,5 +11,5 @@ pub mod safetensors;
 mod weights;
 
 pub use config::AdapterConfig;
-pub use folder::{AdapterFiles, CONFIG_FILE, ENCODER_FILE, WEIGHTS_FILE, read, write};
+pub use folder::{AdapterFiles, CONFIG_FILE, ENCODER_FILE, FACTORS_FILE, WEIGHTS_FILE, file_beside, read, write};
 pub use weights::{Matched, Misfit, canonical, match_params};

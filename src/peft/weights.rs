@@ -1,5 +1,7 @@
 //! The tensors of an adapter: their names as PEFT writes them, and how they fit what a graph has places for.
 
+use std::fmt;
+
 use indexmap::IndexMap;
 
 use crate::adapter::Param;
@@ -17,9 +19,11 @@ use crate::ir::Tensor;
 /// If two names become the same: a dump of several adapters.
 pub fn canonical(tensors: IndexMap<String, Tensor>, family: Family) -> Result<IndexMap<String, Tensor>> {
     let mut named = IndexMap::with_capacity(tensors.len());
-    for (name, tensor) in tensors {
+    // PEFT keeps biases of the module that stands in front of one that is saved as a whole; nothing reads them.
+    for (name, tensor) in tensors.into_iter().filter(|(name, _)| !name.contains(".original_module.")) {
         let canonical = canonical_name(&name, family);
-        if named.insert(canonical.clone(), tensor).is_some() {
+        let other = named.insert(canonical.clone(), tensor.clone());
+        if other.is_some_and(|other| other != tensor) {
             return Err(Error::invalid("several tensors of this name: the file holds more than one adapter").at(Place::Tensor(canonical)));
         }
     }
@@ -88,6 +92,20 @@ pub fn match_params(tensors: &IndexMap<String, Tensor>, params: &[Param]) -> Mat
     result
 }
 
+impl fmt::Display for Matched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { matched, missing, unmatched, transposed, misfits, .. } = self;
+        let others = [
+            (missing.len(), "missing"),
+            (unmatched.len(), "without a place"),
+            (transposed.len(), "with swapped axes"),
+            (misfits.len(), "of another shape"),
+        ];
+        write!(f, "{} tensors fit", matched.len())?;
+        others.iter().filter(|(count, _)| *count > 0).try_for_each(|(count, what)| write!(f, ", {count} {what}"))
+    }
+}
+
 impl Matched {
     /// Accepts a perfect fit.
     ///
@@ -103,19 +121,19 @@ impl Matched {
                 "the adapter belongs to another base"
             };
             let error = Error::mismatch(what, format!("{expected:?}"), format!("{found:?}"));
-            return Err(error.at(Place::Tensor(name.clone())).with_hint(hint));
+            return Err(error.at(Place::Tensor(name.clone())).with_hint(format!("{hint} ({self})")));
         }
         if let Some(first) = self.unmatched.first() {
             let expected: Vec<&str> = self.expected.iter().map(String::as_str).collect();
             let hint = format!(
-                "the adapter belongs to another base, or the base's modules have other names; nearest: {}",
+                "the adapter belongs to another base, or the base's modules have other names ({self}); nearest: {}",
                 near(first, &expected).join(", ")
             );
             return Err(Error::invalid(format!("no place in the model for {}", listed(&self.unmatched))).with_hint(hint));
         }
         if !self.missing.is_empty() {
             return Err(Error::invalid(format!("the file has no {}", listed(&self.missing)))
-                .with_hint("adapter_config.json names modules that the file has no tensors for"));
+                .with_hint(format!("adapter_config.json names modules that the file has no tensors for ({self})")));
         }
         Ok(())
     }
@@ -163,7 +181,14 @@ mod tests {
             let found: Vec<(&str, &[usize])> = found.iter().map(|&name| (name, &[1_usize][..])).collect();
             assert_eq!(canonical(tensors(&found), Family::Tuner)?.keys().collect::<Vec<_>>(), *expected);
         }
-        let two = tensors(&[("base_model.model.q.lora_A.one.weight", &[1]), ("base_model.model.q.lora_A.two.weight", &[1])]);
+        // With `bias="all"`, PEFT writes the biases of a saved module three times.
+        let biases = ["classifier.bias", "classifier.modules_to_save.bias", "classifier.original_module.bias"];
+        let biases = biases.map(|name| (format!("base_model.model.{name}"), Tensor::from_f32(&[1], &[2.0])));
+        assert_eq!(
+            canonical(biases.into_iter().collect(), Family::Tuner)?.keys().collect::<Vec<_>>(),
+            ["base_model.model.classifier.bias"]
+        );
+        let two = tensors(&[("base_model.model.q.lora_A.one.weight", &[1]), ("base_model.model.q.lora_A.two.weight", &[2])]);
         let error = canonical(two, Family::Tuner).expect_err("two adapters").to_string();
         assert!(error.contains("more than one adapter"), "{error}");
         Ok(())

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
 
+use crate::adapter::decomposed;
 use crate::adapter::encoder::Encoder;
 use crate::adapter::key::Key;
 use crate::error::{Context, Error, Place, Result};
@@ -69,20 +70,24 @@ pub fn write(bundle: &Path, manifest: &Manifest, vector: &[f32]) -> Result<PathB
         let values = values.ok_or_else(|| Error::mismatch("numbers in the trainable vector", manifest.trainable_count, vector.len()))?;
         files.0.entry(slot.file.clone()).or_default().insert(slot.name.clone(), Tensor::from_f32(&slot.shape, values));
     }
-    if let Some(rows) = computed(bundle, &files)? {
-        files.0.entry(FILE.to_owned()).or_default().insert(Key::Prompt.to_string(), rows);
-    }
+    let made = computed(bundle, &files)?;
+    files.0.entry(FILE.to_owned()).or_default().extend(made);
     for (file, tensors) in &files.0 {
         safetensors::write(&bundle.join(file), tensors)?;
     }
     Ok(bundle.join(FILE))
 }
 
-/// The rows of a prompt that a network computes, where the adapter has one.
-fn computed(bundle: &Path, files: &Files) -> Result<Option<Tensor>> {
-    let Some(parameters) = files.0.get(peft::ENCODER_FILE) else { return Ok(None) };
+/// What the adapter's file has of that which is kept beside it: the rows of a prompt that a network computes, factors joined with those that they
+/// started from.
+fn computed(bundle: &Path, files: &Files) -> Result<IndexMap<String, Tensor>> {
+    if let Some(trained) = files.0.get(peft::FACTORS_FILE) {
+        return decomposed::with_trained(&files.0[FILE], trained).in_file(bundle.join(peft::FACTORS_FILE));
+    }
+    let Some(parameters) = files.0.get(peft::ENCODER_FILE) else { return Ok(IndexMap::new()) };
     let path = bundle.join(peft::CONFIG_FILE);
     let config = peft::AdapterConfig::from_json(&std::fs::read(&path).in_file(&path)?).in_file(&path)?;
-    let Some(encoder) = Encoder::of(&config.method).in_file(&path)? else { return Ok(None) };
-    encoder.compute(&|name| parameters.get(name).cloned()).in_file(bundle.join(peft::ENCODER_FILE)).map(Some)
+    let Some(encoder) = Encoder::of(&config.method).in_file(&path)? else { return Ok(IndexMap::new()) };
+    let rows = encoder.compute(&|name| parameters.get(name).cloned()).in_file(bundle.join(peft::ENCODER_FILE))?;
+    Ok(IndexMap::from([(Key::Prompt.to_string(), rows)]))
 }

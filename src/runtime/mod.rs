@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod schedule;
 pub mod session;
 mod tensor;
+pub mod text_prefix;
 pub mod trainer;
 pub mod verify;
 

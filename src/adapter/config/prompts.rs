@@ -1,5 +1,7 @@
 //! Options of the methods that put virtual tokens in front.
 
+use crate::ir::Tensor;
+
 /// Sizes of the base that PEFT writes into the configuration of a prompt method; filled in when the method is inserted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PromptShape {
@@ -40,8 +42,31 @@ pub struct PromptConfig {
     pub shape: PromptShape,
 }
 
+/// How a prefix starts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum PrefixInit {
+    /// Normal, with a small deviation.
+    #[default]
+    Random,
+    /// The keys and values that the base has for a text's tokens, repeated or cut.
+    Text(String),
+    /// These rows, float32 `[tokens, layers · 2 · heads · size]`: a text's keys and values that were computed already.
+    Rows(Tensor),
+}
+
+impl PrefixInit {
+    /// The rows, where they are known.
+    #[must_use]
+    pub fn rows(&self) -> Option<&Tensor> {
+        match self {
+            Self::Rows(rows) => Some(rows),
+            Self::Random | Self::Text(_) => None,
+        }
+    }
+}
+
 /// The options of prefix tuning (`PrefixTuningConfig`).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PrefixConfig {
     /// Number of virtual tokens.
     pub num_virtual_tokens: usize,
@@ -49,6 +74,8 @@ pub struct PrefixConfig {
     pub prefix_projection: bool,
     /// Width of that network; `token_dim` if not said.
     pub encoder_hidden_size: Option<usize>,
+    /// How the prefix starts.
+    pub init: PrefixInit,
     /// Modules that are trained and saved as a whole.
     pub modules_to_save: Vec<String>,
     /// Sizes of the base.

@@ -16,8 +16,23 @@ pub enum LoraInit {
     Gaussian,
     /// Both uniform: for tests, where a fresh adapter should change something.
     Random,
+    /// From the weight's largest singular values (PiSSA), nearly so where a number of iterations is given; the base's part of them is taken away.
+    Pissa {
+        /// Rounds of the search for the space of the largest ones.
+        iterations: Option<usize>,
+    },
+    /// From the weight's QR factors (OLoRA); the base's part of them is taken away.
+    Olora,
     /// One that leaves the base alone but is not computed here (`eva`, `orthogonal`): fine where the values come from a file.
     FromFile(String),
+}
+
+impl LoraInit {
+    /// Whether the factors are a part of the weight, which is taken away from it.
+    #[must_use]
+    pub fn is_decomposed(&self) -> bool {
+        matches!(self, Self::Pissa { .. } | Self::Olora)
+    }
 }
 
 /// The options of LoRA (`LoraConfig` in `peft/tuners/lora/config.py`).
@@ -86,6 +101,9 @@ impl LoraConfig {
         if self.lora_bias && self.use_dora {
             return Err(Error::invalid("lora_bias cannot be used with use_dora"));
         }
+        if self.init.is_decomposed() && (self.lora_bias || self.use_dora) {
+            return Err(Error::invalid("a LoRA that starts from the base's weights has neither magnitudes (use_dora) nor lora_bias"));
+        }
         self.scope.check()
     }
 }
@@ -106,6 +124,15 @@ pub struct Ia3Config {
 pub struct HeadConfig {
     /// The modules.
     pub modules_to_save: Vec<String>,
+}
+
+/// The options of training rows of embeddings (`TrainableTokensConfig`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokensConfig {
+    /// The tables; none: the one that tokens are looked up in.
+    pub targets: Option<Selection>,
+    /// The rows.
+    pub rows: Vec<usize>,
 }
 
 /// The options of layer norm tuning (`LNTuningConfig`).

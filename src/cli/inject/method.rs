@@ -4,8 +4,8 @@ use clap::ValueEnum;
 use indexmap::IndexMap;
 
 use crate::adapter::config::{
-    Bias, HeadConfig, Ia3Config, LnTuningConfig, LokrConfig, LoraConfig, LoraInit, Method, PrefixConfig, ProductConfig, PromptConfig,
-    PromptEncoderConfig, PromptInit, Scope, Selection, Targets, VeraConfig,
+    Bias, HeadConfig, Ia3Config, LnTuningConfig, LokrConfig, LoraConfig, LoraInit, Method, PrefixConfig, PrefixInit, ProductConfig,
+    PromptConfig, PromptEncoderConfig, PromptInit, Reparameterization, Scope, Selection, Targets, TokensConfig, VeraConfig,
 };
 use crate::error::{Error, Result};
 
@@ -60,9 +60,13 @@ pub struct MethodArgs {
     /// Other alphas for some modules
     #[arg(long, value_name = "MODULE=ALPHA", value_delimiter = ',', value_parser = pair::<f64>, help_heading = LORA, conflicts_with = "adapter")]
     pub alpha_pattern: Vec<(String, f64)>,
-    /// How the factors start [default: kaiming]
-    #[arg(long, value_name = "HOW", help_heading = LORA, conflicts_with = "adapter")]
-    pub init_lora_weights: Option<InitName>,
+    /// How the factors start: kaiming (A uniform, B zero), gaussian (A normal, B zero), random (both, for tests), pissa, pissa_niter_N or olora (from the
+    /// weights themselves) [default: kaiming]
+    #[arg(long, value_name = "HOW", value_parser = lora_init, help_heading = LORA, conflicts_with = "adapter")]
+    pub init_lora_weights: Option<LoraInit>,
+    /// Tokens whose rows of the embedding are trained, for trainable_tokens and beside lora
+    #[arg(long, value_name = "TOKENS", value_delimiter = ',', help_heading = SCOPE, conflicts_with = "adapter")]
+    pub trainable_token_indices: Vec<usize>,
 
     /// Number of virtual tokens [default: 20]
     #[arg(long, value_name = "TOKENS", help_heading = PROMPTS, conflicts_with = "adapter")]
@@ -73,10 +77,16 @@ pub struct MethodArgs {
     /// Width of the network that computes the prompt [default: that of the model]
     #[arg(long, value_name = "WIDTH", help_heading = PROMPTS, conflicts_with = "adapter")]
     pub encoder_hidden_size: Option<usize>,
-    /// How the prompt starts [default: vocab]
+    /// What computes the prompt of p_tuning [default: mlp]
+    #[arg(long, value_name = "NETWORK", help_heading = PROMPTS, conflicts_with = "adapter")]
+    pub encoder_reparameterization_type: Option<NetworkName>,
+    /// Layers of the LSTM that computes the prompt of p_tuning [default: 2]
+    #[arg(long, value_name = "LAYERS", help_heading = PROMPTS, conflicts_with = "adapter")]
+    pub encoder_num_layers: Option<usize>,
+    /// How the prompt starts [default: vocab for prompt_tuning; random for prefix_tuning and p_tuning_v2, which have text as well]
     #[arg(long, value_name = "HOW", help_heading = PROMPTS, conflicts_with = "adapter")]
     pub prompt_init: Option<PromptInitName>,
-    /// The text that the prompt starts from, with --prompt-init text
+    /// The text that the prompt starts from, or whose own keys and values the prefix starts from
     #[arg(long, value_name = "TEXT", help_heading = PROMPTS, conflicts_with = "adapter")]
     pub prompt_init_text: Option<String>,
 
@@ -103,6 +113,8 @@ pub enum MethodName {
     PTuning,
     /// Learned factors of activations
     Ia3,
+    /// Rows of the embedding (--trainable-token-indices)
+    TrainableTokens,
     /// Some of the base's own modules (--modules-to-save)
     Head,
     /// Normalisation layers
@@ -127,15 +139,13 @@ pub enum BiasName {
     LoraOnly,
 }
 
-/// How LoRA's factors start.
+/// What computes a prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum InitName {
-    /// A uniform, B zero: a fresh adapter changes nothing
-    Kaiming,
-    /// A normal, B zero
-    Gaussian,
-    /// Both uniform, for tests
-    Random,
+pub enum NetworkName {
+    /// Three linear layers
+    Mlp,
+    /// An LSTM of both directions, and two linear layers
+    Lstm,
 }
 
 /// How a prompt starts.
@@ -147,6 +157,21 @@ pub enum PromptInitName {
     Vocab,
     /// Embeddings of the tokens of --prompt-init-text
     Text,
+}
+
+/// A start by PEFT's name for it.
+fn lora_init(name: &str) -> Result<LoraInit> {
+    match name {
+        "kaiming" => Ok(LoraInit::Kaiming),
+        "gaussian" => Ok(LoraInit::Gaussian),
+        "random" => Ok(LoraInit::Random),
+        "pissa" => Ok(LoraInit::Pissa { iterations: None }),
+        "olora" => Ok(LoraInit::Olora),
+        other => match other.strip_prefix("pissa_niter_").map(str::parse) {
+            Some(Ok(iterations)) => Ok(LoraInit::Pissa { iterations: Some(iterations) }),
+            _ => Err(Error::mismatch("start", "kaiming, gaussian, random, pissa, pissa_niter_N or olora", other)),
+        },
+    }
 }
 
 fn pair<T: std::str::FromStr>(text: &str) -> Result<(String, T)> {
@@ -176,11 +201,17 @@ impl MethodArgs {
                 num_virtual_tokens: tokens,
                 prefix_projection: name == MethodName::PrefixTuning || self.prefix_projection,
                 encoder_hidden_size: self.encoder_hidden_size,
+                init: self.prefix_init()?,
                 modules_to_save,
                 ..PrefixConfig::default()
             }),
             MethodName::PTuning => Method::PromptEncoder(PromptEncoderConfig {
                 num_virtual_tokens: tokens,
+                reparameterization: match self.encoder_reparameterization_type {
+                    None | Some(NetworkName::Mlp) => Reparameterization::Mlp,
+                    Some(NetworkName::Lstm) => Reparameterization::Lstm,
+                },
+                encoder_num_layers: self.encoder_num_layers.unwrap_or(2),
                 encoder_hidden_size: self.encoder_hidden_size,
                 modules_to_save,
                 ..PromptEncoderConfig::default()
@@ -189,6 +220,10 @@ impl MethodArgs {
                 scope,
                 feedforward: self.feedforward_modules.as_deref().map(Selection::from_text),
                 ..Ia3Config::default()
+            }),
+            MethodName::TrainableTokens => Method::TrainableTokens(TokensConfig {
+                targets: self.target_modules.as_deref().map(Selection::from_text),
+                rows: self.rows(),
             }),
             MethodName::Head => Method::Head(HeadConfig { modules_to_save }),
             MethodName::LnTuning => Method::LnTuning(LnTuningConfig { scope }),
@@ -236,12 +271,30 @@ impl MethodArgs {
                 Some(BiasName::All) => Bias::All,
                 Some(BiasName::LoraOnly) => Bias::TargetsOnly,
             },
-            init: match self.init_lora_weights {
-                None | Some(InitName::Kaiming) => LoraInit::Kaiming,
-                Some(InitName::Gaussian) => LoraInit::Gaussian,
-                Some(InitName::Random) => LoraInit::Random,
+            init: self.init_lora_weights.clone().unwrap_or_default(),
+            trainable_token_indices: match self.rows() {
+                rows if rows.is_empty() => IndexMap::new(),
+                rows => IndexMap::from([("embed_tokens".to_owned(), rows)]),
             },
             ..LoraConfig::default()
+        }
+    }
+
+    /// The rows that are trained, each once.
+    fn rows(&self) -> Vec<usize> {
+        let rows: std::collections::BTreeSet<usize> = self.trainable_token_indices.iter().copied().collect();
+        rows.into_iter().collect()
+    }
+
+    fn prefix_init(&self) -> Result<PrefixInit> {
+        match (self.prompt_init, &self.prompt_init_text) {
+            (None | Some(PromptInitName::Random), None) => Ok(PrefixInit::Random),
+            (None | Some(PromptInitName::Text), Some(text)) => Ok(PrefixInit::Text(text.clone())),
+            (Some(PromptInitName::Vocab), _) => {
+                Err(Error::invalid("a prefix starts from random numbers or a text, not from the vocabulary"))
+            }
+            (Some(PromptInitName::Text), None) => Err(Error::invalid("--prompt-init text needs --prompt-init-text")),
+            (Some(PromptInitName::Random), Some(_)) => Err(Error::invalid("--prompt-init-text goes with --prompt-init text alone")),
         }
     }
 
@@ -287,7 +340,8 @@ mod tests {
     #[test]
     fn every_method_has_the_name_of_its_configuration() -> Result<()> {
         for name in MethodName::value_variants() {
-            let args = MethodArgs { method: Some(*name), modules_to_save: vec!["classifier".into()], ..MethodArgs::default() };
+            let modules_to_save = vec!["classifier".into()];
+            let args = MethodArgs { method: Some(*name), modules_to_save, trainable_token_indices: vec![1], ..MethodArgs::default() };
             let value = name.to_possible_value().expect("no method is hidden");
             assert_eq!(args.method()?.name(), value.get_name());
         }

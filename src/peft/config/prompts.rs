@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Settings, list_or_null};
-use crate::adapter::config::{PrefixConfig, PromptConfig, PromptEncoderConfig, PromptInit, PromptShape, Reparameterization};
+use crate::adapter::config::{PrefixConfig, PrefixInit, PromptConfig, PromptEncoderConfig, PromptInit, PromptShape, Reparameterization};
 use crate::error::{Error, Result};
 use crate::peft::fields::{Fields, Flag};
 
@@ -53,6 +53,7 @@ pub(super) fn read_prefix(fields: &Fields<'_>) -> Result<PrefixConfig> {
         num_virtual_tokens: virtual_tokens(fields)?,
         prefix_projection: fields.flag("prefix_projection", Flag::Off)?,
         encoder_hidden_size: fields.size("encoder_hidden_size")?,
+        init: PrefixInit::Random,
         modules_to_save: fields.names("modules_to_save")?,
         shape: read_shape(fields)?,
     })

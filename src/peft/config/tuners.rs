@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::{Settings, list_or_null};
 use crate::adapter::config::{
-    Bias, HeadConfig, Ia3Config, LnTuningConfig, LokrConfig, LoraConfig, LoraInit, ProductConfig, Scope, Selection, Targets, VeraConfig,
+    Bias, HeadConfig, Ia3Config, LnTuningConfig, LokrConfig, LoraConfig, LoraInit, ProductConfig, Scope, Selection, Targets, TokensConfig,
+    VeraConfig,
 };
 use crate::error::{Error, Result};
 use crate::peft::fields::{Fields, Flag, size, sizes};
@@ -91,6 +92,9 @@ pub(super) fn write_lora(config: &LoraConfig, settings: &mut Settings) {
             LoraInit::Kaiming => json!(true),
             LoraInit::Random => json!(false),
             LoraInit::Gaussian => json!("gaussian"),
+            LoraInit::Pissa { iterations: None } => json!("pissa"),
+            LoraInit::Pissa { iterations: Some(iterations) } => json!(format!("pissa_niter_{iterations}")),
+            LoraInit::Olora => json!("olora"),
             LoraInit::FromFile(name) => json!(name),
         },
     );
@@ -122,6 +126,16 @@ pub(super) fn read_head(fields: &Fields<'_>) -> Result<HeadConfig> {
         return Err(Error::invalid("modules_to_save names no module, and this method trains nothing else"));
     }
     Ok(HeadConfig { modules_to_save })
+}
+
+pub(super) fn read_tokens(fields: &Fields<'_>) -> Result<TokensConfig> {
+    fields.inert(&["init_weights"]);
+    Ok(TokensConfig { targets: fields.selection("target_modules")?, rows: fields.sizes("token_indices")? })
+}
+
+pub(super) fn write_tokens(config: &TokensConfig, settings: &mut Settings) {
+    settings.put("target_modules", config.targets.as_ref().map_or(Value::Null, selection));
+    settings.put("token_indices", json!(config.rows));
 }
 
 pub(super) fn read_ln_tuning(fields: &Fields<'_>) -> Result<LnTuningConfig> {

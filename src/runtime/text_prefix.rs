@@ -1,0 +1,40 @@
+//! Prefixes that start from a text: the base reads it once, and the keys and values that it has for the text's tokens are the prefix.
+
+use std::path::Path;
+
+use super::data::{Batches, Dataset, Example, Filling, Labels, Order, Summary};
+use super::session::{Purpose, Runtime, Session, Settings};
+use crate::adapter::config::Task;
+use crate::adapter::prefix_of_text;
+use crate::error::{Context, Error, Result};
+use crate::export::base::Base;
+use crate::ir::Tensor;
+use crate::onnx::{self, Storage, WriteOptions};
+
+/// The rows `[tokens, layers · 2 · heads · size]` of a prefix of these tokens.
+///
+/// # Errors
+/// A model that cannot be read; keys and values that were not recognised; an input that it is not known what to feed with.
+pub fn rows(runtime: &Runtime, model: &Path, tokens: &[i32]) -> Result<Tensor> {
+    let base = Base::read(model)?;
+    let graph = prefix_of_text(&base.graph, &base.anatomy).in_file(model)?;
+    // Beside the model, weights need not be copied.
+    let beside = model.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = tempfile::Builder::new().prefix(".peft-onnx-").tempdir_in(beside).or_else(|_| tempfile::tempdir()).in_file(beside)?;
+    let path = folder.path().join("rows.onnx");
+    let storage = Storage::Share { links: "base".to_owned(), file: "rows.data".to_owned(), live: None };
+    onnx::write(&graph, &path, &WriteOptions { storage })?;
+    let mut session = Session::open(runtime, &path, &Settings { purpose: Purpose::Inference, ..Settings::default() })?;
+    let example = Example { line: 1, input_ids: tokens.to_vec(), labels: Labels::Tokens(tokens.to_vec()), ..Example::default() };
+    let dataset = Dataset {
+        path: model.to_path_buf(),
+        task: Task::CausalLm,
+        examples: vec![example],
+        class_names: None,
+        summary: Summary::default(),
+    };
+    let batch = Batches::new(&dataset, session.inputs(), 1, Order::File, Filling::default())?.next_batch()?;
+    let found = session.run(&batch.feeds(), &["rows"]).in_file(model)?;
+    let found = found.first().ok_or_else(|| Error::not_found("output", "rows"))?;
+    Ok(Tensor::from_f32(found.shape(), &found.to_f32()?))
+}
