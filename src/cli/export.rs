@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Global, output};
 use crate::error::{Context, Error, Result};
-use crate::export::{Manifest, onnx_adapter};
+use crate::export::{Manifest, onnx_adapter, training_loop};
 use crate::onnx::{self, Storage, WriteOptions};
 use crate::runtime::adapter_file;
 
@@ -16,7 +16,8 @@ Examples:
   peft-onnx export model.lora --format peft -o adapter                    # a folder that PeftModel.from_pretrained loads
   peft-onnx export model.lora --format onnx_adapter -o a.onnx_adapter     # activated run by run on model.lora/inference.onnx
   peft-onnx export model.lora --format onnx_adapter --adapter other.lora -o b.onnx_adapter
-  peft-onnx export model.lora --format inference -o adapted.onnx          # a model file of its own with the adapter as optional inputs";
+  peft-onnx export model.lora --format inference -o adapted.onnx          # a model file of its own with the adapter as optional inputs
+  peft-onnx export model.lora --format training -o loop                   # for a training loop of your own: scripts/train_loop.js";
 
 /// Options of `export`.
 #[derive(Clone, Debug, clap::Args)]
@@ -46,6 +47,9 @@ pub enum Format {
     OnnxAdapter,
     /// The graph with the adapter's tensors as optional inputs, as one model file
     Inference,
+    /// A folder for runtimes that feed no optional inputs (onnxruntime-node): training.onnx with the state as ordinary inputs, and initial.onnx,
+    /// which gives the first state
+    Training,
 }
 
 /// The files of an adapter in PEFT's form; the last only for methods that have an encoder.
@@ -63,6 +67,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         Format::Peft => peft(&args.bundle, &args.output)?,
         Format::OnnxAdapter => onnx_adapter::write(&args.bundle, args.adapter.as_deref(), &args.output).map(|_| ())?,
         Format::Inference => inference(&args.bundle, &args.output)?,
+        Format::Training => training_loop::write(&args.bundle, &args.output)?,
     }
     if global.json {
         return output::print_json(&json!({"output": args.output}));

@@ -5,5 +5,6 @@ pub mod bundle;
 pub mod manifest;
 pub mod merge;
 pub mod onnx_adapter;
+pub mod training_loop;
 
 pub use manifest::Manifest;

@@ -210,6 +210,11 @@ impl Builder {
         input
     }
 
+    /// Takes an input's default value away: callers must feed it.
+    pub fn require_input(&self, input: Expr<'_>) {
+        self.state.borrow_mut().graph.initializers.remove(&input.id());
+    }
+
     /// Takes an input away: from now on its value is `replacement`.
     pub fn remove_input<'g>(&'g self, input: Expr<'g>, replacement: Expr<'g>) {
         self.rewire(input, |_| replacement);
