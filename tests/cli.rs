@@ -98,6 +98,43 @@ fn mistakes_name_the_place_and_say_what_to_do() {
 }
 
 #[test]
+fn a_method_that_does_not_fit_says_why() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bundle = folder.path().join("bundle");
+    let (gpt2, llama) = (fixture("gpt2/torchscript.onnx"), fixture("llama/dynamo.onnx"));
+    let rows: [(&str, &[&str], &str); 9] = [
+        (
+            &gpt2,
+            &["prompt_tuning", "--num-virtual-tokens", "64"],
+            "num_virtual_tokens: expected fewer than the model's 64 positions, found 64",
+        ),
+        (
+            &gpt2,
+            &["p_tuning_v2", "--num-virtual-tokens", "70"],
+            "num_virtual_tokens: expected fewer than the model's 64 positions, found 70",
+        ),
+        (&gpt2, &["trainable_tokens", "--trainable-token-indices", "64"], "row of trainable_token_indices: expected below 64, found 64"),
+        (&gpt2, &["trainable_tokens"], "number of token_indices: expected at least 1, found 0"),
+        (&llama, &["lora", "--init-lora-weights", "pissa", "--rank", "40"], "q_proj: rank: expected 32 at most, found 40"),
+        (&llama, &["lora", "--init-lora-weights", "olora", "--use-dora"], "has neither magnitudes (use_dora) nor lora_bias"),
+        (&llama, &["p_tuning_v2", "--prompt-init-text", "hello"], "there is no tokenizer beside the model"),
+        (&llama, &["p_tuning_v2", "--prompt-init", "vocab"], "a prefix starts from random numbers or a text"),
+        (&llama, &["lora", "--target-modules", "q_proj", "--modules-to-save", "q_proj"], "no module matches the targets \"q_proj\""),
+    ];
+    for (model, options, expected) in rows {
+        let (code, stderr) = failed(&[&["inject", model, "-o", text(&bundle), "--method"][..], options].concat());
+        assert!(code == 1 && stderr.starts_with("error: ") && stderr.contains(expected), "{options:?}: {stderr}");
+        assert!(!bundle.exists(), "{options:?} leaves nothing");
+    }
+    // Rows that leave no room for the virtual tokens.
+    done(&["inject", &gpt2, "-o", text(&bundle), "--method", "prompt_tuning", "--num-virtual-tokens", "60"]);
+    let data = folder.path().join("long.jsonl");
+    std::fs::write(&data, b"{\"input_ids\": [5, 6, 7, 8, 9, 10]}\n").expect("the file is written");
+    let (_, stderr) = failed(&["train", text(&bundle), "--data", text(&data), "--max-steps", "1"]);
+    assert!(stderr.contains("tokens in this row: expected at most 4, the model's positions, found 6"), "{stderr}");
+}
+
+#[test]
 fn from_a_model_to_a_tuned_model() {
     let folder = tempfile::tempdir().expect("a folder");
     let (bundle, merged, adapter) = (folder.path().join("bundle"), folder.path().join("tuned.onnx"), folder.path().join("adapter"));

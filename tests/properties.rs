@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use peft_onnx::runtime::Device;
+use peft_onnx::runtime::data::{Specials, Tokenizer};
 use peft_onnx::runtime::generate::{Generator, Limits, Sampler, Sampling};
 use peft_onnx::runtime::session::{Options, Purpose, Runtime, Session, Settings};
 use peft_onnx::runtime::verify::{self, Samples};
@@ -146,5 +147,31 @@ fn writing_with_a_cache_is_writing_without() {
             }
         }
         assert!(texts.iter().all(|text| *text == texts[0]) && texts[0][0].len() == 12, "{case}: {texts:?}");
+    }
+}
+
+#[test]
+fn a_prefix_that_starts_from_a_text_is_the_text_in_front() {
+    let runtime = Runtime::start(&Options::default()).expect("there is a runtime");
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = fixtures().join("../tiny-lm/model.onnx");
+    let tokenizer = Tokenizer::beside(&model).expect("it is read").expect("it is there");
+    let tokens = |text: &str| tokenizer.encode(text, Specials::AsWritten).expect("tokens").ids;
+    let (opening, prompt) = ("It is a truth universally acknowledged, that a single man", " in possession of a");
+    let written = |graph: &Path, prompt: &[i32]| {
+        let limits = Limits { new_tokens: 10, stop: vec![], positions: None };
+        let mut greedy = Sampler::new(Sampling::default()).expect("a sampler");
+        let mut generator = Generator::open(runtime, graph, Device::Cpu).expect("a model that writes");
+        generator.generate(prompt, &limits, &mut greedy, &mut |_| Ok(())).expect("tokens")
+    };
+    let whole = written(&model, &[tokens(opening), tokens(prompt)].concat());
+    assert_ne!(whole, written(&model, &tokens(prompt)), "the opening matters");
+    let count = tokens(opening).len().to_string();
+    for options in [&["p_tuning_v2"][..], &["prefix_tuning", "--encoder-hidden-size", "48"]] {
+        let (bundle, merged) = (folder.path().join(options[0]), folder.path().join(format!("{}.onnx", options[0])));
+        let start = ["--num-virtual-tokens", &count, "--prompt-init-text", opening, "-o", text(&bundle), "--method"];
+        peft_onnx(&[&["inject", text(&model)][..], &start, options].concat());
+        peft_onnx(&["merge", text(&bundle), "-o", text(&merged), "--no-verify"]);
+        assert_eq!(written(&merged, &tokens(prompt)), whole, "{options:?}");
     }
 }

@@ -77,8 +77,6 @@ impl Encoder {
     fn of_prefix(config: &PrefixConfig) -> Result<Self> {
         let (width, layers) = (token_dim(&config.shape)?, size("num_layers", config.shape.num_layers)?);
         let hidden = config.encoder_hidden_size.unwrap_or(width);
-        let submodules = config.shape.num_transformer_submodules.unwrap_or(1);
-        let layers = layers * submodules;
         Ok(Self {
             rows: config.num_virtual_tokens,
             width,

@@ -26,6 +26,7 @@ struct Prefix {
     seed: u64,
     tokens: usize,
     shape: Sizes,
+    has_decoder: bool,
 }
 
 /// Lengths that all layers share.
@@ -43,8 +44,9 @@ const DEVIATION: f32 = 0.02;
 /// Finds the place of a prefix: every attention of a token with its own kind.
 pub(super) fn place(config: &PrefixConfig, at: &Places<'_>) -> Result<Placed> {
     check_room(at.anatomy, config.num_virtual_tokens)?;
-    if at.anatomy.inputs.decoder_input_ids.is_some() {
-        return Err(Error::unsupported("prefixes in an encoder-decoder", "its relative positions cannot be counted from a prefix on"));
+    let has_decoder = at.anatomy.inputs.decoder_input_ids.is_some();
+    if has_decoder && !at.anatomy.positions.is_empty() {
+        return Err(Error::unsupported("prefixes in this encoder-decoder", "its decoder's positions cannot be told from its encoder's"));
     }
     let shape = sizes(at.anatomy)?;
     let mut config = config.clone();
@@ -52,7 +54,7 @@ pub(super) fn place(config: &PrefixConfig, at: &Places<'_>) -> Result<Placed> {
         token_dim: Some(shape.kv_heads * shape.head),
         num_layers: Some(shape.layers),
         num_attention_heads: Some(shape.kv_heads),
-        num_transformer_submodules: Some(1),
+        num_transformer_submodules: Some(if has_decoder { 2 } else { 1 }),
     };
     config.encoder_hidden_size = config.encoder_hidden_size.or(config.shape.token_dim);
     at.saved.clone_into(&mut config.modules_to_save);
@@ -61,12 +63,14 @@ pub(super) fn place(config: &PrefixConfig, at: &Places<'_>) -> Result<Placed> {
     }
     let (tokens, start) = (config.num_virtual_tokens, config.init.rows().cloned());
     let settled = Method::Prefix(config);
-    let prefix = Prefix { rows: Rows::of(&settled, at)?, start, seed: at.seed, tokens, shape };
+    let prefix = Prefix { rows: Rows::of(&settled, at)?, start, seed: at.seed, tokens, shape, has_decoder };
     Ok(Placed { parts: vec![Box::new(prefix)], settled })
 }
 
+/// The attentions of tokens with their own kind; in an encoder-decoder those of the decoder, as in PEFT.
 fn attentions(anatomy: &Anatomy) -> impl Iterator<Item = &Attention> {
-    anatomy.attentions.iter().filter(|attention| !attention.cross)
+    let has_decoder = anatomy.inputs.decoder_input_ids.is_some();
+    anatomy.attentions.iter().filter(move |attention| !attention.cross && (attention.causal || !has_decoder))
 }
 
 fn sizes(anatomy: &Anatomy) -> Result<Sizes> {
@@ -100,8 +104,9 @@ impl Part for Prefix {
             b.scoped(&format!("prefix/{layer}"), || {
                 let scale = attention.key_scale.ok_or_else(|| Error::unsupported("a prefix", "the scale of the keys is not known"))?;
                 let site = Site { b, graph: at.graph, attention, tokens: self.tokens };
-                site.put(&attention.keys, pieces[2 * layer] * scale)?;
-                site.put(&attention.values, pieces[2 * layer + 1])?;
+                let [keys, values] = self.places(layer);
+                site.put(&attention.keys, pieces[keys] * scale)?;
+                site.put(&attention.values, pieces[values])?;
                 site.open_masks(&longer, &mut masks)
             })?;
         }
@@ -133,6 +138,13 @@ impl Prefix {
         init::normal(&mut rng, &[self.tokens, layers * 2 * kv_heads * head], DEVIATION)
     }
 
+    /// Which pieces a layer's keys and values are. PEFT lays an encoder-decoder's pieces out twice and deals them out in fours, two of which its
+    /// attention to the encoder does not use (`PeftModel.get_prompt`): layers get every other pair, from the first again at the end.
+    fn places(&self, layer: usize) -> [usize; 2] {
+        let keys = if self.has_decoder { (4 * layer) % (2 * self.shape.layers) } else { 2 * layer };
+        [keys, keys + 1]
+    }
+
     /// Keys and values layer by layer, each `[1, kv heads, tokens, size]`.
     fn pieces<'g>(&self, rows: Expr<'g>) -> Vec<Expr<'g>> {
         let size = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
@@ -161,6 +173,9 @@ impl Prefix {
 /// # Errors
 /// Attentions whose keys and values are not values of the graph, or not known well enough.
 pub fn of_text(graph: &Graph, anatomy: &Anatomy) -> Result<Graph> {
+    if anatomy.inputs.decoder_input_ids.is_some() {
+        return Err(Error::unsupported("a prefix from a text in an encoder-decoder", "its layers share pieces of the prefix, as in PEFT"));
+    }
     let shape = sizes(anatomy)?;
     let b = Builder::on(graph);
     let mut columns = vec![];
@@ -323,5 +338,27 @@ impl<'g> Site<'g, '_> {
             dtype => lengths.filled(open, dtype),
         };
         Some(columns.concat(&[own], -1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decoder_behind_an_encoder_gets_the_pieces_that_peft_deals_out() {
+        let sizes = |layers| Sizes { layers, kv_heads: 1, head: 2 };
+        let prefix = |layers, has_decoder| Prefix {
+            rows: Rows::without_network(),
+            start: None,
+            seed: 0,
+            tokens: 1,
+            shape: sizes(layers),
+            has_decoder,
+        };
+        let places = |prefix: &Prefix| (0..prefix.shape.layers).map(|layer| prefix.places(layer)).collect::<Vec<_>>();
+        assert_eq!(places(&prefix(3, false)), [[0, 1], [2, 3], [4, 5]]);
+        assert_eq!(places(&prefix(3, true)), [[0, 1], [4, 5], [2, 3]]);
+        assert_eq!(places(&prefix(2, true)), [[0, 1], [0, 1]]);
     }
 }

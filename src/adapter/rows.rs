@@ -22,6 +22,12 @@ impl Rows {
         Ok(Self { encoder, seed: at.seed })
     }
 
+    /// Rows that are trained as they are.
+    #[cfg(test)]
+    pub(super) fn without_network() -> Self {
+        Self { encoder: None, seed: 0 }
+    }
+
     fn computed(&self, encoder: &Encoder, at: &Insertion<'_, '_>) -> Result<Tensor> {
         // A start that cannot be made is said by the graph that is trained; here it is a tensor that is not there.
         encoder.compute(&|key| at.params.given(key).or_else(|| encoder.fresh(key, self.seed).unwrap_or_default()))
