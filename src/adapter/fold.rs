@@ -118,7 +118,7 @@ fn matrix_of(stored: &Tensor) -> Result<Array2<f32>> {
 /// A table that is not stored as plain floats.
 pub(super) fn change_table(at: &Folding<'_>, module: &str, change: impl FnOnce(Array2<f32>) -> Result<Array2<f32>>) -> Result<()> {
     let (id, folded) = changed_table(at, module, change)?;
-    let parameter = Parameter { name: format!("{module}.weight"), value: id, transposed: false, part: None };
+    let parameter = Parameter { name: format!("{module}.weight"), value: id, transposed: false, floats: true, part: None };
     put_shared(at.b, at.graph, at.anatomy, &parameter, folded);
     Ok(())
 }

@@ -160,7 +160,15 @@ impl Plan {
 
 /// The names of modules that are trained as a whole: those that were asked for, and the task's heads.
 fn saved(method: &Method, task: Task, anatomy: &Anatomy) -> Vec<String> {
-    let heads = task.heads().iter().filter(|head| anatomy.parameters.iter().any(|p| targets::is_saved(&p.name, head)));
+    let of_head =
+        |head: &&&str| anatomy.parameters.iter().filter(|p| targets::is_saved(&p.name, head)).map(|p| p.floats).collect::<Vec<_>>();
+    let heads = task.heads().iter().filter(|head| {
+        let floats = of_head(head);
+        if floats.contains(&false) {
+            tracing::warn!("{head} is quantised: it stays as it is, where PEFT would train it as a whole");
+        }
+        !floats.is_empty() && !floats.contains(&false)
+    });
     let mut saved: Vec<String> = method.modules_to_save().iter().cloned().chain(heads.map(|&head| head.to_owned())).collect();
     saved.sort();
     saved.dedup();

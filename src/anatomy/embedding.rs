@@ -1,4 +1,4 @@
-//! Embedding tables: matrices of floats whose rows are read by index.
+//! Embedding tables: matrices of floats, or of integers that stand for floats, whose rows are read by index.
 
 use crate::ir::{Graph, NodeId, ValueId};
 
@@ -15,6 +15,9 @@ pub(super) struct Table {
     pub(super) hidden: i64,
 }
 
+/// Turns small integers into numbers.
+const UNPACKS: &[&str] = &["DequantizeLinear"];
+
 /// Every table in the order of execution.
 pub(super) fn find(graph: &Graph) -> Vec<Table> {
     graph.node_ids().filter_map(|(id, _)| table(NodeRef::new(graph, id)).ok()).collect()
@@ -27,15 +30,21 @@ fn table(node: NodeRef<'_>) -> Found<Table> {
     if !node.is(&["Gather"]) || node.node().int("axis", 0) != 0 {
         return Err(node.miss("rows read by index"));
     }
-    let weight = node.input(0)?.behind(&["Identity", "Cast"]);
-    let tensor = weight.stored().filter(|tensor| tensor.dtype().is_float()).ok_or_else(|| weight.miss("a constant of floats"))?;
+    let (read, output) = (node.input(0)?.behind(&["Identity", "Cast"]), node.output(0)?);
+    let (weight, output) = match read.from(UNPACKS) {
+        Ok(unpacks) => (unpacks.input(0)?, output),
+        Err(_) if read.stored().is_some_and(|tensor| tensor.dtype().is_float()) => (read, output),
+        // Rows that are unpacked when they were read.
+        Err(_) => (read, output.into(UNPACKS)?.output(0)?),
+    };
+    let tensor = weight.stored().ok_or_else(|| weight.miss("a constant table"))?;
     let &[rows, hidden] = tensor.shape() else { return Err(weight.miss("a constant matrix")) };
     let length = |n: usize| i64::try_from(n).map_err(|_| weight.miss("lengths within 63 bits"));
     Ok(Table {
         node: node.id(),
         weight: weight.id(),
         indices: node.input(1)?.id(),
-        output: node.output(0)?.id(),
+        output: output.id(),
         rows: length(rows)?,
         hidden: length(hidden)?,
     })

@@ -355,6 +355,8 @@ pub struct Parameter {
     pub value: ValueId,
     /// Whether the graph stores it with its two axes swapped, compared with PyTorch.
     pub transposed: bool,
+    /// Whether it is stored as floats; integers that stand for floats are not trained.
+    pub floats: bool,
     /// The elements of the initializer that are the parameter, where it holds others too: biases of queries, keys and values in one.
     /// `None` for all.
     pub part: Option<Range<i64>>,

@@ -42,7 +42,12 @@ pub(super) fn find(graph: &Graph, projections: &[Projection], embeddings: &[Embe
             found.entry(format!("{module}.{leaf}")).or_insert((value, false));
         }
     }
-    found.into_iter().map(|(name, (value, transposed))| Parameter { part: parts.remove(&name), name, value, transposed }).collect()
+    let floats =
+        |value: ValueId| graph.initializer(value).or_else(|| graph.constant(value)).is_some_and(|tensor| tensor.dtype().is_float());
+    found
+        .into_iter()
+        .map(|(name, (value, transposed))| Parameter { part: parts.remove(&name), name, value, transposed, floats: floats(value) })
+        .collect()
 }
 
 /// Constants that kept the names of parameters.

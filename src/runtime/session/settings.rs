@@ -73,6 +73,17 @@ pub static SETTINGS: &[Setting] = &[
         apply: |builder, _| builder.with_config_entry("optimization.constant_folding_max_output_size_in_bytes", "65536"),
     },
     Setting {
+        name: "quantised operators",
+        why: "weights stay packed, in the forward and the backward pass: fusing or folding what unpacks them would store them a second time, and \
+              ONNX Runtime 1.32 aborts while it fuses rounding that the backward pass reads too",
+        apply: |builder, settings| match settings.purpose {
+            Purpose::Training => {
+                builder.with_config_entry("session.disable_quant_qdq", "1")?.with_config_entry("session.disable_qdq_constant_folding", "1")
+            }
+            Purpose::Inference => Ok(builder),
+        },
+    },
+    Setting {
         name: "memory pattern",
         why: "the plan of the second run is allocated beside the chunks of the first, and one more for every new shape: memory doubles",
         apply: |builder, _| builder.with_memory_pattern(false),
