@@ -1,19 +1,24 @@
 //! Writing graphs.
 
+mod finish;
+mod inputs;
+mod nodes;
+mod rewire;
+
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use indexmap::IndexMap;
 
+use finish::{Keep, sorted};
+
 use super::attr::Attr;
-use super::dim::Dim;
 use super::expr::Expr;
 use super::fact::{DType, Fact};
 use super::graph::{Graph, ModelInfo, Node, Value, ValueId};
-use super::infer;
 use super::tensor::Tensor;
-use crate::error::{Error, ErrorKind, Place, Result};
+use crate::error::{Error, Result};
 
 /// A graph being written.
 ///
@@ -188,340 +193,6 @@ impl Builder {
         self.state.borrow().graph.model.clone()
     }
 
-    /// Adds an input that callers must feed.
-    pub fn input(&self, name: &str, dtype: DType, shape: &[Dim]) -> Expr<'_> {
-        self.input_value(name, Fact::new(dtype, shape.to_vec()), None)
-    }
-
-    /// Adds an input of which only `fact` is known, with the file's own words about it.
-    pub fn input_value(&self, name: &str, fact: Fact, declared: Option<bytes::Bytes>) -> Expr<'_> {
-        let mut state = self.state.borrow_mut();
-        let name = state.claim(name);
-        let id = state.push(Value { name, fact, declared });
-        state.graph.inputs.push(id);
-        drop(state);
-        Expr::new(self, id)
-    }
-
-    /// Adds an input with a default value: an initializer that callers may override (an *optional input*).
-    pub fn optional_input(&self, name: &str, default: Tensor) -> Expr<'_> {
-        let input = self.input_value(name, Fact { contents: None, ..Fact::of(&default) }, None);
-        self.state.borrow_mut().graph.initializers.insert(input.id(), default);
-        input
-    }
-
-    /// Takes an input's default value away: callers must feed it.
-    pub fn require_input(&self, input: Expr<'_>) {
-        self.state.borrow_mut().graph.initializers.remove(&input.id());
-    }
-
-    /// Takes an input away: from now on its value is `replacement`.
-    pub fn remove_input<'g>(&'g self, input: Expr<'g>, replacement: Expr<'g>) {
-        self.rewire(input, |_| replacement);
-        let mut state = self.state.borrow_mut();
-        state.graph.inputs.retain(|&id| id != input.id());
-        state.graph.initializers.remove(&input.id());
-    }
-
-    /// Makes a constant of an input with a default value.
-    pub fn fix_input(&self, input: Expr<'_>) {
-        let mut state = self.state.borrow_mut();
-        let Some(fact) = state.graph.initializers.get(&input.id()).map(Fact::of) else { return };
-        state.graph.values[input.id().index()].fact = fact;
-        state.graph.inputs.retain(|&id| id != input.id());
-    }
-
-    /// Adds a named constant.
-    pub fn initializer(&self, name: &str, tensor: Tensor) -> Expr<'_> {
-        self.initializer_value(name, tensor, None)
-    }
-
-    /// Adds a named constant with the file's own words about it.
-    pub fn initializer_value(&self, name: &str, tensor: Tensor, declared: Option<bytes::Bytes>) -> Expr<'_> {
-        let mut state = self.state.borrow_mut();
-        let name = state.claim(name);
-        let id = state.push(Value { name, fact: Fact::of(&tensor), declared });
-        state.graph.initializers.insert(id, tensor);
-        drop(state);
-        Expr::new(self, id)
-    }
-
-    /// Adds a value that neither a node nor a constant held here makes: a sparse initializer, which only the file knows.
-    pub fn foreign_value(&self, name: &str, fact: Fact, declared: Option<bytes::Bytes>) -> Expr<'_> {
-        let mut state = self.state.borrow_mut();
-        let name = state.claim(name);
-        let id = state.push(Value { name, fact, declared });
-        drop(state);
-        Expr::new(self, id)
-    }
-
-    /// Replaces the data of an initializer.
-    pub fn set_initializer(&self, id: ValueId, tensor: Tensor) {
-        let mut state = self.state.borrow_mut();
-        let overridable = state.graph.inputs.contains(&id);
-        let fact = Fact::of(&tensor);
-        state.graph.values[id.index()].fact = if overridable { Fact { contents: None, ..fact } } else { fact };
-        state.graph.initializers.insert(id, tensor);
-    }
-
-    /// A constant; small ones are written once.
-    pub fn constant(&self, tensor: Tensor) -> Expr<'_> {
-        let small = tensor.bytes().filter(|bytes| bytes.len() <= SHARED_CONSTANT_BYTES);
-        let Some(key) = small.map(|bytes| (tensor.dtype(), tensor.shape().to_vec(), bytes.to_vec())) else {
-            return self.initializer("constant", tensor);
-        };
-        if let Some(&id) = self.state.borrow().constants.get(&key) {
-            return Expr::new(self, id);
-        }
-        let scope = self.state.borrow().scope.clone();
-        let constant = self.initializer(&format!("{scope}constant"), tensor);
-        self.state.borrow_mut().constants.insert(key, constant.id());
-        constant
-    }
-
-    /// A vector of whole numbers, int64.
-    pub fn ints(&self, values: &[i64]) -> Expr<'_> {
-        self.constant(Tensor::from_i64(&[values.len()], values))
-    }
-
-    /// A whole number, int64, rank 0.
-    pub fn int(&self, value: i64) -> Expr<'_> {
-        self.constant(Tensor::from_i64(&[], &[value]))
-    }
-
-    /// A number of a type, rank 0, rounded once.
-    pub fn number(&self, value: f64, dtype: DType) -> Expr<'_> {
-        match Tensor::from_f64(dtype, &[], &[value]) {
-            Ok(tensor) => self.constant(tensor),
-            Err(error) => {
-                self.fail(error);
-                self.unknown()
-            }
-        }
-    }
-
-    /// Writes a node with one output, or finds the equal one written before. Whole numbers that are known already are a constant.
-    pub fn op<'g>(&'g self, op: &str, inputs: &[Expr<'g>], attrs: &[(&str, Attr)]) -> Expr<'g> {
-        let inputs: Vec<_> = inputs.iter().map(|&e| Some(e)).collect();
-        self.op_n(op, &inputs, attrs, 1)[0]
-    }
-
-    /// Writes a node with `outputs` outputs and perhaps missing inputs, or finds the equal one written before.
-    pub fn op_n<'g>(&'g self, op: &str, inputs: &[Option<Expr<'g>>], attrs: &[(&str, Attr)], outputs: usize) -> Vec<Expr<'g>> {
-        let mut ids: Vec<Option<ValueId>> = inputs.iter().map(|e| e.map(Expr::id)).collect();
-        while ids.last() == Some(&None) {
-            ids.pop();
-        }
-        let key = Key {
-            op: op.to_owned(),
-            inputs: ids.clone(),
-            attrs: attrs.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect(),
-            outputs,
-        };
-        let random = RANDOM.contains(&op);
-        if let Some(found) = self.state.borrow().interned.get(&key).filter(|_| !random) {
-            return found.iter().map(|&id| Expr::new(self, id)).collect();
-        }
-        let made = self.node(NodeSpec {
-            op: op.into(),
-            inputs: ids,
-            outputs: vec![Some("".into()); outputs],
-            attrs: attrs.iter().map(|(k, v)| ((*k).into(), v.clone())).collect(),
-            ..NodeSpec::default()
-        });
-        let made: Vec<Expr<'g>> = match made.into_iter().flatten().collect::<Vec<_>>()[..] {
-            [only] => vec![self.folded(only)],
-            ref several => several.to_vec(),
-        };
-        if !random {
-            self.state.borrow_mut().interned.insert(key, made.iter().map(|e| e.id()).collect());
-        }
-        made
-    }
-
-    /// The constant that a value certainly is, if it is made of whole numbers that facts tell; else the value itself.
-    fn folded<'g>(&'g self, value: Expr<'g>) -> Expr<'g> {
-        let fact = value.fact();
-        let (Some(DType::I64), Some(shape), Some(elements)) = (fact.dtype, fact.known_shape(), fact.known_contents()) else { return value };
-        let shape: Vec<usize> = shape.into_iter().filter_map(|length| usize::try_from(length).ok()).collect();
-        self.constant(Tensor::from_i64(&shape, &elements))
-    }
-
-    /// Writes a node with bodies.
-    pub fn op_with_bodies<'g>(&'g self, op: &str, inputs: &[Option<Expr<'g>>], bodies: Vec<(&str, Body)>, outputs: usize) -> Vec<Expr<'g>> {
-        let mut spec = NodeSpec {
-            op: op.into(),
-            inputs: inputs.iter().map(|e| e.map(Expr::id)).collect(),
-            outputs: vec![Some("".into()); outputs],
-            ..NodeSpec::default()
-        };
-        for (name, body) in bodies {
-            spec.captures.extend(body.captures);
-            spec.attrs.insert(name.into(), Attr::Graph(Arc::new(body.graph)));
-        }
-        self.node(spec).into_iter().flatten().collect()
-    }
-
-    /// Writes a node as it is given, without looking for an equal one. An output of the empty name gets one from scope and operator.
-    pub fn node(&self, spec: NodeSpec) -> Vec<Option<Expr<'_>>> {
-        let facts = self.infer(&spec);
-        let mut state = self.state.borrow_mut();
-        let label = if spec.name.is_empty() && spec.outputs.iter().flatten().all(|name| name.is_empty()) {
-            let (_, bare) = spec.op.rsplit_once(':').unwrap_or(("", &spec.op));
-            let wanted = format!("{}{bare}", state.scope);
-            state.claim(&wanted)
-        } else {
-            spec.name
-        };
-        let mut outputs = Vec::with_capacity(spec.outputs.len());
-        for (i, (name, fact)) in spec.outputs.iter().zip(facts).enumerate() {
-            outputs.push(name.as_ref().map(|name| {
-                let wanted = match (name.is_empty(), spec.outputs.len()) {
-                    (false, _) => name.to_string(),
-                    (true, 1) => format!("{label}:0"),
-                    (true, _) => format!("{label}:{i}"),
-                };
-                let name = state.claim(&wanted);
-                state.push(Value { name, fact, declared: None })
-            }));
-        }
-        state.graph.nodes.push(Node {
-            name: label,
-            op: spec.op,
-            inputs: spec.inputs,
-            outputs: outputs.clone(),
-            attrs: spec.attrs,
-            captures: spec.captures,
-            metadata: spec.metadata,
-            extra: spec.extra,
-        });
-        let place = state.graph.nodes.len() - 1;
-        state.index(place);
-        drop(state);
-        outputs.into_iter().map(|id| id.map(|id| Expr::new(self, id))).collect()
-    }
-
-    fn infer(&self, spec: &NodeSpec) -> Vec<Fact> {
-        let state = self.state.borrow();
-        let symbol = spec.outputs.iter().flatten().next().filter(|name| !name.is_empty());
-        let symbol = symbol.map_or_else(|| format!("{}{}.{}", state.scope, spec.op, state.graph.nodes.len()), ToString::to_string);
-        let inputs = spec.inputs.iter().map(|id| id.map(|id| (&state.graph.values[id.index()].fact, state.constant(id)))).collect();
-        let captured = spec.captures.iter().map(|id| &state.graph.values[id.index()].fact).collect();
-        let (domain, _) = spec.op.rsplit_once(':').unwrap_or(("", &spec.op));
-        let opset = state.graph.model.version_of(domain).unwrap_or(1);
-        let question =
-            infer::Question { op: &spec.op, opset, inputs, captured, attrs: &spec.attrs, outputs: spec.outputs.len(), symbol: &symbol };
-        let answer = infer::infer(&question);
-        drop(state);
-        match answer {
-            Ok(mut facts) => {
-                facts.resize(spec.outputs.len(), Fact::unknown());
-                facts
-            }
-            Err(_) if self.state.borrow().impossible == Impossible::Unknown => vec![Fact::unknown(); spec.outputs.len()],
-            Err(why) => {
-                let label = if spec.name.is_empty() { symbol } else { spec.name.to_string() };
-                self.fail(Error::graph(format!("{}: {why}", spec.op)).at(Place::Node(label)));
-                vec![Fact::unknown(); spec.outputs.len()]
-            }
-        }
-    }
-
-    /// Puts `scope` in front of the names of all nodes that `write` writes.
-    pub fn scoped<T>(&self, scope: &str, write: impl FnOnce() -> T) -> T {
-        let inner = format!("{}{scope}/", self.state.borrow().scope);
-        let outer = std::mem::replace(&mut self.state.borrow_mut().scope, inner);
-        let out = write();
-        self.state.borrow_mut().scope = outer;
-        out
-    }
-
-    /// Makes everything that reads `old` so far, outputs of the graph among them, read `new(old)` instead.
-    pub fn rewire<'g>(&'g self, old: Expr<'g>, new: impl FnOnce(Expr<'g>) -> Expr<'g>) {
-        self.rewire_all(|| vec![(old, new(old))]);
-    }
-
-    /// The same for several values at once: what `new` writes may read all of them as they were.
-    pub fn rewire_all<'g>(&'g self, new: impl FnOnce() -> Vec<(Expr<'g>, Expr<'g>)>) {
-        let before = self.state.borrow().graph.nodes.len();
-        let pairs = new();
-        let mut state = self.state.borrow_mut();
-        for (old, new) in pairs.into_iter().map(|(old, new)| (old.id(), new.id())).filter(|(old, new)| old != new) {
-            let readers = std::mem::take(&mut state.readers[old.index()]);
-            let (moved, stay): (Vec<usize>, Vec<usize>) = readers.into_iter().partition(|&place| place < before);
-            for &place in &moved {
-                let node = &mut state.graph.nodes[place];
-                node.inputs.iter_mut().flatten().chain(&mut node.captures).filter(|id| **id == old).for_each(|id| *id = new);
-            }
-            state.readers[old.index()] = stay;
-            state.readers[new.index()].extend(moved);
-            state.outputs.iter_mut().filter(|(_, id)| *id == old).for_each(|(_, id)| *id = new);
-        }
-        state.interned.clear();
-    }
-
-    /// Makes one input of the node that writes `output` read `new`.
-    ///
-    /// Does nothing if no node writes `output` or it has no such input: callers found the node in the graph they started from.
-    pub fn rewire_input(&self, output: ValueId, input: usize, new: Expr<'_>) {
-        let mut state = self.state.borrow_mut();
-        let Some(place) = state.writers.get(output.index()).copied().flatten() else { return };
-        if let Some(slot) = state.graph.nodes[place].inputs.get_mut(input) {
-            *slot = Some(new.id());
-            state.readers[new.id().index()].push(place);
-        }
-        state.interned.clear();
-    }
-
-    /// Gives the node that writes `output` another form; the outputs and what is known of them stay.
-    ///
-    /// Does nothing if no node writes `output`.
-    pub fn replace_node(&self, output: ValueId, mut form: Node) {
-        let mut state = self.state.borrow_mut();
-        let Some(place) = state.writers.get(output.index()).copied().flatten() else { return };
-        form.outputs.clone_from(&state.graph.nodes[place].outputs);
-        state.graph.nodes[place] = form;
-        state.index(place);
-        state.interned.clear();
-    }
-
-    /// Makes `old` what `new` is: the node that writes `new` writes `old` instead, under its name, and whoever reads `new` reads `old`.
-    ///
-    /// Does nothing if no node writes `new`.
-    pub fn take_over(&self, old: Expr<'_>, new: Expr<'_>) {
-        let (old, new) = (old.id(), new.id());
-        let mut state = self.state.borrow_mut();
-        let state = &mut *state;
-        let Some(to) = state.writers[new.index()].take() else { return };
-        if let Some(from) = state.writers[old.index()].replace(to) {
-            let outputs = &mut state.graph.nodes[from].outputs;
-            outputs.iter_mut().filter(|output| **output == Some(old)).for_each(|output| *output = None);
-        }
-        state.graph.nodes[to].outputs.iter_mut().flatten().filter(|id| **id == new).for_each(|id| *id = old);
-        let readers = std::mem::take(&mut state.readers[new.index()]);
-        for &place in &readers {
-            let node = &mut state.graph.nodes[place];
-            node.inputs.iter_mut().flatten().chain(&mut node.captures).filter(|id| **id == new).for_each(|id| *id = old);
-        }
-        state.readers[old.index()].extend(readers);
-        state.outputs.iter_mut().filter(|(_, id)| *id == new).for_each(|(_, id)| *id = old);
-        let known = state.graph.values[new.index()].fact.clone();
-        let fact = &mut state.graph.values[old.index()].fact;
-        if fact.dtype.is_none() || fact.shape.is_none() {
-            *fact = known;
-        }
-        state.interned.clear();
-    }
-
-    /// Gives the node that writes `output` another name and other annotations.
-    pub fn relabel(&self, output: ValueId, name: Arc<str>, metadata: Vec<(Arc<str>, Arc<str>)>) {
-        let mut state = self.state.borrow_mut();
-        if let Some(place) = state.writers.get(output.index()).copied().flatten() {
-            let node = &mut state.graph.nodes[place];
-            (node.name, node.metadata) = (name, metadata);
-        }
-    }
-
     /// A value by its id.
     #[must_use]
     pub fn expr(&self, id: ValueId) -> Expr<'_> {
@@ -567,39 +238,10 @@ impl Builder {
         self.state.borrow().outputs.iter().find(|(n, _)| &**n == name).map(|(_, id)| Expr::new(self, *id))
     }
 
-    /// Makes `value` an output of the graph.
-    pub fn output(&self, name: &str, value: Expr<'_>) {
-        self.state.borrow_mut().outputs.push((name.into(), value.id()));
-    }
-
-    /// Makes the output of a name another value; readers of what it was before go on reading that.
-    pub fn set_output(&self, name: &str, value: Expr<'_>) {
-        let mut state = self.state.borrow_mut();
-        state.outputs.iter_mut().filter(|(n, _)| &**n == name).for_each(|(_, id)| *id = value.id());
-    }
-
-    /// Takes all outputs away.
-    pub fn clear_outputs(&self) {
-        self.state.borrow_mut().outputs.clear();
-    }
-
     /// What is known of a value.
     #[must_use]
     pub fn fact(&self, id: ValueId) -> Fact {
         self.state.borrow().graph.values[id.index()].fact.clone()
-    }
-
-    /// Makes a symbol stand for another length in everything that is known so far. Does nothing if `symbol` is not a single symbol.
-    pub fn substitute(&self, symbol: &Dim, length: &Dim) {
-        let Some(name) = symbol.symbol_name() else { return };
-        let replace = |dims: &mut Vec<Dim>| {
-            for dim in dims {
-                *dim = dim.substitute(|s| (s == name).then(|| length.clone()));
-            }
-        };
-        for value in &mut self.state.borrow_mut().graph.values {
-            value.fact.shape.iter_mut().chain(&mut value.fact.contents).for_each(replace);
-        }
     }
 
     /// The input of a name.
@@ -609,68 +251,10 @@ impl Builder {
         id.map(|id| Expr::new(self, id))
     }
 
-    /// Corrects what is known of a value, where the caller knows more than inference does.
-    pub fn assume(&self, id: ValueId, fact: Fact) {
-        self.state.borrow_mut().graph.values[id.index()].fact = fact;
-    }
-
-    /// Keeps what the file said of a value.
-    pub fn declare(&self, id: ValueId, declared: bytes::Bytes) {
-        self.state.borrow_mut().graph.values[id.index()].declared = Some(declared);
-    }
-
     /// A value's name.
     #[must_use]
     pub fn name(&self, id: ValueId) -> Arc<str> {
         Arc::clone(&self.state.borrow().graph.values[id.index()].name)
-    }
-
-    /// The constant behind a value, if no caller can override it.
-    #[must_use]
-    pub fn constant_of(&self, id: ValueId) -> Option<Tensor> {
-        self.state.borrow().constant(id).cloned()
-    }
-
-    /// Whether a value is a constant that no caller can override.
-    #[must_use]
-    pub fn is_constant(&self, id: ValueId) -> bool {
-        self.state.borrow().constant(id).is_some()
-    }
-
-    /// The data of an initializer, whether callers can override it or not.
-    #[must_use]
-    pub fn initial(&self, id: ValueId) -> Option<Tensor> {
-        self.state.borrow().graph.initializers.get(&id).cloned()
-    }
-
-    /// Infers again what is known of everything that nodes make: after nodes were made to read values of other shapes.
-    ///
-    /// The first node that cannot be with what it reads now is the builder's error.
-    pub fn infer_again(&self) {
-        let nodes = match self.sorted_nodes() {
-            Ok(nodes) => nodes,
-            Err(error) => return self.fail(error),
-        };
-        for node in nodes {
-            let outputs: Vec<Option<ValueId>> = node.outputs.clone();
-            let spec = NodeSpec {
-                name: node.name,
-                op: node.op,
-                inputs: node.inputs,
-                outputs: outputs.iter().map(|id| id.map(|id| self.name(id))).collect(),
-                attrs: node.attrs,
-                captures: node.captures,
-                ..NodeSpec::default()
-            };
-            let facts = self.infer(&spec);
-            let mut state = self.state.borrow_mut();
-            for (id, fact) in outputs.into_iter().zip(facts) {
-                let Some(id) = id else { continue };
-                let known = &mut state.graph.values[id.index()].fact;
-                *known = Fact { dtype: fact.dtype.or(known.dtype), ..fact };
-            }
-        }
-        self.state.borrow_mut().interned.clear();
     }
 
     /// Keeps the first error, for [`finish`](Self::finish).
@@ -725,12 +309,6 @@ impl Builder {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Keep {
-    Needed,
-    Everything,
-}
-
 impl State {
     /// Notes what the node at `place` reads and writes.
     fn index(&mut self, place: usize) {
@@ -773,117 +351,4 @@ impl State {
             _ => None,
         }
     }
-
-    fn finish(mut self, keep: Keep) -> Result<Graph> {
-        if let Some(error) = self.error.take() {
-            return Err(error);
-        }
-        self.name_outputs();
-        self.graph.outputs = self.outputs.iter().map(|(_, id)| *id).collect();
-        self.graph.nodes = sorted(std::mem::take(&mut self.graph.nodes), &self.graph, keep)?;
-        if keep == Keep::Needed {
-            let mut read: HashSet<ValueId> = self.graph.nodes.iter().flat_map(Node::reads).collect();
-            read.extend(self.graph.outputs.iter().chain(&self.graph.inputs));
-            self.graph.initializers.retain(|id, _| read.contains(id));
-        }
-        Ok(self.graph.indexed())
-    }
-
-    /// Gives each output's value the output's name, through an `Identity` where a value cannot bear it.
-    fn name_outputs(&mut self) {
-        let mut named = HashSet::new();
-        for (name, id) in &mut self.outputs {
-            let value = &self.graph.values[id.index()];
-            if value.name == *name && named.insert(*id) {
-                continue;
-            }
-            let source = self.graph.inputs.contains(id) || self.graph.initializers.contains_key(id) || self.graph.captured.contains(id);
-            if let Some(other) = self.graph.values.iter().position(|v| v.name == *name) {
-                // The name's former bearer, which was rewired, steps back.
-                let mut number = 0;
-                let free = std::iter::repeat_with(|| {
-                    number += 1;
-                    Arc::from(format!("{name}_before_{number}"))
-                });
-                let free: Arc<str> = { free }.find(|n| !self.names.contains(n)).expect("numbers do not end");
-                self.names.insert(Arc::clone(&free));
-                self.graph.values[other].name = free;
-            }
-            if source || !named.insert(*id) {
-                let value = Value { name: Arc::clone(name), fact: self.graph.values[id.index()].fact.clone(), declared: None };
-                self.graph.values.push(value);
-                let renamed = ValueId::new(self.graph.values.len() - 1);
-                self.graph.nodes.push(Node {
-                    name: format!("{name}/Identity").into(),
-                    op: "Identity".into(),
-                    inputs: vec![Some(*id)],
-                    outputs: vec![Some(renamed)],
-                    attrs: IndexMap::new(),
-                    captures: vec![],
-                    metadata: vec![],
-                    extra: None,
-                });
-                *id = renamed;
-                named.insert(renamed);
-            } else {
-                self.graph.values[id.index()].name = Arc::clone(name);
-            }
-            self.names.insert(Arc::clone(name));
-        }
-    }
-}
-
-/// Puts each node after those it reads from, otherwise in the order of writing: depth first from each node in turn, so that a node
-/// that was written late and is read early stands right before its first reader.
-fn sorted(nodes: Vec<Node>, graph: &Graph, keep: Keep) -> Result<Vec<Node>> {
-    let mut made_by = BTreeMap::new();
-    for (i, node) in nodes.iter().enumerate() {
-        for output in node.writes() {
-            if made_by.insert(output, i).is_some() {
-                return Err(Error::graph(format!("value {} is written twice", graph.value_name(output))));
-            }
-        }
-    }
-    let needed = match keep {
-        Keep::Everything => vec![true; nodes.len()],
-        Keep::Needed => needed(&nodes, &made_by, &graph.outputs),
-    };
-    let mut order = Vec::with_capacity(nodes.len());
-    // 0: not seen, 1: its inputs are being visited, 2: placed.
-    let mut mark = vec![0_u8; nodes.len()];
-    for start in (0..nodes.len()).filter(|&i| needed[i]) {
-        let mut stack = vec![start];
-        while let Some(&at) = stack.last() {
-            if mark[at] == 2 {
-                stack.pop();
-                continue;
-            }
-            let waiting: Vec<usize> = nodes[at].reads().filter_map(|id| made_by.get(&id).copied()).filter(|&i| mark[i] != 2).collect();
-            if waiting.is_empty() {
-                mark[at] = 2;
-                order.push(at);
-                stack.pop();
-            } else if mark[at] == 1 {
-                let label = if nodes[at].name.is_empty() { nodes[at].op.to_string() } else { nodes[at].name.to_string() };
-                let kind: Error = ErrorKind::Graph("its inputs depend on its outputs (a cycle)".into()).into();
-                return Err(kind.at(Place::Node(label)));
-            } else {
-                mark[at] = 1;
-                stack.extend(waiting.into_iter().rev());
-            }
-        }
-    }
-    let mut nodes: Vec<Option<Node>> = nodes.into_iter().map(Some).collect();
-    Ok(order.into_iter().map(|i| nodes[i].take().expect("each node is placed once")).collect())
-}
-
-fn needed(nodes: &[Node], made_by: &BTreeMap<ValueId, usize>, outputs: &[ValueId]) -> Vec<bool> {
-    let mut needed = vec![false; nodes.len()];
-    let mut queue: Vec<usize> = outputs.iter().filter_map(|id| made_by.get(id).copied()).collect();
-    while let Some(at) = queue.pop() {
-        if !std::mem::replace(&mut needed[at], true) {
-            queue.extend(nodes[at].reads().filter_map(|id| made_by.get(&id).copied()));
-        }
-    }
-    needed
 }

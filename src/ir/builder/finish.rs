@@ -1,0 +1,131 @@
+//! The end of writing: nodes sorted, what no output needs left out, outputs named.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+
+use super::State;
+use crate::error::{Error, ErrorKind, Place, Result};
+use crate::ir::{Graph, Node, Value, ValueId};
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keep {
+    Needed,
+    Everything,
+}
+
+impl State {
+    pub(super) fn finish(mut self, keep: Keep) -> Result<Graph> {
+        if let Some(error) = self.error.take() {
+            return Err(error);
+        }
+        self.name_outputs();
+        self.graph.outputs = self.outputs.iter().map(|(_, id)| *id).collect();
+        self.graph.nodes = sorted(std::mem::take(&mut self.graph.nodes), &self.graph, keep)?;
+        if keep == Keep::Needed {
+            let mut read: HashSet<ValueId> = self.graph.nodes.iter().flat_map(Node::reads).collect();
+            read.extend(self.graph.outputs.iter().chain(&self.graph.inputs));
+            self.graph.initializers.retain(|id, _| read.contains(id));
+        }
+        Ok(self.graph.indexed())
+    }
+
+    /// Gives each output's value the output's name, through an `Identity` where a value cannot bear it.
+    fn name_outputs(&mut self) {
+        let mut named = HashSet::new();
+        for (name, id) in &mut self.outputs {
+            let value = &self.graph.values[id.index()];
+            if value.name == *name && named.insert(*id) {
+                continue;
+            }
+            let source = self.graph.inputs.contains(id) || self.graph.initializers.contains_key(id) || self.graph.captured.contains(id);
+            if let Some(other) = self.graph.values.iter().position(|v| v.name == *name) {
+                // The name's former bearer, which was rewired, steps back.
+                let mut number = 0;
+                let free = std::iter::repeat_with(|| {
+                    number += 1;
+                    Arc::from(format!("{name}_before_{number}"))
+                });
+                let free: Arc<str> = { free }.find(|n| !self.names.contains(n)).expect("numbers do not end");
+                self.names.insert(Arc::clone(&free));
+                self.graph.values[other].name = free;
+            }
+            if source || !named.insert(*id) {
+                let value = Value { name: Arc::clone(name), fact: self.graph.values[id.index()].fact.clone(), declared: None };
+                self.graph.values.push(value);
+                let renamed = ValueId::new(self.graph.values.len() - 1);
+                self.graph.nodes.push(Node {
+                    name: format!("{name}/Identity").into(),
+                    op: "Identity".into(),
+                    inputs: vec![Some(*id)],
+                    outputs: vec![Some(renamed)],
+                    attrs: IndexMap::new(),
+                    captures: vec![],
+                    metadata: vec![],
+                    extra: None,
+                });
+                *id = renamed;
+                named.insert(renamed);
+            } else {
+                self.graph.values[id.index()].name = Arc::clone(name);
+            }
+            self.names.insert(Arc::clone(name));
+        }
+    }
+}
+
+/// Puts each node after those it reads from, otherwise in the order of writing: depth first from each node in turn, so that a node
+/// that was written late and is read early stands right before its first reader.
+pub(super) fn sorted(nodes: Vec<Node>, graph: &Graph, keep: Keep) -> Result<Vec<Node>> {
+    let mut made_by = BTreeMap::new();
+    for (i, node) in nodes.iter().enumerate() {
+        for output in node.writes() {
+            if made_by.insert(output, i).is_some() {
+                return Err(Error::graph(format!("value {} is written twice", graph.value_name(output))));
+            }
+        }
+    }
+    let needed = match keep {
+        Keep::Everything => vec![true; nodes.len()],
+        Keep::Needed => needed(&nodes, &made_by, &graph.outputs),
+    };
+    let mut order = Vec::with_capacity(nodes.len());
+    // 0: not seen, 1: its inputs are being visited, 2: placed.
+    let mut mark = vec![0_u8; nodes.len()];
+    for start in (0..nodes.len()).filter(|&i| needed[i]) {
+        let mut stack = vec![start];
+        while let Some(&at) = stack.last() {
+            if mark[at] == 2 {
+                stack.pop();
+                continue;
+            }
+            let waiting: Vec<usize> = nodes[at].reads().filter_map(|id| made_by.get(&id).copied()).filter(|&i| mark[i] != 2).collect();
+            if waiting.is_empty() {
+                mark[at] = 2;
+                order.push(at);
+                stack.pop();
+            } else if mark[at] == 1 {
+                let label = if nodes[at].name.is_empty() { nodes[at].op.to_string() } else { nodes[at].name.to_string() };
+                let kind: Error = ErrorKind::Graph("its inputs depend on its outputs (a cycle)".into()).into();
+                return Err(kind.at(Place::Node(label)));
+            } else {
+                mark[at] = 1;
+                stack.extend(waiting.into_iter().rev());
+            }
+        }
+    }
+    let mut nodes: Vec<Option<Node>> = nodes.into_iter().map(Some).collect();
+    Ok(order.into_iter().map(|i| nodes[i].take().expect("each node is placed once")).collect())
+}
+
+fn needed(nodes: &[Node], made_by: &BTreeMap<ValueId, usize>, outputs: &[ValueId]) -> Vec<bool> {
+    let mut needed = vec![false; nodes.len()];
+    let mut queue: Vec<usize> = outputs.iter().filter_map(|id| made_by.get(id).copied()).collect();
+    while let Some(at) = queue.pop() {
+        if !std::mem::replace(&mut needed[at], true) {
+            queue.extend(nodes[at].reads().filter_map(|id| made_by.get(&id).copied()));
+        }
+    }
+    needed
+}
