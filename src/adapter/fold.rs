@@ -17,7 +17,7 @@ use crate::{Error, Place, Result};
 /// A weight that other modules read too (a tied table) stays as it is for them.
 ///
 /// # Errors
-/// A weight that is not stored as plain floats, or one that `update` gives another shape.
+/// A weight that is stored neither as floats nor in a way that [`requantise`](super::requantise) knows, or one that `update` gives another shape.
 pub(super) fn change_weight(at: &Folding<'_>, module: &str, update: impl FnOnce(Array2<f32>) -> Result<Array2<f32>>) -> Result<()> {
     let projections: Vec<&Projection> = at.anatomy.projections.iter().filter(|p| p.module == module).collect();
     change(at, module, &projections, update)
@@ -53,6 +53,12 @@ fn change(
     update: impl FnOnce(Array2<f32>) -> Result<Array2<f32>>,
 ) -> Result<()> {
     let Some(first) = projections.first() else { return Err(Error::not_found("module", module)) };
+    if first.weight.part.is_none() && !at.graph.initializer(first.weight.value).is_some_and(|tensor| tensor.dtype().is_float()) {
+        return match projections {
+            [only] => super::requantise::change(at, only, update),
+            _ => Err(Error::unsupported(format!("rounding the weight of {module} again"), "it is used more than once")),
+        };
+    }
     let place = || Place::Tensor(at.graph.value_name(first.weight.value).to_owned());
     let stored = match first.weight.part {
         None => floats(at.graph, first.weight.value)?,

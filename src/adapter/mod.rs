@@ -30,6 +30,7 @@ mod plan;
 mod prefix;
 mod prompt;
 pub mod replace;
+mod requantise;
 mod rows;
 pub mod targets;
 mod tokens;
@@ -42,6 +43,7 @@ pub use param::{Form, PEFT_PREFIX, Param, Params, Role};
 pub use part::Purpose;
 pub use plan::{Given, Plan};
 pub use prefix::of_text as prefix_of_text;
+pub use requantise::Requantised;
 
 use ndarray::ArrayView2;
 

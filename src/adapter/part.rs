@@ -1,11 +1,13 @@
 //! What a method is made of, once it has found its places in a graph.
 
+use std::cell::Cell;
 use std::fmt::Debug;
 
 use super::config::Method;
 use super::dropout::Masks;
 use super::param::{Form, Params};
 use super::plan::Given;
+use super::requantise::Requantised;
 use super::targets::Strictness;
 use crate::Result;
 use crate::anatomy::Anatomy;
@@ -58,6 +60,8 @@ pub(super) struct Folding<'a> {
     pub(super) graph: &'a Graph,
     pub(super) anatomy: &'a Anatomy,
     pub(super) given: &'a Given<'a>,
+    /// What rounding quantised weights again has cost so far.
+    pub(super) requantised: &'a Cell<Requantised>,
 }
 
 impl Folding<'_> {

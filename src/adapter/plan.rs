@@ -1,9 +1,12 @@
 //! A method and its configuration, applied to a graph that was recognised: which tensors, and where.
 
+use std::cell::Cell;
+
 use super::config::{Method, Task};
 use super::key::Family;
 use super::param::{Param, Params};
 use super::part::{Folding, Insertion, Part, Placed, Places, Purpose};
+use super::requantise::Requantised;
 use super::targets::{self, Strictness};
 use super::{ia3, loha, lokr, lora, prefix, prompt, tokens, trained, vera};
 use crate::anatomy::Anatomy;
@@ -141,20 +144,21 @@ impl Plan {
     }
 
     /// Makes a merged model of a graph whose values have the ids that `anatomy` was read with: folds the adapter into the weights, and
-    /// writes what cannot be folded into the graph.
+    /// writes what cannot be folded into the graph. Quantised weights are rounded again; the answer is what that cost.
     ///
     /// # Errors
     /// A tensor of the adapter that is missing; a weight that is not stored as plain floats.
-    pub fn merge<'g>(&self, b: &'g Builder, graph: &Graph, anatomy: &Anatomy, given: &'g Given<'g>) -> Result<()> {
+    pub fn merge<'g>(&self, b: &'g Builder, graph: &Graph, anatomy: &Anatomy, given: &'g Given<'g>) -> Result<Requantised> {
+        let requantised = Cell::default();
         let params = Params::new(b, given, Purpose::Merged.form());
         for part in &self.parts {
             if part.is_baked() {
                 part.insert(&Insertion { b, graph, anatomy, params: &params, purpose: Purpose::Merged })?;
             } else {
-                part.fold(&Folding { b, graph, anatomy, given })?;
+                part.fold(&Folding { b, graph, anatomy, given, requantised: &requantised })?;
             }
         }
-        Ok(())
+        Ok(requantised.get())
     }
 }
 

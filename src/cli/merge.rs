@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Global, output};
 use crate::error::{Error, ErrorKind, Result};
-use crate::export::merge::{self, Report, Weights};
+use crate::export::merge::{self, Quantised, Report, Weights};
 use crate::ir::DType;
 use crate::runtime::verify::{self, Comparison, Samples};
 
@@ -17,7 +17,8 @@ inputs, unless --no-verify is given.
 
 Examples:
   peft-onnx merge model.lora -o tuned.onnx
-  peft-onnx merge model.lora -o tuned.onnx --weights external";
+  peft-onnx merge model.lora -o tuned.onnx --weights external
+  peft-onnx merge int4.lora -o tuned.onnx --requantize       # as small as the base; says what rounding cost";
 
 /// Options of `merge`.
 #[derive(Clone, Debug, clap::Args)]
@@ -32,6 +33,10 @@ pub struct Args {
     /// Where its weights go
     #[arg(long, value_name = "WHERE", default_value = "as-base")]
     pub weights: WeightsName,
+    /// Fold the adapter into quantised weights too, and round them again, each in its own scheme; without it the adapter stays beside them,
+    /// which is exact
+    #[arg(long)]
+    pub requantize: bool,
     /// Replace the model if it is there
     #[arg(long)]
     pub force: bool,
@@ -64,7 +69,9 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         WeightsName::Inline => Weights::Inline,
         WeightsName::External => Weights::External,
     };
-    let report = merge::write(&args.bundle, &args.output, weights)?;
+    let quantised = if args.requantize { Quantised::Requantised } else { Quantised::Beside };
+    let report = merge::write(&args.bundle, &args.output, weights, quantised)?;
+    let is_rounded = report.requantised.weights > 0;
     let comparison = if args.no_verify { None } else { compared(args, global, &report)? };
     let size = size(&args.output);
     if global.json {
@@ -72,18 +79,24 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
             "model": args.output,
             "modules": report.modules,
             "bytes": size,
+            "requantized": is_rounded.then(|| json!({"weights": report.requantised.weights, "error": report.requantised.error()})),
             "verified": comparison.as_ref().map(Comparison::json),
         }))?;
     } else if !global.quiet {
         let mut lines = vec![format!("merged    {} modules into {} ({})", report.modules, args.output.display(), output::bytes(size))];
+        if is_rounded {
+            let error = 100.0 * report.requantised.error();
+            lines.push(format!("rounded   {} weights again, off by {error:.3} % (root mean square)", report.requantised.weights));
+        }
         match &comparison {
+            Some(comparison) if is_rounded => lines.push(format!("logits    {comparison}, from rounding")),
             Some(comparison) => lines.push(format!("verified  {comparison}")),
             None if !args.no_verify => lines.push(format!("verified  not: {NO_BFLOAT16}")),
             None => {}
         }
         output::print(&lines.join("\n"))?;
     }
-    match comparison.filter(|comparison| !comparison.is_close(report.precision)) {
+    match comparison.filter(|comparison| !is_rounded && !comparison.is_close(report.precision)) {
         None => Ok(()),
         Some(comparison) => {
             let error = Error::from(ErrorKind::Diverged(format!("the merged model is not the unmerged one: {comparison}")));

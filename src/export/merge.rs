@@ -6,7 +6,7 @@ use super::base::{Base, fingerprint};
 use super::manifest::Manifest;
 use crate::adapter::config::Task;
 use crate::adapter::targets::Strictness;
-use crate::adapter::{Given, Plan};
+use crate::adapter::{Given, Plan, Requantised};
 use crate::adapter::{naming, packing};
 use crate::ir::{Builder, DType, Graph};
 use crate::onnx::{self, Storage, WriteOptions};
@@ -24,6 +24,16 @@ pub enum Weights {
     External,
 }
 
+/// What becomes of an adapter of quantised weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Quantised {
+    /// It stays beside them, which is exact.
+    #[default]
+    Beside,
+    /// It is folded into them; they are rounded again.
+    Requantised,
+}
+
 /// What was written.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -33,28 +43,31 @@ pub struct Report {
     pub modules: usize,
     /// The coarsest type of the base's weights.
     pub precision: DType,
+    /// What rounding quantised weights again cost.
+    pub requantised: Requantised,
 }
 
 /// The base with the adapter in it: folded into its weights; beside them where they are quantised, which is exact.
-fn merged(base: &Base, plan: &Plan, given: &Given<'_>) -> Result<Graph> {
-    if !plan.targets().iter().all(|(module, _)| base.is_foldable(module)) {
+fn merged(base: &Base, plan: &Plan, given: &Given<'_>, quantised: Quantised) -> Result<(Graph, Requantised)> {
+    let is_quantised = !plan.targets().iter().all(|(module, _)| base.is_foldable(module));
+    if is_quantised && quantised == Quantised::Beside {
         let (graph, anatomy) = base.carrier(plan);
         let b = Builder::on(graph);
         plan.bake(&b, graph, &anatomy, given)?;
-        return b.finish();
+        return Ok((b.finish()?, Requantised::default()));
     }
     // What is written into the graph is written in the dialect spoken inside.
     let start = if plan.is_baked() { &base.graph } else { &base.raw };
     let b = Builder::on(start);
-    plan.merge(&b, start, &base.anatomy, given)?;
-    b.finish_whole()
+    let requantised = plan.merge(&b, start, &base.anatomy, given)?;
+    Ok((b.finish_whole()?, requantised))
 }
 
 /// Folds a bundle's adapter into its base and writes the model.
 ///
 /// # Errors
 /// A bundle that is not whole; a base that is another than the adapter was trained on; weights that are not plain floats.
-pub fn write(bundle: &Path, output: &Path, weights: Weights) -> Result<Report> {
+pub fn write(bundle: &Path, output: &Path, weights: Weights, quantised: Quantised) -> Result<Report> {
     let manifest = Manifest::read(bundle)?;
     let model = bundle.join(&manifest.base.graph);
     let mut base = Base::read(&model)?;
@@ -70,7 +83,7 @@ pub fn write(bundle: &Path, output: &Path, weights: Weights) -> Result<Report> {
     let task = Task::from_name(&manifest.task).ok_or_else(|| Error::not_found("task", &*manifest.task).in_file(bundle))?;
     let given = |key: &str| files.tensors.get(key).cloned();
     let plan = Plan::new(&files.config.method, task, &base.anatomy, Strictness::AsPeft, 0, &given).in_file(&model)?;
-    let merged = merged(&base, &plan, &given).in_file(&model)?;
+    let (merged, requantised) = merged(&base, &plan, &given, quantised).in_file(&model)?;
     let stem = output.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let data = format!("{stem}.data");
     let external = base.raw.initializers().filter_map(|(_, t)| t.origin()).any(|origin| *origin.file != *model);
@@ -80,5 +93,5 @@ pub fn write(bundle: &Path, output: &Path, weights: Weights) -> Result<Report> {
         (Weights::AsBase, true) => Storage::Share { links: stem, file: data, live: None },
     };
     onnx::write(&merged, output, &WriteOptions { storage })?;
-    Ok(Report { modules: plan.targets().len() + plan.trained().len(), precision: base.precision(), manifest })
+    Ok(Report { modules: plan.targets().len() + plan.trained().len(), precision: base.precision(), requantised, manifest })
 }
