@@ -7,6 +7,7 @@ those of a bundle of the adapter's own, another adapter's must be others, and Ad
 fails. Needs onnxruntime, numpy, safetensors.
 """
 import argparse
+import json
 import pathlib
 import subprocess
 import sys
@@ -25,10 +26,11 @@ def run(binary, *args):
         sys.exit(f"{' '.join(map(str, args))}\n{done.stderr}")
 
 
-def read_back(path, folder):
-    """What ONNX Runtime reads from an adapter file is what the PEFT file has."""
+def read_back(path, folder, bundle):
+    """What ONNX Runtime reads from an adapter file is what the PEFT file has, but for what is never trained."""
     parameters = onnxruntime.AdapterFormat.read_adapter(str(path)).get_parameters()
-    tensors = {key.removeprefix("base_model.model."): value for key, value in load_file(folder / "adapter_model.safetensors").items()}
+    inputs = {slot["name"]: slot["input"] for slot in json.loads((bundle / "peft-onnx.json").read_text())["trainable"]}
+    tensors = {inputs.get(key, key): value for key, value in load_file(folder / "adapter_model.safetensors").items() if ".vera_A" not in key and ".vera_B" not in key}
     assert sorted(parameters) == sorted(tensors), (sorted(parameters), sorted(tensors))
     for name, value in parameters.items():
         np.testing.assert_array_equal(value.numpy(), tensors[name])
@@ -53,7 +55,7 @@ def main():
             own, file = work / f"own{place}", work / f"{place}.onnx_adapter"
             run(args.binary, "inject", args.model, "--adapter", folder, "-o", own)
             run(args.binary, "export", work / "shared", "--format", "onnx_adapter", "--adapter", folder, "-o", file)
-            count = read_back(file, folder)
+            count = read_back(file, folder, work / "shared")
             adapter, options = onnxruntime.LoraAdapter(), onnxruntime.RunOptions()
             adapter.Load(str(file))
             options.add_active_adapter(adapter)

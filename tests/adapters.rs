@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 use ort::environment::Environment;
 use ort::session::{Adapter, RunOptions, Session};
-use ort::value::Tensor;
-use peft_onnx::peft::safetensors;
+use ort::value::Tensor as Value;
+use peft_onnx::ir::Tensor;
+use peft_onnx::peft::{self, safetensors};
 use peft_onnx::runtime::library::{self, Surroundings};
 
 fn fixture(path: &str) -> PathBuf {
@@ -36,7 +37,7 @@ fn with_adapter(environment: &Environment, bundle: &Path, adapter: &Path, case: 
     let adapter = Adapter::from_file(adapter, None).expect("ONNX Runtime reads the adapter");
     let mut options = RunOptions::new().expect("options");
     options.add_adapter(&adapter).expect("it is activated");
-    let tensor = |values: &[i64]| Tensor::from_array((shape.clone(), values.to_vec())).expect("a tensor");
+    let tensor = |values: &[i64]| Value::from_array((shape.clone(), values.to_vec())).expect("a tensor");
     let inputs = ort::inputs!["input_ids" => tensor(&ids), "attention_mask" => tensor(&mask)];
     let outputs = session.run_with_options(inputs, &options).expect("a run");
     let (_, logits) = outputs["logits"].try_extract_tensor::<f32>().expect("floats");
@@ -70,6 +71,74 @@ fn an_adapter_file_makes_one_graph_that_of_another_adapter() {
     }
 }
 
+/// The numbers that a file has for an input, as they lie in it.
+fn has_numbers(file: &Path, numbers: &[f32]) -> bool {
+    let bytes = std::fs::read(file).expect("the file");
+    let wanted: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+    bytes.windows(wanted.len()).any(|window| window == wanted)
+}
+
+#[test]
+fn an_adapter_of_another_scale_is_brought_to_that_of_the_graph() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (model, case) = (fixture("llama/torchscript.onnx"), fixture("llama/cases/lora_qv/adapter_final"));
+    let (bundle, file, other) = (folder.path().join("bundle"), folder.path().join("x.onnx_adapter"), folder.path().join("other"));
+    done(&[word("inject"), &model, word("--adapter"), &case, word("-o"), &bundle]);
+    std::fs::create_dir(&other).expect("a folder");
+    std::fs::copy(case.join("adapter_model.safetensors"), other.join("adapter_model.safetensors")).expect("a copy");
+    let config = std::fs::read_to_string(case.join("adapter_config.json")).expect("the configuration");
+    // Half of the fixture's 8: a scale of 1 where the graph has 2.
+    let halved = config.replace("\"lora_alpha\": 8", "\"lora_alpha\": 4");
+    assert_ne!(config, halved);
+    std::fs::write(other.join("adapter_config.json"), halved).expect("the file is written");
+    done(&[word("export"), &bundle, word("--format"), word("onnx_adapter"), word("--adapter"), &other, word("-o"), &file]);
+    let tensors = safetensors::read(&case.join("adapter_model.safetensors")).expect("tensors");
+    let of = |part: &str| tensors[&format!("base_model.model.model.layers.0.self_attn.q_proj.{part}.weight")].to_f32().expect("floats");
+    let halved: Vec<f32> = of("lora_B").iter().map(|number| number * 0.5).collect();
+    assert!(has_numbers(&file, &of("lora_A")) && has_numbers(&file, &halved) && !has_numbers(&file, &of("lora_B")));
+}
+
+#[test]
+fn an_adapter_of_rows_or_projections_that_the_graph_has_not_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = fixture("llama/torchscript.onnx");
+    let file = folder.path().join("x.onnx_adapter");
+    let rows: &[(&[&str], &[&str], &str)] = &[
+        (
+            &["trainable_tokens", "--trainable-token-indices", "5,6"],
+            &["--trainable-token-indices", "5,7"],
+            "token_indices: expected [5, 6], found [5, 7]",
+        ),
+        (&["vera", "--rank", "4"], &["--rank", "4"], "vera_A: other numbers than those in the graph"),
+        (&["loha", "--rank", "2", "--alpha", "4"], &["--rank", "2", "--alpha", "8"], "scales of the updates"),
+    ];
+    for (own, others, expected) in rows {
+        let bundle = |name: &str, options: &[&str]| {
+            let bundle = folder.path().join(format!("{}.{name}", own[0]));
+            let options = options.iter().map(Path::new);
+            done(
+                &[word("inject"), &model, word("-o"), &bundle, word("--method"), word(own[0])]
+                    .into_iter()
+                    .chain(options)
+                    .collect::<Vec<_>>(),
+            );
+            bundle
+        };
+        let (first, second) = (bundle("own", &own[1..]), bundle("other", others));
+        // Projections of another seed.
+        let mut files = peft::read(&second).expect("an adapter");
+        if let Some(shared) = files.tensors.get_mut("base_model.vera_A") {
+            *shared = Tensor::from_f32(shared.shape(), &vec![0.25; shared.len()]);
+            peft::write(&second, &files).expect("it is written");
+        }
+        done(&[word("export"), &first, word("--format"), word("onnx_adapter"), word("-o"), &file]);
+        let output =
+            peft_onnx(&[word("export"), &first, word("--format"), word("onnx_adapter"), word("--adapter"), &second, word("-o"), &file]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && stderr.contains(expected), "{own:?}: {stderr}");
+    }
+}
+
 #[test]
 fn an_adapter_of_other_modules_or_ranks_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -80,7 +149,7 @@ fn an_adapter_of_other_modules_or_ranks_is_refused() {
     done(&[word("combine"), &case("lora_qv"), &case("lora_schedule"), word("-o"), &both]);
     for (adapter, expected) in [
         (case("lora_all_linear_rslora"), "no optional input of the inference graph named"),
-        (case("prompt"), "no optional input of the inference graph named \"prompt_embeddings\""),
+        (case("prompt"), "method: expected \"lora\", found \"prompt_tuning\""),
         (both, "shape: expected [4,32], found [8,32]"),
     ] {
         let output =

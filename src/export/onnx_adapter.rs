@@ -12,6 +12,8 @@
 //! | | element type, as `TensorProto.DataType` | int32 |
 //! | | numbers, little-endian | bytes |
 
+mod fitting;
+
 use std::path::Path;
 
 use flatbuffers::{FlatBufferBuilder, WIPOffset};
@@ -47,11 +49,15 @@ mod field {
 /// Writes a bundle's adapter, or another one for the same inputs, for the bundle's inference graph. Gives the number of inputs with values.
 ///
 /// # Errors
-/// A bundle that is not whole; an adapter with a tensor that the graph has no input for, without one that it has, or of another shape.
+/// A bundle that is not whole; an adapter with a tensor that the graph has no input for, without one that it has, or of another shape; one of
+/// another method, or of other rows or shared projections.
 pub fn write(bundle: &Path, adapter: Option<&Path>, output: &Path) -> Result<usize> {
     let manifest = Manifest::read(bundle)?;
-    let folder = adapter.unwrap_or(bundle);
-    let files = peft::read(folder)?;
+    let (folder, own) = (adapter.unwrap_or(bundle), peft::read(bundle)?);
+    let files = match adapter {
+        Some(folder) => fitting::fitted(peft::read(folder)?, &own).in_file(folder)?,
+        None => own,
+    };
     let inputs = inputs(&manifest, &files).in_file(folder)?;
     let bytes = encode(&inputs).in_file(output)?;
     crate::files::replace(output, &bytes)?;
