@@ -38,11 +38,17 @@ impl Base {
     /// A file that is no model, or whose external data is missing.
     pub fn read(model: &Path) -> Result<Self> {
         let raw = onnx::inline_functions(&onnx::read(model)?).in_file(model)?;
-        let fused = onnx::raise(&raw).and_then(|graph| unfuse::separate(&graph)).in_file(model)?;
-        let graph = unfuse::specialise(&fused)
-            .and_then(|graph| unfuse::separate(&graph))
-            .and_then(|graph| unfuse::unfuse(&graph))
-            .in_file(model)?;
+        Self::of(raw).in_file(model)
+    }
+
+    /// Recognises a model without functions of its own.
+    ///
+    /// # Errors
+    /// Operators of a form that is not known.
+    pub fn of(raw: Graph) -> Result<Self> {
+        let fused = onnx::raise(&raw).and_then(|graph| unfuse::separate(&graph))?;
+        let specialised = unfuse::specialise(&fused).and_then(|graph| unfuse::separate(&graph))?;
+        let graph = unfuse::unfuse(&specialised)?;
         let anatomy = anatomy::read(&graph);
         Ok(Self { raw, fused, graph, wide: None, anatomy })
     }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::kind;
 use crate::anatomy::{self, Anatomy, Layout, Masking};
+use crate::export::base::Base;
 use crate::ir::{DType, Dim, Graph, ValueId};
 use crate::{grad, onnx};
 
@@ -161,12 +162,8 @@ pub(super) struct Miss {
 impl Report {
     /// Looks at a model. Whatever is not recognised is missing from the answer and named in `misses`.
     pub(super) fn of(file: &Path, raw: &Graph) -> Self {
-        let raised = onnx::inline_functions(raw).and_then(|graph| onnx::raise(&graph));
-        let (graph, anatomy, not_raised) = match raised {
-            Ok(graph) => {
-                let anatomy = anatomy::read(&graph);
-                (graph, anatomy, None)
-            }
+        let (graph, anatomy, not_raised) = match onnx::inline_functions(raw).and_then(Base::of) {
+            Ok(base) => (base.graph, base.anatomy, None),
             Err(error) => {
                 (raw.clone(), Anatomy::default(), Some(Miss { at: "the graph".into(), wanted: format!("operators of opset 18: {error}") }))
             }
