@@ -10,7 +10,7 @@ use assert_cmd::Command;
 use onnx_protobuf::ModelProto;
 use serde_json::Value;
 
-use rewrite::{Half, in_half, listing_constants};
+use rewrite::{Half, Scheme, in_half, listing_constants, quantised};
 
 /// Runs a command that must succeed, and gives the JSON it printed.
 fn json(args: &[&str]) -> Value {
@@ -28,10 +28,12 @@ fn fixture(path: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "models/fixtures", path].iter().collect()
 }
 
-/// Losses of ten steps, and what merging says.
+/// Losses of six steps, and what merging says.
 struct Outcome {
     losses: Vec<f64>,
     merged: Value,
+    /// The same with quantised weights rounded again.
+    requantized: Value,
 }
 
 fn outcome(model: &Path, case: &str) -> Outcome {
@@ -45,7 +47,9 @@ fn outcome(model: &Path, case: &str) -> Outcome {
     let metrics = std::fs::read_to_string(bundle.join("metrics.jsonl")).expect("there are metrics");
     let loss = |line: &str| serde_json::from_str::<Value>(line).ok()?["loss"].as_f64();
     let merged = json(&["merge", text(&bundle), "-o", text(&merged), "--json"]);
-    Outcome { losses: metrics.lines().filter_map(loss).collect(), merged }
+    let rounded = folder.path().join("rounded.onnx");
+    let requantized = json(&["merge", text(&bundle), "-o", text(&rounded), "--requantize", "--json"]);
+    Outcome { losses: metrics.lines().filter_map(loss).collect(), merged, requantized }
 }
 
 /// How a file differs from the exporter's.
@@ -69,12 +73,33 @@ fn other_forms_of_a_model_are_trained_to_its_losses() {
     for (what, change, tolerance) in ROWS {
         let path = folder.path().join("changed.onnx");
         rewrite::rewrite(&original, &path, change);
-        let Outcome { losses, merged } = outcome(&path, case);
+        let Outcome { losses, merged, .. } = outcome(&path, case);
         assert_eq!(losses.len(), expected.len(), "{what}");
         let apart = losses.iter().zip(&expected).map(|(a, b)| (a / b - 1.0).abs()).fold(0.0, f64::max);
         assert!(apart <= *tolerance, "{what}: losses differ by {apart}: {losses:?}, {expected:?}");
         assert!(merged["modules"].as_u64().is_some_and(|modules| modules > 0), "{what}: {merged}");
         // ONNX Runtime's processor does not compute in bfloat16: there is nothing to compare.
         assert_eq!(merged["verified"].is_null(), *what == "bfloat16", "{what}: {merged}");
+    }
+}
+
+#[test]
+fn quantised_models_are_trained_and_merged_beside_their_weights_or_into_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // The share of a weight that rounding costs: half a step of 7 or 127, of numbers spread evenly, as root of the mean square.
+    let rows: [(&str, Change, f64); 2] = [
+        ("blocks of 4 bits", |model| quantised(model, Scheme::Blocks), 0.12),
+        ("dynamic quantisation to 8 bits", |model| quantised(model, Scheme::Dynamic), 0.02),
+    ];
+    for (what, change, error) in rows {
+        let path = folder.path().join("changed.onnx");
+        rewrite::rewrite(&fixture("llama/torchscript.onnx"), &path, change);
+        let Outcome { losses, merged, requantized } = outcome(&path, "llama/cases/lora_qv");
+        assert!(losses.last() < losses.first(), "{what}: {losses:?}");
+        let apart = merged["verified"]["relative"].as_f64();
+        assert!(merged["requantized"].is_null() && apart.is_some_and(|apart| apart < 1e-6), "{what}: {merged}");
+        let found = requantized["requantized"]["error"].as_f64();
+        assert!(found.is_some_and(|found| found > 0.0 && found < error), "{what}: {requantized}");
+        assert_eq!(requantized["requantized"]["weights"], merged["modules"], "{what}: {requantized}");
     }
 }

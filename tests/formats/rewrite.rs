@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use half::{bf16, f16};
-use onnx_protobuf::{GraphProto, Message, ModelProto, TensorProto, TypeProto, ValueInfoProto, type_proto};
+use onnx_protobuf::attribute_proto::AttributeType;
+use onnx_protobuf::{
+    AttributeProto, GraphProto, Message, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TypeProto, ValueInfoProto, type_proto,
+};
 
 const FLOAT: i32 = 1;
 
@@ -93,4 +96,101 @@ pub(crate) fn listing_constants(model: &mut ModelProto, version: i64) {
     });
     let listed: Vec<ValueInfoProto> = listed.collect();
     graph.input.extend(listed);
+}
+
+/// How weights are rounded to integers.
+#[derive(Clone, Copy)]
+pub(crate) enum Scheme {
+    /// `MatMulNBits`: 4 bits in blocks of 16, symmetric.
+    Blocks,
+    /// `DynamicQuantizeLinear` and `MatMulInteger`: int8 with one scale.
+    Dynamic,
+}
+
+/// Elements of a block.
+const BLOCK: usize = 16;
+
+/// Every product with a constant matrix, its weight rounded to integers.
+pub(crate) fn quantised(model: &mut ModelProto, scheme: Scheme) {
+    model.opset_import.push(OperatorSetIdProto { domain: "com.microsoft".into(), version: 1, ..OperatorSetIdProto::default() });
+    let graph = model.graph.mut_or_insert_default();
+    for node in std::mem::take(&mut graph.node) {
+        let weight = node.input.get(1).and_then(|name| graph.initializer.iter().find(|tensor| tensor.name == *name)).cloned();
+        match weight.filter(|weight| node.op_type == "MatMul" && weight.dims.len() == 2 && weight.data_type == FLOAT) {
+            None => graph.node.push(node),
+            Some(weight) => {
+                let (nodes, constants) = product(&node, &weight, scheme);
+                graph.node.extend(nodes);
+                graph.initializer.extend(constants);
+            }
+        }
+    }
+    let read: std::collections::BTreeSet<String> = graph.node.iter().flat_map(|node| node.input.iter().cloned()).collect();
+    graph.initializer.retain(|tensor| read.contains(&tensor.name));
+}
+
+fn product(node: &NodeProto, weight: &TensorProto, scheme: Scheme) -> (Vec<NodeProto>, Vec<TensorProto>) {
+    let name = |suffix: &str| format!("{}_{suffix}", node.output[0]);
+    let numbers: Vec<f32> =
+        weight.raw_data.chunks_exact(4).map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).collect();
+    let [rows, columns] = [weight.dims[0], weight.dims[1]].map(|length| usize::try_from(length).expect("a length"));
+    let rounded = |number: f32, scale: f32| -> i8 { format!("{:.0}", number / scale).parse().expect("a small integer") };
+    let largest = |numbers: &mut dyn Iterator<Item = f32>| numbers.fold(f32::MIN_POSITIVE, |most, number| most.max(number.abs()));
+    let new = |op: &str, inputs: &[&str], outputs: &[String]| NodeProto {
+        name: format!("{}/{op}", node.name),
+        op_type: op.into(),
+        input: inputs.iter().map(|&input| input.into()).collect(),
+        output: outputs.to_vec(),
+        ..NodeProto::default()
+    };
+    match scheme {
+        Scheme::Dynamic => {
+            let scale = largest(&mut numbers.iter().copied()) / 127.0;
+            let bytes = numbers.iter().flat_map(|&number| rounded(number, scale).to_le_bytes()).collect();
+            let constants =
+                vec![tensor(&name("q"), 3, weight.dims.clone(), bytes), tensor(&name("s"), FLOAT, vec![], scale.to_le_bytes().into())];
+            let (values, of_x, zero) = (name("x"), name("x_scale"), name("x_zero"));
+            let mut cast = new("Cast", &[&name("sum")], &[name("float")]);
+            cast.attribute.push(integer("to", FLOAT.into()));
+            let nodes = vec![
+                new("DynamicQuantizeLinear", &[&node.input[0]], &[values.clone(), of_x.clone(), zero.clone()]),
+                new("MatMulInteger", &[&values, &name("q"), &zero], &[name("sum")]),
+                cast,
+                NodeProto { name: format!("{}/Mul_1", node.name), ..new("Mul", &[&of_x, &name("s")], &[name("scale")]) },
+                new("Mul", &[&name("float"), &name("scale")], &node.output),
+            ];
+            (nodes, constants)
+        }
+        Scheme::Blocks => {
+            let (mut packed, mut scales) = (vec![], vec![]);
+            for column in 0..columns {
+                for block in 0..rows / BLOCK {
+                    let part: Vec<f32> = (0..BLOCK).map(|i| numbers[(block * BLOCK + i) * columns + column]).collect();
+                    let scale = largest(&mut part.iter().copied()) / 7.0;
+                    scales.extend(scale.to_le_bytes());
+                    let nibble = |number: f32| u8::try_from(rounded(number, scale) + 8).expect("4 bits");
+                    packed.extend(part.chunks_exact(2).map(|pair| nibble(pair[0]) | nibble(pair[1]) << 4));
+                }
+            }
+            let length = |n: usize| i64::try_from(n).expect("a length");
+            let blocks = length(rows / BLOCK);
+            let constants = vec![
+                tensor(&name("q"), 2, vec![length(columns), blocks, length(BLOCK / 2)], packed),
+                tensor(&name("s"), FLOAT, vec![length(columns) * blocks], scales),
+            ];
+            let mut fused = new("MatMulNBits", &[&node.input[0], &name("q"), &name("s")], &node.output);
+            fused.domain = "com.microsoft".into();
+            let attributes = [("K", rows), ("N", columns), ("bits", 4), ("block_size", BLOCK)];
+            fused.attribute = attributes.iter().map(|&(name, value)| integer(name, length(value))).collect();
+            (vec![fused], constants)
+        }
+    }
+}
+
+fn integer(name: &str, value: i64) -> AttributeProto {
+    AttributeProto { name: name.into(), type_: AttributeType::INT.into(), i: value, ..AttributeProto::default() }
+}
+
+fn tensor(name: &str, kind: i32, dims: Vec<i64>, bytes: Vec<u8>) -> TensorProto {
+    TensorProto { name: name.into(), data_type: kind, dims, raw_data: bytes, ..TensorProto::default() }
 }
