@@ -18,7 +18,7 @@ BERT = dict(vocab_size=VOCABULARY, hidden_size=HIDDEN, intermediate_size=INNER, 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    task: str          # CAUSAL_LM, SEQ_CLS or MASKED_LM
+    task: str          # CAUSAL_LM, SEQ_CLS, MASKED_LM, or FEATURES for a body without a head
     config: str        # class in transformers
     settings: dict
     exports: tuple     # names in make_fixtures.EXPORTS
@@ -26,7 +26,8 @@ class Family:
 
     @property
     def model_class(self):
-        return {"CAUSAL_LM": "AutoModelForCausalLM", "SEQ_CLS": "AutoModelForSequenceClassification", "MASKED_LM": "AutoModelForMaskedLM"}[self.task]
+        return {"CAUSAL_LM": "AutoModelForCausalLM", "SEQ_CLS": "AutoModelForSequenceClassification", "MASKED_LM": "AutoModelForMaskedLM",
+                "FEATURES": "AutoModel"}[self.task]
 
 
 BOTH = ("torchscript", "dynamo")
@@ -57,6 +58,7 @@ FAMILIES = {
         "lora_classifier": dict(target_modules=ATTENTION, modules_to_save=["classifier"]),
         "p_tuning_v2": dict(method="PrefixTuningConfig", num_virtual_tokens=3)}),
     "bert_masked": Family("MASKED_LM", "BertConfig", BERT, BOTH, {"lora_qv": dict(target_modules=ATTENTION)}),
+    "bert_encoder": Family("FEATURES", "BertConfig", BERT, BOTH, {}),  # its cases are of scripts/reference_heads.py
     "distilbert_classifier": Family("SEQ_CLS", "DistilBertConfig", dict(
         vocab_size=VOCABULARY, dim=HIDDEN, hidden_dim=INNER, n_layers=LAYERS, n_heads=HEADS, max_position_embeddings=POSITIONS,
         dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.0, pad_token_id=0, num_labels=3), BOTH, {

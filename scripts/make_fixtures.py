@@ -55,13 +55,19 @@ def traceable_operators():
             setattr(spec.o, spec.name, function)
 
 
-class Logits(torch.nn.Module):
+class First(torch.nn.Module):
+    """A model that gives its logits, or its hidden states."""
+
     def __init__(self, model, names):
         super().__init__()
         self.model, self.names = model, names
 
     def forward(self, *inputs):
-        return self.model(**dict(zip(self.names, inputs))).logits
+        return self.model(**dict(zip(self.names, inputs)))[0]
+
+
+def output(name):
+    return "last_hidden_state" if FAMILIES[name].task == "FEATURES" else "logits"
 
 
 def example(name):
@@ -74,20 +80,21 @@ def example(name):
         inputs["token_type_ids"] = torch.zeros_like(ids)
     axes = {key: {0: "batch", 1: "sequence"} for key in inputs}
     logits = {0: "batch"} if FAMILIES[name].task == "SEQ_CLS" else {0: "batch", 1: "sequence"}
-    return inputs, axes, {"logits": logits}
+    return inputs, axes, {output(name): logits}
 
 
 def torchscript(name, file, opset=17):
     inputs, axes, logits = example(name)
     with masks_without_vmap(), traceable_operators(), torch.no_grad():
-        torch.onnx.export(Logits(load(name), list(inputs)), tuple(inputs.values()), str(file), dynamo=False, opset_version=opset,
-                          input_names=list(inputs), output_names=["logits"], dynamic_axes={**axes, **logits})
+        torch.onnx.export(First(load(name), list(inputs)), tuple(inputs.values()), str(file), dynamo=False, opset_version=opset,
+                          input_names=list(inputs), output_names=[output(name)], dynamic_axes={**axes, **logits})
 
 
 def dynamo(name, file, external_data=False):
     inputs, axes, _ = example(name)
+    names = ["last_hidden_state", "pooler_output"] if FAMILIES[name].task == "FEATURES" else ["logits"]
     with masks_without_vmap(), torch.no_grad():
-        torch.onnx.export(load(name, "sdpa"), (), str(file), kwargs=inputs, dynamo=True, opset_version=18, input_names=list(inputs), output_names=["logits"],
+        torch.onnx.export(load(name, "sdpa"), (), str(file), kwargs=inputs, dynamo=True, opset_version=18, input_names=list(inputs), output_names=names,
                           dynamic_shapes=axes, external_data=external_data, optimize=True, verbose=False)
     without_long_metadata(file)
 
@@ -126,8 +133,8 @@ def difference(name, file):
     for lengths in [(13, 5, 8), (6,), (POSITIONS - 1, 3)]:
         inputs = probe(VOCABULARY, lengths)
         with torch.no_grad():
-            wanted = model(**{key: torch.tensor(value) for key, value in inputs.items()}).logits.numpy()
-        worst = max(worst, relative_difference(session.run(["logits"], feeds(session, inputs))[0], wanted, inputs["attention_mask"]))
+            wanted = model(**{key: torch.tensor(value) for key, value in inputs.items()})[0].numpy()
+        worst = max(worst, relative_difference(session.run([output(name)], feeds(session, inputs))[0], wanted, inputs["attention_mask"]))
     return worst
 
 

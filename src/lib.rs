@@ -18,6 +18,7 @@
 //!     model: "model.onnx".as_ref(),
 //!     adapter: Adapter::Fresh(&method),
 //!     task: None,
+//!     new_head: None,
 //!     output: "model.lora".as_ref(),
 //!     seed: 42,
 //!     existing: Existing::Keep,

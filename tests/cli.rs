@@ -210,3 +210,63 @@ fn an_interrupted_run_with_dropout_goes_on_bit_by_bit() {
     let [whole, parted] = [&whole, &parted].map(|bundle| std::fs::read(bundle.join("adapter_model.safetensors")).expect("it is there"));
     assert_ne!(whole, parted);
 }
+
+/// A new head on bodies that give hidden states, with methods that change modules or put tokens in front: trained, merged, injected again.
+#[test]
+fn a_new_head_is_trained_with_any_method() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (bundle, merged, again, tokens) = (path("bundle"), path("merged.onnx"), path("again"), path("tokens.jsonl"));
+    let rows = |label: &str| {
+        let row = |n: i64| format!("{{\"input_ids\": [{}, 9, 17, {}], {label}}}\n", 5 + n % 3, 6 + n);
+        (0..6).map(row).collect::<String>()
+    };
+    std::fs::write(&tokens, rows("\"labels\": [0, 1, -100, 2]")).expect("the file is written");
+    let texts = fixture("bert_encoder/cases/head_mean/train.jsonl");
+    let struck: [(&str, &[&str], &str); 6] = [
+        ("bert_encoder/dynamo.onnx", &["--method", "head", "--head-layers", "8,4", "--pooling", "cls"], &texts),
+        ("bert_encoder/torchscript.onnx", &["--method", "prompt_tuning", "--num-virtual-tokens", "3"], &texts),
+        ("bert_encoder/torchscript.onnx", &["--method", "lora", "--task", "token-cls"], &tokens),
+        ("bert_classifier/torchscript_opset12.onnx", &["--method", "p_tuning_v2", "--pooling", "mean"], &texts),
+        ("gpt2/dynamo.onnx", &["--method", "ia3"], &texts),
+        ("llama/optimum_cache.onnx", &["--method", "prefix_tuning", "--head-layers", "6"], &texts),
+    ];
+    for (model, options, data) in struck {
+        let named = |line: &str| format!("{model} {options:?}: {line}");
+        done(&[&["inject", &fixture(model), "--num-labels", "3", "-o", &bundle, "--force"][..], options].concat());
+        let more = ["--learning-rate", "0.02", "--lr-scheduler", "constant", "--no-shuffle", "--quiet"];
+        let train =
+            |steps: &str, last: &[&str]| done(&[&["train", &bundle, "--data", data, "--max-steps", steps][..], &more, last].concat());
+        let before = json(&["eval", &bundle, "--data", data, "--json"]);
+        train("4", &[]);
+        train("25", &["--resume"]);
+        let after = json(&["eval", &bundle, "--data", data, "--json"]);
+        assert!(number(&after["loss"]) < 0.9 * number(&before["loss"]), "{}", named(&format!("{before} {after}")));
+        let verified = json(&["merge", &bundle, "-o", &merged, "--force", "--json"]);
+        assert!(number(&verified["verified"]["relative"]) < 1e-4, "{}", named(&verified.to_string()));
+        let of_merged = json(&["eval", &merged, "--data", data, "--json"]);
+        assert!((number(&of_merged["loss"]) - number(&after["loss"])).abs() < 1e-4, "{}", named(&of_merged.to_string()));
+        done(&["inject", &fixture(model), "--adapter", &bundle, "-o", &again, "--force"]);
+        let injected = json(&["eval", &again, "--data", data, "--json"]);
+        assert!((number(&injected["loss"]) - number(&after["loss"])).abs() < 1e-6, "{}", named(&injected.to_string()));
+    }
+}
+
+#[test]
+fn what_a_new_head_cannot_stand_on_is_said() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("bundle");
+    let encoder = fixture("bert_encoder/dynamo.onnx");
+    let rows: [(&[&str], &str); 6] = [
+        (&["--method", "head"], "gets one with `--num-labels`"),
+        (&["--method", "head", "--num-labels", "1"], "num_labels: expected at least 2 classes, found 1"),
+        (&["--method", "head", "--num-labels", "2", "--head-layers", "8,0"], "width of a head's layer: expected at least 1"),
+        (&["--method", "head", "--num-labels", "2", "--task", "causal-lm"], "hint: leave --num-labels out to keep the model's own head"),
+        (&["--method", "lora", "--num-labels", "2", "--task", "token-cls", "--pooling", "mean"], "hint: each token has a class of its own"),
+        (&["--method", "lora", "--num-labels", "2", "--pooling", "max"], "cls, mean, last or none"),
+    ];
+    for (options, expected) in rows {
+        let (code, stderr) = failed(&[&["inject", &encoder, "-o", text(&out)][..], options].concat());
+        assert!(code > 0 && stderr.contains(expected), "{options:?}: {stderr}");
+    }
+}

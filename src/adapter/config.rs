@@ -3,11 +3,13 @@
 //! Defaults are PEFT's (`peft/tuners/*/config.py`, 0.21), with one exception: [`Targets::Default`]. PEFT looks the targets up in a list of known
 //! architectures; here nothing depends on such a list, and LoRA attaches to every linear projection, which also learns best.
 
+mod new_head;
 mod prompts;
 mod scope;
 mod task;
 mod tuners;
 
+pub use new_head::{NewHead, Pooling};
 pub use prompts::{PrefixConfig, PrefixInit, PromptConfig, PromptEncoderConfig, PromptInit, PromptShape, Reparameterization};
 pub use scope::{Bias, Scope, Selection, Targets};
 pub use task::Task;

@@ -22,6 +22,7 @@ mod lora;
 mod lora_embedding;
 pub mod naming;
 pub mod near;
+pub mod new_head;
 pub mod packing;
 mod param;
 mod part;

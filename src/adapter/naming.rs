@@ -44,9 +44,10 @@ fn front_of<'p>(path: &'p str, name: &str) -> Option<&'p str> {
 }
 
 /// Gives a graph's modules the names that an adapter has for them, where there is a way. `keys` are the names of the adapter's tensors.
-pub fn follow<'k>(anatomy: &mut Anatomy, keys: impl IntoIterator<Item = &'k Key>) {
+/// `head` is a module that has the same name on both sides: one that was put on the graph for the adapter.
+pub fn follow<'k>(anatomy: &mut Anatomy, keys: impl IntoIterator<Item = &'k Key>, head: Option<&str>) {
     let naming = {
-        let modules: BTreeSet<&str> = keys.into_iter().filter_map(module).collect();
+        let modules: BTreeSet<&str> = keys.into_iter().filter_map(module).filter(|module| !is_inside(module, head)).collect();
         let projections = anatomy.projections.iter().map(|projection| projection.module.as_str());
         let embeddings = anatomy.embeddings.iter().map(|embedding| embedding.module.as_str());
         let parameters = anatomy.parameters.iter().filter_map(|parameter| Some(parameter.name.rsplit_once('.')?.0));
@@ -56,7 +57,7 @@ pub fn follow<'k>(anatomy: &mut Anatomy, keys: impl IntoIterator<Item = &'k Key>
         Some(Naming::Same) | None => {}
         Some(naming) => {
             tracing::info!("modules are named as in the adapter: {naming:?}");
-            rename(anatomy, &naming);
+            rename(anatomy, &naming, head);
         }
     }
 }
@@ -70,12 +71,23 @@ fn module(key: &Key) -> Option<&str> {
     }
 }
 
-fn rename(anatomy: &mut Anatomy, naming: &Naming) {
+/// Leaves out what stands in front of the names of modules.
+pub fn take_off(anatomy: &mut Anatomy, front: &str) {
+    rename(anatomy, &Naming::Remove(front.to_owned()), None);
+}
+
+/// Whether a path is that of a module, or of something inside it.
+fn is_inside(path: &str, module: Option<&str>) -> bool {
+    module.is_some_and(|module| path.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+}
+
+fn rename(anatomy: &mut Anatomy, naming: &Naming, head: Option<&str>) {
     let projections = anatomy.projections.iter_mut().map(|projection| &mut projection.module);
     let embeddings = anatomy.embeddings.iter_mut().map(|embedding| &mut embedding.module);
     let attentions = anatomy.attentions.iter_mut().map(|attention| &mut attention.module);
     let parameters = anatomy.parameters.iter_mut().map(|parameter| &mut parameter.name);
-    for name in projections.chain(embeddings).chain(attentions).chain(parameters) {
+    let names = projections.chain(embeddings).chain(attentions).chain(parameters);
+    for name in names.filter(|name| !is_inside(name, head)) {
         match naming {
             Naming::Same => {}
             Naming::Add(front) => name.insert_str(0, front),

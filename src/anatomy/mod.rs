@@ -86,6 +86,7 @@ pub fn read(graph: &Graph) -> Anatomy {
         max_positions,
         positions,
         task: Guess::default(),
+        wrapper: hints.namer.wrapper().to_owned(),
         misses,
     };
     let task = task::guess(graph, &anatomy);
@@ -148,6 +149,8 @@ pub struct Anatomy {
     pub positions: Vec<PositionUse>,
     /// What the model was made for.
     pub task: Guess,
+    /// What stands in front of the names of modules in the graph and is not the model's own, with its dot: `m.`; empty if nothing does.
+    pub wrapper: String,
     /// What was looked for and not found.
     pub misses: Vec<Miss>,
 }

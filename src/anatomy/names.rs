@@ -97,6 +97,11 @@ impl Namer {
         Self { wrapper, genai }
     }
 
+    /// What wrappers put in front of every path, with the dot.
+    pub(super) fn wrapper(&self) -> &str {
+        &self.wrapper
+    }
+
     /// The module's path, if there is evidence.
     pub(super) fn module(&self, evidence: &Evidence) -> Option<String> {
         let clean = |path: &Option<String>| path.as_deref().map(|path| self.clean(path));

@@ -1,5 +1,6 @@
 //! `peft-onnx inject`
 
+mod head;
 mod method;
 
 use std::path::{Path, PathBuf};
@@ -8,12 +9,13 @@ use clap::ArgGroup;
 use serde_json::json;
 
 use super::{Global, output};
-use crate::adapter::config::{Method, PrefixConfig, PrefixInit, PromptConfig, PromptInit, Task};
+use crate::adapter::config::{Method, Pooling, PrefixConfig, PrefixInit, PromptConfig, PromptInit, Task};
 use crate::error::{Context, Error, Result};
 use crate::export::bundle::{self, Adapter, Existing, Report, Request};
 use crate::runtime::data::{Specials, Tokenizer};
 use crate::runtime::text_prefix;
 
+pub use head::HeadArgs;
 pub use method::MethodArgs;
 
 const AFTER_HELP: &str = "\
@@ -29,6 +31,8 @@ Examples:
   peft-onnx inject model.onnx --method lora
   peft-onnx inject model.onnx --method lora --rank 16 --alpha 32 --target-modules q_proj,v_proj -o my-bundle
   peft-onnx inject model.onnx --method lora --task seq-cls --modules-to-save classifier
+  peft-onnx inject model.onnx --method head --num-labels 2 --head-layers 256,64
+  peft-onnx inject model.onnx --method lora --num-labels 5 --pooling mean
   peft-onnx inject model.onnx --adapter a-peft-folder";
 
 /// Options of `inject`.
@@ -44,6 +48,9 @@ pub struct Args {
     /// The method and its options.
     #[command(flatten)]
     pub method: MethodArgs,
+    /// The head and its options.
+    #[command(flatten)]
+    pub head: HeadArgs,
     /// What the model is trained for: causal-lm, masked-lm, seq-cls, token-cls, image-cls or seq2seq-lm [default: from the adapter, else from the
     /// graph]
     #[arg(long, value_name = "TASK", value_parser = task)]
@@ -77,7 +84,8 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     };
     let folder = args.output.clone().unwrap_or_else(|| args.model.with_extension(name));
     let existing = if args.force { Existing::Replace } else { Existing::Keep };
-    let request = Request { model: &args.model, adapter, task: args.task, output: &folder, seed: args.seed, existing };
+    let new_head = args.head.new_head()?;
+    let request = Request { model: &args.model, adapter, task: args.task, new_head, output: &folder, seed: args.seed, existing };
     let report = bundle::write(&request)?;
     let files = files(&folder)?;
     if global.json {
@@ -90,6 +98,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
             "targets": report.targets.iter().map(|(module, rank)| json!({"module": module, "rank": rank})).collect::<Vec<_>>(),
             "trained": report.trained,
             "matched": report.matched,
+            "new_head": report.new_head.as_ref().map(|head| json!({"layers": head.layers, "num_labels": head.labels, "pooling": head.pooling.map(Pooling::name)})),
             "files": files.iter().map(|file| json!({"file": file.name, "bytes": file.bytes})).collect::<Vec<_>>(),
         }));
     }
@@ -160,6 +169,9 @@ fn describe(folder: &Path, report: &Report, files: &[File]) -> String {
         ),
     ];
     lines.extend(report.matched.map(|count| format!("adapter    {count} tensors, each with its place")));
+    if let Some(head) = &report.new_head {
+        lines.push(format!("new head   {}", head::describe(head)));
+    }
     if !report.targets.is_empty() {
         lines.push(format!("sites      {}", sites(&report.targets)));
     }

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::adapter::Plan;
+use crate::adapter::config::{NewHead, Task};
+use crate::adapter::naming;
+use crate::adapter::new_head::{self, Features};
 use crate::anatomy::{self, Anatomy};
 use crate::files::link_or_copy;
 use crate::ir::{DType, Graph, Tensor, ValueId};
@@ -73,6 +76,24 @@ impl Base {
         let types: BTreeSet<DType> =
             self.raw.initializers().map(|(_, tensor)| tensor).filter(|t| t.shape().len() > 1).map(Tensor::dtype).collect();
         [DType::BF16, DType::F16].into_iter().find(|dtype| types.contains(dtype)).unwrap_or(DType::F32)
+    }
+
+    /// The same model with a new head in place of its own, or of its outputs; and the head with what was left to the model.
+    ///
+    /// # Errors
+    /// A model that gives nothing for a head to stand on; a task without classes.
+    pub fn with_head(&self, head: &NewHead, task: Task, seed: u64) -> Result<(Self, NewHead)> {
+        let features = Features::find(&self.graph, &self.anatomy, head, task)?;
+        let is_there = features.value().index() < self.fused.values().len();
+        let body = if is_there { &self.fused } else { &self.graph };
+        let graph = new_head::put(body, &self.anatomy, &features, head, seed)?;
+        let settled = NewHead { pooling: Some(features.pooling()), ..head.clone() };
+        let mut with_head = Self::of(graph)?;
+        if with_head.anatomy.wrapper != self.anatomy.wrapper {
+            // What wraps the model may be told from the head that is gone.
+            naming::take_off(&mut with_head.anatomy, &self.anatomy.wrapper);
+        }
+        Ok((with_head, settled))
     }
 
     /// The graph that an adapter is put into for inference, and what was recognised as far as it is there: the fused one, where

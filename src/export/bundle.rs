@@ -7,11 +7,11 @@ use indexmap::IndexMap;
 
 use super::base::{self, Base};
 use super::manifest::{self, GraphFile, Manifest, Slot};
-use crate::adapter::config::{Method, Task};
+use crate::adapter::config::{Method, NewHead, Task};
 use crate::adapter::dropout::Masks;
 use crate::adapter::targets::Strictness;
 use crate::adapter::{Given, Param, Plan, Purpose, Role};
-use crate::adapter::{naming, packing};
+use crate::adapter::{naming, new_head, packing};
 use crate::anatomy::Anatomy;
 use crate::ir::{Builder, DType, Graph, Origin, Tensor};
 use crate::onnx::{self, Storage, WriteOptions};
@@ -29,6 +29,8 @@ pub struct Request<'a> {
     pub adapter: Adapter<'a>,
     /// What the model is trained for; found out where it is not given.
     pub task: Option<Task>,
+    /// A head to put on the base; an adapter in a folder says itself what it needs.
+    pub new_head: Option<NewHead>,
     /// The folder to write.
     pub output: &'a Path,
     /// The seed of a fresh adapter's values.
@@ -68,6 +70,8 @@ pub struct Report {
     pub task: Task,
     /// The number of tensors of a given adapter: each has found its place.
     pub matched: Option<usize>,
+    /// The head that was put on the base, with what was left to the base.
+    pub new_head: Option<NewHead>,
 }
 
 const ZEROS: &str = "zeros.bin";
@@ -84,8 +88,15 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         Adapter::Fresh(_) => None,
         Adapter::Folder(path) => Some(peft::read(path)?),
     };
+    let (described, base_count) = (described(request.model, &linked, folder.path(), &base), base.count());
+    let mut new_head = given.as_ref().and_then(|files| files.config.new_head.clone()).or_else(|| request.new_head.clone());
+    let task = task(request, given.as_ref(), &base.anatomy, new_head.as_ref())?;
+    if let Some(head) = &mut new_head {
+        let (with_head, settled) = base.with_head(head, task, request.seed).in_file(request.model)?;
+        (base, *head) = (with_head.to_train().in_file(request.model)?, settled);
+    }
     if let Some(files) = &given {
-        naming::follow(&mut base.anatomy, &files.keys());
+        naming::follow(&mut base.anatomy, &files.keys(), new_head.as_ref().map(|_| new_head::MODULE));
     }
     let (method, strictness) = match (&request.adapter, &given) {
         (Adapter::Fresh(method), _) => ((*method).clone(), Strictness::Every),
@@ -93,7 +104,6 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         (Adapter::Folder(path), None) => return Err(Error::not_found("adapter", path.display().to_string())),
     };
     packing::join(&mut base.anatomy, &method).in_file(request.model)?;
-    let task = task(request, given.as_ref(), &base.anatomy)?;
     let lookup = |key: &str| given.as_ref().and_then(|files| files.tensor(key)).cloned();
     let plan = Plan::new(&method, task, &base.anatomy, strictness, request.seed, &lookup).in_file(request.model)?;
 
@@ -106,7 +116,8 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         matched = Some(fit.matched.len());
     }
     let (untrained, trained) = adapted(&base, &plan, &lookup, Purpose::Training(None)).in_file(request.model)?;
-    let files = adapter_files(plan.settled(), task, request, given.as_ref(), &kept, &trained);
+    let mut files = adapter_files(plan.settled(), task, request, given.as_ref(), &kept, &trained);
+    files.config.new_head.clone_from(&new_head);
     peft::write(folder.path(), &files)?;
     let beside = peft::file_beside(plan.settled());
     let (kept, trained) = (lying_in(folder.path(), beside, kept)?, lying_in(folder.path(), beside, trained)?);
@@ -132,11 +143,11 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         producer: format!("peft-onnx {}", env!("CARGO_PKG_VERSION")),
         method: method.name().to_owned(),
         task: task.name().to_owned(),
-        base: described(request.model, &linked, folder.path(), &base),
+        base: described,
         graphs,
         trainable_count: params.iter().map(|p| p.initial.len()).sum(),
         trainable: slots(&params, beside),
-        base_count: base.count(),
+        base_count,
         logits: base.anatomy.head.as_ref().map(|head| base.graph.value_name(head.logits).to_owned()).unwrap_or_default(),
         classes,
         max_positions: base.anatomy.max_positions.map(|positions| positions - i64::try_from(plan.virtual_tokens()).unwrap_or(0)),
@@ -145,7 +156,7 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     let text = serde_json::to_string_pretty(&manifest).map_err(|e| Error::invalid(e.to_string()))?;
     crate::files::replace(&folder.path().join(manifest::FILE), text.as_bytes())?;
     folder.finish()?;
-    Ok(Report { manifest, targets: plan.targets(), trained: plan.trained(), task, matched })
+    Ok(Report { manifest, targets: plan.targets(), trained: plan.trained(), task, matched, new_head })
 }
 
 /// Errors name the file that the user gave, not its link in a folder that is about to vanish.
@@ -153,12 +164,15 @@ fn renamed(error: Error, linked: &Path, model: &Path) -> Error {
     error.with_file_renamed(linked, model)
 }
 
-fn task(request: &Request<'_>, given: Option<&AdapterFiles>, anatomy: &Anatomy) -> Result<Task> {
-    let known = request.task.or_else(|| given.and_then(|files| files.config.task)).or(anatomy.task.task);
+fn task(request: &Request<'_>, given: Option<&AdapterFiles>, anatomy: &Anatomy, new_head: Option<&NewHead>) -> Result<Task> {
+    let takes_pixels = anatomy.inputs.main.is_some_and(|_| anatomy.token_embedding.is_none());
+    let of_new_head = new_head.map(|_| if takes_pixels { Task::ImageCls } else { Task::SeqCls });
+    let known = request.task.or_else(|| given.and_then(|files| files.config.task)).or(of_new_head).or(anatomy.task.task);
     known.ok_or_else(|| {
-        Error::unsupported("finding out the task", "neither the adapter nor the graph's outputs tell it")
-            .in_file(request.model)
-            .with_hint("name it with `--task`: causal-lm, masked-lm, seq-cls, token-cls, image-cls or seq2seq-lm")
+        Error::unsupported("finding out the task", "neither the adapter nor the graph's outputs tell it").in_file(request.model).with_hint(
+            "name it with `--task`: causal-lm, masked-lm, seq-cls, token-cls, image-cls or seq2seq-lm; \
+                 a body without a head gets one with `--num-labels`",
+        )
     })
 }
 

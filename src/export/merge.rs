@@ -7,7 +7,7 @@ use super::manifest::Manifest;
 use crate::adapter::config::Task;
 use crate::adapter::targets::Strictness;
 use crate::adapter::{Given, Plan, Requantised};
-use crate::adapter::{naming, packing};
+use crate::adapter::{naming, new_head, packing};
 use crate::ir::{Builder, DType, Graph};
 use crate::onnx::{self, Storage, WriteOptions};
 use crate::{Context, Error, Result, peft};
@@ -78,15 +78,19 @@ pub fn write(bundle: &Path, output: &Path, weights: Weights, quantised: Quantise
         ));
     }
     let files = peft::read(bundle)?;
-    naming::follow(&mut base.anatomy, &files.keys());
-    packing::join(&mut base.anatomy, &files.config.method).in_file(&model)?;
     let task = Task::from_name(&manifest.task).ok_or_else(|| Error::not_found("task", &*manifest.task).in_file(bundle))?;
+    let external = base.raw.initializers().filter_map(|(_, t)| t.origin()).any(|origin| *origin.file != *model);
+    if let Some(head) = &files.config.new_head {
+        // Whatever it starts from, the adapter has its trained numbers.
+        (base, _) = base.with_head(head, task, 0).in_file(&model)?;
+    }
+    naming::follow(&mut base.anatomy, &files.keys(), files.config.new_head.as_ref().map(|_| new_head::MODULE));
+    packing::join(&mut base.anatomy, &files.config.method).in_file(&model)?;
     let given = |key: &str| files.tensors.get(key).cloned();
     let plan = Plan::new(&files.config.method, task, &base.anatomy, Strictness::AsPeft, 0, &given).in_file(&model)?;
     let (merged, requantised) = merged(&base, &plan, &given, quantised).in_file(&model)?;
     let stem = output.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let data = format!("{stem}.data");
-    let external = base.raw.initializers().filter_map(|(_, t)| t.origin()).any(|origin| *origin.file != *model);
     let storage = match (weights, external) {
         (Weights::Inline, _) | (Weights::AsBase, false) => Storage::Inline,
         (Weights::External, _) => Storage::External { file: data },

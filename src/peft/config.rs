@@ -1,8 +1,10 @@
 //! `adapter_config.json`.
 //!
 //! Beside PEFT's own there is one convention for a method that PEFT has no file for, training some of the base's modules and nothing else:
-//! `{"peft_type": null, "method": "HEAD", "modules_to_save": [...]}`.
+//! `{"peft_type": null, "method": "HEAD", "modules_to_save": [...]}`. And `"new_head": {"layers": [...], "num_labels": .., "pooling": ..}` says
+//! that the base of the adapter is a body with a head put on it; PEFT ignores that setting with a warning.
 
+mod head;
 mod prompts;
 mod tuners;
 
@@ -11,7 +13,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::fields::{Fields, Flag};
-use crate::adapter::config::{Method, Task};
+use crate::adapter::config::{Method, NewHead, Task};
 use crate::error::{Error, Result};
 
 /// What an adapter's configuration says.
@@ -23,6 +25,8 @@ pub struct AdapterConfig {
     pub task: Option<Task>,
     /// The name or path of the base, as PEFT wrote it.
     pub base_model: Option<String>,
+    /// The head that was put on the base for the adapter; PEFT's models have theirs from the start.
+    pub new_head: Option<NewHead>,
     /// All settings of the file that this was read from; those that are not known here are written again.
     original: Map<String, Value>,
 }
@@ -52,7 +56,7 @@ impl AdapterConfig {
     /// The configuration of a new adapter.
     #[must_use]
     pub fn new(method: Method, task: Option<Task>, base_model: Option<String>) -> Self {
-        Self { method, task, base_model, original: Map::new() }
+        Self { method, task, base_model, new_head: None, original: Map::new() }
     }
 
     /// Reads the text of an `adapter_config.json`.
@@ -76,8 +80,9 @@ impl AdapterConfig {
         method.check()?;
         let task = fields.text("task_type")?.and_then(Task::from_task_type);
         let base_model = fields.text("base_model_name_or_path")?.map(str::to_owned);
+        let new_head = head::read(&fields)?;
         fields.warn_of_the_rest();
-        Ok(Self { method, task, base_model, original })
+        Ok(Self { method, task, base_model, new_head, original })
     }
 
     /// The text of an `adapter_config.json`: settings in the order of their names, as PEFT writes them.
@@ -95,6 +100,7 @@ impl AdapterConfig {
         settings.put("task_type", task_type);
         settings.put("base_model_name_or_path", json!(self.base_model));
         settings.put("inference_mode", json!(true));
+        settings.put_unless(head::FIELD, head::write(self.new_head.as_ref()), &Value::Null);
         if self.peft_type().is_some() {
             settings.add("auto_mapping", Value::Null);
             settings.add("revision", Value::Null);
@@ -199,6 +205,7 @@ mod tests {
         r#"{"peft_type":"LOHA","r":4,"alpha":6,"target_modules":["q_proj"],"rank_pattern":{"q_proj":2},"rank_dropout":0.1,"module_dropout":0.2}"#,
         r#"{"peft_type":"LOKR","r":4,"alpha":8,"target_modules":["q_proj"],"decompose_both":true,"decompose_factor":4}"#,
         r#"{"peft_type":null,"method":"HEAD","modules_to_save":["classifier"]}"#,
+        r#"{"peft_type":"LORA","target_modules":["q"],"modules_to_save":["classifier"],"new_head":{"layers":[64,32],"num_labels":3,"pooling":"mean"}}"#,
     ];
 
     #[test]
@@ -207,6 +214,8 @@ mod tests {
             let config = AdapterConfig::from_json(text.as_bytes())?;
             let again = AdapterConfig::from_json(config.to_json().as_bytes())?;
             assert_eq!((&again.method, again.task, &again.base_model), (&config.method, config.task, &config.base_model), "{text}");
+            assert_eq!(again.new_head, config.new_head, "{text}");
+            assert_eq!(config.new_head.is_some(), text.contains("new_head"), "{text}");
             let fresh = AdapterConfig::new(config.method.clone(), config.task, config.base_model.clone());
             if !text.contains("TEXT") {
                 assert_eq!(AdapterConfig::from_json(fresh.to_json().as_bytes())?.method, config.method, "{text}");
@@ -296,6 +305,11 @@ mod tests {
             (r#"{"peft_type":"TRAINABLE_TOKENS"}"#, "number of token_indices: expected at least 1"),
             (r#"{"peft_type":"PROMPT_TUNING"}"#, "no setting named \"num_virtual_tokens\""),
             (r#"{"peft_type":null,"method":"HEAD"}"#, "modules_to_save names no module"),
+            (
+                r#"{"peft_type":"LORA","new_head":{"layers":[8],"pooling":"cls"}}"#,
+                "new_head: expected an object with layers, num_labels and pooling",
+            ),
+            (r#"{"peft_type":"LORA","new_head":{"layers":[],"num_labels":1,"pooling":"cls"}}"#, "num_labels: expected at least 2"),
         ];
         for (text, expected) in rows {
             let error = AdapterConfig::from_json(text.as_bytes()).expect_err(text).to_string();

@@ -119,7 +119,7 @@ impl<'g> Prepared<'g> {
     fn new(b: &'g Builder, model: Model<'_>) -> Result<Self> {
         let head = model.anatomy.head.as_ref().ok_or_else(|| {
             Error::unsupported("training this graph", "it has no output that looks like logits")
-                .with_hint("`peft-onnx inspect --explain` says what was looked for")
+                .with_hint("a body without a head gets one with `--num-labels`; `peft-onnx inspect --explain` says what was looked for")
         })?;
         let logits = b.output_named(model.graph.value_name(head.logits)).unwrap_or_else(|| b.expr(head.logits));
         b.clear_outputs();

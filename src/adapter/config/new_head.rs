@@ -1,0 +1,83 @@
+//! A new prediction head on a body.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+
+/// A head that is put on a body in place of what it had: linear layers with rectifiers between them, `classifier` in the names of modules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewHead {
+    /// Widths of the hidden layers, from the body's end on.
+    pub layers: Vec<usize>,
+    /// The number of classes.
+    pub labels: usize,
+    /// How the positions of a text become one vector; `None`: as goes with the body.
+    pub pooling: Option<Pooling>,
+}
+
+/// How the hidden states of a text's positions become one vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// The first position's.
+    First,
+    /// The mean over the tokens of the attention mask.
+    Mean,
+    /// That of the last token of the attention mask.
+    Last,
+    /// Not at all: the body gives one vector for a text, or each position gets its own class.
+    Nothing,
+}
+
+/// Ways of pooling by the names that the command line and files use.
+const POOLINGS: &[(Pooling, &str)] =
+    &[(Pooling::First, "cls"), (Pooling::Mean, "mean"), (Pooling::Last, "last"), (Pooling::Nothing, "none")];
+
+impl Pooling {
+    /// The name: `mean`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        POOLINGS.iter().find(|(pooling, _)| *pooling == self).map_or("", |(_, name)| name)
+    }
+}
+
+impl fmt::Display for Pooling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Pooling {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let known = POOLINGS.iter().find(|(_, known)| *known == name).map(|(pooling, _)| *pooling);
+        known.ok_or_else(|| Error::mismatch("pooling", "cls, mean, last or none", name))
+    }
+}
+
+impl NewHead {
+    /// Checks that the numbers make sense.
+    ///
+    /// # Errors
+    /// Fewer than two classes, between which there would be nothing to learn; a layer without width.
+    pub fn check(&self) -> Result<()> {
+        if self.labels < 2 {
+            return Err(Error::mismatch("num_labels", "at least 2 classes", self.labels));
+        }
+        self.layers.iter().try_for_each(|&width| super::at_least_one("width of a head's layer", width))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for (pooling, name) in POOLINGS {
+            assert_eq!((name.parse::<Pooling>().expect("a name from the table"), pooling.to_string().as_str()), (*pooling, *name));
+        }
+        assert!("max".parse::<Pooling>().is_err());
+    }
+}
