@@ -37,6 +37,7 @@ const FIRST_ONLY: &[&str] = &[
     "CastLike",
     "Clip",
     "CumSum",
+    "DequantizeLinear",
     "Dropout",
     "Expand",
     "Flatten",
@@ -45,6 +46,7 @@ const FIRST_ONLY: &[&str] = &[
     "GatherND",
     "Identity",
     "Pad",
+    "QuantizeLinear",
     "ReduceMax",
     "ReduceMean",
     "ReduceMin",
@@ -71,7 +73,8 @@ impl Flow {
         for node in graph.nodes() {
             let joined = data_inputs(node).fold(Sources::None, |all, input| all.joined(&sources[input.index()]));
             for output in node.writes() {
-                let is_data = graph.fact(output).dtype.is_none_or(crate::ir::DType::is_float);
+                let is_rounded = &*node.op == "QuantizeLinear";
+                let is_data = is_rounded || graph.fact(output).dtype.is_none_or(crate::ir::DType::is_float);
                 sources[output.index()] = match starts.get(&output) {
                     Some(&source) => Sources::Few(vec![source]),
                     None if is_data => joined.clone(),

@@ -17,6 +17,8 @@ const LOSS: &str = "training starts from the logits, with a loss of its own; exp
 const AUDIO: &str = "it stands before a model, where nothing is trained";
 /// Vision models before transformers.
 const CONVOLUTIONAL: &str = "it is found in convolutional networks only";
+/// Experts chosen inside one operator.
+const EXPERTS: &str = "it chooses experts inside; export the model with its experts written out, as PyTorch's exporters do";
 /// Integers.
 const INTEGERS: &str = "integers have no slope; products of matrices are written out as products of floats, this is not";
 
@@ -57,6 +59,8 @@ static REFUSALS: &[(&str, &str)] = &[
     ("SoftmaxCrossEntropyLoss", LOSS),
     ("SplitToSequence", NO_TENSOR),
     ("TensorScatter", "it fills a cache of fixed length, as while generating; export without a cache, or with one that grows"),
+    ("com.microsoft:MoE", EXPERTS),
+    ("com.microsoft:QMoE", EXPERTS),
     ("Unique", "which elements are equal is no smooth question; nothing but their sorting would pass"),
 ];
 
