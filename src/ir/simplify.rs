@@ -102,7 +102,9 @@ impl<'g> Pass<'g> {
             self.determined[output.index()] = is_determined;
         }
         let &[Some(output)] = &node.outputs[..] else { return };
-        if !is_plain {
+        // Bodies read what is around them by its name, which must stay that of a value.
+        let is_captured = self.graph.uses(output).iter().any(|a_use| a_use.input.is_none());
+        if !is_plain || is_captured {
             return;
         }
         if let Some(constant) = self.constant(node, output) {
