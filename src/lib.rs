@@ -19,6 +19,7 @@
 //!     adapter: Adapter::Fresh(&method),
 //!     task: None,
 //!     new_head: None,
+//!     hard_prompt: None,
 //!     output: "model.lora".as_ref(),
 //!     seed: 42,
 //!     existing: Existing::Keep,

@@ -77,10 +77,12 @@ fn rows(args: &Args, manifest: &Manifest, data: &Path, session: &Session) -> Res
 
 fn samples(args: &Args, manifest: &Manifest, session: &Session) -> Result<Batch> {
     let task = Task::from_name(&manifest.task).unwrap_or(Task::CausalLm);
+    // A label's number stands where its word does.
+    let prompt = manifest.hard_prompt.as_ref();
     let samples = Samples {
-        task,
+        task: if prompt.is_some() { Task::TokenCls } else { task },
         vocabulary: verify::vocabulary(&args.bundle.join(&manifest.base.graph)),
-        classes: manifest.classes.and_then(|classes| usize::try_from(classes).ok()),
+        classes: prompt.map(|prompt| prompt.labels.len()).or_else(|| manifest.classes.and_then(|classes| usize::try_from(classes).ok())),
         batches: vec![(0..args.batch_size.get()).map(|row| 5 + 3 * (row % 3)).collect()],
     };
     let batch = verify::sample_batches(session, &samples)?.pop();

@@ -1,9 +1,12 @@
 //! `peft-onnx eval`
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::{Global, output};
+use serde_json::{Value, json};
+
+use super::Global;
+use super::output::{self, Align, Table};
 use crate::adapter::config::Task;
 use crate::error::{Context, Error, Result};
 use crate::export::Manifest;
@@ -20,7 +23,9 @@ The loss is the mean over the labels that count: of a model's own logits, or of 
 Examples:
   peft-onnx eval model.lora --data eval.jsonl
   peft-onnx eval model.onnx --data eval.jsonl --tokenizer tokenizer.json
-  peft-onnx eval tuned.onnx --data eval.jsonl --json";
+  peft-onnx eval tuned.onnx --data eval.jsonl --json
+  peft-onnx eval masked.onnx --data reviews.jsonl --verbalizer '{\"positive\": [\"great\", \"good\"], \"negative\": [\"bad\", \"awful\"]}' \\
+      --template '{text} It was [MASK].' --template 'Just [MASK]! {text}'";
 
 /// Options of `eval`.
 #[derive(Clone, Debug, clap::Args)]
@@ -44,6 +49,13 @@ pub struct Args {
     /// Cut rows to this many tokens [default: none is cut; a row longer than the model takes is an error]
     #[arg(long, value_name = "TOKENS")]
     pub max_length: Option<NonZeroUsize>,
+    /// Ask a language model for a label's word at [MASK], without any training; give it several times to compare templates [default: the bundle's]
+    #[arg(long, value_name = "TEMPLATE", help_heading = super::hard_prompt::HEADING)]
+    pub template: Vec<String>,
+    /// The words that stand for each label, each one token, as JSON (see the examples below), or a file that has it
+    /// [default: the bundle's]
+    #[arg(long, value_name = "JSON", requires = "template", help_heading = super::hard_prompt::HEADING)]
+    pub verbalizer: Option<String>,
     /// Where to compute: cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, help_heading = "Computing")]
     pub device: Device,
@@ -52,37 +64,102 @@ pub struct Args {
     pub threads: Option<NonZeroUsize>,
 }
 
+/// What was measured with one template, or without.
+struct Measured {
+    template: Option<String>,
+    evaluation: Evaluation,
+    rows: usize,
+}
+
+impl Measured {
+    fn json(&self) -> Value {
+        let mut json = self.evaluation.json();
+        if let (Some(template), Some(object)) = (&self.template, json.as_object_mut()) {
+            object.insert("template".into(), template.clone().into());
+        }
+        json
+    }
+}
+
 /// Measures the loss.
 ///
 /// # Errors
 /// Data that does not fit the model; a model whose logits are not recognised.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
     let runtime = global.runtime(args.threads)?;
-    let (evaluation, dataset) = if args.model.is_dir() { of_bundle(args, runtime)? } else { of_model(args, runtime)? };
-    if global.json {
-        return output::print_json(&evaluation.json());
+    let measured = if args.model.is_dir() { of_bundle(args, runtime)? } else { of_model(args, runtime)? };
+    match (&measured[..], global.json) {
+        ([only], true) => output::print_json(&only.json()),
+        ([only], false) => output::print(&describe(only)),
+        (several, true) => output::print_json(&json!({"templates": several.iter().map(Measured::json).collect::<Vec<_>>()})),
+        (several, false) => output::print(table(several).trim_end()),
     }
-    let mut lines = vec![format!("loss        {:.6}", evaluation.loss)];
+}
+
+fn describe(measured: &Measured) -> String {
+    let Measured { template, evaluation, rows } = measured;
+    let mut lines: Vec<String> = template.iter().map(|template| format!("template    {template}")).collect();
+    lines.push(format!("loss        {:.6}", evaluation.loss));
     lines.extend(evaluation.perplexity.map(|perplexity| format!("perplexity  {perplexity:.4}")));
     lines.push(format!("accuracy    {:.2} % of the labels", 100.0 * evaluation.accuracy));
-    let (rows, tokens) = (dataset.examples.len(), output::count(evaluation.tokens));
-    let time = output::duration(evaluation.time);
+    let (tokens, time) = (output::count(evaluation.tokens), output::duration(evaluation.time));
     lines.push(format!("counted     {} labels in {rows} rows, {tokens} tokens, in {time}", output::count(evaluation.labels)));
-    output::print(&lines.join("\n"))
+    lines.join("\n")
 }
 
-fn of_bundle(args: &Args, runtime: &Runtime) -> Result<(Evaluation, Dataset)> {
+fn table(several: &[Measured]) -> String {
+    let mut table = Table::new(&[("template", Align::Left), ("accuracy", Align::Right), ("loss", Align::Right)]);
+    for Measured { template, evaluation, .. } in several {
+        let accuracy = format!("{:.2} %", 100.0 * evaluation.accuracy);
+        table.row([template.clone().unwrap_or_default(), accuracy, format!("{:.4}", evaluation.loss)]);
+    }
+    table.render(0)
+}
+
+/// Measures once for each template, or once without any; `source` reads the data, `measure` runs the model on it.
+fn each(
+    args: &Args,
+    source: impl Fn() -> Result<Source>,
+    measure: impl Fn(&Source, &Dataset) -> Result<Evaluation>,
+) -> Result<Vec<Measured>> {
+    let verbalizer = args.verbalizer.as_deref().map(super::hard_prompt::verbalizer).transpose()?;
+    let templates: Vec<Option<&String>> = if args.template.is_empty() { vec![None] } else { args.template.iter().map(Some).collect() };
+    let one = |template: Option<&String>| {
+        let mut source = source()?.cut(args.max_length);
+        if let Some(template) = template {
+            source = source.shown_in(template, verbalizer.as_deref())?;
+        }
+        let dataset = source.read(&args.data, None)?;
+        let template = source.hard_prompt().map(|prompt| prompt.template.clone());
+        Ok::<_, Error>(Measured { template, evaluation: measure(&source, &dataset)?, rows: dataset.examples.len() })
+    };
+    templates.into_iter().map(one).collect()
+}
+
+fn of_bundle(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
     let manifest = Manifest::read(&args.model)?;
-    let source = Source::of(&args.model, &manifest, args.tokenizer.as_deref())?.cut(args.max_length);
-    let dataset = source.read(&args.data, None)?;
-    let session = open_graph(runtime, &args.model, &manifest, "evaluation", args.device)?;
+    let source = || Source::of(&args.model, &manifest, args.tokenizer.as_deref());
+    if manifest.hard_prompt.is_none() && !args.template.is_empty() {
+        // The graphs of training have logits of all tokens; the words are picked out of those of the inference graph.
+        let file = args.model.join(&manifest.graph("inference").in_file(&args.model)?.file);
+        return each(args, source, |source, dataset| of_logits(args, runtime, &file, &manifest.logits, source, dataset));
+    }
     let trainable = HostTensor::vector(adapter_file::read(&args.model, &manifest)?);
-    let mut evaluator = Evaluator::new(session, &dataset, source.filling(), args.batch_size.get());
-    let evaluation = evaluator.measure(Some(Feed::host("trainable", &trainable)))?;
-    Ok((evaluation, dataset))
+    each(args, source, |source, dataset| {
+        let session = open_graph(runtime, &args.model, &manifest, "evaluation", args.device)?;
+        let evaluator = Evaluator::new(session, dataset, source.filling(), args.batch_size.get());
+        evaluator.narrowed_to(source.hard_prompt()).measure(Some(Feed::host("trainable", &trainable)))
+    })
 }
 
-fn of_model(args: &Args, runtime: &Runtime) -> Result<(Evaluation, Dataset)> {
+fn of_logits(args: &Args, runtime: &Runtime, file: &Path, logits: &str, source: &Source, dataset: &Dataset) -> Result<Evaluation> {
+    let settings = Settings { device: args.device, purpose: Purpose::Inference, ..Settings::default() };
+    let session = Session::open(runtime, file, &settings)?;
+    let evaluator = Evaluator::of_logits(session, logits, dataset, source.filling(), args.batch_size.get())?;
+    evaluator.narrowed_to(source.hard_prompt()).measure(None)
+}
+
+fn of_model(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
     let graph = onnx::read(&args.model)?;
     let graph = onnx::inline_functions(&graph).and_then(|graph| onnx::raise(&graph)).in_file(&args.model)?;
     let anatomy = anatomy::read(&graph);
@@ -91,13 +168,7 @@ fn of_model(args: &Args, runtime: &Runtime) -> Result<(Evaluation, Dataset)> {
     let head = head.ok_or_else(|| {
         unknown("it has no output that looks like logits", "`peft-onnx inspect MODEL --explain` says what was looked for")
     })?;
-    let guessed = anatomy.task.task.and_then(|task| Task::from_name(task.name()));
-    let task = args.task.or(guessed).ok_or_else(|| unknown("its task is not recognised", "name it with --task"))?;
-    let source = Source::of_model(&args.model, task, &anatomy, args.tokenizer.as_deref())?.cut(args.max_length);
-    let dataset = source.read(&args.data, None)?;
-    let settings = Settings { device: args.device, purpose: Purpose::Inference, ..Settings::default() };
-    let session = Session::open(runtime, &args.model, &settings)?;
-    let mut evaluator = Evaluator::of_logits(session, graph.value_name(head.logits), &dataset, source.filling(), args.batch_size.get())?;
-    let evaluation = evaluator.measure(None)?;
-    Ok((evaluation, dataset))
+    let task = args.task.or(anatomy.task.task).ok_or_else(|| unknown("its task is not recognised", "name it with --task"))?;
+    let source = || Source::of_model(&args.model, task, &anatomy, args.tokenizer.as_deref());
+    each(args, source, |source, dataset| of_logits(args, runtime, &args.model, graph.value_name(head.logits), source, dataset))
 }

@@ -14,6 +14,9 @@ use crate::error::{Context, Error, Result};
 use crate::export::bundle::{self, Adapter, Existing, Report, Request};
 use crate::runtime::data::{Specials, Tokenizer};
 use crate::runtime::text_prefix;
+use crate::runtime::trainer::Source;
+use crate::train::verbalizer::HardPrompt;
+use crate::{anatomy, onnx};
 
 pub use head::HeadArgs;
 pub use method::MethodArgs;
@@ -33,6 +36,7 @@ Examples:
   peft-onnx inject model.onnx --method lora --task seq-cls --modules-to-save classifier
   peft-onnx inject model.onnx --method head --num-labels 2 --head-layers 256,64
   peft-onnx inject model.onnx --method lora --num-labels 5 --pooling mean
+  peft-onnx inject masked.onnx --method lora --template '{text} It was [MASK].' --verbalizer '{\"pos\": [\"great\"], \"neg\": [\"bad\"]}'
   peft-onnx inject model.onnx --adapter a-peft-folder";
 
 /// Options of `inject`.
@@ -51,6 +55,15 @@ pub struct Args {
     /// The head and its options.
     #[command(flatten)]
     pub head: HeadArgs,
+    /// How a language model is shown a row of text, to be asked for a label's word at [MASK]: '{text} It was [MASK].'
+    #[arg(long, value_name = "TEMPLATE", requires = "verbalizer", conflicts_with = "num_labels", help_heading = super::hard_prompt::HEADING)]
+    pub template: Option<String>,
+    /// The words that stand for each label, each one token, as JSON (see the examples below), or a file that has it
+    #[arg(long, value_name = "JSON", requires = "template", help_heading = super::hard_prompt::HEADING)]
+    pub verbalizer: Option<String>,
+    /// tokenizer.json, or its folder, for label words [default: beside the model]
+    #[arg(long, value_name = "FILE", requires = "template", help_heading = super::hard_prompt::HEADING)]
+    pub tokenizer: Option<PathBuf>,
     /// What the model is trained for: causal-lm, masked-lm, seq-cls, token-cls, image-cls or seq2seq-lm [default: from the adapter, else from the
     /// graph]
     #[arg(long, value_name = "TASK", value_parser = task)]
@@ -85,7 +98,16 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let folder = args.output.clone().unwrap_or_else(|| args.model.with_extension(name));
     let existing = if args.force { Existing::Replace } else { Existing::Keep };
     let new_head = args.head.new_head()?;
-    let request = Request { model: &args.model, adapter, task: args.task, new_head, output: &folder, seed: args.seed, existing };
+    let request = Request {
+        model: &args.model,
+        adapter,
+        task: args.task,
+        new_head,
+        hard_prompt: hard_prompt(args)?,
+        output: &folder,
+        seed: args.seed,
+        existing,
+    };
     let report = bundle::write(&request)?;
     let files = files(&folder)?;
     if global.json {
@@ -103,6 +125,17 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         }));
     }
     if global.quiet { Ok(()) } else { output::print(&describe(&folder, &report, &files)) }
+}
+
+/// The hard prompt with the tokens of its words, if there is to be one.
+fn hard_prompt(args: &Args) -> Result<Option<HardPrompt>> {
+    let (Some(template), Some(words)) = (&args.template, &args.verbalizer) else { return Ok(None) };
+    let graph = onnx::read(&args.model)?;
+    let graph = onnx::inline_functions(&graph).and_then(|graph| onnx::raise(&graph)).in_file(&args.model)?;
+    let anatomy = anatomy::read(&graph);
+    let task = args.task.or(anatomy.task.task).unwrap_or(Task::MaskedLm);
+    let source = Source::of_model(&args.model, task, &anatomy, args.tokenizer.as_deref())?;
+    Ok(source.shown_in(template, Some(&super::hard_prompt::verbalizer(words)?))?.hard_prompt().cloned())
 }
 
 /// The method, its prompt's text taken apart by the tokenizer beside the model, its prefix's text read by the model.
@@ -169,6 +202,10 @@ fn describe(folder: &Path, report: &Report, files: &[File]) -> String {
         ),
     ];
     lines.extend(report.matched.map(|count| format!("adapter    {count} tensors, each with its place")));
+    if let Some(prompt) = &manifest.hard_prompt {
+        lines.push(format!("template   {}", prompt.template));
+        lines.push(format!("words      {}", prompt.verbalizer()));
+    }
     if let Some(head) = &report.new_head {
         lines.push(format!("new head   {}", head::describe(head)));
     }

@@ -10,6 +10,7 @@ pub mod eval;
 pub mod export;
 pub mod generate;
 mod global;
+mod hard_prompt;
 pub mod inject;
 pub mod inspect;
 pub mod merge;

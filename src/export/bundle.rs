@@ -18,6 +18,7 @@ use crate::onnx::{self, Storage, WriteOptions};
 use crate::peft::{self, AdapterConfig, AdapterFiles, safetensors};
 use crate::train::optimizer::{self, AdamW, Start, names};
 use crate::train::step::{self, Model, Objective};
+use crate::train::verbalizer::HardPrompt;
 use crate::{Context, Error, Result};
 
 /// What `inject` is asked for.
@@ -31,6 +32,8 @@ pub struct Request<'a> {
     pub task: Option<Task>,
     /// A head to put on the base; an adapter in a folder says itself what it needs.
     pub new_head: Option<NewHead>,
+    /// The words that labels stand for, where a language model is asked for one of them.
+    pub hard_prompt: Option<HardPrompt>,
     /// The folder to write.
     pub output: &'a Path,
     /// The seed of a fresh adapter's values.
@@ -136,7 +139,8 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     };
     put("inference", &at_rest(&inference, &kept))?;
     let classes = base.anatomy.head.as_ref().and_then(|head| head.classes);
-    let to_train = ToTrain { base: &base, plan: &plan, task, folder: folder.path(), params: &params };
+    let to_train =
+        ToTrain { base: &base, plan: &plan, task, folder: folder.path(), params: &params, hard_prompt: request.hard_prompt.as_ref() };
     to_train.graphs(&untrained, &mut put).in_file(request.model)?;
     let manifest = Manifest {
         version: manifest::VERSION,
@@ -152,6 +156,7 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         classes,
         max_positions: base.anatomy.max_positions.map(|positions| positions - i64::try_from(plan.virtual_tokens()).unwrap_or(0)),
         dropout: plan.dropout(),
+        hard_prompt: request.hard_prompt.clone(),
     };
     let text = serde_json::to_string_pretty(&manifest).map_err(|e| Error::invalid(e.to_string()))?;
     crate::files::replace(&folder.path().join(manifest::FILE), text.as_bytes())?;
@@ -249,6 +254,7 @@ struct ToTrain<'a> {
     task: Task,
     folder: &'a Path,
     params: &'a [Param],
+    hard_prompt: Option<&'a HardPrompt>,
 }
 
 impl ToTrain<'_> {
@@ -278,6 +284,7 @@ impl ToTrain<'_> {
             start,
             objective: objective(self.task),
             positions_without_label: self.plan.positions_without_label(),
+            hard_prompt: self.hard_prompt,
         }
     }
 }

@@ -6,6 +6,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::ir::Graph;
+use crate::train::verbalizer::HardPrompt;
 use crate::{Context, Error, Result};
 
 /// The manifest's file name.
@@ -43,6 +44,9 @@ pub struct Manifest {
     pub max_positions: Option<i64>,
     /// Share of activations that are dropped in training.
     pub dropout: f64,
+    /// The words that labels stand for, where a language model is asked for one of them; labels are then their numbers, at the word's place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hard_prompt: Option<HardPrompt>,
 }
 
 /// The model that an adapter belongs to.

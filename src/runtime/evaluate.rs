@@ -11,6 +11,7 @@ use super::metrics::EvalRecord;
 use super::session::{Feed, Port, Session};
 use crate::adapter::config::Task;
 use crate::error::{Error, Result};
+use crate::train::verbalizer::HardPrompt;
 
 /// What an evaluation found.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -73,6 +74,7 @@ pub struct Evaluator<'a> {
     filling: Filling,
     batch_size: usize,
     form: Form,
+    hard_prompt: Option<&'a HardPrompt>,
 }
 
 /// Where the loss comes from.
@@ -87,7 +89,7 @@ impl<'a> Evaluator<'a> {
     /// Measures with an open graph that has the outputs `loss_sum`, `label_count` and `correct`.
     #[must_use]
     pub fn new(session: Session, dataset: &'a Dataset, filling: Filling, batch_size: usize) -> Self {
-        Self { session, dataset, filling, batch_size, form: Form::Graph }
+        Self { session, dataset, filling, batch_size, form: Form::Graph, hard_prompt: None }
     }
 
     /// Measures with a model that has an output of this name with logits.
@@ -98,7 +100,13 @@ impl<'a> Evaluator<'a> {
         if session.output(logits).is_none() {
             return Err(Error::not_found("output", logits).in_file(session.path()));
         }
-        Ok(Self { session, dataset, filling, batch_size, form: Form::Logits(logits.to_owned()) })
+        Ok(Self { session, dataset, filling, batch_size, form: Form::Logits(logits.to_owned()), hard_prompt: None })
+    }
+
+    /// Labels are numbers of the words that a language model is asked for. (A graph with a loss has narrowed its logits to them itself.)
+    #[must_use]
+    pub fn narrowed_to(self, hard_prompt: Option<&'a HardPrompt>) -> Self {
+        Self { hard_prompt, ..self }
     }
 
     /// Measures the loss over all rows, in file order, with a trainable vector, if the graph takes one.
@@ -124,7 +132,7 @@ impl<'a> Evaluator<'a> {
         let is_language_model = matches!(self.dataset.task, Task::CausalLm | Task::MaskedLm | Task::Seq2SeqLm);
         Ok(Evaluation {
             loss: mean,
-            perplexity: is_language_model.then(|| mean.exp()),
+            perplexity: (is_language_model && self.hard_prompt.is_none()).then(|| mean.exp()),
             accuracy: correct / labels,
             labels: whole(labels),
             tokens,
@@ -153,7 +161,7 @@ impl<'a> Evaluator<'a> {
             Form::Logits(name) => {
                 let (labels, feeds) = logits::without_labels(batch, feeds)?;
                 let found = self.session.run(&feeds, &[name])?;
-                logits::sums(&found[0], labels, self.dataset.task)
+                logits::sums(&found[0], labels, self.dataset.task, self.hard_prompt)
             }
         }
     }

@@ -154,6 +154,13 @@ fn row_wise(b: &Builder, node: &Node, inside: &BTreeSet<ValueId>) -> Result<(), 
             let (before, after) = (last(node.input(0)), last(node.output(0)));
             (before.is_some() && before == after).then_some(()).ok_or_else(|| "it takes rows apart".into())
         }
+        "Gather" => {
+            let rank = node.input(0).and_then(dims).map(|dims| i64::try_from(dims.len()).unwrap_or(0));
+            let axis = node.int("axis", 0);
+            let takes_columns = is_inside(0) && !is_inside(1) && (axis == -1 || rank.is_some_and(|rank| axis == rank - 1));
+            let is_list = node.input(1).and_then(dims).is_some_and(|dims| dims.len() == 1);
+            (takes_columns && is_list).then_some(()).ok_or_else(|| "it does not take the same columns of each row".into())
+        }
         op if ELEMENTWISE.contains(&op) => {
             let differs = node.reads().find(|&id| !inside.contains(&id) && !shared(id));
             differs.map_or(Ok(()), |id| Err(format!("operand {} differs from row to row", b.name(id))))

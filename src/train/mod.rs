@@ -6,6 +6,7 @@ pub mod loss;
 pub mod optimizer;
 mod order;
 pub mod step;
+pub mod verbalizer;
 mod widen;
 
 pub use widen::widen;

@@ -4,6 +4,7 @@ use super::head::Head;
 use super::loss::{self, Labels, Loss, Want};
 use super::optimizer::{AdamW, Start, names};
 use super::order;
+use super::verbalizer::HardPrompt;
 use crate::adapter::Param;
 use crate::anatomy::Anatomy;
 use crate::grad;
@@ -36,6 +37,8 @@ pub struct Model<'a> {
     pub objective: Objective,
     /// Positions of the logits in front of those that have labels: virtual tokens.
     pub positions_without_label: usize,
+    /// The words that labels stand for: labels are then numbers of these, at the word's place.
+    pub hard_prompt: Option<&'a HardPrompt>,
 }
 
 /// The name of the labels' input.
@@ -125,6 +128,7 @@ impl<'g> Prepared<'g> {
         b.clear_outputs();
         super::cache::close(b, model.anatomy);
         let (trainable, count) = flatten(b, model)?;
+        let logits = model.hard_prompt.map_or(logits, |prompt| b.scoped("labels", || prompt.narrowed(logits)));
         let labels = labels(b, model)?;
         Ok(Self { b, trainable, count, logits, labels })
     }

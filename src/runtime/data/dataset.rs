@@ -11,6 +11,7 @@ use super::example::{Example, IGNORED, Labels, Limits};
 use super::record::{self, Record};
 use crate::adapter::config::Task;
 use crate::error::{Context, Error, Place, Result};
+use crate::train::verbalizer::HardPrompt;
 
 /// Whether short rows are put together into long ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,13 +38,23 @@ pub struct Reading<'a> {
     pub limits: Limits,
     /// The names of the classes in the order of their numbers; if labels are names and this is not given, the names in alphabetical order.
     pub class_names: Option<&'a [String]>,
+    /// How rows of text are shown to a language model that is asked for a label's word.
+    pub hard_prompt: Option<&'a HardPrompt>,
 }
 
 impl Reading<'_> {
     /// Reads for a task, without a tokenizer, cuts or limits.
     #[must_use]
     pub fn for_task(task: Task) -> Self {
-        Self { task, tokenizer: None, max_length: None, packing: Packing::Off, limits: Limits::default(), class_names: None }
+        Self {
+            task,
+            tokenizer: None,
+            max_length: None,
+            packing: Packing::Off,
+            limits: Limits::default(),
+            class_names: None,
+            hard_prompt: None,
+        }
     }
 }
 
@@ -89,7 +100,10 @@ impl Dataset {
     pub fn read(path: &Path, reading: &Reading<'_>) -> Result<Self> {
         let records = record::read(path)?;
         let class_names = class_names(&records, reading).in_file(path)?;
-        let classes = class_names.as_ref().map(|names| names.iter().cloned().zip(0..).collect::<BTreeMap<_, _>>());
+        let classes = match reading.hard_prompt {
+            Some(prompt) => Some(prompt.numbers().collect::<BTreeMap<_, _>>()),
+            None => class_names.as_ref().map(|names| names.iter().cloned().zip(0..).collect()),
+        };
         let encoder = Encoder { reading, classes };
         let mut summary = Summary { rows: records.len(), ..Summary::default() };
         let mut examples = vec![];
@@ -133,7 +147,11 @@ impl Example {
 /// An example that the model can take, cut if it was asked for.
 fn fitted(mut example: Example, reading: &Reading<'_>, summary: &mut Summary) -> Result<Example> {
     let Reading { task, limits, .. } = reading;
-    let label_limit = if *task == Task::TokenCls { limits.classes } else { limits.vocabulary };
+    let label_limit = match reading.hard_prompt {
+        Some(prompt) => Some(prompt.labels.len()),
+        None if *task == Task::TokenCls => limits.classes,
+        None => limits.vocabulary,
+    };
     example.check(limits, label_limit, *task == Task::Seq2SeqLm)?;
     if example.pixel_values.is_none() && example.input_ids.is_empty() {
         return Err(Error::invalid("this row has no tokens"));

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::chat::Message;
 use super::example::{Example, IGNORED, Labels, Pixels};
+use super::template::from_template;
 use super::tokenizer::{Specials, Tokenizer, Tokens};
 use super::{Reading, forms};
 use crate::adapter::config::Task;
@@ -43,6 +44,10 @@ impl<'a> Encoder<'a> {
     /// [`Invalid`](crate::ErrorKind::Invalid) or [`Mismatch`](crate::ErrorKind::Mismatch) for a row of no known form, or with values of the wrong
     /// type, or one that does not go with the task.
     pub(super) fn encode(&self, fields: &Fields) -> Result<Example> {
+        if let Some(prompt) = self.reading.hard_prompt.filter(|_| !fields.contains_key("input_ids")) {
+            let Labels::Class(class) = self.class(fields)? else { return Err(Error::not_found("column", "label")) };
+            return from_template(prompt, fields, class, self.tokenizer()?, self.task(), self.reading.max_length);
+        }
         let form = FORMS.iter().find(|form| form.columns.iter().all(|column| fields.contains_key(*column)));
         let Some(form) = form else {
             let forms = FORMS.map(|form| form.columns.join(" + ")).join(", or ");

@@ -17,6 +17,7 @@ mod hiding;
 mod order;
 mod record;
 mod task;
+mod template;
 mod tokenizer;
 
 pub use batch::{Batch, Batches, Filling};
@@ -25,6 +26,7 @@ pub use dataset::{Dataset, Packing, Reading, Summary};
 pub use example::{Example, IGNORED, Labels, Limits, Pixels};
 pub use order::{Cursor, Order};
 pub use task::forms;
+pub use template::hard_prompt;
 pub use tokenizer::{Specials, Tokenizer, Tokens};
 
 #[cfg(test)]

@@ -131,6 +131,18 @@ impl Tokenizer {
         self.special.get("mask").copied()
     }
 
+    /// The token that stands for what the tokenizer does not know, if there is one.
+    #[must_use]
+    pub fn unknown(&self) -> Option<i32> {
+        self.special.get("unk").copied()
+    }
+
+    /// A token as it is written in the tokenizer's file.
+    #[must_use]
+    pub fn token(&self, id: i32) -> Option<String> {
+        self.inner.id_to_token(u32::try_from(id).ok()?)
+    }
+
     /// The token that rows are filled up with: the tokenizer's own, or the one that ends a text, or 0. No label ever falls on it.
     #[must_use]
     pub fn pad(&self) -> i32 {

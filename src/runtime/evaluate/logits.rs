@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::runtime::data::{Batch, IGNORED};
 use crate::runtime::session::{Axis, Feed, Port, Presence};
 use crate::runtime::{ElementType, HostTensor};
+use crate::train::verbalizer::HardPrompt;
 
 const LABELS: &str = "labels";
 
@@ -22,8 +23,9 @@ pub(super) fn without_labels<'a>(batch: &'a Batch, feeds: Vec<Feed<'a>>) -> Resu
     Ok((labels.1.as_i64()?, feeds.into_iter().filter(|feed| feed.name() != LABELS).collect()))
 }
 
-/// The sums over a batch. Logits are `[batch, seq, classes]` or `[batch, classes]`; a causal model's logits predict the next label.
-pub(super) fn sums(logits: &HostTensor, labels: &[i64], task: Task) -> Result<Sums> {
+/// The sums over a batch. Logits are `[batch, seq, classes]` or `[batch, classes]`; a causal model's logits predict the next label. With a hard
+/// prompt labels are numbers of its words, to which the logits are narrowed.
+pub(super) fn sums(logits: &HostTensor, labels: &[i64], task: Task, hard_prompt: Option<&HardPrompt>) -> Result<Sums> {
     let (Some(&classes), Some(&rows)) = (logits.shape().last(), logits.shape().first()) else {
         return Err(Error::mismatch("axes of the logits", "2 or 3", logits.shape().len()));
     };
@@ -42,7 +44,13 @@ pub(super) fn sums(logits: &HostTensor, labels: &[i64], task: Task) -> Result<Su
         if label == i64::from(IGNORED) {
             continue;
         }
-        let label = usize::try_from(label).ok().filter(|label| *label < classes);
+        let narrowed = hard_prompt.map(|prompt| {
+            let beyond = || Error::mismatch("logits", "one for each token of the label words", classes);
+            prompt.scores(row).ok_or_else(beyond)
+        });
+        let narrowed = narrowed.transpose()?;
+        let row = narrowed.as_deref().unwrap_or(row);
+        let label = usize::try_from(label).ok().filter(|label| *label < row.len());
         let label = label.ok_or_else(|| Error::mismatch("a label", format!("below {classes}"), labels[at]))?;
         let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let sum: f64 = row.iter().map(|logit| f64::from(logit - most).exp()).sum();
@@ -64,16 +72,16 @@ mod tests {
         let rows = [[1.0, 3.0], [1.0, 1.0], [9.0, 1.0]].concat().into_iter().map(ln).collect::<Vec<_>>();
         let logits = HostTensor::new([1, 3, 2], rows.clone())?;
         // Positions 0 and 1 predict labels 1 and 0.
-        let causal = sums(&logits, &[0, 1, 0], Task::CausalLm)?;
+        let causal = sums(&logits, &[0, 1, 0], Task::CausalLm, None)?;
         assert!((causal.loss - (-(0.75_f64.ln()) - 0.5_f64.ln())).abs() < 1e-6);
         assert_eq!((causal.labels, causal.correct), (2.0, 2.0));
-        let in_place = sums(&logits, &[-100, 1, 0], Task::TokenCls)?;
+        let in_place = sums(&logits, &[-100, 1, 0], Task::TokenCls, None)?;
         assert!((in_place.loss - (-(0.5_f64.ln()) - 0.9_f64.ln())).abs() < 1e-6);
         assert_eq!((in_place.labels, in_place.correct), (2.0, 1.0));
         let classes = HostTensor::new([3, 2], rows)?;
-        let all = sums(&classes, &[1, 1, 0], Task::SeqCls)?;
+        let all = sums(&classes, &[1, 1, 0], Task::SeqCls, None)?;
         assert_eq!((all.labels, all.correct), (3.0, 2.0));
-        assert!(sums(&classes, &[1, 2, 0], Task::SeqCls).is_err());
+        assert!(sums(&classes, &[1, 2, 0], Task::SeqCls, None).is_err());
         Ok(())
     }
 }

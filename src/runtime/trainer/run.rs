@@ -93,7 +93,9 @@ impl<'a> Run<'a> {
         engine.configure(&options.optimizer, options.seed)?;
         let open = |purpose| open_graph(runtime, &options.bundle, manifest, purpose, options.device);
         let evaluator = match eval_data {
-            Some(dataset) => Some(Evaluator::new(open("evaluation")?, dataset, source.filling(), data.batch_size.get())),
+            Some(dataset) => Some(
+                Evaluator::new(open("evaluation")?, dataset, source.filling(), data.batch_size.get()).narrowed_to(source.hard_prompt()),
+            ),
             None => None,
         };
         let conditions = Conditions {

@@ -7,7 +7,8 @@ use crate::adapter::config::Task;
 use crate::anatomy::Anatomy;
 use crate::error::{Context, Error, Result};
 use crate::export::Manifest;
-use crate::runtime::data::{Dataset, Filling, Labels, Limits, Packing, Reading, Tokenizer};
+use crate::runtime::data::{self, Dataset, Filling, Labels, Limits, Packing, Reading, Tokenizer};
+use crate::train::verbalizer::HardPrompt;
 
 /// How files are read for a bundle.
 pub struct Source {
@@ -16,6 +17,7 @@ pub struct Source {
     limits: Limits,
     max_length: Option<usize>,
     packing: Packing,
+    hard_prompt: Option<HardPrompt>,
 }
 
 impl Source {
@@ -31,7 +33,8 @@ impl Source {
             Some(path) => Some(Tokenizer::open(path)?),
             None => tokenizer_near(&[bundle.join("inference.onnx"), PathBuf::from(&manifest.base.path)])?,
         };
-        Ok(Self::with(task, tokenizer, manifest.classes, manifest.max_positions))
+        let source = Self::with(task, tokenizer, manifest.classes, manifest.max_positions);
+        Ok(Self { hard_prompt: manifest.hard_prompt.clone(), ..source })
     }
 
     /// Reads for a plain model, with the named tokenizer or the one beside it.
@@ -55,7 +58,7 @@ impl Source {
             vocabulary: size(classes).filter(|_| !is_class_task),
             classes: size(classes).filter(|_| is_class_task),
         };
-        Self { task, tokenizer, limits, max_length: None, packing: Packing::Off }
+        Self { task, tokenizer, limits, max_length: None, packing: Packing::Off, hard_prompt: None }
     }
 
     /// Cuts rows at a length, in tokens. Without one, a row that is longer than the model takes is an error.
@@ -63,6 +66,38 @@ impl Source {
     pub fn cut(mut self, max_length: Option<NonZeroUsize>) -> Self {
         self.max_length = max_length.map(NonZeroUsize::get);
         self
+    }
+
+    /// Shows rows in a template, and asks for the words of a verbalizer; without one, for those that were asked for so far.
+    ///
+    /// # Errors
+    /// As [`hard_prompt`](data::hard_prompt); without a verbalizer, words that have other tokens in this template.
+    pub fn shown_in(mut self, template: &str, verbalizer: Option<&str>) -> Result<Self> {
+        let missing = || Error::invalid("a template needs a tokenizer").with_hint("name one with --tokenizer FILE");
+        let tokenizer = self.tokenizer.as_ref().ok_or_else(missing)?;
+        let before = self.hard_prompt.take();
+        let words = match (verbalizer, &before) {
+            (Some(verbalizer), _) => verbalizer.to_owned(),
+            (None, Some(prompt)) => prompt.verbalizer(),
+            (None, None) => {
+                let error = Error::invalid("a template needs the words that labels stand for");
+                return Err(error.with_hint("name them with --verbalizer '{\"positive\": [\"great\"], \"negative\": [\"bad\"]}'"));
+            }
+        };
+        let prompt = data::hard_prompt(template, &words, tokenizer, self.task)?;
+        if let Some(before) = before.filter(|before| before.labels != prompt.labels) {
+            let names = |prompt: &HardPrompt| prompt.verbalizer();
+            let error = Error::mismatch("the words that labels stand for", names(&before), names(&prompt));
+            return Err(error.with_hint("the bundle's graphs have its words, with their tokens, inside: inject another bundle for others"));
+        }
+        self.hard_prompt = Some(prompt);
+        Ok(self)
+    }
+
+    /// The words that labels stand for, if a language model is asked for one of them.
+    #[must_use]
+    pub fn hard_prompt(&self) -> Option<&HardPrompt> {
+        self.hard_prompt.as_ref()
     }
 
     /// Joins short rows.
@@ -98,6 +133,7 @@ impl Source {
             packing: self.packing,
             limits: self.limits,
             class_names: like.and_then(|like| like.class_names.as_deref()),
+            hard_prompt: self.hard_prompt.as_ref(),
         };
         Dataset::read(path, &reading)
     }

@@ -1,0 +1,18 @@
+//! The options of hard prompts.
+
+use std::path::Path;
+
+use crate::error::{Context, Result};
+
+pub(super) const HEADING: &str = "Hard prompts (PET): a language model is asked for one of a few words";
+
+/// A verbalizer: JSON, or a file that has it.
+///
+/// # Errors
+/// A file that cannot be read.
+pub(super) fn verbalizer(text: &str) -> Result<String> {
+    if text.trim_start().starts_with('{') || !Path::new(text).is_file() {
+        return Ok(text.to_owned());
+    }
+    std::fs::read_to_string(text).in_file(text)
+}
