@@ -372,6 +372,19 @@ mod tests {
     }
 
     #[test]
+    fn what_a_body_reads_keeps_its_name() {
+        let lines = simplified(|b, [x, _, _]| {
+            let cap = plain(b, "Constant", &[], &[("value", Attr::Tensor(Tensor::from_f32(&[], &[30.0])))]);
+            let body = b.body("capped");
+            let divided = body.capture(x) / body.capture(cap);
+            body.output("divided", divided);
+            let body = body.finish_body().expect("a sound body");
+            b.op_with_bodies("If", &[Some(b.input("choice", DType::Bool, &[]))], vec![("then_branch", body)], 1)[0]
+        });
+        assert!(lines.first().is_some_and(|line| line.contains("Constant")), "{lines:?}");
+    }
+
+    #[test]
     fn the_shape_that_a_reshape_goes_to_need_not_be_computed() {
         let lines = simplified(|b, [x, _, ids]| {
             let shape = plain(b, "Concat", &[plain(b, "Shape", &[ids], &[]), b.ints(&[2, 2])], &[("axis", Attr::Int(0))]);
