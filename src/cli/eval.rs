@@ -49,7 +49,7 @@ pub struct Args {
     /// Cut rows to this many tokens [default: none is cut; a row longer than the model takes is an error]
     #[arg(long, value_name = "TOKENS")]
     pub max_length: Option<NonZeroUsize>,
-    /// Ask a language model for a label's word at [MASK], without any training; give it several times to compare templates [default: the bundle's]
+    /// Ask a language model for a label's word at `[MASK]`, without any training; give it several times to compare templates [default: the bundle's]
     #[arg(long, value_name = "TEMPLATE", help_heading = super::hard_prompt::HEADING)]
     pub template: Vec<String>,
     /// The words that stand for each label, each one token, as JSON (see the examples below), or a file that has it

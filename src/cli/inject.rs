@@ -55,7 +55,7 @@ pub struct Args {
     /// The head and its options.
     #[command(flatten)]
     pub head: HeadArgs,
-    /// How a language model is shown a row of text, to be asked for a label's word at [MASK]: '{text} It was [MASK].'
+    /// How a language model is shown a row of text, to be asked for a label's word at `[MASK]`: `{text} It was [MASK].`
     #[arg(long, value_name = "TEMPLATE", requires = "verbalizer", conflicts_with = "num_labels", help_heading = super::hard_prompt::HEADING)]
     pub template: Option<String>,
     /// The words that stand for each label, each one token, as JSON (see the examples below), or a file that has it
