@@ -40,7 +40,12 @@ fn text(path: &Path) -> &str {
 
 /// The option that names the task of a model whose graph does not tell it.
 fn task(model: &Path) -> &'static [&'static str] {
-    if text(model).contains("bert_masked") { &["--task", "masked-lm"] } else { &[] }
+    match text(model) {
+        path if path.contains("bert_masked") => &["--task", "masked-lm"],
+        // A body without a head: it gets one.
+        path if path.contains("bert_encoder") => &["--task", "seq-cls", "--num-labels", "3"],
+        _ => &[],
+    }
 }
 
 /// The outputs of a model on the sample batches, bit for bit, and their names. ONNX Runtime's fusions compute in another order, and find other patterns

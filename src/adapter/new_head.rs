@@ -84,6 +84,9 @@ impl Features {
     }
 }
 
+/// Words in the names that exporters give to what bodies end in.
+const OF_BODIES: [&str; 3] = ["pool", "hidden", "embed"];
+
 /// Where features are looked for.
 struct Search<'a> {
     graph: &'a Graph,
@@ -116,7 +119,8 @@ impl Search<'_> {
     fn own_input(&self) -> Option<ValueId> {
         let head = self.anatomy.head.as_ref()?;
         let gives_states = self.graph.outputs().iter().any(|&id| id != head.logits && self.has_positions(id));
-        if gives_states && self.graph.value_name(head.logits) != LOGITS {
+        let name = self.graph.value_name(head.logits);
+        if name != LOGITS && (gives_states || OF_BODIES.iter().any(|word| name.contains(word))) {
             return None;
         }
         self.anatomy.projections.get(head.projection?).map(|projection| projection.x)

@@ -63,8 +63,8 @@ fn graphs_that_break_the_rules_are_refused_with_the_place() {
 #[test]
 fn files_that_are_no_models_are_refused() {
     let rows: &[(&[u8], &str, Option<&str>)] = &[
-        (b"", "not an ONNX model: it has no graph", None),
-        (b"<html>", "not an ONNX model: ", None),
+        (b"", "not an ONNX model: the file is empty", None),
+        (b"<html>", "not an ONNX model: ", Some("is the file complete? A download or a copy that was cut short reads like this")),
         (
             b"version https://git-lfs.github.com/spec/v1\n",
             "not an ONNX model: ",

@@ -79,11 +79,13 @@ pub static SETTINGS: &[Setting] = &[
     Setting {
         name: "quantised operators",
         why: "weights stay packed, in the forward and the backward pass: fusing or folding what unpacks them would store them a second time, and \
-              ONNX Runtime 1.32 aborts while it fuses rounding that the backward pass reads too",
+              ONNX Runtime 1.32 aborts while it fuses rounding that the backward pass reads too; without its fusions, products of int8 weights overflow \
+              on processors without VNNI unless it is told to be precise",
         apply: |builder, settings| match settings.purpose {
-            Purpose::Training => {
-                builder.with_config_entry("session.disable_quant_qdq", "1")?.with_config_entry("session.disable_qdq_constant_folding", "1")
-            }
+            Purpose::Training => builder
+                .with_config_entry("session.disable_quant_qdq", "1")?
+                .with_config_entry("session.disable_qdq_constant_folding", "1")?
+                .with_config_entry("session.x64quantprecision", "1"),
             Purpose::Inference => Ok(builder),
         },
     },
