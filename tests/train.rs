@@ -59,8 +59,8 @@ const LOSS: f64 = 2e-5;
 const GRADIENT: f64 = 1e-4;
 /// Of the largest trained weight. AdamW turns rounding of small gradients into steps of full size.
 const WEIGHT: f64 = 2e-3;
-/// Of the largest logit.
-const LOGITS: f64 = 1e-4;
+/// Of the largest logit; the trained weights differ by rounding, which an LSTM in front of the model enlarges.
+const LOGITS: f64 = 2e-4;
 
 #[test]
 fn training_follows_peft_on_every_export() {
