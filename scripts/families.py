@@ -86,13 +86,16 @@ def seed(*names):
 
 
 def random_model(name):
-    """The family's model with seeded weights, wide enough apart that logits, losses and gradients are far from trivial."""
-    import torch
     import transformers
     family = FAMILIES[name]
     config = getattr(transformers, family.config)(**family.settings)
-    model = getattr(transformers, family.model_class).from_config(config).eval()
-    generator = torch.Generator().manual_seed(seed(name))
+    return filled(getattr(transformers, family.model_class).from_config(config).eval(), seed(name))
+
+
+def filled(model, number):
+    """The model with seeded weights, wide enough apart that logits, losses and gradients are far from trivial."""
+    import torch
+    generator = torch.Generator().manual_seed(number)
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     with torch.no_grad():
         for module in model.modules():
@@ -100,8 +103,8 @@ def random_model(name):
                 noise = torch.randn(p.shape, generator=generator)
                 if id(p) in embeddings:
                     p.copy_(0.3 * noise)
-                elif p.ndim == 2:
-                    inputs = p.shape[0 if type(module).__name__ == "Conv1D" else 1]
+                elif p.ndim >= 2:
+                    inputs = p.shape[0] if type(module).__name__ == "Conv1D" else p[0].numel()
                     p.copy_(0.9 / inputs ** 0.5 * noise)
                 else:
                     p.copy_(0.1 * noise + (1.0 if kind == "weight" else 0.0))

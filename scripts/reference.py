@@ -12,6 +12,7 @@
 
 The loss of a step is the mean over the labels that count in all its batches together, as Hugging Face's Trainer has it.
 """
+import functools
 import json
 import random
 import shutil
@@ -74,15 +75,15 @@ def counted(task, batch):
     return int((labels != -100).sum())
 
 
-def adapted(name, case):
-    """The fixture model with the case's adapter, which changes the model so that every gradient is other than zero from the first step."""
-    settings = {k: v for k, v in FAMILIES[name].cases[case].items() if k not in ("training", "method")}
-    task, method = FAMILIES[name].task, FAMILIES[name].cases[case].get("method", "LoraConfig")
+def adapted(base, task, case, number):
+    """The base with the case's adapter, which changes the model so that every gradient is other than zero from the first step."""
+    settings = {k: v for k, v in case.items() if k not in ("training", "method")}
+    method = case.get("method", "LoraConfig")
     if method == "LoraConfig":
         settings = dict(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0) | settings
-    torch.manual_seed(families.seed(name, case))
+    torch.manual_seed(number)
     config = getattr(peft, method)(task_type=None if task == "MASKED_LM" else task, **settings)
-    model = peft.get_peft_model(families.load(name), config).eval()
+    model = peft.get_peft_model(base, config).eval()
     with torch.no_grad():
         for key, p in model.named_parameters():
             if starts_from_weights(settings):
@@ -160,18 +161,19 @@ def logits(model, probe):
     return (found[:, -probe["input_ids"].shape[1]:] if found.dim() == 3 else found).contiguous()
 
 
-def write_case(name, case):
-    task, chance = FAMILIES[name].task, random.Random(families.seed(name, case))
-    settings = TRAINING | FAMILIES[name].cases[case].get("training", {})
-    folder = FIXTURES / name / "cases" / case
+def write_case(folder, load, task, case, number):
+    """What PEFT and PyTorch do with one case, in files; in one line, what they do."""
+    chance = random.Random(number)
+    settings = TRAINING | case.get("training", {})
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    base = families.load(name)
-    rows = training_rows(task, base.config.num_labels, chance, STEPS * settings["gradient_accumulation_steps"])
-    probe_rows = families.padded([row(task, base.config.num_labels, chance, length) for length in (11, 4, 7)], FILLS)
+    base = load()
+    classes = base.config.num_labels
+    rows = training_rows(task, classes, chance, STEPS * settings["gradient_accumulation_steps"])
+    probe_rows = families.padded([row(task, classes, chance, length) for length in (11, 4, 7)], FILLS)
     probe = {k: v for k, v in tensors(probe_rows).items() if k != "labels"}
-    model = adapted(name, case)
-    converted = starts_from_weights(FAMILIES[name].cases[case])
+    model = adapted(load(), task, case, number)
+    converted = starts_from_weights(case)
     start = tempfile.mkdtemp()
     if converted:
         # PEFT wants the adapter as it was, under a name that makes no mutation of the base.
@@ -189,19 +191,26 @@ def write_case(name, case):
     shutil.rmtree(start)
     saved = load_file(folder / "adapter_final/adapter_model.safetensors")
     if not is_computed(model) and sorted(saved) != sorted(first):
-        sys.exit(f"{folder}: gradients of {sorted(first)}, but the adapter has {sorted(saved)}")
+        raise RuntimeError(f"{folder}: gradients of {sorted(first)}, but the adapter has {sorted(saved)}")
     save_file({k: v.contiguous() for k, v in sorted(first.items())}, folder / "gradients.safetensors")
     save_file(probe | {"base": logits(base, probe), "initial": untrained, "final": logits(model, probe)}, folder / "logits.safetensors")
     (folder / "train.jsonl").write_text("".join(json.dumps(r, separators=(",", ":")) + "\n" for r in rows))
     versions = {m.__name__: m.__version__ for m in (torch, transformers, peft)}
     (folder / "expected.json").write_text(json.dumps(dict(
-        method=FAMILIES[name].cases[case].get("method", "LoraConfig"), task=task, rank=RANK, alpha=ALPHA, hyperparameters=settings, **seen,
+        method=case.get("method", "LoraConfig"), task=task, rank=RANK, alpha=ALPHA, hyperparameters=settings, **seen,
         trainable={k: list(v.shape) for k, v in sorted(saved.items())}, versions=versions), indent=1) + "\n")
-    print(f"{name}/{case}: loss {seen['losses'][0]:.4f} -> {seen['losses'][-1]:.4f}, norms {seen['gradient_norms'][0]:.2f}, {len(saved)} tensors", flush=True)
+    return f"loss {seen['losses'][0]:.4f} -> {seen['losses'][-1]:.4f}, norms {seen['gradient_norms'][0]:.2f}, {len(saved)} tensors"
+
+
+def main():
+    for asked in sys.argv[1:] or FAMILIES:
+        name, _, only = asked.partition("/")
+        family = FAMILIES[name]
+        for case in [only] if only else family.cases:
+            told = write_case(FIXTURES / name / "cases" / case, functools.partial(families.load, name), family.task, family.cases[case],
+                              families.seed(name, case))
+            print(f"{name}/{case}: {told}", flush=True)
 
 
 if __name__ == "__main__":
-    for asked in sys.argv[1:] or FAMILIES:
-        family, _, only = asked.partition("/")
-        for each in [only] if only else FAMILIES[family].cases:
-            write_case(family, each)
+    main()
