@@ -1,6 +1,6 @@
 """Exports every architecture of architectures.py with every exporter, trains adapters on each file beside Hugging Face PEFT, and writes docs/ARCHITECTURES.md.
 
-    python scripts/check_architectures.py [--binary target/release/peft-onnx] [--only WORD] [--exporter WORD] [--method WORD] [--jobs 2] [--page]
+    python scripts/check_architectures.py [--binary target/release/peft-onnx] [--only WORDS] [--exporter WORDS] [--method WORDS] [--jobs 2] [--page]
 
 A cell of the table is one file. The checks in it: the same losses, trained tensors and merged logits as PEFT and PyTorch for each of METHODS, and the names that PEFT has
 for `all-linear`. Exports and PEFT's runs are kept in --work and used again; what is wrong with them is kept too. Each architecture, export and reference runs in a process
@@ -139,12 +139,12 @@ class Architecture:
         results = self.results()
         wrong = self.build()
         for exporter in exports.EXPORTERS:
-            if args.exporter not in exporter:
+            if not asked(args.exporter, exporter):
                 continue
             failed = wrong or self.export(exporter)
             cell = results.get(exporter, {}) if not failed else {}
             for method in (*methods(self.row), NAMES):
-                if args.method not in method or failed:
+                if failed or not asked(args.method, method):
                     continue
                 without = self.case("lora_all" if method == NAMES else method)
                 cell[method] = f"PEFT: {without}" if without else self.check(args.binary, exporter, method)
@@ -155,6 +155,11 @@ class Architecture:
     def results(self):
         file = self.folder / "results.json"
         return json.loads(file.read_text()) if file.exists() else {}
+
+
+def asked(words, name):
+    """Whether a comma list of words, of parts of them or of =NAME, has a name."""
+    return any(name == word[1:] if word.startswith("=") else word in name for word in words.split(","))
 
 
 def line(name, exporter, cell):
@@ -230,14 +235,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", default="target/release/peft-onnx", type=os.path.abspath)
     parser.add_argument("--work", default="target/architectures", type=pathlib.Path, help="where exports and PEFT's runs are kept")
-    parser.add_argument("--only", default="", help="architectures with this in their name; =NAME for just one")
-    parser.add_argument("--exporter", default="")
-    parser.add_argument("--method", default="")
+    parser.add_argument("--only", default="", help="architectures with one of these words in their names: llama,=phi")
+    parser.add_argument("--exporter", default="", help="the same for exporters")
+    parser.add_argument("--method", default="", help="the same for checks")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--fresh", action="store_true", help="makes exports and PEFT's runs again")
     parser.add_argument("--page", action="store_true", help="writes docs/ARCHITECTURES.md of everything that was found, now and before")
     args = parser.parse_args()
-    chosen = [name for name in ARCHITECTURES if (args.only[1:] == name if args.only.startswith("=") else args.only in name)]
+    chosen = [name for name in ARCHITECTURES if asked(args.only, name)]
     for name in chosen if args.fresh else []:
         shutil.rmtree(args.work / name, ignore_errors=True)
     run_all(chosen, args)

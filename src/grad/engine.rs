@@ -85,6 +85,8 @@ struct Sweep<'g> {
     live: HashSet<ValueId>,
     /// Weights that the graph unpacks: large values made of constants alone.
     unpacked: HashSet<ValueId>,
+    /// Values that may be NaN, and what the graph has in their place.
+    guarded: BTreeMap<ValueId, ValueId>,
     /// Sum of the contributions so far.
     gradients: BTreeMap<ValueId, Expr<'g>>,
     missing: Vec<Missing>,
@@ -93,7 +95,14 @@ struct Sweep<'g> {
 impl<'g> Sweep<'g> {
     fn run(b: &'g Builder, seeds: &[(Expr<'g>, Expr<'g>)], wrt: &[Expr<'g>]) -> Result<Self> {
         let nodes = b.sorted_nodes()?;
-        let mut sweep = Self { b, live: live(b, &nodes, wrt), unpacked: unpacked(b, &nodes), gradients: BTreeMap::new(), missing: vec![] };
+        let mut sweep = Self {
+            b,
+            live: live(b, &nodes, wrt),
+            unpacked: unpacked(b, &nodes),
+            guarded: guarded(b, &nodes),
+            gradients: BTreeMap::new(),
+            missing: vec![],
+        };
         for &(y, dy) in seeds {
             sweep.add(y, dy);
         }
@@ -136,7 +145,7 @@ impl<'g> Sweep<'g> {
         {
             return self.stuck(node, format!("the rank of {} is unknown", self.b.name(unknown)));
         }
-        let f = Forward::new(self.b, &self.with_weights_again(node), dys);
+        let f = Forward::new(self.b, &self.as_rules_see_it(node), dys);
         for (i, x) in node.inputs.iter().enumerate() {
             let Some(x) = x.filter(|x| self.live.contains(x)) else { continue };
             let dx = match rule {
@@ -156,10 +165,12 @@ impl<'g> Sweep<'g> {
         }
     }
 
-    /// The node with weights of its own: unpacked a second time, so that they need not stay in memory from the forward pass on.
-    fn with_weights_again(&self, node: &Node) -> Node {
+    /// The node with weights of its own: unpacked a second time, so that they need not stay in memory from the forward pass on. Outputs are
+    /// without NaN where the graph has them so: no gradient comes from there, but zero times NaN would be NaN.
+    fn as_rules_see_it(&self, node: &Node) -> Node {
         let again = |id: &Option<ValueId>| id.map(|id| if self.unpacked.contains(&id) { self.made_again(id) } else { id });
-        Node { inputs: node.inputs.iter().map(again).collect(), ..node.clone() }
+        let guarded = |id: &Option<ValueId>| id.map(|id| self.guarded.get(&id).copied().unwrap_or(id));
+        Node { inputs: node.inputs.iter().map(again).collect(), outputs: node.outputs.iter().map(guarded).collect(), ..node.clone() }
     }
 
     fn made_again(&self, id: ValueId) -> ValueId {
@@ -224,6 +235,16 @@ fn unpacked(b: &Builder, nodes: &[Node]) -> HashSet<ValueId> {
         }
     }
     found
+}
+
+/// For each `x` of a `Where(IsNaN(x), y, x)`, what that gives.
+fn guarded(b: &Builder, nodes: &[Node]) -> BTreeMap<ValueId, ValueId> {
+    let replaced = |node: &Node| {
+        let (condition, x) = (node.input(0)?, node.input(2)?);
+        let test = b.maker(condition).filter(|test| &*test.op == "IsNaN")?;
+        (test.input(0)? == x).then_some((x, node.output(0)?))
+    };
+    nodes.iter().filter(|node| &*node.op == "Where").filter_map(replaced).collect()
 }
 
 /// A name for messages and scopes: the node's own, or its first output's where it has none.

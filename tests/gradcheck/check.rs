@@ -137,3 +137,23 @@ fn noise(like: Expr<'_>, seed: usize) -> Expr<'_> {
     let count = like.size().range_from(b.int(0)).cast(like.dtype());
     ((count * 1.7 + seed * 2.3).cos()).reshape_like(like)
 }
+
+/// The gradient of `Σ y²` with respect to `x`, and `y`, which `write` computes from it.
+pub(crate) fn gradient_of_squares(write: impl for<'g> Fn(Expr<'g>) -> Expr<'g>, shape: &[usize], x: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    let b = Builder::new(ModelInfo::dialect());
+    let input = b.input("x", DType::F32, &shape.iter().map(|&length| Dim::known(i64::try_from(length).expect("small"))).collect::<Vec<_>>());
+    let y = write(input);
+    let dx = grad::gradients(&b, y.square().sum_all(), &[input]).expect("every operator has a rule")[0];
+    b.output("dx", dx);
+    b.output("y", y);
+    let graph = b.finish().expect("a valid graph");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("graph.onnx");
+    onnx::write(&graph, &path, &WriteOptions::default()).expect("written");
+    let runtime = Runtime::start(&Options::default()).expect("a runtime");
+    let mut session = Session::open(runtime, &path, &Settings::default()).expect("a session");
+    let value = HostTensor::new(shape.to_vec(), Elements::Float32(x.to_vec())).expect("as many numbers");
+    let found = session.run(&[Feed::host("x", &value)], &["dx", "y"]).expect("it runs");
+    let numbers = |i: usize| found[i].as_f32().expect("floats").to_vec();
+    (numbers(0), numbers(1))
+}

@@ -3,6 +3,7 @@
 #![cfg(feature = "runtime")]
 
 mod check;
+mod guarded;
 mod operators;
 mod refused;
 mod rows;

@@ -1,11 +1,9 @@
 //! Rounding, whose slope is taken to be that of what it rounds: gradients through it are those of the same graph without rounding, with
 //! the rounded numbers in the place of the numbers.
 
-use peft_onnx::grad;
-use peft_onnx::ir::{Attr, Builder, DType, Dim, Expr, ModelInfo, Tensor};
-use peft_onnx::onnx::{self, WriteOptions};
-use peft_onnx::runtime::session::{Feed, Options, Runtime, Session, Settings};
-use peft_onnx::runtime::{Elements, HostTensor};
+use peft_onnx::ir::{Attr, DType, Expr, Tensor};
+
+use super::check::gradient_of_squares;
 
 /// A graph with rounding in it: `x` `[3, 4]` to `y`; `round` does not round where the graph without rounding is written.
 struct Case {
@@ -74,22 +72,7 @@ fn static_pair<'g>(x: Expr<'g>, rounding: Rounding, scale: Expr<'g>, zero: Optio
 
 /// `dx` of `Σ y²`, and `y`.
 fn gradient(case: &Case, rounding: Rounding, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    let b = Builder::new(ModelInfo::dialect());
-    let input = b.input("x", DType::F32, &[Dim::known(3), Dim::known(4)]);
-    let y = (case.write)(input, rounding);
-    let dx = grad::gradients(&b, y.square().sum_all(), &[input]).expect("every operator has a rule")[0];
-    b.output("dx", dx);
-    b.output("y", y);
-    let graph = b.finish().expect("a valid graph");
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("straight.onnx");
-    onnx::write(&graph, &path, &WriteOptions::default()).expect("written");
-    let runtime = Runtime::start(&Options::default()).expect("a runtime");
-    let mut session = Session::open(runtime, &path, &Settings::default()).expect("a session");
-    let value = HostTensor::new(vec![3, 4], Elements::Float32(x.to_vec())).expect("twelve numbers");
-    let found = session.run(&[Feed::host("x", &value)], &["dx", "y"]).expect("it runs");
-    let numbers = |i: usize| found[i].as_f32().expect("floats").to_vec();
-    (numbers(0), numbers(1))
+    gradient_of_squares(|x| (case.write)(x, rounding), &[3, 4], x)
 }
 
 /// Rounding moves a number by half a step at most: here less than 0.03, and the gradients of these graphs by about as much.
