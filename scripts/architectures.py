@@ -4,6 +4,7 @@ A row is a configuration class, what differs from the tiny defaults of its kind,
 divide, so that heads, groups and partial rotary positions are all there.
 """
 import dataclasses
+import functools
 
 from families import DECODER, HEADS, HIDDEN, INNER, LAYERS, POSITIONS, SPECIAL, VOCABULARY, filled, seed
 
@@ -22,6 +23,7 @@ class Architecture:
     targets: tuple            # modules of queries and values
     attention: str = "sdpa"   # what exporters trace, where they choose; "eager" where transformers' sdpa computes something else
     auto: str = ""            # class in transformers, where the task does not tell
+    dense: bool = False       # exported with every expert on every token: exporters cannot follow a loop over the experts that are hit
 
     @property
     def model_class(self):
@@ -29,8 +31,8 @@ class Architecture:
                              "FEATURES": "AutoModel"}[self.task]
 
 
-def decoder(config, targets=QV, base=DECODER, attention="sdpa", **settings):
-    return Architecture("CAUSAL_LM", config, dict(base, **settings), targets, attention)
+def decoder(config, targets=QV, base=DECODER, attention="sdpa", dense=False, **settings):
+    return Architecture("CAUSAL_LM", config, dict(base, **settings), targets, attention, dense=dense)
 
 
 DECODERS = {
@@ -40,9 +42,9 @@ DECODERS = {
     "qwen2": decoder("Qwen2Config", use_sliding_window=False, tie_word_embeddings=True),
     "qwen2_window": decoder("Qwen2Config", use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1),
     "qwen3": decoder("Qwen3Config", head_dim=8),
-    "mixtral": decoder("MixtralConfig", num_local_experts=4, num_experts_per_tok=2, sliding_window=None),
-    "qwen2_moe": decoder("Qwen2MoeConfig", shared_expert_intermediate_size=24, **EXPERTS),
-    "qwen3_moe": decoder("Qwen3MoeConfig", head_dim=8, **EXPERTS),
+    "mixtral": decoder("MixtralConfig", num_local_experts=4, num_experts_per_tok=2, sliding_window=None, dense=True),
+    "qwen2_moe": decoder("Qwen2MoeConfig", shared_expert_intermediate_size=24, dense=True, **EXPERTS),
+    "qwen3_moe": decoder("Qwen3MoeConfig", head_dim=8, dense=True, **EXPERTS),
     "olmoe": decoder("OlmoeConfig", num_experts=4, num_experts_per_tok=2),
     "phimoe": decoder("PhimoeConfig", num_local_experts=4, num_experts_per_tok=2, sliding_window=None),
     "granitemoe": decoder("GraniteMoeConfig", num_local_experts=4, num_experts_per_tok=2),
@@ -101,6 +103,30 @@ DECODERS = {
     "lfm2": decoder("Lfm2Config", layer_types=["conv", "full_attention"], block_ff_dim=INNER, conv_L_cache=3),
 }
 ARCHITECTURES = DECODERS
+
+
+def every_expert(block, hidden):
+    """What a mixture of experts gives, each expert run on each token and weighted by zero where it is not chosen; and the router's scores."""
+    import torch
+    tokens = hidden.reshape(-1, hidden.shape[-1])
+    scores = block.gate(tokens)
+    weights, chosen = scores.softmax(-1).topk(block.top_k)
+    if getattr(block, "norm_topk_prob", True):
+        weights = weights / weights.sum(-1, keepdim=True)
+    shares = torch.zeros_like(scores).scatter(-1, chosen, weights)
+    mixed = sum(shares[:, at, None] * expert(tokens) for at, expert in enumerate(block.experts))
+    if hasattr(block, "shared_expert"):
+        mixed = mixed + block.shared_expert_gate(tokens).sigmoid() * block.shared_expert(tokens)
+    return mixed.reshape(hidden.shape), scores
+
+
+def traceable(name, folder, attention="eager"):
+    """The model as exporters can follow it."""
+    model = load(name, folder, attention)
+    for block in model.modules() if ARCHITECTURES[name].dense else ():
+        if hasattr(block, "experts") and hasattr(block, "gate"):
+            block.forward = functools.partial(every_expert, block)
+    return model
 
 
 def random_model(name):

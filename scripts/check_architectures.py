@@ -106,7 +106,8 @@ class Architecture:
         file = self.file(exporter)
         file.parent.mkdir(parents=True, exist_ok=True)
         options = {} if exporter == "torchscript" else dict(attention=self.row.attention)
-        exports.EXPORTERS[exporter](self.load, self.row.task, file, **options)
+        load = self.load if exporter.startswith("optimum") else functools.partial(architectures.traceable, self.name, self.folder / "hf")
+        exports.EXPORTERS[exporter](load, self.row.task, file, **options)
         off = exports.difference(self.load(), self.row.task, file)
         assert off < LARGEST_DIFFERENCE, f"the file computes other logits than PyTorch: off by {off:.1e} of the largest"
 

@@ -29,7 +29,7 @@ pub(super) fn insert<'g>(at: &Insertion<'g, '_>, prompt: Expr<'g>, tokens: usize
         .ok_or_else(|| Error::unsupported("virtual tokens in this graph", "its input of token ids was not recognised"))?;
     let before: Vec<(ValueId, Fact)> = at.graph.outputs().iter().map(|&id| (id, b.fact(id))).collect();
     let table = super::prompt::token_table(at.anatomy)?;
-    if b.fact(table.output).rank() != Some(3) || b.fact(main).rank() != Some(2) {
+    if b.fact(table.scaled).rank() != Some(3) || b.fact(main).rank() != Some(2) {
         return Err(Error::unsupported("virtual tokens in this graph", "its embeddings are not [batch, seq, hidden]"));
     }
     let front = b.scoped("prompt", || Front::new(at, b.expr(main), tokens));
@@ -41,7 +41,7 @@ pub(super) fn insert<'g>(at: &Insertion<'g, '_>, prompt: Expr<'g>, tokens: usize
                 vec![]
             })
         });
-        b.rewire(b.expr(table.output), |rows| front.embeddings(rows, prompt));
+        b.rewire(b.expr(table.scaled), |rows| front.embeddings(rows, prompt));
     });
     written?;
     b.infer_again();

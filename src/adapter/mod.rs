@@ -33,6 +33,7 @@ mod prompt;
 pub mod replace;
 mod requantise;
 mod rows;
+mod scores;
 pub mod targets;
 mod tokens;
 mod trained;

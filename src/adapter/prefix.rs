@@ -13,6 +13,7 @@ use super::longer::Longer;
 use super::part::{Folding, Insertion, Part, Placed, Places};
 use super::prompt::check_room;
 use super::rows::Rows;
+use super::scores;
 use crate::anatomy::{Anatomy, Attention, Axis, Heads, Mask, Masking};
 use crate::ir::{Attr, Builder, DType, Expr, Graph, Tensor, ValueId};
 use crate::{Error, Result};
@@ -211,6 +212,9 @@ impl<'g> Site<'g, '_> {
         }
         for (output, input) in readers {
             self.b.rewire_input(output, input, joined);
+            if output != self.attention.output {
+                scores::lengthen(self.b, self.graph, output, self.attention.output, self.tokens)?;
+            }
         }
         Ok(())
     }

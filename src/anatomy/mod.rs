@@ -53,7 +53,7 @@ pub fn read(graph: &Graph) -> Anatomy {
 
     let mut attentions: Vec<Attention> = sites.iter().map(|site| site.read(graph, &flow, &causal)).collect();
     attention::connect(graph, &mut attentions, &linears, &flow);
-    let embeddings = hints.embeddings(&tables);
+    let embeddings = hints.embeddings(graph, &tables);
     let mut modules = hints.modules(graph, &linears);
     let known = hints.known(graph, &modules, &embeddings);
     let head = head::find(graph, &flow);
@@ -221,6 +221,8 @@ pub struct Embedding {
     pub indices: ValueId,
     /// The rows, `[.., hidden]`.
     pub output: ValueId,
+    /// What the module gives: the rows, multiplied by a number where the module itself does that.
+    pub scaled: ValueId,
     /// Number of rows.
     pub rows: i64,
     /// Length of a row.

@@ -9,7 +9,7 @@
 //! The node says where a constant is used, the constant says where it belongs; they differ for tied weights. A wrapper around the
 //! model (`m.model.layers.0`) is taken off.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ir::{Graph, Node, NodeId, ValueId};
 
@@ -49,6 +49,9 @@ pub(super) struct Namer {
     wrapper: String,
     /// Whether ONNX Runtime GenAI's builder named things, which has words of its own.
     genai: bool,
+    /// What is missing in front of scopes that begin with a word, with the dot: modules whose own code was not run, only that of those inside
+    /// (`OPTForCausalLM` calls `model.decoder`, and its scope is `decoder`). Constants tell.
+    skipped: BTreeMap<String, String>,
 }
 
 impl Evidence {
@@ -67,6 +70,11 @@ impl Evidence {
     /// Whether only a constant's name tells the module.
     pub(super) fn is_owner_only(&self) -> bool {
         self.scope.is_none()
+    }
+
+    /// Whether the code of one module wrote both.
+    pub(super) fn is_of_same_scope(&self, other: &Self) -> bool {
+        self.scope.is_some() && self.scope == other.scope
     }
 
     /// The last word of the module's name, if there is any name.
@@ -94,7 +102,19 @@ impl Namer {
             None => wrapper(&paths, last),
         };
         let genai = graph.initializers().any(|(id, _)| [".attn.", ".MatMul."].iter().all(|part| graph.value_name(id).contains(part)));
-        Self { wrapper, genai }
+        let namer = Self { wrapper, genai, skipped: BTreeMap::new() };
+        Self { skipped: namer.skipped(all), ..namer }
+    }
+
+    /// What constants' names have in front of their scopes, where all that begin with the same word agree.
+    fn skipped(&self, all: &[Evidence]) -> BTreeMap<String, String> {
+        let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (scope, owner) in all.iter().filter_map(|e| Some((self.clean(e.scope.as_ref()?), self.clean(e.owner.as_ref()?)))) {
+            if let Some(front) = owner.strip_suffix(&scope).filter(|front| front.is_empty() || front.ends_with('.')) {
+                found.entry(first_word(&scope)).or_default().insert(front.to_owned());
+            }
+        }
+        found.into_iter().filter_map(|(word, fronts)| Some((word, fronts.first().filter(|_| fronts.len() == 1)?.clone()))).collect()
     }
 
     /// What wrappers put in front of every path, with the dot.
@@ -107,7 +127,8 @@ impl Namer {
         let clean = |path: &Option<String>| path.as_deref().map(|path| self.clean(path));
         match (clean(&evidence.scope), clean(&evidence.owner)) {
             (Some(scope), Some(owner)) if related(&scope, &owner) => Some(owner),
-            (scope, owner) => scope.or(owner),
+            (Some(scope), _) => Some(format!("{}{scope}", self.skipped.get(&first_word(&scope)).map_or("", String::as_str))),
+            (None, owner) => owner,
         }
     }
 
@@ -128,6 +149,10 @@ impl Namer {
     pub(super) fn parameter(&self, name: &str) -> Option<Owned> {
         owned(name).map(|Owned { module, leaf }| Owned { module: self.clean(&module), leaf })
     }
+}
+
+fn first_word(path: &str) -> String {
+    path.split('.').next().unwrap_or_default().to_owned()
 }
 
 /// Whether the place of use is a shorter or longer way to say the owner's name.
@@ -330,7 +355,7 @@ mod tests {
 
     #[test]
     fn the_owner_names_a_module_unless_the_weight_is_tied() {
-        let namer = Namer { wrapper: "m.".into(), genai: false };
+        let namer = Namer { wrapper: "m.".into(), ..Namer::default() };
         let rows = [
             (Some("m.lm_head"), Some("m.transformer.wte"), Some("lm_head")),
             (Some("m.encoder.shared"), Some("m.shared"), Some("shared")),
@@ -354,9 +379,28 @@ mod tests {
 
     #[test]
     fn the_builder_of_genai_has_its_own_words() {
-        let namer = Namer { wrapper: String::new(), genai: true };
+        let namer = Namer { genai: true, ..Namer::default() };
         assert_eq!(namer.clean("model.layers.0.attn.o_proj"), "model.layers.0.self_attn.o_proj");
         assert_eq!(namer.clean("model.layers.2.final_norm_layernorm"), "model.norm");
+    }
+
+    #[test]
+    fn modules_that_only_pass_a_call_on_are_in_front_of_scopes_again() {
+        let evidence = |scope: &str, owner: Option<&str>| Evidence {
+            scope: Some(scope.into()),
+            owner: owner.map(str::to_owned),
+            ..Evidence::default()
+        };
+        let all = [
+            evidence("m.decoder.embed_tokens", Some("m.model.decoder.embed_tokens")),
+            evidence("m.decoder.project_in", None),
+            evidence("m.lm_head", Some("m.model.decoder.embed_tokens")),
+            evidence("m.score", Some("m.score")),
+        ];
+        let namer = Namer { wrapper: "m.".into(), ..Namer::default() };
+        let namer = Namer { skipped: namer.skipped(&all), ..namer };
+        let found: Vec<_> = all.iter().filter_map(|e| namer.module(e)).collect();
+        assert_eq!(found, ["model.decoder.embed_tokens", "model.decoder.project_in", "lm_head", "score"]);
     }
 
     #[test]

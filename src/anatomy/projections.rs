@@ -7,6 +7,8 @@ use crate::ir::{Graph, ValueId};
 use super::embedding::Table;
 use super::linear::Linear;
 use super::names::{Evidence, Namer, first_call, owned};
+use super::scores::scaled as scaled_by_number;
+use super::walk::ValueRef;
 use super::{Embedding, Layout, Projection, Weight, copies};
 
 /// What the graph says of the names of projections and tables.
@@ -60,8 +62,9 @@ impl Hints {
     }
 
     /// The tables with their names.
-    pub(super) fn embeddings(&self, tables: &[Table]) -> Vec<Embedding> {
-        tables.iter().zip(&self.tables).enumerate().map(|(at, (table, hint))| embedding(table, self.namer.module(hint), at)).collect()
+    pub(super) fn embeddings(&self, graph: &Graph, tables: &[Table]) -> Vec<Embedding> {
+        let named = tables.iter().zip(&self.tables).enumerate();
+        named.map(|(at, (table, hint))| embedding(table, scaled(graph, table, hint), self.namer.module(hint), at)).collect()
     }
 
     /// Every module path that names tell, those of norms and biases among them.
@@ -95,9 +98,17 @@ fn named_part(whole: String, part: Option<&str>) -> String {
     }
 }
 
-fn embedding(table: &Table, module: Option<String>, at: usize) -> Embedding {
+fn embedding(table: &Table, scaled: ValueId, module: Option<String>, at: usize) -> Embedding {
     let Table { weight, indices, output, rows, hidden, .. } = *table;
-    Embedding { module: module.unwrap_or_else(|| format!("embedding_{at}")), weight, indices, output, rows, hidden }
+    Embedding { module: module.unwrap_or_else(|| format!("embedding_{at}")), weight, indices, output, scaled, rows, hidden }
+}
+
+/// The rows after the scale that the table's own module multiplies them with, as its name tells (Gemma 3, XGLM); another module's scale is
+/// no part of the table (Gemma).
+fn scaled(graph: &Graph, table: &Table, hint: &Evidence) -> ValueId {
+    let reader = ValueRef::new(graph, table.output).into(&["Mul", "Div"]).ok();
+    let own = reader.filter(|&node| scaled_by_number(node).is_ok() && Evidence::of(graph, &[node.id()], &[]).is_of_same_scope(hint));
+    own.and_then(|node| node.node().output(0)).unwrap_or(table.output)
 }
 
 fn projection(graph: &Graph, linear: Linear, module: String, hint: &Evidence) -> Projection {
@@ -112,4 +123,25 @@ fn keeps_its_name(graph: &Graph, weight: ValueId, module: &str) -> bool {
     let name = graph.value_name(weight);
     let last = |path: &str| path.rsplit('.').next().map(str::to_owned);
     name.ends_with(".weight") && !name.ends_with(".MatMul.weight") && owned(name).is_some_and(|o| last(&o.module) == last(module))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ir::{Builder, DType, Dim, ModelInfo, Tensor};
+
+    #[test]
+    fn a_scale_is_part_of_a_table_where_its_module_says_so() {
+        for (scale_in, is_part) in [("/model/embed_tokens", true), ("/model", false)] {
+            let b = Builder::new(ModelInfo::dialect());
+            let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+            let table = b.initializer("model.embed_tokens.weight", Tensor::from_f32(&[50, 2], &[0.5; 100]));
+            let rows = b.scoped("/model/embed_tokens", || b.op("Gather", &[table, ids], &[]));
+            let scaled = b.scoped(scale_in, || rows * 8.0);
+            let (rows, scaled) = (rows.id(), scaled.id());
+            b.output("out", b.scoped("/model/norm", || b.expr(scaled).tanh()));
+            let graph = b.finish().expect("a valid graph");
+            let found = &crate::anatomy::read(&graph).embeddings[0];
+            assert_eq!((found.output, found.scaled), (rows, if is_part { scaled } else { rows }), "{scale_in}");
+        }
+    }
 }

@@ -218,9 +218,27 @@ pub fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Shape, String> {
                 (Some(_), Some(_)) => Err(format!("{a:?} and {b:?} do not broadcast")),
                 (Some(_), None) => Ok(x),
                 (None, Some(_)) => Ok(y),
-                // Equal, or one of them 1.
+                // Equal, or one of them 1: that which cannot be longer, if there is one.
+                (None, None) if y.surely_at_most(&Dim::known(1)) => Ok(x),
+                (None, None) if x.surely_at_most(&Dim::known(1)) => Ok(y),
                 (None, None) => Ok(x.larger(&y)),
             },
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_axis_of_one_or_none_is_broadcast_to_the_other() {
+        let seq = Dim::symbol("seq");
+        let one = Dim::known(1);
+        // What MPT's bias has for its queries: the last `seq` of one.
+        let last = (&one - &(&one - &seq).larger(&Dim::known(0))).larger(&Dim::known(0));
+        for (a, b) in [(&seq, &last), (&last, &seq)] {
+            assert_eq!(broadcast(std::slice::from_ref(a), std::slice::from_ref(b)), Ok(Shape::from(vec![seq.clone()])));
+        }
+    }
 }

@@ -141,7 +141,8 @@ fn noise(like: Expr<'_>, seed: usize) -> Expr<'_> {
 /// The gradient of `Σ y²` with respect to `x`, and `y`, which `write` computes from it.
 pub(crate) fn gradient_of_squares(write: impl for<'g> Fn(Expr<'g>) -> Expr<'g>, shape: &[usize], x: &[f32]) -> (Vec<f32>, Vec<f32>) {
     let b = Builder::new(ModelInfo::dialect());
-    let input = b.input("x", DType::F32, &shape.iter().map(|&length| Dim::known(i64::try_from(length).expect("small"))).collect::<Vec<_>>());
+    let input =
+        b.input("x", DType::F32, &shape.iter().map(|&length| Dim::known(i64::try_from(length).expect("small"))).collect::<Vec<_>>());
     let y = write(input);
     let dx = grad::gradients(&b, y.square().sum_all(), &[input]).expect("every operator has a rule")[0];
     b.output("dx", dx);

@@ -7,7 +7,8 @@ use super::check::gradient_of_squares;
 /// The weights of a row of scores that are all masked away are no numbers; exporters of PyTorch's attention write zeros in their place.
 fn attention_weights(x: Expr<'_>) -> Expr<'_> {
     let b = x.b();
-    let hidden = b.constant(Tensor::from_f64(DType::Bool, &[3, 4], &[0., 1., 0., 0., 1., 1., 1., 1., 0., 0., 1., 1.]).expect("truth values"));
+    let hidden =
+        b.constant(Tensor::from_f64(DType::Bool, &[3, 4], &[0., 1., 0., 0., 1., 1., 1., 1., 0., 0., 1., 1.]).expect("truth values"));
     let weights = (x + hidden.where_(x.same_type(f64::NEG_INFINITY), x.same_type(0.0))).softmax(-1);
     b.op("IsNaN", &[weights], &[]).where_(x.same_type(0.0), weights)
 }
