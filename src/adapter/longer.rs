@@ -25,6 +25,8 @@ pub(super) struct Longer<'g, 'a> {
     grown: BTreeSet<String>,
     /// Whether the sequence itself grows, not the past.
     grows_rows: bool,
+    /// What projections give: hidden states.
+    hidden: BTreeSet<ValueId>,
     /// Values that were made again, or cannot be.
     made: RefCell<BTreeMap<ValueId, Option<Expr<'g>>>>,
 }
@@ -35,8 +37,15 @@ impl<'g, 'a> Longer<'g, 'a> {
         let inputs = &of_decoder(at.anatomy);
         let past: BTreeSet<ValueId> = past(at.graph, at.anatomy).collect();
         let has_cache = !past.is_empty();
-        let longer =
-            Self { b: at.b, graph: at.graph, tokens, grown: grown(at.graph, at.anatomy), grows_rows: !has_cache, made: RefCell::default() };
+        let longer = Self {
+            b: at.b,
+            graph: at.graph,
+            tokens,
+            grown: grown(at.graph, at.anatomy),
+            grows_rows: !has_cache,
+            hidden: at.anatomy.projections.iter().map(|projection| projection.y).collect(),
+            made: RefCell::default(),
+        };
         let replace = |input: Option<ValueId>, with: &dyn Fn(Expr<'g>) -> Expr<'g>| {
             if let Some(input) = input.filter(|&id| at.graph.fact(id).rank() == Some(2)) {
                 longer.made.borrow_mut().insert(input, Some(with(at.b.expr(input))));
@@ -80,6 +89,19 @@ impl<'g, 'a> Longer<'g, 'a> {
             (true, true) => Some(again.slice(&[self.tokens], &[i64::MAX], &[i64::try_from(dims.len()).ok()? - 2])),
             (true, false) => None,
         }
+    }
+
+    /// Whether a mask is made of what the tokens say, not only of how many there are.
+    pub(super) fn follows_from_tokens(&self, mask: ValueId) -> bool {
+        let (mut waiting, mut seen) = (vec![mask], BTreeSet::new());
+        while let Some(id) = waiting.pop() {
+            if self.hidden.contains(&id) {
+                return true;
+            }
+            let maker = self.graph.producer(id).map(|node| self.graph.node(node)).filter(|node| !["Shape", "Size"].contains(&&*node.op));
+            waiting.extend(maker.into_iter().flat_map(Node::reads).filter(|&input| seen.insert(input)));
+        }
+        false
     }
 
     /// A value for the longer sequence; the value itself where it does not depend on the length.
@@ -208,6 +230,24 @@ mod tests {
         ("what hidden states decide", |g| g.ids.cast(DType::F32).softmax(-1), None),
         ("what does not grow", |g| g.ids.b().ints(&[0, 0, 1]), None),
     ];
+
+    #[test]
+    fn masks_of_hidden_states_are_told_from_masks_of_lengths() {
+        let b = Builder::new(ModelInfo::dialect());
+        let x = b.input("x", DType::F32, &[Dim::symbol("batch"), Dim::symbol("seq"), Dim::known(2)]);
+        let y = x.matmul(b.initializer("w", crate::ir::Tensor::from_f32(&[2, 2], &[0.5; 4])));
+        let (of_states, of_lengths) = (y.sum(&[-1]).exp(), y.shape().cast(DType::F32));
+        b.output("a", of_states);
+        b.output("b", of_lengths);
+        let (of_states, of_lengths) = (of_states.id(), of_lengths.id());
+        let graph = b.finish().expect("a valid graph");
+        let anatomy = anatomy::read(&graph);
+        let b = Builder::on(&graph);
+        let params = Params::new(&b, &|_| None, Form::Inputs);
+        let at = Insertion { b: &b, graph: &graph, anatomy: &anatomy, params: &params, purpose: Purpose::Training(None) };
+        let longer = Longer::new(&at, 3);
+        assert!(longer.follows_from_tokens(of_states) && !longer.follows_from_tokens(of_lengths));
+    }
 
     #[test]
     fn masks_are_made_again_with_columns_in_front() {

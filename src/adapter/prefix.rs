@@ -204,6 +204,10 @@ impl<'g> Site<'g, '_> {
     fn put(&self, heads: &Heads, piece: Expr<'g>) -> Result<()> {
         let own = self.b.expr(heads.value);
         let place = heads.axis(Axis::Seq).ok_or_else(|| self.refuse("its keys have no axis of positions"))?;
+        let size = heads.axis(Axis::Size).and_then(|size| own.dims()?.get(size)?.as_known());
+        if size.is_some_and(|size| self.attention.head_size.is_some_and(|head| head != size)) {
+            return Err(self.refuse("it reads keys or values of another size than a cache holds"));
+        }
         let piece = self.arranged(heads, piece, own)?.cast(own.dtype());
         let joined = piece.concat(&[own], i64::try_from(place).unwrap_or(0));
         let readers = self.readers(heads.value);
@@ -308,7 +312,11 @@ impl<'g> Site<'g, '_> {
             if is_one || !done.insert(mask.value) {
                 continue;
             }
-            let Some(wider) = longer.mask(mask.value).or_else(|| self.opened(*mask)) else { continue };
+            let again = longer.mask(mask.value);
+            if again.is_none() && longer.follows_from_tokens(mask.value) {
+                return Err(self.refuse("its mask follows from hidden states, so that a prefix would need its own"));
+            }
+            let Some(wider) = again.or_else(|| self.opened(*mask)) else { continue };
             for reader in self.graph.uses(mask.value) {
                 let node = self.graph.node(reader.node);
                 let applies = ["Add", "Sub", "Where", "Attention", "com.microsoft:MultiHeadAttention"].contains(&&*node.op);

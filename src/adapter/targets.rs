@@ -29,6 +29,8 @@ pub enum CandidateKind {
     Linear,
     /// The linear projection that gives the predictions; `all-linear` leaves it out.
     Head,
+    /// A projection by a bare parameter of another kind of module; `all-linear` leaves it out.
+    Parameter,
     /// An embedding table.
     Embedding,
     /// A normalisation layer.
@@ -50,7 +52,11 @@ pub enum Strictness {
 pub fn candidates(anatomy: &Anatomy) -> Vec<Candidate> {
     let head = anatomy.head.as_ref().and_then(|head| head.projection);
     let projections = anatomy.projections.iter().enumerate().map(|(place, projection)| {
-        let kind = if head == Some(place) { CandidateKind::Head } else { CandidateKind::Linear };
+        let kind = match head {
+            Some(head) if head == place => CandidateKind::Head,
+            _ if projection.is_linear => CandidateKind::Linear,
+            _ => CandidateKind::Parameter,
+        };
         (&projection.module, kind)
     });
     let embeddings = anatomy.embeddings.iter().map(|embedding| (&embedding.module, CandidateKind::Embedding));

@@ -187,6 +187,9 @@ pub struct Projection {
     pub rows: Option<Range<i64>>,
     /// Whether the original model stores this weight as `[in, out]` (GPT-2's `Conv1D`), which PEFT calls `fan_in_fan_out`.
     pub conv1d: bool,
+    /// Whether the module may be one that PEFT calls linear: no exporter says that it is of another class, as those are that hold a bare
+    /// parameter (a router, experts in one tensor).
+    pub is_linear: bool,
 }
 
 /// A constant matrix where it is used.

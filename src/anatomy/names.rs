@@ -82,9 +82,9 @@ impl Evidence {
         self.scope.as_deref().or(self.owner.as_deref())?.rsplit('.').next()
     }
 
-    /// Whether the exporter says that the module is of a class.
-    pub(super) fn is_class(&self, name: &str) -> bool {
-        self.class.as_ref().is_some_and(|class| class.rsplit('.').next() == Some(name))
+    /// The name of the module's class, if the exporter left it.
+    pub(super) fn class_name(&self) -> Option<&str> {
+        self.class.as_deref()?.rsplit('.').next()
     }
 }
 

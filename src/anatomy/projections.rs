@@ -113,8 +113,9 @@ fn scaled(graph: &Graph, table: &Table, hint: &Evidence) -> ValueId {
 
 fn projection(graph: &Graph, linear: Linear, module: String, hint: &Evidence) -> Projection {
     let Linear { x, y, output, weight, bias, in_features, out_features, .. } = linear;
-    let conv1d = hint.is_class("Conv1D") || (weight.layout == Layout::InOut && keeps_its_name(graph, weight.value, &module));
-    Projection { module, x, y, output, weight, bias, in_features, out_features, rows: None, conv1d }
+    let conv1d = hint.class_name() == Some("Conv1D") || (weight.layout == Layout::InOut && keeps_its_name(graph, weight.value, &module));
+    let is_linear = hint.class_name().is_none_or(|name| name == "Conv1D" || name.contains("Linear"));
+    Projection { module, x, y, output, weight, bias, in_features, out_features, rows: None, conv1d, is_linear }
 }
 
 /// Whether the constant still has the name that PyTorch gave it. An exporter that transposes a weight gives it another, so that a weight
@@ -127,7 +128,34 @@ fn keeps_its_name(graph: &Graph, weight: ValueId, module: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::ir::{Builder, DType, Dim, ModelInfo, Tensor};
+    use crate::ir::{Builder, DType, Dim, ModelInfo, NodeSpec, Tensor};
+
+    #[test]
+    fn classes_tell_which_projections_are_linear_modules() {
+        let rows = [
+            (Some("torch.nn.modules.linear.Linear"), true),
+            (Some("transformers.models.falcon.modeling_falcon.FalconLinear"), true),
+            (Some("transformers.models.deepseek_v3.modeling_deepseek_v3.DeepseekV3TopkRouter"), false),
+            (None, true),
+        ];
+        for (class, expected) in rows {
+            let b = Builder::new(ModelInfo::dialect());
+            let x = b.input("x", DType::F32, &[Dim::symbol("rows"), Dim::known(2)]);
+            let w = b.initializer("w", Tensor::from_f32(&[2, 2], &[0.5; 4]));
+            let classes = class.map(|class| ("pkg.torch.onnx.class_hierarchy".into(), format!("['model', '{class}', 'aten.linear']").into()));
+            let spec = NodeSpec {
+                op: "MatMul".into(),
+                inputs: vec![Some(x.id()), Some(w.id())],
+                outputs: vec![Some("y".into())],
+                metadata: classes.into_iter().collect(),
+                ..NodeSpec::default()
+            };
+            let y = b.node(spec).into_iter().flatten().next().expect("one output");
+            b.output("y", y);
+            let graph = b.finish().expect("a valid graph");
+            assert_eq!(crate::anatomy::read(&graph).projections[0].is_linear, expected, "{class:?}");
+        }
+    }
 
     #[test]
     fn a_scale_is_part_of_a_table_where_its_module_says_so() {
