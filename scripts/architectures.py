@@ -13,6 +13,8 @@ PLAIN = {k: v for k, v in DECODER.items() if k != "num_key_value_heads"}
 QV, PACKED = ("q_proj", "v_proj"), ("query_key_value",)
 EXPERTS = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24)
 WINDOW = 5
+EAGER, DENSE = dict(attention="eager"), dict(dense=True)
+WIDTHS = dict(widths=dict(token_dim=HIDDEN, num_layers=LAYERS, num_attention_heads=HEADS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Architecture:
     targets: tuple            # modules of queries and values
     attention: str = "sdpa"   # what exporters trace, where they choose; "eager" where transformers' sdpa computes something else
     auto: str = ""            # class in transformers, where the task does not tell
+    widths: dict = dataclasses.field(default_factory=dict)  # what PEFT's prompt methods do not find in the configuration
+    prefix: dict = dataclasses.field(default_factory=dict)  # the same for its prefixes alone
     dense: bool = False       # exported with every expert on every token: exporters cannot follow a loop over the experts that are hit
 
     @property
@@ -31,8 +35,8 @@ class Architecture:
                              "FEATURES": "AutoModel"}[self.task]
 
 
-def decoder(config, targets=QV, base=DECODER, attention="sdpa", dense=False, **settings):
-    return Architecture("CAUSAL_LM", config, dict(base, **settings), targets, attention, dense=dense)
+def decoder(config, targets=QV, base=DECODER, about=None, **settings):
+    return Architecture("CAUSAL_LM", config, dict(base, **settings), targets, **about or {})
 
 
 DECODERS = {
@@ -42,24 +46,24 @@ DECODERS = {
     "qwen2": decoder("Qwen2Config", use_sliding_window=False, tie_word_embeddings=True),
     "qwen2_window": decoder("Qwen2Config", use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1),
     "qwen3": decoder("Qwen3Config", head_dim=8),
-    "mixtral": decoder("MixtralConfig", num_local_experts=4, num_experts_per_tok=2, sliding_window=None, dense=True),
-    "qwen2_moe": decoder("Qwen2MoeConfig", shared_expert_intermediate_size=24, dense=True, **EXPERTS),
-    "qwen3_moe": decoder("Qwen3MoeConfig", head_dim=8, dense=True, **EXPERTS),
+    "mixtral": decoder("MixtralConfig", about=DENSE, num_local_experts=4, num_experts_per_tok=2, sliding_window=None),
+    "qwen2_moe": decoder("Qwen2MoeConfig", about=DENSE, shared_expert_intermediate_size=24, **EXPERTS),
+    "qwen3_moe": decoder("Qwen3MoeConfig", about=DENSE, head_dim=8, **EXPERTS),
     "olmoe": decoder("OlmoeConfig", num_experts=4, num_experts_per_tok=2),
     "phimoe": decoder("PhimoeConfig", num_local_experts=4, num_experts_per_tok=2, sliding_window=None),
     "granitemoe": decoder("GraniteMoeConfig", num_local_experts=4, num_experts_per_tok=2),
-    "gpt_oss": decoder("GptOssConfig", head_dim=8, num_local_experts=4, num_experts_per_tok=2, sliding_window=WINDOW, rope_scaling=None, attention="eager"),
+    "gpt_oss": decoder("GptOssConfig", head_dim=8, num_local_experts=4, num_experts_per_tok=2, sliding_window=WINDOW, rope_scaling=None, about=EAGER),
     "deepseek_v3": decoder("DeepseekV3Config", ("q_b_proj", "kv_b_proj"), num_key_value_heads=4, moe_intermediate_size=24, n_routed_experts=4, num_experts_per_tok=2,
                            n_group=2, topk_group=1, first_k_dense_replace=1, q_lora_rank=12, kv_lora_rank=12, qk_rope_head_dim=4, qk_nope_head_dim=8,
                            v_head_dim=8, n_shared_experts=1),
     "gemma": decoder("GemmaConfig", head_dim=8),
     "gemma2": decoder("Gemma2Config", head_dim=8, query_pre_attn_scalar=8, sliding_window=WINDOW, attn_logit_softcapping=2.0, final_logit_softcapping=3.0,
-                      attention="eager"),
+                      about=EAGER),
     "gemma3": decoder("Gemma3TextConfig", head_dim=8, query_pre_attn_scalar=8, sliding_window=WINDOW, layer_types=["sliding_attention", "full_attention"]),
     "phi": decoder("PhiConfig", partial_rotary_factor=0.5),
     "phi3": decoder("Phi3Config", ("qkv_proj",)),
-    "falcon": decoder("FalconConfig", PACKED, PLAIN, multi_query=True, parallel_attn=True, alibi=False, ffn_hidden_size=INNER),
-    "falcon_alibi": decoder("FalconConfig", PACKED, PLAIN, multi_query=False, parallel_attn=False, alibi=True, bias=True, ffn_hidden_size=INNER, attention="eager"),
+    "falcon": decoder("FalconConfig", PACKED, PLAIN, dict(prefix=dict(token_dim=HIDDEN // HEADS, num_attention_heads=1)), multi_query=True, parallel_attn=True, alibi=False, ffn_hidden_size=INNER),
+    "falcon_alibi": decoder("FalconConfig", PACKED, PLAIN, multi_query=False, parallel_attn=False, alibi=True, bias=True, ffn_hidden_size=INNER, about=EAGER),
     "falcon_new": decoder("FalconConfig", PACKED, PLAIN, new_decoder_architecture=True, num_kv_heads=2, alibi=False, ffn_hidden_size=INNER),
     "gpt2": decoder("GPT2Config", ("c_attn",), GPT, n_inner=INNER),
     "gpt_neo": decoder("GPTNeoConfig", base=SPECIAL, vocab_size=VOCABULARY, hidden_size=HIDDEN, num_layers=LAYERS, num_heads=HEADS, max_position_embeddings=POSITIONS,
@@ -71,7 +75,7 @@ DECODERS = {
     "opt": decoder("OPTConfig", base=PLAIN, ffn_dim=INNER, word_embed_proj_dim=HIDDEN, dropout=0.0),
     "opt_projected": decoder("OPTConfig", base=PLAIN, ffn_dim=INNER, word_embed_proj_dim=16, dropout=0.0, do_layer_norm_before=False),
     "bloom": decoder("BloomConfig", PACKED, SPECIAL, vocab_size=VOCABULARY, hidden_size=HIDDEN, n_layer=LAYERS, n_head=HEADS),
-    "mpt": decoder("MptConfig", ("Wqkv",), SPECIAL, vocab_size=VOCABULARY, d_model=HIDDEN, n_heads=HEADS, n_layers=LAYERS, max_seq_len=POSITIONS, expansion_ratio=2),
+    "mpt": decoder("MptConfig", ("Wqkv",), SPECIAL, WIDTHS, vocab_size=VOCABULARY, d_model=HIDDEN, n_heads=HEADS, n_layers=LAYERS, max_seq_len=POSITIONS, expansion_ratio=2),
     "stablelm": decoder("StableLmConfig", partial_rotary_factor=0.5, use_parallel_residual=True),
     "olmo": decoder("OlmoConfig", clip_qkv=3.0),
     "olmo2": decoder("Olmo2Config"),
@@ -83,7 +87,7 @@ DECODERS = {
     "glm": decoder("GlmConfig", head_dim=8),
     "glm4": decoder("Glm4Config", head_dim=8),
     "persimmon": decoder("PersimmonConfig", PACKED, PLAIN),
-    "xglm": decoder("XGLMConfig", base=SPECIAL, vocab_size=VOCABULARY, d_model=HIDDEN, ffn_dim=INNER, num_layers=LAYERS, attention_heads=HEADS,
+    "xglm": decoder("XGLMConfig", base=SPECIAL, about=WIDTHS, vocab_size=VOCABULARY, d_model=HIDDEN, ffn_dim=INNER, num_layers=LAYERS, attention_heads=HEADS,
                     max_position_embeddings=POSITIONS, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0),
     "biogpt": decoder("BioGptConfig", base=PLAIN, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, activation_dropout=0.0),
     "openai_gpt": decoder("OpenAIGPTConfig", ("c_attn",), GPT),

@@ -37,14 +37,14 @@ NAMES = "names"
 
 def methods(row):
     """PEFT's settings of each method that is compared, as reference.py takes them."""
-    classifier = dict(modules_to_save=["classifier", "score"]) if row.task == "SEQ_CLS" else {}
-    prompt = dict(num_virtual_tokens=4)
+    prompt = dict(num_virtual_tokens=4, **row.widths)
+    prefix = dict(method="PrefixTuningConfig", **prompt | row.prefix)
     return {
         "lora_qv": dict(target_modules=list(row.targets)),
         "lora_all": dict(target_modules="all-linear", training=dict(learning_rate=5e-3)),
         "prompt_tuning": dict(method="PromptTuningConfig", **prompt),
-        "prefix_tuning": dict(method="PrefixTuningConfig", prefix_projection=True, encoder_hidden_size=12, **prompt),
-        "p_tuning_v2": dict(method="PrefixTuningConfig", **prompt),
+        "prefix_tuning": dict(prefix_projection=True, encoder_hidden_size=12, **prefix),
+        "p_tuning_v2": prefix,
     }
 
 

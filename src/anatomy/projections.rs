@@ -142,7 +142,8 @@ mod tests {
             let b = Builder::new(ModelInfo::dialect());
             let x = b.input("x", DType::F32, &[Dim::symbol("rows"), Dim::known(2)]);
             let w = b.initializer("w", Tensor::from_f32(&[2, 2], &[0.5; 4]));
-            let classes = class.map(|class| ("pkg.torch.onnx.class_hierarchy".into(), format!("['model', '{class}', 'aten.linear']").into()));
+            let classes =
+                class.map(|class| ("pkg.torch.onnx.class_hierarchy".into(), format!("['model', '{class}', 'aten.linear']").into()));
             let spec = NodeSpec {
                 op: "MatMul".into(),
                 inputs: vec![Some(x.id()), Some(w.id())],
