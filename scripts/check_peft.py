@@ -55,14 +55,15 @@ def adapted(base, bundle):
 def logits(model, inputs):
     """The logits of a text's own tokens: PEFT gives those of virtual tokens in front as well."""
     found = model(**{k: torch.tensor(v) for k, v in inputs.items()}).logits
-    return (found[:, -inputs["input_ids"].shape[1]:] if found.dim() == 3 else found).numpy()
+    own = inputs.get("decoder_input_ids", inputs["input_ids"]).shape[1]
+    return (found[:, -own:] if found.dim() == 3 else found).numpy()
 
 
 @torch.no_grad()
 def compare(hf, bundle, merged):
     """What does not fit, the largest difference between merged model and PEFT, how far the adapter moves the logits, and the number of tensors."""
     base = base_model(hf)
-    inputs = [probe(base.config.vocab_size, lengths) for lengths in LENGTHS]
+    inputs = [probe(base.config.vocab_size, lengths, decoder=base.config.is_encoder_decoder) for lengths in LENGTHS]
     untouched = [logits(base, x) for x in inputs]
     model, count, faults = adapted(base, bundle)
     if faults:
@@ -70,8 +71,8 @@ def compare(hf, bundle, merged):
     wanted = [logits(model, x) for x in inputs]
     session = onnxruntime.InferenceSession(merged, providers=["CPUExecutionProvider"])
     found = [session.run(["logits"], feeds(session, x))[0] for x in inputs]
-    difference = max(relative_difference(f, w, x["attention_mask"]) for f, w, x in zip(found, wanted, inputs))
-    moved = max(relative_difference(u, w, x["attention_mask"]) for u, w, x in zip(untouched, wanted, inputs))
+    difference = max(relative_difference(f, w, x) for f, w, x in zip(found, wanted, inputs))
+    moved = max(relative_difference(u, w, x) for u, w, x in zip(untouched, wanted, inputs))
     return [], difference, moved, count
 
 

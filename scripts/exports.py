@@ -12,7 +12,8 @@ import torch
 from families import POSITIONS, VOCABULARY
 from onnx_inputs import feeds, probe, relative_difference
 
-TASKS = {"CAUSAL_LM": "text-generation", "SEQ_CLS": "text-classification", "MASKED_LM": "fill-mask", "FEATURES": "feature-extraction"}  # optimum's names
+TASKS = {"CAUSAL_LM": "text-generation", "SEQ_CLS": "text-classification", "MASKED_LM": "fill-mask", "FEATURES": "feature-extraction", "TOKEN_CLS": "token-classification",
+         "SEQ_2_SEQ_LM": "text2text-generation"}  # optimum's names
 
 
 @contextlib.contextmanager
@@ -58,8 +59,12 @@ class First(torch.nn.Module):
         return self.model(**dict(zip(self.names, inputs)))[0]
 
 
-def output(task):
-    return "last_hidden_state" if task == "FEATURES" else "logits"
+OUTPUTS = {"FEATURES": ["last_hidden_state", "pooler_output"], "SEQ_2_SEQ_LM": ["logits", "encoder_last_hidden_state"]}
+
+
+def outputs(task):
+    """The outputs of the model itself; the first is all that TorchScript's exporter is shown."""
+    return OUTPUTS.get(task, ["logits"])
 
 
 def example(config, task, positions=False):
@@ -74,7 +79,10 @@ def example(config, task, positions=False):
         inputs["position_ids"] = torch.arange(9)[None].repeat(2, 1)
     axes = {key: {0: "batch", 1: "sequence"} for key in inputs}
     logits = {0: "batch"} if task == "SEQ_CLS" else {0: "batch", 1: "sequence"}
-    return inputs, axes, {output(task): logits}
+    if task == "SEQ_2_SEQ_LM":
+        inputs["decoder_input_ids"] = ids[:, :5]
+        axes["decoder_input_ids"] = logits = {0: "batch", 1: "decoder_sequence"}
+    return inputs, axes, {outputs(task)[0]: logits}
 
 
 def torchscript(load, task, file, opset=17, positions=False, attention="eager"):
@@ -88,9 +96,8 @@ def torchscript(load, task, file, opset=17, positions=False, attention="eager"):
 def dynamo(load, task, file, external_data=False, attention="sdpa", opset=18):
     model = load(attention)
     inputs, axes, _ = example(model.config, task)
-    names = ["last_hidden_state", "pooler_output"] if task == "FEATURES" else ["logits"]
     with masks_without_vmap(), torch.no_grad():
-        torch.onnx.export(model, (), str(file), kwargs=inputs, dynamo=True, opset_version=opset, input_names=list(inputs), output_names=names,
+        torch.onnx.export(model, (), str(file), kwargs=inputs, dynamo=True, opset_version=opset, input_names=list(inputs), output_names=outputs(task),
                           dynamic_shapes=axes, external_data=external_data, optimize=True, verbose=False)
 
 
@@ -135,8 +142,8 @@ def difference(model, task, file):
     """Largest difference of the real tokens' logits from PyTorch's over the largest logit, at shapes other than the exporter saw."""
     session, worst = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"]), 0.0
     for lengths in [(13, 5, 8), (6,), (POSITIONS - 1, 3)]:
-        inputs = probe(VOCABULARY, lengths)
+        inputs = probe(VOCABULARY, lengths, decoder=task == "SEQ_2_SEQ_LM")
         with torch.no_grad():
             wanted = model(**{key: torch.tensor(value) for key, value in inputs.items()})[0].numpy()
-        worst = max(worst, relative_difference(session.run([output(task)], feeds(session, inputs))[0], wanted, inputs["attention_mask"]))
+        worst = max(worst, relative_difference(session.run(outputs(task)[:1], feeds(session, inputs))[0], wanted, inputs))
     return worst

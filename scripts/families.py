@@ -8,7 +8,7 @@ import zlib
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FIXTURES = pathlib.Path("models/fixtures")
 VOCABULARY, HIDDEN, INNER, LAYERS, HEADS, POSITIONS = 64, 32, 48, 2, 4, 64
-FILLS = {"input_ids": 0, "attention_mask": 0, "labels": -100}  # what rows are padded with
+FILLS = {"input_ids": 0, "attention_mask": 0, "labels": -100, "decoder_input_ids": 0}  # what rows are padded with
 SPECIAL = dict(pad_token_id=0, bos_token_id=1, eos_token_id=2)
 DECODER = dict(vocab_size=VOCABULARY, hidden_size=HIDDEN, intermediate_size=INNER, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
                num_key_value_heads=2, max_position_embeddings=POSITIONS, **SPECIAL)
@@ -18,7 +18,7 @@ BERT = dict(vocab_size=VOCABULARY, hidden_size=HIDDEN, intermediate_size=INNER, 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    task: str          # CAUSAL_LM, SEQ_CLS, MASKED_LM, or FEATURES for a body without a head
+    task: str          # CAUSAL_LM, SEQ_CLS, TOKEN_CLS, MASKED_LM, SEQ_2_SEQ_LM, or FEATURES for a body without a head
     config: str        # class in transformers
     settings: dict
     exports: tuple     # names in make_fixtures.EXPORTS
@@ -26,12 +26,17 @@ class Family:
 
     @property
     def model_class(self):
-        return {"CAUSAL_LM": "AutoModelForCausalLM", "SEQ_CLS": "AutoModelForSequenceClassification", "MASKED_LM": "AutoModelForMaskedLM",
-                "FEATURES": "AutoModel"}[self.task]
+        return {"CAUSAL_LM": "AutoModelForCausalLM", "SEQ_CLS": "AutoModelForSequenceClassification", "TOKEN_CLS": "AutoModelForTokenClassification",
+                "MASKED_LM": "AutoModelForMaskedLM", "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM", "FEATURES": "AutoModel"}[self.task]
 
 
 BOTH = ("torchscript", "dynamo")
 ATTENTION = ["query", "value"]
+T5 = dict(vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=24, num_layers=LAYERS, num_heads=2, dropout_rate=0.0, relative_attention_num_buckets=8,
+          relative_attention_max_distance=32, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1)
+BART = dict(vocab_size=VOCABULARY, d_model=16, encoder_layers=LAYERS, decoder_layers=LAYERS, encoder_attention_heads=2, decoder_attention_heads=2,
+            encoder_ffn_dim=24, decoder_ffn_dim=24, max_position_embeddings=POSITIONS, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0,
+            decoder_start_token_id=2, forced_eos_token_id=None, **SPECIAL)
 FAMILIES = {
     "llama": Family("CAUSAL_LM", "LlamaConfig", dict(DECODER, tie_word_embeddings=False), BOTH + ("dynamo_external", "optimum_cache"), {
         "lora_qv": dict(target_modules=["q_proj", "v_proj"]),
@@ -59,6 +64,14 @@ FAMILIES = {
         "p_tuning_v2": dict(method="PrefixTuningConfig", num_virtual_tokens=3)}),
     "bert_masked": Family("MASKED_LM", "BertConfig", BERT, BOTH, {"lora_qv": dict(target_modules=ATTENTION)}),
     "bert_encoder": Family("FEATURES", "BertConfig", BERT, BOTH, {}),  # its cases are of scripts/reference_heads.py
+    "bert_tokens": Family("TOKEN_CLS", "BertConfig", dict(BERT, num_labels=5), BOTH, {
+        "lora": dict(target_modules=ATTENTION), "p_tuning_v2": dict(method="PrefixTuningConfig", num_virtual_tokens=3)}),
+    "llama_classifier": Family("SEQ_CLS", "LlamaConfig", dict(DECODER, num_labels=3), BOTH, {
+        "prefix": dict(method="PrefixTuningConfig", num_virtual_tokens=3, prefix_projection=True, encoder_hidden_size=12)}),
+    "t5": Family("SEQ_2_SEQ_LM", "T5Config", T5, BOTH, {
+        "lora": dict(target_modules=["q", "v"]), "prompt": dict(method="PromptTuningConfig", num_virtual_tokens=4)}),
+    "bart": Family("SEQ_2_SEQ_LM", "BartConfig", BART, BOTH, {
+        "lora": dict(target_modules=["q_proj", "v_proj"]), "p_tuning_v2": dict(method="PrefixTuningConfig", num_virtual_tokens=3)}),
     "distilbert_classifier": Family("SEQ_CLS", "DistilBertConfig", dict(
         vocab_size=VOCABULARY, dim=HIDDEN, hidden_dim=INNER, n_layers=LAYERS, n_heads=HEADS, max_position_embeddings=POSITIONS,
         dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.0, pad_token_id=0, num_labels=3), BOTH, {
@@ -102,7 +115,7 @@ def filled(model, number):
             for kind, p in module.named_parameters(recurse=False):
                 noise = torch.randn(p.shape, generator=generator)
                 if id(p) in embeddings:
-                    p.copy_(0.3 * noise)
+                    p.copy_((1.0 if model.config.model_type == "t5" else 0.3) * noise)  # T5 scales what its tied head reads
                 elif p.ndim >= 2:
                     inputs = p.shape[0] if type(module).__name__ == "Conv1D" else p[0].numel()
                     p.copy_(0.9 / inputs ** 0.5 * noise)
@@ -114,12 +127,13 @@ def filled(model, number):
 def load(name, attention="eager"):
     import transformers
     folder = FIXTURES / name / "hf"
-    model = getattr(transformers, FAMILIES[name].model_class).from_pretrained(str(folder), attn_implementation=attention, dtype="float32")
+    kind = getattr(transformers, transformers.AutoConfig.from_pretrained(folder).architectures[0])
+    model = kind.from_pretrained(str(folder), attn_implementation=attention if kind._supports_sdpa else "eager", dtype="float32")
     model.config.use_cache = False
     return model.eval()
 
 
 def padded(rows, fills):
     """Rows filled on the right to the longest of them."""
-    length = max(len(row["input_ids"]) for row in rows)
-    return [{k: v + [fills[k]] * (length - len(v)) if k in fills else v for k, v in row.items()} for row in rows]
+    lengths = {key: max(len(row[key]) for row in rows) for key in rows[0] if key in fills}
+    return [{k: v + [fills[k]] * (lengths[k] - len(v)) if k in fills else v for k, v in row.items()} for row in rows]

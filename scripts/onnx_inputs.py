@@ -12,14 +12,16 @@ def feeds(session, inputs):
     return {i.name: empty.get(i.name, known.get(i.name)) for i in session.get_inputs()}
 
 
-def probe(vocabulary, lengths, seed=2):
-    """Random tokens [rows, longest], padded on the right, and their mask."""
+def probe(vocabulary, lengths, seed=2, decoder=False):
+    """Random tokens [rows, longest], padded on the right, and their mask; for a decoder behind an encoder half as many, without padding."""
     chance = np.random.default_rng(seed)
     mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
-    return {"input_ids": chance.integers(3, vocabulary, mask.shape), "attention_mask": mask}
+    made = {"input_ids": chance.integers(3, vocabulary, mask.shape), "attention_mask": mask}
+    return made | ({"decoder_input_ids": chance.integers(3, vocabulary, (len(mask), (max(lengths) + 1) // 2))} if decoder else {})
 
 
-def relative_difference(found, wanted, mask):
+def relative_difference(found, wanted, inputs):
     """Largest difference of the real tokens' logits over the largest logit; classifiers have one row of logits a text."""
-    real = mask.astype(bool) if wanted.ndim == 3 else slice(None)
+    has_padding = wanted.ndim == 3 and "decoder_input_ids" not in inputs
+    real = inputs["attention_mask"].astype(bool) if has_padding else slice(None)
     return float(np.abs(found - wanted)[real].max() / np.abs(wanted[real]).max())

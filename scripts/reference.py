@@ -43,11 +43,16 @@ def walk(chance, length):
     return tokens
 
 
-def row(task, classes, chance, length):
-    tokens = walk(chance, length)
+def row(task, config, chance, length):
+    tokens, classes, start = walk(chance, length), config.num_labels, config.decoder_start_token_id
     made = {"input_ids": tokens, "attention_mask": [1] * length}
     if task == "SEQ_CLS":
         return made | {"label": sum(tokens) % classes}
+    if task == "TOKEN_CLS":
+        return made | {"labels": [(before + token) % classes for before, token in zip([0, *tokens], tokens)]}
+    if task == "SEQ_2_SEQ_LM":
+        answer = walk(chance, chance.randint(length // 2, length))
+        return made | {"labels": answer, "decoder_input_ids": [start, *answer[:-1]]}
     if task == "CAUSAL_LM":
         prompt = chance.randint(1, length // 2)
         return made | {"labels": [-100] * prompt + tokens[prompt:]}
@@ -56,12 +61,12 @@ def row(task, classes, chance, length):
             "labels": [t if i in hidden else -100 for i, t in enumerate(tokens)]}
 
 
-def training_rows(task, classes, chance, batches):
+def training_rows(task, config, chance, batches):
     rows = []
     for i in range(batches):
         longest = 8 + (i * 5) % 7
         lengths = [longest if j == i % BATCH else chance.randint(4, longest) for j in range(BATCH)]
-        rows += families.padded([row(task, classes, chance, length) for length in lengths], FILLS)
+        rows += families.padded([row(task, config, chance, length) for length in lengths], FILLS)
     return rows
 
 
@@ -158,7 +163,8 @@ def train(model, task, rows, settings):
 def logits(model, probe):
     """Logits of the tokens, without those of virtual tokens in front."""
     found = model(**probe).logits
-    return (found[:, -probe["input_ids"].shape[1]:] if found.dim() == 3 else found).contiguous()
+    own = probe.get("decoder_input_ids", probe["input_ids"]).shape[1]
+    return (found[:, -own:] if found.dim() == 3 else found).contiguous()
 
 
 def write_case(folder, load, task, case, number):
@@ -168,9 +174,8 @@ def write_case(folder, load, task, case, number):
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     base = load()
-    classes = base.config.num_labels
-    rows = training_rows(task, classes, chance, STEPS * settings["gradient_accumulation_steps"])
-    probe_rows = families.padded([row(task, classes, chance, length) for length in (11, 4, 7)], FILLS)
+    rows = training_rows(task, base.config, chance, STEPS * settings["gradient_accumulation_steps"])
+    probe_rows = families.padded([row(task, base.config, chance, length) for length in (11, 4, 7)], FILLS)
     probe = {k: v for k, v in tensors(probe_rows).items() if k != "labels"}
     model = adapted(load(), task, case, number)
     converted = starts_from_weights(case)

@@ -22,6 +22,7 @@ import transformers  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 TASK, CLASSES = "SEQ_CLS", 3
+CONFIG = types.SimpleNamespace(num_labels=CLASSES, decoder_start_token_id=None)
 CASES = {  # layers and pooling of the head; settings of LoRA, or none for the head alone
     "bert_encoder/head_mean": ([24], "mean", None),
     "bert_encoder/lora_mean": ([], "mean", dict(target_modules=["query", "value"])),
@@ -114,8 +115,8 @@ def write_case(label):
     folder = FIXTURES / name / "cases" / case
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    rows = reference.training_rows(TASK, CLASSES, chance, STEPS)
-    probe_rows = families.padded([reference.row(TASK, CLASSES, chance, length) for length in (11, 4, 7)], FILLS)
+    rows = reference.training_rows(TASK, CONFIG, chance, STEPS)
+    probe_rows = families.padded([reference.row(TASK, CONFIG, chance, length) for length in (11, 4, 7)], FILLS)
     probe = {k: v for k, v in tensors(probe_rows).items() if k != "labels"}
     torch.manual_seed(families.seed(name, case))
     model = Classifier(name, layers, pooling, lora).eval()

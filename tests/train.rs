@@ -50,6 +50,13 @@ const CASES: &[Case] = &[
     case("bert_classifier", "lora_classifier"),
     case("bert_classifier", "p_tuning_v2"),
     Case { task: Some("masked-lm"), ..case("bert_masked", "lora_qv") },
+    case("bert_tokens", "lora"),
+    case("bert_tokens", "p_tuning_v2"),
+    case("llama_classifier", "prefix"),
+    case("t5", "lora"),
+    case("t5", "prompt"),
+    case("bart", "lora"),
+    case("bart", "p_tuning_v2"),
     case("distilbert_classifier", "lora_classifier"),
 ];
 
@@ -231,12 +238,13 @@ fn outputs(session: &mut Session, given: &BTreeMap<String, HostTensor>, wanted: 
 fn logits_are(source: &Path, merged: &Path) -> Result<(), String> {
     let probe = safetensors::read(&source.join("logits.safetensors")).map_err(|e| e.to_string())?;
     let ints = |name: &str| HostTensor::new(probe[name].shape().to_vec(), probe[name].to_i64().unwrap()).unwrap();
-    let given = BTreeMap::from(["input_ids", "attention_mask"].map(|name| (name.to_owned(), ints(name))));
+    let names = ["input_ids", "attention_mask", "decoder_input_ids"].into_iter().filter(|name| probe.contains_key(*name));
+    let given: BTreeMap<String, HostTensor> = names.map(|name| (name.to_owned(), ints(name))).collect();
     let mut session = open(merged);
     let logits = outputs(&mut session, &given, &["logits"]).remove(0).to_f32().unwrap();
     let mut theirs = probe["final"].to_f32().unwrap();
     let mut ours = logits;
-    if probe["final"].shape().len() == 3 {
+    if probe["final"].shape().len() == 3 && !given.contains_key("decoder_input_ids") {
         // Padding has logits too, which nothing defines.
         let classes = probe["final"].shape()[2];
         for (row, real) in given["attention_mask"].as_i64().unwrap().iter().enumerate().filter(|(_, real)| **real == 0) {
@@ -264,15 +272,16 @@ fn gradients_are(source: &Path, expected: &Value, bundle: &Path) -> Result<(), S
             .map(|v| v.as_i64().unwrap())
             .collect()
     };
-    let length = rows[0]["input_ids"].as_array().unwrap().len();
-    let tokens = |name: &str| HostTensor::new(vec![size, length], column(name)).unwrap();
-    let mut given = BTreeMap::from(["input_ids", "attention_mask"].map(|name| (name.to_owned(), tokens(name))));
+    let length = |name: &str| rows[0][name].as_array().unwrap().len();
+    let tokens = |name: &str| HostTensor::new(vec![size, length(name)], column(name)).unwrap();
+    let names = ["input_ids", "attention_mask", "decoder_input_ids"].into_iter().filter(|name| rows[0].get(name).is_some());
+    let mut given: BTreeMap<String, HostTensor> = names.map(|name| (name.to_owned(), tokens(name))).collect();
     let (labels, count) = if rows[0].get("label").is_some() {
         (HostTensor::vector(column("label")), size)
     } else {
         // A causal model's first label in a row has nothing to be predicted from.
         let first = usize::from(expected["task"] == "CAUSAL_LM");
-        let counted = column("labels").chunks(length).flat_map(|row| row[first..].to_vec()).filter(|label| *label != -100).count();
+        let counted = column("labels").chunks(length("labels")).flat_map(|row| row[first..].to_vec()).filter(|label| *label != -100).count();
         (tokens("labels"), counted)
     };
     given.insert("labels".into(), labels);

@@ -9,8 +9,9 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::decoder;
 use super::part::Insertion;
-use crate::anatomy::{Anatomy, Inputs};
+use crate::anatomy::Anatomy;
 use crate::ir::{Builder, Dim, Expr, Graph, Node, NodeSpec, ValueId};
 
 /// Operators that no mask goes through: behind them stand hidden states, which are not made again.
@@ -34,7 +35,7 @@ pub(super) struct Longer<'g, 'a> {
 impl<'g, 'a> Longer<'g, 'a> {
     pub(super) fn new(at: &Insertion<'g, 'a>, tokens: usize) -> Self {
         let tokens = i64::try_from(tokens).unwrap_or(i64::MAX);
-        let inputs = &of_decoder(at.anatomy);
+        let inputs = &decoder::inputs(at.anatomy);
         let past: BTreeSet<ValueId> = past(at.graph, at.anatomy).collect();
         let has_cache = !past.is_empty();
         let longer = Self {
@@ -164,19 +165,11 @@ impl<'g, 'a> Longer<'g, 'a> {
     }
 }
 
-/// The inputs of the part that sees the tokens in front: all of them, or those of the decoder, where there is an encoder as well.
-fn of_decoder(anatomy: &Anatomy) -> Inputs {
-    match anatomy.inputs.decoder_input_ids {
-        None => anatomy.inputs.clone(),
-        main => Inputs { main, attention_mask: None, position_ids: None, token_type_ids: None, ..anatomy.inputs.clone() },
-    }
-}
-
 /// The names of lengths that have tokens in front in them: of the past where there is a cache, else of the sequence.
 fn grown(graph: &Graph, anatomy: &Anatomy) -> BTreeSet<String> {
     let dims = |id: ValueId| graph.fact(id).shape.clone().unwrap_or_default();
     let axis = |input: Option<ValueId>, axis: usize| input.and_then(|id| dims(id).get(axis).cloned());
-    let inputs = &of_decoder(anatomy);
+    let inputs = &decoder::inputs(anatomy);
     let (batch, seq) = (axis(inputs.main, 0), axis(inputs.main, 1));
     let named = |dim: &Dim| dim.as_name().map(str::to_owned);
     if past(graph, anatomy).next().is_none() {

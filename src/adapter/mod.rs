@@ -5,6 +5,7 @@
 
 pub mod combine;
 pub mod config;
+mod decoder;
 pub mod decomposed;
 mod dora;
 pub mod dropout;

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::config::{Method, PrefixConfig, PrefixInit, PromptShape};
+use super::decoder;
 use super::init;
 use super::longer::Longer;
 use super::part::{Folding, Insertion, Part, Placed, Places};
@@ -27,7 +28,7 @@ struct Prefix {
     seed: u64,
     tokens: usize,
     shape: Sizes,
-    has_decoder: bool,
+    has_encoder: bool,
 }
 
 /// Lengths that all layers share.
@@ -45,17 +46,14 @@ const DEVIATION: f32 = 0.02;
 /// Finds the place of a prefix: every attention of a token with its own kind.
 pub(super) fn place(config: &PrefixConfig, at: &Places<'_>) -> Result<Placed> {
     check_room(at.anatomy, config.num_virtual_tokens)?;
-    let has_decoder = at.anatomy.inputs.decoder_input_ids.is_some();
-    if has_decoder && !at.anatomy.positions.is_empty() {
-        return Err(Error::unsupported("prefixes in this encoder-decoder", "its decoder's positions cannot be told from its encoder's"));
-    }
+    let has_encoder = decoder::is_behind_encoder(at.anatomy);
     let shape = sizes(at.anatomy)?;
     let mut config = config.clone();
     config.shape = PromptShape {
         token_dim: Some(shape.kv_heads * shape.head),
         num_layers: Some(shape.layers),
         num_attention_heads: Some(shape.kv_heads),
-        num_transformer_submodules: Some(if has_decoder { 2 } else { 1 }),
+        num_transformer_submodules: Some(if has_encoder { 2 } else { 1 }),
     };
     config.encoder_hidden_size = config.encoder_hidden_size.or(config.shape.token_dim);
     at.saved.clone_into(&mut config.modules_to_save);
@@ -64,14 +62,8 @@ pub(super) fn place(config: &PrefixConfig, at: &Places<'_>) -> Result<Placed> {
     }
     let (tokens, start) = (config.num_virtual_tokens, config.init.rows().cloned());
     let settled = Method::Prefix(config);
-    let prefix = Prefix { rows: Rows::of(&settled, at)?, start, seed: at.seed, tokens, shape, has_decoder };
+    let prefix = Prefix { rows: Rows::of(&settled, at)?, start, seed: at.seed, tokens, shape, has_encoder };
     Ok(Placed { parts: vec![Box::new(prefix)], settled })
-}
-
-/// The attentions of tokens with their own kind; in an encoder-decoder those of the decoder, as in PEFT.
-fn attentions(anatomy: &Anatomy) -> impl Iterator<Item = &Attention> {
-    let has_decoder = anatomy.inputs.decoder_input_ids.is_some();
-    anatomy.attentions.iter().filter(move |attention| !attention.cross && (attention.causal || !has_decoder))
 }
 
 fn sizes(anatomy: &Anatomy) -> Result<Sizes> {
@@ -80,7 +72,7 @@ fn sizes(anatomy: &Anatomy) -> Result<Sizes> {
         let kv_heads = attention.kv_heads?;
         Some((usize::try_from(kv_heads).ok()?, usize::try_from(head).ok()?))
     };
-    let all: Vec<Option<(usize, usize)>> = attentions(anatomy).map(of).collect();
+    let all: Vec<Option<(usize, usize)>> = decoder::attentions(anatomy).map(of).collect();
     let Some(first) = all.first() else {
         return Err(Error::unsupported("prefixes in this graph", "no attention was recognised")
             .with_hint("`peft-onnx inspect --explain` says what was looked for"));
@@ -101,7 +93,7 @@ impl Part for Prefix {
         let pieces = b.scoped("prefix", || self.pieces(rows));
         let longer = b.scoped("prefix", || Longer::new(at, self.tokens));
         let mut masks = BTreeSet::new();
-        for (layer, attention) in attentions(at.anatomy).enumerate() {
+        for (layer, attention) in decoder::attentions(at.anatomy).enumerate() {
             b.scoped(&format!("prefix/{layer}"), || {
                 let scale = attention.key_scale.ok_or_else(|| Error::unsupported("a prefix", "the scale of the keys is not known"))?;
                 let site = Site { b, graph: at.graph, attention, tokens: self.tokens };
@@ -142,7 +134,7 @@ impl Prefix {
     /// Which pieces a layer's keys and values are. PEFT lays an encoder-decoder's pieces out twice and deals them out in fours, two of which its
     /// attention to the encoder does not use (`PeftModel.get_prompt`): layers get every other pair, from the first again at the end.
     fn places(&self, layer: usize) -> [usize; 2] {
-        let keys = if self.has_decoder { (4 * layer) % (2 * self.shape.layers) } else { 2 * layer };
+        let keys = if self.has_encoder { (4 * layer) % (2 * self.shape.layers) } else { 2 * layer };
         [keys, keys + 1]
     }
 
@@ -158,7 +150,7 @@ impl Prefix {
     fn shift_positions(&self, at: &Insertion<'_, '_>) {
         let b = at.b;
         let mut shifted: BTreeMap<ValueId, Expr<'_>> = BTreeMap::new();
-        for place in &at.anatomy.positions {
+        for place in decoder::positions(at.graph, at.anatomy) {
             let read = at.graph.producer(place.output).and_then(|node| at.graph.node(node).input(place.input));
             let Some(position) = read else { continue };
             let tokens = u32::try_from(self.tokens).unwrap_or(u32::MAX);
@@ -174,13 +166,13 @@ impl Prefix {
 /// # Errors
 /// Attentions whose keys and values are not values of the graph, or not known well enough.
 pub fn of_text(graph: &Graph, anatomy: &Anatomy) -> Result<Graph> {
-    if anatomy.inputs.decoder_input_ids.is_some() {
+    if decoder::is_behind_encoder(anatomy) {
         return Err(Error::unsupported("a prefix from a text in an encoder-decoder", "its layers share pieces of the prefix, as in PEFT"));
     }
     let shape = sizes(anatomy)?;
     let b = Builder::on(graph);
     let mut columns = vec![];
-    for attention in attentions(anatomy) {
+    for attention in decoder::attentions(anatomy) {
         let site = Site { b: &b, graph, attention, tokens: 0 };
         let scale = attention.key_scale.ok_or_else(|| site.refuse("the scale of its keys is not known"))?;
         columns.push(site.flattened(&attention.keys, shape)? * (1.0 / scale));
@@ -360,13 +352,13 @@ mod tests {
     #[test]
     fn a_decoder_behind_an_encoder_gets_the_pieces_that_peft_deals_out() {
         let sizes = |layers| Sizes { layers, kv_heads: 1, head: 2 };
-        let prefix = |layers, has_decoder| Prefix {
+        let prefix = |layers, has_encoder| Prefix {
             rows: Rows::without_network(),
             start: None,
             seed: 0,
             tokens: 1,
             shape: sizes(layers),
-            has_decoder,
+            has_encoder,
         };
         let places = |prefix: &Prefix| (0..prefix.shape.layers).map(|layer| prefix.places(layer)).collect::<Vec<_>>();
         assert_eq!(places(&prefix(3, false)), [[0, 1], [2, 3], [4, 5]]);
