@@ -281,7 +281,8 @@ fn gradients_are(source: &Path, expected: &Value, bundle: &Path) -> Result<(), S
     } else {
         // A causal model's first label in a row has nothing to be predicted from.
         let first = usize::from(expected["task"] == "CAUSAL_LM");
-        let counted = column("labels").chunks(length("labels")).flat_map(|row| row[first..].to_vec()).filter(|label| *label != -100).count();
+        let counted =
+            column("labels").chunks(length("labels")).flat_map(|row| row[first..].to_vec()).filter(|label| *label != -100).count();
         (tokens("labels"), counted)
     };
     given.insert("labels".into(), labels);

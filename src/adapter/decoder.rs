@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::anatomy::{Anatomy, Attention, Inputs, PositionUse};
-use crate::ir::{Graph, ValueId};
+use crate::ir::{DType, Graph, ValueId};
 
 /// Whether there is an encoder beside the decoder.
 pub(super) fn is_behind_encoder(anatomy: &Anatomy) -> bool {
@@ -31,11 +31,11 @@ pub(super) fn positions<'a>(graph: &Graph, anatomy: &'a Anatomy) -> impl Iterato
     anatomy.positions.iter().filter(move |place| !encoder.contains(&place.output))
 }
 
-/// Everything that some values are computed from, and themselves.
+/// The hidden states that some values are computed from, and themselves; lengths, which come from anywhere, are whole numbers.
 fn before(graph: &Graph, values: impl Iterator<Item = ValueId>) -> BTreeSet<ValueId> {
     let (mut seen, mut queue): (BTreeSet<ValueId>, Vec<ValueId>) = (BTreeSet::new(), values.collect());
     while let Some(value) = queue.pop() {
-        if seen.insert(value) {
+        if graph.fact(value).dtype.is_some_and(DType::is_float) && seen.insert(value) {
             queue.extend(graph.producer(value).into_iter().flat_map(|node| graph.node(node).reads()));
         }
     }

@@ -185,7 +185,7 @@ impl Decomposition {
                 let (q, r) = linalg::orthogonal(weight);
                 return Ok(Start { a: linalg::single(&r.rows(0, rank).into_owned()), b: linalg::single(&q.columns(0, rank).into_owned()) });
             }
-            Self::Singular { iterations: None } => linalg::decompose(weight, rank)?,
+            Self::Singular { iterations: None } => linalg::decompose(&weight, rank)?,
             Self::Singular { iterations: Some(iterations) } => {
                 let random = matrix(&init::normal(rng, &[weight.ncols(), rank], 1.0))?;
                 linalg::decompose_nearly(&weight, &linalg::double(&random.view()), iterations)?

@@ -8,7 +8,7 @@ use ndarray::{Array2, Axis};
 use super::init;
 use super::part::Folding;
 use super::replace::{as_stored, wanted_layout};
-use crate::anatomy::{Anatomy, Layout, Parameter, Projection};
+use crate::anatomy::{Anatomy, Embedding, Layout, Parameter, Projection};
 use crate::ir::{Builder, Graph, NodeId, Tensor, ValueId};
 use crate::{Error, Place, Result};
 
@@ -118,40 +118,54 @@ fn matrix_of(stored: &Tensor) -> Result<Array2<f32>> {
     super::matrix(&Tensor::from_f32(stored.shape(), &values))
 }
 
-/// Changes an embedding's table, `[rows, hidden]`; a head that shares it keeps it as it is.
+/// Changes the table of some lookups, `[rows, hidden]`; everything else that reads it keeps it as it is.
 ///
 /// # Errors
 /// A table that is not stored as plain floats.
-pub(super) fn change_table(at: &Folding<'_>, module: &str, change: impl FnOnce(Array2<f32>) -> Result<Array2<f32>>) -> Result<()> {
-    let (id, folded) = changed_table(at, module, change)?;
-    let parameter = Parameter { name: format!("{module}.weight"), value: id, transposed: false, floats: true, part: None };
-    put_shared(at.b, at.graph, at.anatomy, &parameter, folded);
+pub(super) fn change_table(at: &Folding<'_>, lookups: &[&Embedding], change: impl Fn(&Array2<f32>) -> Result<Array2<f32>>) -> Result<()> {
+    for (id, own) in by_weight(lookups) {
+        put_table(at.b, at.graph, at.anatomy, &own, id, changed_table(at, id, &change)?);
+    }
     Ok(())
 }
 
-/// Changes an embedding's table for everything that reads it, a tied head among them.
+/// Changes the table of some lookups for everything that reads it, a tied head among them.
 ///
 /// # Errors
 /// A table that is not stored as plain floats.
-pub(super) fn change_shared_table(at: &Folding<'_>, module: &str, change: impl FnOnce(Array2<f32>) -> Result<Array2<f32>>) -> Result<()> {
-    let (id, folded) = changed_table(at, module, change)?;
+pub(super) fn change_tied_table(
+    at: &Folding<'_>,
+    lookups: &[&Embedding],
+    change: impl Fn(&Array2<f32>) -> Result<Array2<f32>>,
+) -> Result<()> {
+    let tables = by_weight(lookups);
+    for id in tables.keys() {
+        at.b.set_initializer(*id, changed_table(at, *id, &change)?);
+    }
     let head = at.anatomy.head.as_ref().and_then(|head| head.projection).map(|place| &at.anatomy.projections[place]);
     // Some exporters store the tied weight twice.
-    if let Some(head) = head.filter(|head| head.weight.value != id) {
-        let own = if head.weight.layout == Layout::OutIn { folded.clone() } else { super::transposed(&folded)? };
+    if let (Some(head), Some((id, _))) = (head.filter(|head| !tables.contains_key(&head.weight.value)), tables.first_key_value()) {
+        let folded = changed_table(at, *id, &change)?;
+        let own = if head.weight.layout == Layout::OutIn { folded } else { super::transposed(&folded)? };
         at.b.set_initializer(head.weight.value, own);
     }
-    at.b.set_initializer(id, folded);
     Ok(())
 }
 
-fn changed_table(at: &Folding<'_>, module: &str, change: impl FnOnce(Array2<f32>) -> Result<Array2<f32>>) -> Result<(ValueId, Tensor)> {
-    let table = at.anatomy.embeddings.iter().find(|table| table.module == module);
-    let id = table.ok_or_else(|| Error::not_found("embedding", module))?.weight;
+/// Lookups by the constant that they read.
+fn by_weight<'a>(lookups: &[&'a Embedding]) -> BTreeMap<ValueId, Vec<&'a Embedding>> {
+    let mut tables: BTreeMap<ValueId, Vec<&Embedding>> = BTreeMap::new();
+    for lookup in lookups {
+        tables.entry(lookup.weight).or_default().push(lookup);
+    }
+    tables
+}
+
+fn changed_table(at: &Folding<'_>, id: ValueId, change: impl FnOnce(&Array2<f32>) -> Result<Array2<f32>>) -> Result<Tensor> {
     let place = || Place::Tensor(at.graph.value_name(id).to_owned());
     let stored = floats(at.graph, id)?;
-    let changed = checked(change, matrix_of(&stored).map_err(|e| e.at(place()))?).map_err(|e| e.at(place()))?;
-    Ok((id, as_stored(&stored, &super::tensor(&changed.view()), false)?))
+    let changed = checked(|table| change(&table), matrix_of(&stored).map_err(|e| e.at(place()))?).map_err(|e| e.at(place()))?;
+    as_stored(&stored, &super::tensor(&changed.view()), false)
 }
 
 /// Some rows of a table, float32 `[rows, hidden]`.
@@ -216,7 +230,10 @@ pub(super) fn replace_parameter(b: &Builder, graph: &Graph, anatomy: &Anatomy, p
         anatomy.projections.iter().filter(|p| p.module == module && p.weight.value == parameter.value).collect();
     match projections.first() {
         Some(first) => put_weight(b, graph, anatomy, &projections, &folded, first.weight.layout),
-        None => put_shared(b, graph, anatomy, parameter, folded),
+        None => {
+            let is_own = |table: &&Embedding| table.module == module && table.weight == parameter.value;
+            put_table(b, graph, anatomy, &anatomy.embeddings.iter().filter(is_own).collect::<Vec<_>>(), parameter.value, folded);
+        }
     }
     Ok(())
 }
@@ -275,17 +292,18 @@ fn own_reader(graph: &Graph, projection: &Projection) -> Result<NodeId> {
     })
 }
 
-fn put_shared(b: &Builder, graph: &Graph, anatomy: &Anatomy, parameter: &Parameter, folded: Tensor) {
-    let module = parameter.name.rsplit_once('.').map_or("", |(module, _)| module);
-    let tables: Vec<ValueId> =
-        anatomy.embeddings.iter().filter(|e| e.module == module && e.weight == parameter.value).map(|e| e.output).collect();
-    if tables.is_empty() || !is_shared(graph, anatomy, parameter.value, module) {
-        b.set_initializer(parameter.value, folded);
-        return;
-    }
-    let own = b.initializer(&parameter.name, folded);
-    for table in tables {
-        b.rewire_input(table, 0, own);
+/// Puts a table in its place where only these lookups read it; else gives them one of their own.
+fn put_table(b: &Builder, graph: &Graph, anatomy: &Anatomy, lookups: &[&Embedding], id: ValueId, folded: Tensor) {
+    let is_own = |table: &Embedding| lookups.iter().any(|lookup| lookup.output == table.output);
+    let is_shared = anatomy.projections.iter().any(|p| p.weight.value == id)
+        || anatomy.embeddings.iter().any(|table| table.weight == id && !is_own(table))
+        || graph.uses(id).len() > lookups.len();
+    match lookups.first().filter(|_| is_shared) {
+        None => b.set_initializer(id, folded),
+        Some(first) => {
+            let own = b.initializer(&format!("{}.weight", first.module), folded);
+            lookups.iter().for_each(|lookup| b.rewire_input(lookup.output, 0, own));
+        }
     }
 }
 

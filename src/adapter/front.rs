@@ -28,7 +28,7 @@ pub(super) fn insert<'g>(at: &Insertion<'g, '_>, prompt: Expr<'g>, tokens: usize
         .main
         .ok_or_else(|| Error::unsupported("virtual tokens in this graph", "its input of token ids was not recognised"))?;
     let before: Vec<(ValueId, Fact)> = at.graph.outputs().iter().map(|&id| (id, b.fact(id))).collect();
-    let table = super::prompt::token_table(at.anatomy)?;
+    let table = super::tables::of_tokens(at.anatomy)?;
     if b.fact(table.scaled).rank() != Some(3) || b.fact(main).rank() != Some(2) {
         return Err(Error::unsupported("virtual tokens in this graph", "its embeddings are not [batch, seq, hidden]"));
     }

@@ -4,6 +4,7 @@ use super::key::{Key, Part as KeyPart};
 use super::lora::{self, Branches, Site, Start};
 use super::part::{Folding, Insertion, Part};
 use super::{fold, init};
+use crate::anatomy::Embedding;
 use crate::ir::Tensor;
 use crate::{Error, Result};
 
@@ -50,7 +51,8 @@ impl Part for LoraEmbedding {
         let Site { module, scaling, .. } = &self.site;
         let part = |part| at.tensor(&Key::module(module, part).to_string());
         let delta = lora::delta(&part(KeyPart::LoraEmbeddingA)?, &part(KeyPart::LoraEmbeddingB)?, *scaling)?;
-        fold::change_table(at, module, |table| Ok(table + delta.t()))
+        let lookups: Vec<&Embedding> = at.anatomy.embeddings.iter().filter(|table| table.module == *module).collect();
+        fold::change_table(at, &lookups, |table| Ok(table + &delta.t()))
     }
 
     fn targets(&self) -> Vec<(String, usize)> {

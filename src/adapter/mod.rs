@@ -35,6 +35,7 @@ pub mod replace;
 mod requantise;
 mod rows;
 mod scores;
+mod tables;
 pub mod targets;
 mod tokens;
 mod trained;

@@ -9,7 +9,8 @@ use super::front;
 use super::init;
 use super::part::{Folding, Insertion, Part, Placed, Places};
 use super::rows::Rows;
-use crate::anatomy::{Anatomy, Embedding};
+use super::tables;
+use crate::anatomy::Anatomy;
 use crate::ir::{Graph, Tensor};
 use crate::{Error, Result};
 
@@ -48,7 +49,7 @@ pub(super) fn place_encoded(config: &PromptEncoderConfig, at: &Places<'_>) -> Re
 
 fn placed(settled: Method, tokens: usize, init: PromptInit, at: &Places<'_>) -> Result<Placed> {
     check_room(at.anatomy, tokens)?;
-    let table = token_table(at.anatomy)?;
+    let table = tables::of_tokens(at.anatomy)?;
     let has_decoder = at.anatomy.inputs.decoder_input_ids.is_some();
     let prompt = Prompt {
         rows: Rows::of(&settled, at)?,
@@ -60,14 +61,6 @@ fn placed(settled: Method, tokens: usize, init: PromptInit, at: &Places<'_>) -> 
         has_decoder,
     };
     Ok(Placed { parts: vec![Box::new(prompt)], settled })
-}
-
-/// The table that the tokens are looked up in.
-pub(super) fn token_table(anatomy: &Anatomy) -> Result<&Embedding> {
-    anatomy.token_embedding.and_then(|place| anatomy.embeddings.get(place)).ok_or_else(|| {
-        Error::unsupported("virtual tokens in this graph", "no table was found that its token ids are looked up in")
-            .with_hint("`peft-onnx inspect --explain` says what was looked for")
-    })
 }
 
 /// # Errors
@@ -87,7 +80,7 @@ fn shape(anatomy: &Anatomy) -> Result<PromptShape> {
     let has_decoder = anatomy.inputs.decoder_input_ids.is_some();
     let layers = anatomy.attentions.iter().filter(|attention| !attention.cross).count();
     Ok(PromptShape {
-        token_dim: size(token_table(anatomy)?.hidden),
+        token_dim: size(tables::of_tokens(anatomy)?.hidden),
         num_layers: Some(if has_decoder { layers / 2 } else { layers }),
         num_attention_heads: anatomy.attentions.first().and_then(|attention| size(attention.heads?)),
         num_transformer_submodules: Some(if has_decoder { 2 } else { 1 }),
@@ -122,7 +115,7 @@ impl Prompt {
     /// `[tokens, hidden]`
     fn fresh(&self, graph: &Graph, anatomy: &Anatomy) -> Result<Tensor> {
         let mut rng = init::generator(self.seed, "prompt_embeddings");
-        let table = token_table(anatomy)?;
+        let table = tables::of_tokens(anatomy)?;
         let rows = match &self.init {
             PromptInit::Random => return Ok(init::normal(&mut rng, &[self.kept, self.hidden], 1.0)),
             PromptInit::Vocabulary => {

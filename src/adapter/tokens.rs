@@ -7,9 +7,9 @@ use super::fold;
 use super::key::{Key, Part as KeyPart};
 use super::lora;
 use super::part::{Folding, Insertion, Part, Placed, Places, boxed};
-use super::prompt::token_table;
+use super::tables::{self, Table};
 use super::targets::SelectionMatcher;
-use crate::anatomy::Embedding;
+use crate::anatomy::{Anatomy, Embedding};
 use crate::ir::{DType, Expr, Tensor};
 use crate::{Error, Result};
 
@@ -24,53 +24,53 @@ pub(super) struct Tokens {
 
 /// Finds the tables of the method that trains rows and nothing else.
 pub(super) fn place(config: &TokensConfig, at: &Places<'_>) -> Result<Placed> {
-    let mut modules: Vec<String> = match &config.targets {
-        None => vec![token_table(at.anatomy)?.module.clone()],
+    let all = tables::all(at.anatomy);
+    let found: Vec<&Table<'_>> = match &config.targets {
+        None => {
+            tables::of_tokens(at.anatomy)?;
+            all.iter().take(1).collect()
+        }
         Some(selection) => {
             let matcher = SelectionMatcher::new("target_modules", selection)?;
-            let mut found = vec![];
-            for table in &at.anatomy.embeddings {
-                if matcher.has(&table.module)? {
-                    found.push(table.module.clone());
-                }
-            }
-            found
+            all.iter().filter_map(|table| matcher.has(&table.module).map(|has| has.then_some(table)).transpose()).collect::<Result<_>>()?
         }
     };
-    modules.sort();
-    modules.dedup();
-    if modules.is_empty() {
-        let tables: Vec<&str> = at.anatomy.embeddings.iter().map(|table| table.module.as_str()).collect();
-        return Err(Error::invalid("no embedding matches the targets").with_hint(format!("the model has {}", tables.join(", "))));
+    if found.is_empty() {
+        return Err(Error::invalid("no embedding matches the targets").with_hint(format!("the model has {}", names(&all))));
     }
     let mut parts = vec![];
-    for module in &modules {
-        let tables = at.anatomy.embeddings.iter().filter(|table| table.module == *module);
-        for table in tables.take(1) {
-            check_rows(table, &config.rows)?;
-            parts.push(boxed(Tokens { module: module.clone(), rows: config.rows.clone(), part: KeyPart::OwnTokenDelta }));
-        }
+    for table in &found {
+        check_rows(table, &config.rows)?;
+        parts.push(boxed(Tokens { module: table.module.clone(), rows: config.rows.clone(), part: KeyPart::OwnTokenDelta }));
     }
+    let mut modules: Vec<String> = found.iter().map(|table| table.module.clone()).collect();
+    modules.sort();
     let settled = TokensConfig { targets: Some(Selection::Names(modules)), ..config.clone() };
     Ok(Placed { parts, settled: Method::TrainableTokens(settled) })
 }
 
-fn check_rows(table: &Embedding, rows: &[usize]) -> Result<()> {
-    match rows.iter().find(|&&row| i64::try_from(row).is_ok_and(|row| row >= table.rows)) {
-        Some(row) => Err(Error::mismatch("row of trainable_token_indices", format!("below {}", table.rows), row)),
+fn names(tables: &[Table<'_>]) -> String {
+    tables.iter().map(|table| table.module.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+fn check_rows(table: &Table<'_>, rows: &[usize]) -> Result<()> {
+    let count = table.first().rows;
+    match rows.iter().find(|&&row| i64::try_from(row).is_ok_and(|row| row >= count)) {
+        Some(row) => Err(Error::mismatch("row of trainable_token_indices", format!("below {count}"), row)),
         None => Ok(()),
     }
 }
 
 /// The tables that rows are trained of.
 pub(super) fn find(config: &LoraConfig, at: &Places<'_>) -> Result<Vec<Tokens>> {
+    let all = tables::all(at.anatomy);
     let mut found = vec![];
     for (name, rows) in &config.trainable_token_indices {
-        let is_named = |table: &&Embedding| table.module == *name || table.module.ends_with(&format!(".{name}"));
-        let tokens = at.anatomy.token_embedding.map(|place| &at.anatomy.embeddings[place]);
-        // PEFT calls the table `embed_tokens` where the configuration does not.
-        let table = at.anatomy.embeddings.iter().find(is_named).or(tokens.filter(|_| name == "embed_tokens"));
-        let table = table.ok_or_else(|| Error::not_found("embedding", name.clone()))?;
+        // PEFT calls the table of the tokens `embed_tokens` where the configuration does not name one.
+        let tokens = all.iter().find(|table| table.is_of_tokens && name == "embed_tokens");
+        let is_named = |table: &&Table<'_>| table.module == *name || table.module.ends_with(&format!(".{name}"));
+        let table = tokens.or_else(|| all.iter().find(is_named));
+        let table = table.ok_or_else(|| Error::not_found("embedding", name.clone()).with_hint(format!("the model has {}", names(&all))))?;
         check_rows(table, rows)?;
         found.push(Tokens { module: table.module.clone(), rows: rows.clone(), part: KeyPart::TokenDelta });
     }
@@ -80,29 +80,31 @@ pub(super) fn find(config: &LoraConfig, at: &Places<'_>) -> Result<Vec<Tokens>> 
 impl Part for Tokens {
     /// The rows are `[rows, hidden]` and start as the base's. A head that shares the table reads the trained rows as well.
     fn insert(&self, at: &Insertion<'_, '_>) -> Result<()> {
-        let tables: Vec<&Embedding> = at.anatomy.embeddings.iter().filter(|table| table.module == self.module).collect();
-        let Some(first) = tables.first() else { return Err(Error::not_found("embedding", self.module.clone())) };
-        let base = self.base_rows(at, first)?;
+        let table = self.table(at.anatomy)?;
+        let base = self.base_rows(at, table.first())?;
         let rows = lora::param(at.params, &self.module, self.part, || base.clone());
         let b = at.b;
         let numbers: Vec<i64> = self.rows.iter().map(|&row| i64::try_from(row).unwrap_or(i64::MAX)).collect();
         b.scoped(&format!("tokens/{}", self.module), || {
-            for table in &tables {
-                let indices = b.expr(table.indices).cast(DType::I64);
-                b.rewire(b.expr(table.output), |y| {
+            for lookup in &table.lookups {
+                let indices = b.expr(lookup.indices).cast(DType::I64);
+                b.rewire(b.expr(lookup.output), |y| {
                     let is_row = indices.unsqueeze(&[-1]).equal(b.ints(&numbers)).cast(DType::F32);
                     let others = 1.0 - is_row.sum(&[-1]);
                     (y.cast(DType::F32) * others + is_row.matmul(rows)).cast(y.dtype())
                 });
             }
-            self.change_head(at, rows - b.constant(base.clone()), &numbers);
+            if table.is_of_tokens {
+                self.change_head(at, rows - b.constant(base.clone()), &numbers);
+            }
         });
         Ok(())
     }
 
     fn fold(&self, at: &Folding<'_>) -> Result<()> {
         let trained = super::matrix(&at.tensor(&Key::module(&*self.module, self.part).to_string())?)?;
-        let change = |mut table: ndarray::Array2<f32>| {
+        let change = |table: &ndarray::Array2<f32>| {
+            let mut table = table.clone();
             if trained.nrows() != self.rows.len() || trained.ncols() != table.ncols() {
                 return Err(Error::mismatch("shape", format!("[{}, {}]", self.rows.len(), table.ncols()), format!("{:?}", trained.dim())));
             }
@@ -111,10 +113,11 @@ impl Part for Tokens {
             }
             Ok(table)
         };
-        if at.anatomy.head.as_ref().is_some_and(|head| head.tied) {
-            fold::change_shared_table(at, &self.module, change)
+        let table = self.table(at.anatomy)?;
+        if table.is_of_tokens && at.anatomy.head.as_ref().is_some_and(|head| head.tied) {
+            fold::change_tied_table(at, &table.lookups, change)
         } else {
-            fold::change_table(at, &self.module, change)
+            fold::change_table(at, &table.lookups, change)
         }
     }
 
@@ -124,6 +127,11 @@ impl Part for Tokens {
 }
 
 impl Tokens {
+    fn table<'a>(&self, anatomy: &'a Anatomy) -> Result<Table<'a>> {
+        let found = tables::all(anatomy).into_iter().find(|table| table.module == self.module);
+        found.ok_or_else(|| Error::not_found("embedding", self.module.clone()))
+    }
+
     /// The table's name and rows, as a configuration has them.
     pub(super) fn setting(&self) -> (String, Vec<usize>) {
         (self.module.clone(), self.rows.clone())

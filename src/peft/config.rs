@@ -94,7 +94,7 @@ impl AdapterConfig {
         let mut settings = Settings(self.original.clone());
         settings.put("peft_type", json!(self.peft_type()));
         let task_type = match self.task {
-            Some(task) => json!(task.task_type()),
+            Some(task) => json!(task_type(task, &self.method)),
             None => self.original.get("task_type").cloned().unwrap_or(Value::Null),
         };
         settings.put("task_type", task_type);
@@ -140,6 +140,17 @@ impl AdapterConfig {
             Method::Loha(_) => Some("LOHA"),
             Method::Lokr(_) => Some("LOKR"),
         }
+    }
+}
+
+/// PEFT's name for a task, such that its class of that name takes the method: it has none for masked language models, but virtual tokens need
+/// one, and its class for features leaves the outputs as they are; its class for tokens wants modules that are saved as a whole, which
+/// trainable tokens cannot have (`PeftModelForFeatureExtraction`, `PeftModelForTokenClassification` in `peft/peft_model.py`).
+fn task_type(task: Task, method: &Method) -> Option<&'static str> {
+    match (task, method) {
+        (Task::MaskedLm, method) if method.is_prompt() => Some("FEATURE_EXTRACTION"),
+        (Task::TokenCls, Method::TrainableTokens(_)) => None,
+        (task, _) => task.task_type(),
     }
 }
 
@@ -220,6 +231,28 @@ mod tests {
             if !text.contains("TEXT") {
                 assert_eq!(AdapterConfig::from_json(fresh.to_json().as_bytes())?.method, config.method, "{text}");
             }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn tasks_have_the_name_whose_class_in_peft_takes_the_method() -> Result<()> {
+        let prompt = r#"{"peft_type":"PROMPT_TUNING","num_virtual_tokens":3}"#;
+        let tokens = r#"{"peft_type":"TRAINABLE_TOKENS","target_modules":["embed_tokens"],"token_indices":[3]}"#;
+        let lora = r#"{"peft_type":"LORA","target_modules":["q"]}"#;
+        let rows = [
+            (prompt, Task::MaskedLm, json!("FEATURE_EXTRACTION")),
+            (prompt, Task::TokenCls, json!("TOKEN_CLS")),
+            (tokens, Task::TokenCls, Value::Null),
+            (tokens, Task::SeqCls, json!("SEQ_CLS")),
+            (lora, Task::MaskedLm, Value::Null),
+            (lora, Task::TokenCls, json!("TOKEN_CLS")),
+        ];
+        for (text, task, expected) in rows {
+            let method = AdapterConfig::from_json(text.as_bytes())?.method;
+            let written: Map<String, Value> =
+                serde_json::from_str(&AdapterConfig::new(method, Some(task), None).to_json()).expect("JSON");
+            assert_eq!(written["task_type"], expected, "{text} {task}");
         }
         Ok(())
     }
