@@ -22,35 +22,35 @@ from onnx_inputs import feeds, probe, relative_difference
 FIXTURES = pathlib.Path(__file__).resolve().parent.parent / "models/fixtures"
 PROMPTS = ("--num-virtual-tokens", "5")
 NETWORK = (*PROMPTS, "--encoder-hidden-size", "12")
-# family, export, rows to train on, options of inject
-LLAMA, GPT2, QWEN2 = [(name, "torchscript", f"{name}/cases/{case}") for name, case in
-                      (("llama", "lora_qv"), ("gpt2", "lora_c_attn"), ("qwen2", "lora_bias"))]
-CACHED = ("llama", "optimum_cache", "llama/cases/lora_qv")
-BERT = ("bert_classifier", "dynamo", "bert_classifier/cases/lora_classifier")
-DISTILBERT = ("distilbert_classifier", "dynamo", "distilbert_classifier/cases/lora_classifier")
-MASKED = ("bert_masked", "torchscript", "bert_masked/cases/lora_qv")
-ROWS = [
-    (LLAMA, "lora"), (LLAMA, "lora", "--use-rslora", "--rank-pattern", "q_proj=2"), (LLAMA, "lora", "--use-dora"),
-    (LLAMA, "lora", "--init-lora-weights", "gaussian"), (LLAMA, "lora", "--target-modules", "q_proj,embed_tokens"),
-    (LLAMA, "lora", "--target-modules", "q_proj", "--modules-to-save", "lm_head"),
-    (LLAMA, "lora", "--target-modules", "q_proj", "--trainable-token-indices", "5,9,11"),
-    (LLAMA, "trainable_tokens", "--trainable-token-indices", "5,7,9,12,20,26,33,41,48,56"),
-    (LLAMA, "ia3"), (LLAMA, "ia3", "--target-modules", "k_proj,down_proj", "--feedforward-modules", "down_proj"),
-    (LLAMA, "ln_tuning"), (LLAMA, "vera", "--rank", "8", "--target-modules", "q_proj,v_proj"), (LLAMA, "loha", "--rank", "3"), (LLAMA, "lokr", "--rank", "3"),
-    (CACHED, "prompt_tuning", *PROMPTS), (CACHED, "prefix_tuning", *NETWORK), (CACHED, "p_tuning_v2", *PROMPTS), (CACHED, "p_tuning", *NETWORK),
-    (CACHED, "p_tuning", *NETWORK, "--encoder-reparameterization-type", "lstm"),
-    (CACHED, "lora"), (CACHED, "ia3"),
-    (LLAMA, "lora", "--init-lora-weights", "pissa"), (LLAMA, "lora", "--init-lora-weights", "pissa_niter_4"), (LLAMA, "lora", "--init-lora-weights", "olora"),
+TOKENS = ("--trainable-token-indices", "5,7,9,12,20,26,33,41,48,56")
+# family, export, rows to train on
+LLAMA, CACHED, GPT2, QWEN2, BERT, DISTILBERT, MASKED, CLASSIFIER, TAGGER, T5, BART = [(family, export, f"{family}/cases/{case}") for family, export, case in (
+    ("llama", "torchscript", "lora_qv"), ("llama", "optimum_cache", "lora_qv"), ("gpt2", "torchscript", "lora_c_attn"), ("qwen2", "torchscript", "lora_bias"),
+    ("bert_classifier", "dynamo", "lora_classifier"), ("distilbert_classifier", "dynamo", "lora_classifier"), ("bert_masked", "torchscript", "lora_qv"),
+    ("llama_classifier", "dynamo", "prefix"), ("bert_tokens", "dynamo", "lora"), ("t5", "dynamo", "lora"), ("bart", "torchscript", "lora"))]
+METHODS = [
+    ("lora",), ("lora", "--use-dora"), ("lora", "--init-lora-weights", "pissa"), ("ia3",), ("ln_tuning",), ("vera", "--rank", "8"), ("loha", "--rank", "3"),
+    ("lokr", "--rank", "3"), ("trainable_tokens", *TOKENS), ("head",), ("prompt_tuning", *PROMPTS), ("p_tuning", *NETWORK),
+    ("p_tuning", *NETWORK, "--encoder-reparameterization-type", "lstm"), ("prefix_tuning", *NETWORK), ("p_tuning_v2", *PROMPTS)]
+# Each method with each task that it can serve: a causal language model, a masked one, classifiers behind an encoder and a decoder, a tagger, encoder-decoders.
+TASKS = [CACHED, MASKED, BERT, CLASSIFIER, TAGGER, T5, BART]
+NOT_IN_PEFT = {
+    (MASKED, "prefix_tuning"): "BertForMaskedLM takes no past", (MASKED, "p_tuning_v2"): "BertForMaskedLM takes no past",
+    (MASKED, "trainable_tokens"): "PEFT leaves the bias of a tied head out",
+}
+# What else there is: options of methods, other architectures.
+OTHERS = [
+    (LLAMA, "lora", "--use-rslora", "--rank-pattern", "q_proj=2"), (LLAMA, "lora", "--init-lora-weights", "gaussian"),
+    (LLAMA, "lora", "--target-modules", "q_proj,embed_tokens"), (LLAMA, "lora", "--target-modules", "q_proj", "--modules-to-save", "lm_head"),
+    (LLAMA, "lora", "--target-modules", "q_proj", *TOKENS), (LLAMA, "ia3", "--target-modules", "k_proj,down_proj", "--feedforward-modules", "down_proj"),
+    (LLAMA, "lora", "--init-lora-weights", "pissa_niter_4"), (LLAMA, "lora", "--init-lora-weights", "olora"),
     (GPT2, "lora"), (GPT2, "lora", "--target-modules", "c_attn,wte"), (GPT2, "ia3"), (GPT2, "prompt_tuning", *PROMPTS), (GPT2, "prefix_tuning", *NETWORK),
-    (GPT2, "p_tuning_v2", *PROMPTS), (GPT2, "p_tuning", *NETWORK), (GPT2, "ln_tuning"), (GPT2, "trainable_tokens", "--trainable-token-indices", "5,7,9,12,20,26,33,41,48,56"),
+    (GPT2, "p_tuning_v2", *PROMPTS), (GPT2, "p_tuning", *NETWORK), (GPT2, "ln_tuning"), (GPT2, "trainable_tokens", *TOKENS),
     (GPT2, "lora", "--init-lora-weights", "pissa"),
-    (QWEN2, "lora", "--bias", "all"), (QWEN2, "lora", "--bias", "lora_only"), (QWEN2, "p_tuning_v2", *PROMPTS),
-    (QWEN2, "trainable_tokens", "--trainable-token-indices", "5,7,9,12,20,26,33,41,48,56"),
-    (BERT, "lora"), (BERT, "prompt_tuning", *PROMPTS), (BERT, "p_tuning_v2", *PROMPTS), (BERT, "prefix_tuning", *NETWORK), (BERT, "p_tuning", *NETWORK),
-    (BERT, "ia3"), (BERT, "ln_tuning"), (BERT, "lora", "--bias", "all"),
-    (DISTILBERT, "lora"), (DISTILBERT, "prompt_tuning", *PROMPTS), (DISTILBERT, "ia3"),
-    (MASKED, "lora"), (MASKED, "ia3"),
+    (QWEN2, "lora", "--bias", "all"), (QWEN2, "lora", "--bias", "lora_only"), (QWEN2, "p_tuning_v2", *PROMPTS), (QWEN2, "trainable_tokens", *TOKENS),
+    (BERT, "lora", "--bias", "all"), (DISTILBERT, "lora"), (DISTILBERT, "prompt_tuning", *PROMPTS), (DISTILBERT, "ia3"),
 ]
+ROWS = [(model, *method) for model in TASKS for method in METHODS if (model, method[0]) not in NOT_IN_PEFT] + OTHERS
 TRAINING = ("--batch-size", "3", "--max-steps", "8", "--learning-rate", "0.02", "--quiet")
 WRITTEN = 10
 

@@ -3,7 +3,7 @@
     python scripts/reference_heads.py [FAMILY/CASE...]        after make_fixtures.py; peft 0.21, torch 2.15, transformers 4.57
 
 The head is a child `classifier` of the body, so that its tensors are called as in Hugging Face's classifiers. With LoRA it is one of PEFT's
-`modules_to_save`; alone (method HEAD) the body is frozen and PEFT has no part in it.
+`modules_to_save`; alone the body is frozen, and PEFT's file is that of a LoRA without targets.
 """
 import json
 import random
@@ -80,14 +80,13 @@ class Classifier(torch.nn.Module):
 
     def save(self, folder, layers):
         head = dict(layers=layers, num_labels=CLASSES, pooling=self.pooling)
-        config = dict(peft_type=None, method="HEAD", modules_to_save=["classifier"])
         if self.lora:
             self.model.save_pretrained(folder)
             (folder / "README.md").unlink(missing_ok=True)
-            config = json.loads((folder / "adapter_config.json").read_text())
         else:
-            folder.mkdir(parents=True)
+            peft.LoraConfig(target_modules="dummy-target-modules", modules_to_save=["classifier"], inference_mode=True).save_pretrained(folder)
             save_file({k: v.contiguous() for k, v in sorted(self.own_state(self.state_dict()).items())}, folder / "adapter_model.safetensors")
+        config = json.loads((folder / "adapter_config.json").read_text())
         (folder / "adapter_config.json").write_text(json.dumps(config | dict(task_type=TASK, new_head=head), indent=2, sort_keys=True) + "\n")
 
 

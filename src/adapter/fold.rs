@@ -228,12 +228,11 @@ pub(super) fn replace_parameter(b: &Builder, graph: &Graph, anatomy: &Anatomy, p
     let module = parameter.name.rsplit_once('.').map_or("", |(module, _)| module);
     let projections: Vec<&Projection> =
         anatomy.projections.iter().filter(|p| p.module == module && p.weight.value == parameter.value).collect();
-    match projections.first() {
-        Some(first) => put_weight(b, graph, anatomy, &projections, &folded, first.weight.layout),
-        None => {
-            let is_own = |table: &&Embedding| table.module == module && table.weight == parameter.value;
-            put_table(b, graph, anatomy, &anatomy.embeddings.iter().filter(is_own).collect::<Vec<_>>(), parameter.value, folded);
-        }
+    if let Some(first) = projections.first() {
+        put_weight(b, graph, anatomy, &projections, &folded, first.weight.layout);
+    } else {
+        let is_own = |table: &&Embedding| table.module == module && table.weight == parameter.value;
+        put_table(b, graph, anatomy, &anatomy.embeddings.iter().filter(is_own).collect::<Vec<_>>(), parameter.value, folded);
     }
     Ok(())
 }
@@ -302,7 +301,9 @@ fn put_table(b: &Builder, graph: &Graph, anatomy: &Anatomy, lookups: &[&Embeddin
         None => b.set_initializer(id, folded),
         Some(first) => {
             let own = b.initializer(&format!("{}.weight", first.module), folded);
-            lookups.iter().for_each(|lookup| b.rewire_input(lookup.output, 0, own));
+            for lookup in lookups {
+                b.rewire_input(lookup.output, 0, own);
+            }
         }
     }
 }

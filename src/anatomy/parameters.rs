@@ -19,12 +19,14 @@ const NORMS: &[(&str, &[(usize, &str)])] = &[
 
 /// Every parameter, in the order of the names. A constant that two modules share is there under both names.
 pub(super) fn find(graph: &Graph, projections: &[Projection], embeddings: &[Embedding], namer: &Namer) -> Vec<Parameter> {
+    // The bias of a `Linear` is a vector. What is added with more axes is kept apart from the parameters: BART's `final_logits_bias`.
+    let is_vector = |value: &ValueId| graph.fact(*value).rank() == Some(1);
     let mut found = BTreeMap::new();
     let mut parts = BTreeMap::new();
     for projection in projections {
         let Projection { module, weight, bias, .. } = projection;
         let transposed = (weight.layout == Layout::InOut) != projection.conv1d;
-        found.extend(bias.map(|bias| (format!("{module}.bias"), (bias, false))));
+        found.extend(bias.filter(is_vector).map(|bias| (format!("{module}.bias"), (bias, false))));
         match &weight.part {
             None => {
                 found.insert(format!("{module}.weight"), (weight.value, transposed));

@@ -123,7 +123,10 @@ pub(super) fn fill(modules: &mut [Option<String>], evidence: &Evidence<'_>, miss
         }
     }
     if let Some(name) = evidence.head.and_then(|head| modules.get_mut(head)) {
-        name.get_or_insert_with(|| "lm_head".to_owned());
+        // Decoders that give one row of logits for a text are Hugging Face's `..ForSequenceClassification`.
+        let is_of_texts = evidence.graph.outputs().first().is_some_and(|&logits| evidence.graph.fact(logits).rank() == Some(2));
+        let is_decoder = evidence.attentions.iter().any(|attention| attention.causal);
+        name.get_or_insert_with(|| if is_of_texts && is_decoder { "score" } else { "lm_head" }.to_owned());
     }
     for (at, name) in modules.iter_mut().enumerate().filter(|(_, name)| name.is_none()) {
         misses.push(Miss { at: format!("projection {at}"), wanted: "a name, or a place in a layer, that tells the module".into() });

@@ -1,7 +1,8 @@
 //! `adapter_config.json`.
 //!
-//! Beside PEFT's own there is one convention for a method that PEFT has no file for, training some of the base's modules and nothing else:
-//! `{"peft_type": null, "method": "HEAD", "modules_to_save": [...]}`. And `"new_head": {"layers": [...], "num_labels": .., "pooling": ..}` says
+//! Training some of the base's modules and nothing else is written as a LoRA without targets, which PEFT loads:
+//! `{"peft_type": "LORA", "target_modules": "dummy-target-modules", "modules_to_save": [...]}`; `{"peft_type": null, "method": "HEAD",
+//! "modules_to_save": [...]}` is read as well. And `"new_head": {"layers": [...], "num_labels": .., "pooling": ..}` says
 //! that the base of the adapter is a body with a head put on it; PEFT ignores that setting with a warning.
 
 mod head;
@@ -36,7 +37,7 @@ type Read = fn(&Fields<'_>) -> Result<Method>;
 
 /// Every method: PEFT's `peft_type`, and how its options are read.
 const METHODS: &[(&str, Read)] = &[
-    ("LORA", |fields| tuners::read_lora(fields).map(Method::Lora)),
+    ("LORA", tuners::read_lora_or_head),
     ("PROMPT_TUNING", |fields| prompts::read_prompt(fields).map(Method::Prompt)),
     ("PREFIX_TUNING", |fields| prompts::read_prefix(fields).map(Method::Prefix)),
     ("P_TUNING", |fields| prompts::read_encoder(fields).map(Method::PromptEncoder)),
@@ -101,10 +102,8 @@ impl AdapterConfig {
         settings.put("base_model_name_or_path", json!(self.base_model));
         settings.put("inference_mode", json!(true));
         settings.put_unless(head::FIELD, head::write(self.new_head.as_ref()), &Value::Null);
-        if self.peft_type().is_some() {
-            settings.add("auto_mapping", Value::Null);
-            settings.add("revision", Value::Null);
-        }
+        settings.add("auto_mapping", Value::Null);
+        settings.add("revision", Value::Null);
         match &self.method {
             Method::Lora(config) => tuners::write_lora(config, &mut settings),
             Method::Prompt(config) => prompts::write_prompt(config, &mut settings),
@@ -116,29 +115,25 @@ impl AdapterConfig {
             Method::Vera(config) => tuners::write_vera(config, &mut settings),
             Method::Loha(config) => tuners::write_product(config, &mut settings),
             Method::Lokr(config) => tuners::write_lokr(config, &mut settings),
-            Method::Head(config) => {
-                settings.put("method", json!("HEAD"));
-                settings.put("modules_to_save", json!(config.modules_to_save));
-            }
+            Method::Head(config) => tuners::write_head(config, &mut settings),
         }
         // Only the settings are sorted: the order of patterns is the order in which they are tried.
         let sorted: BTreeMap<String, Value> = settings.0.into_iter().collect();
         format!("{:#}\n", Value::Object(sorted.into_iter().collect()))
     }
 
-    fn peft_type(&self) -> Option<&'static str> {
+    fn peft_type(&self) -> &'static str {
         match &self.method {
-            Method::Lora(_) => Some("LORA"),
-            Method::Prompt(_) => Some("PROMPT_TUNING"),
-            Method::Prefix(_) => Some("PREFIX_TUNING"),
-            Method::PromptEncoder(_) => Some("P_TUNING"),
-            Method::Ia3(_) => Some("IA3"),
-            Method::Head(_) => None,
-            Method::TrainableTokens(_) => Some("TRAINABLE_TOKENS"),
-            Method::LnTuning(_) => Some("LN_TUNING"),
-            Method::Vera(_) => Some("VERA"),
-            Method::Loha(_) => Some("LOHA"),
-            Method::Lokr(_) => Some("LOKR"),
+            Method::Lora(_) | Method::Head(_) => "LORA",
+            Method::Prompt(_) => "PROMPT_TUNING",
+            Method::Prefix(_) => "PREFIX_TUNING",
+            Method::PromptEncoder(_) => "P_TUNING",
+            Method::Ia3(_) => "IA3",
+            Method::TrainableTokens(_) => "TRAINABLE_TOKENS",
+            Method::LnTuning(_) => "LN_TUNING",
+            Method::Vera(_) => "VERA",
+            Method::Loha(_) => "LOHA",
+            Method::Lokr(_) => "LOKR",
         }
     }
 }
@@ -216,6 +211,7 @@ mod tests {
         r#"{"peft_type":"LOHA","r":4,"alpha":6,"target_modules":["q_proj"],"rank_pattern":{"q_proj":2},"rank_dropout":0.1,"module_dropout":0.2}"#,
         r#"{"peft_type":"LOKR","r":4,"alpha":8,"target_modules":["q_proj"],"decompose_both":true,"decompose_factor":4}"#,
         r#"{"peft_type":null,"method":"HEAD","modules_to_save":["classifier"]}"#,
+        r#"{"peft_type":"LORA","target_modules":"dummy-target-modules","modules_to_save":["classifier"]}"#,
         r#"{"peft_type":"LORA","target_modules":["q"],"modules_to_save":["classifier"],"new_head":{"layers":[64,32],"num_labels":3,"pooling":"mean"}}"#,
     ];
 
@@ -250,8 +246,7 @@ mod tests {
         ];
         for (text, task, expected) in rows {
             let method = AdapterConfig::from_json(text.as_bytes())?.method;
-            let written: Map<String, Value> =
-                serde_json::from_str(&AdapterConfig::new(method, Some(task), None).to_json()).expect("JSON");
+            let written: Map<String, Value> = serde_json::from_str(&AdapterConfig::new(method, Some(task), None).to_json()).expect("JSON");
             assert_eq!(written["task_type"], expected, "{text} {task}");
         }
         Ok(())

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::{Settings, list_or_null};
 use crate::adapter::config::{
-    Bias, HeadConfig, Ia3Config, LnTuningConfig, LokrConfig, LoraConfig, LoraInit, ProductConfig, Scope, Selection, Targets, TokensConfig,
-    VeraConfig,
+    Bias, HeadConfig, Ia3Config, LnTuningConfig, LokrConfig, LoraConfig, LoraInit, Method, ProductConfig, Scope, Selection, Targets,
+    TokensConfig, VeraConfig,
 };
 use crate::error::{Error, Result};
 use crate::peft::fields::{Fields, Flag, size, sizes};
@@ -35,7 +35,20 @@ const INITS_THAT_CHANGE_THE_BASE: &[&str] = &["pissa", "olora", "corda", "loftq"
 const BIASES: &[(&str, Bias)] =
     &[("none", Bias::None), ("all", Bias::All), ("lora_only", Bias::TargetsOnly), ("vera_only", Bias::TargetsOnly)];
 
-pub(super) fn read_lora(fields: &Fields<'_>) -> Result<LoraConfig> {
+/// What PEFT takes for no target at all (`DUMMY_TARGET_MODULES` in `peft/utils/constants.py`): a LoRA of nothing trains what is saved as a whole.
+const NO_TARGETS: &str = "dummy-target-modules";
+
+/// Reads a LoRA, or the head alone that is written as one.
+pub(super) fn read_lora_or_head(fields: &Fields<'_>) -> Result<Method> {
+    let mut config = read_lora(fields)?;
+    if fields.value("target_modules").and_then(Value::as_str) != Some(NO_TARGETS) {
+        return Ok(Method::Lora(config));
+    }
+    config.scope.targets = Targets::Only(Selection::Names(vec![]));
+    if config.trainable_token_indices.is_empty() { read_head(fields).map(Method::Head) } else { Ok(Method::Lora(config)) }
+}
+
+fn read_lora(fields: &Fields<'_>) -> Result<LoraConfig> {
     fields.inert(LORA_INERT);
     fields.refuse(LORA_REFUSED)?;
     let default = LoraConfig::default();
@@ -126,6 +139,12 @@ pub(super) fn read_head(fields: &Fields<'_>) -> Result<HeadConfig> {
         return Err(Error::invalid("modules_to_save names no module, and this method trains nothing else"));
     }
     Ok(HeadConfig { modules_to_save })
+}
+
+pub(super) fn write_head(config: &HeadConfig, settings: &mut Settings) {
+    settings.0.shift_remove("method");
+    settings.put("target_modules", json!(NO_TARGETS));
+    settings.put("modules_to_save", json!(config.modules_to_save));
 }
 
 pub(super) fn read_tokens(fields: &Fields<'_>) -> Result<TokensConfig> {
