@@ -17,7 +17,7 @@ use crate::ir::{Builder, DType, Graph, Origin, Tensor};
 use crate::onnx::{self, Storage, WriteOptions};
 use crate::peft::{self, AdapterConfig, AdapterFiles, safetensors};
 use crate::train::optimizer::{self, AdamW, Start, names};
-use crate::train::step::{self, Model, Objective};
+use crate::train::step::{self, Backward, Model, Objective};
 use crate::train::verbalizer::HardPrompt;
 use crate::{Context, Error, Result};
 
@@ -138,6 +138,7 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         Ok(())
     };
     put("inference", &at_rest(&inference, &kept))?;
+    drop(inference);
     let classes = base.anatomy.head.as_ref().and_then(|head| head.classes);
     let to_train =
         ToTrain { base: &base, plan: &plan, task, folder: folder.path(), params: &params, hard_prompt: request.hard_prompt.as_ref() };
@@ -260,20 +261,30 @@ struct ToTrain<'a> {
 impl ToTrain<'_> {
     /// Gives `put` training, the gradient alone, the update alone, and the loss alone; `without` has no dropout.
     fn graphs(&self, without: &Graph, put: &mut dyn FnMut(&str, &Graph) -> Result<()>) -> Result<()> {
-        let b = Builder::on(self.base.trained());
-        let masks = (self.plan.dropout() > 0.0).then(|| Masks::new(&b, b.input(names::STEP, DType::I64, &[])));
-        let values: HashMap<&str, &Tensor> = self.params.iter().map(|param| (param.key.as_str(), &param.initial)).collect();
-        let as_stored = |key: &str| values.get(key).copied().cloned();
-        let dropped = self.plan.insert(&b, self.base.trained(), &self.base.anatomy, &as_stored, Purpose::Training(masks))?;
-        let with_dropout = b.finish()?;
-        let dropped: Vec<Param> = dropped.into_iter().filter(Param::is_trained).collect();
         let adamw = AdamW::default();
         let trainable = trainable_at_rest(self.params)?;
         let start = Start { zeros: zeros(self.folder, trainable.len())?, trainable };
-        put("training", &step::training_graph(self.model(&with_dropout, &dropped, &start), &adamw)?)?;
-        put("gradient", &step::gradient_graph(self.model(&with_dropout, &dropped, &start))?)?;
+        let backward = if self.plan.dropout() > 0.0 {
+            let (graph, params) = self.with_dropout()?;
+            Backward::new(self.model(&graph, &params, &start))
+        } else {
+            Backward::new(self.model(without, self.params, &start))
+        }?;
+        put("training", &backward.training_graph(&adamw, &start)?)?;
+        put("gradient", &backward.gradient_graph()?)?;
+        drop(backward);
         put("update", &optimizer::update_graph(&adamw, &start)?)?;
         put("evaluation", &step::evaluation_graph(self.model(without, self.params, &start))?)
+    }
+
+    /// The adapted base with masks of dropout, which depend on the step, and what is trained in it.
+    fn with_dropout(&self) -> Result<(Graph, Vec<Param>)> {
+        let b = Builder::on(self.base.trained());
+        let masks = Masks::new(&b, b.input(names::STEP, DType::I64, &[]));
+        let values: HashMap<&str, &Tensor> = self.params.iter().map(|param| (param.key.as_str(), &param.initial)).collect();
+        let as_stored = |key: &str| values.get(key).copied().cloned();
+        let params = self.plan.insert(&b, self.base.trained(), &self.base.anatomy, &as_stored, Purpose::Training(Some(masks)))?;
+        Ok((b.finish()?, params.into_iter().filter(Param::is_trained).collect()))
     }
 
     fn model<'a>(&'a self, graph: &'a Graph, params: &'a [Param], start: &'a Start) -> Model<'a> {

@@ -1,7 +1,9 @@
 //! The reverse sweep.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fmt;
+
+use rustc_hash::FxHashSet;
 
 use super::forward::Forward;
 use super::refusals::reason;
@@ -82,9 +84,9 @@ pub fn missing(graph: &Graph, from: &[ValueId], to: &[ValueId]) -> Result<Vec<Mi
 struct Sweep<'g> {
     b: &'g Builder,
     /// Values that depend on those asked for, these among them.
-    live: HashSet<ValueId>,
+    live: FxHashSet<ValueId>,
     /// Weights that the graph unpacks: large values made of constants alone.
-    unpacked: HashSet<ValueId>,
+    unpacked: FxHashSet<ValueId>,
     /// Values that may be NaN, and what the graph has in their place.
     guarded: BTreeMap<ValueId, ValueId>,
     /// Sum of the contributions so far.
@@ -198,8 +200,8 @@ impl<'g> Sweep<'g> {
 
 /// The values that gradient can reach on its way to `wrt`: numbers computed from them through operators that are not a stop, and those
 /// numbers rounded.
-fn live(b: &Builder, nodes: &[Node], wrt: &[Expr<'_>]) -> HashSet<ValueId> {
-    let mut live: HashSet<ValueId> = wrt.iter().map(|x| x.id()).collect();
+fn live(b: &Builder, nodes: &[Node], wrt: &[Expr<'_>]) -> FxHashSet<ValueId> {
+    let mut live: FxHashSet<ValueId> = wrt.iter().map(|x| x.id()).collect();
     for node in nodes {
         let rule = rule(&node.op);
         let stops = matches!(rule, Some(Rule::Stop)) || node.metadata(NO_GRADIENT).is_some();
@@ -220,8 +222,8 @@ const UNPACKING: &[&str] = &["Cast", "DequantizeLinear"];
 const BEHIND: &[&str] = &["Transpose", "Reshape", "Slice", "Pad", "Sub", "Mul"];
 
 /// Large values of one output that follow from constants alone, by way of an operator that unpacks.
-fn unpacked(b: &Builder, nodes: &[Node]) -> HashSet<ValueId> {
-    let mut found = HashSet::new();
+fn unpacked(b: &Builder, nodes: &[Node]) -> FxHashSet<ValueId> {
+    let mut found = FxHashSet::default();
     for node in nodes {
         let starts = UNPACKING.contains(&&*node.op) && node.reads().all(|x| b.is_constant(x) || found.contains(&x));
         let goes_on = || {

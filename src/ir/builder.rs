@@ -6,10 +6,10 @@ mod nodes;
 mod rewire;
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use indexmap::IndexMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use finish::{Keep, sorted};
 
@@ -48,10 +48,10 @@ struct State {
     outputs: Vec<(Arc<str>, ValueId)>,
     /// In a body: where each captured value comes from in the graph around it.
     captures: Vec<ValueId>,
-    names: HashSet<Arc<str>>,
-    counters: HashMap<String, usize>,
-    interned: HashMap<Key, Vec<ValueId>>,
-    constants: HashMap<(DType, Vec<usize>, Vec<u8>), ValueId>,
+    names: FxHashSet<Arc<str>>,
+    counters: FxHashMap<String, usize>,
+    interned: FxHashMap<Key, Vec<ValueId>>,
+    constants: FxHashMap<(DType, Vec<usize>, Vec<u8>), ValueId>,
     /// For each value, the places in `graph.nodes` of the nodes that read it, as often as they do; may name nodes that no longer do.
     readers: Vec<Vec<usize>>,
     /// For each value, the place in `graph.nodes` of the node that writes it.

@@ -8,7 +8,7 @@ use super::verbalizer::HardPrompt;
 use crate::adapter::Param;
 use crate::anatomy::Anatomy;
 use crate::grad;
-use crate::ir::{Builder, DType, Dim, Expr, Graph, Tensor, simplify};
+use crate::ir::{Builder, DType, Expr, Graph, Tensor, ValueId, simplify};
 use crate::{Error, Result};
 
 /// What the labels are labels of.
@@ -56,41 +56,70 @@ pub fn trainable_vector(params: &[Param]) -> Result<Tensor> {
     Ok(Tensor::from_f32(&[all.len()], &all))
 }
 
-/// One training step in one graph: data, labels and state in; loss, gradient norm and next state out.
-///
-/// # Errors
-/// Operators on the way from the adapter to the loss that have no gradient, all of them at once; an adapter without tensors.
-pub fn training_graph(model: Model<'_>, optimizer: &AdamW) -> Result<Graph> {
-    let b = Builder::on(model.graph);
-    let prepared = Prepared::new(&b, model)?;
-    let denominator = prepared.labels.count();
-    let loss = prepared.loss(model, Want::Gradient { denominator, trainable: prepared.trainable })?;
-    b.output("loss", loss.sum / denominator);
-    let gradient = prepared.gradient(&loss)?;
-    let state = AdamW::moments(&b, prepared.trainable, model.start);
-    optimizer.write(&b, state, gradient);
-    let joined = gradient.id();
-    Ok(order::parts_last(simplify(&b.finish()?)?, joined))
+/// The forward and the backward pass: what the graph of the whole step and the one that adds gradients up have in common.
+#[derive(Debug)]
+pub struct Backward {
+    /// Data and labels in; sum of losses, gradient and number of labels out.
+    graph: Graph,
+    trainable: ValueId,
+    /// The input by which losses are divided.
+    label_count: ValueId,
 }
 
-/// The gradient of one micro-batch, added to that of those before: `gradient` in, `gradient_next` out.
-///
-/// The loss is the sum over this micro-batch's labels divided by `label_count`, the number of labels in the whole accumulated batch.
-///
-/// # Errors
-/// As [`training_graph`].
-pub fn gradient_graph(model: Model<'_>) -> Result<Graph> {
-    let b = Builder::on(model.graph);
-    let prepared = Prepared::new(&b, model)?;
-    let denominator = b.input("label_count", DType::F32, &[]);
-    let loss = prepared.loss(model, Want::Gradient { denominator, trainable: prepared.trainable })?;
-    b.output("loss", loss.sum / denominator);
-    let length = Dim::known(i64::try_from(prepared.count).unwrap_or(i64::MAX));
-    let so_far = b.input("gradient", DType::F32, &[length]);
-    let gradient = prepared.gradient(&loss)?;
-    b.output(&format!("gradient{}", names::NEXT), so_far + gradient);
-    let joined = gradient.id();
-    Ok(order::parts_last(simplify(&b.finish()?)?, joined))
+impl Backward {
+    /// Writes the loss and its gradient with respect to the trainable vector.
+    ///
+    /// # Errors
+    /// Operators on the way from the adapter to the loss that have no gradient, all of them at once; an adapter without tensors.
+    pub fn new(model: Model<'_>) -> Result<Self> {
+        let b = Builder::on(model.graph);
+        let prepared = Prepared::new(&b, model)?;
+        let denominator = b.input("label_count", DType::F32, &[]);
+        let loss = prepared.loss(model, Want::Gradient { denominator, trainable: prepared.trainable })?;
+        let (trainable, label_count) = (prepared.trainable.id(), denominator.id());
+        let gradient = prepared.gradient(&loss)?;
+        for (name, value) in [("sum", loss.sum), ("gradient", gradient), ("count", prepared.labels.count())] {
+            b.output(&format!("backward/{name}"), value);
+        }
+        let graph = simplify(&b.finish()?)?;
+        let gradient = graph.outputs()[1];
+        Ok(Self { graph: order::parts_last(graph, gradient), trainable, label_count })
+    }
+
+    /// One training step in one graph: data, labels and state in; loss, gradient norm and next state out.
+    ///
+    /// # Errors
+    /// None for a graph that was finished.
+    pub fn training_graph(&self, optimizer: &AdamW, start: &Start) -> Result<Graph> {
+        let b = Builder::on(&self.graph);
+        let [sum, gradient, count] = self.results(&b);
+        b.remove_input(b.expr(self.label_count), count);
+        b.output("loss", sum / count);
+        let state = AdamW::moments(&b, b.expr(self.trainable), start);
+        optimizer.write(&b, state, gradient);
+        b.finish()
+    }
+
+    /// The gradient of one micro-batch, added to that of those before: `gradient` in, `gradient_next` out.
+    ///
+    /// The loss is the sum over this micro-batch's labels divided by `label_count`, the number of labels in the whole accumulated batch.
+    ///
+    /// # Errors
+    /// None for a graph that was finished.
+    pub fn gradient_graph(&self) -> Result<Graph> {
+        let b = Builder::on(&self.graph);
+        let [sum, gradient, _] = self.results(&b);
+        b.output("loss", sum / b.expr(self.label_count));
+        let so_far = b.input("gradient", DType::F32, &gradient.known_dims());
+        b.output(&format!("gradient{}", names::NEXT), so_far + gradient);
+        b.finish()
+    }
+
+    /// The sum of losses, the gradient and the number of labels, as values of a graph without outputs.
+    fn results<'g>(&self, b: &'g Builder) -> [Expr<'g>; 3] {
+        b.clear_outputs();
+        [0, 1, 2].map(|at| b.expr(self.graph.outputs()[at]))
+    }
 }
 
 /// The loss without its gradient: `loss_sum`, `label_count` and `correct`, float32, rank 0.
@@ -113,7 +142,6 @@ pub fn evaluation_graph(model: Model<'_>) -> Result<Graph> {
 struct Prepared<'g> {
     b: &'g Builder,
     trainable: Expr<'g>,
-    count: usize,
     logits: Expr<'g>,
     labels: Labels<'g>,
 }
@@ -127,10 +155,10 @@ impl<'g> Prepared<'g> {
         let logits = b.output_named(model.graph.value_name(head.logits)).unwrap_or_else(|| b.expr(head.logits));
         b.clear_outputs();
         super::cache::close(b, model.anatomy);
-        let (trainable, count) = flatten(b, model)?;
+        let trainable = flatten(b, model)?;
         let logits = model.hard_prompt.map_or(logits, |prompt| b.scoped("labels", || prompt.narrowed(logits)));
         let labels = labels(b, model)?;
-        Ok(Self { b, trainable, count, logits, labels })
+        Ok(Self { b, trainable, logits, labels })
     }
 
     fn loss(&self, model: Model<'_>, want: Want<'g>) -> Result<Loss<'g>> {
@@ -156,9 +184,9 @@ impl<'g> Prepared<'g> {
 }
 
 /// Replaces the adapter's inputs by parts of one flat input.
-fn flatten<'g>(b: &'g Builder, model: Model<'_>) -> Result<(Expr<'g>, usize)> {
+fn flatten<'g>(b: &'g Builder, model: Model<'_>) -> Result<Expr<'g>> {
     let (params, vector) = (model.params, &model.start.trainable);
-    let count = params.iter().map(|param| param.initial.len()).sum();
+    let count: usize = params.iter().map(|param| param.initial.len()).sum();
     if vector.len() != count {
         return Err(Error::mismatch("numbers in the trainable vector", count, vector.len()));
     }
@@ -174,7 +202,7 @@ fn flatten<'g>(b: &'g Builder, model: Model<'_>) -> Result<(Expr<'g>, usize)> {
             b.remove_input(b.expr(param.value), part.reshape(&shape));
         }
     });
-    Ok((trainable, count))
+    Ok(trainable)
 }
 
 fn labels<'g>(b: &'g Builder, model: Model<'_>) -> Result<Labels<'g>> {

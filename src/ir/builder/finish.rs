@@ -1,13 +1,13 @@
 //! The end of writing: nodes sorted, what no output needs left out, outputs named.
 
-use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use indexmap::IndexMap;
+use rustc_hash::FxHashSet;
 
 use super::State;
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::ir::{Graph, Node, Value, ValueId};
+use crate::ir::{Attr, Graph, Node, Value, ValueId};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Keep {
@@ -21,10 +21,11 @@ impl State {
             return Err(error);
         }
         self.name_outputs();
+        name_captures(&mut self.graph.nodes, &self.graph.values);
         self.graph.outputs = self.outputs.iter().map(|(_, id)| *id).collect();
         self.graph.nodes = sorted(std::mem::take(&mut self.graph.nodes), &self.graph, keep)?;
         if keep == Keep::Needed {
-            let mut read: HashSet<ValueId> = self.graph.nodes.iter().flat_map(Node::reads).collect();
+            let mut read: FxHashSet<ValueId> = self.graph.nodes.iter().flat_map(Node::reads).collect();
             read.extend(self.graph.outputs.iter().chain(&self.graph.inputs));
             self.graph.initializers.retain(|id, _| read.contains(id));
         }
@@ -33,7 +34,7 @@ impl State {
 
     /// Gives each output's value the output's name, through an `Identity` where a value cannot bear it.
     fn name_outputs(&mut self) {
-        let mut named = HashSet::new();
+        let mut named = FxHashSet::default();
         for (name, id) in &mut self.outputs {
             let value = &self.graph.values[id.index()];
             if value.name == *name && named.insert(*id) {
@@ -75,13 +76,44 @@ impl State {
     }
 }
 
+/// Bodies read what is around them by its name: gives what each captures the name that it has now.
+fn name_captures(nodes: &mut [Node], values: &[Value]) {
+    for node in nodes.iter_mut().filter(|node| !node.captures.is_empty()) {
+        let mut names = node.captures.iter().map(|id| &values[id.index()].name);
+        for attr in node.attrs.values_mut() {
+            match attr {
+                Attr::Graph(body) => name_captured(body, &mut names),
+                Attr::Graphs(bodies) => bodies.iter_mut().for_each(|body| name_captured(body, &mut names)),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Takes the names of what one body captures, in its order.
+fn name_captured<'a>(body: &mut Arc<Graph>, names: &mut impl Iterator<Item = &'a Arc<str>>) {
+    let renamed: Vec<(ValueId, &Arc<str>)> =
+        body.captured.iter().copied().zip(names).filter(|(id, name)| body.value(*id).name != **name).collect();
+    if renamed.is_empty() {
+        return;
+    }
+    let body = Arc::make_mut(body);
+    for (id, name) in renamed {
+        for own in body.values.iter_mut().filter(|own| own.name == *name) {
+            own.name = format!("{name}_inside").into();
+        }
+        body.values[id.index()].name = Arc::clone(name);
+    }
+    name_captures(&mut body.nodes, &body.values);
+}
+
 /// Puts each node after those it reads from, otherwise in the order of writing: depth first from each node in turn, so that a node
 /// that was written late and is read early stands right before its first reader.
 pub(super) fn sorted(nodes: Vec<Node>, graph: &Graph, keep: Keep) -> Result<Vec<Node>> {
-    let mut made_by = BTreeMap::new();
+    let mut made_by: MadeBy = vec![None; graph.values.len()];
     for (i, node) in nodes.iter().enumerate() {
         for output in node.writes() {
-            if made_by.insert(output, i).is_some() {
+            if made_by[output.index()].replace(i).is_some() {
                 return Err(Error::graph(format!("value {} is written twice", graph.value_name(output))));
             }
         }
@@ -100,8 +132,9 @@ pub(super) fn sorted(nodes: Vec<Node>, graph: &Graph, keep: Keep) -> Result<Vec<
                 stack.pop();
                 continue;
             }
-            let waiting: Vec<usize> = nodes[at].reads().filter_map(|id| made_by.get(&id).copied()).filter(|&i| mark[i] != 2).collect();
-            if waiting.is_empty() {
+            let first = stack.len();
+            stack.extend(nodes[at].reads().filter_map(|id| made_by[id.index()]).filter(|&i| mark[i] != 2));
+            if stack.len() == first {
                 mark[at] = 2;
                 order.push(at);
                 stack.pop();
@@ -111,7 +144,7 @@ pub(super) fn sorted(nodes: Vec<Node>, graph: &Graph, keep: Keep) -> Result<Vec<
                 return Err(kind.at(Place::Node(label)));
             } else {
                 mark[at] = 1;
-                stack.extend(waiting.into_iter().rev());
+                stack[first..].reverse();
             }
         }
     }
@@ -119,12 +152,15 @@ pub(super) fn sorted(nodes: Vec<Node>, graph: &Graph, keep: Keep) -> Result<Vec<
     Ok(order.into_iter().map(|i| nodes[i].take().expect("each node is placed once")).collect())
 }
 
-fn needed(nodes: &[Node], made_by: &BTreeMap<ValueId, usize>, outputs: &[ValueId]) -> Vec<bool> {
+/// For each value, the place of the node that writes it.
+type MadeBy = Vec<Option<usize>>;
+
+fn needed(nodes: &[Node], made_by: &MadeBy, outputs: &[ValueId]) -> Vec<bool> {
     let mut needed = vec![false; nodes.len()];
-    let mut queue: Vec<usize> = outputs.iter().filter_map(|id| made_by.get(id).copied()).collect();
+    let mut queue: Vec<usize> = outputs.iter().filter_map(|id| made_by[id.index()]).collect();
     while let Some(at) = queue.pop() {
         if !std::mem::replace(&mut needed[at], true) {
-            queue.extend(nodes[at].reads().filter_map(|id| made_by.get(&id).copied()));
+            queue.extend(nodes[at].reads().filter_map(|id| made_by[id.index()]));
         }
     }
     needed
