@@ -84,7 +84,8 @@ impl<'g, 'a> Longer<'g, 'a> {
             return None;
         }
         let rows = |dims: &[Dim]| dims.len().checked_sub(2).map(|at| dims[at].clone());
-        let has_more_rows = rows(&dims) != rows(&own_dims);
+        // One row is every query's, however many there are.
+        let has_more_rows = rows(&dims) != rows(&own_dims) && !rows(&dims).is_some_and(|rows| rows.surely_at_most(&Dim::known(1)));
         match (has_more_rows, self.grows_rows) {
             (false, _) => Some(again),
             (true, true) => Some(again.slice(&[self.tokens], &[i64::MAX], &[i64::try_from(dims.len()).ok()? - 2])),
@@ -219,6 +220,16 @@ mod tests {
             "a bias that grows with the distance",
             |g| g.ids.b().op("CumSum", &[g.mask, g.ids.b().int(1)], &[]).unsqueeze(&[1, 2]).cast(DType::F32) * 0.5,
             Some("[batch, 1, 1, seq + 3]"),
+        ),
+        (
+            "a table's last columns, in one row that is cut as well",
+            |g| {
+                let b = g.ids.b();
+                let last = |length: i64| b.op("Max", &[b.ints(&[length]) - g.ids.length(1), b.ints(&[0])], &[]);
+                let table = b.constant(crate::ir::Tensor::from_f32(&[1, 9], &[0.5; 9]));
+                table.slice_at(last(1), b.ints(&[1]), &[0]).slice_at(last(9), b.ints(&[9]), &[1])
+            },
+            Some("[1, max(0, -max(0, -seq + 6) + 9)]"),
         ),
         ("what hidden states decide", |g| g.ids.cast(DType::F32).softmax(-1), None),
         ("what does not grow", |g| g.ids.b().ints(&[0, 0, 1]), None),
