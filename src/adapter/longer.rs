@@ -84,13 +84,14 @@ impl<'g, 'a> Longer<'g, 'a> {
             return None;
         }
         let rows = |dims: &[Dim]| dims.len().checked_sub(2).map(|at| dims[at].clone());
-        // One row is every query's, however many there are.
-        let has_more_rows = rows(&dims) != rows(&own_dims) && !rows(&dims).is_some_and(|rows| rows.surely_at_most(&Dim::known(1)));
-        match (has_more_rows, self.grows_rows) {
-            (false, _) => Some(again),
-            (true, true) => Some(again.slice(&[self.tokens], &[i64::MAX], &[i64::try_from(dims.len()).ok()? - 2])),
-            (true, false) => None,
+        let (Some(rows), Some(own_rows)) = (rows(&dims), rows(&own_dims)) else { return Some(again) };
+        if !self.grows_rows {
+            // A table that is read further down may end sooner, but has as many rows as there are queries where it is used.
+            return (rows != &own_rows + &self.tokens.into()).then_some(again);
         }
+        // One row is every query's, however many there are.
+        let has_more_rows = rows != own_rows && !rows.surely_at_most(&Dim::known(1));
+        Some(if has_more_rows { again.slice(&[self.tokens], &[i64::MAX], &[i64::try_from(dims.len()).ok()? - 2]) } else { again })
     }
 
     /// Whether a mask is made of what the tokens say, not only of how many there are.
@@ -234,6 +235,28 @@ mod tests {
         ("what hidden states decide", |g| g.ids.cast(DType::F32).softmax(-1), None),
         ("what does not grow", |g| g.ids.b().ints(&[0, 0, 1]), None),
     ];
+
+    #[test]
+    fn a_table_is_read_further_down_behind_a_past() {
+        let b = Builder::new(ModelInfo::dialect());
+        let [batch, seq, past, one] = [Dim::symbol("batch"), Dim::symbol("seq"), Dim::symbol("past"), Dim::known(1)];
+        let ids = b.input("input_ids", DType::I64, &[batch.clone(), seq]);
+        let past_keys = b.input("past_key_values.0.key", DType::F32, &[batch, one, past, Dim::known(2)]);
+        let table = b.constant(crate::ir::Tensor::from_f32(&[1, 1, 9, 9], &[0.5; 81]));
+        let (past, end) = (past_keys.id(), past_keys.length(2) + ids.length(1));
+        let mask = table.slice_at(past_keys.length(2), end, &[2]).slice_at(b.ints(&[0]), end, &[3]);
+        let mask = mask.identity();
+        b.output("mask", mask);
+        let mask = mask.id();
+        let graph = b.finish().expect("a valid graph");
+        let slot = anatomy::CacheSlot { layer: 0, part: anatomy::CachePart::Key, past, present: None };
+        let anatomy = anatomy::Anatomy { cache: vec![slot], inputs: anatomy::read(&graph).inputs, ..anatomy::Anatomy::default() };
+        let b = Builder::on(&graph);
+        let params = Params::new(&b, &|_| None, Form::Inputs);
+        let at = Insertion { b: &b, graph: &graph, anatomy: &anatomy, params: &params, purpose: Purpose::Training(None) };
+        let found = Longer::new(&at, 3).mask(mask).and_then(Expr::dims).expect("a mask");
+        assert_eq!(found.last().map(ToString::to_string).as_deref(), Some("min(9, past + seq + 3)"));
+    }
 
     #[test]
     fn masks_of_hidden_states_are_told_from_masks_of_lengths() {
