@@ -14,8 +14,25 @@ use super::walk::{NodeRef, ValueRef};
 use super::{Embedding, PositionUse};
 
 /// Operators between positions and the cosine of their angles.
-const ANGLES: &[&str] =
-    &["Cast", "Concat", "Einsum", "Expand", "Identity", "MatMul", "Mul", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze", "Where"];
+const ANGLES: &[&str] = &[
+    "Cast",
+    "Concat",
+    "Einsum",
+    "Expand",
+    "Gather",
+    "GatherElements",
+    "GatherND",
+    "Identity",
+    "MatMul",
+    "Mul",
+    "Reshape",
+    "Slice",
+    "Squeeze",
+    "Tile",
+    "Transpose",
+    "Unsqueeze",
+    "Where",
+];
 
 /// Operators that rotate by themselves, and the input with the positions.
 const ROTATIONS: &[(&str, usize)] = &[("com.microsoft:RotaryEmbedding", 1), ("RotaryEmbedding", 3)];
@@ -69,4 +86,37 @@ fn behind_angles(value: ValueRef<'_>) -> Vec<(ValueId, usize)> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{Builder, Dim, Expr, ModelInfo, Tensor};
+
+    type Write = for<'g> fn(Expr<'g>) -> Expr<'g>;
+
+    /// Angles `[seq, 2]` on their way to the cosine.
+    const CASES: &[(&str, Write)] = &[
+        ("as they are", |angles| angles),
+        ("each of them twice, as Cohere has it", |angles| angles.unsqueeze(&[2]).expand(angles.b().ints(&[1, 1, 2])).reshape(&[-1, 4])),
+        ("each of them twice, chosen by places", |angles| {
+            let twice = angles.t().unsqueeze(&[1]);
+            let places = Tensor::from_i64(&[4, 2], &[0, 0, 0, 0, 1, 0, 1, 0]);
+            angles.b().op("GatherND", &[twice, angles.b().constant(places)], &[])
+        }),
+    ];
+
+    #[test]
+    fn positions_are_found_behind_angles() {
+        for (what, write) in CASES {
+            let b = Builder::new(ModelInfo::dialect());
+            let positions = b.input("position_ids", DType::I64, &[Dim::symbol("seq")]);
+            let cast = positions.cast(DType::F32);
+            let frequencies = b.initializer("frequencies", Tensor::from_f32(&[1, 2], &[1.0, 0.1]));
+            b.output("cos", b.op("Cos", &[write(cast.unsqueeze(&[1]).matmul(frequencies))], &[]));
+            let cast = cast.id();
+            let graph = b.finish().expect("a valid graph");
+            assert_eq!(find(&graph, &Causal::find(&graph), None), [PositionUse { output: cast, input: 0 }], "{what}");
+        }
+    }
 }
