@@ -2,9 +2,9 @@
 
     python scripts/check_methods.py [--binary target/release/peft-onnx] [--only WORD]
 
-Each row is a fresh adapter, trained for some steps. PEFT must find a place for every tensor and compute the merged model's logits; the folder that PEFT writes of it
+Each row but the last ones is a fresh adapter, trained for some steps. PEFT must find a place for every tensor and compute the merged model's logits; the folder that PEFT writes of it
 must go into the base again and give the same logits. Causal language models with virtual tokens also write: the merged model with its cache, without, and PEFT's own
-`generate` must choose the same tokens. Exits with 1 where that fails. Needs peft 0.21, torch, transformers 4.57, onnxruntime.
+`generate` must choose the same tokens. The last rows are adapters that PEFT made for classifiers, on exports of their bodies. Exits with 1 where that fails. Needs peft 0.21, torch, transformers 4.57, onnxruntime.
 """
 import argparse
 import pathlib
@@ -14,7 +14,9 @@ import tempfile
 
 import numpy as np
 import onnxruntime
+import peft
 import torch
+import transformers
 
 import check_peft
 from onnx_inputs import feeds, probe, relative_difference
@@ -50,7 +52,17 @@ OTHERS = [
     (QWEN2, "lora", "--bias", "all"), (QWEN2, "lora", "--bias", "lora_only"), (QWEN2, "p_tuning_v2", *PROMPTS), (QWEN2, "trainable_tokens", *TOKENS),
     (BERT, "lora", "--bias", "all"), (DISTILBERT, "lora"), (DISTILBERT, "prompt_tuning", *PROMPTS), (DISTILBERT, "ia3"),
 ]
-ROWS = [(model, *method) for model in TASKS for method in METHODS if (model, method[0]) not in NOT_IN_PEFT] + OTHERS
+# New heads, as Hugging Face's classes for the task have them; what PEFT saves of those has its place on the same body.
+TEXTS, WORDS = "bert_classifier/cases/lora_classifier", "bert_tokens/cases/lora"
+HEADS = [
+    ((*LLAMA[:2], TEXTS), "lora", "--num-labels", "3"), ((*LLAMA[:2], TEXTS), "head", "--num-labels", "3"), ((*GPT2[:2], TEXTS), "p_tuning_v2", *PROMPTS, "--num-labels", "3"),
+    ((*LLAMA[:2], WORDS), "ia3", "--num-labels", "5", "--task", "token-cls"), ((*MASKED[:2], WORDS), "lora", "--num-labels", "5", "--task", "token-cls"),
+]
+ROWS = [(model, *method) for model in TASKS for method in METHODS if (model, method[0]) not in NOT_IN_PEFT] + OTHERS + HEADS
+# What PEFT made for a classifier, put on an export of the classifier's body: exporter, task, configuration.
+QUERIES = dict(target_modules=["query", "value"])
+BODIES = [("dynamo", "SEQ_CLS", peft.LoraConfig, QUERIES), ("dynamo", "SEQ_CLS", peft.PromptTuningConfig, dict(num_virtual_tokens=3)),
+          ("torchscript", "TOKEN_CLS", peft.LoraConfig, QUERIES), ("dynamo", "TOKEN_CLS", peft.PrefixTuningConfig, dict(num_virtual_tokens=3))]
 TRAINING = ("--batch-size", "3", "--max-steps", "8", "--learning-rate", "0.02", "--quiet")
 WRITTEN = 10
 
@@ -81,7 +93,7 @@ def written(session, tokens, cached):
 @torch.no_grad()
 def writes_as_peft(hf, bundle, merged):
     """Whether the merged model writes PEFT's tokens, with its cache and without."""
-    base = check_peft.base_model(hf)
+    base = check_peft.base_model(hf, bundle)
     base.generation_config.eos_token_id = None
     base.config.use_cache = True
     model, _, _ = check_peft.adapted(base, bundle)
@@ -98,7 +110,7 @@ def both_ways(binary, row, work):
     (family, export, case), method, *options = row
     model, data, hf = FIXTURES / family / f"{export}.onnx", FIXTURES / case / "train.jsonl", FIXTURES / family / "hf"
     bundle, merged = work / "bundle", work / "merged.onnx"
-    task = ("--task", "masked-lm") if family == "bert_masked" else ()
+    task = ("--task", "masked-lm") if family == "bert_masked" and "--task" not in options else ()
     run(binary, "inject", model, "--method", method, *options, *task, "-o", bundle)
     run(binary, "train", bundle, "--data", data, *TRAINING)
     run(binary, "merge", bundle, "-o", merged, "--quiet")
@@ -106,7 +118,7 @@ def both_ways(binary, row, work):
     assert not faults, faults[:3]
     assert difference < check_peft.LARGEST_DIFFERENCE, f"merged model against PEFT: {difference:.1e}"
     assert moved > 1e-4, "the adapter does nothing"
-    base = check_peft.base_model(hf)
+    base = check_peft.base_model(hf, bundle)
     check_peft.adapted(base, bundle)[0].save_pretrained(work / "peft")
     run(binary, "inject", model, "--adapter", work / "peft", *task, "-o", work / "again")
     run(binary, "merge", work / "again", "-o", work / "again.onnx", "--quiet")
@@ -120,23 +132,45 @@ def both_ways(binary, row, work):
     return f"{count} tensors, moves the logits by {moved:.1e}, against PEFT {difference:.1e}, back again {back:.1e}"
 
 
+@torch.no_grad()
+def on_body(binary, row, work):
+    export, task, config, settings = row
+    hf, model = FIXTURES / "bert_encoder/hf", FIXTURES / "bert_encoder" / f"{export}.onnx"
+    torch.manual_seed(0)
+    base = getattr(transformers, check_peft.CLASSIFIERS[task]).from_pretrained(hf, num_labels=4, attn_implementation="eager")
+    adapted = peft.get_peft_model(base, config(task_type=task, **settings)).eval()
+    for p in adapted.parameters():
+        if p.requires_grad:
+            p.add_(0.1 * torch.randn(p.shape))
+    adapted.save_pretrained(work / "peft")
+    run(binary, "inject", model, "--adapter", work / "peft", "-o", work / "bundle")
+    run(binary, "merge", work / "bundle", "-o", work / "merged.onnx", "--quiet")
+    x = probe(base.config.vocab_size, (9, 4))
+    session = onnxruntime.InferenceSession(work / "merged.onnx", providers=["CPUExecutionProvider"])
+    difference = relative_difference(session.run(["logits"], feeds(session, x))[0], check_peft.logits(adapted, x), x)
+    assert difference < check_peft.LARGEST_DIFFERENCE, f"merged model against PEFT: {difference:.1e}"
+    return f"against PEFT {difference:.1e}"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", default="target/release/peft-onnx")
     parser.add_argument("--only", default="")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    rows = [(" ".join([row[0][0], row[0][1], *row[1:]]), both_ways, row) for row in ROWS]
+    rows += [(f"bert_encoder {row[0]} {row[2].__name__} of {row[1]}", on_body, row) for row in BODIES]
+    rows = [(label, check, row) for label, check, row in rows if args.only in label]
     failed = 0
-    for row in ROWS:
-        label = " ".join([row[0][0], row[0][1], *row[1:]])
-        if args.only not in label:
-            continue
+    for label, check, row in rows:
         with tempfile.TemporaryDirectory() as work:
             try:
-                print(f"ok    {label}: {both_ways(args.binary, row, pathlib.Path(work))}", flush=True)
+                print(f"ok    {label}: {check(args.binary, row, pathlib.Path(work))}", flush=True)
             except (AssertionError, RuntimeError, ValueError, TypeError, KeyError) as why:
                 failed += 1
                 print(f"FAIL  {label}: {why}", flush=True)
+    print(f"{len(rows) - failed} of {len(rows)} rows passed")
     sys.exit(failed > 0)
 
 

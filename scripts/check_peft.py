@@ -7,6 +7,7 @@ Every tensor of the file must find its place in PEFT's model, and every tensor P
 differ by more than 1e-3 of the largest logit. Needs peft 0.21, torch, transformers 4.57, onnxruntime.
 """
 import argparse
+import json
 import pathlib
 import sys
 
@@ -23,10 +24,18 @@ onnxruntime.set_default_logger_severity(3)
 LENGTHS = [(12, 12), (17, 5, 11), (1, 3)]
 
 
-def base_model(folder):
+CLASSIFIERS = {"SEQ_CLS": "AutoModelForSequenceClassification", "TOKEN_CLS": "AutoModelForTokenClassification"}
+
+
+def base_model(folder, bundle):
+    """The model that Hugging Face saved; where the bundle's adapter has a new head, its body in the class for the task."""
     transformers.logging.set_verbosity_error()
-    config = transformers.AutoConfig.from_pretrained(folder)
-    model = getattr(transformers, config.architectures[0]).from_pretrained(folder, attn_implementation="eager", dtype="float32")
+    told = json.loads((pathlib.Path(bundle) / "adapter_config.json").read_text())
+    head = told.get("new_head")
+    name = CLASSIFIERS[told["task_type"]] if head else transformers.AutoConfig.from_pretrained(folder).architectures[0]
+    labels = dict(num_labels=head["num_labels"]) if head else {}
+    torch.manual_seed(0)
+    model = getattr(transformers, name).from_pretrained(folder, attn_implementation="eager", dtype="float32", **labels).eval()
     model.config.use_cache = False
     return model
 
@@ -62,7 +71,7 @@ def logits(model, inputs):
 @torch.no_grad()
 def compare(hf, bundle, merged):
     """What does not fit, the largest difference between merged model and PEFT, how far the adapter moves the logits, and the number of tensors."""
-    base = base_model(hf)
+    base = base_model(hf, bundle)
     inputs = [probe(base.config.vocab_size, lengths, decoder=base.config.is_encoder_decoder) for lengths in LENGTHS]
     untouched = [logits(base, x) for x in inputs]
     model, count, faults = adapted(base, bundle)

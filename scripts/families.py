@@ -16,6 +16,10 @@ BERT = dict(vocab_size=VOCABULARY, hidden_size=HIDDEN, intermediate_size=INNER, 
             max_position_embeddings=POSITIONS, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, type_vocab_size=2, pad_token_id=0)
 
 
+CLASSES = {"CAUSAL_LM": "AutoModelForCausalLM", "SEQ_CLS": "AutoModelForSequenceClassification", "TOKEN_CLS": "AutoModelForTokenClassification",
+           "MASKED_LM": "AutoModelForMaskedLM", "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM", "FEATURES": "AutoModel"}  # of transformers, by task
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
     task: str          # CAUSAL_LM, SEQ_CLS, TOKEN_CLS, MASKED_LM, SEQ_2_SEQ_LM, or FEATURES for a body without a head
@@ -26,8 +30,7 @@ class Family:
 
     @property
     def model_class(self):
-        return {"CAUSAL_LM": "AutoModelForCausalLM", "SEQ_CLS": "AutoModelForSequenceClassification", "TOKEN_CLS": "AutoModelForTokenClassification",
-                "MASKED_LM": "AutoModelForMaskedLM", "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM", "FEATURES": "AutoModel"}[self.task]
+        return CLASSES[self.task]
 
 
 BOTH = ("torchscript", "dynamo")
@@ -63,7 +66,8 @@ FAMILIES = {
         "lora_classifier": dict(target_modules=ATTENTION, modules_to_save=["classifier"]),
         "p_tuning_v2": dict(method="PrefixTuningConfig", num_virtual_tokens=3)}),
     "bert_masked": Family("MASKED_LM", "BertConfig", BERT, BOTH, {"lora_qv": dict(target_modules=ATTENTION)}),
-    "bert_encoder": Family("FEATURES", "BertConfig", BERT, BOTH, {}),  # its cases are of scripts/reference_heads.py
+    "bert_encoder": Family("FEATURES", "BertConfig", BERT, BOTH, {  # the adapter of a classifier for its body; other cases are of scripts/reference_heads.py
+        "lora_tokens": dict(task="TOKEN_CLS", target_modules=ATTENTION)}),
     "bert_tokens": Family("TOKEN_CLS", "BertConfig", dict(BERT, num_labels=5), BOTH, {
         "lora": dict(target_modules=ATTENTION), "p_tuning_v2": dict(method="PrefixTuningConfig", num_virtual_tokens=3)}),
     "llama_classifier": Family("SEQ_CLS", "LlamaConfig", dict(DECODER, num_labels=3), BOTH, {
@@ -124,9 +128,14 @@ def filled(model, number):
     return model
 
 
-def load(name, attention="eager"):
+def load(name, attention="eager", task=None):
+    """The family's model; for another task, its body with a random head for that."""
+    import torch
     import transformers
     folder = FIXTURES / name / "hf"
+    if task:
+        torch.manual_seed(seed(name, task))
+        return getattr(transformers, CLASSES[task]).from_pretrained(str(folder), attn_implementation=attention, dtype="float32", num_labels=5, use_cache=False).eval()
     kind = getattr(transformers, transformers.AutoConfig.from_pretrained(folder).architectures[0])
     model = kind.from_pretrained(str(folder), attn_implementation=attention if kind._supports_sdpa else "eager", dtype="float32")
     model.config.use_cache = False

@@ -13,10 +13,10 @@ def feeds(session, inputs):
 
 
 def probe(vocabulary, lengths, seed=2, decoder=False):
-    """Random tokens [rows, longest], padded on the right, and their mask; for a decoder behind an encoder half as many, without padding."""
+    """Random tokens [rows, longest], padded on the right with 0, and their mask; for a decoder behind an encoder half as many, without padding."""
     chance = np.random.default_rng(seed)
     mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
-    made = {"input_ids": chance.integers(3, vocabulary, mask.shape), "attention_mask": mask}
+    made = {"input_ids": chance.integers(3, vocabulary, mask.shape) * mask, "attention_mask": mask}
     return made | ({"decoder_input_ids": chance.integers(3, vocabulary, (len(mask), (max(lengths) + 1) // 2))} if decoder else {})
 
 

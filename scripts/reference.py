@@ -82,7 +82,7 @@ def counted(task, batch):
 
 def adapted(base, task, case, number):
     """The base with the case's adapter, which changes the model so that every gradient is other than zero from the first step."""
-    settings = {k: v for k, v in case.items() if k not in ("training", "method")}
+    settings = {k: v for k, v in case.items() if k not in ("training", "method", "task")}
     method = case.get("method", "LoraConfig")
     if method == "LoraConfig":
         settings = dict(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0) | settings
@@ -212,7 +212,8 @@ def main():
         name, _, only = asked.partition("/")
         family = FAMILIES[name]
         for case in [only] if only else family.cases:
-            told = write_case(FIXTURES / name / "cases" / case, functools.partial(families.load, name), family.task, family.cases[case],
+            task = family.cases[case].get("task")
+            told = write_case(FIXTURES / name / "cases" / case, functools.partial(families.load, name, task=task), task or family.task, family.cases[case],
                               families.seed(name, case))
             print(f"{name}/{case}: {told}", flush=True)
 

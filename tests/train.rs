@@ -46,6 +46,8 @@ const CASES: &[Case] = &[
     case("bert_encoder", "head_mean"),
     case("bert_encoder", "lora_mean"),
     case("bert_encoder", "lora_cls"),
+    // PEFT's adapter of the model for token classification, on its bare body.
+    case("bert_encoder", "lora_tokens"),
     case("llama", "head_last"),
     case("bert_classifier", "lora_classifier"),
     case("bert_classifier", "p_tuning_v2"),

@@ -9,7 +9,7 @@ mod scope;
 mod task;
 mod tuners;
 
-pub use new_head::{NewHead, Pooling};
+pub use new_head::{HeadModules, NewHead, Pooling};
 pub use prompts::{PrefixConfig, PrefixInit, PromptConfig, PromptEncoderConfig, PromptInit, PromptShape, Reparameterization};
 pub use scope::{Bias, Scope, Selection, Targets};
 pub use task::Task;

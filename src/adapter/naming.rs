@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use super::config::HeadModules;
 use super::key::Key;
 use crate::anatomy::Anatomy;
 
@@ -18,6 +19,13 @@ pub enum Naming {
     Add(String),
     /// By leaving this out in front.
     Remove(String),
+    /// By writing something else in front, where all of the graph's modules have the same there: what wraps the exported part of a model.
+    Replace {
+        /// What the graph has.
+        wrapper: String,
+        /// What the adapter has.
+        front: String,
+    },
 }
 
 /// Finds how a graph's modules get the names of an adapter's; none if no one beginning makes the difference.
@@ -28,6 +36,9 @@ pub fn compare(adapter: &BTreeSet<&str>, graph: &BTreeSet<&str>) -> Option<Namin
             Naming::Same => graph.contains(module),
             Naming::Add(front) => module.strip_prefix(front.as_str()).is_some_and(|name| graph.contains(name)),
             Naming::Remove(front) => graph.contains(format!("{front}{module}").as_str()),
+            Naming::Replace { wrapper, front } => {
+                module.strip_prefix(front.as_str()).is_some_and(|name| graph.contains(format!("{wrapper}{name}").as_str()))
+            }
         })
     };
     let longest = adapter.iter().max_by_key(|module| module.len())?;
@@ -35,7 +46,18 @@ pub fn compare(adapter: &BTreeSet<&str>, graph: &BTreeSet<&str>) -> Option<Namin
         let added = front_of(longest, name).map(|front| Naming::Add(front.to_owned()));
         added.or_else(|| front_of(name, longest).map(|front| Naming::Remove(front.to_owned())))
     });
-    std::iter::once(Naming::Same).chain(differences).find(fits)
+    let wrapper = wrapper(graph);
+    let replaced = graph.iter().filter_map(|name| {
+        let front = front_of(longest, name.strip_prefix(wrapper).filter(|_| !wrapper.is_empty())?)?;
+        Some(Naming::Replace { wrapper: wrapper.to_owned(), front: front.to_owned() })
+    });
+    std::iter::once(Naming::Same).chain(differences).chain(replaced).find(fits)
+}
+
+/// The first segment of all names, with its dot; empty if they have none in common.
+fn wrapper<'n>(names: &BTreeSet<&'n str>) -> &'n str {
+    let first = names.first().and_then(|name| name.find('.').map(|end| &name[..=end])).unwrap_or_default();
+    if names.iter().all(|name| name.starts_with(first)) { first } else { "" }
 }
 
 /// What stands before `name` at the end of `path`, with its dot.
@@ -44,14 +66,16 @@ fn front_of<'p>(path: &'p str, name: &str) -> Option<&'p str> {
 }
 
 /// Gives a graph's modules the names that an adapter has for them, where there is a way. `keys` are the names of the adapter's tensors.
-/// `head` is a module that has the same name on both sides: one that was put on the graph for the adapter.
-pub fn follow<'k>(anatomy: &mut Anatomy, keys: impl IntoIterator<Item = &'k Key>, head: Option<&str>) {
+/// `head` has modules of the same names on both sides: those that were put on the graph for the adapter.
+pub fn follow<'k>(anatomy: &mut Anatomy, keys: impl IntoIterator<Item = &'k Key>, head: Option<&HeadModules>) {
     let naming = {
-        let modules: BTreeSet<&str> = keys.into_iter().filter_map(module).filter(|module| !is_inside(module, head)).collect();
+        let modules: BTreeSet<&str> =
+            keys.into_iter().filter_map(module).filter(|module| !head.is_some_and(|head| head.has(module))).collect();
         let projections = anatomy.projections.iter().map(|projection| projection.module.as_str());
         let embeddings = anatomy.embeddings.iter().map(|embedding| embedding.module.as_str());
         let parameters = anatomy.parameters.iter().filter_map(|parameter| Some(parameter.name.rsplit_once('.')?.0));
-        compare(&modules, &projections.chain(embeddings).chain(parameters).collect())
+        let graph = projections.chain(embeddings).chain(parameters).filter(|module| !head.is_some_and(|head| head.has(module)));
+        compare(&modules, &graph.collect())
     };
     match naming {
         Some(Naming::Same) | None => {}
@@ -76,24 +100,28 @@ pub fn take_off(anatomy: &mut Anatomy, front: &str) {
     rename(anatomy, &Naming::Remove(front.to_owned()), None);
 }
 
-/// Whether a path is that of a module, or of something inside it.
-fn is_inside(path: &str, module: Option<&str>) -> bool {
-    module.is_some_and(|module| path.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
-}
-
-fn rename(anatomy: &mut Anatomy, naming: &Naming, head: Option<&str>) {
+fn rename(anatomy: &mut Anatomy, naming: &Naming, head: Option<&HeadModules>) {
     let projections = anatomy.projections.iter_mut().map(|projection| &mut projection.module);
     let embeddings = anatomy.embeddings.iter_mut().map(|embedding| &mut embedding.module);
     let attentions = anatomy.attentions.iter_mut().map(|attention| &mut attention.module);
     let parameters = anatomy.parameters.iter_mut().map(|parameter| &mut parameter.name);
     let names = projections.chain(embeddings).chain(attentions).chain(parameters);
-    for name in names.filter(|name| !is_inside(name, head)) {
+    let is_of_head = |name: &str| {
+        let owner = name.rsplit_once('.').map_or(name, |(owner, _)| owner);
+        head.is_some_and(|head| head.has(name) || head.has(owner))
+    };
+    for name in names.filter(|name| !is_of_head(name)) {
         match naming {
             Naming::Same => {}
             Naming::Add(front) => name.insert_str(0, front),
             Naming::Remove(front) => {
                 if let Some(rest) = name.strip_prefix(front.as_str()) {
                     *name = rest.to_owned();
+                }
+            }
+            Naming::Replace { wrapper, front } => {
+                if let Some(rest) = name.strip_prefix(wrapper.as_str()) {
+                    *name = format!("{front}{rest}");
                 }
             }
         }
@@ -113,6 +141,12 @@ mod tests {
             (&["bert.layer.0.q", "bert.layer.1.q"], &["layer.0.q", "layer.1.q", "layer.1.k"], add("bert.")),
             (&["model.h.0.q", "lm_head"], &["net.model.h.0.q", "net.lm_head"], remove("net.")),
             (&["model.h.0.q", "lm_head"], &["model.model.h.0.q", "model.lm_head"], remove("model.")),
+            (
+                &["bert.layer.0.q", "bert.layer.1.q"],
+                &["net.layer.0.q", "net.layer.1.q", "net.embed"],
+                Some(Naming::Replace { wrapper: "net.".into(), front: "bert.".into() }),
+            ),
+            (&["text.layer.0.q"], &["image.layer.0.q", "classifier"], None),
             (&["h.0.q", "h.2.q"], &["a.h.0.q", "b.h.2.q"], None),
             (&["bert.layer.0.q", "classifier"], &["layer.0.q", "classifier"], None),
             (&["th.0.q"], &["h.0.q"], None),

@@ -9,14 +9,11 @@
 
 use std::collections::BTreeSet;
 
-use super::config::{NewHead, Pooling, Task};
+use super::config::{HeadModules, NewHead, Pooling, Task};
 use super::init;
-use crate::anatomy::Anatomy;
+use crate::anatomy::{Anatomy, Projection};
 use crate::ir::{Builder, DType, Expr, Fact, Graph, Tensor, ValueId};
 use crate::{Error, Result};
-
-/// The module's name in PyTorch's classifiers, and in PEFT's list of heads that are always saved.
-pub const MODULE: &str = "classifier";
 
 /// The output that the head gives.
 pub const LOGITS: &str = "logits";
@@ -30,6 +27,8 @@ pub struct Features {
     /// Length of the last axis.
     width: usize,
     pooling: Pooling,
+    /// Whether positions see only what is before them.
+    is_of_decoder: bool,
 }
 
 impl Features {
@@ -57,12 +56,12 @@ impl Features {
         }
         let search = Search { graph, anatomy };
         let (value, pooling) = if each_position { (search.states(), Pooling::Nothing) } else { search.of_text(head.pooling) };
-        let value = value.ok_or_else(|| search.nothing(each_position))?;
+        let value = value.ok_or_else(|| search.nothing(each_position, pooling))?;
         let fact = graph.fact(value).clone();
         let width = fact.shape.as_ref().and_then(|shape| usize::try_from(shape.last()?.as_known()?).ok());
         let name = graph.value_name(value);
         let width = width.ok_or_else(|| Error::unsupported(format!("a new head on {name}"), "the width of its rows is not known"))?;
-        Ok(Self { value, fact, width, pooling })
+        Ok(Self { value, fact, width, pooling, is_of_decoder: search.is_decoder() })
     }
 
     /// The value that the head reads.
@@ -71,10 +70,17 @@ impl Features {
         self.value
     }
 
-    /// How positions are pooled.
+    /// The head with what was left to the body.
     #[must_use]
-    pub fn pooling(&self) -> Pooling {
-        self.pooling
+    pub fn settle(&self, head: &NewHead) -> NewHead {
+        let is_last = self.pooling == Pooling::Last;
+        let is_hugging_faces = self.is_of_decoder && head.layers.is_empty() && (is_last || self.fact.rank() == Some(3));
+        let modules = match &head.modules {
+            Some(modules) => modules.clone(),
+            None if is_hugging_faces && matches!(self.pooling, Pooling::Last | Pooling::Nothing) => HeadModules::score(!is_last),
+            None => HeadModules::usual(head.layers.len()),
+        };
+        NewHead { pooling: Some(self.pooling), modules: Some(modules), ..head.clone() }
     }
 
     /// Widths of all layers, from the features to the logits.
@@ -123,7 +129,18 @@ impl Search<'_> {
         if name != LOGITS && (gives_states || OF_BODIES.iter().any(|word| name.contains(word))) {
             return None;
         }
-        self.anatomy.projections.get(head.projection?).map(|projection| projection.x)
+        let last = self.anatomy.projections.get(head.projection?)?;
+        Some(self.first_of_head(&last.module).unwrap_or(last).x)
+    }
+
+    /// The first projection of a head that has several: masked language models have a dense layer in front of the last one, in the same
+    /// module (`cls.predictions`, `lm_head`).
+    fn first_of_head(&self, last: &str) -> Option<&Projection> {
+        let (module, _) = last.rsplit_once('.')?;
+        let is_inside = |projection: &Projection| projection.module.strip_prefix(module).is_some_and(|rest| rest.starts_with('.'));
+        let of_attentions = self.anatomy.attentions.iter().flat_map(|attention| [attention.q, attention.k, attention.v, attention.o]);
+        let has_layers = of_attentions.flatten().any(|place| is_inside(&self.anatomy.projections[place]));
+        self.anatomy.projections.iter().find(|projection| is_inside(projection)).filter(|_| !has_layers)
     }
 
     /// Where bodies end: at the input of the model's own head, else at its outputs.
@@ -175,21 +192,30 @@ impl Search<'_> {
 
     /// Of a model whose positions see only what is before them, the last one knows all; else all of them do.
     fn usual_pooling(&self) -> Pooling {
-        let is_causal = self.anatomy.attentions.iter().any(|attention| attention.causal);
-        if is_causal { Pooling::Last } else { Pooling::Mean }
+        if self.is_decoder() { Pooling::Last } else { Pooling::Mean }
     }
 
-    fn nothing(&self, each_position: bool) -> Error {
+    fn is_decoder(&self) -> bool {
+        self.anatomy.attentions.iter().any(|attention| attention.causal)
+    }
+
+    fn nothing(&self, each_position: bool, pooling: Pooling) -> Error {
         let outputs: Vec<String> =
             self.graph.outputs().iter().map(|&id| format!("{} {}", self.graph.value_name(id), self.graph.fact(id))).collect();
-        let wanted = if each_position { "[batch, seq, width]" } else { "[batch, seq, width] or [batch, width]" };
+        let wanted = match pooling {
+            Pooling::Nothing if !each_position => "[batch, width], a vector that the model itself pooled",
+            _ => "[batch, seq, width]",
+        };
         let why = format!("nothing before its outputs ({}) is {wanted}", outputs.join(", "));
-        Error::unsupported("a new head on this graph", why)
-            .with_hint("export the model so that it gives its last hidden states: `optimum-cli export onnx --task feature-extraction`")
+        let hint = match pooling {
+            Pooling::Nothing if !each_position => "export the body with what it pools (`pooler_output`) among its outputs",
+            _ => "export the model so that it gives its last hidden states: `optimum-cli export onnx --task feature-extraction`",
+        };
+        Error::unsupported("a new head on this graph", why).with_hint(hint)
     }
 }
 
-/// Puts the head on a graph, in place of its outputs but those of a cache. `graph` has the features' value.
+/// Puts a settled head on a graph, in place of its outputs but those of a cache. `graph` has the features' value.
 ///
 /// # Errors
 /// A graph that cannot be written on.
@@ -202,9 +228,13 @@ pub fn put(graph: &Graph, anatomy: &Anatomy, features: &Features, head: &NewHead
     let presents: Vec<ValueId> = anatomy.cache.iter().filter_map(|slot| slot.present).collect();
     b.clear_outputs();
     let widths = features.widths(head);
-    let layers = widths.windows(2).enumerate().map(|(at, pair)| {
-        let module = module(at, head.layers.len());
-        Layer { path: anatomy.wrapper.clone() + &module, module, inner: pair[0], outer: pair[1] }
+    let modules = head.modules.clone().unwrap_or_else(|| HeadModules::usual(head.layers.len()));
+    let layers = widths.windows(2).zip(modules.names).map(|(pair, module)| Layer {
+        path: anatomy.wrapper.clone() + &module,
+        module,
+        inner: pair[0],
+        outer: pair[1],
+        bias: modules.bias,
     });
     let logits = layers.enumerate().fold(pooled, |x, (at, layer)| {
         let x = if at == 0 { x } else { b.scoped(&layer.path, || b.op("Relu", &[x], &[])) };
@@ -217,17 +247,13 @@ pub fn put(graph: &Graph, anatomy: &Anatomy, features: &Features, head: &NewHead
     b.finish()
 }
 
-/// The path of a layer, as in `torch.nn.Sequential(Linear, ReLU, Linear, ..)`; of the only one, the head's.
-fn module(at: usize, hidden_layers: usize) -> String {
-    if hidden_layers == 0 { MODULE.to_owned() } else { format!("{MODULE}.{}", 2 * at) }
-}
-
 struct Layer {
     module: String,
     /// The module's path in the graph, with what wraps all others.
     path: String,
     inner: usize,
     outer: usize,
+    bias: bool,
 }
 
 impl Layer {
@@ -237,8 +263,9 @@ impl Layer {
         let weight = init::uniform(&mut random, &[self.inner, self.outer], 1.0 / init::to_f32(self.inner).sqrt());
         // A name that ends in `.weight` alone would say that PyTorch stores it in this order.
         let weight = b.initializer(&format!("{}.MatMul.weight", self.path), weight);
-        let bias = b.initializer(&format!("{}.MatMul.bias", self.path), Tensor::from_f32(&[self.outer], &vec![0.0; self.outer]));
-        b.scoped(&self.path, || x.matmul(weight) + bias)
+        let zeros = || Tensor::from_f32(&[self.outer], &vec![0.0; self.outer]);
+        let bias = self.bias.then(|| b.initializer(&format!("{}.MatMul.bias", self.path), zeros()));
+        b.scoped(&self.path, || bias.map_or(x.matmul(weight), |bias| x.matmul(weight) + bias))
     }
 }
 
@@ -313,7 +340,7 @@ mod tests {
     }
 
     fn head(pooling: Option<Pooling>) -> NewHead {
-        NewHead { layers: vec![3], labels: 2, pooling }
+        NewHead { layers: vec![3], labels: 2, pooling, modules: None }
     }
 
     #[test]

@@ -86,8 +86,8 @@ impl Base {
         let features = Features::find(&self.graph, &self.anatomy, head, task)?;
         let is_there = features.value().index() < self.fused.values().len();
         let body = if is_there { &self.fused } else { &self.graph };
-        let graph = new_head::put(body, &self.anatomy, &features, head, seed)?;
-        let settled = NewHead { pooling: Some(features.pooling()), ..head.clone() };
+        let settled = features.settle(head);
+        let graph = new_head::put(body, &self.anatomy, &features, &settled, seed)?;
         let mut with_head = Self::of(graph)?;
         if with_head.anatomy.wrapper != self.anatomy.wrapper {
             // What wraps the model may be told from the head that is gone.

@@ -11,7 +11,7 @@ use crate::adapter::config::{Method, NewHead, Task};
 use crate::adapter::dropout::Masks;
 use crate::adapter::targets::Strictness;
 use crate::adapter::{Given, Param, Plan, Purpose, Role};
-use crate::adapter::{naming, new_head, packing};
+use crate::adapter::{naming, packing};
 use crate::anatomy::Anatomy;
 use crate::ir::{Builder, DType, Graph, Origin, Tensor};
 use crate::onnx::{self, Storage, WriteOptions};
@@ -92,14 +92,14 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         Adapter::Folder(path) => Some(peft::read(path)?),
     };
     let (described, base_count) = (described(request.model, &linked, folder.path(), &base), base.count());
-    let mut new_head = given.as_ref().and_then(|files| files.config.new_head.clone()).or_else(|| request.new_head.clone());
+    let mut new_head = given.as_ref().and_then(|files| head_of(files, &base.anatomy)).or_else(|| request.new_head.clone());
     let task = task(request, given.as_ref(), &base.anatomy, new_head.as_ref())?;
     if let Some(head) = &mut new_head {
         let (with_head, settled) = base.with_head(head, task, request.seed).in_file(request.model)?;
         (base, *head) = (with_head.to_train().in_file(request.model)?, settled);
     }
     if let Some(files) = &given {
-        naming::follow(&mut base.anatomy, &files.keys(), new_head.as_ref().map(|_| new_head::MODULE));
+        naming::follow(&mut base.anatomy, &files.keys(), new_head.as_ref().and_then(|head| head.modules.as_ref()));
     }
     let (method, strictness) = match (&request.adapter, &given) {
         (Adapter::Fresh(method), _) => ((*method).clone(), Strictness::Every),
@@ -163,6 +163,16 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     crate::files::replace(&folder.path().join(manifest::FILE), text.as_bytes())?;
     folder.finish()?;
     Ok(Report { manifest, targets: plan.targets(), trained: plan.trained(), task, matched, new_head })
+}
+
+/// The head that an adapter's base had and this one has not: the one that its configuration tells, or that of a classifier whose body this is.
+fn head_of(files: &AdapterFiles, anatomy: &Anatomy) -> Option<NewHead> {
+    let is_of_head = |module: &str| {
+        let last = module.rsplit('.').next();
+        peft::saved_head::modules().any(|head| last == Some(head))
+    };
+    let has_its_own = || anatomy.projections.iter().any(|projection| is_of_head(&projection.module));
+    files.config.new_head.clone().or_else(|| if has_its_own() { None } else { peft::saved_head::of(files) })
 }
 
 /// Errors name the file that the user gave, not its link in a folder that is about to vanish.

@@ -7,7 +7,7 @@ use super::manifest::Manifest;
 use crate::adapter::config::Task;
 use crate::adapter::targets::Strictness;
 use crate::adapter::{Given, Plan, Requantised};
-use crate::adapter::{naming, new_head, packing};
+use crate::adapter::{naming, packing};
 use crate::ir::{Builder, DType, Graph};
 use crate::onnx::{self, Storage, WriteOptions};
 use crate::{Context, Error, Result, peft};
@@ -84,7 +84,7 @@ pub fn write(bundle: &Path, output: &Path, weights: Weights, quantised: Quantise
         // Whatever it starts from, the adapter has its trained numbers.
         (base, _) = base.with_head(head, task, 0).in_file(&model)?;
     }
-    naming::follow(&mut base.anatomy, &files.keys(), files.config.new_head.as_ref().map(|_| new_head::MODULE));
+    naming::follow(&mut base.anatomy, &files.keys(), files.config.new_head.as_ref().and_then(|head| head.modules.as_ref()));
     packing::join(&mut base.anatomy, &files.config.method).in_file(&model)?;
     let given = |key: &str| files.tensors.get(key).cloned();
     let plan = Plan::new(&files.config.method, task, &base.anatomy, Strictness::AsPeft, 0, &given).in_file(&model)?;

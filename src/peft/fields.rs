@@ -161,7 +161,7 @@ pub(super) fn sizes(value: &Value) -> Option<Vec<usize>> {
     value.as_array()?.iter().map(size).collect()
 }
 
-fn texts(value: &Value) -> Option<Vec<String>> {
+pub(super) fn texts(value: &Value) -> Option<Vec<String>> {
     value.as_array()?.iter().map(|item| item.as_str().map(str::to_owned)).collect()
 }
 

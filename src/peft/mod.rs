@@ -8,6 +8,7 @@ mod config;
 mod fields;
 mod folder;
 pub mod safetensors;
+pub mod saved_head;
 mod weights;
 
 pub use config::AdapterConfig;

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 
-/// A head that is put on a body in place of what it had: linear layers with rectifiers between them, `classifier` in the names of modules.
+/// A head that is put on a body in place of what it had: linear layers with rectifiers between them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewHead {
     /// Widths of the hidden layers, from the body's end on.
@@ -14,6 +14,38 @@ pub struct NewHead {
     pub labels: usize,
     /// How the positions of a text become one vector; `None`: as goes with the body.
     pub pooling: Option<Pooling>,
+    /// The modules of its linear layers; `None`: as goes with the body.
+    pub modules: Option<HeadModules>,
+}
+
+/// The modules of a head's linear layers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeadModules {
+    /// Their paths, one for each layer: `classifier`.
+    pub names: Vec<String>,
+    /// Whether they add a bias.
+    pub bias: bool,
+}
+
+impl HeadModules {
+    /// `classifier.0`, `classifier.2`, .. as in `torch.nn.Sequential(Linear, ReLU, Linear, ..)`; `classifier` for one layer alone.
+    #[must_use]
+    pub fn usual(hidden_layers: usize) -> Self {
+        let numbered = (0..=hidden_layers).map(|at| format!("classifier.{}", 2 * at));
+        Self { names: if hidden_layers == 0 { vec!["classifier".to_owned()] } else { numbered.collect() }, bias: true }
+    }
+
+    /// `score`, as Hugging Face calls the layer on a decoder; where it sees one vector of a text, it has no bias.
+    #[must_use]
+    pub fn score(bias: bool) -> Self {
+        Self { names: vec!["score".to_owned()], bias }
+    }
+
+    /// Whether a path is that of one of the modules.
+    #[must_use]
+    pub fn has(&self, path: &str) -> bool {
+        self.names.iter().any(|name| name == path)
+    }
 }
 
 /// How the hidden states of a text's positions become one vector.
@@ -60,10 +92,13 @@ impl NewHead {
     /// Checks that the numbers make sense.
     ///
     /// # Errors
-    /// Fewer than two classes, between which there would be nothing to learn; a layer without width.
+    /// Fewer than two classes, between which there would be nothing to learn; a layer without width, or without a module.
     pub fn check(&self) -> Result<()> {
         if self.labels < 2 {
             return Err(Error::mismatch("num_labels", "at least 2 classes", self.labels));
+        }
+        if let Some(modules) = self.modules.as_ref().filter(|modules| modules.names.len() != self.layers.len() + 1) {
+            return Err(Error::mismatch("number of a head's modules", self.layers.len() + 1, modules.names.len()));
         }
         self.layers.iter().try_for_each(|&width| super::at_least_one("width of a head's layer", width))
     }

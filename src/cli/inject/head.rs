@@ -26,15 +26,16 @@ impl HeadArgs {
     /// # Errors
     /// Numbers that make no sense.
     pub fn new_head(&self) -> Result<Option<NewHead>> {
-        let head = self.num_labels.map(|labels| NewHead { layers: self.head_layers.clone(), labels, pooling: self.pooling });
+        let head = self.num_labels.map(|labels| NewHead { layers: self.head_layers.clone(), labels, pooling: self.pooling, modules: None });
         head.as_ref().map_or(Ok(()), NewHead::check)?;
         Ok(head)
     }
 }
 
-/// The head in a line: `256 -> 64 -> 2, pooling mean`.
+/// The head in a line: `64 -> 2 (classifier.0, classifier.2), pooling mean`.
 pub(super) fn describe(head: &NewHead) -> String {
     let widths: Vec<String> = head.layers.iter().chain([&head.labels]).map(ToString::to_string).collect();
     let pooling = head.pooling.map(|pooling| format!(", pooling {pooling}")).unwrap_or_default();
-    format!("{} (classifier){pooling}", widths.join(" -> "))
+    let modules = head.modules.as_ref().map(|modules| format!(" ({})", modules.names.join(", "))).unwrap_or_default();
+    format!("{}{modules}{pooling}", widths.join(" -> "))
 }
