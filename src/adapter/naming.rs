@@ -54,10 +54,11 @@ pub fn compare(adapter: &BTreeSet<&str>, graph: &BTreeSet<&str>) -> Option<Namin
     std::iter::once(Naming::Same).chain(differences).chain(replaced).find(fits)
 }
 
-/// The first segment of all names, with its dot; empty if they have none in common.
+/// The first segment of all names, with its dot; empty if they have none in common, or if it is that of a list of layers.
 fn wrapper<'n>(names: &BTreeSet<&'n str>) -> &'n str {
     let first = names.first().and_then(|name| name.find('.').map(|end| &name[..=end])).unwrap_or_default();
-    if names.iter().all(|name| name.starts_with(first)) { first } else { "" }
+    let is_behind = |name: &str| name.strip_prefix(first).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()));
+    if names.iter().all(|name| is_behind(name)) { first } else { "" }
 }
 
 /// What stands before `name` at the end of `path`, with its dot.
