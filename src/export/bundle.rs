@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use indexmap::IndexMap;
 
 use super::base::{self, Base};
+use super::class_names;
 use super::manifest::{self, GraphFile, Manifest, Slot};
 use crate::adapter::config::{Method, NewHead, Task};
 use crate::adapter::dropout::Masks;
@@ -155,12 +156,12 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         base_count,
         logits: base.anatomy.head.as_ref().map(|head| base.graph.value_name(head.logits).to_owned()).unwrap_or_default(),
         classes,
+        class_names: class_names(request, new_head.as_ref(), task, classes)?,
         max_positions: base.anatomy.max_positions.map(|positions| positions - i64::try_from(plan.virtual_tokens()).unwrap_or(0)),
         dropout: plan.dropout(),
         hard_prompt: request.hard_prompt.clone(),
     };
-    let text = serde_json::to_string_pretty(&manifest).map_err(|e| Error::invalid(e.to_string()))?;
-    crate::files::replace(&folder.path().join(manifest::FILE), text.as_bytes())?;
+    manifest.write(folder.path())?;
     folder.finish()?;
     Ok(Report { manifest, targets: plan.targets(), trained: plan.trained(), task, matched, new_head })
 }
@@ -190,6 +191,16 @@ fn task(request: &Request<'_>, given: Option<&AdapterFiles>, anatomy: &Anatomy, 
                  a body without a head gets one with `--num-labels`",
         )
     })
+}
+
+/// The names of the classes: those that the adapter's bundle knows, else those beside the model, which are its own head's.
+fn class_names(request: &Request<'_>, new_head: Option<&NewHead>, task: Task, classes: Option<i64>) -> Result<Vec<String>> {
+    if let Adapter::Folder(folder) = request.adapter
+        && folder.join(manifest::FILE).exists()
+    {
+        return Ok(Manifest::read(folder)?.class_names);
+    }
+    if new_head.is_some() { Ok(vec![]) } else { class_names::of_model(request.model, task, classes) }
 }
 
 fn adapted(base: &Base, plan: &Plan, given: &Given<'_>, purpose: Purpose<'_>) -> Result<(Graph, Vec<Param>)> {

@@ -40,6 +40,10 @@ pub struct Manifest {
     pub logits: String,
     /// Vocabulary size or number of labels, where it is known.
     pub classes: Option<i64>,
+    /// The names of the classes in the order of their numbers, where they are known: from the model's configuration, or since names were first
+    /// learnt. There may be fewer than `classes`, of which the last ones have no name yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub class_names: Vec<String>,
     /// The largest number of positions, where it is known.
     pub max_positions: Option<i64>,
     /// Share of activations that are dropped in training.
@@ -117,6 +121,15 @@ impl Manifest {
                 .with_hint("a newer peft-onnx wrote this bundle; use that one"));
         }
         Ok(manifest)
+    }
+
+    /// Writes the manifest of a bundle.
+    ///
+    /// # Errors
+    /// A folder that cannot be written to.
+    pub fn write(&self, bundle: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self).map_err(|e| Error::invalid(e.to_string()))?;
+        crate::files::replace(&bundle.join(FILE), text.as_bytes())
     }
 
     /// The graph for a purpose.

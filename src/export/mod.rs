@@ -2,6 +2,7 @@
 
 pub mod base;
 pub mod bundle;
+pub mod class_names;
 pub mod manifest;
 pub mod merge;
 pub mod onnx_adapter;

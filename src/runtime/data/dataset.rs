@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
 use super::Tokenizer;
+use super::classes::{self, OtherNames};
 use super::encode::Encoder;
 use super::example::{Example, IGNORED, Labels, Limits};
 use super::record::{self, Record};
@@ -36,8 +35,10 @@ pub struct Reading<'a> {
     pub packing: Packing,
     /// What numbers the model takes.
     pub limits: Limits,
-    /// The names of the classes in the order of their numbers; if labels are names and this is not given, the names in alphabetical order.
-    pub class_names: Option<&'a [String]>,
+    /// The names of classes that are known, in the order of their numbers.
+    pub class_names: &'a [String],
+    /// What becomes of names that are not known.
+    pub other_names: OtherNames,
     /// How rows of text are shown to a language model that is asked for a label's word.
     pub hard_prompt: Option<&'a HardPrompt>,
 }
@@ -52,7 +53,8 @@ impl Reading<'_> {
             max_length: None,
             packing: Packing::Off,
             limits: Limits::default(),
-            class_names: None,
+            class_names: &[],
+            other_names: OtherNames::Numbered,
             hard_prompt: None,
         }
     }
@@ -99,7 +101,7 @@ impl Dataset {
     /// model cannot take; [`Invalid`](crate::ErrorKind::Invalid) if no label counts in the whole file.
     pub fn read(path: &Path, reading: &Reading<'_>) -> Result<Self> {
         let records = record::read(path)?;
-        let class_names = class_names(&records, reading).in_file(path)?;
+        let class_names = classes::names(&records, reading).in_file(path)?;
         let classes = match reading.hard_prompt {
             Some(prompt) => Some(prompt.numbers().collect::<BTreeMap<_, _>>()),
             None => class_names.as_ref().map(|names| names.iter().cloned().zip(0..).collect()),
@@ -184,31 +186,6 @@ impl Example {
         if let Labels::Tokens(labels) = &mut self.labels {
             labels.truncate(length);
         }
-    }
-}
-
-/// The names of the classes, if any label is a name: those that were given, or those of the file in alphabetical order.
-fn class_names(records: &[Record], reading: &Reading<'_>) -> Result<Option<Vec<String>>> {
-    if !matches!(reading.task, Task::SeqCls | Task::ImageCls) {
-        return Ok(None);
-    }
-    let labels = || records.iter().filter_map(|record| Some((record.line, record.fields.get("label")?)));
-    let mut names: Vec<&str> = labels().filter_map(|(_, label)| label.as_str()).collect();
-    // A table has no numbers, only text that looks like them.
-    if names.iter().all(|name| name.trim().parse::<i32>().is_ok()) {
-        return Ok(None);
-    }
-    if let Some((line, number)) = labels().find(|(_, label)| !matches!(label, Value::String(_))) {
-        return Err(Error::mismatch("label", "a name, as in other rows", number).at(Place::Line(line)));
-    }
-    if let Some(given) = reading.class_names {
-        return Ok(Some(given.to_vec()));
-    }
-    names.sort_unstable();
-    names.dedup();
-    match reading.limits.classes.filter(|classes| *classes < names.len()) {
-        Some(classes) => Err(Error::mismatch("label names", format!("at most {classes}, the model's classes"), names.join(", "))),
-        None => Ok(Some(names.into_iter().map(ToOwned::to_owned).collect())),
     }
 }
 

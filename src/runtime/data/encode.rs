@@ -6,6 +6,7 @@ use serde::Deserialize as _;
 use serde_json::{Map, Value};
 
 use super::chat::Message;
+use super::classes::unknown;
 use super::example::{Example, IGNORED, Labels, Pixels};
 use super::template::from_template;
 use super::tokenizer::{Specials, Tokenizer, Tokens};
@@ -70,8 +71,10 @@ impl<'a> Encoder<'a> {
         let value = fields.get("label").or_else(|| fields.get("labels")).ok_or_else(|| Error::not_found("column", "label"))?;
         let named = |name: &str| match &self.classes {
             Some(classes) => classes.get(name).copied().ok_or_else(|| {
-                let known = classes.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-                Error::mismatch("label", format!("one of {known}"), name)
+                let mut known: Vec<(&String, &i32)> = classes.iter().collect();
+                known.sort_by_key(|(_, number)| **number);
+                let error = unknown(name, known.into_iter().map(|(name, _)| name.as_str()));
+                if self.reading.hard_prompt.is_some() { error.with_hint("every label needs its words in the verbalizer") } else { error }
             }),
             None => name.trim().parse().map_err(|_| Error::mismatch("label", "a whole number", name)),
         };

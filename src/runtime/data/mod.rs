@@ -9,6 +9,7 @@
 
 mod batch;
 mod chat;
+mod classes;
 mod columns;
 mod dataset;
 mod encode;
@@ -22,6 +23,7 @@ mod tokenizer;
 
 pub use batch::{Batch, Batches, Filling};
 pub use chat::{ChatTemplate, Ending, Message};
+pub use classes::OtherNames;
 pub use dataset::{Dataset, Packing, Reading, Summary};
 pub use example::{Example, IGNORED, Labels, Limits, Pixels};
 pub use order::{Cursor, Order};

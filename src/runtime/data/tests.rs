@@ -161,7 +161,7 @@ fn rows_of_a_classifier_become_tokens_and_classes() -> Result<()> {
         assert_eq!(dataset.class_names.unwrap_or_default(), names, "{content}");
     }
     let given = ["pos".to_owned(), "neg".to_owned()];
-    let dataset = read("a.csv", "text,label\none,pos\ntwo,neg\n", &Reading { class_names: Some(&given), ..reading })?;
+    let dataset = read("a.csv", "text,label\none,pos\ntwo,neg\n", &Reading { class_names: &given, ..reading })?;
     assert_eq!(dataset.examples.iter().map(|example| example.labels.clone()).collect::<Vec<_>>(), [Labels::Class(0), Labels::Class(1)]);
     let pair = read("a.jsonl", r#"{"text": "one", "text_pair": "two three", "label": 1}"#, &reading)?;
     assert_eq!(

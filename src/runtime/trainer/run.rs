@@ -1,7 +1,7 @@
 //! One run, from its options to its summary.
 
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -32,9 +32,19 @@ impl Material {
         let manifest = Manifest::read(&options.bundle)?;
         let data = &options.data;
         let source = Source::of(&options.bundle, &manifest, data.tokenizer.as_deref())?.cut(data.max_length).packed(data.packing);
-        let dataset = source.read(&data.file, None)?;
-        let eval_data = data.eval_file.as_ref().map(|file| source.read(file, Some(&dataset))).transpose()?;
+        let dataset = source.read_to_learn(&data.file)?;
+        let eval_data = data.eval_file.as_ref().map(|file| source.read_to_measure(file, Some(&dataset))).transpose()?;
         Ok(Self { manifest, source, dataset, eval_data })
+    }
+
+    /// Keeps the names of classes that the data has and the bundle does not know yet: whoever reads the bundle later must number them alike.
+    fn keep_class_names(&self, bundle: &Path) -> Result<()> {
+        match &self.dataset.class_names {
+            Some(names) if *names != self.manifest.class_names => {
+                Manifest { class_names: names.clone(), ..self.manifest.clone() }.write(bundle)
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -117,6 +127,7 @@ impl<'a> Run<'a> {
             let error = Error::mismatch("steps of this run", format!("more than the {done} of the checkpoint"), schedule.total_steps);
             return Err(error.with_hint("raise --max-steps or --epochs"));
         }
+        material.keep_class_names(&options.bundle)?;
         let path = options.bundle.join(METRICS);
         let metrics = if done == 0 { Metrics::create(&path)? } else { Metrics::resume(&path, done)? };
         let (waiting, collected) = (vec![], Instant::now());

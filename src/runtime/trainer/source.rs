@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use crate::adapter::config::Task;
 use crate::anatomy::Anatomy;
 use crate::error::{Context, Error, Result};
-use crate::export::Manifest;
-use crate::runtime::data::{self, Dataset, Filling, Labels, Limits, Packing, Reading, Tokenizer};
+use crate::export::{Manifest, class_names};
+use crate::runtime::data::{self, Dataset, Filling, Labels, Limits, OtherNames, Packing, Reading, Tokenizer};
 use crate::train::verbalizer::HardPrompt;
 
 /// How files are read for a bundle.
@@ -17,6 +17,7 @@ pub struct Source {
     limits: Limits,
     max_length: Option<usize>,
     packing: Packing,
+    class_names: Vec<String>,
     hard_prompt: Option<HardPrompt>,
 }
 
@@ -34,31 +35,31 @@ impl Source {
             None => tokenizer_near(&[bundle.join("inference.onnx"), PathBuf::from(&manifest.base.path)])?,
         };
         let source = Self::with(task, tokenizer, manifest.classes, manifest.max_positions);
-        Ok(Self { hard_prompt: manifest.hard_prompt.clone(), ..source })
+        Ok(Self { hard_prompt: manifest.hard_prompt.clone(), class_names: manifest.class_names.clone(), ..source })
     }
 
-    /// Reads for a plain model, with the named tokenizer or the one beside it.
+    /// Reads for a plain model, with the named tokenizer or the one beside it, and the class names beside it.
     ///
     /// # Errors
-    /// If the named tokenizer cannot be opened.
+    /// If the named tokenizer or the model's configuration cannot be opened.
     pub fn of_model(model: &Path, task: Task, anatomy: &Anatomy, tokenizer: Option<&Path>) -> Result<Self> {
         let tokenizer = match tokenizer {
             Some(path) => Some(Tokenizer::open(path)?),
             None => tokenizer_near(&[model.to_path_buf()])?,
         };
         let classes = anatomy.head.as_ref().and_then(|head| head.classes);
-        Ok(Self::with(task, tokenizer, classes, anatomy.max_positions))
+        let class_names = class_names::of_model(model, task, classes)?;
+        Ok(Self { class_names, ..Self::with(task, tokenizer, classes, anatomy.max_positions) })
     }
 
     fn with(task: Task, tokenizer: Option<Tokenizer>, classes: Option<i64>, positions: Option<i64>) -> Self {
         let size = |number: Option<i64>| number.and_then(|number| usize::try_from(number).ok());
-        let is_class_task = matches!(task, Task::SeqCls | Task::TokenCls | Task::ImageCls);
         let limits = Limits {
             positions: size(positions),
-            vocabulary: size(classes).filter(|_| !is_class_task),
-            classes: size(classes).filter(|_| is_class_task),
+            vocabulary: size(classes).filter(|_| task.predicts_tokens()),
+            classes: size(classes).filter(|_| !task.predicts_tokens()),
         };
-        Self { task, tokenizer, limits, max_length: None, packing: Packing::Off, hard_prompt: None }
+        Self { task, tokenizer, limits, max_length: None, packing: Packing::Off, class_names: vec![], hard_prompt: None }
     }
 
     /// Cuts rows at a length, in tokens. Without one, a row that is longer than the model takes is an error.
@@ -121,21 +122,34 @@ impl Source {
         self.task
     }
 
-    /// Reads a file. Class names are numbered as in `like`, if that has names.
+    /// Reads a file to learn from: class names that are not known yet take the next numbers.
     ///
     /// # Errors
     /// As [`Dataset::read`].
-    pub fn read(&self, path: &Path, like: Option<&Dataset>) -> Result<Dataset> {
-        let reading = Reading {
+    pub fn read_to_learn(&self, path: &Path) -> Result<Dataset> {
+        Dataset::read(path, &self.reading(&self.class_names, OtherNames::Numbered))
+    }
+
+    /// Reads a file to measure on, whose class names must be known: those of the data that is learnt from, if there is any, else those of the model.
+    ///
+    /// # Errors
+    /// As [`Dataset::read`].
+    pub fn read_to_measure(&self, path: &Path, learnt: Option<&Dataset>) -> Result<Dataset> {
+        let names = learnt.and_then(|learnt| learnt.class_names.as_ref()).unwrap_or(&self.class_names);
+        Dataset::read(path, &self.reading(names, OtherNames::Refused))
+    }
+
+    fn reading<'a>(&'a self, class_names: &'a [String], other_names: OtherNames) -> Reading<'a> {
+        Reading {
             task: self.task,
             tokenizer: self.tokenizer.as_ref(),
             max_length: self.max_length,
             packing: self.packing,
             limits: self.limits,
-            class_names: like.and_then(|like| like.class_names.as_deref()),
+            class_names,
+            other_names,
             hard_prompt: self.hard_prompt.as_ref(),
-        };
-        Dataset::read(path, &reading)
+        }
     }
 }
 
