@@ -71,6 +71,7 @@ def run(binary, *args):
     done = subprocess.run([binary, *map(str, args)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise AssertionError(f"peft-onnx {args[0]}: {done.stderr.strip()[-400:]}")
+    return done.stdout
 
 
 def written(session, tokens, cached):

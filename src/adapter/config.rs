@@ -110,14 +110,19 @@ impl Method {
         match self {
             Self::Lora(config) => config.check(),
             Self::Prompt(config) => at_least_one("num_virtual_tokens", config.num_virtual_tokens),
-            Self::Prefix(config) => at_least_one("num_virtual_tokens", config.num_virtual_tokens),
+            Self::Prefix(config) => {
+                at_least_one("encoder_hidden_size", config.encoder_hidden_size.unwrap_or(1))?;
+                at_least_one("num_virtual_tokens", config.num_virtual_tokens)
+            }
             Self::PromptEncoder(config) => {
                 at_least_one("num_virtual_tokens", config.num_virtual_tokens)?;
+                at_least_one("encoder_hidden_size", config.encoder_hidden_size.unwrap_or(1))?;
                 at_least_one("encoder_num_layers", config.encoder_num_layers)?;
                 probability("encoder_dropout", config.encoder_dropout)
             }
             Self::Head(_) => Ok(()),
-            Self::TrainableTokens(config) => at_least_one("number of token_indices", config.rows.len()),
+            Self::TrainableTokens(config) => at_least_one("number of token_indices", config.rows.len())
+                .map_err(|error| error.with_hint("--trainable-token-indices names the tokens whose rows are trained, by number")),
             Self::Ia3(config) => config.scope.check(),
             Self::LnTuning(config) => config.scope.check(),
             Self::Vera(config) => {

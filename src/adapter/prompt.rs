@@ -68,7 +68,8 @@ fn placed(settled: Method, tokens: usize, init: PromptInit, at: &Places<'_>) -> 
 pub(super) fn check_room(anatomy: &Anatomy, tokens: usize) -> Result<()> {
     match anatomy.max_positions {
         Some(positions) if i64::try_from(tokens).unwrap_or(i64::MAX) >= positions => {
-            Err(Error::mismatch("num_virtual_tokens", format!("fewer than the model's {positions} positions"), tokens))
+            let error = Error::mismatch("num_virtual_tokens", format!("fewer than the model's {positions} positions"), tokens);
+            Err(error.with_hint("virtual tokens take positions from the text: 8 to 100 are usual"))
         }
         _ => Ok(()),
     }

@@ -27,7 +27,7 @@ impl Table<'_> {
 /// The table that the tokens are looked up in.
 pub(super) fn of_tokens(anatomy: &Anatomy) -> Result<&Embedding> {
     anatomy.token_embedding.and_then(|place| anatomy.embeddings.get(place)).ok_or_else(|| {
-        Error::unsupported("virtual tokens in this graph", "no table was found that its token ids are looked up in")
+        Error::unsupported("training what tokens are looked up as", "this graph has no table that its token ids are looked up in")
             .with_hint("`peft-onnx inspect --explain` says what was looked for")
     })
 }

@@ -386,7 +386,11 @@ fn nothing_matches(scope: &Scope, candidates: &[Candidate]) -> Error {
         names if names.is_empty() => "no linear projections were recognised; `inspect --explain` says why".to_owned(),
         names => format!("the model has {}", names.join(", ")),
     };
-    Error::invalid(format!("no module matches the targets {wanted:?}{after}")).with_hint(hint)
+    let what = match wanted.as_str() {
+        "" => "the model has none of the modules that this method attaches to".to_owned(),
+        wanted => format!("no module matches the targets {wanted:?}"),
+    };
+    Error::invalid(what + after).with_hint(hint)
 }
 
 /// Names, compiled, with what they stand for.

@@ -87,7 +87,8 @@ pub(super) fn normalisations(config: &LnTuningConfig, at: &Places<'_>) -> Result
     };
     debug_assert!(candidates.iter().all(|candidate| candidate.kind == CandidateKind::Norm), "only norms are candidates");
     if chosen.is_empty() {
-        return Err(Error::unsupported("tuning the normalisations", "none was found in this graph"));
+        let error = Error::unsupported("tuning the normalisations", "none was found in this graph");
+        return Err(error.with_hint("`peft-onnx inspect MODEL` lists what the graph has, and what each method could train"));
     }
     let parts = [("weight", KeyPart::NormWeight), ("bias", KeyPart::NormBias)];
     let mut found: Vec<Box<dyn Part>> = vec![];

@@ -24,7 +24,7 @@ mod scores;
 mod task;
 mod walk;
 
-pub use task::{Guess, Task};
+pub use task::{Guess, Task, check_task};
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -81,6 +81,24 @@ impl FromStr for Task {
     }
 }
 
+/// Checks that a graph's logits have the axes of a task: scores for a whole row, `[batch, classes]`, or for each of its tokens, `[batch, seq, scores]`.
+///
+/// # Errors
+/// [`Mismatch`](crate::ErrorKind::Mismatch) with the logits.
+pub fn check_task(task: Task, graph: &Graph, anatomy: &Anatomy) -> Result<()> {
+    let Some(head) = &anatomy.head else { return Ok(()) };
+    let is_for_rows = matches!(task, Task::SeqCls | Task::ImageCls);
+    let (axes, scores) = if is_for_rows { (2, "[batch, classes]") } else { (3, "[batch, seq, scores]") };
+    let fact = graph.fact(head.logits);
+    if fact.rank().is_none_or(|rank| rank == axes) {
+        return Ok(());
+    }
+    let error = Error::mismatch(format!("{} for {task}", graph.value_name(head.logits)), scores, fact);
+    let made_for = anatomy.task.task.map(|task| format!("the graph looks made for {task}")).unwrap_or_default();
+    let new_head = if is_for_rows { "; --num-labels puts a new head on it" } else { "" };
+    Err(error.with_hint(format!("{made_for}{new_head}")))
+}
+
 /// The task that anatomy and shapes speak for.
 pub(super) fn guess(graph: &Graph, anatomy: &Anatomy) -> Guess {
     let Some(head) = &anatomy.head else {

@@ -169,6 +169,7 @@ fn of_model(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
         unknown("it has no output that looks like logits", "`peft-onnx inspect MODEL --explain` says what was looked for")
     })?;
     let task = args.task.or(anatomy.task.task).ok_or_else(|| unknown("its task is not recognised", "name it with --task"))?;
+    anatomy::check_task(task, &graph, &anatomy).in_file(&args.model)?;
     let source = || Source::of_model(&args.model, task, &anatomy, args.tokenizer.as_deref());
     each(args, source, |source, dataset| of_logits(args, runtime, &args.model, graph.value_name(head.logits), source, dataset))
 }

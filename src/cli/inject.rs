@@ -133,7 +133,12 @@ fn hard_prompt(args: &Args) -> Result<Option<HardPrompt>> {
     let graph = onnx::read(&args.model)?;
     let graph = onnx::inline_functions(&graph).and_then(|graph| onnx::raise(&graph)).in_file(&args.model)?;
     let anatomy = anatomy::read(&graph);
-    let task = args.task.or(anatomy.task.task).unwrap_or(Task::MaskedLm);
+    let Some(task) = args.task.or(anatomy.task.task) else {
+        let error = Error::unsupported("a template for this model", "it has no logits of tokens, so it cannot be asked for a word");
+        let hint =
+            "export it as a language model (optimum-cli: --task fill-mask or text-generation), or say with --task what its logits are for";
+        return Err(error.in_file(&args.model).with_hint(hint));
+    };
     let source = Source::of_model(&args.model, task, &anatomy, args.tokenizer.as_deref())?;
     Ok(source.shown_in(template, Some(&super::hard_prompt::verbalizer(words)?))?.hard_prompt().cloned())
 }
@@ -226,7 +231,8 @@ fn sites(targets: &[(String, usize)]) -> String {
     let mut kinds = indexmap::IndexMap::<String, usize>::new();
     for (module, rank) in targets {
         let kind = module.rsplit('.').next().unwrap_or(module);
-        *kinds.entry(format!("{kind} (rank {rank})")).or_default() += 1;
+        let rank = if *rank > 0 { format!(" (rank {rank})") } else { String::new() };
+        *kinds.entry(format!("{kind}{rank}")).or_default() += 1;
     }
     kinds.iter().map(|(kind, count)| format!("{count} x {kind}")).collect::<Vec<_>>().join(", ")
 }

@@ -75,8 +75,8 @@ pub struct Args {
     #[arg(long, value_name = "STEPS", help_heading = "Length of the training")]
     pub max_steps: Option<NonZeroU64>,
 
-    /// Peak learning rate [default: 2e-4 for low-rank methods, 1e-3 for heads, normalisations and rows of embeddings, 5e-3 for ia3 and prompts that
-    /// a network computes, 1e-2 for prompts and prefixes that are trained as they are]
+    /// Peak learning rate [default: 2e-4 for low-rank methods; 1e-3 for normalisations, rows of embeddings and prefixes that a network computes;
+    /// 5e-3 for ia3 and prompts that a network computes; 1e-2 for vera, heads, and prompts and prefixes that are trained as they are]
     #[arg(long, value_name = "RATE", help_heading = "Optimizer (AdamW)")]
     pub learning_rate: Option<f64>,
     /// How the learning rate goes on after the warm-up: constant, linear or cosine (to zero)
@@ -194,9 +194,9 @@ const STEPS_ON_GPU: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
 /// Rates at which the methods learn well, by the method's name in the manifest.
 fn default_rate(method: &str) -> f64 {
     match method {
-        "prompt_tuning" | "p_tuning_v2" => 1e-2,
-        "prefix_tuning" | "p_tuning" | "ia3" => 5e-3,
-        "head" | "ln_tuning" | "trainable_tokens" => 1e-3,
+        "prompt_tuning" | "p_tuning_v2" | "head" | "vera" => 1e-2,
+        "p_tuning" | "ia3" => 5e-3,
+        "prefix_tuning" | "ln_tuning" | "trainable_tokens" => 1e-3,
         _ => 2e-4,
     }
 }

@@ -13,7 +13,7 @@ use crate::adapter::dropout::Masks;
 use crate::adapter::targets::Strictness;
 use crate::adapter::{Given, Param, Plan, Purpose, Role};
 use crate::adapter::{naming, packing};
-use crate::anatomy::Anatomy;
+use crate::anatomy::{self, Anatomy};
 use crate::ir::{Builder, DType, Graph, Origin, Tensor};
 use crate::onnx::{self, Storage, WriteOptions};
 use crate::peft::{self, AdapterConfig, AdapterFiles, safetensors};
@@ -94,7 +94,7 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     };
     let (described, base_count) = (described(request.model, &linked, folder.path(), &base), base.count());
     let mut new_head = given.as_ref().and_then(|files| head_of(files, &base.anatomy)).or_else(|| request.new_head.clone());
-    let task = task(request, given.as_ref(), &base.anatomy, new_head.as_ref())?;
+    let task = task(request, given.as_ref(), &base, new_head.as_ref())?;
     if let Some(head) = &mut new_head {
         let (with_head, settled) = base.with_head(head, task, request.seed).in_file(request.model)?;
         (base, *head) = (with_head.to_train().in_file(request.model)?, settled);
@@ -158,6 +158,7 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         classes,
         class_names: class_names(request, new_head.as_ref(), task, classes)?,
         max_positions: base.anatomy.max_positions.map(|positions| positions - i64::try_from(plan.virtual_tokens()).unwrap_or(0)),
+        virtual_tokens: plan.virtual_tokens(),
         dropout: plan.dropout(),
         hard_prompt: request.hard_prompt.clone(),
     };
@@ -181,16 +182,21 @@ fn renamed(error: Error, linked: &Path, model: &Path) -> Error {
     error.with_file_renamed(linked, model)
 }
 
-fn task(request: &Request<'_>, given: Option<&AdapterFiles>, anatomy: &Anatomy, new_head: Option<&NewHead>) -> Result<Task> {
+fn task(request: &Request<'_>, given: Option<&AdapterFiles>, base: &Base, new_head: Option<&NewHead>) -> Result<Task> {
+    let anatomy = &base.anatomy;
     let takes_pixels = anatomy.inputs.main.is_some_and(|_| anatomy.token_embedding.is_none());
     let of_new_head = new_head.map(|_| if takes_pixels { Task::ImageCls } else { Task::SeqCls });
     let known = request.task.or_else(|| given.and_then(|files| files.config.task)).or(of_new_head).or(anatomy.task.task);
-    known.ok_or_else(|| {
+    let known = known.ok_or_else(|| {
         Error::unsupported("finding out the task", "neither the adapter nor the graph's outputs tell it").in_file(request.model).with_hint(
             "name it with `--task`: causal-lm, masked-lm, seq-cls, token-cls, image-cls or seq2seq-lm; \
                  a body without a head gets one with `--num-labels`",
         )
-    })
+    })?;
+    if new_head.is_none() {
+        anatomy::check_task(known, &base.graph, anatomy).in_file(request.model)?;
+    }
+    Ok(known)
 }
 
 /// The names of the classes: those that the adapter's bundle knows, else those beside the model, which are its own head's.

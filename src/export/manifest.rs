@@ -44,13 +44,21 @@ pub struct Manifest {
     /// learnt. There may be fewer than `classes`, of which the last ones have no name yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub class_names: Vec<String>,
-    /// The largest number of positions, where it is known.
+    /// The largest number of positions of a text, where it is known: the base's, less those of virtual tokens.
     pub max_positions: Option<i64>,
+    /// Positions that the adapter's virtual tokens take.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub virtual_tokens: usize,
     /// Share of activations that are dropped in training.
     pub dropout: f64,
     /// The words that labels stand for, where a language model is asked for one of them; labels are then their numbers, at the word's place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hard_prompt: Option<HardPrompt>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// The model that an adapter belongs to.

@@ -165,7 +165,11 @@ fn fitted(mut example: Example, reading: &Reading<'_>, summary: &mut Summary) ->
     match limits.positions.filter(|positions| reading.packing == Packing::Off && *positions < example.longest()) {
         None => Ok(example),
         Some(positions) => {
-            let error = Error::mismatch("tokens in this row", format!("at most {positions}, the model's positions"), example.longest());
+            let room = match limits.virtual_tokens {
+                0 => "the model's positions".to_owned(),
+                taken => format!("the model's {} positions less {taken} virtual tokens", positions + taken),
+            };
+            let error = Error::mismatch("tokens in this row", format!("at most {positions}, {room}"), example.longest());
             Err(error.with_hint(format!("--max-length {positions} cuts longer rows")))
         }
     }

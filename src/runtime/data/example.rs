@@ -55,6 +55,8 @@ impl Default for Labels {
 pub struct Limits {
     /// The longest row, in tokens.
     pub positions: Option<usize>,
+    /// Positions of the model that an adapter's virtual tokens take, which `positions` are less by.
+    pub virtual_tokens: usize,
     /// How many tokens there are.
     pub vocabulary: Option<usize>,
     /// How many classes there are.

@@ -209,7 +209,7 @@ fn rows_are_packed_into_blocks_with_an_end_between() -> Result<()> {
 fn rows_that_do_not_fit_are_errors_with_the_line() -> Result<()> {
     struct Case(Task, &'static str, &'static str);
     let (_folder, tokenizer) = tokenizer([&[], &[]], &json!({}))?;
-    let limits = Limits { positions: Some(8), vocabulary: Some(22), classes: Some(2) };
+    let limits = Limits { positions: Some(8), vocabulary: Some(22), classes: Some(2), ..Limits::default() };
     for Case(task, row, expected) in [
         Case(
             Task::CausalLm,

@@ -35,7 +35,8 @@ impl Source {
             None => tokenizer_near(&[bundle.join("inference.onnx"), PathBuf::from(&manifest.base.path)])?,
         };
         let source = Self::with(task, tokenizer, manifest.classes, manifest.max_positions);
-        Ok(Self { hard_prompt: manifest.hard_prompt.clone(), class_names: manifest.class_names.clone(), ..source })
+        let limits = Limits { virtual_tokens: manifest.virtual_tokens, ..source.limits };
+        Ok(Self { limits, hard_prompt: manifest.hard_prompt.clone(), class_names: manifest.class_names.clone(), ..source })
     }
 
     /// Reads for a plain model, with the named tokenizer or the one beside it, and the class names beside it.
@@ -56,6 +57,7 @@ impl Source {
         let size = |number: Option<i64>| number.and_then(|number| usize::try_from(number).ok());
         let limits = Limits {
             positions: size(positions),
+            virtual_tokens: 0,
             vocabulary: size(classes).filter(|_| task.predicts_tokens()),
             classes: size(classes).filter(|_| !task.predicts_tokens()),
         };
@@ -86,6 +88,13 @@ impl Source {
             }
         };
         let prompt = data::hard_prompt(template, &words, tokenizer, self.task)?;
+        let largest = prompt.labels.iter().flat_map(|label| &label.tokens).max().copied();
+        if let Some((token, size)) =
+            largest.zip(self.limits.vocabulary).filter(|(token, size)| usize::try_from(*token).is_ok_and(|token| token >= *size))
+        {
+            let error = Error::mismatch("tokens of the label words", format!("below {size}, the model's vocabulary"), token);
+            return Err(error.with_hint("is the tokenizer that of the model?"));
+        }
         if let Some(before) = before.filter(|before| before.labels != prompt.labels) {
             let names = |prompt: &HardPrompt| prompt.verbalizer();
             let error = Error::mismatch("the words that labels stand for", names(&before), names(&prompt));
