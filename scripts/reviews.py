@@ -29,8 +29,8 @@ Made by `scripts/reviews.py`, which says what is measured and how to run it. 10,
 ICWSM 2014), as positive or negative, 500 of them held out; the model is all-MiniLM-L6-v2 (22.7 million parameters, 6 layers), exported by optimum.
 """
 # What `inject` is asked for, and the other side's name for it.
-METHODS = [(method, method) for method in ("lora", "ia3", "p_tuning_v2", "prefix_tuning", "p_tuning", "prompt_tuning", "head")]
-METHODS.append(("head --num-labels 2 --pooling mean", "mean_head"))
+SAME = ("prompt_tuning", "p_tuning", "prefix_tuning", "p_tuning_v2", "ia3", "lora")
+METHODS = [("head", "head"), ("head --num-labels 2 --pooling mean", "mean_head"), *((method, method) for method in SAME)]
 
 
 def ours(opt, model, method, data, work):
@@ -97,7 +97,7 @@ def main():
     parser.add_argument("--reviews", type=pathlib.Path, help="a folder with the rated texts")
     parser.add_argument("--model", type=pathlib.Path, help="a folder with all-MiniLM-L6-v2")
     parser.add_argument("--binary", default=ROOT / "target/release/peft-onnx")
-    for name, default in dict(steps=200, batch_size=8, mlm_steps=1200).items():
+    for name, default in dict(steps=150, batch_size=8, mlm_steps=1200).items():
         parser.add_argument("--" + name.replace("_", "-"), type=int, default=default)
     parser.add_argument("--only", choices=["methods", "words"])
     parser.add_argument("--write", type=pathlib.Path, help="the page whose sections are replaced")

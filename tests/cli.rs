@@ -211,6 +211,19 @@ fn an_interrupted_run_with_dropout_goes_on_bit_by_bit() {
     assert_ne!(whole, parted);
 }
 
+/// A bundle's path may start anywhere: the base's weights are inside the base's file, so they are inside the merged one.
+#[test]
+fn a_model_merged_from_a_relative_path_needs_nothing_of_its_bundle() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::copy(fixture("llama/torchscript.onnx"), folder.path().join("model.onnx")).expect("the fixture is there");
+    for args in [&["inject", "model.onnx", "--method", "lora", "-o", "bundle"][..], &["merge", "bundle", "-o", "merged.onnx"]] {
+        peft_onnx().args(args).current_dir(folder.path()).assert().success();
+    }
+    std::fs::remove_dir_all(folder.path().join("bundle")).expect("the bundle was there");
+    peft_onnx().args(["inspect", "merged.onnx"]).current_dir(folder.path()).assert().success();
+    assert!(!folder.path().join("merged.onnx.data").exists());
+}
+
 /// A new head on bodies that give hidden states, with methods that change modules or put tokens in front: trained, merged, injected again.
 #[test]
 fn a_new_head_is_trained_with_any_method() {

@@ -96,10 +96,7 @@ fn formed(graph: &Graph, form: Form) -> Result<Graph> {
 fn storage(args: &Args, graph: &Graph) -> Result<Storage> {
     let stem = args.output.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let file = format!("{stem}.data");
-    let model = std::path::absolute(&args.model).in_file(&args.model)?;
-    let lies_beside = |origin: &Path| *origin != *model;
-    let is_external = graph.initializers().filter_map(|(_, tensor)| tensor.origin()).any(|origin| lies_beside(&origin.file));
-    Ok(match (args.weights, is_external) {
+    Ok(match (args.weights, onnx::has_external(graph, &args.model)?) {
         (Place::Inline, _) | (Place::Keep, false) => Storage::Inline,
         (Place::External, _) => Storage::External { file },
         (Place::Keep, true) => Storage::Share { links: stem, file, live: None },

@@ -207,6 +207,9 @@ fn describe(folder: &Path, report: &Report, files: &[File]) -> String {
         ),
     ];
     lines.extend(report.matched.map(|count| format!("adapter    {count} tensors, each with its place")));
+    if !manifest.class_names.is_empty() {
+        lines.push(format!("classes    {}", manifest.class_names.join(", ")));
+    }
     if let Some(prompt) = &manifest.hard_prompt {
         lines.push(format!("template   {}", prompt.template));
         lines.push(format!("words      {}", prompt.verbalizer()));

@@ -75,7 +75,7 @@ pub struct Args {
     #[arg(long, value_name = "STEPS", help_heading = "Length of the training")]
     pub max_steps: Option<NonZeroU64>,
 
-    /// Peak learning rate [default: 2e-4 for low-rank methods; 1e-3 for normalisations, rows of embeddings and prefixes that a network computes;
+    /// Peak learning rate [default: 5e-4 for low-rank methods; 1e-3 for normalisations, rows of embeddings and prefixes that a network computes;
     /// 5e-3 for ia3 and prompts that a network computes; 1e-2 for vera, heads, and prompts and prefixes that are trained as they are]
     #[arg(long, value_name = "RATE", help_heading = "Optimizer (AdamW)")]
     pub learning_rate: Option<f64>,
@@ -137,7 +137,9 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let stop = stop_on_interrupt();
     let trained = trainer::train(runtime, &options, stop, &mut |event| progress.show(&event));
     progress.finish();
-    report(args, global, &trained?)
+    let trained = trained?;
+    // Training may have named the classes.
+    report(args, global, &trained, &Manifest::read(&args.bundle)?.class_names)
 }
 
 impl Args {
@@ -197,7 +199,7 @@ fn default_rate(method: &str) -> f64 {
         "prompt_tuning" | "p_tuning_v2" | "head" | "vera" => 1e-2,
         "p_tuning" | "ia3" => 5e-3,
         "prefix_tuning" | "ln_tuning" | "trainable_tokens" => 1e-3,
-        _ => 2e-4,
+        _ => 5e-4,
     }
 }
 
@@ -216,7 +218,7 @@ fn stop_on_interrupt() -> &'static AtomicBool {
     &STOP
 }
 
-fn report(args: &Args, global: &Global, summary: &Summary) -> Result<()> {
+fn report(args: &Args, global: &Global, summary: &Summary, classes: &[String]) -> Result<()> {
     if global.json {
         return output::print_json(&json!({
             "steps": summary.steps,
@@ -225,22 +227,27 @@ fn report(args: &Args, global: &Global, summary: &Summary) -> Result<()> {
             "tokens": summary.tokens,
             "seconds": summary.time.as_secs_f64(),
             "eval": summary.evaluation.map(|evaluation| evaluation.json()),
+            "class_names": classes,
             "adapter": summary.adapter,
         }));
     }
     if global.quiet {
         return Ok(());
     }
-    output::print(&describe(&args.bundle, summary))
+    output::print(&describe(&args.bundle, summary, classes))
 }
 
-fn describe(bundle: &Path, summary: &Summary) -> String {
+fn describe(bundle: &Path, summary: &Summary, classes: &[String]) -> String {
     let (tokens, time) = (output::count(summary.tokens), output::duration(summary.time));
     let mut lines = vec![format!("trained to step {}: {tokens} tokens in {time}", summary.steps)];
     if let (Some(first), Some(last)) = (summary.first_loss, summary.loss) {
         lines.push(format!("loss      {first:.4} -> {last:.4} (first and last tenth of the steps)"));
     }
     lines.extend(summary.evaluation.map(|evaluation| format!("held out  {}", evaluation.line())));
+    if !classes.is_empty() {
+        let numbered: Vec<String> = classes.iter().enumerate().map(|(number, name)| format!("{number} {name}")).collect();
+        lines.push(format!("classes   {}", numbered.join(", ")));
+    }
     lines.push(format!("adapter   {}", summary.adapter.display()));
     lines.push(format!("next      peft-onnx merge {} -o tuned.onnx", bundle.display()));
     lines.join("\n")

@@ -79,7 +79,7 @@ pub fn write(bundle: &Path, output: &Path, weights: Weights, quantised: Quantise
     }
     let files = peft::read(bundle)?;
     let task = Task::from_name(&manifest.task).ok_or_else(|| Error::not_found("task", &*manifest.task).in_file(bundle))?;
-    let external = base.raw.initializers().filter_map(|(_, t)| t.origin()).any(|origin| *origin.file != *model);
+    let external = onnx::has_external(&base.raw, &model)?;
     if let Some(head) = &files.config.new_head {
         // Whatever it starts from, the adapter has its trained numbers.
         (base, _) = base.with_head(head, task, 0).in_file(&model)?;

@@ -19,5 +19,5 @@ mod write;
 pub use inline::inline_functions;
 pub use raise::raise;
 pub use read::{producer, read};
-pub use storage::Storage;
+pub use storage::{Storage, has_external};
 pub use write::{WriteOptions, write};

@@ -11,7 +11,7 @@ use super::tensor;
 use super::write::entry;
 use crate::error::{Context, Error, Result};
 use crate::files::{Staged, link_or_copy};
-use crate::ir::{DType, Origin, Tensor};
+use crate::ir::{DType, Graph, Origin, Tensor};
 
 /// Where the data of initializers goes. Constants of less than 1 KiB, but for those of live files, and attributes, are always in the model file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,6 +44,15 @@ impl Storage {
             _ => false,
         }
     }
+}
+
+/// Whether any weights of a graph that was read from `model` lie in another file.
+///
+/// # Errors
+/// A path without a working folder to start from.
+pub fn has_external(graph: &Graph, model: &Path) -> Result<bool> {
+    let model = std::path::absolute(model).in_file(model)?;
+    Ok(graph.initializers().filter_map(|(_, tensor)| tensor.origin()).any(|origin| *origin.file != *model))
 }
 
 /// Tensors of fewer bytes stay in the model file.
