@@ -1,6 +1,6 @@
 //! `peft-onnx convert`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::ValueEnum;
 use serde_json::json;
