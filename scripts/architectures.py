@@ -6,7 +6,7 @@ divide, so that heads, groups and partial rotary positions are all there.
 import dataclasses
 import functools
 
-from families import DECODER, HEADS, HIDDEN, INNER, LAYERS, POSITIONS, SPECIAL, VOCABULARY, filled, seed
+from families import BART, BERT, DECODER, HEADS, HIDDEN, INNER, LAYERS, MODEL_CLASSES, POSITIONS, SPECIAL, T5, VOCABULARY, filled, seed
 
 GPT = dict(vocab_size=VOCABULARY, n_embd=HIDDEN, n_layer=LAYERS, n_head=HEADS, n_positions=POSITIONS, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **SPECIAL)
 PLAIN = {k: v for k, v in DECODER.items() if k != "num_key_value_heads"}
@@ -31,8 +31,7 @@ class Architecture:
 
     @property
     def model_class(self):
-        return self.auto or {"CAUSAL_LM": "AutoModelForCausalLM", "SEQ_CLS": "AutoModelForSequenceClassification", "MASKED_LM": "AutoModelForMaskedLM",
-                             "FEATURES": "AutoModel"}[self.task]
+        return self.auto or MODEL_CLASSES[self.task]
 
 
 def decoder(config, targets=QV, base=DECODER, about=None, **settings):
@@ -106,7 +105,106 @@ DECODERS = {
     "bitnet": decoder("BitNetConfig"),
     "lfm2": decoder("Lfm2Config", layer_types=["conv", "full_attention"], block_ff_dim=INNER, conv_L_cache=3),
 }
-ARCHITECTURES = DECODERS
+
+
+def encoder(config, targets=("query", "value"), task="SEQ_CLS", base=BERT, attention="sdpa", auto="", **settings):
+    classes = dict(num_labels=3) if task == "SEQ_CLS" else {}
+    return Architecture(task, config, base | classes | settings, targets, attention, auto)
+
+
+ROBERTA = dict(max_position_embeddings=POSITIONS + 2, pad_token_id=0)
+NO_TYPES = dict(type_vocab_size=0, pooler_dropout=0.0)
+MODERN = dict(num_hidden_layers=3, global_attn_every_n_layers=2, local_attention=8, embedding_dropout=0.0, mlp_dropout=0.0, attention_dropout=0.0, classifier_dropout=0.0,
+              reference_compile=False, cls_token_id=1, sep_token_id=2)
+XLNET = dict(vocab_size=VOCABULARY, d_model=HIDDEN, n_layer=LAYERS, n_head=HEADS, d_inner=INNER, dropout=0.0, summary_last_dropout=0.0, pad_token_id=0)
+ENCODERS = {
+    "bert": encoder("BertConfig"),
+    "bert_masked": encoder("BertConfig", task="MASKED_LM"),
+    "distilbert": encoder("DistilBertConfig", ("q_lin", "v_lin"), base={}, vocab_size=VOCABULARY, dim=HIDDEN, hidden_dim=INNER, n_layers=LAYERS, n_heads=HEADS,
+                          max_position_embeddings=POSITIONS, dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.0, pad_token_id=0),
+    "roberta": encoder("RobertaConfig", **ROBERTA),
+    "roberta_masked": encoder("RobertaConfig", task="MASKED_LM", **ROBERTA),
+    "xlm_roberta": encoder("XLMRobertaConfig", **ROBERTA),
+    "camembert": encoder("CamembertConfig", **ROBERTA),
+    "roberta_prelayernorm": encoder("RobertaPreLayerNormConfig", **ROBERTA),
+    "data2vec_text": encoder("Data2VecTextConfig", **ROBERTA),
+    "xmod": encoder("XmodConfig", languages=["en_XX"], default_language="en_XX", **ROBERTA),
+    "electra": encoder("ElectraConfig", embedding_size=16),
+    "electra_masked": encoder("ElectraConfig", task="MASKED_LM", embedding_size=16),
+    "albert": encoder("AlbertConfig", embedding_size=16, classifier_dropout_prob=0.0),
+    "albert_masked": encoder("AlbertConfig", task="MASKED_LM", embedding_size=16),
+    "deberta": encoder("DebertaConfig", ("in_proj",), relative_attention=True, pos_att_type=["c2p", "p2c"], position_biased_input=False, max_relative_positions=16, **NO_TYPES),
+    "deberta_v2": encoder("DebertaV2Config", ("query_proj", "value_proj"), relative_attention=True, pos_att_type=["c2p", "p2c"], position_biased_input=False,
+                          position_buckets=16, share_att_key=True, norm_rel_ebd="layer_norm", **NO_TYPES),
+    "mpnet": encoder("MPNetConfig", ("q", "v"), **ROBERTA | dict(pad_token_id=1)),
+    "modernbert": encoder("ModernBertConfig", ("Wqkv",), **MODERN),
+    "modernbert_masked": encoder("ModernBertConfig", ("Wqkv",), task="MASKED_LM", **MODERN),
+    "mobilebert": encoder("MobileBertConfig", embedding_size=16, intra_bottleneck_size=16, true_hidden_size=16),
+    "layoutlm": encoder("LayoutLMConfig", max_2d_position_embeddings=32),
+    "nystromformer": encoder("NystromformerConfig", num_landmarks=4, segment_means_seq_len=4),
+    "convbert": encoder("ConvBertConfig", embedding_size=HIDDEN, head_ratio=2, conv_kernel_size=3),
+    "ernie": encoder("ErnieConfig"),
+    "esm": encoder("EsmConfig", mask_token_id=4, token_dropout=False, position_embedding_type="rotary"),
+    "rembert": encoder("RemBertConfig", input_embedding_size=16, output_embedding_size=16, classifier_dropout_prob=0.0),
+    "roformer": encoder("RoFormerConfig", embedding_size=HIDDEN),
+    "megatron_bert": encoder("MegatronBertConfig"),
+    "big_bird": encoder("BigBirdConfig", attention_type="original_full"),
+    "ibert": encoder("IBertConfig", quant_mode=False, **ROBERTA),
+    "xlnet": encoder("XLNetConfig", ("layer_1", "layer_2"), base=XLNET),
+}
+
+
+def sequences(config, targets=QV, base=None, **settings):
+    return Architecture("SEQ_2_SEQ_LM", config, (BART if base is None else base) | settings, targets)
+
+
+GATED = dict(feed_forward_proj="gated-gelu", tie_word_embeddings=False)
+SEQUENCES = {
+    "t5": sequences("T5Config", ("q", "v"), T5),
+    "t5_gated": sequences("T5Config", ("q", "v"), T5, **GATED),
+    "mt5": sequences("MT5Config", ("q", "v"), T5, **GATED),
+    "umt5": sequences("UMT5Config", ("q", "v"), T5, **GATED),
+    "bart": sequences("BartConfig"),
+    "mbart": sequences("MBartConfig"),
+    "pegasus": sequences("PegasusConfig", decoder_start_token_id=0),
+    "marian": sequences("MarianConfig", decoder_start_token_id=0),
+    "m2m_100": sequences("M2M100Config"),
+    "blenderbot": sequences("BlenderbotConfig", decoder_start_token_id=1),
+    "blenderbot_small": sequences("BlenderbotSmallConfig", decoder_start_token_id=1),
+}
+
+
+def images(config, targets=("query", "value"), base=None, **settings):
+    return Architecture("IMAGE_CLS", config, (VIT if base is None else base) | dict(num_labels=4) | settings, targets)
+
+
+VIT = dict(image_size=16, patch_size=4, num_channels=3, hidden_size=HIDDEN, intermediate_size=INNER, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+           hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, drop_path_rate=0.0)
+STAGES = dict(image_size=32, num_channels=3, hidden_sizes=[8, 16, 16, 32], depths=[1, 1, 1, 1], num_attention_heads=[1, 2, 2, 4], drop_path_rate=0.0, classifier_dropout_prob=0.0,
+              hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+WINDOWS = dict(image_size=32, patch_size=2, num_channels=3, embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=4, hidden_dropout_prob=0.0,
+               attention_probs_dropout_prob=0.0, drop_path_rate=0.0)
+IMAGES = {
+    "vit": images("ViTConfig"),
+    "vit_msn": images("ViTMSNConfig"),
+    "ijepa": images("IJepaConfig"),
+    "deit": images("DeiTConfig", architectures=["DeiTForImageClassification"]),
+    "beit": images("BeitConfig", use_relative_position_bias=True, layer_scale_init_value=0.1, use_mean_pooling=True),
+    "data2vec_vision": images("Data2VecVisionConfig", use_relative_position_bias=True, layer_scale_init_value=0.1),
+    "dinov2": images("Dinov2Config", mlp_ratio=2),
+    "dinov2_swiglu": images("Dinov2Config", mlp_ratio=2, use_swiglu_ffn=True),
+    "dinov2_with_registers": images("Dinov2WithRegistersConfig", mlp_ratio=2),
+    "siglip": images("SiglipConfig", QV, {}, vision_config=VIT),
+    "clip": images("CLIPConfig", QV, {}, vision_config=VIT),
+    "swin": images("SwinConfig", base=WINDOWS),
+    "swinv2": images("Swinv2Config", base=WINDOWS),
+    "pvt": images("PvtConfig", base=STAGES, patch_sizes=[4, 2, 2, 2], strides=[4, 2, 1, 1], sequence_reduction_ratios=[4, 2, 1, 1], mlp_ratios=[2, 2, 2, 2]),
+    "segformer": images("SegformerConfig", base=STAGES, sr_ratios=[4, 2, 1, 1], mlp_ratios=[2, 2, 2, 2]),
+    "mobilevit": images("MobileViTConfig", base=dict(VIT, image_size=32, patch_size=2), hidden_sizes=[12, 16, 20], neck_hidden_sizes=[4, 8, 8, 12, 16, 20, 24], expand_ratio=2.0,
+                        classifier_dropout_prob=0.0),
+    "convnext": images("ConvNextConfig", ("pwconv1", "pwconv2"), dict(image_size=32, num_channels=3, patch_size=4), hidden_sizes=[16, 32], depths=[2, 2], num_stages=2),
+}
+ARCHITECTURES = DECODERS | ENCODERS | SEQUENCES | IMAGES
 
 
 def every_expert(block, hidden):

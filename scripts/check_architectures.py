@@ -37,11 +37,12 @@ NAMES = "names"
 
 def methods(row):
     """PEFT's settings of each method that is compared, as reference.py takes them."""
+    saved = dict(modules_to_save=["classifier"]) if row.task == "IMAGE_CLS" else {}  # PEFT saves classifiers of texts by itself
     prompt = dict(num_virtual_tokens=4, **row.widths)
     prefix = dict(method="PrefixTuningConfig", **prompt | row.prefix)
     return {
-        "lora_qv": dict(target_modules=list(row.targets)),
-        "lora_all": dict(target_modules="all-linear", training=dict(learning_rate=5e-3)),
+        "lora_qv": dict(target_modules=list(row.targets), **saved),
+        "lora_all": dict(target_modules="all-linear", training=dict(learning_rate=5e-3), **saved),
         "prompt_tuning": dict(method="PromptTuningConfig", **prompt),
         "prefix_tuning": dict(prefix_projection=True, encoder_hidden_size=12, **prefix),
         "p_tuning_v2": prefix,

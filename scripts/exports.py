@@ -9,11 +9,11 @@ import shutil
 import onnxruntime
 import torch
 
-from families import POSITIONS, VOCABULARY
-from onnx_inputs import feeds, probe, relative_difference
+from families import POSITIONS, VOCABULARY, image_form
+from onnx_inputs import feeds, images, probe, relative_difference
 
 TASKS = {"CAUSAL_LM": "text-generation", "SEQ_CLS": "text-classification", "MASKED_LM": "fill-mask", "FEATURES": "feature-extraction", "TOKEN_CLS": "token-classification",
-         "SEQ_2_SEQ_LM": "text2text-generation"}  # optimum's names
+         "SEQ_2_SEQ_LM": "text2text-generation", "IMAGE_CLS": "image-classification"}  # optimum's names
 
 
 @contextlib.contextmanager
@@ -68,12 +68,15 @@ def outputs(task):
 
 
 def example(config, task, positions=False):
-    """Inputs [2, 9] of which the second row is padded; dynamic axes of inputs and of the logits."""
+    """Inputs [2, 9] of which the second row is padded, or two images; dynamic axes of inputs and of the logits."""
+    if task == "IMAGE_CLS":
+        pixels = torch.tensor(images(*image_form(config), 2)["pixel_values"])
+        return {"pixel_values": pixels}, {"pixel_values": {0: "batch"}}, {"logits": {0: "batch"}}
     ids = torch.randint(3, VOCABULARY, (2, 9), generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(ids)
     mask[1, 7:] = 0
     inputs = {"input_ids": ids, "attention_mask": mask}
-    if task != "CAUSAL_LM" and getattr(config, "type_vocab_size", 0) > 1:
+    if task not in ("CAUSAL_LM", "SEQ_2_SEQ_LM") and getattr(config, "type_vocab_size", 0) > 1:
         inputs["token_type_ids"] = torch.zeros_like(ids)
     if positions:
         inputs["position_ids"] = torch.arange(9)[None].repeat(2, 1)
@@ -105,8 +108,9 @@ def optimum(load, task, file, cache=False, attention="sdpa"):
     from optimum.exporters.onnx import onnx_export_from_model
     folder = file.parent / f"{file.stem}_optimum"
     model = load(attention)
-    model.config.use_cache = cache
-    onnx_export_from_model(model, folder, task=TASKS[task] + "-with-past" * cache, device="cpu", do_validation=False)
+    if task != "IMAGE_CLS":
+        model.config.use_cache = cache
+    onnx_export_from_model(model, folder, task=TASKS[task] + "-with-past" * cache, monolith=task == "SEQ_2_SEQ_LM", device="cpu", do_validation=False)
     shutil.move(folder / "model.onnx", file)
     shutil.rmtree(folder)
 
@@ -121,10 +125,11 @@ def fused(load, task, file, **_):
     plain = file.with_suffix(".plain.onnx")
     rotary = any("rotary" in name for name, _ in model.named_modules())
     torchscript(load, task, plain, positions=rotary and "position_ids" in inspect.signature(model.forward).parameters)
-    kind = "gpt2" if task == "CAUSAL_LM" and not rotary else "bert"
     config = model.config
-    optimized = optimize_model(str(plain), model_type=kind, num_heads=config.num_attention_heads, hidden_size=config.hidden_size,
-                               optimization_options=FusionOptions(kind), opt_level=0)
+    kind = "gpt2" if task == "CAUSAL_LM" and not rotary else "t5" if config.model_type.endswith("t5") else "bert"
+    heads, hidden = (next((getattr(config, key) for key in keys if isinstance(getattr(config, key, None), int)), 0)
+                     for keys in (("num_attention_heads", "num_heads"), ("hidden_size", "d_model")))  # 0: the optimizer finds out
+    optimized = optimize_model(str(plain), model_type=kind, num_heads=heads, hidden_size=hidden, optimization_options=FusionOptions(kind), opt_level=0)
     optimized.save_model_to_file(str(file), use_external_data_format=False)
     plain.unlink()
 
@@ -142,7 +147,8 @@ def difference(model, task, file):
     """Largest difference of the real tokens' logits from PyTorch's over the largest logit, at shapes other than the exporter saw."""
     session, worst = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"]), 0.0
     for lengths in [(13, 5, 8), (6,), (POSITIONS - 1, 3)]:
-        inputs = probe(VOCABULARY, lengths, decoder=task == "SEQ_2_SEQ_LM")
+        is_image = task == "IMAGE_CLS"
+        inputs = images(*image_form(model.config), len(lengths)) if is_image else probe(VOCABULARY, lengths, decoder=task == "SEQ_2_SEQ_LM")
         with torch.no_grad():
             wanted = model(**{key: torch.tensor(value) for key, value in inputs.items()})[0].numpy()
         worst = max(worst, relative_difference(session.run(outputs(task)[:1], feeds(session, inputs))[0], wanted, inputs))

@@ -14,15 +14,13 @@ DECODER = dict(vocab_size=VOCABULARY, hidden_size=HIDDEN, intermediate_size=INNE
                num_key_value_heads=2, max_position_embeddings=POSITIONS, **SPECIAL)
 BERT = dict(vocab_size=VOCABULARY, hidden_size=HIDDEN, intermediate_size=INNER, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
             max_position_embeddings=POSITIONS, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, type_vocab_size=2, pad_token_id=0)
-
-
-CLASSES = {"CAUSAL_LM": "AutoModelForCausalLM", "SEQ_CLS": "AutoModelForSequenceClassification", "TOKEN_CLS": "AutoModelForTokenClassification",
-           "MASKED_LM": "AutoModelForMaskedLM", "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM", "FEATURES": "AutoModel"}  # of transformers, by task
+MODEL_CLASSES = {"CAUSAL_LM": "AutoModelForCausalLM", "SEQ_CLS": "AutoModelForSequenceClassification", "MASKED_LM": "AutoModelForMaskedLM",
+                 "TOKEN_CLS": "AutoModelForTokenClassification", "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM", "IMAGE_CLS": "AutoModelForImageClassification", "FEATURES": "AutoModel"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    task: str          # CAUSAL_LM, SEQ_CLS, TOKEN_CLS, MASKED_LM, SEQ_2_SEQ_LM, or FEATURES for a body without a head
+    task: str          # CAUSAL_LM, SEQ_CLS, TOKEN_CLS, MASKED_LM, SEQ_2_SEQ_LM, IMAGE_CLS, or FEATURES for a body without a head
     config: str        # class in transformers
     settings: dict
     exports: tuple     # names in make_fixtures.EXPORTS
@@ -30,7 +28,7 @@ class Family:
 
     @property
     def model_class(self):
-        return CLASSES[self.task]
+        return MODEL_CLASSES[self.task]
 
 
 BOTH = ("torchscript", "dynamo")
@@ -74,12 +72,19 @@ FAMILIES = {
         "prefix": dict(method="PrefixTuningConfig", num_virtual_tokens=3, prefix_projection=True, encoder_hidden_size=12)}),
     "t5": Family("SEQ_2_SEQ_LM", "T5Config", T5, BOTH, {
         "lora": dict(target_modules=["q", "v"]), "prompt": dict(method="PromptTuningConfig", num_virtual_tokens=4)}),
-    "bart": Family("SEQ_2_SEQ_LM", "BartConfig", BART, BOTH, {
+    "bart": Family("SEQ_2_SEQ_LM", "BartConfig", BART, BOTH + ("fused",), {
         "lora": dict(target_modules=["q_proj", "v_proj"]), "p_tuning_v2": dict(method="PrefixTuningConfig", num_virtual_tokens=3)}),
     "distilbert_classifier": Family("SEQ_CLS", "DistilBertConfig", dict(
         vocab_size=VOCABULARY, dim=HIDDEN, hidden_dim=INNER, n_layers=LAYERS, n_heads=HEADS, max_position_embeddings=POSITIONS,
         dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.0, pad_token_id=0, num_labels=3), BOTH, {
         "lora_classifier": dict(target_modules=["q_lin", "v_lin"], modules_to_save=["pre_classifier", "classifier"])}),
+    "albert_classifier": Family("SEQ_CLS", "AlbertConfig", dict(BERT, embedding_size=16, classifier_dropout_prob=0.0, num_labels=3), ("torchscript", "fused"), {
+        "lora_classifier": dict(target_modules=[*ATTENTION, "ffn"], modules_to_save=["classifier"])}),
+    "vit_classifier": Family("IMAGE_CLS", "ViTConfig", dict(
+        hidden_size=HIDDEN, intermediate_size=INNER, num_hidden_layers=LAYERS, num_attention_heads=HEADS, image_size=12, patch_size=4, num_channels=3, num_labels=3,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), ("optimum", "dynamo"), {
+        "lora_classifier": dict(target_modules=ATTENTION, modules_to_save=["classifier"]),
+        "dora": dict(target_modules=ATTENTION, use_dora=True)}),
 }
 
 
@@ -143,6 +148,12 @@ def load(name, attention="eager", task=None):
 
 
 def padded(rows, fills):
-    """Rows filled on the right to the longest of them."""
+    """Rows filled on the right to the longest of them; images stay."""
     lengths = {key: max(len(row[key]) for row in rows) for key in rows[0] if key in fills}
     return [{k: v + [fills[k]] * (lengths[k] - len(v)) if k in fills else v for k, v in row.items()} for row in rows]
+
+
+def image_form(config):
+    """Channels and side of the images that a model takes; a model of images and text has them in a part of its configuration."""
+    config = getattr(config, "vision_config", config)
+    return config.num_channels, config.image_size

@@ -16,7 +16,8 @@ TENSOR = 2e-3    # of a tensor's largest element
 LOGITS = 1e-3    # of the largest logit
 NOISE = 1e-5     # below this a difference is float32's, whatever it is a part of
 SECONDS = 120    # for a command
-TASKS = {"CAUSAL_LM": "causal-lm", "MASKED_LM": "masked-lm", "SEQ_CLS": "seq-cls", "TOKEN_CLS": "token-cls", "SEQ_2_SEQ_LM": "seq2seq-lm"}
+TASKS = {"CAUSAL_LM": "causal-lm", "MASKED_LM": "masked-lm", "SEQ_CLS": "seq-cls", "TOKEN_CLS": "token-cls", "SEQ_2_SEQ_LM": "seq2seq-lm",
+         "IMAGE_CLS": "image-cls"}
 
 
 class Refused(Exception):

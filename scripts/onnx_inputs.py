@@ -3,9 +3,13 @@ import numpy as np
 
 
 def feeds(session, inputs):
-    """The inputs a graph asks for; positions count the real tokens, a cache starts empty."""
+    """The inputs a graph asks for; positions count the real tokens, a cache starts empty, a decoder sees all its tokens."""
+    if "pixel_values" in inputs:
+        return {i.name: inputs[i.name] for i in session.get_inputs()}
     positions = (np.cumsum(inputs["attention_mask"], 1) - 1).clip(0)
     known = dict(inputs, position_ids=positions, token_type_ids=np.zeros_like(positions))
+    if "decoder_input_ids" in inputs:
+        known["decoder_attention_mask"] = np.ones_like(inputs["decoder_input_ids"])
     rows = len(positions)
     empty = {i.name: np.zeros([d if isinstance(d, int) else rows if "batch" in d else 0 for d in i.shape], np.float32)
              for i in session.get_inputs() if i.name.startswith("past_key_values")}
@@ -18,6 +22,11 @@ def probe(vocabulary, lengths, seed=2, decoder=False):
     mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
     made = {"input_ids": chance.integers(3, vocabulary, mask.shape) * mask, "attention_mask": mask}
     return made | ({"decoder_input_ids": chance.integers(3, vocabulary, (len(mask), (max(lengths) + 1) // 2))} if decoder else {})
+
+
+def images(channels, size, rows, seed=2):
+    """Random images [rows, channels, size, size]."""
+    return {"pixel_values": np.random.default_rng(seed).standard_normal((rows, channels, size, size)).astype(np.float32)}
 
 
 def relative_difference(found, wanted, inputs):

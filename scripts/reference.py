@@ -4,16 +4,17 @@
 
     adapter_init/, adapter_final/   as PEFT's save_pretrained wrote them, before and after training (PiSSA and OLoRA: after it alone, converted); where a network computes the prompt, PEFT saves only the
                                     prompt, so prompt_encoder.safetensors beside it has the network
-    train.jsonl                     one row a line, in training order: input_ids, attention_mask, and labels (-100 is ignored) or label; rows are padded on
-                                    the right to equal length within each batch
+    train.jsonl                     one row a line, in training order: input_ids, attention_mask, and labels (-100 is ignored, with decoder_input_ids for
+                                    encoder-decoders) or label; pixel_values and label for images; rows are padded on the right to equal length within each batch
     expected.json                   hyper-parameters, the loss of every optimizer step (before its update), gradient norms and learning rates
     gradients.safetensors           gradients of every trainable tensor at step 1, before clipping, under the adapter file's keys
-    logits.safetensors              input_ids and attention_mask of a padded batch, and the logits of the base, of adapter_init and of adapter_final
+    logits.safetensors              the inputs of a padded batch, and the logits of the base, of adapter_init and of adapter_final
 
 The loss of a step is the mean over the labels that count in all its batches together, as Hugging Face's Trainer has it.
 """
 import functools
 import json
+import math
 import random
 import shutil
 import sys
@@ -44,6 +45,9 @@ def walk(chance, length):
 
 
 def row(task, config, chance, length):
+    """A row of the task's columns; an image does not depend on the length."""
+    if task == "IMAGE_CLS":
+        return image(config, chance)
     tokens, classes, start = walk(chance, length), config.num_labels, config.decoder_start_token_id
     made = {"input_ids": tokens, "attention_mask": [1] * length}
     if task == "SEQ_CLS":
@@ -59,6 +63,14 @@ def row(task, config, chance, length):
     hidden = {length // 2} | {i for i in range(length) if chance.random() < 0.25}
     return {"input_ids": [MASK_TOKEN if i in hidden else t for i, t in enumerate(tokens)], "attention_mask": [1] * length,
             "labels": [t if i in hidden else -100 for i, t in enumerate(tokens)]}
+
+
+def image(config, chance):
+    """Stripes whose width tells the class, behind noise."""
+    channels, side = families.image_form(config)
+    label = chance.randrange(config.num_labels)
+    pixels = [[[round(chance.gauss(0.5 * math.sin(label * (channel + 1) + y), 0.8), 2) for _ in range(side)] for y in range(side)] for channel in range(channels)]
+    return {"pixel_values": pixels, "label": label}
 
 
 def training_rows(task, config, chance, batches):
@@ -87,7 +99,7 @@ def adapted(base, task, case, number):
     if method == "LoraConfig":
         settings = dict(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0) | settings
     torch.manual_seed(number)
-    config = getattr(peft, method)(task_type=None if task == "MASKED_LM" else task, **settings)
+    config = getattr(peft, method)(task_type=None if task in ("MASKED_LM", "IMAGE_CLS") else task, **settings)
     model = peft.get_peft_model(base, config).eval()
     with torch.no_grad():
         for key, p in model.named_parameters():
@@ -163,8 +175,8 @@ def train(model, task, rows, settings):
 def logits(model, probe):
     """Logits of the tokens, without those of virtual tokens in front."""
     found = model(**probe).logits
-    own = probe.get("decoder_input_ids", probe["input_ids"]).shape[1]
-    return (found[:, -own:] if found.dim() == 3 else found).contiguous()
+    own = probe.get("decoder_input_ids", probe.get("input_ids"))
+    return (found[:, -own.shape[1]:] if found.dim() == 3 else found).contiguous()
 
 
 def write_case(folder, load, task, case, number):

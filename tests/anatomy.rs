@@ -153,6 +153,26 @@ fn every_export_has_the_models_modules_under_its_names() {
     }
 }
 
+/// Exports that have a module's weight more than once, or no names for it.
+#[test]
+fn shared_and_fused_modules_have_their_names() {
+    for (name, head) in [("albert_classifier", "classifier"), ("bart", "lm_head"), ("vit_classifier", "classifier")] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/fixtures").join(name);
+        let bytes = fs::read(folder.join("hf/model.safetensors")).expect("the weights are there");
+        let weights = SafeTensors::deserialize(&bytes).expect("valid safetensors");
+        let is_table = |name: &str| ["embed", "shared"].iter().any(|word| name.contains(word)) && !name.contains("embedding_hidden");
+        let matrices = weights.iter().filter(|(name, tensor)| tensor.shape().len() == 2 && !is_table(name));
+        let modules = matrices.filter_map(|(name, _)| name.strip_suffix(".weight").map(str::to_owned));
+        let expected: BTreeSet<String> = modules.chain([head.to_owned()]).collect();
+        for file in fs::read_dir(&folder).expect("the fixture's folder is there").flatten() {
+            if file.path().extension().is_some_and(|e| e == "onnx") {
+                let anatomy = peft_onnx::export::base::Base::read(&file.path()).expect("a valid model").anatomy;
+                assert_eq!(found_modules(&anatomy), expected, "{}", file.path().display());
+            }
+        }
+    }
+}
+
 #[test]
 fn every_parameter_is_found_with_its_shape() {
     for family in FAMILIES {

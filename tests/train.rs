@@ -60,6 +60,12 @@ const CASES: &[Case] = &[
     case("bart", "lora"),
     case("bart", "p_tuning_v2"),
     case("distilbert_classifier", "lora_classifier"),
+    // One layer that is called twice; in the fused file one call's weights are a copy, packed.
+    case("albert_classifier", "lora_classifier"),
+    // Optimum leaves the size of images open: the merged model is compared on images of the size that the table of positions has.
+    Case { task: Some("image-cls"), ..case("vit_classifier", "lora_classifier") },
+    // PEFT saves no classifier for images unless it is told to.
+    Case { task: Some("image-cls"), ..case("vit_classifier", "dora") },
 ];
 
 /// Ours and PyTorch's sums are in different orders; both are float32.
@@ -207,10 +213,10 @@ fn open(path: &Path) -> Session {
     Session::open(runtime, path, &settings).unwrap()
 }
 
-/// Runs a session on what it asks for, made from token ids and mask: positions counted, segments zero, caches empty.
+/// Runs a session on what it asks for, what is not given made from the mask: positions counted, segments zero, caches empty.
 fn outputs(session: &mut Session, given: &BTreeMap<String, HostTensor>, wanted: &[&str]) -> Vec<HostTensor> {
-    let mask = given["attention_mask"].as_i64().unwrap().to_vec();
-    let shape = given["attention_mask"].shape().to_vec();
+    let mask = given.get("attention_mask").map(|mask| mask.as_i64().unwrap().to_vec()).unwrap_or_default();
+    let shape = given.get("attention_mask").map_or(vec![0, 1], |mask| mask.shape().to_vec());
     let positions: Vec<i64> = mask
         .chunks(shape[1])
         .flat_map(|row| {
@@ -239,9 +245,13 @@ fn outputs(session: &mut Session, given: &BTreeMap<String, HostTensor>, wanted: 
 
 fn logits_are(source: &Path, merged: &Path) -> Result<(), String> {
     let probe = safetensors::read(&source.join("logits.safetensors")).map_err(|e| e.to_string())?;
-    let ints = |name: &str| HostTensor::new(probe[name].shape().to_vec(), probe[name].to_i64().unwrap()).unwrap();
-    let names = ["input_ids", "attention_mask", "decoder_input_ids"].into_iter().filter(|name| probe.contains_key(*name));
-    let given: BTreeMap<String, HostTensor> = names.map(|name| (name.to_owned(), ints(name))).collect();
+    let input = |tensor: &Tensor| match tensor.to_i64() {
+        Some(numbers) => HostTensor::new(tensor.shape().to_vec(), numbers).unwrap(),
+        None => HostTensor::new(tensor.shape().to_vec(), tensor.to_f32().unwrap()).unwrap(),
+    };
+    let is_input = |name: &str| !["base", "initial", "final"].contains(&name);
+    let given: BTreeMap<String, HostTensor> =
+        probe.iter().filter(|(name, _)| is_input(name)).map(|(name, tensor)| (name.clone(), input(tensor))).collect();
     let mut session = open(merged);
     let logits = outputs(&mut session, &given, &["logits"]).remove(0).to_f32().unwrap();
     let mut theirs = probe["final"].to_f32().unwrap();
@@ -268,24 +278,16 @@ fn gradients_are(source: &Path, expected: &Value, bundle: &Path) -> Result<(), S
     let rows = std::fs::read_to_string(source.join("train.jsonl")).unwrap();
     let size = usize::try_from(expected["hyperparameters"]["batch_size"].as_u64().unwrap()).unwrap();
     let rows: Vec<Value> = rows.lines().take(size).map(|line| serde_json::from_str(line).unwrap()).collect();
-    let column = |name: &str| -> Vec<i64> {
-        rows.iter()
-            .flat_map(|row| row[name].as_array().cloned().unwrap_or_else(|| vec![row[name].clone()]))
-            .map(|v| v.as_i64().unwrap())
-            .collect()
-    };
-    let length = |name: &str| rows[0][name].as_array().unwrap().len();
-    let tokens = |name: &str| HostTensor::new(vec![size, length(name)], column(name)).unwrap();
-    let names = ["input_ids", "attention_mask", "decoder_input_ids"].into_iter().filter(|name| rows[0].get(name).is_some());
-    let mut given: BTreeMap<String, HostTensor> = names.map(|name| (name.to_owned(), tokens(name))).collect();
+    let columns =
+        ["input_ids", "attention_mask", "decoder_input_ids", "pixel_values"].into_iter().filter(|name| rows[0].get(name).is_some());
+    let mut given: BTreeMap<String, HostTensor> = columns.map(|name| (name.to_owned(), column(&rows, name))).collect();
     let (labels, count) = if rows[0].get("label").is_some() {
-        (HostTensor::vector(column("label")), size)
+        (column(&rows, "label"), size)
     } else {
         // A causal model's first label in a row has nothing to be predicted from.
         let first = usize::from(expected["task"] == "CAUSAL_LM");
-        let counted =
-            column("labels").chunks(length("labels")).flat_map(|row| row[first..].to_vec()).filter(|label| *label != -100).count();
-        (tokens("labels"), counted)
+        let labels = |row: &Value| row["labels"].as_array().unwrap()[first..].iter().filter(|label| **label != -100).count();
+        (column(&rows, "labels"), rows.iter().map(labels).sum())
     };
     given.insert("labels".into(), labels);
     given.insert("label_count".into(), HostTensor::scalar(f32::from(u16::try_from(count).unwrap())));
@@ -302,4 +304,24 @@ fn gradients_are(source: &Path, expected: &Value, bundle: &Path) -> Result<(), S
         )?;
     }
     Ok(())
+}
+
+/// A column of some rows as a tensor `[rows, ..]`: pixels are floats, everything else is whole numbers.
+fn column(rows: &[Value], name: &str) -> HostTensor {
+    let all = Value::Array(rows.iter().map(|row| row[name].clone()).collect());
+    let (mut shape, mut at) = (vec![], &all);
+    while let Some(list) = at.as_array() {
+        shape.push(list.len());
+        at = &list[0];
+    }
+    let numbers = numbers(&all);
+    if name == "pixel_values" {
+        return HostTensor::new(shape, numbers.iter().map(|n| n.to_string().parse().unwrap()).collect::<Vec<f32>>()).unwrap();
+    }
+    HostTensor::new(shape, numbers.iter().map(|n| n.to_string().parse().unwrap()).collect::<Vec<i64>>()).unwrap()
+}
+
+/// The numbers in lists of lists.
+fn numbers(value: &Value) -> Vec<&Value> {
+    value.as_array().map_or_else(|| vec![value], |list| list.iter().flat_map(numbers).collect())
 }

@@ -60,20 +60,29 @@ fn change(
         };
     }
     let place = || Place::Tensor(at.graph.value_name(first.weight.value).to_owned());
-    let stored = match first.weight.part {
-        None => floats(at.graph, first.weight.value)?,
-        // Other parts may have been changed already.
-        Some(_) => at.b.constant_of(first.weight.value).map_or_else(|| floats(at.graph, first.weight.value), Ok)?,
-    };
-    let mut whole = turned(matrix_of(&stored).map_err(|e| e.at(place()))?, first.weight.layout);
-    let part = part_of(first.weight.part.as_ref(), whole.nrows()).map_err(|e| e.at(place()))?;
-    let own = whole.slice_axis(Axis(0), part.clone().into()).to_owned();
-    whole.slice_axis_mut(Axis(0), part.into()).assign(&checked(update, own).map_err(|e| e.at(place()))?);
-    let folded = as_stored(&stored, &super::tensor(&turned(whole, first.weight.layout).view()), false)?;
-    match first.weight.part {
-        None => put_weight(at.b, at.graph, at.anatomy, projections, &folded, first.weight.layout),
-        Some(_) => at.b.set_initializer(first.weight.value, folded),
+    let own = weight_of(at.graph, first).map_err(|e| e.at(place()))?;
+    let changed = checked(update, own).map_err(|e| e.at(place()))?;
+    let (whole, parts): (Vec<&Projection>, Vec<&Projection>) = projections.iter().partition(|projection| projection.weight.part.is_none());
+    if let Some(first) = whole.first() {
+        let stored = floats(at.graph, first.weight.value)?;
+        let folded = as_stored(&stored, &super::tensor(&turned(changed.clone(), first.weight.layout).view()), false)?;
+        put_weight(at.b, at.graph, at.anatomy, &whole, &folded, first.weight.layout);
     }
+    // A module that is called several times may be a part of several constants; putting it twice into one does no harm.
+    parts.into_iter().try_for_each(|projection| put_part(at, projection, &changed))
+}
+
+/// Puts a module's weight, `[out_features, in_features]`, into the constant that it is a part of. Other parts may have been changed already.
+fn put_part(at: &Folding<'_>, projection: &Projection, own: &Array2<f32>) -> Result<()> {
+    let id = projection.weight.value;
+    let stored = at.b.constant_of(id).map_or_else(|| floats(at.graph, id), Ok)?;
+    let mut whole = turned(matrix_of(&stored)?, projection.weight.layout);
+    let part = part_of(projection.weight.part.as_ref(), whole.nrows())?;
+    if (part.len(), whole.ncols()) != own.dim() {
+        return Err(Error::mismatch("shape of a copy", format!("{:?}", own.dim()), format!("{:?}", (part.len(), whole.ncols()))));
+    }
+    whole.slice_axis_mut(Axis(0), part.into()).assign(own);
+    at.b.set_initializer(id, as_stored(&stored, &super::tensor(&turned(whole, projection.weight.layout).view()), false)?);
     Ok(())
 }
 
@@ -182,11 +191,11 @@ pub(super) fn rows_of(table: &Tensor, rows: &[usize]) -> Result<Tensor> {
 /// # Errors
 /// A module without a bias; one that is not stored as plain floats.
 pub(super) fn add_to_bias(at: &Folding<'_>, module: &str, bias: &Tensor, scaling: f64) -> Result<()> {
-    let projection = at.anatomy.projections.iter().find(|p| p.module == module).filter(|p| p.bias.is_some());
-    let projection = projection
-        .ok_or_else(|| Error::unsupported(format!("merging the bias of {module}"), "the base has no bias there to fold it into"))?;
     let more = bias.to_f32().ok_or_else(|| Error::mismatch("dtype", "float", bias.dtype()))?;
-    change_bias(at, projection, &more, |base, more| base + init::narrow(scaling) * more)
+    if change_biases(at, module, &more, |base, more| base + init::narrow(scaling) * more)? == 0 {
+        return Err(Error::unsupported(format!("merging the bias of {module}"), "the base has no bias there to fold it into"));
+    }
+    Ok(())
 }
 
 /// Multiplies a module's bias, if it has one.
@@ -194,25 +203,31 @@ pub(super) fn add_to_bias(at: &Folding<'_>, module: &str, bias: &Tensor, scaling
 /// # Errors
 /// A bias that is not stored as plain floats.
 pub(super) fn scale_bias(at: &Folding<'_>, module: &str, factors: &[f32]) -> Result<()> {
-    let projection = at.anatomy.projections.iter().find(|p| p.module == module);
-    projection.map_or(Ok(()), |projection| change_bias(at, projection, factors, |base, factor| base * factor))
+    change_biases(at, module, factors, |base, factor| base * factor).map(|_| ())
 }
 
-/// Does nothing for a projection without a bias.
-fn change_bias(at: &Folding<'_>, projection: &Projection, operand: &[f32], change: impl Fn(f32, f32) -> f32) -> Result<()> {
-    let Some(id) = projection.bias else { return Ok(()) };
-    let stored = match projection.weight.part {
-        None => floats(at.graph, id)?,
-        Some(_) => at.b.constant_of(id).map_or_else(|| floats(at.graph, id), Ok)?,
-    };
-    let mut all = stored.to_f32().ok_or_else(|| Error::mismatch("dtype", "float", stored.dtype()))?;
-    let part = part_of(projection.weight.part.as_ref(), all.len())?;
-    if part.len() != operand.len() {
-        return Err(Error::mismatch("length of the bias", part.len(), operand.len()));
+/// Changes a module's bias wherever it is, once in each place; gives the number of places.
+fn change_biases(at: &Folding<'_>, module: &str, operand: &[f32], change: impl Fn(f32, f32) -> f32) -> Result<usize> {
+    let mut places: Vec<(ValueId, Option<&Range<i64>>)> = vec![];
+    for projection in at.anatomy.projections.iter().filter(|p| p.module == module) {
+        let part = projection.weight.part.as_ref();
+        places.extend(projection.bias.map(|id| (id, part)).filter(|place| !places.contains(place)));
     }
-    all[part].iter_mut().zip(operand).for_each(|(base, &operand)| *base = change(*base, operand));
-    at.b.set_initializer(id, as_stored(&stored, &Tensor::from_f32(stored.shape(), &all), false)?);
-    Ok(())
+    for &(id, part) in &places {
+        // Other parts may have been changed already.
+        let stored = match part {
+            None => floats(at.graph, id)?,
+            Some(_) => at.b.constant_of(id).map_or_else(|| floats(at.graph, id), Ok)?,
+        };
+        let mut all = stored.to_f32().ok_or_else(|| Error::mismatch("dtype", "float", stored.dtype()))?;
+        let part = part_of(part, all.len())?;
+        if part.len() != operand.len() {
+            return Err(Error::mismatch("length of the bias", part.len(), operand.len()));
+        }
+        all[part].iter_mut().zip(operand).for_each(|(base, &operand)| *base = change(*base, operand));
+        at.b.set_initializer(id, as_stored(&stored, &Tensor::from_f32(stored.shape(), &all), false)?);
+    }
+    Ok(places.len())
 }
 
 /// Puts a trained parameter, in PyTorch's order of axes, in the base's place.

@@ -47,7 +47,7 @@ impl Plan {
     /// Targets that match nothing, with candidates; a method that has no place in this graph.
     pub fn new(method: &Method, task: Task, anatomy: &Anatomy, strictness: Strictness, seed: u64, given: &Given<'_>) -> Result<Self> {
         method.check()?;
-        let saved = saved(method, task, anatomy);
+        let saved = saved(method, task, anatomy, strictness);
         let at = Places { anatomy, strictness, seed, saved: &saved, given };
         let Placed { mut parts, settled } = place(method, &at)?;
         let family = if method.is_prompt() { Family::Prompt } else { Family::Tuner };
@@ -162,11 +162,13 @@ impl Plan {
     }
 }
 
-/// The names of modules that are trained as a whole: those that were asked for, and the task's heads.
-fn saved(method: &Method, task: Task, anatomy: &Anatomy) -> Vec<String> {
+/// The names of modules that are trained as a whole: those that were asked for, and the task's heads. PEFT knows no heads of tasks that it
+/// does not tell apart: its adapters name them, or have none.
+fn saved(method: &Method, task: Task, anatomy: &Anatomy, strictness: Strictness) -> Vec<String> {
+    let heads = if strictness == Strictness::AsPeft && task.task_type().is_none() { &[] } else { task.heads() };
     let of_head =
         |head: &&&str| anatomy.parameters.iter().filter(|p| targets::is_saved(&p.name, head)).map(|p| p.floats).collect::<Vec<_>>();
-    let heads = task.heads().iter().filter(|head| {
+    let heads = heads.iter().filter(|head| {
         let floats = of_head(head);
         if floats.contains(&false) {
             tracing::warn!("{head} is quantised: it stays as it is, where PEFT would train it as a whole");

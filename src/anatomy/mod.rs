@@ -12,6 +12,7 @@ mod flow;
 mod fused;
 mod head;
 mod heads;
+mod images;
 mod inputs;
 mod linear;
 mod names;
@@ -24,6 +25,7 @@ mod scores;
 mod task;
 mod walk;
 
+pub use images::image_size;
 pub use task::{Guess, Task, check_task};
 
 use std::collections::BTreeMap;
@@ -64,6 +66,8 @@ pub fn read(graph: &Graph) -> Anatomy {
         flow: &flow,
         known: &known,
         head: head.as_ref().and_then(|h| h.projection),
+        named: modules.clone(),
+        namer: &hints.namer,
     };
     roles::fill(&mut modules, &context, &mut misses);
     let projections = hints.projections(graph, linears, modules);

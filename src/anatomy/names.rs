@@ -132,6 +132,11 @@ impl Namer {
         }
     }
 
+    /// The module that a value was made in, if its name tells: an optimizer that fuses nodes keeps the names of what they give.
+    pub(super) fn place(&self, graph: &Graph, value: ValueId) -> Option<String> {
+        scope_of_name(graph.value_name(value)).map(|path| self.clean(&path))
+    }
+
     /// A module's path without wrappers, in Hugging Face's words.
     fn clean(&self, path: &str) -> String {
         let path = path.strip_prefix(&self.wrapper).unwrap_or(path);

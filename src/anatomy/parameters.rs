@@ -17,16 +17,21 @@ const NORMS: &[(&str, &[(usize, &str)])] = &[
     ("com.microsoft:SkipSimplifiedLayerNormalization", &[(2, "weight")]),
 ];
 
-/// Every parameter, in the order of the names. A constant that two modules share is there under both names.
+/// Every parameter, in the order of the names. A constant that two modules share is there under both names; a parameter of which the calls
+/// of a module have copies is not there: it cannot be trained as one.
 pub(super) fn find(graph: &Graph, projections: &[Projection], embeddings: &[Embedding], namer: &Namer) -> Vec<Parameter> {
     // The bias of a `Linear` is a vector. What is added with more axes is kept apart from the parameters: BART's `final_logits_bias`.
     let is_vector = |value: &ValueId| graph.fact(*value).rank() == Some(1);
     let mut found = BTreeMap::new();
     let mut parts = BTreeMap::new();
+    let mut copied = BTreeSet::new();
     for projection in projections {
         let Projection { module, weight, bias, .. } = projection;
         let transposed = (weight.layout == Layout::InOut) != projection.conv1d;
-        found.extend(bias.filter(is_vector).map(|bias| (format!("{module}.bias"), (bias, false))));
+        let bias = bias.filter(is_vector);
+        let named = bias.map(|bias| (format!("{module}.bias"), bias)).into_iter().chain([(format!("{module}.weight"), weight.value)]);
+        copied.extend(named.filter(|(name, value)| found.get(name).is_some_and(|(other, _)| other != value)).map(|(name, _)| name));
+        found.extend(bias.map(|bias| (format!("{module}.bias"), (bias, false))));
         match &weight.part {
             None => {
                 found.insert(format!("{module}.weight"), (weight.value, transposed));
@@ -48,6 +53,7 @@ pub(super) fn find(graph: &Graph, projections: &[Projection], embeddings: &[Embe
         |value: ValueId| graph.initializer(value).or_else(|| graph.constant(value)).is_some_and(|tensor| tensor.dtype().is_float());
     found
         .into_iter()
+        .filter(|(name, _)| !copied.contains(name))
         .map(|(name, (value, transposed))| Parameter { part: parts.remove(&name), name, value, transposed, floats: floats(value) })
         .collect()
 }

@@ -32,16 +32,21 @@ impl Hints {
 
     /// A module for each projection that there is a name for: one for all calls of a shared module.
     pub(super) fn modules(&self, graph: &Graph, linears: &[Linear]) -> Vec<Option<String>> {
-        let mut calls: BTreeMap<String, &Linear> = BTreeMap::new();
-        let named = linears.iter().zip(&self.linears).map(|(linear, hint)| {
-            let wanted = named_part(self.namer.module(hint)?, linear.part_name);
-            let first = first_call(&wanted);
-            let is_another = |first: &String| calls.get(first).is_some_and(|known| copies::are_one(graph, &known.weight, &linear.weight));
-            let module = first.filter(is_another).unwrap_or(wanted);
-            calls.entry(module.clone()).or_insert(linear);
-            Some(module)
-        });
+        let named = linears.iter().zip(&self.linears).map(|(linear, hint)| Some(named_part(self.namer.module(hint)?, linear.part_name)));
         let mut modules: Vec<Option<String>> = named.collect();
+        // Optimizers change the order: a later call may come before the first.
+        let mut calls: BTreeMap<String, &Linear> = BTreeMap::new();
+        for (module, linear) in modules.iter().zip(linears) {
+            if let Some(module) = module {
+                calls.entry(module.clone()).or_insert(linear);
+            }
+        }
+        for (module, linear) in modules.iter_mut().zip(linears) {
+            let is_another = |first: &String| calls.get(first).is_some_and(|known| copies::are_one(graph, &known.weight, &linear.weight));
+            if let Some(first) = module.as_deref().and_then(first_call).filter(is_another) {
+                *module = Some(first);
+            }
+        }
         self.name_decoders(&mut modules);
         modules
     }

@@ -1,7 +1,8 @@
 //! Names for projections that an exporter left none for, from their place among the attentions, in the convention that the names that
 //! are left follow.
 //!
-//! Optimizers rename nodes and fold weights, but keep the names of norms and biases: they tell the layers' path and the convention.
+//! Optimizers rename nodes and fold weights, but keep the names of norms and biases: they tell the layers' paths and the convention.
+//! Where they fold the weights of one layer that is called several times, each call has a copy: it has the name of the first.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,12 +10,13 @@ use crate::ir::Graph;
 
 use super::flow::{Flow, Source};
 use super::linear::Linear;
+use super::names::Namer;
 use super::walk::ValueRef;
-use super::{Attention, Miss};
+use super::{Attention, Miss, copies};
 
 /// What the modules of a layer are called, behind the layer's path.
 struct Convention {
-    /// A part of a layer that nobody else calls so.
+    /// A norm of a layer that nobody else calls so, behind the layer's path.
     sign: &'static str,
     /// The layers' path, where no name is left that tells it.
     layers: &'static str,
@@ -54,6 +56,18 @@ const CONVENTIONS: &[Convention] = &[
         gate: "intermediate.gate",
         up: "intermediate.dense",
         down: "output.dense",
+    },
+    Convention {
+        sign: "full_layer_layer_norm",
+        layers: "encoder.albert_layer_groups.0.albert_layers",
+        q: "attention.query",
+        k: "attention.key",
+        v: "attention.value",
+        packed: "attention.qkv",
+        o: "attention.dense",
+        gate: "ffn_gate",
+        up: "ffn",
+        down: "ffn_output",
     },
     Convention {
         sign: "sa_layer_norm",
@@ -103,23 +117,24 @@ pub(super) struct Evidence<'a> {
     pub(super) known: &'a BTreeSet<String>,
     /// The place of the head among the projections.
     pub(super) head: Option<usize>,
+    /// The modules that names tell.
+    pub(super) named: Vec<Option<String>>,
+    pub(super) namer: &'a Namer,
 }
 
 /// Fills the names that are missing, as far as roles are recognised.
 pub(super) fn fill(modules: &mut [Option<String>], evidence: &Evidence<'_>, misses: &mut Vec<Miss>) {
+    share(modules, evidence);
     if modules.iter().all(Option::is_some) {
         return;
     }
-    let path = layers_path(evidence.known);
-    let convention = convention(evidence);
-    let path = path.unwrap_or_else(|| convention.layers.to_owned());
-    // Encoders with decoders have two stacks of layers: without names there is no telling what they are called.
-    let is_one_stack = evidence.attentions.iter().all(|attention| !attention.cross);
-    let own = if is_one_stack { evidence.attentions } else { &[] };
-    for (layer, attention) in own.iter().enumerate() {
-        let end = own.get(layer + 1).and_then(first).or(evidence.head).unwrap_or(modules.len());
-        for (at, role) in roles(attention, end, evidence, convention) {
-            modules[at].get_or_insert_with(|| format!("{path}.{layer}.{role}"));
+    let places = places(evidence);
+    for (call, (attention, place)) in evidence.attentions.iter().zip(&places).enumerate() {
+        let end = evidence.attentions.get(call + 1).and_then(first).or(evidence.head).unwrap_or(modules.len());
+        for (at, role) in roles(attention, end, evidence, place.convention) {
+            if modules[at].is_none() {
+                modules[at] = place.module(role);
+            }
         }
     }
     if let Some(name) = evidence.head.and_then(|head| modules.get_mut(head)) {
@@ -168,6 +183,88 @@ fn roles(attention: &Attention, end: usize, evidence: &Evidence<'_>, names: &Con
 /// Whether a projection's output goes through something else than the product with the gate: then it is the gate.
 fn is_activated(graph: &Graph, linear: &Linear) -> bool {
     ValueRef::new(graph, linear.output).readers().any(|reader| !reader.is(&["Mul"]))
+}
+
+/// Gives the calls of a module that is shared, each of which has a copy of its weight, the name that one of them has.
+fn share(modules: &mut [Option<String>], evidence: &Evidence<'_>) {
+    let weight = |at: usize| &evidence.linears[at].weight;
+    let named: Vec<usize> = (0..modules.len()).filter(|&at| modules[at].is_some()).collect();
+    for at in (0..modules.len()).filter(|at| !named.contains(at)) {
+        let other = named.iter().find(|&&other| copies::are_one(evidence.graph, weight(at), weight(other)));
+        modules[at] = other.and_then(|&other| modules[other].clone());
+    }
+}
+
+/// What is known of the names around an attention.
+struct Place {
+    convention: &'static Convention,
+    /// The layer's path.
+    layer: Option<String>,
+    /// The path of the module that attends: what is in front of the words for queries, keys and values.
+    own: Option<String>,
+}
+
+impl Place {
+    /// The path of the module with a role of the convention.
+    fn module(&self, role: &str) -> Option<String> {
+        let Convention { q, k, v, packed, .. } = self.convention;
+        let word = role.rsplit('.').next().unwrap_or(role);
+        match (&self.own, &self.layer) {
+            (Some(own), _) if [*q, *k, *v, *packed].contains(&role) => Some(format!("{own}.{word}")),
+            (_, Some(layer)) => Some(format!("{layer}.{role}")),
+            _ => None,
+        }
+    }
+}
+
+/// The places of all attentions: from what is left of each one's own names, else by counting layers.
+///
+/// Encoders with decoders have two stacks of layers: those are not counted.
+fn places(evidence: &Evidence<'_>) -> Vec<Place> {
+    let usual = convention(evidence);
+    let is_one_stack = evidence.attentions.iter().all(|attention| !attention.cross);
+    let counted =
+        if is_one_stack { layers(evidence, usual).into_iter().map(Some).collect() } else { vec![None; evidence.attentions.len()] };
+    let of_attention = |(attention, counted): (&Attention, Option<String>)| {
+        let output = attention.o.and_then(|at| evidence.named[at].as_deref());
+        let by_output = output.and_then(|output| {
+            let all = std::iter::once(usual).chain(CONVENTIONS);
+            all.filter_map(|c| Some((c, output.strip_suffix(c.o)?.strip_suffix('.')?))).next()
+        });
+        let (convention, layer) = by_output.map_or((usual, counted), |(convention, layer)| (convention, Some(layer.to_owned())));
+        let own = attention.o.and_then(|at| evidence.namer.place(evidence.graph, evidence.linears[at].x));
+        let is_within =
+            |own: &String| layer.as_ref().is_none_or(|layer| own.strip_prefix(layer.as_str()).is_some_and(|rest| rest.starts_with('.')));
+        Place { convention, own: own.filter(is_within), layer }
+    };
+    evidence.attentions.iter().zip(counted).map(of_attention).collect()
+}
+
+/// The path of each attention's layer, by counting. A layer that is called several times has one.
+fn layers(evidence: &Evidence<'_>, convention: &Convention) -> Vec<String> {
+    let query = |attention: &Attention| attention.q.map(|at| &evidence.linears[at].weight);
+    let mut distinct: Vec<&Attention> = vec![];
+    let mut numbers = vec![];
+    for attention in evidence.attentions {
+        let is_same = |other: &&Attention| query(attention).zip(query(other)).is_some_and(|(a, b)| copies::are_one(evidence.graph, a, b));
+        numbers.push(distinct.iter().position(is_same).unwrap_or(distinct.len()));
+        if numbers.last() == Some(&distinct.len()) {
+            distinct.push(attention);
+        }
+    }
+    let norm = format!(".{}", convention.sign);
+    let mut paths: Vec<&str> = evidence.known.iter().filter_map(|path| path.strip_suffix(&norm)).collect();
+    paths.sort_by_key(|path| in_order(path));
+    if paths.len() == distinct.len() {
+        return numbers.into_iter().map(|number| paths[number].to_owned()).collect();
+    }
+    let path = layers_path(evidence.known).unwrap_or_else(|| convention.layers.to_owned());
+    numbers.into_iter().map(|number| format!("{path}.{number}")).collect()
+}
+
+/// A path's words, numbers as numbers: layer 10 comes after layer 9.
+fn in_order(path: &str) -> Vec<(usize, &str)> {
+    path.split('.').map(|word| word.parse().map_or((0, word), |number| (number, ""))).collect()
 }
 
 /// What stands before the layers' numbers in the names that are known.

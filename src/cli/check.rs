@@ -81,9 +81,9 @@ fn samples(args: &Args, manifest: &Manifest, session: &Session) -> Result<Batch>
     let prompt = manifest.hard_prompt.as_ref();
     let samples = Samples {
         task: if prompt.is_some() { Task::TokenCls } else { task },
-        vocabulary: verify::vocabulary(&args.bundle.join(&manifest.base.graph)),
         classes: prompt.map(|prompt| prompt.labels.len()).or_else(|| manifest.classes.and_then(|classes| usize::try_from(classes).ok())),
         batches: vec![(0..args.batch_size.get()).map(|row| 5 + 3 * (row % 3)).collect()],
+        ..Samples::of_model(&args.bundle.join(&manifest.base.graph))
     };
     let batch = verify::sample_batches(session, &samples)?.pop();
     batch.ok_or_else(|| Error::invalid("there are no rows to compute the loss of"))

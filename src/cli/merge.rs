@@ -110,7 +110,7 @@ const NO_BFLOAT16: &str = "ONNX Runtime computes in bfloat16 on CUDA only, not o
 /// The merged model beside the unmerged one; nothing if they compute in a type that the processor has not.
 fn compared(args: &Args, global: &Global, report: &Report) -> Result<Option<Comparison>> {
     let unmerged = args.bundle.join(&report.manifest.graph("inference")?.file);
-    let samples = Samples { vocabulary: verify::vocabulary(&args.bundle.join(&report.manifest.base.graph)), ..Samples::default() };
+    let samples = Samples::of_model(&args.bundle.join(&report.manifest.base.graph));
     match verify::compare(global.runtime(None)?, &unmerged, &args.output, &samples) {
         Err(_) if report.precision == DType::BF16 => Ok(None),
         comparison => comparison.map(Some),

@@ -23,6 +23,8 @@ pub struct Samples {
     pub vocabulary: Option<usize>,
     /// Classes that there are; none: 2 are supposed.
     pub classes: Option<usize>,
+    /// `[channels, height, width]` of images, where the graph leaves that open; none: 3 x 224 x 224 are supposed.
+    pub image: Option<[usize; 3]>,
     /// Lengths of the rows of each batch.
     pub batches: Vec<Vec<usize>>,
 }
@@ -30,7 +32,25 @@ pub struct Samples {
 /// A batch without padding and one with it.
 impl Default for Samples {
     fn default() -> Self {
-        Self { task: Task::CausalLm, vocabulary: None, classes: None, batches: vec![vec![7, 7], vec![12, 5, 9]] }
+        Self { task: Task::CausalLm, vocabulary: None, classes: None, image: None, batches: vec![vec![7, 7], vec![12, 5, 9]] }
+    }
+}
+
+impl Samples {
+    /// Samples with the tokens that a model knows, from its token embedding, and images of the size that it takes. The usual ones for what
+    /// the model does not tell.
+    #[must_use]
+    pub fn of_model(model: &Path) -> Self {
+        let graph = onnx::read(model).and_then(|graph| onnx::inline_functions(&graph)).and_then(|graph| onnx::raise(&graph));
+        let Ok(graph) = graph else { return Self::default() };
+        let anatomy = anatomy::read(&graph);
+        let table = anatomy.token_embedding.map(|at| &anatomy.embeddings[at]);
+        let size = anatomy.inputs.main.and_then(|main| anatomy::image_size(&graph, main));
+        Self {
+            vocabulary: table.and_then(|table| usize::try_from(table.rows).ok()),
+            image: size.map(|size| size.map(|length| usize::try_from(length).unwrap_or_default())),
+            ..Self::default()
+        }
     }
 }
 
@@ -174,22 +194,13 @@ fn example(session: &Session, samples: &Samples, length: usize, random: &mut Cha
         example.decoder_input_ids = (0..length.div_ceil(2)).map(|_| below(samples.vocabulary, 100)).collect();
         example.labels = Labels::Tokens(example.decoder_input_ids.clone());
     }
-    example.pixel_values = session.input("pixel_values").map(|port| pixels(port, random));
+    example.pixel_values = session.input("pixel_values").map(|port| pixels(port, samples, random));
     example
 }
 
-/// The number of tokens that a model knows, from its token embedding.
-#[must_use]
-pub fn vocabulary(model: &Path) -> Option<usize> {
-    let graph = onnx::read(model).and_then(|graph| onnx::inline_functions(&graph)).and_then(|graph| onnx::raise(&graph)).ok()?;
-    let anatomy = anatomy::read(&graph);
-    let rows = anatomy.embeddings.get(anatomy.token_embedding?)?.rows;
-    usize::try_from(rows).ok()
-}
-
-/// An image of the size that the graph wants, or of 224 x 224 with three channels.
-fn pixels(port: &Port, random: &mut ChaCha8Rng) -> Pixels {
-    let usual = [3, 224, 224];
+/// An image of the size that the graph wants.
+fn pixels(port: &Port, samples: &Samples, random: &mut ChaCha8Rng) -> Pixels {
+    let usual = samples.image.unwrap_or([3, 224, 224]);
     let known = |(axis, usual): (&Axis, usize)| if let Axis::Known(length) = axis { *length } else { usual };
     let shape: Vec<usize> = port.shape.iter().skip(1).zip(usual).map(known).collect();
     let count = shape.iter().product();

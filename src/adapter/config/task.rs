@@ -19,7 +19,8 @@ impl Task {
         TASK_TYPES.iter().find(|(_, known)| *known == name).map(|(task, _)| *task)
     }
 
-    /// Modules that PEFT trains and saves for the task even if nobody names them (`PeftModelForSequenceClassification` in `peft/peft_model.py`).
+    /// Modules that PEFT trains and saves for the task even if nobody names them (`PeftModelForSequenceClassification` in `peft/peft_model.py`);
+    /// for images, which PEFT has no such class for, the same.
     #[must_use]
     pub fn heads(self) -> &'static [&'static str] {
         match self {
