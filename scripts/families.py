@@ -140,7 +140,7 @@ def load(name, attention="eager", task=None):
     folder = FIXTURES / name / "hf"
     if task:
         torch.manual_seed(seed(name, task))
-        return getattr(transformers, CLASSES[task]).from_pretrained(str(folder), attn_implementation=attention, dtype="float32", num_labels=5, use_cache=False).eval()
+        return getattr(transformers, MODEL_CLASSES[task]).from_pretrained(str(folder), attn_implementation=attention, dtype="float32", num_labels=5, use_cache=False).eval()
     kind = getattr(transformers, transformers.AutoConfig.from_pretrained(folder).architectures[0])
     model = kind.from_pretrained(str(folder), attn_implementation=attention if kind._supports_sdpa else "eager", dtype="float32")
     model.config.use_cache = False
