@@ -1,8 +1,12 @@
-//! Adapters that Hugging Face PEFT wrote are read and written again without loss.
+//! Adapters that Hugging Face PEFT wrote are read and written again without loss, whatever form its versions give them.
 
 use std::path::{Path, PathBuf};
 
+use assert_cmd::Command;
+use indexmap::IndexMap;
+use peft_onnx::ir::{DType, Tensor};
 use peft_onnx::peft::{self, safetensors};
+use serde_json::json;
 
 /// The folders that PEFT wrote for the models of the tests.
 fn folders() -> Vec<PathBuf> {
@@ -17,7 +21,7 @@ fn folders() -> Vec<PathBuf> {
     cases.flat_map(|case| ["adapter_init", "adapter_final"].map(|name| case.join(name))).filter(|folder| folder.is_dir()).collect()
 }
 
-fn json(path: &Path) -> serde_json::Map<String, serde_json::Value> {
+fn settings(path: &Path) -> serde_json::Map<String, serde_json::Value> {
     serde_json::from_slice(&std::fs::read(path).expect("a file")).expect("JSON")
 }
 
@@ -35,7 +39,7 @@ fn every_setting_and_tensor_survives() {
         assert_eq!(before, after, "{}", folder.display());
         assert_eq!(offsets.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
 
-        let [mut before, mut after] = [folder.as_path(), copy.path()].map(|f| json(&f.join(peft::CONFIG_FILE)));
+        let [mut before, mut after] = [folder.as_path(), copy.path()].map(|f| settings(&f.join(peft::CONFIG_FILE)));
         for settings in [&mut before, &mut after] {
             settings.remove("inference_mode");
             for list in settings.values_mut().filter_map(serde_json::Value::as_array_mut) {
@@ -44,5 +48,111 @@ fn every_setting_and_tensor_survives() {
             }
         }
         assert_eq!(before, after, "{}", folder.display());
+    }
+}
+
+/// An adapter that is being changed, and the folder that it goes into.
+struct Changed<'a> {
+    folder: &'a Path,
+    config: serde_json::Map<String, serde_json::Value>,
+    tensors: IndexMap<String, Tensor>,
+}
+
+impl Changed<'_> {
+    /// Settings in place of those of the same names; `null` takes one away.
+    fn set(&mut self, settings: serde_json::Value) {
+        for (name, value) in settings.as_object().cloned().unwrap_or_default() {
+            if value.is_null() {
+                self.config.shift_remove(&name)
+            } else {
+                self.config.insert(name, value)
+            };
+        }
+    }
+
+    fn rename(&mut self, change: impl Fn(&str) -> String) {
+        self.tensors = std::mem::take(&mut self.tensors).into_iter().map(|(name, tensor)| (change(&name), tensor)).collect();
+    }
+
+    fn write(&self, inner: &str) {
+        let folder = self.folder.join(inner);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        std::fs::write(folder.join(peft::CONFIG_FILE), serde_json::Value::Object(self.config.clone()).to_string()).expect("it is written");
+        safetensors::write(&folder.join(peft::WEIGHTS_FILE), &self.tensors).expect("it is written");
+    }
+}
+
+/// What is done to an adapter, the subfolder that it is put into, and how it is done.
+type Form = (&'static str, &'static str, fn(&mut Changed<'_>));
+
+/// Forms in which versions of PEFT, and people, save one and the same adapter.
+const FORMS: &[Form] = &[
+    ("as it is", "", |_| {}),
+    ("one that is not called default, in a subfolder", "polite", |_| {}),
+    ("saved with a class of its own instead of a task", "", |at| {
+        at.set(json!({"task_type": null, "auto_mapping": {"base_model_class": "LlamaForCausalLM", "parent_library": "transformers"}}));
+    }),
+    ("settings of a newer version, at their defaults", "", |at| {
+        at.set(json!({"from_the_future": null, "use_qalora": false, "eva_config": null, "peft_version": "9.0"}));
+        at.config.insert("another".into(), serde_json::Value::Null);
+    }),
+    ("the few settings of the first versions", "", |at| {
+        at.config.retain(|name, _| {
+            ["peft_type", "r", "lora_alpha", "target_modules", "task_type", "base_model_name_or_path"].contains(&&**name)
+        });
+    }),
+    ("no targets: those of the architecture", "", |at| at.set(json!({"target_modules": null}))),
+    ("targets as a regular expression", "", |at| at.set(json!({"target_modules": ".*\\.(q|v)_proj"}))),
+    ("a dump of the model, with the adapter's name", "", |at| at.rename(|name| name.replace(".weight", ".default.weight"))),
+    ("a compiled model's", "", |at| at.rename(|name| name.replace("base_model.model.", "base_model.model._orig_mod."))),
+    ("a wrapped model's", "", |at| at.rename(|name| name.replace("base_model.model.", "base_model.model.wrapper."))),
+];
+
+fn inject(folder: &Path, bundle: &Path) -> std::process::Output {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/fixtures/llama/torchscript.onnx");
+    let args: [&Path; 7] = [Path::new("inject"), &model, Path::new("--json"), Path::new("--adapter"), folder, Path::new("-o"), bundle];
+    Command::cargo_bin("peft-onnx").expect("the binary is built for its tests").args(args).output().expect("the binary starts")
+}
+
+#[test]
+fn every_form_of_a_folder_gives_the_same_adapter() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/fixtures/llama/cases/lora_qv/adapter_final");
+    let original = safetensors::read(&source.join(peft::WEIGHTS_FILE)).expect("tensors");
+    for (what, inner, change) in FORMS {
+        let work = tempfile::tempdir().expect("a folder");
+        let (folder, bundle) = (work.path().join("adapter"), work.path().join("bundle"));
+        let mut changed = Changed { folder: &folder, config: settings(&source.join(peft::CONFIG_FILE)), tensors: original.clone() };
+        change(&mut changed);
+        changed.write(inner);
+        let output = inject(&folder, &bundle);
+        assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(told["matched"], original.len(), "{what}");
+        let written = safetensors::read(&bundle.join(peft::WEIGHTS_FILE)).expect("tensors");
+        assert!(written.values().eq(original.values()), "{what}");
+    }
+}
+
+#[test]
+fn adapters_of_half_precision_are_read_in_float32() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/fixtures/llama/cases/lora_qv/adapter_final");
+    let original = safetensors::read(&source.join(peft::WEIGHTS_FILE)).expect("tensors");
+    for (dtype, precision) in [(DType::F16, 1e-3_f32), (DType::BF16, 1e-2)] {
+        let work = tempfile::tempdir().expect("a folder");
+        let (folder, bundle) = (work.path().join("adapter"), work.path().join("bundle"));
+        let narrow = |tensor: &Tensor| {
+            let numbers: Vec<f64> = tensor.to_f32().expect("floats").iter().map(|&number| number.into()).collect();
+            Tensor::from_f64(dtype, tensor.shape(), &numbers).expect("a tensor")
+        };
+        let tensors = original.iter().map(|(name, tensor)| (name.clone(), narrow(tensor))).collect();
+        Changed { folder: &folder, config: settings(&source.join(peft::CONFIG_FILE)), tensors }.write("");
+        let output = inject(&folder, &bundle);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let written = safetensors::read(&bundle.join(peft::WEIGHTS_FILE)).expect("tensors");
+        for (name, tensor) in &original {
+            let (found, wanted) = (written[name].to_f32().expect("floats"), tensor.to_f32().expect("floats"));
+            assert_eq!(written[name].dtype(), DType::F32);
+            assert!(found.iter().zip(&wanted).all(|(a, b)| (a - b).abs() <= precision * b.abs() + 1e-7), "{dtype} {name}");
+        }
     }
 }
