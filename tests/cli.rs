@@ -131,7 +131,10 @@ fn a_method_that_does_not_fit_says_why() {
     let data = folder.path().join("long.jsonl");
     std::fs::write(&data, b"{\"input_ids\": [5, 6, 7, 8, 9, 10]}\n").expect("the file is written");
     let (_, stderr) = failed(&["train", text(&bundle), "--data", text(&data), "--max-steps", "1"]);
-    assert!(stderr.contains("tokens in this row: expected at most 4, the model's 64 positions less 60 virtual tokens, found 6"), "{stderr}");
+    assert!(
+        stderr.contains("tokens in this row: expected at most 4, the model's 64 positions less 60 virtual tokens, found 6"),
+        "{stderr}"
+    );
 }
 
 #[test]
