@@ -96,9 +96,9 @@ def torchscript(load, task, file, opset=17, positions=False, attention="eager"):
                           input_names=list(inputs), output_names=list(logits), dynamic_axes={**axes, **logits})
 
 
-def dynamo(load, task, file, external_data=False, attention="sdpa", opset=18):
+def dynamo(load, task, file, external_data=False, attention="sdpa", opset=18, positions=False):
     model = load(attention)
-    inputs, axes, _ = example(model.config, task)
+    inputs, axes, _ = example(model.config, task, positions)
     with masks_without_vmap(), torch.no_grad():
         torch.onnx.export(model, (), str(file), kwargs=inputs, dynamo=True, opset_version=opset, input_names=list(inputs), output_names=outputs(task),
                           dynamic_shapes=axes, external_data=external_data, optimize=True, verbose=False)
@@ -113,6 +113,23 @@ def optimum(load, task, file, cache=False, attention="sdpa"):
     onnx_export_from_model(model, folder, task=TASKS[task] + "-with-past" * cache, monolith=task == "SEQ_2_SEQ_LM", device="cpu", do_validation=False)
     shutil.move(folder / "model.onnx", file)
     shutil.rmtree(folder)
+
+
+def optimum_merged(load, task, file, attention="sdpa"):
+    """A decoder without a cache and one with, in one graph whose input `use_cache_branch` says which of them runs."""
+    from optimum.exporters.onnx import export
+    from optimum.exporters.tasks import TasksManager
+    from optimum.onnx import merge_decoders
+    model, parts = load(attention), []
+    model.config.use_cache = True
+    make = TasksManager.get_exporter_config_constructor("onnx", model, task=TASKS[task])
+    for with_past in (False, True):
+        parts.append(file.with_suffix(f".{'with' if with_past else 'without'}_past.onnx"))
+        config = make(model.config, use_past=True, use_past_in_inputs=with_past)
+        export(model, config, parts[-1], opset=config.DEFAULT_ONNX_OPSET)
+    merge_decoders(*map(str, parts), save_path=str(file), strict=False)
+    for part in parts:
+        part.unlink()
 
 
 def fused(load, task, file, **_):

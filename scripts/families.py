@@ -39,7 +39,7 @@ BART = dict(vocab_size=VOCABULARY, d_model=16, encoder_layers=LAYERS, decoder_la
             encoder_ffn_dim=24, decoder_ffn_dim=24, max_position_embeddings=POSITIONS, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0,
             decoder_start_token_id=2, forced_eos_token_id=None, **SPECIAL)
 FAMILIES = {
-    "llama": Family("CAUSAL_LM", "LlamaConfig", dict(DECODER, tie_word_embeddings=False), BOTH + ("dynamo_external", "optimum_cache"), {
+    "llama": Family("CAUSAL_LM", "LlamaConfig", dict(DECODER, tie_word_embeddings=False), BOTH + ("dynamo_external", "optimum_cache", "optimum_merged"), {
         "lora_qv": dict(target_modules=["q_proj", "v_proj"]),
         "lora_all_linear_rslora": dict(target_modules="all-linear", use_rslora=True),
         "lora_lm_head": dict(target_modules=["q_proj", "v_proj"], modules_to_save=["lm_head"]),
@@ -91,7 +91,7 @@ FAMILIES = {
 def prepare():
     """Fixes what would make two runs differ: hash order, threads, the working folder that saved paths are relative to."""
     if os.environ.get("PYTHONHASHSEED") != "0":
-        os.execve(sys.executable, [sys.executable, *sys.argv], dict(os.environ, PYTHONHASHSEED="0", HF_HUB_OFFLINE="1"))
+        os.execve(sys.executable, [sys.executable, *sys.argv], dict(os.environ, PYTHONHASHSEED="0", HF_HUB_OFFLINE="1", USE_TF="0"))
     os.chdir(ROOT)
     import warnings
 

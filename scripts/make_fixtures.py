@@ -40,6 +40,7 @@ def dynamo(load, task, file, **options):
 EXPORTS = exports.EXPORTERS | {
     "torchscript_opset12": lambda *about: exports.torchscript(*about, opset=12),
     "dynamo": dynamo,
+    "optimum_merged": exports.optimum_merged,
     "dynamo_external": lambda *about: dynamo(*about, external_data=True),
 }
 

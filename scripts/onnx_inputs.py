@@ -1,19 +1,24 @@
 """What to feed an exported transformer: shared by the scripts that run ONNX files beside PyTorch."""
 import numpy as np
 
+TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
+
 
 def feeds(session, inputs):
-    """The inputs a graph asks for; positions count the real tokens, a cache starts empty, a decoder sees all its tokens."""
-    if "pixel_values" in inputs:
-        return {i.name: inputs[i.name] for i in session.get_inputs()}
-    positions = (np.cumsum(inputs["attention_mask"], 1) - 1).clip(0)
-    known = dict(inputs, position_ids=positions, token_type_ids=np.zeros_like(positions))
+    """The inputs a graph asks for, in its types; positions count the real tokens, a cache starts empty and is not asked for, a decoder sees all its tokens."""
+    known = dict(inputs)
+    if "input_ids" in inputs:
+        positions = (np.cumsum(inputs["attention_mask"], 1) - 1).clip(0)
+        known |= dict(position_ids=positions, token_type_ids=np.zeros_like(positions), use_cache_branch=np.zeros(1, np.bool_))
     if "decoder_input_ids" in inputs:
         known["decoder_attention_mask"] = np.ones_like(inputs["decoder_input_ids"])
-    rows = len(positions)
-    empty = {i.name: np.zeros([d if isinstance(d, int) else rows if "batch" in d else 0 for d in i.shape], np.float32)
-             for i in session.get_inputs() if i.name.startswith("past_key_values")}
-    return {i.name: empty.get(i.name, known.get(i.name)) for i in session.get_inputs()}
+    given = {}
+    for wanted in session.get_inputs():
+        value = known.get(wanted.name)
+        if wanted.name.startswith("past_key_values"):
+            value = np.zeros([d if isinstance(d, int) else len(positions) if "batch" in d else 0 for d in wanted.shape])
+        given[wanted.name] = value.astype(TYPES[wanted.type])
+    return given
 
 
 def probe(vocabulary, lengths, seed=2, decoder=False):

@@ -205,6 +205,16 @@ def section(binary):
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows(binary)] + [END])
 
 
+def put(file, text, start, end):
+    """Writes a section into a page, in the place of the one between the same marks."""
+    page = file.read_text() if file.exists() else ""
+    if start in page:
+        page = page[: page.index(start)] + text + page[page.index(end) + len(end) :]
+    else:
+        page = page.rstrip() + "\n\n" + text + "\n"
+    file.write_text(page)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", default="target/release/peft-onnx")
@@ -214,12 +224,7 @@ def main():
     MODELS[:] = [model for model in MODELS if options.only in model[0]]
     text = section(options.binary)
     if options.write:
-        page = options.write.read_text() if options.write.exists() else ""
-        if START in page:
-            page = page[: page.index(START)] + text + page[page.index(END) + len(END) :]
-        else:
-            page = page.rstrip() + "\n\n" + text + "\n"
-        options.write.write_text(page)
+        put(options.write, text, START, END)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use peft_onnx::anatomy::{self, Anatomy, Task};
 use peft_onnx::ir::{Builder, Expr, Graph, NodeSpec, ValueId};
 use peft_onnx::onnx;
+use peft_onnx::unfuse::specialise;
 use safetensors::SafeTensors;
 
 /// What a family of models has, beside its weights.
@@ -106,12 +107,12 @@ fn folder(family: &Family) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/fixtures").join(family.folder)
 }
 
-/// Every export of a family, by file name.
+/// Every export of a family, by file name; of decoders with two branches the one that is trained.
 fn exports(family: &Family) -> BTreeMap<String, Graph> {
     let files = fs::read_dir(folder(family)).expect("the fixture's folder is there");
     let paths = files.map(|file| file.expect("the folder can be read").path()).filter(|path| path.extension().is_some_and(|e| e == "onnx"));
-    let read =
-        |path: PathBuf| (path.file_name().expect("a file").to_string_lossy().into_owned(), onnx::read(&path).expect("a valid model"));
+    let graph = |path: &Path| onnx::read(path).and_then(|graph| specialise(&graph)).expect("a valid model");
+    let read = |path: PathBuf| (path.file_name().expect("a file").to_string_lossy().into_owned(), graph(&path));
     let exports: BTreeMap<_, _> = paths.map(read).collect();
     assert!(exports.len() >= 2, "{}: two exports or more", family.folder);
     exports

@@ -60,7 +60,7 @@ struct Changed<'a> {
 
 impl Changed<'_> {
     /// Settings in place of those of the same names; `null` takes one away.
-    fn set(&mut self, settings: serde_json::Value) {
+    fn set(&mut self, settings: &serde_json::Value) {
         for (name, value) in settings.as_object().cloned().unwrap_or_default() {
             if value.is_null() {
                 self.config.shift_remove(&name)
@@ -90,10 +90,10 @@ const FORMS: &[Form] = &[
     ("as it is", "", |_| {}),
     ("one that is not called default, in a subfolder", "polite", |_| {}),
     ("saved with a class of its own instead of a task", "", |at| {
-        at.set(json!({"task_type": null, "auto_mapping": {"base_model_class": "LlamaForCausalLM", "parent_library": "transformers"}}));
+        at.set(&json!({"task_type": null, "auto_mapping": {"base_model_class": "LlamaForCausalLM", "parent_library": "transformers"}}));
     }),
     ("settings of a newer version, at their defaults", "", |at| {
-        at.set(json!({"from_the_future": null, "use_qalora": false, "eva_config": null, "peft_version": "9.0"}));
+        at.set(&json!({"from_the_future": null, "use_qalora": false, "eva_config": null, "peft_version": "9.0"}));
         at.config.insert("another".into(), serde_json::Value::Null);
     }),
     ("the few settings of the first versions", "", |at| {
@@ -101,8 +101,8 @@ const FORMS: &[Form] = &[
             ["peft_type", "r", "lora_alpha", "target_modules", "task_type", "base_model_name_or_path"].contains(&&**name)
         });
     }),
-    ("no targets: those of the architecture", "", |at| at.set(json!({"target_modules": null}))),
-    ("targets as a regular expression", "", |at| at.set(json!({"target_modules": ".*\\.(q|v)_proj"}))),
+    ("no targets: those of the architecture", "", |at| at.set(&json!({"target_modules": null}))),
+    ("targets as a regular expression", "", |at| at.set(&json!({"target_modules": ".*\\.(q|v)_proj"}))),
     ("a dump of the model, with the adapter's name", "", |at| at.rename(|name| name.replace(".weight", ".default.weight"))),
     ("a compiled model's", "", |at| at.rename(|name| name.replace("base_model.model.", "base_model.model._orig_mod."))),
     ("a wrapped model's", "", |at| at.rename(|name| name.replace("base_model.model.", "base_model.model.wrapper."))),

@@ -233,6 +233,7 @@ fn outputs(session: &mut Session, given: &BTreeMap<String, HostTensor>, wanted: 
         let made = match port.name.as_str() {
             "position_ids" => HostTensor::new(shape.clone(), positions.clone()).unwrap(),
             "token_type_ids" => HostTensor::new(shape.clone(), vec![0_i64; mask.len()]).unwrap(),
+            "use_cache_branch" => HostTensor::vector(vec![false]),
             past if past.starts_with("past") => HostTensor::new(vec![shape[0], 2, 0, 8], Vec::<f32>::new()).unwrap(),
             _ => continue,
         };

@@ -72,10 +72,20 @@ fn int(value: i64) -> Attr {
 }
 
 fn rows() -> Vec<Row> {
-    [norms(), activations(), rotations(), packed_attentions(), attentions(), grouped_attentions(), products()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        norms(),
+        activations(),
+        rotations(),
+        packed_attentions(),
+        attentions(),
+        grouped_attentions(),
+        products(),
+        experts(),
+        quantized_experts(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn norms() -> Vec<Row> {
@@ -132,6 +142,19 @@ fn activations() -> Vec<Row> {
         row("QuickGelu", "alpha", vec![x()], half()).within(APPROXIMATE),
         row("FusedMatMul", "alpha and transB", vec![x(), W(vec![6, 8])], [half(), vec![("transB", int(1))]].concat()),
         row("FusedMatMul", "transA", vec![X(vec![BATCH, 8, SEQ]), X(vec![BATCH, 8, 3])], vec![("transA", int(1))]),
+        row(
+            "FusedGemm",
+            "tanh",
+            vec![X(vec![BATCH, 8]), W(vec![6, 8]), W(vec![6])],
+            vec![("activation", "Tanh".into()), ("transB", int(1))],
+        )
+        .within(APPROXIMATE),
+        row(
+            "FusedGemm",
+            "leaky relu",
+            vec![X(vec![BATCH, 8]), W(vec![8, 6]), W(vec![6])],
+            vec![("activation", "LeakyRelu".into()), ("activation_alpha", Attr::Float(0.3)), ("alpha", Attr::Float(0.5))],
+        ),
     ]
 }
 
@@ -328,6 +351,73 @@ fn products() -> Vec<Row> {
             vec![],
         )
         .within(ROUNDED),
+    ]
+}
+
+fn experts() -> Vec<Row> {
+    // Ten tokens of 8 numbers, four experts of 16.
+    let tokens = || vec![X(vec![BATCH, SEQ, 8]), X(vec![10, 4])];
+    let layers = |wide: usize| [tokens(), vec![W(vec![4, wide, 8]), W(vec![4, wide]), W(vec![4, 8, 16]), W(vec![4, 8])]].concat();
+    let with =
+        |activation: &str, more: Vec<(&'static str, Attr)>| [vec![("activation_type", activation.into()), ("k", int(2))], more].concat();
+    let limited =
+        || vec![("activation_alpha", Attr::Float(1.702)), ("activation_beta", Attr::Float(1.0)), ("swiglu_limit", Attr::Float(0.5))];
+    let normal = || ("normalize_routing_weights", int(1));
+    let op = "MoE";
+    vec![
+        row(op, "one expert", layers(16), vec![]),
+        row(op, "relu, normalized", layers(16), with("relu", vec![normal()])),
+        row(op, "gelu", layers(16), with("gelu", vec![])).within(APPROXIMATE),
+        row(op, "silu, without biases", [tokens(), vec![W(vec![4, 16, 8]), No, W(vec![4, 8, 16])]].concat(), with("silu", vec![])),
+        row(op, "identity", layers(16), with("identity", vec![])),
+        row(op, "swiglu, pairs", layers(32), with("swiglu", vec![("swiglu_fusion", int(1)), normal()])),
+        row(op, "swiglu, pairs within a limit", layers(32), with("swiglu", [limited(), vec![("swiglu_fusion", int(1))]].concat())),
+    ]
+}
+
+fn quantized_experts() -> Vec<Row> {
+    // Ten tokens of 32 numbers, three experts of 64.
+    let tokens = || vec![X(vec![BATCH, SEQ, 32]), X(vec![10, 3])];
+    let layers = |bits: usize, blocks: Option<(usize, usize)>, zeros: bool, wide: usize| {
+        let scales = |rows: usize, blocks: Option<usize>| W([vec![3, rows], blocks.into_iter().collect()].concat());
+        let points = |rows: usize, blocks: Option<usize>| match (zeros, blocks) {
+            (false, _) => No,
+            (true, None) => Bytes(DType::U8, vec![3, rows * bits / 8]),
+            (true, Some(blocks)) => Bytes(DType::U8, vec![3, rows, (blocks * bits).div_ceil(8)]),
+        };
+        let (first, second) = (blocks.map(|of| of.0), blocks.map(|of| of.1));
+        let held = vec![
+            Bytes(DType::U8, vec![3, wide, 32 * bits / 8]),
+            scales(wide, first),
+            W(vec![3, wide]),
+            Bytes(DType::U8, vec![3, 32, 64 * bits / 8]),
+            scales(32, second),
+            W(vec![3, 32]),
+        ];
+        [tokens(), held, vec![No, No, No, points(wide, first), points(32, second)]].concat()
+    };
+    let with = |bits: i64, more: Vec<(&'static str, Attr)>| {
+        [
+            vec![
+                ("expert_weight_bits", int(bits)),
+                ("k", int(2)),
+                ("activation_type", "silu".into()),
+                ("normalize_routing_weights", int(1)),
+            ],
+            more,
+        ]
+        .concat()
+    };
+    let pairs = || vec![("activation_type", "swiglu".into()), ("swiglu_fusion", int(1)), ("block_size", int(16))];
+    let op = "QMoE";
+    vec![
+        row(op, "4 bits", layers(4, None, false, 64), with(4, vec![])).within(ROUNDED),
+        row(op, "4 bits, blocks", layers(4, Some((2, 4)), false, 64), with(4, vec![("block_size", int(16))])).within(ROUNDED),
+        row(op, "4 bits, blocks and zero points", layers(4, Some((2, 4)), true, 64), with(4, vec![("block_size", int(16))]))
+            .within(ROUNDED),
+        row(op, "4 bits, blocks, swiglu in pairs", layers(4, Some((2, 4)), false, 128), with(4, pairs())).within(ROUNDED),
+        row(op, "8 bits", layers(8, None, false, 64), with(8, vec![])).within(ROUNDED),
+        row(op, "8 bits and zero points", layers(8, None, true, 64), with(8, vec![])).within(ROUNDED),
     ]
 }
 

@@ -100,6 +100,11 @@ pub(super) trait Part: Debug + Send + Sync {
         vec![]
     }
 
+    /// Whether the part is put into keys and values.
+    fn touches_attention(&self) -> bool {
+        false
+    }
+
     /// Share of activations that are dropped while training.
     fn dropout(&self) -> f64 {
         0.0

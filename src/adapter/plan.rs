@@ -85,10 +85,16 @@ impl Plan {
         self.targets().iter().any(|(target, _)| target == module) || self.trained().iter().any(is_own)
     }
 
-    /// Whether modules are all that the method has to do with.
+    /// Whether the method has to do with modules at all.
     #[must_use]
-    pub fn touches_modules_only(&self) -> bool {
-        self.virtual_tokens() == 0 && !(self.targets().is_empty() && self.trained().is_empty())
+    pub fn touches_modules(&self) -> bool {
+        !(self.targets().is_empty() && self.trained().is_empty())
+    }
+
+    /// Whether the method has to do with keys and values.
+    #[must_use]
+    pub fn touches_attention(&self) -> bool {
+        self.parts.iter().any(|part| part.touches_attention())
     }
 
     /// Share of activations that are dropped while training.

@@ -15,7 +15,7 @@ use super::part::{Folding, Insertion, Part, Placed, Places};
 use super::prompt::check_room;
 use super::rows::Rows;
 use super::scores;
-use crate::anatomy::{Anatomy, Attention, Axis, Heads, Mask, Masking};
+use crate::anatomy::{Anatomy, Attention, Axis, Heads, Mask, Masking, PositionUse};
 use crate::ir::{Attr, Builder, DType, Expr, Graph, Tensor, ValueId};
 use crate::{Error, Result};
 
@@ -116,6 +116,10 @@ impl Part for Prefix {
         true
     }
 
+    fn touches_attention(&self) -> bool {
+        true
+    }
+
     fn virtual_tokens(&self) -> usize {
         self.tokens
     }
@@ -151,11 +155,23 @@ impl Prefix {
         let b = at.b;
         let mut shifted: BTreeMap<ValueId, Expr<'_>> = BTreeMap::new();
         for place in decoder::positions(at.graph, at.anatomy) {
-            let read = at.graph.producer(place.output).and_then(|node| at.graph.node(node).input(place.input));
-            let Some(position) = read else { continue };
+            let Some((output, position)) = reader(at.graph, *place) else { continue };
             let tokens = u32::try_from(self.tokens).unwrap_or(u32::MAX);
             let later = *shifted.entry(position).or_insert_with(|| b.expr(position) + f64::from(tokens));
-            b.rewire_input(place.output, place.input, later);
+            b.rewire_input(output, place.input, later);
+        }
+    }
+}
+
+/// The node's own output where a position is read, and the position. Rows of half precision are widened behind the node that reads them.
+fn reader(graph: &Graph, place: PositionUse) -> Option<(ValueId, ValueId)> {
+    let mut output = place.output;
+    loop {
+        let node = graph.node(graph.producer(output)?);
+        match node.input(place.input) {
+            Some(position) => return Some((output, position)),
+            None if &*node.op == "Cast" => output = node.input(0)?,
+            None => return None,
         }
     }
 }

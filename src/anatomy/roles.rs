@@ -228,8 +228,8 @@ fn places(evidence: &Evidence<'_>) -> Vec<Place> {
     let of_attention = |(attention, counted): (&Attention, Option<String>)| {
         let output = attention.o.and_then(|at| evidence.named[at].as_deref());
         let by_output = output.and_then(|output| {
-            let all = std::iter::once(usual).chain(CONVENTIONS);
-            all.filter_map(|c| Some((c, output.strip_suffix(c.o)?.strip_suffix('.')?))).next()
+            let mut all = std::iter::once(usual).chain(CONVENTIONS);
+            all.find_map(|c| Some((c, output.strip_suffix(c.o)?.strip_suffix('.')?)))
         });
         let (convention, layer) = by_output.map_or((usual, counted), |(convention, layer)| (convention, Some(layer.to_owned())));
         let own = attention.o.and_then(|at| evidence.namer.place(evidence.graph, evidence.linears[at].x));

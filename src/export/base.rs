@@ -24,7 +24,10 @@ pub struct Base {
     pub raw: Graph,
     /// The same in the dialect spoken inside, with projections that fused operators pack made visible. What runs at inference.
     pub fused: Graph,
-    /// The same with fused operators written out, and without choices that training has made. What is recognised and trained.
+    /// The same with attention and embeddings written out, and without choices that training has made. What virtual tokens are put into that
+    /// the fused graph has no place for.
+    open: Graph,
+    /// The same with all fused operators written out. What is recognised and trained.
     ///
     /// Values keep their ids from each of the graphs to the next.
     pub graph: Graph,
@@ -51,9 +54,11 @@ impl Base {
     pub fn of(raw: Graph) -> Result<Self> {
         let fused = onnx::raise(&raw).and_then(|graph| unfuse::separate(&graph))?;
         let specialised = unfuse::specialise(&fused).and_then(|graph| unfuse::separate(&graph))?;
-        let graph = unfuse::unfuse(&specialised)?;
+        let open = unfuse::open(&specialised)?;
+        let graph = unfuse::unfuse(&open)?;
         let anatomy = anatomy::read(&graph);
-        Ok(Self { raw, fused, graph, wide: None, anatomy })
+        let open = unfuse::without_unread_cache(&open)?;
+        Ok(Self { raw, fused, open, graph, wide: None, anatomy })
     }
 
     /// The same, ready to be trained.
@@ -96,20 +101,25 @@ impl Base {
         Ok((with_head, settled))
     }
 
-    /// The graph that an adapter is put into for inference, and what was recognised as far as it is there: the fused one, where
-    /// everything that the plan touches is a value of it, else the one written out.
+    /// The graph that an adapter is put into for inference, and what was recognised as far as it is there: of the fused one, that with
+    /// attention written out, and that with everything written out, the first one that has every value that the plan touches.
     #[must_use]
     pub fn carrier(&self, plan: &Plan) -> (&Graph, Anatomy) {
-        let is_there = |value: ValueId| value.index() < self.fused.values().len();
+        let fitting = |graph| {
+            let anatomy = self.anatomy_in(graph);
+            holds(graph, &anatomy, plan).then_some((graph, anatomy))
+        };
+        [&self.fused, &self.open].into_iter().find_map(fitting).unwrap_or_else(|| (&self.graph, self.anatomy.clone()))
+    }
+
+    fn anatomy_in(&self, graph: &Graph) -> Anatomy {
         let mut anatomy = self.anatomy.clone();
-        for projection in anatomy.projections.iter_mut().filter(|projection| !is_there(projection.output)) {
+        anatomy.cache.retain(|slot| graph.inputs().contains(&slot.past));
+        for projection in anatomy.projections.iter_mut().filter(|projection| !is_there(graph, projection.output)) {
             // A fused operator adds the bias; a branch may be added before it as well.
             (projection.output, projection.bias) = (projection.y, None);
         }
-        let mut projections = anatomy.projections.iter().filter(|p| plan.touches(&p.module));
-        let mut tables = anatomy.embeddings.iter().filter(|e| plan.touches(&e.module));
-        let is_whole = projections.all(|p| is_there(p.x) && is_there(p.y)) && tables.all(|e| is_there(e.output));
-        if plan.touches_modules_only() && is_whole { (&self.fused, anatomy) } else { (&self.graph, self.anatomy.clone()) }
+        anatomy
     }
 
     /// Whether an adapter can be folded into a module: if it is a projection, its weight is stored as floats.
@@ -124,6 +134,29 @@ impl Base {
     pub fn count(&self) -> u64 {
         self.raw.initializers().map(|(_, tensor)| u64::try_from(tensor.len()).unwrap_or(0)).sum()
     }
+}
+
+fn is_there(graph: &Graph, value: ValueId) -> bool {
+    value.index() < graph.values().len()
+}
+
+/// Whether a graph has every value that a plan touches.
+fn holds(graph: &Graph, anatomy: &Anatomy, plan: &Plan) -> bool {
+    let is_there = |value| is_there(graph, value);
+    let mut projections = anatomy.projections.iter().filter(|p| plan.touches(&p.module));
+    let mut tables = anatomy.embeddings.iter().filter(|e| plan.touches(&e.module));
+    let has_modules = projections.all(|p| is_there(p.x) && is_there(p.y)) && tables.all(|e| is_there(e.output));
+    if plan.virtual_tokens() == 0 {
+        return has_modules && plan.touches_modules();
+    }
+    let tokens = anatomy.token_embedding.and_then(|place| anatomy.embeddings.get(place));
+    let has_attention = || {
+        let heads = anatomy.attentions.iter().flat_map(|a| [&a.keys, &a.values, &a.key, &a.value]).all(|heads| is_there(heads.value));
+        let scores = anatomy.attentions.iter().flat_map(|a| a.scores.into_iter().chain([a.output])).all(is_there);
+        let masks = anatomy.attentions.iter().flat_map(|a| &a.masks).all(|mask| is_there(mask.value));
+        heads && scores && masks && anatomy.positions.iter().all(|place| is_there(place.output))
+    };
+    has_modules && tokens.is_some_and(|table| is_there(table.output)) && (!plan.touches_attention() || has_attention())
 }
 
 /// Puts a model's files into `bundle/base`, as hard links where the file system can; the answer is the model's path there.

@@ -211,9 +211,8 @@ fn class_names(request: &Request<'_>, new_head: Option<&NewHead>, task: Task, cl
 
 fn adapted(base: &Base, plan: &Plan, given: &Given<'_>, purpose: Purpose<'_>) -> Result<(Graph, Vec<Param>)> {
     let (graph, anatomy) = match purpose {
-        Purpose::Inference => base.carrier(plan),
+        Purpose::Inference | Purpose::Merged => base.carrier(plan),
         Purpose::Training(_) => (base.trained(), base.anatomy.clone()),
-        Purpose::Merged => (&base.graph, base.anatomy.clone()),
     };
     let b = Builder::on(graph);
     let params = plan.insert(&b, graph, &anatomy, given, purpose)?;

@@ -57,9 +57,9 @@ fn merged(base: &Base, plan: &Plan, given: &Given<'_>, quantised: Quantised) -> 
         return Ok((b.finish()?, Requantised::default()));
     }
     // What is written into the graph is written in the dialect spoken inside.
-    let start = if plan.is_baked() { &base.graph } else { &base.raw };
+    let (start, anatomy) = if plan.is_baked() { base.carrier(plan) } else { (&base.raw, base.anatomy.clone()) };
     let b = Builder::on(start);
-    let requantised = plan.merge(&b, start, &base.anatomy, given)?;
+    let requantised = plan.merge(&b, start, &anatomy, given)?;
     Ok((b.finish_whole()?, requantised))
 }
 

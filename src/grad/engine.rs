@@ -223,16 +223,16 @@ const BEHIND: &[&str] = &["Transpose", "Reshape", "Slice", "Pad", "Sub", "Mul"];
 
 /// Large values of one output that follow from constants alone, by way of an operator that unpacks.
 fn unpacked(b: &Builder, nodes: &[Node]) -> FxHashSet<ValueId> {
-    let mut found = FxHashSet::default();
-    for node in nodes {
-        let starts = UNPACKING.contains(&&*node.op) && node.reads().all(|x| b.is_constant(x) || found.contains(&x));
-        let goes_on = || {
-            let mut reads = node.reads();
-            BEHIND.contains(&&*node.op) && reads.any(|x| found.contains(&x)) && node.reads().all(|x| b.is_constant(x) || found.contains(&x))
-        };
+    let (mut found, mut fixed) = (FxHashSet::default(), FxHashSet::default());
+    for node in nodes.iter().filter(|node| node.captures.is_empty()) {
         let [Some(y)] = node.outputs[..] else { continue };
+        if !node.reads().all(|x| b.is_constant(x) || fixed.contains(&x)) {
+            continue;
+        }
+        fixed.insert(y);
+        let goes_on = BEHIND.contains(&&*node.op) && node.reads().any(|x| found.contains(&x));
         let is_large = || b.fact(y).known_shape().is_some_and(|shape| shape.iter().fold(1_i64, |n, &d| n.saturating_mul(d)) >= LARGE);
-        if (starts || goes_on()) && is_large() {
+        if (UNPACKING.contains(&&*node.op) || goes_on) && is_large() {
             found.insert(y);
         }
     }
@@ -329,16 +329,28 @@ mod tests {
 
     #[test]
     fn weights_are_unpacked_again_for_the_way_back() -> Result<()> {
-        let b = builder();
-        let stored = crate::ir::Tensor::from_f64(DType::F16, &[4, 512], &[0.5; 4 * 512])?;
-        let x = input(&b, "x");
-        let weight = b.initializer("w", stored).cast(DType::F32).id();
-        let y = x.matmul(b.expr(weight)).tanh();
-        let dx = gradients(&b, y.sum_all(), &[x])?[0];
-        b.output("dx", dx);
-        let graph = b.finish()?;
-        let casts = graph.nodes().iter().filter(|node| &*node.op == "Cast").count();
-        assert_eq!((casts, graph.uses(weight).len()), (2, 1), "one for the product, one for its gradient");
+        let stored = |dtype| crate::ir::Tensor::from_f64(dtype, &[4, 512], &[1.0; 4 * 512]);
+        // The scales as a vector, or as a matrix that a node makes of it.
+        for (op, dtype, in_blocks) in
+            [("Cast", DType::F16, false), ("DequantizeLinear", DType::I8, false), ("DequantizeLinear", DType::I8, true)]
+        {
+            let b = builder();
+            let x = input(&b, "x");
+            let packed = b.initializer("w", stored(dtype)?);
+            let scales = b.initializer("scales", crate::ir::Tensor::from_f32(&[4], &[0.5; 4]));
+            let weight = match (op, in_blocks) {
+                ("Cast", _) => packed.cast(DType::F32),
+                (_, false) => b.op(op, &[packed, scales], &[("axis", 0_i64.into())]),
+                _ => b.op(op, &[packed, scales.reshape(&[4, 1])], &[("axis", 1_i64.into()), ("block_size", 512_i64.into())]),
+            };
+            let weight = weight.id();
+            let y = x.matmul(b.expr(weight)).tanh();
+            let dx = gradients(&b, y.sum_all(), &[x])?[0];
+            b.output("dx", dx);
+            let graph = b.finish()?;
+            let count = graph.nodes().iter().filter(|node| &*node.op == op).count();
+            assert_eq!((count, graph.uses(weight).len()), (2, 1), "{op}: one for the product, one for its gradient");
+        }
         Ok(())
     }
 

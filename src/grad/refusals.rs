@@ -18,7 +18,7 @@ const AUDIO: &str = "it stands before a model, where nothing is trained";
 /// Vision models before transformers.
 const CONVOLUTIONAL: &str = "it is found in convolutional networks only";
 /// Experts chosen inside one operator.
-const EXPERTS: &str = "it chooses experts inside; export the model with its experts written out, as PyTorch's exporters do";
+const EXPERTS: &str = "it is written out with every expert run on every token, unless it is a form that only one kernel knows";
 /// Integers.
 const INTEGERS: &str = "integers have no slope; products of matrices are written out as products of floats, this is not";
 

@@ -156,7 +156,10 @@ impl Expr<'_> {
         let dims = self.known_dims();
         match dims.split_last() {
             Some((_, rows)) if rows.len() == 1 => self,
-            Some((last, rows)) => self.reshape_dims(&vec![Dim::product(rows), last.clone()]),
+            Some((last, rows)) => match reshape_lengths(&dims, &vec![Dim::product(rows), last.clone()]) {
+                Some(lengths) => self.reshape(&lengths),
+                None => self.b().op("Flatten", &[self], &[("axis", Attr::Int(-1))]),
+            },
             None => self.reshape(&[1, 1]),
         }
     }

@@ -13,6 +13,7 @@ pub(super) static TABLE: &[(&str, i64, Form)] = &[
     ("Dropout", 12, dropout),
     ("Hardmax", 13, along_the_last_axis),
     ("LogSoftmax", 13, along_the_last_axis),
+    ("NonZero", 11, non_zero),
     ("Pad", 11, pad),
     ("ReduceL1", 18, axes),
     ("ReduceL2", 18, axes),
@@ -99,6 +100,23 @@ fn along_the_last_axis(old: &Old<'_>, mut node: Node) -> Result<Node, String> {
     let result = old.builder.op(&node.op, &[rows], &[("axis", Attr::Int(-1))]);
     let shape = old.builder.op("Shape", &[x], &[]);
     Ok(Node { op: "Reshape".into(), inputs: vec![Some(result.id()), Some(shape.id())], attrs: [].into(), extra: None, ..node })
+}
+
+/// Before there was `Range`, `0, 1, .., n - 1` were the places of `n` ones.
+fn non_zero(old: &Old<'_>, node: Node) -> Result<Node, String> {
+    let x = old.input(0)?;
+    let filled = old.graph.producer(x.id()).map(|id| old.graph.node(id)).filter(|maker| &*maker.op == "ConstantOfShape");
+    let is_vector = x.dims().is_some_and(|dims| dims.len() == 1);
+    let Some(Attr::Tensor(value)) = filled.and_then(|maker| maker.attrs.get("value")) else { return Ok(node) };
+    let count = filled.and_then(|maker| maker.input(0)).map(|count| old.builder.expr(count).squeeze(&[0]));
+    match (count, value.to_f64().as_deref()) {
+        (Some(count), Some(&[value])) if is_vector && value != 0.0 => {
+            let places = count.range_from(old.builder.int(0));
+            let row = old.builder.ints(&[0]);
+            Ok(Node { op: "Unsqueeze".into(), inputs: vec![Some(places.id()), Some(row.id())], attrs: [].into(), extra: None, ..node })
+        }
+        _ => Ok(node),
+    }
 }
 
 /// Pads and the value were attributes.

@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 use super::data::{Batch, Batches, Dataset, Example, Filling, Labels, Order, Pixels, Summary};
 use super::session::{Axis, Port, Presence, Purpose, Runtime, Session, Settings};
 use crate::adapter::config::Task;
+use crate::anatomy;
 use crate::error::{Error, Result};
+use crate::export::base::Base;
 use crate::ir::DType;
-use crate::{anatomy, onnx};
 
 /// What the models are fed with: random tokens, the same in every run, in rows of different lengths.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,9 +42,7 @@ impl Samples {
     /// the model does not tell.
     #[must_use]
     pub fn of_model(model: &Path) -> Self {
-        let graph = onnx::read(model).and_then(|graph| onnx::inline_functions(&graph)).and_then(|graph| onnx::raise(&graph));
-        let Ok(graph) = graph else { return Self::default() };
-        let anatomy = anatomy::read(&graph);
+        let Ok(Base { graph, anatomy, .. }) = Base::read(model) else { return Self::default() };
         let table = anatomy.token_embedding.map(|at| &anatomy.embeddings[at]);
         let size = anatomy.inputs.main.and_then(|main| anatomy::image_size(&graph, main));
         Self {

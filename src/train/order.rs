@@ -4,6 +4,7 @@
 //! file. The gradient ends in one `Concat` of every trainable tensor's part. Were the first layer's part to stand last, it would be computed
 //! first, after the whole backward pass, and every layer would keep what its own parts are computed from until then. So the parts stand
 //! in the order of the layers: the last layer's is computed first, as soon as the backward pass has been there, and its operands are free.
+//! For the same reason what unpacks weights stands before everything else.
 
 use crate::ir::{Graph, NodeId, ValueId};
 
@@ -29,28 +30,56 @@ impl Works {
     }
 }
 
-/// Moves the nodes that work for one part of `gradient` alone right before the node that joins the parts, those of the last layers last.
-///
-/// Leaves a graph alone whose gradient is not joined from parts.
+/// Moves what follows from constants alone before everything else; and the nodes that work for one part of `gradient` alone right before
+/// the node that joins the parts, those of the last layers last. Parts stay where a gradient is not joined from any.
 #[must_use]
 pub(super) fn parts_last(graph: Graph, gradient: ValueId) -> Graph {
-    let Some(join) = graph.producer(gradient).filter(|&node| &*graph.node(node).op == "Concat") else { return graph };
-    let works = works(&graph, join);
+    let join = graph.producer(gradient).filter(|&node| &*graph.node(node).op == "Concat");
+    let Some(join) = join else { return weights_first(graph) };
+    let (fixed, works) = (fixed(&graph), works(&graph, join));
     let mut first = vec![usize::MAX; graph.node(join).inputs.len()];
     for (place, works) in works.iter().enumerate() {
-        if let Works::Part(part) = works {
+        if let (Works::Part(part), false) = (works, fixed[place]) {
             first[*part] = first[*part].min(place);
         }
     }
-    // Before the parts; the parts, those that the backward pass reached first behind the others; the join and what follows.
-    let key = |place: usize| match works[place] {
-        Works::Part(part) => (1, usize::MAX - first[part], place),
-        _ if place < join.index() => (0, 0, place),
-        _ => (2, 0, place),
-    };
+    // What is fixed; before the parts; the parts, those that the backward pass reached first behind the others; the join and what follows.
+    sorted_by(graph, |place| match works[place] {
+        _ if fixed[place] => (0, 0, place),
+        Works::Part(part) => (2, usize::MAX - first[part], place),
+        _ if place < join.index() => (1, 0, place),
+        _ => (3, 0, place),
+    })
+}
+
+/// Moves what follows from constants alone before everything else, such as the nodes that unpack weights.
+///
+/// Of a product that waits for its activations and for its weight, the one that stands later is computed first. Were that the weight,
+/// the weights of all layers would be unpacked before the first one is used.
+#[must_use]
+pub(super) fn weights_first(graph: Graph) -> Graph {
+    let fixed = fixed(&graph);
+    sorted_by(graph, |place| (usize::from(!fixed[place]), 0, place))
+}
+
+fn sorted_by(graph: Graph, key: impl Fn(usize) -> (usize, usize, usize)) -> Graph {
     let mut order: Vec<NodeId> = graph.node_ids().map(|(id, _)| id).collect();
     order.sort_by_key(|id| key(id.index()));
     graph.in_order(&order)
+}
+
+/// Which nodes read nothing but constants and what follows from them.
+fn fixed(graph: &Graph) -> Vec<bool> {
+    let mut fixed: Vec<bool> = vec![];
+    for node in graph.nodes() {
+        let is_fixed = |value| match graph.producer(value) {
+            Some(maker) => fixed[maker.index()],
+            None => graph.constant(value).is_some(),
+        };
+        let all = node.reads().all(is_fixed);
+        fixed.push(all);
+    }
+    fixed
 }
 
 fn works(graph: &Graph, join: NodeId) -> Vec<Works> {
@@ -68,4 +97,25 @@ fn works(graph: &Graph, join: NodeId) -> Vec<Works> {
         }
     }
     works
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Result;
+    use crate::ir::{Attr, Builder, DType, Dim, ModelInfo, Tensor};
+
+    #[test]
+    fn weights_are_unpacked_before_anything_else_stands() -> Result<()> {
+        let b = Builder::new(ModelInfo::dialect());
+        let x = b.input("x", DType::F32, &[Dim::symbol("batch"), Dim::known(4)]);
+        let first = x.tanh();
+        let stored = b.initializer("w", Tensor::from_f64(DType::I8, &[4, 4], &[1.0; 16])?);
+        let weight = b.op("DequantizeLinear", &[stored, b.number(0.5, DType::F32)], &[("axis", Attr::Int(0))]).t();
+        b.output("y", first.matmul(weight));
+        let graph = weights_first(b.finish()?);
+        let ops: Vec<&str> = graph.nodes().iter().map(|node| &*node.op).collect();
+        assert_eq!(ops, ["DequantizeLinear", "Transpose", "Tanh", "MatMul"]);
+        Ok(())
+    }
 }

@@ -135,7 +135,7 @@ pub fn evaluation_graph(model: Model<'_>) -> Result<Graph> {
     if let Some(correct) = loss.correct {
         b.output("correct", correct);
     }
-    simplify(&b.finish()?)
+    Ok(order::weights_first(simplify(&b.finish()?)?))
 }
 
 /// A model whose adapter is the flat vector, with labels, without outputs.

@@ -1,7 +1,7 @@
 //! Activations with the bias before them, and products with what is around them.
 
-use super::{Fused, Outputs, known};
-use crate::ir::{Attr, Expr};
+use super::{FUSED_NAME, Fused, Outputs, known};
+use crate::ir::{Attr, Expr, NodeSpec};
 
 /// `√(2/π)`
 const SQRT_2_OVER_PI: f64 = 0.797_884_560_802_865_4;
@@ -34,7 +34,12 @@ pub(super) fn tanh_gelu(x: Expr<'_>) -> Expr<'_> {
 
 /// `x · sigmoid(α x)`
 pub(super) fn quick_gelu(x: Expr<'_>, alpha: f64) -> Expr<'_> {
-    x * (x * alpha).sigmoid()
+    x * scaled(x, alpha).sigmoid()
+}
+
+#[expect(clippy::float_cmp, reason = "exactly one is the attributes' default")]
+fn scaled(x: Expr<'_>, alpha: f64) -> Expr<'_> {
+    if alpha == 1.0 { x } else { x * alpha }
 }
 
 /// With `x + bias` in two halves `a`, `b` along the last axis: `a · gelu(b)`.
@@ -54,7 +59,40 @@ pub(super) fn fused_mat_mul<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
         Ok::<_, String>(if f.int(name, 0) != 0 && is_matrix { x.t() } else { x })
     };
     let y = operand(0, "transA")?.matmul(operand(1, "transB")?);
-    let alpha = f.float("alpha", 1.0);
-    #[expect(clippy::float_cmp, reason = "exactly one is the attribute's default")]
-    Ok(vec![Some(if alpha == 1.0 { y } else { y * alpha })])
+    Ok(vec![Some(scaled(y, f.float("alpha", 1.0)))])
+}
+
+/// The activations that a product may have behind it, with their own attributes in the order of `activation_alpha`, `_beta`, `_gamma`.
+const ACTIVATIONS: &[(&str, &[&str])] = &[
+    ("Elu", &["alpha"]),
+    ("HardSigmoid", &["alpha", "beta"]),
+    ("LeakyRelu", &["alpha"]),
+    ("Relu", &[]),
+    ("Selu", &["alpha", "gamma"]),
+    ("Sigmoid", &[]),
+    ("Softplus", &[]),
+    ("Tanh", &[]),
+];
+
+/// `Gemm` with an activation behind it.
+pub(super) fn fused_gemm<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
+    let name = f.node.str("activation").ok_or("its activation is not given")?;
+    let &(op, own) = ACTIVATIONS.iter().find(|(op, _)| *op == name).ok_or_else(|| format!("with the activation {name}"))?;
+    let product = NodeSpec {
+        name: format!("{}:product", f.node.name.trim_start_matches(FUSED_NAME)).into(),
+        op: "Gemm".into(),
+        inputs: f.node.inputs.clone(),
+        outputs: vec![Some(format!("{}:product", f.b.name(f.node.writes().next().ok_or("it has no output")?)).into())],
+        attrs: f
+            .node
+            .attrs
+            .iter()
+            .filter(|(name, _)| !name.starts_with("activation"))
+            .map(|(name, attr)| (name.clone(), attr.clone()))
+            .collect(),
+        ..NodeSpec::default()
+    };
+    let y = f.b.node(product).into_iter().flatten().next().ok_or("it has no output")?;
+    let given = |name: &&'static str| f.node.attrs.get(format!("activation_{name}").as_str()).map(|attr| (*name, attr.clone()));
+    Ok(vec![Some(f.b.op(op, &[y], &own.iter().filter_map(given).collect::<Vec<_>>()))])
 }

@@ -13,6 +13,9 @@ use crate::ir::{Attr, Builder, Expr, Graph, Node, NodeSpec, Tensor, ValueId};
 /// The input that asks for the branch with a cache.
 const WITH_CACHE: &str = "use_cache_branch";
 
+/// What names of inputs that are a cache begin with.
+const PAST: &str = "past";
+
 /// The same graph without a choice that is known beforehand: conditions that are constant, and that between decoders with and without
 /// a cache, which falls on the one without. Values that are not inside branches keep their ids.
 ///
@@ -41,6 +44,25 @@ pub fn specialise(graph: &Graph) -> Result<Graph> {
         }
         graph = b.finish()?;
     }
+}
+
+/// The same graph without the inputs of a cache that nothing reads, as those of the branch that was not chosen: who feeds them would
+/// believe that they count.
+///
+/// # Errors
+/// As [`specialise`].
+pub fn without_unread_cache(graph: &Graph) -> Result<Graph> {
+    let is_unread = |id: &ValueId| graph.uses(*id).is_empty() && !graph.outputs().contains(id) && graph.value_name(*id).starts_with(PAST);
+    let unread: Vec<ValueId> = graph.inputs().iter().copied().filter(is_unread).collect();
+    if unread.is_empty() {
+        return Ok(graph.clone());
+    }
+    let b = Builder::on(graph);
+    for id in unread {
+        let input = b.expr(id);
+        b.remove_input(input, b.number(0.0, input.dtype()));
+    }
+    b.finish()
 }
 
 /// The branch that runs, and the values of the graph around it that it reads.

@@ -2,19 +2,31 @@
 //! (`docs/ContribOperators.md`), and ONNX's own pages for operators without a domain.
 
 use super::{Fused, Outputs};
-use super::{activation, attention, grouped, norm, packed, quantized, rotary};
+use super::{activation, attention, experts, grouped, norm, packed, quantized, rotary};
 
 /// Writes a fused node out. The error is why it cannot.
 pub(super) type Form = for<'g> fn(&Fused<'g>) -> Result<Outputs<'g>, String>;
 
-/// Everything, written out.
+/// Attention, and what stands around it: where virtual tokens are put.
 #[rustfmt::skip]
-pub(super) static FORMS: &[(&str, Form)] = &[
+pub(super) static ATTENTION: &[(&str, Form)] = &[
+    ("com.microsoft:EmbedLayerNormalization", norm::embeddings),
+    ("com.microsoft:RotaryEmbedding",    rotary::embedding),
+    ("com.microsoft:Attention",          packed::attention),
+    ("com.microsoft:QAttention",         packed::quantized_attention),
+    ("com.microsoft:MultiHeadAttention", attention::multi_head),
+    ("com.microsoft:GroupQueryAttention", grouped::attention),
+    ("com.microsoft:FusedMatMul",        activation::fused_mat_mul),
+    ("com.microsoft:TransposeMatMul",    activation::fused_mat_mul),
+];
+
+/// Everything else.
+#[rustfmt::skip]
+pub(super) static ELSEWHERE: &[(&str, Form)] = &[
     // Norms.
     ("com.microsoft:SkipLayerNormalization",           norm::skip_layer),
     ("com.microsoft:SkipSimplifiedLayerNormalization", norm::skip_rms),
     ("com.microsoft:SimplifiedLayerNormalization",     norm::rms),
-    ("com.microsoft:EmbedLayerNormalization",          norm::embeddings),
 
     // Activations.
     ("com.microsoft:Gelu",               |f| Ok(vec![Some(activation::gelu(f.x(0)?))])),
@@ -23,17 +35,11 @@ pub(super) static FORMS: &[(&str, Form)] = &[
     ("com.microsoft:QuickGelu",          |f| Ok(vec![Some(activation::quick_gelu(f.x(0)?, f.float("alpha", 1.702)))])),
     ("com.microsoft:BiasSplitGelu",      activation::split_gelu),
     ("com.microsoft:BiasAdd",            |f| Ok(vec![Some(f.x(0)? + f.x(1)? + f.x(2)?)])),
+    ("com.microsoft:FusedGemm",          activation::fused_gemm),
 
-    // Products.
-    ("com.microsoft:FusedMatMul",        activation::fused_mat_mul),
-    ("com.microsoft:TransposeMatMul",    activation::fused_mat_mul),
-
-    // Attention.
-    ("com.microsoft:RotaryEmbedding",    rotary::embedding),
-    ("com.microsoft:Attention",          packed::attention),
-    ("com.microsoft:QAttention",         packed::quantized_attention),
-    ("com.microsoft:MultiHeadAttention", attention::multi_head),
-    ("com.microsoft:GroupQueryAttention", grouped::attention),
+    // Experts.
+    ("com.microsoft:MoE",                experts::plain),
+    ("com.microsoft:QMoE",               experts::quantized),
 
     // Quantised products.
     ("com.microsoft:MatMulNBits",            quantized::blocks),

@@ -9,6 +9,7 @@
 mod activation;
 mod attention;
 mod branch;
+mod experts;
 mod forms;
 mod grouped;
 mod norm;
@@ -16,7 +17,7 @@ mod packed;
 mod quantized;
 mod rotary;
 
-pub use branch::specialise;
+pub use branch::{specialise, without_unread_cache};
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -31,9 +32,20 @@ use forms::Form;
 /// Nodes that do not go together, such as a product of matrices that do not fit.
 pub fn unfuse(graph: &Graph) -> Result<Graph> {
     let b = Builder::on(graph);
-    let mut replaced = written_out(&b, graph, forms::FORMS);
+    let mut replaced = written_out(&b, graph, &[forms::ATTENTION, forms::ELSEWHERE]);
     replaced.extend(quantized::integer_products(&b, graph));
     take_over(&b, graph, replaced);
+    keep_names(&b, graph);
+    b.finish()
+}
+
+/// The same graph with attention and embeddings written out, where virtual tokens are put; norms, activations and products stay fused.
+///
+/// # Errors
+/// As [`unfuse`].
+pub fn open(graph: &Graph) -> Result<Graph> {
+    let b = Builder::on(graph);
+    take_over(&b, graph, written_out(&b, graph, &[forms::ATTENTION]));
     keep_names(&b, graph);
     b.finish()
 }
@@ -45,7 +57,7 @@ pub fn unfuse(graph: &Graph) -> Result<Graph> {
 /// As [`unfuse`].
 pub fn separate(graph: &Graph) -> Result<Graph> {
     let b = Builder::on(graph);
-    let replaced = written_out(&b, graph, forms::SEPARATE);
+    let replaced = written_out(&b, graph, &[forms::SEPARATE]);
     take_over(&b, graph, replaced);
     keep_names(&b, graph);
     b.finish()
@@ -53,17 +65,20 @@ pub fn separate(graph: &Graph) -> Result<Graph> {
 
 /// The operators that [`unfuse`] writes out, with their domains in front.
 pub fn operators() -> impl Iterator<Item = &'static str> {
-    forms::FORMS.iter().map(|(op, _)| *op).chain(["MatMulInteger"])
+    [forms::ATTENTION, forms::ELSEWHERE].into_iter().flatten().map(|(op, _)| *op).chain(["MatMulInteger"])
 }
+
+/// A table of operators and what they are written as.
+type Forms = &'static [(&'static str, Form)];
 
 /// Each output of a fused node with what stands for it.
 type Replaced<'g> = Vec<(Expr<'g>, Expr<'g>)>;
 
 /// Writes what the forms say behind the graph's own nodes.
-fn written_out<'g>(b: &'g Builder, graph: &'g Graph, forms: &'static [(&'static str, Form)]) -> Replaced<'g> {
+fn written_out<'g>(b: &'g Builder, graph: &'g Graph, tables: &[Forms]) -> Replaced<'g> {
     let mut replaced = vec![];
     for (id, node) in graph.node_ids() {
-        let Some((_, form)) = forms.iter().find(|(op, _)| *op == &*node.op) else { continue };
+        let Some((_, form)) = tables.iter().copied().flatten().find(|(op, _)| *op == &*node.op) else { continue };
         let fused = Fused { b, graph, node };
         match b.scoped(&scope(&node.name), || form(&fused)).and_then(|outputs| fused.paired(outputs)) {
             Ok(pairs) => replaced.extend(pairs),
@@ -73,10 +88,13 @@ fn written_out<'g>(b: &'g Builder, graph: &'g Graph, forms: &'static [(&'static 
     replaced
 }
 
+/// What ONNX Runtime's fusions put before the name of a node that they take others into.
+const FUSED_NAME: &str = "fused ";
+
 /// What stands before the names of the nodes that are written for a fused one: its own name where that is the path of a module.
 /// The name that an optimizer numbered (`FastGelu_AddBias_0`) must not look like one.
 fn scope(name: &str) -> String {
-    match name.trim_end_matches('/') {
+    match name.trim_start_matches(FUSED_NAME).trim_end_matches('/') {
         path if path.contains('/') => path.to_owned(),
         name => format!("unfused::{name}"),
     }
@@ -188,6 +206,7 @@ mod tests {
     fn numbered_names_of_fused_nodes_are_no_paths_of_modules() {
         let rows = [
             ("/model/layers.0/attn/GroupQueryAttention", "/model/layers.0/attn/GroupQueryAttention"),
+            ("fused /bert/pooler/dense/Gemm", "/bert/pooler/dense/Gemm"),
             ("FastGelu_AddBias_0", "unfused::FastGelu_AddBias_0"),
             ("", "unfused::"),
         ];

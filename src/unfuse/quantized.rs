@@ -11,25 +11,30 @@ const BLOCKS_IR_VERSION: i64 = 10;
 const CHANGED: &[&str] = &["DFT", "GridSample", "GroupNormalization"];
 
 /// `y = x · Wᵀ + bias` with `W` `[N, K]` in blocks along `K`: inputs `x`, values, scales, zero points, group of each column, bias.
-///
-/// The packed bytes are those of ONNX's own 4-bit (or 8-bit) type, so that they are read where they lie.
 pub(super) fn blocks<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
-    let packing = Packing::of(f)?;
+    let packing = Packing::new(f, f.count("N")?, f.count("K")?, f.count("block_size")?, f.int("bits", 4))?;
+    let packed = Packed { values: f.x(1)?, scales: f.x(2)?, zeros: f.given(3) };
     let x = f.x(0)?;
     let weight = match f.given(4) {
-        None => packing.weight(f)?,
-        Some(groups) => packing.grouped_weight(f, groups)?,
-    };
-    let weight = match packing.padded - packing.columns {
-        0 => weight,
-        _ => weight.slice(&[0], &[packing.columns], &[1]),
+        None => packing.weight(f, packed)?,
+        Some(groups) => packing.grouped_weight(f, packed, groups)?,
     };
     // A product before its bias, as projections are written elsewhere.
     let y = x.matmul(weight.cast(x.dtype()).t());
     Ok(vec![Some(f.given(5).map_or(y, |bias| y + bias))])
 }
 
-struct Packing {
+/// The parts of a packed matrix.
+#[derive(Clone, Copy)]
+pub(super) struct Packed<'g> {
+    pub(super) values: Expr<'g>,
+    pub(super) scales: Expr<'g>,
+    /// Without any, the middle of the range is zero.
+    pub(super) zeros: Option<Expr<'g>>,
+}
+
+/// A matrix whose rows are packed in blocks. The bytes are those of ONNX's own 4-bit (or 8-bit) type, so that they are read where they lie.
+pub(super) struct Packing {
     rows: i64,
     columns: i64,
     /// `columns` up to whole blocks.
@@ -40,9 +45,8 @@ struct Packing {
 }
 
 impl Packing {
-    fn of(f: &Fused<'_>) -> Result<Self, String> {
-        let (rows, columns, block) = (f.count("N")?, f.count("K")?, f.count("block_size")?);
-        let dtype = match f.int("bits", 4) {
+    pub(super) fn new(f: &Fused<'_>, rows: i64, columns: i64, block: i64, bits: i64) -> Result<Self, String> {
+        let dtype = match bits {
             4 => DType::U4,
             8 => DType::U8,
             bits => return Err(format!("with {bits} bits")),
@@ -52,55 +56,58 @@ impl Packing {
         Ok(Self { rows, columns, padded: blocks * block, block, blocks, dtype })
     }
 
-    fn weight<'g>(&self, f: &Fused<'g>) -> Result<Expr<'g>, String> {
-        let (values, scales) = (self.values(f)?, self.scales(f)?);
+    /// The matrix in floats, `[rows, columns]`.
+    pub(super) fn weight<'g>(&self, f: &Fused<'g>, packed: Packed<'g>) -> Result<Expr<'g>, String> {
+        let (values, scales) = (self.values(f, packed)?, self.scales(packed));
         let blocks = [("axis", Attr::Int(1)), ("block_size", Attr::Int(self.block))];
         let dequantised = |zero: Option<Expr<'g>>| f.b.op_n("DequantizeLinear", &[Some(values), Some(scales), zero], &blocks, 1)[0];
-        match f.given(3) {
+        let weight = match packed.zeros {
             // Zero points that are numbers of their own, not values.
             Some(zero) if zero.dtype().is_float() => {
                 let shift = (zero.reshape(&[self.rows, self.blocks]) * scales).unsqueeze(&[2]);
                 let apart = dequantised(None).reshape(&[self.rows, self.blocks, self.block]);
-                Ok((apart - shift).reshape(&[self.rows, self.padded]))
+                (apart - shift).reshape(&[self.rows, self.padded])
             }
-            _ => Ok(dequantised(Some(self.zeros(f)?))),
-        }
+            _ => dequantised(Some(self.zeros(f, packed)?)),
+        };
+        Ok(self.unpadded(weight))
     }
 
     /// `(q - zero[group]) · scale[group]` for columns whose group is given one by one.
-    fn grouped_weight<'g>(&self, f: &Fused<'g>, groups: Expr<'g>) -> Result<Expr<'g>, String> {
-        let one = f.b.number(1.0, self.scales(f)?.dtype());
+    fn grouped_weight<'g>(&self, f: &Fused<'g>, packed: Packed<'g>, groups: Expr<'g>) -> Result<Expr<'g>, String> {
+        let scales = self.scales(packed);
+        let one = f.b.number(1.0, scales.dtype());
         let whole = |values: Expr<'g>| f.b.op("DequantizeLinear", &[values, one], &[]);
-        let zero = match f.given(3) {
+        let zero = match packed.zeros {
             Some(zero) if zero.dtype().is_float() => zero.reshape(&[self.rows, self.blocks]),
-            _ => whole(self.zeros(f)?),
+            _ => whole(self.zeros(f, packed)?),
         };
-        let values = whole(self.values(f)?).slice(&[0], &[self.columns], &[1]);
+        let values = self.unpadded(whole(self.values(f, packed)?));
         let of_columns = |of_groups: Expr<'g>| of_groups.gather(groups, 1);
-        let weight = (values - of_columns(zero)) * of_columns(self.scales(f)?);
-        // As wide as the other form gives it.
-        match self.padded - self.columns {
-            0 => Ok(weight),
-            more => Ok(weight.pad_at(f.b.ints(&[0, more]), &[1])),
-        }
+        Ok((values - of_columns(zero)) * of_columns(scales))
     }
 
-    fn scales<'g>(&self, f: &Fused<'g>) -> Result<Expr<'g>, String> {
-        Ok(f.x(2)?.reshape(&[self.rows, self.blocks]))
+    /// Without the columns that only fill the last block.
+    fn unpadded<'g>(&self, weight: Expr<'g>) -> Expr<'g> {
+        if self.padded == self.columns { weight } else { weight.slice(&[0], &[self.columns], &[1]) }
     }
 
-    /// `[N, blocks · block]`, the same bytes.
-    fn values<'g>(&self, f: &Fused<'g>) -> Result<Expr<'g>, String> {
-        self.typed(f, f.x(1)?, self.padded)
+    fn scales<'g>(&self, packed: Packed<'g>) -> Expr<'g> {
+        packed.scales.reshape(&[self.rows, self.blocks])
     }
 
-    /// `[N, blocks]`. Without any, the middle of the range is zero.
-    fn zeros<'g>(&self, f: &Fused<'g>) -> Result<Expr<'g>, String> {
-        let Some(zero) = f.given(3) else {
+    /// `[rows, blocks · block]`, the same bytes.
+    fn values<'g>(&self, f: &Fused<'g>, packed: Packed<'g>) -> Result<Expr<'g>, String> {
+        self.typed(f, packed.values, self.padded)
+    }
+
+    /// `[rows, blocks]`
+    fn zeros<'g>(&self, f: &Fused<'g>, packed: Packed<'g>) -> Result<Expr<'g>, String> {
+        let Some(zero) = packed.zeros else {
             let middle = if self.dtype == DType::U4 { 0x88 } else { 0x80 };
             let bytes = vec![middle; self.dtype.bytes(size(self.rows * self.blocks)?)];
             let tensor = Tensor::new(self.dtype, vec![size(self.rows)?, size(self.blocks)?], bytes.into()).map_err(|e| e.to_string())?;
-            return Ok(f.b.initializer(&format!("{}_zero_point", f.x(1)?.name()), tensor));
+            return Ok(f.b.initializer(&format!("{}_zero_point", packed.values.name()), tensor));
         };
         if self.dtype == DType::U8 || self.blocks % 2 == 0 {
             return self.typed(f, zero, self.blocks);

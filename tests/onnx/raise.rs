@@ -1,6 +1,7 @@
 //! Old forms of operators and what becomes of them.
 
-use onnx_protobuf::{AttributeProto, NodeProto, TensorProto};
+use onnx_protobuf::attribute_proto::AttributeType;
+use onnx_protobuf::{AttributeProto, NodeProto, TensorProto, tensor_proto};
 use peft_onnx::ir::{DType, Graph};
 use peft_onnx::onnx::raise;
 
@@ -30,6 +31,23 @@ fn built(opset: i64, text: &str, attributes: &[(&str, AttributeProto)]) -> peft_
         super::make::constant("none", &[0], &[]),
     ]);
     read(&model(opset, g))
+}
+
+/// As exporters wrote `0, 1, .., n - 1` before there was `Range`.
+#[test]
+fn places_of_ones_are_a_range() -> peft_onnx::Result<()> {
+    let filling = |value: i64| {
+        let tensor = TensorProto { dims: vec![1], data_type: 7, int64_data: vec![value], ..TensorProto::default() };
+        AttributeProto { type_: AttributeType::TENSOR.into(), t: Some(tensor).into(), ..AttributeProto::default() }
+    };
+    for (opset, filled, op) in [(10, 1, "Unsqueeze"), (10, 0, "NonZero"), (11, 1, "NonZero")] {
+        let ones = with(node("ConstantOfShape n -> ones"), "value", filling(filled));
+        let g = graph(&[typed("n", tensor_proto::DataType::INT64, &["1"])], &[ones, node("NonZero ones -> y")], &["y"]);
+        let raised = raise(&read(&model(opset, g))?)?;
+        let last = raised.producer(raised.outputs()[0]).map(|id| &*raised.node(id).op);
+        assert_eq!(last, Some(op), "opset {opset}, filled with {filled}");
+    }
+    Ok(())
 }
 
 #[test]
