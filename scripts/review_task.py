@@ -51,7 +51,9 @@ def write_rows(path, rows):
 
 
 def classifier(source, folder):
-    """The model with a fresh classifier, as a Hugging Face folder."""
+    """The model with a fresh classifier, as a Hugging Face folder; one that is there stays."""
+    if (folder / "model.safetensors").exists():
+        return folder
     import torch
     from transformers import AutoModelForSequenceClassification
     torch.manual_seed(SEED)
@@ -68,7 +70,8 @@ def saved(model, source, folder):
 
 
 def exported(folder, onnx, task):
-    """The folder's model as optimum exports it, with its tokenizer and config.json beside: a path."""
-    from optimum.exporters.onnx import main_export
-    main_export(str(folder), output=str(onnx), task=task, do_validation=False, no_dynamic_axes=False)
+    """The folder's model as optimum exports it, with its tokenizer and config.json beside: a path. One that is there stays."""
+    if not (onnx / "model.onnx").exists():
+        from optimum.exporters.onnx import main_export
+        main_export(str(folder), output=str(onnx), task=task, do_validation=False, no_dynamic_axes=False)
     return onnx / "model.onnx"

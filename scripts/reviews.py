@@ -29,8 +29,21 @@ Made by `scripts/reviews.py`, which says what is measured and how to run it. 10,
 ICWSM 2014), as positive or negative, 500 of them held out; the model is all-MiniLM-L6-v2 (22.7 million parameters, 6 layers), exported by optimum.
 """
 # What `inject` is asked for, and the other side's name for it.
-SAME = ("prompt_tuning", "p_tuning", "prefix_tuning", "p_tuning_v2", "ia3", "lora")
+SAME = ("lora", "ia3", "p_tuning_v2", "prefix_tuning", "p_tuning", "prompt_tuning")
 METHODS = [("head", "head"), ("head --num-labels 2 --pooling mean", "mean_head"), *((method, method) for method in SAME)]
+
+
+class Measured:
+    """What was measured, in a file: a run that was stopped goes on where it was, in the same --work."""
+
+    def __init__(self, path):
+        self.path, self.known = path, json.loads(path.read_text()) if path.exists() else {}
+
+    def get(self, name, measure):
+        if name not in self.known:
+            self.known[name] = measure()
+            self.path.write_text(json.dumps(self.known))
+        return self.known[name]
 
 
 def ours(opt, model, method, data, work):
@@ -54,10 +67,10 @@ def methods(opt, work):
     data = {"train": review_task.write_rows(work / "train.jsonl", training), "held_out": review_task.write_rows(work / "held_out.jsonl", held_out)}
     hf = review_task.classifier(source, work / "hf")
     model = review_task.exported(hf, work / "onnx", "text-classification")
-    rows = []
+    rows, measured = [], Measured(work / "methods.json")
     for method, theirs in METHODS:
-        a = ours(opt, model, method, data, work)
-        b = review_peft.trained(hf, theirs, training, held_out, opt, a["rate"])
+        a = measured.get(f"{method}, here", lambda: ours(opt, model, method, data, work))
+        b = measured.get(f"{method}, PEFT", lambda: review_peft.trained(hf, theirs, training, held_out, opt, a["rate"]))
         assert a["trainable"] == b["trainable"], f"{method}: {a['trainable']} numbers are trained, with PEFT {b['trainable']}"
         sides = (f"{side['accuracy']:.1%} | {side['seconds']:.0f}" for side in (a, b))
         rows.append(f"| `{method}` | {a['trainable']:,} | {a['rate']:g} | {' | '.join(sides)} |")
@@ -101,7 +114,7 @@ def main():
         parser.add_argument("--" + name.replace("_", "-"), type=int, default=default)
     parser.add_argument("--only", choices=["methods", "words"])
     parser.add_argument("--write", type=pathlib.Path, help="the page whose sections are replaced")
-    parser.add_argument("--work", type=pathlib.Path, help="a folder for models and bundles [default: a temporary one]")
+    parser.add_argument("--work", type=pathlib.Path, help="a folder for models, bundles and what was measured; what is there is not made again [default: a temporary one]")
     opt = parser.parse_args()
     warnings.filterwarnings("ignore")
     import torch
