@@ -12,9 +12,11 @@ from review_task import LABELS, SEED
 
 TASK = dict(task_type="SEQ_CLS")
 VIRTUAL = dict(num_virtual_tokens=20, **TASK)
+INNER = r".*layer\.\d+\.output\.dense"
 CONFIGS = {
     "lora": lambda: peft.LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", **TASK),
-    "ia3": lambda: peft.IA3Config(**TASK),
+    # PEFT's own list of BERT's modules ends in output.dense, which is the attention's output, too; the paper has keys, values and inner activations.
+    "ia3": lambda: peft.IA3Config(target_modules=rf".*\.(key|value)|{INNER}", feedforward_modules=INNER, **TASK),
     "prompt_tuning": lambda: peft.PromptTuningConfig(**VIRTUAL),
     "prefix_tuning": lambda: peft.PrefixTuningConfig(prefix_projection=True, **VIRTUAL),
     "p_tuning_v2": lambda: peft.PrefixTuningConfig(**VIRTUAL),
