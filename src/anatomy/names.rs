@@ -67,6 +67,11 @@ impl Evidence {
         }
     }
 
+    /// The module whose code wrote the node, with any wrapper.
+    pub(super) fn scope(&self) -> Option<&str> {
+        self.scope.as_deref()
+    }
+
     /// Whether only a constant's name tells the module.
     pub(super) fn is_owner_only(&self) -> bool {
         self.scope.is_none()

@@ -15,6 +15,8 @@ use super::{Embedding, Layout, Projection, Weight, copies};
 pub(super) struct Hints {
     linears: Vec<Evidence>,
     tables: Vec<Evidence>,
+    /// The scopes of modules that choose: routers of experts, which hold a bare parameter where their code also chooses.
+    choosers: BTreeSet<String>,
     pub(super) namer: Namer,
 }
 
@@ -27,7 +29,9 @@ impl Hints {
         let linears: Vec<Evidence> = linears.iter().map(of_linear).collect();
         let tables: Vec<Evidence> = tables.iter().map(|t| Evidence::of(graph, &[t.node], &[Some(t.weight)])).collect();
         let namer = Namer::learn(graph, &[linears.as_slice(), &tables].concat(), linears.last());
-        Self { linears, tables, namer }
+        let choices = graph.node_ids().filter(|(_, node)| &*node.op == "TopK");
+        let choosers = choices.filter_map(|(id, _)| Evidence::of(graph, &[id], &[]).scope().map(str::to_owned)).collect();
+        Self { linears, tables, choosers, namer }
     }
 
     /// A module for each projection that there is a name for: one for all calls of a shared module.
@@ -88,7 +92,8 @@ impl Hints {
             let numbers = (1..=bearers.len()).map(|n| format!("{wanted}.{n}"));
             let module = std::iter::once(wanted.clone()).chain(numbers).find(is_free).unwrap_or(wanted);
             bearers.entry(module.clone()).or_insert_with(|| linear.weight.clone());
-            projections.push(projection(graph, linear, module, hint));
+            let is_linear = is_linear(hint) && !hint.scope().is_some_and(|scope| self.choosers.contains(scope));
+            projections.push(Projection { is_linear, ..projection(graph, linear, module, hint) });
         }
         projections
     }
@@ -119,8 +124,12 @@ fn scaled(graph: &Graph, table: &Table, hint: &Evidence) -> ValueId {
 fn projection(graph: &Graph, linear: Linear, module: String, hint: &Evidence) -> Projection {
     let Linear { x, y, output, weight, bias, in_features, out_features, .. } = linear;
     let conv1d = hint.class_name() == Some("Conv1D") || (weight.layout == Layout::InOut && keeps_its_name(graph, weight.value, &module));
-    let is_linear = hint.class_name().is_none_or(|name| name == "Conv1D" || name.contains("Linear"));
-    Projection { module, x, y, output, weight, bias, in_features, out_features, rows: None, conv1d, is_linear }
+    Projection { module, x, y, output, weight, bias, in_features, out_features, rows: None, conv1d, is_linear: is_linear(hint) }
+}
+
+/// Whether the exporter says that the module is a linear layer, or says nothing.
+fn is_linear(hint: &Evidence) -> bool {
+    hint.class_name().is_none_or(|name| name == "Conv1D" || name.contains("Linear"))
 }
 
 /// Whether the constant still has the name that PyTorch gave it. An exporter that transposes a weight gives it another, so that a weight
@@ -160,6 +169,19 @@ mod tests {
             b.output("y", y);
             let graph = b.finish().expect("a valid graph");
             assert_eq!(crate::anatomy::read(&graph).projections[0].is_linear, expected, "{class:?}");
+        }
+    }
+
+    #[test]
+    fn a_router_that_chooses_is_no_linear_module_and_one_beside_the_choice_is() {
+        for (choice_in, expected) in [("/layers.0/mlp/gate", false), ("/layers.0/mlp", true)] {
+            let b = Builder::new(ModelInfo::dialect());
+            let x = b.input("x", DType::F32, &[Dim::symbol("rows"), Dim::known(2)]);
+            let w = b.initializer("w", Tensor::from_f32(&[2, 4], &[0.5; 8]));
+            let scores = b.scoped("/layers.0/mlp/gate", || x.matmul(w));
+            b.output("chosen", b.scoped(choice_in, || b.op_n("TopK", &[Some(scores), Some(b.ints(&[2]))], &[], 2)[0]));
+            let graph = b.finish().expect("a valid graph");
+            assert_eq!(crate::anatomy::read(&graph).projections[0].is_linear, expected, "{choice_in}");
         }
     }
 
