@@ -371,6 +371,22 @@ mod tests {
     }
 
     #[test]
+    fn a_body_that_reads_equal_constants_reads_the_one_that_is_left() {
+        let b = Builder::new(ModelInfo::dialect());
+        let x = b.input("x", DType::F32, &[Dim::symbol("batch")]);
+        let cap = || plain(&b, "Constant", &[], &[("value", Attr::Tensor(Tensor::from_f32(&[], &[30.0])))]);
+        let body = b.body("capped");
+        body.output("capped", (body.capture(x) / body.capture(cap())).tanh() * body.capture(cap()));
+        let body = body.finish_body().expect("a sound body");
+        b.output("y", b.op_with_bodies("If", &[Some(b.input("choice", DType::Bool, &[]))], vec![("then_branch", body)], 1)[0]);
+        let graph = simplify(&b.finish().expect("a sound graph")).expect("a simpler one");
+        let node = graph.nodes().iter().find(|node| &*node.op == "If").expect("the choice stays");
+        let body = node.attrs["then_branch"].graphs().first().expect("a body");
+        let inside: Vec<&str> = body.captured().iter().map(|&id| body.value_name(id)).collect();
+        assert_eq!(inside, ["x", "constant", "constant"]);
+    }
+
+    #[test]
     fn what_a_body_reads_has_its_name_of_now() {
         let b = Builder::new(ModelInfo::dialect());
         let x = b.input("x", DType::F32, &[Dim::symbol("batch")]);

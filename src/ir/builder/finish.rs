@@ -98,8 +98,10 @@ fn name_captured<'a>(body: &mut Arc<Graph>, names: &mut impl Iterator<Item = &'a
         return;
     }
     let body = Arc::make_mut(body);
+    // Several may be one value around the body by now.
+    let captured: FxHashSet<usize> = body.captured.iter().map(|id| id.index()).collect();
     for (id, name) in renamed {
-        for own in body.values.iter_mut().filter(|own| own.name == *name) {
+        for (_, own) in body.values.iter_mut().enumerate().filter(|(at, own)| own.name == *name && !captured.contains(at)) {
             own.name = format!("{name}_inside").into();
         }
         body.values[id.index()].name = Arc::clone(name);
