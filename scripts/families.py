@@ -79,7 +79,7 @@ FAMILIES = {
         dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.0, pad_token_id=0, num_labels=3), BOTH, {
         "lora_classifier": dict(target_modules=["q_lin", "v_lin"], modules_to_save=["pre_classifier", "classifier"])}),
     "albert_classifier": Family("SEQ_CLS", "AlbertConfig", dict(BERT, embedding_size=16, classifier_dropout_prob=0.0, num_labels=3), ("torchscript", "fused"), {
-        "lora_classifier": dict(target_modules=[*ATTENTION, "ffn"], modules_to_save=["classifier"])}),
+        "lora_classifier": dict(target_modules=[*ATTENTION, "ffn", "embedding_hidden_mapping_in"], modules_to_save=["classifier"])}),
     "vit_classifier": Family("IMAGE_CLS", "ViTConfig", dict(
         hidden_size=HIDDEN, intermediate_size=INNER, num_hidden_layers=LAYERS, num_attention_heads=HEADS, image_size=12, patch_size=4, num_channels=3, num_labels=3,
         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), ("optimum", "dynamo"), {

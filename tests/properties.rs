@@ -15,7 +15,8 @@ fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/fixtures")
 }
 
-/// Every export of the fixture models that have a head: a body gets one with its adapter, and then has other outputs.
+/// Every export of the fixture models that have a head: a body gets one with its adapter, and then has other outputs. Attention that holds its
+/// projections is another operator where an adapter is beside them, which sums in another order: those files are left out.
 fn exports() -> Vec<PathBuf> {
     let inside = |folder: &Path| -> Vec<PathBuf> {
         let entries = folder.read_dir().into_iter().flatten();
@@ -24,7 +25,7 @@ fn exports() -> Vec<PathBuf> {
         paths
     };
     let models = inside(&fixtures()).into_iter().filter(|family| !family.ends_with("bert_encoder")).flat_map(|family| inside(&family));
-    models.filter(|path| path.extension().is_some_and(|extension| extension == "onnx")).collect()
+    models.filter(|path| path.extension().is_some_and(|extension| extension == "onnx") && !path.ends_with("fused.onnx")).collect()
 }
 
 fn peft_onnx(args: &[&str]) -> String {
@@ -45,14 +46,13 @@ fn task(model: &Path) -> &'static [&'static str] {
 
 /// The outputs of a model on the sample batches, bit for bit, and their names. ONNX Runtime's fusions compute in another order, and find other patterns
 /// beside a branch; those that training graphs do without are left out here, too.
-fn bits(runtime: &Runtime, model: &Path) -> (Vec<String>, Vec<u32>) {
+fn bits(runtime: &Runtime, model: &Path, samples: &Samples) -> (Vec<String>, Vec<u32>) {
     let settings = Settings { purpose: Purpose::Training, ..Settings::default() };
     let mut session = Session::open(runtime, model, &settings).expect("a model that runs");
     let names: Vec<String> = session.outputs().iter().map(|port| port.name.clone()).collect();
     let wanted: Vec<&str> = names.iter().map(String::as_str).collect();
-    let samples = Samples { vocabulary: Some(64), ..Samples::default() };
     let mut found = vec![];
-    for batch in verify::sample_batches(&session, &samples).expect("batches") {
+    for batch in verify::sample_batches(&session, samples).expect("batches") {
         for output in session.run(&batch.feeds(), &wanted).expect("a run") {
             // Zero has two signs, of which a sum with zero keeps one.
             found.extend(output.to_f32().expect("floats").iter().map(|number| (number + 0.0).to_bits()));
@@ -71,7 +71,8 @@ fn a_fresh_lora_changes_nothing_bit_for_bit() {
     for (number, model) in models.iter().enumerate() {
         let bundle = folder.path().join(number.to_string());
         peft_onnx(&[&["inject", text(model), "--method", "lora", "-o", text(&bundle)][..], task(model)].concat());
-        let [(before, first), (after, second)] = [model, &bundle.join("inference.onnx")].map(|model| bits(runtime, model));
+        let samples = Samples::of_model(model);
+        let [(before, first), (after, second)] = [model, &bundle.join("inference.onnx")].map(|model| bits(runtime, model, &samples));
         assert!(before == after && !first.is_empty());
         if first != second {
             wrong.push(model.display().to_string());

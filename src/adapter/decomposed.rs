@@ -116,7 +116,7 @@ impl Decomposed {
         let (new_a, new_b) = (at.params.encoder(&key_a, || a0.clone()), at.params.encoder(&key_b, || b0.clone()));
         b.scoped(&format!("lora/{}", module.site.module), || {
             b.rewire(b.expr(projection.output), |y| {
-                let x = b.expr(projection.x).cast(DType::F32);
+                let x = b.current(projection.x).cast(DType::F32);
                 let seen = masks.map_or(x, |(masks, place)| masks.drop(x, self.dropout, place));
                 let new = (seen.matmul(new_a.t()) * scaling).matmul(new_b.t());
                 let old = (x.matmul(b.constant(a0).t()) * scaling).matmul(b.constant(b0).t());
@@ -134,7 +134,7 @@ impl Decomposed {
         let a = at.params.keyed(&key_a.to_string(), &lora::input_name(&key_a), || a);
         let up = at.params.keyed(&key_b.to_string(), &lora::input_name(&key_b), || up);
         b.scoped(&format!("lora/{}", module.site.module), || {
-            let x = b.expr(projection.x);
+            let x = b.current(projection.x);
             b.rewire(b.expr(projection.output), |y| y + (x.cast(DType::F32).matmul(a.t()) * scaling).matmul(up.t()).cast(y.dtype()));
         });
         Ok(())

@@ -4,7 +4,7 @@
 //! them, and the first rows of the embeddings replaced; all that follows, follows.
 //!
 //! ```text
-//! input_ids       [batch, seq]          0 .. 0 in front
+//! input_ids       [batch, seq]          0 .. 0 in front (or another token, if the graph tells that one from others)
 //! token_type_ids  [batch, seq]          0 .. 0 in front
 //! position_ids    [batch, seq]          0, 1, 2, .. over both (as PEFT, which drops given ones)
 //! attention_mask  [batch, past + seq]   1 .. 1 in front
@@ -14,9 +14,11 @@
 //!
 //! Where a graph has a cache, the virtual tokens enter with the first tokens and stay in the cache: they are in front while the past is empty.
 
+use std::collections::BTreeSet;
+
 use super::part::Insertion;
 use crate::anatomy::Anatomy;
-use crate::ir::{Builder, DType, Dim, Expr, Fact, ValueId};
+use crate::ir::{Builder, DType, Dim, Expr, Fact, Graph, ValueId};
 use crate::{Error, Result};
 
 /// Puts `prompt`, `[tokens, hidden]`, in front of the tokens.
@@ -57,6 +59,8 @@ struct Front<'g> {
     /// The graph's own input.
     ids: Expr<'g>,
     tokens: i64,
+    /// What stands for them among the tokens.
+    filler: f64,
     /// How many enter, int64 `[1]`.
     count: Expr<'g>,
     /// The positions of the past, int64 `[1]`, if there can be one.
@@ -73,7 +77,7 @@ impl<'g> Front<'g> {
             None => b.ints(&[tokens]),
             Some(past) => past.equal(b.ints(&[0])).cast(DType::I64) * b.ints(&[tokens]),
         };
-        Self { b, ids, tokens, count, past }
+        Self { b, ids, tokens, filler: plain_token(at.graph, ids.id()), count, past }
     }
 
     /// The inputs, each with what is read in its place.
@@ -88,7 +92,7 @@ impl<'g> Front<'g> {
             let lengths = given.length(0).concat(&[count], 0);
             (given, lengths.filled(filler, given.dtype()).concat(&[given], 1))
         };
-        let mut longer = vec![in_front(self.ids, self.count, 0.0)];
+        let mut longer = vec![in_front(self.ids, self.count, self.filler)];
         if let Some(mask) = inputs.attention_mask {
             longer.push(in_front(given(mask)?, b.ints(&[self.tokens]), 1.0));
         }
@@ -138,6 +142,22 @@ impl<'g> Front<'g> {
     }
 }
 
+/// A token that the graph compares with no other: models count positions by where the token is that fills up.
+pub(super) fn plain_token(graph: &Graph, ids: ValueId) -> f64 {
+    let (mut same, mut told) = (vec![ids], BTreeSet::new());
+    while let Some(id) = same.pop() {
+        for node in graph.uses(id).iter().map(|a_use| graph.node(a_use.node)) {
+            match &*node.op {
+                "Cast" | "Identity" => same.extend(node.writes()),
+                "Equal" => told.extend(node.reads().filter_map(|other| graph.constant(other)?.to_i64()).flatten()),
+                _ => {}
+            }
+        }
+    }
+    let plain = (0..=i32::MAX).find(|&token| !told.contains(&i64::from(token)));
+    plain.map_or(0.0, f64::from)
+}
+
 /// The length of the past, int64 `[1]`, where a graph has a cache.
 fn past_length<'g>(b: &'g Builder, anatomy: &Anatomy) -> Option<Expr<'g>> {
     let past = b.expr(anatomy.cache.first()?.past);
@@ -147,4 +167,30 @@ fn past_length<'g>(b: &'g Builder, anatomy: &Anatomy) -> Option<Expr<'g>> {
     let axis = dims.iter().zip(0_i64..).skip(1).find(|(dim, _)| is_length(dim))?.1;
     let bounds = [("start", crate::ir::Attr::Int(axis)), ("end", crate::ir::Attr::Int(axis + 1))];
     Some(b.op("Shape", &[past], &bounds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{ModelInfo, Tensor};
+
+    #[test]
+    fn virtual_tokens_are_none_that_the_graph_tells_from_others() {
+        let filler = |told: &[i64]| {
+            let b = Builder::new(ModelInfo::dialect());
+            let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+            for (i, &token) in told.iter().enumerate() {
+                let token = b.initializer(&format!("token_{i}"), Tensor::from_i64(&[], &[token]));
+                b.output(&format!("is_{i}"), b.op("Equal", &[ids.identity(), token], &[]));
+            }
+            b.output("y", ids + ids);
+            let ids = ids.id();
+            plain_token(&b.finish().expect("a valid graph"), ids)
+        };
+        // RoBERTa counts positions past the tokens that fill up: virtual tokens have positions of their own.
+        let rows: [(&[i64], f64); 4] = [(&[], 0.0), (&[1], 0.0), (&[0], 1.0), (&[1, 0, 3], 2.0)];
+        for (told, wanted) in rows {
+            assert!((filler(told) - wanted).abs() < f64::EPSILON, "{told:?}");
+        }
+    }
 }

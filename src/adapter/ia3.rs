@@ -84,7 +84,7 @@ impl Part for Factors {
             b.scoped(&format!("ia3/{}", self.module), || {
                 let row = factors.reshape(&[-1]);
                 if self.of_input {
-                    let x = b.expr(projection.x);
+                    let x = b.current(projection.x);
                     b.rewire_input(projection.y, 0, (x.cast(DType::F32) * row).cast(x.dtype()));
                 } else {
                     b.rewire(b.expr(projection.output), |y| (y.cast(DType::F32) * row).cast(y.dtype()));

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::decoder;
+use super::front::plain_token;
 use super::part::Insertion;
 use crate::anatomy::Anatomy;
 use crate::ir::{Builder, Dim, Expr, Graph, Node, NodeSpec, ValueId};
@@ -58,7 +59,7 @@ impl<'g, 'a> Longer<'g, 'a> {
             replace(inputs.position_ids, &later);
             longer.made.borrow_mut().extend(past.into_iter().map(|past| (past, None)));
         } else {
-            replace(inputs.main, &|ids| longer.in_front(ids, 0.0));
+            replace(inputs.main, &|ids| longer.in_front(ids, plain_token(at.graph, ids.id())));
             replace(inputs.token_type_ids, &|types| longer.in_front(types, 0.0));
             replace(inputs.position_ids, &|positions| {
                 let rows = positions.length(0).concat(&[at.b.ints(&[tokens])], 0);

@@ -163,7 +163,7 @@ impl Lora {
         let (b, bias) = (own_rows(b), bias.map(own_rows));
         let dora = branches.dora.then(|| Dora::new(params, at.graph, projection, a, b, *scaling));
         let builder = a.b();
-        let (x, output) = (builder.expr(projection.x), builder.expr(projection.output));
+        let (x, output) = (builder.current(projection.x), builder.expr(projection.output));
         builder.scoped(&format!("lora/{module}"), || {
             builder.rewire(output, |y| {
                 let whole = x.cast(DType::F32);

@@ -152,7 +152,7 @@ impl Tokens {
             places[i * classes + row] = 1.0;
         }
         let places = at.b.constant(Tensor::from_f32(&[numbers.len(), classes], &places));
-        let x = at.b.expr(projection.x);
+        let x = at.b.current(projection.x);
         at.b.rewire(at.b.expr(projection.y), |y| y + x.cast(DType::F32).matmul(change.t()).matmul(places).cast(y.dtype()));
     }
 }

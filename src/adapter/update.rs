@@ -33,7 +33,7 @@ impl<U: Update> Part for U {
         let delta = b.scoped(&format!("update/{}", self.module()), || self.write(at));
         for projection in at.anatomy.projections.iter().filter(|projection| projection.module == self.module()) {
             b.scoped(&format!("update/{}", self.module()), || {
-                let x = b.expr(projection.x).cast(DType::F32);
+                let x = b.current(projection.x).cast(DType::F32);
                 b.rewire(b.expr(projection.output), |y| y + x.matmul(delta.t()).cast(y.dtype()));
             });
         }

@@ -74,7 +74,7 @@ impl Part for Vera {
                 b.scoped(&format!("vera/{module}"), || {
                     let a = a_all.slice(&[0], &[size(*n_in)], &[1]);
                     let up = b_all.slice(&[0], &[size(*n_out)], &[0]);
-                    let x = b.expr(projection.x).cast(DType::F32);
+                    let x = b.current(projection.x).cast(DType::F32);
                     let x = at.purpose.masks().map_or(x, |masks| masks.drop(x, self.dropout, place));
                     b.rewire(b.expr(projection.output), |y| {
                         let change = scale * (d * x.matmul(a.t())).matmul(up.t());

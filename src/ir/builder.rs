@@ -56,6 +56,8 @@ struct State {
     readers: Vec<Vec<usize>>,
     /// For each value, the place in `graph.nodes` of the node that writes it.
     writers: Vec<Option<usize>>,
+    /// What readers were given in a value's place.
+    rewired: FxHashMap<ValueId, ValueId>,
     scope: String,
     error: Option<Error>,
     /// What becomes of nodes whose inputs can never go together.
@@ -197,6 +199,16 @@ impl Builder {
     #[must_use]
     pub fn expr(&self, id: ValueId) -> Expr<'_> {
         Expr::new(self, id)
+    }
+
+    /// What readers of a value read now: the value, or what they were rewired to.
+    #[must_use]
+    pub fn current(&self, id: ValueId) -> Expr<'_> {
+        let mut at = id;
+        while let Some(&next) = self.state.borrow().rewired.get(&at) {
+            at = next;
+        }
+        self.expr(at)
     }
 
     /// The node that makes a value, as it is now; none for inputs and constants.

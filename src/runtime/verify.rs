@@ -212,6 +212,25 @@ fn pixels(port: &Port, samples: &Samples, random: &mut ChaCha8Rng) -> Pixels {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ir::{Builder, Dim, ModelInfo, Tensor};
+    use crate::onnx;
+
+    #[test]
+    fn tokens_are_those_of_a_table_inside_a_fused_operator_too() -> Result<()> {
+        let b = Builder::new(ModelInfo::dialect().with_opset("com.microsoft", 1));
+        let ids = b.input("input_ids", DType::I32, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+        let constant = |name: &str, shape: &[usize]| b.initializer(name, Tensor::from_f32(shape, &vec![0.5; shape.iter().product()]));
+        let (words, places) = (constant("words", &[50, 4]), constant("places", &[30, 4]));
+        let (scale, bias) = (constant("scale", &[4]), constant("bias", &[4]));
+        let inputs = [Some(ids), None, Some(words), Some(places), None, Some(scale), Some(bias)];
+        let rows = b.op_n("com.microsoft:EmbedLayerNormalization", &inputs, &[], 2)[0];
+        b.output("rows", rows);
+        let folder = tempfile::tempdir()?;
+        let model = folder.path().join("model.onnx");
+        onnx::write(&b.finish()?, &model, &onnx::WriteOptions::default())?;
+        assert_eq!(Samples::of_model(&model).vocabulary, Some(50));
+        Ok(())
+    }
 
     #[test]
     fn differences_are_the_largest_and_nan_is_the_worst() {

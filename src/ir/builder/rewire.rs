@@ -25,6 +25,8 @@ impl Builder {
             }
             state.readers[old.index()] = stay;
             state.readers[new.index()].extend(moved);
+            // Rewired again, a value's readers are those that stand in its place already.
+            state.rewired.entry(old).or_insert(new);
             state.outputs.iter_mut().filter(|(_, id)| *id == old).for_each(|(_, id)| *id = new);
         }
         state.interned.clear();
@@ -129,5 +131,27 @@ impl Builder {
     /// Keeps what the file said of a value.
     pub fn declare(&self, id: ValueId, declared: bytes::Bytes) {
         self.state.borrow_mut().graph.values[id.index()].declared = Some(declared);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ir::{Builder, DType, Dim, ModelInfo};
+
+    #[test]
+    fn what_stands_in_a_values_place_is_what_its_readers_read() {
+        let b = Builder::new(ModelInfo::dialect());
+        let x = b.input("x", DType::F32, &[Dim::known(2)]);
+        let y = x.tanh();
+        b.output("out", y.exp());
+        assert_eq!(b.current(y.id()).id(), y.id());
+        b.rewire(y, |y| y + 1.0);
+        let first = b.current(y.id());
+        // Once more: between the value and what stands in its place.
+        b.rewire(y, |y| y * 2.0);
+        assert_eq!(b.current(y.id()).id(), first.id());
+        b.rewire(first, |y| y - 3.0);
+        let read = b.maker(b.output_named("out").expect("an output").id()).expect("exp").input(0);
+        assert_eq!(Some(b.current(y.id()).id()), read);
     }
 }
