@@ -122,9 +122,10 @@ QUANTIZERS = [
     of(DYNAMO, "matmul_nbits_quantizer, 4 bits, embeddings too", rewriters.n_bits, (LLAMA,), operators=("MatMul", "Gather"), quantized=True),
     of(SCRIPT, "matmul_nbits_quantizer, HQQ", rewriters.n_bits, (LLAMA,), kind="HQQ", quantized=True),
     of(SCRIPT, "MatMulNBits with groups of columns", rewriters.with_groups, (LLAMA,), quantized=True),
-    of(PAST, "matmul_nbits_quantizer of optimum with past", rewriters.n_bits, quantized=True),
+    of(PAST, "matmul_nbits_quantizer of optimum with past", rewriters.n_bits, (LLAMA,), quantized=True),
     *[of(SCRIPT, f"quantize_dynamic, {kind}{', per channel' if channel else ''}", rewriters.dynamic, BOTH, weight_type=kind, per_channel=channel, rounds=True)
       for kind in ("QInt8", "QUInt8") for channel in (False, True)],
+    of(SCRIPT, "quantize_dynamic, the classifier too", rewriters.dynamic, (ENCODER,), whole=True, rounds=True),
     *[of(SCRIPT, f"quantize_static, {form}{', per channel' if channel else ''}", rewriters.static, BOTH, form=form, per_channel=channel, rounds=True)
       for form in ("QDQ", "QOperator") for channel in (False, True)],
     of(PLAIN, "optimum, int8 (avx512_vnni, dynamic)", rewriters.optimum_quantized, (ENCODER,), rounds=True),

@@ -94,10 +94,16 @@ def with_groups(model, source, target):
     onnx.save(made, target)
 
 
-def dynamic(model, source, target, **options):
+def classifier(source):
+    """The nodes of a classifier, which is trained as a whole, so that it must be of floats."""
+    names = [node.name for node in onnx.load(source, load_external_data=False).graph.node if "classifier" in node.name]
+    return names + [f"{name}_MatMul" for name in names]  # the quantiser makes that of Gemm
+
+
+def dynamic(model, source, target, weight_type="QInt8", whole=False, **options):
+    """`whole`: the classifier too."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
-    options["weight_type"] = QuantType[options.get("weight_type", "QInt8")]
-    quantize_dynamic(str(source), str(target), **options)
+    quantize_dynamic(str(source), str(target), weight_type=QuantType[weight_type], nodes_to_exclude=[] if whole else classifier(source), **options)
 
 
 def static(model, source, target, form="QDQ", **options):
@@ -115,7 +121,7 @@ def static(model, source, target, form="QDQ", **options):
         ready = f"{work}/ready.onnx"
         shape_inference.quant_pre_process(str(source), ready, skip_symbolic_shape=True)
         quantize_static(ready, str(target), Reader(ready), quant_format=QuantFormat[form], activation_type=QuantType.QUInt8,
-                        weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"], **options)
+                        weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"], nodes_to_exclude=classifier(source), **options)
 
 
 def optimum_optimized(model, source, target, level):
@@ -136,5 +142,6 @@ def optimum_quantized(model, source, target):
         shutil.copy(source, f"{work}/model.onnx")
         shutil.copy(model.hf / "config.json", work)
         quantizer = ORTQuantizer.from_pretrained(work, file_name="model.onnx")
-        quantizer.quantize(save_dir=f"{work}/out", quantization_config=AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=True))
+        quantizer.quantize(save_dir=f"{work}/out", quantization_config=AutoQuantizationConfig.avx512_vnni(
+            is_static=False, per_channel=True, nodes_to_exclude=classifier(source)))
         shutil.move(next(pathlib.Path(f"{work}/out").glob("*.onnx")), target)

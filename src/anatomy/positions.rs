@@ -58,14 +58,17 @@ pub(super) fn find(graph: &Graph, causal: &Causal, tokens: Option<&Embedding>) -
     found.into_iter().map(|(output, input)| PositionUse { output, input }).collect()
 }
 
-/// Whether a node reads rows of a stored table of numbers by positions. GPT-J repeats the positions for every number of the row, and
+/// Whether a node reads rows of a stored table of numbers, or of the small integers that stand for them, by positions. GPT-J repeats the positions for every number of the row, and
 /// torch's exporter writes an index of rows as `GatherND`.
 fn is_lookup(node: NodeRef<'_>, causal: &Causal) -> bool {
     let (Ok(table), Ok(indices)) = (node.input(0), node.input(1)) else { return false };
-    (node.is(&["GatherElements", "GatherND"]) || (node.is(&["Gather"]) && node.node().int("axis", 0) == 0))
-        && table.is_constant()
-        && table.fact().rank().is_some_and(|rank| rank >= 2)
-        && table.fact().dtype.is_some_and(DType::is_float)
+    let stored = table.behind(&["DequantizeLinear"]);
+    let is_numbers = |dtype: DType| dtype.is_float() || matches!(dtype, DType::I8 | DType::U8 | DType::I4 | DType::U4);
+    (node.is(&["GatherElements", "GatherND", "com.microsoft:GatherBlockQuantized"])
+        || (node.is(&["Gather"]) && node.node().int("axis", 0) == 0))
+        && stored.is_constant()
+        && stored.fact().rank().is_some_and(|rank| rank >= 2)
+        && stored.fact().dtype.is_some_and(is_numbers)
         && causal.is_position(indices.id())
 }
 
@@ -105,6 +108,21 @@ mod tests {
             angles.b().op("GatherND", &[twice, angles.b().constant(places)], &[])
         }),
     ];
+
+    #[test]
+    fn positions_are_found_at_tables_of_integers() {
+        for unpacks_first in [false, true] {
+            let b = Builder::new(ModelInfo::dialect());
+            let positions = b.input("position_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+            let table = b.initializer("table", Tensor::from_f64(DType::I8, &[8, 4], &[1.0; 32]).expect("small integers"));
+            let unpacked = |x: Expr<'_>| x.b().op("DequantizeLinear", &[x, x.b().number(0.5, DType::F32)], &[]).id();
+            let stored = if unpacks_first { b.expr(unpacked(table)) } else { table };
+            let rows = stored.gather(positions, 0).id();
+            b.output("rows", if unpacks_first { b.expr(rows) } else { b.expr(unpacked(b.expr(rows))) });
+            let graph = b.finish().expect("a valid graph");
+            assert_eq!(find(&graph, &Causal::find(&graph), None), [PositionUse { output: rows, input: 1 }], "{unpacks_first}");
+        }
+    }
 
     #[test]
     fn positions_are_found_behind_angles() {

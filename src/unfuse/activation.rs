@@ -1,7 +1,7 @@
 //! Activations with the bias before them, and products with what is around them.
 
-use super::{FUSED_NAME, Fused, Outputs, known};
-use crate::ir::{Attr, Expr, NodeSpec};
+use super::{Fused, Outputs, known};
+use crate::ir::{Attr, Expr};
 
 /// `√(2/π)`
 const SQRT_2_OVER_PI: f64 = 0.797_884_560_802_865_4;
@@ -78,21 +78,10 @@ const ACTIVATIONS: &[(&str, &[&str])] = &[
 pub(super) fn fused_gemm<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
     let name = f.node.str("activation").ok_or("its activation is not given")?;
     let &(op, own) = ACTIVATIONS.iter().find(|(op, _)| *op == name).ok_or_else(|| format!("with the activation {name}"))?;
-    let product = NodeSpec {
-        name: format!("{}:product", f.node.name.trim_start_matches(FUSED_NAME)).into(),
-        op: "Gemm".into(),
-        inputs: f.node.inputs.clone(),
-        outputs: vec![Some(format!("{}:product", f.b.name(f.node.writes().next().ok_or("it has no output")?)).into())],
-        attrs: f
-            .node
-            .attrs
-            .iter()
-            .filter(|(name, _)| !name.starts_with("activation"))
-            .map(|(name, attr)| (name.clone(), attr.clone()))
-            .collect(),
-        ..NodeSpec::default()
-    };
-    let y = f.b.node(product).into_iter().flatten().next().ok_or("it has no output")?;
+    let inputs: Vec<Option<Expr<'g>>> = (0..f.node.inputs.len()).map(|input| f.given(input)).collect();
+    let attrs = f.node.attrs.iter().filter(|(name, _)| !name.starts_with("activation"));
+    let attrs: Vec<(&str, Attr)> = attrs.map(|(name, attr)| (&**name, attr.clone())).collect();
+    let y = f.product("Gemm", &inputs, &attrs)?;
     let given = |name: &&'static str| f.node.attrs.get(format!("activation_{name}").as_str()).map(|attr| (*name, attr.clone()));
     Ok(vec![Some(f.b.op(op, &[y], &own.iter().filter_map(given).collect::<Vec<_>>()))])
 }

@@ -178,6 +178,20 @@ impl<'g> Fused<'g> {
         names.iter().find(|name| self.int(name, 0) != 0).map_or(Ok(()), |name| Err(format!("with {name}")))
     }
 
+    /// A product inside the node, under a name that tells the module the node is of.
+    fn product(&self, op: &str, inputs: &[Option<Expr<'g>>], attrs: &[(&str, Attr)]) -> Result<Expr<'g>, String> {
+        let output = self.b.name(self.node.writes().next().ok_or("it has no output")?);
+        let spec = NodeSpec {
+            name: format!("{}:product", self.node.name.trim_start_matches(FUSED_NAME)).into(),
+            op: op.into(),
+            inputs: inputs.iter().map(|input| input.map(Expr::id)).collect(),
+            outputs: vec![Some(format!("{output}:product").into())],
+            attrs: attrs.iter().map(|(name, attr)| ((*name).into(), attr.clone())).collect(),
+            ..NodeSpec::default()
+        };
+        self.b.node(spec).into_iter().flatten().next().ok_or_else(|| "it has no output".into())
+    }
+
     /// Each output of the node with what stands for it.
     fn paired(&self, outputs: Outputs<'g>) -> Result<Replaced<'g>, String> {
         let mut new = outputs.into_iter();

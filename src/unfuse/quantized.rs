@@ -170,7 +170,8 @@ pub(super) fn integer_to_float<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String>
 
 /// The product of numbers, rounded again: inputs `A`, `B` and `Y`'s scale and zero point, each behind its operand.
 pub(super) fn linear<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
-    let y = floats(f.x(0)?, f.x(1)?, f.given(2)).matmul(floats(f.x(3)?, f.x(4)?, f.given(5)));
+    let operands = [floats(f.x(0)?, f.x(1)?, f.given(2)), floats(f.x(3)?, f.x(4)?, f.given(5))];
+    let y = f.product("MatMul", &operands.map(Some), &[])?;
     Ok(vec![Some(f.b.op("QuantizeLinear", &[y, f.x(6)?, f.x(7)?], &[]))])
 }
 
