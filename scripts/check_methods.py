@@ -123,7 +123,7 @@ def both_ways(binary, row, work):
     check_peft.adapted(base, bundle)[0].save_pretrained(work / "peft")
     run(binary, "inject", model, "--adapter", work / "peft", *task, "-o", work / "again")
     run(binary, "merge", work / "again", "-o", work / "again.onnx", "--quiet")
-    x = probe(base.config.vocab_size, (9, 4), decoder=base.config.is_encoder_decoder)
+    x = check_peft.probe_of(base, bundle, (9, 4))
     sessions = [onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]) for path in (merged, work / "again.onnx")]
     first, second = [s.run(["logits"], feeds(s, x))[0] for s in sessions]
     back = relative_difference(second, first, x)

@@ -68,11 +68,17 @@ def logits(model, inputs):
     return (found[:, -own:] if found.dim() == 3 else found).numpy()
 
 
+def probe_of(base, bundle, lengths):
+    """Inputs; a new head on a decoder finds the last token by the mask, Hugging Face's by the tokens that are no padding."""
+    has_new_head = "new_head" in json.loads((pathlib.Path(bundle) / "adapter_config.json").read_text())
+    return probe(base.config.vocab_size, lengths, decoder=base.config.is_encoder_decoder, padding=base.config.pad_token_id if has_new_head else None)
+
+
 @torch.no_grad()
 def compare(hf, bundle, merged):
     """What does not fit, the largest difference between merged model and PEFT, how far the adapter moves the logits, and the number of tensors."""
     base = base_model(hf, bundle)
-    inputs = [probe(base.config.vocab_size, lengths, decoder=base.config.is_encoder_decoder) for lengths in LENGTHS]
+    inputs = [probe_of(base, bundle, lengths) for lengths in LENGTHS]
     untouched = [logits(base, x) for x in inputs]
     model, count, faults = adapted(base, bundle)
     if faults:

@@ -21,11 +21,12 @@ def feeds(session, inputs):
     return given
 
 
-def probe(vocabulary, lengths, seed=2, decoder=False):
-    """Random tokens [rows, longest], padded on the right with 0, and their mask; for a decoder behind an encoder half as many, without padding."""
+def probe(vocabulary, lengths, seed=2, decoder=False, padding=None):
+    """Random tokens [rows, longest], padded on the right (by random tokens too, if not told otherwise), and their mask; for a decoder behind an encoder half as many, without padding."""
     chance = np.random.default_rng(seed)
     mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
-    made = {"input_ids": chance.integers(3, vocabulary, mask.shape) * mask, "attention_mask": mask}
+    tokens = chance.integers(3, vocabulary, mask.shape)
+    made = {"input_ids": tokens if padding is None else np.where(mask, tokens, padding), "attention_mask": mask}
     return made | ({"decoder_input_ids": chance.integers(3, vocabulary, (len(mask), (max(lengths) + 1) // 2))} if decoder else {})
 
 

@@ -142,14 +142,16 @@ impl<'g> Front<'g> {
     }
 }
 
-/// A token that the graph compares with no other: models count positions by where the token is that fills up.
+/// The first token that the graph does not compare its tokens with: what it takes for padding has no position of its own (RoBERTa, M2M100).
 pub(super) fn plain_token(graph: &Graph, ids: ValueId) -> f64 {
-    let (mut same, mut told) = (vec![ids], BTreeSet::new());
-    while let Some(id) = same.pop() {
-        for node in graph.uses(id).iter().map(|a_use| graph.node(a_use.node)) {
+    let (mut told, mut seen, mut queue) = (BTreeSet::new(), BTreeSet::from([ids]), vec![ids]);
+    while let Some(value) = queue.pop() {
+        for node in graph.uses(value).iter().map(|reader| graph.node(reader.node)) {
             match &*node.op {
-                "Cast" | "Identity" => same.extend(node.writes()),
                 "Equal" => told.extend(node.reads().filter_map(|other| graph.constant(other)?.to_i64()).flatten()),
+                "Cast" | "Identity" | "Reshape" | "Squeeze" | "Unsqueeze" if node.input(0) == Some(value) => {
+                    queue.extend(node.writes().filter(|&same| seen.insert(same)));
+                }
                 _ => {}
             }
         }
@@ -181,7 +183,7 @@ mod tests {
             let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
             for (i, &token) in told.iter().enumerate() {
                 let token = b.initializer(&format!("token_{i}"), Tensor::from_i64(&[], &[token]));
-                b.output(&format!("is_{i}"), b.op("Equal", &[ids.identity(), token], &[]));
+                b.output(&format!("is_{i}"), b.op("Equal", &[ids.reshape(&[-1, 7]), token], &[]));
             }
             b.output("y", ids + ids);
             let ids = ids.id();
