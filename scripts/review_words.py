@@ -93,11 +93,13 @@ def section(opt, model, data, held_out, work, pretraining):
     counts = collections.Counter(row["label"] for row in held_out)
     often, most = counts.most_common(1)[0]
     share, error = most / len(held_out), 0.5 / len(held_out) ** 0.5
+    above = sum(one["accuracy"] > share + 2 * error for one in asked)
+    found = f"As it is, it is above chance with {above or 'none'} of the templates" + ("." if above else ": so little pretraining teaches no word for an opinion.")
     return "\n".join([
         "## Hard prompts", "",
         f"A masked language model made by the script: the body of the same model with BERT's head, {opt.mlm_steps} steps of 16 unlabelled texts ({seconds / 60:.0f} minutes of the processor, loss",
         f"{first:.1f} to {last:.1f}), none of them held out. It is a weak one. The words: {'; '.join(f'*{label}*: ' + ', '.join(ours) for label, ours in VERBALIZER.items())}.",
-        f"A standard error is {error:.1%}.", "",
+        f"A standard error is {error:.1%}. {found}", "",
         "| | accuracy |", "|---|---|",
         f"| always *{often}* | {share:.1%} |",
         *(f"| as it is, `{one['template']}` | {one['accuracy']:.1%} |" for one in asked),

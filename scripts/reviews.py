@@ -29,7 +29,7 @@ Made by `scripts/reviews.py`, which says what is measured and how to run it. 10,
 ICWSM 2014), as positive or negative, 500 of them held out; the model is all-MiniLM-L6-v2 (22.7 million parameters, 6 layers), exported by optimum.
 """
 # What `inject` is asked for, and the other side's name for it.
-SAME = ("lora", "ia3", "p_tuning_v2", "prefix_tuning", "p_tuning", "prompt_tuning")
+SAME = ("lora", "ia3", "p_tuning_v2", "prompt_tuning", "prefix_tuning", "p_tuning")
 METHODS = [("head", "head"), ("head --num-labels 2 --pooling mean", "mean_head"), *((method, method) for method in SAME)]
 
 
