@@ -7,7 +7,8 @@ model's logits are compared with PEFT's. Of a graph with quantised weights, PEFT
 otherwise than the model (float16, bfloat16, quantised activations, an approximated gelu), losses are compared loosely, and the merged model must give what the unmerged
 one gives.
 
-Results are kept in target/exports/results.json, so that a run with --only replaces its rows alone. Exits with 1 where a row of this run is not as it must be.
+Needs scripts/reference-requirements.txt, and for the tools of others onnxslim 0.1, onnxsim 0.8, onnxruntime-genai 0.11.2, onnxconverter-common, tf2onnx, tf-keras and
+tensorflow-cpu; what is not installed is a row that says so. Results are kept in target/exports/results.json, so that a run with --only replaces its rows alone. Exits with 1 where a row of this run is not as it must be.
 """
 import argparse
 import json
