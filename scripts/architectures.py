@@ -112,6 +112,7 @@ def encoder(config, targets=("query", "value"), task="SEQ_CLS", base=BERT, atten
     return Architecture(task, config, base | classes | settings, targets, attention, auto)
 
 
+UNTYPED = {k: v for k, v in BERT.items() if k != "type_vocab_size"}
 ROBERTA = dict(max_position_embeddings=POSITIONS + 2, pad_token_id=0)
 NO_TYPES = dict(type_vocab_size=0, pooler_dropout=0.0)
 MODERN = dict(num_hidden_layers=3, global_attn_every_n_layers=2, local_attention=8, embedding_dropout=0.0, mlp_dropout=0.0, attention_dropout=0.0, classifier_dropout=0.0,
@@ -136,15 +137,15 @@ ENCODERS = {
     "deberta": encoder("DebertaConfig", ("in_proj",), relative_attention=True, pos_att_type=["c2p", "p2c"], position_biased_input=False, max_relative_positions=16, **NO_TYPES),
     "deberta_v2": encoder("DebertaV2Config", ("query_proj", "value_proj"), relative_attention=True, pos_att_type=["c2p", "p2c"], position_biased_input=False,
                           position_buckets=16, share_att_key=True, norm_rel_ebd="layer_norm", **NO_TYPES),
-    "mpnet": encoder("MPNetConfig", ("q", "v"), **ROBERTA | dict(pad_token_id=1)),
-    "modernbert": encoder("ModernBertConfig", ("Wqkv",), **MODERN),
-    "modernbert_masked": encoder("ModernBertConfig", ("Wqkv",), task="MASKED_LM", **MODERN),
+    "mpnet": encoder("MPNetConfig", ("q", "v"), base=UNTYPED, **ROBERTA | dict(pad_token_id=1)),
+    "modernbert": encoder("ModernBertConfig", ("Wqkv",), base=UNTYPED, **MODERN),
+    "modernbert_masked": encoder("ModernBertConfig", ("Wqkv",), base=UNTYPED, task="MASKED_LM", **MODERN),
     "mobilebert": encoder("MobileBertConfig", embedding_size=16, intra_bottleneck_size=16, true_hidden_size=16),
     "layoutlm": encoder("LayoutLMConfig", max_2d_position_embeddings=32),
     "nystromformer": encoder("NystromformerConfig", num_landmarks=4, segment_means_seq_len=4),
     "convbert": encoder("ConvBertConfig", embedding_size=HIDDEN, head_ratio=2, conv_kernel_size=3),
     "ernie": encoder("ErnieConfig"),
-    "esm": encoder("EsmConfig", mask_token_id=4, token_dropout=False, position_embedding_type="rotary"),
+    "esm": encoder("EsmConfig", base=UNTYPED, mask_token_id=4, token_dropout=False, position_embedding_type="rotary"),
     "rembert": encoder("RemBertConfig", input_embedding_size=16, output_embedding_size=16, classifier_dropout_prob=0.0),
     "roformer": encoder("RoFormerConfig", embedding_size=HIDDEN),
     "megatron_bert": encoder("MegatronBertConfig"),

@@ -43,10 +43,12 @@ impl Samples {
     #[must_use]
     pub fn of_model(model: &Path) -> Self {
         let Ok(Base { graph, anatomy, .. }) = Base::read(model) else { return Self::default() };
-        let table = anatomy.token_embedding.map(|at| &anatomy.embeddings[at]);
+        // Where it is not told which table is the tokens', every table has the rows of the smallest.
+        let tables = || anatomy.embeddings.iter().map(|table| table.rows);
+        let rows = anatomy.token_embedding.map_or_else(|| tables().min(), |at| tables().nth(at));
         let size = anatomy.inputs.main.and_then(|main| anatomy::image_size(&graph, main));
         Self {
-            vocabulary: table.and_then(|table| usize::try_from(table.rows).ok()),
+            vocabulary: rows.and_then(|rows| usize::try_from(rows).ok()),
             image: size.map(|size| size.map(|length| usize::try_from(length).unwrap_or_default())),
             ..Self::default()
         }
@@ -225,6 +227,19 @@ mod tests {
         let inputs = [Some(ids), None, Some(words), Some(places), None, Some(scale), Some(bias)];
         let rows = b.op_n("com.microsoft:EmbedLayerNormalization", &inputs, &[], 2)[0];
         b.output("rows", rows);
+        let folder = tempfile::tempdir()?;
+        let model = folder.path().join("model.onnx");
+        onnx::write(&b.finish()?, &model, &onnx::WriteOptions::default())?;
+        assert_eq!(Samples::of_model(&model).vocabulary, Some(50));
+        Ok(())
+    }
+
+    #[test]
+    fn tokens_that_are_turned_before_they_are_looked_up_are_in_the_smallest_table() -> Result<()> {
+        let b = Builder::new(ModelInfo::dialect());
+        let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+        let table = b.initializer("words.weight", Tensor::from_f32(&[50, 4], &[0.5; 200]));
+        b.output("rows", b.op("Gather", &[table, ids.transpose(&[1, 0])], &[]));
         let folder = tempfile::tempdir()?;
         let model = folder.path().join("model.onnx");
         onnx::write(&b.finish()?, &model, &onnx::WriteOptions::default())?;
