@@ -77,7 +77,7 @@ def limited(log, seconds, function, *arguments):
 
 def words(why):
     """An error in one line, without paths of this machine."""
-    text = " ".join(str(why).split())
+    text = re.sub(r"https?://\S+", "", " ".join(str(why).split()))
     text = re.sub(r"(/[\w.+-]+)+/([\w.+-]+)", r"\2", re.sub(r"\x1b\[\d*m", "", text))
     return (text if isinstance(why, (AssertionError, follow.Refused)) else f"{type(why).__name__}: {text}")[:260]
 
@@ -187,13 +187,45 @@ def run_all(chosen, args):
         running = [(process, end) for process, end in running if process.is_alive()]
 
 
+NO_TASK = "doesn't support task"  # what optimum says where there is nothing to ask of it: a cache in an encoder
+
+
 def cell_text(cell):
-    if not cell:
+    if not cell or NO_TASK in cell.get("export", ""):
         return ""
     if "export" in cell:
         return "no file"
-    asked = [said for said in cell.values() if not said.startswith("PEFT: ")]
-    return f"{sum(not said for said in asked)} of {len(asked)}"
+    told = [said for said in cell.values() if not said.startswith("PEFT: ")]
+    return f"{sum(not said for said in told)} of {len(told)}"
+
+
+def grouped(found, key):
+    """For each `(key, what happens)` the architectures and exporters, from `key` of architecture, exporter, check and what was said."""
+    groups = {}
+    for name, cells in found.items():
+        for exporter, cell in cells.items():
+            for check, said in cell.items():
+                if said and NO_TASK not in said and (at := key(name, exporter, check, said)):
+                    groups.setdefault(at, {}).setdefault((name, exporter))
+    return groups
+
+
+def rows_of(groups, place):
+    """Table rows: the first column of the key, the others' names joined, what happens."""
+    return "\n".join(f"| {first} | {', '.join(dict.fromkeys(pair[place] for pair in pairs))} | {said.replace('|', '/')} |"
+                     for (first, said), pairs in groups.items())
+
+
+def wrong(name, _, check, said):
+    return (f"{name}, {check}", said) if said.startswith(("differs", "refused")) else None
+
+
+def not_run(name, _, check, said):
+    return (f"{name}, {check}", said.removeprefix("PEFT: ")) if said.startswith("PEFT: ") else None
+
+
+def no_file(_, exporter, check, said):
+    return (exporter, re.sub(r"export an? [\w-]+ model", "export this model", said).split(". ")[0][:200]) if check == "export" else None
 
 
 def page(found):
@@ -202,18 +234,19 @@ def page(found):
     exporters = list(exports.EXPORTERS)
     rows = "\n".join(f"| {name} | {ARCHITECTURES[name].config.removesuffix('Config')} | {' | '.join(cell_text(cells.get(e)) for e in exporters)} |"
                      for name, cells in found.items())
-    notes = "\n".join(f"| {name} | {exporter} | {method} | {said.replace('|', '/')} |" for name, cells in found.items() for exporter, cell in cells.items()
-                      for method, said in cell.items() if said and method != "export")
-    files = "\n".join(f"| {name} | {exporter} | {cell['export'].replace('|', '/')} |" for name, cells in found.items() for exporter, cell in cells.items()
-                      if "export" in cell)
     return f"""# Architectures
 
 Made by `scripts/check_architectures.py --page`; {sum(not said for said in checks)} of {len(checks)} checks pass.
 
 Each row is a tiny random model that transformers builds from its configuration (`scripts/architectures.py`), each column a file that an exporter wrote of it. On each file
-adapters are trained beside Hugging Face PEFT and PyTorch, from the same start on the same rows: {', '.join(methods(ARCHITECTURES['llama']))}. A check passes where every
-step's loss is PyTorch's to {follow.LOSS} of it, every trained tensor to {follow.TENSOR} of its largest element and its update to a cosine of {follow.COSINE}, and the merged model's
-logits to {follow.LOGITS} of the largest. One more check of each file: a fresh adapter on all linear modules has PEFT's names. Checks that PEFT itself does not run are not counted.
+adapters are trained beside Hugging Face PEFT and PyTorch, from the same start on the same rows, with some or all of {', '.join(methods(ARCHITECTURES['llama']))}. A check
+passes where every step's loss is PyTorch's to {follow.LOSS} of it, every trained tensor to {follow.TENSOR} of its largest element and its update to a cosine of {follow.COSINE}, and the
+merged model's logits to {follow.LOGITS} of the largest. One more check of each file: a fresh adapter on all linear modules has PEFT's names. Checks that PEFT itself does not run are
+not counted.
+
+Mixtures of experts: experts that are modules have PEFT's names (`model.layers.0.block_sparse_moe.experts.0.w1`). Where transformers loops over the experts that are hit,
+exporters cannot follow; Mixtral, Qwen 2 and Qwen 3 are exported here with every expert on every token, weighted by 0 where it is not chosen. Experts in one tensor of three
+axes (Granite, GPT-OSS) are no linear modules for PEFT: `all-linear` leaves them out, and `target_parameters` is refused.
 
 | | transformers | {' | '.join(exporters)} |
 |---|---|{'---|' * len(exporters)}
@@ -221,15 +254,21 @@ logits to {follow.LOGITS} of the largest. One more check of each file: a fresh a
 
 ## What does not pass
 
-| | exporter | check | what happens |
-|---|---|---|---|
-{notes}
+| | exporters | what happens |
+|---|---|---|
+{rows_of(grouped(found, wrong), 1)}
+
+## What PEFT does not run
+
+| | exporters | what PEFT says |
+|---|---|---|
+{rows_of(grouped(found, not_run), 1)}
 
 ## Files that exporters do not write
 
-| | exporter | what happens |
+| exporter | architectures | what happens |
 |---|---|---|
-{files}
+{rows_of(grouped(found, no_file), 0)}
 """
 
 
@@ -250,12 +289,8 @@ def main():
     run_all(chosen, args)
     found = {name: Architecture(name, args.work).results() for name in ARCHITECTURES}
     if args.page:
-        missing = [name for name, cells in found.items() if not cells]
-        if missing:
-            sys.exit(f"not run yet: {', '.join(missing)}")
-        PAGE.write_text(page(found))
-    wrong = [said for name in chosen for cell in found[name].values() for said in cell.values() if said.startswith(("refused", "differs"))]
-    sys.exit(bool(wrong))
+        PAGE.write_text(page({name: cells for name, cells in found.items() if cells}))
+    sys.exit(bool(grouped({name: found[name] for name in chosen}, wrong)))
 
 
 if __name__ == "__main__":
