@@ -1,30 +1,19 @@
 //! What goes wrong from outside: files that are cut, forged or another's, disks that are full, processes that are killed. Each is an error with
 //! its place, and nothing that was there before is lost.
 
+mod common;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use common::{done, fixture, text};
 use indexmap::IndexMap;
 use onnx_protobuf::{GraphProto, Message, ModelProto, NodeProto, OperatorSetIdProto};
 use peft_onnx::ir::Tensor;
 use peft_onnx::peft::safetensors;
-
-fn fixture(path: &str) -> String {
-    let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "models/fixtures", path].iter().collect();
-    path.display().to_string()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("the path of a temporary folder is UTF-8")
-}
-
-fn done(args: &[&str]) {
-    let output = Command::new(env!("CARGO_BIN_EXE_peft-onnx")).args(args).output().expect("the binary starts");
-    assert!(output.status.success(), "peft-onnx {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
-}
 
 /// Runs a command that must fail with an error, not with a panic, that says `expected`.
 fn refused(args: &[&str], expected: &str) {

@@ -1,70 +1,35 @@
 //! Labels that are names, through the command line: a name keeps its class, whichever file it stands in.
 
-use std::path::{Path, PathBuf};
+mod common;
 
-use assert_cmd::Command;
+use std::path::Path;
+
+use common::{Folder, done, json_of, number, refused};
 use serde_json::{Value, json};
 
-/// A classifier of the fixtures with three classes, and rows whose labels are the names that the tests give.
-struct Folder(tempfile::TempDir);
+const MODEL: &str = "bert_classifier/dynamo.onnx";
 
-impl Folder {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let source: PathBuf = [env!("CARGO_MANIFEST_DIR"), "models/fixtures/bert_classifier/dynamo.onnx"].iter().collect();
-        std::fs::copy(source, folder.path().join("model.onnx")).expect("the fixture is there");
-        Self(folder)
-    }
-
-    /// With a `config.json` that names the classes, in an order that is not the alphabet's.
-    fn with_config(names: [&str; 3]) -> Self {
-        let folder = Self::new();
-        folder.write("config.json", &json!({"id2label": {"0": names[0], "1": names[1], "2": names[2]}}).to_string());
-        folder
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.path().join(name).display().to_string()
-    }
-
-    fn write(&self, name: &str, text: &str) -> String {
-        std::fs::write(self.0.path().join(name), text).expect("the file is written");
-        self.path(name)
-    }
-
-    /// Rows of tokens with these labels.
-    fn rows(&self, name: &str, labels: &[Value]) -> String {
-        let row = |(at, label): (usize, &Value)| json!({"input_ids": [5 + at % 7, 20, 30 + at % 5], "label": label}).to_string() + "\n";
-        self.write(name, &labels.iter().enumerate().map(row).collect::<String>())
-    }
-
-    fn inject(&self, more: &[&str]) -> String {
-        let (model, bundle) = (self.path("model.onnx"), self.path("bundle"));
-        done(&[&["inject", &model, "--method", "lora", "-o", &bundle][..], more].concat());
-        bundle
-    }
+/// A classifier of the fixtures with three classes, whose `config.json` names them in an order that is not the alphabet's.
+fn with_config(names: [&str; 3]) -> Folder {
+    let folder = Folder::with(MODEL);
+    folder.write("config.json", &json!({"id2label": {"0": names[0], "1": names[1], "2": names[2]}}).to_string());
+    folder
 }
 
-fn run(args: &[&str]) -> (bool, String, String) {
-    let output = Command::cargo_bin("peft-onnx").expect("the binary is built for its tests").args(args).output().expect("it starts");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.success(), text(&output.stdout), text(&output.stderr))
+/// Rows of tokens with these labels.
+fn rows(folder: &Folder, name: &str, labels: &[Value]) -> String {
+    let row = |(at, label): (usize, &Value)| json!({"input_ids": [5 + at % 7, 20, 30 + at % 5], "label": label}).to_string() + "\n";
+    folder.write(name, &labels.iter().enumerate().map(row).collect::<String>())
 }
 
-fn done(args: &[&str]) -> String {
-    let (success, stdout, stderr) = run(args);
-    assert!(success, "peft-onnx {}\n{stdout}{stderr}", args.join(" "));
-    stdout
-}
-
-fn refused(args: &[&str], expected: &[&str]) {
-    let (success, _, stderr) = run(args);
-    assert!(!success && expected.iter().all(|expected| stderr.contains(expected)), "peft-onnx {}\n{stderr}", args.join(" "));
+fn inject(folder: &Folder, more: &[&str]) -> String {
+    let (model, bundle) = (folder.path("model.onnx"), folder.path("bundle"));
+    done(&[&["inject", &model, "--method", "lora", "-o", &bundle][..], more].concat());
+    bundle
 }
 
 fn loss(model: &str, rows: &str) -> f64 {
-    let printed: Value = serde_json::from_str(&done(&["eval", model, "--data", rows, "--json"])).expect("--json prints JSON");
-    printed["loss"].as_f64().expect("a number")
+    number(&json_of(&["eval", model, "--data", rows])["loss"])
 }
 
 fn train(bundle: &str, rows: &str, more: &[&str]) {
@@ -82,20 +47,20 @@ fn texts(labels: &[&str]) -> Vec<Value> {
 
 #[test]
 fn an_evaluation_file_that_lacks_a_class_has_the_numbers_of_the_training() {
-    let folder = Folder::new();
-    let bundle = folder.inject(&[]);
+    let folder = Folder::with(MODEL);
+    let bundle = inject(&folder, &[]);
     assert_eq!(names(&bundle), Value::Null, "nothing is known before the first training");
-    let learnt = folder.rows("train.jsonl", &texts(&["sad", "glad", "mad", "sad", "glad", "mad"]));
-    let lacking = folder.rows("lacking.jsonl", &texts(&["sad", "mad", "sad"]));
+    let learnt = rows(&folder, "train.jsonl", &texts(&["sad", "glad", "mad", "sad", "glad", "mad"]));
+    let lacking = rows(&folder, "lacking.jsonl", &texts(&["sad", "mad", "sad"]));
     refused(
         &["eval", &bundle, "--data", &lacking],
         &["label names: expected 3, one for each class, found mad, sad", "hint: which class each name is"],
     );
     train(&bundle, &learnt, &["--max-steps", "2", "--learning-rate", "0.01", "--eval-data", &lacking]);
     assert_eq!(names(&bundle), json!(["glad", "mad", "sad"]));
-    let numbers = folder.rows("numbers.jsonl", &[json!(2), json!(1), json!(2)]);
+    let numbers = rows(&folder, "numbers.jsonl", &[json!(2), json!(1), json!(2)]);
     assert_eq!(loss(&bundle, &lacking).to_bits(), loss(&bundle, &numbers).to_bits());
-    let strange = folder.rows("strange.jsonl", &texts(&["sad", "bad"]));
+    let strange = rows(&folder, "strange.jsonl", &texts(&["sad", "bad"]));
     let said = ["strange.jsonl: line 2: label: expected one of glad, mad, sad, found bad", "hint: classes have the names that"];
     refused(&["eval", &bundle, "--data", &strange], &said);
     refused(&["train", &bundle, "--data", &learnt, "--eval-data", &strange], &said);
@@ -111,27 +76,27 @@ fn an_evaluation_file_that_lacks_a_class_has_the_numbers_of_the_training() {
 
 #[test]
 fn names_of_the_models_configuration_keep_their_order() {
-    let folder = Folder::with_config(["sad", "mad", "glad"]);
-    let (model, bundle) = (folder.path("model.onnx"), folder.inject(&[]));
+    let folder = with_config(["sad", "mad", "glad"]);
+    let (model, bundle) = (folder.path("model.onnx"), inject(&folder, &[]));
     assert_eq!(names(&bundle), json!(["sad", "mad", "glad"]));
-    let rows = folder.rows("rows.jsonl", &texts(&["glad", "sad", "glad"]));
-    let numbers = folder.rows("numbers.jsonl", &[json!(2), json!(0), json!(2)]);
+    let rows = rows(&folder, "rows.jsonl", &texts(&["glad", "sad", "glad"]));
+    let numbers = rows(&folder, "numbers.jsonl", &[json!(2), json!(0), json!(2)]);
     for model in [&model, &bundle] {
         assert_eq!(loss(model, &rows).to_bits(), loss(model, &numbers).to_bits(), "{model}");
     }
     train(&bundle, &rows, &["--max-steps", "2"]);
     assert_eq!(names(&bundle), json!(["sad", "mad", "glad"]));
-    let other = folder.rows("other.jsonl", &texts(&["glad", "furious"]));
+    let other = rows(&folder, "other.jsonl", &texts(&["glad", "furious"]));
     refused(&["train", &bundle, "--data", &other], &["line 2: label: expected one of sad, mad, glad, found furious"]);
 }
 
 #[test]
 fn a_class_that_the_first_training_lacks_takes_the_next_number() {
-    let folder = Folder::new();
-    let bundle = folder.inject(&[]);
-    train(&bundle, &folder.rows("first.jsonl", &texts(&["sad", "mad"])), &["--max-steps", "1"]);
+    let folder = Folder::with(MODEL);
+    let bundle = inject(&folder, &[]);
+    train(&bundle, &rows(&folder, "first.jsonl", &texts(&["sad", "mad"])), &["--max-steps", "1"]);
     assert_eq!(names(&bundle), json!(["mad", "sad"]));
-    let all = folder.rows("all.jsonl", &texts(&["glad", "sad", "mad"]));
+    let all = rows(&folder, "all.jsonl", &texts(&["glad", "sad", "mad"]));
     refused(&["eval", &bundle, "--data", &all], &["line 1: label: expected one of mad, sad, found glad"]);
     train(&bundle, &all, &["--max-steps", "1"]);
     assert_eq!(names(&bundle), json!(["mad", "sad", "glad"]));
@@ -139,18 +104,18 @@ fn a_class_that_the_first_training_lacks_takes_the_next_number() {
 
 #[test]
 fn a_new_head_does_not_have_the_names_of_the_old_one() {
-    let folder = Folder::with_config(["sad", "mad", "glad"]);
-    let bundle = folder.inject(&["--num-labels", "3"]);
+    let folder = with_config(["sad", "mad", "glad"]);
+    let bundle = inject(&folder, &["--num-labels", "3"]);
     assert_eq!(names(&bundle), Value::Null);
-    train(&bundle, &folder.rows("rows.jsonl", &texts(&["no", "maybe", "yes"])), &["--max-steps", "1"]);
+    train(&bundle, &rows(&folder, "rows.jsonl", &texts(&["no", "maybe", "yes"])), &["--max-steps", "1"]);
     assert_eq!(names(&bundle), json!(["maybe", "no", "yes"]));
 }
 
 #[test]
 fn numbers_need_no_names_even_in_tables() {
-    let folder = Folder::with_config(["sad", "mad", "glad"]);
-    let bundle = folder.inject(&[]);
-    let numbers = folder.rows("numbers.jsonl", &texts(&["2", "0", "2"]));
-    let rows = folder.rows("rows.jsonl", &texts(&["glad", "sad", "glad"]));
+    let folder = with_config(["sad", "mad", "glad"]);
+    let bundle = inject(&folder, &[]);
+    let numbers = rows(&folder, "numbers.jsonl", &texts(&["2", "0", "2"]));
+    let rows = rows(&folder, "rows.jsonl", &texts(&["glad", "sad", "glad"]));
     assert_eq!(loss(&bundle, &numbers).to_bits(), loss(&bundle, &rows).to_bits());
 }

@@ -1,43 +1,16 @@
 //! The command line as its users meet it: what works from end to end, and what the typical mistakes say.
 
-use std::path::{Path, PathBuf};
+mod common;
 
-use assert_cmd::Command;
+use std::path::Path;
+
+use common::{done, fixture, json_of, number, peft_onnx, text};
 use serde_json::Value;
-
-fn peft_onnx() -> Command {
-    Command::cargo_bin("peft-onnx").expect("the binary is built for its tests")
-}
-
-fn fixture(path: &str) -> String {
-    let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "models/fixtures", path].iter().collect();
-    path.display().to_string()
-}
-
-/// Runs a command that must succeed, and gives what it printed.
-fn done(args: &[&str]) -> String {
-    let output = peft_onnx().args(args).output().expect("the binary starts");
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "peft-onnx {}\n{stdout}{stderr}", args.join(" "));
-    stdout.into_owned()
-}
-
-fn json(args: &[&str]) -> Value {
-    serde_json::from_str(&done(args)).expect("--json prints JSON")
-}
 
 /// Runs a command that must fail, and gives its exit code and what it said.
 fn failed(args: &[&str]) -> (i32, String) {
     let output = peft_onnx().args(args).output().expect("the binary starts");
     (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("the path of a temporary folder is UTF-8")
-}
-
-fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap_or_else(|| panic!("not a number: {value}"))
 }
 
 #[test]
@@ -145,15 +118,15 @@ fn from_a_model_to_a_tuned_model() {
     let (model, case) = (fixture("llama/dynamo.onnx"), fixture("llama/cases/lora_qv"));
     let data = format!("{case}/train.jsonl");
 
-    let seen = json(&["inspect", &model, "--json"]);
+    let seen = json_of(&["inspect", &model]);
     assert_eq!((seen["task"].as_str(), seen["layers"].as_u64()), (Some("causal-lm"), Some(2)));
-    let injected = json(&["inject", &model, "--adapter", &format!("{case}/adapter_init"), "-o", bundle, "--json"]);
+    let injected = json_of(&["inject", &model, "--adapter", &format!("{case}/adapter_init"), "-o", bundle]);
     assert_eq!(injected["trainable"].as_u64(), Some(896));
 
-    let before = json(&["eval", bundle, "--data", &data, "--json"]);
+    let before = json_of(&["eval", bundle, "--data", &data]);
     let options = ["--batch-size", "3", "--max-steps", "6", "--learning-rate", "0.01", "--weight-decay", "0.01"];
-    let more = ["--lr-scheduler", "constant", "--max-grad-norm", "0", "--no-shuffle", "--json", "--quiet"];
-    let trained = json(&[&["train", bundle, "--data", &data][..], &options, &more].concat());
+    let more = ["--lr-scheduler", "constant", "--max-grad-norm", "0", "--no-shuffle", "--quiet"];
+    let trained = json_of(&[&["train", bundle, "--data", &data][..], &options, &more].concat());
     assert_eq!(trained["steps"].as_u64(), Some(6));
     let expected: Value =
         serde_json::from_slice(&std::fs::read(format!("{case}/expected.json")).expect("the case has its losses")).expect("JSON");
@@ -163,13 +136,13 @@ fn from_a_model_to_a_tuned_model() {
         assert!((number(&line["loss"]) / number(loss) - 1.0).abs() < 2e-4, "{line}, PEFT's loss is {loss}");
     }
 
-    let after = json(&["eval", bundle, "--data", &data, "--json"]);
+    let after = json_of(&["eval", bundle, "--data", &data]);
     assert!(number(&after["loss"]) < number(&before["loss"]), "{before} {after}");
-    let verified = json(&["merge", bundle, "-o", merged, "--json"]);
+    let verified = json_of(&["merge", bundle, "-o", merged]);
     assert!(number(&verified["verified"]["relative"]) < 1e-4, "{verified}");
-    let of_merged = json(&["eval", merged, "--data", &data, "--json"]);
+    let of_merged = json_of(&["eval", merged, "--data", &data]);
     assert!((number(&of_merged["loss"]) - number(&after["loss"])).abs() < 1e-4, "{after} {of_merged}");
-    let checked = json(&["check", bundle, "--data", &data, "--json"]);
+    let checked = json_of(&["check", bundle, "--data", &data]);
     assert!(checked.as_array().is_some_and(|rows| rows.len() > 4));
     done(&["export", bundle, "--format", "peft", "-o", adapter]);
     assert!(Path::new(adapter).join("adapter_config.json").exists());
@@ -253,17 +226,17 @@ fn a_new_head_is_trained_with_any_method() {
         let more = ["--learning-rate", "0.02", "--lr-scheduler", "constant", "--no-shuffle", "--quiet"];
         let train =
             |steps: &str, last: &[&str]| done(&[&["train", &bundle, "--data", data, "--max-steps", steps][..], &more, last].concat());
-        let before = json(&["eval", &bundle, "--data", data, "--json"]);
+        let before = json_of(&["eval", &bundle, "--data", data]);
         train("4", &[]);
         train("25", &["--resume"]);
-        let after = json(&["eval", &bundle, "--data", data, "--json"]);
+        let after = json_of(&["eval", &bundle, "--data", data]);
         assert!(number(&after["loss"]) < 0.9 * number(&before["loss"]), "{}", named(&format!("{before} {after}")));
-        let verified = json(&["merge", &bundle, "-o", &merged, "--force", "--json"]);
+        let verified = json_of(&["merge", &bundle, "-o", &merged, "--force"]);
         assert!(number(&verified["verified"]["relative"]) < 1e-4, "{}", named(&verified.to_string()));
-        let of_merged = json(&["eval", &merged, "--data", data, "--json"]);
+        let of_merged = json_of(&["eval", &merged, "--data", data]);
         assert!((number(&of_merged["loss"]) - number(&after["loss"])).abs() < 1e-4, "{}", named(&of_merged.to_string()));
         done(&["inject", &fixture(model), "--adapter", &bundle, "-o", &again, "--force"]);
-        let injected = json(&["eval", &again, "--data", data, "--json"]);
+        let injected = json_of(&["eval", &again, "--data", data]);
         assert!((number(&injected["loss"]) - number(&after["loss"])).abs() < 1e-6, "{}", named(&injected.to_string()));
     }
 }

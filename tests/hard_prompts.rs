@@ -1,8 +1,10 @@
 //! Hard prompts through the command line, on language models of the fixtures with a tokenizer of whole words: asked as they are, trained, merged.
 
-use std::path::{Path, PathBuf};
+mod common;
 
-use assert_cmd::Command;
+use std::path::Path;
+
+use common::{Folder, done, json_of, number, run};
 use serde_json::{Value, json};
 
 const WORDS: &str = r#"{"positive": ["good", "great"], "negative": ["bad"]}"#;
@@ -10,61 +12,26 @@ const MASKED: &str = "{text} it was [MASK] .";
 const CAUSAL: &str = "{text} it was [MASK]";
 
 /// A folder with a model, its tokenizer, and rows of text in which one word tells the label.
-struct Folder(tempfile::TempDir);
-
-impl Folder {
-    fn with(model: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let source: PathBuf = [env!("CARGO_MANIFEST_DIR"), "models/fixtures", model].iter().collect();
-        std::fs::copy(source, folder.path().join("model.onnx")).expect("the fixture is there");
-        let named = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "great", "bad", "it", "was", ".", "just", "half-good"];
-        let vocabulary: serde_json::Map<String, Value> =
-            (0..64).map(|id| (named.get(id).map_or_else(|| format!("w{id}"), ToString::to_string), id.into())).collect();
-        let mask = json!({"id": 4, "content": "[MASK]", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
-        let tokenizer = json!({
-            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [mask], "normalizer": null,
-            "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
-            "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]"},
-        });
-        let made = Self(folder);
-        made.write("tokenizer.json", &tokenizer.to_string());
-        made.write("tokenizer_config.json", &json!({"unk_token": "[UNK]", "pad_token": "[PAD]"}).to_string());
-        let row = |n: usize| {
-            let (word, label) = if n.is_multiple_of(2) { (20 + n % 3, "positive") } else { (40 + n % 3, "negative") };
-            json!({"text": format!("w{} w{word} w{}", 24 + n % 5, 30 + n % 7), "label": label}).to_string() + "\n"
-        };
-        made.write("rows.jsonl", &(0..12).map(row).collect::<String>());
-        made
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.path().join(name).display().to_string()
-    }
-
-    fn write(&self, name: &str, text: &str) -> String {
-        std::fs::write(self.0.path().join(name), text).expect("the file is written");
-        self.path(name)
-    }
-}
-
-fn run(args: &[&str]) -> (bool, String, String) {
-    let output = Command::cargo_bin("peft-onnx").expect("the binary is built for its tests").args(args).output().expect("it starts");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.success(), text(&output.stdout), text(&output.stderr))
-}
-
-fn done(args: &[&str]) -> String {
-    let (success, stdout, stderr) = run(args);
-    assert!(success, "peft-onnx {}\n{stdout}{stderr}", args.join(" "));
-    stdout
-}
-
-fn json_of(args: &[&str]) -> Value {
-    serde_json::from_str(&done(&[args, &["--json"]].concat())).expect("--json prints JSON")
-}
-
-fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap_or_else(|| panic!("not a number: {value}"))
+fn asked(model: &str) -> Folder {
+    let folder = Folder::with(model);
+    let named = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "great", "bad", "it", "was", ".", "just", "half-good"];
+    let vocabulary: serde_json::Map<String, Value> =
+        (0..64).map(|id| (named.get(id).map_or_else(|| format!("w{id}"), ToString::to_string), id.into())).collect();
+    let mask =
+        json!({"id": 4, "content": "[MASK]", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [mask], "normalizer": null,
+        "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]"},
+    });
+    folder.write("tokenizer.json", &tokenizer.to_string());
+    folder.write("tokenizer_config.json", &json!({"unk_token": "[UNK]", "pad_token": "[PAD]"}).to_string());
+    let row = |n: usize| {
+        let (word, label) = if n.is_multiple_of(2) { (20 + n % 3, "positive") } else { (40 + n % 3, "negative") };
+        json!({"text": format!("w{} w{word} w{}", 24 + n % 5, 30 + n % 7), "label": label}).to_string() + "\n"
+    };
+    folder.write("rows.jsonl", &(0..12).map(row).collect::<String>());
+    folder
 }
 
 #[test]
@@ -72,7 +39,7 @@ fn words_are_learnt_and_the_merged_model_knows_them() {
     for (model, template) in
         [("bert_masked/dynamo.onnx", MASKED), ("bert_masked/torchscript.onnx", MASKED), ("llama/torchscript.onnx", CAUSAL)]
     {
-        let folder = Folder::with(model);
+        let folder = asked(model);
         let (base, bundle, merged, rows) =
             (folder.path("model.onnx"), folder.path("bundle"), folder.path("merged.onnx"), folder.path("rows.jsonl"));
         let asked = ["--template", template, "--verbalizer", WORDS];
@@ -95,7 +62,7 @@ fn words_are_learnt_and_the_merged_model_knows_them() {
 
 #[test]
 fn templates_are_compared() {
-    let folder = Folder::with("bert_masked/torchscript.onnx");
+    let folder = asked("bert_masked/torchscript.onnx");
     let (base, rows) = (folder.path("model.onnx"), folder.path("rows.jsonl"));
     let words = folder.write("words.json", WORDS);
     let asked = ["eval", &base, "--data", &rows, "--verbalizer", &words, "--template", MASKED, "--template", "just [MASK] . {text}"];
@@ -117,8 +84,8 @@ type Case<'a> = (&'a Folder, &'a str, &'a str, &'a str, &'a [&'a str], &'a str);
 
 #[test]
 fn what_cannot_be_asked_is_said() {
-    let folder = Folder::with("bert_masked/torchscript.onnx");
-    let causal = Folder::with("llama/torchscript.onnx");
+    let folder = asked("bert_masked/torchscript.onnx");
+    let causal = asked("llama/torchscript.onnx");
     let strange = folder.write("strange.jsonl", "{\"text\": \"w20\", \"label\": \"mixed\"}\n");
     let long = folder.write("long.jsonl", &format!("{{\"text\": \"{}\", \"label\": \"negative\"}}\n", "w20 ".repeat(80)));
     let endless = format!("{{text}} {} [MASK]", "it was ".repeat(40));

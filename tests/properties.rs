@@ -1,9 +1,11 @@
 //! What holds for every method on every model: a fresh LoRA changes nothing, a merged model computes what the adapter does, and writing with a cache is
 //! writing without one.
 
+mod common;
+
 use std::path::{Path, PathBuf};
 
-use assert_cmd::Command;
+use common::{done, json_of, text};
 use peft_onnx::runtime::Device;
 use peft_onnx::runtime::data::{Specials, Tokenizer};
 use peft_onnx::runtime::generate::{Generator, Limits, Sampler, Sampling};
@@ -26,17 +28,6 @@ fn exports() -> Vec<PathBuf> {
     };
     let models = inside(&fixtures()).into_iter().filter(|family| !family.ends_with("bert_encoder")).flat_map(|family| inside(&family));
     models.filter(|path| path.extension().is_some_and(|extension| extension == "onnx") && !path.ends_with("fused.onnx")).collect()
-}
-
-fn peft_onnx(args: &[&str]) -> String {
-    let output =
-        Command::cargo_bin("peft-onnx").expect("the binary is built for its tests").args(args).output().expect("the binary starts");
-    assert!(output.status.success(), "peft-onnx {}\n{}", args.join(" "), String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("the path of a temporary folder is UTF-8")
 }
 
 /// The option that names the task of a model whose graph does not tell it.
@@ -70,7 +61,7 @@ fn a_fresh_lora_changes_nothing_bit_for_bit() {
     let mut wrong = vec![];
     for (number, model) in models.iter().enumerate() {
         let bundle = folder.path().join(number.to_string());
-        peft_onnx(&[&["inject", text(model), "--method", "lora", "-o", text(&bundle)][..], task(model)].concat());
+        done(&[&["inject", text(model), "--method", "lora", "-o", text(&bundle)][..], task(model)].concat());
         let samples = Samples::of_model(model);
         let [(before, first), (after, second)] = [model, &bundle.join("inference.onnx")].map(|model| bits(runtime, model, &samples));
         assert!(before == after && !first.is_empty());
@@ -114,10 +105,10 @@ fn a_merged_model_computes_what_the_adapter_does() {
             let (bundle, merged) =
                 (folder.path().join(format!("{number}.{method}")), folder.path().join(format!("{number}.{method}.onnx")));
             let (model, data) = (fixtures().join(model), fixtures().join(case).join("train.jsonl"));
-            peft_onnx(&[&["inject", text(&model), "-o", text(&bundle), "--method"][..], options].concat());
+            done(&[&["inject", text(&model), "-o", text(&bundle), "--method"][..], options].concat());
             let training = ["--batch-size", "3", "--max-steps", "2", "--learning-rate", "0.02", "--quiet"];
-            peft_onnx(&[&["train", text(&bundle), "--data", text(&data)][..], &training].concat());
-            let merged: Value = serde_json::from_str(&peft_onnx(&["merge", text(&bundle), "-o", text(&merged), "--json"])).expect("JSON");
+            done(&[&["train", text(&bundle), "--data", text(&data)][..], &training].concat());
+            let merged: Value = json_of(&["merge", text(&bundle), "-o", text(&merged)]);
             let relative = merged["verified"]["relative"].as_f64().expect("a number");
             assert!(relative < 1e-5, "{} on {}: {relative}", options.join(" "), model.display());
         }
@@ -135,8 +126,8 @@ fn writing_with_a_cache_is_writing_without() {
         for export in ["optimum_cache", "torchscript", "optimum_merged"] {
             let model = fixtures().join(format!("llama/{export}.onnx"));
             let (bundle, merged) = (folder.path().join(format!("{case}.{export}")), folder.path().join(format!("{case}.{export}.onnx")));
-            peft_onnx(&["inject", text(&model), "--adapter", text(&adapter), "-o", text(&bundle)]);
-            peft_onnx(&["merge", text(&bundle), "-o", text(&merged), "--no-verify"]);
+            done(&["inject", text(&model), "--adapter", text(&adapter), "-o", text(&bundle)]);
+            done(&["merge", text(&bundle), "-o", text(&merged), "--no-verify"]);
             for graph in [&merged, &bundle.join("inference.onnx")] {
                 let mut generator = Generator::open(runtime, graph, Device::Cpu).expect("a model that writes");
                 // An adapter is folded into both branches; what is put into a graph is put into the one without a cache.
@@ -173,8 +164,8 @@ fn a_prefix_that_starts_from_a_text_is_the_text_in_front() {
     for options in [&["p_tuning_v2"][..], &["prefix_tuning", "--encoder-hidden-size", "48"]] {
         let (bundle, merged) = (folder.path().join(options[0]), folder.path().join(format!("{}.onnx", options[0])));
         let start = ["--num-virtual-tokens", &count, "--prompt-init-text", opening, "-o", text(&bundle), "--method"];
-        peft_onnx(&[&["inject", text(&model)][..], &start, options].concat());
-        peft_onnx(&["merge", text(&bundle), "-o", text(&merged), "--no-verify"]);
+        done(&[&["inject", text(&model)][..], &start, options].concat());
+        done(&["merge", text(&bundle), "-o", text(&merged), "--no-verify"]);
         assert_eq!(written(&merged, &tokens(prompt)), whole, "{options:?}");
     }
 }

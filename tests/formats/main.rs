@@ -2,31 +2,17 @@
 
 #![cfg(feature = "runtime")]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod rewrite;
 
 use std::path::{Path, PathBuf};
 
-use assert_cmd::Command;
+use common::{fixture, json_of, text};
 use onnx_protobuf::ModelProto;
 use serde_json::Value;
 
 use rewrite::{Half, Scheme, in_half, listing_constants, quantised};
-
-/// Runs a command that must succeed, and gives the JSON it printed.
-fn json(args: &[&str]) -> Value {
-    let output = Command::cargo_bin("peft-onnx").expect("the binary is built for its tests").args(args).output().expect("it starts");
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "peft-onnx {}\n{stdout}{stderr}", args.join(" "));
-    serde_json::from_str(&stdout).expect("--json prints JSON")
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("the path of a temporary folder is UTF-8")
-}
-
-fn fixture(path: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "models/fixtures", path].iter().collect()
-}
 
 /// Losses of six steps, and what merging says.
 struct Outcome {
@@ -39,16 +25,16 @@ struct Outcome {
 fn outcome(model: &Path, case: &str) -> Outcome {
     let folder = tempfile::tempdir().expect("a folder");
     let (bundle, merged) = (folder.path().join("bundle"), folder.path().join("merged.onnx"));
-    let case = fixture(case);
-    json(&["inject", text(model), "--adapter", text(&case.join("adapter_init")), "-o", text(&bundle), "--json"]);
+    let case = PathBuf::from(fixture(case));
+    json_of(&["inject", text(model), "--adapter", text(&case.join("adapter_init")), "-o", text(&bundle)]);
     let data = case.join("train.jsonl");
     let options = ["--batch-size", "3", "--max-steps", "6", "--learning-rate", "0.01", "--lr-scheduler", "constant", "--no-shuffle"];
-    json(&[&["train", text(&bundle), "--data", text(&data), "--json", "--quiet"][..], &options].concat());
+    json_of(&[&["train", text(&bundle), "--data", text(&data), "--quiet"][..], &options].concat());
     let metrics = std::fs::read_to_string(bundle.join("metrics.jsonl")).expect("there are metrics");
     let loss = |line: &str| serde_json::from_str::<Value>(line).ok()?["loss"].as_f64();
-    let merged = json(&["merge", text(&bundle), "-o", text(&merged), "--json"]);
+    let merged = json_of(&["merge", text(&bundle), "-o", text(&merged)]);
     let rounded = folder.path().join("rounded.onnx");
-    let requantized = json(&["merge", text(&bundle), "-o", text(&rounded), "--requantize", "--json"]);
+    let requantized = json_of(&["merge", text(&bundle), "-o", text(&rounded), "--requantize"]);
     Outcome { losses: metrics.lines().filter_map(loss).collect(), merged, requantized }
 }
 
@@ -67,7 +53,7 @@ const ROWS: &[(&str, Change, f64)] = &[
 #[test]
 fn other_forms_of_a_model_are_trained_to_its_losses() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (original, case) = (fixture("llama/torchscript.onnx"), "llama/cases/lora_qv");
+    let (original, case) = (PathBuf::from(fixture("llama/torchscript.onnx")), "llama/cases/lora_qv");
     let expected = outcome(&original, case).losses;
     assert!(expected.len() == 6 && expected[5] < expected[0], "{expected:?}");
     for (what, change, tolerance) in ROWS {
@@ -93,7 +79,7 @@ fn quantised_models_are_trained_and_merged_beside_their_weights_or_into_them() {
     ];
     for (what, change, error) in rows {
         let path = folder.path().join("changed.onnx");
-        rewrite::rewrite(&fixture("llama/torchscript.onnx"), &path, change);
+        rewrite::rewrite(Path::new(&fixture("llama/torchscript.onnx")), &path, change);
         let Outcome { losses, merged, requantized } = outcome(&path, "llama/cases/lora_qv");
         assert!(losses.last() < losses.first(), "{what}: {losses:?}");
         let apart = merged["verified"]["relative"].as_f64();
