@@ -17,7 +17,7 @@ fn with_config(names: [&str; 3]) -> Folder {
 }
 
 /// Rows of tokens with these labels.
-fn rows(folder: &Folder, name: &str, labels: &[Value]) -> String {
+fn write_rows(folder: &Folder, name: &str, labels: &[Value]) -> String {
     let row = |(at, label): (usize, &Value)| json!({"input_ids": [5 + at % 7, 20, 30 + at % 5], "label": label}).to_string() + "\n";
     folder.write(name, &labels.iter().enumerate().map(row).collect::<String>())
 }
@@ -50,17 +50,17 @@ fn an_evaluation_file_that_lacks_a_class_has_the_numbers_of_the_training() {
     let folder = Folder::with(MODEL);
     let bundle = inject(&folder, &[]);
     assert_eq!(names(&bundle), Value::Null, "nothing is known before the first training");
-    let learnt = rows(&folder, "train.jsonl", &texts(&["sad", "glad", "mad", "sad", "glad", "mad"]));
-    let lacking = rows(&folder, "lacking.jsonl", &texts(&["sad", "mad", "sad"]));
+    let learnt = write_rows(&folder, "train.jsonl", &texts(&["sad", "glad", "mad", "sad", "glad", "mad"]));
+    let lacking = write_rows(&folder, "lacking.jsonl", &texts(&["sad", "mad", "sad"]));
     refused(
         &["eval", &bundle, "--data", &lacking],
         &["label names: expected 3, one for each class, found mad, sad", "hint: which class each name is"],
     );
     train(&bundle, &learnt, &["--max-steps", "2", "--learning-rate", "0.01", "--eval-data", &lacking]);
     assert_eq!(names(&bundle), json!(["glad", "mad", "sad"]));
-    let numbers = rows(&folder, "numbers.jsonl", &[json!(2), json!(1), json!(2)]);
+    let numbers = write_rows(&folder, "numbers.jsonl", &[json!(2), json!(1), json!(2)]);
     assert_eq!(loss(&bundle, &lacking).to_bits(), loss(&bundle, &numbers).to_bits());
-    let strange = rows(&folder, "strange.jsonl", &texts(&["sad", "bad"]));
+    let strange = write_rows(&folder, "strange.jsonl", &texts(&["sad", "bad"]));
     let said = ["strange.jsonl: line 2: label: expected one of glad, mad, sad, found bad", "hint: classes have the names that"];
     refused(&["eval", &bundle, "--data", &strange], &said);
     refused(&["train", &bundle, "--data", &learnt, "--eval-data", &strange], &said);
@@ -79,14 +79,14 @@ fn names_of_the_models_configuration_keep_their_order() {
     let folder = with_config(["sad", "mad", "glad"]);
     let (model, bundle) = (folder.path("model.onnx"), inject(&folder, &[]));
     assert_eq!(names(&bundle), json!(["sad", "mad", "glad"]));
-    let rows = rows(&folder, "rows.jsonl", &texts(&["glad", "sad", "glad"]));
-    let numbers = rows(&folder, "numbers.jsonl", &[json!(2), json!(0), json!(2)]);
+    let rows = write_rows(&folder, "rows.jsonl", &texts(&["glad", "sad", "glad"]));
+    let numbers = write_rows(&folder, "numbers.jsonl", &[json!(2), json!(0), json!(2)]);
     for model in [&model, &bundle] {
         assert_eq!(loss(model, &rows).to_bits(), loss(model, &numbers).to_bits(), "{model}");
     }
     train(&bundle, &rows, &["--max-steps", "2"]);
     assert_eq!(names(&bundle), json!(["sad", "mad", "glad"]));
-    let other = rows(&folder, "other.jsonl", &texts(&["glad", "furious"]));
+    let other = write_rows(&folder, "other.jsonl", &texts(&["glad", "furious"]));
     refused(&["train", &bundle, "--data", &other], &["line 2: label: expected one of sad, mad, glad, found furious"]);
 }
 
@@ -94,9 +94,9 @@ fn names_of_the_models_configuration_keep_their_order() {
 fn a_class_that_the_first_training_lacks_takes_the_next_number() {
     let folder = Folder::with(MODEL);
     let bundle = inject(&folder, &[]);
-    train(&bundle, &rows(&folder, "first.jsonl", &texts(&["sad", "mad"])), &["--max-steps", "1"]);
+    train(&bundle, &write_rows(&folder, "first.jsonl", &texts(&["sad", "mad"])), &["--max-steps", "1"]);
     assert_eq!(names(&bundle), json!(["mad", "sad"]));
-    let all = rows(&folder, "all.jsonl", &texts(&["glad", "sad", "mad"]));
+    let all = write_rows(&folder, "all.jsonl", &texts(&["glad", "sad", "mad"]));
     refused(&["eval", &bundle, "--data", &all], &["line 1: label: expected one of mad, sad, found glad"]);
     train(&bundle, &all, &["--max-steps", "1"]);
     assert_eq!(names(&bundle), json!(["mad", "sad", "glad"]));
@@ -107,7 +107,7 @@ fn a_new_head_does_not_have_the_names_of_the_old_one() {
     let folder = with_config(["sad", "mad", "glad"]);
     let bundle = inject(&folder, &["--num-labels", "3"]);
     assert_eq!(names(&bundle), Value::Null);
-    train(&bundle, &rows(&folder, "rows.jsonl", &texts(&["no", "maybe", "yes"])), &["--max-steps", "1"]);
+    train(&bundle, &write_rows(&folder, "rows.jsonl", &texts(&["no", "maybe", "yes"])), &["--max-steps", "1"]);
     assert_eq!(names(&bundle), json!(["maybe", "no", "yes"]));
 }
 
@@ -115,7 +115,7 @@ fn a_new_head_does_not_have_the_names_of_the_old_one() {
 fn numbers_need_no_names_even_in_tables() {
     let folder = with_config(["sad", "mad", "glad"]);
     let bundle = inject(&folder, &[]);
-    let numbers = rows(&folder, "numbers.jsonl", &texts(&["2", "0", "2"]));
-    let rows = rows(&folder, "rows.jsonl", &texts(&["glad", "sad", "glad"]));
+    let numbers = write_rows(&folder, "numbers.jsonl", &texts(&["2", "0", "2"]));
+    let rows = write_rows(&folder, "rows.jsonl", &texts(&["glad", "sad", "glad"]));
     assert_eq!(loss(&bundle, &numbers).to_bits(), loss(&bundle, &rows).to_bits());
 }
