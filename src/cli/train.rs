@@ -75,8 +75,8 @@ pub struct Args {
     #[arg(long, value_name = "STEPS", help_heading = "Length of the training")]
     pub max_steps: Option<NonZeroU64>,
 
-    /// Peak learning rate [default: 5e-4 for low-rank methods and prefixes that a network computes; 1e-3 for normalisations and rows of embeddings;
-    /// 5e-3 for ia3 and prompts that a network computes; 1e-2 for vera, heads and prefixes that are trained as they are; 3e-2 for prompts that are]
+    /// Peak learning rate [default: 5e-4 for low-rank methods and prefixes that a network computes; 1e-3 for normalisations, rows of
+    /// embeddings and prompts that a network computes; 5e-3 for ia3; 1e-2 for vera, heads and prefixes that are trained as they are; 3e-2 for prompts that are]
     #[arg(long, value_name = "RATE", help_heading = "Optimizer (AdamW)")]
     pub learning_rate: Option<f64>,
     /// How the learning rate goes on after the warm-up: constant, linear or cosine (to zero)
@@ -198,8 +198,8 @@ fn default_rate(method: &str) -> f64 {
     match method {
         "prompt_tuning" => 3e-2,
         "p_tuning_v2" | "head" | "vera" => 1e-2,
-        "p_tuning" | "ia3" => 5e-3,
-        "ln_tuning" | "trainable_tokens" => 1e-3,
+        "ia3" => 5e-3,
+        "p_tuning" | "ln_tuning" | "trainable_tokens" => 1e-3,
         _ => 5e-4,
     }
 }
