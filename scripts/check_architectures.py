@@ -79,7 +79,7 @@ def words(why):
     """An error in one line, without paths of this machine."""
     text = re.sub(r"https?://\S+", "", " ".join(str(why).split()))
     text = re.sub(r"(/[\w.+-]+)+/([\w.+-]+)", r"\2", re.sub(r"\x1b\[\d*m", "", text))
-    return (text if isinstance(why, (AssertionError, follow.Refused)) else f"{type(why).__name__}: {text}")[:260]
+    return (text if text and isinstance(why, (AssertionError, follow.Refused)) else f"{type(why).__name__}: {text}".removesuffix(": "))[:260]
 
 
 class Architecture:
