@@ -6,7 +6,9 @@ Needs an environment with torch, transformers and peft (scripts/reference-requir
 the release binary (cargo build --release). Both sides train the same LoRA (rank 8, alpha 16, all linear layers) with AdamW in float32 on the same rows;
 PyTorch runs eagerly with its own default attention (SDPA). Rows are random tokens: what a step costs does not depend on which.
 """
-import argparse, json, os, pathlib, platform, random, re, statistics, subprocess, sys, tempfile, time
+import argparse, json, os, pathlib, random, statistics, subprocess, sys, tempfile, time
+
+import pages
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -96,13 +98,6 @@ def theirs(opt, data, steps):
     return dict(first=seen["first"] - started, memory=memory, seconds=seen["seconds"])
 
 
-def cpu():
-    for line in open("/proc/cpuinfo") if os.path.exists("/proc/cpuinfo") else []:
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--onnx"), p.add_argument("--hf", required=True)
@@ -135,7 +130,7 @@ def main():
             table.append((f"peak memory, MB ({name})", *(statistics.median(run["memory"] for run in runs) for runs in (a, b))))
         one = [(ours(opt, work, data, 1)["first"], theirs(opt, data, 1)["first"]) for _ in range(opt.rounds)]
         table.append(("start of the program to the end of step 1, seconds", *(statistics.median(side) for side in zip(*one))))
-    lines = [f"Machine: {cpu()}, {opt.threads} threads. Medians of {opt.rounds} rounds of {opt.steps} steps, both sides turn by turn in one run. Model: {pathlib.Path(opt.hf).name}.", "",
+    lines = [f"Machine: {pages.cpu()}, {opt.threads} threads. Medians of {opt.rounds} rounds of {opt.steps} steps, both sides turn by turn in one run. Model: {pathlib.Path(opt.hf).name}.", "",
              "| | peft-onnx | PEFT + PyTorch | ratio |", "|---|---|---|---|"]
     for name, x, y in table:
         digits = 0 if "MB" in name else 2
@@ -143,12 +138,7 @@ def main():
     text = "\n".join(lines) + "\n"
     print(text)
     out = pathlib.Path(opt.out)
-    # The page has sections of other scripts too: only this one's is replaced.
-    page = out.read_text() if out.exists() else "# Benchmarks\n"
-    section = "## Training\n\nMade by `scripts/bench.py`, which says what is measured and how to run it.\n\n" + text
-    found = re.search(r"^## Training\n.*?(?=^## |\Z)", page, re.M | re.S)
-    page = page[:found.start()] + section + ("\n" if page[found.end():] else "") + page[found.end():] if found else page.rstrip("\n") + "\n\n" + section
-    out.write_text(page)
+    pages.put(out, "bench.py", "## Training\n\nMade by `scripts/bench.py`, which says what is measured and how to run it.\n\n" + text, "# Benchmarks\n")
 
 
 if __name__ == "__main__":

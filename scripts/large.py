@@ -20,9 +20,9 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
+import pages
 import scale
 
-START, END = "<!-- large.py: start -->", "<!-- large.py: end -->"
 BLOCK = 32
 STEPS, ROWS, LENGTH = 2, 1, 64
 LARGEST_DIFFERENCE = 1e-3
@@ -141,10 +141,9 @@ def row(binary, name, make, largest, shape, folder):
 
 def section(options):
     lines = [
-        START,
         "## Large models",
         "",
-        f"Generated decoders with random weights, on {scale.processor()}, by `python scripts/large.py`: LoRA of rank 8 on `q_proj` and `v_proj`, {STEPS} steps of {ROWS} x"
+        f"Generated decoders with random weights, on {pages.cpu()}, by `python scripts/large.py`: LoRA of rank 8 on `q_proj` and `v_proj`, {STEPS} steps of {ROWS} x"
         f" {LENGTH} tokens, merged.",
         "Largest private memory of each command; weights are read from their files, not copied. The last columns: where the merged file's last tensor begins, and how far",
         f"the merged model's logits are from the unmerged one's in ONNX Runtime. The weights of 4 bits would be {in_float32(*MODELS[0][3]) / 1e6:.0f} MB in float32.",
@@ -157,7 +156,7 @@ def section(options):
             with tempfile.TemporaryDirectory(dir=options.folder) as folder:
                 lines.append(row(options.binary, name, make, largest, shape, pathlib.Path(folder)))
                 print(lines[-1], flush=True)
-    return "\n".join([*lines, END])
+    return "\n".join(lines)
 
 
 def main():
@@ -169,7 +168,7 @@ def main():
     options = parser.parse_args()
     text = section(options)
     if options.write:
-        scale.put(options.write, text, START, END)
+        pages.put(options.write, "large.py", text)
 
 
 if __name__ == "__main__":

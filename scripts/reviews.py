@@ -13,13 +13,12 @@ Needs the release binary (cargo build --release) and the environment of scripts/
 import argparse
 import json
 import pathlib
-import re
 import resource
 import tempfile
 import warnings
 
-from bench import cpu
 from check_methods import run
+import pages
 import review_task
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -79,7 +78,7 @@ def methods(opt, work):
     error = 0.5 / len(held_out) ** 0.5
     return "\n".join([
         "## Methods", "",
-        f"{opt.steps} steps of {opt.batch_size} reviews, then {len(held_out)} held-out ones, on one thread of {cpu()}. `peft-onnx inject --method ..` and `train` at",
+        f"{opt.steps} steps of {opt.batch_size} reviews, then {len(held_out)} held-out ones, on one thread of {pages.cpu()}. `peft-onnx inject --method ..` and `train` at",
         "their defaults; PEFT with the same rows, steps, optimizer and learning rate, and its own starts. Seconds are the processor's: with peft-onnx those of the",
         "whole program, with PEFT those of training and measuring, without what importing and loading take.",
         f"Always saying the more frequent class is right for {most:.1%}; a standard error is {error:.1%}.", "",
@@ -95,14 +94,6 @@ def words(opt, work):
     first, last, seconds = review_words.masked_model(source, review_task.unlabelled(opt.reviews), work / "mlm_hf", opt.mlm_steps)
     model = review_task.exported(work / "mlm_hf", work / "mlm", "fill-mask")
     return review_words.section(opt, model, data, held_out, work, (first, last, seconds))
-
-
-def written(page, name, section):
-    """The page with this section in place of the one of its name."""
-    start, end = f"<!-- reviews.py: {name} -->", f"<!-- reviews.py: end of {name} -->"
-    block = f"{start}\n{section}\n{end}"
-    found = re.compile(re.escape(start) + ".*?" + re.escape(end), re.S)
-    return found.sub(lambda _: block, page) if found.search(page) else page.rstrip("\n") + "\n\n" + block + "\n"
 
 
 def main():
@@ -129,8 +120,7 @@ def main():
                 section = part(opt, work)
                 print(section)
                 if opt.write:
-                    page = opt.write.read_text() if opt.write.exists() else PAGE
-                    opt.write.write_text(written(page, name, section))
+                    pages.put(opt.write, f"reviews.py, {name}", section, PAGE)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ import time
 import onnx
 from onnx import TensorProto, helper
 
-START, END = "<!-- scale.py: start -->", "<!-- scale.py: end -->"
+import pages
+
 
 
 class Decoder:
@@ -154,11 +155,6 @@ def measured(*command):
     return seconds, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime, most
 
 
-def processor():
-    found = re.search(r"model name\s*:\s*(.+)", pathlib.Path("/proc/cpuinfo").read_text())
-    return found.group(1).strip() if found else "an unknown processor"
-
-
 MODELS = [
     ("7B-shaped", Decoder, (32, 4096, 11008, 32, 32000)),
     ("50 layers", Decoder, (50, 64, 128, 4, 256)),
@@ -192,27 +188,16 @@ def rows(binary):
 def section(binary):
     head = ["model", "nodes", "weights", "inspect", "private memory", "inject", "private memory", "a node"]
     lines = [
-        START,
         "## Scale",
         "",
-        f"Generated decoders with their weights in sparse files, on {processor()}, by `python scripts/scale.py` (LoRA of rank 8 at every linear",
+        f"Generated decoders with their weights in sparse files, on {pages.cpu()}, by `python scripts/scale.py` (LoRA of rank 8 at every linear",
         "layer; the four graphs of training written). Seconds of one processor. Weights are never read; time and memory follow the number of nodes",
         "and of trained numbers.",
         "",
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),
     ]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows(binary)] + [END])
-
-
-def put(file, text, start, end):
-    """Writes a section into a page, in the place of the one between the same marks."""
-    page = file.read_text() if file.exists() else ""
-    if start in page:
-        page = page[: page.index(start)] + text + page[page.index(end) + len(end) :]
-    else:
-        page = page.rstrip() + "\n\n" + text + "\n"
-    file.write_text(page)
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows(binary)])
 
 
 def main():
@@ -224,7 +209,7 @@ def main():
     MODELS[:] = [model for model in MODELS if options.only in model[0]]
     text = section(options.binary)
     if options.write:
-        put(options.write, text, START, END)
+        pages.put(options.write, "scale.py", text)
 
 
 if __name__ == "__main__":
