@@ -37,6 +37,10 @@ def images(channels, size, rows, seed=2):
 
 def relative_difference(found, wanted, inputs):
     """Largest difference of the real tokens' logits over the largest logit; classifiers have one row of logits a text."""
-    has_padding = wanted.ndim == 3 and "decoder_input_ids" not in inputs
-    real = inputs["attention_mask"].astype(bool) if has_padding else slice(None)
+    real = slice(None)
+    if "decoder_input_ids" in inputs:  # padded behind the last token, by 0
+        behind = np.cumsum(inputs["decoder_input_ids"][:, ::-1], 1)[:, ::-1]
+        real = (behind > 0) | (np.arange(behind.shape[1]) == 0)
+    elif wanted.ndim == 3:
+        real = inputs["attention_mask"].astype(bool)
     return float(np.abs(found - wanted)[real].max() / np.abs(wanted[real]).max())
