@@ -217,6 +217,14 @@ mod tests {
     use crate::ir::{Builder, Dim, ModelInfo, Tensor};
     use crate::onnx;
 
+    /// The number of tokens that a model's file tells.
+    fn vocabulary(b: Builder) -> Result<Option<usize>> {
+        let folder = tempfile::tempdir()?;
+        let model = folder.path().join("model.onnx");
+        onnx::write(&b.finish()?, &model, &onnx::WriteOptions::default())?;
+        Ok(Samples::of_model(&model).vocabulary)
+    }
+
     #[test]
     fn tokens_are_those_of_a_table_inside_a_fused_operator_too() -> Result<()> {
         let b = Builder::new(ModelInfo::dialect().with_opset("com.microsoft", 1));
@@ -227,10 +235,7 @@ mod tests {
         let inputs = [Some(ids), None, Some(words), Some(places), None, Some(scale), Some(bias)];
         let rows = b.op_n("com.microsoft:EmbedLayerNormalization", &inputs, &[], 2)[0];
         b.output("rows", rows);
-        let folder = tempfile::tempdir()?;
-        let model = folder.path().join("model.onnx");
-        onnx::write(&b.finish()?, &model, &onnx::WriteOptions::default())?;
-        assert_eq!(Samples::of_model(&model).vocabulary, Some(50));
+        assert_eq!(vocabulary(b)?, Some(50));
         Ok(())
     }
 
@@ -240,10 +245,7 @@ mod tests {
         let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
         let table = b.initializer("words.weight", Tensor::from_f32(&[50, 4], &[0.5; 200]));
         b.output("rows", b.op("Gather", &[table, ids.transpose(&[1, 0])], &[]));
-        let folder = tempfile::tempdir()?;
-        let model = folder.path().join("model.onnx");
-        onnx::write(&b.finish()?, &model, &onnx::WriteOptions::default())?;
-        assert_eq!(Samples::of_model(&model).vocabulary, Some(50));
+        assert_eq!(vocabulary(b)?, Some(50));
         Ok(())
     }
 
