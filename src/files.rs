@@ -1,5 +1,7 @@
 //! Files that appear complete or not at all, and files as memory.
 
+pub mod inside;
+
 use std::fs::{self, File, Permissions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};

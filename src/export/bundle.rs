@@ -7,6 +7,7 @@ use indexmap::IndexMap;
 
 use super::base::{self, Base};
 use super::class_names;
+use super::lock::Lock;
 use super::manifest::{self, GraphFile, Manifest, Slot};
 use crate::adapter::config::{Method, NewHead, Task};
 use crate::adapter::dropout::Masks;
@@ -78,6 +79,9 @@ pub struct Report {
     pub new_head: Option<NewHead>,
 }
 
+/// The folder in a bundle with the adapter as `inject` wrote it, which training can start from again.
+pub const INITIAL: &str = "initial";
+
 const ZEROS: &str = "zeros.bin";
 
 /// Writes a bundle. It appears when it is complete.
@@ -85,6 +89,9 @@ const ZEROS: &str = "zeros.bin";
 /// # Errors
 /// A model that cannot be read, adapted or differentiated; an adapter that does not fit it; a folder that is there already.
 pub fn write(request: &Request<'_>) -> Result<Report> {
+    // A bundle that is being trained is not replaced.
+    let is_there = request.existing == Existing::Replace && request.output.join(manifest::FILE).exists();
+    let _lock = if is_there { Some(Lock::take(request.output, "peft-onnx inject")?) } else { None };
     let folder = Folder::new(request.output, request.existing)?;
     let linked = base::link(request.model, folder.path())?;
     let mut base = Base::read(&linked).and_then(Base::to_train).map_err(|e| renamed(e, &linked, request.model))?;
@@ -123,6 +130,7 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     let mut files = adapter_files(plan.settled(), task, request, given.as_ref(), &kept, &trained);
     files.config.new_head.clone_from(&new_head);
     peft::write(folder.path(), &files)?;
+    peft::write(&folder.path().join(INITIAL), &files)?;
     let beside = peft::file_beside(plan.settled());
     let (kept, trained) = (lying_in(folder.path(), beside, kept)?, lying_in(folder.path(), beside, trained)?);
     let params: Vec<Param> = trained.into_iter().filter(Param::is_trained).collect();

@@ -3,9 +3,11 @@
 pub mod base;
 pub mod bundle;
 pub mod class_names;
+pub mod lock;
 pub mod manifest;
 pub mod merge;
 pub mod onnx_adapter;
+pub mod pending;
 pub mod training_loop;
 
 pub use manifest::Manifest;
