@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use indexmap::IndexMap;
+use peft_onnx::export::base::Base;
 use peft_onnx::ir::{DType, Tensor};
 use peft_onnx::peft::{self, safetensors};
 use serde_json::json;
@@ -105,6 +106,17 @@ const FORMS: &[Form] = &[
     ("targets as a regular expression", "", |at| at.set(&json!({"target_modules": ".*\\.(q|v)_proj"}))),
     ("a dump of the model, with the adapter's name", "", |at| at.rename(|name| name.replace(".weight", ".default.weight"))),
     ("a compiled model's", "", |at| at.rename(|name| name.replace("base_model.model.", "base_model.model._orig_mod."))),
+    ("one of DDP", "", |at| at.rename(|name| format!("module.{name}"))),
+    ("one of a model in DDP", "", |at| at.rename(|name| name.replace("base_model.model.", "base_model.model.module."))),
+    ("one of DeepSpeed", "", |at| at.rename(|name| format!("module.{}", name.replace(".weight", ".default.weight")))),
+    ("one of FSDP", "", |at| {
+        at.rename(|name| format!("_fsdp_wrapped_module.{}", name.replace(".self_attn", "._fsdp_wrapped_module.self_attn")));
+    }),
+    ("one with checkpoints of activations", "", |at| at.rename(|name| name.replace(".self_attn", "._checkpoint_wrapped_module.self_attn"))),
+    ("one of a layer in DDP", "", |at| at.rename(|name| name.replace(".self_attn", ".module.self_attn"))),
+    ("wrapped by PEFT twice", "", |at| at.rename(|name| format!("base_model.model.{name}"))),
+    ("of a model of texts and images", "", |at| at.rename(|name| name.replace(".layers", ".language_model.layers"))),
+    ("with the tying of weights that nothing adapts", "", |at| at.set(&json!({"ensure_weight_tying": true}))),
     ("a wrapped model's", "", |at| at.rename(|name| name.replace("base_model.model.", "base_model.model.wrapper."))),
 ];
 
@@ -130,6 +142,80 @@ fn every_form_of_a_folder_gives_the_same_adapter() {
         assert_eq!(told["matched"], original.len(), "{what}");
         let written = safetensors::read(&bundle.join(peft::WEIGHTS_FILE)).expect("tensors");
         assert!(written.values().eq(original.values()), "{what}");
+        let is_of_another_model = [".wrapper.", ".language_model."].iter().any(|part| written.keys().any(|name| name.contains(part)));
+        assert!(is_of_another_model || written.keys().eq(original.keys()), "{what}: {:?}", written.keys().next());
+    }
+}
+
+/// What a folder cannot be taken for, how it came to be, and what is said.
+type Refused = (&'static str, fn(&mut Changed<'_>), &'static [&'static str]);
+
+const REFUSED: &[Refused] = &[
+    (
+        "tensors that ZeRO-3 did not gather",
+        |at| {
+            let first = at.tensors.keys().next().expect("a tensor").clone();
+            at.tensors.insert(first, Tensor::from_f32(&[0], &[]));
+        },
+        &["q_proj.lora_A.weight: a tensor without elements", "stage3_gather_16bit_weights_on_model_save"],
+    ),
+    ("a rank that is not declared", |at| at.set(&json!({"r": 3})), &["rank: expected 3 (r in", "\"rank_pattern\": {\"model.layers"]),
+    (
+        "a table with more rows of tokens",
+        |at| {
+            let table = Tensor::from_f32(&[260, 2], &[0.5; 520]);
+            at.tensors.insert("base_model.model.model.embed_tokens.weight".into(), table);
+        },
+        &["embed_tokens.weight: rows of tokens: expected", "found 260", "resize_token_embeddings(260)"],
+    ),
+];
+
+#[test]
+fn what_is_wrong_with_a_folder_is_said() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/fixtures/llama/cases/lora_qv/adapter_final");
+    let original = safetensors::read(&source.join(peft::WEIGHTS_FILE)).expect("tensors");
+    for (what, change, words) in REFUSED {
+        let work = tempfile::tempdir().expect("a folder");
+        let (folder, bundle) = (work.path().join("adapter"), work.path().join("bundle"));
+        let mut changed = Changed { folder: &folder, config: settings(&source.join(peft::CONFIG_FILE)), tensors: original.clone() };
+        change(&mut changed);
+        changed.write("");
+        let output = inject(&folder, &bundle);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        let said = said.replace("\\\"", "\"");
+        assert_eq!(output.status.code(), Some(1), "{what}: {said}");
+        assert!(words.iter().all(|word| said.contains(word)), "{what}: {said}");
+    }
+}
+
+/// The token table that a model's file has.
+fn token_table(model: &Path) -> Tensor {
+    let base = Base::read(model).expect("a model");
+    let place = base.anatomy.token_embedding.expect("tokens are looked up");
+    base.graph.initializer(base.anatomy.embeddings[place].weight).expect("it is stored").clone()
+}
+
+#[test]
+fn a_table_beside_an_adapter_is_the_bases_own_or_takes_its_place() {
+    const TABLE: &str = "base_model.model.model.embed_tokens.weight";
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/fixtures");
+    let source = fixtures.join("llama/cases/lora_qv/adapter_final");
+    let original = safetensors::read(&source.join(peft::WEIGHTS_FILE)).expect("tensors");
+    let own = token_table(&fixtures.join("llama/torchscript.onnx"));
+    let other: Vec<f32> = own.to_f32().expect("floats").iter().map(|number| number + 1.0).collect();
+    for table in [own.clone(), Tensor::from_f32(own.shape(), &other)] {
+        let work = tempfile::tempdir().expect("a folder");
+        let (folder, bundle, merged) = (work.path().join("adapter"), work.path().join("bundle"), work.path().join("merged.onnx"));
+        let mut tensors = original.clone();
+        tensors.insert(TABLE.into(), table.clone());
+        Changed { folder: &folder, config: settings(&source.join(peft::CONFIG_FILE)), tensors }.write("");
+        let output = inject(&folder, &bundle);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let written = safetensors::read(&bundle.join(peft::WEIGHTS_FILE)).expect("tensors");
+        assert_eq!(written.contains_key(TABLE), table != own, "what the base has is not written again");
+        let merge = [Path::new("merge"), &bundle, Path::new("--no-verify"), Path::new("-o"), &merged];
+        assert!(Command::cargo_bin("peft-onnx").expect("the binary").args(merge).output().expect("it starts").status.success());
+        assert!(token_table(&merged) == table);
     }
 }
 

@@ -19,7 +19,8 @@ pub enum Naming {
     Add(String),
     /// By leaving this out in front.
     Remove(String),
-    /// By writing something else in front, where all of the graph's modules have the same there: what wraps the exported part of a model.
+    /// By writing something else in front where the graph has something in front: what wraps the exported part of a model, or where the text
+    /// model stands inside one of texts and images (`model.language_model.layers` and `model.layers`). Other names stay.
     Replace {
         /// What the graph has.
         wrapper: String,
@@ -37,7 +38,8 @@ pub fn compare(adapter: &BTreeSet<&str>, graph: &BTreeSet<&str>) -> Option<Namin
             Naming::Add(front) => module.strip_prefix(front.as_str()).is_some_and(|name| graph.contains(name)),
             Naming::Remove(front) => graph.contains(format!("{front}{module}").as_str()),
             Naming::Replace { wrapper, front } => {
-                module.strip_prefix(front.as_str()).is_some_and(|name| graph.contains(format!("{wrapper}{name}").as_str()))
+                let inner = module.strip_prefix(front.as_str()).map(|name| format!("{wrapper}{name}"));
+                inner.map_or_else(|| graph.contains(module) && !module.starts_with(wrapper.as_str()), |name| graph.contains(name.as_str()))
             }
         })
     };
@@ -51,7 +53,22 @@ pub fn compare(adapter: &BTreeSet<&str>, graph: &BTreeSet<&str>) -> Option<Namin
         let front = front_of(longest, name.strip_prefix(wrapper).filter(|_| !wrapper.is_empty())?)?;
         Some(Naming::Replace { wrapper: wrapper.to_owned(), front: front.to_owned() })
     });
-    std::iter::once(Naming::Same).chain(differences).chain(replaced).find(fits)
+    let moved = graph.iter().filter_map(|name| moved(name, longest));
+    std::iter::once(Naming::Same).chain(differences).chain(replaced).chain(moved).find(fits)
+}
+
+/// How a name becomes another that ends alike, where what stands in front of one has all words that stand in front of the other, in whatever
+/// order: `model.layers` is `model.language_model.layers`, and that is `language_model.model.layers`.
+fn moved(name: &str, other: &str) -> Option<Naming> {
+    let same = name.rsplit('.').zip(other.rsplit('.')).take_while(|(a, b)| a == b).count();
+    let (name, other): (Vec<&str>, Vec<&str>) = (name.split('.').collect(), other.split('.').collect());
+    let (wrapper, front) = (&name[..name.len() - same], &other[..other.len() - same]);
+    let holds = |all: &[&str], some: &[&str]| some.iter().all(|word| all.contains(word));
+    if same == 0 || wrapper.is_empty() || front.is_empty() || !(holds(wrapper, front) || holds(front, wrapper)) {
+        return None;
+    }
+    let with_dot = |words: &[&str]| words.join(".") + ".";
+    Some(Naming::Replace { wrapper: with_dot(wrapper), front: with_dot(front) })
 }
 
 /// The first segment of all names, with its dot; empty if they have none in common, or if it is that of a list of layers.
@@ -146,6 +163,21 @@ mod tests {
                 &["bert.layer.0.q", "bert.layer.1.q"],
                 &["net.layer.0.q", "net.layer.1.q", "net.embed"],
                 Some(Naming::Replace { wrapper: "net.".into(), front: "bert.".into() }),
+            ),
+            (
+                &["model.language_model.layers.0.q", "lm_head"],
+                &["model.layers.0.q", "model.norm", "lm_head"],
+                Some(Naming::Replace { wrapper: "model.".into(), front: "model.language_model.".into() }),
+            ),
+            (
+                &["language_model.model.layers.0.q"],
+                &["model.language_model.layers.0.q", "model.visual.blocks.0.q"],
+                Some(Naming::Replace { wrapper: "model.language_model.".into(), front: "language_model.model.".into() }),
+            ),
+            (
+                &["model.layers.0.q"],
+                &["model.language_model.layers.0.q", "lm_head"],
+                Some(Naming::Replace { wrapper: "model.language_model.".into(), front: "model.".into() }),
             ),
             (&["text.layer.0.q"], &["image.layer.0.q", "classifier"], None),
             (&["h.0.q", "h.2.q"], &["a.h.0.q", "b.h.2.q"], None),

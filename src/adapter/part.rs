@@ -100,6 +100,11 @@ pub(super) trait Part: Debug + Send + Sync {
         vec![]
     }
 
+    /// The parameters of the base that have other numbers and are not trained.
+    fn replaced(&self) -> Vec<String> {
+        vec![]
+    }
+
     /// Whether the part is put into keys and values.
     fn touches_attention(&self) -> bool {
         false

@@ -56,7 +56,9 @@ impl Plan {
             return Err(Error::invalid(format!("{both} is a target, and is trained as a whole as well"))
                 .with_hint("leave it out of the targets, or out of the modules to save; their names are compared from the end"));
         }
-        parts.extend(trained::modules(&Places { saved: settled.modules_to_save(), ..at }, family)?);
+        let at = Places { saved: settled.modules_to_save(), ..at };
+        parts.extend(trained::modules(&at, family)?);
+        parts.extend(trained::given(&at, family));
         Ok(Self { parts, settled })
     }
 
@@ -82,13 +84,14 @@ impl Plan {
     #[must_use]
     pub fn touches(&self, module: &str) -> bool {
         let is_own = |name: &String| name.rsplit_once('.').is_some_and(|(owner, _)| owner == module);
-        self.targets().iter().any(|(target, _)| target == module) || self.trained().iter().any(is_own)
+        let mut whole = self.parts.iter().flat_map(|part| part.trained().into_iter().chain(part.replaced()));
+        self.targets().iter().any(|(target, _)| target == module) || whole.any(|name| is_own(&name))
     }
 
     /// Whether the method has to do with modules at all.
     #[must_use]
     pub fn touches_modules(&self) -> bool {
-        !(self.targets().is_empty() && self.trained().is_empty())
+        self.parts.iter().any(|part| !(part.targets().is_empty() && part.trained().is_empty() && part.replaced().is_empty()))
     }
 
     /// Whether the method has to do with keys and values.

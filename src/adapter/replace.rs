@@ -20,10 +20,37 @@ pub fn parameter<'g>(
     parameter: &Parameter,
     key: &str,
 ) -> Result<()> {
+    let initial = initial(graph, parameter)?;
+    put(b, graph, anatomy, parameter, params.keyed(key, &parameter.name, || initial));
+    Ok(())
+}
+
+/// The same with a tensor that is given and not trained.
+///
+/// # Errors
+/// As [`parameter`].
+pub fn fixed_parameter<'g>(
+    params: &Params<'g>,
+    b: &'g Builder,
+    graph: &Graph,
+    anatomy: &Anatomy,
+    parameter: &Parameter,
+    key: &str,
+) -> Result<()> {
+    let initial = initial(graph, parameter)?;
+    put(b, graph, anatomy, parameter, params.fixed(key, &parameter.name, || initial));
+    Ok(())
+}
+
+/// The base's numbers, as PyTorch has them.
+fn initial(graph: &Graph, parameter: &Parameter) -> Result<Tensor> {
     let stored = graph.initializer(parameter.value).ok_or_else(|| Error::not_found("parameter", &*parameter.name))?;
-    let initial = in_pytorch_order(&own_part(stored, parameter)?, parameter)?;
-    let trained = params.keyed(key, &parameter.name, || initial);
-    let dtype = stored.dtype();
+    in_pytorch_order(&own_part(stored, parameter)?, parameter)
+}
+
+/// Makes everything that reads a parameter as part of its own module read another tensor.
+fn put<'g>(b: &'g Builder, graph: &Graph, anatomy: &Anatomy, parameter: &Parameter, trained: Expr<'g>) {
+    let dtype = graph.initializer(parameter.value).map_or(DType::F32, Tensor::dtype);
     let module = parameter.name.rsplit_once('.').map_or("", |(module, _)| module);
     let projections: Vec<&Projection> =
         anatomy.projections.iter().filter(|p| p.module == module && p.weight.value == parameter.value).collect();
@@ -49,7 +76,6 @@ pub fn parameter<'g>(
             });
         }
     });
-    Ok(())
 }
 
 /// The trained weight as the projection's node wants it.

@@ -29,6 +29,41 @@ impl Part for Trained {
     }
 }
 
+/// A parameter of the base that an adapter's file has other numbers for, which are not trained.
+#[derive(Clone, Debug)]
+struct Replaced(Trained);
+
+impl Part for Replaced {
+    fn insert(&self, at: &Insertion<'_, '_>) -> Result<()> {
+        let Trained { parameter, key } = &self.0;
+        replace::fixed_parameter(at.params, at.b, at.graph, at.anatomy, parameter, key)
+    }
+
+    fn fold(&self, at: &Folding<'_>) -> Result<()> {
+        self.0.fold(at)
+    }
+
+    fn replaced(&self) -> Vec<String> {
+        self.0.trained()
+    }
+}
+
+/// The token table and the head, where an adapter's file has them beside what is trained: PEFT saves them if the vocabulary was touched.
+pub(super) fn given(at: &Places<'_>, family: Family) -> Vec<Box<dyn Part>> {
+    let head = at.anatomy.head.as_ref().and_then(|head| at.anatomy.projections.get(head.projection?)).map(|head| &head.module);
+    let tables = at.anatomy.embeddings.iter().map(|table| &table.module);
+    let mut names: Vec<String> = tables.chain(head).map(|module| format!("{module}.weight")).collect();
+    names.sort();
+    names.dedup();
+    let mut found = vec![];
+    for name in names.iter().filter(|name| !at.saved.iter().any(|saved| targets::is_saved(name, saved))) {
+        let key = Key::parameter(&**name, family).to_string();
+        let parameter = at.anatomy.parameters.iter().find(|parameter| parameter.name == *name).filter(|_| (at.given)(&key).is_some());
+        found.extend(parameter.map(|parameter| boxed(Replaced(Trained { parameter: parameter.clone(), key }))));
+    }
+    found
+}
+
 /// The parameters of the modules that are saved as a whole.
 pub(super) fn modules(at: &Places<'_>, family: Family) -> Result<Vec<Box<dyn Part>>> {
     let names: Vec<&str> = at.anatomy.parameters.iter().map(|p| p.name.as_str()).collect();

@@ -7,6 +7,7 @@ use indexmap::IndexMap;
 
 use super::base::{self, Base};
 use super::class_names;
+use super::given;
 use super::lock::Lock;
 use super::manifest::{self, GraphFile, Manifest, Slot};
 use crate::adapter::config::{Method, NewHead, Task};
@@ -95,10 +96,13 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     let folder = Folder::new(request.output, request.existing)?;
     let linked = base::link(request.model, folder.path())?;
     let mut base = Base::read(&linked).and_then(Base::to_train).map_err(|e| renamed(e, &linked, request.model))?;
-    let given = match &request.adapter {
+    let mut given = match &request.adapter {
         Adapter::Fresh(_) => None,
         Adapter::Folder(path) => Some(peft::read(path)?),
     };
+    if let Some(files) = &mut given {
+        given::unwrap(files, &base.anatomy);
+    }
     let (described, base_count) = (described(request.model, &linked, folder.path(), &base), base.count());
     let mut new_head = given.as_ref().and_then(|files| head_of(files, &base.anatomy)).or_else(|| request.new_head.clone());
     let task = task(request, given.as_ref(), &base, new_head.as_ref())?;
@@ -106,8 +110,9 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         let (with_head, settled) = base.with_head(head, task, request.seed).in_file(request.model)?;
         (base, *head) = (with_head.to_train().in_file(request.model)?, settled);
     }
-    if let Some(files) = &given {
+    if let (Some(files), Adapter::Folder(path)) = (&mut given, &request.adapter) {
         naming::follow(&mut base.anatomy, &files.keys(), new_head.as_ref().and_then(|head| head.modules.as_ref()));
+        given::settle(files, &base).in_file(*path)?;
     }
     let (method, strictness) = match (&request.adapter, &given) {
         (Adapter::Fresh(method), _) => ((*method).clone(), Strictness::Every),
@@ -118,6 +123,9 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     let lookup = |key: &str| given.as_ref().and_then(|files| files.tensor(key)).cloned();
     let plan = Plan::new(&method, task, &base.anatomy, strictness, request.seed, &lookup).in_file(request.model)?;
 
+    if let (Some(files), Adapter::Folder(path)) = (&given, &request.adapter) {
+        given::check_tying(files, &base.anatomy, &plan).in_file(*path)?;
+    }
     let (inference, kept) = adapted(&base, &plan, &lookup, Purpose::Inference).in_file(request.model)?;
     let mut matched = None;
     if let (Some(files), Adapter::Folder(path)) = (&given, &request.adapter) {

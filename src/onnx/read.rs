@@ -22,6 +22,8 @@ use crate::ir::{Builder, DType, Fact, Graph, ModelInfo, NodeSpec, Opset, ValueId
 /// The file and those with its external data are mapped: weights are read from the disk when they are looked at, never copied.
 /// What the graph does not hold (documentation, functions, quantisation annotations, ...) is kept beside it, to be written again.
 ///
+/// A weight in a `Constant` node of the graph itself is read as an initializer of the same name.
+///
 /// Facts come from inference. What the file claims of an inner value (`value_info`) is believed only where inference knows nothing:
 /// its type where the type is unknown, its shape where even the rank is; a claim cannot contradict a fact. Of inputs and of values
 /// that are not tensors, the file's claim is all there is.
@@ -183,6 +185,11 @@ impl Scope<'_> {
             _ => self.find(name).map(Some).ok_or_else(|| Error::not_found("value", name)),
         };
         let inputs = proto.input.drain(..).map(|name| known(&name)).collect::<Result<_>>()?;
+        if let (None, Some(stored), [output]) = (self.outer, weight(&proto), proto.output.as_slice()) {
+            let declared = claims.remove(output).and_then(|info| encoded(&info));
+            self.know(output, self.builder.initializer_value(output, load.load(stored)?, declared).id());
+            return Ok(());
+        }
         let outputs: Vec<Option<Arc<str>>> = proto.output.drain(..).map(|name| (!name.is_empty()).then(|| name.into())).collect();
         let mut spec = NodeSpec { op: operator(&proto)?, inputs, outputs: outputs.clone(), ..NodeSpec::default() };
         for attribute in std::mem::take(&mut proto.attribute) {
@@ -231,6 +238,16 @@ impl Scope<'_> {
         }
         Ok(())
     }
+}
+
+/// What a `Constant` holds that is a weight rather than a shape, an index or a single number: exporters that know no initializers (Paddle's)
+/// keep weights so.
+fn weight(node: &NodeProto) -> Option<&TensorProto> {
+    let is_constant = domain(node.domain()).is_empty() && node.op_type() == "Constant";
+    let stored = node.attribute.iter().find(|attribute| attribute.name() == "value")?.t.as_ref().filter(|_| is_constant)?;
+    let (dtype, shape) = tensor::form(stored).ok()?;
+    let is_number = dtype.is_float() || (dtype.bits() <= 8 && dtype != DType::Bool);
+    (is_number && tensor::count(&shape).is_ok_and(|count| count > 1)).then_some(stored)
 }
 
 /// What is claimed of each value, by name.

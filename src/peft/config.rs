@@ -86,6 +86,12 @@ impl AdapterConfig {
         Ok(Self { method, task, base_model, new_head, original })
     }
 
+    /// Whether adapters of modules that share a weight are to be tied as well. Where none is adapted, it says nothing.
+    #[must_use]
+    pub fn ensures_weight_tying(&self) -> bool {
+        self.original.get("ensure_weight_tying") == Some(&Value::Bool(true))
+    }
+
     /// The text of an `adapter_config.json`: settings in the order of their names, as PEFT writes them.
     ///
     /// What this configuration says is written, settings of newer versions of PEFT only where they differ from the default; so is what the

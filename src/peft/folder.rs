@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 
 use super::config::AdapterConfig;
 use super::{safetensors, weights};
-use crate::adapter::config::{Method, Selection, Targets, TokensConfig};
+use crate::adapter::config::{Method, Scope, Selection, Targets, TokensConfig};
 use crate::adapter::key::{Family, Key};
 use crate::adapter::targets::SelectionMatcher;
 use crate::error::{Context, Error, Place, Result};
@@ -75,7 +75,9 @@ pub fn read(folder: &Path) -> Result<AdapterFiles> {
     let raw = weights::canonical(safetensors::read(&weights)?, family(&config)).in_file(&weights)?;
     let stored =
         raw.iter().filter(|(_, tensor)| tensor.dtype() != DType::F32).map(|(name, tensor)| (name.clone(), tensor.dtype())).collect();
+    raw.iter().try_for_each(|(name, tensor)| not_empty(name, tensor)).in_file(&weights)?;
     let mut tensors = as_f32(raw).in_file(&weights)?;
+    target_plain_names(&mut config);
     target_what_has_tensors(&mut config, &tensors);
     leave_out_tied_rows(&config, &mut tensors).in_file(&path)?;
     let file = folder.join(file_beside(&config.method));
@@ -131,6 +133,18 @@ fn no_weights(folder: &Path) -> Error {
     error
 }
 
+/// A process of DeepSpeed's ZeRO stage 3 has parameters of others without any elements, and saves them so unless it gathers them.
+fn not_empty(name: &str, tensor: &Tensor) -> Result<()> {
+    if !tensor.is_empty() {
+        return Ok(());
+    }
+    let error = Error::invalid(format!("a tensor without elements: its shape is {:?}", tensor.shape())).at(Place::Tensor(name.to_owned()));
+    Err(error.with_hint(
+        "DeepSpeed ZeRO-3 saves so what it did not gather: set `stage3_gather_16bit_weights_on_model_save`, or make the weights whole with its \
+         `zero_to_fp32.py`, and save the adapter again",
+    ))
+}
+
 fn as_f32(tensors: IndexMap<String, Tensor>) -> Result<IndexMap<String, Tensor>> {
     let convert = |name: &str, tensor: Tensor| {
         if tensor.dtype() == DType::F32 {
@@ -144,17 +158,33 @@ fn as_f32(tensors: IndexMap<String, Tensor>) -> Result<IndexMap<String, Tensor>>
     tensors.into_iter().map(|(name, tensor)| convert(&name, tensor).map(|tensor| (name, tensor))).collect()
 }
 
+/// Takes what wrappers put into names out of the targets, as out of the tensors' names.
+fn target_plain_names(config: &mut AdapterConfig) {
+    if let Some(Scope { targets: Targets::Only(Selection::Names(names)), .. }) = scope_of(&mut config.method) {
+        for name in names {
+            let plain = weights::unwrapped(name);
+            if !plain.is_empty() {
+                *name = plain;
+            }
+        }
+    }
+}
+
+fn scope_of(method: &mut Method) -> Option<&mut Scope> {
+    match method {
+        Method::Lora(config) => Some(&mut config.scope),
+        Method::Ia3(config) => Some(&mut config.scope),
+        Method::LnTuning(config) => Some(&mut config.scope),
+        Method::Vera(config) => Some(&mut config.scope),
+        Method::Loha(config) => Some(&mut config.scope),
+        Method::Lokr(config) => Some(&mut config.product.scope),
+        Method::Prompt(_) | Method::Prefix(_) | Method::PromptEncoder(_) | Method::TrainableTokens(_) | Method::Head(_) => None,
+    }
+}
+
 /// PEFT looks up the targets of a configuration without any in its list of architectures. The tensors tell them without one.
 fn target_what_has_tensors(config: &mut AdapterConfig, tensors: &IndexMap<String, Tensor>) {
-    let scope = match &mut config.method {
-        Method::Lora(config) => &mut config.scope,
-        Method::Ia3(config) => &mut config.scope,
-        Method::LnTuning(config) => &mut config.scope,
-        Method::Vera(config) => &mut config.scope,
-        Method::Loha(config) => &mut config.scope,
-        Method::Lokr(config) => &mut config.product.scope,
-        Method::Prompt(_) | Method::Prefix(_) | Method::PromptEncoder(_) | Method::TrainableTokens(_) | Method::Head(_) => return,
-    };
+    let Some(scope) = scope_of(&mut config.method) else { return };
     if scope.targets == Targets::Default {
         let mut modules: Vec<String> = tensors.keys().filter_map(|key| Key::parse(key, Family::Tuner)?.into_module()).collect();
         modules.dedup();

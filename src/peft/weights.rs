@@ -4,16 +4,16 @@ use std::fmt;
 
 use indexmap::IndexMap;
 
-use crate::adapter::Param;
 use crate::adapter::key::{Family, Key};
 use crate::adapter::near::near;
+use crate::adapter::{PEFT_PREFIX, Param};
 use crate::error::{Error, Place, Result};
 use crate::ir::Tensor;
 
 /// The tensors of a file under the names that PEFT gives them today, in the order of the names.
 ///
-/// Files that are plain dumps of a model have an adapter's name inside (`lora_A.default.weight`), those of compiled models `_orig_mod.`, those
-/// of adapters without PEFT's wrapper no `base_model.model.` in front. A name of another kind stays as it is.
+/// Files that are plain dumps of a model have an adapter's name inside (`lora_A.default.weight`), those of wrapped models what the wrapper is
+/// called ([`unwrapped`]), those of adapters without PEFT's wrapper no `base_model.model.` in front. A name of another kind stays as it is.
 ///
 /// # Errors
 /// If two names become the same: a dump of several adapters.
@@ -31,8 +31,36 @@ pub fn canonical(tensors: IndexMap<String, Tensor>, family: Family) -> Result<In
     Ok(named)
 }
 
+/// What wrappers around a module put into its path, wherever they stand: torch.compile, FSDP and its older form, activation checkpoints,
+/// mixed precision. No model calls a module so.
+const WRAPPERS: &[&str] = &["_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module", "_forward_module"];
+/// What DDP, DeepSpeed's engine and FP16 wrappers put in front. A module inside a model may be called so.
+const OUTER_WRAPPER: &str = "module";
+/// PEFT's own segments in front of a base's modules.
+const PEFT_SEGMENTS: &[&str] = &["base_model", "model"];
+
+/// A name without what wrappers put into it; of a model that was wrapped by PEFT twice, as if once.
+#[must_use]
+pub(super) fn unwrapped(name: &str) -> String {
+    let mut in_front = true;
+    let mut kept: Vec<&str> = Vec::new();
+    for segment in name.split('.').filter(|segment| !WRAPPERS.contains(segment)) {
+        if in_front && segment == OUTER_WRAPPER {
+            continue;
+        }
+        in_front &= PEFT_SEGMENTS.contains(&segment);
+        kept.push(segment);
+    }
+    let name = kept.join(".");
+    let mut inner = name.as_str();
+    while let Some(rest) = inner.strip_prefix(PEFT_PREFIX).filter(|rest| rest.starts_with(PEFT_PREFIX)) {
+        inner = rest;
+    }
+    inner.to_owned()
+}
+
 fn canonical_name(name: &str, family: Family) -> String {
-    let name = name.replace("_orig_mod.", "");
+    let name = unwrapped(name);
     if let Some(key) = Key::parse(&name, family) {
         return key.to_string();
     }
@@ -174,6 +202,16 @@ mod tests {
                 &["base_model.model.q.lora_A.weight", "base_model.model.q.lora_B.weight"],
             ),
             (&["base_model.model._orig_mod.h.0.q.lora_A.weight"], &["base_model.model.h.0.q.lora_A.weight"]),
+            (&["module.base_model.model.h.0.q.lora_A.default.weight"], &["base_model.model.h.0.q.lora_A.weight"]),
+            (&["base_model.model.module.model.h.0.q.lora_A.weight"], &["base_model.model.model.h.0.q.lora_A.weight"]),
+            (&["base_model.model.module.base_model.model.h.0.q.lora_A.weight"], &["base_model.model.h.0.q.lora_A.weight"]),
+            (
+                &["_fsdp_wrapped_module.base_model.model.h.0._fsdp_wrapped_module._checkpoint_wrapped_module.q.lora_A.weight"],
+                &["base_model.model.h.0.q.lora_A.weight"],
+            ),
+            (&["_forward_module.module.h.0._orig_mod.q._orig_mod.lora_A.weight"], &["base_model.model.h.0.q.lora_A.weight"]),
+            // A module of the model itself.
+            (&["base_model.model.h.0.module.q.lora_A.weight"], &["base_model.model.h.0.module.q.lora_A.weight"]),
             (&["h.0.q.lora_A.weight"], &["base_model.model.h.0.q.lora_A.weight"]),
             (&["something.else", "lm_head.weight"], &["lm_head.weight", "something.else"]),
         ];

@@ -55,6 +55,10 @@ pub(crate) fn string(value: &str) -> AttributeProto {
     AttributeProto { type_: AttributeType::STRING.into(), s: value.into(), ..AttributeProto::default() }
 }
 
+pub(crate) fn attribute_tensor(tensor: TensorProto) -> AttributeProto {
+    AttributeProto { type_: AttributeType::TENSOR.into(), t: Some(tensor).into(), ..AttributeProto::default() }
+}
+
 pub(crate) fn body(graph: GraphProto) -> AttributeProto {
     AttributeProto { type_: AttributeType::GRAPH.into(), g: Some(graph).into(), ..AttributeProto::default() }
 }

@@ -4,7 +4,7 @@ use onnx_protobuf::tensor_proto::DataType;
 use onnx_protobuf::{GraphProto, ModelProto, NodeProto, TensorProto};
 use peft_onnx::ir::{DType, Graph};
 
-use super::make::{body, code, constant, graph, int, model, node, read, save, show, typed, value, with};
+use super::make::{attribute_tensor, body, code, constant, graph, int, model, node, read, save, show, typed, value, with};
 
 fn errors(model: &ModelProto) -> String {
     let error = read(model).expect_err("it must be refused").to_string();
@@ -213,5 +213,18 @@ fn both_names_of_the_standard_domain_are_one() -> peft_onnx::Result<()> {
     m.opset_import = vec![super::make::opset("ai.onnx", 17)];
     let graph = read(&m)?;
     assert_eq!((&*graph.nodes()[0].op, graph.model().opset()), ("Neg", 17));
+    Ok(())
+}
+
+#[test]
+fn weights_in_constant_nodes_are_initializers_and_numbers_stay_nodes() -> Result<(), peft_onnx::Error> {
+    let stored = |name: &str, dims: &[i64], values: &[f32]| {
+        with(node(&format!("Constant -> {name}")), "value", attribute_tensor(constant("", dims, values)))
+    };
+    let nodes = [stored("w", &[2, 1], &[1.0, 2.0]), stored("scale", &[], &[3.0]), node("MatMul x w -> y"), node("Mul y scale -> z")];
+    let graph = read(&model(18, graph(&[value("x", &["rows", "2"])], &nodes, &["z"])))?;
+    let stored: Vec<&str> = graph.initializers().map(|(id, _)| graph.value_name(id)).collect();
+    let left: Vec<&str> = graph.nodes().iter().map(|node| &*node.op).collect();
+    assert_eq!((stored, left), (vec!["w"], vec!["Constant", "MatMul", "Mul"]));
     Ok(())
 }

@@ -14,7 +14,6 @@ use crate::peft::fields::{Fields, Flag, size, sizes};
 const LORA_REFUSED: &[(&str, &str)] = &[
     ("alora_invocation_tokens", "activated LoRA is not known here"),
     ("arrow_config", "routing between adapters is not known here"),
-    ("ensure_weight_tying", "adapters of tied modules are not tied here"),
     ("kasa_config", "KaSA is not known here"),
     ("layer_replication", "the layers of an exported graph are not replicated"),
     ("megatron_config", "Megatron's parallel layers are not known here"),
@@ -26,7 +25,8 @@ const LORA_REFUSED: &[(&str, &str)] = &[
 ];
 
 /// Settings of LoRA that only say how an adapter was once started, or that others switch on.
-const LORA_INERT: &[&str] = &["megatron_core", "qalora_group_size", "loftq_config", "eva_config", "corda_config", "lora_ga_config"];
+const LORA_INERT: &[&str] =
+    &["ensure_weight_tying", "megatron_core", "qalora_group_size", "loftq_config", "eva_config", "corda_config", "lora_ga_config"];
 
 /// Values of `init_lora_weights` with which PEFT changes the base's own weights, or what is trained; longer ones may follow.
 const INITS_THAT_CHANGE_THE_BASE: &[&str] = &["pissa", "olora", "corda", "loftq", "lora_ga", "mica"];
