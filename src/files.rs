@@ -1,6 +1,7 @@
 //! Files that appear complete or not at all, and files as memory.
 
 pub mod inside;
+mod kind;
 
 use std::fs::{self, File, Permissions};
 use std::io::{BufWriter, Write};
@@ -11,6 +12,8 @@ use memmap2::Mmap;
 use tempfile::{NamedTempFile, TempPath};
 
 use crate::error::{Context, Result};
+
+pub use kind::Kind;
 
 /// A file being written under another name in the folder where it will stand. Dropped before [`finish`](Self::finish), it leaves nothing.
 #[derive(Debug)]

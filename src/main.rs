@@ -2,21 +2,20 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use mimalloc::MiMalloc;
-use peft_onnx::cli::{self, Cli};
+use peft_onnx::cli;
 
 /// Graphs are many small vectors and names: most of what `inject` did was to allocate and free them.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
-    match cli::run(&Cli::parse()) {
+    let cli = match cli::read(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => return cli::report_usage(&error, std::env::args_os()),
+    };
+    match cli::run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if cli::is_closed_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{}", cli::describe(&error));
-            ExitCode::FAILURE
-        }
+        Err(error) => cli::report(&error, cli.global.json),
     }
 }

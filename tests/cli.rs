@@ -15,7 +15,9 @@ fn failed(args: &[&str]) -> (i32, String) {
 
 #[test]
 fn every_command_explains_itself() {
-    for command in ["inspect", "inject", "train", "eval", "merge", "export", "convert", "combine", "generate", "check", "runtime"] {
+    for command in
+        ["inspect", "inject", "train", "eval", "merge", "export", "convert", "combine", "generate", "check", "runtime", "completions"]
+    {
         let help = done(&[command, "--help"]);
         assert!(help.contains("Usage: peft-onnx ") && help.contains("Examples:"), "{help}");
         assert!(help.contains("--onnxruntime <PATH>"), "{command} has the options of every command");
@@ -58,7 +60,7 @@ fn mistakes_name_the_place_and_say_what_to_do() {
         (&["inspect", text(&noise)], "noise.onnx: "),
         (&["inject", &model, "--method", "lora", "-o", out], "hint: `--force` replaces it"),
         (&["inject", &model, "--method", "lora", "--target-modules", "q_prj", "-o", text(&other)], "q_proj"),
-        (&["train", text(folder.path()), "--data", text(&wrong)], "hint: `peft-onnx inject MODEL.onnx -o BUNDLE` writes a bundle"),
+        (&["train", text(folder.path()), "--data", text(&wrong)], "found a folder with bundles\nhint: name the one that is meant: "),
         (&["train", out, "--data", text(&empty)], "empty.jsonl: no rows in this data file"),
         (&["train", out, "--data", text(&wrong)], "wrong.jsonl: line 2: a number in input_ids: expected 0 to 63, found 99"),
         (&["train", out, "--data", text(&wrong), "--resume"], "wrong.jsonl"),

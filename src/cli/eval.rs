@@ -35,19 +35,19 @@ pub struct Args {
     #[arg(value_name = "MODEL|BUNDLE")]
     pub model: PathBuf,
     /// Rows to measure the loss on
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, aliases = ["eval-data", "test-file"], value_name = "FILE")]
     pub data: PathBuf,
     /// tokenizer.json, or its folder [default: beside the model, if it is needed]
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
     /// What the model was made for; for models, where the graph does not tell
-    #[arg(long, value_name = "TASK", value_parser = super::inject::task)]
+    #[arg(long, value_name = "TASK", alias = "task-type", value_parser = super::task::parse)]
     pub task: Option<Task>,
     /// Rows a batch
-    #[arg(long, value_name = "ROWS", default_value = "8")]
+    #[arg(long, aliases = ["per-device-eval-batch-size", "bs"], value_name = "ROWS", default_value = "8")]
     pub batch_size: NonZeroUsize,
     /// Cut rows to this many tokens [default: none is cut; a row longer than the model takes is an error]
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, aliases = ["max-seq-length", "max-seq-len"], value_name = "TOKENS")]
     pub max_length: Option<NonZeroUsize>,
     /// Ask a language model for a label's word at `[MASK]`, without any training; give it several times to compare templates [default: the bundle's]
     #[arg(long, value_name = "TEMPLATE", help_heading = super::hard_prompt::HEADING)]

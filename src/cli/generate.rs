@@ -47,7 +47,7 @@ pub struct Args {
     #[arg(long)]
     pub no_prompt: bool,
     /// Tokens to write at most
-    #[arg(long, value_name = "TOKENS", default_value_t = 128)]
+    #[arg(long, aliases = ["max-tokens", "max-length"], value_name = "TOKENS", default_value_t = 128)]
     pub max_new_tokens: usize,
     /// How much chance there is: 0 none, 1 as much as the model says
     #[arg(long, value_name = "NUMBER", default_value_t = 0.0, help_heading = "Choice of tokens")]

@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use anstream::{AutoStream, ColorChoice};
 use clap::ArgAction;
 use tracing_subscriber::EnvFilter;
 
@@ -52,7 +53,10 @@ impl Global {
             (false, _) => "debug",
         };
         let filter = EnvFilter::try_from_env("PEFT_ONNX_LOG").unwrap_or_else(|_| EnvFilter::new(format!("peft_onnx={level}")));
+        // Colours are for terminals alone, and not where NO_COLOR or CLICOLOR say no: as clap decides for its own.
+        let is_coloured = AutoStream::choice(&std::io::stderr()) != ColorChoice::Never;
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().with_target(false);
         // A second start, as in tests that run two commands, changes nothing.
-        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().with_target(false).try_init();
+        let _ = log.with_ansi(is_coloured).try_init();
     }
 }

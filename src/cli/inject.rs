@@ -66,7 +66,7 @@ pub struct Args {
     pub tokenizer: Option<PathBuf>,
     /// What the model is trained for: causal-lm, masked-lm, seq-cls, token-cls, image-cls or seq2seq-lm [default: from the adapter, else from the
     /// graph]
-    #[arg(long, value_name = "TASK", value_parser = task)]
+    #[arg(long, alias = "task-type", value_name = "TASK", value_parser = super::task::parse)]
     pub task: Option<Task>,
     /// The folder to write [default: the model's name with the method's behind it: model.lora]
     #[arg(short, long, value_name = "BUNDLE")]
@@ -77,11 +77,6 @@ pub struct Args {
     /// Decides a fresh adapter's values
     #[arg(long, value_name = "NUMBER", default_value_t = 42)]
     pub seed: u64,
-}
-
-pub(super) fn task(name: &str) -> Result<Task> {
-    let unknown = || Error::mismatch("task", "causal-lm, masked-lm, seq-cls, token-cls, image-cls or seq2seq-lm", name);
-    Task::from_name(name).ok_or_else(unknown)
 }
 
 /// Writes a bundle.

@@ -1,39 +1,48 @@
 //! The command line: one file a command, each its options and a function that runs it.
 //!
 //! What a command prints for people goes to standard output as text, for programs (`--json`) as JSON; progress and warnings go to standard
-//! error. Exit codes: 0 done, 1 the work failed, 2 wrong usage.
+//! error. With `--json` errors are JSON as well. Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted.
 
 pub mod check;
 pub mod combine;
+pub mod completions;
 pub mod convert;
+mod door;
 pub mod eval;
 pub mod export;
+mod failure;
 pub mod generate;
 mod global;
 mod hard_prompt;
+mod help;
 pub mod inject;
 pub mod inspect;
 pub mod merge;
 mod output;
 mod progress;
 pub mod runtime;
+mod task;
 pub mod train;
+mod usage;
 
 use clap::{Parser, Subcommand};
 
+pub use failure::{describe, report, report_usage};
 pub use global::Global;
+pub use help::command;
+pub use usage::read;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 
 const AFTER_HELP: &str = "\
-From a model to a fine-tuned one:
-  peft-onnx inspect model.onnx                        what was recognised, and where adapters fit
-  peft-onnx inject  model.onnx --method lora          writes the bundle model.lora/
-  peft-onnx train   model.lora --data train.jsonl     trains its adapter
-  peft-onnx generate model.lora --prompt 'Once upon'  tries it
-  peft-onnx merge   model.lora -o tuned.onnx          one ordinary ONNX model
+Exit codes: 0 done, 1 the work failed (the reason is on standard error), 2 wrong usage, 130 interrupted.
 
-Exit codes: 0 done, 1 the work failed (the reason is on standard error), 2 wrong usage.";
+Examples:
+  peft-onnx inspect model.onnx                        # what was recognised, and where adapters fit
+  peft-onnx inject  model.onnx --method lora          # writes the bundle model.lora/
+  peft-onnx train   model.lora --data train.jsonl     # trains its adapter
+  peft-onnx generate model.lora --prompt 'Once upon'  # tries it
+  peft-onnx merge   model.lora -o tuned.onnx          # one ordinary ONNX model";
 
 /// Fine-tunes any ONNX transformer, on a stock ONNX Runtime
 ///
@@ -51,7 +60,7 @@ pub struct Cli {
 }
 
 /// What to do.
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Show what is in a model: layers, projections, attention, sites for adapters, operators
     Inspect(inspect::Args),
@@ -75,6 +84,8 @@ pub enum Command {
     Check(check::Args),
     /// Show which ONNX Runtime is used, and how to get one
     Runtime(runtime::Args),
+    /// Write completions for a shell, or manual pages
+    Completions(completions::Args),
 }
 
 /// Runs a command.
@@ -83,7 +94,7 @@ pub enum Command {
 /// Whatever kept the command from doing its work.
 pub fn run(cli: &Cli) -> Result<()> {
     cli.global.start_log();
-    match &cli.command {
+    match &door::open(&cli.command, &cli.global)? {
         Command::Inspect(args) => inspect::run(args, &cli.global),
         Command::Inject(args) => inject::run(args, &cli.global),
         Command::Train(args) => train::run(args, &cli.global),
@@ -95,26 +106,8 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Generate(args) => generate::run(args, &cli.global),
         Command::Check(args) => check::run(args, &cli.global),
         Command::Runtime(args) => runtime::run(args, &cli.global),
+        Command::Completions(args) => completions::run(args, &cli.global),
     }
-}
-
-/// An error as the lines that a person reads: what happened, what caused it, what to do.
-#[must_use]
-pub fn describe(error: &Error) -> String {
-    let mut lines = vec![format!("error: {error}")];
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        lines.push(format!("  because {inner}"));
-        cause = inner.source();
-    }
-    lines.extend(error.hint().map(|hint| format!("hint: {hint}")));
-    lines.join("\n")
-}
-
-/// Whether an error only says that nobody reads the output any more: `peft-onnx inspect ... | head`.
-#[must_use]
-pub fn is_closed_pipe(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Io(io) if io.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]
@@ -126,11 +119,5 @@ mod tests {
     #[test]
     fn the_definition_of_the_command_line_is_sound() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn an_error_is_described_with_its_hint() {
-        let error = Error::invalid("no rows").in_file("a.jsonl").with_hint("write some");
-        assert_eq!(describe(&error), "error: a.jsonl: no rows\nhint: write some");
     }
 }

@@ -41,16 +41,16 @@ pub struct Args {
     pub bundle: PathBuf,
 
     /// Rows to learn from
-    #[arg(long, value_name = "FILE", help_heading = "Data")]
+    #[arg(long, aliases = ["train-file", "train-data", "dataset"], value_name = "FILE", help_heading = "Data")]
     pub data: PathBuf,
     /// Rows to measure the loss on, which are not learnt from
-    #[arg(long, value_name = "FILE", help_heading = "Data")]
+    #[arg(long, aliases = ["validation-file", "eval-file", "valid-data"], value_name = "FILE", help_heading = "Data")]
     pub eval_data: Option<PathBuf>,
     /// tokenizer.json, or its folder [default: beside the model, if it is needed]
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub tokenizer: Option<PathBuf>,
     /// Cut rows to this many tokens [default: none is cut; a row longer than the model takes is an error]
-    #[arg(long, value_name = "TOKENS", help_heading = "Data")]
+    #[arg(long, aliases = ["max-seq-length", "max-seq-len", "cutoff-len"], value_name = "TOKENS", help_heading = "Data")]
     pub max_length: Option<NonZeroUsize>,
     /// Join short rows into rows of --max-length tokens, or of as many as the model takes
     #[arg(long, help_heading = "Data")]
@@ -63,27 +63,27 @@ pub struct Args {
     pub seed: u64,
 
     /// Rows a batch
-    #[arg(long, value_name = "ROWS", default_value = "8", help_heading = "Length of the training")]
+    #[arg(long, aliases = ["per-device-train-batch-size", "train-batch-size", "bs"], value_name = "ROWS", default_value = "8", help_heading = "Length of the training")]
     pub batch_size: NonZeroUsize,
     /// Batches whose gradients are added up for one optimizer step
-    #[arg(long, value_name = "BATCHES", default_value = "1", help_heading = "Length of the training")]
+    #[arg(long, aliases = ["grad-accum", "gradient-accumulation"], value_name = "BATCHES", default_value = "1", help_heading = "Length of the training")]
     pub gradient_accumulation_steps: NonZeroUsize,
     /// How often all rows are read; fractions are fine
-    #[arg(long, value_name = "NUMBER", default_value_t = 3.0, conflicts_with = "max_steps", help_heading = "Length of the training")]
+    #[arg(long, aliases = ["num-train-epochs", "num-epochs"], value_name = "NUMBER", default_value_t = 3.0, conflicts_with = "max_steps", help_heading = "Length of the training")]
     pub epochs: f64,
     /// Optimizer steps, instead of --epochs
-    #[arg(long, value_name = "STEPS", help_heading = "Length of the training")]
+    #[arg(long, aliases = ["steps", "max-train-steps"], value_name = "STEPS", help_heading = "Length of the training")]
     pub max_steps: Option<NonZeroU64>,
 
     /// Peak learning rate [default: 5e-4 for low-rank methods and prefixes that a network computes; 1e-3 for normalisations, rows of
     /// embeddings and prompts that a network computes; 5e-3 for ia3; 1e-2 for vera, heads and prefixes that are trained as they are; 3e-2 for prompts that are]
-    #[arg(long, value_name = "RATE", help_heading = "Optimizer (AdamW)")]
+    #[arg(long, alias = "lr", value_name = "RATE", help_heading = "Optimizer (AdamW)")]
     pub learning_rate: Option<f64>,
     /// How the learning rate goes on after the warm-up: constant, linear or cosine (to zero)
-    #[arg(long, value_name = "SCHEDULE", default_value_t = Decay::Linear, help_heading = "Optimizer (AdamW)")]
+    #[arg(long, alias = "lr-scheduler-type", value_name = "SCHEDULE", default_value_t = Decay::Linear, help_heading = "Optimizer (AdamW)")]
     pub lr_scheduler: Decay,
     /// Steps over which the learning rate rises from 0 [default: 3 % of all steps; 0 with a constant schedule]
-    #[arg(long, value_name = "STEPS", help_heading = "Optimizer (AdamW)")]
+    #[arg(long, alias = "num-warmup-steps", value_name = "STEPS", help_heading = "Optimizer (AdamW)")]
     pub warmup_steps: Option<u64>,
     /// Decoupled decay of every trainable number
     #[arg(long, value_name = "DECAY", default_value_t = 0.0, help_heading = "Optimizer (AdamW)")]
@@ -98,7 +98,7 @@ pub struct Args {
     #[arg(long, value_name = "EPSILON", default_value_t = 1e-8, help_heading = "Optimizer (AdamW)")]
     pub adam_epsilon: f64,
     /// Gradients of a larger norm are scaled down to it; 0 turns that off
-    #[arg(long, value_name = "NORM", default_value_t = 1.0, help_heading = "Optimizer (AdamW)")]
+    #[arg(long, aliases = ["clip", "clip-grad-norm", "gradient-clipping"], value_name = "NORM", default_value_t = 1.0, help_heading = "Optimizer (AdamW)")]
     pub max_grad_norm: f64,
 
     /// Measure the loss on --eval-data every so many steps [default: at the end only]
@@ -111,10 +111,10 @@ pub struct Args {
     #[arg(long, value_name = "COUNT", help_heading = "Watching and saving")]
     pub save_total_limit: Option<NonZeroUsize>,
     /// Go on from a checkpoint of this bundle: the newest one, or the folder that is named
-    #[arg(long, value_name = "CHECKPOINT", num_args = 0..=1, help_heading = "Watching and saving")]
+    #[arg(long, alias = "resume-from-checkpoint", value_name = "CHECKPOINT", num_args = 0..=1, help_heading = "Watching and saving")]
     pub resume: Option<Option<PathBuf>>,
     /// Print a line every so many steps where there is no progress bar [default: about forty lines in all]
-    #[arg(long, value_name = "STEPS", help_heading = "Watching and saving")]
+    #[arg(long, alias = "logging-steps", value_name = "STEPS", help_heading = "Watching and saving")]
     pub log_every: Option<NonZeroU64>,
 
     /// Where to compute: cpu, cuda or cuda:N

@@ -22,8 +22,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, ErrorKind};
 
 /// What to do when there is no library, or none that will do.
-pub const HINT: &str =
-    "run scripts/get_onnxruntime.sh, or `pip install onnxruntime` (onnxruntime-gpu for CUDA), or name a library with --onnxruntime PATH";
+pub const HINT: &str = "run `pip install -U \"onnxruntime>=1.31\"` (onnxruntime-gpu for CUDA) or scripts/get_onnxruntime.sh, or name a library with --onnxruntime PATH";
 
 /// How a library was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

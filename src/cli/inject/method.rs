@@ -17,11 +17,11 @@ const SCOPE: &str = "Where it attaches";
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct MethodArgs {
     /// A fresh adapter of this method
-    #[arg(long, value_name = "METHOD", help_heading = "What to add (one of these)")]
+    #[arg(long, value_name = "METHOD", ignore_case = true, help_heading = "What to add (one of these)")]
     pub method: Option<MethodName>,
 
     /// The modules to attach to: all-linear, names, or a regular expression [default: every linear projection but the head for low-rank methods]
-    #[arg(long, value_name = "MODULES", help_heading = SCOPE, conflicts_with = "adapter")]
+    #[arg(long, alias = "lora-target-modules", value_name = "MODULES", help_heading = SCOPE, conflicts_with = "adapter")]
     pub target_modules: Option<String>,
     /// Modules not to attach to: names or a regular expression
     #[arg(long, value_name = "MODULES", help_heading = SCOPE, conflicts_with = "adapter")]
@@ -37,13 +37,13 @@ pub struct MethodArgs {
     pub modules_to_save: Vec<String>,
 
     /// Length of the inner axis [default: 8; 256 for vera]
-    #[arg(short, long, value_name = "RANK", help_heading = LORA, conflicts_with = "adapter")]
+    #[arg(short, long, aliases = ["r", "lora-r", "lora-rank"], value_name = "RANK", help_heading = LORA, conflicts_with = "adapter")]
     pub rank: Option<usize>,
     /// Numerator of the scale alpha / rank [default: twice the rank]
-    #[arg(long, value_name = "ALPHA", help_heading = LORA, conflicts_with = "adapter")]
+    #[arg(long, alias = "lora-alpha", value_name = "ALPHA", help_heading = LORA, conflicts_with = "adapter")]
     pub alpha: Option<f64>,
     /// Share of the inputs that is dropped in training [default: 0]
-    #[arg(long, value_name = "SHARE", help_heading = LORA, conflicts_with = "adapter")]
+    #[arg(long, alias = "lora-dropout", value_name = "SHARE", help_heading = LORA, conflicts_with = "adapter")]
     pub dropout: Option<f64>,
     /// Scale by alpha / sqrt(rank)
     #[arg(long, help_heading = LORA, conflicts_with = "adapter")]
@@ -102,22 +102,26 @@ pub enum MethodName {
     /// Low-rank updates of projections
     Lora,
     /// Learned embeddings in front of the tokens
+    #[value(alias = "prompt-tuning")]
     PromptTuning,
     /// Learned keys and values in front of every layer's, computed by a small network
+    #[value(alias = "prefix-tuning")]
     PrefixTuning,
     /// Learned keys and values in front of every layer's
-    #[value(name = "p_tuning_v2")]
+    #[value(name = "p_tuning_v2", aliases = ["p-tuning-v2", "ptuning-v2", "ptuningv2"])]
     PTuningV2,
     /// Learned embeddings in front of the tokens, computed by a small network
-    #[value(name = "p_tuning")]
+    #[value(name = "p_tuning", aliases = ["p-tuning", "ptuning"])]
     PTuning,
     /// Learned factors of activations
     Ia3,
     /// Rows of the embedding (--trainable-token-indices)
+    #[value(alias = "trainable-tokens")]
     TrainableTokens,
     /// Some of the base's own modules (--modules-to-save)
     Head,
     /// Normalisation layers
+    #[value(alias = "ln-tuning")]
     LnTuning,
     /// Learned scales of shared random projections
     Vera,
@@ -125,6 +129,29 @@ pub enum MethodName {
     Loha,
     /// Kronecker products
     Lokr,
+    /// LoRA with --use-dora
+    #[value(hide = true)]
+    Dora,
+    /// LoRA with --use-rslora
+    #[value(hide = true)]
+    Rslora,
+    /// LoRA with --init-lora-weights pissa
+    #[value(hide = true)]
+    Pissa,
+    /// LoRA with --init-lora-weights olora
+    #[value(hide = true)]
+    Olora,
+}
+
+impl MethodName {
+    /// How the factors start where the method is LoRA under the name of its start.
+    fn start(self) -> Option<LoraInit> {
+        match self {
+            Self::Pissa => Some(LoraInit::Pissa { iterations: None }),
+            Self::Olora => Some(LoraInit::Olora),
+            _ => None,
+        }
+    }
 }
 
 /// Which biases are trained.
@@ -162,9 +189,9 @@ pub enum PromptInitName {
 /// A start by PEFT's name for it.
 fn lora_init(name: &str) -> Result<LoraInit> {
     match name {
-        "kaiming" => Ok(LoraInit::Kaiming),
+        "kaiming" | "true" | "True" => Ok(LoraInit::Kaiming),
         "gaussian" => Ok(LoraInit::Gaussian),
-        "random" => Ok(LoraInit::Random),
+        "random" | "false" | "False" => Ok(LoraInit::Random),
         "pissa" => Ok(LoraInit::Pissa { iterations: None }),
         "olora" => Ok(LoraInit::Olora),
         other => match other.strip_prefix("pissa_niter_").map(str::parse) {
@@ -190,7 +217,9 @@ impl MethodArgs {
         let (scope, tokens) = (self.scope(), self.num_virtual_tokens.unwrap_or(20));
         let modules_to_save = self.modules_to_save.clone();
         let method = match name {
-            MethodName::Lora => Method::Lora(self.lora(scope)),
+            MethodName::Lora | MethodName::Dora | MethodName::Rslora | MethodName::Pissa | MethodName::Olora => {
+                Method::Lora(self.lora(name, scope)?)
+            }
             MethodName::PromptTuning => Method::Prompt(PromptConfig {
                 num_virtual_tokens: tokens,
                 init: self.prompt_init()?,
@@ -255,29 +284,37 @@ impl MethodArgs {
         (rank, self.alpha.unwrap_or_else(|| 2.0 * f64::from(u32::try_from(rank).unwrap_or(u32::MAX))))
     }
 
-    fn lora(&self, scope: Scope) -> LoraConfig {
+    fn lora(&self, name: MethodName, scope: Scope) -> Result<LoraConfig> {
         let (rank, alpha) = self.rank_and_alpha();
-        LoraConfig {
+        let init = match (name.start(), &self.init_lora_weights) {
+            (Some(LoraInit::Pissa { .. }), Some(LoraInit::Pissa { iterations })) => LoraInit::Pissa { iterations: *iterations },
+            (Some(named), Some(other)) if named != *other => {
+                let hint = "name the start once: `--method lora --init-lora-weights HOW`";
+                return Err(Error::invalid("--method and --init-lora-weights name two starts of LoRA").with_hint(hint));
+            }
+            (named, other) => named.or_else(|| other.clone()).unwrap_or_default(),
+        };
+        Ok(LoraConfig {
             scope,
             rank,
             alpha,
             dropout: self.dropout.unwrap_or(0.0),
             rank_pattern: self.rank_pattern.iter().cloned().collect(),
             alpha_pattern: self.alpha_pattern.iter().cloned().collect(),
-            use_rslora: self.use_rslora,
-            use_dora: self.use_dora,
+            use_rslora: self.use_rslora || name == MethodName::Rslora,
+            use_dora: self.use_dora || name == MethodName::Dora,
             bias: match self.bias {
                 None | Some(BiasName::None) => Bias::None,
                 Some(BiasName::All) => Bias::All,
                 Some(BiasName::LoraOnly) => Bias::TargetsOnly,
             },
-            init: self.init_lora_weights.clone().unwrap_or_default(),
+            init,
             trainable_token_indices: match self.rows() {
                 rows if rows.is_empty() => IndexMap::new(),
                 rows => IndexMap::from([("embed_tokens".to_owned(), rows)]),
             },
             ..LoraConfig::default()
-        }
+        })
     }
 
     /// The rows that are trained, each once.
@@ -338,12 +375,27 @@ mod tests {
     }
 
     #[test]
+    fn names_of_kinds_of_lora_are_lora_with_its_options() -> Result<()> {
+        let of = |name, init| {
+            let args = MethodArgs { method: Some(name), init_lora_weights: init, ..MethodArgs::default() };
+            args.method().map(|method| if let Method::Lora(config) = method { config } else { panic!("not LoRA") })
+        };
+        assert!(of(MethodName::Dora, None)?.use_dora && of(MethodName::Rslora, None)?.use_rslora);
+        assert_eq!(of(MethodName::Olora, None)?.init, LoraInit::Olora);
+        let iterations = LoraInit::Pissa { iterations: Some(4) };
+        assert_eq!(of(MethodName::Pissa, Some(iterations.clone()))?.init, iterations);
+        assert!(of(MethodName::Pissa, Some(LoraInit::Olora)).is_err());
+        Ok(())
+    }
+
+    #[test]
     fn every_method_has_the_name_of_its_configuration() -> Result<()> {
         for name in MethodName::value_variants() {
             let modules_to_save = vec!["classifier".into()];
             let args = MethodArgs { method: Some(*name), modules_to_save, trainable_token_indices: vec![1], ..MethodArgs::default() };
-            let value = name.to_possible_value().expect("no method is hidden");
-            assert_eq!(args.method()?.name(), value.get_name());
+            let value = name.to_possible_value().expect("every method has a name");
+            let expected = if value.is_hide_set() { "lora" } else { value.get_name() };
+            assert_eq!(args.method()?.name(), expected);
         }
         assert!(pair::<usize>("a=b").is_err() && pair::<usize>("a").is_err());
         Ok(())

@@ -1,0 +1,199 @@
+//! The door: every path of the command line is looked at before any work begins. A folder is taken for the model in it; what stands in the
+//! wrong place is recognised, and the error says what it is and where it belongs. What is inside a file of the right kind is not asked here.
+
+mod missing;
+mod model;
+mod wrong;
+
+use std::path::{Path, PathBuf};
+
+use super::{Command, Global};
+use crate::error::{Error, Result};
+use crate::export::manifest;
+use crate::files::Kind;
+use crate::peft;
+
+/// What an argument of the command line should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Model,
+    Bundle,
+    ModelOrBundle,
+    Adapter,
+    Data,
+    Tokenizer,
+}
+
+impl Role {
+    /// What is expected there, with its article.
+    fn words(self) -> &'static str {
+        match self {
+            Self::Model => "an ONNX model",
+            Self::Bundle => "a bundle (a folder that `peft-onnx inject` wrote)",
+            Self::ModelOrBundle => "an ONNX model or a bundle",
+            Self::Adapter => "an adapter (a folder that Hugging Face PEFT or peft-onnx wrote)",
+            Self::Data => "a data file",
+            Self::Tokenizer => "a tokenizer (tokenizer.json or its folder)",
+        }
+    }
+
+    /// Whether a file of this kind may be it. Where the kind is not known, the reader of the file says what is wrong with it.
+    fn takes(self, kind: Kind) -> bool {
+        match self {
+            Self::Model | Self::ModelOrBundle => kind == Kind::Onnx,
+            Self::Bundle | Self::Adapter => false,
+            // Rows as JSON objects look like any other JSON, and an empty file is one without rows.
+            Self::Data => matches!(kind, Kind::Data | Kind::Json | Kind::Empty),
+            Self::Tokenizer => matches!(kind, Kind::Tokenizer | Kind::Json),
+        }
+    }
+}
+
+/// The command with its paths looked at: folders that stand for a model are that model.
+///
+/// # Errors
+/// A path where nothing is, with the nearest names; a file or folder of another kind than belongs there, with what to do.
+pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
+    let mut command = command.clone();
+    match &mut command {
+        Command::Inspect(args) => take(Role::Model, &mut args.model, global)?,
+        Command::Convert(args) => take(Role::Model, &mut args.model, global)?,
+        Command::Inject(args) => {
+            take(Role::Model, &mut args.model, global)?;
+            all(Role::Adapter, &args.adapter)?;
+            all(Role::Tokenizer, &args.tokenizer)?;
+        }
+        Command::Train(args) => {
+            look(Role::Bundle, &args.bundle)?;
+            all(Role::Data, [&args.data].into_iter().chain(&args.eval_data))?;
+            all(Role::Tokenizer, &args.tokenizer)?;
+        }
+        Command::Eval(args) => {
+            take(Role::ModelOrBundle, &mut args.model, global)?;
+            look(Role::Data, &args.data)?;
+            all(Role::Tokenizer, &args.tokenizer)?;
+        }
+        Command::Generate(args) => {
+            take(Role::ModelOrBundle, &mut args.model, global)?;
+            all(Role::Tokenizer, &args.tokenizer)?;
+        }
+        Command::Check(args) => {
+            look(Role::Bundle, &args.bundle)?;
+            all(Role::Data, &args.data)?;
+            all(Role::Tokenizer, &args.tokenizer)?;
+        }
+        Command::Merge(args) => look(Role::Bundle, &args.bundle)?,
+        Command::Export(args) => {
+            look(Role::Bundle, &args.bundle)?;
+            all(Role::Adapter, &args.adapter)?;
+        }
+        Command::Combine(args) => all(Role::Adapter, &args.adapters)?,
+        Command::Runtime(_) | Command::Completions(_) => {}
+    }
+    Ok(command)
+}
+
+fn all<'a>(role: Role, paths: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
+    paths.into_iter().try_for_each(|path| look(role, path))
+}
+
+/// Takes the model in a folder for the folder.
+fn take(role: Role, path: &mut PathBuf, global: &Global) -> Result<()> {
+    look(role, path)?;
+    if !path.is_dir() || (role == Role::ModelOrBundle && is_of_bundle(path)) {
+        return Ok(());
+    }
+    let found = model::inside(path)?;
+    if let Some(note) = found.note(path) {
+        global.note(&note);
+    }
+    *path = found.file;
+    Ok(())
+}
+
+/// Refuses a path where nothing is, or something else than belongs there.
+fn look(role: Role, path: &Path) -> Result<()> {
+    // Standard input, for commands that read it.
+    if role == Role::Data && path == Path::new("-") {
+        return Ok(());
+    }
+    if path.is_dir() {
+        return look_at_folder(role, path);
+    }
+    if !path.exists() {
+        return Err(missing::error(role, path));
+    }
+    match Kind::of(path) {
+        Some(kind) if !role.takes(kind) => Err(wrong::file(role, kind, path)),
+        None if matches!(role, Role::Bundle | Role::Adapter) => Err(wrong::unknown(role, path)),
+        _ => Ok(()),
+    }
+}
+
+fn look_at_folder(role: Role, path: &Path) -> Result<()> {
+    let fits = match role {
+        Role::Model => !is_of_bundle(path),
+        Role::Bundle => is_of_bundle(path),
+        // An adapter may lie in a folder of its own inside; its reader looks there.
+        Role::Adapter => is_of_bundle(path) || is_adapter(path) || folders_in(path).iter().any(|inner| is_adapter(inner)),
+        Role::ModelOrBundle | Role::Tokenizer => true,
+        Role::Data => false,
+    };
+    if fits { Ok(()) } else { Err(wrong::folder(role, path)) }
+}
+
+fn is_bundle(folder: &Path) -> bool {
+    folder.join(manifest::FILE).is_file()
+}
+
+fn is_adapter(folder: &Path) -> bool {
+    folder.join(peft::CONFIG_FILE).is_file()
+}
+
+/// Whether a folder is a bundle, or an adapter that one of its runs saved inside it.
+fn is_of_bundle(folder: &Path) -> bool {
+    let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    is_bundle(folder) || (is_adapter(folder) && whole.ancestors().skip(1).any(is_bundle))
+}
+
+/// What is in a folder, sorted; nothing where it cannot be read.
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let mut entries: Vec<PathBuf> = std::fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect();
+    entries.sort();
+    entries
+}
+
+fn folders_in(folder: &Path) -> Vec<PathBuf> {
+    entries(folder).into_iter().filter(|path| path.is_dir()).collect()
+}
+
+fn files_in(folder: &Path, is_wanted: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
+    entries(folder).into_iter().filter(|path| path.is_file() && is_wanted(path)).collect()
+}
+
+/// The folder of a file, which may be the current one.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// `a`, `a or b`, `a, b or c`; a few, and how many more.
+fn listed(paths: &[PathBuf]) -> String {
+    const SHOWN: usize = 6;
+    let mut names: Vec<String> = paths.iter().take(SHOWN).map(|path| shown(path)).collect();
+    if paths.len() > SHOWN {
+        names.push(format!("{} others", paths.len() - SHOWN));
+    }
+    match names.pop() {
+        Some(last) if !names.is_empty() => format!("{} or {last}", names.join(", ")),
+        last => last.unwrap_or_default(),
+    }
+}
+
+/// A path as people write it: what is in the current folder has no folder in front.
+fn shown(path: &Path) -> String {
+    path.strip_prefix(".").unwrap_or(path).display().to_string()
+}
+
+fn refusal(role: Role, path: &Path, found: &str, hint: String) -> Error {
+    Error::invalid(format!("expected {}, found {found}", role.words())).in_file(path).with_hint(hint)
+}

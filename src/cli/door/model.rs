@@ -1,0 +1,70 @@
+//! Which of the files in a folder is the model.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::{Role, files_in, listed, refusal, shown, wrong};
+use crate::error::Result;
+use crate::files::Kind;
+
+/// The model of a folder.
+pub(super) struct Found {
+    /// The model's file.
+    pub(super) file: PathBuf,
+    /// Models that lie beside it.
+    others: Vec<PathBuf>,
+}
+
+impl Found {
+    /// What to say of the choice, if there was one.
+    pub(super) fn note(&self, folder: &Path) -> Option<String> {
+        let others: Vec<PathBuf> = self.others.iter().map(|file| file.strip_prefix(folder).unwrap_or(file).to_owned()).collect();
+        (!others.is_empty()).then(|| format!("the model of {} is {} (not {})", folder.display(), shown(&self.file), listed(&others)))
+    }
+}
+
+/// The files by which exporters call a model that is one file.
+const NAMES: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
+
+const GENAI: &str = "genai_config.json";
+
+/// The model in a folder: the one that onnxruntime-genai's configuration names, `model.onnx`, `onnx/model.onnx`, or the only one.
+///
+/// # Errors
+/// If there is none, or several that it could be.
+pub(super) fn inside(folder: &Path) -> Result<Found> {
+    let all = onnx_files(folder);
+    let mut named: Vec<PathBuf> = named_by_genai(folder).into_iter().chain(NAMES.map(|name| folder.join(name))).collect();
+    named.retain(|path| path.is_file());
+    named.dedup();
+    let candidates = if named.is_empty() { all.clone() } else { named };
+    match &candidates[..] {
+        [only] => {
+            super::look(Role::Model, only)?;
+            Ok(Found { file: only.clone(), others: all.into_iter().filter(|file| file != only).collect() })
+        }
+        [] => Err(wrong::folder(Role::Model, folder)),
+        several => {
+            let hint = format!("name the one that is meant: {}", listed(several));
+            Err(refusal(Role::Model, folder, &format!("a folder with {} models", several.len()), hint))
+        }
+    }
+}
+
+/// The models in a folder and in its folder `onnx`: whole ones, as far as their first bytes tell.
+pub(super) fn models(folder: &Path) -> Vec<PathBuf> {
+    onnx_files(folder).into_iter().filter(|path| Kind::of(path) == Some(Kind::Onnx)).collect()
+}
+
+fn onnx_files(folder: &Path) -> Vec<PathBuf> {
+    let is_model = |path: &Path| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx"));
+    [folder.to_owned(), folder.join("onnx")].iter().flat_map(|folder| files_in(folder, is_model)).collect()
+}
+
+/// The decoder's file, where onnxruntime-genai's configuration names it.
+fn named_by_genai(folder: &Path) -> Option<PathBuf> {
+    let config: Value = serde_json::from_slice(&std::fs::read(folder.join(GENAI)).ok()?).ok()?;
+    let name = config.pointer("/model/decoder/filename")?.as_str()?;
+    Some(folder.join(name))
+}
