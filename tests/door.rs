@@ -206,19 +206,19 @@ fn errors_are_json_for_programs_and_plain_text_elsewhere() {
 /// Whatever is written into a file or pipe has no colours, warnings among them; where a variable asks for colours it has them.
 #[test]
 fn there_are_no_colours_in_files_and_pipes() {
-    let place = Place::new();
+    let place = Place::with_bundle();
     let said = |arguments: &[&str], variables: &[(&str, &str)]| {
         let mut command = peft_onnx();
         command.args(arguments).current_dir(place.folder.path()).env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE");
         let output = command.envs(variables.iter().copied()).output().expect("the binary starts");
         [output.stdout, output.stderr].concat()
     };
-    let convert: &[&str] = &["inject", "model.onnx", "--method", "lora", "-o", "b", "--force", "-vv"];
-    for arguments in [convert, &["--help"], &["train", "--help"], &["inspect", "x.onnx"], &["trian"]] {
+    let told: &[&str] = &["inject", "model.onnx", "--adapter", "adapter", "-o", "b", "--force", "-v"];
+    for arguments in [told, &["--help"], &["train", "--help"], &["inspect", "x.onnx"], &["trian"]] {
         assert!(!said(arguments, &[]).contains(&b'\x1b'), "{arguments:?}");
     }
-    assert!(said(convert, &[("CLICOLOR_FORCE", "1")]).contains(&b'\x1b'), "colours can be asked for");
-    assert!(!said(convert, &[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")]).contains(&b'\x1b'), "NO_COLOR is stronger");
+    assert!(said(told, &[("CLICOLOR_FORCE", "1")]).contains(&b'\x1b'), "colours can be asked for");
+    assert!(!said(told, &[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")]).contains(&b'\x1b'), "NO_COLOR is stronger");
 }
 
 #[test]

@@ -21,16 +21,18 @@ fn near(role: Role, path: &Path) -> Vec<PathBuf> {
     // The first part of the path that is missing.
     let missing = path.ancestors().take_while(|part| !part.as_os_str().is_empty() && !part.exists()).last().unwrap_or(path);
     let (folder, name) = (folder_of(missing), lower(missing));
-    let rest = path.strip_prefix(missing).unwrap_or(Path::new(""));
+    // Joining nothing would add a slash, with which a file is not found.
+    let rest: Vec<_> = path.strip_prefix(missing).unwrap_or(Path::new("")).iter().collect();
+    let with_rest = |start: PathBuf| rest.iter().fold(start, |path, part| path.join(part));
     let mut deeper = vec![];
     let mut alike: Vec<(f64, PathBuf)> = vec![];
     for entry in entries(folder) {
-        let whole = if rest.as_os_str().is_empty() { entry.clone() } else { entry.join(rest) };
+        let whole = with_rest(entry.clone());
         let likeness = likeness(&name, &lower(&entry));
         if likeness >= ALIKE && whole.exists() && fits(role, &whole) {
             alike.push((likeness, whole));
         }
-        let inside = entry.join(missing.file_name().unwrap_or_default()).join(rest);
+        let inside = with_rest(entry.join(missing.file_name().unwrap_or_default()));
         if entry.is_dir() && inside.exists() && fits(role, &inside) {
             deeper.push(inside);
         }
