@@ -1,10 +1,14 @@
 //! Data inputs by what they are for: by where they lead, and by name where that does not tell.
 
+mod mask;
+mod streams;
+
 use crate::ir::{Graph, ValueId};
 
 use super::causal::Causal;
 use super::walk::ValueRef;
-use super::{Embedding, Inputs};
+use super::{Attention, CacheSlot, Embedding, Inputs, Role};
+use streams::{Looking, Streams};
 
 /// Operators that pass indices on.
 const PASSING: &[&str] = &["Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Slice", "Clip"];
@@ -19,37 +23,32 @@ pub(super) struct Found {
     pub(super) max_positions: Option<i64>,
 }
 
-pub(super) fn find(graph: &Graph, embeddings: &[Embedding], causal: &Causal) -> Found {
+pub(super) fn find(
+    graph: &Graph,
+    embeddings: &[Embedding],
+    attentions: &[Attention],
+    cache: &[CacheSlot],
+    causal: &Causal,
+    classes: Option<i64>,
+) -> Found {
+    let looking = Looking { graph, embeddings, attentions, cache, classes };
     let data: Vec<ValueId> = graph.data_inputs().collect();
-    let name = |id: ValueId| graph.value_name(id).to_lowercase();
-    let named = |words: &[&str]| data.iter().copied().find(|&id| words.iter().any(|word| name(id).contains(word)));
-    let reads = |table: &Embedding| Some(ValueRef::new(graph, table.indices).behind(PASSING).id()).filter(|id| data.contains(id));
-
-    let position_ids = named(&["position"]);
-    let segments = named(&["token_type", "segment"]);
-    let is_token =
-        |table: &Embedding| reads(table).is_some_and(|id| Some(id) != position_ids && Some(id) != segments && table.rows > SEGMENTS);
-    let (mut token_embedding, mut decoder_input_ids) = (None, named(&["decoder_input"]));
-    for (at, table) in embeddings.iter().enumerate().filter(|(_, table)| is_token(table)) {
-        let first: Option<&Embedding> = token_embedding.map(|at: usize| &embeddings[at]);
-        match first {
-            None if reads(table) != decoder_input_ids => token_embedding = Some(at),
-            // A second stream of tokens is the decoder's.
-            Some(first) if reads(first) != reads(table) => decoder_input_ids = decoder_input_ids.or_else(|| reads(table)),
-            _ => {}
-        }
-    }
-    let tokens = token_embedding.and_then(|at| reads(&embeddings[at]));
-    let pixels = || data.iter().copied().find(|&id| graph.fact(id).rank() == Some(4) && name(id).contains("pixel"));
-    let main = tokens.or_else(pixels).or_else(|| named(&["input_ids"]));
-    let small = embeddings.iter().filter(|table| table.rows <= SEGMENTS).find_map(reads);
-    let token_type_ids = segments.or(small.filter(|&id| Some(id) != main && Some(id) != position_ids));
-    let attention_mask = data.iter().copied().find(|&id| name(id).contains("mask") && !name(id).contains("decoder"));
-    Found {
-        inputs: Inputs { main, attention_mask, position_ids, token_type_ids, decoder_input_ids },
-        token_embedding,
-        max_positions: max_positions(graph, embeddings, causal, token_embedding),
-    }
+    let streams = Streams::find(&looking, &data);
+    let roles: Vec<(ValueId, Role)> = data.iter().map(|&id| (id, streams.role(&looking, id))).collect();
+    let first = |is: fn(Role) -> bool| roles.iter().find(|(_, role)| is(*role)).map(|(id, _)| *id);
+    let main = first(|role| role == Role::InputIds).or_else(|| first(|role| role == Role::PixelValues));
+    let mask = roles.iter().find_map(|&(id, role)| if let Role::AttentionMask(form) = role { Some((id, form)) } else { None });
+    let inputs = Inputs {
+        main,
+        attention_mask: mask.map(|(id, _)| id),
+        mask_form: mask.map(|(_, form)| form).unwrap_or_default(),
+        position_ids: first(|role| role == Role::PositionIds),
+        token_type_ids: first(|role| role == Role::TokenTypeIds),
+        decoder_input_ids: first(|role| role == Role::DecoderInputIds),
+        roles,
+    };
+    let token_embedding = streams.tokens.filter(|_| inputs.main == streams.token_ids);
+    Found { inputs, token_embedding, max_positions: max_positions(graph, embeddings, causal, token_embedding) }
 }
 
 /// The positions that the smallest learned table of positions holds.

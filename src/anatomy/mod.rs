@@ -8,6 +8,8 @@ mod cache;
 mod causal;
 mod copies;
 mod embedding;
+mod feeding;
+mod fixed;
 mod flow;
 mod fused;
 mod head;
@@ -25,6 +27,7 @@ mod scores;
 mod task;
 mod walk;
 
+pub use feeding::{Feeding, MaskForm, Padding, Role, feeding};
 pub use images::image_size;
 pub use task::{Guess, Task, check_task};
 
@@ -73,10 +76,11 @@ pub fn read(graph: &Graph) -> Anatomy {
     let projections = hints.projections(graph, linears, modules);
     attention::name(&mut attentions, &projections);
 
-    let inputs::Found { inputs, token_embedding, max_positions } = inputs::find(graph, &embeddings, &causal);
+    let cache = cache::find(graph, &attentions);
+    let classes = head.as_ref().and_then(|head| head.projection).map(|at| projections[at].out_features);
+    let inputs::Found { inputs, token_embedding, max_positions } = inputs::find(graph, &embeddings, &attentions, &cache, &causal, classes);
     let head = head.map(|head| head.complete(graph, &projections, token_embedding.map(|at| &embeddings[at])));
     let parameters = parameters::find(graph, &projections, &embeddings, &hints.namer);
-    let cache = cache::find(graph, &attentions);
     let positions = positions::find(graph, &causal, token_embedding.map(|at| &embeddings[at]));
     let anatomy = Anatomy {
         projections,
@@ -401,12 +405,16 @@ pub enum CachePart {
 pub struct Inputs {
     /// Token ids, `[batch, seq]`; pixels `[batch, channel, height, width]` for vision models.
     pub main: Option<ValueId>,
-    /// 1 where there is a token.
+    /// Where there is a token.
     pub attention_mask: Option<ValueId>,
+    /// How the mask says so.
+    pub mask_form: MaskForm,
     /// Positions.
     pub position_ids: Option<ValueId>,
     /// Segments.
     pub token_type_ids: Option<ValueId>,
     /// The decoder's token ids.
     pub decoder_input_ids: Option<ValueId>,
+    /// Every data input with what it is for, in the graph's order.
+    pub roles: Vec<(ValueId, Role)>,
 }

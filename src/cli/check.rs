@@ -51,11 +51,11 @@ pub struct Args {
 pub fn run(args: &Args, global: &Global) -> Result<()> {
     let manifest = Manifest::read(&args.bundle)?;
     let session = open_graph(global.runtime(args.threads)?, &args.bundle, &manifest, "gradient", Device::Cpu)?;
-    let batch = match &args.data {
+    let batches = match &args.data {
         Some(data) => rows(args, &manifest, data, &session)?,
         None => samples(args, &manifest, &session)?,
     };
-    let rows = check::check(session, &args.bundle, &manifest, &batch)?;
+    let rows = check::check(session, &args.bundle, &manifest, &batches)?;
     if global.json {
         output::print_json(&rows)?;
     } else if !global.quiet {
@@ -69,13 +69,13 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     Err(Error::from(ErrorKind::Diverged(what)).in_file(&args.bundle).with_hint("an operator's gradient rule is wrong: please report this"))
 }
 
-fn rows(args: &Args, manifest: &Manifest, data: &Path, session: &Session) -> Result<Batch> {
+fn rows(args: &Args, manifest: &Manifest, data: &Path, session: &Session) -> Result<Vec<Batch>> {
     let source = Source::of(&args.bundle, manifest, args.tokenizer.as_deref())?.cut(None);
     let dataset = source.read_to_measure(data, None)?;
-    Batches::new(&dataset, session.inputs(), args.batch_size.get(), Order::File, source.filling())?.next_batch()
+    Batches::new(&dataset, session.inputs(), args.batch_size.get(), Order::File, source.filling())?.next_parts()
 }
 
-fn samples(args: &Args, manifest: &Manifest, session: &Session) -> Result<Batch> {
+fn samples(args: &Args, manifest: &Manifest, session: &Session) -> Result<Vec<Batch>> {
     let task = Task::from_name(&manifest.task).unwrap_or(Task::CausalLm);
     // A label's number stands where its word does.
     let prompt = manifest.hard_prompt.as_ref();
@@ -83,10 +83,10 @@ fn samples(args: &Args, manifest: &Manifest, session: &Session) -> Result<Batch>
         task: if prompt.is_some() { Task::TokenCls } else { task },
         classes: prompt.map(|prompt| prompt.labels.len()).or_else(|| manifest.classes.and_then(|classes| usize::try_from(classes).ok())),
         batches: vec![(0..args.batch_size.get()).map(|row| 5 + 3 * (row % 3)).collect()],
+        beside: check::FED.map(str::to_owned).to_vec(),
         ..Samples::of_model(&args.bundle.join(&manifest.base.graph))
     };
-    let batch = verify::sample_batches(session, &samples)?.pop();
-    batch.ok_or_else(|| Error::invalid("there are no rows to compute the loss of"))
+    verify::sample_batches(session, &samples)
 }
 
 fn table(rows: &[Row]) -> String {

@@ -43,9 +43,9 @@ pub struct Args {
     /// What the model was made for; for models, where the graph does not tell
     #[arg(long, value_name = "TASK", alias = "task-type", value_parser = super::task::parse)]
     pub task: Option<Task>,
-    /// Rows a batch
-    #[arg(long, aliases = ["per-device-eval-batch-size", "bs"], value_name = "ROWS", default_value = "8")]
-    pub batch_size: NonZeroUsize,
+    /// Rows a batch [default: 8, or as many as the model takes at once]
+    #[arg(long, aliases = ["per-device-eval-batch-size", "bs"], value_name = "ROWS")]
+    pub batch_size: Option<NonZeroUsize>,
     /// Cut rows to this many tokens [default: none is cut; a row longer than the model takes is an error]
     #[arg(long, aliases = ["max-seq-length", "max-seq-len"], value_name = "TOKENS")]
     pub max_length: Option<NonZeroUsize>,
@@ -147,7 +147,7 @@ fn of_bundle(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
     let trainable = HostTensor::vector(adapter_file::read(&args.model, &manifest)?);
     each(args, source, |source, dataset| {
         let session = open_graph(runtime, &args.model, &manifest, "evaluation", args.device)?;
-        let evaluator = Evaluator::new(session, dataset, source.filling(), args.batch_size.get());
+        let evaluator = Evaluator::new(session, dataset, source.filling(), source.batch_size(args.batch_size).get());
         evaluator.narrowed_to(source.hard_prompt()).measure(Some(Feed::host("trainable", &trainable)))
     })
 }
@@ -155,7 +155,7 @@ fn of_bundle(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
 fn of_logits(args: &Args, runtime: &Runtime, file: &Path, logits: &str, source: &Source, dataset: &Dataset) -> Result<Evaluation> {
     let settings = Settings { device: args.device, purpose: Purpose::Inference, ..Settings::default() };
     let session = Session::open(runtime, file, &settings)?;
-    let evaluator = Evaluator::of_logits(session, logits, dataset, source.filling(), args.batch_size.get())?;
+    let evaluator = Evaluator::of_logits(session, logits, dataset, source.filling(), source.batch_size(args.batch_size).get())?;
     evaluator.narrowed_to(source.hard_prompt()).measure(None)
 }
 
@@ -170,6 +170,6 @@ fn of_model(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
     })?;
     let task = args.task.or(anatomy.task.task).ok_or_else(|| unknown("its task is not recognised", "name it with --task"))?;
     anatomy::check_task(task, &graph, &anatomy).in_file(&args.model)?;
-    let source = || Source::of_model(&args.model, task, &anatomy, args.tokenizer.as_deref());
+    let source = || Source::of_model(&args.model, task, &graph, &anatomy, args.tokenizer.as_deref());
     each(args, source, |source, dataset| of_logits(args, runtime, &args.model, graph.value_name(head.logits), source, dataset))
 }

@@ -134,7 +134,7 @@ fn hard_prompt(args: &Args) -> Result<Option<HardPrompt>> {
             "export it as a language model (optimum-cli: --task fill-mask or text-generation), or say with --task what its logits are for";
         return Err(error.in_file(&args.model).with_hint(hint));
     };
-    let source = Source::of_model(&args.model, task, &anatomy, args.tokenizer.as_deref())?;
+    let source = Source::of_model(&args.model, task, &graph, &anatomy, args.tokenizer.as_deref())?;
     Ok(source.shown_in(template, Some(&super::hard_prompt::verbalizer(words)?))?.hard_prompt().cloned())
 }
 

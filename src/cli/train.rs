@@ -13,7 +13,7 @@ use crate::export::Manifest;
 use crate::runtime::Device;
 use crate::runtime::data::Order;
 use crate::runtime::schedule::Decay;
-use crate::runtime::trainer::{self, DataOptions, Length, Optimizer, Options, Resume, Saving, Summary, Warmup};
+use crate::runtime::trainer::{self, DataOptions, Length, Optimizer, Options, Resume, Saving, Summary, Warmup, batch_size};
 
 const AFTER_HELP: &str = "\
 Data files are jsonl, csv, tsv or txt. Each row has one of these forms:
@@ -62,9 +62,9 @@ pub struct Args {
     #[arg(long, value_name = "NUMBER", default_value_t = 42, help_heading = "Data")]
     pub seed: u64,
 
-    /// Rows a batch
-    #[arg(long, aliases = ["per-device-train-batch-size", "train-batch-size", "bs"], value_name = "ROWS", default_value = "8", help_heading = "Length of the training")]
-    pub batch_size: NonZeroUsize,
+    /// Rows a batch [default: 8, or as many as the model takes at once]
+    #[arg(long, aliases = ["per-device-train-batch-size", "train-batch-size", "bs"], value_name = "ROWS", help_heading = "Length of the training")]
+    pub batch_size: Option<NonZeroUsize>,
     /// Batches whose gradients are added up for one optimizer step
     #[arg(long, aliases = ["grad-accum", "gradient-accumulation"], value_name = "BATCHES", default_value = "1", help_heading = "Length of the training")]
     pub gradient_accumulation_steps: NonZeroUsize,
@@ -154,7 +154,7 @@ impl Args {
                 max_length: self.max_length,
                 packing: self.packing,
                 order: if self.no_shuffle { Order::File } else { Order::Shuffled { seed: self.seed } },
-                batch_size: self.batch_size,
+                batch_size: batch_size(self.batch_size, &manifest.feeding),
             },
             accumulation: self.gradient_accumulation_steps,
             length: self.max_steps.map_or(Length::Epochs(self.epochs), |steps| Length::Steps(steps.get())),

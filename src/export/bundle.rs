@@ -15,7 +15,7 @@ use crate::adapter::dropout::Masks;
 use crate::adapter::targets::Strictness;
 use crate::adapter::{Given, Param, Plan, Purpose, Role};
 use crate::adapter::{naming, packing};
-use crate::anatomy::{self, Anatomy};
+use crate::anatomy::{self, Anatomy, Feeding};
 use crate::ir::{Builder, DType, Graph, Origin, Tensor};
 use crate::onnx::{self, Storage, WriteOptions};
 use crate::peft::{self, AdapterConfig, AdapterFiles, safetensors};
@@ -119,6 +119,7 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         (Adapter::Folder(_), Some(files)) => (files.config.method.clone(), Strictness::AsPeft),
         (Adapter::Folder(path), None) => return Err(Error::not_found("adapter", path.display().to_string())),
     };
+    let feeding = feeding(&base).in_file(request.model)?;
     packing::join(&mut base.anatomy, &method).in_file(request.model)?;
     let lookup = |key: &str| given.as_ref().and_then(|files| files.tensor(key)).cloned();
     let plan = Plan::new(&method, task, &base.anatomy, strictness, request.seed, &lookup).in_file(request.model)?;
@@ -176,12 +177,37 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         max_positions: base.anatomy.max_positions.map(|positions| positions - i64::try_from(plan.virtual_tokens()).unwrap_or(0)),
         virtual_tokens: plan.virtual_tokens(),
         dropout: plan.dropout(),
+        feeding,
         hard_prompt: request.hard_prompt.clone(),
     };
     manifest.write(folder.path())?;
     folder.finish()?;
     Ok(Report { manifest, targets: plan.targets(), trained: plan.trained(), task, matched, new_head })
 }
+
+/// How the model is fed.
+///
+/// # Errors
+/// An input that no data can fill.
+fn feeding(base: &Base) -> Result<Feeding> {
+    let unfillable = base.anatomy.inputs.roles.iter().find(|(id, _)| {
+        let fact = base.graph.fact(*id);
+        fact.dtype.is_none_or(|dtype| !FED.contains(&dtype)) || fact.rank().is_none()
+    });
+    match unfillable {
+        None => Ok(anatomy::feeding(&base.graph, &base.anatomy)),
+        Some(&(id, _)) => {
+            let what = format!("the input {} of type {}", base.graph.value_name(id), base.graph.fact(id));
+            let error = Error::unsupported(what, "no column of a data file fills it");
+            Err(error.with_hint(
+                "inputs are tensors of floats, int32, int64 or bool: export the model without this one, or give it a default value",
+            ))
+        }
+    }
+}
+
+/// Types of inputs that can be fed.
+const FED: &[DType] = &[DType::F32, DType::F64, DType::F16, DType::BF16, DType::I64, DType::I32, DType::Bool];
 
 /// The head that an adapter's base had and this one has not: the one that its configuration tells, or that of a classifier whose body this is.
 fn head_of(files: &AdapterFiles, anatomy: &Anatomy) -> Option<NewHead> {

@@ -5,6 +5,7 @@ use std::path::Path;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use crate::anatomy::Feeding;
 use crate::ir::Graph;
 use crate::train::verbalizer::HardPrompt;
 use crate::{Context, Error, Result};
@@ -51,6 +52,9 @@ pub struct Manifest {
     pub virtual_tokens: usize,
     /// Share of activations that are dropped in training.
     pub dropout: f64,
+    /// What the model's inputs are for, and the lengths that it insists on.
+    #[serde(default)]
+    pub feeding: Feeding,
     /// The words that labels stand for, where a language model is asked for one of them; labels are then their numbers, at the word's place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hard_prompt: Option<HardPrompt>,

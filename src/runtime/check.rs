@@ -50,10 +50,13 @@ impl Row {
     }
 }
 
+/// The inputs of the gradient graph that are fed here, beside the data.
+pub const FED: [&str; 4] = ["label_count", "trainable", "gradient", "step"];
+
 /// The loss of one batch as a function of the trainable vector.
 struct Loss<'a> {
     session: Session,
-    batch: &'a Batch,
+    batches: &'a [Batch],
     label_count: HostTensor,
     nothing: HostTensor,
     /// The loss where it starts.
@@ -71,11 +74,11 @@ struct Direction {
 ///
 /// # Errors
 /// If a run fails, or the loss is no number.
-pub fn check(session: Session, bundle: &Path, manifest: &Manifest, batch: &Batch) -> Result<Vec<Row>> {
+pub fn check(session: Session, bundle: &Path, manifest: &Manifest, batches: &[Batch]) -> Result<Vec<Row>> {
     let mut random = ChaCha8Rng::seed_from_u64(7);
     let start = adapter_file::read(bundle, manifest)?;
     let start: Vec<f64> = start.into_iter().map(|value| f64::from(value) + START * sign(&mut random)).collect();
-    let mut loss = Loss::new(session, batch, start.len());
+    let mut loss = Loss::new(session, batches, start.len());
     let (value, gradient) = loss.at(&start)?;
     loss.value = value;
     let gradient: Vec<f64> = gradient.into_iter().map(f64::from).collect();
@@ -111,21 +114,27 @@ fn directions(manifest: &Manifest, gradient: &[f64], random: &mut ChaCha8Rng) ->
 }
 
 impl<'a> Loss<'a> {
-    fn new(session: Session, batch: &'a Batch, count: usize) -> Self {
-        let labels = HostTensor::scalar(narrow(float(batch.label_count.max(1))));
-        Self { session, batch, label_count: labels, nothing: HostTensor::vector(vec![0.0_f32; count]), value: 0.0 }
+    fn new(session: Session, batches: &'a [Batch], count: usize) -> Self {
+        let labels: usize = batches.iter().map(|batch| batch.label_count).sum();
+        let labels = HostTensor::scalar(narrow(float(labels.max(1))));
+        Self { session, batches, label_count: labels, nothing: HostTensor::vector(vec![0.0_f32; count]), value: 0.0 }
     }
 
     fn at(&mut self, trainable: &[f64]) -> Result<(f64, Vec<f32>)> {
         let trainable = HostTensor::vector(trainable.iter().copied().map(narrow).collect::<Vec<f32>>());
         let step = HostTensor::scalar(1_i64);
-        let mut feeds = self.batch.feeds();
-        feeds.push(Feed::host("label_count", &self.label_count));
-        feeds.push(Feed::host("trainable", &trainable));
-        feeds.push(Feed::host("gradient", &self.nothing));
-        feeds.extend(self.session.input("step").map(|_| Feed::host("step", &step)));
-        let found = self.session.run(&feeds, &["loss", "gradient_next"])?;
-        Ok((f64::from(found[0].item()?), found[1].to_f32()?))
+        let (mut loss, mut gradient) = (0.0, None);
+        for batch in self.batches {
+            let mut feeds = batch.feeds();
+            feeds.push(Feed::host("label_count", &self.label_count));
+            feeds.push(Feed::host("trainable", &trainable));
+            feeds.push(Feed::host("gradient", gradient.as_ref().unwrap_or(&self.nothing)));
+            feeds.extend(self.session.input("step").map(|_| Feed::host("step", &step)));
+            let mut found = self.session.run(&feeds, &["loss", "gradient_next"])?;
+            loss += f64::from(found[0].item()?);
+            gradient = found.pop();
+        }
+        Ok((loss, gradient.as_ref().unwrap_or(&self.nothing).to_f32()?))
     }
 
     fn follow(&mut self, start: &[f64], gradient: &[f64], direction: Direction) -> Result<Row> {

@@ -10,6 +10,7 @@ use super::data::{Batch, Batches, Dataset, Filling, Order};
 use super::metrics::EvalRecord;
 use super::session::{Feed, Port, Session};
 use crate::adapter::config::Task;
+use crate::anatomy::Role;
 use crate::error::{Error, Result};
 use crate::train::verbalizer::HardPrompt;
 
@@ -116,13 +117,16 @@ impl<'a> Evaluator<'a> {
     pub fn measure(&mut self, trainable: Option<Feed<'_>>) -> Result<Evaluation> {
         let started = Instant::now();
         let inputs = self.inputs();
-        let mut batches = Batches::new(self.dataset, &inputs, self.batch_size, Order::File, self.filling.clone())?;
+        let mut filling = self.filling.clone();
+        filling.feeding.inputs.insert(logits::LABELS.to_owned(), Role::Labels);
+        let mut batches = Batches::new(self.dataset, &inputs, self.batch_size, Order::File, filling)?;
         let (mut sums, mut tokens) = (Sums::default(), 0_u64);
         for _ in 0..batches.per_epoch() {
-            let batch = batches.next_batch()?;
-            let Sums { loss, labels, correct } = self.run(&batch, trainable)?;
-            sums = Sums { loss: sums.loss + loss, labels: sums.labels + labels, correct: sums.correct + correct };
-            tokens += u64::try_from(batch.tokens).unwrap_or_default();
+            for batch in batches.next_parts()? {
+                let Sums { loss, labels, correct } = self.run(&batch, trainable)?;
+                sums = Sums { loss: sums.loss + loss, labels: sums.labels + labels, correct: sums.correct + correct };
+                tokens += u64::try_from(batch.tokens).unwrap_or_default();
+            }
         }
         let Sums { loss, labels, correct } = sums;
         if labels <= 0.0 {

@@ -6,6 +6,7 @@ use super::data::{Batches, Dataset, Example, Filling, Labels, Order, Summary};
 use super::session::{Purpose, Runtime, Session, Settings};
 use crate::adapter::config::Task;
 use crate::adapter::prefix_of_text;
+use crate::anatomy;
 use crate::error::{Context, Error, Result};
 use crate::export::base::Base;
 use crate::ir::Tensor;
@@ -25,6 +26,7 @@ pub fn rows(runtime: &Runtime, model: &Path, tokens: &[i32]) -> Result<Tensor> {
     let storage = Storage::Share { links: "base".to_owned(), file: "rows.data".to_owned(), live: None };
     onnx::write(&graph, &path, &WriteOptions { storage })?;
     let mut session = Session::open(runtime, &path, &Settings { purpose: Purpose::Inference, ..Settings::default() })?;
+    let filling = Filling { feeding: anatomy::feeding(&base.graph, &base.anatomy), ..Filling::default() };
     let example = Example { line: 1, input_ids: tokens.to_vec(), labels: Labels::Tokens(tokens.to_vec()), ..Example::default() };
     let dataset = Dataset {
         path: model.to_path_buf(),
@@ -33,7 +35,7 @@ pub fn rows(runtime: &Runtime, model: &Path, tokens: &[i32]) -> Result<Tensor> {
         class_names: None,
         summary: Summary::default(),
     };
-    let batch = Batches::new(&dataset, session.inputs(), 1, Order::File, Filling::default())?.next_batch()?;
+    let batch = Batches::new(&dataset, session.inputs(), 1, Order::File, filling)?.next_batch()?;
     let found = session.run(&batch.feeds(), &["rows"]).in_file(model)?;
     let found = found.first().ok_or_else(|| Error::not_found("output", "rows"))?;
     Ok(Tensor::from_f32(found.shape(), &found.to_f32()?))

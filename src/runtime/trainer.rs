@@ -18,7 +18,7 @@ use std::time::Duration;
 
 pub use engine::open as open_graph;
 pub use options::{DataOptions, Length, Optimizer, Options, Resume, Saving, Warmup};
-pub use source::{Source, tokenizer_near};
+pub use source::{Source, batch_size, tokenizer_near};
 
 use super::evaluate::Evaluation;
 use super::metrics::StepRecord;

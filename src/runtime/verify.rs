@@ -7,10 +7,11 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
-use super::data::{Batch, Batches, Dataset, Example, Filling, Labels, Order, Pixels, Summary};
+use super::ElementType;
+use super::data::{Batch, Batches, Dataset, Example, Filling, Labels, Numbers, Order, Pixels, Summary};
 use super::session::{Axis, Port, Presence, Purpose, Runtime, Session, Settings};
 use crate::adapter::config::Task;
-use crate::anatomy;
+use crate::anatomy::{self, Feeding, Padding, Role};
 use crate::error::{Error, Result};
 use crate::export::base::Base;
 use crate::ir::DType;
@@ -26,14 +27,26 @@ pub struct Samples {
     pub classes: Option<usize>,
     /// `[channels, height, width]` of images, where the graph leaves that open; none: 3 x 224 x 224 are supposed.
     pub image: Option<[usize; 3]>,
-    /// Lengths of the rows of each batch.
+    /// Lengths of the rows of each batch; a model of one length, or of one number of rows, gets as many as it takes.
     pub batches: Vec<Vec<usize>>,
+    /// What the model's inputs are for, and the lengths that it insists on.
+    pub feeding: Feeding,
+    /// Inputs that are fed by others.
+    pub beside: Vec<String>,
 }
 
 /// A batch without padding and one with it.
 impl Default for Samples {
     fn default() -> Self {
-        Self { task: Task::CausalLm, vocabulary: None, classes: None, image: None, batches: vec![vec![7, 7], vec![12, 5, 9]] }
+        Self {
+            task: Task::CausalLm,
+            vocabulary: None,
+            classes: None,
+            image: None,
+            batches: vec![vec![7, 7], vec![12, 5, 9]],
+            feeding: Feeding::default(),
+            beside: vec![],
+        }
     }
 }
 
@@ -50,6 +63,7 @@ impl Samples {
         Self {
             vocabulary: rows.and_then(|rows| usize::try_from(rows).ok()),
             image: size.map(|size| size.map(|length| usize::try_from(length).unwrap_or_default())),
+            feeding: anatomy::feeding(&graph, &anatomy),
             ..Self::default()
         }
     }
@@ -144,19 +158,22 @@ fn difference(ours: &[f32], theirs: &[f32]) -> (f64, f64) {
     (absolute, absolute / scale)
 }
 
-/// Batches of random rows for a graph's inputs.
+/// Batches of random rows for a graph's inputs, each in one piece.
 ///
 /// # Errors
 /// If the graph must be given an input that is not known here.
 pub fn sample_batches(session: &Session, samples: &Samples) -> Result<Vec<Batch>> {
     let mut random = ChaCha8Rng::seed_from_u64(1);
+    // What fills rows up is the same for whoever reads it.
+    let feeding = Feeding { padding: Padding::Hidden, ..samples.feeding.clone() };
+    let filling = Filling { feeding, ..Filling::default() };
     let batches = samples.batches.iter().map(|lengths| {
-        let lengths = fixed_lengths(session, lengths);
+        let lengths = taken(&samples.feeding, lengths);
         let examples = lengths.iter().map(|length| example(session, samples, *length, &mut random)).collect();
         let dataset =
             Dataset { path: session.path().to_path_buf(), task: samples.task, examples, class_names: None, summary: Summary::default() };
-        let batch = Batches::new(&dataset, session.inputs(), lengths.len(), Order::File, Filling::default())?.next_batch()?;
-        let missing = session.inputs().iter().find(|port| is_missing(port, &batch));
+        let batch = Batches::new(&dataset, session.inputs(), lengths.len(), Order::File, filling.clone())?.next_batch()?;
+        let missing = session.inputs().iter().find(|port| is_missing(port, &batch) && !samples.beside.contains(&port.name));
         missing.map_or(Ok(batch), |port| {
             let what = format!("an input named {}", port.name);
             Err(Error::unsupported(what, "it is not known what to feed it with").in_file(session.path()))
@@ -169,34 +186,49 @@ fn is_missing(port: &Port, batch: &Batch) -> bool {
     port.presence == Presence::Required && batch.tensors.iter().all(|(name, _)| *name != port.name)
 }
 
-/// The rows that a graph with fixed lengths can take.
-fn fixed_lengths(session: &Session, lengths: &[usize]) -> Vec<usize> {
-    let fixed = |axis: usize| match session.input("input_ids").and_then(|port| port.shape.get(axis)) {
-        Some(Axis::Known(length)) => Some(*length),
-        _ => None,
-    };
-    let rows = fixed(0).unwrap_or(lengths.len());
-    (0..rows).map(|row| fixed(1).unwrap_or(lengths[row % lengths.len()])).collect()
+/// The rows that a graph of fixed lengths can take, of those that were asked for.
+fn taken(feeding: &Feeding, lengths: &[usize]) -> Vec<usize> {
+    let rows = feeding.rows.unwrap_or(lengths.len());
+    (0..rows).map(|row| lengths[row % lengths.len()].min(feeding.length.unwrap_or(usize::MAX))).collect()
 }
 
+/// A random row, with what each input of the graph asks for.
 fn example(session: &Session, samples: &Samples, length: usize, random: &mut ChaCha8Rng) -> Example {
     let mut below = |bound: Option<usize>, usual: u32| {
         let bound = bound.and_then(|bound| u32::try_from(bound).ok()).unwrap_or(usual).max(1);
         i32::try_from(random.next_u32() % bound).unwrap_or_default()
     };
+    let ports = |wanted: Role| session.inputs().iter().filter(move |port| samples.feeding.role(&port.name) == Some(wanted));
     let input_ids: Vec<i32> = (0..length).map(|_| below(samples.vocabulary, 100)).collect();
     let mut example = Example { line: 1, input_ids, ..Example::default() };
+    let one_a_row = session.input("labels").into_iter().chain(ports(Role::Labels)).next().map(|port| port.shape.len() == 1);
     example.labels = match samples.task {
-        Task::SeqCls | Task::ImageCls => Labels::Class(below(samples.classes, 2)),
+        task if one_a_row.unwrap_or(matches!(task, Task::SeqCls | Task::ImageCls)) => Labels::Class(below(samples.classes, 2)),
         Task::TokenCls => Labels::Tokens((0..length).map(|_| below(samples.classes, 2)).collect()),
         _ => Labels::Tokens(example.input_ids.clone()),
     };
-    if session.input("decoder_input_ids").is_some() {
+    if ports(Role::DecoderInputIds).next().is_some() {
         example.decoder_input_ids = (0..length.div_ceil(2)).map(|_| below(samples.vocabulary, 100)).collect();
         example.labels = Labels::Tokens(example.decoder_input_ids.clone());
     }
-    example.pixel_values = session.input("pixel_values").map(|port| pixels(port, samples, random));
+    example.pixel_values = ports(Role::PixelValues).next().map(|port| pixels(port, samples, random));
+    example.columns = ports(Role::Column).map(|port| (port.name.clone(), column(port, length, random))).collect();
     example
+}
+
+/// Numbers for an input that the data's own column fills: whole ones are 0 or 1, which every table has rows for.
+fn column(port: &Port, length: usize, random: &mut ChaCha8Rng) -> Numbers {
+    let known = |axis: &Axis| if let Axis::Known(known) = axis { *known } else { length };
+    let shape: Vec<usize> = port.shape.iter().skip(1).map(known).collect();
+    let is_float = !matches!(port.element_type, Some(ElementType::Int64 | ElementType::Int32 | ElementType::Bool));
+    let number = |random: &mut ChaCha8Rng| if is_float { f64::from(unit(random)) } else { f64::from(random.next_u32() >> 31) };
+    let count = shape.iter().product();
+    Numbers { values: (0..count).map(|_| number(random)).collect(), shape }
+}
+
+/// A number from -1 to 1.
+fn unit(random: &mut ChaCha8Rng) -> f32 {
+    f32::from(i16::try_from(random.next_u32() >> 17).unwrap_or_default()) / 16384.0 - 1.0
 }
 
 /// An image of the size that the graph wants.
@@ -205,10 +237,7 @@ fn pixels(port: &Port, samples: &Samples, random: &mut ChaCha8Rng) -> Pixels {
     let known = |(axis, usual): (&Axis, usize)| if let Axis::Known(length) = axis { *length } else { usual };
     let shape: Vec<usize> = port.shape.iter().skip(1).zip(usual).map(known).collect();
     let count = shape.iter().product();
-    Pixels {
-        shape,
-        values: (0..count).map(|_| f32::from(i16::try_from(random.next_u32() >> 17).unwrap_or_default()) / 16384.0 - 1.0).collect(),
-    }
+    Pixels { shape, values: (0..count).map(|_| unit(random)).collect() }
 }
 
 #[cfg(test)]

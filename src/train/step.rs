@@ -216,7 +216,16 @@ fn labels<'g>(b: &'g Builder, model: Model<'_>) -> Result<Labels<'g>> {
         Objective::Sequence => &dims[..1.min(dims.len())],
         _ => &dims,
     };
-    let labels = b.input(LABELS, DType::I64, shape);
+    let labels = match b.input_named(LABELS) {
+        None => b.input(LABELS, DType::I64, shape),
+        // The model computes a loss of its own, which nothing asks for any more.
+        Some(own) if own.rank() == shape.len() => own.cast(DType::I64),
+        Some(own) => {
+            let what = format!("the input {LABELS} of this graph");
+            let why = format!("labels here have {} axes, it is {}", shape.len(), b.fact(own.id()));
+            return Err(Error::unsupported(what, why).with_hint("export the model without its loss"));
+        }
+    };
     Ok(b.scoped("loss", || {
         let before = i64::try_from(model.positions_without_label).unwrap_or(i64::MAX);
         let labels = if before == 0 || model.objective == Objective::Sequence { labels } else { loss::with_ignored(labels, before) };

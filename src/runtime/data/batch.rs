@@ -1,14 +1,16 @@
 //! A dataset's batches in their order: which rows come together, and what is counted in them.
 
 use super::Tokenizer;
-use super::columns::{Column, Rows, column};
+use super::columns::{Rows, role};
 use super::dataset::Dataset;
 use super::example::{Example, Labels};
 use super::hiding::hidden;
 use super::order::{Cursor, Order};
+use crate::adapter::config::Task;
+use crate::anatomy::{Feeding, Padding, Role};
 use crate::error::{Error, Place, Result};
 use crate::runtime::HostTensor;
-use crate::runtime::session::{Feed, Port};
+use crate::runtime::session::{Axis, Feed, Port};
 
 /// What rows are filled up with, and what hides tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub struct Filling {
     pub never_hidden: Vec<i32>,
     /// How many tokens there are, to hide some behind random ones.
     pub vocabulary: usize,
+    /// What the model's inputs are for, and the lengths that it insists on.
+    pub feeding: Feeding,
 }
 
 impl Filling {
@@ -35,6 +39,7 @@ impl Filling {
             mask: tokenizer.mask(),
             never_hidden: tokenizer.special_tokens(),
             vocabulary: tokenizer.vocabulary_size(),
+            feeding: Feeding::default(),
         }
     }
 }
@@ -71,10 +76,45 @@ pub struct Batches<'a> {
     epoch: Option<(u64, Vec<usize>)>,
 }
 
-/// A data input of the graph, and how it is filled.
+/// A data input of the graph, and what it is for.
 struct Input {
     port: Port,
-    column: Column,
+    role: Role,
+}
+
+impl Filling {
+    /// Whether rows that are given to the model together must be of one length, because what fills up short ones would be read.
+    fn keeps_lengths_apart(&self, task: Task) -> bool {
+        let is_read = match self.feeding.padding {
+            Padding::Hidden => false,
+            Padding::Later => task != Task::CausalLm,
+            Padding::Read => true,
+        };
+        is_read && self.feeding.length.is_none()
+    }
+
+    /// Whether a batch of this size may take the model several runs.
+    #[must_use]
+    pub fn parts_batches(&self, dataset: &Dataset, batch_size: usize) -> bool {
+        let lengths = || dataset.examples.iter().map(|example| example.input_ids.len());
+        let differ = || lengths().zip(lengths().skip(1)).any(|(one, next)| one != next);
+        self.feeding.rows.is_some_and(|rows| rows < batch_size) || (batch_size > 1 && self.keeps_lengths_apart(dataset.task) && differ())
+    }
+
+    /// The same, with the lengths that a session's inputs declare where none were recognised.
+    fn declared_by(mut self, inputs: &[Port]) -> Self {
+        let known = |axis: Option<&Axis>| if let Some(Axis::Known(length)) = axis { Some(*length) } else { None };
+        for port in inputs {
+            let Some(role) = role(port, &self.feeding) else { continue };
+            if matches!(role, Role::InputIds | Role::PixelValues | Role::DecoderInputIds) {
+                self.feeding.rows = self.feeding.rows.or(known(port.shape.first()));
+            }
+            if role == Role::InputIds {
+                self.feeding.length = self.feeding.length.or(known(port.shape.get(1)));
+            }
+        }
+        self
+    }
 }
 
 impl<'a> Batches<'a> {
@@ -90,7 +130,8 @@ impl<'a> Batches<'a> {
             let error = Error::invalid("rows without labels need a mask token to hide tokens behind").in_file(&dataset.path);
             return Err(error.with_hint("name a tokenizer that has a mask token, or write labels into the data file"));
         }
-        let inputs = inputs.iter().filter_map(|port| Some(Input { column: column(port)?, port: port.clone() })).collect();
+        let filling = filling.declared_by(inputs);
+        let inputs = inputs.iter().filter_map(|port| Some(Input { role: role(port, &filling.feeding)?, port: port.clone() })).collect();
         Ok(Self { dataset, inputs, batch_size, order, filling, cursor: Cursor::default(), epoch: None })
     }
 
@@ -111,11 +152,40 @@ impl<'a> Batches<'a> {
         self.dataset.examples.len().div_ceil(self.batch_size)
     }
 
-    /// The next batch; after the last of an epoch, the first of the next.
+    /// The next batch in one piece, short rows filled up; after the last of an epoch, the first of the next.
     ///
     /// # Errors
     /// [`Mismatch`](crate::ErrorKind::Mismatch) with the line if rows do not fit together or an input asks for what the rows do not have.
     pub fn next_batch(&mut self) -> Result<Batch> {
+        let (rows, epoch) = self.next_rows();
+        self.batch_of(&rows, epoch)
+    }
+
+    /// The next batch in as many parts as the model needs runs for it: of as many rows as it takes, and of one length where nothing hides what
+    /// fills rows up. Losses of the parts add up to that of the batch.
+    ///
+    /// # Errors
+    /// As [`next_batch`](Self::next_batch).
+    pub fn next_parts(&mut self) -> Result<Vec<Batch>> {
+        let (rows, epoch) = self.next_rows();
+        self.parts(&rows).iter().map(|rows| self.batch_of(rows, epoch)).collect()
+    }
+
+    /// What the model runs on for one optimizer step: the parts of `count` batches, of fewer where the epoch ends.
+    ///
+    /// # Errors
+    /// As [`next_batch`](Self::next_batch).
+    pub fn next_group(&mut self, count: usize) -> Result<Vec<Batch>> {
+        let mut group = self.next_parts()?;
+        for _ in 1..count {
+            if self.cursor.position < self.dataset.examples.len() {
+                group.extend(self.next_parts()?);
+            }
+        }
+        Ok(group)
+    }
+
+    fn next_rows(&mut self) -> (Vec<usize>, u64) {
         let count = self.dataset.examples.len();
         if self.cursor.position >= count {
             self.cursor = Cursor { epoch: self.cursor.epoch + 1, position: 0 };
@@ -125,23 +195,24 @@ impl<'a> Batches<'a> {
             Some((known, order)) if known == epoch => order,
             _ => self.order.rows(count, epoch),
         };
-        let rows = &order[position..count.min(position + self.batch_size)];
+        let rows = order[position..count.min(position + self.batch_size)].to_vec();
         self.cursor.position += rows.len();
-        let batch = self.batch_of(rows, epoch);
         self.epoch = Some((epoch, order));
-        batch
+        (rows, epoch)
     }
 
-    /// The next batches of one optimizer step: `count` of them, fewer where the epoch ends.
-    ///
-    /// # Errors
-    /// As [`next_batch`](Self::next_batch).
-    pub fn next_group(&mut self, count: usize) -> Result<Vec<Batch>> {
-        let mut group = vec![self.next_batch()?];
-        while group.len() < count && self.cursor.position < self.dataset.examples.len() {
-            group.push(self.next_batch()?);
+    fn parts(&self, rows: &[usize]) -> Vec<Vec<usize>> {
+        let mut groups: Vec<Vec<usize>> = vec![];
+        let length = |row: usize| self.dataset.examples[row].input_ids.len();
+        let apart = self.filling.keeps_lengths_apart(self.dataset.task);
+        for &row in rows {
+            match groups.iter_mut().find(|group| !apart || length(group[0]) == length(row)) {
+                Some(group) => group.push(row),
+                None => groups.push(vec![row]),
+            }
         }
-        Ok(group)
+        let most = self.filling.feeding.rows.unwrap_or(usize::MAX).max(1);
+        groups.iter().flat_map(|group| group.chunks(most)).map(<[usize]>::to_vec).collect()
     }
 
     /// Optimizer steps in an epoch, with `group` batches in each.
@@ -156,12 +227,20 @@ impl<'a> Batches<'a> {
         let count = u64::try_from(self.dataset.examples.len()).unwrap_or_default();
         let drawn = |index: usize| epoch.wrapping_mul(count).wrapping_add(u64::try_from(index).unwrap_or_default());
         let example = |index: &usize| hidden(&self.dataset.examples[*index], &self.filling, seed, drawn(*index));
-        let examples: Vec<Example> = indices.iter().map(example).collect();
-        let rows = Rows::new(&examples, &self.filling);
-        let tensors = self.inputs.iter().map(|Input { port, column }| {
-            let tensor = column(&rows, port).map_err(|error| error.at(Place::Tensor(port.name.clone())).in_file(&self.dataset.path))?;
+        let mut examples: Vec<Example> = indices.iter().map(example).collect();
+        let (count, own) = (examples.len(), self.filling.feeding.rows.unwrap_or(examples.len()));
+        if count > own {
+            return Err(Error::mismatch("rows in a batch", format!("{own}, as many as the model takes"), count));
+        }
+        // The model takes so many rows and no fewer: the rest are rows that do not count.
+        let filler = examples.last().map(Example::filler);
+        examples.extend(filler.into_iter().cycle().take(own - count));
+        let rows = Rows::new(&examples, task, &self.filling, self.filling.feeding.length);
+        let tensors = self.inputs.iter().map(|Input { port, role }| {
+            let tensor = rows.fill(port, *role).map_err(|error| error.at(Place::Tensor(port.name.clone())).in_file(&self.dataset.path))?;
             Ok((port.name.clone(), tensor))
         });
+        let examples = &examples[..count];
         Ok(Batch {
             tensors: tensors.collect::<Result<_>>()?,
             label_count: examples.iter().map(|example| example.label_count(task)).sum(),

@@ -1,5 +1,7 @@
 //! One row as the numbers that a model takes, and the checks that it can take them.
 
+use std::collections::BTreeMap;
+
 use crate::error::{Error, Result};
 
 /// The label of a token that does not count (`ignore_index` of `PyTorch`).
@@ -20,8 +22,33 @@ pub struct Example {
     pub decoder_input_ids: Vec<i32>,
     /// An image, already resized and normalised.
     pub pixel_values: Option<Pixels>,
+    /// Columns with the names of the model's own inputs, which go there as they are.
+    pub columns: BTreeMap<String, Numbers>,
     /// What the model should answer.
     pub labels: Labels,
+}
+
+/// Numbers of a row, of any rank.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Numbers {
+    /// The length of every axis; none for a single number.
+    pub shape: Vec<usize>,
+    /// The values, row-major.
+    pub values: Vec<f64>,
+}
+
+impl Numbers {
+    /// The same numbers with zeros behind them on every axis, up to these lengths.
+    pub(super) fn filled_to(&self, lengths: &[usize]) -> Vec<f64> {
+        let (Some((&own, own_rest)), Some((&length, rest))) = (self.shape.split_first(), lengths.split_first()) else {
+            return self.values.clone();
+        };
+        let size: usize = own_rest.iter().product();
+        let parts = (0..own).map(|at| Self { shape: own_rest.to_vec(), values: self.values[at * size..(at + 1) * size].to_vec() });
+        let mut filled: Vec<f64> = parts.flat_map(|part| part.filled_to(rest)).collect();
+        filled.resize(length * rest.iter().product::<usize>(), 0.0);
+        filled
+    }
 }
 
 /// An image as numbers, such as `[channels, height, width]`.
@@ -90,6 +117,15 @@ impl Example {
             Labels::Class(class) => in_range("label", &[*class], limits.classes),
             Labels::Hidden => Ok(()),
         }
+    }
+
+    /// A row like this one of which nothing counts, to fill up a batch.
+    pub(super) fn filler(&self) -> Self {
+        let labels = match &self.labels {
+            Labels::Tokens(labels) => Labels::Tokens(vec![IGNORED; labels.len()]),
+            Labels::Class(_) | Labels::Hidden => Labels::Class(IGNORED),
+        };
+        Self { labels, ..self.clone() }
     }
 
     /// Tokens that are attended to.

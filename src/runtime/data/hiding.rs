@@ -36,7 +36,9 @@ pub(super) fn hidden(example: &Example, filling: &Filling, seed: u64, drawn: u64
 mod tests {
     use super::*;
 
-    const FILLING: Filling = Filling { pad: 0, decoder_start: None, mask: Some(3), never_hidden: vec![], vocabulary: 100 };
+    fn filling() -> Filling {
+        Filling { mask: Some(3), vocabulary: 100, ..Filling::default() }
+    }
 
     fn example(length: i32) -> Example {
         Example { input_ids: (0..length).map(|id| 10 + id % 80).collect(), labels: Labels::Hidden, ..Example::default() }
@@ -45,7 +47,7 @@ mod tests {
     #[test]
     fn as_many_tokens_are_hidden_as_the_paper_says() {
         let before = example(20_000);
-        let after = hidden(&before, &FILLING, 1, 0);
+        let after = hidden(&before, &filling(), 1, 0);
         let Labels::Tokens(labels) = &after.labels else { panic!("labels were made") };
         let mut counts = [0_usize; 4];
         for ((old, new), label) in before.input_ids.iter().zip(&after.input_ids).zip(labels) {
@@ -68,14 +70,14 @@ mod tests {
     #[test]
     fn what_is_hidden_depends_on_seed_and_reading_alone() {
         let row = example(200);
-        assert_eq!(hidden(&row, &FILLING, 1, 5), hidden(&row, &FILLING, 1, 5));
-        assert_ne!(hidden(&row, &FILLING, 1, 5), hidden(&row, &FILLING, 1, 6));
-        assert_ne!(hidden(&row, &FILLING, 1, 5), hidden(&row, &FILLING, 2, 5));
+        assert_eq!(hidden(&row, &filling(), 1, 5), hidden(&row, &filling(), 1, 5));
+        assert_ne!(hidden(&row, &filling(), 1, 5), hidden(&row, &filling(), 1, 6));
+        assert_ne!(hidden(&row, &filling(), 1, 5), hidden(&row, &filling(), 2, 5));
     }
 
     #[test]
     fn special_tokens_are_never_hidden_and_a_short_row_has_a_label() {
-        let filling = Filling { never_hidden: vec![10, 12], ..FILLING };
+        let filling = Filling { never_hidden: vec![10, 12], ..filling() };
         for drawn in 0..50 {
             let Labels::Tokens(labels) = hidden(&example(3), &filling, 0, drawn).labels else { panic!("labels were made") };
             assert_eq!(labels, [IGNORED, 11, IGNORED]);

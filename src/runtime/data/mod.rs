@@ -25,7 +25,7 @@ pub use batch::{Batch, Batches, Filling};
 pub use chat::{ChatTemplate, Ending, Message};
 pub use classes::OtherNames;
 pub use dataset::{Dataset, Packing, Reading, Summary};
-pub use example::{Example, IGNORED, Labels, Limits, Pixels};
+pub use example::{Example, IGNORED, Labels, Limits, Numbers, Pixels};
 pub use order::{Cursor, Order};
 pub use task::forms;
 pub use template::hard_prompt;

@@ -8,7 +8,8 @@ use crate::runtime::session::{Axis, Feed, Port, Presence};
 use crate::runtime::{ElementType, HostTensor};
 use crate::train::verbalizer::HardPrompt;
 
-const LABELS: &str = "labels";
+/// The labels that are compared with; a model may have an input of the usual name itself.
+pub(super) const LABELS: &str = "labels that are compared with";
 
 /// The input that a model would have for labels.
 pub(super) fn labels_port(task: Task) -> Port {

@@ -1,5 +1,6 @@
 //! The graphs that make an optimizer step, and the state that goes around.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use super::options::{Optimizer, Options};
@@ -24,6 +25,7 @@ const DROPOUT_SEED: &str = "dropout_seed";
 /// What makes an optimizer step.
 pub(super) struct Engine {
     graphs: Graphs,
+    /// Runs of a step, at most.
     accumulation: usize,
     seed: u64,
     /// Batches of every step whose outcome was not collected yet.
@@ -66,21 +68,21 @@ pub fn open(runtime: &Runtime, bundle: &Path, manifest: &Manifest, purpose: &str
 }
 
 impl Engine {
-    /// Opens the graphs, for steps of as many batches each as are accumulated.
+    /// Opens the graphs, for steps of as many batches each as are accumulated, each in so many parts at most.
     ///
     /// # Errors
     /// A bundle without the graphs, or with other inputs and outputs than training needs.
-    pub(super) fn open(runtime: &Runtime, manifest: &Manifest, options: &Options) -> Result<Self> {
+    pub(super) fn open(runtime: &Runtime, manifest: &Manifest, options: &Options, parts: NonZeroUsize) -> Result<Self> {
         let open = |purpose| open(runtime, &options.bundle, manifest, purpose, options.device);
-        let (accumulation, waiting) = (options.accumulation, options.waiting);
-        let graphs = if accumulation.get() == 1 {
-            Graphs::Whole(Box::new(Stepper::new(open("training")?, &STATES, &["loss", "grad_norm"], waiting)?))
-        } else {
+        let (accumulation, waiting) = (options.accumulation.saturating_mul(parts), options.waiting);
+        let graphs = if accumulation.get() > 1 {
             let batches = waiting.saturating_mul(accumulation);
             Graphs::Parts {
                 gradient: Box::new(Stepper::new(open("gradient")?, &[GRADIENT], &["loss"], batches)?),
                 update: Box::new(Stepper::new(open("update")?, &STATES, &["grad_norm"], waiting)?),
             }
+        } else {
+            Graphs::Whole(Box::new(Stepper::new(open("training")?, &STATES, &["loss", "grad_norm"], waiting)?))
         };
         Ok(Self { graphs, accumulation: accumulation.get(), seed: 0, waiting: vec![] })
     }

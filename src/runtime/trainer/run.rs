@@ -99,7 +99,9 @@ impl<'a> Run<'a> {
     ) -> Result<Self> {
         let Material { manifest, source, dataset, eval_data } = material;
         let (data, accumulation) = (&options.data, options.accumulation.get());
-        let mut engine = Engine::open(runtime, manifest, options)?;
+        let is_parted = source.filling().parts_batches(dataset, data.batch_size.get());
+        let parts = if is_parted { data.batch_size } else { NonZeroUsize::MIN };
+        let mut engine = Engine::open(runtime, manifest, options, parts)?;
         engine.configure(&options.optimizer, options.seed)?;
         let open = |purpose| open_graph(runtime, &options.bundle, manifest, purpose, options.device);
         let evaluator = match eval_data {

@@ -4,11 +4,21 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use crate::adapter::config::Task;
-use crate::anatomy::Anatomy;
+use crate::anatomy::{self, Anatomy, Feeding, Padding};
 use crate::error::{Context, Error, Result};
 use crate::export::{Manifest, class_names};
+use crate::ir::Graph;
 use crate::runtime::data::{self, Dataset, Filling, Labels, Limits, OtherNames, Packing, Reading, Tokenizer};
 use crate::train::verbalizer::HardPrompt;
+
+/// Rows in a batch, where nothing else is said.
+const BATCH_SIZE: NonZeroUsize = NonZeroUsize::new(8).expect("8 is not 0");
+
+/// Rows in a batch: as many as were asked for, else as many as a model takes at once, else the usual number.
+#[must_use]
+pub fn batch_size(asked: Option<NonZeroUsize>, feeding: &Feeding) -> NonZeroUsize {
+    asked.or(feeding.rows.and_then(NonZeroUsize::new)).unwrap_or(BATCH_SIZE)
+}
 
 /// How files are read for a bundle.
 pub struct Source {
@@ -19,6 +29,7 @@ pub struct Source {
     packing: Packing,
     class_names: Vec<String>,
     hard_prompt: Option<HardPrompt>,
+    feeding: Feeding,
 }
 
 impl Source {
@@ -35,6 +46,7 @@ impl Source {
             None => tokenizer_near(&[bundle.join("inference.onnx"), PathBuf::from(&manifest.base.path)])?,
         };
         let source = Self::with(task, tokenizer, manifest.classes, manifest.max_positions);
+        let source = source.fed_as(manifest.feeding.clone());
         let limits = Limits { virtual_tokens: manifest.virtual_tokens, ..source.limits };
         Ok(Self { limits, hard_prompt: manifest.hard_prompt.clone(), class_names: manifest.class_names.clone(), ..source })
     }
@@ -43,14 +55,15 @@ impl Source {
     ///
     /// # Errors
     /// If the named tokenizer or the model's configuration cannot be opened.
-    pub fn of_model(model: &Path, task: Task, anatomy: &Anatomy, tokenizer: Option<&Path>) -> Result<Self> {
+    pub fn of_model(model: &Path, task: Task, graph: &Graph, anatomy: &Anatomy, tokenizer: Option<&Path>) -> Result<Self> {
         let tokenizer = match tokenizer {
             Some(path) => Some(Tokenizer::open(path)?),
             None => tokenizer_near(&[model.to_path_buf()])?,
         };
         let classes = anatomy.head.as_ref().and_then(|head| head.classes);
         let class_names = class_names::of_model(model, task, classes)?;
-        Ok(Self { class_names, ..Self::with(task, tokenizer, classes, anatomy.max_positions) })
+        let source = Self::with(task, tokenizer, classes, anatomy.max_positions).fed_as(anatomy::feeding(graph, anatomy));
+        Ok(Self { class_names, ..source })
     }
 
     fn with(task: Task, tokenizer: Option<Tokenizer>, classes: Option<i64>, positions: Option<i64>) -> Self {
@@ -61,7 +74,34 @@ impl Source {
             vocabulary: size(classes).filter(|_| task.predicts_tokens()),
             classes: size(classes).filter(|_| !task.predicts_tokens()),
         };
-        Self { task, tokenizer, limits, max_length: None, packing: Packing::Off, class_names: vec![], hard_prompt: None }
+        Self {
+            task,
+            tokenizer,
+            limits,
+            max_length: None,
+            packing: Packing::Off,
+            class_names: vec![],
+            hard_prompt: None,
+            feeding: Feeding::default(),
+        }
+    }
+
+    /// Fills inputs by their roles, and rows up to the lengths that the model insists on.
+    fn fed_as(mut self, feeding: Feeding) -> Self {
+        self.limits.positions = self.limits.positions.into_iter().chain(feeding.length).min();
+        if feeding.length.is_some() && feeding.padding == Padding::Read {
+            tracing::warn!(
+                "the model takes rows of {} tokens alone and has no mask: what fills up short rows is read and learnt like a text's own tokens",
+                feeding.length.unwrap_or_default()
+            );
+        }
+        Self { feeding, ..self }
+    }
+
+    /// Rows in a batch: as many as were asked for, else as many as the model takes at once, else the usual number.
+    #[must_use]
+    pub fn batch_size(&self, asked: Option<NonZeroUsize>) -> NonZeroUsize {
+        batch_size(asked, &self.feeding)
     }
 
     /// Cuts rows at a length, in tokens. Without one, a row that is longer than the model takes is an error.
@@ -122,7 +162,7 @@ impl Source {
     /// What rows are filled up with.
     #[must_use]
     pub fn filling(&self) -> Filling {
-        self.tokenizer.as_ref().map(Filling::of).unwrap_or_default()
+        Filling { feeding: self.feeding.clone(), ..self.tokenizer.as_ref().map(Filling::of).unwrap_or_default() }
     }
 
     /// What the rows are for.

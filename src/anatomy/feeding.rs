@@ -1,0 +1,176 @@
+//! How a model is fed: what each of its data inputs is for, by its name in the graph, and the lengths that it insists on. The one answer
+//! that training, evaluation, comparison and checks all go by.
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use super::{Anatomy, fixed};
+use crate::ir::Graph;
+
+/// What a data input is for, which decides what it is filled with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Token numbers, `[batch, seq]`.
+    InputIds,
+    /// Which tokens are attended to.
+    AttentionMask(MaskForm),
+    /// The position of each token.
+    PositionIds,
+    /// The segment of each token.
+    TokenTypeIds,
+    /// An image, `[batch, channels, height, width]`.
+    PixelValues,
+    /// How many tokens a row has, `[batch]`.
+    Lengths,
+    /// What the decoder reads.
+    DecoderInputIds,
+    /// Which of the decoder's tokens are attended to.
+    DecoderAttentionMask(MaskForm),
+    /// Which of the encoder's tokens the decoder attends to.
+    EncoderAttentionMask(MaskForm),
+    /// A part of the cache, which is empty.
+    Past,
+    /// Whether the cache is read: no.
+    UseCacheBranch,
+    /// The labels, where the model computes a loss of its own.
+    Labels,
+    /// A column of the data that has the input's own name.
+    Column,
+}
+
+/// How a mask tells which tokens are seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MaskForm {
+    /// 1 where a token is seen, else 0.
+    #[default]
+    Seen,
+    /// 1 where a token is hidden, else 0.
+    Hidden,
+    /// 0 where a token is seen, a very small number where it is hidden: what is added to scores.
+    Added,
+}
+
+impl Role {
+    /// The column of the data that fills the input: what Hugging Face calls it. None for inputs that no usual column fills.
+    #[must_use]
+    pub fn column(self) -> Option<&'static str> {
+        match self {
+            Self::InputIds => Some("input_ids"),
+            Self::AttentionMask(_) => Some("attention_mask"),
+            Self::PositionIds => Some("position_ids"),
+            Self::TokenTypeIds => Some("token_type_ids"),
+            Self::PixelValues => Some("pixel_values"),
+            Self::DecoderInputIds => Some("decoder_input_ids"),
+            Self::Labels => Some("labels"),
+            _ => None,
+        }
+    }
+
+    /// What the input is for, in words.
+    #[must_use]
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::InputIds => "tokens",
+            Self::AttentionMask(MaskForm::Seen) => "mask, 1 for tokens that are seen",
+            Self::AttentionMask(MaskForm::Hidden) => "mask, 1 for tokens that are hidden",
+            Self::AttentionMask(MaskForm::Added) => "mask, added to scores",
+            Self::PositionIds => "positions",
+            Self::TokenTypeIds => "segments",
+            Self::PixelValues => "images",
+            Self::Lengths => "lengths of rows",
+            Self::DecoderInputIds => "tokens of the decoder",
+            Self::DecoderAttentionMask(_) => "mask of the decoder's tokens",
+            Self::EncoderAttentionMask(_) => "mask of the encoder's tokens",
+            Self::Past => "cache, empty",
+            Self::UseCacheBranch => "whether there is a cache: no",
+            Self::Labels => "labels",
+            Self::Column => "the data's column of this name",
+        }
+    }
+}
+
+/// How a model is fed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Feeding {
+    /// What each data input is for, by its name.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub inputs: IndexMap<String, Role>,
+    /// The only number of rows that the graph computes with, if there is but one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<usize>,
+    /// The only number of tokens, if there is but one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub length: Option<usize>,
+    /// What comes of tokens that fill up short rows.
+    #[serde(default, skip_serializing_if = "Padding::is_hidden")]
+    pub padding: Padding,
+}
+
+/// What a model makes of the tokens that fill up short rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Padding {
+    /// A mask hides them.
+    #[default]
+    Hidden,
+    /// No token looks at later ones, so that those behind a row change nothing in it.
+    Later,
+    /// They are read like all others: rows of different lengths must not come together.
+    Read,
+}
+
+impl Padding {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+    fn is_hidden(&self) -> bool {
+        *self == Self::Hidden
+    }
+}
+
+impl Feeding {
+    /// What an input of this name is for; names of Hugging Face's models are known where nothing was recognised.
+    #[must_use]
+    pub fn role(&self, name: &str) -> Option<Role> {
+        let by_name = || match name {
+            "input_ids" => Some(Role::InputIds),
+            "attention_mask" => Some(Role::AttentionMask(MaskForm::Seen)),
+            "position_ids" => Some(Role::PositionIds),
+            "token_type_ids" => Some(Role::TokenTypeIds),
+            "labels" => Some(Role::Labels),
+            "decoder_input_ids" => Some(Role::DecoderInputIds),
+            "decoder_attention_mask" => Some(Role::DecoderAttentionMask(MaskForm::Seen)),
+            "encoder_attention_mask" => Some(Role::EncoderAttentionMask(MaskForm::Seen)),
+            "pixel_values" => Some(Role::PixelValues),
+            "use_cache_branch" => Some(Role::UseCacheBranch),
+            _ => None,
+        };
+        self.inputs.get(name).copied().or_else(by_name)
+    }
+
+    /// The names of inputs with a role.
+    pub fn named(&self, wanted: impl Fn(Role) -> bool) -> impl Iterator<Item = &str> {
+        self.inputs.iter().filter(move |(_, role)| wanted(**role)).map(|(name, _)| name.as_str())
+    }
+}
+
+/// How a graph is fed: roles that anatomy found, and the lengths that the graph insists on.
+#[must_use]
+pub fn feeding(graph: &Graph, anatomy: &Anatomy) -> Feeding {
+    let roles = &anatomy.inputs.roles;
+    let size = |length: Option<i64>| length.and_then(|length| usize::try_from(length).ok()).filter(|length| *length > 0);
+    let fixed = fixed::find(graph, anatomy);
+    let has = |is: fn(Role) -> bool| roles.iter().any(|(_, role)| is(*role));
+    let hides = has(|role| matches!(role, Role::AttentionMask(_) | Role::Lengths));
+    let padding = match () {
+        () if hides || !has(|role| role == Role::InputIds) => Padding::Hidden,
+        () if !anatomy.attentions.is_empty() && anatomy.attentions.iter().all(|attention| attention.causal) => Padding::Later,
+        () => Padding::Read,
+    };
+    Feeding {
+        inputs: roles.iter().map(|&(id, role)| (graph.value_name(id).to_owned(), role)).collect(),
+        rows: size(fixed.rows),
+        length: size(fixed.length),
+        padding,
+    }
+}
