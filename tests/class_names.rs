@@ -63,8 +63,8 @@ fn an_evaluation_file_that_lacks_a_class_has_the_numbers_of_the_training() {
     let strange = write_rows(&folder, "strange.jsonl", &texts(&["sad", "bad"]));
     let said = ["strange.jsonl: line 2: label: expected one of glad, mad, sad, found bad", "hint: classes have the names that"];
     refused(&["eval", &bundle, "--data", &strange], &said);
-    refused(&["train", &bundle, "--data", &learnt, "--eval-data", &strange], &said);
-    refused(&["train", &bundle, "--data", &strange], &said);
+    refused(&["train", &bundle, "--data", &learnt, "--eval-data", &strange, "--continue"], &said);
+    refused(&["train", &bundle, "--data", &strange, "--continue"], &said);
     // A training that goes on knows them, too.
     train(&bundle, &learnt, &["--max-steps", "4", "--resume", "--eval-data", &lacking]);
     assert_eq!(names(&bundle), json!(["glad", "mad", "sad"]));
@@ -87,7 +87,7 @@ fn names_of_the_models_configuration_keep_their_order() {
     train(&bundle, &rows, &["--max-steps", "2"]);
     assert_eq!(names(&bundle), json!(["sad", "mad", "glad"]));
     let other = write_rows(&folder, "other.jsonl", &texts(&["glad", "furious"]));
-    refused(&["train", &bundle, "--data", &other], &["line 2: label: expected one of sad, mad, glad, found furious"]);
+    refused(&["train", &bundle, "--data", &other, "--continue"], &["line 2: label: expected one of sad, mad, glad, found furious"]);
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn a_class_that_the_first_training_lacks_takes_the_next_number() {
     assert_eq!(names(&bundle), json!(["mad", "sad"]));
     let all = write_rows(&folder, "all.jsonl", &texts(&["glad", "sad", "mad"]));
     refused(&["eval", &bundle, "--data", &all], &["line 1: label: expected one of mad, sad, found glad"]);
-    train(&bundle, &all, &["--max-steps", "1"]);
+    train(&bundle, &all, &["--max-steps", "1", "--continue"]);
     assert_eq!(names(&bundle), json!(["mad", "sad", "glad"]));
 }
 

@@ -63,7 +63,7 @@ fn mistakes_name_the_place_and_say_what_to_do() {
         (&["train", text(folder.path()), "--data", text(&wrong)], "found a folder with bundles\nhint: name the one that is meant: "),
         (&["train", out, "--data", text(&empty)], "empty.jsonl: no rows in this data file"),
         (&["train", out, "--data", text(&wrong)], "wrong.jsonl: line 2: a number in input_ids: expected 0 to 63, found 99"),
-        (&["train", out, "--data", text(&wrong), "--resume"], "wrong.jsonl"),
+        (&["train", out, "--data", text(&wrong), "--resume"], "there is no run to go on with"),
     ];
     for (args, expected) in rows {
         let (code, stderr) = failed(args);
@@ -183,8 +183,8 @@ fn an_interrupted_run_with_dropout_goes_on_bit_by_bit() {
         assert_eq!(whole, parted, "{file}");
     }
     // Another seed drops other elements.
-    train(&parted, "6", &["--seed", "7", "--no-shuffle"]);
-    train(&whole, "6", &["--seed", "8", "--no-shuffle"]);
+    train(&parted, "6", &["--seed", "7", "--no-shuffle", "--restart"]);
+    train(&whole, "6", &["--seed", "8", "--no-shuffle", "--restart"]);
     let [whole, parted] = [&whole, &parted].map(|bundle| std::fs::read(bundle.join("adapter_model.safetensors")).expect("it is there"));
     assert_ne!(whole, parted);
 }

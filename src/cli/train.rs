@@ -13,7 +13,7 @@ use crate::export::Manifest;
 use crate::runtime::Device;
 use crate::runtime::data::Order;
 use crate::runtime::schedule::Decay;
-use crate::runtime::trainer::{self, DataOptions, Length, Optimizer, Options, Resume, Saving, Summary, Warmup, batch_size};
+use crate::runtime::trainer::{self, DataOptions, Length, Optimizer, Options, Saving, Start, Summary, Warmup, batch_size};
 
 const AFTER_HELP: &str = "\
 Data files are jsonl, csv, tsv or txt. Each row has one of these forms:
@@ -23,7 +23,8 @@ Data files are jsonl, csv, tsv or txt. Each row has one of these forms:
   {\"text\": ..., \"label\": ...}               classification
   {\"input_ids\", \"attention_mask\", \"labels\"} tokens, used as they are; labels of -100 do not count
 
-What is written into the bundle: adapter_model.safetensors, metrics.jsonl (a line a step), checkpoints/step-N/.
+Each run has a folder of its own in the bundle, runs/001, runs/002, ..: config.yaml (the options), metrics.jsonl (a line a step), checkpoints/step-N/
+(PEFT folders that --resume goes on from). The bundle's adapter is replaced when a run ends well.
 Ctrl-C saves a checkpoint first; --resume goes on bit for bit where a run was stopped.
 
 Examples:
@@ -31,6 +32,9 @@ Examples:
   peft-onnx train model.lora --data train.jsonl --eval-data eval.jsonl --eval-steps 50 --epochs 2
   peft-onnx train model.lora --data train.jsonl --max-steps 500 --lr-scheduler cosine --save-steps 100
   peft-onnx train model.lora --data train.jsonl --max-steps 500 --resume";
+
+/// Options that say where a run starts.
+const START: &str = "Where to start (for a bundle that was trained)";
 
 /// Options of `train`.
 #[derive(Clone, Debug, clap::Args)]
@@ -110,9 +114,18 @@ pub struct Args {
     /// Keep only the newest checkpoints, this many
     #[arg(long, value_name = "COUNT", help_heading = "Watching and saving")]
     pub save_total_limit: Option<NonZeroUsize>,
-    /// Go on from a checkpoint of this bundle: the newest one, or the folder that is named
-    #[arg(long, alias = "resume-from-checkpoint", value_name = "CHECKPOINT", num_args = 0..=1, help_heading = "Watching and saving")]
+    /// Go on with the newest run, or that of --run, bit for bit; or from a checkpoint, by its folder
+    #[arg(long, alias = "resume-from-checkpoint", value_name = "CHECKPOINT", num_args = 0..=1, group = "start", help_heading = START)]
     pub resume: Option<Option<PathBuf>>,
+    /// Begin a new run, with a new optimizer, from the adapter as it is
+    #[arg(long = "continue", group = "start", help_heading = START)]
+    pub continued: bool,
+    /// Begin a new run from the adapter as `inject` wrote it
+    #[arg(long, group = "start", help_heading = START)]
+    pub restart: bool,
+    /// The name of the new run, or of the one to resume [default: the next number; the newest]
+    #[arg(long, value_name = "NAME", help_heading = START)]
+    pub run: Option<String>,
     /// Print a line every so many steps where there is no progress bar [default: about forty lines in all]
     #[arg(long, alias = "logging-steps", value_name = "STEPS", help_heading = "Watching and saving")]
     pub log_every: Option<NonZeroU64>,
@@ -175,11 +188,15 @@ impl Args {
             seed: self.seed,
             eval_steps: self.eval_steps,
             saving: Saving { every: self.save_steps, keep: self.save_total_limit },
-            resume: match &self.resume {
-                None => Resume::No,
-                Some(None) => Resume::Newest,
-                Some(Some(folder)) => Resume::From(folder.clone()),
+            start: match &self.resume {
+                Some(None) => Start::Resumed,
+                Some(Some(folder)) => Start::ResumedFrom(folder.clone()),
+                None if self.continued => Start::Continued,
+                None if self.restart => Start::Restarted,
+                None => Start::Untrained,
             },
+            run: self.run.clone(),
+            config: String::new(),
             device: self.device,
             waiting: match self.device {
                 // Memory that is there already: nothing is gained by waiting.
@@ -222,6 +239,7 @@ fn stop_on_interrupt() -> &'static AtomicBool {
 fn report(args: &Args, global: &Global, summary: &Summary, classes: &[String]) -> Result<()> {
     if global.json {
         return output::print_json(&json!({
+            "run": summary.run,
             "steps": summary.steps,
             "loss": summary.loss,
             "first_loss": summary.first_loss,
@@ -239,8 +257,12 @@ fn report(args: &Args, global: &Global, summary: &Summary, classes: &[String]) -
 }
 
 fn describe(bundle: &Path, summary: &Summary, classes: &[String]) -> String {
+    if summary.was_finished {
+        let Summary { run, steps, .. } = summary;
+        return format!("run {run} is finished: step {steps} was its last; a larger --max-steps or --epochs goes on");
+    }
     let (tokens, time) = (output::count(summary.tokens), output::duration(summary.time));
-    let mut lines = vec![format!("trained to step {}: {tokens} tokens in {time}", summary.steps)];
+    let mut lines = vec![format!("trained to step {} in run {}: {tokens} tokens in {time}", summary.steps, summary.run)];
     if let (Some(first), Some(last)) = (summary.first_loss, summary.loss) {
         lines.push(format!("loss      {first:.4} -> {last:.4} (first and last tenth of the steps)"));
     }

@@ -1,30 +1,36 @@
-//! Checkpoints: all that a run needs to go on as if it had never stopped.
+//! Checkpoints: all that a run needs to go on as if it had never stopped, in a folder that is an adapter of Hugging Face PEFT as well.
 //!
 //! ```text
-//! BUNDLE/checkpoints/step-120/
+//! BUNDLE/runs/NAME/checkpoints/step-120/
+//!   adapter_config.json, adapter_model.safetensors (and what lies beside it)   the adapter after this step
 //!   state.safetensors   trainable, adam_m, adam_v: float32 [N]
-//!   trainer.json        step, place in the data, and the options that must stay the same
+//!   trainer.json        step, place in the data, the options that must stay the same, length and SHA-256 of every file
 //! ```
-//! A folder appears complete, by a rename. Dropout follows from seed and step, the order of rows from seed and epoch, so that there is no state
-//! of random generators to keep.
+//! A folder appears complete, by a rename: that is the moment at which a state is saved. Dropout follows from seed and step, the order of rows from
+//! seed and epoch, so that there is no state of random generators to keep.
 
-use std::fs;
-use std::io::{BufRead, BufReader};
+mod conditions;
+
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+
+pub use conditions::{Conditions, file_hash, numbers_hash};
 
 use crate::error::{Context, Error, Place, Result};
+use crate::files::inside;
 use crate::ir::Tensor;
 use crate::peft::safetensors;
-use crate::runtime::data::{Cursor, Order};
+use crate::runtime::data::Cursor;
 
 const STATE: &str = "state.safetensors";
 const RECORD: &str = "trainer.json";
 const PREFIX: &str = "step-";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// What `trainer.json` says of itself: a folder that says so may be removed when newer ones come.
+const KIND: &str = "a checkpoint of peft-onnx";
 
 /// The training state after a step.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,202 +44,211 @@ pub struct Checkpoint {
 /// What is known of a checkpoint beside its numbers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
+    /// What this is.
+    kind: String,
     /// The version of this layout.
-    pub version: u32,
+    version: u32,
     /// The optimizer steps taken.
     pub step: u64,
+    /// The optimizer steps of the whole run, as it was asked for.
+    pub total_steps: u64,
     /// Where the next batch begins.
     pub cursor: Cursor,
     /// What decides how the run goes on, and must stay the same.
     pub conditions: Conditions,
     /// Learning rates and the optimizer's numbers, in words: a run may go on with others, but is another one then.
     pub optimization: String,
+    /// The other files of the folder, by name.
+    files: IndexMap<String, FileFacts>,
 }
 
-/// What must be the same for a run to go on bit for bit.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Conditions {
-    /// The adapter's method and base.
-    pub bundle: String,
-    /// A hash of the data file.
-    pub data: String,
-    /// Rows of the data after reading: other tokenizers, lengths or packing give others.
-    pub rows: String,
-    /// Rows a batch.
-    pub batch_size: usize,
-    /// Batches a step.
-    pub accumulation: usize,
-    /// The order of rows.
-    pub order: Order,
-    /// The seed of dropout.
-    pub seed: u64,
+/// What a file must be to be the one that was written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct FileFacts {
+    bytes: u64,
+    sha256: String,
 }
 
 impl Record {
-    /// What is known of a checkpoint, in this version's layout.
+    /// What is known of a checkpoint, in this version's layout; of its files when they are written.
     #[must_use]
-    pub fn new(step: u64, cursor: Cursor, conditions: Conditions, optimization: String) -> Self {
-        Self { version: VERSION, step, cursor, conditions, optimization }
+    pub fn new(step: u64, total_steps: u64, cursor: Cursor, conditions: Conditions, optimization: String) -> Self {
+        Self { kind: KIND.to_owned(), version: VERSION, step, total_steps, cursor, conditions, optimization, files: IndexMap::new() }
     }
-}
 
-impl Conditions {
-    /// Compares the conditions of a checkpoint with those of the run that is to go on from it.
+    /// Reads what is known of a checkpoint, without its numbers.
     ///
     /// # Errors
-    /// [`Mismatch`](crate::ErrorKind::Mismatch) with the first that differs, and what to do.
-    pub fn check(&self, now: &Self) -> Result<()> {
-        let text = |order: Order| match order {
-            Order::File => "the file's (--no-shuffle)".to_owned(),
-            Order::Shuffled { seed } => format!("shuffled by --seed {seed}"),
+    /// If the folder is no checkpoint, or one of a newer version.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(RECORD);
+        let record: Self =
+            serde_json::from_slice(&inside::read(&path)?).map_err(|error| Error::format("a checkpoint's record", error).in_file(&path))?;
+        if record.kind != KIND {
+            return Err(Error::mismatch("kind", KIND, record.kind).in_file(&path));
+        }
+        if record.version > VERSION {
+            return Err(Error::mismatch("version of the checkpoint", format!("{VERSION} at most"), record.version).in_file(&path));
+        }
+        Ok(record)
+    }
+
+    /// Compares the files of a checkpoint with what was written.
+    ///
+    /// # Errors
+    /// If one is not there, a link, or of other bytes.
+    pub fn verify(&self, folder: &Path) -> Result<()> {
+        let damaged = |name: &str, error: Error| {
+            error
+                .in_file(folder.join(name))
+                .with_hint("the checkpoint was damaged after it was written: take another one, with --checkpoint or --resume PATH")
         };
-        let rows = [
-            ("the bundle", self.bundle.clone(), now.bundle.clone()),
-            ("the data file's contents", self.data.clone(), now.data.clone()),
-            ("the rows as they were read (--max-length, --packing, --tokenizer)", self.rows.clone(), now.rows.clone()),
-            ("--batch-size", self.batch_size.to_string(), now.batch_size.to_string()),
-            ("--gradient-accumulation-steps", self.accumulation.to_string(), now.accumulation.to_string()),
-            ("the order of rows", text(self.order), text(now.order)),
-            ("--seed", self.seed.to_string(), now.seed.to_string()),
-        ];
-        match rows.into_iter().find(|(_, then, now)| then != now) {
-            None => Ok(()),
-            Some((what, then, now)) => Err(Error::mismatch(what, format!("{then}, as in the checkpoint"), now)
-                .with_hint("give the options of the interrupted run, or leave out --resume to start a new one")),
+        for (name, expected) in &self.files {
+            let found = facts_of(folder, name).map_err(|error| error.with_hint("the checkpoint is not whole: take another one"))?;
+            if found != *expected {
+                return Err(damaged(name, Error::mismatch("SHA-256", &expected.sha256, &found.sha256)));
+            }
+        }
+        match self.files.contains_key(STATE) {
+            true => Ok(()),
+            false => Err(damaged(RECORD, Error::not_found("file in its list", STATE))),
         }
     }
 }
 
-/// A hash of a file's bytes.
-///
-/// # Errors
-/// [`Io`](crate::ErrorKind::Io) with the file.
-pub fn file_hash(path: &Path) -> Result<String> {
-    let mut hash = Sha256::new();
-    let mut reader = BufReader::with_capacity(1 << 20, fs::File::open(path).in_file(path)?);
-    loop {
-        let bytes = reader.fill_buf().in_file(path)?;
-        if bytes.is_empty() {
-            return Ok(text(&hash.finalize()));
-        }
-        hash.update(bytes);
-        let length = bytes.len();
-        reader.consume(length);
+fn facts_of(folder: &Path, name: &str) -> Result<FileFacts> {
+    if Path::new(name).components().count() != 1 || name.starts_with("..") {
+        return Err(Error::invalid(format!("{name:?} is no name of a file")).in_file(folder));
     }
+    let path = folder.join(name);
+    let facts = inside::facts(&path)?.ok_or_else(|| Error::not_found("file", name).in_file(folder))?;
+    Ok(FileFacts { bytes: facts.len(), sha256: file_hash(&path)? })
 }
 
-/// A hash of numbers.
-pub fn numbers_hash(numbers: impl Iterator<Item = i64>) -> String {
-    let mut hash = Sha256::new();
-    numbers.for_each(|number| hash.update(number.to_le_bytes()));
-    text(&hash.finalize())
-}
-
-fn text(hash: &[u8]) -> String {
-    hash.iter().take(16).flat_map(|byte| [byte >> 4, byte & 15]).filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
-}
-
-/// The checkpoints of a bundle.
+/// The checkpoints of a run.
 #[derive(Clone, Debug)]
 pub struct Checkpoints {
     folder: PathBuf,
 }
 
 impl Checkpoints {
-    /// Those of a bundle.
+    /// Those in a folder.
     #[must_use]
-    pub fn of(bundle: &Path) -> Self {
-        Self { folder: bundle.join("checkpoints") }
+    pub fn in_folder(folder: PathBuf) -> Self {
+        Self { folder }
     }
 
-    /// Writes a checkpoint, over one of the same step; then removes all but the `keep` newest.
+    /// The folder of a step.
+    #[must_use]
+    pub fn of_step(&self, step: u64) -> PathBuf {
+        self.folder.join(format!("{PREFIX}{step}"))
+    }
+
+    /// Writes a checkpoint, over one of the same step; then removes all but the `keep` newest. `adapter` writes the adapter's files into a folder.
     ///
     /// # Errors
-    /// If the folder cannot be written.
-    pub fn write(&self, checkpoint: &Checkpoint, keep: Option<usize>) -> Result<PathBuf> {
-        fs::create_dir_all(&self.folder).in_file(&self.folder)?;
-        let target = self.folder.join(format!("{PREFIX}{}", checkpoint.record.step));
+    /// If the folder cannot be written; then there is nothing of the checkpoint.
+    pub fn write(&self, checkpoint: &Checkpoint, keep: Option<usize>, adapter: &dyn Fn(&Path) -> Result<()>) -> Result<PathBuf> {
+        inside::facts(&self.folder)?;
+        let target = self.of_step(checkpoint.record.step);
         let staged = tempfile::Builder::new().prefix(".tmp").tempdir_in(&self.folder).in_file(&self.folder)?;
         let tensors = checkpoint.state.iter().map(|(name, values)| (name.clone(), Tensor::from_f32(&[values.len()], values))).collect();
         safetensors::write(&staged.path().join(STATE), &tensors)?;
-        let record = serde_json::to_vec_pretty(&checkpoint.record).map_err(|error| Error::format("JSON", error))?;
-        crate::files::replace(&staged.path().join(RECORD), &record)?;
+        adapter(staged.path())?;
+        let record = Record { files: written(staged.path())?, ..checkpoint.record.clone() };
+        let text = serde_json::to_vec_pretty(&record).map_err(|error| Error::format("JSON", error))?;
+        crate::files::replace(&staged.path().join(RECORD), &text)?;
         readable(staged.path()).in_file(&target)?;
-        if target.exists() {
-            fs::remove_dir_all(&target).in_file(&target)?;
-        }
-        let staged = staged.keep();
-        fs::rename(&staged, &target).in_file(&target)?;
+        // A damaged one may stand there, of which the run went on from an older one.
+        let aside = inside::facts(&target)?.map(|_| self.put_aside(&target)).transpose()?;
+        fs::rename(staged.path(), &target).in_file(&target)?;
+        let _ = staged.keep();
+        sync(&self.folder);
+        drop(aside);
         if let Some(keep) = keep {
-            self.forget_all_but(keep.max(1))?;
+            self.forget_all_but(keep.max(1));
         }
         Ok(target)
     }
 
-    /// Reads the newest checkpoint that is whole; others are named in warnings and passed over.
+    /// Reads the newest checkpoint that is whole; others are named in warnings and passed over. Nothing if there is none.
     ///
     /// # Errors
-    /// If there is none.
-    pub fn newest(&self) -> Result<Checkpoint> {
+    /// If the folder cannot be read.
+    pub fn newest(&self) -> Result<Option<(PathBuf, Checkpoint)>> {
         for (_, folder) in self.steps()?.into_iter().rev() {
             match Checkpoint::read(&folder) {
-                Ok(checkpoint) => return Ok(checkpoint),
+                Ok(checkpoint) => return Ok(Some((folder, checkpoint))),
                 Err(error) => tracing::warn!("passing over a checkpoint: {error}"),
             }
         }
-        Err(Error::not_found("checkpoint", format!("{PREFIX}N")).in_file(&self.folder).with_hint("leave out --resume to start from step 1"))
-    }
-
-    /// Puts the checkpoints of an earlier run aside, under the name `checkpoints.old`, so that a new run's are not taken for its.
-    ///
-    /// # Errors
-    /// If they cannot be moved.
-    pub fn put_aside(&self) -> Result<()> {
-        if !self.folder.exists() {
-            return Ok(());
-        }
-        let aside = self.folder.with_extension("old");
-        if aside.exists() {
-            fs::remove_dir_all(&aside).in_file(&aside)?;
-        }
-        fs::rename(&self.folder, &aside).in_file(&self.folder)
+        Ok(None)
     }
 
     /// The folders with their steps, oldest first.
-    fn steps(&self) -> Result<Vec<(u64, PathBuf)>> {
-        if !self.folder.exists() {
+    ///
+    /// # Errors
+    /// If the folder cannot be read, or is a link.
+    pub fn steps(&self) -> Result<Vec<(u64, PathBuf)>> {
+        if inside::facts(&self.folder)?.is_none() {
             return Ok(vec![]);
         }
         let mut steps = vec![];
         for entry in fs::read_dir(&self.folder).in_file(&self.folder)? {
             let path = entry.in_file(&self.folder)?.path();
             let number = path.file_name().and_then(|name| name.to_str()?.strip_prefix(PREFIX)?.parse().ok());
-            steps.extend(number.map(|number| (number, path)));
+            steps.extend(number.filter(|_| path.is_dir() && !path.is_symlink()).map(|number| (number, path)));
         }
         steps.sort();
         Ok(steps)
     }
 
-    fn forget_all_but(&self, keep: usize) -> Result<()> {
-        let steps = self.steps()?;
-        let old = steps.len().saturating_sub(keep);
-        steps.iter().take(old).try_for_each(|(_, folder)| fs::remove_dir_all(folder).in_file(folder))
+    /// Removes the oldest checkpoints. What does not say that it is one stays, and does not count; what cannot be removed is said.
+    fn forget_all_but(&self, keep: usize) {
+        let steps = self.steps().unwrap_or_default();
+        let ours: Vec<_> =
+            steps.into_iter().filter(|(step, folder)| Record::read(folder).is_ok_and(|record| record.step == *step)).collect();
+        let old = ours.len().saturating_sub(keep);
+        for (_, folder) in ours.iter().take(old) {
+            if let Err(error) = self.put_aside(folder) {
+                tracing::warn!("{}: an old checkpoint could not be removed: {error}", folder.display());
+            }
+        }
+    }
+
+    /// Takes a checkpoint's folder away at once; its files vanish when what is returned is dropped.
+    fn put_aside(&self, folder: &Path) -> Result<tempfile::TempDir> {
+        let aside = tempfile::Builder::new().prefix(".tmp").tempdir_in(&self.folder).in_file(&self.folder)?;
+        fs::rename(folder, aside.path().join("old")).in_file(folder)?;
+        Ok(aside)
+    }
+}
+
+/// The files of a folder with their lengths and hashes.
+fn written(folder: &Path) -> Result<IndexMap<String, FileFacts>> {
+    let mut names: Vec<String> = vec![];
+    for entry in fs::read_dir(folder).in_file(folder)? {
+        names.extend(entry.in_file(folder)?.file_name().into_string());
+    }
+    names.sort();
+    names.into_iter().map(|name| Ok((name.clone(), facts_of(folder, &name)?))).collect()
+}
+
+/// Brings the names in a folder to the disk, where folders can be opened.
+fn sync(folder: &Path) {
+    if let Ok(folder) = File::open(folder) {
+        let _ = folder.sync_all();
     }
 }
 
 impl Checkpoint {
-    /// Reads a checkpoint's folder.
+    /// Reads a checkpoint's folder, whose files must be what was written.
     ///
     /// # Errors
-    /// If it is not whole, or of a newer version.
+    /// If it is not whole, damaged, or of a newer version.
     pub fn read(folder: &Path) -> Result<Self> {
-        let path = folder.join(RECORD);
-        let bytes = fs::read(&path).in_file(&path)?;
-        let record: Record =
-            serde_json::from_slice(&bytes).map_err(|error| Error::format("a checkpoint's record", error).in_file(&path))?;
-        if record.version > VERSION {
-            return Err(Error::mismatch("version of the checkpoint", format!("{VERSION} at most"), record.version).in_file(&path));
-        }
+        let record = Record::read(folder)?;
+        record.verify(folder)?;
         let path = folder.join(STATE);
         let mut state = IndexMap::new();
         for (name, tensor) in safetensors::read(&path)? {
@@ -260,62 +275,9 @@ impl Checkpoint {
 fn readable(folder: &Path) -> std::io::Result<()> {
     #[cfg(unix)]
     fs::set_permissions(folder, <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o755))?;
+    sync(folder);
     Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn checkpoint(step: u64) -> Checkpoint {
-        let conditions = Conditions {
-            bundle: "lora of x".into(),
-            data: "d".into(),
-            rows: "r".into(),
-            batch_size: 4,
-            accumulation: 2,
-            order: Order::Shuffled { seed: 1 },
-            seed: 1,
-        };
-        let state = ["adam_m", "adam_v", "trainable"].map(|name| (name.to_owned(), vec![0.1_f32, -2.5e-30, f32::MIN_POSITIVE]));
-        Checkpoint { record: Record::new(step, Cursor { epoch: 1, position: 8 }, conditions, "linear".into()), state: state.into() }
-    }
-
-    #[test]
-    fn what_is_written_is_read_bit_by_bit_and_the_newest_is_taken() -> Result<()> {
-        let bundle = tempfile::tempdir()?;
-        let checkpoints = Checkpoints::of(bundle.path());
-        assert!(checkpoints.newest().is_err());
-        for step in [2, 10, 9] {
-            checkpoints.write(&checkpoint(step), None)?;
-        }
-        assert_eq!(checkpoints.newest()?, checkpoint(10));
-        fs::write(bundle.path().join("checkpoints/step-10").join(STATE), b"torn")?;
-        assert_eq!(checkpoints.newest()?, checkpoint(9));
-        assert_eq!(fs::read_dir(bundle.path().join("checkpoints"))?.count(), 3);
-        Ok(())
-    }
-
-    #[test]
-    fn only_the_newest_are_kept() -> Result<()> {
-        let bundle = tempfile::tempdir()?;
-        let checkpoints = Checkpoints::of(bundle.path());
-        for step in 1..=5 {
-            checkpoints.write(&checkpoint(step), Some(2))?;
-        }
-        let left: Vec<u64> = checkpoints.steps()?.into_iter().map(|(step, _)| step).collect();
-        assert_eq!(left, [4, 5]);
-        checkpoints.put_aside()?;
-        assert!(checkpoints.newest().is_err() && bundle.path().join("checkpoints.old/step-5").exists());
-        Ok(())
-    }
-
-    #[test]
-    fn another_condition_is_named() {
-        let then = checkpoint(1).record.conditions;
-        assert!(then.check(&then).is_ok());
-        let error = then.check(&Conditions { batch_size: 8, ..then.clone() }).unwrap_err();
-        assert_eq!(error.to_string(), "--batch-size: expected 4, as in the checkpoint, found 8");
-        assert!(then.check(&Conditions { data: "e".into(), ..then.clone() }).is_err());
-    }
-}
+mod tests;

@@ -1,12 +1,13 @@
 //! `metrics.jsonl`: what happened in every step, one JSON object a line, in the order in which it happened.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
+use crate::files::{Staged, inside};
 
 /// One optimizer step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -23,6 +24,16 @@ pub struct StepRecord {
     pub tokens: usize,
     /// Wall time of the step.
     pub seconds: f64,
+    /// How often all rows were read when it ended.
+    pub epoch: f64,
+    /// Whether the step was refused because loss, gradient or the state after it are no finite numbers.
+    #[serde(skip_serializing_if = "is_false")]
+    pub diverged: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 /// One evaluation.
@@ -56,7 +67,8 @@ impl Metrics {
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) with the file.
     pub fn create(path: &Path) -> Result<Self> {
-        let file = File::create(path).in_file(path)?;
+        let file = inside::append(path)?;
+        file.set_len(0).in_file(path)?;
         Ok(Self { path: path.to_path_buf(), file })
     }
 
@@ -66,11 +78,30 @@ impl Metrics {
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) with the file.
     pub fn resume(path: &Path, step: u64) -> Result<Self> {
-        if path.exists() {
-            keep_until(path, step).in_file(path)?;
+        if inside::facts(path)?.is_some() {
+            keep_until(path, path, step)?;
         }
-        let file = OpenOptions::new().create(true).append(true).open(path).in_file(path)?;
+        let file = inside::append(path)?;
         Ok(Self { path: path.to_path_buf(), file })
+    }
+
+    /// Starts a file with what another run did until the step of this number.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io) with the file.
+    pub fn branch(other: &Path, path: &Path, step: u64) -> Result<Self> {
+        if inside::facts(other)?.is_some() {
+            keep_until(other, path, step)?;
+        }
+        Self::resume(path, step)
+    }
+
+    /// Brings what was written to the disk.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io) with the file.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_data().in_file(&self.path)
     }
 
     /// Appends one record: a [`StepRecord`] or an [`EvalRecord`].
@@ -85,32 +116,31 @@ impl Metrics {
     }
 }
 
-fn keep_until(path: &Path, step: u64) -> Result<()> {
+/// Writes the records of `from` until a step to `path`.
+fn keep_until(from: &Path, path: &Path, step: u64) -> Result<()> {
     #[derive(Deserialize)]
     struct Numbered {
         step: u64,
     }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut kept = tempfile::NamedTempFile::new_in(folder)?;
-    for line in BufReader::new(File::open(path)?).split(b'\n') {
-        let line = line?;
+    let mut kept = Staged::new(path)?;
+    for line in BufReader::new(File::open(from).in_file(from)?).split(b'\n') {
+        let line = line.in_file(from)?;
         if serde_json::from_slice::<Numbered>(&line).is_ok_and(|record| record.step <= step) {
-            kept.write_all(&line)?;
-            kept.write_all(b"\n")?;
+            kept.write(&line)?;
+            kept.write(b"\n")?;
         }
     }
-    kept.flush()?;
-    fs::set_permissions(kept.path(), fs::metadata(path)?.permissions())?;
-    kept.persist(path).map_err(|error| error.error)?;
-    Ok(())
+    kept.finish()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn record(step: u64, loss: f32) -> StepRecord {
-        StepRecord { step, loss, learning_rate: 0.001, grad_norm: 2.0, tokens: 64, seconds: 0.5 }
+        StepRecord { step, loss, learning_rate: 0.001, grad_norm: 2.0, tokens: 64, seconds: 0.5, epoch: 0.25, diverged: !loss.is_finite() }
     }
 
     #[test]
@@ -123,9 +153,9 @@ mod tests {
         metrics.write(&record(2, f32::NAN))?;
         assert_eq!(
             fs::read_to_string(&path)?,
-            "{\"step\":1,\"loss\":0.5,\"learning_rate\":0.001,\"grad_norm\":2.0,\"tokens\":64,\"seconds\":0.5}\n\
+            "{\"step\":1,\"loss\":0.5,\"learning_rate\":0.001,\"grad_norm\":2.0,\"tokens\":64,\"seconds\":0.5,\"epoch\":0.25}\n\
              {\"step\":1,\"split\":\"eval\",\"loss\":1.0,\"accuracy\":0.75,\"seconds\":2.0}\n\
-             {\"step\":2,\"loss\":null,\"learning_rate\":0.001,\"grad_norm\":2.0,\"tokens\":64,\"seconds\":0.5}\n"
+             {\"step\":2,\"loss\":null,\"learning_rate\":0.001,\"grad_norm\":2.0,\"tokens\":64,\"seconds\":0.5,\"epoch\":0.25,\"diverged\":true}\n"
         );
         Ok(())
     }
@@ -144,7 +174,7 @@ mod tests {
         let text = fs::read_to_string(&path)?;
         let steps: Vec<&str> = text.lines().filter_map(|line| line.split(',').next()).collect();
         assert_eq!(steps, ["{\"step\":1", "{\"step\":2", "{\"step\":3"]);
-        assert!(text.ends_with("\"seconds\":0.5}\n") && text.contains("0.25"));
+        assert!(text.ends_with("\"epoch\":0.25}\n") && text.contains("0.25"));
         Ok(())
     }
 }

@@ -3,30 +3,32 @@
 //! ```text
 //! data ─batches→ engine ⇄ state        every step: a line in metrics.jsonl
 //!                  │                    every --eval-steps: evaluation.onnx over the evaluation data
-//!                  └─ trainable ─→ adapter_model.safetensors, checkpoints/step-N/
+//!                  └─ state ─→ runs/NAME/checkpoints/step-N/ ─at the end→ the bundle's adapter
 //! ```
+//! A state is saved when its checkpoint's folder takes its name; the bundle's adapter follows from the last checkpoint of a run that ended well.
 //! What a run looks like to people is not decided here: every happening is an [`Event`].
 
 mod engine;
 mod options;
 mod run;
 mod source;
+mod start;
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 pub use engine::open as open_graph;
-pub use options::{DataOptions, Length, Optimizer, Options, Resume, Saving, Warmup};
+pub use options::{DataOptions, Length, Optimizer, Options, Saving, Start, Warmup};
 pub use source::{Source, batch_size, tokenizer_near};
 
 use super::evaluate::Evaluation;
 use super::metrics::StepRecord;
+use super::runs::Runs;
 use super::session::Runtime;
 use crate::error::Result;
-
-/// The file of metrics in a bundle.
-pub const METRICS: &str = "metrics.jsonl";
+use crate::export::lock::Lock;
+use crate::export::pending;
 
 /// Something that happened in a run.
 #[derive(Clone, Debug)]
@@ -68,6 +70,10 @@ pub struct Plan {
 /// What a run did.
 #[derive(Clone, Debug)]
 pub struct Summary {
+    /// The run's name.
+    pub run: String,
+    /// Whether there was nothing left to do: the run had taken its last step before.
+    pub was_finished: bool,
     /// The last step's number.
     pub steps: u64,
     /// Mean loss of the first tenth of the steps of this run.
@@ -84,7 +90,8 @@ pub struct Summary {
     pub adapter: PathBuf,
 }
 
-/// Trains the adapter of a bundle and writes it back.
+/// Trains the adapter of a bundle, in a run of its own, and puts what came out into the bundle if the run ends well. No other process may change the
+/// bundle meanwhile.
 ///
 /// When `stop` becomes true the run ends after the step it is in, with a checkpoint.
 ///
@@ -92,8 +99,14 @@ pub struct Summary {
 /// Data, options or graphs that do not go together; [`Diverged`](crate::ErrorKind::Diverged) if loss or gradient are no numbers any more, with the
 /// step and the rows, after the last good state was saved; [`Interrupted`](crate::ErrorKind::Interrupted) if `stop` was set.
 pub fn train(runtime: &Runtime, options: &Options, stop: &AtomicBool, report: &mut dyn FnMut(Event<'_>)) -> Result<Summary> {
+    let _lock = Lock::take(&options.bundle, "peft-onnx train")?;
+    Runs::of(&options.bundle).tidy();
+    pending::complete(&options.bundle)?;
     let material = run::Material::read(options)?;
-    run::Run::prepare(runtime, options, &material, report)?.go(stop)
+    match run::Run::prepare(runtime, options, &material, report)? {
+        run::Prepared::Ready(run) => run.go(stop),
+        run::Prepared::Finished(summary) => Ok(summary),
+    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@ pub mod names {
     pub const LEARNING_RATE: &str = "learning_rate";
     /// The norm of the whole gradient before clipping, float32, rank 0.
     pub const GRAD_NORM: &str = "grad_norm";
+    /// 1 if the step was made; 0 if the gradient or the state after it are no finite numbers, and the state stayed what it was. float32, rank 0.
+    pub const UPDATED: &str = "updated";
     /// Put behind the name of a piece of state for its value after the step.
     pub const NEXT: &str = "_next";
 }
@@ -78,10 +80,10 @@ impl AdamW {
         State { trainable, m: moment(names::ADAM_M), v: moment(names::ADAM_V) }
     }
 
-    /// Writes one step: inputs `step`, `learning_rate` and the optional hyper-parameters; outputs `grad_norm` and the next state.
+    /// Writes one step: inputs `step`, `learning_rate` and the optional hyper-parameters; outputs `grad_norm`, `updated` and the next state.
     ///
     /// Loshchilov & Hutter, Decoupled Weight Decay Regularization, algorithm 2, with the order of operations of PyTorch's
-    /// `torch.optim.AdamW`. A gradient that is not finite changes nothing. Bias corrections and `1 - β` are computed in float64, as PyTorch does: in float32 `1 - 0.999` is off by
+    /// `torch.optim.AdamW`. A gradient or a result that is not finite changes nothing. Bias corrections and `1 - β` are computed in float64, as PyTorch does: in float32 `1 - 0.999` is off by
     /// 5e-5 of itself.
     pub fn write<'g>(&self, b: &'g Builder, state: State<'g>, gradient: Expr<'g>) {
         let step = b.input_named(names::STEP).unwrap_or_else(|| b.input(names::STEP, DType::I64, &[])).cast(DType::F64);
@@ -112,9 +114,11 @@ impl AdamW {
             let decayed = state.trainable * (1.0 - learning_rate * weight_decay);
             let next = decayed - (learning_rate / correction1) * (m / (v.sqrt() / correction2 + epsilon));
             b.output(names::GRAD_NORM, norm);
-            // Where the norm is no finite number the comparison is false, and the step leaves everything as it was: who runs the graph may
-            // look at the loss later, and has lost nothing.
-            let is_finite = norm.less(norm.same_type(f64::INFINITY));
+            // Zero times a number is 0, times what is none it is NaN, and so is the sum; then the comparison is false, and the step leaves everything as
+            // it was: who runs the graph may look at the loss later, and has lost nothing. The first moment is finite where gradient and state are.
+            let nothing = norm * 0.0 + (next * 0.0).sum_all() + (v * 0.0).sum_all();
+            let is_finite = nothing.less(nothing.same_type(1.0));
+            b.output(names::UPDATED, is_finite.cast(DType::F32));
             for (name, next, before) in
                 [(names::TRAINABLE, next, state.trainable), (names::ADAM_M, m, state.m), (names::ADAM_V, v, state.v)]
             {
@@ -135,8 +139,8 @@ fn clip_factor<'g>(norm: Expr<'g>, max: Expr<'g>) -> Expr<'g> {
 
 /// The graph that takes a finished gradient and makes the step: what accumulation and data-parallel training end in.
 ///
-/// Inputs `trainable`, `gradient`, `adam_m`, `adam_v`, `step`, `learning_rate` and the optional hyper-parameters; outputs `grad_norm`
-/// and the next state.
+/// Inputs `trainable`, `gradient`, `adam_m`, `adam_v`, `step`, `learning_rate` and the optional hyper-parameters; outputs `grad_norm`,
+/// `updated` and the next state.
 pub fn update_graph(optimizer: &AdamW, start: &Start) -> crate::Result<crate::ir::Graph> {
     let b = Builder::new(crate::ir::ModelInfo::dialect());
     let length = Dim::known(i64::try_from(start.trainable.len()).unwrap_or(i64::MAX));

@@ -9,6 +9,7 @@ use crate::export::Manifest;
 use crate::runtime::data::{Batch, Batches, Dataset, Filling, Order};
 use crate::runtime::session::{DeviceTensor, Feed, Port, Purpose, Runtime, Session, Settings, State, Stepper};
 use crate::runtime::{Device, ElementType, HostTensor};
+use crate::train::optimizer::names;
 
 /// The parts of the training state, by the names of the graphs' inputs, each float32 `[N]`.
 pub(crate) const STATES: [State<'static>; 3] = [
@@ -21,6 +22,14 @@ const GRADIENT: State<'static> = State { input: "gradient", output: "gradient_ne
 
 /// The optional input that seeds the dropout masks.
 const DROPOUT_SEED: &str = "dropout_seed";
+
+/// What the update tells of itself; the second not in bundles of before it was there.
+const TOLD: [&str; 2] = [names::GRAD_NORM, names::UPDATED];
+
+/// The names of what the update tells.
+fn told(session: &Session) -> Vec<&'static str> {
+    TOLD.into_iter().filter(|name| *name == names::GRAD_NORM || session.output(name).is_some()).collect()
+}
 
 /// What makes an optimizer step.
 pub(super) struct Engine {
@@ -46,15 +55,19 @@ pub(super) struct Outcome {
     pub loss: f32,
     /// The norm of the whole gradient before clipping.
     pub grad_norm: f32,
+    /// Whether the update was made: the state after it would be finite numbers.
+    pub is_updated: bool,
 }
 
 impl Outcome {
-    fn new(loss: f32, grad_norm: &HostTensor) -> Result<Self> {
-        Ok(Self { loss, grad_norm: grad_norm.item()? })
+    /// `update` is what the update tells, in the order of [`TOLD`].
+    fn new(loss: f32, update: &[HostTensor]) -> Result<Self> {
+        let told = |at: usize| update.get(at).map(HostTensor::item).transpose();
+        Ok(Self { loss, grad_norm: told(0)?.unwrap_or(f32::NAN), is_updated: told(1)?.is_none_or(|flag| flag > 0.0) })
     }
 
     pub(super) fn is_finite(self) -> bool {
-        self.loss.is_finite() && self.grad_norm.is_finite()
+        self.loss.is_finite() && self.grad_norm.is_finite() && self.is_updated
     }
 }
 
@@ -76,13 +89,16 @@ impl Engine {
         let open = |purpose| open(runtime, &options.bundle, manifest, purpose, options.device);
         let (accumulation, waiting) = (options.accumulation.saturating_mul(parts), options.waiting);
         let graphs = if accumulation.get() > 1 {
-            let batches = waiting.saturating_mul(accumulation);
+            let (batches, update) = (waiting.saturating_mul(accumulation), open("update")?);
+            let results = told(&update);
             Graphs::Parts {
                 gradient: Box::new(Stepper::new(open("gradient")?, &[GRADIENT], &["loss"], batches)?),
-                update: Box::new(Stepper::new(open("update")?, &STATES, &["grad_norm"], waiting)?),
+                update: Box::new(Stepper::new(update, &STATES, &results, waiting)?),
             }
         } else {
-            Graphs::Whole(Box::new(Stepper::new(open("training")?, &STATES, &["loss", "grad_norm"], waiting)?))
+            let session = open("training")?;
+            let results = [&["loss"], &told(&session)[..]].concat();
+            Graphs::Whole(Box::new(Stepper::new(session, &STATES, &results, waiting)?))
         };
         Ok(Self { graphs, accumulation: accumulation.get(), seed: 0, waiting: vec![] })
     }
@@ -162,12 +178,14 @@ impl Engine {
     /// If the device refuses.
     pub(super) fn collect(&mut self) -> Result<Vec<Outcome>> {
         let outcomes: Vec<Outcome> = match &mut self.graphs {
-            Graphs::Whole(stepper) => stepper.collect()?.iter().map(|row| Outcome::new(row[0].item()?, &row[1])).collect::<Result<_>>()?,
+            Graphs::Whole(stepper) => {
+                stepper.collect()?.iter().map(|row| Outcome::new(row[0].item()?, &row[1..])).collect::<Result<_>>()?
+            }
             Graphs::Parts { gradient, update } => {
                 let losses = gradient.collect()?.iter().map(|row| row[0].item()).collect::<Result<Vec<_>>>()?;
                 let mut losses = losses.into_iter();
                 let steps = self.waiting.iter().zip(update.collect()?);
-                steps.map(|(&batches, row)| Outcome::new(losses.by_ref().take(batches).sum(), &row[0])).collect::<Result<_>>()?
+                steps.map(|(&batches, row)| Outcome::new(losses.by_ref().take(batches).sum(), &row)).collect::<Result<_>>()?
             }
         };
         self.waiting.clear();

@@ -35,7 +35,11 @@ pub struct Options {
     /// When checkpoints are written.
     pub saving: Saving,
     /// Where to start.
-    pub resume: Resume,
+    pub start: Start,
+    /// The run's name: of the one to go on with, or of a new one. None: the newest, or the next number.
+    pub run: Option<String>,
+    /// The options in the words of who asked, to keep beside the run.
+    pub config: String,
     /// Where to compute.
     pub device: Device,
     /// Steps whose loss may wait on the device until it is fetched: every time, the device stands still. News comes after half a second anyway.
@@ -107,13 +111,17 @@ pub struct Saving {
 
 /// Where a run starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Resume {
-    /// From the adapter in the bundle, at step 1.
-    No,
-    /// From the bundle's newest checkpoint.
-    Newest,
-    /// From this checkpoint.
-    From(PathBuf),
+pub enum Start {
+    /// At step 1 of a bundle that was not trained; one that was is refused.
+    Untrained,
+    /// At step 1, with a new optimizer, from the adapter as it is.
+    Continued,
+    /// At step 1, from the adapter as `inject` wrote it.
+    Restarted,
+    /// Where the newest run, or the one that is named, was stopped.
+    Resumed,
+    /// After this checkpoint: in its run if that has no newer one, else in a new run.
+    ResumedFrom(PathBuf),
 }
 
 impl Options {
@@ -159,8 +167,17 @@ impl Optimizer {
             ("--adam-epsilon", self.epsilon, "a number above 0", |x| x > 0.0),
             ("--max-grad-norm", self.max_grad_norm, "a number from 0", |x| x >= 0.0),
         ];
-        match rows.into_iter().find(|(_, value, _, is_fine)| !(value.is_finite() && is_fine(*value))) {
-            Some((option, value, expected, _)) => Err(Error::mismatch(option, expected, value)),
+        if let Some((option, value, expected, _)) = rows.into_iter().find(|(_, value, _, is_fine)| !(value.is_finite() && is_fine(*value)))
+        {
+            return Err(Error::mismatch(option, expected, value));
+        }
+        let is_lost = |value: f64| !rounded(value).is_finite() || (value != 0.0 && rounded(value) == 0.0);
+        match rows.into_iter().find(|(_, value, ..)| is_lost(*value)) {
+            Some((option, value, ..)) => {
+                let error =
+                    Error::mismatch(option, "a number of float32's range", format!("{value:e}, which rounds to {}", rounded(value)));
+                Err(error.with_hint("the graph computes in float32: the smallest number above 0 is 1.4e-45, the largest 3.4e38"))
+            }
             None => Ok(()),
         }
     }
@@ -171,6 +188,11 @@ impl fmt::Display for Optimizer {
         let Self { weight_decay, beta1, beta2, epsilon, max_grad_norm, .. } = self;
         write!(f, "weight decay {weight_decay}, betas {beta1} and {beta2}, epsilon {epsilon}, gradients up to a norm of {max_grad_norm}")
     }
+}
+
+#[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "numbers are rounded once, where they become tensors")]
+fn rounded(value: f64) -> f32 {
+    value as f32
 }
 
 #[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "numbers of steps are far below 2^53")]
@@ -210,5 +232,15 @@ mod tests {
         let error = Optimizer { beta2: 1.0, ..good }.check().unwrap_err();
         assert_eq!(error.to_string(), "--adam-beta2: expected a number from 0 to below 1, found 1");
         assert!(Optimizer { learning_rate: f64::INFINITY, ..good }.check().is_err());
+        for lost in [
+            Optimizer { epsilon: 1e-300, ..good },
+            Optimizer { learning_rate: 1e39, ..good },
+            Optimizer { learning_rate: 1e-60, ..good },
+            Optimizer { weight_decay: 1e308, ..good },
+            Optimizer { max_grad_norm: 1e-50, ..good },
+        ] {
+            assert!(lost.check().is_err_and(|error| error.to_string().contains("which rounds to")), "{lost}");
+        }
+        assert!(Optimizer { max_grad_norm: 0.0, weight_decay: 1e-30, epsilon: 1e-40, ..good }.check().is_ok());
     }
 }

@@ -1,19 +1,23 @@
 //! One run, from its options to its summary.
 
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use indexmap::IndexMap;
+
 use super::engine::{Engine, STATES, open as open_graph};
-use super::{Event, METRICS, Options, Plan, Resume, Source, Summary, source};
-use crate::error::{Error, ErrorKind, Result};
-use crate::export::Manifest;
-use crate::runtime::adapter_file;
-use crate::runtime::checkpoint::{self, Checkpoint, Checkpoints, Conditions, Record};
+use super::start::Beginning;
+use super::{Event, Options, Plan, Source, Summary, source};
+use crate::error::{Context, Error, ErrorKind, Place, Result};
+use crate::export::{Manifest, pending};
+use crate::runtime::adapter_file::{self, Frame};
+use crate::runtime::checkpoint::{self, Checkpoint, Conditions, Record};
 use crate::runtime::data::{Batches, Cursor, Dataset};
 use crate::runtime::evaluate::{Evaluation, Evaluator};
 use crate::runtime::metrics::{Metrics, StepRecord};
+use crate::runtime::runs::{self, Ended};
 use crate::runtime::schedule::Schedule;
 use crate::runtime::session::{Feed, Runtime};
 
@@ -23,18 +27,20 @@ pub(super) struct Material {
     source: Source,
     dataset: Dataset,
     eval_data: Option<Dataset>,
+    beginning: Beginning,
 }
 
 impl Material {
-    /// Reads the manifest and the data.
+    /// Reads the manifest, where the run starts, and the data.
     pub(super) fn read(options: &Options) -> Result<Self> {
         options.optimizer.check()?;
         let manifest = Manifest::read(&options.bundle)?;
+        let beginning = Beginning::find(options, &manifest)?;
         let data = &options.data;
         let source = Source::of(&options.bundle, &manifest, data.tokenizer.as_deref())?.cut(data.max_length).packed(data.packing);
         let dataset = source.read_to_learn(&data.file)?;
         let eval_data = data.eval_file.as_ref().map(|file| source.read_to_measure(file, Some(&dataset))).transpose()?;
-        Ok(Self { manifest, source, dataset, eval_data })
+        Ok(Self { manifest, source, dataset, eval_data, beginning })
     }
 
     /// Keeps the names of classes that the data has and the bundle does not know yet: whoever reads the bundle later must number them alike.
@@ -58,8 +64,11 @@ pub(super) struct Run<'a> {
     conditions: Conditions,
     optimization: String,
     schedule: Schedule,
-    checkpoints: Checkpoints,
+    steps_per_epoch: usize,
+    run: runs::Run,
+    frame: Frame,
     metrics: Metrics,
+    begun: u64,
     done: u64,
     cursor: Cursor,
     waiting: Vec<Waiting>,
@@ -89,6 +98,14 @@ struct Seen {
     saved: Option<u64>,
 }
 
+/// What came of the preparations.
+pub(super) enum Prepared<'a> {
+    /// Steps can be taken.
+    Ready(Box<Run<'a>>),
+    /// All steps were taken before; the bundle has the adapter.
+    Finished(Summary),
+}
+
 impl<'a> Run<'a> {
     /// Opens the graphs and puts the state where the run starts.
     pub(super) fn prepare(
@@ -96,8 +113,8 @@ impl<'a> Run<'a> {
         options: &'a Options,
         material: &'a Material,
         report: &'a mut dyn FnMut(Event<'_>),
-    ) -> Result<Self> {
-        let Material { manifest, source, dataset, eval_data } = material;
+    ) -> Result<Prepared<'a>> {
+        let Material { manifest, source, dataset, eval_data, beginning } = material;
         let (data, accumulation) = (&options.data, options.accumulation.get());
         let is_parted = source.filling().parts_batches(dataset, data.batch_size.get());
         let parts = if is_parted { data.batch_size } else { NonZeroUsize::MIN };
@@ -119,21 +136,23 @@ impl<'a> Run<'a> {
             order: data.order,
             seed: options.seed,
         };
-        let schedule = options
-            .schedule(engine.batches(dataset, data.batch_size.get(), data.order, source.filling())?.groups_per_epoch(accumulation))?;
-        let checkpoints = Checkpoints::of(&options.bundle);
+        let batches = engine.batches(dataset, data.batch_size.get(), data.order, source.filling())?;
+        let steps_per_epoch = batches.groups_per_epoch(accumulation);
+        let schedule = options.schedule(steps_per_epoch)?;
         let optimization = format!("{schedule}; {}", options.optimizer);
-        let start = Start { conditions: &conditions, optimization: &optimization };
-        let (done, cursor) = start.begin(options, manifest, &mut engine, &checkpoints)?;
+        let (done, cursor) = begin(beginning, manifest, &mut engine, &conditions, &optimization)?;
+        if let Some(run) = beginning.run_that_goes_on().filter(|_| done == schedule.total_steps) {
+            return Ok(Prepared::Finished(finished(&options.bundle, run.clone(), done)?));
+        }
         if done >= schedule.total_steps {
             let error = Error::mismatch("steps of this run", format!("more than the {done} of the checkpoint"), schedule.total_steps);
             return Err(error.with_hint("raise --max-steps or --epochs"));
         }
         material.keep_class_names(&options.bundle)?;
-        let path = options.bundle.join(METRICS);
-        let metrics = if done == 0 { Metrics::create(&path)? } else { Metrics::resume(&path, done)? };
-        let (waiting, collected) = (vec![], Instant::now());
-        Ok(Self {
+        let frame = Frame::read(&beginning.adapter, manifest)?;
+        let (run, metrics) = beginning.open(options)?;
+        let (begun, waiting, collected) = (done, vec![], Instant::now());
+        Ok(Prepared::Ready(Box::new(Self {
             options,
             material,
             report,
@@ -142,13 +161,16 @@ impl<'a> Run<'a> {
             conditions,
             optimization,
             schedule,
-            checkpoints,
+            steps_per_epoch,
+            run,
+            frame,
             metrics,
+            begun,
             done,
             cursor,
             waiting,
             collected,
-        })
+        })))
     }
 
     /// Takes the steps.
@@ -157,9 +179,10 @@ impl<'a> Run<'a> {
         let Material { dataset, source, .. } = self.material;
         let mut batches = self.engine.batches(dataset, data.batch_size.get(), data.order, source.filling())?;
         batches.seek(self.cursor);
-        let plan = self.plan(&batches);
+        let plan = self.plan();
         (self.report)(Event::Started(&plan));
-        let (started, mut seen) = (Instant::now(), Seen::default());
+        let begun = self.material.beginning.run_that_goes_on().map(|_| self.done);
+        let (started, mut seen) = (Instant::now(), Seen { saved: begun, ..Seen::default() });
         for step in self.done + 1..=self.schedule.total_steps {
             self.step(step, &mut batches)?;
             let (evaluates, saves) = (self.is_due(step, self.options.eval_steps), self.is_due(step, self.options.saving.every));
@@ -173,7 +196,8 @@ impl<'a> Run<'a> {
             }
             if stops {
                 self.save(step, &mut seen)?;
-                return Err(interrupted(step));
+                self.end(Ended::Interrupted);
+                return Err(self.interrupted(step));
             }
             if saves {
                 self.save(step, &mut seen)?;
@@ -182,12 +206,12 @@ impl<'a> Run<'a> {
         self.finish(seen, started.elapsed())
     }
 
-    fn plan(&self, batches: &Batches<'_>) -> Plan {
+    fn plan(&self) -> Plan {
         let accumulation = self.options.accumulation.get();
         Plan {
             done: self.done,
             steps: self.schedule.total_steps,
-            steps_per_epoch: batches.groups_per_epoch(accumulation),
+            steps_per_epoch: self.steps_per_epoch,
             trainable: self.material.manifest.trainable_count,
             data: self.material.dataset.summary,
             rows_per_step: self.options.data.batch_size.get() * accumulation,
@@ -212,6 +236,8 @@ impl<'a> Run<'a> {
             grad_norm: f32::NAN,
             tokens: group.iter().map(|batch| batch.tokens).sum(),
             seconds: started.elapsed().as_secs_f64(),
+            epoch: ratio(step, self.steps_per_epoch),
+            diverged: false,
         };
         let lines = group.iter().flat_map(|batch| &batch.lines).map(ToString::to_string).collect();
         self.waiting.push(Waiting { record, lines, cursor: self.cursor });
@@ -224,9 +250,10 @@ impl<'a> Run<'a> {
         let outcomes = self.engine.collect()?;
         self.collected = Instant::now();
         for (waiting, outcome) in std::mem::take(&mut self.waiting).into_iter().zip(outcomes) {
-            let record = StepRecord { loss: outcome.loss, grad_norm: outcome.grad_norm, ..waiting.record };
+            let (loss, grad_norm, diverged) = (outcome.loss, outcome.grad_norm, !outcome.is_finite());
+            let record = StepRecord { loss, grad_norm, diverged, ..waiting.record };
             self.metrics.write(&record)?;
-            if !outcome.is_finite() {
+            if diverged {
                 if record.step == self.done {
                     (self.cursor, self.done) = (waiting.cursor, record.step - 1);
                 }
@@ -249,45 +276,73 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Writes the adapter and a checkpoint of the state after `step`.
-    fn save(&mut self, step: u64, seen: &mut Seen) -> Result<PathBuf> {
-        let adapter = adapter_file::write(&self.options.bundle, &self.material.manifest, &self.engine.read("trainable")?)?;
+    /// Writes a checkpoint of the state after `step`, unless that is saved.
+    fn save(&mut self, step: u64, seen: &mut Seen) -> Result<()> {
         if step == 0 || seen.saved == Some(step) {
-            return Ok(adapter);
+            return Ok(());
         }
-        let state = STATES.iter().map(|part| Ok((part.input.to_owned(), self.engine.read(part.input)?)));
-        let checkpoint = Checkpoint {
-            record: Record::new(step, self.cursor, self.conditions.clone(), self.optimization.clone()),
-            state: state.collect::<Result<_>>()?,
-        };
-        let folder = self.checkpoints.write(&checkpoint, self.options.saving.keep.map(NonZeroUsize::get))?;
+        let state: IndexMap<String, Vec<f32>> =
+            STATES.iter().map(|part| Ok((part.input.to_owned(), self.engine.read(part.input)?))).collect::<Result<_>>()?;
+        if let Some((part, _)) = state.iter().find(|(_, values)| values.iter().any(|value| !value.is_finite())) {
+            let what = format!("the state after step {step} is not saved: {part} has numbers that are not finite");
+            return Err(Error::from(ErrorKind::Diverged(what)).with_hint(SMALLER));
+        }
+        let total = self.schedule.total_steps;
+        let record = Record::new(step, total, self.cursor, self.conditions.clone(), self.optimization.clone());
+        let (frame, manifest) = (&self.frame, &self.material.manifest);
+        let adapter = |folder: &Path| frame.write(folder, manifest, &state["trainable"]);
+        self.metrics.sync()?;
+        let keep = self.options.saving.keep.map(NonZeroUsize::get);
+        let folder = self.run.checkpoints()?.write(&Checkpoint { record, state: state.clone() }, keep, &adapter)?;
         seen.saved = Some(step);
         (self.report)(Event::Saved(&folder));
-        Ok(adapter)
+        Ok(())
+    }
+
+    /// Keeps how the run ended. That is said nowhere else but in a list of runs: it is no reason to fail.
+    fn end(&mut self, ended: Ended) {
+        if let Err(error) = self.run.end(Some(ended)) {
+            tracing::warn!("how run {} ended could not be kept: {error}", self.run.name);
+        }
     }
 
     fn diverged(&mut self, record: &StepRecord, lines: &[String], seen: &mut Seen) -> Error {
-        let what = if record.loss.is_finite() {
-            format!("the gradient is no number any more at step {} (loss {})", record.step, record.loss)
-        } else {
-            format!("the loss is {} at step {}", record.loss, record.step)
+        let what = match (record.loss.is_finite(), record.grad_norm.is_finite()) {
+            (false, _) => format!("the loss is {} at step {}", record.loss, record.step),
+            (true, false) => format!("the gradient is no number any more at step {} (loss {})", record.step, record.loss),
+            (true, true) => format!("the update of step {} would leave numbers that are not finite (loss {})", record.step, record.loss),
         };
         let what = format!("{what}, with the rows of lines {} of {}", lines.join(", "), self.options.data.file.display());
-        let saved = match self.save(self.done, seen) {
-            Ok(_) if self.done < record.step => format!("the state after step {} was saved", self.done),
-            Ok(_) => format!("the state after step {} was saved, without that step's update", self.done),
-            Err(error) => format!("the state before could not be saved: {error}"),
+        let saved = if self.done == self.begun {
+            "there was no step before that could be saved".to_owned()
+        } else {
+            match self.save(self.done, seen) {
+                Ok(()) if self.done < record.step => format!("the state after step {} was saved", self.done),
+                Ok(()) => format!("the state after step {} was saved, without that step's update", self.done),
+                Err(error) => format!("the state before could not be saved: {error}"),
+            }
         };
-        let error = Error::from(ErrorKind::Diverged(what));
-        error.with_hint(format!("{saved}; try a smaller --learning-rate, a longer --warmup-steps or a smaller --max-grad-norm"))
+        self.end(Ended::Diverged);
+        let is_update = record.loss.is_finite() && record.grad_norm.is_finite();
+        let advice = if record.step == 1 && !is_update { UNTRAINED } else { SMALLER };
+        Error::from(ErrorKind::Diverged(what)).with_hint(format!("{saved}, and the bundle's adapter is what it was; {advice}"))
+    }
+
+    fn interrupted(&self, step: u64) -> Error {
+        let name = &self.run.name;
+        let hint = format!("step {step} of run {name} was saved; the same command with --resume goes on from there");
+        Error::from(ErrorKind::Interrupted).with_hint(hint)
     }
 
     fn finish(mut self, mut seen: Seen, time: Duration) -> Result<Summary> {
         let last = self.schedule.total_steps;
         self.evaluate(last, &mut seen)?;
-        let adapter = self.save(last, &mut seen)?;
+        self.save(last, &mut seen)?;
+        let Summary { run, adapter, .. } = finished(&self.options.bundle, self.run, last)?;
         let tenth = seen.losses.len().div_ceil(10);
         Ok(Summary {
+            run,
+            was_finished: false,
             steps: last,
             first_loss: mean(&seen.losses[..tenth]),
             loss: mean(&seen.losses[seen.losses.len() - tenth..]),
@@ -299,38 +354,72 @@ impl<'a> Run<'a> {
     }
 }
 
-/// What a run that starts compares with the checkpoint that it goes on from.
-struct Start<'a> {
-    conditions: &'a Conditions,
-    optimization: &'a str,
-}
+/// What to do about an update that left the range of numbers.
+const SMALLER: &str = "try a smaller --learning-rate, a longer --warmup-steps or a smaller --max-grad-norm";
 
-impl Start<'_> {
-    /// Puts the state where the run starts, and gives the steps taken and the place in the data.
-    fn begin(&self, options: &Options, manifest: &Manifest, engine: &mut Engine, checkpoints: &Checkpoints) -> Result<(u64, Cursor)> {
-        let checkpoint = match &options.resume {
-            Resume::No => {
-                engine.write("trainable", adapter_file::read(&options.bundle, manifest)?)?;
-                checkpoints.put_aside()?;
-                return Ok((0, Cursor::default()));
-            }
-            Resume::Newest => checkpoints.newest()?,
-            Resume::From(folder) => Checkpoint::read(folder)?,
-        };
-        let record = &checkpoint.record;
-        record.conditions.check(self.conditions)?;
-        if record.optimization != self.optimization {
-            tracing::warn!("the checkpoint's run had {}; this one goes on with {}", record.optimization, self.optimization);
-        }
-        for part in STATES {
-            engine.write(part.input, checkpoint.part(part.input, manifest.trainable_count)?.to_vec())?;
-        }
-        Ok((record.step, record.cursor))
+/// What to do about a loss that was no number before anything was learnt.
+const UNTRAINED: &str = "nothing was learnt before, so it is not the learning rate: the model itself computes no number for these rows, because of what \
+                         they hold or because its weights are not all finite (`peft-onnx eval` on each row tells which)";
+
+/// Puts the state where the run starts, and gives the steps taken and the place in the data.
+fn begin(
+    beginning: &Beginning,
+    manifest: &Manifest,
+    engine: &mut Engine,
+    conditions: &Conditions,
+    optimization: &str,
+) -> Result<(u64, Cursor)> {
+    let Some(Checkpoint { record, .. }) = &beginning.checkpoint else {
+        let start = adapter_file::read(&beginning.adapter, manifest)?;
+        finite(&start, manifest).in_file(&beginning.adapter)?;
+        engine.write("trainable", start)?;
+        return Ok((0, Cursor::default()));
+    };
+    record.conditions.check(conditions)?;
+    if record.optimization != optimization {
+        tracing::warn!("the checkpoint's run had {}; this one goes on with {optimization}", record.optimization);
     }
+    for part in STATES {
+        let values = beginning.checkpoint.as_ref().map(|checkpoint| checkpoint.part(part.input, manifest.trainable_count));
+        engine.write(part.input, values.transpose()?.unwrap_or_default().to_vec())?;
+    }
+    Ok((record.step, record.cursor))
 }
 
-fn interrupted(step: u64) -> Error {
-    Error::from(ErrorKind::Interrupted).with_hint(format!("step {step} was saved; the same command with --resume goes on from there"))
+/// Refuses an adapter with numbers that are not finite.
+fn finite(vector: &[f32], manifest: &Manifest) -> Result<()> {
+    let Some(place) = vector.iter().position(|value| !value.is_finite()) else { return Ok(()) };
+    let slot = manifest.trainable.iter().rev().find(|slot| slot.offset <= place);
+    let error = Error::invalid(format!("a number to start from is {}", vector[place]));
+    let place = Place::Tensor(slot.map(|slot| slot.name.clone()).unwrap_or_default());
+    Err(error.at(place).with_hint("nothing can be learnt from there: `--restart` begins with the adapter that `inject` wrote"))
+}
+
+/// Puts the adapter of a run's last checkpoint into the bundle, unless it is there.
+fn finished(bundle: &Path, mut run: runs::Run, step: u64) -> Result<Summary> {
+    if run.record.ended != Some(Ended::Finished) {
+        let hint = format!("step {step} of run {} is saved: the same command with --resume puts it into the bundle", run.name);
+        pending::follow(bundle, &pending::Source { run: run.name.clone(), step }).hint(hint)?;
+        if let Err(error) = run.end(Some(Ended::Finished)) {
+            tracing::warn!("how run {} ended could not be kept: {error}", run.name);
+        }
+    }
+    Ok(Summary {
+        run: run.name,
+        was_finished: true,
+        steps: step,
+        first_loss: None,
+        loss: None,
+        tokens: 0,
+        time: Duration::ZERO,
+        evaluation: None,
+        adapter: bundle.join(adapter_file::FILE),
+    })
+}
+
+#[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "numbers of steps are far below 2^53")]
+fn ratio(step: u64, of: usize) -> f64 {
+    step as f64 / of.max(1) as f64
 }
 
 #[expect(clippy::as_conversions, clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "a mean for people")]

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use serde_json::Value;
 
-use super::{DataOptions, Event, Length, Optimizer, Options, Resume, Saving, Warmup, train};
+use super::{DataOptions, Event, Length, Optimizer, Options, Saving, Start, Warmup, train};
 use crate::error::{ErrorKind, Result};
 use crate::runtime::Device;
 use crate::runtime::data::Order;
@@ -45,7 +45,9 @@ fn options(bundle: &Path) -> Options {
         seed: 3,
         eval_steps: None,
         saving: Saving::default(),
-        resume: Resume::No,
+        start: Start::Untrained,
+        run: None,
+        config: "max-steps: 6\n".to_owned(),
         device: Device::Cpu,
         waiting: NonZeroUsize::MIN,
     }
@@ -57,7 +59,7 @@ fn run(options: &Options) -> Result<super::Summary> {
 
 /// The metrics without the wall times.
 fn metrics(bundle: &Path) -> Result<Vec<Value>> {
-    let text = std::fs::read_to_string(bundle.join(super::METRICS))?;
+    let text = std::fs::read_to_string(bundle.join("metrics.jsonl"))?;
     let rows = text.lines().map(|line| {
         let mut row: Value = serde_json::from_str(line).expect("a line is JSON");
         row.as_object_mut().and_then(|row| row.shift_remove("seconds")).expect("a line has its time");
@@ -80,7 +82,7 @@ fn a_resumed_run_is_the_same_bit_by_bit() -> Result<()> {
         asked.length = Length::Steps(3);
         run(&asked)?;
         asked.length = Length::Steps(6);
-        asked.resume = Resume::Newest;
+        asked.start = Start::Resumed;
         run(&asked)?;
         for file in ["adapter_model.safetensors", "checkpoints/step-6/state.safetensors", "checkpoints/step-6/trainer.json"] {
             let [whole, parted] = [&whole, &parted].map(|folder| std::fs::read(folder.path().join(file)));
@@ -160,14 +162,19 @@ fn accumulated_batches_have_the_loss_of_one_batch() -> Result<()> {
 fn what_is_no_number_stops_the_run_and_the_last_good_state_stays() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let mut asked = options(&bundle(folder.path())?);
-    asked.optimizer.learning_rate = 3e38;
-    asked.optimizer.weight_decay = 1.0;
+    asked.optimizer.learning_rate = 1e38;
+    asked.optimizer.weight_decay = 0.0;
     asked.data.order = Order::File;
     let error = run(&asked).unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Diverged(_)), "{error}");
     assert!(error.to_string().contains("at step 2, with the rows of lines 2 of"), "{error}");
     assert!(error.hint().is_some_and(|hint| hint.contains("the state after step 1 was saved")), "{:?}", error.hint());
-    assert!(folder.path().join("checkpoints/step-1/state.safetensors").exists());
+    assert!(folder.path().join("runs/001/checkpoints/step-1/state.safetensors").exists());
+    let last = metrics(folder.path())?.pop().expect("there are metrics");
+    assert_eq!((&last["step"], &last["diverged"]), (&2.into(), &true.into()));
+    // The adapter is not that of a run that left the range of numbers.
+    let fixture: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests/fixtures/bundle/adapter_model.safetensors"].iter().collect();
+    assert_eq!(std::fs::read(folder.path().join("adapter_model.safetensors"))?, std::fs::read(fixture)?);
     Ok(())
 }
 
@@ -178,7 +185,7 @@ fn an_interrupted_run_can_go_on() -> Result<()> {
     let error = train(runtime(), &asked, &AtomicBool::new(true), &mut |_| {}).unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Interrupted), "{error}");
     assert!(error.hint().is_some_and(|hint| hint.contains("--resume")));
-    asked.resume = Resume::Newest;
+    asked.start = Start::Resumed;
     run(&asked)?;
     assert_eq!(metrics(folder.path())?.len(), 6);
     Ok(())
@@ -187,11 +194,9 @@ fn an_interrupted_run_can_go_on() -> Result<()> {
 #[test]
 fn a_run_that_is_not_the_same_is_not_resumed() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let asked = Options { resume: Resume::Newest, ..options(&bundle(folder.path())?) };
-    assert!(run(&asked).unwrap_err().to_string().contains("no checkpoint named"));
-    run(&Options { resume: Resume::No, ..asked.clone() })?;
-    let error = run(&asked).unwrap_err();
-    assert_eq!(error.to_string(), "steps of this run: expected more than the 6 of the checkpoint, found 6");
+    let asked = Options { start: Start::Resumed, ..options(&bundle(folder.path())?) };
+    assert!(run(&asked).unwrap_err().to_string().contains("there is no run to go on with"));
+    run(&Options { start: Start::Untrained, ..asked.clone() })?;
     let longer = Options { length: Length::Steps(8), seed: 4, ..asked };
     let error = run(&longer).unwrap_err();
     assert_eq!(error.to_string(), "--seed: expected 3, as in the checkpoint, found 4");
@@ -210,5 +215,77 @@ fn checkpoints_come_when_they_are_due_and_only_the_newest_stay() -> Result<()> {
         std::fs::read_dir(folder.path().join("checkpoints"))?.map(|entry| Ok(entry?.file_name())).collect::<Result<_>>()?;
     left.sort();
     assert_eq!(left, ["step-4", "step-6"]);
+    Ok(())
+}
+
+fn adapter(bundle: &Path) -> Result<Vec<u8>> {
+    Ok(std::fs::read(bundle.join("adapter_model.safetensors"))?)
+}
+
+#[test]
+fn a_finished_run_that_is_resumed_is_finished_and_completes_the_adapter() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let asked = options(&bundle(folder.path())?);
+    let before = adapter(folder.path())?;
+    assert!(!run(&asked)?.was_finished);
+    let after = adapter(folder.path())?;
+    let resumed = Options { start: Start::Resumed, ..asked.clone() };
+    assert!(run(&resumed)?.was_finished);
+    // A kill between the last checkpoint and the adapter: the run does not know that it ended.
+    std::fs::write(folder.path().join("adapter_model.safetensors"), &before)?;
+    let record = folder.path().join("runs/001/run.json");
+    std::fs::write(&record, std::fs::read_to_string(&record)?.replace("\"finished\"", "null"))?;
+    assert!(run(&resumed)?.was_finished);
+    assert_eq!(adapter(folder.path())?, after);
+    // What the user put there after the end stays.
+    std::fs::write(folder.path().join("adapter_model.safetensors"), &before)?;
+    assert!(run(&resumed)?.was_finished);
+    assert_eq!(adapter(folder.path())?, before);
+    let longer = run(&Options { length: Length::Steps(8), ..resumed })?;
+    assert_eq!((longer.run.as_str(), longer.steps, longer.was_finished), ("001", 8, false));
+    Ok(())
+}
+
+#[test]
+fn where_a_trained_bundle_starts_must_be_said() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let asked = options(&bundle(folder.path())?);
+    let initial = folder.path().join("initial");
+    std::fs::create_dir(&initial)?;
+    std::fs::copy(folder.path().join("adapter_model.safetensors"), initial.join("adapter_model.safetensors"))?;
+    run(&asked)?;
+    let first = adapter(folder.path())?;
+    let error = run(&asked).unwrap_err();
+    let hint = error.hint().unwrap_or_default();
+    assert!(error.to_string().contains("run 001 saved its step 6"), "{error}");
+    assert!(["--resume", "--continue", "--restart"].iter().all(|choice| hint.contains(choice)), "{hint}");
+    assert_eq!(run(&Options { start: Start::Restarted, ..asked.clone() })?.run, "002");
+    assert_eq!(adapter(folder.path())?, first, "the same start, the same end");
+    assert_eq!(run(&Options { start: Start::Continued, run: Some("more".into()), ..asked.clone() })?.run, "more");
+    assert_ne!(adapter(folder.path())?, first);
+    // Without its runs the adapter still tells.
+    std::fs::remove_dir_all(folder.path().join("runs"))?;
+    assert!(run(&asked).unwrap_err().to_string().contains("its adapter is not the one that `inject` wrote"));
+    std::fs::copy(initial.join("adapter_model.safetensors"), folder.path().join("adapter_model.safetensors"))?;
+    run(&asked).map(drop)
+}
+
+#[test]
+fn a_checkpoint_that_is_not_the_newest_is_gone_on_from_in_a_new_run() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut asked = options(&bundle(folder.path())?);
+    asked.saving.every = NonZeroU64::new(2);
+    run(&asked)?;
+    let (first, rows) = (adapter(folder.path())?, metrics(folder.path())?);
+    asked.start = Start::ResumedFrom(folder.path().join("checkpoints/step-4"));
+    let summary = run(&asked)?;
+    assert_eq!(summary.run, "002");
+    assert_eq!((adapter(folder.path())?, metrics(folder.path())?), (first, rows));
+    let left = |run: &str| std::fs::read_dir(folder.path().join("runs").join(run).join("checkpoints")).map(Iterator::count);
+    assert_eq!((left("001")?, left("002")?), (3, 1));
+    // The newest of a run is its own.
+    asked.start = Start::ResumedFrom(folder.path().join("runs/001/checkpoints/step-6"));
+    asked.length = Length::Steps(7);
+    assert_eq!(run(&asked)?.run, "001");
     Ok(())
 }

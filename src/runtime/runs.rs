@@ -1,0 +1,342 @@
+//! The runs of a bundle: each training has a folder of its own, which nothing later changes but the run itself.
+//!
+//! ```text
+//! BUNDLE/runs/NAME/
+//!   run.json        its number among the bundle's runs, what it started from, how it ended
+//!   config.yaml     the options as used
+//!   metrics.jsonl   a line a step
+//!   checkpoints/    see `checkpoint`
+//! ```
+//! `BUNDLE/metrics.jsonl` and `BUNDLE/checkpoints` lead to those of the newest run where the system has links. They are for people and their
+//! tools: nothing here ever goes through them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::Checkpoints;
+use crate::error::{Context, Error, Result};
+use crate::export::lock;
+use crate::files::{self, inside};
+
+/// The folder of runs in a bundle.
+const FOLDER: &str = "runs";
+const RECORD: &str = "run.json";
+const CONFIG: &str = "config.yaml";
+const METRICS: &str = "metrics.jsonl";
+const CHECKPOINTS: &str = "checkpoints";
+const VERSION: u32 = 1;
+/// Characters of a run's name at most.
+const LONGEST: usize = 100;
+
+/// The runs of a bundle.
+#[derive(Clone, Debug)]
+pub struct Runs {
+    bundle: PathBuf,
+}
+
+/// A run's folder.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Its name: `001`, or what `--run` said.
+    pub name: String,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// What is known of it.
+    pub record: Record,
+}
+
+/// What is known of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    version: u32,
+    /// Its number among the bundle's runs, from 1: the largest is the newest.
+    pub number: u64,
+    /// When it began, in seconds since 1970.
+    pub began: u64,
+    /// What its first step started from.
+    pub from: StartedFrom,
+    /// How it ended; nothing while it runs, and if it was killed.
+    pub ended: Option<Ended>,
+}
+
+/// What a run starts from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StartedFrom {
+    /// The adapter as `inject` wrote it.
+    Initial,
+    /// The adapter as it was in the bundle.
+    Adapter,
+    /// A checkpoint, of this step.
+    Checkpoint(u64),
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ended {
+    /// It took all its steps, and the bundle has its adapter.
+    Finished,
+    /// It was stopped and saved.
+    Interrupted,
+    /// It left the range of numbers; its last good state was saved.
+    Diverged,
+}
+
+impl Runs {
+    /// Those of a bundle.
+    #[must_use]
+    pub fn of(bundle: &Path) -> Self {
+        Self { bundle: bundle.to_owned() }
+    }
+
+    /// All runs, the newest last. What has no record is none.
+    ///
+    /// # Errors
+    /// If the folder cannot be read, or is a link.
+    pub fn all(&self) -> Result<Vec<Run>> {
+        let folder = inside::path(&self.bundle, &[FOLDER])?;
+        if !folder.is_dir() {
+            return Ok(vec![]);
+        }
+        let mut runs = vec![];
+        for entry in fs::read_dir(&folder).in_file(&folder)? {
+            let name = entry.in_file(&folder)?.file_name();
+            runs.extend(name.to_str().filter(|name| is_name(name)).and_then(|name| self.read(name).transpose()).transpose()?);
+        }
+        runs.sort_by_key(|run| run.record.number);
+        Ok(runs)
+    }
+
+    /// The newest run, if there is any.
+    ///
+    /// # Errors
+    /// As [`all`](Self::all).
+    pub fn newest(&self) -> Result<Option<Run>> {
+        Ok(self.all()?.pop())
+    }
+
+    /// A run by its name.
+    ///
+    /// # Errors
+    /// If there is none of this name, with the names that there are.
+    pub fn named(&self, name: &str) -> Result<Run> {
+        let mut runs = self.all()?;
+        let names: Vec<String> = runs.iter().map(|run| run.name.clone()).collect();
+        let place = names.iter().position(|there| there == name);
+        place.map(|place| runs.swap_remove(place)).ok_or_else(|| {
+            let hint = if names.is_empty() { "it has no runs yet".to_owned() } else { format!("its runs are {}", names.join(", ")) };
+            Error::not_found("run", name).in_file(&self.bundle).with_hint(hint)
+        })
+    }
+
+    /// The run whose folder has a checkpoint's.
+    ///
+    /// # Errors
+    /// As [`all`](Self::all).
+    pub fn with_checkpoint(&self, checkpoint: &Path) -> Result<Option<Run>> {
+        let Ok(checkpoint) = checkpoint.canonicalize() else { return Ok(None) };
+        let has = |run: &Run| run.folder.canonicalize().is_ok_and(|folder| checkpoint.parent() == Some(&folder.join(CHECKPOINTS)));
+        Ok(self.all()?.into_iter().find(has))
+    }
+
+    /// Makes the folder of a new run, of this name or the next number's.
+    ///
+    /// # Errors
+    /// If a run of this name is there, or the folder cannot be made.
+    pub fn begin(&self, name: Option<&str>, from: StartedFrom) -> Result<Run> {
+        let folder = inside::make_folder(&self.bundle, &[FOLDER])?;
+        let mut number = self.newest()?.map_or(0, |run| run.record.number) + 1;
+        let name = match name {
+            Some(name) => name.to_owned(),
+            None => {
+                while folder.join(format!("{number:03}")).symlink_metadata().is_ok() {
+                    number += 1;
+                }
+                format!("{number:03}")
+            }
+        };
+        self.check_new(&name)?;
+        let record = Record { version: VERSION, number, began: lock::now(), from, ended: None };
+        let staged = tempfile::Builder::new().prefix(".tmp").tempdir_in(&folder).in_file(&folder)?;
+        let path = staged.path().join(CHECKPOINTS);
+        fs::create_dir(&path).in_file(&path)?;
+        let run = Run { folder: folder.join(&name), name, record };
+        Run { folder: staged.path().to_owned(), ..run.clone() }.write()?;
+        open_to_all(staged.path()).in_file(&run.folder)?;
+        fs::rename(staged.path(), &run.folder).in_file(&run.folder)?;
+        let _ = staged.keep();
+        Ok(run)
+    }
+
+    /// Checks that a new run may have a name.
+    ///
+    /// # Errors
+    /// If it is no name of a folder, or taken.
+    pub fn check_new(&self, name: &str) -> Result<()> {
+        if !is_name(name) {
+            let what = format!("letters, digits, `-`, `_` and `.`, {LONGEST} at most, the first a letter or digit");
+            return Err(Error::mismatch("--run", what, name));
+        }
+        let folder = inside::path(&self.bundle, &[FOLDER, name])?;
+        match folder.symlink_metadata() {
+            Err(_) => Ok(()),
+            Ok(_) => Err(Error::invalid("a run of this name is there")
+                .in_file(folder)
+                .with_hint(format!("`--resume --run {name}` goes on with it; a new run needs another name"))),
+        }
+    }
+
+    /// Removes what killed commands left half written. Whoever calls this holds the bundle's lock.
+    pub fn tidy(&self) {
+        let folder = self.bundle.join(FOLDER);
+        let mut places = vec![self.bundle.clone(), folder];
+        for run in self.all().unwrap_or_default() {
+            places.push(run.folder.join(CHECKPOINTS));
+            places.push(run.folder);
+        }
+        for place in places.iter().filter(|place| inside::facts(place).is_ok_and(|facts| facts.is_some_and(|facts| facts.is_dir()))) {
+            remove_temporary(place);
+        }
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Run>> {
+        let folder = inside::path(&self.bundle, &[FOLDER, name])?;
+        let path = inside::path(&folder, &[RECORD])?;
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let record: Record =
+            serde_json::from_slice(&inside::read(&path)?).map_err(|error| Error::format("a run's record", error).in_file(&path))?;
+        if record.version > VERSION {
+            return Err(Error::mismatch("version of the run", format!("{VERSION} at most"), record.version).in_file(&path));
+        }
+        Ok(Some(Run { name: name.to_owned(), folder, record }))
+    }
+}
+
+impl Run {
+    /// Its checkpoints.
+    ///
+    /// # Errors
+    /// If their folder is a link.
+    pub fn checkpoints(&self) -> Result<Checkpoints> {
+        Ok(Checkpoints::in_folder(inside::path(&self.folder, &[CHECKPOINTS])?))
+    }
+
+    /// The file of its metrics.
+    #[must_use]
+    pub fn metrics(&self) -> PathBuf {
+        self.folder.join(METRICS)
+    }
+
+    /// The file of its options.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.folder.join(CONFIG)
+    }
+
+    /// Keeps the options that are used.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn keep_config(&self, text: &str) -> Result<()> {
+        files::replace(&self.config(), text.as_bytes())
+    }
+
+    /// Keeps how it ended, or that it goes on.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn end(&mut self, ended: Option<Ended>) -> Result<()> {
+        if self.record.ended == ended {
+            return Ok(());
+        }
+        self.record.ended = ended;
+        self.write()
+    }
+
+    fn write(&self) -> Result<()> {
+        let text = serde_json::to_vec_pretty(&self.record).map_err(|error| Error::format("JSON", error))?;
+        files::replace(&self.folder.join(RECORD), &text)
+    }
+
+    /// Lets the bundle's links lead to this run. Where there are no links, or something else stands in their place, they are left out.
+    pub fn show(&self, bundle: &Path) {
+        #[cfg(unix)]
+        for name in [METRICS, CHECKPOINTS] {
+            if let Err(error) = links::lead(bundle, name, &format!("{FOLDER}/{}/{name}", self.name)) {
+                tracing::warn!("{}: {error}", bundle.join(name).display());
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = bundle;
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && name.len() <= LONGEST
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+}
+
+/// Removes files and folders with the names that unfinished ones have.
+fn remove_temporary(folder: &Path) {
+    let is_unfinished =
+        |name: &str| name.strip_prefix(".tmp").is_some_and(|rest| rest.len() == 6 && rest.chars().all(|c| c.is_ascii_alphanumeric()));
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(is_unfinished) {
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let removed = if is_folder { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
+            if let Err(error) = removed {
+                tracing::warn!("{}: what an earlier command left could not be removed: {error}", entry.path().display());
+            }
+        }
+    }
+}
+
+/// Temporary folders are private; a run is not.
+fn open_to_all(folder: &Path) -> std::io::Result<()> {
+    #[cfg(unix)]
+    fs::set_permissions(folder, <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o755))?;
+    #[cfg(not(unix))]
+    let _ = folder;
+    Ok(())
+}
+
+#[cfg(unix)]
+mod links {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// Makes `name` in the bundle a link to `target`, over one that led to another run; anything else stays.
+    pub(super) fn lead(bundle: &Path, name: &str, target: &str) -> Result<()> {
+        let path = bundle.join(name);
+        match fs::read_link(&path) {
+            Ok(now) if now == Path::new(target) => return Ok(()),
+            Ok(now) if !is_of_a_run(&now, name) => {
+                return Err(Error::invalid(format!("a link to {} stays where the newest run's would stand", now.display())));
+            }
+            Ok(_) => {}
+            Err(_) if path.symlink_metadata().is_ok() => {
+                return Err(Error::invalid("this stays where a link to the newest run's would stand"));
+            }
+            Err(_) => {}
+        }
+        let folder = tempfile::Builder::new().prefix(".tmp").tempdir_in(bundle).in_file(bundle)?;
+        let link = folder.path().join(name);
+        symlink(target, &link).in_file(&path)?;
+        fs::rename(&link, &path).in_file(&path)
+    }
+
+    fn is_of_a_run(target: &Path, name: &str) -> bool {
+        let parts: Option<Vec<&str>> = target.components().map(|part| part.as_os_str().to_str()).collect();
+        matches!(parts.as_deref(), Some([FOLDER, run, last]) if is_name(run) && *last == name)
+    }
+}
+
+#[cfg(test)]
+mod tests;
