@@ -163,6 +163,14 @@ pub struct Anatomy {
     pub misses: Vec<Miss>,
 }
 
+impl Anatomy {
+    /// Tokens that the model has an embedding of, where it has a table of them.
+    #[must_use]
+    pub fn vocabulary(&self) -> Option<i64> {
+        Some(self.embeddings.get(self.token_embedding?)?.rows)
+    }
+}
+
 /// Why a search stopped: shown by `inspect --explain`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Miss {

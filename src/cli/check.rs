@@ -3,8 +3,8 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use super::Global;
 use super::output::{self, Align, Table};
+use super::{Columns, Global};
 use crate::adapter::config::Task;
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::Manifest;
@@ -33,6 +33,9 @@ pub struct Args {
     /// Rows to compute the loss of; the first few are taken [default: random tokens]
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
+    /// What columns are for.
+    #[command(flatten)]
+    pub columns: Columns,
     /// tokenizer.json, or its folder [default: beside the model, if it is needed]
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
@@ -70,7 +73,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
 }
 
 fn rows(args: &Args, manifest: &Manifest, data: &Path, session: &Session) -> Result<Vec<Batch>> {
-    let source = Source::of(&args.bundle, manifest, args.tokenizer.as_deref())?.cut(None);
+    let source = Source::of(&args.bundle, manifest, args.tokenizer.as_deref())?.mapped(&args.columns.renamed()).cut(None);
     let dataset = source.read_to_measure(data, None)?;
     Batches::new(&dataset, session.inputs(), args.batch_size.get(), Order::File, source.filling())?.next_parts()
 }

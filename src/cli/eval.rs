@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::Global;
 use super::output::{self, Align, Table};
+use super::{Columns, Global};
 use crate::adapter::config::Task;
 use crate::error::{Context, Error, Result};
 use crate::export::Manifest;
@@ -37,6 +37,9 @@ pub struct Args {
     /// Rows to measure the loss on
     #[arg(long, aliases = ["eval-data", "test-file"], value_name = "FILE")]
     pub data: PathBuf,
+    /// What columns are for.
+    #[command(flatten)]
+    pub columns: Columns,
     /// tokenizer.json, or its folder [default: beside the model, if it is needed]
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
@@ -125,7 +128,7 @@ fn each(
     let verbalizer = args.verbalizer.as_deref().map(super::hard_prompt::verbalizer).transpose()?;
     let templates: Vec<Option<&String>> = if args.template.is_empty() { vec![None] } else { args.template.iter().map(Some).collect() };
     let one = |template: Option<&String>| {
-        let mut source = source()?.cut(args.max_length);
+        let mut source = source()?.mapped(&args.columns.renamed()).cut(args.max_length);
         if let Some(template) = template {
             source = source.shown_in(template, verbalizer.as_deref())?;
         }

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::json;
@@ -89,7 +89,10 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     };
     sampler()?;
     let mut generator = Generator::open(global.runtime(args.threads)?, &model.graph, args.device)?;
-    let limits = Limits { new_tokens: args.max_new_tokens, stop: model.tokenizer.eos().into_iter().collect(), positions: model.positions };
+    model.tokenizer.check_fits(generator.vocabulary())?;
+    let end_of_turn = model.tokenizer.end_of_turn().filter(|_| args.chat);
+    let stop = model.tokenizer.stops(&model.folders)?.into_iter().chain(end_of_turn).collect();
+    let limits = Limits { new_tokens: args.max_new_tokens, stop, positions: model.positions };
     let mut answers = vec![];
     for (number, prompt) in args.prompt.iter().enumerate() {
         let prompt = Prompt::read(prompt, args, &model.tokenizer)?;
@@ -112,6 +115,8 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
 struct Model {
     graph: PathBuf,
     tokenizer: Tokenizer,
+    /// Folders in which the configuration of its generation may lie.
+    folders: Vec<PathBuf>,
     positions: Option<usize>,
 }
 
@@ -131,7 +136,9 @@ impl Model {
                 Error::not_found("tokenizer", "tokenizer.json").in_file(&args.model).with_hint("name one with --tokenizer FILE")
             })?,
         };
-        Ok(Self { graph, tokenizer, positions })
+        // Beside the model, or above it: `onnx/model.onnx`.
+        let folders = places.iter().flat_map(|place| place.ancestors().skip(1).take(2)).map(Path::to_path_buf).collect();
+        Ok(Self { graph, tokenizer, folders, positions })
     }
 }
 
@@ -161,8 +168,8 @@ impl Prompt {
             Error::invalid("the tokenizer has no chat template")
                 .with_hint("leave out --chat, and write the prompt as the model should read it")
         })?;
-        let says = |role: &str, text: &str| Message { role: role.to_owned(), content: text.into(), other: serde_json::Map::new() };
-        let messages: Vec<Message> = args.system.iter().map(|text| says("system", text)).chain([says("user", &text)]).collect();
+        let system = args.system.iter().map(|text| Message::says("system", text));
+        let messages: Vec<Message> = system.chain([Message::says("user", &text)]).collect();
         let rendered = template.render(&messages, Ending::AssistantsTurn)?;
         Ok(Self { tokens: tokenizer.encode(&rendered, Specials::AsWritten)?.ids, text })
     }

@@ -4,6 +4,7 @@
 //! error. With `--json` errors are JSON as well. Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted.
 
 pub mod check;
+mod columns;
 pub mod combine;
 pub mod completions;
 pub mod convert;
@@ -27,6 +28,7 @@ mod usage;
 
 use clap::{Parser, Subcommand};
 
+pub use columns::Columns;
 pub use failure::{describe, report, report_usage};
 pub use global::Global;
 pub use help::command;

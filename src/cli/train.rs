@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::json;
 
 use super::progress::Progress;
-use super::{Global, output};
+use super::{Columns, Global, output};
 use crate::error::Result;
 use crate::export::Manifest;
 use crate::runtime::Device;
@@ -50,6 +50,9 @@ pub struct Args {
     /// Rows to measure the loss on, which are not learnt from
     #[arg(long, aliases = ["validation-file", "eval-file", "valid-data"], value_name = "FILE", help_heading = "Data")]
     pub eval_data: Option<PathBuf>,
+    /// What columns are for.
+    #[command(flatten)]
+    pub columns: Columns,
     /// tokenizer.json, or its folder [default: beside the model, if it is needed]
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub tokenizer: Option<PathBuf>,
@@ -163,6 +166,7 @@ impl Args {
             data: DataOptions {
                 file: self.data.clone(),
                 eval_file: self.eval_data.clone(),
+                columns: self.columns.renamed(),
                 tokenizer: self.tokenizer.clone(),
                 max_length: self.max_length,
                 packing: self.packing,

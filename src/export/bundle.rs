@@ -174,6 +174,7 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         logits: base.anatomy.head.as_ref().map(|head| base.graph.value_name(head.logits).to_owned()).unwrap_or_default(),
         classes,
         class_names: class_names(request, new_head.as_ref(), task, classes)?,
+        vocabulary: base.anatomy.vocabulary(),
         max_positions: base.anatomy.max_positions.map(|positions| positions - i64::try_from(plan.virtual_tokens()).unwrap_or(0)),
         virtual_tokens: plan.virtual_tokens(),
         dropout: plan.dropout(),

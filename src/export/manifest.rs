@@ -41,6 +41,9 @@ pub struct Manifest {
     pub logits: String,
     /// Vocabulary size or number of labels, where it is known.
     pub classes: Option<i64>,
+    /// Tokens that the base has an embedding of, where it has a table of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vocabulary: Option<i64>,
     /// The names of the classes in the order of their numbers, where they are known: from the model's configuration, or since names were first
     /// learnt. There may be fewer than `classes`, of which the last ones have no name yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

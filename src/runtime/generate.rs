@@ -70,6 +70,15 @@ impl Generator {
         Ok(Self { cache: cache.unwrap_or_default(), logits, length, session })
     }
 
+    /// Tokens that the model has logits of, where its graph says it.
+    #[must_use]
+    pub fn vocabulary(&self) -> Option<usize> {
+        match self.session.output(&self.logits)?.shape.last()? {
+            Axis::Known(size) => Some(*size),
+            Axis::Free(_) => None,
+        }
+    }
+
     /// Whether the past is kept from token to token.
     #[must_use]
     pub fn has_cache(&self) -> bool {

@@ -1,31 +1,74 @@
 //! Chat templates: the Jinja dialect in which Hugging Face tokenizers write how a conversation becomes text
 //! (`transformers/utils/chat_template_utils.py`).
 
-use std::collections::BTreeMap;
-use std::io;
-use std::ops::Range;
-use std::time::{SystemTime, UNIX_EPOCH};
+mod python;
+mod source;
 
-use fancy_regex::Regex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use chrono::Local;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde};
+use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, context};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use self::source::{BEGINS, ENDS, MODULO, Source};
 use crate::error::{Error, Result};
 
-/// One turn of a conversation.
+/// One turn of a conversation: an object with a `role` and whatever the template reads, such as `content`, `name` or `tool_calls`, in its order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Message {
-    /// Who speaks: `system`, `user`, `assistant`, `tool`.
-    pub role: String,
-    /// What is said: text, or whatever else the template understands.
-    #[serde(default)]
-    pub content: Value,
-    /// What else the template may read, such as `name` or `tool_calls`.
-    #[serde(flatten)]
-    pub other: serde_json::Map<String, Value>,
+#[serde(transparent)]
+pub struct Message(Map<String, Value>);
+
+impl Message {
+    /// What somebody says: `system`, `user` or `assistant`.
+    #[must_use]
+    pub fn says(role: &str, content: &str) -> Self {
+        Self([("role".to_owned(), role.into()), ("content".to_owned(), content.into())].into_iter().collect())
+    }
+
+    /// The turns of a conversation.
+    ///
+    /// # Errors
+    /// [`Mismatch`](crate::ErrorKind::Mismatch) if this is no list of objects with a role.
+    pub(super) fn list(value: &Value) -> Result<Vec<Self>> {
+        let wrong = |found: String| Error::mismatch("messages", "a list of objects with role and content", found);
+        let messages: Vec<Self> = Deserialize::deserialize(value).map_err(|error: serde_json::Error| wrong(error.to_string()))?;
+        match messages.iter().position(|message| message.role().is_empty()) {
+            Some(at) => Err(wrong(format!("message {} without a role", at + 1))),
+            None => Ok(messages),
+        }
+    }
+
+    /// Who speaks; empty if that is not said.
+    #[must_use]
+    pub fn role(&self) -> &str {
+        self.0.get("role").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// Whether an assistant's words are learnt, as `weight` says: 1 or, by default, nothing said, or 0. No template is shown the weight.
+    fn take_weight(&mut self) -> Result<bool> {
+        match self.0.shift_remove("weight") {
+            None | Some(Value::Null) => Ok(true),
+            Some(weight) if self.role() == "assistant" && weight.as_f64() == Some(0.0) => Ok(false),
+            Some(weight) if self.role() == "assistant" && weight.as_f64() == Some(1.0) => Ok(true),
+            Some(weight) => {
+                Err(Error::mismatch("weight of a message", "0 or 1, of an assistant's", format!("{weight} of the role {:?}", self.role()))
+                    .with_hint("an assistant's message of weight 0 is shown and not learnt; leave weight out of the others"))
+            }
+        }
+    }
+}
+
+/// What a template is shown.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Conversation {
+    /// The turns.
+    pub messages: Vec<Message>,
+    /// Other variables: `tools`, `documents`.
+    pub variables: Map<String, Value>,
 }
 
 /// How a rendered conversation ends.
@@ -41,7 +84,7 @@ pub enum Ending {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Rendered {
     pub text: String,
-    /// Byte ranges of the text, in order: from where the assistant's turn has been opened to where it has been closed.
+    /// Byte ranges of the text, in order: from where the assistant's turn has been opened to where it has been closed, or as the template marks it.
     pub spoken: Vec<Range<usize>>,
 }
 
@@ -50,48 +93,85 @@ pub(super) struct Rendered {
 pub struct ChatTemplate {
     environment: Environment<'static>,
     tokens: BTreeMap<String, String>,
+    /// Whether the template marks the assistant's words itself.
+    is_marked: bool,
+    variables: BTreeSet<String>,
 }
+
+/// Steps that a template may take, of which one pays for 64 bytes of text: seconds, and a thousand times what the longest known ones take.
+const STEPS: u64 = 10_000_000;
+
+/// Bytes of stack for the engine's compiler, which calls itself; [`Source`] bounds how often.
+const STACK: usize = 64 << 20;
 
 impl ChatTemplate {
     /// Compiles a template. `tokens` are the variables `bos_token`, `eos_token` and the like.
     ///
     /// # Errors
-    /// [`Format`](crate::ErrorKind::Format) if it is no template.
+    /// [`Format`](crate::ErrorKind::Format) if it is no template, [`Invalid`](crate::ErrorKind::Invalid) if it is too deep.
     pub fn new(source: &str, tokens: BTreeMap<String, String>) -> Result<Self> {
-        let mut environment = Environment::new();
-        environment.set_syntax(whitespace()?);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", |format: &str| strftime(format, now()));
-        environment.add_filter("tojson", to_json);
-        environment.add_template_owned("chat", without_generation_tags(source)).map_err(|error| bad_template(&error))?;
-        Ok(Self { environment, tokens })
+        let Source { text, is_marked } = Source::of(source)?;
+        let compile = move || {
+            let mut environment = environment()?;
+            environment.add_template_owned("chat", text).map_err(|error| bad_template(&error))?;
+            let variables = environment.get_template("chat").map(|template| template.undeclared_variables(false)).unwrap_or_default();
+            Ok::<_, Error>((environment, variables.into_iter().collect()))
+        };
+        let compiler = std::thread::Builder::new().stack_size(STACK).spawn(compile)?;
+        let (environment, variables) = compiler.join().map_err(|_| Error::invalid("the chat template cannot be compiled"))??;
+        Ok(Self { environment, tokens, is_marked, variables })
+    }
+
+    /// Whether the template reads a variable: one that it does not read is not shown to the model.
+    #[must_use]
+    pub fn reads(&self, variable: &str) -> bool {
+        self.variables.contains(variable)
     }
 
     /// A conversation as text.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if the template refuses the conversation.
+    /// [`Invalid`](crate::ErrorKind::Invalid) if the template refuses the conversation, or does not come to an end.
     pub fn render(&self, messages: &[Message], ending: Ending) -> Result<String> {
+        let text = self.render_with(messages, &Map::new(), ending)?;
+        Ok(if self.is_marked { text.replace([BEGINS, ENDS], "") } else { text })
+    }
+
+    /// As [`render`](Self::render), with variables and with marks.
+    fn render_with(&self, messages: &[Message], variables: &Map<String, Value>, ending: Ending) -> Result<String> {
         let template = self.environment.get_template("chat").map_err(|error| bad_template(&error))?;
-        let variables = context! {
+        let mut others: Map<String, Value> = ["tools", "documents"].map(|name| (name.to_owned(), Value::Null)).into_iter().collect();
+        others.extend(self.tokens.iter().map(|(name, token)| (name.clone(), Value::from(token.as_str()))));
+        others.extend(variables.clone());
+        let given = context! {
             messages => minijinja::Value::from(Serde(messages)),
             add_generation_prompt => ending == Ending::AssistantsTurn,
-            ..Serde(&self.tokens)
+            ..Serde(others)
         };
-        template.render(variables).map_err(|error| {
+        template.render(given).map_err(|error| {
+            if error.kind() == ErrorKind::OutOfFuel {
+                return Error::invalid("the chat template does not come to an end, or makes a text beyond reason")
+                    .with_hint("is it the one that came with the tokenizer? name another folder with --tokenizer");
+            }
             let why = error.detail().map_or_else(|| error.to_string(), ToOwned::to_owned);
             Error::invalid(format!("the chat template refuses these messages: {why}"))
+                .with_hint("the template is in chat_template.jinja or tokenizer_config.json beside tokenizer.json")
         })
     }
 
-    /// A conversation as text with the assistant's turns marked. A turn is what its message adds to the conversation so far with the turn opened.
-    pub(super) fn render_marked(&self, messages: &[Message]) -> Result<Rendered> {
-        let text = self.render(messages, Ending::Complete)?;
+    /// A conversation as text with the assistant's turns marked. Where the template does not mark them, a turn is what its message adds to the
+    /// conversation so far with the turn opened.
+    pub(super) fn render_marked(&self, mut conversation: Conversation) -> Result<Rendered> {
+        let is_learnt = conversation.messages.iter_mut().map(Message::take_weight).collect::<Result<Vec<_>>>()?;
+        let Conversation { messages, variables } = &conversation;
+        let (text, marked) = unmarked(&self.render_with(messages, variables, Ending::Complete)?);
+        if self.is_marked && is_learnt.iter().all(|is_learnt| *is_learnt) {
+            return Ok(Rendered { text, spoken: marked });
+        }
         let mut spoken = vec![];
-        for (index, _) in messages.iter().enumerate().filter(|(_, message)| message.role == "assistant") {
-            let opened = self.render(&messages[..index], Ending::AssistantsTurn)?;
-            let closed = self.render(&messages[..=index], Ending::Complete)?;
+        for (index, _) in messages.iter().enumerate().filter(|(index, message)| message.role() == "assistant" && is_learnt[*index]) {
+            let opened = unmarked(&self.render_with(&messages[..index], variables, Ending::AssistantsTurn)?).0;
+            let closed = unmarked(&self.render_with(&messages[..=index], variables, Ending::Complete)?).0;
             // A template may write earlier turns differently once there are later ones; what the text shares with the shorter one is sure.
             let start = shared(&text, &opened);
             let end = shared(&text, &closed);
@@ -99,13 +179,43 @@ impl ChatTemplate {
                 spoken.push(start..end);
             }
         }
+        if self.is_marked {
+            let both =
+                |turn: &Range<usize>| marked.iter().map(|mark| mark.start.max(turn.start)..mark.end.min(turn.end)).collect::<Vec<_>>();
+            spoken = spoken.iter().flat_map(both).filter(|range| range.start < range.end).collect();
+        }
         Ok(Rendered { text, spoken })
     }
 }
 
-/// A tag on a line of its own leaves nothing of the line.
-fn whitespace() -> Result<SyntaxConfig> {
-    SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(|error| bad_template(&error))
+/// The engine with what Python's has; every template has the same.
+fn environment() -> Result<Environment<'static>> {
+    let mut environment = Environment::new();
+    // A tag on a line of its own leaves nothing of the line.
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    environment.set_syntax(syntax.map_err(|error| bad_template(&error))?);
+    environment.set_fuel(Some(STEPS));
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_function("raise_exception", python::raise_exception);
+    environment.add_function("strftime_now", |format: &str| python::strftime(format, &Local::now()));
+    environment.add_function(MODULO, python::modulo);
+    environment.add_filter("tojson", python::to_json);
+    Ok(environment)
+}
+
+/// A text without marks, and what stood between them.
+fn unmarked(text: &str) -> (String, Vec<Range<usize>>) {
+    let (mut plain, mut ranges, mut open) = (String::with_capacity(text.len()), vec![], None);
+    for part in text.split_inclusive([BEGINS, ENDS]) {
+        let mark = part.chars().next_back().filter(|mark| [BEGINS, ENDS].contains(mark));
+        plain += &part[..part.len() - mark.map_or(0, char::len_utf8)];
+        match mark {
+            Some(BEGINS) => open = open.or(Some(plain.len())),
+            Some(_) => ranges.extend(open.take().map(|start| start..plain.len())),
+            None => {}
+        }
+    }
+    (plain, ranges)
 }
 
 /// The length of the longest common beginning of two texts, at a character's border.
@@ -113,109 +223,8 @@ fn shared(a: &str, b: &str) -> usize {
     a.chars().zip(b.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum()
 }
 
-/// Drops `{% generation %}`, with which transformers marks the assistant's words: it is no Jinja, and the words are found without it.
-fn without_generation_tags(source: &str) -> String {
-    let tag = Regex::new(r"\{%-?\s*(end)?generation\s*-?%\}").expect("the pattern is valid");
-    tag.replace_all(source, "").into_owned()
-}
-
 fn bad_template(error: &minijinja::Error) -> Error {
     Error::format("a chat template", error)
-}
-
-fn raise_exception(message: String) -> Result<String, minijinja::Error> {
-    Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "the form that a filter must have")]
-/// Python's `json.dumps`: a space after commas and colons, no HTML escapes; `indent` is honoured.
-fn to_json(value: &minijinja::Value, options: Kwargs) -> Result<String, minijinja::Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    let mut text = vec![];
-    let written = match indent {
-        Some(width) => {
-            let indent = " ".repeat(width);
-            let formatter = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut text, formatter))
-        }
-        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut text, PythonFormatter)),
-    };
-    let bad = |error: String| minijinja::Error::new(ErrorKind::BadSerialization, error);
-    written.map_err(|error| bad(error.to_string()))?;
-    String::from_utf8(text).map_err(|error| bad(error.to_string()))
-}
-
-struct PythonFormatter;
-
-impl serde_json::ser::Formatter for PythonFormatter {
-    fn begin_array_value<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
-    }
-
-    fn begin_object_key<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
-    }
-
-    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        writer.write_all(b": ")
-    }
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
-}
-
-/// The codes of `strftime` that chat templates use, for a time in seconds since 1970, UTC.
-fn strftime(format: &str, seconds: u64) -> String {
-    const MONTHS: [&str; 12] =
-        ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"];
-    let (year, month, day) = date(seconds / 86_400);
-    let name = MONTHS[usize::try_from(month - 1).expect("months are small")];
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    let part = |code: Option<char>| match code {
-        Some('Y') => year.to_string(),
-        Some('m') => format!("{month:02}"),
-        Some('d') => format!("{day:02}"),
-        Some('B') => name.to_owned(),
-        Some('b') => name[..3].to_owned(),
-        Some('H') => format!("{hour:02}"),
-        Some('M') => format!("{minute:02}"),
-        Some('S') => format!("{second:02}"),
-        Some('%') | None => "%".to_owned(),
-        Some(other) => format!("%{other}"),
-    };
-    let mut text = String::new();
-    let mut rest = format.chars();
-    while let Some(character) = rest.next() {
-        if character == '%' {
-            text.push_str(&part(rest.next()));
-        } else {
-            text.push(character);
-        }
-    }
-    text
-}
-
-/// Year, month from 1 and day from 1 of a number of days since 1970-01-01, counting through the calendar.
-fn date(days: u64) -> (u64, u64, u64) {
-    let is_leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    let (mut year, mut left) = (1970, days);
-    loop {
-        let length = if is_leap(year) { 366 } else { 365 };
-        if left < length {
-            break;
-        }
-        (year, left) = (year + 1, left - length);
-    }
-    let lengths = [31, if is_leap(year) { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-    let mut month = 1;
-    for length in lengths {
-        if left < length {
-            break;
-        }
-        (month, left) = (month + 1, left - length);
-    }
-    (year, month, left + 1)
 }
 
 #[cfg(test)]
@@ -226,9 +235,7 @@ mod tests {
                           {% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}";
 
     fn messages(turns: &[(&str, &str)]) -> Vec<Message> {
-        let message =
-            |(role, content): &(&str, &str)| Message { role: (*role).into(), content: (*content).into(), other: serde_json::Map::new() };
-        turns.iter().map(message).collect()
+        turns.iter().map(|(role, content)| Message::says(role, content)).collect()
     }
 
     fn template(source: &str) -> Result<ChatTemplate> {
@@ -259,6 +266,32 @@ mod tests {
             ),
             Case("{{ messages[1:] | tojson }}", Ending::Complete, "[{\"role\": \"user\", \"content\": \" Hi <you> \"}]"),
             Case("{% generation %}{{ messages|length }}{%- endgeneration -%}", Ending::Complete, "2"),
+            Case(
+                "a \n  {%- generation -%}  b {% endgeneration %}\nc\n  {% generation %}\nd{% endgeneration %} e",
+                Ending::Complete,
+                "ab c\nd e",
+            ),
+            Case(
+                "{{ tools is none }} {{ documents is defined }} {{ 'content' in messages[0] }} {{ 'name' in messages[0] }}",
+                Ending::Complete,
+                "True True True False",
+            ),
+            Case(
+                "{{ '%s: %d%%' % ('a', 3) }} {{ '%(role)s' % messages[0] }} {{ 7 % 3 }} {{ -7 % 3 }}",
+                Ending::Complete,
+                "a: 3% system 1 2",
+            ),
+            Case(
+                "{{ {'b': [1, true, none], 'a': 'é<'} | tojson(sort_keys=true) }}",
+                Ending::Complete,
+                "{\"a\": \"é<\", \"b\": [1, true, null]}",
+            ),
+            Case(
+                "{{ {'b': [1, {}], 'a': 'é😀'} | tojson(ensure_ascii=true, separators=(',', ':')) }}",
+                Ending::Complete,
+                "{\"b\":[1,{}],\"a\":\"\\u00e9\\ud83d\\ude00\"}",
+            ),
+            Case("{{ {'b': [1, []]} | tojson(indent=2) }}", Ending::Complete, "{\n  \"b\": [\n    1,\n    []\n  ]\n}"),
             Case("{{ 'system' in messages[0].values() }} {{ messages[0]['content'].split(' ')[1] }}", Ending::Complete, "True brief."),
         ] {
             assert_eq!(template(source)?.render(&turns, ending)?, expected, "{source}");
@@ -269,9 +302,35 @@ mod tests {
     #[test]
     fn only_the_assistants_turns_are_marked() -> Result<()> {
         let turns = messages(&[("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four")]);
-        let rendered = template(CHATML)?.render_marked(&turns)?;
+        let rendered = template(CHATML)?.render_marked(Conversation { messages: turns, ..Conversation::default() })?;
         let spoken: Vec<&str> = rendered.spoken.iter().map(|span| &rendered.text[span.clone()]).collect();
         assert_eq!(spoken, ["two<|end|>\n", "four<|end|>\n"]);
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_template_marks_is_the_assistants_and_nothing_else() -> Result<()> {
+        let source = "{% for m in messages %}[{{ m.role }}]{% if m.role == 'assistant' %} {%- generation -%} {{ m.content }}; {%- endgeneration %} {% else %}{{ m.content }} {% endif %}{% endfor %}";
+        let turns = messages(&[("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four")]);
+        let template = template(source)?;
+        assert_eq!(template.render(&turns, Ending::Complete)?, "[user]one [assistant]two; [user]three [assistant]four; ");
+        let rendered = template.render_marked(Conversation { messages: turns, ..Conversation::default() })?;
+        let spoken: Vec<&str> = rendered.spoken.iter().map(|span| &rendered.text[span.clone()]).collect();
+        assert_eq!(spoken, ["two;", "four;"]);
+        Ok(())
+    }
+
+    #[test]
+    fn templates_without_an_end_are_errors() -> Result<()> {
+        for source in [
+            "{% for a in range(99999) %}{% for b in range(99999) %}{{ b }}{% endfor %}{% endfor %}",
+            "{% set n = namespace(x='aaaaaaaaaaaaaaaa') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x|length }}",
+            "{{ ('x' * 100000000000)|length }}",
+            "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}",
+        ] {
+            let error = template(source)?.render(&messages(&[("user", "x")]), Ending::Complete).unwrap_err();
+            assert!(error.to_string().contains("chat template") && error.hint().is_some(), "{source}: {error}");
+        }
         Ok(())
     }
 
@@ -282,18 +341,5 @@ mod tests {
         assert_eq!(error.to_string(), "the chat template refuses these messages: roles must alternate");
         assert!(template("{% for %}").unwrap_err().to_string().starts_with("not a chat template: "));
         Ok(())
-    }
-
-    #[test]
-    fn dates_are_written_as_templates_ask() {
-        struct Case(u64, &'static str);
-        for Case(seconds, expected) in [
-            Case(0, "01 Jan 1970 1970-01-01 00:00:00 January 100% %q"),
-            Case(951_782_399, "28 Feb 2000 2000-02-28 23:59:59 February 100% %q"),
-            Case(951_782_400, "29 Feb 2000 2000-02-29 00:00:00 February 100% %q"),
-            Case(1_735_689_599, "31 Dec 2024 2024-12-31 23:59:59 December 100% %q"),
-        ] {
-            assert_eq!(strftime("%d %b %Y %Y-%m-%d %H:%M:%S %B 100%% %q", seconds), expected);
-        }
     }
 }

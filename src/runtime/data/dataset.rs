@@ -8,6 +8,7 @@ use super::classes::{self, OtherNames};
 use super::encode::Encoder;
 use super::example::{Example, IGNORED, Labels, Limits};
 use super::record::{self, Record};
+use super::roles::{self, ColumnMap};
 use crate::adapter::config::Task;
 use crate::error::{Context, Error, Place, Result};
 use crate::train::verbalizer::HardPrompt;
@@ -35,6 +36,8 @@ pub struct Reading<'a> {
     pub packing: Packing,
     /// What numbers the model takes.
     pub limits: Limits,
+    /// What columns are renamed to.
+    pub columns: &'a ColumnMap,
     /// The names of classes that are known, in the order of their numbers.
     pub class_names: &'a [String],
     /// What becomes of names that are not known.
@@ -42,6 +45,8 @@ pub struct Reading<'a> {
     /// How rows of text are shown to a language model that is asked for a label's word.
     pub hard_prompt: Option<&'a HardPrompt>,
 }
+
+static NOTHING: ColumnMap = ColumnMap::NOTHING;
 
 impl Reading<'_> {
     /// Reads for a task, without a tokenizer, cuts or limits.
@@ -53,6 +58,7 @@ impl Reading<'_> {
             max_length: None,
             packing: Packing::Off,
             limits: Limits::default(),
+            columns: &NOTHING,
             class_names: &[],
             other_names: OtherNames::Numbered,
             hard_prompt: None,
@@ -100,8 +106,9 @@ impl Dataset {
     /// [`Unsupported`](crate::ErrorKind::Unsupported) or [`Invalid`](crate::ErrorKind::Invalid) for files and rows that cannot be read or that the
     /// model cannot take; [`Invalid`](crate::ErrorKind::Invalid) if no label counts in the whole file.
     pub fn read(path: &Path, reading: &Reading<'_>) -> Result<Self> {
-        let records = record::read(path)?;
-        let class_names = classes::names(&records, reading).in_file(path)?;
+        let mut records = record::read(path)?;
+        roles::assign(&mut records, path, reading).in_file(path)?;
+        let class_names = classes::settle(&mut records, reading).in_file(path)?;
         let classes = match reading.hard_prompt {
             Some(prompt) => Some(prompt.numbers().collect::<BTreeMap<_, _>>()),
             None => class_names.as_ref().map(|names| names.iter().cloned().zip(0..).collect()),
@@ -109,9 +116,10 @@ impl Dataset {
         let encoder = Encoder { reading, classes };
         let mut summary = Summary { rows: records.len(), ..Summary::default() };
         let mut examples = vec![];
-        for Record { line, fields } in &records {
-            let example = encoder.encode(fields).and_then(|example| fitted(Example { line: *line, ..example }, reading, &mut summary));
-            examples.push(example.at(Place::Line(*line)).in_file(path)?);
+        // Each row's text is given back as soon as it is encoded.
+        for Record { line, fields } in records {
+            let example = encoder.encode(&fields).and_then(|example| fitted(Example { line, ..example }, reading, &mut summary));
+            examples.push(example.at(Place::Line(line)).in_file(path)?);
         }
         if reading.packing == Packing::Concatenate {
             examples = packed(&examples, reading).in_file(path)?;
@@ -186,9 +194,11 @@ impl Example {
     fn cut(&mut self, length: usize) {
         for column in [&mut self.input_ids, &mut self.attention_mask, &mut self.token_type_ids, &mut self.decoder_input_ids] {
             column.truncate(length);
+            column.shrink_to_fit();
         }
         if let Labels::Tokens(labels) = &mut self.labels {
             labels.truncate(length);
+            labels.shrink_to_fit();
         }
     }
 }

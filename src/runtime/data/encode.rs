@@ -1,16 +1,18 @@
 //! Rows of data files → numbers: one function for each form that a row can have.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::Deserialize as _;
 use serde_json::{Map, Value};
 
-use super::chat::Message;
+use super::chat::{Conversation, Message};
 use super::classes::unknown;
 use super::example::{Example, IGNORED, Labels, Pixels};
+use super::roles::{no_form, no_label};
 use super::template::from_template;
 use super::tokenizer::{Specials, Tokenizer, Tokens};
-use super::{Reading, forms};
+use super::{Packing, Reading, forms};
 use crate::adapter::config::Task;
 use crate::error::{Error, Result};
 
@@ -46,14 +48,12 @@ impl<'a> Encoder<'a> {
     /// type, or one that does not go with the task.
     pub(super) fn encode(&self, fields: &Fields) -> Result<Example> {
         if let Some(prompt) = self.reading.hard_prompt.filter(|_| !fields.contains_key("input_ids")) {
-            let Labels::Class(class) = self.class(fields)? else { return Err(Error::not_found("column", "label")) };
+            let class = self.class(fields)?;
             return from_template(prompt, fields, class, self.tokenizer()?, self.task(), self.reading.max_length);
         }
         let form = FORMS.iter().find(|form| form.columns.iter().all(|column| fields.contains_key(*column)));
         let Some(form) = form else {
-            let forms = FORMS.map(|form| form.columns.join(" + ")).join(", or ");
-            let columns = fields.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            return Err(Error::mismatch("columns", forms, if columns.is_empty() { "none" } else { &columns }));
+            return Err(no_form(fields, self.task()));
         };
         (form.read)(fields, self)
     }
@@ -64,25 +64,27 @@ impl<'a> Encoder<'a> {
 
     fn tokenizer(&self) -> Result<&'a Tokenizer> {
         let missing = || Error::invalid("a row of text needs a tokenizer").with_hint("name one with --tokenizer FILE");
-        self.reading.tokenizer.ok_or_else(missing)
+        let tokenizer = self.reading.tokenizer.ok_or_else(missing)?;
+        tokenizer.check_fits(self.reading.limits.vocabulary)?;
+        Ok(tokenizer)
     }
 
-    fn class(&self, fields: &Fields) -> Result<Labels> {
-        let value = fields.get("label").or_else(|| fields.get("labels")).ok_or_else(|| Error::not_found("column", "label"))?;
-        let named = |name: &str| match &self.classes {
-            Some(classes) => classes.get(name).copied().ok_or_else(|| {
-                let mut known: Vec<(&String, &i32)> = classes.iter().collect();
-                known.sort_by_key(|(_, number)| **number);
-                let error = unknown(name, known.into_iter().map(|(name, _)| name.as_str()));
-                if self.reading.hard_prompt.is_some() { error.with_hint("every label needs its words in the verbalizer") } else { error }
-            }),
-            None => name.trim().parse().map_err(|_| Error::mismatch("label", "a whole number", name)),
-        };
-        match value {
-            Value::Bool(class) => Ok(Labels::Class(i32::from(*class))),
-            Value::String(name) => named(name).map(Labels::Class),
-            number => whole("label", number).map(Labels::Class),
-        }
+    /// Tokens of a row that can be kept at most; more are cut or an error. None: all are.
+    fn most(&self) -> Option<usize> {
+        if self.reading.packing == Packing::Concatenate { None } else { self.reading.max_length.or(self.reading.limits.positions) }
+    }
+
+    /// The class of a row, whose label is settled: a number, or a name.
+    fn class(&self, fields: &Fields) -> Result<i32> {
+        let value = fields.get("label").ok_or_else(|| no_label(fields))?;
+        let Value::String(name) = value else { return whole("label", value) };
+        let classes = self.classes.iter().flatten();
+        classes.clone().find(|(known, _)| *known == name).map(|(_, class)| *class).ok_or_else(|| {
+            let mut known: Vec<(&String, &i32)> = classes.collect();
+            known.sort_by_key(|(_, number)| **number);
+            let error = unknown(name, known.into_iter().map(|(name, _)| name.as_str()));
+            if self.reading.hard_prompt.is_some() { error.with_hint("every label needs its words in the verbalizer") } else { error }
+        })
     }
 
     /// The label that says where a text ends, so that the model learns to end there.
@@ -99,7 +101,7 @@ impl<'a> Encoder<'a> {
 fn from_tokens(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
     let input_ids = numbers(fields, "input_ids")?;
     let labels = match encoder.task() {
-        Task::SeqCls | Task::ImageCls => encoder.class(fields)?,
+        Task::SeqCls | Task::ImageCls => Labels::Class(encoder.class(fields)?),
         Task::CausalLm if !fields.contains_key("labels") => Labels::Tokens(input_ids.clone()),
         Task::MaskedLm if !fields.contains_key("labels") => Labels::Hidden,
         _ if !fields.contains_key("labels") => return Err(Error::not_found("column", "labels")),
@@ -118,8 +120,8 @@ fn from_tokens(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
 /// `{"pixel_values": [[[..]]], "label"}`.
 fn from_pixels(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
     let mut pixels = Pixels { shape: vec![], values: vec![] };
-    flatten(&fields["pixel_values"], 0, &mut pixels)?;
-    Ok(Example { pixel_values: Some(pixels), labels: encoder.class(fields)?, ..Example::default() })
+    flatten(&*json(&fields["pixel_values"]), 0, &mut pixels)?;
+    Ok(Example { pixel_values: Some(pixels), labels: Labels::Class(encoder.class(fields)?), ..Example::default() })
 }
 
 /// `{"text", "text_pair"?, "label"?}`: a document to learn, or a text to classify.
@@ -127,8 +129,8 @@ fn from_text(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
     let (tokenizer, text) = (encoder.tokenizer()?, string(fields, "text")?);
     let task = encoder.task();
     let mut tokens = match fields.get("text_pair").filter(|pair| !pair.is_null()) {
-        None => tokenizer.encode(text, Specials::Added)?,
-        Some(_) => tokenizer.encode_pair(text, string(fields, "text_pair")?)?,
+        None => tokenizer.encode_beginning(text, Specials::Added, encoder.most())?,
+        Some(_) => tokenizer.encode_pair(text, string(fields, "text_pair")?, encoder.reading.max_length)?,
     };
     let labels = match task {
         Task::CausalLm => {
@@ -137,7 +139,7 @@ fn from_text(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
             Labels::Tokens(tokens.ids.clone())
         }
         Task::MaskedLm => Labels::Hidden,
-        Task::SeqCls => encoder.class(fields)?,
+        Task::SeqCls => Labels::Class(encoder.class(fields)?),
         Task::TokenCls | Task::ImageCls | Task::Seq2SeqLm => return Err(encoder.refuse("text")),
     };
     if task != Task::CausalLm {
@@ -154,14 +156,14 @@ fn from_prompt(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
         Task::CausalLm => {
             // Encoded together, as it will be read; the token at the seam belongs to the completion if it reaches into it.
             let text = format!("{prompt}{completion}");
-            let tokens = tokenizer.encode(&text, Specials::Added)?;
+            let tokens = tokenizer.encode_beginning(&text, Specials::Added, encoder.most())?;
             let is_learnt = |span: &std::ops::Range<usize>| span.end > prompt.len();
             Ok(learn(tokens, is_learnt, encoder.tokenizer()?.eos()))
         }
         Task::Seq2SeqLm => {
-            let mut tokens = tokenizer.encode(prompt, Specials::Added)?;
+            let mut tokens = tokenizer.encode_beginning(prompt, Specials::Added, encoder.most())?;
             tokens.keep_to(encoder.reading.max_length);
-            let mut labels = tokenizer.encode(completion, Specials::Added)?;
+            let mut labels = tokenizer.encode_beginning(completion, Specials::Added, encoder.most())?;
             labels.ids.extend(encoder.end(&labels.ids)?);
             Ok(Example { input_ids: tokens.ids, labels: Labels::Tokens(labels.ids), ..Example::default() })
         }
@@ -169,22 +171,25 @@ fn from_prompt(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
     }
 }
 
+/// Columns beside `messages` that a chat template may read.
+const VARIABLES: [&str; 2] = ["tools", "documents"];
+
 /// `{"messages": [{"role", "content"}]}`: what the assistant says is to be learnt.
 fn from_messages(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
     if encoder.task() != Task::CausalLm {
         return Err(encoder.refuse("messages"));
     }
     let tokenizer = encoder.tokenizer()?;
-    let messages: Vec<Message> = serde_json::from_value(fields["messages"].clone())
-        .map_err(|error| Error::mismatch("messages", "a list of objects with role and content", error))?;
+    let messages = Message::list(&json(&fields["messages"]))?;
     let template = tokenizer.chat().ok_or_else(|| {
         Error::invalid("the tokenizer has no chat template").with_hint(
             "messages need tokenizer_config.json with a chat_template, or chat_template.jinja, beside tokenizer.json; without one, write the text into prompt and completion",
         )
     })?;
-    let rendered = template.render_marked(&messages)?;
+    let variables = VARIABLES.iter().filter_map(|name| Some(((*name).to_owned(), json(fields.get(*name)?).into_owned()))).collect();
+    let rendered = template.render_marked(Conversation { messages, variables })?;
     // The template writes the special tokens itself.
-    let tokens = tokenizer.encode(&rendered.text, Specials::AsWritten)?;
+    let tokens = tokenizer.encode_beginning(&rendered.text, Specials::AsWritten, encoder.most())?;
     let is_spoken = |span: &std::ops::Range<usize>| rendered.spoken.iter().any(|spoken| span.start < spoken.end && spoken.start < span.end);
     Ok(learn(tokens, is_spoken, None))
 }
@@ -218,7 +223,15 @@ impl Tokens {
         self.ids.drain(cut.clone());
         self.segments.drain(cut.clone());
         self.spans.drain(cut);
+        self.ids.shrink_to_fit();
+        self.segments.shrink_to_fit();
     }
+}
+
+/// What a value is, or, of a table's cell, what its text says.
+fn json(value: &Value) -> Cow<'_, Value> {
+    let told = value.as_str().and_then(|text| serde_json::from_str(text).ok());
+    told.map_or(Cow::Borrowed(value), Cow::Owned)
 }
 
 fn string<'a>(fields: &'a Fields, column: &'static str) -> Result<&'a str> {
@@ -227,10 +240,17 @@ fn string<'a>(fields: &'a Fields, column: &'static str) -> Result<&'a str> {
 
 /// A column of whole numbers; empty if it is absent.
 fn numbers(fields: &Fields, column: &'static str) -> Result<Vec<i32>> {
+    let wrong = |found: &Value| Error::mismatch(column, "a list of whole numbers", describe(found));
     match fields.get(column) {
         None | Some(Value::Null) => Ok(vec![]),
         Some(Value::Array(values)) => values.iter().map(|value| whole(column, value)).collect(),
-        Some(other) => Err(Error::mismatch(column, "a list of whole numbers", describe(other))),
+        Some(Value::String(cell)) if cell.trim().is_empty() => Ok(vec![]),
+        // A cell of a table.
+        Some(text @ Value::String(cell)) => match serde_json::from_str(cell) {
+            Ok(Value::Array(values)) => values.iter().map(|value| whole(column, value)).collect(),
+            _ => Err(wrong(text)),
+        },
+        Some(other) => Err(wrong(other)),
     }
 }
 

@@ -114,7 +114,9 @@ impl Example {
                 in_range("labels", &counted, label_limit)?;
                 same_length("decoder_input_ids", &self.decoder_input_ids, labels.len())
             }
-            Labels::Class(class) => in_range("label", &[*class], limits.classes),
+            Labels::Class(class) => in_range("label", &[*class], limits.classes).map_err(|error| {
+                error.with_hint("classes are numbered from 0 on; of data whose classes begin at 1, take 1 from each label")
+            }),
             Labels::Hidden => Ok(()),
         }
     }

@@ -1,14 +1,17 @@
 //! Data files → rows with line numbers. Knows file formats; what the columns mean is decided elsewhere.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
+mod encoding;
+mod json;
+mod table;
+
+use std::io::Read;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::error::{Context, Error, Place, Result};
+use crate::error::{Context, Error, Result};
 
-/// One row of a data file, as it stands there.
+/// One row of a data file, as it stands there. Cells of tables are text.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Record {
     /// The line in the file, from 1, where the row begins.
@@ -18,107 +21,63 @@ pub(super) struct Record {
 }
 
 /// A reader of one file format.
-type Reader = fn(&mut dyn BufRead) -> Result<Vec<Record>>;
+type Reader = fn(&str) -> Result<Vec<Record>>;
 
-/// File formats by extension.
+/// File formats by extension; each may be packed, as `.jsonl.gz`.
 const FORMATS: [(&str, Reader); 6] = [
-    ("jsonl", read_json_lines),
-    ("ndjson", read_json_lines),
-    ("json", read_json_lines),
-    ("csv", |input| read_table(input, b',')),
-    ("tsv", |input| read_table(input, b'\t')),
-    ("txt", read_text),
+    ("jsonl", json::read),
+    ("ndjson", json::read),
+    ("json", json::read),
+    ("csv", table::read_csv),
+    ("tsv", table::read_tsv),
+    ("txt", |text| Ok(read_text(text))),
 ];
 
-/// The columns of a table that hold text; all others hold JSON.
-const TEXT_COLUMNS: [&str; 5] = ["text", "text_pair", "prompt", "completion", "label"];
+/// The path that stands for standard input.
+const STANDARD_INPUT: &str = "-";
 
-/// All rows of a data file.
+/// All rows of a data file. `-` is standard input, with JSON or a table.
 ///
 /// # Errors
 /// [`Io`](crate::ErrorKind::Io), [`Format`](crate::ErrorKind::Format) with file and line, [`Unsupported`](crate::ErrorKind::Unsupported) for an
 /// unknown extension, [`Invalid`](crate::ErrorKind::Invalid) if there is no row.
 pub(super) fn read(path: &Path) -> Result<Vec<Record>> {
-    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_ascii_lowercase();
+    let records = if path == Path::new(STANDARD_INPUT) { read_input(path) } else { read_file(path) }.in_file(path)?;
+    if records.is_empty() {
+        return Err(Error::invalid("no rows in this data file")
+            .in_file(path)
+            .with_hint("a row is a line; the first line of a table only names its columns"));
+    }
+    Ok(records)
+}
+
+fn read_file(path: &Path) -> Result<Vec<Record>> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    let packed = name.strip_suffix(".gz");
+    let extension = packed.unwrap_or(&name).rsplit_once('.').map_or("", |(_, extension)| extension);
     let Some((_, reader)) = FORMATS.iter().find(|(known, _)| *known == extension) else {
         let known = FORMATS.map(|(known, _)| known).join(", ");
-        return Err(Error::unsupported(format!("the extension {extension:?}"), format!("data files are {known}")).in_file(path));
+        let error = Error::unsupported(format!("the extension {extension:?}"), format!("data files are {known}"));
+        return Err(error.with_hint("write the rows as jsonl: pandas has df.to_json(\"rows.jsonl\", orient=\"records\", lines=True), datasets has ds.to_json(\"rows.jsonl\")"));
     };
-    let mut input = BufReader::new(File::open(path).in_file(path)?);
-    let records = skip_byte_order_mark(&mut input).and_then(|()| reader(&mut input)).in_file(path)?;
-    if records.is_empty() {
-        return Err(Error::invalid("no rows in this data file").in_file(path));
-    }
-    Ok(records)
+    let bytes = std::fs::read(path)?;
+    let bytes = if packed.is_some() { encoding::unpacked(&bytes)? } else { bytes };
+    reader(&encoding::text_of(bytes, path)?)
 }
 
-fn skip_byte_order_mark(input: &mut BufReader<File>) -> Result<()> {
-    const MARK: &[u8] = "\u{feff}".as_bytes();
-    if input.fill_buf()?.starts_with(MARK) {
-        input.consume(MARK.len());
-    }
-    Ok(())
+fn read_input(path: &Path) -> Result<Vec<Record>> {
+    let mut bytes = vec![];
+    std::io::stdin().read_to_end(&mut bytes)?;
+    let text = encoding::text_of(bytes, path)?;
+    if text.trim_start().starts_with(['{', '[']) { json::read(&text) } else { table::read_csv(&text) }
 }
 
-fn read_json_lines(input: &mut dyn BufRead) -> Result<Vec<Record>> {
-    let mut records = vec![];
-    for (line, text) in (1..).zip(input.lines()) {
-        let text = text.at(Place::Line(line))?;
-        if !text.trim().is_empty() {
-            let fields = serde_json::from_str(&text).map_err(|error| bad_object(&text, &error).at(Place::Line(line)))?;
-            records.push(Record { line, fields });
-        }
-    }
-    Ok(records)
-}
-
-fn bad_object(text: &str, error: &serde_json::Error) -> Error {
-    let error = Error::format("a JSON object", error.to_string().replace(" at line 1 column ", " at column "));
-    if text.trim_start().starts_with('[') { error.with_hint("the file must have one JSON object a line, not one array") } else { error }
-}
-
-fn read_table(input: &mut dyn BufRead, separator: u8) -> Result<Vec<Record>> {
-    let mut table = csv::ReaderBuilder::new().delimiter(separator).from_reader(input);
-    let names: Vec<String> = table.headers().map_err(bad_table)?.iter().map(|name| name.trim().to_owned()).collect();
-    let mut records = vec![];
-    for row in table.records() {
-        let row = row.map_err(bad_table)?;
-        let line = row.position().and_then(|position| usize::try_from(position.line()).ok()).unwrap_or_default();
-        let fields = names.iter().zip(&row).filter(|(name, cell)| !cell.is_empty() || TEXT_COLUMNS.contains(&name.as_str()));
-        let fields = fields.map(|(name, cell)| Ok((name.clone(), cell_value(name, cell).at(Place::Line(line))?)));
-        records.push(Record { line, fields: fields.collect::<Result<_>>()? });
-    }
-    Ok(records)
-}
-
-fn cell_value(column: &str, cell: &str) -> Result<Value> {
-    match column {
-        // Numbers are class numbers only if the whole column has them; that is found out later.
-        _ if TEXT_COLUMNS.contains(&column) => Ok(Value::String(cell.to_owned())),
-        _ => serde_json::from_str(cell).map_err(|error| Error::format("JSON", format!("column {column}: {error}"))),
-    }
-}
-
-fn bad_table(error: csv::Error) -> Error {
-    let line = error.position().and_then(|position| usize::try_from(position.line()).ok());
-    let error = match error.into_kind() {
-        csv::ErrorKind::Io(error) => error.into(),
-        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => Error::mismatch("columns", expected_len, len),
-        csv::ErrorKind::Utf8 { err, .. } => Error::format("UTF-8 text", err),
-        kind => Error::format("a table", format!("{kind:?}")),
-    };
-    match line {
-        Some(line) => error.at(Place::Line(line)),
-        None => error,
-    }
-}
-
-/// Plain text: documents are separated by blank lines.
-fn read_text(input: &mut dyn BufRead) -> Result<Vec<Record>> {
-    let mut documents: Vec<(usize, Vec<String>)> = vec![];
+/// Plain text: documents are separated by blank lines. A line may end as on any system.
+fn read_text(text: &str) -> Vec<Record> {
+    let unix = text.contains('\r').then(|| text.replace("\r\n", "\n").replace('\r', "\n"));
+    let mut documents: Vec<(usize, Vec<&str>)> = vec![];
     let mut is_between = true;
-    for (line, text) in (1..).zip(input.lines()) {
-        let text = text.at(Place::Line(line))?;
+    for (line, text) in (1..).zip(unix.as_deref().unwrap_or(text).lines()) {
         if text.trim().is_empty() {
             is_between = true;
         } else if let Some((_, lines)) = documents.last_mut().filter(|_| !is_between) {
@@ -129,8 +88,8 @@ fn read_text(input: &mut dyn BufRead) -> Result<Vec<Record>> {
         }
     }
     let record =
-        |(line, lines): (usize, Vec<String>)| Record { line, fields: [("text".to_owned(), lines.join("\n").into())].into_iter().collect() };
-    Ok(documents.into_iter().map(record).collect())
+        |(line, lines): (usize, Vec<&str>)| Record { line, fields: [("text".to_owned(), lines.join("\n").into())].into_iter().collect() };
+    documents.into_iter().map(record).collect()
 }
 
 #[cfg(test)]
@@ -160,7 +119,22 @@ mod tests {
                 "text,label\n\"one\ntwo\",3\nthree,\n",
                 "2 {\"text\":\"one\\ntwo\",\"label\":\"3\"}\n4 {\"text\":\"three\",\"label\":\"\"}",
             ),
-            Case("a.csv", "input_ids,labels\n\"[1, 2]\",\n", "2 {\"input_ids\":[1,2]}"),
+            Case("a.csv", "text,label\r\none,3\r\n", "2 {\"text\":\"one\",\"label\":\"3\"}"),
+            Case("a.csv", "text,label\rone,3\rtwo,4\r", "2 {\"text\":\"one\",\"label\":\"3\"}\n3 {\"text\":\"two\",\"label\":\"4\"}"),
+            Case("a.csv", "text;label\n\"one; two\";3\n", "2 {\"text\":\"one; two\",\"label\":\"3\"}"),
+            Case("a.csv", "text|label\none|3\n", "2 {\"text\":\"one\",\"label\":\"3\"}"),
+            Case("a.csv", "sep=;\ntext;label\none;3\n", "3 {\"text\":\"one\",\"label\":\"3\"}"),
+            Case("a.csv", ",text\n0,one\n", "2 {\"(column 1)\":\"0\",\"text\":\"one\"}"),
+            Case(
+                "a.tsv",
+                "text\tlabel\n\"one\t1\ntwo\" three\t0\n",
+                "2 {\"text\":\"\\\"one\",\"label\":\"1\"}\n3 {\"text\":\"two\\\" three\",\"label\":\"0\"}",
+            ),
+            Case("a.tsv", "text,label\none,1\n", "2 {\"text\":\"one\",\"label\":\"1\"}"),
+            Case("a.jsonl", "{\"text\":\"x\"}\r{\"text\":\"y\"}\r", "1 {\"text\":\"x\"}\n2 {\"text\":\"y\"}"),
+            Case("a.json", "[{\"text\":\"x\"},\n {\"text\":\"y\"}]\n", "1 {\"text\":\"x\"}\n2 {\"text\":\"y\"}"),
+            Case("a.json", "{\n \"text\": \"x\"\n}\n{\"text\":\"y\"}", "1 {\"text\":\"x\"}\n4 {\"text\":\"y\"}"),
+            Case("a.json", "{\"version\": 1,\n\"data\": [\n{\"text\":\"x\"}]}", "3 {\"text\":\"x\"}"),
             Case("a.tsv", "prompt\tcompletion\nWhy, then?\tSo.\n", "2 {\"prompt\":\"Why, then?\",\"completion\":\"So.\"}"),
             Case("a.txt", "\none\ntwo\n \n\nthree\n", "2 {\"text\":\"one\\ntwo\"}\n6 {\"text\":\"three\"}"),
         ] {
@@ -177,10 +151,24 @@ mod tests {
             Case("a.jsonl", b"\n\n", "a.jsonl: no rows in this data file"),
             Case("a.csv", b"text,label\n", "a.csv: no rows in this data file"),
             Case("a.jsonl", b"{\"a\":1}\n{\"a\":}\n", "a.jsonl: line 2: not a JSON object: expected value at column 6"),
-            Case("a.json", b"[{\"a\":1}]", "a.json: line 1: not a JSON object: invalid type: sequence, expected a map at column 0"),
-            Case("a.jsonl", b"{\"a\":1}\n\xff\n", "a.jsonl: line 2: stream did not contain valid UTF-8"),
+            Case("a.json", b"[{\"a\":1},\n]", "a.json: line 2: not a list of JSON objects: there is a comma behind the last object"),
+            Case("a.json", b"[{\"a\":1}\n{\"a\":1}]", "a.json: line 2: not a list of JSON objects: a comma or ] was expected"),
+            Case("a.json", b"[{\"a\":1},\n{\"a\":NaN}]", "a.json: line 2: not a JSON object: expected value at column 6"),
+            Case("a.json", b"[1]", "a.json: line 1: not a JSON object: invalid type: integer `1`, expected a map at column 1"),
+            Case("a.jsonl", b"{\"a\":1,}\n{\"a\":1}\n", "a.jsonl: line 1: not a JSON object: trailing comma at column 8"),
+            Case("a.jsonl", b"{\"a\":\"\xc3\xa9\"}\n\xff\n", "a.jsonl: line 2: not UTF-8 text: a character is broken"),
+            Case(
+                "a.csv",
+                b"label,text\n1,\"one\n2,two\n",
+                "a.csv: line 2: not a table: a quotation mark opens a cell that no other closes",
+            ),
+            Case(
+                "a.csv",
+                b"text,label\none,1\n\"two,1\nthree\" four,0\n",
+                "a.csv: line 3: not a table: a quotation mark opens a cell, and closes it in the middle of its text",
+            ),
+            Case("a.csv", b"text,text\none,1\n", "a.csv: line 1: there are two columns named \"text\""),
             Case("a.csv", b"text,label\nx\n", "a.csv: line 2: columns: expected 2, found 1"),
-            Case("a.csv", b"input_ids\n1 2\n", "a.csv: line 2: not JSON: column input_ids: trailing characters at line 1 column 3"),
             Case(
                 "a.parquet",
                 b"PAR1",

@@ -126,6 +126,15 @@ impl Template {
     }
 }
 
+/// The columns that the template of a hard prompt shows.
+///
+/// # Errors
+/// As [`hard_prompt`], of the template.
+pub(super) fn columns_of(prompt: &HardPrompt) -> Result<Vec<String>> {
+    let pieces = Template::parse(&prompt.template)?.0.into_iter();
+    Ok(pieces.filter_map(|piece| if let Piece::Column(column) = piece { Some(column) } else { None }).collect())
+}
+
 /// A hard prompt for a tokenizer: a template, and the words of each label as JSON, `{"good": ["great", "fine"], "bad": ["awful"]}`.
 ///
 /// # Errors

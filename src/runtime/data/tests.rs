@@ -1,6 +1,7 @@
 //! Data files to examples, on tokenizers small enough to write down.
 
 mod batches;
+mod columns;
 
 use std::path::{Path, PathBuf};
 
@@ -211,16 +212,8 @@ fn rows_that_do_not_fit_are_errors_with_the_line() -> Result<()> {
     let (_folder, tokenizer) = tokenizer([&[], &[]], &json!({}))?;
     let limits = Limits { positions: Some(8), vocabulary: Some(22), classes: Some(2), ..Limits::default() };
     for Case(task, row, expected) in [
-        Case(
-            Task::CausalLm,
-            r#"{"txt": "one"}"#,
-            "columns: expected input_ids, or pixel_values, or messages, or prompt + completion, or text, found txt",
-        ),
-        Case(
-            Task::CausalLm,
-            "{}",
-            "columns: expected input_ids, or pixel_values, or messages, or prompt + completion, or text, found none",
-        ),
+        Case(Task::CausalLm, r#"{"txt": "one"}"#, "columns: expected input_ids, text, prompt + completion, or messages, found txt"),
+        Case(Task::CausalLm, "{}", "columns: expected input_ids, text, prompt + completion, or messages, found none"),
         Case(Task::CausalLm, r#"{"text": 3}"#, "text: expected text, found 3"),
         Case(Task::CausalLm, r#"{"input_ids": "one"}"#, "input_ids: expected a list of whole numbers, found the text \"one\""),
         Case(Task::CausalLm, r#"{"input_ids": [1, 2.5]}"#, "input_ids: expected a whole number, found 2.5"),
@@ -240,22 +233,22 @@ fn rows_that_do_not_fit_are_errors_with_the_line() -> Result<()> {
         ),
         Case(Task::SeqCls, r#"{"text": "one"}"#, "no column named \"label\""),
         Case(Task::SeqCls, r#"{"text": "one", "label": 2}"#, "a number in label: expected 0 to 1, found 2"),
-        Case(Task::SeqCls, r#"{"text": "one", "label": 0.5}"#, "label: expected a whole number, found 0.5"),
+        Case(Task::SeqCls, r#"{"text": "one", "label": 0.5}"#, "label: expected a whole number, the class's, or its name, found 0.5"),
         Case(Task::TokenCls, r#"{"input_ids": [1, 2], "labels": [0, 2]}"#, "a number in labels: expected 0 to 1, found 2"),
         Case(Task::TokenCls, r#"{"text": "one"}"#, "text for token-cls is not supported: its rows have input_ids + labels"),
         Case(
             Task::SeqCls,
             r#"{"prompt": "one", "completion": "two"}"#,
-            "prompt + completion for seq-cls is not supported: its rows have input_ids + label, or text + label",
+            "prompt + completion for seq-cls is not supported: its rows have text (+ text_pair) + label, or input_ids + label",
         ),
         Case(Task::ImageCls, r#"{"pixel_values": [[1, 2], [3]], "label": 0}"#, "pixel_values: length of axis 1: expected 2, found 1"),
         Case(Task::ImageCls, r#"{"pixel_values": [[1, 2], 3], "label": 0}"#, "pixel_values: rows of different depth"),
     ] {
         let reading = Reading { tokenizer: Some(&tokenizer), limits, ..Reading::for_task(task) };
-        let good = if task == Task::ImageCls {
-            r#"{"pixel_values": [[1, 2]], "label": 0}"#
-        } else {
-            r#"{"input_ids": [1, 2], "labels": [0, 1], "label": 1}"#
+        let good = match task {
+            Task::ImageCls => r#"{"pixel_values": [[1, 2]], "label": 0}"#,
+            Task::SeqCls => r#"{"input_ids": [1, 2], "label": 1}"#,
+            _ => r#"{"input_ids": [1, 2], "labels": [0, 1]}"#,
         };
         let error = read("a.jsonl", &format!("{good}\n{row}"), &reading).unwrap_err();
         assert_eq!(error.to_string(), format!("a.jsonl: line 2: {expected}"), "{row}");

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tokenizers::{EncodeInput, Encoding};
+use tokenizers::Encoding;
+use tokenizers::utils::truncation::{TruncationParams, TruncationStrategy, truncate_encodings};
 
-use super::chat::ChatTemplate;
+use super::chat::{ChatTemplate, Ending, Message};
+use super::long;
+use super::wall::behind_wall;
 use crate::error::{Context, Error, Result};
 
 const FILE: &str = "tokenizer.json";
@@ -26,6 +29,9 @@ const SPECIAL: [(&str, &[&str]); 5] = [
 
 /// A tokenizer with its special tokens and chat template.
 pub struct Tokenizer {
+    file: PathBuf,
+    /// Why this file, in words.
+    why: &'static str,
     inner: tokenizers::Tokenizer,
     special: BTreeMap<&'static str, i32>,
     chat: Option<ChatTemplate>,
@@ -64,14 +70,19 @@ impl Tokenizer {
                 .with_hint("a tokenizer is a file tokenizer.json, or the folder that has it"));
         }
         let bytes = std::fs::read(&file).in_file(&file)?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| Error::format("a tokenizer", error).in_file(&file))?;
-        // Some files ask for padding or truncation, for servers; rows are padded and cut elsewhere.
-        inner.with_padding(None);
-        inner.with_truncation(None).map_err(|error| Error::format("a tokenizer", error).in_file(&file))?;
+        let read = || {
+            let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)?;
+            // Some files ask for padding or truncation, for servers; rows are padded and cut elsewhere.
+            inner.with_padding(None);
+            inner.with_truncation(None)?;
+            Ok::<_, tokenizers::Error>(inner)
+        };
+        let inner = behind_wall(read).in_file(&file)?;
+        let inner = inner.map_err(|error| Error::format("a tokenizer", error).in_file(&file))?;
         let folder = file.parent().unwrap_or(Path::new("."));
         let companions = COMPANIONS.iter().map(|name| read_json(&folder.join(name))).collect::<Result<Vec<_>>>()?;
         let special = SPECIAL.iter().filter_map(|(name, usual)| Some((*name, special_token(&inner, &companions, name, usual)?))).collect();
-        let mut tokenizer = Self { inner, special, chat: None };
+        let mut tokenizer = Self { why: "it was named with --tokenizer", inner, special, chat: None, file: file.clone() };
         tokenizer.chat = tokenizer.chat_template(folder, &companions[0])?;
         Ok(tokenizer)
     }
@@ -84,7 +95,8 @@ impl Tokenizer {
     pub fn beside(model: &Path) -> Result<Option<Self>> {
         let model = model.canonicalize().unwrap_or_else(|_| model.to_path_buf());
         let near = model.ancestors().take(3).filter(|folder| folder.is_dir()).take(2);
-        near.map(|folder| folder.join(FILE)).find(|file| file.is_file()).map(|file| Self::open(&file)).transpose()
+        let found = near.map(|folder| folder.join(FILE)).find(|file| file.is_file()).map(|file| Self::open(&file)).transpose()?;
+        Ok(found.map(|tokenizer| Self { why: "it lies beside the model", ..tokenizer }))
     }
 
     /// A text as tokens.
@@ -92,15 +104,53 @@ impl Tokenizer {
     /// # Errors
     /// [`Invalid`](crate::ErrorKind::Invalid) if the tokenizer has no token for a part of the text.
     pub fn encode(&self, text: &str, specials: Specials) -> Result<Tokens> {
-        self.encode_input(text.into(), specials)
+        self.encoding(text, specials == Specials::Added).and_then(|encoding| Tokens::new(&encoding))
     }
 
-    /// Two texts as the tokens of one input.
+    /// A text as tokens, of which no more than the first `most` are kept: at least these are those of the whole text. Of a long text, no more is
+    /// taken apart than that needs.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
-    pub fn encode_pair(&self, first: &str, second: &str) -> Result<Tokens> {
-        self.encode_input((first, second).into(), Specials::Added)
+    pub fn encode_beginning(&self, text: &str, specials: Specials, most: Option<usize>) -> Result<Tokens> {
+        long::beginning(text, most, &|text| self.encode(text, specials))
+    }
+
+    /// Two texts as the tokens of one input, of at most `length`: of the longer text more is cut, at its end.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode); [`Unsupported`](crate::ErrorKind::Unsupported) if the tokenizer puts nothing between two texts.
+    pub fn encode_pair(&self, first: &str, second: &str, length: Option<usize>) -> Result<Tokens> {
+        let part = |text: &str| {
+            let kept = long::beginning(text, length, &|text| self.encoding(text, false).and_then(|encoding| Tokens::new(&encoding)))?;
+            let end = kept.spans.last().map_or(0, |span| span.end).min(text.len());
+            // Of a text that is taken whole, what stands behind its last token too.
+            let text = if length.is_some_and(|length| kept.ids.len() > length) { &text[..text.floor_char_boundary(end)] } else { text };
+            self.encoding(text, false)
+        };
+        let (first, second) = (part(first)?, part(second)?);
+        let added = self.inner.get_post_processor().map_or(0, |processor| tokenizers::PostProcessor::added_tokens(processor, true));
+        let joined = || {
+            let (first, second) = match length {
+                Some(length) => {
+                    let params = TruncationParams {
+                        max_length: length.saturating_sub(added),
+                        strategy: TruncationStrategy::LongestFirst,
+                        ..TruncationParams::default()
+                    };
+                    truncate_encodings(first, Some(second), &params)?
+                }
+                None => (first, Some(second)),
+            };
+            self.inner.post_process(first, second, true)
+        };
+        let joined = behind_wall(joined).in_file(&self.file)?.map_err(|error| Error::invalid(error.to_string()))?;
+        let tokens = Tokens::new(&joined)?;
+        if added == 0 && tokens.segments.iter().all(|segment| *segment == 0) {
+            let error = Error::unsupported("a row of two texts", "the tokenizer puts nothing between them").in_file(&self.file);
+            return Err(error.with_hint("join the texts in one column, with words or a sign between them that the model knows"));
+        }
+        Ok(tokens)
     }
 
     /// Tokens as text, without the special ones.
@@ -110,7 +160,48 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[i32]) -> Result<String> {
         let ids = ids.iter().map(|id| u32::try_from(*id)).collect::<Result<Vec<_>, _>>();
         let ids = ids.map_err(|_| Error::invalid("token numbers must not be below zero"))?;
-        self.inner.decode(&ids, true).map_err(|error| Error::invalid(error.to_string()))
+        behind_wall(|| self.inner.decode(&ids, true)).in_file(&self.file)?.map_err(|error| Error::invalid(error.to_string()))
+    }
+
+    /// Checks that a model with so many tokens can read what this tokenizer writes.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid) if the tokenizer has more tokens than the model, those aside that were added to it.
+    pub fn check_fits(&self, vocabulary: Option<usize>) -> Result<()> {
+        let own = self.inner.get_vocab_size(false);
+        match vocabulary.filter(|vocabulary| *vocabulary < own) {
+            None => Ok(()),
+            Some(vocabulary) => {
+                let error = Error::invalid(format!("wrong tokenizer: it has {} tokens, the model {}", grouped(own), grouped(vocabulary)));
+                Err(error.in_file(&self.file).with_hint(format!("{}; name the one that came with the model with --tokenizer", self.why)))
+            }
+        }
+    }
+
+    /// Tokens that end what the model writes: those that the generation's configuration in these folders or beside the tokenizer names, and the
+    /// tokenizer's own.
+    ///
+    /// # Errors
+    /// If one of the files is no JSON.
+    pub fn stops(&self, folders: &[PathBuf]) -> Result<Vec<i32>> {
+        let mut stops: Vec<i32> = self.eos().into_iter().collect();
+        for folder in folders.iter().map(PathBuf::as_path).chain(self.file.parent()) {
+            stops.extend(end_tokens(folder)?);
+        }
+        stops.sort_unstable();
+        stops.dedup();
+        Ok(stops)
+    }
+
+    /// The token that ends an assistant's turn in the chat template: the first special one behind its words.
+    #[must_use]
+    pub fn end_of_turn(&self) -> Option<i32> {
+        const WORDS: &str = "answer";
+        let chat = self.chat.as_ref()?;
+        let text = chat.render(&[Message::says("user", "question"), Message::says("assistant", WORDS)], Ending::Complete).ok()?;
+        let behind = &text[text.rfind(WORDS)? + WORDS.len()..];
+        let special = self.special_tokens();
+        self.encode(behind, Specials::AsWritten).ok()?.ids.into_iter().find(|id| special.contains(id))
     }
 
     /// The token that ends a text, if there is one.
@@ -172,9 +263,9 @@ impl Tokenizer {
         self.chat.as_ref()
     }
 
-    fn encode_input(&self, input: EncodeInput<'_>, specials: Specials) -> Result<Tokens> {
-        let encoding = self.inner.encode(input, specials == Specials::Added).map_err(|error| Error::invalid(error.to_string()))?;
-        Tokens::new(&encoding)
+    fn encoding(&self, text: &str, with_specials: bool) -> Result<Encoding> {
+        let encoding = behind_wall(|| self.inner.encode(text, with_specials)).in_file(&self.file)?;
+        encoding.map_err(|error| Error::invalid(error.to_string()))
     }
 
     fn chat_template(&self, folder: &Path, config: &Value) -> Result<Option<ChatTemplate>> {
@@ -228,6 +319,31 @@ fn special_token(tokenizer: &tokenizers::Tokenizer, companions: &[Value], name: 
     };
     let usual = || usual.iter().find_map(|token| tokenizer.token_to_id(token).and_then(|id| i32::try_from(id).ok()));
     companions.iter().find_map(by_name).or_else(|| companions.iter().find_map(by_number)).or_else(usual)
+}
+
+/// The tokens that end a text, as a model's folder has them: a number or a list in the configuration of its generation, else in the model's own.
+fn end_tokens(folder: &Path) -> Result<Vec<i32>> {
+    for name in ["generation_config.json", "config.json"] {
+        let config = read_json(&folder.join(name))?;
+        let ids = [&config["eos_token_id"], &config["text_config"]["eos_token_id"]].into_iter().find(|ids| !ids.is_null());
+        let numbers = |ids: &Value| match ids {
+            Value::Array(ids) => ids.iter().filter_map(Value::as_i64).collect(),
+            id => id.as_i64().into_iter().collect::<Vec<_>>(),
+        };
+        let ids: Vec<i32> =
+            ids.map(numbers).unwrap_or_default().into_iter().filter_map(|id| i32::try_from(id).ok()).filter(|id| *id >= 0).collect();
+        if !ids.is_empty() {
+            return Ok(ids);
+        }
+    }
+    Ok(vec![])
+}
+
+/// A number with its thousands apart.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().filter_map(|group| std::str::from_utf8(group).ok()).collect();
+    groups.join(",")
 }
 
 /// The JSON in a file; `null` if there is no such file.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::runtime::Device;
-use crate::runtime::data::Order;
+use crate::runtime::data::{ColumnMap, Order};
 use crate::runtime::schedule::{Decay, Schedule};
 
 /// A training run.
@@ -53,6 +53,8 @@ pub struct DataOptions {
     pub file: PathBuf,
     /// Rows to measure the loss on.
     pub eval_file: Option<PathBuf>,
+    /// What columns are renamed to.
+    pub columns: ColumnMap,
     /// A tokenizer, or its folder; none: looked for beside the model.
     pub tokenizer: Option<PathBuf>,
     /// Where rows are cut, in tokens.

@@ -37,7 +37,10 @@ impl Material {
         let manifest = Manifest::read(&options.bundle)?;
         let beginning = Beginning::find(options, &manifest)?;
         let data = &options.data;
-        let source = Source::of(&options.bundle, &manifest, data.tokenizer.as_deref())?.cut(data.max_length).packed(data.packing);
+        let source = Source::of(&options.bundle, &manifest, data.tokenizer.as_deref())?
+            .mapped(&data.columns)
+            .cut(data.max_length)
+            .packed(data.packing);
         let dataset = source.read_to_learn(&data.file)?;
         let eval_data = data.eval_file.as_ref().map(|file| source.read_to_measure(file, Some(&dataset))).transpose()?;
         Ok(Self { manifest, source, dataset, eval_data, beginning })

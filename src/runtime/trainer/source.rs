@@ -8,7 +8,7 @@ use crate::anatomy::{self, Anatomy, Feeding, Padding};
 use crate::error::{Context, Error, Result};
 use crate::export::{Manifest, class_names};
 use crate::ir::Graph;
-use crate::runtime::data::{self, Dataset, Filling, Labels, Limits, OtherNames, Packing, Reading, Tokenizer};
+use crate::runtime::data::{self, ColumnMap, Dataset, Filling, Labels, Limits, OtherNames, Packing, Reading, Tokenizer};
 use crate::train::verbalizer::HardPrompt;
 
 /// Rows in a batch, where nothing else is said.
@@ -30,6 +30,7 @@ pub struct Source {
     class_names: Vec<String>,
     hard_prompt: Option<HardPrompt>,
     feeding: Feeding,
+    columns: ColumnMap,
 }
 
 impl Source {
@@ -45,7 +46,7 @@ impl Source {
             Some(path) => Some(Tokenizer::open(path)?),
             None => tokenizer_near(&[bundle.join("inference.onnx"), PathBuf::from(&manifest.base.path)])?,
         };
-        let source = Self::with(task, tokenizer, manifest.classes, manifest.max_positions);
+        let source = Self::with(task, tokenizer, manifest.classes, manifest.vocabulary, manifest.max_positions);
         let source = source.fed_as(manifest.feeding.clone());
         let limits = Limits { virtual_tokens: manifest.virtual_tokens, ..source.limits };
         Ok(Self { limits, hard_prompt: manifest.hard_prompt.clone(), class_names: manifest.class_names.clone(), ..source })
@@ -62,16 +63,16 @@ impl Source {
         };
         let classes = anatomy.head.as_ref().and_then(|head| head.classes);
         let class_names = class_names::of_model(model, task, classes)?;
-        let source = Self::with(task, tokenizer, classes, anatomy.max_positions).fed_as(anatomy::feeding(graph, anatomy));
+        let source = Self::with(task, tokenizer, classes, anatomy.vocabulary(), anatomy.max_positions).fed_as(anatomy::feeding(graph, anatomy));
         Ok(Self { class_names, ..source })
     }
 
-    fn with(task: Task, tokenizer: Option<Tokenizer>, classes: Option<i64>, positions: Option<i64>) -> Self {
+    fn with(task: Task, tokenizer: Option<Tokenizer>, classes: Option<i64>, vocabulary: Option<i64>, positions: Option<i64>) -> Self {
         let size = |number: Option<i64>| number.and_then(|number| usize::try_from(number).ok());
         let limits = Limits {
             positions: size(positions),
             virtual_tokens: 0,
-            vocabulary: size(classes).filter(|_| task.predicts_tokens()),
+            vocabulary: size(if task.predicts_tokens() { classes.or(vocabulary) } else { vocabulary }),
             classes: size(classes).filter(|_| !task.predicts_tokens()),
         };
         Self {
@@ -83,6 +84,7 @@ impl Source {
             class_names: vec![],
             hard_prompt: None,
             feeding: Feeding::default(),
+            columns: ColumnMap::default(),
         }
     }
 
@@ -108,6 +110,13 @@ impl Source {
     #[must_use]
     pub fn cut(mut self, max_length: Option<NonZeroUsize>) -> Self {
         self.max_length = max_length.map(NonZeroUsize::get);
+        self
+    }
+
+    /// Reads columns under the names of their roles.
+    #[must_use]
+    pub fn mapped(mut self, columns: &ColumnMap) -> Self {
+        self.columns = columns.clone();
         self
     }
 
@@ -162,7 +171,11 @@ impl Source {
     /// What rows are filled up with.
     #[must_use]
     pub fn filling(&self) -> Filling {
-        Filling { feeding: self.feeding.clone(), ..self.tokenizer.as_ref().map(Filling::of).unwrap_or_default() }
+        let filling = self.tokenizer.as_ref().map(Filling::of).unwrap_or_default();
+        let filling = Filling { feeding: self.feeding.clone(), ..filling };
+        // A token that was added to the tokenizer, and that the model does not have, cannot fill up rows.
+        let is_known = usize::try_from(filling.pad).is_ok_and(|pad| self.limits.vocabulary.is_none_or(|vocabulary| pad < vocabulary));
+        if is_known { filling } else { Filling { pad: 0, ..filling } }
     }
 
     /// What the rows are for.
@@ -195,6 +208,7 @@ impl Source {
             max_length: self.max_length,
             packing: self.packing,
             limits: self.limits,
+            columns: &self.columns,
             class_names,
             other_names,
             hard_prompt: self.hard_prompt.as_ref(),

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{DataOptions, Event, Length, Optimizer, Options, Saving, Start, Warmup, train};
 use crate::error::{ErrorKind, Result};
 use crate::runtime::Device;
-use crate::runtime::data::Order;
+use crate::runtime::data::{ColumnMap, Order};
 use crate::runtime::schedule::Decay;
 use crate::runtime::session::{Options as RuntimeOptions, Runtime};
 
@@ -31,6 +31,7 @@ fn options(bundle: &Path) -> Options {
         data: DataOptions {
             file: bundle.join("train.jsonl"),
             eval_file: None,
+            columns: ColumnMap::default(),
             tokenizer: None,
             max_length: None,
             packing: false,

@@ -1,0 +1,19 @@
+//! The option that says what columns of data are for; of every command that reads rows.
+
+use crate::runtime::data::{ColumnMap, Renamed};
+
+/// What columns are for.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Columns {
+    /// What a column is for, as headline=text or stars=label; `ignore` leaves a column out. May be given several times
+    #[arg(long, value_name = "COLUMN=ROLE", help_heading = "Data")]
+    pub map: Vec<Renamed>,
+}
+
+impl Columns {
+    /// All columns that were named.
+    #[must_use]
+    pub fn renamed(&self) -> ColumnMap {
+        self.map.iter().cloned().collect()
+    }
+}

@@ -1,0 +1,124 @@
+//! Bytes → text: packed files are unpacked, and what is not UTF-8 is read as what it most likely is, which is said.
+
+use std::io::Read;
+use std::path::Path;
+
+use chardetng::{EncodingDetector, Iso2022JpDetection, Utf8Detection};
+use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
+
+use crate::error::{Error, Place, Result};
+
+/// A packed file may become this many times as large, or [`UNPACKED`] bytes, without being taken for a trap.
+const PACKED: u64 = 200;
+const UNPACKED: u64 = 256 << 20;
+
+/// The content of a gzip file.
+///
+/// # Errors
+/// Bytes that are none, or that unpack to a size beyond reason.
+pub(super) fn unpacked(bytes: &[u8]) -> Result<Vec<u8>> {
+    let most = u64::try_from(bytes.len()).unwrap_or(u64::MAX).saturating_mul(PACKED).max(UNPACKED);
+    let mut content = vec![];
+    let read = flate2::read::MultiGzDecoder::new(bytes).take(most + 1).read_to_end(&mut content);
+    let size = read.map_err(|error| Error::format("a gzip file", error).with_hint("is the file complete, and is .gz its right ending?"))?;
+    if u64::try_from(size).unwrap_or(u64::MAX) > most {
+        return Err(Error::mismatch("unpacked bytes", format!("at most {most}"), "more").with_hint("unpack the file first, if it is meant"));
+    }
+    Ok(content)
+}
+
+/// The text that bytes are, in whatever encoding; any but UTF-8 is told as a warning.
+///
+/// # Errors
+/// [`Format`](crate::ErrorKind::Format) with the line for bytes that are no text.
+pub(super) fn text_of(bytes: Vec<u8>, path: &Path) -> Result<String> {
+    if bytes.starts_with(&[0xff, 0xfe, 0, 0]) || bytes.starts_with(&[0, 0, 0xfe, 0xff]) {
+        return Err(Error::unsupported("a file in UTF-32", "text is read as UTF-8").with_hint("save it as UTF-8"));
+    }
+    if let Some((encoding, mark)) = Encoding::for_bom(&bytes).filter(|(encoding, _)| *encoding != UTF_8) {
+        return decoded(&bytes[mark..], encoding, path);
+    }
+    if let Some(encoding) = wide(&bytes) {
+        return decoded(&bytes, encoding, path);
+    }
+    let (bytes, at) = match String::from_utf8(bytes) {
+        Ok(mut text) => {
+            if text.starts_with('\u{feff}') {
+                text.drain(..'\u{feff}'.len_utf8());
+            }
+            return Ok(text);
+        }
+        Err(error) => {
+            let at = error.utf8_error().valid_up_to();
+            (error.into_bytes(), at)
+        }
+    };
+    let line = 1 + bytes[..at].iter().filter(|byte| **byte == b'\n').count();
+    let broken = |why: &str| Error::format("UTF-8 text", why).at(Place::Line(line)).with_hint("save the file as UTF-8");
+    if bytes.contains(&0) {
+        return Err(broken("there are zero bytes, as in no text"));
+    }
+    // Characters of several bytes before the bad one: the file is in UTF-8 and broken.
+    if !bytes[..at].is_ascii() {
+        return Err(broken("a character is broken"));
+    }
+    let mut detector = EncodingDetector::new(Iso2022JpDetection::Deny);
+    detector.feed(&bytes, true);
+    decoded(&bytes, detector.guess(None, Utf8Detection::Deny), path)
+}
+
+fn decoded(bytes: &[u8], encoding: &'static Encoding, path: &Path) -> Result<String> {
+    let (text, has_failed) = encoding.decode_without_bom_handling(bytes);
+    if has_failed {
+        let why = format!("neither is it {}", encoding.name());
+        return Err(Error::format("UTF-8 text", why).with_hint("save the file as UTF-8"));
+    }
+    tracing::warn!("{}: not UTF-8, read as {}", path.display(), encoding.name().to_lowercase());
+    Ok(text.into_owned())
+}
+
+/// UTF-16 without its mark: every other byte of the beginning is zero.
+fn wide(bytes: &[u8]) -> Option<&'static Encoding> {
+    let start = &bytes[..bytes.len().min(64) & !1];
+    let zeros = |from: usize| start.iter().skip(from).step_by(2).filter(|byte| **byte == 0).count();
+    match (start.len() / 2, zeros(0), zeros(1)) {
+        (pairs @ 2.., 0, zeros) if zeros * 4 >= pairs * 3 => Some(UTF_16LE),
+        (pairs @ 2.., zeros, 0) if zeros * 4 >= pairs * 3 => Some(UTF_16BE),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_read_in_the_encodings_that_people_have() {
+        let wide = |text: &str, mark: bool, swap: bool| -> Vec<u8> {
+            let units = mark.then_some(0xfeff).into_iter().chain(text.encode_utf16());
+            units.flat_map(|unit| if swap { unit.to_be_bytes() } else { unit.to_le_bytes() }).collect()
+        };
+        let text = "text,label\nun café très agréable, où l'été s'achève,1\n";
+        let rows: [(&str, Vec<u8>); 7] = [
+            ("UTF-8", text.into()),
+            ("UTF-8 with its mark", format!("\u{feff}{text}").into()),
+            ("UTF-16", wide(text, true, false)),
+            ("UTF-16, the other way round", wide(text, true, true)),
+            ("UTF-16 without its mark", wide(text, false, false)),
+            ("UTF-16 without its mark, the other way round", wide(text, false, true)),
+            ("windows-1252", text.chars().map(|c| u8::try_from(u32::from(c)).unwrap_or(b'?')).collect()),
+        ];
+        for (what, bytes) in rows {
+            assert_eq!(text_of(bytes, Path::new("a.csv")).unwrap_or_default(), text, "{what}");
+        }
+        let rows: [(&[u8], &str); 3] = [
+            (b"\xc3\xa9\nab\xe9\n", "line 2: not UTF-8 text: a character is broken"),
+            (b"abc\xff\x00\x01", "line 1: not UTF-8 text: there are zero bytes"),
+            (b"\xff\xfe\0\0a\0\0\0", "UTF-32"),
+        ];
+        for (bytes, expected) in rows {
+            let error = text_of(bytes.to_vec(), Path::new("a.csv")).unwrap_err();
+            assert!(error.to_string().contains(expected) && error.hint().is_some(), "{error}");
+        }
+    }
+}

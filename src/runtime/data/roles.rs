@@ -1,0 +1,344 @@
+//! What columns are for: their roles by name, by other names that people give them, and by `--map`; what is not read is told, and what would change
+//! what is learnt if it were read is refused.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::str::FromStr;
+
+use indexmap::IndexMap;
+use serde_json::{Map, Value};
+
+use super::record::Record;
+use super::template::columns_of;
+use super::{Reading, forms};
+use crate::adapter::config::Task;
+use crate::error::{Error, Place, Result};
+
+/// What `--map COLUMN=ROLE` may name; besides, the columns of a template.
+const ROLES: [&str; 14] = [
+    "text",
+    "text_pair",
+    "label",
+    "labels",
+    "prompt",
+    "completion",
+    "messages",
+    "tools",
+    "documents",
+    "input_ids",
+    "attention_mask",
+    "token_type_ids",
+    "decoder_input_ids",
+    "pixel_values",
+];
+
+/// The role of a column that is left out on purpose.
+const IGNORED: &str = "ignore";
+
+/// Columns that have a role under other names, by task.
+struct Alias {
+    columns: &'static [&'static str],
+    roles: &'static [&'static str],
+}
+
+/// What texts that are classified are called; of two that fit, the one with more columns.
+const TEXTS: [Alias; 9] = [
+    Alias { columns: &["sentence"], roles: &["text"] },
+    Alias { columns: &["sentence1", "sentence2"], roles: &["text", "text_pair"] },
+    Alias { columns: &["premise", "hypothesis"], roles: &["text", "text_pair"] },
+    Alias { columns: &["text1", "text2"], roles: &["text", "text_pair"] },
+    Alias { columns: &["text_a", "text_b"], roles: &["text", "text_pair"] },
+    Alias { columns: &["question1", "question2"], roles: &["text", "text_pair"] },
+    Alias { columns: &["question", "answer"], roles: &["text", "text_pair"] },
+    Alias { columns: &["question", "sentence"], roles: &["text", "text_pair"] },
+    Alias { columns: &["query", "passage"], roles: &["text", "text_pair"] },
+];
+
+/// Columns that say something about what should be learnt, and what to do where a task does not read them.
+struct Meaning {
+    columns: &'static [&'static str],
+    what: &'static str,
+    hint: &'static str,
+}
+
+const MEANINGS: [Meaning; 11] = [
+    Meaning {
+        columns: &["label", "labels"],
+        what: "a label, which this form of rows does not learn",
+        hint: "for classes, `peft-onnx inject --task seq-cls` on a model with a classifier; of rows that were approved or not, keep the approved ones",
+    },
+    Meaning {
+        columns: &["chosen", "rejected"],
+        what: "a preference, which this task does not learn",
+        hint: "to learn the chosen answers alone: --map chosen=completion --map rejected=ignore",
+    },
+    Meaning {
+        columns: &["text_pair", "text2", "text_b", "sentence2", "second_text", "hypothesis", "question2"],
+        what: "a second text, which is not read here",
+        hint: "a classifier reads two texts as text and text_pair: --map COLUMN=text_pair",
+    },
+    Meaning {
+        columns: &["anchor", "positive", "negative", "negatives", "hard_negative"],
+        what: "a text to be near or far from, which this task does not learn",
+        hint: "rows for sentence vectors need a model and a task that learn them",
+    },
+    Meaning {
+        columns: &["teacher_logits", "teacher_scores", "teacher_probs"],
+        what: "a teacher's answer, which this task does not learn",
+        hint: "only labels are learnt here",
+    },
+    Meaning {
+        columns: &["score", "scores", "similarity"],
+        what: "a number to be predicted, which this task does not learn",
+        hint: "if it is the number of a class: --map COLUMN=label",
+    },
+    Meaning {
+        columns: &["weight", "weights", "sample_weight", "loss_weight"],
+        what: "the weight of a row, and all rows weigh the same here",
+        hint: "leave out rows of weight 0, and repeat rows that should count more; an assistant's message may have a weight of 0 or 1",
+    },
+    Meaning {
+        columns: &["tools", "functions", "documents"],
+        what: "something that only a chat template shows",
+        hint: "write messages, and the tools or documents beside them",
+    },
+    Meaning {
+        columns: &["loss_mask", "completion_mask", "assistant_mask", "assistant_masks"],
+        what: "a choice of tokens to learn, which is not read",
+        hint: "write labels beside input_ids, with -100 where nothing is to be learnt",
+    },
+    Meaning {
+        columns: &["answers", "answer_start", "start_positions", "end_positions", "entities", "ner_tags", "tags"],
+        what: "an answer or a tag within the text, which this task does not learn",
+        hint: "rows with tokens and a label for each are input_ids + labels",
+    },
+    Meaning {
+        columns: &["image", "images", "audio"],
+        what: "something to look at or to listen to, which is not read",
+        hint: "images are given as numbers, in pixel_values",
+    },
+];
+
+/// What columns are renamed to before they are read: `--map COLUMN=ROLE`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ColumnMap(Vec<Renamed>);
+
+impl ColumnMap {
+    /// Columns are called by their roles.
+    pub(super) const NOTHING: Self = Self(vec![]);
+}
+
+/// A column and its role.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Renamed {
+    column: String,
+    role: String,
+}
+
+impl FromStr for Renamed {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parts = text.rsplit_once('=').map(|(column, role)| (column.trim(), role.trim()));
+        let Some((column, role)) = parts.filter(|(column, role)| !column.is_empty() && !role.is_empty()) else {
+            return Err(Error::invalid(format!("expected COLUMN=ROLE, such as headline=text, found {text}")));
+        };
+        Ok(Self { column: column.to_owned(), role: role.to_owned() })
+    }
+}
+
+impl FromIterator<Renamed> for ColumnMap {
+    fn from_iter<Items: IntoIterator<Item = Renamed>>(items: Items) -> Self {
+        Self(items.into_iter().collect())
+    }
+}
+
+/// Gives the columns of rows the names of their roles, and leaves out those that are to be ignored.
+///
+/// # Errors
+/// Names of columns or roles that there are not; columns of which several could have one role; columns with a meaning that the task does not use,
+/// with their line.
+pub(super) fn assign(records: &mut [Record], path: &Path, reading: &Reading<'_>) -> Result<()> {
+    let shown = reading.hard_prompt.map(columns_of).transpose()?.unwrap_or_default();
+    let columns: IndexMap<String, ()> = records.iter().flat_map(|record| record.fields.keys().cloned()).map(|name| (name, ())).collect();
+    let roles = Roles { path, columns: columns.into_keys().collect(), shown: &shown, reading };
+    let renamed = roles.renamed()?;
+    if !renamed.is_empty() {
+        for record in &mut *records {
+            let fields = std::mem::take(&mut record.fields).into_iter();
+            let fields = fields.map(|(name, value)| (renamed.get(&name).map_or(name, |role| (*role).to_owned()), value));
+            record.fields = fields.filter(|(name, _)| name != IGNORED).collect();
+        }
+    }
+    let mut unread = BTreeSet::new();
+    for record in &*records {
+        for name in roles.unread(&record.fields) {
+            refuse_meaning(name, reading.task).map_err(|error| error.at(Place::Line(record.line)))?;
+            unread.insert(name.to_owned());
+        }
+    }
+    if !unread.is_empty() {
+        let names = unread.into_iter().take(12).collect::<Vec<_>>().join(", ");
+        tracing::warn!("{}: columns that nothing reads are ignored: {names}", path.display());
+    }
+    Ok(())
+}
+
+/// The columns of a file, and what they are wanted for.
+struct Roles<'a> {
+    path: &'a Path,
+    columns: Vec<String>,
+    /// Columns that a template shows.
+    shown: &'a [String],
+    reading: &'a Reading<'a>,
+}
+
+impl<'a> Roles<'a> {
+    /// The roles of columns that are not called by them.
+    fn renamed(&'a self) -> Result<BTreeMap<String, String>> {
+        let mut renamed: BTreeMap<String, String> = BTreeMap::new();
+        for Renamed { column, role } in &self.reading.columns.0 {
+            let found = self
+                .columns
+                .iter()
+                .find(|known| *known == column)
+                .or_else(|| self.columns.iter().find(|known| plain(known) == plain(column)));
+            let Some(found) = found else {
+                let error = Error::not_found("column", column.as_str());
+                return Err(error.with_hint(format!("--map names a column of the data, which has {}", self.columns.join(", "))));
+            };
+            if role != IGNORED && !self.is_role(role) {
+                let roles = self.roles().collect::<Vec<_>>().join(", ");
+                return Err(Error::not_found("role", role.as_str()).with_hint(format!("roles of columns are {roles}, and {IGNORED}")));
+            }
+            renamed.insert(found.clone(), role.clone());
+        }
+        // A column whose name a renamed one takes is no longer meant by it.
+        let taken: Vec<String> = renamed.values().cloned().collect();
+        for column in self.columns.iter().filter(|column| taken.contains(column)) {
+            renamed.entry(column.clone()).or_insert_with(|| IGNORED.to_owned());
+        }
+        let is_free = |role: &str, renamed: &BTreeMap<String, String>| {
+            !self.columns.iter().any(|column| column == role) && !renamed.values().any(|taken| taken == role)
+        };
+        for column in &self.columns {
+            let role = plain(column);
+            if role != *column && !renamed.contains_key(column) && self.is_role(&role) && is_free(&role, &renamed) {
+                renamed.insert(column.clone(), role);
+            }
+        }
+        if self.reads_texts() && is_free("text", &renamed) {
+            self.alias(&mut renamed)?;
+        }
+        Ok(renamed)
+    }
+
+    /// Texts under another name.
+    fn alias(&self, renamed: &mut BTreeMap<String, String>) -> Result<()> {
+        let column = |name: &str| self.columns.iter().find(|column| plain(column) == name && !renamed.contains_key(*column));
+        let fitting: Vec<&Alias> = TEXTS.iter().filter(|alias| alias.columns.iter().all(|name| column(name).is_some())).collect();
+        let within = |small: &Alias, large: &Alias| {
+            small.columns.len() < large.columns.len() && small.columns.iter().all(|name| large.columns.contains(name))
+        };
+        let widest: Vec<&&Alias> = fitting.iter().filter(|alias| !fitting.iter().any(|other| within(alias, other))).collect();
+        let alias = match widest[..] {
+            [] => return Ok(()),
+            [alias] => alias,
+            _ => {
+                let names = widest.iter().map(|alias| alias.columns.join(" + ")).collect::<Vec<_>>().join(", or ");
+                let error = Error::invalid(format!("the text could be {names}"));
+                return Err(error.with_hint("--map COLUMN=text says which, and --map COLUMN=text_pair which is the second one"));
+            }
+        };
+        let pairs: Vec<(String, String)> =
+            alias.columns.iter().zip(alias.roles).filter_map(|(name, role)| Some((column(name)?.clone(), (*role).to_owned()))).collect();
+        let told = pairs.iter().map(|(column, role)| format!("{column} as {role}")).collect::<Vec<_>>().join(" and ");
+        match pairs.len() {
+            1 => tracing::info!("{}: column {told}", self.path.display()),
+            _ => tracing::warn!("{}: {told} are read, as one input of two texts", self.path.display()),
+        }
+        renamed.extend(pairs);
+        Ok(())
+    }
+
+    /// Whether rows may be texts that are called otherwise.
+    fn reads_texts(&self) -> bool {
+        match self.reading.hard_prompt {
+            Some(_) => self.shown.iter().any(|column| column == "text"),
+            None => self.reading.task == Task::SeqCls,
+        }
+    }
+
+    fn roles(&self) -> impl Iterator<Item = &str> {
+        ROLES.into_iter().chain(self.shown.iter().map(String::as_str).filter(|shown| !ROLES.contains(shown)))
+    }
+
+    fn is_role(&self, name: &str) -> bool {
+        self.roles().any(|role| role == name)
+    }
+
+    /// The columns of a row that have a value which its form does not read.
+    fn unread<'r>(&self, fields: &'r Map<String, Value>) -> Vec<&'r str> {
+        let has = |name: &str| fields.contains_key(name);
+        let label = if has("label") { "label" } else { "labels" };
+        let is_classed = matches!(self.reading.task, Task::SeqCls | Task::ImageCls);
+        let read: Vec<&str> = if self.reading.hard_prompt.is_some() && !has("input_ids") {
+            self.shown.iter().map(String::as_str).chain([label]).collect()
+        } else if has("input_ids") {
+            vec!["input_ids", "attention_mask", "token_type_ids", "decoder_input_ids", if is_classed { label } else { "labels" }]
+        } else if has("pixel_values") {
+            vec!["pixel_values", label]
+        } else if has("messages") {
+            vec!["messages", "tools", "documents"]
+        } else if has("prompt") && has("completion") {
+            vec!["prompt", "completion"]
+        } else if has("text") {
+            vec!["text", "text_pair", if is_classed { label } else { "" }]
+        } else {
+            // No form: encoding says so, unless a column has a meaning that tells more.
+            return fields.keys().map(String::as_str).filter(|name| meaning(name).is_some_and(|_| !is_classed || *name != label)).collect();
+        };
+        let is_empty = |value: &Value| value.is_null() || value.as_str().is_some_and(|text| text.trim().is_empty());
+        fields.iter().filter(|(name, value)| !read.contains(&name.as_str()) && !is_empty(value)).map(|(name, _)| name.as_str()).collect()
+    }
+}
+
+/// A name without what people change in it: capitals, spaces.
+fn plain(name: &str) -> String {
+    name.trim().to_lowercase().replace([' ', '-'], "_")
+}
+
+fn meaning(column: &str) -> Option<&'static Meaning> {
+    let name = plain(column);
+    let numbered = name.rsplit_once('_').filter(|(_, number)| number.parse::<u8>().is_ok()).map(|(name, _)| name.to_owned());
+    let is_named = |meaning: &&Meaning| {
+        meaning.columns.contains(&name.as_str()) || numbered.as_deref() == Some("negative") && meaning.columns.contains(&"negative")
+    };
+    MEANINGS.iter().find(is_named)
+}
+
+fn refuse_meaning(column: &str, task: Task) -> Result<()> {
+    let Some(Meaning { what, hint, .. }) = meaning(column) else { return Ok(()) };
+    let hint = format!("{}; --map \"{column}=ignore\" leaves it out", hint.replace("COLUMN", column));
+    Err(Error::unsupported(format!("the column {column} for {}", task.name()), format!("it is {what}")).with_hint(hint))
+}
+
+/// A row of no form that the task has.
+pub(super) fn no_form(fields: &Map<String, Value>, task: Task) -> Error {
+    let names: Vec<String> = fields.keys().take(12).map(|name| name.chars().take(40).collect()).collect();
+    let found = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    Error::mismatch("columns", forms(task), found).with_hint(format!(
+        "columns that are read: {}; --map COLUMN=ROLE says what another is for, and the first line of a table names its columns",
+        forms(task)
+    ))
+}
+
+/// A row without a label.
+pub(super) fn no_label(fields: &Map<String, Value>) -> Error {
+    let names: Vec<&str> = fields.keys().map(String::as_str).filter(|name| *name != "text").take(12).collect();
+    let error = Error::not_found("column", "label");
+    if names.is_empty() {
+        return error.with_hint("each row needs its class in a column label");
+    }
+    error.with_hint(format!("if one of {} has the class, --map COLUMN=label says so", names.join(", ")))
+}

@@ -1,0 +1,48 @@
+//! A wall around what others' code does with files of strangers: a panic behind it is an error on this side.
+
+use std::cell::Cell;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Once;
+
+use crate::error::{Error, Result};
+
+thread_local! {
+    static IS_BEHIND: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does work of the tokenizers crate, which takes some parts of its files on trust.
+///
+/// # Errors
+/// [`Format`](crate::ErrorKind::Format) if the work panics, with the panic's own words.
+pub(super) fn behind_wall<T>(work: impl FnOnce() -> T) -> Result<T> {
+    static QUIET: Once = Once::new();
+    QUIET.call_once(|| {
+        let told = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            if !IS_BEHIND.get() {
+                told(panic);
+            }
+        }));
+    });
+    let before = IS_BEHIND.replace(true);
+    // What was being built is dropped with the error; the tokenizer itself is never changed behind the wall.
+    let done = panic::catch_unwind(AssertUnwindSafe(work));
+    IS_BEHIND.set(before);
+    done.map_err(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        let line = said.unwrap_or("it cannot be worked with").lines().next().unwrap_or_default();
+        Error::format("a tokenizer", line).with_hint("is tokenizer.json complete, and the one that came with the model?")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_behind_the_wall_is_an_error() {
+        assert_eq!(behind_wall(|| 1).ok(), Some(1));
+        let error = behind_wall(|| -> i32 { panic!("no {}", "decoder") }).unwrap_err();
+        assert_eq!(error.to_string(), "not a tokenizer: no decoder");
+    }
+}
