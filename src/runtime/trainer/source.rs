@@ -63,7 +63,8 @@ impl Source {
         };
         let classes = anatomy.head.as_ref().and_then(|head| head.classes);
         let class_names = class_names::of_model(model, task, classes)?;
-        let source = Self::with(task, tokenizer, classes, anatomy.vocabulary(), anatomy.max_positions).fed_as(anatomy::feeding(graph, anatomy));
+        let source =
+            Self::with(task, tokenizer, classes, anatomy.vocabulary(), anatomy.max_positions).fed_as(anatomy::feeding(graph, anatomy));
         Ok(Self { class_names, ..source })
     }
 
