@@ -12,7 +12,8 @@ use crate::adapter::new_head::{self, Features};
 use crate::anatomy::{self, Anatomy};
 use crate::files::link_or_copy;
 use crate::ir::{DType, Graph, Tensor, ValueId};
-use crate::{Context, Error, Result, onnx, train, unfuse};
+use crate::unfuse::{self, Stilled};
+use crate::{Context, Error, Result, onnx, train};
 
 /// The folder of a bundle that has the base's files.
 pub const FOLDER: &str = "base";
@@ -20,7 +21,7 @@ pub const FOLDER: &str = "base";
 /// A base model, ready to be adapted.
 #[derive(Clone, Debug)]
 pub struct Base {
-    /// The graph as its file has it, functions inlined. What an adapter is folded into.
+    /// The graph as its file has it, functions inlined and chance taken out. What an adapter is folded into.
     pub raw: Graph,
     /// The same in the dialect spoken inside, with projections that fused operators pack made visible. What runs at inference.
     pub fused: Graph,
@@ -35,6 +36,8 @@ pub struct Base {
     wide: Option<Graph>,
     /// What was recognised in `graph`.
     pub anatomy: Anatomy,
+    /// What computed by chance, or by the batch, and does so no more.
+    pub stilled: Stilled,
 }
 
 impl Base {
@@ -52,13 +55,14 @@ impl Base {
     /// # Errors
     /// Operators of a form that is not known.
     pub fn of(raw: Graph) -> Result<Self> {
+        let (raw, stilled) = unfuse::still(&raw)?;
         let fused = onnx::raise(&raw).and_then(|graph| unfuse::separate(&graph))?;
         let specialised = unfuse::specialise(&fused).and_then(|graph| unfuse::separate(&graph))?;
         let open = unfuse::open(&specialised)?;
         let graph = unfuse::unfuse(&open)?;
         let anatomy = anatomy::read(&graph);
         let open = unfuse::without_unread_cache(&open)?;
-        Ok(Self { raw, fused, open, graph, wide: None, anatomy })
+        Ok(Self { raw, fused, open, graph, wide: None, anatomy, stilled })
     }
 
     /// The same, ready to be trained.
@@ -93,7 +97,7 @@ impl Base {
         let body = if is_there { &self.fused } else { &self.graph };
         let settled = features.settle(head);
         let graph = new_head::put(body, &self.anatomy, &features, &settled, seed)?;
-        let mut with_head = Self::of(graph)?;
+        let mut with_head = Self { stilled: self.stilled, ..Self::of(graph)? };
         if with_head.anatomy.wrapper != self.anatomy.wrapper {
             // What wraps the model may be told from the head that is gone.
             naming::take_off(&mut with_head.anatomy, &self.anatomy.wrapper);

@@ -103,6 +103,9 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     if let Some(files) = &mut given {
         given::unwrap(files, &base.anatomy);
     }
+    if !base.stilled.is_none() {
+        tracing::warn!("the model computes as in training; its adapter is trained, measured and merged without chance: {}", base.stilled);
+    }
     let (described, base_count) = (described(request.model, &linked, folder.path(), &base), base.count());
     let mut new_head = given.as_ref().and_then(|files| head_of(files, &base.anatomy)).or_else(|| request.new_head.clone());
     let task = task(request, given.as_ref(), &base, new_head.as_ref())?;

@@ -77,6 +77,9 @@ pub fn write(bundle: &Path, output: &Path, weights: Weights, quantised: Quantise
             "the base's file was changed after the bundle was made; inject the adapter again: `peft-onnx inject MODEL --adapter BUNDLE`",
         ));
     }
+    if !base.stilled.is_none() {
+        tracing::warn!("the merged model computes as for inference, unlike its base: {}", base.stilled);
+    }
     let files = peft::read(bundle)?;
     let task = Task::from_name(&manifest.task).ok_or_else(|| Error::not_found("task", &*manifest.task).in_file(bundle))?;
     let external = onnx::has_external(&base.raw, &model)?;

@@ -16,8 +16,10 @@ mod norm;
 mod packed;
 mod quantized;
 mod rotary;
+mod still;
 
 pub use branch::{specialise, without_unread_cache};
+pub use still::{Stilled, still};
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

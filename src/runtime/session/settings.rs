@@ -47,7 +47,8 @@ const NOT_IN_TRAINING: &str = "CommonSubexpressionElimination;SkipLayerNormFusio
      AttentionFusion;EmbedLayerNormFusion;GroupQueryAttentionFusion;RotaryEmbeddingsFusion;GeluFusionL1;GeluFusionL2;BiasGeluFusion;FastGeluFusion;\
      QuickGeluFusion;BiasSoftmaxFusion;BiasDropoutFusion;ConvActivationFusion;ConvAddActivationFusion;GemmActivationFusion;MatMulActivationFusion;\
      GatherSliceToSplitFusion;GatherToSliceFusion;IsInfReduceSumFusion;\
-     TransposeOptimizer;NhwcTransformer;NchwcTransformer;ConstantSharing;PropagateCastOps;ReshapeFusion;MatMulScaleFusion;PreShapeNodeElimination";
+     TransposeOptimizer;NhwcTransformer;NchwcTransformer;ConstantSharing;PropagateCastOps;ReshapeFusion;MatMulScaleFusion;PreShapeNodeElimination;\
+     FuseFp16InitializerToFp32NodeTransformer";
 
 /// Every setting of every session, in the order in which they are made.
 pub static SETTINGS: &[Setting] = &[
@@ -64,8 +65,9 @@ pub static SETTINGS: &[Setting] = &[
     Setting {
         name: "disabled optimizers",
         why: "CommonSubexpressionElimination would merge what is recomputed to save memory with what it was recomputed from; SkipLayerNormFusion \
-              loses the mean and deviation that the backward pass reads, on CUDA; the others fuse what a backward pass reads the inner values of, which \
-              they find out by looking at every node",
+              loses the mean and deviation that the backward pass reads, on CUDA; FuseFp16InitializerToFp32NodeTransformer would store every float16 \
+              weight in float32, and ONNX Runtime 1.32 fails where a Loop reads one; the others fuse what a backward pass reads the inner values of, \
+              which they find out by looking at every node",
         apply: |builder, settings| match settings.purpose {
             Purpose::Training => builder.with_disabled_optimizers(NOT_IN_TRAINING),
             Purpose::Inference => Ok(builder),
