@@ -25,6 +25,20 @@ pub struct Row {
     pub difference: f64,
     /// How far apart the two may be: rounding of the loss, and [`RELATIVE`] of their size.
     pub tolerance: f64,
+    /// What that says.
+    pub verdict: Verdict,
+}
+
+/// What was found along a direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// The gradient says what the loss does.
+    Right,
+    /// It does not.
+    Wrong,
+    /// However near one looks, the loss has steps here, as rounding makes them: there is nothing to compare with.
+    Steps,
 }
 
 /// Share of a derivative by which differences in float32 may be off: what is left of the curvature after extrapolation.
@@ -36,6 +50,12 @@ const STEP: f64 = 5e-3;
 /// At most this share of itself the loss changes in a step.
 const CHANGE: f64 = 0.01;
 
+/// Where the loss has steps or kinks it is looked at from nearer, each time from a quarter of the distance, so many times.
+const LOOKS: i32 = 7;
+
+/// From nearer, rounding counts for more: what it may make up, of a derivative that is to tell something.
+const RESOLVED: f64 = 0.25;
+
 /// At most so many tensors are followed one by one.
 const TENSORS: usize = 24;
 
@@ -43,10 +63,10 @@ const TENSORS: usize = 24;
 const START: f64 = 0.05;
 
 impl Row {
-    /// Whether gradient and differences agree.
+    /// Whether gradient and differences agree where there are differences.
     #[must_use]
     pub fn is_right(&self) -> bool {
-        (self.gradient - self.difference).abs() <= self.tolerance
+        self.verdict == Verdict::Right
     }
 }
 
@@ -81,6 +101,11 @@ pub fn check(session: Session, bundle: &Path, manifest: &Manifest, batches: &[Ba
     let mut loss = Loss::new(session, batches, start.len());
     let (value, gradient) = loss.at(&start)?;
     loss.value = value;
+    let (again, _) = loss.at(&start)?;
+    if (again - value).abs() > CHANGE * value.abs() {
+        let error = Error::unsupported("a check of this bundle", format!("the same rows have a loss of {value}, and then of {again}"));
+        return Err(error.in_file(bundle).with_hint("the model draws random numbers: export it for inference (`model.eval()`)"));
+    }
     let gradient: Vec<f64> = gradient.into_iter().map(f64::from).collect();
     if !value.is_finite() || gradient.iter().any(|value| !value.is_finite()) {
         return Err(Error::invalid(format!("the loss is {value}, or its gradient is no number, near the adapter")).in_file(bundle));
@@ -143,25 +168,97 @@ impl<'a> Loss<'a> {
         let moving = float(vector.iter().filter(|value| **value != 0.0).count());
         // Along the gradient few elements do most of the moving: there the change of the loss is the limit.
         let step = (STEP * moving.sqrt()).min(CHANGE * self.value.abs() / expected.abs().max(f64::MIN_POSITIVE));
-        let mut slope = |step: f64| -> Result<(f64, f64)> {
-            let moved = |by: f64| start.iter().zip(&vector).map(|(value, along)| value + by * along).collect::<Vec<_>>();
-            let (ahead, behind) = (self.at(&moved(step))?.0, self.at(&moved(-step))?.0);
-            Ok(((ahead - behind) / (2.0 * step), ahead.abs().max(behind.abs())))
-        };
-        let (far, size) = slope(step)?;
-        let (near, _) = slope(step / 2.0)?;
-        // Richardson's extrapolation: what grows with the square of the step cancels.
-        let difference = (4.0 * near - far) / 3.0;
-        // A loss of float32 is a sum of many rounded terms.
-        let rounding = 16.0 * f64::from(f32::EPSILON) * size / step;
+        let mut looks = vec![];
+        for nearer in 0..LOOKS {
+            looks.push(self.look(start, &vector, step / 4_f64.powi(nearer))?);
+            if judged(&looks, expected) == Some(Verdict::Right) {
+                break;
+            }
+        }
+        let verdict = judged(&looks, expected).unwrap_or(Verdict::Steps);
+        let shown = decisive(&looks, expected).unwrap_or(looks[0]);
         Ok(Row {
             tensors,
             direction: how,
             gradient: expected,
-            difference,
-            tolerance: RELATIVE * expected.abs().max(difference.abs()) + rounding,
+            difference: shown.slope,
+            tolerance: shown.tolerance(expected),
+            verdict,
         })
     }
+
+    /// The loss at five places around the start, up to `step` away from it.
+    fn look(&mut self, start: &[f64], vector: &[f64], step: f64) -> Result<Look> {
+        let mut losses = [0.0; 5];
+        for (loss, by) in losses.iter_mut().zip([-1.0, -0.5, 0.0, 0.5, 1.0]) {
+            let moved: Vec<f64> = start.iter().zip(vector).map(|(value, along)| value + by * step * along).collect();
+            *loss = self.at(&moved)?.0;
+        }
+        Ok(Look::of(losses, step))
+    }
+}
+
+/// What the loss does along a direction, from some distance.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    slope: f64,
+    /// How far rounding of the loss may put the slope off.
+    rounding: f64,
+    /// How differently the slope changes from one part of the way to the next: of what has neither steps nor kinks, hardly.
+    roughness: f64,
+}
+
+impl Look {
+    fn of(losses: [f64; 5], step: f64) -> Self {
+        let [behind, _, _, _, ahead] = losses;
+        let far = (ahead - behind) / (2.0 * step);
+        let near = (losses[3] - losses[1]) / step;
+        let slopes: Vec<f64> = losses.windows(2).map(|pair| 2.0 * (pair[1] - pair[0]) / step).collect();
+        let changes: Vec<f64> = slopes.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        Self {
+            // Richardson's extrapolation: what grows with the square of the step cancels.
+            slope: (4.0 * near - far) / 3.0,
+            // A loss of float32 is a sum of many rounded terms.
+            rounding: 16.0 * f64::from(f32::EPSILON) * ahead.abs().max(behind.abs()) / step,
+            roughness: changes.windows(2).map(|pair| (pair[1] - pair[0]).abs()).fold(0.0, f64::max),
+        }
+    }
+
+    fn tolerance(&self, expected: f64) -> f64 {
+        RELATIVE * expected.abs().max(self.slope.abs()) + self.rounding
+    }
+
+    fn agrees(&self, expected: f64) -> bool {
+        (self.slope - expected).abs() <= self.tolerance(expected)
+    }
+
+    /// Whether nothing speaks for a step or a kink on the way.
+    fn is_smooth(&self, expected: f64) -> bool {
+        // Slopes of a quarter of the way, of which four are compared, are rounded four times as much each.
+        self.roughness <= 2.0 * RELATIVE * expected.abs().max(self.slope.abs()) + 8.0 * self.rounding
+    }
+}
+
+/// The look that tells: the one from farthest away that is smooth, unless another from nearer shows that it went over steps, too many to be
+/// seen one by one.
+fn decisive(looks: &[Look], expected: f64) -> Option<Look> {
+    let first = looks.first()?;
+    if first.agrees(expected) {
+        return Some(*first);
+    }
+    let size = expected.abs().max(first.slope.abs());
+    let mut smooth = looks.iter().filter(|look| look.is_smooth(expected) && look.tolerance(expected) <= RESOLVED * size);
+    let mut told = *smooth.next()?;
+    for nearer in smooth {
+        if (nearer.slope - told.slope).abs() > nearer.tolerance(expected) + told.tolerance(expected) {
+            told = *nearer;
+        }
+    }
+    Some(told)
+}
+
+fn judged(looks: &[Look], expected: f64) -> Option<Verdict> {
+    decisive(looks, expected).map(|look| if look.agrees(expected) { Verdict::Right } else { Verdict::Wrong })
 }
 
 fn norm(values: &[f64]) -> f64 {
