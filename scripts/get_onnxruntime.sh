@@ -3,7 +3,8 @@
 #
 #   scripts/get_onnxruntime.sh [cpu|cuda] [FOLDER]
 #
-# Default: cpu, into .ort in the project's folder. Needs Python 3 with pip; Linux (x64, arm64), macOS, or Windows with a Unix shell.
+# Default: cpu, into .ort in the project's folder, where a program built in target/ finds it; one that is installed looks into
+# ~/.local/share/peft-onnx/onnxruntime. Needs Python 3 with pip; Linux (x64, arm64), macOS, or Windows with a Unix shell.
 # The package is the official one from pip's package index; nothing is installed. Does nothing if the folder has it already.
 set -euo pipefail
 

@@ -16,6 +16,7 @@ generate() { run generate "$1" --tokenizer $model/tokenizer.json --prompt "$prom
 
 step "1/7 a stock ONNX Runtime"
 scripts/get_onnxruntime.sh "$([ "$device" = cpu ] && echo cpu || echo cuda)"
+export ORT_DYLIB_PATH=$PWD/.ort
 step "2/7 the program"
 cargo build --release
 rm -rf "$out" && mkdir -p "$out"

@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 
 echo "== ONNX Runtime"
 scripts/get_onnxruntime.sh cpu
+export ORT_DYLIB_PATH=${ORT_DYLIB_PATH:-$PWD/.ort}
 echo "== tests: gradients of every operator against finite differences, training against PEFT's own trajectories, files, the command line"
 cargo test --no-fail-fast "$@"
 echo

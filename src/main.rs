@@ -10,6 +10,7 @@ use peft_onnx::cli;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
+    peft_onnx::runtime::session::without_telemetry();
     let cli = match cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => return cli::report_usage(&error, std::env::args_os()),

@@ -54,6 +54,7 @@ fn with_adapter(environment: &Environment, bundle: &Path, adapter: &Path, case: 
 fn an_adapter_file_makes_one_graph_that_of_another_adapter() {
     let folder = tempfile::tempdir().expect("a folder");
     let library = library::attempts(&Surroundings::of_process(None)).find_map(|attempt| attempt.found).expect("there is a runtime");
+    peft_onnx::runtime::session::without_telemetry();
     let environment = ort::environment::init_from(library).expect("it is loaded").build().expect("an environment");
     for name in ["lora_qv", "prompt", "prefix"] {
         let case = format!("llama/cases/{name}");

@@ -7,8 +7,10 @@ use crate::error::Result;
 use crate::runtime::library;
 
 const AFTER_HELP: &str = "\
-The library is looked for, in this order: --onnxruntime PATH; the variable ORT_DYLIB_PATH; the folder .ort of the project
-(scripts/get_onnxruntime.sh fills it); the onnxruntime package of the active Python; the system's folders.
+The library is looked for, in this order: --onnxruntime PATH; the variable ORT_DYLIB_PATH; the folder .ort of the checkout that the
+program was built in (scripts/get_onnxruntime.sh fills it); beside the program; the user's data folder (~/.local/share/peft-onnx/onnxruntime);
+the onnxruntime package of the active Python; the system's folders. Never in the current folder. A library that others could
+have changed is not loaded, and none that is loaded reports to anybody.
 
 Examples:
   peft-onnx runtime

@@ -6,18 +6,23 @@
 //! |---|---|
 //! | option | `--onnxruntime PATH`: the library or a folder that has it |
 //! | variable | `ORT_DYLIB_PATH`, the same |
-//! | project | `$PEFT_ONNX_HOME/.ort`; `.ort` in the current folder, beside the executable, and in the parents of both (`scripts/get_onnxruntime.sh` fills it) |
-//! | python | the `onnxruntime` package of the active Python: `VIRTUAL_ENV`, `CONDA_PREFIX`, the Python that started this program, the installations on `PATH`, the user's site folder, then what `python3` itself says |
+//! | project | `$PEFT_ONNX_HOME/.ort`, and `.ort` of the checkout whose `target` has the executable (`scripts/get_onnxruntime.sh` fills it) |
+//! | program | beside the executable |
+//! | user | the user's data folder: `$XDG_DATA_HOME/peft-onnx/onnxruntime`, by default below `~/.local/share` |
+//! | python | the `onnxruntime` package of the active Python: `VIRTUAL_ENV`, `CONDA_PREFIX`, the Python that started this program, those on `PATH`, the user's site folder |
 //! | system | the loader's folders |
 //!
-//! What is named outright (option, variable) must load; what is merely found and does not is passed over.
+//! What is named outright (option, variable) must load; what is merely found and does not is passed over. A library is code: the current
+//! folder and its parents are no place to look in, where a model that came from elsewhere may have brought one along, and neither are
+//! relative entries of a variable. No program is run to find one, and what others could have changed is not loaded (see `trust`).
+
+mod python;
+mod trust;
 
 use std::env;
 use std::ffi::OsString;
 use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind};
 
@@ -33,6 +38,10 @@ pub enum Source {
     Variable,
     /// The folder `.ort` of the project.
     Project,
+    /// The executable's own folder.
+    Program,
+    /// The user's data folder.
+    User,
     /// The `onnxruntime` package of the active Python.
     Python,
     /// A folder of the system's loader.
@@ -53,6 +62,8 @@ impl fmt::Display for Source {
             Self::Option => "--onnxruntime",
             Self::Variable => "ORT_DYLIB_PATH",
             Self::Project => "the project's .ort folder",
+            Self::Program => "the program's folder",
+            Self::User => "the user's data folder",
             Self::Python => "the active Python's onnxruntime package",
             Self::System => "the system's libraries",
         })
@@ -77,8 +88,6 @@ pub struct Attempt {
 pub struct Surroundings {
     /// The path given on the command line.
     pub option: Option<PathBuf>,
-    /// The current folder.
-    pub folder: PathBuf,
     /// The running executable.
     pub executable: Option<PathBuf>,
     /// Environment variables.
@@ -91,47 +100,51 @@ impl Surroundings {
     /// The surroundings of this process, with the path given on the command line.
     #[must_use]
     pub fn of_process(option: Option<PathBuf>) -> Self {
-        Self {
-            option,
-            folder: env::current_dir().unwrap_or_default(),
-            executable: env::current_exe().ok(),
-            variables: env::vars_os().collect(),
-            parent: parent(),
-        }
+        Self { option, executable: env::current_exe().ok(), variables: env::vars_os().collect(), parent: parent() }
     }
 
     fn variable(&self, name: &str) -> Option<&OsString> {
         self.variables.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value)
     }
 
+    /// The folder that a variable names. A relative one would be another's in every folder.
     fn folder_of(&self, name: &str) -> Option<PathBuf> {
-        self.variable(name).map(PathBuf::from)
+        self.variable(name).map(PathBuf::from).filter(|folder| folder.is_absolute())
     }
 
+    /// The folders that a variable lists, without relative and empty entries: those stand for the current folder.
     fn folders_of(&self, name: &str) -> Vec<PathBuf> {
-        self.variable(name).map(|value| env::split_paths(value).collect()).unwrap_or_default()
+        let listed = self.variable(name).into_iter().flat_map(env::split_paths);
+        listed.filter(|folder| folder.is_absolute()).collect()
     }
 }
 
 /// Looks through the sources in order, each only when it is asked for.
 pub fn attempts(surroundings: &Surroundings) -> impl Iterator<Item = Attempt> + '_ {
     type Places = fn(&Surroundings) -> Vec<PathBuf>;
-    const SOURCES: [(Source, Places); 5] = [
+    const SOURCES: [(Source, Places); 7] = [
         (Source::Option, |around| around.option.iter().cloned().collect()),
-        (Source::Variable, |around| around.folder_of("ORT_DYLIB_PATH").into_iter().collect()),
+        (Source::Variable, |around| around.variable("ORT_DYLIB_PATH").map(PathBuf::from).into_iter().collect()),
         (Source::Project, project_folders),
-        (Source::Python, python_folders),
+        (Source::Program, |around| around.executable.iter().filter_map(|program| Some(program.parent()?.to_path_buf())).collect()),
+        (Source::User, |around| user_folder(around).into_iter().collect()),
+        (Source::Python, python::folders),
         (Source::System, system_folders),
     ];
     SOURCES.into_iter().map(|(source, places_of)| {
-        let mut places = places_of(surroundings);
-        let mut found = places.iter().find_map(|place| library_at(place));
-        if found.is_none() && source == Source::Python {
-            let told = ask_python(surroundings);
-            found = told.as_deref().and_then(library_at);
-            places.extend(told);
+        let places = places_of(surroundings);
+        let mut attempt = Attempt { source, places, found: None, refused: None };
+        for library in attempt.places.iter().filter_map(|place| library_at(place)) {
+            let refused = trust::check(&library, source).err();
+            let is_trusted = refused.is_none();
+            if is_trusted || attempt.found.is_none() {
+                (attempt.found, attempt.refused) = (Some(library), refused);
+            }
+            if is_trusted {
+                break;
+            }
         }
-        Attempt { source, places, found, refused: None }
+        attempt
     })
 }
 
@@ -192,28 +205,28 @@ fn is_library(path: &Path) -> bool {
 }
 
 fn project_folders(around: &Surroundings) -> Vec<PathBuf> {
-    let executable = around.executable.as_deref().and_then(Path::parent);
-    let starts = [Some(around.folder.as_path()), executable];
-    let parents = starts.into_iter().flatten().flat_map(Path::ancestors).map(|folder| folder.join(".ort"));
-    around.folder_of("PEFT_ONNX_HOME").map(|home| home.join(".ort")).into_iter().chain(parents.filter(|folder| folder.is_dir())).collect()
+    let checkout = around.executable.as_deref().and_then(checkout_of);
+    let projects = around.folder_of("PEFT_ONNX_HOME").into_iter().chain(checkout);
+    projects.map(|project| project.join(".ort")).filter(|folder| folder.is_dir()).collect()
 }
 
-fn python_folders(around: &Surroundings) -> Vec<PathBuf> {
-    let environments = ["VIRTUAL_ENV", "CONDA_PREFIX"].iter().filter_map(|name| around.folder_of(name));
-    let on_path =
-        around.folders_of("PATH").into_iter().filter(|folder| has_python(folder)).filter_map(|folder| Some(folder.parent()?.to_path_buf()));
-    let started_by = around.parent.iter().filter_map(|program| program.parent()).filter(|folder| has_python(folder));
-    let started_by = started_by.filter_map(|folder| Some(folder.parent()?.to_path_buf()));
-    let user = around.folder_of("HOME").map(|home| home.join(".local"));
-    let mut folders = vec![];
-    for prefix in environments.chain(started_by).chain(on_path).chain(user) {
-        for folder in package_folders(&prefix).into_iter().filter(|folder| folder.is_dir()) {
-            if !folders.contains(&folder) {
-                folders.push(folder);
-            }
-        }
-    }
-    folders
+/// The checkout that an executable was built in: the folder around its `target`.
+fn checkout_of(executable: &Path) -> Option<PathBuf> {
+    // target/release/x, target/debug/deps/x, target/x86_64-unknown-linux-gnu/release/x
+    let target = executable.ancestors().skip(2).take(3).find(|folder| folder.ends_with("target"))?;
+    let project = target.parent()?;
+    project.join("Cargo.toml").is_file().then(|| project.to_path_buf())
+}
+
+/// Where a user's programs keep their data.
+fn user_folder(around: &Surroundings) -> Option<PathBuf> {
+    let home = |below: &str| around.folder_of("HOME").map(|home| home.join(below));
+    let data = match env::consts::OS {
+        "windows" => around.folder_of("LOCALAPPDATA"),
+        "macos" => home("Library/Application Support"),
+        _ => around.folder_of("XDG_DATA_HOME").or_else(|| home(".local/share")),
+    };
+    data.map(|data| data.join("peft-onnx").join("onnxruntime"))
 }
 
 /// The program that started this one. A virtual environment's Python is a link to another; what it was called tells which it is.
@@ -228,41 +241,6 @@ fn parent() -> Option<PathBuf> {
 #[cfg(not(target_os = "linux"))]
 fn parent() -> Option<PathBuf> {
     None
-}
-
-fn has_python(folder: &Path) -> bool {
-    ["python3", "python", "python.exe"].iter().any(|name| folder.join(name).exists())
-}
-
-/// Where an installation or environment of Python keeps the library of its `onnxruntime` package, newest Python first.
-fn package_folders(prefix: &Path) -> Vec<PathBuf> {
-    const PACKAGE: &str = "onnxruntime/capi";
-    let mut pythons: Vec<_> =
-        std::fs::read_dir(prefix.join("lib")).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect();
-    pythons.retain(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("python3")));
-    pythons.sort();
-    let unix = pythons.iter().rev().flat_map(|python| ["site-packages", "dist-packages"].map(|site| python.join(site).join(PACKAGE)));
-    unix.chain([prefix.join("Lib/site-packages").join(PACKAGE)]).collect()
-}
-
-/// Asks the `python3` of the current `PATH`, without importing the package; gives up after some seconds.
-fn ask_python(around: &Surroundings) -> Option<PathBuf> {
-    const QUESTION: &str =
-        "import importlib.util as u; s = u.find_spec('onnxruntime'); print(s.submodule_search_locations[0] if s else '')";
-    const PATIENCE: Duration = Duration::from_secs(5);
-    let python = around.folders_of("PATH").into_iter().map(|folder| folder.join("python3")).find(|python| python.is_file())?;
-    let mut child =
-        Command::new(python).args(["-c", QUESTION]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
-    let asked = Instant::now();
-    while child.try_wait().ok()?.is_none() {
-        if asked.elapsed() > PATIENCE {
-            child.kill().ok()?;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let answer = String::from_utf8(child.wait_with_output().ok()?.stdout).ok()?;
-    let package = answer.trim();
-    (!package.is_empty()).then(|| Path::new(package).join("capi"))
 }
 
 fn system_folders(around: &Surroundings) -> Vec<PathBuf> {
@@ -307,29 +285,98 @@ mod tests {
         }
     }
 
+    fn found(around: &Surroundings) -> Vec<(Source, PathBuf)> {
+        let system_aside = attempts(around).take(6);
+        system_aside.filter_map(|attempt| Some((attempt.source, attempt.found.filter(|_| attempt.refused.is_none())?))).collect()
+    }
+
     #[test]
     fn sources_are_looked_through_in_order() {
         let root = tempfile::tempdir().expect("a folder");
         let root = root.path();
         let option = put(root, &format!("named/{NAME}"));
         let variable = put(root, "elsewhere/any-name.so");
-        let project = put(root, &format!("project/.ort/{NAME}"));
+        put(root, "checkout/Cargo.toml");
+        let project = put(root, &format!("checkout/.ort/{NAME}"));
+        let program = put(root, &format!("checkout/target/release/{NAME}"));
+        let user = put(root, &format!("data/peft-onnx/onnxruntime/{NAME}"));
         let python = put(root, &format!("venv/lib/python3.11/site-packages/onnxruntime/capi/{NAME}"));
+        let data = if cfg!(windows) { "LOCALAPPDATA" } else { "XDG_DATA_HOME" };
         let mut around = Surroundings {
             option: Some(root.join("named")),
-            folder: root.join("project/deeper"),
-            executable: None,
-            variables: [("ORT_DYLIB_PATH", variable.clone()), ("VIRTUAL_ENV", root.join("venv"))]
+            executable: Some(root.join("checkout/target/release/peft-onnx")),
+            variables: [("ORT_DYLIB_PATH", variable.clone()), ("VIRTUAL_ENV", root.join("venv")), (data, root.join("data"))]
                 .map(|(key, value)| (key.into(), value.into()))
                 .into(),
             parent: None,
         };
-        let found = |around: &Surroundings| attempts(around).take(4).map(|attempt| attempt.found).collect::<Vec<_>>();
-        assert_eq!(found(&around), [Some(option), Some(variable), Some(project), Some(python.clone())]);
+        let mut expected =
+            vec![(Source::Option, option), (Source::Variable, variable), (Source::Project, project), (Source::Program, program)];
+        expected.extend((!cfg!(target_os = "macos")).then_some((Source::User, user)));
+        expected.push((Source::Python, python.clone()));
+        assert_eq!(found(&around), expected);
         around.option = None;
-        around.variables.remove(0);
-        around.folder = root.join("nowhere");
-        assert_eq!(found(&around), [None, None, None, Some(python)]);
+        around.variables = vec![("VIRTUAL_ENV".into(), root.join("venv").into())];
+        around.executable = Some(root.join("bin/peft-onnx"));
+        assert_eq!(found(&around), [(Source::Python, python)]);
+    }
+
+    #[test]
+    fn what_lies_in_the_current_folder_is_not_found() {
+        let root = tempfile::tempdir().expect("a folder");
+        let root = root.path().canonicalize().expect("it is there");
+        for place in [".ort", "onnxruntime/capi", "lib/python3.11/site-packages/onnxruntime/capi", ".", "peft-onnx/onnxruntime"] {
+            put(&root, &format!("{place}/{NAME}"));
+        }
+        for python in ["bin/python3", "python3"] {
+            put(&root, python);
+        }
+        // The current folder is that of the process, which tests share: relative paths are resolved against none at all.
+        let relative = ["", ".", "..", "bin", "./bin", "venv"];
+        let names = ["PATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "HOME", "XDG_DATA_HOME", "LOCALAPPDATA", "PEFT_ONNX_HOME"];
+        for value in relative {
+            for parent in ["python3", "bin/python3", "./bin/python3"] {
+                let variables = names.iter().map(|name| ((*name).into(), value.into())).collect();
+                let around = Surroundings { variables, parent: Some(parent.into()), ..Surroundings::default() };
+                let relative: Vec<_> = attempts(&around).flat_map(|attempt| attempt.places).filter(|place| place.is_relative()).collect();
+                assert_eq!(relative, Vec::<PathBuf>::new(), "{value:?}, {parent}");
+                assert_eq!(found(&around), []);
+            }
+        }
+    }
+
+    #[test]
+    fn a_checkout_is_known_by_its_target_folder() {
+        let root = tempfile::tempdir().expect("a folder");
+        put(root.path(), "checkout/Cargo.toml");
+        put(root.path(), "other/target/model.onnx");
+        for (executable, is_inside) in [
+            ("checkout/target/release/peft-onnx", true),
+            ("checkout/target/debug/deps/train-0123", true),
+            ("checkout/target/x86_64-unknown-linux-musl/release/peft-onnx", true),
+            ("checkout/models/peft-onnx", false),
+            ("other/target/release/peft-onnx", false),
+            ("checkout/target/a/b/c/d/peft-onnx", false),
+        ] {
+            assert_eq!(checkout_of(&root.path().join(executable)).is_some(), is_inside, "{executable}");
+        }
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_library_that_others_could_have_changed_is_passed_over() {
+        let root = tempfile::tempdir().expect("a folder");
+        let [open, closed] =
+            ["a", "b"].map(|venv| put(root.path(), &format!("{venv}/lib/python3.11/site-packages/onnxruntime/capi/{NAME}")));
+        std::fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o666)).expect("modes");
+        let environments = [("VIRTUAL_ENV", "a"), ("CONDA_PREFIX", "b")];
+        let variables: Vec<_> = environments.iter().map(|(name, venv)| ((*name).into(), root.path().join(venv).into())).collect();
+        let mut around = Surroundings { variables, ..Surroundings::default() };
+        assert_eq!(found(&around), [(Source::Python, closed)]);
+        around.variables.pop();
+        let attempt = attempts(&around).find(|attempt| attempt.source == Source::Python).expect("it is one of the sources");
+        assert_eq!(attempt.found, Some(open));
+        assert!(attempt.refused.is_some_and(|why| why.contains("chmod go-w")));
     }
 
     #[test]

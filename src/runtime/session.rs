@@ -11,7 +11,7 @@ mod stepper;
 mod value;
 
 pub use open::{Axis, Port, Presence, Session};
-pub use process::{Facts, Options, Runtime};
+pub use process::{Facts, Options, Runtime, without_telemetry};
 pub use settings::{Purpose, Settings};
 pub use stepper::{State, Stepper};
 pub use value::{DeviceTensor, Feed};

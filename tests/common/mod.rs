@@ -7,9 +7,19 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 use serde_json::Value;
 
-/// The program.
+/// The program. It is told where the project's ONNX Runtime is, unless a variable names another.
 pub(crate) fn peft_onnx() -> Command {
-    Command::cargo_bin("peft-onnx").expect("the binary is built for its tests")
+    let mut command = Command::cargo_bin("peft-onnx").expect("the binary is built for its tests");
+    if let Some(library) = project_library() {
+        command.env("ORT_DYLIB_PATH", library);
+    }
+    command
+}
+
+/// The folder that `scripts/get_onnxruntime.sh` fills, if it is there and no variable names another.
+pub(crate) fn project_library() -> Option<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ort");
+    (std::env::var_os("ORT_DYLIB_PATH").is_none() && folder.is_dir()).then_some(folder)
 }
 
 /// A file or folder of `models/fixtures`.

@@ -67,6 +67,7 @@ impl Runtime {
     }
 
     fn load(options: &Options) -> Result<Self> {
+        without_telemetry();
         let (builder, path, source) = find(options.library.clone())?;
         let threads = options.threads.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
         // One pool for all sessions: with a pool each, the idle threads of one session spin while another computes.
@@ -98,12 +99,30 @@ impl fmt::Display for Facts {
     }
 }
 
+/// Keeps ONNX Runtime from reporting to anybody: from 1.32 on it otherwise keeps files about its user and looks for a host, and it does so
+/// from the moment it is loaded, before the API that turns it off can be called. The program calls this before it has a second thread.
+#[expect(unsafe_code, reason = "the library takes this from the environment alone")]
+pub fn without_telemetry() {
+    const SWITCH: &str = "ORT_DISABLE_TELEMETRY";
+    if std::env::var_os(SWITCH).is_none_or(|value| value != "1") {
+        // SAFETY: the program has one thread when it calls this first; a caller of the library who has more must set the variable itself
+        // if other code of its process reads the environment at the same time without Rust's lock.
+        unsafe { std::env::set_var(SWITCH, "1") };
+    }
+}
+
 fn find(option: Option<PathBuf>) -> Result<(ort::environment::EnvironmentBuilder, PathBuf, Source)> {
     let surroundings = Surroundings::of_process(option);
     let mut tried: Vec<Attempt> = vec![];
     for mut attempt in library::attempts(&surroundings) {
         let named = attempt.places.first().filter(|_| attempt.source.is_named());
         match (&attempt.found, named) {
+            (Some(path), named) if attempt.refused.is_some() => {
+                if named.is_some() {
+                    let why = attempt.refused.unwrap_or_default();
+                    return Err(Error::from(ErrorKind::Runtime(why)).in_file(path).with_hint(library::HINT));
+                }
+            }
             (Some(path), _) => match load_library(path) {
                 Ok(builder) => return Ok((builder, path.clone(), attempt.source)),
                 Err(error) if attempt.source.is_named() => return Err(error.with_hint(library::HINT)),
@@ -155,9 +174,15 @@ fn providers() -> Vec<&'static str> {
 pub(super) mod tests {
     use super::*;
 
+    /// The library that tests run on where no variable names one: that of the project.
+    fn project_library() -> Option<PathBuf> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ort");
+        (std::env::var_os("ORT_DYLIB_PATH").is_none() && folder.is_dir()).then_some(folder)
+    }
+
     /// The runtime that tests run on. Without a library they cannot pass, and say what to run.
     pub(in crate::runtime) fn runtime() -> &'static Runtime {
-        Runtime::start(&Options::default())
+        Runtime::start(&Options { library: project_library(), threads: None })
             .unwrap_or_else(|error| panic!("tests need ONNX Runtime: {error}\nhint: {}", error.hint().unwrap_or_default()))
     }
 
