@@ -14,4 +14,9 @@ step "the library without its runtime"
 cargo clippy --no-default-features --lib -- -D warnings
 step "docs"
 RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
+# Licences and doubles are judged offline, where the tool is installed (`cargo install cargo-deny`); advisories by `cargo deny check advisories`.
+if cargo deny --version >/dev/null 2>&1; then
+    step "licences, doubles, sources"
+    cargo deny check licenses bans sources
+fi
 scripts/test.sh

@@ -136,8 +136,16 @@ impl Method {
     }
 }
 
+/// No rank, width or number of tokens of a model is larger.
+const MOST: usize = 1 << 20;
+
+/// Checks a rank, a width or a number of things: at least 1, and not beyond reason.
 fn at_least_one(field: &str, value: usize) -> Result<()> {
-    if value == 0 { Err(Error::mismatch(field.to_owned(), "at least 1", value)) } else { Ok(()) }
+    match value {
+        0 => Err(Error::mismatch(field.to_owned(), "at least 1", value)),
+        1..=MOST => Ok(()),
+        _ => Err(Error::mismatch(field.to_owned(), format!("at most {MOST}"), value)),
+    }
 }
 
 fn finite(field: &str, value: f64) -> Result<()> {

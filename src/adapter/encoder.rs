@@ -10,6 +10,7 @@ mod lstm;
 use ndarray::{Array1, Array2};
 
 use self::lstm::Lstm;
+use super::budget::wide;
 use super::config::{Method, PrefixConfig, PromptEncoderConfig, PromptShape, Reparameterization};
 use super::key::Key;
 use super::param::Params;
@@ -115,6 +116,13 @@ impl Encoder {
         };
         let rows = config.num_virtual_tokens * config.shape.num_transformer_submodules.unwrap_or(1);
         Ok(Self { rows, width, layers, start: None })
+    }
+
+    /// How many numbers the network has.
+    pub(super) fn numbers(&self) -> u128 {
+        let table = wide(self.rows) * wide(self.width);
+        let of_weight = |weight: Weight| weight.shape.iter().map(|&length| wide(length)).fold(1, u128::saturating_mul);
+        self.layers.iter().flat_map(Layer::weights).map(of_weight).fold(table, u128::saturating_add)
     }
 
     /// Writes the network, its parameters trained: the rows `[tokens, numbers]`.

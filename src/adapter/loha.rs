@@ -2,6 +2,7 @@
 
 use ndarray::Array2;
 
+use super::budget::wide;
 use super::config::{Method, ProductConfig};
 use super::init;
 use super::key::{Key, Part as KeyPart};
@@ -28,6 +29,10 @@ impl Update for Hadamard {
 
     fn rank(&self) -> usize {
         self.0.rank
+    }
+
+    fn numbers(&self) -> u128 {
+        2 * wide(self.0.rank) * (wide(self.0.out_features) + wide(self.0.in_features))
     }
 
     /// `hada_w1_a` and `hada_w2_a` are `[out_features, rank]`, `hada_w1_b` and `hada_w2_b` `[rank, in_features]`; a fresh `hada_w2_b` is zero.

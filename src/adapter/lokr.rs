@@ -2,6 +2,7 @@
 
 use ndarray::{Array2, linalg::kron};
 
+use super::budget::wide;
 use super::config::{LokrConfig, Method};
 use super::init;
 use super::key::{Key, Part as KeyPart};
@@ -70,6 +71,14 @@ impl Update for Kronecker {
 
     fn rank(&self) -> usize {
         self.site.rank
+    }
+
+    fn numbers(&self) -> u128 {
+        let of = |Factor { shape: [rows, columns], is_whole }: Factor| match is_whole {
+            true => wide(rows) * wide(columns),
+            false => wide(self.site.rank) * (wide(rows) + wide(columns)),
+        };
+        of(self.left) + of(self.right)
     }
 
     /// A fresh left factor is zero.

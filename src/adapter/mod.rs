@@ -3,6 +3,7 @@
 //! A method writes its part of the graph around the base's nodes, with its trainable tensors as optional inputs ([`Param`]) under
 //! PEFT's names and shapes. Nothing here knows of gradients.
 
+mod budget;
 pub mod combine;
 pub mod config;
 mod decoder;

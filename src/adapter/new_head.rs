@@ -9,6 +9,7 @@
 
 use std::collections::BTreeSet;
 
+use super::budget::{self, wide};
 use super::config::{HeadModules, NewHead, Pooling, Task};
 use super::init;
 use crate::anatomy::{Anatomy, Projection};
@@ -218,7 +219,7 @@ impl Search<'_> {
 /// Puts a settled head on a graph, in place of its outputs but those of a cache. `graph` has the features' value.
 ///
 /// # Errors
-/// A graph that cannot be written on.
+/// A graph that cannot be written on; a head beyond all proportion to it.
 pub fn put(graph: &Graph, anatomy: &Anatomy, features: &Features, head: &NewHead, seed: u64) -> Result<Graph> {
     let b = Builder::on(graph);
     b.assume(features.value, features.fact.clone());
@@ -228,6 +229,7 @@ pub fn put(graph: &Graph, anatomy: &Anatomy, features: &Features, head: &NewHead
     let presents: Vec<ValueId> = anatomy.cache.iter().filter_map(|slot| slot.present).collect();
     b.clear_outputs();
     let widths = features.widths(head);
+    budget::check(widths.windows(2).map(|pair| wide(pair[0]) * wide(pair[1])).sum(), anatomy)?;
     let modules = head.modules.clone().unwrap_or_else(|| HeadModules::usual(head.layers.len()));
     let layers = widths.windows(2).zip(modules.names).map(|(pair, module)| Layer {
         path: anatomy.wrapper.clone() + &module,

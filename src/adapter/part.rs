@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::fmt::Debug;
 
+use super::budget;
 use super::config::Method;
 use super::dropout::Masks;
 use super::param::{Form, Params};
@@ -93,6 +94,11 @@ pub(super) trait Part: Debug + Send + Sync {
     /// The modules that the part attaches to, with the length of its inner axis, 0 if it has none.
     fn targets(&self) -> Vec<(String, usize)> {
         vec![]
+    }
+
+    /// How many numbers the part has when it is fresh, or about as many.
+    fn numbers(&self, anatomy: &Anatomy) -> u128 {
+        self.targets().iter().map(|(module, rank)| budget::of_factors(anatomy, module, *rank)).fold(0, u128::saturating_add)
     }
 
     /// The parameters of the base that are trained as a whole.

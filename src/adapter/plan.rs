@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use super::budget;
 use super::config::{Method, Task};
 use super::key::Family;
 use super::param::{Param, Params};
@@ -44,12 +45,13 @@ impl Plan {
     /// Finds the places where the method attaches. `given` has the tensors of an adapter that is not fresh.
     ///
     /// # Errors
-    /// Targets that match nothing, with candidates; a method that has no place in this graph.
+    /// Targets that match nothing, with candidates; a method that has no place in this graph; an adapter beyond all proportion to its base.
     pub fn new(method: &Method, task: Task, anatomy: &Anatomy, strictness: Strictness, seed: u64, given: &Given<'_>) -> Result<Self> {
         method.check()?;
         let saved = saved(method, task, anatomy, strictness);
         let at = Places { anatomy, strictness, seed, saved: &saved, given };
         let Placed { mut parts, settled } = place(method, &at)?;
+        budget::check(parts.iter().map(|part| part.numbers(anatomy)).fold(0, u128::saturating_add), anatomy)?;
         let family = if method.is_prompt() { Family::Prompt } else { Family::Tuner };
         let targets = parts.iter().flat_map(|part| part.targets());
         if let Some((both, _)) = targets.into_iter().find(|(module, _)| targets::is_whole(module, settled.modules_to_save())) {

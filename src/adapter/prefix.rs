@@ -123,6 +123,11 @@ impl Part for Prefix {
     fn virtual_tokens(&self) -> usize {
         self.tokens
     }
+
+    fn numbers(&self, _: &Anatomy) -> u128 {
+        let Sizes { layers, kv_heads, head } = self.shape;
+        self.rows.numbers(self.tokens, layers * 2 * kv_heads * head)
+    }
 }
 
 impl Prefix {

@@ -107,6 +107,10 @@ impl Part for Prompt {
         self.tokens
     }
 
+    fn numbers(&self, _: &Anatomy) -> u128 {
+        self.rows.numbers(self.kept, self.hidden)
+    }
+
     fn positions_without_label(&self) -> usize {
         if self.has_decoder { 0 } else { self.tokens }
     }

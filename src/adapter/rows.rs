@@ -1,5 +1,6 @@
 //! The numbers of virtual tokens: trained as they are, or computed by a network that is trained.
 
+use super::budget::wide;
 use super::config::Method;
 use super::encoder::{self, Encoder};
 use super::key::Key;
@@ -20,6 +21,12 @@ impl Rows {
         let lost = (at.given)(&Key::Prompt.to_string()).is_some() && !encoder::is_given(at.given);
         let encoder = if lost { None } else { Encoder::of(settled)? };
         Ok(Self { encoder, seed: at.seed })
+    }
+
+    /// How many numbers the rows have, with those of the network that computes them.
+    pub(super) fn numbers(&self, tokens: usize, of_each: usize) -> u128 {
+        let network = self.encoder.as_ref().map_or(0, Encoder::numbers);
+        (wide(tokens) * wide(of_each)).saturating_add(network)
     }
 
     /// Rows that are trained as they are.

@@ -9,6 +9,7 @@ use super::fold;
 use super::part::{Folding, Insertion, Part, Places, boxed};
 use super::pattern::Pattern;
 use super::targets;
+use crate::anatomy::Anatomy;
 use crate::ir::{DType, Expr};
 use crate::{Error, Result};
 
@@ -19,6 +20,9 @@ pub(super) trait Update: Debug + Send + Sync + 'static {
 
     /// Length of the inner axis.
     fn rank(&self) -> usize;
+
+    /// How many numbers its tensors have.
+    fn numbers(&self) -> u128;
 
     /// Writes `ΔW` `[out_features, in_features]`.
     fn write<'g>(&self, at: &Insertion<'g, '_>) -> Expr<'g>;
@@ -53,6 +57,10 @@ impl<U: Update> Part for U {
 
     fn targets(&self) -> Vec<(String, usize)> {
         vec![(self.module().to_owned(), self.rank())]
+    }
+
+    fn numbers(&self, _: &Anatomy) -> u128 {
+        Update::numbers(self)
     }
 }
 

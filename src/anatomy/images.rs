@@ -20,7 +20,7 @@ pub fn image_size(graph: &Graph, pixels: ValueId) -> Option<[i64; 3]> {
     let [_, channels, height, width] = shape else { return None };
     let (in_channels, stride) = first_convolution(graph).unwrap_or((3, 16));
     let channels = channels.as_known().unwrap_or(in_channels);
-    let sizes = std::iter::once(USUAL).chain((2..=PATCHES).map(|patches| patches * stride)).map(|side| {
+    let sizes = std::iter::once(USUAL).chain((2..=PATCHES).map(|patches| stride.saturating_mul(patches))).map(|side| {
         let [height, width] = [height, width].map(|declared| declared.as_known().unwrap_or(side));
         [channels, height, width]
     });
@@ -36,7 +36,7 @@ fn first_convolution(graph: &Graph) -> Option<(i64, i64)> {
     let convolution = graph.node_ids().map(|(id, _)| NodeRef::new(graph, id)).find(|node| node.is(&["Conv"]))?;
     let weight = convolution.input(1).ok()?.fact().known_shape()?;
     let stride = convolution.node().ints("strides").and_then(<[i64]>::first).copied().unwrap_or(1);
-    Some((weight.get(1)? * convolution.node().int("group", 1), stride.max(1)))
+    Some((weight.get(1)?.saturating_mul(convolution.node().int("group", 1)), stride.max(1)))
 }
 
 /// Whether no node contradicts these lengths of the input.

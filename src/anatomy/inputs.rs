@@ -56,7 +56,7 @@ fn max_positions(graph: &Graph, embeddings: &[Embedding], causal: &Causal, token
     let of_positions = embeddings.iter().enumerate().filter(|(at, table)| Some(*at) != tokens && causal.is_position(table.indices));
     of_positions
         .filter(|(_, table)| table.rows > SEGMENTS)
-        .map(|(_, table)| table.rows - first_row(ValueRef::new(graph, table.indices)))
+        .map(|(_, table)| table.rows.saturating_sub(first_row(ValueRef::new(graph, table.indices))))
         .min()
 }
 

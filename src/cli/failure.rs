@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue};
 use serde_json::{Map, Value, json};
 
+use super::output;
 use crate::error::{Error, ErrorKind, Place};
 
 /// What shells give to a program that Ctrl-C ended.
@@ -41,13 +42,22 @@ fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
+/// Letters of an error, at most.
+const LONGEST: usize = 16 * 1024;
+
 /// An error as the lines that a person reads: what happened, what caused it, what to do.
 #[must_use]
 pub fn describe(error: &Error) -> String {
     let mut lines = vec![format!("error: {error}")];
     lines.extend(causes(error).into_iter().map(|cause| format!("  because {cause}")));
     lines.extend(error.hint().map(|hint| format!("hint: {hint}")));
-    lines.join("\n")
+    let mut text = output::printable(&lines.join("\n"), |letter| letter == '\n' || letter == '\t');
+    // A name in a file may have any length.
+    if let Some((end, _)) = text.char_indices().nth(LONGEST) {
+        text.truncate(end);
+        text.push_str("...");
+    }
+    text
 }
 
 fn causes(error: &Error) -> Vec<String> {

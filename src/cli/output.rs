@@ -50,7 +50,7 @@ impl Table {
     }
 
     pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().collect());
+        self.rows.push(cells.into_iter().map(|cell| shown(&cell)).collect());
     }
 
     /// The table as text, each line after `indent` spaces.
@@ -74,6 +74,29 @@ impl Table {
         }
         text
     }
+}
+
+/// Text that a file may have brought along, as one short line: what is long is cut, and what would command the terminal is spelled out.
+pub(super) fn shown(text: &str) -> String {
+    const LONGEST: usize = 200;
+    let mut letters = text.chars();
+    let start: String = letters.by_ref().take(LONGEST).collect();
+    let rest = if letters.next().is_some() { "..." } else { "" };
+    printable(&start, |_| false) + rest
+}
+
+/// Text without the characters that command a terminal, save for those that are wanted.
+pub(super) fn printable(text: &str, is_wanted: fn(char) -> bool) -> String {
+    let commands = |letter: char| (letter.is_control() || is_turning(letter)) && !is_wanted(letter);
+    if !text.contains(commands) {
+        return text.to_owned();
+    }
+    text.chars().flat_map(|letter| if commands(letter) { letter.escape_default().collect() } else { vec![letter] }).collect()
+}
+
+/// Whether a character changes the direction of those behind it.
+fn is_turning(letter: char) -> bool {
+    matches!(letter, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A whole number with commas between its thousands: `134,515,008`.
@@ -138,6 +161,15 @@ mod tests {
             assert_eq!(duration(Duration::from_secs_f64(seconds)), text);
         }
         assert_eq!(percent(921_600, 134_515_008), "0.685 %");
+    }
+
+    #[test]
+    fn what_files_bring_along_commands_no_terminal_and_is_cut() {
+        let mut table = Table::new(&[("name", Align::Left), ("more", Align::Right)]);
+        table.row(["\u{1b}[2Jq_proj\n".to_owned(), "n".repeat(100_000)]);
+        let text = table.render(0);
+        assert!(text.contains("\\u{1b}[2Jq_proj\\n") && text.len() < 1000, "{text}");
+        assert_eq!(printable("a\nb\u{202e}c", |letter| letter == '\n'), "a\nb\\u{202e}c");
     }
 
     #[test]

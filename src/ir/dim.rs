@@ -1,5 +1,6 @@
 //! Lengths of axes, known or symbolic.
 
+mod limit;
 mod order;
 mod symbol;
 
@@ -8,6 +9,7 @@ use std::fmt;
 use std::ops::{Add, Mul, Neg, Sub};
 use std::sync::Arc;
 
+use limit::Operation;
 use symbol::{Applied, Function, Symbol};
 
 /// The length of an axis, or an element of a shape tensor: a polynomial with integer coefficients over named symbols.
@@ -16,6 +18,9 @@ use symbol::{Applied, Function, Symbol};
 /// done by a graph (`Shape`, `Gather`, `Concat`, `Mul`, ...) can be followed without running it. What a polynomial cannot say
 /// (a floor division, a maximum) becomes a symbol of its own that keeps what it was made of, so that the same expression is the same
 /// symbol. Symbols are lengths, so never negative, except those made by [`number`](Self::number).
+///
+/// A result that would be larger than a few hundred symbols, or have a number beyond 64 bits, is a symbol that says nothing of what it
+/// was made of; the same operands give the same one (`limit`).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Dim(Repr);
 
@@ -39,13 +44,13 @@ impl Dim {
     /// A length that has only a name, such as `batch`.
     #[must_use]
     pub fn symbol(name: &str) -> Self {
-        Self::of(Symbol::Length(name.into()))
+        Self::of(Symbol::Length(limit::name(name)))
     }
 
     /// An element of a tensor of which only a name is known; unlike a length it may be negative.
     #[must_use]
     pub fn number(name: &str) -> Self {
-        Self::of(Symbol::Number(name.into()))
+        Self::of(Symbol::Number(limit::name(name)))
     }
 
     fn of(symbol: Symbol) -> Self {
@@ -91,7 +96,9 @@ impl Dim {
         match (&self.0, &divisor.0) {
             (_, Repr::Known(1)) => self.clone(),
             (Repr::Known(0), _) => Self::known(0),
-            (Repr::Known(a), Repr::Known(b)) if *b != 0 => Self::known(floor_div(*a, *b)),
+            (Repr::Known(a), Repr::Known(b)) if *b != 0 => {
+                floor_div(*a, *b).map_or_else(|| Self::beyond(Operation::FloorDiv, self, divisor), Self::known)
+            }
             _ => self.exact_div(divisor).unwrap_or_else(|| Self::applied(Function::FloorDiv, self, divisor)),
         }
     }
@@ -100,7 +107,10 @@ impl Dim {
     #[must_use]
     pub fn modulo(&self, divisor: &Self) -> Self {
         match (&self.0, &divisor.0) {
-            (Repr::Known(a), Repr::Known(b)) if *b != 0 => Self::known(a.wrapping_sub(floor_div(*a, *b).wrapping_mul(*b))),
+            (Repr::Known(a), Repr::Known(b)) if *b != 0 => {
+                // The only quotient beyond 64 bits leaves no remainder.
+                Self::known(floor_div(*a, *b).map_or(0, |quotient| a.wrapping_sub(quotient.wrapping_mul(*b))))
+            }
             _ if self.exact_div(divisor).is_some() => Self::known(0),
             _ => Self::applied(Function::Mod, self, divisor),
         }
@@ -128,8 +138,8 @@ impl Dim {
         let divisor = divisor.terms();
         let (lead, coefficient) = leading(&divisor)?;
         let (mut rest, mut quotient) = (self.clone(), Self::known(0));
-        // Each round takes the leading term away, so there are no more rounds than products of that degree.
-        loop {
+        // Each round takes the leading term away. Divisions that go on for long are of no graph's shapes.
+        for _ in 0..limit::ROUNDS {
             let terms = rest.terms();
             let Some((product, c)) = leading(&terms) else { return Some(quotient) };
             if c.checked_rem(*coefficient)? != 0 {
@@ -143,6 +153,7 @@ impl Dim {
             quotient = &quotient + &step;
             rest = &rest - &(&step * &Self::from_terms((*divisor).clone()));
         }
+        None
     }
 
     /// Replaces each symbol by what `value` gives for it; symbols it gives nothing for stay.
@@ -171,7 +182,11 @@ impl Dim {
     }
 
     fn applied(function: Function, left: &Self, right: &Self) -> Self {
-        Self::of(Symbol::Applied(Arc::new(Applied { function, left: left.clone(), right: right.clone() })))
+        let size = 1 + left.size() + right.size();
+        if size > limit::SIZE {
+            return Self::beyond(Operation::Applied(function), left, right);
+        }
+        Self::of(Symbol::Applied(Arc::new(Applied { function, left: left.clone(), right: right.clone(), size })))
     }
 
     /// The sum that this length is: products of symbols, each with its coefficient; the product of no symbols is the constant.
@@ -199,11 +214,11 @@ impl Dim {
     }
 }
 
-/// The quotient rounded down; `divisor` is not 0.
-fn floor_div(dividend: i64, divisor: i64) -> i64 {
-    let quotient = dividend.wrapping_div(divisor);
+/// The quotient rounded down; `divisor` is not 0. None if it has more than 64 bits.
+fn floor_div(dividend: i64, divisor: i64) -> Option<i64> {
+    let quotient = dividend.checked_div(divisor)?;
     let inexact = dividend.wrapping_rem(divisor) != 0;
-    if inexact && (dividend < 0) != (divisor < 0) { quotient - 1 } else { quotient }
+    Some(if inexact && (dividend < 0) != (divisor < 0) { quotient - 1 } else { quotient })
 }
 
 /// The term of the highest degree, and of those the last by name: an order that multiplication keeps.
@@ -214,15 +229,7 @@ fn leading(terms: &Terms) -> Option<(&Vec<Symbol>, &i64)> {
 impl Add for &Dim {
     type Output = Dim;
     fn add(self, other: &Dim) -> Dim {
-        if let (Repr::Known(a), Repr::Known(b)) = (&self.0, &other.0) {
-            return Dim::known(a.saturating_add(*b));
-        }
-        let mut sum = (*self.terms()).clone();
-        for (product, coefficient) in &*other.terms() {
-            let entry = sum.entry(product.clone()).or_insert(0);
-            *entry = entry.saturating_add(*coefficient);
-        }
-        Dim::from_terms(sum)
+        self.sum(other).unwrap_or_else(|| Dim::beyond(Operation::Add, self.min(other), self.max(other)))
     }
 }
 
@@ -243,19 +250,7 @@ impl Sub for &Dim {
 impl Mul for &Dim {
     type Output = Dim;
     fn mul(self, other: &Dim) -> Dim {
-        if let (Repr::Known(a), Repr::Known(b)) = (&self.0, &other.0) {
-            return Dim::known(a.saturating_mul(*b));
-        }
-        let mut sum = Terms::new();
-        for (left, a) in &*self.terms() {
-            for (right, b) in &*other.terms() {
-                let mut product = [left.as_slice(), right].concat();
-                product.sort();
-                let entry = sum.entry(product).or_insert(0);
-                *entry = entry.saturating_add(a.saturating_mul(*b));
-            }
-        }
-        Dim::from_terms(sum)
+        self.times(other).unwrap_or_else(|| Dim::beyond(Operation::Mul, self.min(other), self.max(other)))
     }
 }
 

@@ -134,7 +134,11 @@ pub struct Fact {
 }
 
 /// Tensors with more elements than this are not followed element by element.
-const MAX_CONTENTS: usize = 256;
+pub(super) const MAX_CONTENTS: usize = 256;
+/// Elements that are together larger than this, in symbols and terms, are not followed either.
+const MAX_CONTENTS_SIZE: usize = 8 * MAX_CONTENTS;
+/// Of values with more axes than this the shape is unknown: no exporter writes any, and lists of lengths must not grow with a number in a file.
+pub(super) const MAX_RANK: usize = 32;
 
 impl Fact {
     /// A value of which nothing is known.
@@ -146,19 +150,20 @@ impl Fact {
     /// A value of a known type and shape.
     #[must_use]
     pub fn new(dtype: DType, shape: Shape) -> Self {
-        Self { dtype: Some(dtype), shape: Some(shape), contents: None }
+        Self::partial(Some(dtype), Some(shape))
     }
 
     /// A value of a type and shape either of which may be unknown.
     #[must_use]
     pub fn partial(dtype: Option<DType>, shape: Option<Shape>) -> Self {
-        Self { dtype, shape, contents: None }
+        Self { dtype, shape: shape.filter(|shape| shape.len() <= MAX_RANK), contents: None }
     }
 
     /// The same fact with its elements, unless there are too many to follow.
     #[must_use]
     pub fn with_contents(mut self, contents: Option<Vec<Dim>>) -> Self {
-        self.contents = contents.filter(|c| c.len() <= MAX_CONTENTS);
+        let is_small = |all: &Vec<Dim>| all.len() <= MAX_CONTENTS && all.iter().map(Dim::size).sum::<usize>() <= MAX_CONTENTS_SIZE;
+        self.contents = contents.filter(is_small);
         self
     }
 
@@ -168,7 +173,7 @@ impl Fact {
         let shape = tensor.shape().iter().map(|&n| Dim::known(i64::try_from(n).unwrap_or(i64::MAX))).collect();
         let small = tensor.len() <= MAX_CONTENTS;
         let contents = small.then(|| tensor.to_i64()).flatten().map(|all| all.into_iter().map(Dim::known).collect());
-        Self { dtype: Some(tensor.dtype()), shape: Some(shape), contents }
+        Self { contents, ..Self::new(tensor.dtype(), shape) }
     }
 
     /// The number of axes, if known.

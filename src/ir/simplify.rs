@@ -272,7 +272,7 @@ impl<'g> Pass<'g> {
             let source = self.writer(input).filter(|writer| is_matrix_transpose(writer)).and_then(|writer| writer.input(0));
             form.inputs[at] = Some(source.map_or(input, |id| self.now(id)));
             if source.is_some() {
-                form.attrs.insert(flag.into(), Attr::Int(1 - node.int(flag, 0)));
+                form.attrs.insert(flag.into(), Attr::Int(i64::from(node.int(flag, 0) == 0)));
             }
         }
         if form.attrs != node.attrs {

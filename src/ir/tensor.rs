@@ -35,14 +35,22 @@ pub struct Origin {
     pub offset: u64,
 }
 
+/// The number of elements of a shape. Lengths beside a length of 0 are checked too: whatever is computed of some of them fits.
+fn count(shape: &[usize]) -> Result<usize> {
+    // Elements of up to 16 bytes.
+    const MOST: usize = usize::MAX >> 5;
+    let others = shape.iter().filter(|&&length| length > 0).try_fold(1_usize, |n, &length| n.checked_mul(length).filter(|&n| n <= MOST));
+    let others = others.ok_or_else(|| Error::invalid(format!("shape {shape:?} overflows")))?;
+    Ok(if shape.contains(&0) { 0 } else { others })
+}
+
 impl Tensor {
     /// A tensor of raw little-endian bytes.
     ///
     /// # Errors
     /// If the number of bytes is not what type and shape ask for.
     pub fn new(dtype: DType, shape: Vec<usize>, bytes: Bytes) -> Result<Self> {
-        let count =
-            shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d)).ok_or_else(|| Error::invalid(format!("shape {shape:?} overflows")))?;
+        let count = count(&shape)?;
         let expected = dtype.bytes(count);
         if dtype == DType::String || bytes.len() != expected {
             return Err(Error::mismatch(format!("bytes of {dtype}{shape:?}"), expected, bytes.len()));
@@ -55,7 +63,7 @@ impl Tensor {
     /// # Errors
     /// If the number of strings is not what the shape asks for.
     pub fn strings(shape: Vec<usize>, strings: Vec<Bytes>) -> Result<Self> {
-        let expected: usize = shape.iter().product();
+        let expected = count(&shape)?;
         if strings.len() != expected {
             return Err(Error::mismatch("number of strings", expected, strings.len()));
         }

@@ -91,7 +91,7 @@ fn dropout(old: &Old<'_>, mut node: Node) -> Result<Node, String> {
 fn along_the_last_axis(old: &Old<'_>, mut node: Node) -> Result<Node, String> {
     let x = old.input(0)?;
     let axis = old.node.int("axis", 1);
-    let last = x.dims().is_some_and(|dims| i64::try_from(dims.len()) == Ok(axis + 1));
+    let last = x.dims().is_some_and(|dims| i64::try_from(dims.len()).ok() == axis.checked_add(1));
     node.attrs.insert("axis".into(), Attr::Int(-1));
     if last || axis == -1 {
         return Ok(node);

@@ -1,13 +1,18 @@
 //! Model-local functions put in the place of their calls.
 
+mod budget;
+
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
+
+use budget::Budget;
 
 use super::attribute;
 use super::external::Load;
 use super::order::{label, sparse_name};
 use super::proto::{
-    AttributeProto, EXTERNAL, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
+    AttributeProto, EXTERNAL, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, SparseTensorProto, TensorProto,
+    ValueInfoProto,
 };
 use super::read::{domain, model as read_model};
 use super::storage::Store;
@@ -23,7 +28,8 @@ use crate::ir::{DIALECT, Graph, Tensor};
 /// have neither are left out (ONNX's `IR.md`, functions).
 ///
 /// # Errors
-/// If a function calls itself, or is written in an opset before 18 that is not the model's.
+/// If a function calls itself, is written in an opset before 18 that is not the model's, or calls unfold into more than a model needs: the
+/// error has the call that did.
 pub fn inline_functions(graph: &Graph) -> Result<Graph> {
     let rest: ModelProto = kept(graph.model().rest.as_ref())?;
     if rest.functions.is_empty() {
@@ -33,7 +39,8 @@ pub fn inline_functions(graph: &Graph) -> Result<Graph> {
     let mut message = write_model(graph, &mut tensors)?;
     let functions = std::mem::take(&mut message.functions);
     let mut body = message.graph.take().unwrap_or_default();
-    let mut inliner = Inliner { functions: HashMap::new(), names: names(&body), open: vec![], info: vec![] };
+    let mut inliner =
+        Inliner { functions: HashMap::new(), names: Names::of(&body), open: vec![], bodies: 0, info: vec![], budget: Budget::default() };
     for function in &functions {
         agree(function, &mut message.opset_import)?;
         inliner.functions.insert(key(function.domain(), function.name(), function.overload()), function);
@@ -70,10 +77,12 @@ fn key(in_domain: &str, name: &str, overload: &str) -> Key {
 
 struct Inliner<'a> {
     functions: HashMap<Key, &'a FunctionProto>,
-    /// Every name of a value or a node.
-    names: HashSet<String>,
+    names: Names,
     /// The functions whose calls are being replaced.
     open: Vec<Key>,
+    /// The bodies around the node that is being looked at.
+    bodies: usize,
+    budget: Budget,
     /// What functions say of their values.
     info: Vec<ValueInfoProto>,
 }
@@ -88,9 +97,12 @@ impl Inliner<'_> {
     }
 
     fn node(&mut self, mut node: NodeProto, out: &mut Vec<NodeProto>) -> Result<()> {
+        self.bodies += 1;
+        budget::check_bodies(self.bodies)?;
         for body in node.attribute.iter_mut().flat_map(|attribute| attribute.g.iter_mut().chain(&mut attribute.graphs)) {
             self.graph(body)?;
         }
+        self.bodies -= 1;
         let called = key(node.domain(), node.op_type(), node.overload());
         let Some(&function) = self.functions.get(&called) else {
             out.push(node);
@@ -100,13 +112,20 @@ impl Inliner<'_> {
             return Err(Error::graph(format!("function {} calls itself", function.name())));
         }
         self.open.push(called);
+        budget::check_calls(self.open.len())?;
         let mut call = Call::new(function, &node, &mut self.names);
         let mut expanded = Vec::with_capacity(function.node.len());
         for inner in &function.node {
-            expanded.push(call.node(inner));
+            let inner = call.node(inner);
+            self.budget.spend(budget::of_node(&inner))?;
+            expanded.push(inner);
         }
         expanded.extend(call.passed_through());
-        self.info.extend(function.value_info.iter().map(|info| call.info(info)));
+        for info in &function.value_info {
+            let info = call.info(info);
+            self.budget.spend(budget::of_info(&info))?;
+            self.info.push(info);
+        }
         for inner in expanded {
             self.node(inner, out)?;
         }
@@ -121,28 +140,35 @@ struct Call<'a> {
     node: &'a NodeProto,
     /// What is put before the function's names.
     prefix: String,
-    names: &'a mut HashSet<String>,
-    meaning: HashMap<String, String>,
+    names: &'a mut Names,
+    meaning: HashMap<&'a str, String>,
+    /// The attributes that the call gives, and the function's defaults for the others.
+    attributes: HashMap<&'a str, &'a AttributeProto>,
 }
 
 impl<'a> Call<'a> {
-    fn new(function: &'a FunctionProto, node: &'a NodeProto, names: &'a mut HashSet<String>) -> Self {
+    fn new(function: &'a FunctionProto, node: &'a NodeProto, names: &'a mut Names) -> Self {
         let prefix = if node.name().is_empty() { function.name() } else { node.name() }.to_owned();
-        let mut meaning: HashMap<String, String> = HashMap::new();
+        let mut meaning: HashMap<&str, String> = HashMap::new();
         for (at, input) in function.input.iter().enumerate() {
-            meaning.insert(input.clone(), node.input.get(at).cloned().unwrap_or_default());
+            meaning.insert(input, node.input.get(at).cloned().unwrap_or_default());
         }
+        let inputs: HashSet<&String> = function.input.iter().collect();
         let given = |at: usize| node.output.get(at).filter(|name| !name.is_empty());
         for (at, output) in function.output.iter().enumerate() {
-            if let (Some(name), false) = (given(at), function.input.contains(output)) {
-                meaning.entry(output.clone()).or_insert_with(|| name.clone());
+            if let (Some(name), false) = (given(at), inputs.contains(output)) {
+                meaning.entry(output).or_insert_with(|| name.clone());
             }
         }
-        Self { function, node, prefix, names, meaning }
+        let mut attributes = HashMap::new();
+        for given in node.attribute.iter().chain(&function.attribute_proto) {
+            attributes.entry(given.name()).or_insert(given);
+        }
+        Self { function, node, prefix, names, meaning, attributes }
     }
 
     /// What a name in the function means outside.
-    fn name(&mut self, inner: &str) -> String {
+    fn name(&mut self, inner: &'a str) -> String {
         if inner.is_empty() {
             return String::new();
         }
@@ -150,55 +176,51 @@ impl<'a> Call<'a> {
             return meaning.clone();
         }
         let fresh = self.fresh(inner);
-        self.meaning.insert(inner.to_owned(), fresh.clone());
+        self.meaning.insert(inner, fresh.clone());
         fresh
     }
 
     fn fresh(&mut self, inner: &str) -> String {
-        let first = format!("{}/{inner}", self.prefix);
-        let others = (1..).map(|number| format!("{first}_{number}"));
-        let names = std::iter::once(first.clone()).chain(others);
-        let fresh = { names }.find(|name| !self.names.contains(name)).expect("numbers do not end");
-        self.names.insert(fresh.clone());
-        fresh
+        self.names.claim(format!("{}/{inner}", self.prefix))
     }
 
-    fn node(&mut self, inner: &NodeProto) -> NodeProto {
-        let mut node = inner.clone();
-        node.name = Some(self.fresh(if inner.name().is_empty() { inner.op_type() } else { inner.name() }));
-        node.input.iter_mut().chain(&mut node.output).for_each(|name| *name = self.name(name));
-        node.attribute = inner.attribute.iter().filter_map(|attribute| self.attribute(attribute)).collect();
-        node
+    fn node(&mut self, inner: &'a NodeProto) -> NodeProto {
+        let name = Some(self.fresh(if inner.name().is_empty() { inner.op_type() } else { inner.name() }));
+        let input = inner.input.iter().map(|name| self.name(name)).collect();
+        let output = inner.output.iter().map(|name| self.name(name)).collect();
+        let attribute = inner.attribute.iter().filter_map(|attribute| self.attribute(attribute)).collect();
+        NodeProto { name, input, output, attribute, ..bare(inner) }
     }
 
-    fn attribute(&mut self, inner: &AttributeProto) -> Option<AttributeProto> {
-        let mut attribute = match &inner.ref_attr_name {
-            Some(name) if !name.is_empty() => {
-                let of_call = self.node.attribute.iter().find(|given| given.name() == name);
-                let given = of_call.or_else(|| self.function.attribute_proto.iter().find(|default| default.name() == name))?;
-                // A body that the call gives already has the names of the graph outside.
-                return Some(AttributeProto { name: inner.name.clone(), ref_attr_name: None, ..given.clone() });
-            }
-            _ => inner.clone(),
+    fn attribute(&mut self, inner: &'a AttributeProto) -> Option<AttributeProto> {
+        if let Some(name) = inner.ref_attr_name.as_deref().filter(|name| !name.is_empty()) {
+            let given = *self.attributes.get(name)?;
+            // A body that the call gives already has the names of the graph outside.
+            return Some(AttributeProto { name: inner.name.clone(), ref_attr_name: None, ..given.clone() });
+        }
+        let (g, graphs) = (inner.g.as_ref().map(|body| self.body(body)), inner.graphs.iter().map(|body| self.body(body)).collect());
+        let kind = Some(attribute::kind(inner));
+        Some(AttributeProto { g, graphs, r#type: kind, ..without_bodies(inner) })
+    }
+
+    fn body(&mut self, body: &'a GraphProto) -> GraphProto {
+        let mut infos = |all: &'a [ValueInfoProto]| all.iter().map(|info| self.info(info)).collect();
+        let (input, output, value_info) = (infos(&body.input), infos(&body.output), infos(&body.value_info));
+        let initializer = body.initializer.iter().map(|tensor| self.tensor(tensor)).collect();
+        let sparse = |sparse: &'a SparseTensorProto| {
+            let values = sparse.values.as_ref().map(|values| self.tensor(values));
+            SparseTensorProto { values, ..sparse.clone() }
         };
-        attribute.r#type = Some(attribute::kind(&attribute));
-        for body in attribute.g.iter_mut().chain(&mut attribute.graphs) {
-            self.body(body);
-        }
-        Some(attribute)
+        let sparse_initializer = body.sparse_initializer.iter().map(sparse).collect();
+        let node = body.node.iter().map(|node| self.node(node)).collect();
+        GraphProto { input, output, value_info, initializer, sparse_initializer, node, ..without_parts(body) }
     }
 
-    fn body(&mut self, body: &mut GraphProto) {
-        let infos = body.input.iter_mut().chain(&mut body.output).chain(&mut body.value_info);
-        infos.for_each(|info| info.name = Some(self.name(info.name())));
-        let sparse = body.sparse_initializer.iter_mut().filter_map(|sparse| sparse.values.as_mut());
-        body.initializer.iter_mut().chain(sparse).for_each(|tensor| tensor.name = Some(self.name(tensor.name())));
-        for node in &mut body.node {
-            *node = self.node(node);
-        }
+    fn tensor(&mut self, tensor: &'a TensorProto) -> TensorProto {
+        TensorProto { name: Some(self.name(tensor.name())), ..tensor.clone() }
     }
 
-    fn info(&mut self, info: &ValueInfoProto) -> ValueInfoProto {
+    fn info(&mut self, info: &'a ValueInfoProto) -> ValueInfoProto {
         ValueInfoProto { name: Some(self.name(info.name())), ..info.clone() }
     }
 
@@ -214,6 +236,65 @@ impl<'a> Call<'a> {
             }
         }
         copies
+    }
+}
+
+/// A node of a function without what a call gives another meaning.
+fn bare(node: &NodeProto) -> NodeProto {
+    NodeProto {
+        op_type: node.op_type.clone(),
+        domain: node.domain.clone(),
+        overload: node.overload.clone(),
+        doc_string: node.doc_string.clone(),
+        metadata_props: node.metadata_props.clone(),
+        device_configurations: node.device_configurations.clone(),
+        ..NodeProto::default()
+    }
+}
+
+/// What an attribute is beside its bodies.
+fn without_bodies(attribute: &AttributeProto) -> AttributeProto {
+    match (&attribute.g, attribute.graphs.is_empty()) {
+        (None, true) => attribute.clone(),
+        _ => AttributeProto { name: attribute.name.clone(), doc_string: attribute.doc_string.clone(), ..AttributeProto::default() },
+    }
+}
+
+/// What a body says beside its values and nodes.
+fn without_parts(body: &GraphProto) -> GraphProto {
+    GraphProto {
+        name: body.name.clone(),
+        doc_string: body.doc_string.clone(),
+        quantization_annotation: body.quantization_annotation.clone(),
+        metadata_props: body.metadata_props.clone(),
+        ..GraphProto::default()
+    }
+}
+
+/// Every name of a value or a node, and for those that were asked for twice the last number that made one unique.
+struct Names {
+    taken: HashSet<String>,
+    numbers: HashMap<String, usize>,
+}
+
+impl Names {
+    fn of(graph: &GraphProto) -> Self {
+        Self { taken: names(graph), numbers: HashMap::new() }
+    }
+
+    /// The wanted name, or the wanted name with the first number that makes it unique.
+    fn claim(&mut self, wanted: String) -> String {
+        if self.taken.insert(wanted.clone()) {
+            return wanted;
+        }
+        let number = self.numbers.entry(wanted.clone()).or_default();
+        loop {
+            *number += 1;
+            let fresh = format!("{wanted}_{number}");
+            if self.taken.insert(fresh.clone()) {
+                return fresh;
+            }
+        }
     }
 }
 

@@ -49,7 +49,7 @@ pub(super) fn quantized<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
 /// The numbers of an expert between its layers: the width of the second one's rows.
 fn inner(f: &Fused<'_>) -> Result<i64, String> {
     let bytes = known(f.x(5)?, 2, "the width of an expert's weight")?;
-    Ok(bytes * 8 / bits(f, 2))
+    (bytes * 8).checked_div(bits(f, 2)).ok_or_else(|| "with 0 bits".to_owned())
 }
 
 fn bits(f: &Fused<'_>, layer: usize) -> i64 {

@@ -167,7 +167,7 @@ impl<'g> Fused<'g> {
 
     /// A positive number of heads or elements.
     fn count(&self, name: &str) -> Result<i64, String> {
-        Some(self.int(name, 0)).filter(|&n| n > 0).ok_or_else(|| format!("{name} is not given"))
+        Some(self.int(name, 0)).filter(|&n| n > 0).and_then(within_reason).ok_or_else(|| format!("{name} is not given"))
     }
 
     /// Refuses inputs that the form does not know.
@@ -211,7 +211,13 @@ impl<'g> Fused<'g> {
 /// The length of an axis, where it must be known.
 fn known(x: Expr<'_>, axis: i64, what: &str) -> Result<i64, String> {
     x.dims().ok_or_else(|| format!("the rank of {} is not known", x.name()))?;
-    x.dim(axis).as_known().ok_or_else(|| format!("{what} is not known"))
+    let length = x.dim(axis).as_known().ok_or_else(|| format!("{what} is not known"))?;
+    within_reason(length).ok_or_else(|| format!("{what} is {length}"))
+}
+
+/// A number, if it is one of a model: products of two of them fit into 64 bits.
+fn within_reason(number: i64) -> Option<i64> {
+    i32::try_from(number).is_ok().then_some(number)
 }
 
 #[cfg(test)]

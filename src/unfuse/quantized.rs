@@ -1,6 +1,6 @@
 //! Products with quantised weights, which stay packed: only a product's own weight is alive as floats, and only while it runs.
 
-use super::{Fused, Outputs};
+use super::{Fused, Outputs, within_reason};
 use crate::ir::{Attr, Builder, DType, Expr, Graph, Node, Tensor};
 
 /// The opset that came with blocks in `DequantizeLinear` and with elements of 4 bits.
@@ -52,8 +52,14 @@ impl Packing {
             bits => return Err(format!("with {bits} bits")),
         };
         dialect_of_blocks(f)?;
+        let (block, columns) = match (within_reason(block), within_reason(columns)) {
+            (Some(block @ 1..), Some(columns @ 0..)) => (block, columns),
+            _ => return Err(format!("with rows of {columns} numbers in blocks of {block}")),
+        };
         let blocks = (columns + block - 1) / block;
-        Ok(Self { rows, columns, padded: blocks * block, block, blocks, dtype })
+        let padded = blocks * block;
+        rows.checked_mul(padded).ok_or_else(|| format!("with {rows} rows of {padded} numbers"))?;
+        Ok(Self { rows, columns, padded, block, blocks, dtype })
     }
 
     /// The matrix in floats, `[rows, columns]`.
@@ -75,14 +81,14 @@ impl Packing {
 
     /// `(q - zero[group]) · scale[group]` for columns whose group is given one by one.
     fn grouped_weight<'g>(&self, f: &Fused<'g>, packed: Packed<'g>, groups: Expr<'g>) -> Result<Expr<'g>, String> {
-        let scales = self.scales(packed);
+        let (stored, scales) = (self.values(f, packed)?, self.scales(packed));
         let one = f.b.number(1.0, scales.dtype());
         let whole = |values: Expr<'g>| f.b.op("DequantizeLinear", &[values, one], &[]);
         let zero = match packed.zeros {
             Some(zero) if zero.dtype().is_float() => zero.reshape(&[self.rows, self.blocks]),
             _ => whole(self.zeros(f, packed)?),
         };
-        let values = self.unpadded(whole(self.values(f, packed)?));
+        let values = self.unpadded(whole(stored));
         let of_columns = |of_groups: Expr<'g>| of_groups.gather(groups, 1);
         Ok((values - of_columns(zero)) * of_columns(scales))
     }

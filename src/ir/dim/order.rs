@@ -1,5 +1,7 @@
 //! What is certain of the order of two lengths.
 
+use std::cell::Cell;
+
 use super::symbol::{Function, Symbol};
 use super::{Dim, Repr};
 
@@ -40,17 +42,28 @@ impl Dim {
     /// Whether `self <= other` whatever the symbols stand for. `false` where that cannot be told.
     #[must_use]
     pub fn surely_at_most(&self, other: &Self) -> bool {
+        // Of maxima in minima in maxima, each pair of parts would be compared in each order that leads to it.
+        const COMPARISONS: u32 = 64;
+        self.is_at_most(other, &Cell::new(COMPARISONS))
+    }
+
+    fn is_at_most(&self, other: &Self, left: &Cell<u32>) -> bool {
+        if let (Repr::Known(a), Repr::Known(b)) = (&self.0, &other.0) {
+            return a <= b;
+        }
+        let Some(rest) = left.get().checked_sub(1) else { return false };
+        left.set(rest);
         let bounded_by_part = || match self.as_symbol() {
-            Some(Symbol::Applied(a)) if a.function == Function::Min => a.left.surely_at_most(other) || a.right.surely_at_most(other),
-            Some(Symbol::Applied(a)) if a.function == Function::Max => a.left.surely_at_most(other) && a.right.surely_at_most(other),
+            Some(Symbol::Applied(a)) if a.function == Function::Min => a.left.is_at_most(other, left) || a.right.is_at_most(other, left),
+            Some(Symbol::Applied(a)) if a.function == Function::Max => a.left.is_at_most(other, left) && a.right.is_at_most(other, left),
             Some(Symbol::Applied(a)) if a.function == Function::FloorDiv => {
-                a.right.as_known().is_some_and(|by| by > 0) && a.left.surely_not_negative() && a.left.surely_at_most(other)
+                a.right.as_known().is_some_and(|by| by > 0) && a.left.surely_not_negative() && a.left.is_at_most(other, left)
             }
             _ => false,
         };
         let bounds_part = || match other.as_symbol() {
-            Some(Symbol::Applied(a)) if a.function == Function::Max => self.surely_at_most(&a.left) || self.surely_at_most(&a.right),
-            Some(Symbol::Applied(a)) if a.function == Function::Min => self.surely_at_most(&a.left) && self.surely_at_most(&a.right),
+            Some(Symbol::Applied(a)) if a.function == Function::Max => self.is_at_most(&a.left, left) || self.is_at_most(&a.right, left),
+            Some(Symbol::Applied(a)) if a.function == Function::Min => self.is_at_most(&a.left, left) && self.is_at_most(&a.right, left),
             _ => false,
         };
         (other - self).surely_not_negative() || bounded_by_part() || bounds_part()
@@ -59,6 +72,9 @@ impl Dim {
     /// Whether two lengths are different whatever the symbols stand for.
     #[must_use]
     pub fn surely_differs(&self, other: &Self) -> bool {
+        if let (Repr::Known(a), Repr::Known(b)) = (&self.0, &other.0) {
+            return a != b;
+        }
         let difference = self - other;
         let positive = |difference: &Self| (difference - &Self::known(1)).surely_not_negative();
         positive(&difference) || positive(&-&difference)

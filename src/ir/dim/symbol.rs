@@ -20,6 +20,8 @@ pub(super) struct Applied {
     pub(super) function: Function,
     pub(super) left: Dim,
     pub(super) right: Dim,
+    /// [`Dim::size`] of what this is made of.
+    pub(super) size: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,7 +1,7 @@
 //! Following the elements of small integer tensors.
 
 use super::super::dim::Dim;
-use super::super::fact::{Fact, Shape, broadcast};
+use super::super::fact::{Fact, MAX_CONTENTS, Shape, broadcast};
 
 /// A small tensor all of whose lengths are known, with its elements.
 #[derive(Clone)]
@@ -43,12 +43,9 @@ pub(super) fn sizes(shape: &Shape) -> Option<Vec<usize>> {
     shape.iter().map(|dim| usize::try_from(dim.as_known()?).ok()).collect()
 }
 
-/// More elements than this are not followed; the same number as in [`Fact::with_contents`].
-const MAX_ELEMENTS: usize = 256;
-
 /// The coordinates of all elements of a shape, in row-major order, unless there are too many.
 pub(super) fn coordinates(shape: &[usize]) -> Option<Vec<Vec<usize>>> {
-    let count = shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d)).filter(|&n| n <= MAX_ELEMENTS)?;
+    let count = shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d)).filter(|&n| n <= MAX_CONTENTS)?;
     let at = |mut flat: usize| {
         let mut place: Vec<usize> = shape
             .iter()

@@ -127,9 +127,10 @@ fn group_query_attention(q: &Question<'_>) -> Answer {
     let Some([batch, seq, hidden]) = q.shape(0).map(Vec::as_slice) else {
         return Ok(vec![Fact::partial(dtype, Some(q.fresh_shape(0, 3)))]);
     };
-    let sharing = if q.given(1) { heads } else { heads + 2 * kv_heads };
-    let size = hidden.floor_div(&Dim::known(sharing));
-    let y: Shape = vec![batch.clone(), seq.clone(), &size * &Dim::known(heads)];
+    let (heads, kv_heads) = (Dim::known(heads), Dim::known(kv_heads));
+    let sharing = if q.given(1) { heads.clone() } else { &heads + &(&Dim::known(2) * &kv_heads) };
+    let size = hidden.floor_div(&sharing);
+    let y: Shape = vec![batch.clone(), seq.clone(), &size * &heads];
     let whole = q.op.ends_with("GroupQueryAttention") && q.int("sliding_window_cache", 0) == 0;
     let total = q.element(6).filter(|n| whole && n.is_length());
     let present = |output: usize, past: usize| {
@@ -141,7 +142,7 @@ fn group_query_attention(q: &Question<'_>) -> Answer {
         // A cache of small integers may hold several in one.
         let size = if q.given(past) { q.dim(past, 3).unwrap_or_else(|| q.fresh(output, 3)) } else { size.clone() };
         let dtype = if q.given(past) { q.dtype(past) } else { dtype };
-        Fact::partial(dtype, Some(vec![batch.clone(), Dim::known(kv_heads), length, size]))
+        Fact::partial(dtype, Some(vec![batch.clone(), kv_heads.clone(), length, size]))
     };
     Ok(vec![Fact::partial(dtype, Some(y)), present(1, 3), present(2, 4)])
 }

@@ -41,8 +41,7 @@ fn constant(q: &Question<'_>) -> Answer {
 /// The shape that an input of whole numbers tells, with fresh lengths for elements that may be negative.
 fn shape_in(q: &Question<'_>, input: usize) -> Result<Option<Shape>, String> {
     let Some(elements) = q.contents(input) else {
-        let rank = q.shape(input).and_then(|shape| usize::try_from(shape.first()?.as_known()?).ok());
-        return Ok(rank.map(|rank| q.fresh_shape(0, rank)));
+        return Ok(q.rank_told_by(input).map(|rank| q.fresh_shape(0, rank)));
     };
     if let Some(negative) = elements.iter().find(|dim| dim.as_known().is_some_and(|n| n < 0)) {
         return Err(format!("length {negative} in the shape {elements:?}"));

@@ -1,7 +1,7 @@
 //! Operators that move elements about without computing.
 
 use super::super::dim::Dim;
-use super::super::fact::{Fact, Shape};
+use super::super::fact::{Fact, MAX_RANK, Shape};
 use super::contents::{self, Small};
 use super::elementwise::first;
 use super::question::{axes_at, expect_rank};
@@ -18,7 +18,7 @@ pub(super) static TABLE: &[(&str, Rule)] = &[
 
 fn transpose(q: &Question<'_>) -> Answer {
     let rank = q.rank(0).or_else(|| q.ints("perm").map(<[i64]>::len));
-    let Some(rank) = rank else { return first(q) };
+    let Some(rank) = rank.filter(|&rank| rank <= MAX_RANK) else { return first(q) };
     let perm = match q.ints("perm") {
         Some(perm) => axes_at(perm, rank)?,
         None => (0..rank).rev().collect(),

@@ -111,20 +111,20 @@ fn split(q: &Question<'_>) -> Answer {
     Ok(facts)
 }
 
-/// Parts of equal length, the last one smaller where they cannot be (opset 18).
+/// Parts of equal length, the last one smaller where they cannot be (opset 18): those that are outputs.
 fn equal_lengths(q: &Question<'_>, whole: &Dim, axis: usize) -> Vec<Dim> {
     let count = usize::try_from(q.int("num_outputs", number(q.outputs))).unwrap_or(q.outputs).max(1);
-    let n = length(count);
+    let (n, shown) = (length(count), count.min(q.outputs));
     if let Some(part) = whole.exact_div(&n) {
-        return vec![part; count];
+        return vec![part; shown];
     }
     match whole.as_known() {
         Some(whole) => {
-            let part = (whole + number(count) - 1) / number(count);
-            let length_of = |i: i64| Dim::known((whole - i * part).clamp(0, part));
-            (0..number(count)).map(length_of).collect()
+            let part = whole / number(count) + i64::from(whole % number(count) != 0);
+            let length_of = |i: i64| Dim::known(whole.saturating_sub(part.saturating_mul(i)).clamp(0, part.max(0)));
+            (0..number(shown)).map(length_of).collect()
         }
-        None => (0..count).map(|i| q.fresh(i, axis)).collect(),
+        None => (0..shown).map(|i| q.fresh(i, axis)).collect(),
     }
 }
 
@@ -133,7 +133,7 @@ fn cut(fact: &Fact, shape: &Shape, axis: usize, start: i64, step: i64) -> Option
     let small = Small::of(fact)?;
     small.pick(&contents::sizes(shape)?, |at| {
         let mut from = at.to_vec();
-        from[axis] = usize::try_from(start + number(at[axis]) * step).ok()?;
+        from[axis] = usize::try_from(number(at[axis]).checked_mul(step)?.checked_add(start)?).ok()?;
         Some(from)
     })
 }
@@ -352,6 +352,10 @@ mod tests {
         row("Split", &["float[b, 6]"], &two(AXIS(-1).to_vec()), "float[b, 3] float[b, 3]");
         row("Split", &["float[7]"], &two(vec![("num_outputs", Attr::Int(2))]), "float[4] float[3]");
         row("Split", &["int64[2]{a, b}"], &two(vec![]), "int64[1]{a} int64[1]{b}");
+        for count in [1 << 40, 1 << 62, i64::MAX] {
+            row("Split", &["float[7]"], &two(vec![("num_outputs", Attr::Int(count))]), "float[1] float[1]");
+            row("Split", &["float[n]"], &two(vec![("num_outputs", Attr::Int(count))]), "float[?y.0.0] float[?y.1.0]");
+        }
         row("Split", &["float[6]", "int64[2]{2, 3}"], &two(vec![]), "error: sum of the parts of axis 0: expected 6, found 5");
         row_at(11, "Split", &["float[6]"], &two(vec![("split", Attr::Ints(vec![1, 5]))]), "float[1] float[5]");
     }

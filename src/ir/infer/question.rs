@@ -2,9 +2,12 @@
 
 use super::super::attr::Attr;
 use super::super::dim::Dim;
-use super::super::fact::{DType, Fact, Shape};
+use super::super::fact::{DType, Fact, MAX_RANK, Shape};
 use super::super::tensor::Tensor;
 use super::Question;
+
+/// Longer lists of whole numbers are data, not lengths or axes.
+const MAX_LISTED: usize = 1 << 16;
 
 /// A list of whole numbers that an operator takes as an attribute in its older form and as an input in its newer one.
 pub(super) enum List {
@@ -54,7 +57,8 @@ impl Question<'_> {
 
     /// The elements of an input of whole numbers, if all are known.
     pub(super) fn known(&self, input: usize) -> Option<Vec<i64>> {
-        self.fact(input)?.known_contents().or_else(|| self.tensor(input)?.to_i64())
+        let small = || self.tensor(input).filter(|tensor| tensor.len() <= MAX_LISTED);
+        self.fact(input)?.known_contents().or_else(|| small()?.to_i64())
     }
 
     /// The only element of an input.
@@ -98,11 +102,14 @@ impl Question<'_> {
         match (self.given(input), self.known(input)) {
             (false, _) => List::Absent,
             (true, Some(values)) => List::Known(values),
-            (true, None) => {
-                let count = self.shape(input).and_then(|shape| shape.first()?.as_known());
-                List::Unknown(count.and_then(|n| usize::try_from(n).ok()))
-            }
+            (true, None) => List::Unknown(self.rank_told_by(input)),
         }
+    }
+
+    /// The number of elements of an input that lists axes or lengths, unless no value has as many axes.
+    pub(super) fn rank_told_by(&self, input: usize) -> Option<usize> {
+        let count = usize::try_from(self.shape(input)?.first()?.as_known()?).ok()?;
+        (count <= MAX_RANK).then_some(count)
     }
 
     /// A length of which nothing is known.

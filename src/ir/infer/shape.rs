@@ -1,7 +1,7 @@
 //! Operators that read shapes and give values new ones.
 
 use super::super::dim::Dim;
-use super::super::fact::{DType, Fact, Shape};
+use super::super::fact::{DType, Fact, MAX_RANK, Shape};
 use super::contents::{self, Small};
 use super::question::{List, axes_at, length, number};
 use super::{Answer, Question, Rule};
@@ -46,7 +46,7 @@ fn reshape(q: &Question<'_>) -> Answer {
         None => q.contents(1).map(<[Dim]>::to_vec),
     };
     let Some(target) = target else {
-        let rank = q.shape(1).and_then(|shape| usize::try_from(shape.first()?.as_known()?).ok());
+        let rank = q.rank_told_by(1);
         return reshaped(q, rank.map(|rank| q.fresh_shape(0, rank)));
     };
     reshaped(q, Some(reshape_to(q, &target)?))
@@ -108,7 +108,7 @@ fn remaining(dims: &Shape, told: &[&Dim], open: usize, target: &[Dim]) -> Result
     match (open, have.as_known(), taken.as_known()) {
         (0, ..) if have.surely_differs(&taken) => impossible(),
         (0, ..) | (_, _, Some(0)) => Ok(None),
-        (_, Some(a), Some(b)) if a % b != 0 => impossible(),
+        (_, Some(a), Some(b)) if a.checked_rem(b) != Some(0) => impossible(),
         _ => Ok(Some(have.floor_div(&taken))),
     }
 }
@@ -153,6 +153,9 @@ fn unsqueeze(q: &Question<'_>) -> Answer {
         List::Absent => return Err("no axes are given".into()),
     };
     let rank = dims.len() + axes.len();
+    if rank > MAX_RANK {
+        return reshaped(q, None);
+    }
     let axes = axes_at(&axes, rank)?;
     let mut rest = dims.iter();
     let one_or_next = |axis| if axes.contains(&axis) { Some(Dim::known(1)) } else { rest.next().cloned() };
@@ -169,7 +172,7 @@ fn expand(q: &Question<'_>) -> Answer {
         return Ok(vec![Fact::partial(q.dtype(0), None)]);
     };
     let Some(target) = q.contents(1) else {
-        let wanted = q.shape(1).and_then(|shape| usize::try_from(shape.first()?.as_known()?).ok());
+        let wanted = q.rank_told_by(1);
         let shape = wanted.map(|wanted| expand_unknown(q, dims, wanted.max(dims.len())));
         return Ok(vec![Fact::partial(q.dtype(0), shape)]);
     };
@@ -273,6 +276,19 @@ mod tests {
         row("Squeeze", &["float[3]", "int64[1]{0}"], &[], "error: axis 0 to squeeze: expected length 1, found 3 ([3])");
         row("Flatten", &["float[a, 2, 3]"], &[], "float[a, 6]");
         row("Flatten", &["float[a, 2, 3]"], &[("axis", Attr::Int(-1))], "float[2*a, 3]");
+    }
+
+    #[test]
+    fn ranks_beyond_reason_are_unknown() {
+        for count in ["33", "1125899906842624", "9223372036854775807"] {
+            let list = format!("int64[{count}]");
+            row("Reshape", &["float[a, b]", &list], &[], "float[...]");
+            row("Unsqueeze", &["float[a, b]", &list], &[], "float[...]");
+            row("Squeeze", &["float[a, b]", &list], &[], "float[...]");
+            row("Expand", &["float[a, b]", &list], &[], "float[...]");
+            row("ConstantOfShape", &[&list], &[], "float[...]");
+        }
+        row_at(11, "Unsqueeze", &["float[a]"], &[("axes", Attr::Ints((0..1 << 20).collect()))], "float[...]");
     }
 
     #[test]

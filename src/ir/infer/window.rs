@@ -1,7 +1,7 @@
 //! Operators that slide windows over images: convolutions, pools; and those that resample.
 
 use super::super::dim::Dim;
-use super::super::fact::{DType, Fact, Shape};
+use super::super::fact::{DType, Fact, MAX_RANK, Shape};
 use super::question::{List, axes_at, number};
 use super::{Answer, Question, Rule};
 
@@ -37,7 +37,7 @@ struct Window {
     stride: i64,
     dilation: i64,
     /// Before and after together; `None` for as many as keep the length (divided by the stride).
-    pads: Option<i64>,
+    pads: Option<Dim>,
 }
 
 /// The windows of all spatial axes.
@@ -46,8 +46,8 @@ fn windows(q: &Question<'_>, kernel: &[Dim]) -> Vec<Window> {
     let nth = |name: &str, i: usize, default: i64| q.ints(name).and_then(|all| all.get(i).copied()).unwrap_or(default);
     let pads = |i: usize| match q.str("auto_pad") {
         Some("SAME_UPPER" | "SAME_LOWER") => None,
-        Some("VALID") => Some(0),
-        _ => Some(nth("pads", i, 0) + nth("pads", i + rank, 0)),
+        Some("VALID") => Some(Dim::known(0)),
+        _ => Some(&Dim::known(nth("pads", i, 0)) + &Dim::known(nth("pads", i + rank, 0))),
     };
     kernel
         .iter()
@@ -65,18 +65,18 @@ impl Window {
     /// The number of places for the window.
     fn places(&self, length: &Dim) -> Dim {
         let stride = Dim::known(self.stride);
-        match self.pads {
-            None => (length + &Dim::known(self.stride - 1)).floor_div(&stride),
-            Some(pads) => &(&(length + &Dim::known(pads)) - &self.span()).floor_div(&stride) + &Dim::known(1),
+        match &self.pads {
+            None => (length + &(&stride - &Dim::known(1))).floor_div(&stride),
+            Some(pads) => &(&(length + pads) - &self.span()).floor_div(&stride) + &Dim::known(1),
         }
     }
 
     /// The length that a transposed convolution gives an axis.
     fn spread(&self, length: &Dim, extra: i64) -> Dim {
         let stride = Dim::known(self.stride);
-        match self.pads {
+        match &self.pads {
             None => length * &stride,
-            Some(pads) => &(&(&(length - &Dim::known(1)) * &stride) + &self.span()) + &Dim::known(extra - pads),
+            Some(pads) => &(&(&(&(length - &Dim::known(1)) * &stride) + &self.span()) + &Dim::known(extra)) - pads,
         }
     }
 }
@@ -144,8 +144,8 @@ fn conv_transpose(q: &Question<'_>) -> Answer {
 fn pool(q: &Question<'_>) -> Answer {
     let kernel: Vec<Dim> = q.ints("kernel_shape").unwrap_or_default().iter().copied().map(Dim::known).collect();
     let Some(Image { batch, channels, spatial }) = image(q)? else {
-        let shape = q.fresh_shape(0, kernel.len() + 2);
-        return Ok(vec![Fact::partial(q.dtype(0), Some(shape.clone())), Fact::new(DType::I64, shape)]);
+        let shape = (kernel.len() < MAX_RANK).then(|| q.fresh_shape(0, kernel.len() + 2));
+        return Ok(vec![Fact::partial(q.dtype(0), shape.clone()), Fact::partial(Some(DType::I64), shape)]);
     };
     if kernel.len() != spatial.len() {
         return Err(format!("kernel_shape: expected {} lengths, found {}", spatial.len(), kernel.len()));
@@ -154,9 +154,8 @@ fn pool(q: &Question<'_>) -> Answer {
     let mut shape = vec![batch.clone(), channels.clone()];
     for (i, (window, length)) in windows(q, &kernel).iter().zip(spatial).enumerate() {
         // Whether a last window that starts in the padding counts differs from version to version.
-        let whole = window
-            .pads
-            .is_some_and(|pads| (&(length + &Dim::known(pads)) - &window.span()).exact_div(&Dim::known(window.stride)).is_some());
+        let whole =
+            window.pads.as_ref().is_some_and(|pads| (&(length + pads) - &window.span()).exact_div(&Dim::known(window.stride)).is_some());
         shape.push(if !upwards || whole { window.places(length) } else { q.fresh(0, i + 2) });
     }
     Ok(vec![Fact::partial(q.dtype(0), Some(shape.clone())), Fact::new(DType::I64, shape)])
@@ -207,7 +206,7 @@ fn grid_sample(q: &Question<'_>) -> Answer {
 /// `[n, .., axes]` for a size of `[n, channels, ..]`.
 fn affine_grid(q: &Question<'_>) -> Answer {
     let told = |size: &[Dim]| (size.len() > 2 && size.iter().all(Dim::is_length)).then(|| [&size[..1], &size[2..]].concat());
-    let shape = match (q.contents(1).and_then(told), count_in(q, 1)) {
+    let shape = match (q.contents(1).and_then(told), q.rank_told_by(1)) {
         (Some(lead), _) => Some([lead.as_slice(), &[Dim::known(number(lead.len()) - 1)]].concat()),
         (None, Some(count)) => Some(q.fresh_shape(0, count)),
         (None, None) => None,
@@ -215,17 +214,12 @@ fn affine_grid(q: &Question<'_>) -> Answer {
     Ok(vec![Fact::partial(q.dtype(0), shape)])
 }
 
-/// The number of elements of a vector.
-fn count_in(q: &Question<'_>, input: usize) -> Option<usize> {
-    usize::try_from(q.shape(input)?.first()?.as_known()?).ok()
-}
-
 /// `[n, channels * block, blocks]` to `[n, channels, ..image]`.
 fn col2im(q: &Question<'_>) -> Answer {
     let batch = q.dim(0, 0).unwrap_or_else(|| q.fresh(0, 0));
     let block = q.contents(2).map(Dim::product);
     let channels = q.dim(0, 1).zip(block).map_or_else(|| q.fresh(0, 1), |(all, block)| all.floor_div(&block));
-    let image = match (q.contents(1), count_in(q, 1)) {
+    let image = match (q.contents(1), q.rank_told_by(1)) {
         (Some(image), _) if image.iter().all(Dim::is_length) => Some(image.to_vec()),
         (_, count) => count.map(|count| (2..count + 2).map(|axis| q.fresh(0, axis)).collect()),
     };
@@ -266,7 +260,8 @@ fn scales(q: &Question<'_>) -> Option<Vec<f32>> {
         return Some(scales.clone());
     }
     let input = if q.op == "Resize" && q.opset >= 11 { 2 } else { 1 };
-    q.tensor(input)?.to_f32().filter(|scales| !scales.is_empty())
+    let scales = q.tensor(input).filter(|scales| scales.len() <= MAX_RANK)?;
+    scales.to_f32().filter(|scales| !scales.is_empty())
 }
 
 /// Only whole scales are followed: with others, rounding decides.
