@@ -119,11 +119,11 @@ ROWS = [[1, 2, 2, 3], [4, 4, 0], [2, 2, 2, 2, 1], [3, 1], [0, 2, 3, 2], [1, 1, 2
 def manifest() -> dict:
     graphs = {name: {"file": f"{name}.onnx", "inputs": [], "outputs": []} for name in GRAPHS}
     return {
-        "version": 1,
+        "version": 2,
         "producer": "a test",
         "method": "lora",
         "task": "causal-lm",
-        "base": {"file": "base.onnx", "path": "base.onnx", "fingerprint": "none", "graph": "base.onnx"},
+        "base": {"file": "base.onnx", "path": "base.onnx", "fingerprint": "none", "files": []},
         "graphs": graphs,
         "trainable": [{"name": "a", "file": "adapter_model.safetensors", "input": "a", "shape": [3], "offset": 0}, {"name": "b", "file": "adapter_model.safetensors", "input": "b", "shape": [1, 2], "offset": 3}],
         "trainable_count": 5,

@@ -3,7 +3,7 @@
 pub mod inside;
 mod kind;
 
-use std::fs::{self, File, Permissions};
+use std::fs::{File, Permissions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -61,35 +61,6 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     staged.finish()
 }
 
-/// Makes `path` another name of the file `source`, links followed; where that is impossible (another disk), a copy of it.
-///
-/// # Errors
-/// If the file can be neither linked nor copied.
-pub fn link_or_copy(source: &Path, path: &Path) -> Result<()> {
-    let source = source.canonicalize().in_file(source)?;
-    if same_file(&source, path) {
-        return Ok(());
-    }
-    let linked = tempfile::Builder::new().prefix(".tmp").make_in(folder(path), |temporary| fs::hard_link(&source, temporary));
-    match linked {
-        Ok(link) => place(link.into_temp_path(), path),
-        Err(_) => copy(&source, path),
-    }
-}
-
-/// Copies a file with its time of change, unless the copy is there already.
-fn copy(source: &Path, path: &Path) -> Result<()> {
-    let changed = fs::metadata(source).and_then(|of| Ok((of.len(), of.modified()?))).in_file(source)?;
-    if fs::metadata(path).and_then(|of| Ok((of.len(), of.modified()?))).is_ok_and(|there| there == changed) {
-        return Ok(());
-    }
-    let mut copy = temporary().tempfile_in(folder(path)).in_file(path)?;
-    std::io::copy(&mut File::open(source).in_file(source)?, copy.as_file_mut()).in_file(path)?;
-    copy.as_file().set_modified(changed.1).in_file(path)?;
-    copy.as_file().sync_all().in_file(path)?;
-    place(copy.into_temp_path(), path)
-}
-
 fn place(file: TempPath, path: &Path) -> Result<()> {
     file.persist(path).map_err(|error| error.error).in_file(path)?;
     // The new name, too, must survive a crash. Where folders cannot be opened there is nothing to be done about it.
@@ -111,18 +82,6 @@ fn temporary() -> tempfile::Builder<'static, 'static> {
 /// The folder that a file stands in.
 fn folder(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-#[cfg(unix)]
-fn same_file(a: &Path, b: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let identity = |path: &Path| fs::symlink_metadata(path).map(|of| (of.dev(), of.ino())).ok();
-    identity(a).is_some_and(|a| identity(b) == Some(a))
-}
-
-#[cfg(not(unix))]
-fn same_file(a: &Path, b: &Path) -> bool {
-    b.canonicalize().is_ok_and(|b| b == a)
 }
 
 /// The bytes of a file, in memory as soon as they are looked at.
@@ -148,6 +107,8 @@ pub fn map(path: &Path) -> Result<Bytes> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -155,31 +116,6 @@ mod tests {
         let folder = tempfile::tempdir()?;
         Staged::new(&folder.path().join("a"))?.write(b"half")?;
         assert_eq!(fs::read_dir(folder.path())?.count(), 0);
-        Ok(())
-    }
-
-    #[test]
-    fn a_link_shares_the_bytes_and_may_be_made_again() -> Result<()> {
-        let folder = tempfile::tempdir()?;
-        let (source, link) = (folder.path().join("a"), folder.path().join("b"));
-        replace(&source, b"weights")?;
-        link_or_copy(&source, &link)?;
-        link_or_copy(&source, &link)?;
-        assert!(same_file(&source, &link));
-        assert_eq!(fs::read_dir(folder.path())?.count(), 2);
-        Ok(())
-    }
-
-    #[test]
-    fn a_copy_is_made_once() -> Result<()> {
-        let folder = tempfile::tempdir()?;
-        let (source, path) = (folder.path().join("a"), folder.path().join("b"));
-        replace(&source, b"weights")?;
-        copy(&source, &path)?;
-        let before = fs::metadata(&path)?.modified()?;
-        copy(&source, &path)?;
-        assert_eq!(fs::read(&path)?, b"weights");
-        assert_eq!(fs::metadata(&path)?.modified()?, before);
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use peft_onnx::ir::Tensor;
+use peft_onnx::onnx::Runnable;
 use peft_onnx::peft::safetensors;
 use peft_onnx::runtime::session::{Feed, Options, Presence, Purpose, Runtime, Session, Settings};
 use peft_onnx::runtime::{Device, HostTensor};
@@ -207,10 +208,10 @@ fn close(name: &str, ours: &[f32], theirs: &[f32], tolerance: f64) -> Result<(),
     Err(format!("{name}: largest difference {difference:.1e} of {largest:.1e}"))
 }
 
-fn open(path: &Path) -> Session {
+fn open(model: impl Into<Runnable>) -> Session {
     let runtime = Runtime::start(&Options::default()).unwrap();
     let settings = Settings { device: Device::Cpu, purpose: Purpose::Inference, ..Settings::default() };
-    Session::open(runtime, path, &settings).unwrap()
+    Session::open(runtime, model, &settings).unwrap()
 }
 
 /// Runs a session on what it asks for, what is not given made from the mask: positions counted, segments zero, caches empty.
@@ -275,7 +276,8 @@ fn gradients_are(source: &Path, expected: &Value, bundle: &Path) -> Result<(), S
         return Ok(());
     }
     let theirs = safetensors::read(&source.join("gradients.safetensors")).map_err(|e| e.to_string())?;
-    let manifest = peft_onnx::export::Manifest::read(bundle).map_err(|e| e.to_string())?;
+    let bundle = peft_onnx::export::Bundle::open(bundle, None).map_err(|e| e.to_string())?;
+    let manifest = bundle.manifest();
     let rows = std::fs::read_to_string(source.join("train.jsonl")).unwrap();
     let size = usize::try_from(expected["hyperparameters"]["batch_size"].as_u64().unwrap()).unwrap();
     let rows: Vec<Value> = rows.lines().take(size).map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -293,7 +295,9 @@ fn gradients_are(source: &Path, expected: &Value, bundle: &Path) -> Result<(), S
     given.insert("labels".into(), labels);
     given.insert("label_count".into(), HostTensor::scalar(f32::from(u16::try_from(count).unwrap())));
     given.insert("gradient".into(), HostTensor::vector(vec![0_f32; manifest.trainable_count]));
-    let mut session = open(&bundle.join("gradient.onnx"));
+    let start = peft_onnx::export::trainable::read(bundle.folder(), manifest).map_err(|e| e.to_string())?;
+    given.insert("trainable".into(), HostTensor::vector(start));
+    let mut session = open(bundle.runnable("gradient").map_err(|e| e.to_string())?);
     let ours = outputs(&mut session, &given, &["gradient_next"]).remove(0).to_f32().unwrap();
     for slot in &manifest.trainable {
         let count: usize = slot.shape.iter().product();

@@ -7,8 +7,8 @@ use super::output::{self, Align, Table};
 use super::{Columns, Global};
 use crate::adapter::config::Task;
 use crate::error::{Error, ErrorKind, Result};
-use crate::export::Manifest;
-use crate::onnx;
+use crate::export::Bundle;
+use crate::ir::Graph;
 use crate::runtime::Device;
 use crate::runtime::check::{self, Row, Verdict};
 use crate::runtime::data::{Batch, Batches, Order};
@@ -31,6 +31,9 @@ pub struct Args {
     /// The bundle
     #[arg(value_name = "BUNDLE")]
     pub bundle: PathBuf,
+    /// The model that the bundle was made of, if it moved
+    #[arg(long, value_name = "MODEL")]
+    pub base: Option<PathBuf>,
     /// Rows to compute the loss of; the first few are taken [default: random tokens]
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
@@ -53,13 +56,13 @@ pub struct Args {
 /// # Errors
 /// [`Diverged`](ErrorKind::Diverged) if they disagree.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
-    let manifest = Manifest::read(&args.bundle)?;
-    let session = open_graph(global.runtime(args.threads)?, &args.bundle, &manifest, "gradient", Device::Cpu)?;
+    let bundle = Bundle::open(&args.bundle, args.base.as_deref())?;
+    let session = open_graph(global.runtime(args.threads)?, &bundle, "gradient", Device::Cpu)?;
     let batches = match &args.data {
-        Some(data) => rows(args, &manifest, data, &session)?,
-        None => samples(args, &manifest, &session)?,
+        Some(data) => rows(args, &bundle, data, &session)?,
+        None => samples(args, &bundle, &session)?,
     };
-    let rows = check::check(session, &args.bundle, &manifest, &batches)?;
+    let rows = check::check(session, &args.bundle, bundle.manifest(), &batches)?;
     if global.json {
         output::print_json(&rows)?;
     } else if !global.quiet {
@@ -67,14 +70,18 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     }
     let count = |verdict: Verdict| rows.iter().filter(|row| row.verdict == verdict).count();
     let (wrong, steps) = (count(Verdict::Wrong), count(Verdict::Steps));
-    let rounding = if steps > 0 { roundings(&args.bundle.join(&manifest.graph("gradient")?.file))? } else { String::new() };
+    let rounding = if steps > 0 { roundings(&bundle.graph("gradient")?) } else { String::new() };
     if steps > 0 {
-        tracing::warn!("in {steps} of {} directions the loss has steps wherever one looks, so that there is no gradient to compare with{rounding}", rows.len());
+        tracing::warn!(
+            "in {steps} of {} directions the loss has steps wherever one looks, so that there is no gradient to compare with{rounding}",
+            rows.len()
+        );
     }
     let error = |what: String| Error::from(ErrorKind::Diverged(what)).in_file(&args.bundle);
     if wrong > 0 {
         let what = format!("the gradient is not that of the loss in {wrong} of {} directions", rows.len());
-        return Err(error(what).with_hint("other rows (--data, --batch-size) tell whether an operator's rule is wrong, or the loss has a step just here"));
+        return Err(error(what)
+            .with_hint("other rows (--data, --batch-size) tell whether an operator's rule is wrong, or the loss has a step just here"));
     }
     if 2 * steps > rows.len() {
         let what = format!("the loss has steps in {steps} of {} directions: that says nothing of its gradient{rounding}", rows.len());
@@ -84,7 +91,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
 }
 
 /// Operators whose results go in steps, by how many a graph has, as the end of a sentence.
-fn roundings(graph: &Path) -> Result<String> {
+fn roundings(graph: &Graph) -> String {
     const STEPS: [&str; 9] = [
         "Round",
         "Floor",
@@ -96,19 +103,19 @@ fn roundings(graph: &Path) -> Result<String> {
         "com.microsoft:MatMulIntegerToFloat",
         "com.microsoft:DynamicQuantizeMatMul",
     ];
-    let graph = onnx::read(graph)?;
     let count = |op: &str| graph.nodes().iter().filter(|node| &*node.op == op).count();
     let found: Vec<String> = STEPS.iter().map(|op| (op, count(op))).filter(|(_, n)| *n > 0).map(|(op, n)| format!("{n} {op}")).collect();
-    Ok(if found.is_empty() { String::new() } else { format!(" (what rounds: {})", found.join(", ")) })
+    if found.is_empty() { String::new() } else { format!(" (what rounds: {})", found.join(", ")) }
 }
 
-fn rows(args: &Args, manifest: &Manifest, data: &Path, session: &Session) -> Result<Vec<Batch>> {
-    let source = Source::of(&args.bundle, manifest, args.tokenizer.as_deref())?.mapped(&args.columns.renamed()).cut(None);
+fn rows(args: &Args, bundle: &Bundle, data: &Path, session: &Session) -> Result<Vec<Batch>> {
+    let source = Source::of(bundle, args.tokenizer.as_deref())?.mapped(&args.columns.renamed()).cut(None);
     let dataset = source.read_to_measure(data, None)?;
     Batches::new(&dataset, session.inputs(), args.batch_size.get(), Order::File, source.filling())?.next_parts()
 }
 
-fn samples(args: &Args, manifest: &Manifest, session: &Session) -> Result<Vec<Batch>> {
+fn samples(args: &Args, bundle: &Bundle, session: &Session) -> Result<Vec<Batch>> {
+    let manifest = bundle.manifest();
     let task = Task::from_name(&manifest.task).unwrap_or(Task::CausalLm);
     // A label's number stands where its word does.
     let prompt = manifest.hard_prompt.as_ref();
@@ -117,7 +124,7 @@ fn samples(args: &Args, manifest: &Manifest, session: &Session) -> Result<Vec<Ba
         classes: prompt.map(|prompt| prompt.labels.len()).or_else(|| manifest.classes.and_then(|classes| usize::try_from(classes).ok())),
         batches: vec![(0..args.batch_size.get()).map(|row| 5 + 3 * (row % 3)).collect()],
         beside: check::FED.map(str::to_owned).to_vec(),
-        ..Samples::of_model(&args.bundle.join(&manifest.base.graph))
+        ..Samples::of_model(bundle.model())
     };
     verify::sample_batches(session, &samples)
 }

@@ -44,7 +44,7 @@ pub struct Args {
 /// Where weights go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Place {
-    /// As they are; files beside the model are shared
+    /// As they are: inside the model's file, or in one file beside it
     Keep,
     /// Inside the model's file
     Inline,
@@ -98,7 +98,6 @@ fn storage(args: &Args, graph: &Graph) -> Result<Storage> {
     let file = format!("{stem}.data");
     Ok(match (args.weights, onnx::has_external(graph, &args.model)?) {
         (Place::Inline, _) | (Place::Keep, false) => Storage::Inline,
-        (Place::External, _) => Storage::External { file },
-        (Place::Keep, true) => Storage::Share { links: stem, file, live: None },
+        (Place::External, _) | (Place::Keep, true) => Storage::External { file },
     })
 }

@@ -1,7 +1,7 @@
 //! `peft-onnx eval`
 
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,8 @@ use super::output::{self, Align, Table};
 use super::{Columns, Global};
 use crate::adapter::config::Task;
 use crate::error::{Context, Error, Result};
-use crate::export::Manifest;
+use crate::export::{Bundle, INFERENCE};
+use crate::onnx::Runnable;
 use crate::runtime::data::Dataset;
 use crate::runtime::evaluate::{Evaluation, Evaluator};
 use crate::runtime::session::{Feed, Purpose, Runtime, Session, Settings};
@@ -34,6 +35,9 @@ pub struct Args {
     /// An ONNX model, or a bundle
     #[arg(value_name = "MODEL|BUNDLE")]
     pub model: PathBuf,
+    /// The model that the bundle was made of, if it moved
+    #[arg(long, value_name = "MODEL")]
+    pub base: Option<PathBuf>,
     /// Rows to measure the loss on
     #[arg(long, aliases = ["eval-data", "test-file"], value_name = "FILE")]
     pub data: PathBuf,
@@ -140,24 +144,25 @@ fn each(
 }
 
 fn of_bundle(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
-    let manifest = Manifest::read(&args.model)?;
-    let source = || Source::of(&args.model, &manifest, args.tokenizer.as_deref());
+    let bundle = Bundle::open(&args.model, args.base.as_deref())?;
+    let manifest = bundle.manifest();
+    let source = || Source::of(&bundle, args.tokenizer.as_deref());
     if manifest.hard_prompt.is_none() && !args.template.is_empty() {
         // The graphs of training have logits of all tokens; the words are picked out of those of the inference graph.
-        let file = args.model.join(&manifest.graph("inference").in_file(&args.model)?.file);
-        return each(args, source, |source, dataset| of_logits(args, runtime, &file, &manifest.logits, source, dataset));
+        let model = bundle.runnable(INFERENCE)?;
+        return each(args, source, |source, dataset| of_logits(args, runtime, model.clone(), &manifest.logits, source, dataset));
     }
-    let trainable = HostTensor::vector(adapter_file::read(&args.model, &manifest)?);
+    let trainable = HostTensor::vector(adapter_file::read(&args.model, manifest)?);
     each(args, source, |source, dataset| {
-        let session = open_graph(runtime, &args.model, &manifest, "evaluation", args.device)?;
+        let session = open_graph(runtime, &bundle, "evaluation", args.device)?;
         let evaluator = Evaluator::new(session, dataset, source.filling(), source.batch_size(args.batch_size).get());
         evaluator.narrowed_to(source.hard_prompt()).measure(Some(Feed::host("trainable", &trainable)))
     })
 }
 
-fn of_logits(args: &Args, runtime: &Runtime, file: &Path, logits: &str, source: &Source, dataset: &Dataset) -> Result<Evaluation> {
+fn of_logits(args: &Args, runtime: &Runtime, model: Runnable, logits: &str, source: &Source, dataset: &Dataset) -> Result<Evaluation> {
     let settings = Settings { device: args.device, purpose: Purpose::Inference, ..Settings::default() };
-    let session = Session::open(runtime, file, &settings)?;
+    let session = Session::open(runtime, model, &settings)?;
     let evaluator = Evaluator::of_logits(session, logits, dataset, source.filling(), source.batch_size(args.batch_size).get())?;
     evaluator.narrowed_to(source.hard_prompt()).measure(None)
 }
@@ -174,5 +179,5 @@ fn of_model(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
     let task = args.task.or(anatomy.task.task).ok_or_else(|| unknown("its task is not recognised", "name it with --task"))?;
     anatomy::check_task(task, &graph, &anatomy).in_file(&args.model)?;
     let source = || Source::of_model(&args.model, task, &graph, &anatomy, args.tokenizer.as_deref());
-    each(args, source, |source, dataset| of_logits(args, runtime, &args.model, graph.value_name(head.logits), source, dataset))
+    each(args, source, |source, dataset| of_logits(args, runtime, (&args.model).into(), graph.value_name(head.logits), source, dataset))
 }

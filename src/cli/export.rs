@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Global, output};
 use crate::error::{Context, Error, Result};
-use crate::export::{Manifest, onnx_adapter, training_loop};
+use crate::export::{Bundle, Manifest, onnx_adapter, training_loop};
 use crate::onnx::{self, Storage, WriteOptions};
 use crate::runtime::adapter_file;
 
@@ -26,6 +26,9 @@ pub struct Args {
     /// The bundle
     #[arg(value_name = "BUNDLE")]
     pub bundle: PathBuf,
+    /// The model that the bundle was made of, if it moved
+    #[arg(long, value_name = "MODEL")]
+    pub base: Option<PathBuf>,
     /// What to write
     #[arg(long, value_name = "FORMAT")]
     pub format: Format,
@@ -66,8 +69,8 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     match args.format {
         Format::Peft => peft(&args.bundle, &args.output)?,
         Format::OnnxAdapter => onnx_adapter::write(&args.bundle, args.adapter.as_deref(), &args.output).map(|_| ())?,
-        Format::Inference => inference(&args.bundle, &args.output)?,
-        Format::Training => training_loop::write(&args.bundle, &args.output)?,
+        Format::Inference => inference(&open(args)?, &args.output)?,
+        Format::Training => training_loop::write(&open(args)?, &args.output)?,
     }
     if global.json {
         return output::print_json(&json!({"output": args.output}));
@@ -88,9 +91,11 @@ fn peft(bundle: &Path, folder: &Path) -> Result<()> {
     Ok(())
 }
 
+fn open(args: &Args) -> Result<Bundle> {
+    Bundle::open(&args.bundle, args.base.as_deref())
+}
+
 /// The inference graph with its weights and the adapter as it is now inside.
-fn inference(bundle: &Path, model: &Path) -> Result<()> {
-    let manifest = Manifest::read(bundle)?;
-    let graph = onnx::read(&bundle.join(&manifest.graph("inference")?.file))?;
-    onnx::write(&graph, model, &WriteOptions { storage: Storage::Inline })
+fn inference(bundle: &Bundle, model: &Path) -> Result<()> {
+    onnx::write(&bundle.adapted()?, model, &WriteOptions { storage: Storage::Inline })
 }

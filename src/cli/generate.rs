@@ -9,7 +9,8 @@ use serde_json::json;
 
 use super::{Global, output};
 use crate::error::{Context, Error, Result};
-use crate::export::Manifest;
+use crate::export::{Bundle, INFERENCE};
+use crate::onnx::Runnable;
 use crate::runtime::Device;
 use crate::runtime::data::{Ending, Message, Specials, Tokenizer};
 use crate::runtime::generate::{Generator, Limits, Sampler, Sampling, TextStream};
@@ -31,6 +32,9 @@ pub struct Args {
     /// An ONNX model, or a bundle
     #[arg(value_name = "MODEL|BUNDLE")]
     pub model: PathBuf,
+    /// The model that the bundle was made of, if it moved
+    #[arg(long, value_name = "MODEL")]
+    pub base: Option<PathBuf>,
     /// What to write on from; may be given several times; - reads standard input
     #[arg(long, value_name = "TEXT", required = true)]
     pub prompt: Vec<String>,
@@ -88,7 +92,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         })
     };
     sampler()?;
-    let mut generator = Generator::open(global.runtime(args.threads)?, &model.graph, args.device)?;
+    let mut generator = Generator::open(global.runtime(args.threads)?, model.graph.clone(), args.device)?;
     model.tokenizer.check_fits(generator.vocabulary())?;
     let end_of_turn = model.tokenizer.end_of_turn().filter(|_| args.chat);
     let stop = model.tokenizer.stops(&model.folders)?.into_iter().chain(end_of_turn).collect();
@@ -113,7 +117,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
 
 /// The graph that writes, with its tokenizer.
 struct Model {
-    graph: PathBuf,
+    graph: Runnable,
     tokenizer: Tokenizer,
     /// Folders in which the configuration of its generation may lie.
     folders: Vec<PathBuf>,
@@ -122,13 +126,14 @@ struct Model {
 
 impl Model {
     fn of(args: &Args) -> Result<Self> {
-        let (graph, places, positions) = if args.model.is_dir() {
-            let manifest = Manifest::read(&args.model)?;
-            let graph = args.model.join(&manifest.graph("inference").in_file(&args.model)?.file);
-            let positions = manifest.max_positions.and_then(|most| usize::try_from(most).ok());
-            (graph.clone(), vec![graph, PathBuf::from(&manifest.base.path)], positions)
+        let (graph, places, positions): (Runnable, _, _) = if args.model.is_dir() {
+            let bundle = Bundle::open(&args.model, args.base.as_deref())?;
+            let graph = bundle.runnable(INFERENCE)?;
+            let positions = bundle.manifest().max_positions.and_then(|most| usize::try_from(most).ok());
+            let places = vec![graph.path.clone(), bundle.model().to_path_buf()];
+            (graph, places, positions)
         } else {
-            (args.model.clone(), vec![args.model.clone()], None)
+            ((&args.model).into(), vec![args.model.clone()], None)
         };
         let tokenizer = match &args.tokenizer {
             Some(path) => Tokenizer::open(path)?,

@@ -7,7 +7,8 @@ use serde_json::json;
 
 use super::{Global, output};
 use crate::error::{Error, ErrorKind, Result};
-use crate::export::merge::{self, Quantised, Report, Weights};
+use crate::export::INFERENCE;
+use crate::export::merge::{self, Quantised, Report, Request, Weights};
 use crate::ir::DType;
 use crate::runtime::verify::{self, Comparison, Samples};
 
@@ -27,6 +28,9 @@ pub struct Args {
     /// The bundle
     #[arg(value_name = "BUNDLE")]
     pub bundle: PathBuf,
+    /// The model that the bundle was made of, if it moved
+    #[arg(long, value_name = "MODEL")]
+    pub base: Option<PathBuf>,
     /// The model to write
     #[arg(short, long, value_name = "MODEL")]
     pub output: PathBuf,
@@ -48,7 +52,7 @@ pub struct Args {
 /// Where weights go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum WeightsName {
-    /// As the base has them; files that did not change are shared
+    /// As the base has them: inside the model's file, or in one file beside it
     AsBase,
     /// Inside the model's file
     Inline,
@@ -70,7 +74,8 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         WeightsName::External => Weights::External,
     };
     let quantised = if args.requantize { Quantised::Requantised } else { Quantised::Beside };
-    let report = merge::write(&args.bundle, &args.output, weights, quantised)?;
+    let request = Request { bundle: &args.bundle, base: args.base.as_deref(), output: &args.output, weights, quantised };
+    let report = merge::write(&request)?;
     let is_rounded = report.requantised.weights > 0;
     let comparison = if args.no_verify { None } else { compared(args, global, &report)? };
     let size = size(&args.output);
@@ -109,9 +114,9 @@ const NO_BFLOAT16: &str = "ONNX Runtime computes in bfloat16 on CUDA only, not o
 
 /// The merged model beside the unmerged one; nothing if they compute in a type that the processor has not.
 fn compared(args: &Args, global: &Global, report: &Report) -> Result<Option<Comparison>> {
-    let unmerged = args.bundle.join(&report.manifest.graph("inference")?.file);
-    let samples = Samples::of_model(&args.bundle.join(&report.manifest.base.graph));
-    match verify::compare(global.runtime(None)?, &unmerged, &args.output, &samples) {
+    let unmerged = report.bundle.runnable(INFERENCE)?;
+    let samples = Samples::of_model(report.bundle.model());
+    match verify::compare(global.runtime(None)?, unmerged, &args.output, &samples) {
         Err(_) if report.precision == DType::BF16 => Ok(None),
         comparison => comparison.map(Some),
     }

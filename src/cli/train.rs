@@ -43,6 +43,9 @@ pub struct Args {
     /// The bundle that `peft-onnx inject` wrote
     #[arg(value_name = "BUNDLE")]
     pub bundle: PathBuf,
+    /// The model that the bundle was made of, if it moved
+    #[arg(long, value_name = "MODEL")]
+    pub base: Option<PathBuf>,
 
     /// Rows to learn from
     #[arg(long, aliases = ["train-file", "train-data", "dataset"], value_name = "FILE", help_heading = "Data")]
@@ -163,6 +166,7 @@ impl Args {
         let learning_rate = self.learning_rate.unwrap_or_else(|| default_rate(&manifest.method));
         Options {
             bundle: self.bundle.clone(),
+            base: self.base.clone(),
             data: DataOptions {
                 file: self.data.clone(),
                 eval_file: self.eval_data.clone(),

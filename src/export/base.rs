@@ -1,22 +1,16 @@
-//! The base inside a bundle: its files linked, its graph raised and recognised.
+//! The base of a bundle: its graph raised and recognised.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-
-use sha2::{Digest, Sha256};
 
 use crate::adapter::Plan;
 use crate::adapter::config::{NewHead, Task};
 use crate::adapter::naming;
 use crate::adapter::new_head::{self, Features};
 use crate::anatomy::{self, Anatomy};
-use crate::files::link_or_copy;
 use crate::ir::{DType, Graph, Tensor, ValueId};
 use crate::unfuse::{self, Stilled};
-use crate::{Context, Error, Result, onnx, train};
-
-/// The folder of a bundle that has the base's files.
-pub const FOLDER: &str = "base";
+use crate::{Context, Result, onnx, train};
 
 /// A base model, ready to be adapted.
 #[derive(Clone, Debug)]
@@ -133,6 +127,13 @@ impl Base {
         projections.all(|p| self.raw.initializer(p.weight.value).is_some_and(|tensor| tensor.dtype().is_float()))
     }
 
+    /// The files that the base's constants lie in, absolute, beside the model's own.
+    #[must_use]
+    pub fn files(&self) -> BTreeSet<PathBuf> {
+        let origins = self.raw.initializers().filter_map(|(_, tensor)| tensor.origin());
+        origins.map(|origin| origin.file.to_path_buf()).collect()
+    }
+
     /// The number of numbers in the base's constants.
     #[must_use]
     pub fn count(&self) -> u64 {
@@ -161,68 +162,4 @@ fn holds(graph: &Graph, anatomy: &Anatomy, plan: &Plan) -> bool {
         heads && scores && masks && anatomy.positions.iter().all(|place| is_there(place.output))
     };
     has_modules && tokens.is_some_and(|table| is_there(table.output)) && (!plan.touches_attention() || has_attention())
-}
-
-/// Puts a model's files into `bundle/base`, as hard links where the file system can; the answer is the model's path there.
-///
-/// # Errors
-/// If the model cannot be read, or a file neither linked nor copied.
-pub fn link(model: &Path, bundle: &Path) -> Result<PathBuf> {
-    let name = model.file_name().ok_or_else(|| Error::invalid("not a file").in_file(model))?;
-    let folder = bundle.join(FOLDER);
-    std::fs::create_dir_all(&folder).in_file(&folder)?;
-    let own = folder.join(name);
-    let from = model.parent().unwrap_or(Path::new(""));
-    for file in files(&onnx::read(model)?) {
-        // External data stands under the model's folder, perhaps in a subfolder; the graph refers to it by that path.
-        let Ok(relative) = file.strip_prefix(from).map(Path::to_owned).or_else(|_| relative_to(&file, from)) else {
-            return Err(Error::invalid("external data outside the model's folder").in_file(&file));
-        };
-        if relative.as_os_str() == name {
-            continue;
-        }
-        let to = folder.join(relative);
-        if let Some(parent) = to.parent() {
-            std::fs::create_dir_all(parent).in_file(parent)?;
-        }
-        link_or_copy(&file, &to)?;
-    }
-    link_or_copy(model, &own)?;
-    Ok(own)
-}
-
-fn relative_to(file: &Path, folder: &Path) -> Result<PathBuf> {
-    let absolute = std::path::absolute(folder).in_file(folder)?;
-    file.strip_prefix(absolute).map(Path::to_owned).map_err(|e| Error::invalid(e.to_string()))
-}
-
-/// Every file that a graph's constants lie in.
-fn files(graph: &Graph) -> BTreeSet<PathBuf> {
-    graph.initializers().filter_map(|(_, tensor)| tensor.origin()).map(|origin| origin.file.to_path_buf()).collect()
-}
-
-/// Bytes hashed at each of [`SAMPLES`] places of every constant.
-const SAMPLE: usize = 64;
-/// Places where a constant is sampled.
-const SAMPLES: usize = 4;
-
-/// A hash of a graph's constants: names, types, shapes and samples of their bytes. It tells models apart, and takes time in the number of
-/// constants, not in their size.
-#[must_use]
-pub fn fingerprint(graph: &Graph) -> String {
-    let mut hash = Sha256::new();
-    for (id, tensor) in graph.initializers() {
-        hash.update(graph.value_name(id).as_bytes());
-        hash.update(format!("{}{:?}", tensor.dtype(), tensor.shape()).as_bytes());
-        sample(&mut hash, tensor);
-    }
-    hash.finalize().iter().take(16).fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
-}
-
-fn sample(hash: &mut Sha256, tensor: &Tensor) {
-    let Some(bytes) = tensor.bytes() else { return };
-    let step = (bytes.len() / SAMPLES).max(SAMPLE);
-    for start in (0..bytes.len()).step_by(step) {
-        hash.update(&bytes[start..bytes.len().min(start + SAMPLE)]);
-    }
 }

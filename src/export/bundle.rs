@@ -2,24 +2,25 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 
 use indexmap::IndexMap;
 
-use super::base::{self, Base};
-use super::class_names;
-use super::given;
+use super::base::Base;
 use super::lock::Lock;
-use super::manifest::{self, GraphFile, Manifest, Slot};
+use super::manifest::{self, BaseFile, GraphFile, Manifest, Slot};
+use super::opened::{INFERENCE, is_inside, location, relative, write_inference};
+use super::{class_names, fingerprint, given};
 use crate::adapter::config::{Method, NewHead, Task};
 use crate::adapter::dropout::Masks;
 use crate::adapter::targets::Strictness;
 use crate::adapter::{Given, Param, Plan, Purpose, Role};
 use crate::adapter::{naming, packing};
 use crate::anatomy::{self, Anatomy, Feeding};
-use crate::ir::{Builder, DType, Graph, Origin, Tensor};
+use crate::ir::{Builder, DType, Graph, Tensor};
 use crate::onnx::{self, Storage, WriteOptions};
-use crate::peft::{self, AdapterConfig, AdapterFiles, safetensors};
-use crate::train::optimizer::{self, AdamW, Start, names};
+use crate::peft::{self, AdapterConfig, AdapterFiles};
+use crate::train::optimizer::{self, AdamW, names};
 use crate::train::step::{self, Backward, Model, Objective};
 use crate::train::verbalizer::HardPrompt;
 use crate::{Context, Error, Result};
@@ -83,8 +84,6 @@ pub struct Report {
 /// The folder in a bundle with the adapter as `inject` wrote it, which training can start from again.
 pub const INITIAL: &str = "initial";
 
-const ZEROS: &str = "zeros.bin";
-
 /// Writes a bundle. It appears when it is complete.
 ///
 /// # Errors
@@ -94,8 +93,9 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     let is_there = request.existing == Existing::Replace && request.output.join(manifest::FILE).exists();
     let _lock = if is_there { Some(Lock::take(request.output, "peft-onnx inject")?) } else { None };
     let folder = Folder::new(request.output, request.existing)?;
-    let linked = base::link(request.model, folder.path())?;
-    let mut base = Base::read(&linked).and_then(Base::to_train).map_err(|e| renamed(e, &linked, request.model))?;
+    let mut base = Base::read(request.model).and_then(Base::to_train)?;
+    let origin = Based::on(request.model, &base)?;
+    let origin_files = origin.locations.clone();
     let mut given = match &request.adapter {
         Adapter::Fresh(_) => None,
         Adapter::Folder(path) => Some(peft::read(path)?),
@@ -106,7 +106,7 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     if !base.stilled.is_none() {
         tracing::warn!("the model computes as in training; its adapter is trained, measured and merged without chance: {}", base.stilled);
     }
-    let (described, base_count) = (described(request.model, &linked, folder.path(), &base), base.count());
+    let base_count = base.count();
     let mut new_head = given.as_ref().and_then(|files| head_of(files, &base.anatomy)).or_else(|| request.new_head.clone());
     let task = task(request, given.as_ref(), &base, new_head.as_ref())?;
     if let Some(head) = &mut new_head {
@@ -144,32 +144,31 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     peft::write(folder.path(), &files)?;
     peft::write(&folder.path().join(INITIAL), &files)?;
     let beside = peft::file_beside(plan.settled());
-    let (kept, trained) = (lying_in(folder.path(), beside, kept)?, lying_in(folder.path(), beside, trained)?);
     let params: Vec<Param> = trained.into_iter().filter(Param::is_trained).collect();
     let mut graphs = IndexMap::new();
     let mut put = |purpose: &str, graph: &Graph| -> Result<()> {
         let file = format!("{purpose}.onnx");
-        let storage = Storage::Share {
-            links: base::FOLDER.to_owned(),
-            file: format!("{purpose}.data"),
-            live: Some(folder.path().join(peft::WEIGHTS_FILE)),
-        };
-        onnx::write(graph, &folder.path().join(&file), &WriteOptions { storage })?;
+        let path = folder.path().join(&file);
+        if purpose == INFERENCE {
+            write_inference(graph, &path, &origin_files)?;
+        } else {
+            let storage = Storage::Refer { files: origin_files.clone(), file: format!("{purpose}.data") };
+            onnx::write(graph, &path, &WriteOptions { storage })?;
+        }
         graphs.insert(purpose.to_owned(), GraphFile::describe(&file, graph));
         Ok(())
     };
-    put("inference", &at_rest(&inference, &kept))?;
+    put(INFERENCE, &inference)?;
     drop(inference);
     let classes = base.anatomy.head.as_ref().and_then(|head| head.classes);
-    let to_train =
-        ToTrain { base: &base, plan: &plan, task, folder: folder.path(), params: &params, hard_prompt: request.hard_prompt.as_ref() };
+    let to_train = ToTrain { base: &base, plan: &plan, task, params: &params, hard_prompt: request.hard_prompt.as_ref() };
     to_train.graphs(&untrained, &mut put).in_file(request.model)?;
     let manifest = Manifest {
         version: manifest::VERSION,
         producer: format!("peft-onnx {}", env!("CARGO_PKG_VERSION")),
         method: method.name().to_owned(),
         task: task.name().to_owned(),
-        base: described,
+        base: origin.described(request)?,
         graphs,
         trainable_count: params.iter().map(|p| p.initial.len()).sum(),
         trainable: slots(&params, beside),
@@ -185,6 +184,8 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         hard_prompt: request.hard_prompt.clone(),
     };
     manifest.write(folder.path())?;
+    let files: Vec<&Path> = origin_files.iter().map(|(file, _)| file.as_path()).collect();
+    fingerprint::remember(folder.path(), &manifest.base.fingerprint, &files);
     folder.finish()?;
     Ok(Report { manifest, targets: plan.targets(), trained: plan.trained(), task, matched, new_head })
 }
@@ -221,11 +222,6 @@ fn head_of(files: &AdapterFiles, anatomy: &Anatomy) -> Option<NewHead> {
     };
     let has_its_own = || anatomy.projections.iter().any(|projection| is_of_head(&projection.module));
     files.config.new_head.clone().or_else(|| if has_its_own() { None } else { peft::saved_head::of(files) })
-}
-
-/// Errors name the file that the user gave, not its link in a folder that is about to vanish.
-fn renamed(error: Error, linked: &Path, model: &Path) -> Error {
-    error.with_file_renamed(linked, model)
 }
 
 fn task(request: &Request<'_>, given: Option<&AdapterFiles>, base: &Base, new_head: Option<&NewHead>) -> Result<Task> {
@@ -265,15 +261,6 @@ fn adapted(base: &Base, plan: &Plan, given: &Given<'_>, purpose: Purpose<'_>) ->
     Ok((b.finish()?, params))
 }
 
-/// The inference graph with its adapter where it lies in the adapter's file: after training it is the trained one.
-fn at_rest(graph: &Graph, params: &[Param]) -> Graph {
-    let b = Builder::on(graph);
-    for param in params {
-        b.set_initializer(param.value, param.initial.clone());
-    }
-    b.finish().unwrap_or_else(|_| graph.clone())
-}
-
 /// The adapter's files: what the inference graph reads, and beside it what that is computed from.
 fn adapter_files(
     method: &Method,
@@ -297,21 +284,6 @@ fn adapter_files(
     }
 }
 
-/// Tensors as they lie in the adapter's files.
-fn lying_in(folder: &Path, beside: &str, params: Vec<Param>) -> Result<Vec<Param>> {
-    let tensors_of = |file: &str| {
-        let path = folder.join(file);
-        if path.exists() { safetensors::read(&path) } else { Ok(IndexMap::new()) }
-    };
-    let (adapter, encoder) = (tensors_of(peft::WEIGHTS_FILE)?, tensors_of(beside)?);
-    let placed = params.into_iter().map(|param| {
-        let tensors = if param.role == Role::Encoder { &encoder } else { &adapter };
-        let initial = tensors.get(&param.key).cloned().unwrap_or(param.initial);
-        Param { initial, ..param }
-    });
-    Ok(placed.collect())
-}
-
 fn objective(task: Task) -> Objective {
     match task {
         Task::CausalLm => Objective::NextToken,
@@ -325,7 +297,6 @@ struct ToTrain<'a> {
     base: &'a Base,
     plan: &'a Plan,
     task: Task,
-    folder: &'a Path,
     params: &'a [Param],
     hard_prompt: Option<&'a HardPrompt>,
 }
@@ -334,19 +305,18 @@ impl ToTrain<'_> {
     /// Gives `put` training, the gradient alone, the update alone, and the loss alone; `without` has no dropout.
     fn graphs(&self, without: &Graph, put: &mut dyn FnMut(&str, &Graph) -> Result<()>) -> Result<()> {
         let adamw = AdamW::default();
-        let trainable = trainable_at_rest(self.params)?;
-        let start = Start { zeros: zeros(self.folder, trainable.len())?, trainable };
+        let count = self.params.iter().map(|param| param.initial.len()).sum();
         let backward = if self.plan.dropout() > 0.0 {
             let (graph, params) = self.with_dropout()?;
-            Backward::new(self.model(&graph, &params, &start))
+            Backward::new(self.model(&graph, &params))
         } else {
-            Backward::new(self.model(without, self.params, &start))
+            Backward::new(self.model(without, self.params))
         }?;
-        put("training", &backward.training_graph(&adamw, &start)?)?;
+        put("training", &backward.training_graph(&adamw)?)?;
         put("gradient", &backward.gradient_graph()?)?;
         drop(backward);
-        put("update", &optimizer::update_graph(&adamw, &start)?)?;
-        put("evaluation", &step::evaluation_graph(self.model(without, self.params, &start))?)
+        put("update", &optimizer::update_graph(&adamw, count)?)?;
+        put("evaluation", &step::evaluation_graph(self.model(without, self.params))?)
     }
 
     /// The adapted base with masks of dropout, which depend on the step, and what is trained in it.
@@ -359,48 +329,16 @@ impl ToTrain<'_> {
         Ok((b.finish()?, params.into_iter().filter(Param::is_trained).collect()))
     }
 
-    fn model<'a>(&'a self, graph: &'a Graph, params: &'a [Param], start: &'a Start) -> Model<'a> {
+    fn model<'a>(&'a self, graph: &'a Graph, params: &'a [Param]) -> Model<'a> {
         Model {
             graph,
             anatomy: &self.base.anatomy,
             params,
-            start,
             objective: objective(self.task),
             positions_without_label: self.plan.positions_without_label(),
             hard_prompt: self.hard_prompt,
         }
     }
-}
-
-/// The trainable vector: the part of an adapter's file that holds the tensors one behind the other, where there is one.
-fn trainable_at_rest(params: &[Param]) -> Result<Tensor> {
-    let start = params.first().and_then(|param| param.initial.origin());
-    let mut next = start.cloned();
-    for param in params {
-        if next.is_none() || param.initial.origin() != next.as_ref() || param.initial.dtype() != DType::F32 {
-            return step::trainable_vector(params);
-        }
-        let length = 4 * u64::try_from(param.initial.len()).unwrap_or(0);
-        next = next.map(|origin| Origin { offset: origin.offset + length, ..origin });
-    }
-    let Some(start) = start else { return step::trainable_vector(params) };
-    let count = params.iter().map(|param| param.initial.len()).sum();
-    mapped_floats(start, count)
-}
-
-/// Float32 numbers of a file, which stay there.
-fn mapped_floats(origin: &Origin, count: usize) -> Result<Tensor> {
-    let bytes = crate::files::map(&origin.file)?;
-    let from = usize::try_from(origin.offset).map_err(|_| Error::invalid("an offset beyond memory"))?;
-    Ok(Tensor::new(DType::F32, vec![count], bytes.slice(from..from + 4 * count))?.at(origin.clone()))
-}
-
-/// What the moments start from: a file of zeros that takes no room on disk.
-fn zeros(folder: &Path, count: usize) -> Result<Tensor> {
-    let path = folder.join(ZEROS);
-    let file = std::fs::File::create(&path).in_file(&path)?;
-    file.set_len(4 * u64::try_from(count).unwrap_or(0)).in_file(&path)?;
-    mapped_floats(&Origin { file: path.into(), offset: 0 }, count)
 }
 
 fn slots(params: &[Param], beside: &str) -> Vec<Slot> {
@@ -417,14 +355,58 @@ fn slots(params: &[Param], beside: &str) -> Vec<Slot> {
         .collect()
 }
 
-fn described(model: &Path, linked: &Path, bundle: &Path, base: &Base) -> manifest::Base {
-    let text = |path: &Path| path.to_string_lossy().into_owned();
-    manifest::Base {
-        file: model.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
-        path: text(&std::path::absolute(model).unwrap_or_else(|_| model.to_owned())),
-        fingerprint: base::fingerprint(&base.raw),
-        graph: text(linked.strip_prefix(bundle).unwrap_or(linked)),
+/// The base as the bundle refers to it.
+struct Based {
+    /// Its folder, absolute.
+    folder: PathBuf,
+    /// Its files, absolute, with their locations in the bundle's graphs: the model's own first.
+    locations: Vec<(PathBuf, String)>,
+    /// What the files are, found out while other work goes on.
+    files: JoinHandle<Result<Vec<BaseFile>>>,
+}
+
+impl Based {
+    fn on(model: &Path, base: &Base) -> Result<Self> {
+        let model = std::path::absolute(model).in_file(model)?;
+        let folder = model.parent().ok_or_else(|| Error::invalid("not a file").in_file(&model))?.to_path_buf();
+        let others = base.files().into_iter().filter(|file| *file != model);
+        let named = std::iter::once(model.clone()).chain(others).map(|file| Ok((named(&file, &folder)?, file)));
+        let named: Vec<(String, PathBuf)> = named.collect::<Result<_>>()?;
+        let locations = named.iter().map(|(name, file)| (file.clone(), location(name))).collect();
+        let files = std::thread::spawn(move || named.into_iter().map(|(path, file)| described(path, &file)).collect());
+        Ok(Self { folder, locations, files })
     }
+
+    fn described(self, request: &Request<'_>) -> Result<manifest::Base> {
+        let files = self.files.join().map_err(|_| Error::invalid("reading the base's files was broken off").in_file(request.model))??;
+        let name = files.first().map(|file| file.path.clone()).unwrap_or_default();
+        // Links in the way to a folder lead elsewhere than the dots in a path from there would.
+        let bundle = std::path::absolute(request.output).in_file(request.output)?;
+        let (within, last) = (bundle.parent().unwrap_or(&bundle), bundle.file_name().unwrap_or_default());
+        let (bundle, folder) = (within.canonicalize().in_file(within)?.join(last), self.folder.canonicalize().in_file(&self.folder)?);
+        let path = relative(&folder.join(&name), &bundle).unwrap_or_else(|| name.clone().into());
+        let parts: Vec<_> = path.components().map(|part| part.as_os_str().to_string_lossy()).collect();
+        Ok(manifest::Base { file: name, path: parts.join("/"), fingerprint: fingerprint::of_base(&files), files })
+    }
+}
+
+/// A file's path from the model's folder, with `/` between its parts.
+fn named(file: &Path, folder: &Path) -> Result<String> {
+    let parts =
+        file.strip_prefix(folder).ok().map(|path| path.components().map(|part| part.as_os_str().to_str()).collect::<Option<Vec<_>>>());
+    let name = parts.flatten().map(|parts| parts.join("/")).filter(|name| is_inside(name));
+    name.ok_or_else(|| {
+        let error = Error::unsupported(
+            "a bundle of this model",
+            "a file with its weights has a path that is no UTF-8, or does not lead down from the model's folder",
+        );
+        error.in_file(file)
+    })
+}
+
+fn described(path: String, file: &Path) -> Result<BaseFile> {
+    let bytes = std::fs::metadata(file).in_file(file)?.len();
+    Ok(BaseFile { path, bytes, hash: fingerprint::of_file(file, bytes)? })
 }
 
 /// A folder that is filled under another name and takes its own when it is complete.

@@ -5,8 +5,10 @@ use std::path::Path;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use super::opened::is_inside;
 use crate::anatomy::Feeding;
 use crate::ir::Graph;
+use crate::peft::{ENCODER_FILE, FACTORS_FILE, WEIGHTS_FILE};
 use crate::train::verbalizer::HardPrompt;
 use crate::{Context, Error, Result};
 
@@ -14,7 +16,7 @@ use crate::{Context, Error, Result};
 pub const FILE: &str = "peft-onnx.json";
 
 /// The version of the layout of bundles.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// What a bundle holds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -71,14 +73,25 @@ fn is_zero(number: &usize) -> bool {
 /// The model that an adapter belongs to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Base {
-    /// The file that `inject` was given, by its name; the folder may have moved since.
+    /// The file that `inject` was given, by its name.
     pub file: String,
-    /// The file's path when the bundle was written, to find it (and a tokenizer beside it) again.
+    /// The file's path from the bundle's folder when the bundle was written, with `/` between its parts.
     pub path: String,
-    /// A hash of the graph's constants: names, types, shapes, and samples of their bytes.
+    /// A hash of all bytes of the files.
     pub fingerprint: String,
-    /// The file in the bundle that is the base's graph as it was, sharing its weights.
-    pub graph: String,
+    /// The files: the model's own, then those with its external data. The bundle's graphs refer to each of them as `base/` with its path.
+    pub files: Vec<BaseFile>,
+}
+
+/// A file of the base.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseFile {
+    /// Its path from the model's folder, with `/` between its parts.
+    pub path: String,
+    /// Its length.
+    pub bytes: u64,
+    /// A hash of its bytes, see [`of_file`](super::fingerprint::of_file).
+    pub hash: String,
 }
 
 /// A graph of a bundle.
@@ -121,21 +134,78 @@ pub struct Slot {
     pub offset: usize,
 }
 
+/// What tells how to read the rest.
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
 impl Manifest {
     /// Reads the manifest of a bundle.
     ///
     /// # Errors
-    /// A folder that is no bundle; a manifest that does not parse or is of a newer version.
+    /// A folder that is no bundle; a manifest that does not parse, is of another version, or names files outside of the bundle.
     pub fn read(bundle: &Path) -> Result<Self> {
         let path = bundle.join(FILE);
         let text = std::fs::read_to_string(&path).in_file(&path).hint("`peft-onnx inject MODEL.onnx -o BUNDLE` writes a bundle")?;
-        let manifest: Self = serde_json::from_str(&text).map_err(|e| Error::format("a bundle's manifest", e).in_file(&path))?;
-        if manifest.version > VERSION {
-            return Err(Error::mismatch("version of the bundle", format!("{VERSION} at most"), manifest.version)
-                .in_file(&path)
-                .with_hint("a newer peft-onnx wrote this bundle; use that one"));
+        let wrong = |error: serde_json::Error| Error::format("a bundle's manifest", error).in_file(&path);
+        let Version { version } = serde_json::from_str(&text).map_err(wrong)?;
+        if version != VERSION {
+            let error = Error::mismatch("version of the bundle", VERSION, version).in_file(&path);
+            return Err(error.with_hint(if version > VERSION {
+                "a newer peft-onnx wrote this bundle; use that one"
+            } else {
+                "an older peft-onnx wrote this bundle; put its adapter into the model again: `peft-onnx inject MODEL --adapter BUNDLE -o NEW`"
+            }));
         }
+        let manifest: Self = serde_json::from_str(&text).map_err(wrong)?;
+        manifest.check().in_file(&path)?;
         Ok(manifest)
+    }
+
+    /// Checks what a stranger may have written: every file is one of the bundle's own, and sizes are those of the tensors.
+    fn check(&self) -> Result<()> {
+        let refuse = |field: String, expected: &str, found: &str| {
+            Err(Error::mismatch(field, expected, format!("{found:?}"))
+                .with_hint("the manifest was not written by `peft-onnx inject`, or was damaged"))
+        };
+        let is_name = |name: &str| is_inside(name) && !name.contains('/');
+        for (purpose, graph) in self.graphs.iter().filter(|(_, graph)| !is_name(&graph.file)) {
+            return refuse(format!("graphs.{purpose}.file"), "the name of a file in the bundle", &graph.file);
+        }
+        let mut count = 0_usize;
+        for (number, slot) in self.trainable.iter().enumerate() {
+            if ![WEIGHTS_FILE, ENCODER_FILE, FACTORS_FILE].contains(&&*slot.file) {
+                return refuse(format!("trainable[{number}].file"), "a file of the adapter", &slot.file);
+            }
+            let length = slot.shape.iter().try_fold(1_usize, |product, &length| product.checked_mul(length));
+            let next = length.filter(|_| slot.offset == count).and_then(|length| count.checked_add(length));
+            let Some(next) = next else {
+                return refuse(
+                    format!("trainable[{number}]"),
+                    "tensors one behind the other",
+                    &format!("{:?} at {}", slot.shape, slot.offset),
+                );
+            };
+            count = next;
+        }
+        if count != self.trainable_count {
+            return refuse(
+                "trainable_count".to_owned(),
+                &format!("{count}, as many numbers as the tensors have"),
+                &self.trainable_count.to_string(),
+            );
+        }
+        if !is_name(&self.base.file) {
+            return refuse("base.file".to_owned(), "the name of a file", &self.base.file);
+        }
+        if Path::new(&self.base.path).has_root() {
+            return refuse("base.path".to_owned(), "a path from the bundle's folder", &self.base.path);
+        }
+        match self.base.files.iter().position(|file| !is_inside(&file.path)) {
+            Some(number) => refuse(format!("base.files[{number}].path"), "a path in the model's folder", &self.base.files[number].path),
+            None => Ok(()),
+        }
     }
 
     /// Writes the manifest of a bundle.

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::base::{Base, fingerprint};
-use super::manifest::Manifest;
+use super::base::Base;
+use super::opened::Bundle;
 use crate::adapter::config::Task;
 use crate::adapter::targets::Strictness;
 use crate::adapter::{Given, Plan, Requantised};
@@ -15,7 +15,7 @@ use crate::{Context, Error, Result, peft};
 /// Where the merged model's weights go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Weights {
-    /// As the base has them: inside the model file if they are there; else in files beside it, of which untouched ones are shared.
+    /// As the base has them: inside the model file if they are there; else in one new file beside it.
     #[default]
     AsBase,
     /// Inside the model file.
@@ -37,8 +37,8 @@ pub enum Quantised {
 /// What was written.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// The manifest of the bundle.
-    pub manifest: Manifest,
+    /// The bundle.
+    pub bundle: Bundle,
     /// The number of modules whose weights were changed.
     pub modules: usize,
     /// The coarsest type of the base's weights.
@@ -63,42 +63,51 @@ fn merged(base: &Base, plan: &Plan, given: &Given<'_>, quantised: Quantised) -> 
     Ok((b.finish_whole()?, requantised))
 }
 
-/// Folds a bundle's adapter into its base and writes the model.
+/// What `merge` is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The bundle.
+    pub bundle: &'a Path,
+    /// Where its base went, if it moved.
+    pub base: Option<&'a Path>,
+    /// The model to write.
+    pub output: &'a Path,
+    /// Where its weights go.
+    pub weights: Weights,
+    /// What becomes of an adapter of quantised weights.
+    pub quantised: Quantised,
+}
+
+/// Folds a bundle's adapter into its base and writes the model, complete in itself.
 ///
 /// # Errors
 /// A bundle that is not whole; a base that is another than the adapter was trained on; weights that are not plain floats.
-pub fn write(bundle: &Path, output: &Path, weights: Weights, quantised: Quantised) -> Result<Report> {
-    let manifest = Manifest::read(bundle)?;
-    let model = bundle.join(&manifest.base.graph);
-    let mut base = Base::read(&model)?;
-    let found = fingerprint(&base.raw);
-    if found != manifest.base.fingerprint {
-        return Err(Error::mismatch("base fingerprint", &manifest.base.fingerprint, found).in_file(&model).with_hint(
-            "the base's file was changed after the bundle was made; inject the adapter again: `peft-onnx inject MODEL --adapter BUNDLE`",
-        ));
-    }
+pub fn write(request: &Request<'_>) -> Result<Report> {
+    let Request { bundle, output, weights, quantised, .. } = *request;
+    let opened = Bundle::open(bundle, request.base)?;
+    let (manifest, model) = (opened.manifest(), opened.model());
+    let mut base = Base::read(model)?;
     if !base.stilled.is_none() {
         tracing::warn!("the merged model computes as for inference, unlike its base: {}", base.stilled);
     }
     let files = peft::read(bundle)?;
     let task = Task::from_name(&manifest.task).ok_or_else(|| Error::not_found("task", &*manifest.task).in_file(bundle))?;
-    let external = onnx::has_external(&base.raw, &model)?;
+    let external = onnx::has_external(&base.raw, model)?;
     if let Some(head) = &files.config.new_head {
         // Whatever it starts from, the adapter has its trained numbers.
-        (base, _) = base.with_head(head, task, 0).in_file(&model)?;
+        (base, _) = base.with_head(head, task, 0).in_file(model)?;
     }
     naming::follow(&mut base.anatomy, &files.keys(), files.config.new_head.as_ref().and_then(|head| head.modules.as_ref()));
-    packing::join(&mut base.anatomy, &files.config.method).in_file(&model)?;
+    packing::join(&mut base.anatomy, &files.config.method).in_file(model)?;
     let given = |key: &str| files.tensors.get(key).cloned();
-    let plan = Plan::new(&files.config.method, task, &base.anatomy, Strictness::AsPeft, 0, &given).in_file(&model)?;
-    let (merged, requantised) = merged(&base, &plan, &given, quantised).in_file(&model)?;
+    let plan = Plan::new(&files.config.method, task, &base.anatomy, Strictness::AsPeft, 0, &given).in_file(model)?;
+    let (merged, requantised) = merged(&base, &plan, &given, quantised).in_file(model)?;
     let stem = output.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let data = format!("{stem}.data");
     let storage = match (weights, external) {
         (Weights::Inline, _) | (Weights::AsBase, false) => Storage::Inline,
-        (Weights::External, _) => Storage::External { file: data },
-        (Weights::AsBase, true) => Storage::Share { links: stem, file: data, live: None },
+        (Weights::External, _) | (Weights::AsBase, true) => Storage::External { file: data },
     };
     onnx::write(&merged, output, &WriteOptions { storage })?;
-    Ok(Report { modules: plan.targets().len() + plan.trained().len(), precision: base.precision(), requantised, manifest })
+    Ok(Report { modules: plan.targets().len() + plan.trained().len(), precision: base.precision(), requantised, bundle: opened })
 }

@@ -3,12 +3,16 @@
 pub mod base;
 pub mod bundle;
 pub mod class_names;
+pub mod fingerprint;
 pub mod given;
 pub mod lock;
 pub mod manifest;
 pub mod merge;
 pub mod onnx_adapter;
+mod opened;
 pub mod pending;
+pub mod trainable;
 pub mod training_loop;
 
 pub use manifest::Manifest;
+pub use opened::{Bundle, INFERENCE, LENT, WHOLE};

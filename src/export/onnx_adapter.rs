@@ -59,13 +59,19 @@ pub fn write(bundle: &Path, adapter: Option<&Path>, output: &Path) -> Result<usi
         None => own,
     };
     let inputs = inputs(&manifest, &files).in_file(folder)?;
+    if inputs.is_empty() {
+        return Err(Error::unsupported("an adapter file of this bundle", "its inference graph has no optional inputs").in_file(folder));
+    }
     let bytes = encode(&inputs).in_file(output)?;
     crate::files::replace(output, &bytes)?;
     Ok(inputs.len())
 }
 
-/// The tensors of an adapter by the graph's inputs.
-fn inputs(manifest: &Manifest, files: &AdapterFiles) -> Result<IndexMap<String, Tensor>> {
+/// The tensors of an adapter by the inference graph's inputs, each of the input's shape.
+///
+/// # Errors
+/// A tensor that the graph has no input for; one that is missing, or of another shape.
+pub(super) fn inputs(manifest: &Manifest, files: &AdapterFiles) -> Result<IndexMap<String, Tensor>> {
     let ports: Vec<&Port> = manifest.graph("inference")?.inputs.iter().filter(|port| port.role == "parameter").collect();
     let mut found = IndexMap::new();
     for (key, tensor) in &files.tensors {
@@ -91,9 +97,6 @@ fn inputs(manifest: &Manifest, files: &AdapterFiles) -> Result<IndexMap<String, 
     if let Some(slot) = slots.into_iter().find(|slot| ports.iter().any(|port| port.name == slot.input) && !found.contains_key(&slot.input))
     {
         return Err(Error::not_found("tensor", slot.name.clone()).with_hint("the adapter attaches to other modules than the bundle's"));
-    }
-    if found.is_empty() {
-        return Err(Error::unsupported("an adapter file of this bundle", "its inference graph has no optional inputs"));
     }
     Ok(found)
 }

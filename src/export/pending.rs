@@ -79,14 +79,14 @@ pub fn follow(bundle: &Path, source: &Source) -> Result<()> {
     }
 }
 
-/// Completes what a crash left half done.
+/// Completes what a crash left half done, and says whether there was any.
 ///
 /// # Errors
 /// As [`follow`].
-pub fn complete(bundle: &Path) -> Result<()> {
-    let Some(source) = read(bundle) else { return Ok(()) };
+pub fn complete(bundle: &Path) -> Result<bool> {
+    let Some(source) = read(bundle) else { return Ok(false) };
     if source.folder(bundle).is_some() {
-        return follow(bundle, &source);
+        return follow(bundle, &source).map(|()| true);
     }
     tracing::warn!(
         "{}: the adapter's files may not belong together: the checkpoint that they should follow, step {} of run {}, is gone",
@@ -95,7 +95,7 @@ pub fn complete(bundle: &Path) -> Result<()> {
         source.run
     );
     let note = bundle.join(FILE);
-    fs::remove_file(&note).in_file(&note)
+    fs::remove_file(&note).in_file(&note).map(|()| false)
 }
 
 #[cfg(test)]
@@ -119,12 +119,13 @@ mod tests {
         files::replace(&bundle.join(FILE), &serde_json::to_vec(&source).expect("JSON"))?;
         fs::write(bundle.join(peft::WEIGHTS_FILE), "new")?;
         assert_eq!(adapter_folder(bundle), checkpoint);
-        complete(bundle)?;
+        assert!(complete(bundle)?);
         assert_eq!(adapter_folder(bundle), bundle);
         assert_eq!(fs::read(bundle.join(peft::ENCODER_FILE))?, b"new");
         // A note that leads elsewhere is not followed.
         files::replace(&bundle.join(FILE), br#"{"run": "../../elsewhere", "step": 4}"#)?;
         assert_eq!(adapter_folder(bundle), bundle);
-        complete(bundle)
+        assert!(!complete(bundle)?);
+        Ok(())
     }
 }

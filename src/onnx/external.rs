@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
 
+use super::lent::Lent;
 use super::map::Mapped;
 use super::proto::{EXTERNAL, TensorProto};
 use super::tensor;
@@ -34,10 +35,12 @@ struct Reference<'a> {
 }
 
 impl Files {
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    /// A model whose other files are beside it, but for those that are lent.
+    pub(super) fn open(path: &Path, lent: &[Lent]) -> Result<Self> {
         let model = Mapped::open(path)?;
         let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
-        Ok(Self { folder, model, others: RefCell::default() })
+        let others = lent.iter().map(|lent| (lent.location().to_owned(), lent.mapped.clone())).collect();
+        Ok(Self { folder, model, others: RefCell::new(others) })
     }
 
     pub(super) fn model(&self) -> &Bytes {

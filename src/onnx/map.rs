@@ -24,6 +24,11 @@ impl Mapped {
         Ok(Self { path: absolute.into(), bytes })
     }
 
+    /// Bytes in memory that go by the name of a file.
+    pub(super) fn of(path: Arc<Path>, bytes: Bytes) -> Self {
+        Self { path, bytes }
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

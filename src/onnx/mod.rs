@@ -4,6 +4,7 @@ mod attribute;
 mod external;
 mod forms;
 mod inline;
+mod lent;
 mod map;
 mod order;
 mod proto;
@@ -17,7 +18,8 @@ mod wire;
 mod write;
 
 pub use inline::inline_functions;
+pub use lent::{Lent, Runnable};
 pub use raise::raise;
-pub use read::{producer, read};
+pub use read::{producer, read, read_lent};
 pub use storage::{Storage, has_external};
 pub use write::{WriteOptions, write};

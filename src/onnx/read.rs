@@ -11,6 +11,7 @@ use prost::Message;
 
 use super::attribute;
 use super::external::{Files, Load};
+use super::lent::Lent;
 use super::order::{label, order, sparse_name};
 use super::proto::{GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto};
 use super::{tensor, types};
@@ -32,7 +33,15 @@ use crate::ir::{Builder, DType, Fact, Graph, ModelInfo, NodeSpec, Opset, ValueId
 /// If the file or its external data cannot be read, is not an ONNX model, or breaks the rules for graphs (a cycle, a name defined twice,
 /// a value that nothing makes).
 pub fn read(path: &Path) -> Result<Graph> {
-    let files = Files::open(path)?;
+    read_lent(path, &[])
+}
+
+/// Reads a model that refers to files which lie elsewhere.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_lent(path: &Path, lent: &[Lent]) -> Result<Graph> {
+    let files = Files::open(path, lent)?;
     let bytes = files.model().clone();
     if bytes.is_empty() {
         return Err(Error::format("an ONNX model", "the file is empty")).in_file(path);

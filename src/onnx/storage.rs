@@ -4,16 +4,15 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use indexmap::IndexMap;
 
 use super::proto::{EXTERNAL, TensorProto};
 use super::tensor;
 use super::write::entry;
 use crate::error::{Context, Error, Result};
-use crate::files::{Staged, link_or_copy};
+use crate::files::Staged;
 use crate::ir::{DType, Graph, Origin, Tensor};
 
-/// Where the data of initializers goes. Constants of less than 1 KiB, but for those of live files, and attributes, are always in the model file.
+/// Where the data of initializers goes. Constants of less than 1 KiB, and attributes, are always in the model file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Storage {
     /// Into the model file, which is limited to 2 GB.
@@ -24,26 +23,14 @@ pub enum Storage {
         /// Its name.
         file: String,
     },
-    /// Tensors that lie in a file already stay there. If that file is not in the model's folder, a hard link to it is put there (a copy,
-    /// where that is impossible): `base.model.onnx` for `links` = `base` and a tensor inside `model.onnx`. All others go
-    /// into one new file.
-    Share {
-        /// What the names of the links start with.
-        links: String,
+    /// Tensors that lie in certain files stay there: the model refers to them by locations under which whoever opens it is
+    /// [lent](super::Lent) these files. Default values of inputs go into the model file, all others into one new file.
+    Refer {
+        /// The files, absolute, with their locations.
+        files: Vec<(PathBuf, String)>,
         /// The name of the new file, written only if there is something to put into it.
         file: String,
-        /// A file that will change: the graph refers to its tensors however small they are.
-        live: Option<PathBuf>,
     },
-}
-
-impl Storage {
-    fn is_live(&self, tensor: &Tensor) -> bool {
-        match (self, tensor.origin()) {
-            (Self::Share { live: Some(file), .. }, Some(origin)) => *origin.file == **file,
-            _ => false,
-        }
-    }
 }
 
 /// Whether any weights of a graph that was read from `model` lie in another file.
@@ -68,29 +55,46 @@ fn is_shape(tensor: &Tensor) -> bool {
     tensor.dtype() == DType::I64 && tensor.shape().len() <= 1 && tensor.len() * 8 < LARGE
 }
 
+/// The bytes of a tensor that may lie outside of the model file.
+pub(super) fn data_of(tensor: &Tensor) -> Option<&Bytes> {
+    tensor.bytes().filter(|bytes| bytes.len() >= SMALL && !is_shape(tensor))
+}
+
+/// The message of a tensor whose data lies in a file.
+pub(super) fn refers(name: &str, tensor: &Tensor, location: &str, offset: u64) -> TensorProto {
+    let length = tensor.bytes().map_or(0, Bytes::len).to_string();
+    let external_data = vec![entry("location", location), entry("offset", &offset.to_string()), entry("length", &length)];
+    TensorProto { external_data, data_location: Some(EXTERNAL), ..tensor::header(name, tensor) }
+}
+
 /// What takes the data of tensors that are written.
 pub(super) trait Store {
     /// The message of a tensor.
     fn put(&mut self, name: &str, tensor: &Tensor) -> Result<TensorProto>;
+
+    /// The message of an input's default value.
+    fn put_default(&mut self, name: &str, tensor: &Tensor) -> Result<TensorProto> {
+        self.put(name, tensor)
+    }
+
+    /// Whether the data of a message is lent: ONNX Runtime takes files in memory for the constants of the outermost graph alone.
+    fn is_lent(&self, _message: &TensorProto) -> bool {
+        false
+    }
 }
 
 /// A [`Storage`] at work. The model's folder is changed only by [`finish`](Self::finish).
 #[derive(Debug)]
 pub(super) struct Stored {
     storage: Storage,
-    /// The model's folder, without links, and the model's own name.
     folder: PathBuf,
-    model: PathBuf,
     data: Option<Data>,
-    /// The location of each file that is referred to; `Some` with the source where it must be linked first.
-    shared: IndexMap<PathBuf, Shared>,
+    /// Bytes of default values in the model file.
+    defaults: usize,
 }
 
-#[derive(Debug)]
-struct Shared {
-    location: String,
-    linked: bool,
-}
+/// Default values are in the model file up to so many bytes in all: a message is limited to 2 GB.
+const MOST_DEFAULTS: usize = 1 << 30;
 
 /// A data file being written.
 #[derive(Debug)]
@@ -102,70 +106,55 @@ struct Data {
 }
 
 impl Stored {
-    pub(super) fn new(path: &Path, storage: &Storage) -> Result<Self> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let folder = folder.canonicalize().in_file(folder)?;
-        let model = folder.join(path.file_name().unwrap_or_default());
-        Ok(Self { storage: storage.clone(), folder, model, data: None, shared: IndexMap::new() })
+    pub(super) fn new(path: &Path, storage: &Storage) -> Self {
+        Self { storage: storage.clone(), folder: path.parent().map(Path::to_path_buf).unwrap_or_default(), data: None, defaults: 0 }
     }
 
-    /// Puts links and data into their places.
+    /// Puts the data into its place.
     pub(super) fn finish(self) -> Result<()> {
-        for (source, shared) in self.shared.iter().filter(|(_, shared)| shared.linked) {
-            link_or_copy(source, &self.folder.join(&shared.location))?;
-        }
         self.data.map_or(Ok(()), |data| data.file.finish())
     }
 
-    fn append(&mut self, file: &str, bytes: &bytes::Bytes) -> Result<(String, u64)> {
+    fn append(&mut self, file: &str, bytes: &Bytes) -> Result<u64> {
         let data = match &mut self.data {
             Some(data) => data,
             None => self.data.insert(Data { file: Staged::new(&self.folder.join(file))?, end: 0, written: HashMap::new() }),
         };
-        Ok((file.to_owned(), data.append(bytes)?))
-    }
-
-    /// The location of a tensor's file as seen from the model's folder.
-    fn share(&mut self, origin: &Origin, links: &str, file: &str) -> Result<(String, u64)> {
-        if let Some(shared) = self.shared.get(&*origin.file) {
-            return Ok((shared.location.clone(), origin.offset));
-        }
-        let target = origin.file.canonicalize().in_file(&*origin.file)?;
-        let replaced = target == self.model || target == self.folder.join(file);
-        let inside = target.strip_prefix(&self.folder).ok().filter(|_| !replaced).and_then(Path::to_str);
-        let shared = match inside {
-            Some(location) => Shared { location: location.replace(std::path::MAIN_SEPARATOR, "/"), linked: false },
-            None => Shared { location: self.link_name(links, &origin.file), linked: true },
-        };
-        let location = shared.location.clone();
-        self.shared.insert(origin.file.to_path_buf(), shared);
-        Ok((location, origin.offset))
-    }
-
-    /// `base.model.onnx`, or `base.2.model.onnx` if another folder's `model.onnx` has the first name.
-    fn link_name(&self, links: &str, source: &Path) -> String {
-        let name = source.file_name().unwrap_or_default().to_string_lossy();
-        let names = std::iter::once(format!("{links}.{name}")).chain((2..).map(|number| format!("{links}.{number}.{name}")));
-        let taken = |name: &String| self.shared.values().any(|shared| shared.location == *name);
-        { names }.find(|name| !taken(name)).expect("numbers do not end")
+        data.append(bytes)
     }
 }
 
 impl Store for Stored {
     fn put(&mut self, name: &str, tensor: &Tensor) -> Result<TensorProto> {
-        let is_live = self.storage.is_live(tensor);
-        let is_data = |bytes: &Bytes| bytes.len() >= SMALL && !is_shape(tensor);
-        let Some(bytes) = tensor.bytes().filter(|bytes| is_data(bytes) || is_live) else {
-            return Ok(tensor::to_inline(name, tensor));
+        let Some(bytes) = data_of(tensor) else { return Ok(tensor::to_inline(name, tensor)) };
+        let file = match &self.storage {
+            Storage::Inline => return Ok(tensor::to_inline(name, tensor)),
+            Storage::External { file } => file.clone(),
+            Storage::Refer { files, file } => {
+                let lent = |origin: &Origin| files.iter().find(|(path, _)| *path == *origin.file).map(|(_, location)| location);
+                if let Some((location, origin)) = tensor.origin().and_then(|origin| Some((lent(origin)?, origin))) {
+                    return Ok(refers(name, tensor, location, origin.offset));
+                }
+                file.clone()
+            }
         };
-        let (location, offset) = match (self.storage.clone(), tensor.origin()) {
-            (Storage::Inline, _) => return Ok(tensor::to_inline(name, tensor)),
-            (Storage::Share { links, file, .. }, Some(origin)) => self.share(origin, &links, &file)?,
-            (Storage::External { file } | Storage::Share { file, .. }, _) => self.append(&file, bytes)?,
-        };
-        let (offset, length) = (offset.to_string(), bytes.len().to_string());
-        let external_data = vec![entry("location", &location), entry("offset", &offset), entry("length", &length)];
-        Ok(TensorProto { external_data, data_location: Some(EXTERNAL), ..tensor::header(name, tensor) })
+        let offset = self.append(&file, bytes)?;
+        Ok(refers(name, tensor, &file, offset))
+    }
+
+    fn put_default(&mut self, name: &str, tensor: &Tensor) -> Result<TensorProto> {
+        let all = self.defaults.saturating_add(tensor.bytes().map_or(0, Bytes::len));
+        if !matches!(self.storage, Storage::Refer { .. }) || all > MOST_DEFAULTS {
+            return self.put(name, tensor);
+        }
+        self.defaults = all;
+        Ok(tensor::to_inline(name, tensor))
+    }
+
+    fn is_lent(&self, message: &TensorProto) -> bool {
+        let Storage::Refer { files, .. } = &self.storage else { return false };
+        let location = message.external_data.iter().find(|entry| entry.key() == "location");
+        location.is_some_and(|entry| files.iter().any(|(_, location)| location == entry.value()))
     }
 }
 

@@ -12,7 +12,7 @@ use super::proto::{
 };
 use super::read::FREE_INITIALIZERS;
 use super::storage::{Storage, Store, Stored};
-use super::types;
+use super::{tensor, types};
 use crate::error::{Context, Error, Place, Result};
 use crate::files::Staged;
 use crate::ir::{Attr, Graph, Node, Value, ValueId};
@@ -33,7 +33,7 @@ const MAX_MESSAGE: usize = 0x7fff_ffff;
 /// # Errors
 /// If the model needs more than 2 GB in one file, or a file cannot be written.
 pub fn write(graph: &Graph, path: &Path, options: &WriteOptions) -> Result<()> {
-    let mut store = Stored::new(path, &options.storage)?;
+    let mut store = Stored::new(path, &options.storage);
     let message = model(graph, &mut store).in_file(path)?;
     let size = message.encoded_len();
     if size > MAX_MESSAGE {
@@ -59,7 +59,17 @@ pub(super) fn model(graph: &Graph, store: &mut dyn Store) -> Result<ModelProto> 
     message.ir_version = Some(info.ir_version);
     message.opset_import =
         versions.into_iter().map(|(domain, version)| OperatorSetIdProto { domain: Some(domain), version: Some(version) }).collect();
-    let mut whole = Writer { graph, store, constants_are_inputs: info.ir_version < FREE_INITIALIZERS }.graph()?;
+    let (names, mut lifted) = (Names::of(graph), vec![]);
+    let writer = Writer {
+        graph,
+        store,
+        constants_are_inputs: info.ir_version < FREE_INITIALIZERS,
+        names: &names,
+        lifted: &mut lifted,
+        level: Level::Outermost,
+    };
+    let mut whole = writer.graph()?;
+    whole.initializer.append(&mut lifted);
     for (info, &id) in whole.output.iter_mut().zip(graph.outputs()) {
         types::complete(info, graph.fact(id));
     }
@@ -90,6 +100,50 @@ struct Writer<'a> {
     graph: &'a Graph,
     store: &'a mut dyn Store,
     constants_are_inputs: bool,
+    names: &'a Names,
+    /// Constants of bodies that are written with those of the outermost graph, whose names mean the same inside.
+    lifted: &'a mut Vec<TensorProto>,
+    level: Level,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Outermost,
+    Body,
+}
+
+/// Names that stand for one value in the whole model: a constant of such a name may move out of its body.
+struct Names(HashMap<String, usize>);
+
+impl Names {
+    /// Counts nothing where no body has constants of its own.
+    fn of(graph: &Graph) -> Self {
+        let mut counts = HashMap::new();
+        if bodies(graph).any(has_constants) {
+            count_names(graph, &mut counts);
+        }
+        Self(counts)
+    }
+
+    fn is_unique(&self, name: &str) -> bool {
+        self.0.get(name) == Some(&1)
+    }
+}
+
+fn bodies(graph: &Graph) -> impl Iterator<Item = &Graph> {
+    graph.nodes().iter().flat_map(|node| node.attrs.values()).flat_map(Attr::graphs).map(AsRef::as_ref)
+}
+
+fn has_constants(body: &Graph) -> bool {
+    body.initializers().next().is_some() || bodies(body).any(has_constants)
+}
+
+fn count_names(graph: &Graph, counts: &mut HashMap<String, usize>) {
+    let made = graph.nodes().iter().flat_map(Node::writes).chain(graph.inputs().iter().copied());
+    for id in made.chain(graph.initializers().map(|(id, _)| id)).collect::<BTreeSet<_>>() {
+        *counts.entry(graph.value_name(id).to_owned()).or_default() += 1;
+    }
+    bodies(graph).for_each(|body| count_names(body, counts));
 }
 
 impl Writer<'_> {
@@ -104,12 +158,21 @@ impl Writer<'_> {
         let mut words: HashMap<String, TensorProto> = message.initializer.drain(..).map(|words| (words.name().to_owned(), words)).collect();
         for (id, tensor) in graph.initializers() {
             let name = graph.value_name(id);
-            let mut data = self.store.put(name, tensor).at(Place::Tensor(name.to_owned()))?;
+            let is_default = graph.inputs().contains(&id);
+            let data = if is_default { self.store.put_default(name, tensor) } else { self.store.put(name, tensor) };
+            let mut data = data.at(Place::Tensor(name.to_owned()))?;
             if let Some(words) = words.remove(name) {
                 (data.doc_string, data.metadata_props) = (words.doc_string, words.metadata_props);
             }
+            if self.level == Level::Body && self.store.is_lent(&data) {
+                if self.names.is_unique(name) {
+                    self.lifted.push(data);
+                    continue;
+                }
+                data = tensor::to_inline(name, tensor);
+            }
             message.initializer.push(data);
-            if self.constants_are_inputs && !graph.inputs().contains(&id) {
+            if self.constants_are_inputs && !is_default {
                 message.input.push(self.value(id)?);
             }
         }
@@ -162,7 +225,8 @@ impl Writer<'_> {
         let words: BTreeMap<String, AttributeProto> = message.attribute.drain(..).map(|words| (words.name().to_owned(), words)).collect();
         for (name, attr) in &node.attrs {
             let attribute = attribute::write(name, attr, words.get(&**name), |body| {
-                Writer { graph: body, store: &mut *self.store, constants_are_inputs: false }.graph()
+                let (store, lifted) = (&mut *self.store, &mut *self.lifted);
+                Writer { graph: body, store, constants_are_inputs: false, names: self.names, lifted, level: Level::Body }.graph()
             })?;
             message.attribute.push(attribute);
         }

@@ -8,7 +8,6 @@ use crate::adapter::decomposed;
 use crate::adapter::encoder::Encoder;
 use crate::adapter::key::Key;
 use crate::error::{Context, Error, Place, Result};
-use crate::export::manifest::Slot;
 use crate::export::{Manifest, pending};
 use crate::files::inside;
 use crate::ir::Tensor;
@@ -17,19 +16,7 @@ use crate::peft::{self, safetensors};
 /// The file of the adapter's tensors in a bundle.
 pub const FILE: &str = crate::peft::WEIGHTS_FILE;
 
-/// The trainable vector as the adapter's files in a folder have it: a bundle's, its `initial`, or a checkpoint.
-///
-/// # Errors
-/// If a file cannot be read, or its tensors are not those of the manifest.
-pub fn read(folder: &Path, manifest: &Manifest) -> Result<Vec<f32>> {
-    let files = Files::read(folder, manifest)?;
-    let mut vector = Vec::with_capacity(manifest.trainable_count);
-    for slot in &manifest.trainable {
-        let values = slot_values(slot, files.of(slot)).at(Place::Tensor(slot.name.clone()));
-        vector.extend(values.in_file(folder.join(&slot.file))?);
-    }
-    Ok(vector)
-}
+pub use crate::export::trainable::read;
 
 /// The tensors of the adapter's files, by file.
 #[derive(Clone)]
@@ -49,18 +36,6 @@ impl Files {
         }
         Ok(Self(files))
     }
-
-    fn of(&self, slot: &Slot) -> &IndexMap<String, Tensor> {
-        &self.0[&slot.file]
-    }
-}
-
-fn slot_values(slot: &Slot, tensors: &IndexMap<String, Tensor>) -> Result<Vec<f32>> {
-    let tensor = tensors.get(&slot.name).ok_or_else(|| Error::not_found("tensor", &slot.name))?;
-    if tensor.shape() != slot.shape {
-        return Err(Error::mismatch("shape", format!("{:?}", slot.shape), format!("{:?}", tensor.shape())));
-    }
-    tensor.to_f32().ok_or_else(|| Error::mismatch("dtype", "float", tensor.dtype()))
 }
 
 /// Whether two folders have the same numbers to train.

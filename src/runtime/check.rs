@@ -177,14 +177,7 @@ impl<'a> Loss<'a> {
         }
         let verdict = judged(&looks, expected).unwrap_or(Verdict::Steps);
         let shown = decisive(&looks, expected).unwrap_or(looks[0]);
-        Ok(Row {
-            tensors,
-            direction: how,
-            gradient: expected,
-            difference: shown.slope,
-            tolerance: shown.tolerance(expected),
-            verdict,
-        })
+        Ok(Row { tensors, direction: how, gradient: expected, difference: shown.slope, tolerance: shown.tolerance(expected), verdict })
     }
 
     /// The loss at five places around the start, up to `step` away from it.

@@ -6,14 +6,13 @@
 mod sampler;
 mod stream;
 
-use std::path::Path;
-
 pub use sampler::{Sampler, Sampling};
 pub use stream::TextStream;
 
 use super::session::{Axis, DeviceTensor, Feed, Port, Presence, Purpose, Runtime, Session, Settings};
 use super::{Device, ElementType, Elements, HostTensor};
 use crate::error::{Context, Error, Place, Result};
+use crate::onnx::Runnable;
 
 /// When a text ends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,14 +52,14 @@ impl Generator {
     ///
     /// # Errors
     /// If it cannot be opened, or is no causal language model by its inputs and outputs.
-    pub fn open(runtime: &Runtime, model: &Path, device: Device) -> Result<Self> {
+    pub fn open(runtime: &Runtime, model: impl Into<Runnable>, device: Device) -> Result<Self> {
         let session = Session::open(runtime, model, &Settings { device, purpose: Purpose::Inference, ..Settings::default() })?;
         let logits = session.output("logits").or_else(|| session.outputs().first().filter(|port| port.shape.len() == 3));
         let Some(logits) = logits.filter(|port| port.shape.len() == 3).map(|port| port.name.clone()) else {
             let error = Error::unsupported("writing text with this model", "it has no output [batch, seq, vocabulary]");
-            return Err(error.in_file(model));
+            return Err(error.in_file(session.path()));
         };
-        let ids = session.input("input_ids").ok_or_else(|| Error::not_found("input", "input_ids")).in_file(model)?;
+        let ids = session.input("input_ids").ok_or_else(|| Error::not_found("input", "input_ids")).in_file(session.path())?;
         let length = match ids.shape.get(1) {
             Some(Axis::Known(length)) if *length > 1 => Some(*length),
             _ => None,

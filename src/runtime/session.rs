@@ -4,6 +4,7 @@
 //! reasons: [`settings`]) and how tensors move; they know nothing of adapters, losses or data.
 
 mod cuda;
+mod lent;
 mod open;
 mod process;
 pub mod settings;

@@ -10,7 +10,7 @@ use crate::anatomy;
 use crate::error::{Context, Error, Result};
 use crate::export::base::Base;
 use crate::ir::Tensor;
-use crate::onnx::{self, Storage, WriteOptions};
+use crate::onnx::Runnable;
 
 /// The rows `[tokens, layers · 2 · heads · size]` of a prefix of these tokens.
 ///
@@ -19,13 +19,8 @@ use crate::onnx::{self, Storage, WriteOptions};
 pub fn rows(runtime: &Runtime, model: &Path, tokens: &[i32]) -> Result<Tensor> {
     let base = Base::read(model)?;
     let graph = prefix_of_text(&base.graph, &base.anatomy).in_file(model)?;
-    // Beside the model, weights need not be copied.
-    let beside = model.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let folder = tempfile::Builder::new().prefix(".peft-onnx-").tempdir_in(beside).or_else(|_| tempfile::tempdir()).in_file(beside)?;
-    let path = folder.path().join("rows.onnx");
-    let storage = Storage::Share { links: "base".to_owned(), file: "rows.data".to_owned(), live: None };
-    onnx::write(&graph, &path, &WriteOptions { storage })?;
-    let mut session = Session::open(runtime, &path, &Settings { purpose: Purpose::Inference, ..Settings::default() })?;
+    let mut session =
+        Session::open(runtime, Runnable::of(&graph, model)?, &Settings { purpose: Purpose::Inference, ..Settings::default() })?;
     let filling = Filling { feeding: anatomy::feeding(&base.graph, &base.anatomy), ..Filling::default() };
     let example = Example { line: 1, input_ids: tokens.to_vec(), labels: Labels::Tokens(tokens.to_vec()), ..Example::default() };
     let dataset = Dataset {

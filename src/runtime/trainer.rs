@@ -101,8 +101,11 @@ pub struct Summary {
 pub fn train(runtime: &Runtime, options: &Options, stop: &AtomicBool, report: &mut dyn FnMut(Event<'_>)) -> Result<Summary> {
     let _lock = Lock::take(&options.bundle, "peft-onnx train")?;
     Runs::of(&options.bundle).tidy();
-    pending::complete(&options.bundle)?;
+    let is_completed = pending::complete(&options.bundle)?;
     let material = run::Material::read(options)?;
+    if is_completed {
+        material.bundle().renew_inference()?;
+    }
     match run::Run::prepare(runtime, options, &material, report)? {
         run::Prepared::Ready(run) => run.go(stop),
         run::Prepared::Finished(summary) => Ok(summary),

@@ -15,6 +15,7 @@ use crate::anatomy::{self, Feeding, Padding, Role};
 use crate::error::{Error, Result};
 use crate::export::base::Base;
 use crate::ir::DType;
+use crate::onnx::Runnable;
 
 /// What the models are fed with: random tokens, the same in every run, in rows of different lengths.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,9 +120,9 @@ impl fmt::Display for Comparison {
 ///
 /// # Errors
 /// If a model cannot be opened, has an input that is not known here, or they have no output in common.
-pub fn compare(runtime: &Runtime, left: &Path, right: &Path, samples: &Samples) -> Result<Comparison> {
-    let open = |path: &Path| Session::open(runtime, path, &Settings { purpose: Purpose::Inference, ..Settings::default() });
-    let (mut left, mut right) = (open(left)?, open(right)?);
+pub fn compare(runtime: &Runtime, left: impl Into<Runnable>, right: impl Into<Runnable>, samples: &Samples) -> Result<Comparison> {
+    let open = |model: Runnable| Session::open(runtime, model, &Settings { purpose: Purpose::Inference, ..Settings::default() });
+    let (mut left, mut right) = (open(left.into())?, open(right.into())?);
     let common: Vec<String> = left.outputs().iter().map(|port| port.name.clone()).filter(|name| right.output(name).is_some()).collect();
     let common: Vec<&str> = common.iter().map(String::as_str).collect();
     if common.is_empty() {

@@ -55,28 +55,10 @@ pub struct State<'g> {
     pub v: Expr<'g>,
 }
 
-/// What the state is before the first step, each float32 `[N]`.
-#[derive(Clone, Debug)]
-pub struct Start {
-    /// The trainable vector.
-    pub trainable: Tensor,
-    /// Both moments.
-    pub zeros: Tensor,
-}
-
-impl Start {
-    /// A start in memory.
-    #[must_use]
-    pub fn new(trainable: Tensor) -> Self {
-        let count = trainable.len();
-        Self { trainable, zeros: Tensor::from_f32(&[count], &vec![0.0; count]) }
-    }
-}
-
 impl AdamW {
-    /// Adds the moments as inputs that start at zero.
-    pub fn moments<'g>(b: &'g Builder, trainable: Expr<'g>, start: &Start) -> State<'g> {
-        let moment = |name| b.optional_input(name, start.zeros.clone());
+    /// Adds the moments as inputs, as long as the trainable vector. They start at zero.
+    pub fn moments<'g>(b: &'g Builder, trainable: Expr<'g>) -> State<'g> {
+        let moment = |name| b.input(name, DType::F32, &trainable.known_dims());
         State { trainable, m: moment(names::ADAM_M), v: moment(names::ADAM_V) }
     }
 
@@ -137,16 +119,16 @@ fn clip_factor<'g>(norm: Expr<'g>, max: Expr<'g>) -> Expr<'g> {
     on.where_((max / (norm + 1e-6)).min(one), one)
 }
 
-/// The graph that takes a finished gradient and makes the step: what accumulation and data-parallel training end in.
+/// The graph that takes a finished gradient of `count` numbers and makes the step: what accumulation and data-parallel training end in.
 ///
 /// Inputs `trainable`, `gradient`, `adam_m`, `adam_v`, `step`, `learning_rate` and the optional hyper-parameters; outputs `grad_norm`,
 /// `updated` and the next state.
-pub fn update_graph(optimizer: &AdamW, start: &Start) -> crate::Result<crate::ir::Graph> {
+pub fn update_graph(optimizer: &AdamW, count: usize) -> crate::Result<crate::ir::Graph> {
     let b = Builder::new(crate::ir::ModelInfo::dialect());
-    let length = Dim::known(i64::try_from(start.trainable.len()).unwrap_or(i64::MAX));
-    let vector = b.optional_input(names::TRAINABLE, start.trainable.clone());
+    let length = Dim::known(i64::try_from(count).unwrap_or(i64::MAX));
+    let vector = b.input(names::TRAINABLE, DType::F32, std::slice::from_ref(&length));
     let gradient = b.input("gradient", DType::F32, &[length]);
-    let state = AdamW::moments(&b, vector, start);
+    let state = AdamW::moments(&b, vector);
     optimizer.write(&b, state, gradient);
     b.finish()
 }

@@ -2,13 +2,13 @@
 
 use super::head::Head;
 use super::loss::{self, Labels, Loss, Want};
-use super::optimizer::{AdamW, Start, names};
+use super::optimizer::{AdamW, names};
 use super::order;
 use super::verbalizer::HardPrompt;
 use crate::adapter::Param;
 use crate::anatomy::Anatomy;
 use crate::grad;
-use crate::ir::{Builder, DType, Expr, Graph, Tensor, ValueId, simplify};
+use crate::ir::{Builder, DType, Dim, Expr, Graph, ValueId, simplify};
 use crate::{Error, Result};
 
 /// What the labels are labels of.
@@ -31,8 +31,6 @@ pub struct Model<'a> {
     pub anatomy: &'a Anatomy,
     /// The adapter's tensors, in the order of the trainable vector.
     pub params: &'a [Param],
-    /// The state before the first step; its trainable vector holds the adapter's tensors one behind the other.
-    pub start: &'a Start,
     /// What the labels are labels of.
     pub objective: Objective,
     /// Positions of the logits in front of those that have labels: virtual tokens.
@@ -43,18 +41,6 @@ pub struct Model<'a> {
 
 /// The name of the labels' input.
 pub const LABELS: &str = "labels";
-
-/// All trainable numbers as they are now, in the order of the trainable vector, float32 `[N]`.
-///
-/// # Errors
-/// A tensor that is not float32.
-pub fn trainable_vector(params: &[Param]) -> Result<Tensor> {
-    let mut all = vec![];
-    for param in params {
-        all.extend(param.initial.to_f32().ok_or_else(|| Error::mismatch("dtype", DType::F32, param.initial.dtype()))?);
-    }
-    Ok(Tensor::from_f32(&[all.len()], &all))
-}
 
 /// The forward and the backward pass: what the graph of the whole step and the one that adds gradients up have in common.
 #[derive(Debug)]
@@ -90,12 +76,12 @@ impl Backward {
     ///
     /// # Errors
     /// None for a graph that was finished.
-    pub fn training_graph(&self, optimizer: &AdamW, start: &Start) -> Result<Graph> {
+    pub fn training_graph(&self, optimizer: &AdamW) -> Result<Graph> {
         let b = Builder::on(&self.graph);
         let [sum, gradient, count] = self.results(&b);
         b.remove_input(b.expr(self.label_count), count);
         b.output("loss", sum / count);
-        let state = AdamW::moments(&b, b.expr(self.trainable), start);
+        let state = AdamW::moments(&b, b.expr(self.trainable));
         optimizer.write(&b, state, gradient);
         b.finish()
     }
@@ -185,17 +171,14 @@ impl<'g> Prepared<'g> {
 
 /// Replaces the adapter's inputs by parts of one flat input.
 fn flatten<'g>(b: &'g Builder, model: Model<'_>) -> Result<Expr<'g>> {
-    let (params, vector) = (model.params, &model.start.trainable);
+    let params = model.params;
+    let length = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     let count: usize = params.iter().map(|param| param.initial.len()).sum();
-    if vector.len() != count {
-        return Err(Error::mismatch("numbers in the trainable vector", count, vector.len()));
-    }
     if count == 0 {
         return Err(Error::invalid("there is nothing to train: the adapter has no tensors"));
     }
-    let trainable = b.optional_input(names::TRAINABLE, vector.clone());
+    let trainable = b.input(names::TRAINABLE, DType::F32, &[Dim::known(length(count))]);
     b.scoped("trainable", || {
-        let length = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         let lengths: Vec<i64> = params.iter().map(|p| length(p.initial.len())).collect();
         for (param, part) in params.iter().zip(trainable.split(&lengths, 0)) {
             let shape: Vec<i64> = param.initial.shape().iter().map(|&n| length(n)).collect();

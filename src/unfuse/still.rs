@@ -168,7 +168,12 @@ mod tests {
 
     /// What is written, the opset, and what is said of it.
     const CASES: &[(&str, i64, Write, &str)] = &[
-        ("a Dropout told to drop", 17, |b, x| b.op("Dropout", &[x, b.number(0.5, DType::F32), b.number(1.0, DType::Bool)], &[]), "1 Dropout nodes drop nothing"),
+        (
+            "a Dropout told to drop",
+            17,
+            |b, x| b.op("Dropout", &[x, b.number(0.5, DType::F32), b.number(1.0, DType::Bool)], &[]),
+            "1 Dropout nodes drop nothing",
+        ),
         ("a Dropout told not to", 17, |b, x| b.op("Dropout", &[x, b.number(0.5, DType::F32), b.number(0.0, DType::Bool)], &[]), ""),
         ("a Dropout told nothing", 17, |b, x| b.op("Dropout", &[x], &[]), ""),
         (

@@ -48,7 +48,7 @@ proptest! {
         let storage = match storage {
             0 => Storage::Inline,
             1 => Storage::External { file: "model.data".into() },
-            _ => Storage::Share { links: "base".into(), file: "model.data".into(), live: None },
+            _ => Storage::Refer { files: vec![], file: "model.data".into() },
         };
         onnx::write(&graph, &path, &WriteOptions { storage }).expect("it can be written");
         let back = onnx::read(&path).expect("it can be read");

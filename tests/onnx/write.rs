@@ -7,7 +7,7 @@ use onnx_protobuf::{
     AttributeProto, GraphProto, Message, ModelProto, SparseTensorProto, StringStringEntryProto, TensorAnnotation, TensorProto,
 };
 use peft_onnx::ir::{Builder, DType, Dim, Graph, ModelInfo, Tensor};
-use peft_onnx::onnx::{self, Storage, WriteOptions};
+use peft_onnx::onnx::{self, Lent, Storage, WriteOptions};
 
 use super::make::{body, constant, elsewhere, floats, graph, int, model, node, opset, parse, save, string, typed, value, with};
 
@@ -112,8 +112,10 @@ fn location(path: &Path, name: &str) -> Option<(String, u64)> {
 }
 
 fn same_weights(a: &Graph, b: &Graph) {
-    let all =
-        |graph: &Graph| graph.initializers().map(|(id, tensor)| (graph.value_name(id).to_owned(), tensor.clone())).collect::<Vec<_>>();
+    let all = |graph: &Graph| {
+        let named = graph.initializers().map(|(id, tensor)| (graph.value_name(id).to_owned(), tensor.clone()));
+        named.collect::<std::collections::BTreeMap<_, _>>()
+    };
     assert_eq!(all(a), all(b));
 }
 
@@ -122,14 +124,6 @@ fn files(folder: &Path) -> Vec<String> {
         fs::read_dir(folder).expect("a folder").map(|f| f.expect("a file").file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
-}
-
-fn share() -> WriteOptions {
-    share_with("out.data")
-}
-
-fn share_with(file: &str) -> WriteOptions {
-    WriteOptions { storage: Storage::Share { links: "base".into(), file: file.into(), live: None } }
 }
 
 #[test]
@@ -148,71 +142,31 @@ fn external_data_is_aligned_and_small_tensors_stay() -> peft_onnx::Result<()> {
 }
 
 #[test]
-fn shared_weights_stay_in_the_file_they_came_from() -> peft_onnx::Result<()> {
+fn weights_of_named_files_are_referred_to_by_their_locations() -> peft_onnx::Result<()> {
     let saved = save(&model(18, three()));
     let read = onnx::read(&saved.path)?;
     let builder = Builder::on(&read);
-    let new = builder.initializer("new", Tensor::from_f32(&[512], &[0.5; 512]));
-    builder.output("new", new);
+    builder.output("new", builder.initializer("new", Tensor::from_f32(&[512], &[0.5; 512])));
+    let default = builder.optional_input("default", Tensor::from_f32(&[512], &[0.25; 512]));
+    builder.output("fed", default + 1.0);
     let graph = builder.finish_whole()?;
     let out = tempfile::tempdir()?;
     let path = out.path().join("out.onnx");
-    onnx::write(&graph, &path, &share())?;
-    assert_eq!(files(out.path()), ["base.model.onnx", "out.data", "out.onnx"]);
+    let storage = Storage::Refer { files: vec![(saved.path.clone(), "base/model.onnx".into())], file: "out.data".into() };
+    onnx::write(&graph, &path, &WriteOptions { storage })?;
+    assert_eq!(files(out.path()), ["out.data", "out.onnx"], "nothing of the file is there");
     assert_eq!(location(&path, "new"), Some(("out.data".into(), 0)));
+    assert_eq!(location(&path, "default"), None);
     let origin = read.initializers().last().and_then(|(_, tensor)| tensor.origin()).expect("it came from a file").offset;
-    assert_eq!(location(&path, "large"), Some(("base.model.onnx".into(), origin)));
-    let again = onnx::read(&path)?;
-    same_weights(&graph, &again);
-    // Written next to it, the second graph refers to the same files.
-    onnx::write(&again, &out.path().join("second.onnx"), &share_with("second.data"))?;
-    assert_eq!(files(out.path()), ["base.model.onnx", "out.data", "out.onnx", "second.onnx"]);
-    same_weights(&graph, &onnx::read(&out.path().join("second.onnx"))?);
-    Ok(())
-}
-
-#[test]
-fn small_tensors_of_a_live_file_are_read_from_it_each_time() -> peft_onnx::Result<()> {
-    let mut m = model(18, graph(&[], &[], &["w"]));
-    m.graph.mut_or_insert_default().initializer = vec![elsewhere("w", &[1], &[("location", "adapter.bin"), ("offset", "4")])];
-    let saved = save(&m);
-    let live = saved.folder.path().join("adapter.bin");
-    fs::write(&live, [0.0_f32, 1.0].map(f32::to_le_bytes).concat())?;
-    let out = saved.folder.path().join("out.onnx");
-    let storage = Storage::Share { links: "base".into(), file: "out.data".into(), live: Some(live.clone()) };
-    onnx::write(&onnx::read(&saved.path)?, &out, &WriteOptions { storage })?;
-    assert_eq!(location(&out, "w"), Some(("adapter.bin".into(), 4)));
-    fs::write(&live, [0.0_f32, 2.0].map(f32::to_le_bytes).concat())?;
-    let again = onnx::read(&out)?;
-    let value = again.initializers().next().and_then(|(_, tensor)| tensor.scalar());
-    assert_eq!(value, Some(2.0));
-    Ok(())
-}
-
-#[test]
-fn files_of_one_name_get_links_of_different_names() -> peft_onnx::Result<()> {
-    let mut m = model(18, graph(&[], &[], &["a", "b"]));
-    let g = m.graph.mut_or_insert_default();
-    g.initializer = ["a", "b"].map(|name| elsewhere(name, &[512], &[("location", &format!("{name}/data.bin"))])).into();
-    let saved = save(&m);
-    for (folder, value) in [("a", 1.0_f32), ("b", 2.0)] {
-        fs::create_dir(saved.folder.path().join(folder))?;
-        fs::write(saved.folder.path().join(folder).join("data.bin"), value.to_le_bytes().repeat(512))?;
-    }
-    let read = onnx::read(&saved.path)?;
-    let out = tempfile::tempdir()?;
-    onnx::write(&read, &out.path().join("out.onnx"), &share())?;
-    assert_eq!(files(out.path()), ["base.2.data.bin", "base.data.bin", "out.onnx"]);
-    same_weights(&read, &onnx::read(&out.path().join("out.onnx"))?);
-    // In the folder itself they are referred to where they are.
-    onnx::write(&read, &saved.folder.path().join("out.onnx"), &share())?;
-    assert_eq!(location(&saved.folder.path().join("out.onnx"), "b"), Some(("b/data.bin".into(), 0)));
+    assert_eq!(location(&path, "large"), Some(("base/model.onnx".into(), origin)));
+    assert!(onnx::read(&path).is_err(), "the file is not beside the model");
+    same_weights(&graph, &onnx::read_lent(&path, &[Lent::open("base/model.onnx", &saved.path)?])?);
     Ok(())
 }
 
 #[test]
 fn a_model_may_be_written_over_itself() -> peft_onnx::Result<()> {
-    for storage in [Storage::Inline, Storage::External { file: "out.data".into() }, share().storage] {
+    for storage in [Storage::Inline, Storage::External { file: "out.data".into() }] {
         let saved = save(&model(18, three()));
         let read = onnx::read(&saved.path)?;
         onnx::write(&read, &saved.path, &WriteOptions { storage })?;
@@ -250,7 +204,8 @@ fn models_above_2_gb_must_have_their_weights_elsewhere() -> peft_onnx::Result<()
     let out = saved.folder.path().join("out.onnx");
     let error = onnx::write(&read, &out, &WriteOptions::default()).expect_err("it cannot");
     assert_eq!(error.hint(), Some("store the weights in a file of their own (external data)"));
-    onnx::write(&read, &out, &share())?;
+    let elsewhere = Storage::Refer { files: vec![(saved.folder.path().join("data.bin"), "base/data.bin".into())], file: "out.data".into() };
+    onnx::write(&read, &out, &WriteOptions { storage: elsewhere })?;
     Ok(())
 }
 

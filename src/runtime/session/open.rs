@@ -9,8 +9,9 @@ use ort::value::ValueType;
 
 use super::settings::SETTINGS;
 use super::value::{DeviceTensor, Feed, element_type};
-use super::{Runtime, Settings, cuda, refused};
+use super::{Runtime, Settings, cuda, lent, refused};
 use crate::error::{Context, Error, ErrorKind, Place, Result};
+use crate::onnx::{Lent, Runnable};
 use crate::runtime::{Device, ElementType, HostTensor};
 
 /// The length of one axis of an input or output.
@@ -82,6 +83,8 @@ impl fmt::Display for Axis {
 /// One graph, opened on a device.
 pub struct Session {
     pub(super) inner: ort::session::Session,
+    /// What `inner` reads weights from: it must go first.
+    _lent: Vec<Lent>,
     path: PathBuf,
     device: Device,
     inputs: Vec<Port>,
@@ -89,11 +92,12 @@ pub struct Session {
 }
 
 impl Session {
-    /// Opens the graph at `path`. Its weights are mapped into memory, not read.
+    /// Opens a model. Its weights are mapped into memory, not read.
     ///
     /// # Errors
     /// [`Runtime`](ErrorKind::Runtime) with the file if ONNX Runtime refuses the graph or the device; there is no fall-back to another device.
-    pub fn open(runtime: &Runtime, path: &Path, settings: &Settings) -> Result<Self> {
+    pub fn open(runtime: &Runtime, model: impl Into<Runnable>, settings: &Settings) -> Result<Self> {
+        let Runnable { path, message, lent } = model.into();
         if let Device::Cuda(_) = settings.device {
             cuda::prepare(runtime.facts())?;
         }
@@ -101,12 +105,17 @@ impl Session {
         for setting in SETTINGS {
             builder = (setting.apply)(builder, settings).map_err(|error| at_opening(refused(error), settings.device))?;
         }
-        let inner = builder.commit_from_file(path).map_err(|error| at_opening(refused(error), settings.device)).in_file(path)?;
+        builder = lent::lend(builder, &lent).in_file(&path)?;
+        let opened = match &message {
+            Some(message) => builder.commit_from_memory(message),
+            None => builder.commit_from_file(&path),
+        };
+        let inner = opened.map_err(|error| at_opening(refused(error), settings.device)).in_file(&path)?;
         let required = inner.inputs().iter().map(|port| Port::new(port.name(), port.dtype(), Presence::Required));
         let optional = inner.overridable_initializers();
         let inputs = required.chain(optional.iter().map(|port| Port::new(port.name(), port.dtype(), Presence::Optional))).collect();
         let outputs = inner.outputs().iter().map(|port| Port::new(port.name(), port.dtype(), Presence::Required)).collect();
-        Ok(Self { inner, path: path.to_path_buf(), device: settings.device, inputs, outputs })
+        Ok(Self { inner, _lent: lent, path, device: settings.device, inputs, outputs })
     }
 
     /// The graph's inputs, in its order; those that the graph has a value for come last.

@@ -1,11 +1,10 @@
 //! The graphs that make an optimizer step, and the state that goes around.
 
 use std::num::NonZeroUsize;
-use std::path::Path;
 
 use super::options::{Optimizer, Options};
-use crate::error::{Context, Error, Result};
-use crate::export::Manifest;
+use crate::error::{Error, Result};
+use crate::export::Bundle;
 use crate::runtime::data::{Batch, Batches, Dataset, Filling, Order};
 use crate::runtime::session::{DeviceTensor, Feed, Port, Purpose, Runtime, Session, Settings, State, Stepper};
 use crate::runtime::{Device, ElementType, HostTensor};
@@ -71,13 +70,13 @@ impl Outcome {
     }
 }
 
-/// The graph of a bundle for a purpose, opened.
+/// The graph of a bundle for a purpose, opened to be trained or to be run beside it.
 ///
 /// # Errors
 /// If the bundle does not have it or ONNX Runtime refuses it.
-pub fn open(runtime: &Runtime, bundle: &Path, manifest: &Manifest, purpose: &str, device: Device) -> Result<Session> {
-    let file = bundle.join(&manifest.graph(purpose).in_file(bundle)?.file);
-    Session::open(runtime, &file, &Settings { device, purpose: Purpose::Training, ..Settings::default() })
+pub fn open(runtime: &Runtime, bundle: &Bundle, purpose: &str, device: Device) -> Result<Session> {
+    let settings = Settings { device, purpose: Purpose::Training, ..Settings::default() };
+    Session::open(runtime, bundle.runnable(purpose)?, &settings)
 }
 
 impl Engine {
@@ -85,8 +84,8 @@ impl Engine {
     ///
     /// # Errors
     /// A bundle without the graphs, or with other inputs and outputs than training needs.
-    pub(super) fn open(runtime: &Runtime, manifest: &Manifest, options: &Options, parts: NonZeroUsize) -> Result<Self> {
-        let open = |purpose| open(runtime, &options.bundle, manifest, purpose, options.device);
+    pub(super) fn open(runtime: &Runtime, bundle: &Bundle, options: &Options, parts: NonZeroUsize) -> Result<Self> {
+        let open = |purpose| open(runtime, bundle, purpose, options.device);
         let (accumulation, waiting) = (options.accumulation.saturating_mul(parts), options.waiting);
         let graphs = if accumulation.get() > 1 {
             let (batches, update) = (waiting.saturating_mul(accumulation), open("update")?);

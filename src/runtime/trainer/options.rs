@@ -16,6 +16,8 @@ use crate::runtime::schedule::{Decay, Schedule};
 pub struct Options {
     /// The bundle's folder.
     pub bundle: PathBuf,
+    /// Where its base went, if it moved.
+    pub base: Option<PathBuf>,
     /// What is learnt from.
     pub data: DataOptions,
     /// Batches whose gradients are added up for one optimizer step.

@@ -11,7 +11,7 @@ use super::engine::{Engine, STATES, open as open_graph};
 use super::start::Beginning;
 use super::{Event, Options, Plan, Source, Summary, source};
 use crate::error::{Context, Error, ErrorKind, Place, Result};
-use crate::export::{Manifest, pending};
+use crate::export::{Bundle, Manifest, pending};
 use crate::runtime::adapter_file::{self, Frame};
 use crate::runtime::checkpoint::{self, Checkpoint, Conditions, Record};
 use crate::runtime::data::{Batches, Cursor, Dataset};
@@ -23,7 +23,7 @@ use crate::runtime::session::{Feed, Runtime};
 
 /// What a run works on.
 pub(super) struct Material {
-    manifest: Manifest,
+    bundle: Bundle,
     source: Source,
     dataset: Dataset,
     eval_data: Option<Dataset>,
@@ -34,23 +34,25 @@ impl Material {
     /// Reads the manifest, where the run starts, and the data.
     pub(super) fn read(options: &Options) -> Result<Self> {
         options.optimizer.check()?;
-        let manifest = Manifest::read(&options.bundle)?;
-        let beginning = Beginning::find(options, &manifest)?;
+        let bundle = Bundle::open(&options.bundle, options.base.as_deref())?;
+        let beginning = Beginning::find(options, bundle.manifest())?;
         let data = &options.data;
-        let source = Source::of(&options.bundle, &manifest, data.tokenizer.as_deref())?
-            .mapped(&data.columns)
-            .cut(data.max_length)
-            .packed(data.packing);
+        let source = Source::of(&bundle, data.tokenizer.as_deref())?.mapped(&data.columns).cut(data.max_length).packed(data.packing);
         let dataset = source.read_to_learn(&data.file)?;
         let eval_data = data.eval_file.as_ref().map(|file| source.read_to_measure(file, Some(&dataset))).transpose()?;
-        Ok(Self { manifest, source, dataset, eval_data, beginning })
+        Ok(Self { bundle, source, dataset, eval_data, beginning })
+    }
+
+    /// The bundle, open.
+    pub(super) fn bundle(&self) -> &Bundle {
+        &self.bundle
     }
 
     /// Keeps the names of classes that the data has and the bundle does not know yet: whoever reads the bundle later must number them alike.
     fn keep_class_names(&self, bundle: &Path) -> Result<()> {
         match &self.dataset.class_names {
-            Some(names) if *names != self.manifest.class_names => {
-                Manifest { class_names: names.clone(), ..self.manifest.clone() }.write(bundle)
+            Some(names) if *names != self.bundle.manifest().class_names => {
+                Manifest { class_names: names.clone(), ..self.bundle.manifest().clone() }.write(bundle)
             }
             _ => Ok(()),
         }
@@ -117,13 +119,14 @@ impl<'a> Run<'a> {
         material: &'a Material,
         report: &'a mut dyn FnMut(Event<'_>),
     ) -> Result<Prepared<'a>> {
-        let Material { manifest, source, dataset, eval_data, beginning } = material;
+        let Material { bundle, source, dataset, eval_data, beginning } = material;
+        let manifest = bundle.manifest();
         let (data, accumulation) = (&options.data, options.accumulation.get());
         let is_parted = source.filling().parts_batches(dataset, data.batch_size.get());
         let parts = if is_parted { data.batch_size } else { NonZeroUsize::MIN };
-        let mut engine = Engine::open(runtime, manifest, options, parts)?;
+        let mut engine = Engine::open(runtime, bundle, options, parts)?;
         engine.configure(&options.optimizer, options.seed)?;
-        let open = |purpose| open_graph(runtime, &options.bundle, manifest, purpose, options.device);
+        let open = |purpose| open_graph(runtime, bundle, purpose, options.device);
         let evaluator = match eval_data {
             Some(dataset) => Some(
                 Evaluator::new(open("evaluation")?, dataset, source.filling(), data.batch_size.get()).narrowed_to(source.hard_prompt()),
@@ -145,7 +148,7 @@ impl<'a> Run<'a> {
         let optimization = format!("{schedule}; {}", options.optimizer);
         let (done, cursor) = begin(beginning, manifest, &mut engine, &conditions, &optimization)?;
         if let Some(run) = beginning.run_that_goes_on().filter(|_| done == schedule.total_steps) {
-            return Ok(Prepared::Finished(finished(&options.bundle, run.clone(), done)?));
+            return Ok(Prepared::Finished(finished(bundle, run.clone(), done)?));
         }
         if done >= schedule.total_steps {
             let error = Error::mismatch("steps of this run", format!("more than the {done} of the checkpoint"), schedule.total_steps);
@@ -215,7 +218,7 @@ impl<'a> Run<'a> {
             done: self.done,
             steps: self.schedule.total_steps,
             steps_per_epoch: self.steps_per_epoch,
-            trainable: self.material.manifest.trainable_count,
+            trainable: self.material.bundle.manifest().trainable_count,
             data: self.material.dataset.summary,
             rows_per_step: self.options.data.batch_size.get() * accumulation,
             learning_rate: self.schedule.peak,
@@ -292,7 +295,7 @@ impl<'a> Run<'a> {
         }
         let total = self.schedule.total_steps;
         let record = Record::new(step, total, self.cursor, self.conditions.clone(), self.optimization.clone());
-        let (frame, manifest) = (&self.frame, &self.material.manifest);
+        let (frame, manifest) = (&self.frame, self.material.bundle.manifest());
         let adapter = |folder: &Path| frame.write(folder, manifest, &state["trainable"]);
         self.metrics.sync()?;
         let keep = self.options.saving.keep.map(NonZeroUsize::get);
@@ -341,7 +344,7 @@ impl<'a> Run<'a> {
         let last = self.schedule.total_steps;
         self.evaluate(last, &mut seen)?;
         self.save(last, &mut seen)?;
-        let Summary { run, adapter, .. } = finished(&self.options.bundle, self.run, last)?;
+        let Summary { run, adapter, .. } = finished(&self.material.bundle, self.run, last)?;
         let tenth = seen.losses.len().div_ceil(10);
         Ok(Summary {
             run,
@@ -399,10 +402,11 @@ fn finite(vector: &[f32], manifest: &Manifest) -> Result<()> {
 }
 
 /// Puts the adapter of a run's last checkpoint into the bundle, unless it is there.
-fn finished(bundle: &Path, mut run: runs::Run, step: u64) -> Result<Summary> {
+fn finished(bundle: &Bundle, mut run: runs::Run, step: u64) -> Result<Summary> {
     if run.record.ended != Some(Ended::Finished) {
         let hint = format!("step {step} of run {} is saved: the same command with --resume puts it into the bundle", run.name);
-        pending::follow(bundle, &pending::Source { run: run.name.clone(), step }).hint(hint)?;
+        pending::follow(bundle.folder(), &pending::Source { run: run.name.clone(), step }).hint(hint)?;
+        bundle.renew_inference()?;
         if let Err(error) = run.end(Some(Ended::Finished)) {
             tracing::warn!("how run {} ended could not be kept: {error}", run.name);
         }
@@ -416,7 +420,7 @@ fn finished(bundle: &Path, mut run: runs::Run, step: u64) -> Result<Summary> {
         tokens: 0,
         time: Duration::ZERO,
         evaluation: None,
-        adapter: bundle.join(adapter_file::FILE),
+        adapter: bundle.folder().join(adapter_file::FILE),
     })
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::adapter::config::Task;
 use crate::anatomy::{self, Anatomy, Feeding, Padding};
 use crate::error::{Context, Error, Result};
-use crate::export::{Manifest, class_names};
+use crate::export::{Bundle, class_names};
 use crate::ir::Graph;
 use crate::runtime::data::{self, ColumnMap, Dataset, Filling, Labels, Limits, OtherNames, Packing, Reading, Tokenizer};
 use crate::train::verbalizer::HardPrompt;
@@ -38,13 +38,14 @@ impl Source {
     ///
     /// # Errors
     /// If the named tokenizer cannot be opened, or the task is unknown.
-    pub fn of(bundle: &Path, manifest: &Manifest, tokenizer: Option<&Path>) -> Result<Self> {
+    pub fn of(bundle: &Bundle, tokenizer: Option<&Path>) -> Result<Self> {
+        let manifest = bundle.manifest();
         let task = Task::from_name(&manifest.task)
             .ok_or_else(|| Error::not_found("task", &*manifest.task))
-            .in_file(bundle.join(crate::export::manifest::FILE))?;
+            .in_file(bundle.folder().join(crate::export::manifest::FILE))?;
         let tokenizer = match tokenizer {
             Some(path) => Some(Tokenizer::open(path)?),
-            None => tokenizer_near(&[bundle.join("inference.onnx"), PathBuf::from(&manifest.base.path)])?,
+            None => tokenizer_near(&[bundle.folder().join("inference.onnx"), bundle.model().to_path_buf()])?,
         };
         let source = Self::with(task, tokenizer, manifest.classes, manifest.vocabulary, manifest.max_positions);
         let source = source.fed_as(manifest.feeding.clone());

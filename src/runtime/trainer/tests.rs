@@ -28,6 +28,7 @@ fn bundle(into: &Path) -> Result<PathBuf> {
 fn options(bundle: &Path) -> Options {
     Options {
         bundle: bundle.to_path_buf(),
+        base: None,
         data: DataOptions {
             file: bundle.join("train.jsonl"),
             eval_file: None,

@@ -1,0 +1,37 @@
+//! The trainable vector as the adapter's files of a bundle have it.
+
+use std::path::Path;
+
+use indexmap::IndexMap;
+
+use super::Manifest;
+use super::manifest::Slot;
+use crate::ir::Tensor;
+use crate::peft::safetensors;
+use crate::{Context, Error, Place, Result};
+
+/// All trainable numbers, in the order of the trainable vector.
+///
+/// # Errors
+/// If a file cannot be read, or its tensors are not those of the manifest.
+pub fn read(bundle: &Path, manifest: &Manifest) -> Result<Vec<f32>> {
+    let mut files: IndexMap<&str, IndexMap<String, Tensor>> = IndexMap::new();
+    let mut vector = vec![];
+    for slot in &manifest.trainable {
+        let path = bundle.join(&slot.file);
+        if !files.contains_key(&*slot.file) {
+            files.insert(&slot.file, safetensors::read(&path)?);
+        }
+        let values = values(slot, &files[&*slot.file]).at(Place::Tensor(slot.name.clone()));
+        vector.extend(values.in_file(path)?);
+    }
+    Ok(vector)
+}
+
+fn values(slot: &Slot, tensors: &IndexMap<String, Tensor>) -> Result<Vec<f32>> {
+    let tensor = tensors.get(&slot.name).ok_or_else(|| Error::not_found("tensor", &slot.name))?;
+    if tensor.shape() != slot.shape {
+        return Err(Error::mismatch("shape", format!("{:?}", slot.shape), format!("{:?}", tensor.shape())));
+    }
+    tensor.to_f32().ok_or_else(|| Error::mismatch("dtype", "float", tensor.dtype()))
+}
