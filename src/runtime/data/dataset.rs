@@ -10,6 +10,7 @@ use super::example::{Example, IGNORED, Labels, Limits};
 use super::record::{self, Record};
 use super::roles::{self, ColumnMap};
 use crate::adapter::config::Task;
+use crate::anatomy::Feeding;
 use crate::error::{Context, Error, Place, Result};
 use crate::train::verbalizer::HardPrompt;
 
@@ -38,6 +39,8 @@ pub struct Reading<'a> {
     pub limits: Limits,
     /// What columns are renamed to.
     pub columns: &'a ColumnMap,
+    /// What the model's own inputs are for; columns with their names go there.
+    pub feeding: Option<&'a Feeding>,
     /// The names of classes that are known, in the order of their numbers.
     pub class_names: &'a [String],
     /// What becomes of names that are not known.
@@ -59,6 +62,7 @@ impl Reading<'_> {
             packing: Packing::Off,
             limits: Limits::default(),
             columns: &NOTHING,
+            feeding: None,
             class_names: &[],
             other_names: OtherNames::Numbered,
             hard_prompt: None,
@@ -163,7 +167,7 @@ fn fitted(mut example: Example, reading: &Reading<'_>, summary: &mut Summary) ->
         None => limits.vocabulary,
     };
     example.check(limits, label_limit, *task == Task::Seq2SeqLm)?;
-    if example.pixel_values.is_none() && example.input_ids.is_empty() {
+    if example.pixel_values.is_none() && example.columns.is_empty() && example.input_ids.is_empty() {
         return Err(Error::invalid("this row has no tokens"));
     }
     if let Some(length) = reading.max_length.filter(|length| reading.packing == Packing::Off && *length < example.longest()) {
@@ -192,6 +196,11 @@ impl Example {
     }
 
     fn cut(&mut self, length: usize) {
+        let tokens = self.input_ids.len();
+        for column in self.columns.values_mut().filter(|column| column.shape.first() == Some(&tokens) && tokens > length) {
+            column.values.truncate(column.values.len() / tokens * length);
+            column.shape[0] = length;
+        }
         for column in [&mut self.input_ids, &mut self.attention_mask, &mut self.token_type_ids, &mut self.decoder_input_ids] {
             column.truncate(length);
             column.shrink_to_fit();
@@ -216,6 +225,9 @@ fn packed(examples: &[Example], reading: &Reading<'_>) -> Result<Vec<Example>> {
     };
     if let Some(positions) = reading.limits.positions.filter(|positions| *positions < length) {
         return Err(Error::mismatch("the length of a block", format!("at most {positions}, the model's positions"), length));
+    }
+    if let Some((name, _)) = examples.iter().find_map(|example| example.columns.first_key_value()) {
+        return Err(Error::unsupported(format!("packing with the column {name}"), "rows are joined of tokens and labels alone"));
     }
     let end = reading.tokenizer.and_then(Tokenizer::eos);
     let mut blocks: Vec<Example> = vec![];

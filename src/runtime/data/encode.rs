@@ -3,13 +3,12 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use serde::Deserialize as _;
 use serde_json::{Map, Value};
 
 use super::chat::{Conversation, Message};
 use super::classes::unknown;
-use super::example::{Example, IGNORED, Labels, Pixels};
-use super::roles::{no_form, no_label};
+use super::example::{Example, IGNORED, Labels, Numbers, Pixels};
+use super::roles::{is_input, no_form, no_label};
 use super::template::from_template;
 use super::tokenizer::{Specials, Tokenizer, Tokens};
 use super::{Packing, Reading, forms};
@@ -52,10 +51,36 @@ impl<'a> Encoder<'a> {
             return from_template(prompt, fields, class, self.tokenizer()?, self.task(), self.reading.max_length);
         }
         let form = FORMS.iter().find(|form| form.columns.iter().all(|column| fields.contains_key(*column)));
-        let Some(form) = form else {
-            return Err(no_form(fields, self.task()));
+        let columns = self.columns(fields)?;
+        let example = match form {
+            Some(form) => (form.read)(fields, self)?,
+            None if columns.is_empty() => return Err(no_form(fields, self.task())),
+            None => Example { labels: self.labels(fields, &[])?, ..Example::default() },
         };
-        (form.read)(fields, self)
+        Ok(Example { columns, ..example })
+    }
+
+    /// Columns that go to the model's own inputs of their names as they are.
+    fn columns(&self, fields: &Fields) -> Result<BTreeMap<String, Numbers>> {
+        let own = fields.iter().filter(|(name, value)| !value.is_null() && is_input(name, self.reading));
+        let read = own.filter(|(_, value)| !is_text(value)).map(|(name, value)| {
+            let mut numbers = Numbers::default();
+            flatten(&json(value), 0, &mut numbers, name)?;
+            Ok((name.clone(), numbers))
+        });
+        read.collect()
+    }
+
+    /// What is to be learnt of a row of numbers.
+    fn labels(&self, fields: &Fields, input_ids: &[i32]) -> Result<Labels> {
+        match self.task() {
+            Task::SeqCls | Task::ImageCls => Ok(Labels::Class(self.class(fields)?)),
+            Task::CausalLm if !fields.contains_key("labels") => Ok(Labels::Tokens(input_ids.to_vec())),
+            Task::MaskedLm if !fields.contains_key("labels") => Ok(Labels::Hidden),
+            _ if !fields.contains_key("labels") => Err(Error::not_found("column", "labels")
+                .with_hint("each row needs a label for each of its tokens, in a column labels; -100 where nothing is learnt")),
+            _ => Ok(Labels::Tokens(numbers(fields, "labels")?)),
+        }
     }
 
     fn task(&self) -> Task {
@@ -100,13 +125,7 @@ impl<'a> Encoder<'a> {
 /// `{"input_ids", "attention_mask"?, "token_type_ids"?, "decoder_input_ids"?, "labels" or "label"?}`: used as it is.
 fn from_tokens(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
     let input_ids = numbers(fields, "input_ids")?;
-    let labels = match encoder.task() {
-        Task::SeqCls | Task::ImageCls => Labels::Class(encoder.class(fields)?),
-        Task::CausalLm if !fields.contains_key("labels") => Labels::Tokens(input_ids.clone()),
-        Task::MaskedLm if !fields.contains_key("labels") => Labels::Hidden,
-        _ if !fields.contains_key("labels") => return Err(Error::not_found("column", "labels")),
-        _ => Labels::Tokens(numbers(fields, "labels")?),
-    };
+    let labels = encoder.labels(fields, &input_ids)?;
     Ok(Example {
         input_ids,
         attention_mask: numbers(fields, "attention_mask")?,
@@ -119,8 +138,9 @@ fn from_tokens(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
 
 /// `{"pixel_values": [[[..]]], "label"}`.
 fn from_pixels(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
-    let mut pixels = Pixels { shape: vec![], values: vec![] };
-    flatten(&*json(&fields["pixel_values"]), 0, &mut pixels)?;
+    let mut numbers = Numbers::default();
+    flatten(&json(&fields["pixel_values"]), 0, &mut numbers, "pixel_values")?;
+    let pixels = Pixels { shape: numbers.shape, values: numbers.values.into_iter().map(single).collect() };
     Ok(Example { pixel_values: Some(pixels), labels: Labels::Class(encoder.class(fields)?), ..Example::default() })
 }
 
@@ -259,20 +279,36 @@ fn whole(column: &'static str, value: &Value) -> Result<i32> {
     number.ok_or_else(|| Error::mismatch(column, "a whole number", describe(value)))
 }
 
-fn flatten(value: &Value, depth: usize, into: &mut Pixels) -> Result<()> {
+/// A list of lists of numbers, of any depth, as numbers with the length of every axis.
+fn flatten(value: &Value, depth: usize, into: &mut Numbers, name: &str) -> Result<()> {
+    let uneven = || Error::invalid(format!("{name}: rows of different depth"));
     let Value::Array(items) = value else {
-        let pixel = f32::deserialize(value).ok().filter(|pixel| pixel.is_finite());
-        into.values.push(pixel.ok_or_else(|| Error::mismatch("pixel_values", "numbers", describe(value)))?);
-        return if depth == into.shape.len() { Ok(()) } else { Err(Error::invalid("pixel_values: rows of different depth")) };
+        let number = value.as_f64().or_else(|| value.as_bool().map(|flag| f64::from(u8::from(flag)))).filter(|number| number.is_finite());
+        into.values.push(number.ok_or_else(|| Error::mismatch(name.to_owned(), "numbers", describe(value)))?);
+        return if depth == into.shape.len() { Ok(()) } else { Err(uneven()) };
     };
     if depth == into.shape.len() && into.values.is_empty() {
         into.shape.push(items.len());
     }
     match into.shape.get(depth) {
-        Some(length) if *length == items.len() => items.iter().try_for_each(|item| flatten(item, depth + 1, into)),
-        Some(length) => Err(Error::mismatch(format!("pixel_values: length of axis {depth}"), length, items.len())),
-        None => Err(Error::invalid("pixel_values: rows of different depth")),
+        Some(length) if *length == items.len() => items.iter().try_for_each(|item| flatten(item, depth + 1, into, name)),
+        Some(length) => Err(Error::mismatch(format!("{name}: length of axis {depth}"), length, items.len())),
+        None => Err(uneven()),
     }
+}
+
+/// Whether a value is text for people, not a number or a list in a table's cell.
+fn is_text(value: &Value) -> bool {
+    value.is_string() && json(value).is_string()
+}
+
+#[expect(
+    clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    reason = "images are single precision: the nearest such number is meant"
+)]
+fn single(number: f64) -> f32 {
+    number as f32
 }
 
 /// A value for a message: short, and with its kind.

@@ -12,6 +12,7 @@ use super::record::Record;
 use super::template::columns_of;
 use super::{Reading, forms};
 use crate::adapter::config::Task;
+use crate::anatomy::{MaskForm, Role};
 use crate::error::{Error, Place, Result};
 
 /// What `--map COLUMN=ROLE` may name; besides, the columns of a template.
@@ -162,7 +163,8 @@ pub(super) fn assign(records: &mut [Record], path: &Path, reading: &Reading<'_>)
     let shown = reading.hard_prompt.map(columns_of).transpose()?.unwrap_or_default();
     let columns: IndexMap<String, ()> = records.iter().flat_map(|record| record.fields.keys().cloned()).map(|name| (name, ())).collect();
     let roles = Roles { path, columns: columns.into_keys().collect(), shown: &shown, reading };
-    let renamed = roles.renamed()?;
+    let is_list = |value: &Value| value.is_array() || value.as_str().is_some_and(|cell| cell.trim_start().starts_with('['));
+    let renamed = roles.renamed(|column| records.iter().filter_map(|record| record.fields.get(column)).take(1).all(is_list))?;
     if !renamed.is_empty() {
         for record in &mut *records {
             let fields = std::mem::take(&mut record.fields).into_iter();
@@ -195,7 +197,7 @@ struct Roles<'a> {
 
 impl<'a> Roles<'a> {
     /// The roles of columns that are not called by them.
-    fn renamed(&'a self) -> Result<BTreeMap<String, String>> {
+    fn renamed(&'a self, has_numbers: impl Fn(&str) -> bool) -> Result<BTreeMap<String, String>> {
         let mut renamed: BTreeMap<String, String> = BTreeMap::new();
         for Renamed { column, role } in &self.reading.columns.0 {
             let found = self
@@ -225,6 +227,11 @@ impl<'a> Roles<'a> {
             let role = plain(column);
             if role != *column && !renamed.contains_key(column) && self.is_role(&role) && is_free(&role, &renamed) {
                 renamed.insert(column.clone(), role);
+            }
+        }
+        for (column, role) in self.inputs() {
+            if role != column && is_free(role, &renamed) && !renamed.contains_key(column) && has_numbers(column) {
+                renamed.insert(column.to_owned(), role.to_owned());
             }
         }
         if self.reads_texts() && is_free("text", &renamed) {
@@ -261,6 +268,19 @@ impl<'a> Roles<'a> {
         Ok(())
     }
 
+    /// The model's own inputs that are columns here, with the usual name of what they are for.
+    fn inputs(&self) -> impl Iterator<Item = (&str, &'static str)> {
+        let of_tokens = |role: Role| {
+            matches!(
+                role,
+                Role::InputIds | Role::AttentionMask(MaskForm::Seen) | Role::TokenTypeIds | Role::DecoderInputIds | Role::PixelValues
+            )
+        };
+        let inputs = self.reading.feeding.into_iter().flat_map(|feeding| &feeding.inputs).filter(move |(_, role)| of_tokens(**role));
+        let inputs = inputs.filter_map(|(name, role)| Some((name.as_str(), role.column()?)));
+        inputs.filter(|(name, _)| self.columns.iter().any(|column| column == name))
+    }
+
     /// Whether rows may be texts that are called otherwise.
     fn reads_texts(&self) -> bool {
         match self.reading.hard_prompt {
@@ -295,12 +315,21 @@ impl<'a> Roles<'a> {
         } else if has("text") {
             vec!["text", "text_pair", if is_classed { label } else { "" }]
         } else {
+            if fields.keys().any(|name| is_input(name, self.reading)) {
+                return vec![];
+            }
             // No form: encoding says so, unless a column has a meaning that tells more.
             return fields.keys().map(String::as_str).filter(|name| meaning(name).is_some_and(|_| !is_classed || *name != label)).collect();
         };
         let is_empty = |value: &Value| value.is_null() || value.as_str().is_some_and(|text| text.trim().is_empty());
-        fields.iter().filter(|(name, value)| !read.contains(&name.as_str()) && !is_empty(value)).map(|(name, _)| name.as_str()).collect()
+        let is_read = |name: &str| read.contains(&name) || is_input(name, self.reading);
+        fields.iter().filter(|(name, value)| !is_read(name) && !is_empty(value)).map(|(name, _)| name.as_str()).collect()
     }
+}
+
+/// Whether a column goes as it is to an input of the model that has its name.
+pub(super) fn is_input(column: &str, reading: &Reading<'_>) -> bool {
+    !ROLES.contains(&column) && reading.feeding.is_some_and(|feeding| feeding.inputs.contains_key(column))
 }
 
 /// A name without what people change in it: capitals, spaces.

@@ -211,6 +211,7 @@ impl Source {
             packing: self.packing,
             limits: self.limits,
             columns: &self.columns,
+            feeding: Some(&self.feeding),
             class_names,
             other_names,
             hard_prompt: self.hard_prompt.as_ref(),

@@ -2,6 +2,7 @@
 
 use super::super::{ColumnMap, OtherNames};
 use super::{Labels, Limits, Reading, Task, causal, encoder, json, read, rows, tokenizer};
+use crate::anatomy::{Feeding, MaskForm, Role};
 use crate::error::Result;
 
 fn map(pairs: &[&str]) -> Result<ColumnMap> {
@@ -181,5 +182,30 @@ fn a_text_ends_at_every_token_that_the_files_name() -> Result<()> {
         std::fs::write(other.path().join("generation_config.json"), json!({"eos_token_id": 9}).to_string())?;
         assert!(tokenizer.stops(&[other.path().to_path_buf()])?.contains(&9));
     }
+    Ok(())
+}
+
+#[test]
+fn columns_with_the_names_of_the_models_inputs_go_there() -> Result<()> {
+    let (_folder, tokenizer) = encoder()?;
+    let inputs =
+        [("tokens", Role::InputIds), ("valid", Role::AttentionMask(MaskForm::Seen)), ("ages", Role::Column), ("text", Role::Column)];
+    let feeding = Feeding { inputs: inputs.map(|(name, role)| (name.to_owned(), role)).into_iter().collect(), ..Feeding::default() };
+    let reading = Reading { tokenizer: Some(&tokenizer), feeding: Some(&feeding), max_length: Some(2), ..Reading::for_task(Task::SeqCls) };
+    for (file, content) in [
+        ("a.jsonl", r#"{"tokens": [5, 6, 7], "valid": [1, 1, 0], "ages": [[0.5, 1], [2, 3], [4, 5]], "label": 1}"#),
+        ("a.csv", "tokens,valid,ages,label\n\"[5,6,7]\",\"[1,1,0]\",\"[[0.5,1],[2,3],[4,5]]\",1\n"),
+    ] {
+        let dataset = read(file, content, &reading)?;
+        let example = &dataset.examples[0];
+        assert_eq!((&example.input_ids[..], &example.attention_mask[..], &example.labels), (&[5, 6][..], &[1, 1][..], &Labels::Class(1)));
+        let ages = &example.columns["ages"];
+        assert_eq!((&ages.shape[..], &ages.values[..], example.columns.len()), (&[2, 2][..], &[0.5, 1.0, 2.0, 3.0][..], 1));
+    }
+    // Rows of nothing else; and a text is a text, whatever the input is called.
+    let dataset = read("a.jsonl", r#"{"ages": 3, "label": 1}"#, &reading)?;
+    assert_eq!((&dataset.examples[0].columns["ages"].values[..], &dataset.examples[0].input_ids[..]), (&[3.0][..], &[][..]));
+    let dataset = read("a.jsonl", r#"{"text": "one", "ages": [1], "label": 1}"#, &Reading { max_length: None, ..reading })?;
+    assert_eq!((&dataset.examples[0].input_ids[..], dataset.examples[0].columns.len()), (&[3, 10, 4][..], 1));
     Ok(())
 }
