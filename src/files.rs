@@ -2,6 +2,7 @@
 
 pub mod inside;
 mod kind;
+pub mod unfinished;
 
 use std::fs::{File, Permissions};
 use std::io::{BufWriter, Write};
@@ -12,6 +13,7 @@ use memmap2::Mmap;
 use tempfile::{NamedTempFile, TempPath};
 
 use crate::error::{Context, Result};
+use unfinished::Unfinished;
 
 pub use kind::Kind;
 
@@ -20,6 +22,7 @@ pub use kind::Kind;
 pub struct Staged {
     path: PathBuf,
     file: BufWriter<NamedTempFile>,
+    _unfinished: Unfinished,
 }
 
 impl Staged {
@@ -29,7 +32,7 @@ impl Staged {
     /// If the folder is not there or cannot be written to.
     pub fn new(path: &Path) -> Result<Self> {
         let file = temporary().tempfile_in(folder(path)).in_file(path)?;
-        Ok(Self { path: path.to_owned(), file: BufWriter::new(file) })
+        Ok(Self { path: path.to_owned(), _unfinished: Unfinished::new(file.path()), file: BufWriter::new(file) })
     }
 
     /// Adds bytes at the end.

@@ -11,7 +11,11 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     peft_onnx::runtime::session::without_telemetry();
-    let cli = match cli::read(std::env::args_os()) {
+    let arguments = match cli::expanded(std::env::args_os().collect()) {
+        Ok(arguments) => arguments,
+        Err(error) => return cli::report(&error, std::env::args_os().any(|argument| argument == "--json")),
+    };
+    let cli = match cli::read(arguments.into_iter()) {
         Ok(cli) => cli,
         Err(error) => return cli::report_usage(&error, std::env::args_os()),
     };

@@ -82,6 +82,7 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
             all(Role::Data, &args.data)?;
             all(Role::Tokenizer, &args.tokenizer)?;
         }
+        Command::Runs(args) => look(Role::Bundle, &args.bundle)?,
         Command::Merge(args) => look(Role::Bundle, &args.bundle)?,
         Command::Export(args) => {
             look(Role::Bundle, &args.bundle)?;

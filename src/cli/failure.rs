@@ -1,27 +1,27 @@
 //! How a command ends that did not do its work: words for people, JSON for programs, an exit code.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
 use serde_json::{Map, Value, json};
 
-use super::output;
+use super::{output, signals};
 use crate::error::{Error, ErrorKind, Place};
 
-/// What shells give to a program that Ctrl-C ended.
-const INTERRUPTED: u8 = 130;
+/// What shells report of a program that wrote to a pipe whose reader had gone: the signal 13.
+const CLOSED_PIPE: u8 = 128 + 13;
 
 /// Says why a command failed, on standard error, and gives the exit code that goes with it.
 #[must_use]
 pub fn report(error: &Error, is_json: bool) -> ExitCode {
     match error.kind() {
         // Nobody reads the output any more: `peft-onnx inspect ... | head`.
-        ErrorKind::Io(refusal) if refusal.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
-        _ => say(&if is_json { in_json(error).to_string() } else { describe(error) }),
+        ErrorKind::Io(refusal) if refusal.kind() == io::ErrorKind::BrokenPipe => return ExitCode::from(CLOSED_PIPE),
+        _ => output::note(&if is_json { in_json(error).to_string() } else { describe(error) }),
     }
-    if matches!(error.kind(), ErrorKind::Interrupted) { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE }
+    if matches!(error.kind(), ErrorKind::Interrupted) { ExitCode::from(signals::exit_code()) } else { ExitCode::FAILURE }
 }
 
 /// Prints what clap has to say, which is not always that something is wrong, and gives the exit code that goes with it.
@@ -29,17 +29,12 @@ pub fn report(error: &Error, is_json: bool) -> ExitCode {
 pub fn report_usage(error: &clap::Error, mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let code = u8::try_from(error.exit_code()).unwrap_or(2);
     if error.use_stderr() && arguments.any(|argument| argument == "--json") {
-        say(&usage_in_json(error).to_string());
+        output::note(&usage_in_json(error).to_string());
     } else {
         // A closed pipe: there is nobody to say it to.
         let _ = error.print();
     }
     ExitCode::from(code)
-}
-
-/// Writes to standard error; where nobody reads it, there is nobody to say that to either.
-fn say(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Letters of an error, at most.

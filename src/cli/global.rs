@@ -40,7 +40,7 @@ impl Global {
     /// Prints a line for people who watch: to standard error, and not with `--quiet`.
     pub fn note(&self, text: &str) {
         if !self.quiet {
-            eprintln!("{text}");
+            super::output::note(text);
         }
     }
 
@@ -57,6 +57,6 @@ impl Global {
         let is_coloured = AutoStream::choice(&std::io::stderr()) != ColorChoice::Never;
         let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().with_target(false);
         // A second start, as in tests that run two commands, changes nothing.
-        let _ = log.with_ansi(is_coloured).try_init();
+        let _ = log.with_ansi(is_coloured).log_internal_errors(false).try_init();
     }
 }

@@ -1,12 +1,14 @@
 //! The command line: one file a command, each its options and a function that runs it.
 //!
 //! What a command prints for people goes to standard output as text, for programs (`--json`) as JSON; progress and warnings go to standard
-//! error. With `--json` errors are JSON as well. Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted.
+//! error, which need not be readable. With `--json` errors are JSON as well. Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted (143 by SIGTERM, 129 by
+//! SIGHUP).
 
 pub mod check;
 mod columns;
 pub mod combine;
 pub mod completions;
+mod config;
 pub mod convert;
 mod door;
 pub mod eval;
@@ -21,7 +23,9 @@ pub mod inspect;
 pub mod merge;
 mod output;
 mod progress;
+pub mod runs;
 pub mod runtime;
+mod signals;
 mod task;
 pub mod train;
 mod usage;
@@ -29,6 +33,7 @@ mod usage;
 use clap::{Parser, Subcommand};
 
 pub use columns::Columns;
+pub use config::expanded;
 pub use failure::{describe, report, report_usage};
 pub use global::Global;
 pub use help::command;
@@ -70,6 +75,8 @@ pub enum Command {
     Inject(Box<inject::Args>),
     /// Train the adapter of a bundle
     Train(Box<train::Args>),
+    /// List the runs of a bundle: how they ended, their losses, the options that differ
+    Runs(runs::Args),
     /// Measure a model's or bundle's loss on a data file
     Eval(eval::Args),
     /// Fold a bundle's adapter into its base: one ordinary ONNX model
@@ -96,10 +103,14 @@ pub enum Command {
 /// Whatever kept the command from doing its work.
 pub fn run(cli: &Cli) -> Result<()> {
     cli.global.start_log();
+    if !matches!(cli.command, Command::Train(_)) {
+        signals::listen(signals::First::Ends);
+    }
     match &door::open(&cli.command, &cli.global)? {
         Command::Inspect(args) => inspect::run(args, &cli.global),
         Command::Inject(args) => inject::run(args, &cli.global),
         Command::Train(args) => train::run(args, &cli.global),
+        Command::Runs(args) => runs::run(args, &cli.global),
         Command::Eval(args) => eval::run(args, &cli.global),
         Command::Merge(args) => merge::run(args, &cli.global),
         Command::Export(args) => export::run(args, &cli.global),

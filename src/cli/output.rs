@@ -8,6 +8,14 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 
+/// Writes a line to standard error, for people. Where that cannot be written nobody is told, and the work goes on.
+pub(super) fn note(text: &str) {
+    let mut line = text.to_owned();
+    line.push('\n');
+    // One call for the line, so that those of other threads stay whole.
+    let _ = io::stderr().lock().write_all(line.as_bytes());
+}
+
 /// Writes text to standard output.
 ///
 /// # Errors

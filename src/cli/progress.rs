@@ -93,7 +93,7 @@ impl Progress {
                 bar.set_message(text);
             }
             Form::Lines if self.is_due(record.step) => {
-                eprintln!("step {}/{}  {text}", record.step, self.steps);
+                output::note(&format!("step {}/{}  {text}", record.step, self.steps));
             }
             Form::Quiet | Form::Lines => {}
         }
@@ -107,8 +107,8 @@ impl Progress {
     fn line(&self, text: &str) {
         match &self.form {
             Form::Quiet => {}
-            Form::Lines => eprintln!("{text}"),
-            Form::Bar(bar) => bar.suspend(|| eprintln!("{text}")),
+            Form::Lines => output::note(text),
+            Form::Bar(bar) => bar.suspend(|| output::note(text)),
         }
     }
 }
@@ -122,7 +122,7 @@ impl Smooth {
 
     /// The loss, what is going on, and how long it will take.
     fn text(&self, record: &StepRecord, steps: u64) -> String {
-        let mut text = format!("loss {:.4}", self.loss.unwrap_or_default());
+        let mut text = format!("loss {:.4} (avg {:.4})", record.loss, self.loss.unwrap_or_default());
         let Some(passed) = self.started.map(|started| started.elapsed()).filter(|passed| !passed.is_zero()) else { return text };
         #[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "a rate for people")]
         let rate = self.tokens as f64 / passed.as_secs_f64();

@@ -2,12 +2,12 @@
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::{Serialize, Serializer};
 use serde_json::json;
 
 use super::progress::Progress;
-use super::{Columns, Global, output};
+use super::{Columns, Global, config, output, signals};
 use crate::error::Result;
 use crate::export::Manifest;
 use crate::runtime::Device;
@@ -31,21 +31,30 @@ Examples:
   peft-onnx train model.lora --data train.jsonl
   peft-onnx train model.lora --data train.jsonl --eval-data eval.jsonl --eval-steps 50 --epochs 2
   peft-onnx train model.lora --data train.jsonl --max-steps 500 --lr-scheduler cosine --save-steps 100
-  peft-onnx train model.lora --data train.jsonl --max-steps 500 --resume";
+  peft-onnx train model.lora --data train.jsonl --max-steps 500 --resume
+  peft-onnx train model.lora --config model.lora/runs/001/config.yaml --restart --run wide --learning-rate 1e-3
+  peft-onnx runs  model.lora                    # compares them";
 
 /// Options that say where a run starts.
 const START: &str = "Where to start (for a bundle that was trained)";
 
 /// Options of `train`.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Serialize, clap::Args)]
+#[serde(rename_all = "kebab-case")]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
     /// The bundle that `peft-onnx inject` wrote
     #[arg(value_name = "BUNDLE")]
+    #[serde(skip)]
     pub bundle: PathBuf,
     /// The model that the bundle was made of, if it moved
     #[arg(long, value_name = "MODEL")]
     pub base: Option<PathBuf>,
+
+    /// Options from a YAML file, by their long names (a run's config.yaml is one); the command line wins
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
 
     /// Rows to learn from
     #[arg(long, aliases = ["train-file", "train-data", "dataset"], value_name = "FILE", help_heading = "Data")]
@@ -55,6 +64,7 @@ pub struct Args {
     pub eval_data: Option<PathBuf>,
     /// What columns are for.
     #[command(flatten)]
+    #[serde(flatten)]
     pub columns: Columns,
     /// tokenizer.json, or its folder [default: beside the model, if it is needed]
     #[arg(long, value_name = "FILE", help_heading = "Data")]
@@ -78,9 +88,9 @@ pub struct Args {
     /// Batches whose gradients are added up for one optimizer step
     #[arg(long, aliases = ["grad-accum", "gradient-accumulation"], value_name = "BATCHES", default_value = "1", help_heading = "Length of the training")]
     pub gradient_accumulation_steps: NonZeroUsize,
-    /// How often all rows are read; fractions are fine
-    #[arg(long, aliases = ["num-train-epochs", "num-epochs"], value_name = "NUMBER", default_value_t = 3.0, conflicts_with = "max_steps", help_heading = "Length of the training")]
-    pub epochs: f64,
+    /// How often all rows are read; fractions are fine [default: 3]
+    #[arg(long, aliases = ["num-train-epochs", "num-epochs"], value_name = "NUMBER", conflicts_with = "max_steps", help_heading = "Length of the training")]
+    pub epochs: Option<f64>,
     /// Optimizer steps, instead of --epochs
     #[arg(long, aliases = ["steps", "max-train-steps"], value_name = "STEPS", help_heading = "Length of the training")]
     pub max_steps: Option<NonZeroU64>,
@@ -91,6 +101,7 @@ pub struct Args {
     pub learning_rate: Option<f64>,
     /// How the learning rate goes on after the warm-up: constant, linear or cosine (to zero)
     #[arg(long, alias = "lr-scheduler-type", value_name = "SCHEDULE", default_value_t = Decay::Linear, help_heading = "Optimizer (AdamW)")]
+    #[serde(serialize_with = "by_name")]
     pub lr_scheduler: Decay,
     /// Steps over which the learning rate rises from 0 [default: 3 % of all steps; 0 with a constant schedule]
     #[arg(long, alias = "num-warmup-steps", value_name = "STEPS", help_heading = "Optimizer (AdamW)")]
@@ -122,26 +133,37 @@ pub struct Args {
     pub save_total_limit: Option<NonZeroUsize>,
     /// Go on with the newest run, or that of --run, bit for bit; or from a checkpoint, by its folder
     #[arg(long, alias = "resume-from-checkpoint", value_name = "CHECKPOINT", num_args = 0..=1, group = "start", help_heading = START)]
+    #[serde(skip)]
     pub resume: Option<Option<PathBuf>>,
     /// Begin a new run, with a new optimizer, from the adapter as it is
     #[arg(long = "continue", group = "start", help_heading = START)]
+    #[serde(skip)]
     pub continued: bool,
     /// Begin a new run from the adapter as `inject` wrote it
     #[arg(long, group = "start", help_heading = START)]
+    #[serde(skip)]
     pub restart: bool,
     /// The name of the new run, or of the one to resume [default: the next number; the newest]
     #[arg(long, value_name = "NAME", help_heading = START)]
+    #[serde(skip)]
     pub run: Option<String>,
     /// Print a line every so many steps where there is no progress bar [default: about forty lines in all]
     #[arg(long, alias = "logging-steps", value_name = "STEPS", help_heading = "Watching and saving")]
+    #[serde(skip)]
     pub log_every: Option<NonZeroU64>,
 
     /// Where to compute: cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, help_heading = "Computing")]
+    #[serde(serialize_with = "by_name")]
     pub device: Device,
     /// Threads for computing [default: as many as this process may use]
     #[arg(long, value_name = "COUNT", help_heading = "Computing")]
     pub threads: Option<NonZeroUsize>,
+}
+
+/// Writes what has a name by that.
+fn by_name<S: Serializer>(value: &impl ToString, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&value.to_string())
 }
 
 /// Trains the adapter of a bundle.
@@ -150,10 +172,10 @@ pub struct Args {
 /// Whatever [`trainer::train`] refuses, and options that do not go with the bundle.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
     let manifest = Manifest::read(&args.bundle)?;
-    let options = args.options(&manifest);
+    let options = args.options(&manifest)?;
     let runtime = global.runtime(args.threads)?;
     let mut progress = Progress::new(global, args.log_every);
-    let stop = stop_on_interrupt();
+    let stop = signals::listen(signals::First::Asks);
     let trained = trainer::train(runtime, &options, stop, &mut |event| progress.show(&event));
     progress.finish();
     let trained = trained?;
@@ -162,9 +184,11 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
 }
 
 impl Args {
-    fn options(&self, manifest: &Manifest) -> Options {
+    fn options(&self, manifest: &Manifest) -> Result<Options> {
         let learning_rate = self.learning_rate.unwrap_or_else(|| default_rate(&manifest.method));
-        Options {
+        let epochs = self.max_steps.is_none().then(|| self.epochs.unwrap_or(EPOCHS));
+        let used = Self { learning_rate: Some(learning_rate), epochs, ..self.clone() };
+        Ok(Options {
             bundle: self.bundle.clone(),
             base: self.base.clone(),
             data: DataOptions {
@@ -178,7 +202,7 @@ impl Args {
                 batch_size: batch_size(self.batch_size, &manifest.feeding),
             },
             accumulation: self.gradient_accumulation_steps,
-            length: self.max_steps.map_or(Length::Epochs(self.epochs), |steps| Length::Steps(steps.get())),
+            length: self.max_steps.map_or(Length::Epochs(epochs.unwrap_or(EPOCHS)), |steps| Length::Steps(steps.get())),
             optimizer: Optimizer {
                 learning_rate,
                 weight_decay: self.weight_decay,
@@ -204,16 +228,19 @@ impl Args {
                 None => Start::Untrained,
             },
             run: self.run.clone(),
-            config: String::new(),
+            config: config::text(&used)?,
             device: self.device,
             waiting: match self.device {
                 // Memory that is there already: nothing is gained by waiting.
                 Device::Cpu => NonZeroUsize::MIN,
                 Device::Cuda(_) => STEPS_ON_GPU,
             },
-        }
+        })
     }
 }
+
+/// How often all rows are read if nothing is said.
+const EPOCHS: f64 = 3.0;
 
 /// Steps whose losses wait on a GPU at most: what a batch of them costs to fetch does not count any more.
 const STEPS_ON_GPU: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
@@ -227,21 +254,6 @@ fn default_rate(method: &str) -> f64 {
         "p_tuning" | "ln_tuning" | "trainable_tokens" => 1e-3,
         _ => 5e-4,
     }
-}
-
-/// A flag that Ctrl-C sets; the second Ctrl-C ends the process at once, with the exit code that shells give to that.
-fn stop_on_interrupt() -> &'static AtomicBool {
-    static STOP: AtomicBool = AtomicBool::new(false);
-    let installed = ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-        eprintln!("\ninterrupted: saving after this step (once more to quit at once)");
-    });
-    if let Err(error) = installed {
-        tracing::warn!("Ctrl-C will not save: {error}");
-    }
-    &STOP
 }
 
 fn report(args: &Args, global: &Global, summary: &Summary, classes: &[String]) -> Result<()> {

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use conditions::{Conditions, file_hash, numbers_hash};
 
 use crate::error::{Context, Error, Place, Result};
-use crate::files::inside;
+use crate::files::{inside, unfinished};
 use crate::ir::Tensor;
 use crate::peft::safetensors;
 use crate::runtime::data::Cursor;
@@ -151,7 +151,7 @@ impl Checkpoints {
     pub fn write(&self, checkpoint: &Checkpoint, keep: Option<usize>, adapter: &dyn Fn(&Path) -> Result<()>) -> Result<PathBuf> {
         inside::facts(&self.folder)?;
         let target = self.of_step(checkpoint.record.step);
-        let staged = tempfile::Builder::new().prefix(".tmp").tempdir_in(&self.folder).in_file(&self.folder)?;
+        let staged = unfinished::Folder::new(&self.folder)?;
         let tensors = checkpoint.state.iter().map(|(name, values)| (name.clone(), Tensor::from_f32(&[values.len()], values))).collect();
         safetensors::write(&staged.path().join(STATE), &tensors)?;
         adapter(staged.path())?;
@@ -162,7 +162,7 @@ impl Checkpoints {
         // A damaged one may stand there, of which the run went on from an older one.
         let aside = inside::facts(&target)?.map(|_| self.put_aside(&target)).transpose()?;
         fs::rename(staged.path(), &target).in_file(&target)?;
-        let _ = staged.keep();
+        staged.finished();
         sync(&self.folder);
         drop(aside);
         if let Some(keep) = keep {
@@ -217,8 +217,8 @@ impl Checkpoints {
     }
 
     /// Takes a checkpoint's folder away at once; its files vanish when what is returned is dropped.
-    fn put_aside(&self, folder: &Path) -> Result<tempfile::TempDir> {
-        let aside = tempfile::Builder::new().prefix(".tmp").tempdir_in(&self.folder).in_file(&self.folder)?;
+    fn put_aside(&self, folder: &Path) -> Result<unfinished::Folder> {
+        let aside = unfinished::Folder::new(&self.folder)?;
         fs::rename(folder, aside.path().join("old")).in_file(folder)?;
         Ok(aside)
     }

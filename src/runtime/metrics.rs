@@ -116,6 +116,51 @@ impl Metrics {
     }
 }
 
+/// What a file of metrics tells of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Told {
+    /// The last step that was taken.
+    pub steps: u64,
+    /// Its loss.
+    pub loss: Option<f64>,
+    /// The lowest loss on the evaluation data.
+    pub best: Option<f64>,
+    /// The step after which that was measured.
+    pub best_step: Option<u64>,
+}
+
+impl Told {
+    /// Reads a file of metrics, which need not be there; lines that are torn do not count.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io) with the file.
+    pub fn read(path: &Path) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Line {
+            step: u64,
+            loss: Option<f64>,
+            split: Option<String>,
+            #[serde(default)]
+            diverged: bool,
+        }
+        let mut told = Self::default();
+        if inside::facts(path)?.is_none() {
+            return Ok(told);
+        }
+        for line in BufReader::new(File::open(path).in_file(path)?).split(b'\n') {
+            let Ok(line) = serde_json::from_slice::<Line>(&line.in_file(path)?) else { continue };
+            match (line.split, line.loss) {
+                (Some(_), Some(loss)) if told.best.is_none_or(|best| loss < best) => {
+                    (told.best, told.best_step) = (Some(loss), Some(line.step));
+                }
+                (None, loss) if !line.diverged => (told.steps, told.loss) = (line.step, loss),
+                _ => {}
+            }
+        }
+        Ok(told)
+    }
+}
+
 /// Writes the records of `from` until a step to `path`.
 fn keep_until(from: &Path, path: &Path, step: u64) -> Result<()> {
     #[derive(Deserialize)]

@@ -16,9 +16,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::Checkpoints;
+use super::metrics::Told;
 use crate::error::{Context, Error, Result};
 use crate::export::lock;
-use crate::files::{self, inside};
+use crate::files::{self, inside, unfinished};
 
 /// The folder of runs in a bundle.
 const FOLDER: &str = "runs";
@@ -160,14 +161,14 @@ impl Runs {
         };
         self.check_new(&name)?;
         let record = Record { version: VERSION, number, began: lock::now(), from, ended: None };
-        let staged = tempfile::Builder::new().prefix(".tmp").tempdir_in(&folder).in_file(&folder)?;
+        let staged = unfinished::Folder::new(&folder)?;
         let path = staged.path().join(CHECKPOINTS);
         fs::create_dir(&path).in_file(&path)?;
         let run = Run { folder: folder.join(&name), name, record };
         Run { folder: staged.path().to_owned(), ..run.clone() }.write()?;
         open_to_all(staged.path()).in_file(&run.folder)?;
         fs::rename(staged.path(), &run.folder).in_file(&run.folder)?;
-        let _ = staged.keep();
+        staged.finished();
         Ok(run)
     }
 
@@ -230,6 +231,14 @@ impl Run {
     #[must_use]
     pub fn metrics(&self) -> PathBuf {
         self.folder.join(METRICS)
+    }
+
+    /// What its metrics tell.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn told(&self) -> Result<Told> {
+        Told::read(&self.metrics())
     }
 
     /// The file of its options.
@@ -326,7 +335,7 @@ mod links {
             }
             Err(_) => {}
         }
-        let folder = tempfile::Builder::new().prefix(".tmp").tempdir_in(bundle).in_file(bundle)?;
+        let folder = unfinished::Folder::new(bundle)?;
         let link = folder.path().join(name);
         symlink(target, &link).in_file(&path)?;
         fs::rename(&link, &path).in_file(&path)

@@ -136,6 +136,13 @@ pub struct Renamed {
     role: String,
 }
 
+/// As it is read: `headline=text`.
+impl serde::Serialize for Renamed {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}={}", self.column, self.role))
+    }
+}
+
 impl FromStr for Renamed {
     type Err = Error;
 

@@ -1,0 +1,85 @@
+//! Signals that end a program: Ctrl-C, and what systems send to end what runs (SIGTERM) or whose terminal is gone (SIGHUP).
+//!
+//! Training saves first: the first signal sets a flag, the second ends the process at once. Everything else ends with the first. What was being
+//! written vanishes, and the exit code is what shells give to that signal.
+
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+
+use super::output;
+use crate::files::unfinished;
+
+/// What the first signal does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum First {
+    /// It ends the process.
+    Ends,
+    /// It asks the work to save and end.
+    Asks,
+}
+
+static ASKED: AtomicBool = AtomicBool::new(false);
+static SIGNAL: AtomicI32 = AtomicI32::new(0);
+/// What shells add to a signal's number.
+const OF_SIGNALS: i32 = 128;
+/// The number of Ctrl-C's signal where the system gives none.
+const INTERRUPT: i32 = 2;
+
+/// Listens from now on; the flag is set when a signal asks the work to end.
+pub(super) fn listen(first: First) -> &'static AtomicBool {
+    if let Err(error) = system::listen(move |signal| came(signal, first)) {
+        tracing::warn!("Ctrl-C will not save: {error}");
+    }
+    &ASKED
+}
+
+/// The exit code of a process that a signal asked to end.
+#[must_use]
+pub(super) fn exit_code() -> u8 {
+    let signal = SIGNAL.load(Ordering::SeqCst);
+    u8::try_from(OF_SIGNALS + if signal == 0 { INTERRUPT } else { signal }).unwrap_or(1)
+}
+
+fn came(signal: i32, first: First) {
+    if first == First::Ends || ASKED.swap(true, Ordering::SeqCst) {
+        unfinished::remove_all();
+        std::process::exit(OF_SIGNALS + signal);
+    }
+    SIGNAL.store(signal, Ordering::SeqCst);
+    output::note("\nstopping: saving after this step (once more to quit at once)");
+}
+
+#[cfg(unix)]
+mod system {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+    use signal_hook::iterator::Signals;
+
+    /// Calls `came` for every signal, in a thread of its own.
+    pub(super) fn listen(came: impl Fn(i32) + Send + 'static) -> std::io::Result<()> {
+        // A file that may not grow any more is an error of the write that wanted to, not the end of the process.
+        signal_hook::flag::register(SIGXFSZ, std::sync::Arc::default())?;
+        let mut signals = Signals::new([SIGINT, SIGTERM])?;
+        if !is_ignored(SIGHUP) {
+            signals.add_signal(SIGHUP)?;
+        }
+        std::thread::Builder::new().name("signals".to_owned()).spawn(move || signals.forever().for_each(came))?;
+        Ok(())
+    }
+
+    /// Whether who started this process wants a signal ignored: `nohup` does, so that the work outlives the terminal.
+    fn is_ignored(signal: i32) -> bool {
+        // SAFETY: `sigaction` with no new action only writes the present one into `now`, which is plain data for which zeros are valid.
+        #[expect(unsafe_code, reason = "the standard library does not tell what is done about a signal")]
+        unsafe {
+            let mut now: libc::sigaction = std::mem::zeroed();
+            libc::sigaction(signal, std::ptr::null(), &raw mut now) == 0 && now.sa_sigaction == libc::SIG_IGN
+        }
+    }
+}
+
+#[cfg(not(unix))]
+mod system {
+    /// Calls `came` for every Ctrl-C.
+    pub(super) fn listen(came: impl Fn(i32) + Send + 'static) -> Result<(), ctrlc::Error> {
+        ctrlc::set_handler(move || came(super::INTERRUPT))
+    }
+}
