@@ -7,214 +7,20 @@
 //! The head is written into the base before anything else happens, with the values it starts from as constants. So it is a module like others:
 //! methods train and save it as a whole (`modules_to_save`), merging puts the trained numbers in place.
 
-use std::collections::BTreeSet;
+mod channels;
+mod features;
 
 use super::budget::{self, wide};
-use super::config::{HeadModules, NewHead, Pooling, Task};
+use super::config::{HeadModules, NewHead, Pooling};
 use super::init;
-use crate::anatomy::{Anatomy, Projection};
-use crate::ir::{Builder, DType, Expr, Fact, Graph, Tensor, ValueId};
-use crate::{Error, Result};
+use crate::Result;
+use crate::anatomy::Anatomy;
+use crate::ir::{Builder, DType, Expr, Graph, Tensor, ValueId};
+
+pub use features::Features;
 
 /// The output that the head gives.
 pub const LOGITS: &str = "logits";
-
-/// What a head stands on.
-#[derive(Clone, Debug)]
-pub struct Features {
-    /// The value: hidden states, or one vector for each text.
-    value: ValueId,
-    fact: Fact,
-    /// Length of the last axis.
-    width: usize,
-    pooling: Pooling,
-    /// Whether positions see only what is before them.
-    is_of_decoder: bool,
-}
-
-impl Features {
-    /// Finds what a head for `task` can stand on: what the model's own head reads, else what the graph gives; before any pooling that the
-    /// model does itself, if another one was asked for.
-    ///
-    /// # Errors
-    /// A graph without such values; a task without classes; an encoder-decoder.
-    pub fn find(graph: &Graph, anatomy: &Anatomy, head: &NewHead, task: Task) -> Result<Self> {
-        head.check()?;
-        let each_position = match task {
-            Task::TokenCls => true,
-            Task::SeqCls | Task::ImageCls => false,
-            Task::CausalLm | Task::MaskedLm | Task::Seq2SeqLm => {
-                let error = Error::mismatch("the task of a new head with labels", "seq-cls, token-cls or image-cls", task);
-                return Err(error.with_hint("leave --num-labels out to keep the model's own head"));
-            }
-        };
-        if anatomy.inputs.decoder_input_ids.is_some() {
-            return Err(Error::unsupported("a new head on this graph", "it has an encoder and a decoder"));
-        }
-        if let Some(wanted) = head.pooling.filter(|pooling| each_position && *pooling != Pooling::Nothing) {
-            let error = Error::mismatch("pooling for token-cls", Pooling::Nothing, wanted);
-            return Err(error.with_hint("each token has a class of its own: leave --pooling out"));
-        }
-        let search = Search { graph, anatomy };
-        let (value, pooling) = if each_position { (search.states(), Pooling::Nothing) } else { search.of_text(head.pooling) };
-        let value = value.ok_or_else(|| search.nothing(each_position, pooling))?;
-        let fact = graph.fact(value).clone();
-        let width = fact.shape.as_ref().and_then(|shape| usize::try_from(shape.last()?.as_known()?).ok());
-        let name = graph.value_name(value);
-        let width = width.ok_or_else(|| Error::unsupported(format!("a new head on {name}"), "the width of its rows is not known"))?;
-        Ok(Self { value, fact, width, pooling, is_of_decoder: search.is_decoder() })
-    }
-
-    /// The value that the head reads.
-    #[must_use]
-    pub fn value(&self) -> ValueId {
-        self.value
-    }
-
-    /// The head with what was left to the body.
-    #[must_use]
-    pub fn settle(&self, head: &NewHead) -> NewHead {
-        let is_last = self.pooling == Pooling::Last;
-        let is_hugging_faces = self.is_of_decoder && head.layers.is_empty() && (is_last || self.fact.rank() == Some(3));
-        let modules = match &head.modules {
-            Some(modules) => modules.clone(),
-            None if is_hugging_faces && matches!(self.pooling, Pooling::Last | Pooling::Nothing) => HeadModules::score(!is_last),
-            None => HeadModules::usual(head.layers.len()),
-        };
-        NewHead { pooling: Some(self.pooling), modules: Some(modules), ..head.clone() }
-    }
-
-    /// Widths of all layers, from the features to the logits.
-    #[must_use]
-    pub fn widths(&self, head: &NewHead) -> Vec<usize> {
-        std::iter::once(self.width).chain(head.layers.iter().copied()).chain([head.labels]).collect()
-    }
-}
-
-/// Words in the names that exporters give to what bodies end in.
-const OF_BODIES: [&str; 3] = ["pool", "hidden", "embed"];
-
-/// Where features are looked for.
-struct Search<'a> {
-    graph: &'a Graph,
-    anatomy: &'a Anatomy,
-}
-
-impl Search<'_> {
-    /// What stands for a whole text, and how it is made of positions if it is not yet.
-    ///
-    /// What the model's own head read is taken as it is: it was trained for that. What a body without a head pools is not: the poolers of encoders
-    /// are often left over from another task.
-    fn of_text(&self, wanted: Option<Pooling>) -> (Option<ValueId>, Pooling) {
-        let pooled = self.ends().into_iter().find(|&end| self.is_pooled(end));
-        match (wanted, pooled) {
-            (Some(Pooling::Nothing), _) => (pooled, Pooling::Nothing),
-            (Some(wanted), _) => (self.states(), wanted),
-            (None, Some(_)) if self.own_input().is_some() || !self.ends().iter().any(|&end| self.has_positions(end)) => {
-                (pooled, Pooling::Nothing)
-            }
-            (None, _) => (self.states(), self.usual_pooling()),
-        }
-    }
-
-    /// The hidden states nearest to the body's end.
-    fn states(&self) -> Option<ValueId> {
-        self.ends().into_iter().find_map(|end| self.states_behind(end))
-    }
-
-    /// What the model's own head reads. The pooler of a body that also gives its hidden states looks like a head, but is none.
-    fn own_input(&self) -> Option<ValueId> {
-        let head = self.anatomy.head.as_ref()?;
-        let gives_states = self.graph.outputs().iter().any(|&id| id != head.logits && self.has_positions(id));
-        let name = self.graph.value_name(head.logits);
-        if name != LOGITS && (gives_states || OF_BODIES.iter().any(|word| name.contains(word))) {
-            return None;
-        }
-        let last = self.anatomy.projections.get(head.projection?)?;
-        Some(self.first_of_head(&last.module).unwrap_or(last).x)
-    }
-
-    /// The first projection of a head that has several: masked language models have a dense layer in front of the last one, in the same
-    /// module (`cls.predictions`, `lm_head`).
-    fn first_of_head(&self, last: &str) -> Option<&Projection> {
-        let (module, _) = last.rsplit_once('.')?;
-        let is_inside = |projection: &Projection| projection.module.strip_prefix(module).is_some_and(|rest| rest.starts_with('.'));
-        let of_attentions = self.anatomy.attentions.iter().flat_map(|attention| [attention.q, attention.k, attention.v, attention.o]);
-        let has_layers = of_attentions.flatten().any(|place| is_inside(&self.anatomy.projections[place]));
-        self.anatomy.projections.iter().find(|projection| is_inside(projection)).filter(|_| !has_layers)
-    }
-
-    /// Where bodies end: at the input of the model's own head, else at its outputs.
-    fn ends(&self) -> Vec<ValueId> {
-        if let Some(input) = self.own_input() {
-            return vec![input];
-        }
-        let is_cache = |id: &ValueId| self.anatomy.cache.iter().any(|slot| slot.present == Some(*id));
-        let named = |id: &ValueId| self.graph.value_name(*id).contains("hidden");
-        let mut ends: Vec<ValueId> = self.graph.outputs().iter().copied().filter(|id| !is_cache(id)).collect();
-        ends.sort_by_key(|id| !named(id));
-        ends
-    }
-
-    /// The nearest value from `end` backwards that is `[batch, seq, width]`.
-    fn states_behind(&self, end: ValueId) -> Option<ValueId> {
-        let (mut seen, mut queue) = (BTreeSet::new(), std::collections::VecDeque::from([end]));
-        while let Some(id) = queue.pop_front() {
-            if !seen.insert(id) || !self.is_float(id) {
-                continue;
-            }
-            if self.has_positions(id) {
-                return Some(id);
-            }
-            let producer = self.graph.producer(id).map(|node| self.graph.node(node));
-            queue.extend(producer.into_iter().flat_map(|node| node.reads().collect::<Vec<_>>()));
-        }
-        None
-    }
-
-    /// Whether a value is `[batch, seq, width]`.
-    fn has_positions(&self, id: ValueId) -> bool {
-        self.is_float(id) && self.starts_with_batch(id) && self.graph.fact(id).rank() == Some(3)
-    }
-
-    /// Whether a value is `[batch, width]`.
-    fn is_pooled(&self, id: ValueId) -> bool {
-        self.is_float(id) && self.starts_with_batch(id) && self.graph.fact(id).rank() == Some(2)
-    }
-
-    fn is_float(&self, id: ValueId) -> bool {
-        self.graph.initializer(id).is_none() && self.graph.fact(id).dtype.is_some_and(DType::is_float)
-    }
-
-    fn starts_with_batch(&self, id: ValueId) -> bool {
-        let first = |id: ValueId| self.graph.fact(id).shape.as_ref().and_then(|shape| shape.first().cloned());
-        self.anatomy.inputs.main.and_then(first).is_some_and(|batch| first(id) == Some(batch))
-    }
-
-    /// Of a model whose positions see only what is before them, the last one knows all; else all of them do.
-    fn usual_pooling(&self) -> Pooling {
-        if self.is_decoder() { Pooling::Last } else { Pooling::Mean }
-    }
-
-    fn is_decoder(&self) -> bool {
-        self.anatomy.attentions.iter().any(|attention| attention.causal)
-    }
-
-    fn nothing(&self, each_position: bool, pooling: Pooling) -> Error {
-        let outputs: Vec<String> =
-            self.graph.outputs().iter().map(|&id| format!("{} {}", self.graph.value_name(id), self.graph.fact(id))).collect();
-        let wanted = match pooling {
-            Pooling::Nothing if !each_position => "[batch, width], a vector that the model itself pooled",
-            _ => "[batch, seq, width]",
-        };
-        let why = format!("nothing before its outputs ({}) is {wanted}", outputs.join(", "));
-        let hint = match pooling {
-            Pooling::Nothing if !each_position => "export the body with what it pools (`pooler_output`) among its outputs",
-            _ => "export the model so that it gives its last hidden states: `optimum-cli export onnx --task feature-extraction`",
-        };
-        Error::unsupported("a new head on this graph", why).with_hint(hint)
-    }
-}
 
 /// Puts a settled head on a graph, in place of its outputs but those of a cache. `graph` has the features' value.
 ///
@@ -222,10 +28,10 @@ impl Search<'_> {
 /// A graph that cannot be written on; a head beyond all proportion to it.
 pub fn put(graph: &Graph, anatomy: &Anatomy, features: &Features, head: &NewHead, seed: u64) -> Result<Graph> {
     let b = Builder::on(graph);
-    b.assume(features.value, features.fact.clone());
-    let hidden = b.expr(features.value).cast(DType::F32);
+    b.assume(features.value(), features.fact().clone());
+    let hidden = features.rows(&b).cast(DType::F32);
     let mask = anatomy.inputs.attention_mask.filter(|&mask| b.fact(mask).rank() == Some(2)).map(|mask| b.expr(mask));
-    let pooled = b.scoped("pooling", || pooled(hidden, mask, features.pooling));
+    let pooled = b.scoped("pooling", || pooled(hidden, mask, features.pooling()));
     let presents: Vec<ValueId> = anatomy.cache.iter().filter_map(|slot| slot.present).collect();
     b.clear_outputs();
     let widths = features.widths(head);
@@ -308,6 +114,7 @@ fn own_positions<'g>(mask: Expr<'g>, hidden: Expr<'g>) -> Expr<'g> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapter::config::Task;
     use crate::anatomy;
     use crate::ir::{Dim, ModelInfo};
 
@@ -366,7 +173,7 @@ mod tests {
             let (graph, anatomy) = body(outputs);
             let found = Features::find(&graph, &anatomy, &head(*pooling), *task);
             let row = || format!("{} outputs, {task}, {pooling:?}", outputs.len());
-            assert_eq!(found.as_ref().ok().map(|found| (found.pooling, found.width)), *expected, "{}", row());
+            assert_eq!(found.as_ref().ok().map(|found| (found.pooling(), found.widths(&head(None))[0])), *expected, "{}", row());
             if let Err(error) = found {
                 assert!(error.hint().is_some(), "{}: {error}", row());
             }

@@ -59,7 +59,7 @@ impl Plan {
                 .with_hint("leave it out of the targets, or out of the modules to save; their names are compared from the end"));
         }
         let at = Places { saved: settled.modules_to_save(), ..at };
-        parts.extend(trained::modules(&at, family)?);
+        parts.extend(trained::modules(&at, &settled, family)?);
         parts.extend(trained::given(&at, family));
         Ok(Self { parts, settled })
     }

@@ -64,18 +64,32 @@ pub(super) fn given(at: &Places<'_>, family: Family) -> Vec<Box<dyn Part>> {
     found
 }
 
-/// The parameters of the modules that are saved as a whole.
-pub(super) fn modules(at: &Places<'_>, family: Family) -> Result<Vec<Box<dyn Part>>> {
+/// The parameters of the modules that are saved as a whole: for the head alone, those that are part of it; else all whose names PEFT takes for
+/// those modules.
+pub(super) fn modules(at: &Places<'_>, method: &Method, family: Family) -> Result<Vec<Box<dyn Part>>> {
     let names: Vec<&str> = at.anatomy.parameters.iter().map(|p| p.name.as_str()).collect();
     let places = targets::saved_parameters(at.saved, &names, at.strictness)?;
+    let is_head = matches!(method, Method::Head(_));
+    let is_wanted = |place: &usize| !is_head || is_part_of_head(at, names[*place]);
     Ok(places
         .into_iter()
+        .filter(is_wanted)
         .map(|place| {
             let parameter = at.anatomy.parameters[place].clone();
             let key = Key::parameter(&*parameter.name, family).to_string();
             boxed(Trained { parameter, key })
         })
         .collect())
+}
+
+/// Whether a parameter is that of a module to save, not of one whose name only ends like it (`out_proj` for `proj`); but that of the layer in front
+/// of the head's last one is part of the head (`pre_classifier` for `classifier`).
+fn is_part_of_head(at: &Places<'_>, parameter: &str) -> bool {
+    let path = format!(".{parameter}");
+    let head = at.anatomy.head.as_ref();
+    let before = head.and_then(|head| at.anatomy.projections.get(head.before?)).map(|projection| projection.module.as_str());
+    let is_before = before.is_some_and(|module| parameter.rsplit_once('.').is_some_and(|(owner, _)| owner == module));
+    is_before || at.saved.iter().any(|name| path.contains(&format!(".{name}.")))
 }
 
 /// The biases that are trained beside a method, but those of modules that are saved as a whole. They keep their own names, but inside a module

@@ -148,6 +148,7 @@ impl<'g> Site<'g> {
             v: projection(self.values.value),
             o: None,
             causal: always || masks.iter().any(|mask| causal.is(mask.value)),
+            may_be_causal: masks.iter().any(|mask| causal.is_unclear(mask.value)),
             cross: false,
             heads: length(graph, &query, Axis::Heads),
             kv_heads: length(graph, &key, Axis::Heads),

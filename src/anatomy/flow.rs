@@ -64,7 +64,7 @@ const FIRST_ONLY: &[&str] = &[
 ];
 
 /// Operators that look at the shape of their input only.
-const NOTHING: &[&str] = &["Shape", "Size", "ConstantOfShape", "Range", "EyeLike"];
+pub(super) const NOTHING: &[&str] = &["Shape", "Size", "ConstantOfShape", "Range", "EyeLike"];
 
 impl Flow {
     /// Follows the given outputs through the graph, in one pass.
@@ -91,6 +91,16 @@ impl Flow {
             Sources::Few(sources) => sources,
             Sources::None | Sources::Many => &[],
         }
+    }
+
+    /// The projection that a value is made of, if it is made of nothing else.
+    pub(super) fn only_projection(&self, value: ValueId) -> Option<usize> {
+        if let [Source::Projection(at)] = self.of(value) { Some(*at) } else { None }
+    }
+
+    /// Whether a value is made of any projection, attention or table.
+    pub(super) fn is_computed(&self, value: ValueId) -> bool {
+        !matches!(self.0[value.index()], Sources::None)
     }
 
     /// The one projection that a value comes from, if there is just one.
@@ -120,7 +130,7 @@ impl Sources {
 }
 
 /// The inputs whose numbers are in the output.
-fn data_inputs(node: &Node) -> impl Iterator<Item = ValueId> + '_ {
+pub(super) fn data_inputs(node: &Node) -> impl Iterator<Item = ValueId> + '_ {
     let op = &*node.op;
     let range = match op {
         _ if NOTHING.contains(&op) => 0..0,

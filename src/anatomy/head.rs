@@ -1,20 +1,184 @@
-//! The prediction head: the projection that the first output comes from.
+//! The prediction head: the projection that an output comes from, and what is made of its scores.
 
-use crate::ir::Graph;
+use std::collections::BTreeSet;
+
+use crate::ir::{DType, Dim, Graph, ValueId};
 
 use super::copies;
-use super::flow::Flow;
-use super::{Embedding, Head, Layout, Projection, Weight};
+use super::ending::{self, Behind};
+use super::flow::{self, Flow};
+use super::linear::Linear;
+use super::walk::{Found, NodeRef, ValueRef};
+use super::{Embedding, Ending, Head, Layout, Probabilities, Projection, Squash, Weight};
 
-/// The head, if the first output (or the one called logits) comes from one projection alone. What it is tied to is not known yet.
-pub(super) fn find(graph: &Graph, flow: &Flow) -> Option<Head> {
-    let named = graph.outputs().iter().copied().find(|&id| graph.value_name(id) == "logits");
-    let logits = named.or_else(|| graph.outputs().first().copied())?;
-    let projection = flow.projection(logits);
-    (named.is_some() || projection.is_some()).then_some(Head { logits, projection, tied: false, classes: None })
+/// The name that exporters give to scores.
+const LOGITS: &str = "logits";
+
+/// The head. What it is tied to is not known yet.
+///
+/// The output called `logits` comes first, then others whose names say so, then the first one of numbers, then a choice among classes.
+///
+/// # Errors
+/// What stands where a head was looked for.
+pub(super) fn find(graph: &Graph, flow: &Flow, linears: &[Linear]) -> Found<Head> {
+    let output = chosen_output(graph);
+    let output = ValueRef::new(graph, output.ok_or_else(|| super::Miss { at: "the outputs".into(), wanted: "an output".into() })?);
+    let Behind { scores, made } = ending::behind(graph, output.id());
+    let scores = ValueRef::new(graph, scores);
+    let path = Path::to(scores, flow, &varying(graph));
+    if let Some(node) = path.product {
+        return Err(node.miss("a head: this is a product of two things that are both computed from the data"));
+    }
+    if scores.fact().rank().is_some_and(|rank| rank > 3) {
+        return Err(scores.miss(format!("scores of classes, [batch, classes] or [batch, seq, classes]; it is {}", scores.fact())));
+    }
+    let projection = flow.projection(scores.id()).filter(|&at| path.starts.contains(&linears[at].y));
+    if projection.is_none() && plain(output.name()) != LOGITS {
+        return Err(output.miss("a head: scores that come from one last projection"));
+    }
+    let reached = graph.outputs().iter().copied().find(|&id| id == scores.id());
+    let ending = match (made, path.squash, path.vector) {
+        (Some(made), ..) => Ending::Probabilities(made),
+        (None, Some(node), _) => Ending::Probabilities(Probabilities { squash: Squash::Mixed, node: node.label() }),
+        (None, None, Some(node)) => Ending::Vector(node.label()),
+        (None, None, None) => Ending::Scores,
+    };
+    // Scores that the graph gives beside their probabilities are an output like others.
+    let ending = if reached.is_some() && matches!(ending, Ending::Probabilities(_)) { Ending::Scores } else { ending };
+    let before = projection.and_then(|at| flow.only_projection(linears[at].x));
+    Ok(Head { logits: scores.id(), output: reached.unwrap_or(output.id()), ending, projection, before, tied: false, classes: None })
+}
+
+/// A name without what exporters put behind it (`logits:0`), in small letters.
+pub(super) fn plain(name: &str) -> String {
+    let name = name.rsplit_once(':').filter(|(_, number)| number.bytes().all(|byte| byte.is_ascii_digit())).map_or(name, |(name, _)| name);
+    name.to_lowercase()
+}
+
+fn chosen_output(graph: &Graph) -> Option<ValueId> {
+    let outputs = graph.outputs();
+    let named = |is: &dyn Fn(&str) -> bool| outputs.iter().copied().find(|&id| is(&plain(graph.value_name(id))));
+    let is_float = |id: &ValueId| graph.fact(*id).dtype.is_none_or(DType::is_float);
+    named(&|name| name == LOGITS)
+        .or_else(|| named(&|name| name.ends_with(LOGITS)))
+        .or_else(|| outputs.iter().copied().find(is_float))
+        .or_else(|| outputs.first().copied())
+}
+
+/// Which values depend on what the graph is fed with, not only on its shape.
+fn varying(graph: &Graph) -> Vec<bool> {
+    let mut varying = vec![false; graph.values().len()];
+    for id in graph.data_inputs() {
+        varying[id.index()] = true;
+    }
+    for node in graph.nodes() {
+        let varies = !flow::NOTHING.contains(&&*node.op) && node.reads().any(|id| varying[id.index()]);
+        for output in node.writes() {
+            varying[output.index()] = varies;
+        }
+    }
+    varying
+}
+
+/// What stands between the last products and the scores.
+struct Path<'g> {
+    /// What the path starts from: outputs of products with constants.
+    starts: Vec<ValueId>,
+    /// A product of two things that both depend on the data, or a convolution.
+    product: Option<NodeRef<'g>>,
+    /// What makes probabilities, or logarithms, in a way that is not known.
+    squash: Option<NodeRef<'g>>,
+    /// What makes a representation, not scores, of a row: an activation, a normalisation.
+    vector: Option<NodeRef<'g>>,
+}
+
+/// Products of windows: over each place of a map they give a score, which is no class's.
+const WINDOWS: &[&str] = &["Conv", "ConvTranspose"];
+
+/// What makes probabilities, or logarithms of them.
+const SQUASHING: &[&str] = &["Exp", "HardSigmoid", "Log", "LogSoftmax", "Sigmoid", "Softmax", "Softplus"];
+
+/// What ends a layer inside a network and not the scores of its classes.
+const ACTIVATIONS: &[&str] = &[
+    "Elu",
+    "Gelu",
+    "LayerNormalization",
+    "LeakyRelu",
+    "LpNormalization",
+    "RMSNormalization",
+    "Relu",
+    "Selu",
+    "com.microsoft:FastGelu",
+    "com.microsoft:Gelu",
+    "com.microsoft:QuickGelu",
+];
+
+/// Steps that are walked before the search gives up: between a product and scores there are few.
+const MAX_STEPS: usize = 256;
+
+impl<'g> Path<'g> {
+    fn to(scores: ValueRef<'g>, flow: &Flow, varying: &[bool]) -> Self {
+        let is_map = scores.fact().rank().is_some_and(|rank| rank > 2);
+        let mut path = Self { starts: vec![], product: None, squash: None, vector: None };
+        let mut seen = BTreeSet::new();
+        // A cap brings scores into bounds and scales them up again.
+        let mut queue = vec![(scores, false)];
+        while let Some((at, is_scaled)) = queue.pop() {
+            let Some(node) = at.producer().filter(|_| seen.len() < MAX_STEPS && seen.insert(at.id())) else { continue };
+            let data: Vec<ValueRef<'_>> = node.data_inputs().filter(|input| varying[input.id().index()]).collect();
+            if node.is(WINDOWS) {
+                path.product = path.product.or(is_map.then_some(node));
+                continue;
+            }
+            if is_product(node) {
+                if data.len() < 2 {
+                    path.starts.push(at.id());
+                } else {
+                    path.product.get_or_insert(node);
+                }
+                continue;
+            }
+            if node.is(SQUASHING) {
+                path.squash.get_or_insert(node);
+            }
+            let joins = node.is(&["Mul", "Div", "Pow"]) && data.iter().filter(|input| flow.is_computed(input.id())).count() > 1;
+            if node.is(ACTIVATIONS) || joins || (node.is(&["Tanh"]) && !is_scaled) {
+                path.vector.get_or_insert(node);
+            }
+            let scales = node.is(&["Mul", "Div"]) && data.len() == 1;
+            queue.extend(data.into_iter().map(|input| (input, is_scaled || scales)));
+        }
+        path
+    }
+}
+
+fn is_product(node: NodeRef<'_>) -> bool {
+    ["MatMul", "Gemm", "Einsum"].iter().any(|word| node.op().contains(word)) || node.op().ends_with("Attention")
 }
 
 impl Head {
+    /// The axes of the logits as the output has them: without those of one element between the batch and the classes.
+    #[must_use]
+    pub fn axes(&self, graph: &Graph) -> Option<Vec<Dim>> {
+        let shown = |axes: Vec<i64>| {
+            let dims = graph.fact(self.output).shape.as_ref()?;
+            axes.into_iter().map(|axis| dims.get(usize::try_from(axis).ok()?).cloned()).collect()
+        };
+        self.output_axes(graph).map_or_else(|| graph.fact(self.logits).shape.clone(), shown)
+    }
+
+    /// Where the graph computes logits in another shape than what it makes of them (rows of all texts one after the other): the axes of the output
+    /// that they have to be given.
+    #[must_use]
+    pub fn output_axes(&self, graph: &Graph) -> Option<Vec<i64>> {
+        let (own, shown) = (graph.fact(self.logits).shape.as_ref()?, graph.fact(self.output).shape.as_ref()?);
+        let last = shown.len().checked_sub(1)?;
+        let is_kept = |axis: usize| axis == 0 || axis == last || shown[axis].as_known() != Some(1);
+        let kept: Vec<i64> = (0..=last).filter(|&axis| is_kept(axis)).filter_map(|axis| i64::try_from(axis).ok()).collect();
+        let has_classes = own.last() == shown.last() && graph.fact(self.output).dtype.is_some_and(DType::is_float);
+        (has_classes && kept.len() != own.len()).then_some(kept)
+    }
+
     /// Fills in what the projection tells.
     pub(super) fn complete(self, graph: &Graph, projections: &[Projection], token_embedding: Option<&Embedding>) -> Self {
         let found = self.projection.map(|at| &projections[at]);

@@ -8,6 +8,7 @@ mod cache;
 mod causal;
 mod copies;
 mod embedding;
+mod ending;
 mod feeding;
 mod fixed;
 mod flow;
@@ -24,12 +25,15 @@ mod positions;
 mod projections;
 mod roles;
 mod scores;
+mod split;
 mod task;
 mod walk;
 
+pub use ending::{Probabilities, Squash};
 pub use feeding::{Feeding, MaskForm, Padding, Role, feeding};
 pub use images::image_size;
-pub use task::{Guess, Task, check_task};
+pub use split::evidence as missing_encoder;
+pub use task::{Decision, Declared, Feeds, Guess, Instead, Task, decide, guess};
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -61,7 +65,13 @@ pub fn read(graph: &Graph) -> Anatomy {
     let embeddings = hints.embeddings(graph, &tables);
     let mut modules = hints.modules(graph, &linears);
     let known = hints.known(graph, &modules, &embeddings);
-    let head = head::find(graph, &flow);
+    let head = match head::find(graph, &flow, &linears) {
+        Ok(head) => Some(head),
+        Err(miss) => {
+            misses.push(miss);
+            None
+        }
+    };
     let context = roles::Evidence {
         graph,
         linears: &linears,
@@ -97,7 +107,7 @@ pub fn read(graph: &Graph) -> Anatomy {
         wrapper: hints.namer.wrapper().to_owned(),
         misses,
     };
-    let task = task::guess(graph, &anatomy);
+    let task = task::guess(graph, &anatomy, &Declared::default());
     let misses = anatomy.misses.iter().cloned().chain(gaps(graph, &anatomy)).collect();
     Anatomy { task, misses, ..anatomy }
 }
@@ -168,6 +178,32 @@ impl Anatomy {
     #[must_use]
     pub fn vocabulary(&self) -> Option<i64> {
         Some(self.embeddings.get(self.token_embedding?)?.rows)
+    }
+}
+
+/// What positions see of each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// Only what is before them.
+    Back,
+    /// What is behind them as well.
+    BothWays,
+    /// It cannot be told: no attention was recognised, or one has a mask of an unknown kind.
+    Unknown,
+}
+
+impl Anatomy {
+    /// What positions see of each other, as far as masks and caches tell.
+    #[must_use]
+    pub fn sight(&self) -> Sight {
+        let own = || self.attentions.iter().filter(|attention| !attention.cross);
+        if own().any(|attention| attention.causal) || !self.cache.is_empty() {
+            Sight::Back
+        } else if own().next().is_none() || own().any(|attention| attention.may_be_causal) {
+            Sight::Unknown
+        } else {
+            Sight::BothWays
+        }
     }
 }
 
@@ -278,6 +314,8 @@ pub struct Attention {
     pub output: ValueId,
     /// Whether a position cannot see later ones.
     pub causal: bool,
+    /// Whether a mask is of a kind that cannot be told: it may be one that hides later positions.
+    pub may_be_causal: bool,
     /// Whether keys come from other hidden states than queries: a decoder that looks at its encoder.
     pub cross: bool,
     /// Number of query heads.
@@ -360,14 +398,31 @@ pub enum Masking {
 /// What turns hidden states into predictions.
 #[derive(Clone, Debug)]
 pub struct Head {
-    /// The logits: an output of the graph.
+    /// The logits: an output of the graph, or a value inside it where the graph gives only what it makes of them.
     pub logits: ValueId,
+    /// The output that they are, or that is made of them.
+    pub output: ValueId,
+    /// What the graph makes of the logits.
+    pub ending: Ending,
     /// Place of the last projection among [`Anatomy::projections`].
     pub projection: Option<usize>,
+    /// Place of the projection that the last one reads and nothing else: a head of two layers.
+    pub before: Option<usize>,
     /// Whether the projection's weight is the token embedding's table.
     pub tied: bool,
     /// Vocabulary size or number of labels.
     pub classes: Option<i64>,
+}
+
+/// What a graph makes of the last projection's numbers before it gives them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Nothing: they are scores of classes.
+    Scores,
+    /// Probabilities.
+    Probabilities(Probabilities),
+    /// A representation: the node that ends it is an activation or a normalisation, as inside a network.
+    Vector(String),
 }
 
 /// A constant of a module.

@@ -2,7 +2,7 @@
 
 use crate::ir::{Attr, Fact, Graph, Node, NodeId, Tensor, ValueId};
 
-use super::Miss;
+use super::{Miss, flow};
 
 /// What a step gives.
 pub(super) type Found<T> = Result<T, Miss>;
@@ -179,6 +179,11 @@ impl<'g> NodeRef<'g> {
     pub(super) fn output(self, index: usize) -> Found<ValueRef<'g>> {
         let id = self.node().output(index).ok_or_else(|| self.miss(format!("an output {index}")))?;
         Ok(ValueRef { graph: self.graph, id })
+    }
+
+    /// Inputs whose numbers are in the output, not only their shape or their order.
+    pub(super) fn data_inputs(self) -> impl Iterator<Item = ValueRef<'g>> {
+        flow::data_inputs(self.node()).map(move |id| ValueRef { graph: self.graph, id })
     }
 
     /// Inputs that are there.

@@ -8,15 +8,17 @@ use serde_json::{Value, json};
 use super::output::{self, Align, Table};
 use super::{Columns, Global};
 use crate::adapter::config::Task;
+use crate::anatomy;
 use crate::error::{Context, Error, Result};
-use crate::export::{Bundle, INFERENCE};
+use crate::export::base::Base;
+use crate::export::{Bundle, INFERENCE, declared};
 use crate::onnx::Runnable;
 use crate::runtime::data::Dataset;
 use crate::runtime::evaluate::{Evaluation, Evaluator};
 use crate::runtime::session::{Feed, Purpose, Runtime, Session, Settings};
 use crate::runtime::trainer::{Source, open_graph};
 use crate::runtime::{Device, HostTensor, adapter_file};
-use crate::{anatomy, onnx};
+use crate::train::logits;
 
 const AFTER_HELP: &str = "\
 The loss is the mean over the labels that count: of a model's own logits, or of a bundle with its adapter as it is now.
@@ -168,16 +170,23 @@ fn of_logits(args: &Args, runtime: &Runtime, model: Runnable, logits: &str, sour
 }
 
 fn of_model(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
-    let graph = onnx::read(&args.model)?;
-    let graph = onnx::inline_functions(&graph).and_then(|graph| onnx::raise(&graph)).in_file(&args.model)?;
-    let anatomy = anatomy::read(&graph);
-    let unknown = |what: &str, hint: &'static str| Error::unsupported("measuring this model", what).in_file(&args.model).with_hint(hint);
-    let head = anatomy.head.as_ref();
-    let head = head.ok_or_else(|| {
-        unknown("it has no output that looks like logits", "`peft-onnx inspect MODEL --explain` says what was looked for")
-    })?;
-    let task = args.task.or(anatomy.task.task).ok_or_else(|| unknown("its task is not recognised", "name it with --task"))?;
-    anatomy::check_task(task, &graph, &anatomy).in_file(&args.model)?;
-    let source = || Source::of_model(&args.model, task, &graph, &anatomy, args.tokenizer.as_deref());
-    each(args, source, |source, dataset| of_logits(args, runtime, (&args.model).into(), graph.value_name(head.logits), source, dataset))
+    let base = Base::read(&args.model)?;
+    let (graph, anatomy) = (&base.graph, &base.anatomy);
+    let declared = declared::of_model(&args.model)?;
+    let decision = anatomy::decide(graph, anatomy, &declared, args.task).in_file(&args.model)?;
+    if let Some(doubt) = decision.doubt {
+        tracing::warn!("measured for {}, as asked, but {doubt}", decision.task);
+    }
+    let unknown = || {
+        let error = Error::unsupported("measuring this model", "it has no output that looks like logits").in_file(&args.model);
+        error.with_hint("`peft-onnx inspect MODEL --explain` says what was looked for")
+    };
+    let head = anatomy.head.as_ref().ok_or_else(unknown)?;
+    let source = || Source::of_model(&args.model, decision.task, graph, anatomy, args.tokenizer.as_deref());
+    // Of a file that gives probabilities, the logits behind them are measured.
+    let (model, logits) = match logits::shown(graph, anatomy)? {
+        Some(shown) => (Runnable::of(&shown, &args.model)?, logits::SHOWN),
+        None => (Runnable::from(&args.model), graph.value_name(head.logits)),
+    };
+    each(args, source, |source, dataset| of_logits(args, runtime, model.clone(), logits, source, dataset))
 }

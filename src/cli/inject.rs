@@ -12,6 +12,7 @@ use super::{Global, output};
 use crate::adapter::config::{Method, Pooling, PrefixConfig, PrefixInit, PromptConfig, PromptInit, Task};
 use crate::error::{Context, Error, Result};
 use crate::export::bundle::{self, Adapter, Existing, Report, Request};
+use crate::export::declared;
 use crate::runtime::data::{Specials, Tokenizer};
 use crate::runtime::text_prefix;
 use crate::runtime::trainer::Source;
@@ -115,7 +116,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
             "targets": report.targets.iter().map(|(module, rank)| json!({"module": module, "rank": rank})).collect::<Vec<_>>(),
             "trained": report.trained,
             "matched": report.matched,
-            "new_head": report.new_head.as_ref().map(|head| json!({"layers": head.layers, "num_labels": head.labels, "pooling": head.pooling.map(Pooling::name)})),
+            "new_head": report.new_head.as_ref().map(|head| json!({"layers": head.layers, "num_labels": head.labels, "pooling": head.pooling.map(Pooling::name), "on": report.head_on})),
             "files": files.iter().map(|file| json!({"file": file.name, "bytes": file.bytes})).collect::<Vec<_>>(),
         }));
     }
@@ -128,12 +129,8 @@ fn hard_prompt(args: &Args) -> Result<Option<HardPrompt>> {
     let graph = onnx::read(&args.model)?;
     let graph = onnx::inline_functions(&graph).and_then(|graph| onnx::raise(&graph)).in_file(&args.model)?;
     let anatomy = anatomy::read(&graph);
-    let Some(task) = args.task.or(anatomy.task.task) else {
-        let error = Error::unsupported("a template for this model", "it has no logits of tokens, so it cannot be asked for a word");
-        let hint =
-            "export it as a language model (optimum-cli: --task fill-mask or text-generation), or say with --task what its logits are for";
-        return Err(error.in_file(&args.model).with_hint(hint));
-    };
+    let declared = declared::of_model(&args.model)?;
+    let task = anatomy::decide(&graph, &anatomy, &declared, args.task).in_file(&args.model)?.task;
     let source = Source::of_model(&args.model, task, &graph, &anatomy, args.tokenizer.as_deref())?;
     Ok(source.shown_in(template, Some(&super::hard_prompt::verbalizer(words)?))?.hard_prompt().cloned())
 }
@@ -210,7 +207,8 @@ fn describe(folder: &Path, report: &Report, files: &[File]) -> String {
         lines.push(format!("words      {}", prompt.verbalizer()));
     }
     if let Some(head) = &report.new_head {
-        lines.push(format!("new head   {}", head::describe(head)));
+        let on = report.head_on.as_ref().map(|value| format!(", on {value}")).unwrap_or_default();
+        lines.push(format!("new head   {}{on}", head::describe(head)));
     }
     if !report.targets.is_empty() {
         lines.push(format!("sites      {}", sites(&report.targets)));

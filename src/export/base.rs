@@ -26,12 +26,23 @@ pub struct Base {
     ///
     /// Values keep their ids from each of the graphs to the next.
     pub graph: Graph,
-    /// `graph` computed in float32, if it computes in half precision: what is trained.
+    /// `graph` with its logits among its outputs, computed in float32: what is trained, where `graph` itself is not.
     wide: Option<Graph>,
     /// What was recognised in `graph`.
     pub anatomy: Anatomy,
     /// What computed by chance, or by the batch, and does so no more.
     pub stilled: Stilled,
+}
+
+/// A base model with a new head.
+#[derive(Clone, Debug)]
+pub struct WithHead {
+    /// The model.
+    pub base: Base,
+    /// The head with what was left to the model.
+    pub head: NewHead,
+    /// The value of the graph that the head reads.
+    pub on: String,
 }
 
 impl Base {
@@ -64,7 +75,9 @@ impl Base {
     /// # Errors
     /// Nodes of half precision that do not go together in float32.
     pub fn to_train(self) -> Result<Self> {
-        Ok(Self { wide: train::widen(&self.graph)?, ..self })
+        let with_logits = train::logits::shown(&self.graph, &self.anatomy)?;
+        let wide = train::widen(with_logits.as_ref().unwrap_or(&self.graph))?.or(with_logits);
+        Ok(Self { wide, ..self })
     }
 
     /// What is trained: in float32, whatever the base computes in.
@@ -81,11 +94,11 @@ impl Base {
         [DType::BF16, DType::F16].into_iter().find(|dtype| types.contains(dtype)).unwrap_or(DType::F32)
     }
 
-    /// The same model with a new head in place of its own, or of its outputs; and the head with what was left to the model.
+    /// The same model with a new head in place of its own, or of its outputs.
     ///
     /// # Errors
     /// A model that gives nothing for a head to stand on; a task without classes.
-    pub fn with_head(&self, head: &NewHead, task: Task, seed: u64) -> Result<(Self, NewHead)> {
+    pub fn with_head(&self, head: &NewHead, task: Task, seed: u64) -> Result<WithHead> {
         let features = Features::find(&self.graph, &self.anatomy, head, task)?;
         let is_there = features.value().index() < self.fused.values().len();
         let body = if is_there { &self.fused } else { &self.graph };
@@ -96,7 +109,7 @@ impl Base {
             // What wraps the model may be told from the head that is gone.
             naming::take_off(&mut with_head.anatomy, &self.anatomy.wrapper);
         }
-        Ok((with_head, settled))
+        Ok(WithHead { base: with_head, head: settled, on: features.name().to_owned() })
     }
 
     /// The graph that an adapter is put into for inference, and what was recognised as far as it is there: of the fused one, that with

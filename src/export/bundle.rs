@@ -10,13 +10,13 @@ use super::base::Base;
 use super::lock::Lock;
 use super::manifest::{self, BaseFile, GraphFile, Manifest, Slot};
 use super::opened::{INFERENCE, is_inside, location, relative, write_inference};
-use super::{class_names, fingerprint, given};
+use super::{class_names, declared, fingerprint, given};
 use crate::adapter::config::{Method, NewHead, Task};
 use crate::adapter::dropout::Masks;
 use crate::adapter::targets::Strictness;
 use crate::adapter::{Given, Param, Plan, Purpose, Role};
 use crate::adapter::{naming, packing};
-use crate::anatomy::{self, Anatomy, Feeding};
+use crate::anatomy::{self, Anatomy, Feeding, Feeds};
 use crate::ir::{Builder, DType, Graph, Tensor};
 use crate::onnx::{self, Storage, WriteOptions};
 use crate::peft::{self, AdapterConfig, AdapterFiles};
@@ -79,6 +79,8 @@ pub struct Report {
     pub matched: Option<usize>,
     /// The head that was put on the base, with what was left to the base.
     pub new_head: Option<NewHead>,
+    /// The value of the base's graph that this head reads.
+    pub head_on: Option<String>,
 }
 
 /// The folder in a bundle with the adapter as `inject` wrote it, which training can start from again.
@@ -109,9 +111,10 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     let base_count = base.count();
     let mut new_head = given.as_ref().and_then(|files| head_of(files, &base.anatomy)).or_else(|| request.new_head.clone());
     let task = task(request, given.as_ref(), &base, new_head.as_ref())?;
+    let mut head_on = None;
     if let Some(head) = &mut new_head {
-        let (with_head, settled) = base.with_head(head, task, request.seed).in_file(request.model)?;
-        (base, *head) = (with_head.to_train().in_file(request.model)?, settled);
+        let with_head = base.with_head(head, task, request.seed).in_file(request.model)?;
+        (base, *head, head_on) = (with_head.base.to_train().in_file(request.model)?, with_head.head, Some(with_head.on));
     }
     if let (Some(files), Adapter::Folder(path)) = (&mut given, &request.adapter) {
         naming::follow(&mut base.anatomy, &files.keys(), new_head.as_ref().and_then(|head| head.modules.as_ref()));
@@ -173,7 +176,7 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         trainable_count: params.iter().map(|p| p.initial.len()).sum(),
         trainable: slots(&params, beside),
         base_count,
-        logits: base.anatomy.head.as_ref().map(|head| base.graph.value_name(head.logits).to_owned()).unwrap_or_default(),
+        logits: base.anatomy.head.as_ref().map(|head| base.graph.value_name(head.output).to_owned()).unwrap_or_default(),
         classes,
         class_names: class_names(request, new_head.as_ref(), task, classes)?,
         vocabulary: base.anatomy.vocabulary(),
@@ -187,7 +190,7 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     let files: Vec<&Path> = origin_files.iter().map(|(file, _)| file.as_path()).collect();
     fingerprint::remember(folder.path(), &manifest.base.fingerprint, &files);
     folder.finish()?;
-    Ok(Report { manifest, targets: plan.targets(), trained: plan.trained(), task, matched, new_head })
+    Ok(Report { manifest, targets: plan.targets(), trained: plan.trained(), task, matched, new_head, head_on })
 }
 
 /// How the model is fed.
@@ -224,21 +227,19 @@ fn head_of(files: &AdapterFiles, anatomy: &Anatomy) -> Option<NewHead> {
     files.config.new_head.clone().or_else(|| if has_its_own() { None } else { peft::saved_head::of(files) })
 }
 
+/// The task: that of the new head, if there is one, else the one that is asked for or that the model speaks for.
 fn task(request: &Request<'_>, given: Option<&AdapterFiles>, base: &Base, new_head: Option<&NewHead>) -> Result<Task> {
-    let anatomy = &base.anatomy;
-    let takes_pixels = anatomy.inputs.main.is_some_and(|_| anatomy.token_embedding.is_none());
-    let of_new_head = new_head.map(|_| if takes_pixels { Task::ImageCls } else { Task::SeqCls });
-    let known = request.task.or_else(|| given.and_then(|files| files.config.task)).or(of_new_head).or(anatomy.task.task);
-    let known = known.ok_or_else(|| {
-        Error::unsupported("finding out the task", "neither the adapter nor the graph's outputs tell it").in_file(request.model).with_hint(
-            "name it with `--task`: causal-lm, masked-lm, seq-cls, token-cls, image-cls or seq2seq-lm; \
-                 a body without a head gets one with `--num-labels`",
-        )
-    })?;
-    if new_head.is_none() {
-        anatomy::check_task(known, &base.graph, anatomy).in_file(request.model)?;
+    let asked = request.task.or_else(|| given.and_then(|files| files.config.task));
+    if new_head.is_some() {
+        let is_of_images = Feeds::of(&base.graph, &base.anatomy) == Feeds::Image;
+        return Ok(asked.unwrap_or(if is_of_images { Task::ImageCls } else { Task::SeqCls }));
     }
-    Ok(known)
+    let declared = declared::of_model(request.model)?;
+    let decision = anatomy::decide(&base.graph, &base.anatomy, &declared, asked).in_file(request.model)?;
+    if let Some(doubt) = decision.doubt {
+        tracing::warn!("trained for {}, as asked, but {doubt}", decision.task);
+    }
+    Ok(decision.task)
 }
 
 /// The names of the classes: those that the adapter's bundle knows, else those beside the model, which are its own head's.

@@ -4,11 +4,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::declared;
+use crate::Result;
 use crate::adapter::config::Task;
-use crate::{Context, Error, Result};
-
-/// The file that may have the names.
-pub const FILE: &str = "config.json";
 
 /// The names in the order of their numbers, from the configuration beside a model's file, or in the folder above (`onnx/model.onnx`). None where
 /// it has no names of its own: Hugging Face's are `LABEL_0`, `LABEL_1` where nobody gave any.
@@ -19,11 +17,7 @@ pub fn of_model(model: &Path, task: Task, classes: Option<i64>) -> Result<Vec<St
     let Some(classes) = classes.and_then(|classes| usize::try_from(classes).ok()).filter(|_| !task.predicts_tokens()) else {
         return Ok(vec![]);
     };
-    let model = model.canonicalize().unwrap_or_else(|_| model.to_path_buf());
-    let near = model.ancestors().skip(1).take(2).map(|folder| folder.join(FILE));
-    let Some(file) = near.into_iter().find(|file| file.is_file()) else { return Ok(vec![]) };
-    let bytes = std::fs::read(&file).in_file(&file)?;
-    let config: Value = serde_json::from_slice(&bytes).map_err(|error| Error::format("JSON", error).in_file(&file))?;
+    let Some(config) = declared::config(model)? else { return Ok(vec![]) };
     Ok(names(&config["id2label"], classes).unwrap_or_default())
 }
 

@@ -95,7 +95,7 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     let external = onnx::has_external(&base.raw, model)?;
     if let Some(head) = &files.config.new_head {
         // Whatever it starts from, the adapter has its trained numbers.
-        (base, _) = base.with_head(head, task, 0).in_file(model)?;
+        base = base.with_head(head, task, 0).in_file(model)?.base;
     }
     naming::follow(&mut base.anatomy, &files.keys(), files.config.new_head.as_ref().and_then(|head| head.modules.as_ref()));
     packing::join(&mut base.anatomy, &files.config.method).in_file(model)?;

@@ -3,6 +3,7 @@
 pub mod base;
 pub mod bundle;
 pub mod class_names;
+pub mod declared;
 pub mod fingerprint;
 pub mod given;
 pub mod lock;

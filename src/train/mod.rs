@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod head;
+pub mod logits;
 pub mod loss;
 pub mod optimizer;
 mod order;

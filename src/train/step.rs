@@ -138,7 +138,7 @@ impl<'g> Prepared<'g> {
             Error::unsupported("training this graph", "it has no output that looks like logits")
                 .with_hint("a body without a head gets one with `--num-labels`; `peft-onnx inspect --explain` says what was looked for")
         })?;
-        let logits = b.output_named(model.graph.value_name(head.logits)).unwrap_or_else(|| b.expr(head.logits));
+        let logits = super::logits::of(b, model.graph, head);
         b.clear_outputs();
         super::cache::close(b, model.anatomy);
         let trainable = flatten(b, model)?;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::kind;
 use crate::anatomy::{self, Anatomy, Layout, Masking};
 use crate::export::base::Base;
+use crate::export::declared;
 use crate::ir::{DType, Dim, Graph, ValueId};
 use crate::{grad, onnx};
 
@@ -168,6 +169,7 @@ impl Report {
                 (raw.clone(), Anatomy::default(), Some(Miss { at: "the graph".into(), wanted: format!("operators of opset 18: {error}") }))
             }
         };
+        let guess = anatomy::guess(&graph, &anatomy, &declared::of_model(file).unwrap_or_default());
         let no_gradient = no_gradient(&graph, &anatomy);
         let misses = anatomy.misses.iter().map(|miss| Miss { at: miss.at.clone(), wanted: miss.wanted.clone() });
         Self {
@@ -182,8 +184,8 @@ impl Report {
             outputs: raw.outputs().iter().map(|&id| port(raw, id)).collect(),
             kind: (anatomy.projections.is_empty() && anatomy.attentions.is_empty()).then(|| kind::kind(raw)),
             unknown_operators: kind::unknown_operators(raw),
-            task: anatomy.task.task.map(anatomy::Task::name),
-            task_because: anatomy.task.why.clone(),
+            task: guess.task.map(anatomy::Task::name),
+            task_because: guess.instead.map(|instead| format!("{}: ", instead.what)).unwrap_or_default() + &guess.why,
             layers: layers(&anatomy),
             max_positions: anatomy.max_positions,
             projections: projections(&graph, &anatomy),
@@ -309,7 +311,7 @@ fn embeddings(anatomy: &Anatomy) -> Vec<Embedding> {
 fn head(graph: &Graph, anatomy: &Anatomy) -> Option<Head> {
     let head = anatomy.head.as_ref()?;
     let module = head.projection.and_then(|at| anatomy.projections.get(at)).map(|projection| projection.module.clone());
-    Some(Head { logits: graph.value_name(head.logits).to_owned(), module, classes: head.classes, tied: head.tied })
+    Some(Head { logits: graph.value_name(head.output).to_owned(), module, classes: head.classes, tied: head.tied })
 }
 
 fn cache(graph: &Graph, anatomy: &Anatomy) -> Option<Cache> {

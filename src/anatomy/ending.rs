@@ -1,0 +1,282 @@
+//! What a graph makes of its scores before it gives them: probabilities in any spelling, or something that is no score at all.
+//!
+//! ```text
+//! last projection → [bias, scale, cap]* → scores → Softmax | LogSoftmax | exp(x - max) / sum | Sigmoid | 1 / (1 + exp(-x)) → [views]* → output
+//! ```
+
+use std::collections::BTreeSet;
+
+use crate::ir::{Graph, ValueId};
+
+use super::walk::{NodeRef, ValueRef};
+
+/// How scores become probabilities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Squash {
+    /// One of several classes: probabilities, or their logarithms, that sum to one over the last axis.
+    Softmax,
+    /// The same over another axis, which is not that of the classes.
+    SoftmaxElsewhere,
+    /// Each class for itself.
+    Sigmoid,
+    /// Probabilities of several predictions together, which come from no one row of scores.
+    Mixed,
+}
+
+/// Probabilities at the end of a graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probabilities {
+    /// How they are made of scores.
+    pub squash: Squash,
+    /// The node that makes them.
+    pub node: String,
+}
+
+/// Scores, and the probabilities that are made of them.
+pub(super) struct Behind {
+    pub(super) scores: ValueId,
+    pub(super) made: Option<Probabilities>,
+}
+
+/// Steps that are walked before the search gives up.
+const MAX_STEPS: usize = 32;
+
+/// Operators that show the same numbers in another order, shape or type, or some of them.
+const VIEWS: &[&str] = &[
+    "Identity",
+    "Cast",
+    "CastLike",
+    "Dropout",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "Transpose",
+    "Slice",
+    "Gather",
+    "GatherElements",
+    "Split",
+    "Expand",
+];
+
+/// Operators that choose among classes.
+const CHOICES: &[&str] = &["ArgMax", "TopK", "ReduceMax", "Hardmax", "ai.onnx.ml:ZipMap", "ai.onnx.ml:LabelEncoder"];
+
+/// The scores that an output is made of; the output itself where it is neither made of probabilities nor a choice among classes.
+pub(super) fn behind(graph: &Graph, output: ValueId) -> Behind {
+    let end = ValueRef::new(graph, output);
+    match search(end, MAX_STEPS) {
+        Some(Found { scores, squash: Some(squash), node }) => {
+            Behind { scores: scores.id(), made: Some(Probabilities { squash, node: node.label() }) }
+        }
+        Some(Found { scores, squash: None, .. }) => Behind { scores: scores.id(), made: None },
+        None => Behind { scores: output, made: None },
+    }
+}
+
+struct Found<'g> {
+    scores: ValueRef<'g>,
+    squash: Option<Squash>,
+    node: NodeRef<'g>,
+}
+
+impl<'g> Found<'g> {
+    fn sigmoid(scores: ValueRef<'g>, node: NodeRef<'g>) -> Self {
+        Self { scores, squash: Some(Squash::Sigmoid), node }
+    }
+
+    /// Scores under a softmax: before views that stand between them and their classes' last axis.
+    fn softmax(scores: ValueRef<'g>, axis: Option<i64>, node: NodeRef<'g>) -> Self {
+        let Some(rank) = scores.fact().rank() else { return Self { scores, squash: Some(Squash::Softmax), node } };
+        let axis = axis.and_then(|axis| usize::try_from(if axis < 0 { axis + i64::try_from(rank).unwrap_or(0) } else { axis }).ok());
+        match axis.and_then(|axis| last_axis(scores, axis)) {
+            Some(scores) => Self { scores, squash: Some(Squash::Softmax), node },
+            None => Self { scores, squash: Some(Squash::SoftmaxElsewhere), node },
+        }
+    }
+}
+
+/// The value from which on `axis` is the last one, behind transpositions.
+fn last_axis(scores: ValueRef<'_>, mut axis: usize) -> Option<ValueRef<'_>> {
+    let mut at = scores;
+    loop {
+        let rank = at.fact().rank()?;
+        if axis + 1 == rank {
+            return Some(at);
+        }
+        // An axis of one score behind it does not matter.
+        if (axis + 1..rank).all(|behind| at.length(behind) == Some(1)) {
+            return Some(at);
+        }
+        let node = at.from(&["Transpose", "Identity", "Cast"]).ok()?;
+        if node.is(&["Transpose"]) {
+            axis = usize::try_from(*node.node().ints("perm")?.get(axis)?).ok()?;
+        }
+        at = node.input(0).ok()?;
+    }
+}
+
+fn search(value: ValueRef<'_>, steps: usize) -> Option<Found<'_>> {
+    let node = value.producer().filter(|_| steps > 0)?;
+    let next = |input: usize| search(node.input(input).ok()?, steps - 1);
+    match node.op() {
+        "Softmax" | "LogSoftmax" => Some(Found::softmax(node.input(0).ok()?, Some(node.node().int("axis", -1)), node)),
+        "Sigmoid" | "HardSigmoid" => Some(Found::sigmoid(node.input(0).ok()?, node)),
+        op if VIEWS.contains(&op) || op == "Clip" => next(0),
+        op if CHOICES.contains(&op) => chosen(node, steps),
+        "Log" => next(0),
+        // Probabilities of their logarithms.
+        "Exp" => next(0).filter(|found| found.squash.is_some()),
+        "Reciprocal" => sigmoid_below(node.input(0).ok()?, node),
+        "Div" => quotient(node, steps),
+        "Mul" => quotient_by_reciprocal(node).or_else(|| beside_a_constant(node, steps)),
+        "Sub" => log_softmax(node).or_else(|| beside_a_constant(node, steps)),
+        "Add" => sigmoid_of_tanh(node).or_else(|| beside_a_constant(node, steps)),
+        "Max" | "Min" => beside_a_constant(node, steps),
+        "Where" => next(1).or_else(|| next(2)).filter(|found| found.squash.is_some()),
+        "Concat" => joined(node, steps),
+        "ReduceMean" | "ReduceSum" => next(0).map(|found| Found { squash: found.squash.map(|_| Squash::Mixed), ..found }),
+        _ => None,
+    }
+}
+
+/// What a choice is made among: probabilities, or scores themselves.
+fn chosen(node: NodeRef<'_>, steps: usize) -> Option<Found<'_>> {
+    let among = node.input(0).ok()?;
+    let below = search(among, steps - 1);
+    below.or_else(|| node.is(&["ArgMax", "TopK", "Hardmax"]).then_some(Found { scores: among, squash: None, node }))
+}
+
+/// `e / sum(e)`, `1 / (1 + exp(-x))`, or a quotient by a number.
+fn quotient(node: NodeRef<'_>, steps: usize) -> Option<Found<'_>> {
+    let (above, below) = (node.input(0).ok()?, node.input(1).ok()?);
+    if above.number().is_some() || (above.is_constant() && below.number().is_none()) {
+        return sigmoid_below(below, node);
+    }
+    if below.is_constant() || below.number().is_some() {
+        return search(above, steps - 1).filter(|found| found.squash.is_some());
+    }
+    let own = same(above);
+    // e / (e + 1)
+    if let Some(found) = sigmoid_quotient(own, below, node) {
+        return Some(found);
+    }
+    normalised(own, below, node)
+}
+
+/// `e / sum(e)` as scores under a softmax.
+fn normalised<'g>(e: ValueRef<'g>, sum: ValueRef<'g>, node: NodeRef<'g>) -> Option<Found<'g>> {
+    let (summed, axis) = sum_of(sum)?;
+    if same(summed).id() != e.id() {
+        return None;
+    }
+    let power = e.from(&["Exp", "Pow"]).ok()?;
+    let exponent = if power.is(&["Exp"]) { power.input(0) } else { power.input(1) }.ok()?;
+    Some(Found::softmax(unshifted(exponent), axis, node))
+}
+
+/// What is summed, and over which axis.
+fn sum_of(value: ValueRef<'_>) -> Option<(ValueRef<'_>, Option<i64>)> {
+    let mut at = same(value);
+    loop {
+        let node = at.producer()?;
+        match node.op() {
+            "ReduceSum" | "ReduceL1" => {
+                let axes =
+                    node.input(1).ok().and_then(|axes| axes.stored()?.to_i64()).or_else(|| node.node().ints("axes").map(<[i64]>::to_vec));
+                let axis = axes.as_deref().and_then(<[i64]>::first).copied();
+                return Some((node.input(0).ok()?, axis));
+            }
+            // A guard against a division by zero.
+            "Add" | "Max" => {
+                let varying = node.inputs().find(|input| !input.is_constant())?;
+                at = same(varying);
+            }
+            "Clip" => at = same(node.input(0).ok()?),
+            _ => return None,
+        }
+    }
+}
+
+/// The scores before their largest was subtracted.
+fn unshifted(exponent: ValueRef<'_>) -> ValueRef<'_> {
+    let shifted = same(exponent).from(&["Sub"]).ok().and_then(|sub| Some((sub.input(0).ok()?, same(sub.input(1).ok()?))));
+    match shifted {
+        Some((scores, largest)) if largest.from(&["ReduceMax", "ReduceLogSumExp", "TopK"]).is_ok() => scores,
+        _ => exponent,
+    }
+}
+
+/// `x - logsumexp(x)`, `z - log(sum(exp(z)))`.
+fn log_softmax(node: NodeRef<'_>) -> Option<Found<'_>> {
+    let (scores, subtracted) = (node.input(0).ok()?, same(node.input(1).ok()?));
+    let from = subtracted.producer()?;
+    if from.is(&["ReduceLogSumExp"]) {
+        let axes = from.input(1).ok().and_then(|axes| axes.stored()?.to_i64()).or_else(|| from.node().ints("axes").map(<[i64]>::to_vec));
+        return Some(Found::softmax(scores, axes.as_deref().and_then(<[i64]>::first).copied(), node));
+    }
+    if !from.is(&["Log"]) {
+        return None;
+    }
+    let (summed, axis) = sum_of(from.input(0).ok()?)?;
+    let exponent = same(summed).from(&["Exp"]).ok()?.input(0).ok()?;
+    (same(exponent).id() == same(scores).id()).then(|| Found::softmax(unshifted(scores), axis, node))
+}
+
+/// `e * (1 / sum(e))`.
+fn quotient_by_reciprocal(node: NodeRef<'_>) -> Option<Found<'_>> {
+    let (a, b) = (node.input(0).ok()?, node.input(1).ok()?);
+    let one = |e: ValueRef<'_>, other: ValueRef<'_>| Some((same(e).id(), same(other).from(&["Reciprocal"]).ok()?.input(0).ok()?.id()));
+    let graph = node.graph();
+    let (e, sum) = one(a, b).or_else(|| one(b, a))?;
+    normalised(ValueRef::new(graph, e), ValueRef::new(graph, sum), node)
+}
+
+/// `1 + exp(-x)`, below a quotient.
+fn sigmoid_below<'g>(below: ValueRef<'g>, node: NodeRef<'g>) -> Option<Found<'g>> {
+    let add = same(below).from(&["Add"]).ok()?;
+    let exp = add.inputs().find_map(|input| same(input).from(&["Exp"]).ok())?;
+    let is_one = add.inputs().any(|input| input.number().is_some_and(|number| (number - 1.0).abs() < 1e-6));
+    let exponent = same(exp.input(0).ok()?);
+    let negated = exponent.from(&["Neg"]).and_then(|neg| neg.input(0)).unwrap_or(exponent);
+    is_one.then(|| Found::sigmoid(negated, node))
+}
+
+/// `e / (e + 1)`.
+fn sigmoid_quotient<'g>(e: ValueRef<'g>, below: ValueRef<'g>, node: NodeRef<'g>) -> Option<Found<'g>> {
+    let exp = e.from(&["Exp"]).ok()?;
+    let add = same(below).from(&["Add"]).ok()?;
+    let is_own = add.inputs().any(|input| same(input).id() == e.id());
+    let is_one = add.inputs().any(|input| input.number().is_some_and(|number| (number - 1.0).abs() < 1e-6));
+    (is_own && is_one).then(|| exp.input(0).ok()).flatten().map(|scores| Found::sigmoid(scores, node))
+}
+
+/// `1 + tanh(x / 2)`, half of which is a sigmoid.
+fn sigmoid_of_tanh(node: NodeRef<'_>) -> Option<Found<'_>> {
+    let is_number = |value: &ValueRef<'_>| value.number().is_some_and(|number| (number - 1.0).abs() < 1e-6 || (number - 0.5).abs() < 1e-6);
+    node.inputs().find(is_number)?;
+    let other = node.inputs().find(|input| input.number().is_none())?;
+    let halved = same(other).from(&["Mul"]).ok().and_then(|mul| mul.inputs().find(|input| input.number().is_none()));
+    let tanh = same(halved.unwrap_or(other)).from(&["Tanh"]).ok()?;
+    Some(Found::sigmoid(tanh.input(0).ok()?, node))
+}
+
+/// Probabilities that are scaled, shifted or bounded by a constant.
+fn beside_a_constant(node: NodeRef<'_>, steps: usize) -> Option<Found<'_>> {
+    let mut varying = node.inputs().filter(|input| !input.is_constant());
+    let (only, None) = (varying.next()?, varying.next()) else { return None };
+    search(only, steps - 1).filter(|found| found.squash.is_some())
+}
+
+/// `[1 - p, p]`; what else is joined with probabilities makes them those of several predictions.
+fn joined(node: NodeRef<'_>, steps: usize) -> Option<Found<'_>> {
+    let found: Vec<Option<Found<'_>>> = node.inputs().map(|input| search(input, steps - 1)).collect();
+    let scores: BTreeSet<Option<ValueId>> = found.iter().map(|found| found.as_ref().map(|found| found.scores.id())).collect();
+    let first = found.into_iter().flatten().find(|found| found.squash.is_some())?;
+    Some(Found { squash: if scores.len() == 1 { first.squash } else { Some(Squash::Mixed) }, ..first })
+}
+
+/// The same numbers behind operators that only change their type and shape.
+fn same(value: ValueRef<'_>) -> ValueRef<'_> {
+    value.behind(&["Identity", "Cast", "Reshape", "Expand", "Unsqueeze", "Squeeze"])
+}

@@ -1,0 +1,149 @@
+//! What is known of a model when its task is decided.
+
+use crate::ir::{DType, Dim, Graph, ValueId};
+
+use super::super::head::plain;
+use super::super::{Anatomy, Ending, Head};
+use super::Task;
+
+/// What the folder of a model says of it: `config.json` of transformers, `modules.json` of sentence-transformers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Declared {
+    /// The class that the model was exported from: `BertForSequenceClassification`.
+    pub architecture: Option<String>,
+    /// `single_label_classification`, `multi_label_classification` or `regression`.
+    pub problem_type: Option<String>,
+    /// The number of labels, where it is written down.
+    pub num_labels: Option<usize>,
+    /// Whether it has an encoder and a decoder.
+    pub is_encoder_decoder: bool,
+    /// Whether sentence-transformers pools its hidden states into vectors of sentences.
+    pub pools_sentences: bool,
+}
+
+/// Endings of the names of classes, and the tasks that they are for.
+const ARCHITECTURES: &[(&str, Task)] = &[
+    ("ForCausalLM", Task::CausalLm),
+    ("LMHeadModel", Task::CausalLm),
+    ("ForMaskedLM", Task::MaskedLm),
+    ("ForSequenceClassification", Task::SeqCls),
+    ("ForTokenClassification", Task::TokenCls),
+    ("ForImageClassification", Task::ImageCls),
+    ("ForConditionalGeneration", Task::Seq2SeqLm),
+];
+
+impl Declared {
+    /// The task that the class is for.
+    #[must_use]
+    pub fn task(&self) -> Option<Task> {
+        let name = self.architecture.as_deref()?;
+        let found = ARCHITECTURES.iter().find(|(ending, _)| name.contains(ending)).map(|(_, task)| *task);
+        // Models of images and text generate with a decoder alone.
+        found.map(|task| if task == Task::Seq2SeqLm && !self.is_encoder_decoder { Task::CausalLm } else { task })
+    }
+
+    /// Whether the class is one whose name has this ending.
+    pub(super) fn is(&self, ending: &str) -> bool {
+        self.architecture.as_deref().is_some_and(|name| name.contains(ending))
+    }
+}
+
+/// What a graph is fed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feeds {
+    /// Token ids, or their embeddings.
+    Text,
+    /// Pixels.
+    Image,
+    /// A waveform or a spectrogram.
+    Signal,
+    /// Something else.
+    Other,
+}
+
+impl Feeds {
+    /// Tells it from types and ranks, and from names where they do not tell.
+    #[must_use]
+    pub fn of(graph: &Graph, anatomy: &Anatomy) -> Self {
+        if anatomy.token_embedding.is_some() {
+            return Self::Text;
+        }
+        let is_cache = |id: ValueId| anatomy.cache.iter().any(|slot| slot.past == id);
+        let inputs = || graph.data_inputs().filter(|&id| !is_cache(id));
+        let has = |is: &dyn Fn(bool, usize, &str) -> bool| {
+            inputs().any(|id| {
+                let (fact, name) = (graph.fact(id), plain(graph.value_name(id)));
+                let beside = ["mask", "position", "type", "past", "cache"].iter().any(|word| name.contains(word));
+                !beside && is(fact.dtype.is_some_and(DType::is_float), fact.rank().unwrap_or(0), &name)
+            })
+        };
+        match () {
+            () if has(&|is_float, rank, name| is_float && rank == 3 && name.contains("embed")) => Self::Text,
+            () if has(&|is_float, rank, name| rank >= 4 && (is_float || name.contains("pixel") || name.contains("image"))) => Self::Image,
+            () if has(&|is_float, rank, _| !is_float && rank == 2) => Self::Text,
+            () if has(&|is_float, rank, name| is_float && rank == 3 && name.contains("pixel")) => Self::Image,
+            () if has(&|is_float, rank, _| is_float && (rank == 2 || rank == 3)) => Self::Signal,
+            () => Self::Other,
+        }
+    }
+}
+
+/// Everything that a task is told from.
+pub(super) struct View<'a> {
+    pub(super) graph: &'a Graph,
+    pub(super) anatomy: &'a Anatomy,
+    pub(super) declared: &'a Declared,
+    pub(super) feeds: Feeds,
+    /// Names of the outputs that are no cache, in small letters.
+    pub(super) outputs: Vec<String>,
+}
+
+impl<'a> View<'a> {
+    pub(super) fn new(graph: &'a Graph, anatomy: &'a Anatomy, declared: &'a Declared) -> Self {
+        let is_cache = |id: &ValueId| anatomy.cache.iter().any(|slot| slot.present == Some(*id));
+        let outputs = graph.outputs().iter().filter(|id| !is_cache(id)).map(|&id| plain(graph.value_name(id))).collect();
+        Self { graph, anatomy, declared, feeds: Feeds::of(graph, anatomy), outputs }
+    }
+
+    pub(super) fn head(&self) -> Option<&'a Head> {
+        self.anatomy.head.as_ref()
+    }
+
+    /// The name of the output that the head gives, else of the first one.
+    pub(super) fn output(&self) -> String {
+        self.head().map_or_else(|| self.outputs.first().cloned().unwrap_or_default(), |head| plain(self.graph.value_name(head.output)))
+    }
+
+    /// Whether the name of the output that the head gives says that it has scores.
+    pub(super) fn is_named_logits(&self) -> bool {
+        self.output().ends_with("logits")
+    }
+
+    /// The first output whose name has one of these words.
+    pub(super) fn output_with(&self, words: &[&str]) -> Option<&str> {
+        self.outputs.iter().map(String::as_str).find(|name| words.iter().any(|word| name.contains(word)))
+    }
+
+    /// The axes of the logits, if their number is known.
+    pub(super) fn axes(&self) -> Option<Vec<Dim>> {
+        self.head()?.axes(self.graph)
+    }
+
+    /// Whether something says that the head gives scores of classes: the output's name, the module's, its bias, probabilities behind them.
+    pub(super) fn shows_classes(&self, head: &Head) -> bool {
+        const OUTPUTS: &[&str] = &["logit", "score", "prob", "pred", "class", "label", "tag", "emission", "cls"];
+        const MODULES: &[&str] = &["classifier", "score", "cls", "head", "class", "ner", "tagger", "lm_head"];
+        let name = self.output();
+        let has_bias = head.projection.is_some_and(|at| self.anatomy.projections[at].bias.is_some());
+        let is_probability = matches!(head.ending, Ending::Probabilities(_)) || head.output != head.logits;
+        let is_called = OUTPUTS.iter().any(|word| name.contains(word));
+        let is_module = self.module().is_some_and(|module| MODULES.iter().any(|word| module.contains(word)));
+        has_bias || is_probability || is_called || is_module || head.projection.is_none()
+    }
+
+    /// The last name in the path of the head's module.
+    pub(super) fn module(&self) -> Option<&'a str> {
+        let module = &self.anatomy.projections.get(self.head()?.projection?)?.module;
+        module.rsplit('.').next()
+    }
+}

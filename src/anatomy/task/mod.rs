@@ -1,0 +1,287 @@
+//! What a model was made for: from the axes and the names of its outputs, its masks, its head, and what its folder says of it.
+
+mod evidence;
+mod others;
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+use crate::ir::{Fact, Graph};
+
+use super::{Anatomy, Head, Sight};
+use evidence::View;
+use others::{OTHERS, Other};
+
+pub use evidence::{Declared, Feeds};
+
+/// What a model is trained to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Task {
+    /// The next token at each position.
+    CausalLm,
+    /// The hidden tokens.
+    MaskedLm,
+    /// A class for each text.
+    SeqCls,
+    /// A class for each token.
+    TokenCls,
+    /// A class for each image.
+    ImageCls,
+    /// The next token of a text that answers another.
+    Seq2SeqLm,
+}
+
+/// A task, and what it was concluded from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Guess {
+    /// The task; none where the evidence speaks for no task, or for several.
+    pub task: Option<Task>,
+    /// The reason, in words.
+    pub why: String,
+    /// The tasks that it may be for, where the evidence speaks for several.
+    pub candidates: Vec<Task>,
+    /// What the outputs are instead of scores of classes, where they are something that no task here is trained on.
+    pub instead: Option<Instead>,
+}
+
+/// What outputs are that no task here is trained on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instead {
+    /// What the model was made for.
+    pub what: &'static str,
+    /// Whether a task that somebody names does not change it.
+    pub is_certain: bool,
+    /// What to do about it; may be empty.
+    pub hint: &'static str,
+}
+
+/// A task that a model is trained for, and what speaks against it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The task.
+    pub task: Task,
+    /// What the evidence says instead, where a task was asked for.
+    pub doubt: Option<String>,
+}
+
+/// Tasks by the names that the command line and the manifest use.
+const NAMES: &[(Task, &str)] = &[
+    (Task::CausalLm, "causal-lm"),
+    (Task::MaskedLm, "masked-lm"),
+    (Task::SeqCls, "seq-cls"),
+    (Task::TokenCls, "token-cls"),
+    (Task::ImageCls, "image-cls"),
+    (Task::Seq2SeqLm, "seq2seq-lm"),
+];
+
+impl Task {
+    /// The task's name: `causal-lm`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        NAMES.iter().find(|(task, _)| *task == self).map_or("", |(_, name)| name)
+    }
+
+    /// The task of a name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        NAMES.iter().find(|(_, known)| *known == name).map(|(task, _)| *task)
+    }
+
+    /// Whether labels are tokens, one for each position.
+    #[must_use]
+    pub fn predicts_tokens(self) -> bool {
+        matches!(self, Self::CausalLm | Self::MaskedLm | Self::Seq2SeqLm)
+    }
+}
+
+impl fmt::Display for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Task {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::from_name(name).ok_or_else(|| {
+            let all: Vec<&str> = NAMES.iter().map(|(_, name)| *name).collect();
+            Error::not_found("task", name).with_hint(format!("tasks are {}", all.join(", ")))
+        })
+    }
+}
+
+/// The task that a model without a new head is trained for: the one that is `asked` for where that can be, else the one that everything speaks for.
+///
+/// # Errors
+/// Outputs that no task is trained on, with what they are; evidence for several tasks, with their names; logits without the axes of the task.
+pub fn decide(graph: &Graph, anatomy: &Anatomy, declared: &Declared, asked: Option<Task>) -> Result<Decision> {
+    let guess = guess(graph, anatomy, declared);
+    let view = View::new(graph, anatomy, declared);
+    let certain = others(&view).find(|(instead, _)| instead.is_certain);
+    let first = || guess.instead.clone().zip(Some(guess.why.clone()));
+    if let Some((instead, why)) = certain.or_else(|| first().filter(|_| asked.is_none())) {
+        return Err(refusal(&instead, &why));
+    }
+    let Some(task) = asked.or(guess.task) else { return Err(unknown(&guess)) };
+    check_axes(task, graph, anatomy, &guess)?;
+    let is_same = |other: Task| other == task || (is_for_rows(task) && is_for_rows(other));
+    let what = guess.instead.as_ref().map(|instead| instead.what).or_else(|| guess.task.filter(|&other| !is_same(other)).map(Task::name));
+    Ok(Decision { task, doubt: what.map(|what| format!("the model looks made for {what}: {}", guess.why)) })
+}
+
+fn is_for_rows(task: Task) -> bool {
+    matches!(task, Task::SeqCls | Task::ImageCls)
+}
+
+/// Names of all tasks, for people.
+fn names(tasks: impl Iterator<Item = Task>) -> String {
+    tasks.map(Task::name).collect::<Vec<_>>().join(", ")
+}
+
+fn refusal(instead: &Instead, why: &str) -> Error {
+    let new_head = "`--num-labels N` puts a classifier on the model's body";
+    let hint = match (instead.hint, instead.is_certain) {
+        ("", true) => format!("{new_head} in place of its own outputs"),
+        ("", false) => {
+            format!(
+                "{new_head}; if they are scores of classes all the same, say with `--task` which: {}",
+                names(NAMES.iter().map(|(task, _)| *task))
+            )
+        }
+        (hint, _) => hint.to_owned(),
+    };
+    Error::unsupported(format!("training a model for {}", instead.what), why.to_owned()).with_hint(hint)
+}
+
+fn unknown(guess: &Guess) -> Error {
+    let candidates = if guess.candidates.is_empty() { NAMES.iter().map(|(task, _)| *task).collect() } else { guess.candidates.clone() };
+    let hint =
+        format!("name the task with `--task`: {}; a body without a head gets one with `--num-labels`", names(candidates.into_iter()));
+    Error::unsupported("finding out the task", guess.why.clone()).with_hint(hint)
+}
+
+/// Checks that a graph's logits have the axes of a task: scores for a whole row, `[batch, classes]`, or for each of its tokens, `[batch, seq, scores]`.
+fn check_axes(task: Task, graph: &Graph, anatomy: &Anatomy, guess: &Guess) -> Result<()> {
+    let Some(head) = &anatomy.head else { return Ok(()) };
+    let (axes, scores) = if is_for_rows(task) { (2, "[batch, classes]") } else { (3, "[batch, seq, scores]") };
+    let found = head.axes(graph);
+    if found.as_ref().is_none_or(|found| found.len() == axes) {
+        return Ok(());
+    }
+    let error = Error::mismatch(
+        format!("{} for {task}", graph.value_name(head.output)),
+        scores,
+        Fact::partial(graph.fact(head.logits).dtype, found),
+    );
+    let made_for = guess.task.map(|task| format!("the graph looks made for {task}")).unwrap_or_default();
+    let new_head = if is_for_rows(task) { "; --num-labels puts a new head on it" } else { "" };
+    Err(error.with_hint(format!("{made_for}{new_head}")))
+}
+
+/// The task that anatomy, shapes, names and the model's folder speak for.
+#[must_use]
+pub fn guess(graph: &Graph, anatomy: &Anatomy, declared: &Declared) -> Guess {
+    let view = View::new(graph, anatomy, declared);
+    if let Some((instead, why)) = others(&view).next() {
+        return Guess { instead: Some(instead), why, ..Guess::default() };
+    }
+    let Some(head) = &anatomy.head else {
+        return Guess { why: no_head(anatomy), ..Guess::default() };
+    };
+    reconciled(of_graph(&view, head), &view)
+}
+
+/// Everything that the outputs may be that no task is trained on, and why.
+fn others<'v>(view: &'v View<'_>) -> impl Iterator<Item = (Instead, String)> + 'v {
+    let row = |other: &Other| Instead { what: other.what, is_certain: other.is_certain, hint: other.hint };
+    OTHERS.iter().filter_map(move |other| Some((row(other), (other.evidence)(view)?)))
+}
+
+/// Why no head was found.
+fn no_head(anatomy: &Anatomy) -> String {
+    let miss = anatomy.misses.iter().find(|miss| miss.wanted.starts_with("a head: ") || miss.wanted.starts_with("scores of classes"));
+    let found = miss.map(|miss| format!("; {} is not {}", miss.at, miss.wanted));
+    format!("no output is what one last projection makes{}", found.unwrap_or_default())
+}
+
+/// What the graph itself speaks for.
+fn of_graph(view: &View<'_>, head: &Head) -> Guess {
+    let anatomy = view.anatomy;
+    let logits = view.graph.value_name(head.output);
+    let because = |task, why: &str| Guess { task: Some(task), why: format!("{logits} {why}"), ..Guess::default() };
+    let either =
+        |candidates: &[Task], why: &str| Guess { why: format!("{logits} {why}"), candidates: candidates.to_vec(), ..Guess::default() };
+    if predicts_vocabulary(anatomy, head) {
+        let cross = anatomy.inputs.decoder_input_ids.is_some() || anatomy.attentions.iter().any(|attention| attention.cross);
+        return match anatomy.sight() {
+            _ if cross => because(Task::Seq2SeqLm, "has a score for each token of the vocabulary, and a decoder looks at an encoder"),
+            Sight::Back => because(Task::CausalLm, "has a score for each token of the vocabulary, and no position sees later ones"),
+            Sight::BothWays => {
+                because(Task::MaskedLm, "has a score for each token of the vocabulary, and positions see each other both ways")
+            }
+            Sight::Unknown => either(
+                &[Task::CausalLm, Task::MaskedLm],
+                "has a score for each token of the vocabulary, and it cannot be told whether positions see later ones",
+            ),
+        };
+    }
+    let rank = view.axes().map(|axes| axes.len());
+    let (task, what) = match rank {
+        Some(3) => (Task::TokenCls, "has a score for each class at each position"),
+        _ if view.feeds == Feeds::Image => (Task::ImageCls, "has a score for each class, for an image"),
+        _ => (Task::SeqCls, "has a score for each class, for a whole text"),
+    };
+    if view.shows_classes(head) {
+        because(task, what)
+    } else {
+        either(&[task], "may be a vector as well as scores of classes: neither its name nor the last projection, which adds no bias, tells")
+    }
+}
+
+/// What the graph and the class that it was exported from speak for together.
+fn reconciled(guess: Guess, view: &View<'_>) -> Guess {
+    let Some(declared) = view.declared.task() else { return guess };
+    let says = format!("config.json beside the model says {}", view.declared.architecture.as_deref().unwrap_or_default());
+    let is_rows = |task: Task| matches!(task, Task::SeqCls | Task::ImageCls);
+    match guess.task {
+        Some(task) if task == declared || (is_rows(task) && is_rows(declared)) => guess,
+        None if guess.candidates.contains(&declared) || guess.candidates.is_empty() => {
+            Guess { task: Some(declared), why: format!("{says}; {}", guess.why), ..guess }
+        }
+        // A class for each token of a text: as many as there are tokens in the vocabulary is rare, but said.
+        Some(task) if is_rows(task) != is_rows(declared) => guess,
+        Some(task) => {
+            let why = format!("{says}, but {}", guess.why);
+            Guess { task: None, why, candidates: vec![task, declared], instead: None }
+        }
+        None => guess,
+    }
+}
+
+/// Whether there are as many predictions as tokens; exporters and trainers pad one or the other a little.
+fn predicts_vocabulary(anatomy: &Anatomy, head: &Head) -> bool {
+    const CLASSES: i64 = 2048;
+    let rows = anatomy.token_embedding.map(|at| anatomy.embeddings[at].rows);
+    match (head.classes, rows) {
+        _ if head.tied => true,
+        (Some(classes), Some(rows)) => classes == rows || (classes > CLASSES && classes * 2 > rows),
+        (Some(classes), None) => classes > CLASSES,
+        (None, _) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for (task, name) in NAMES {
+            assert_eq!((name.parse::<Task>().expect("a name from the table"), task.to_string().as_str()), (*task, *name));
+        }
+        let error = "poetry".parse::<Task>().expect_err("no such task");
+        assert!(error.hint().is_some_and(|hint| hint.contains("seq-cls")));
+    }
+}

@@ -1,0 +1,234 @@
+//! Outputs that no task of this program is trained on: what they are, how they are told, and what to do about them.
+//!
+//! A task that is added takes its row out of this table.
+
+use super::super::{Ending, Squash};
+use super::evidence::{Feeds, View};
+
+/// Something that an output can be instead of scores of classes.
+pub(super) struct Other {
+    /// What the model was made for, for people.
+    pub(super) what: &'static str,
+    /// Why it is taken for that; `None` where it is not.
+    pub(super) evidence: fn(&View<'_>) -> Option<String>,
+    /// Whether nobody can mean anything else: `--task` does not change what the numbers are.
+    pub(super) is_certain: bool,
+    /// What to do, where `--num-labels` is not all there is.
+    pub(super) hint: &'static str,
+}
+
+/// The names of axes and numbers of classes are compared before any name is.
+pub(super) const OTHERS: &[Other] = &[
+    Other {
+        what: "the decoder of an encoder-decoder, alone",
+        evidence: |view| super::super::split::evidence(view.graph, view.anatomy),
+        is_certain: true,
+        hint: "export encoder and decoder as one graph: `optimum-cli export onnx --monolith --task text2text-generation` \
+               (automatic-speech-recognition for speech), and give that file",
+    },
+    Other {
+        what: "question answering",
+        evidence: |view| {
+            let (start, end) = (view.output_with(&["start"]), view.output_with(&["end_", "_end", "end"]));
+            let by_name = start
+                .zip(end)
+                .filter(|(a, b)| a != b)
+                .map(|(a, b)| format!("{a} and {b} are scores of positions, where an answer starts and ends"));
+            by_name
+                .or_else(|| declared(view, &["ForQuestionAnswering"]))
+                .or_else(|| (view.module() == Some("qa_outputs")).then(|| "its head is called qa_outputs".to_owned()))
+        },
+        is_certain: false,
+        hint: "",
+    },
+    Other {
+        what: "the detection of objects",
+        evidence: |view| {
+            let by_name = view.output_with(&["box"]).map(|name| format!("{name} are places of objects, beside scores of their classes"));
+            by_name.or_else(|| declared(view, &["ForObjectDetection", "ForZeroShotObjectDetection"]))
+        },
+        is_certain: false,
+        hint: "",
+    },
+    Other {
+        what: "segmentation or another map",
+        evidence: |view| {
+            let by_name =
+                view.output_with(&["mask", "segment", "depth", "heatmap", "keypoint"]).map(|name| format!("{name} is a map over places"));
+            let rank = |view: &View<'_>| {
+                let first = view.graph.outputs().first().filter(|_| view.head().is_none())?;
+                let fact = view.graph.fact(*first);
+                (fact.rank()? >= 4).then(|| format!("{} is {fact}: a map over places", view.graph.value_name(*first)))
+            };
+            let of_class = || {
+                declared(
+                    view,
+                    &["Segmentation", "ForDepthEstimation", "ForMaskedImageModeling", "ForKeypointDetection", "ForPoseEstimation"],
+                )
+            };
+            by_name.or_else(|| rank(view)).or_else(of_class)
+        },
+        is_certain: false,
+        hint: "",
+    },
+    Other {
+        what: "maps of attention",
+        evidence: |view| {
+            let name = view.output();
+            ["attention", "attn"].iter().any(|word| name.contains(word)).then(|| format!("the output is called {name}"))
+        },
+        is_certain: false,
+        hint: "",
+    },
+    Other {
+        what: "similarity of pairs",
+        evidence: |view| view.output_with(&["logits_per_", "similarit"]).map(|name| format!("{name} compares every row with every other")),
+        is_certain: false,
+        hint: "",
+    },
+    Other {
+        what: "speech recognition (CTC)",
+        evidence: |view| {
+            let of_class = declared(view, &["ForCTC", "ForAudioFrameClassification"]);
+            let frames = || {
+                (view.feeds == Feeds::Signal && rank(view) == Some(3))
+                    .then(|| format!("{} has scores for frames of a signal", view.output()))
+            };
+            of_class.or_else(frames)
+        },
+        is_certain: false,
+        hint: "",
+    },
+    Other {
+        what: "scores of patches",
+        evidence: |view| {
+            (view.feeds == Feeds::Image && rank(view) == Some(3))
+                .then(|| format!("{} has scores at many places of an image, not for the image", view.output()))
+        },
+        is_certain: false,
+        hint: "",
+    },
+    Other {
+        what: "vectors",
+        evidence: |view| {
+            const WORDS: &[&str] = &["embed", "pooler", "pooled", "hidden", "feature", "vector", "represent", "encod"];
+            let name = view.output();
+            if view.is_named_logits() {
+                return None;
+            }
+            let by_name =
+                WORDS.iter().any(|word| name.contains(word)).then(|| format!("{name} is a representation, not scores of classes"));
+            let by_folder = || {
+                view.declared
+                    .pools_sentences
+                    .then(|| "modules.json beside the model says that sentence-transformers reads vectors of it".to_owned())
+            };
+            by_name.or_else(by_folder).or_else(|| match &view.head()?.ending {
+                Ending::Vector(node) => {
+                    Some(format!("{name} ends in {node}, an activation or normalisation as inside a network, not in scores of classes"))
+                }
+                Ending::Scores | Ending::Probabilities(_) => None,
+            })
+        },
+        is_certain: false,
+        hint: "",
+    },
+    Other {
+        what: "one number for each row (a regression, or a reranker)",
+        evidence: |view| {
+            let head = view.head()?;
+            let name = view.graph.value_name(head.output);
+            let is_one = head.classes == Some(1)
+                || view.axes().is_some_and(|axes| axes.last().is_some_and(|last| last.as_known() == Some(1)) && axes_end_in_classes(view));
+            let by_graph = is_one.then(|| format!("{name} has one score, and a cross-entropy over one class is always 0"));
+            by_graph.or_else(|| (rank(view) == Some(1)).then(|| format!("{name} has one number for each row")))
+        },
+        is_certain: true,
+        hint: "",
+    },
+    Other {
+        what: "probabilities over something else than classes",
+        evidence: |view| match &view.head()?.ending {
+            Ending::Probabilities(made) if made.squash == Squash::SoftmaxElsewhere => Some(format!(
+                "{} ({}) is a softmax over an axis that is not the last one of its scores",
+                view.graph.value_name(view.head()?.output),
+                made.node
+            )),
+            Ending::Probabilities(made) if made.squash == Squash::Mixed => Some(format!(
+                "{} are probabilities of several predictions together ({}): there are no logits behind them",
+                view.graph.value_name(view.head()?.output),
+                made.node
+            )),
+            _ => None,
+        },
+        is_certain: true,
+        hint: "export the model so that it gives its logits",
+    },
+    Other {
+        what: "labels of which any number may be true",
+        evidence: |view| {
+            let by_graph = match &view.head()?.ending {
+                Ending::Probabilities(made) if made.squash == Squash::Sigmoid => Some(format!(
+                    "{} are probabilities of a sigmoid ({}), each for itself",
+                    view.graph.value_name(view.head()?.output),
+                    made.node
+                )),
+                _ => None,
+            };
+            by_graph.or_else(|| problem_type(view, "multi_label_classification"))
+        },
+        is_certain: false,
+        hint: "",
+    },
+    Other {
+        what: "a regression",
+        evidence: |view| {
+            let one = || {
+                (view.declared.num_labels == Some(1) && !predicts_tokens(view)).then(|| "config.json says that it has 1 label".to_owned())
+            };
+            problem_type(view, "regression").or_else(one)
+        },
+        is_certain: false,
+        hint: "",
+    },
+    Other { what: "a choice among several texts", evidence: |view| declared(view, &["ForMultipleChoice"]), is_certain: false, hint: "" },
+    Other {
+        what: "scores of positions",
+        evidence: |view| {
+            let (head, axes) = (view.head()?, view.axes()?);
+            let (classes, last) = (head.classes?, axes.last()?);
+            let differs = last.as_known().map_or(!last.names().is_empty() && axes.len() < 4, |length| length != classes);
+            differs.then(|| {
+                format!(
+                    "the last axis of {} ({last}) is not that of the {classes} scores of its last projection",
+                    view.graph.value_name(head.output)
+                )
+            })
+        },
+        is_certain: true,
+        hint: "",
+    },
+];
+
+fn rank(view: &View<'_>) -> Option<usize> {
+    view.axes().map(|axes| axes.len())
+}
+
+/// Whether the last axis is that of classes as far as the projection tells.
+fn axes_end_in_classes(view: &View<'_>) -> bool {
+    view.head().is_some_and(|head| head.classes.is_none_or(|classes| classes == 1))
+}
+
+fn predicts_tokens(view: &View<'_>) -> bool {
+    view.head().is_some_and(|head| super::predicts_vocabulary(view.anatomy, head))
+}
+
+fn declared(view: &View<'_>, endings: &[&str]) -> Option<String> {
+    let found = endings.iter().any(|ending| view.declared.is(ending));
+    found.then(|| format!("config.json beside the model says {}", view.declared.architecture.as_deref().unwrap_or_default()))
+}
+
+fn problem_type(view: &View<'_>, wanted: &str) -> Option<String> {
+    let is_it = view.declared.problem_type.as_deref() == Some(wanted) && !predicts_tokens(view);
+    is_it.then(|| format!("config.json beside the model says problem_type {wanted}"))
+}
