@@ -1,22 +1,27 @@
 //! Embedding tables: matrices of floats, or of integers that stand for floats, whose rows are read by index.
+//!
+//! ```text
+//! W → [unpacking] ─→ Gather (ids) → [unpacking] → rows
+//! ```
 
 use crate::ir::{Graph, NodeId, ValueId};
 
+use super::stored::{self, Stored};
 use super::walk::{Found, NodeRef};
+use super::Layout;
 
 /// A table that has no name yet.
 #[derive(Clone, Debug)]
 pub(super) struct Table {
     pub(super) node: NodeId,
     pub(super) weight: ValueId,
+    /// What is looked up in: the weight, perhaps as the numbers that it stands for.
+    pub(super) read: ValueId,
     pub(super) indices: ValueId,
     pub(super) output: ValueId,
     pub(super) rows: i64,
     pub(super) hidden: i64,
 }
-
-/// Turns small integers into numbers.
-const UNPACKS: &[&str] = &["DequantizeLinear"];
 
 /// Every table in the order of execution.
 pub(super) fn find(graph: &Graph) -> Vec<Table> {
@@ -27,27 +32,26 @@ fn table(node: NodeRef<'_>) -> Found<Table> {
     if node.is(&["com.microsoft:GatherBlockQuantized"]) {
         return packed_table(node);
     }
-    if !node.is(&["Gather"]) || node.node().int("axis", 0) != 0 {
+    if !node.is(&["Gather"]) {
         return Err(node.miss("rows read by index"));
     }
-    let (read, output) = (node.input(0)?.behind(&["Identity", "Cast"]), node.output(0)?);
-    let (weight, output) = match read.from(UNPACKS) {
-        Ok(unpacks) => (unpacks.input(0)?, output),
-        Err(_) if read.stored().is_some_and(|tensor| tensor.dtype().is_float()) => (read, output),
-        // Rows that are unpacked when they were read.
-        Err(_) => (read, output.into(UNPACKS)?.output(0)?),
+    let (read, gathered) = (node.input(0)?, node.output(0)?);
+    let Stored { value, layout, is_scaled } = stored::behind(read)?;
+    let is_floats = value.stored().is_some_and(|tensor| tensor.dtype().is_float());
+    let Some(&[first, second]) = read.fact().known_shape().as_deref() else { return Err(read.miss("a constant matrix")) };
+    let [rows, hidden] = match node.node().int("axis", 0) {
+        0 => [first, second],
+        1 | -1 if !is_floats => [second, first],
+        _ => return Err(node.miss("rows read by index")),
     };
-    let tensor = weight.stored().ok_or_else(|| weight.miss("a constant table"))?;
-    let &[rows, hidden] = tensor.shape() else { return Err(weight.miss("a constant matrix")) };
-    let length = |n: usize| i64::try_from(n).map_err(|_| weight.miss("lengths within 63 bits"));
-    Ok(Table {
-        node: node.id(),
-        weight: weight.id(),
-        indices: node.input(1)?.id(),
-        output: output.id(),
-        rows: length(rows)?,
-        hidden: length(hidden)?,
-    })
+    let output = if is_floats || is_scaled { gathered } else { stored::unpacked(gathered)? };
+    // Rows of floats that are columns where they are stored cannot be changed there.
+    let weight = if is_floats && (layout == Layout::OutIn || value.fact().rank() != Some(2)) { read } else { value };
+    // A list of numbers that is looked up is no embedding.
+    if is_floats && hidden == 1 {
+        return Err(value.miss("rows of several numbers"));
+    }
+    Ok(Table { node: node.id(), weight: weight.id(), read: read.id(), indices: node.input(1)?.id(), output: output.id(), rows, hidden })
 }
 
 /// A table whose rows are packed in blocks: `data`, `indices`, scales.
@@ -59,9 +63,95 @@ fn packed_table(node: NodeRef<'_>) -> Found<Table> {
     Ok(Table {
         node: node.id(),
         weight: weight.id(),
+        read: weight.id(),
         indices: node.input(1)?.id(),
         output: output.id(),
         rows: i64::try_from(rows).map_err(|_| weight.miss("lengths within 63 bits"))?,
         hidden,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{Attr, Builder, DType, Dim, Expr, ModelInfo, Tensor};
+
+    type Write = for<'g> fn(&'g Builder, Expr<'g>) -> Expr<'g>;
+
+    fn bytes<'g>(b: &'g Builder, name: &str, dtype: DType, shape: &[usize]) -> Expr<'g> {
+        let count = dtype.bytes(shape.iter().product());
+        b.initializer(name, Tensor::new(dtype, shape.to_vec(), vec![1; count].into()).expect("as many bytes as it takes"))
+    }
+
+    fn floats<'g>(b: &'g Builder, name: &str, shape: &[usize]) -> Expr<'g> {
+        b.initializer(name, Tensor::from_f32(shape, &vec![0.5; shape.iter().product()]))
+    }
+
+    fn dequantised<'g>(b: &'g Builder, q: Expr<'g>, axis: i64) -> Expr<'g> {
+        b.op("DequantizeLinear", &[q, floats(b, "scale", &[])], &[("axis", Attr::Int(axis))])
+    }
+
+    fn gather<'g>(b: &'g Builder, table: Expr<'g>, ids: Expr<'g>, axis: i64) -> Expr<'g> {
+        b.op("Gather", &[table, ids], &[("axis", Attr::Int(axis))])
+    }
+
+    /// What stands between the table and the rows, and the name of what is stored.
+    const FORMS: &[(&str, Write, &str)] = &[
+        ("floats", |b, ids| gather(b, floats(b, "w", &[50, 4]), ids, 0), "w"),
+        ("half precision, widened", |b, ids| gather(b, bytes(b, "w", DType::F16, &[50, 4]).cast(DType::F32), ids, 0), "w"),
+        ("unpacked before", |b, ids| gather(b, dequantised(b, bytes(b, "w", DType::I8, &[50, 4]), 0), ids, 0), "w"),
+        ("four bits", |b, ids| gather(b, dequantised(b, bytes(b, "w", DType::U4, &[50, 4]), 0), ids, 0), "w"),
+        ("unpacked after", |b, ids| dequantised(b, gather(b, bytes(b, "w", DType::U8, &[50, 4]), ids, 0), 0), "w"),
+        ("a number times integers", |b, ids| gather(b, bytes(b, "w", DType::I8, &[50, 4]).cast(DType::F32) * 0.25, ids, 0), "w"),
+        (
+            "a scale for each row, first",
+            |b, ids| gather(b, floats(b, "scale", &[50, 1]) * bytes(b, "w", DType::I8, &[50, 4]).cast(DType::F32), ids, 0),
+            "w",
+        ),
+        (
+            "integers less a zero point, times a number",
+            |b, ids| gather(b, (bytes(b, "w", DType::U8, &[50, 4]).cast(DType::F32) - 128.0) * 0.25, ids, 0),
+            "w",
+        ),
+        (
+            "rows less a zero point, times a number",
+            |b, ids| (gather(b, bytes(b, "w", DType::U8, &[50, 4]), ids, 0).cast(DType::F32) - 128.0) * 0.25,
+            "w",
+        ),
+        (
+            "rows times their own scales",
+            |b, ids| {
+                let scales = gather(b, floats(b, "scale", &[50, 1]), ids, 0);
+                gather(b, bytes(b, "w", DType::I8, &[50, 4]), ids, 0).cast(DType::F32) * scales
+            },
+            "w",
+        ),
+        (
+            "columns of the head's own matrix, turned and unpacked",
+            |b, ids| dequantised(b, gather(b, bytes(b, "w", DType::I8, &[4, 50]), ids, 1).transpose(&[1, 2, 0]), 2),
+            "w",
+        ),
+        (
+            "columns of the head's own matrix, unpacked and turned",
+            |b, ids| dequantised(b, gather(b, bytes(b, "w", DType::I8, &[4, 50]), ids, 1), 0).transpose(&[1, 2, 0]),
+            "w",
+        ),
+        ("the head's own matrix, turned", |b, ids| gather(b, dequantised(b, bytes(b, "w", DType::I8, &[4, 50]).t(), 1), ids, 0), "w"),
+    ];
+
+    #[test]
+    fn tables_are_found_however_they_are_stored() {
+        for (what, write, stored) in FORMS {
+            let b = Builder::new(ModelInfo::dialect().with_opset("", 21));
+            let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+            let rows = write(&b, ids);
+            let output = rows.id();
+            b.output("y", b.expr(output).tanh());
+            let graph = b.finish().unwrap_or_else(|error| panic!("{what}: {error}"));
+            let found: Vec<_> = find(&graph).into_iter().filter(|table| table.hidden > 1).collect();
+            let [table] = found.as_slice() else { panic!("{what}: {found:?}") };
+            assert_eq!((graph.value_name(table.weight), table.rows, table.hidden, table.output), (*stored, 50, 4, output), "{what}");
+            assert_eq!(crate::anatomy::read(&graph).token_embedding.is_some(), true, "{what}");
+        }
+    }
 }

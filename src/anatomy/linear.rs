@@ -1,13 +1,14 @@
 //! Linear projections: products with a constant matrix.
 //!
 //! ```text
-//!        W (initializer) → [DequantizeLinear ..] → [Identity | Cast | Transpose]*
+//!        W (initializer) → [unpacking] → [Identity | Cast | Transpose]*
 //!                            ↓
 //! x ──────────────────→ MatMul | Gemm | FusedMatMul ─ y → [Add bias] ─ output →
 //! ```
 
 use crate::ir::{DType, Graph, NodeId, Tensor, ValueId};
 
+use super::stored;
 use super::walk::{Found, NodeRef, ValueRef};
 use super::{Layout, Miss, Weight};
 
@@ -94,26 +95,14 @@ fn unrounded(x: ValueRef<'_>) -> ValueRef<'_> {
     rounded.and_then(|node| node.input(0)).unwrap_or(x)
 }
 
-/// Steps from packed integers to the matrix that they stand for, the packed ones first among their inputs.
-const UNPACKING: &[&str] = &["DequantizeLinear", "Slice", "Pad", "Reshape", "Sub", "Mul"];
-
 /// The constant matrix behind a value.
 fn matrix(value: ValueRef<'_>) -> Found<Matrix> {
-    let (mut at, mut layout, mut is_packed) = (value, Layout::InOut, false);
-    while at.stored().is_none() {
-        let node = at.from(&[&["Identity", "Cast", "Transpose"], UNPACKING].concat())?;
-        if node.is(&["Transpose"]) {
-            layout = layout.swapped();
-        }
-        is_packed |= node.is(UNPACKING);
-        at = node.input(0)?;
+    let stored = stored::behind(value)?;
+    if !(stored.is_floats() || stored.is_scaled) {
+        return Err(stored.value.miss("integers with a scale"));
     }
-    let is_kept = |dtype: DType| is_weight(dtype) != is_packed;
-    if !at.stored().is_some_and(|tensor| is_kept(tensor.dtype())) {
-        return Err(at.miss("a constant of floats, or of integers that stand for floats"));
-    }
-    let Some(&[rows, columns]) = value.fact().known_shape().as_deref() else { return Err(at.miss("a constant matrix")) };
-    Ok(Matrix { weight: Weight { value: at.id(), layout, part: None }, rows, columns })
+    let Some(&[rows, columns]) = value.fact().known_shape().as_deref() else { return Err(value.miss("a constant matrix")) };
+    Ok(Matrix { weight: Weight { value: stored.value.id(), layout: stored.layout, part: None }, rows, columns })
 }
 
 fn is_weight(dtype: DType) -> bool {
@@ -138,7 +127,7 @@ fn vector(value: ValueRef<'_>, length: i64) -> Found<ValueRef<'_>> {
 }
 
 impl Layout {
-    fn swapped(self) -> Self {
+    pub(super) fn swapped(self) -> Self {
         match self {
             Self::InOut => Self::OutIn,
             Self::OutIn => Self::InOut,

@@ -26,6 +26,7 @@ mod projections;
 mod roles;
 mod scores;
 mod split;
+mod stored;
 mod task;
 mod walk;
 

@@ -22,6 +22,9 @@ const PARTS: &[&str] = &["encoder", "decoder", "text_model", "vision_model", "au
 /// Operators whose name an optimizer keeps in front of its own: `/lm_head/MatMul/MatMulAddFusion`.
 const FUSED: &[&str] = &["MatMul", "Gemm", "Add", "Gather", "Reshape", "Transpose", "Tensordot"];
 
+/// What quantisers put behind the name of a weight whose small integers they store.
+const QUANTISED: &[&str] = &["_quantized", "_quant", "_q4", "_q8", "_Q4", "_Q8", "_q", "_int8", "_uint8", "_int4", "_uint4", "_packed"];
+
 /// What the graph says of one module's name.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Evidence {
@@ -184,6 +187,8 @@ pub(super) fn owned(name: &str) -> Option<Owned> {
     let module = module.strip_suffix(".MatMul").unwrap_or(module);
     // Optimum numbers the constants that it shares between a decoder with a cache and one without: `weight_merged_0`.
     let leaf = numbered(leaf).0.strip_suffix("_merged").unwrap_or(leaf);
+    let leaf = QUANTISED.iter().find_map(|end| leaf.strip_suffix(end)).unwrap_or(leaf);
+    let leaf = numbered(leaf).0.strip_suffix("_merged").unwrap_or(leaf);
     for kind in ["weight", "bias"] {
         match leaf.strip_suffix(kind) {
             Some("") => return Some(Owned { module: module.to_owned(), leaf: kind.to_owned() }),
@@ -333,6 +338,8 @@ mod tests {
             ("a.attn.in_proj_bias", Some(("a.attn.in_proj", "bias"))),
             ("a.q_proj.MatMul.weight", Some(("a.q_proj", "weight"))),
             ("a.norm.weight_merged_0", Some(("a.norm", "weight"))),
+            ("a.words.weight_merged_0_quantized", Some(("a.words", "weight"))),
+            ("a.words.weight_q", Some(("a.words", "weight"))),
             ("onnx::MatMul_700", None),
             ("val_89", None),
             ("a.inv_freq", None),

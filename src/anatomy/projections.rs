@@ -27,7 +27,7 @@ impl Hints {
             Evidence::of(graph, &nodes, &[Some(l.weight.value), l.bias])
         };
         let linears: Vec<Evidence> = linears.iter().map(of_linear).collect();
-        let tables: Vec<Evidence> = tables.iter().map(|t| Evidence::of(graph, &[t.node], &[Some(t.weight)])).collect();
+        let tables: Vec<Evidence> = tables.iter().map(|t| Evidence::of(graph, &[t.node], &[Some(t.weight), Some(t.read)])).collect();
         let namer = Namer::learn(graph, &[linears.as_slice(), &tables].concat(), linears.last());
         let choices = graph.node_ids().filter(|(_, node)| &*node.op == "TopK");
         let choosers = choices.filter_map(|(id, _)| Evidence::of(graph, &[id], &[]).scope().map(str::to_owned)).collect();

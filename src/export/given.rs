@@ -85,7 +85,10 @@ fn tables(files: &mut AdapterFiles, base: &Base) -> Result<()> {
         let is_trained = files.config.method.modules_to_save().iter().any(|saved| targets::is_saved(&name, saved));
         let Some(parameter) = anatomy.parameters.iter().find(|parameter| parameter.name == name).filter(|_| !is_trained) else { continue };
         if is_of_base(base, parameter, &tensor)? {
-            files.tensors.shift_remove(&key);
+            // A method that adapts the table keeps it where PEFT wrote it.
+            if !is_adapted {
+                files.tensors.shift_remove(&key);
+            }
         } else if is_adapted {
             let why = "its own table was changed, too: merge the two before";
             return Err(Error::unsupported(format!("an adapter of {name}"), why).at(Place::Tensor(key)).with_hint(
