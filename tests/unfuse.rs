@@ -319,6 +319,12 @@ fn products() -> Vec<Row> {
         let inputs = [vec![X(vec![BATCH, SEQ, k]), Bytes(DType::U8, vec![n, count, bytes]), W(vec![n * count])], more(count)].concat();
         row("MatMulNBits", what, inputs, attrs).within(ROUNDED)
     };
+    let bnb4 = |n: i64, k: i64, block: i64, kind: i64, what: &'static str| {
+        let size = |n: i64| usize::try_from(n).expect("positive");
+        let attrs = vec![("N", int(n)), ("K", int(k)), ("block_size", int(block)), ("quant_type", int(kind))];
+        let inputs = vec![X(vec![BATCH, SEQ, k]), Bytes(DType::U8, vec![size(n * k / 2)]), W(vec![size((n * k + block - 1) / block)])];
+        row("MatMulBnb4", what, inputs, attrs).within(ROUNDED)
+    };
     vec![
         with(6, 32, 4, "4 bits", &|_| vec![]),
         with(6, 32, 8, "8 bits", &|_| vec![]),
@@ -329,6 +335,9 @@ fn products() -> Vec<Row> {
         with(6, 32, 4, "zero points that are floats", &|blocks| vec![W(vec![6 * blocks])]),
         with(6, 32, 4, "groups", &|_| vec![No, Whole(DType::I32, vec![32], (0..32).map(|i| i % 2).collect())]),
         with(6, 32, 4, "bias", &|_| vec![No, No, W(vec![6])]),
+        bnb4(6, 32, 16, 1, "NF4"),
+        bnb4(6, 32, 16, 0, "FP4"),
+        bnb4(5, 24, 32, 1, "NF4, a block over two rows"),
         row(
             "DynamicQuantizeMatMul",
             "",

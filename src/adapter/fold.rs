@@ -64,7 +64,7 @@ fn change(
     let changed = checked(update, own).map_err(|e| e.at(place()))?;
     let (whole, parts): (Vec<&Projection>, Vec<&Projection>) = projections.iter().partition(|projection| projection.weight.part.is_none());
     if let Some(first) = whole.first() {
-        let stored = floats(at.graph, first.weight.value)?;
+        let stored = floats(at.graph, first.weight.value).and_then(|stored| flat(stored, first))?;
         let folded = as_stored(&stored, &super::tensor(&turned(changed.clone(), first.weight.layout).view()), false)?;
         put_weight(at.b, at.graph, at.anatomy, &whole, &folded, first.weight.layout);
     }
@@ -91,9 +91,20 @@ fn put_part(at: &Folding<'_>, projection: &Projection, own: &Array2<f32>) -> Res
 /// # Errors
 /// A weight that is not stored as plain floats.
 pub(super) fn weight_of(graph: &Graph, projection: &Projection) -> Result<Array2<f32>> {
-    let whole = turned(matrix_of(&floats(graph, projection.weight.value)?)?, projection.weight.layout);
+    let stored = flat(floats(graph, projection.weight.value)?, projection)?;
+    let whole = turned(matrix_of(&stored)?, projection.weight.layout);
     let part = part_of(projection.weight.part.as_ref(), whole.nrows())?;
     Ok(whole.slice_axis(Axis(0), part.into()).to_owned())
+}
+
+/// A weight as the matrix that a graph makes of it: exporters may store it with more axes, or with one.
+fn flat(stored: Tensor, projection: &Projection) -> Result<Tensor> {
+    if stored.shape().len() == 2 {
+        return Ok(stored);
+    }
+    let size = |n: i64| usize::try_from(n).unwrap_or(0);
+    let (rows, columns) = (size(projection.in_features), size(projection.out_features));
+    stored.reshaped(if projection.weight.layout == Layout::InOut { vec![rows, columns] } else { vec![columns, rows] })
 }
 
 /// A stored weight as `[out_features, in_features]`, or such a matrix as it is stored.
@@ -290,7 +301,8 @@ fn put_weight(b: &Builder, graph: &Graph, anatomy: &Anatomy, projections: &[&Pro
                 Ok(())
             })
         } else {
-            arranged(projection.weight.layout).map(|own| b.set_initializer(id, own))
+            let as_before = |own: Tensor| graph.initializer(id).map_or(Ok(own.clone()), |stored| own.reshaped(stored.shape().to_vec()));
+            arranged(projection.weight.layout).and_then(as_before).map(|own| b.set_initializer(id, own))
         };
         if let Err(error) = put {
             b.fail(error);

@@ -40,6 +40,7 @@ mod tables;
 pub mod targets;
 mod tokens;
 mod trained;
+mod unpacked;
 mod update;
 mod vera;
 

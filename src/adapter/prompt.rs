@@ -4,12 +4,12 @@
 use rand::RngExt;
 
 use super::config::{Method, PromptConfig, PromptEncoderConfig, PromptInit, PromptShape};
-use super::fold;
 use super::front;
 use super::init;
 use super::part::{Folding, Insertion, Part, Placed, Places};
 use super::rows::Rows;
 use super::tables;
+use super::unpacked;
 use crate::anatomy::Anatomy;
 use crate::ir::{Graph, Tensor};
 use crate::{Error, Result};
@@ -134,7 +134,6 @@ impl Prompt {
             PromptInit::Tokens(tokens) if tokens.is_empty() => return Err(Error::invalid("the text that the prompt starts from is empty")),
             PromptInit::Tokens(tokens) => tokens.iter().copied().cycle().take(self.kept).collect::<Vec<usize>>(),
         };
-        let stored = graph.initializer(table.weight).ok_or_else(|| Error::not_found("table", &*table.module))?;
-        fold::rows_of(stored, &rows)
+        unpacked::rows_of(graph, table, &rows)
     }
 }

@@ -6,9 +6,9 @@
 
 use crate::ir::{Graph, NodeId, ValueId};
 
+use super::Layout;
 use super::stored::{self, Stored};
 use super::walk::{Found, NodeRef};
-use super::Layout;
 
 /// A table that has no name yet.
 #[derive(Clone, Debug)]
@@ -34,6 +34,9 @@ fn table(node: NodeRef<'_>) -> Found<Table> {
     }
     if !node.is(&["Gather"]) {
         return Err(node.miss("rows read by index"));
+    }
+    if node.input(1)?.is_constant() {
+        return Err(node.miss("rows that are chosen while the graph runs"));
     }
     let (read, gathered) = (node.input(0)?, node.output(0)?);
     let Stored { value, layout, is_scaled } = stored::behind(read)?;

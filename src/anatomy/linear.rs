@@ -181,6 +181,30 @@ mod tests {
             write: |b, x| b.op("Gemm", &[x.rows(), constant(b, "w", &[4, 6])], &[("alpha", Attr::Float(2.0))]),
             expected: None,
         },
+        Case {
+            what: "codes of a table of numbers, in blocks with scales",
+            write: |b, x| {
+                let codes = b.initializer("codes", Tensor::new(DType::U8, vec![12], vec![1; 12].into()).expect("twelve bytes"));
+                let pairs = constant(b, "pairs", &[256, 2]).gather(codes.cast(DType::I32), 0);
+                let scaled = pairs.reshape(&[6, 4]) * constant(b, "scale", &[6, 1]);
+                x.matmul(scaled.reshape(&[-1]).reshape(&[6, 4]).t())
+            },
+            expected: Some((Layout::OutIn, 6, false)),
+        },
+        Case {
+            what: "integers, a scale and a zero point",
+            write: |b, x| {
+                let bytes = b.initializer("q", Tensor::new(DType::I8, vec![4, 6], vec![1; 24].into()).expect("24 bytes"));
+                x.matmul(constant(b, "scale", &[6]) * (bytes.cast(DType::F32) - 1.0))
+            },
+            expected: Some((Layout::InOut, 6, false)),
+        },
+        Case {
+            what: "floats with an axis more",
+            write: |b, x| x.matmul(constant(b, "w", &[1, 4, 6]).reshape(&[4, 6])),
+            expected: Some((Layout::InOut, 6, false)),
+        },
+        Case { what: "floats that are scaled", write: |b, x| x.matmul(constant(b, "w", &[4, 6]) * x.sum_all()), expected: None },
         Case { what: "two activations", write: |_, x| x.matmul(x.t()), expected: None },
         Case { what: "weight on the left", write: |b, x| constant(b, "w", &[4, 3]).matmul(x), expected: None },
     ];

@@ -46,6 +46,10 @@ pub(super) fn behind(value: ValueRef<'_>) -> Found<Stored<'_>> {
     // Whether the next step down is next to what was read so far: only the constant itself may be reshaped, so that its order is that of a matrix.
     let mut is_reshaped = false;
     while at.stored().is_none() {
+        if let Ok(codes) = at.from(&["Gather"]).and_then(codes) {
+            (at, is_packed) = (codes, true);
+            continue;
+        }
         let node = at.from(&[PLAIN, UNPACKING].concat())?;
         if node.is(&["Transpose"]) {
             if is_reshaped && !is_packed {
@@ -59,8 +63,15 @@ pub(super) fn behind(value: ValueRef<'_>) -> Found<Stored<'_>> {
         at = operand(node)?;
     }
     let stored = Stored { value: at, layout, is_scaled };
-    let is_weight = if stored.is_floats() { !is_packed } else { at.stored().is_some_and(|tensor| is_small(tensor)) };
+    let is_weight = if stored.is_floats() { !is_packed } else { at.stored().is_some_and(is_small) };
     if is_weight { Ok(stored) } else { Err(at.miss("a constant of floats, or of integers that stand for floats")) }
+}
+
+/// The places in a table of numbers where those of a weight are looked up (NF4).
+fn codes(node: NodeRef<'_>) -> Found<ValueRef<'_>> {
+    let (numbers, codes) = (node.input(0)?, node.input(1)?.behind(PLAIN));
+    let is_coded = numbers.is_constant() && codes.stored().is_some_and(is_small);
+    if is_coded { Ok(codes) } else { Err(node.miss("small integers that stand for numbers of a table")) }
 }
 
 /// Elements of at most 8 bits that are numbers; wider ones are indices.

@@ -12,10 +12,11 @@ use super::data::{Batch, Batches, Dataset, Example, Filling, Labels, Numbers, Or
 use super::session::{Axis, Port, Presence, Purpose, Runtime, Session, Settings};
 use crate::adapter::config::Task;
 use crate::anatomy::{self, Feeding, Padding, Role};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::export::base::Base;
-use crate::ir::DType;
-use crate::onnx::Runnable;
+use crate::ir::{DType, Graph};
+use crate::onnx::{self, Runnable};
+use crate::unfuse;
 
 /// What the models are fed with: random tokens, the same in every run, in rows of different lengths.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +94,8 @@ pub struct Comparison {
     pub relative: f64,
     /// Numbers that were compared.
     pub compared: usize,
+    /// The largest share with what is computed rounded to small integers, where the models were compared without that.
+    pub rounded: Option<f64>,
 }
 
 impl Comparison {
@@ -102,17 +105,26 @@ impl Comparison {
         self.relative <= tolerance(precision)
     }
 
+    /// The same, beside how far apart the models are as they are.
+    #[must_use]
+    pub fn after_rounding(self, rounded: &Self) -> Self {
+        Self { rounded: Some(rounded.relative), ..self }
+    }
+
     /// The comparison for programs.
     #[must_use]
     pub fn json(&self) -> Value {
-        json!({"output": self.output, "absolute": self.absolute, "relative": self.relative, "compared": self.compared})
+        json!({
+            "output": self.output, "absolute": self.absolute, "relative": self.relative, "compared": self.compared, "rounded": self.rounded,
+        })
     }
 }
 
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { output, absolute, relative, compared } = self;
-        write!(f, "largest difference {absolute:.2e}, {relative:.1e} of the largest value, in {output} ({compared} numbers compared)")
+        let Self { output, absolute, relative, compared, rounded } = self;
+        write!(f, "largest difference {absolute:.2e}, {relative:.1e} of the largest value, in {output} ({compared} numbers compared)")?;
+        rounded.map_or(Ok(()), |rounded| write!(f, " before activations are rounded, which makes {rounded:.1e} of it"))
     }
 }
 
@@ -128,7 +140,7 @@ pub fn compare(runtime: &Runtime, left: impl Into<Runnable>, right: impl Into<Ru
     if common.is_empty() {
         return Err(Error::invalid(format!("{} and {} have no output in common", left.path().display(), right.path().display())));
     }
-    let mut worst = Comparison { output: common[0].to_owned(), absolute: 0.0, relative: 0.0, compared: 0 };
+    let mut worst = Comparison { output: common[0].to_owned(), absolute: 0.0, relative: 0.0, compared: 0, rounded: None };
     // One of them may have inputs that the other lacks, such as the choice between a decoder's branches: each gets its own.
     let batches = [sample_batches(&left, samples)?, sample_batches(&right, samples)?];
     for (for_left, for_right) in batches[0].iter().zip(&batches[1]) {
@@ -147,6 +159,27 @@ pub fn compare(runtime: &Runtime, left: impl Into<Runnable>, right: impl Into<Ru
         }
     }
     Ok(worst)
+}
+
+/// The same for models that round what they compute to small integers: compares them without that rounding, where a difference in the last
+/// bit does not become a step. Nothing if one of them rounds nothing. `path` is what errors name.
+///
+/// # Errors
+/// As [`compare`]; nodes that do not go together.
+pub fn compare_unrounded(runtime: &Runtime, left: &Graph, right: &Graph, path: &Path, samples: &Samples) -> Result<Option<Comparison>> {
+    let unrounded = |model: &Graph| -> Result<Option<Runnable>> {
+        let Base { raw, graph, .. } = onnx::inline_functions(model).and_then(Base::of)?;
+        let graph = match unfuse::without_rounding(&graph)? {
+            Some(graph) => graph,
+            None if unfuse::rounds_inside(&raw) => graph,
+            None => return Ok(None),
+        };
+        Runnable::of(&graph, path).map(Some)
+    };
+    match (unrounded(left).in_file(path)?, unrounded(right).in_file(path)?) {
+        (Some(left), Some(right)) => compare(runtime, left, right, samples).map(Some),
+        _ => Ok(None),
+    }
 }
 
 /// The largest difference, as it is and as a share of the largest value.
@@ -245,7 +278,7 @@ fn pixels(port: &Port, samples: &Samples, random: &mut ChaCha8Rng) -> Pixels {
 mod tests {
     use super::*;
     use crate::ir::{Builder, Dim, ModelInfo, Tensor};
-    use crate::onnx;
+    use crate::runtime::session::Options;
 
     /// The number of tokens that a model's file tells.
     fn vocabulary(b: Builder) -> Result<Option<usize>> {
@@ -279,12 +312,48 @@ mod tests {
         Ok(())
     }
 
+    /// A product with rounded operands and an adapter beside it, and the same with the adapter's factors multiplied with a number, as
+    /// a merge that goes wrong would have them. The rows are so many that some stand close to a step.
+    fn rounded(times: f32) -> Result<crate::ir::Graph> {
+        let b = Builder::new(ModelInfo::dialect());
+        let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+        let rows: Vec<f32> = (0..6400_u16).map(|i| f32::from(i % 97 * 13 % 97) / 97.0 - 0.5).collect();
+        let mut y = b.op("Gather", &[b.initializer("words.weight", Tensor::from_f32(&[100, 64], &rows)), ids], &[]);
+        for layer in 0..3_u16 {
+            let number = |i: u16| f32::from((i * 37 + layer * 11) % 101) / 101.0 - 0.5;
+            let bytes: Vec<u8> = (0..64 * 64_u16).map(|i| u8::try_from((i % 251 * 29 + layer) % 251).unwrap_or(0)).collect();
+            let q = b.initializer(&format!("q{layer}"), Tensor::new(DType::I8, vec![64, 64], bytes.into())?);
+            let down = b.initializer(&format!("a{layer}"), Tensor::from_f32(&[64, 2], &(0..128).map(number).collect::<Vec<_>>()));
+            let up = (128..256).map(|i| times * number(i)).collect::<Vec<_>>();
+            let up = b.initializer(&format!("b{layer}"), Tensor::from_f32(&[2, 64], &up));
+            let rounded = b.op_n("DynamicQuantizeLinear", &[Some(y)], &[], 3);
+            let sum = b.op("MatMulInteger", &[rounded[0], q, rounded[2]], &[]).cast(DType::F32);
+            let scale = rounded[1] * b.initializer(&format!("s{layer}"), Tensor::from_f32(&[], &[0.002]));
+            y = (sum * scale + y.matmul(down).matmul(up) * 0.3).tanh();
+        }
+        b.output("y", y);
+        b.finish()
+    }
+
+    #[test]
+    fn models_that_round_are_compared_without_it_and_a_wrong_merge_is_seen() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("model.onnx");
+        onnx::write(&rounded(1.0)?, &path, &onnx::WriteOptions::default())?;
+        let (runtime, samples) = (Runtime::start(&Options::default())?, Samples::of_model(&path));
+        for (times, is_same) in [(1.0 + 2e-7, true), (1.01, false), (0.0, false)] {
+            let found = compare_unrounded(runtime, &rounded(1.0)?, &rounded(times)?, &path, &samples)?.expect("they round");
+            assert_eq!(found.is_close(DType::F32), is_same, "{times}: {found}");
+        }
+        Ok(())
+    }
+
     #[test]
     fn differences_are_the_largest_and_nan_is_the_worst() {
         assert_eq!(difference(&[1.0, -4.0], &[1.0, -3.0]), (1.0, 0.25));
         assert_eq!(difference(&[f32::INFINITY, 2.0], &[f32::INFINITY, 2.0]), (0.0, 0.0));
         assert!(difference(&[f32::NAN, 1.0], &[0.0, 1.0]).1.is_nan());
-        let bad = Comparison { output: "y".into(), absolute: f64::NAN, relative: f64::NAN, compared: 1 };
+        let bad = Comparison { output: "y".into(), absolute: f64::NAN, relative: f64::NAN, compared: 1, rounded: None };
         assert!(!bad.is_close(DType::F32));
     }
 }

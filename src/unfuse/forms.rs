@@ -2,7 +2,7 @@
 //! (`docs/ContribOperators.md`), and ONNX's own pages for operators without a domain.
 
 use super::{Fused, Outputs};
-use super::{activation, attention, experts, grouped, norm, packed, quantized, rotary};
+use super::{activation, attention, bits4, experts, grouped, norm, packed, quantized, rotary};
 
 /// Writes a fused node out. The error is why it cannot.
 pub(super) type Form = for<'g> fn(&Fused<'g>) -> Result<Outputs<'g>, String>;
@@ -43,6 +43,7 @@ pub(super) static ELSEWHERE: &[(&str, Form)] = &[
 
     // Quantised products.
     ("com.microsoft:MatMulNBits",            quantized::blocks),
+    ("com.microsoft:MatMulBnb4",             bits4::product),
     ("com.microsoft:DynamicQuantizeMatMul",  quantized::dynamic),
     ("com.microsoft:MatMulIntegerToFloat",   quantized::integer_to_float),
     ("QLinearMatMul",                        quantized::linear),

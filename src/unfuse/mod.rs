@@ -8,6 +8,7 @@
 
 mod activation;
 mod attention;
+mod bits4;
 mod branch;
 mod experts;
 mod forms;
@@ -16,9 +17,11 @@ mod norm;
 mod packed;
 mod quantized;
 mod rotary;
+mod rounding;
 mod still;
 
 pub use branch::{specialise, without_unread_cache};
+pub use rounding::{rounds_inside, without_rounding};
 pub use still::{Stilled, still};
 
 use std::collections::BTreeSet;
