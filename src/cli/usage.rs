@@ -72,23 +72,49 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
     (&["debug", "log-level"], "`-v` says what is being done, `-vv` more"),
 ];
 
+/// Commands of other programs, and what there is here.
+const COMMANDS: &[(&[&str], &str)] = &[
+    (&["evaluate", "test", "validate"], "`peft-onnx eval BUNDLE --data FILE` measures"),
+    (
+        &["finetune", "fine-tune", "fit", "sft"],
+        "`peft-onnx inject` adds an adapter to a model, `peft-onnx train` trains it, `peft-onnx merge` makes one model of both",
+    ),
+    (&["infer", "predict", "run", "chat"], "`peft-onnx generate MODEL --prompt TEXT` writes text; with `--chat` it answers"),
+    (&["info", "show", "list"], "`peft-onnx inspect MODEL` shows what is in a model"),
+    (&["download", "pull"], "nothing is downloaded; `peft-onnx inspect FOLDER` looks into what is there"),
+    (&["quantize", "quantise"], "a base that is quantised already stays so: `peft-onnx merge --requantize`"),
+];
+
 fn with_tips(mut error: clap::Error, command: &Command, arguments: &[OsString]) -> clap::Error {
-    if error.kind() != ErrorKind::UnknownArgument {
-        return error;
-    }
-    let Some(ContextValue::String(given)) = error.get(ContextKind::InvalidArg).cloned() else { return error };
-    let used = arguments.iter().skip(1).filter_map(|argument| command.find_subcommand(argument)).next();
-    let tips = tips(&given, command, used, arguments);
-    if tips.is_empty() {
-        if given.starts_with('-') {
-            // clap would have it passed as a value.
-            error.remove(ContextKind::Suggested);
+    let used = arguments.iter().skip(1).find_map(|argument| command.find_subcommand(argument));
+    let text = |kind| if let Some(ContextValue::String(text)) = error.get(kind) { Some(text.clone()) } else { None };
+    let tips = match error.kind() {
+        ErrorKind::UnknownArgument => text(ContextKind::InvalidArg).map(|given| tips(&given, command, used, arguments)),
+        ErrorKind::InvalidSubcommand => text(ContextKind::InvalidSubcommand).map(|given| tips_on_command(&given)),
+        ErrorKind::MissingRequiredArgument if used.is_some_and(|used| used.get_name() == "inject") => {
+            Some(vec!["`--method lora` is what most people start with".to_owned()])
         }
-        return error;
+        _ => None,
+    };
+    match tips {
+        None => {}
+        // clap would have an unknown option passed as a value.
+        Some(tips) if tips.is_empty() => drop(error.remove(ContextKind::Suggested)),
+        Some(tips) => {
+            error.remove(ContextKind::SuggestedArg);
+            error.remove(ContextKind::SuggestedSubcommand);
+            error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips.into_iter().map(StyledStr::from).collect()));
+        }
     }
-    error.remove(ContextKind::SuggestedArg);
-    error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips.into_iter().map(StyledStr::from).collect()));
     error
+}
+
+/// What to say of a command that is none.
+fn tips_on_command(given: &str) -> Vec<String> {
+    if std::path::Path::new(given).exists() {
+        return vec![format!("the command comes first: `peft-onnx inspect {given}`")];
+    }
+    COMMANDS.iter().filter(|(names, _)| names.contains(&given)).map(|(_, tip)| (*tip).to_owned()).collect()
 }
 
 /// What to say of an argument that a command does not know.
@@ -182,6 +208,9 @@ mod tests {
             (&["inject", "m.onnx", "--method", "lroa"], "a similar value exists: 'lora'"),
             (&["inject", "m.onnx", "--method", "lora", "--task", "seq-clss"], "seq-cls"),
             (&["trian", "b"], "a similar subcommand exists: 'train'"),
+            (&["evaluate", "b"], "`peft-onnx eval BUNDLE"),
+            (&["Cargo.toml"], "the command comes first: `peft-onnx inspect Cargo.toml`"),
+            (&["inject", "m.onnx"], "`--method lora`"),
         ];
         for (arguments, expected) in rows {
             let said = said(arguments);

@@ -59,6 +59,12 @@ pub enum Kind {
     Archive,
     /// Arrays of NumPy.
     NumPy,
+    /// A spreadsheet.
+    Spreadsheet,
+    /// A document of an office program, or of pages.
+    Document,
+    /// Rows as Hugging Face's datasets keep them.
+    Arrow,
     /// Other JSON.
     Json,
 }
@@ -104,6 +110,9 @@ impl Kind {
             Self::Data => "a data file",
             Self::Archive => "an archive or a compressed file",
             Self::NumPy => "arrays of NumPy",
+            Self::Spreadsheet => "a spreadsheet",
+            Self::Document => "a document, not plain text",
+            Self::Arrow => "a table of Hugging Face datasets (Arrow)",
             Self::Json => "a JSON file",
         }
     }
@@ -192,6 +201,11 @@ const BY_BYTES: &[Row] = &[
     (Kind::TfLite, |file| file.has_at(4, b"TFL3")),
     (Kind::Hdf5, |file| file.begins(b"\x89HDF\r\n")),
     (Kind::Data, |file| file.begins(b"PAR1")),
+    (Kind::Arrow, |file| file.begins(b"ARROW1") || file.begins(b"\xff\xff\xff\xff") && file.ends_in(&["arrow"])),
+    (Kind::Spreadsheet, |file| (file.is_zip() || file.begins(b"\xd0\xcf\x11\xe0")) && file.ends_in(&["xlsx", "xls", "xlsm", "ods"])),
+    (Kind::Document, |file| {
+        file.begins(b"%PDF") || (file.is_zip() || file.begins(b"\xd0\xcf\x11\xe0")) && file.ends_in(&["docx", "doc", "odt", "epub"])
+    }),
     (Kind::NumPy, |file| file.begins(b"\x93NUMPY") || file.is_zip() && file.ends_in(&["npz"])),
     (Kind::PyTorch, |file| file.is_pickle() || file.is_zip() && (file.has(b"/data.pkl") || file.ends_in(&["pt", "pth", "bin", "ckpt"]))),
     (Kind::Archive, |file| {
@@ -276,6 +290,10 @@ mod tests {
             ("rows.jsonl", b"{\"text\": \"config.json has model_type\"}", Some(Kind::Data)),
             ("rows.jsonl", b"{\"model_type\": \"a column\"}", Some(Kind::Data)),
             ("rows.parquet", b"PAR1\x15\0", Some(Kind::Data)),
+            ("rows.xlsx", &zip("[Content_Types].xml"), Some(Kind::Spreadsheet)),
+            ("rows.docx", &zip("[Content_Types].xml"), Some(Kind::Document)),
+            ("rows.pdf", b"%PDF-1.7", Some(Kind::Document)),
+            ("data-00000-of-00001.arrow", b"\xff\xff\xff\xff\x10\0\0\0", Some(Kind::Arrow)),
             ("model.xml", b"<?xml version=\"1.0\"?>\n<net name=\"m\">", Some(Kind::OpenVino)),
             ("model.txt", b"ir_version: 8\n", Some(Kind::OnnxText)),
             ("notes", b"anything", None),

@@ -40,14 +40,27 @@ impl Targets {
 }
 
 impl Selection {
-    /// Names with commas between them, or a regular expression; see [`Targets::from_text`].
+    /// Names with commas or blanks between them, a list of names as JSON or Python writes it, or a regular expression; see [`Targets::from_text`].
     #[must_use]
     pub fn from_text(text: &str) -> Self {
+        if let Some(names) = listed(text) {
+            return Self::Names(names);
+        }
         if text.contains(['*', '+', '?', '(', ')', '[', ']', '{', '}', '|', '^', '$', '\\']) {
             return Self::Regex(text.to_owned());
         }
-        Self::Names(text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect())
+        Self::Names(text.split([',', ' ']).map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect())
     }
+}
+
+/// The names in `["q_proj", "v_proj"]`, if a text is such a list; without quotes it is a class of characters.
+fn listed(text: &str) -> Option<Vec<String>> {
+    let inside = text.trim().strip_prefix('[')?.strip_suffix(']')?;
+    let unquoted = |name: &str| {
+        let quote = name.chars().next().filter(|quote| matches!(quote, '"' | '\''))?;
+        name.strip_prefix(quote)?.strip_suffix(quote).map(str::to_owned)
+    };
+    inside.trim_end().trim_end_matches(',').split(',').map(|name| unquoted(name.trim())).collect()
 }
 
 /// Where a method attaches, and what is trained beside it.

@@ -158,5 +158,9 @@ fn modules_are_saved_by_the_end_of_their_paths() -> Result<()> {
 fn texts_on_the_command_line_are_names_or_expressions() {
     assert_eq!(Targets::from_text("all-linear"), Targets::AllLinear);
     assert_eq!(Targets::from_text("q_proj, mlp.down_proj,"), Targets::Only(names(&["q_proj", "mlp.down_proj"])));
+    for text in ["q_proj mlp.down_proj", r#"["q_proj", "mlp.down_proj"]"#, "['q_proj','mlp.down_proj',]"] {
+        assert_eq!(Targets::from_text(text), Targets::Only(names(&["q_proj", "mlp.down_proj"])), "{text}");
+    }
+    assert_eq!(Targets::from_text("[qv]_proj"), Targets::Only(Selection::Regex("[qv]_proj".into())));
     assert_eq!(Targets::from_text(r".*\.q_proj"), Targets::Only(Selection::Regex(r".*\.q_proj".into())));
 }

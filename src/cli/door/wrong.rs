@@ -35,6 +35,9 @@ fn hint(role: Role, kind: Kind, path: &Path) -> String {
         Kind::LfsPointer => return "run `git lfs pull` in its folder to get the file itself".into(),
         Kind::Html => return "a download gave the page of a login or an error: get the file itself (on Hugging Face the address with `resolve`, not `blob`)".into(),
         Kind::Archive => return format!("unpack it, and name what is inside: {}", unpacking(path)),
+        Kind::Spreadsheet if role == Role::Data => return "save its table as csv, and name that file".into(),
+        Kind::Document if role == Role::Data => return "save its text as txt, or its rows as jsonl, and name that file".into(),
+        Kind::Arrow if role == Role::Data => return "datasets writes its rows as jsonl: `dataset.to_json(\"train.jsonl\")`".into(),
         _ => {}
     }
     if belongs(role, folder) {
