@@ -19,12 +19,16 @@
 mod python;
 mod trust;
 
+mod fitness;
+
 use std::env;
 use std::ffi::OsString;
 use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind};
+
+pub(in crate::runtime) use fitness::unfit;
 
 /// What to do when there is no library, or none that will do.
 pub const HINT: &str = "run `pip install -U \"onnxruntime>=1.31\"` (onnxruntime-gpu for CUDA) or scripts/get_onnxruntime.sh, or name a library with --onnxruntime PATH";
@@ -407,6 +411,6 @@ mod tests {
             "ONNX Runtime: no library found; looked in\n  --onnxruntime: not given\n  the project's .ort folder: nothing in a/.ort, .ort\n  \
              the active Python's onnxruntime package: capi/x.so: version 1.17.0"
         );
-        assert!(error.hint().is_some_and(|hint| hint.contains("scripts/get_onnxruntime.sh") && hint.contains("pip install onnxruntime")));
+        assert!(error.hint().is_some_and(|hint| hint.contains("scripts/get_onnxruntime.sh") && hint.contains("pip install -U")));
     }
 }

@@ -145,12 +145,28 @@ fn load_library(path: &Path) -> Result<ort::environment::EnvironmentBuilder> {
     if let Some(minor) = minor.filter(|minor| *minor < ort::MINOR_VERSION) {
         return Err(too_old(path, &format!("1.{minor}")));
     }
+    if let Some(why) = library::unfit(path) {
+        return Err(Error::from(ErrorKind::Runtime(format!("this library cannot be loaded: {why}"))).in_file(path));
+    }
     // A relative path would be looked for beside the executable first.
     let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     ort::init_from(&path).map_err(|error| match error {
         ort::LoadDynamicError::BadVersion { version_str, path } => too_old(&path, &version_str),
+        ort::LoadDynamicError::Dlopen { error, path } => {
+            let hint = format!("install what it needs (`ldd {}` lists that), or {}", path.display(), library::HINT);
+            Error::from(ErrorKind::Runtime(with_causes(&error))).in_file(path).with_hint(hint)
+        }
+        ort::LoadDynamicError::MissingApi { path } => {
+            Error::from(ErrorKind::Runtime("this library is another one: it has no `OrtGetApiBase`".to_owned())).in_file(path)
+        }
         error => ErrorKind::Runtime(error.to_string()).into(),
     })
+}
+
+/// An error with all that caused it: the loader's own words come last.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn too_old(path: &Path, found: &str) -> Error {
