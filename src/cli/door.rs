@@ -64,27 +64,35 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
             all(Role::Tokenizer, &args.tokenizer)?;
         }
         Command::Train(args) => {
+            moved(&mut args.base, global)?;
             look(Role::Bundle, &args.bundle)?;
             all(Role::Data, [&args.data].into_iter().chain(&args.eval_data))?;
             all(Role::Tokenizer, &args.tokenizer)?;
         }
         Command::Eval(args) => {
+            moved(&mut args.base, global)?;
             take(Role::ModelOrBundle, &mut args.model, global)?;
             look(Role::Data, &args.data)?;
             all(Role::Tokenizer, &args.tokenizer)?;
         }
         Command::Generate(args) => {
+            moved(&mut args.base, global)?;
             take(Role::ModelOrBundle, &mut args.model, global)?;
             all(Role::Tokenizer, &args.tokenizer)?;
         }
         Command::Check(args) => {
+            moved(&mut args.base, global)?;
             look(Role::Bundle, &args.bundle)?;
             all(Role::Data, &args.data)?;
             all(Role::Tokenizer, &args.tokenizer)?;
         }
         Command::Runs(args) => look(Role::Bundle, &args.bundle)?,
-        Command::Merge(args) => look(Role::Bundle, &args.bundle)?,
+        Command::Merge(args) => {
+            moved(&mut args.base, global)?;
+            look(Role::Bundle, &args.bundle)?;
+        }
         Command::Export(args) => {
+            moved(&mut args.base, global)?;
             look(Role::Bundle, &args.bundle)?;
             all(Role::Adapter, &args.adapter)?;
         }
@@ -96,6 +104,11 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
 
 fn all<'a>(role: Role, paths: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
     paths.into_iter().try_for_each(|path| look(role, path))
+}
+
+/// The base of a bundle, where it was said to be elsewhere now.
+fn moved(base: &mut Option<PathBuf>, global: &Global) -> Result<()> {
+    base.as_mut().map_or(Ok(()), |base| take(Role::Model, base, global))
 }
 
 /// Takes the model in a folder for the folder.
