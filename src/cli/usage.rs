@@ -123,9 +123,9 @@ fn tips(given: &str, command: &Command, used: Option<&Command>, arguments: &[OsS
     let name = name.split('=').next().unwrap_or(name).replace('_', "-");
     let owners = owners(command, &name);
     if !owners.is_empty() {
-        let one = |owner: &Owner<'_>| match owner.option == name {
-            true => format!("'--{name}' is an option of `peft-onnx {}`", owner.command),
-            false => format!("'--{name}' is an option of `peft-onnx {}`, where it is '--{}'", owner.command, owner.option),
+        let one = |owner: &Owner<'_>| {
+            let renamed = if owner.option == name { String::new() } else { format!(", where it is '--{}'", owner.option) };
+            format!("'--{name}' is an option of `peft-onnx {}`{renamed}", owner.command)
         };
         return owners.iter().map(one).collect();
     }
