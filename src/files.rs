@@ -2,6 +2,8 @@
 
 pub mod inside;
 mod kind;
+pub mod leftovers;
+mod staged_folder;
 pub mod unfinished;
 
 use std::fs::{File, Permissions};
@@ -16,6 +18,7 @@ use crate::error::{Context, Result};
 use unfinished::Unfinished;
 
 pub use kind::Kind;
+pub use staged_folder::StagedFolder;
 
 /// A file being written under another name in the folder where it will stand. Dropped before [`finish`](Self::finish), it leaves nothing.
 #[derive(Debug)]
@@ -31,7 +34,7 @@ impl Staged {
     /// # Errors
     /// If the folder is not there or cannot be written to.
     pub fn new(path: &Path) -> Result<Self> {
-        let file = temporary().tempfile_in(folder(path)).in_file(path)?;
+        let file = temporary(&leftovers::prefix()).tempfile_in(folder(path)).in_file(path)?;
         Ok(Self { path: path.to_owned(), _unfinished: Unfinished::new(file.path()), file: BufWriter::new(file) })
     }
 
@@ -66,24 +69,29 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
 
 fn place(file: TempPath, path: &Path) -> Result<()> {
     file.persist(path).map_err(|error| error.error).in_file(path)?;
-    // The new name, too, must survive a crash. Where folders cannot be opened there is nothing to be done about it.
-    if let Ok(folder) = File::open(folder(path)) {
-        let _ = folder.sync_all();
-    }
+    sync_folder(folder(path));
     Ok(())
 }
 
+/// New names, too, must survive a crash. Where folders cannot be opened there is nothing to be done about it.
+fn sync_folder(folder: &Path) {
+    if let Ok(folder) = File::open(folder) {
+        let _ = folder.sync_all();
+    }
+}
+
 /// Files of the ordinary permissions, not of the private ones that temporary files have.
-fn temporary() -> tempfile::Builder<'static, 'static> {
+fn temporary(prefix: &str) -> tempfile::Builder<'_, 'static> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".tmp");
+    builder.prefix(prefix);
     #[cfg(unix)]
     builder.permissions(<Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o666));
     builder
 }
 
 /// The folder that a file stands in.
-fn folder(path: &Path) -> &Path {
+#[must_use]
+pub fn folder(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 

@@ -1,14 +1,15 @@
 //! `peft-onnx combine`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::ValueEnum;
 use serde_json::json;
 
-use super::{Global, output};
+use super::{Global, output, target};
 use crate::adapter::combine::{Majority, Recipe, Technique};
 use crate::adapter::config::Method;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
+use crate::export::pending::ADAPTER_FILES;
 use crate::peft::combine::Share;
 use crate::peft::{self, AdapterFiles};
 
@@ -72,9 +73,7 @@ pub enum MajorityName {
 /// # Errors
 /// An adapter that cannot be read; as [`peft::combine::combine`]; a folder that is there already.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
-    if args.output.join(peft::CONFIG_FILE).exists() && !args.force {
-        return Err(Error::invalid("already there").in_file(&args.output).with_hint("`--force` replaces it, `-o` names another folder"));
-    }
+    let folder = target::folder(&args.output, args.force, &ADAPTER_FILES)?;
     let adapters: Vec<AdapterFiles> = args.adapters.iter().map(|folder: &PathBuf| peft::read(folder)).collect::<Result<_>>()?;
     let weights = match args.weights.len() {
         0 => vec![1.0; adapters.len()],
@@ -88,15 +87,12 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     };
     let recipe = Recipe { technique: args.method, density: args.density, majority, seed: args.seed };
     let combined = peft::combine::combine(&shares, &recipe, args.rank)?;
-    write(&args.output, &combined)?;
+    peft::write(folder.path(), &combined)?;
+    folder.finish()?;
     let Method::Lora(config) = &combined.config.method else { return Ok(()) };
     if global.json {
         return output::print_json(&json!({"adapter": args.output, "rank": config.rank, "tensors": combined.tensors.len()}));
     }
     let (rank, count) = (config.rank, combined.tensors.len());
     if global.quiet { Ok(()) } else { output::print(&format!("wrote {}: rank {rank}, {count} tensors", args.output.display())) }
-}
-
-fn write(folder: &Path, combined: &AdapterFiles) -> Result<()> {
-    peft::write(folder, combined).map(|_| ()).in_file(folder)
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde_json::json;
 
-use super::{Global, output};
-use crate::error::{Context, Error, Result};
+use super::{Global, output, target};
+use crate::error::{Context, Result};
 use crate::ir::Graph;
 use crate::onnx::{self, Storage, WriteOptions};
 use crate::unfuse;
@@ -68,9 +68,7 @@ pub enum Form {
 /// # Errors
 /// If the model cannot be read, or has no such form; if the target cannot be written.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
-    if args.output.exists() && !args.force {
-        return Err(Error::invalid("already there").in_file(&args.output).with_hint("`--force` replaces it, `-o` names another file"));
-    }
+    target::file(&args.output, args.force)?;
     let read = onnx::read(&args.model)?;
     let graph = formed(&read, args.form).in_file(&args.model)?;
     let storage = storage(args, &graph)?;

@@ -1,13 +1,13 @@
 //! `peft-onnx export`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::ValueEnum;
 use serde_json::json;
 
-use super::{Global, output};
+use super::{Global, output, target};
 use crate::error::{Context, Error, Result};
-use crate::export::{Bundle, Manifest, onnx_adapter, training_loop};
+use crate::export::{Bundle, Manifest, onnx_adapter, pending, training_loop};
 use crate::onnx::{self, Storage, WriteOptions};
 use crate::runtime::adapter_file;
 
@@ -38,6 +38,9 @@ pub struct Args {
     /// Where to write it
     #[arg(short, long, value_name = "PATH")]
     pub output: PathBuf,
+    /// Replace what is there
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Forms of an adapter.
@@ -66,11 +69,23 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     if args.adapter.is_some() && args.format != Format::OnnxAdapter {
         return Err(Error::invalid("--adapter goes with --format onnx_adapter alone"));
     }
+    let output = args.output.as_path();
     match args.format {
-        Format::Peft => peft(&args.bundle, &args.output)?,
-        Format::OnnxAdapter => onnx_adapter::write(&args.bundle, args.adapter.as_deref(), &args.output).map(|_| ())?,
-        Format::Inference => inference(&open(args)?, &args.output)?,
-        Format::Training => training_loop::write(&open(args)?, &args.output)?,
+        Format::Peft => peft(args)?,
+        Format::OnnxAdapter => {
+            target::file(output, args.force)?;
+            onnx_adapter::write(&args.bundle, args.adapter.as_deref(), output).map(|_| ())?;
+        }
+        Format::Inference => {
+            target::file(output, args.force)?;
+            let graph = open(args)?.adapted()?;
+            onnx::write(&graph, output, &WriteOptions { storage: Storage::Inline })?;
+        }
+        Format::Training => {
+            let folder = target::folder(output, args.force, &training_loop::FILES)?;
+            training_loop::write(&open(args)?, folder.path())?;
+            folder.finish()?;
+        }
     }
     if global.json {
         return output::print_json(&json!({"output": args.output}));
@@ -78,24 +93,19 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     if global.quiet { Ok(()) } else { output::print(&format!("wrote {}", args.output.display())) }
 }
 
-fn peft(bundle: &Path, folder: &Path) -> Result<()> {
-    Manifest::read(bundle)?;
-    std::fs::create_dir_all(folder).in_file(folder)?;
+fn peft(args: &Args) -> Result<()> {
+    Manifest::read(&args.bundle)?;
+    let (from, folder) = (pending::adapter_folder(&args.bundle), target::folder(&args.output, args.force, &PEFT_FILES)?);
     for name in PEFT_FILES {
-        let file = bundle.join(name);
+        let file = from.join(name);
         if file.exists() {
             let bytes = std::fs::read(&file).in_file(&file)?;
-            crate::files::replace(&folder.join(name), &bytes)?;
+            crate::files::replace(&folder.path().join(name), &bytes)?;
         }
     }
-    Ok(())
+    folder.finish()
 }
 
 fn open(args: &Args) -> Result<Bundle> {
     Bundle::open(&args.bundle, args.base.as_deref())
-}
-
-/// The inference graph with its weights and the adapter as it is now inside.
-fn inference(bundle: &Bundle, model: &Path) -> Result<()> {
-    onnx::write(&bundle.adapted()?, model, &WriteOptions { storage: Storage::Inline })
 }

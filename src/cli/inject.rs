@@ -24,7 +24,7 @@ pub use method::MethodArgs;
 
 const AFTER_HELP: &str = "\
 A bundle is a folder with the graphs that train and run the adapter (training.onnx, inference.onnx, ...), the adapter itself in Hugging Face
-PEFT's files, and links to the model's weights, which are not copied.
+PEFT's files. The model's weights are neither copied nor changed: the graphs refer to them where they are.
 
 Modules are named as in Hugging Face's model: `peft-onnx inspect MODEL.onnx` lists them. --target-modules takes
   all-linear                          every linear projection but the output head
@@ -178,7 +178,7 @@ fn files(folder: &Path) -> Result<Vec<File>> {
     for entry in std::fs::read_dir(folder).in_file(folder)? {
         let entry = entry.in_file(folder)?;
         let metadata = entry.metadata().in_file(entry.path())?;
-        if metadata.is_file() {
+        if metadata.is_file() && !entry.file_name().to_string_lossy().starts_with('.') {
             files.push(File { name: entry.file_name().to_string_lossy().into_owned(), bytes: metadata.len() });
         }
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde_json::json;
 
-use super::{Global, output};
+use super::{Global, output, target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::INFERENCE;
 use crate::export::merge::{self, Quantised, Report, Request, Weights};
@@ -66,9 +66,7 @@ pub enum WeightsName {
 /// # Errors
 /// As [`merge::write`]; [`Diverged`](ErrorKind::Diverged) if the merged model computes something else than the unmerged one.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
-    if args.output.exists() && !args.force {
-        return Err(Error::invalid("already there").in_file(&args.output).with_hint("`--force` replaces it, `-o` names another file"));
-    }
+    target::file(&args.output, args.force)?;
     let weights = match args.weights {
         WeightsName::AsBase => Weights::AsBase,
         WeightsName::Inline => Weights::Inline,

@@ -26,6 +26,7 @@ mod progress;
 pub mod runs;
 pub mod runtime;
 mod signals;
+mod target;
 mod task;
 pub mod train;
 mod usage;

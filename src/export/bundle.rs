@@ -17,6 +17,7 @@ use crate::adapter::targets::Strictness;
 use crate::adapter::{Given, Param, Plan, Purpose, Role};
 use crate::adapter::{naming, packing};
 use crate::anatomy::{self, Anatomy, Feeding, Feeds};
+use crate::files::StagedFolder;
 use crate::ir::{Builder, DType, Graph, Tensor};
 use crate::onnx::{self, Storage, WriteOptions};
 use crate::peft::{self, AdapterConfig, AdapterFiles};
@@ -94,7 +95,7 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     // A bundle that is being trained is not replaced.
     let is_there = request.existing == Existing::Replace && request.output.join(manifest::FILE).exists();
     let _lock = if is_there { Some(Lock::take(request.output, "peft-onnx inject")?) } else { None };
-    let folder = Folder::new(request.output, request.existing)?;
+    let folder = folder(request.output, request.existing)?;
     let mut base = Base::read(request.model).and_then(Base::to_train)?;
     let origin = Based::on(request.model, &base)?;
     let origin_files = origin.locations.clone();
@@ -410,45 +411,13 @@ fn described(path: String, file: &Path) -> Result<BaseFile> {
     Ok(BaseFile { path, bytes, hash: fingerprint::of_file(file, bytes)? })
 }
 
-/// A folder that is filled under another name and takes its own when it is complete.
-struct Folder {
-    temporary: tempfile::TempDir,
-    target: PathBuf,
-    existing: Existing,
-}
-
-impl Folder {
-    fn new(target: &Path, existing: Existing) -> Result<Self> {
-        if target.exists() && existing == Existing::Keep {
-            return Err(Error::invalid("already there").in_file(target).with_hint("`--force` replaces it, `-o` names another folder"));
-        }
-        if target.exists()
-            && !target.join(manifest::FILE).exists()
-            && target.read_dir().map_or(true, |mut entries| entries.next().is_some())
-        {
-            return Err(Error::invalid("not a bundle, so it is not replaced").in_file(target).with_hint("`-o` names another folder"));
-        }
-        let absolute = std::path::absolute(target).in_file(target)?;
-        let parent = absolute.parent().ok_or_else(|| Error::invalid("not a folder").in_file(target))?;
-        std::fs::create_dir_all(parent).in_file(parent)?;
-        let temporary = tempfile::Builder::new().prefix(".peft-onnx-").tempdir_in(parent).in_file(parent)?;
-        Ok(Self { temporary, target: absolute, existing })
+/// The folder to write, if it may be written.
+fn folder(target: &Path, existing: Existing) -> Result<StagedFolder> {
+    if target.exists() && existing == Existing::Keep {
+        return Err(Error::invalid("already there").in_file(target).with_hint("`--force` replaces it, `-o` names another folder"));
     }
-
-    fn path(&self) -> &Path {
-        self.temporary.path()
+    if target.exists() && !target.join(manifest::FILE).exists() && target.read_dir().map_or(true, |mut entries| entries.next().is_some()) {
+        return Err(Error::invalid("not a bundle, so it is not replaced").in_file(target).with_hint("`-o` names another folder"));
     }
-
-    fn finish(self) -> Result<()> {
-        if self.existing == Existing::Replace && self.target.exists() {
-            std::fs::remove_dir_all(&self.target).in_file(&self.target)?;
-        }
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            std::fs::set_permissions(self.path(), std::fs::Permissions::from_mode(0o755)).in_file(self.path())?;
-        }
-        let filled = self.temporary.keep();
-        std::fs::rename(&filled, &self.target).in_file(&self.target)
-    }
+    StagedFolder::new(target)
 }

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use super::{Bundle, trainable};
-use crate::error::{Context, Result};
+use crate::error::Result;
 use crate::ir::{Builder, Graph, ModelInfo, Tensor};
 use crate::onnx::{self, Storage, WriteOptions};
 use crate::train::optimizer::names;
@@ -16,7 +16,10 @@ pub const INITIAL: &str = "initial.onnx";
 /// The graph of a step.
 pub const TRAINING: &str = "training.onnx";
 
-/// Writes [`TRAINING`] and [`INITIAL`] of a bundle into `folder`, each with its weights beside it.
+/// All files of the folder; the last ones are not always there.
+pub const FILES: [&str; 4] = [TRAINING, INITIAL, "training.data", "initial.data"];
+
+/// Writes [`TRAINING`] and [`INITIAL`] of a bundle into a folder that is there, each with its weights beside it.
 ///
 /// # Errors
 /// If the bundle is not whole, or the folder cannot be written.
@@ -25,7 +28,6 @@ pub fn write(bundle: &Bundle, folder: &Path) -> Result<()> {
     let trainable = Tensor::from_f32(&[vector.len()], &vector);
     let zeros = Tensor::from_f32(&[vector.len()], &vec![0.0; vector.len()]);
     let state = [(names::TRAINABLE, trainable), (names::ADAM_M, zeros.clone()), (names::ADAM_V, zeros)];
-    std::fs::create_dir_all(folder).in_file(folder)?;
     for (graph, file, weights) in [(bundle.graph("training")?, TRAINING, "training.data"), (initial(state)?, INITIAL, "initial.data")] {
         let storage = Storage::External { file: weights.to_owned() };
         onnx::write(&graph, &folder.join(file), &WriteOptions { storage })?;

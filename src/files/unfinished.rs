@@ -43,7 +43,7 @@ impl Folder {
     /// # Errors
     /// If that cannot be written to.
     pub fn new(within: &Path) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix(".tmp").tempdir_in(within).in_file(within)?;
+        let folder = tempfile::Builder::new().prefix(&super::leftovers::prefix()).tempdir_in(within).in_file(within)?;
         Ok(Self { _unfinished: Unfinished::new(folder.path()), folder })
     }
 

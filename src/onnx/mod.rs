@@ -12,6 +12,7 @@ mod raise;
 mod read;
 mod storage;
 mod tensor;
+mod together;
 mod types;
 #[cfg(test)]
 mod wire;

@@ -12,6 +12,7 @@ use super::proto::{
 };
 use super::read::FREE_INITIALIZERS;
 use super::storage::{Storage, Store, Stored};
+use super::together::Way;
 use super::{tensor, types};
 use crate::error::{Context, Error, Place, Result};
 use crate::files::Staged;
@@ -28,22 +29,25 @@ pub struct WriteOptions {
 const MAX_MESSAGE: usize = 0x7fff_ffff;
 
 /// Writes a model, the same bytes for the same graph. The files appear when they are complete, data before the model; existing ones
-/// of the same names are replaced.
+/// of the same names are replaced, a model with its data file together.
 ///
 /// # Errors
 /// If the model needs more than 2 GB in one file, or a file cannot be written.
 pub fn write(graph: &Graph, path: &Path, options: &WriteOptions) -> Result<()> {
-    let mut store = Stored::new(path, &options.storage);
+    let way = Way::choose(path, &options.storage)?;
+    let (target, storage) = way.target(path, &options.storage);
+    let mut store = Stored::new(&target, &storage);
     let message = model(graph, &mut store).in_file(path)?;
     let size = message.encoded_len();
     if size > MAX_MESSAGE {
         let error = Error::mismatch("size of the model file", "less than 2 GB", format!("{size} bytes")).in_file(path);
         return Err(error.with_hint("store the weights in a file of their own (external data)"));
     }
-    let mut staged = Staged::new(path)?;
+    let mut staged = Staged::new(&target)?;
     staged.write(&message.encode_to_vec())?;
     store.finish()?;
-    staged.finish()
+    staged.finish()?;
+    way.finish()
 }
 
 /// The message of a graph.
