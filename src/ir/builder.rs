@@ -48,6 +48,8 @@ struct State {
     outputs: Vec<(Arc<str>, ValueId)>,
     /// In a body: where each captured value comes from in the graph around it.
     captures: Vec<ValueId>,
+    /// The same backwards: the value in the body, by where it comes from.
+    captured: FxHashMap<ValueId, ValueId>,
     names: FxHashSet<Arc<str>>,
     counters: FxHashMap<String, usize>,
     interned: FxHashMap<Key, Vec<ValueId>>,
@@ -165,14 +167,14 @@ impl Builder {
     pub fn capture(&self, outer: Expr<'_>) -> Expr<'_> {
         let value = Value { name: outer.name(), fact: outer.fact(), declared: None };
         let mut state = self.state.borrow_mut();
-        if let Some(at) = state.captures.iter().position(|&id| id == outer.id()) {
-            let id = state.graph.captured[at];
+        if let Some(&id) = state.captured.get(&outer.id()) {
             return Expr::new(self, id);
         }
         state.names.insert(Arc::clone(&value.name));
         let id = state.push(value);
         state.graph.captured.push(id);
         state.captures.push(outer.id());
+        state.captured.insert(outer.id(), id);
         drop(state);
         Expr::new(self, id)
     }

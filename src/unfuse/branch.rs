@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Replaced, take_over};
-use crate::error::Result;
+use crate::error::{Error, Place, Result};
 use crate::ir::{Attr, Builder, Expr, Graph, Node, NodeSpec, Tensor, ValueId};
 
 /// The input that asks for the branch with a cache.
@@ -38,8 +38,12 @@ pub fn specialise(graph: &Graph) -> Result<Graph> {
         take_over(&b, &graph, replaced);
         if let Some(input) = b.input_named(WITH_CACHE) {
             let shape = graph.fact(input.id()).known_shape().unwrap_or_default();
-            let shape: Vec<usize> = shape.into_iter().filter_map(|n| usize::try_from(n).ok()).collect();
-            let none = Tensor::from_f64(crate::ir::DType::Bool, &shape, &vec![0.0; shape.iter().product()])?;
+            // A condition is one truth, whatever number of axes it has.
+            if shape.iter().any(|&length| length != 1) {
+                let shape = format!("{shape:?}");
+                return Err(Error::mismatch("shape", "one element", shape).at(Place::Tensor(WITH_CACHE.to_owned())));
+            }
+            let none = Tensor::from_f64(crate::ir::DType::Bool, &vec![1; shape.len()], &[0.0])?;
             b.remove_input(input, b.constant(none));
         }
         graph = b.finish()?;
@@ -113,4 +117,30 @@ fn inlined<'g>(b: &'g Builder, node: &Node, body: &Graph, captures: &[ValueId]) 
     }
     let pairs = node.outputs.iter().zip(body.outputs());
     pairs.filter_map(|(old, new)| Some((b.expr((*old)?), *outer.get(new)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{DType, Dim, ModelInfo};
+
+    #[test]
+    fn a_choice_between_decoders_that_is_more_than_one_truth_is_refused() {
+        for (length, is_one) in [(1, true), (2, false), (1 << 40, false)] {
+            let b = Builder::new(ModelInfo::dialect());
+            let condition = b.input(WITH_CACHE, DType::Bool, &[Dim::known(length)]);
+            let x = b.input("x", DType::F32, &[Dim::symbol("n")]);
+            let branch = |name: &str, op: &str| {
+                let body = b.body(name);
+                let y = body.op(op, &[body.capture(x)], &[]);
+                body.output(&format!("{name}_y"), y);
+                body.finish_body().expect("a body")
+            };
+            let bodies = vec![("then_branch", branch("a", "Exp")), ("else_branch", branch("b", "Neg"))];
+            let y = b.op_with_bodies("If", &[Some(condition)], bodies, 1);
+            b.output("y", y[0]);
+            let found = specialise(&b.finish().expect("a graph"));
+            assert_eq!(found.is_ok(), is_one, "{length}");
+        }
+    }
 }
