@@ -102,7 +102,8 @@ impl Template {
         }
     }
 
-    fn render(&self, fields: &Map<String, Value>, word: &str) -> Result<Rendered> {
+    /// Writes a row into the template, of each column as many bytes as `kept` tells.
+    fn render(&self, fields: &Map<String, Value>, word: &str, kept: &dyn Fn(&str) -> Result<usize>) -> Result<Rendered> {
         let mut rendered = Rendered { text: String::new(), columns: vec![], word: 0 };
         for piece in &self.0 {
             match piece {
@@ -117,7 +118,8 @@ impl Template {
                         Error::mismatch("columns", format!("{column}, which the template shows"), known)
                     })?;
                     let start = rendered.text.len();
-                    rendered.text += value.as_str().ok_or_else(|| Error::mismatch(column.clone(), "text", value))?.trim();
+                    let text = value.as_str().ok_or_else(|| Error::mismatch(column.clone(), "text", value))?.trim();
+                    rendered.text += &text[..kept(text)?];
                     rendered.columns.push(start..rendered.text.len());
                 }
             }
@@ -197,6 +199,9 @@ fn token_of(word: &str, template: &Template, tokenizer: &Tokenizer) -> Result<i6
     token.map_err(|error| error.with_hint("choose a common word that is one token; a label may have several words, which are averaged"))
 }
 
+/// Tokens of a column behind those that can be kept, so that where it is cut changes none of these.
+const BEHIND: usize = 64;
+
 /// A row in a template: a label's number where the word is, nothing to learn elsewhere. Of what is too long, columns are cut, not the template.
 ///
 /// # Errors
@@ -213,7 +218,13 @@ pub(super) fn from_template(
     template.check(task)?;
     let mask = if task == Task::MaskedLm { Some(tokenizer.mask().ok_or_else(no_mask)?) } else { None };
     let word = mask.and_then(|mask| tokenizer.token(mask)).unwrap_or_default();
-    let Rendered { mut text, columns, word } = template.render(fields, &word)?;
+    // Of a column that will be cut anyway, a little more than can be left.
+    let kept = |text: &str| {
+        let Some(most) = max_length else { return Ok(text.len()) };
+        let tokens = tokenizer.encode_beginning(text, Specials::AsWritten, Some(most))?;
+        Ok(tokens.spans.get(most + BEHIND).map_or(text.len(), |span| text.floor_char_boundary(span.end)))
+    };
+    let Rendered { mut text, columns, word } = template.render(fields, &word, &kept)?;
     if mask.is_none() {
         text.truncate(text[..word].trim_end().len());
     }

@@ -2,6 +2,7 @@
 
 mod batches;
 mod columns;
+mod templates;
 
 use std::path::{Path, PathBuf};
 
@@ -271,4 +272,55 @@ fn files_that_cannot_teach_anything_are_errors() {
         let error = read("a.jsonl", content, &Reading::for_task(task)).unwrap_err();
         assert_eq!(error.to_string(), expected);
     }
+}
+
+#[test]
+fn patterns_split_texts_as_oniguruma_does() -> Result<()> {
+    const TEXT: &str = "it's 1234a déjà\t 漢字  \n\nABc";
+    let rows: [(&str, &[&str]); 4] = [
+        (
+            "[[:alpha:]]+|[[:digit:]]{1,2}|[[:space:]]+|[[:punct:]]",
+            &["it", "'", "s", " ", "12", "34", "a", " ", "déjà", "\t ", "漢字", "  \n\n", "ABc"],
+        ),
+        (
+            r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s",
+            &["it", "'s", " ", "1234", "a", " déjà", "\t", " 漢字", "  \n\n", "ABc"],
+        ),
+        (
+            r"(?>[a-zé]+)|\h+|(?<w>[A-Z])|[^a-zA-Z]",
+            &["it", "'", "s", " ", "1234a", " ", "déj", "à", "\t", " ", "漢", "字", " ", " ", "\n", "\n", "ABc"],
+        ),
+        (
+            r"\d+(?=[a-c&&[^b]])|\p{Alnum}+|\R|.",
+            &["it", "'", "s", " ", "1234", "a", " ", "déjà", "\t", " ", "漢字", " ", " ", "\n", "\n", "ABc"],
+        ),
+    ];
+    let (folder, _) = causal()?;
+    let path = folder.path().join("tokenizer.json");
+    let mut parts: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?).expect("JSON");
+    for (pattern, expected) in rows {
+        parts["pre_tokenizer"] = json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+        file(folder.path(), "tokenizer.json", &parts.to_string())?;
+        let tokens = Tokenizer::open(folder.path())?.encode(TEXT, Specials::AsWritten)?;
+        let pieces: Vec<&str> = tokens.spans.iter().map(|span| &TEXT[span.clone()]).collect();
+        assert_eq!(pieces, expected, "{pattern}");
+    }
+    Ok(())
+}
+
+#[test]
+fn parts_of_a_tokenizer_that_are_none_are_errors() -> Result<()> {
+    let (folder, _) = causal()?;
+    let parts: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.path().join("tokenizer.json"))?).expect("JSON");
+    let deep = "[".repeat(1000);
+    for part in ["decoder", "normalizer", "pre_tokenizer", "post_processor", "model"] {
+        for wrong in ["NaN", "{\"type\": ", "1e999", "{}", "\"x\"", &deep, "{\"type\": \"Sequence\", \"decoders\": 7}"] {
+            let mut parts = parts.clone();
+            parts[part] = json!("HERE");
+            let path = file(folder.path(), "wrong.json", &parts.to_string().replace("\"HERE\"", wrong))?;
+            let error = Tokenizer::open(&path).err().unwrap_or_else(|| panic!("{part} {wrong} was opened"));
+            assert!(error.to_string().contains("wrong.json: not a tokenizer: "), "{part} {wrong}: {error}");
+        }
+    }
+    Ok(())
 }

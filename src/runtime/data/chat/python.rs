@@ -5,7 +5,7 @@ use std::io;
 
 use chrono::format::{Item, StrftimeItems};
 use chrono::{DateTime, TimeZone};
-use minijinja::value::{Kwargs, Rest, ValueKind};
+use minijinja::value::{Kwargs, Rest, Tuple, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 use serde::Serialize;
 
@@ -21,6 +21,7 @@ pub(super) fn raise_exception(message: String) -> Result<String, Error> {
 /// Python's `a % b`: a remainder, or a text with places for what stands right of it.
 pub(super) fn modulo(state: &mut State<'_, '_>, left: &Value, right: &Value) -> Result<Value, Error> {
     if left.kind() == ValueKind::String {
+        let (left, right) = (&Value::from(represented(left.as_str().unwrap_or_default())), &represented_values(left, right)?);
         let arguments: Vec<Value> = match right.kind() {
             ValueKind::Map => {
                 let entries = right.try_iter()?.map(|key| Ok::<_, Error>((key.to_string(), right.get_item(&key)?)));
@@ -39,6 +40,41 @@ pub(super) fn modulo(state: &mut State<'_, '_>, left: &Value, right: &Value) -> 
         (Ok(a), Ok(b)) if b != 0.0 => Ok(Value::from(a - b * (a / b).floor())),
         _ => Err(refused(format!("no remainder of {} and {}", left.kind(), right.kind()))),
     }
+}
+
+/// The letters of a format's conversions, with where they stand: of `%-5s and %d%%` the `s` and the `d`.
+fn conversions(format: &str) -> Vec<(usize, char)> {
+    let (mut found, mut letters) = (vec![], format.char_indices());
+    while let Some((_, letter)) = letters.next() {
+        if letter == '%' {
+            let is_letter = |letter: &(usize, char)| !letter.1.is_ascii_digit() && !"-+ #.*".contains(letter.1);
+            found.extend(letters.find(is_letter).filter(|(_, letter)| *letter != '%'));
+        }
+    }
+    found
+}
+
+/// A format with `%s` where it has `%r`, which the engine does not know.
+fn represented(format: &str) -> String {
+    let places: Vec<usize> = conversions(format).into_iter().filter(|(_, letter)| *letter == 'r').map(|(at, _)| at).collect();
+    format.char_indices().map(|(at, letter)| if places.contains(&at) { 's' } else { letter }).collect()
+}
+
+/// The values for a format, those for `%r` as Python writes them in source text: as they stand in a list.
+fn represented_values(format: &Value, values: &Value) -> Result<Value, Error> {
+    let letters = conversions(format.as_str().unwrap_or_default());
+    if values.kind() == ValueKind::Map || !letters.iter().any(|(_, letter)| *letter == 'r') {
+        return Ok(values.clone());
+    }
+    let given: Vec<Value> = if values.is_tuple() { values.try_iter()?.collect() } else { vec![values.clone()] };
+    let written = |(at, value): (usize, Value)| match letters.get(at) {
+        Some((_, 'r')) => {
+            let list = Value::from(vec![value]).to_string();
+            Value::from(list[1..list.len() - 1].to_owned())
+        }
+        _ => value,
+    };
+    Ok(Value::from(Tuple::from(given.into_iter().enumerate().map(written).collect::<Vec<_>>())))
 }
 
 /// `json.dumps` with `ensure_ascii`, `indent`, `separators` and `sort_keys`; not ASCII by default, as transformers has it.

@@ -47,6 +47,9 @@ fn with_marks(source: &str) -> String {
     TAG.replace_all(source, tags).into_owned()
 }
 
+/// What stands in it is text.
+static RAW: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"^\{%[-+]?\s*raw\s*[-+]?%\}").expect("the pattern is valid"));
+
 /// The source with `a % b` in its tags as `_modulo(a, b)`, which formats strings as Python does.
 fn with_modulo(source: &str) -> Result<String> {
     let (mut out, mut rest, mut branches) = (String::with_capacity(source.len()), source, 0);
@@ -55,6 +58,12 @@ fn with_modulo(source: &str) -> Result<String> {
         out += before;
         if tag.starts_with("{#") {
             let end = tag.find("#}").map_or(tag.len(), |end| end + 2);
+            out += &tag[..end];
+            rest = &tag[end..];
+            continue;
+        }
+        if let Some(raw) = RAW.find(tag).ok().flatten().filter(|raw| raw.start() == 0) {
+            let end = raw.end() + tag[raw.end()..].find("endraw").unwrap_or(tag.len() - raw.end());
             out += &tag[..end];
             rest = &tag[end..];
             continue;
@@ -266,6 +275,7 @@ mod tests {
             ("{{ a % b % c + d }}", "{{ _modulo(_modulo(a, b), c) + d }}"),
             ("{% set x = f(y)[0] % z.k(1)|int %}", "{% set x = _modulo(f(y)[0], z.k(1)|int) %}"),
             ("{% for m in ms %}{{ '}}' ~ \"%}\" }}", "{% for m in ms %}{{ '}}' ~ \"%}\" }}"),
+            ("{% raw %}{{ a % b }}{% endraw %}{{ a % b }}", "{% raw %}{{ a % b }}{% endraw %}{{ _modulo(a, b) }}"),
             ("{{ {'a': {'b': 1}} }}", "{{ {'a': {'b': 1}} }}"),
             ("{{ 'a' if i is divisibleby(2) else 'b' }}", "{{ 'a' if i is divisibleby(2) else 'b' }}"),
         ];
