@@ -175,7 +175,7 @@ pub(super) fn assign(records: &mut [Record], path: &Path, reading: &Reading<'_>)
     if !renamed.is_empty() {
         for record in &mut *records {
             let fields = std::mem::take(&mut record.fields).into_iter();
-            let fields = fields.map(|(name, value)| (renamed.get(&name).map_or(name, |role| (*role).to_owned()), value));
+            let fields = fields.map(|(name, value)| (renamed.get(&name).cloned().unwrap_or(name), value));
             record.fields = fields.filter(|(name, _)| name != IGNORED).collect();
         }
     }
@@ -267,9 +267,10 @@ impl<'a> Roles<'a> {
         let pairs: Vec<(String, String)> =
             alias.columns.iter().zip(alias.roles).filter_map(|(name, role)| Some((column(name)?.clone(), (*role).to_owned()))).collect();
         let told = pairs.iter().map(|(column, role)| format!("{column} as {role}")).collect::<Vec<_>>().join(" and ");
-        match pairs.len() {
-            1 => tracing::info!("{}: column {told}", self.path.display()),
-            _ => tracing::warn!("{}: {told} are read, as one input of two texts", self.path.display()),
+        if pairs.len() == 1 {
+            tracing::info!("{}: column {told}", self.path.display());
+        } else {
+            tracing::warn!("{}: {told} are read, as one input of two texts", self.path.display());
         }
         renamed.extend(pairs);
         Ok(())

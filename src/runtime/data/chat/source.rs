@@ -153,7 +153,9 @@ impl<'a> Tags<'a> {
         };
         let right = self.operand(depth)?;
         let left = out.split_off(start);
-        *out += &format!("{MODULO}({}, {})", left.trim_end(), right.trim());
+        for part in [MODULO, "(", left.trim_end(), ", ", right.trim(), ")"] {
+            *out += part;
+        }
         Ok(Last::Operand { start, is_factor: false })
     }
 

@@ -53,7 +53,7 @@ pub(super) fn text_of(bytes: Vec<u8>, path: &Path) -> Result<String> {
             (error.into_bytes(), at)
         }
     };
-    let line = 1 + bytes[..at].iter().filter(|byte| **byte == b'\n').count();
+    let line = bytes[..at].split(|byte| *byte == b'\n').count();
     let broken = |why: &str| Error::format("UTF-8 text", why).at(Place::Line(line)).with_hint("save the file as UTF-8");
     if bytes.contains(&0) {
         return Err(broken("there are zero bytes, as in no text"));

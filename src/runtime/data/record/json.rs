@@ -36,7 +36,7 @@ fn lines(text: &str) -> Result<Vec<Record>> {
 
 /// Objects one after another that go over lines; none if the text is something else.
 fn values(text: &str) -> Option<Result<Vec<Record>>> {
-    let (mut records, mut at) = (vec![], 0);
+    let (mut records, mut at, mut lines) = (vec![], 0, Lines::of(text));
     loop {
         at += text[at..].len() - text[at..].trim_start().len();
         if at == text.len() {
@@ -44,7 +44,7 @@ fn values(text: &str) -> Option<Result<Vec<Record>>> {
         }
         let mut stream = Deserializer::from_str(&text[at..]).into_iter::<Map<String, Value>>();
         let fields = stream.next()?.ok()?;
-        records.push(Record { line: line_at(text, at), fields });
+        records.push(Record { line: lines.line(at), fields });
         at += stream.byte_offset();
     }
     match &records[..] {
@@ -66,41 +66,55 @@ fn nested(text: &str, fields: &Map<String, Value>) -> Option<Result<Vec<Record>>
 
 /// A list of objects that begins at a byte of the text.
 fn list(text: &str, start: usize) -> Result<Vec<Record>> {
-    let (mut records, mut at) = (vec![], start + 1);
+    let (mut records, mut at, mut lines) = (vec![], start + 1, Lines::of(text));
     let skip = |at: usize| at + text[at..].len() - text[at..].trim_start().len();
-    let bad = |at: usize, why: &str| Error::format("a list of JSON objects", why).at(Place::Line(line_at(text, at)));
+    let bad = |line: usize, why: &str| Error::format("a list of JSON objects", why).at(Place::Line(line));
     loop {
         at = skip(at);
         match text[at..].chars().next() {
-            None => return Err(bad(at, "the file ends within it")),
+            None => return Err(bad(lines.line(at), "the file ends within it")),
             Some(']') if records.is_empty() => return Ok(records),
-            Some(']') => return Err(bad(at, "there is a comma behind the last object")),
+            Some(']') => return Err(bad(lines.line(at), "there is a comma behind the last object")),
             Some(_) => {}
         }
         let mut stream = Deserializer::from_str(&text[at..]).into_iter::<Map<String, Value>>();
         let fields = match stream.next() {
             Some(Ok(fields)) => fields,
             Some(Err(error)) => {
-                let line = line_at(text, at) + error.line().saturating_sub(1);
+                let line = lines.line(at) + error.line().saturating_sub(1);
                 return Err(bad_object(&text[at..], &error).at(Place::Line(line)));
             }
-            None => return Err(bad(at, "the file ends within it")),
+            None => return Err(bad(lines.line(at), "the file ends within it")),
         };
-        records.push(Record { line: line_at(text, at), fields });
+        records.push(Record { line: lines.line(at), fields });
         at = skip(at + stream.byte_offset());
         match text[at..].chars().next() {
             Some(',') => at += 1,
             Some(']') => return Ok(records),
-            _ => return Err(bad(at, "a comma or ] was expected")),
+            _ => return Err(bad(lines.line(at), "a comma or ] was expected")),
         }
     }
 }
 
-/// The line of a byte, from 1.
-fn line_at(text: &str, at: usize) -> usize {
-    let before = &text.as_bytes()[..at];
-    let ends = before.iter().filter(|byte| **byte == b'\n').count();
-    1 + if ends == 0 { before.iter().filter(|byte| **byte == b'\r').count() } else { ends }
+/// Lines of a text, counted on the way through it.
+struct Lines<'a> {
+    text: &'a str,
+    end: char,
+    at: usize,
+    line: usize,
+}
+
+impl<'a> Lines<'a> {
+    fn of(text: &'a str) -> Self {
+        Self { text, end: if text.contains('\n') { '\n' } else { '\r' }, at: 0, line: 1 }
+    }
+
+    /// The line of a byte, from 1, which is not before the one that was asked for last.
+    fn line(&mut self, at: usize) -> usize {
+        self.line += self.text[self.at..at].matches(self.end).count();
+        self.at = at;
+        self.line
+    }
 }
 
 fn bad_object(text: &str, error: &serde_json::Error) -> Error {

@@ -109,8 +109,7 @@ fn check_quotes(text: &str, separator: u8) -> Result<()> {
         at = match (at, byte) {
             (At::Start, b'"') => At::Quoted { since: line },
             (At::Quoted { since }, b'"') => At::Behind { since },
-            (At::Quoted { since }, _) => At::Quoted { since },
-            (At::Behind { since }, b'"') => At::Quoted { since },
+            (At::Quoted { since }, _) | (At::Behind { since }, b'"') => At::Quoted { since },
             (_, b'\n' | b'\r') => At::Start,
             (_, byte) if byte == separator => At::Start,
             (At::Behind { since } | At::Padding { since }, b' ') => At::Padding { since },
@@ -145,7 +144,7 @@ fn start(position: &csv::Position, text: &str) -> usize {
 }
 
 fn lines(text: &str) -> usize {
-    text.bytes().filter(|byte| *byte == b'\n').count()
+    text.matches('\n').count()
 }
 
 fn bad(error: csv::Error, text: &str, lines_before: usize) -> Error {
