@@ -94,7 +94,7 @@ impl<'g> Front<'g> {
         };
         let mut longer = vec![in_front(self.ids, self.count, self.filler)];
         if let Some(mask) = inputs.attention_mask {
-            longer.push(in_front(given(mask)?, b.ints(&[self.tokens]), 1.0));
+            longer.push(in_front(given(mask)?, b.ints(&[self.tokens]), inputs.mask_form.seen()));
         }
         if let Some(types) = inputs.token_type_ids {
             longer.push(in_front(given(types)?, self.count, 0.0));

@@ -53,7 +53,7 @@ impl<'g, 'a> Longer<'g, 'a> {
                 longer.made.borrow_mut().insert(input, Some(with(at.b.expr(input))));
             }
         };
-        replace(inputs.attention_mask, &|mask| longer.in_front(mask, 1.0));
+        replace(inputs.attention_mask, &|mask| longer.in_front(mask, inputs.mask_form.seen()));
         let later = |positions: Expr<'g>| positions + at.b.int(tokens).cast(positions.dtype());
         if has_cache {
             replace(inputs.position_ids, &later);

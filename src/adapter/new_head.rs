@@ -14,7 +14,7 @@ use super::budget::{self, wide};
 use super::config::{HeadModules, NewHead, Pooling};
 use super::init;
 use crate::Result;
-use crate::anatomy::Anatomy;
+use crate::anatomy::{Anatomy, MaskForm};
 use crate::ir::{Builder, DType, Expr, Graph, Tensor, ValueId};
 
 pub use features::Features;
@@ -31,6 +31,8 @@ pub fn put(graph: &Graph, anatomy: &Anatomy, features: &Features, head: &NewHead
     b.assume(features.value(), features.fact().clone());
     let hidden = features.rows(&b).cast(DType::F32);
     let mask = anatomy.inputs.attention_mask.filter(|&mask| b.fact(mask).rank() == Some(2)).map(|mask| b.expr(mask));
+    let is_usual = anatomy.inputs.mask_form == MaskForm::Seen;
+    let mask = mask.map(|mask| if is_usual { mask } else { b.scoped("pooling", || seen(mask)) });
     let pooled = b.scoped("pooling", || pooled(hidden, mask, features.pooling()));
     let presents: Vec<ValueId> = anatomy.cache.iter().filter_map(|slot| slot.present).collect();
     b.clear_outputs();
@@ -75,6 +77,11 @@ impl Layer {
         let bias = self.bias.then(|| b.initializer(&format!("{}.MatMul.bias", self.path), zeros()));
         b.scoped(&self.path, || bias.map_or(x.matmul(weight), |bias| x.matmul(weight) + bias))
     }
+}
+
+/// 1 where a mask that hides by other numbers than 0 hides nothing.
+fn seen(mask: Expr<'_>) -> Expr<'_> {
+    mask.equal(mask.zeros_like()).cast(DType::I64)
 }
 
 /// `[batch, width]` of `[batch, seq, width]`.

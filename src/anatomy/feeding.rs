@@ -52,6 +52,14 @@ pub enum MaskForm {
     Added,
 }
 
+impl MaskForm {
+    /// The number that stands for a token that is seen.
+    #[must_use]
+    pub fn seen(self) -> f64 {
+        if self == Self::Seen { 1.0 } else { 0.0 }
+    }
+}
+
 impl Role {
     /// The column of the data that fills the input: what Hugging Face calls it. None for inputs that no usual column fills.
     #[must_use]

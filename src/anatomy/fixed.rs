@@ -16,8 +16,8 @@ pub(super) struct Fixed {
 }
 
 /// What is tried first: numbers that constants of a graph are not by chance.
-const ROWS: i64 = 3;
-const LENGTH: i64 = 11;
+const ROWS: i64 = 37;
+const LENGTH: i64 = 61;
 
 /// Graphs that take neither are tried with their own constants, so many at most.
 const TRIALS: usize = 48;
@@ -34,7 +34,8 @@ pub(super) fn find(graph: &Graph, anatomy: &Anatomy) -> Fixed {
         return declared;
     }
     let trial = Trial { graph, anatomy, is_text };
-    let length = anatomy.max_positions.map_or(LENGTH, |most| most.min(LENGTH));
+    // One less than the most: a tracer may well have left the most.
+    let length = anatomy.max_positions.map_or(LENGTH, |most| LENGTH.min(most - 1).max(1));
     let rows = declared.rows.map_or_else(|| vec![ROWS, 1], |rows| vec![rows]);
     let lengths = declared.length.map_or_else(|| vec![length], |length| vec![length]);
     let (more_rows, more_lengths) = constants(graph);

@@ -31,7 +31,8 @@ pub(super) fn find(
     causal: &Causal,
     classes: Option<i64>,
 ) -> Found {
-    let looking = Looking { graph, embeddings, attentions, cache, classes };
+    let counts_positions = embeddings.iter().any(|table| causal.is_position(table.indices));
+    let looking = Looking { graph, embeddings, attentions, cache, counts_positions, classes };
     let data: Vec<ValueId> = graph.data_inputs().collect();
     let streams = Streams::find(&looking, &data);
     let roles: Vec<(ValueId, Role)> = data.iter().map(|&id| (id, streams.role(&looking, id))).collect();

@@ -8,7 +8,9 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::{Global, output};
+use crate::anatomy::{self, Feeding};
 use crate::error::{Context, Error, Result};
+use crate::export::base::Base;
 use crate::export::{Bundle, INFERENCE};
 use crate::onnx::Runnable;
 use crate::runtime::Device;
@@ -92,7 +94,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         })
     };
     sampler()?;
-    let mut generator = Generator::open(global.runtime(args.threads)?, model.graph.clone(), args.device)?;
+    let mut generator = Generator::fed(global.runtime(args.threads)?, model.graph.clone(), model.feeding.clone(), args.device)?;
     model.tokenizer.check_fits(generator.vocabulary())?;
     let end_of_turn = model.tokenizer.end_of_turn().filter(|_| args.chat);
     let stop = model.tokenizer.stops(&model.folders)?.into_iter().chain(end_of_turn).collect();
@@ -122,18 +124,21 @@ struct Model {
     /// Folders in which the configuration of its generation may lie.
     folders: Vec<PathBuf>,
     positions: Option<usize>,
+    feeding: Feeding,
 }
 
 impl Model {
     fn of(args: &Args) -> Result<Self> {
-        let (graph, places, positions): (Runnable, _, _) = if args.model.is_dir() {
+        let (graph, places, positions, feeding): (Runnable, _, _, _) = if args.model.is_dir() {
             let bundle = Bundle::open(&args.model, args.base.as_deref())?;
             let graph = bundle.runnable(INFERENCE)?;
             let positions = bundle.manifest().max_positions.and_then(|most| usize::try_from(most).ok());
             let places = vec![graph.path.clone(), bundle.model().to_path_buf()];
-            (graph, places, positions)
+            (graph, places, positions, bundle.manifest().feeding.clone())
         } else {
-            ((&args.model).into(), vec![args.model.clone()], None)
+            let base = Base::read(&args.model)?;
+            let feeding = anatomy::feeding(&base.graph, &base.anatomy);
+            ((&args.model).into(), vec![args.model.clone()], None, feeding)
         };
         let tokenizer = match &args.tokenizer {
             Some(path) => Tokenizer::open(path)?,
@@ -143,7 +148,7 @@ impl Model {
         };
         // Beside the model, or above it: `onnx/model.onnx`.
         let folders = places.iter().flat_map(|place| place.ancestors().skip(1).take(2)).map(Path::to_path_buf).collect();
-        Ok(Self { graph, tokenizer, folders, positions })
+        Ok(Self { graph, tokenizer, folders, positions, feeding })
     }
 }
 

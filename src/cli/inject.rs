@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::{Global, output};
 use crate::adapter::config::{Method, Pooling, PrefixConfig, PrefixInit, PromptConfig, PromptInit, Task};
+use crate::anatomy::Role;
 use crate::error::{Context, Error, Result};
 use crate::export::bundle::{self, Adapter, Existing, Report, Request};
 use crate::export::declared;
@@ -209,6 +210,21 @@ fn describe(folder: &Path, report: &Report, files: &[File]) -> String {
     if let Some(head) = &report.new_head {
         let on = report.head_on.as_ref().map(|value| format!(", on {value}")).unwrap_or_default();
         lines.push(format!("new head   {}{on}", head::describe(head)));
+    }
+    let odd = manifest.feeding.inputs.iter().filter(|(name, role)| role.column().is_some_and(|column| column != name.as_str()));
+    let odd: Vec<String> = odd.map(|(name, role)| format!("{name}: {}", role.describe())).collect();
+    if !odd.is_empty() {
+        lines.push(format!("inputs     {}", odd.join("; ")));
+    }
+    let own: Vec<&str> = manifest.feeding.named(|role| role == Role::Column).collect();
+    if !own.is_empty() {
+        lines.push(format!("data       columns {} beside the usual ones: inputs of the model have these names", own.join(", ")));
+    }
+    if let Some(rows) = manifest.feeding.rows {
+        lines.push(format!("rows       {rows} at once, as the graph insists; larger batches are added up"));
+    }
+    if let Some(length) = manifest.feeding.length {
+        lines.push(format!("length     {length} tokens, as the graph insists; shorter rows are filled up"));
     }
     if !report.targets.is_empty() {
         lines.push(format!("sites      {}", sites(&report.targets)));

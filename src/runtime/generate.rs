@@ -9,8 +9,11 @@ mod stream;
 pub use sampler::{Sampler, Sampling};
 pub use stream::TextStream;
 
+use super::data::{Batches, Dataset, Example, Filling, Labels, Order, Summary};
 use super::session::{Axis, DeviceTensor, Feed, Port, Presence, Purpose, Runtime, Session, Settings};
 use super::{Device, ElementType, Elements, HostTensor};
+use crate::adapter::config::Task;
+use crate::anatomy::{Feeding, MaskForm, Role};
 use crate::error::{Context, Error, Place, Result};
 use crate::onnx::Runnable;
 
@@ -32,6 +35,7 @@ pub struct Generator {
     cache: Vec<Slot>,
     /// The only length that the graph takes.
     length: Option<usize>,
+    feeding: Feeding,
 }
 
 /// An input with the past, and the output that has it for the next run.
@@ -44,29 +48,33 @@ struct Slot {
 const PAST_AND_PRESENT: [(&str, &str); 3] =
     [("past_key_values", "present"), ("past_key_values", "present_key_values"), ("past", "present")];
 
-/// Whether a merged decoder reads its cache: an input of models that have both ways in one graph.
-const USE_CACHE: &str = "use_cache_branch";
-
 impl Generator {
-    /// Opens a model whose logits are `[batch, seq, vocabulary]`.
+    /// Opens a model with inputs of Hugging Face's names, whose logits are `[batch, seq, vocabulary]`.
     ///
     /// # Errors
     /// If it cannot be opened, or is no causal language model by its inputs and outputs.
     pub fn open(runtime: &Runtime, model: impl Into<Runnable>, device: Device) -> Result<Self> {
+        Self::fed(runtime, model, Feeding::default(), device)
+    }
+
+    /// The same for a model whose inputs are told.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn fed(runtime: &Runtime, model: impl Into<Runnable>, feeding: Feeding, device: Device) -> Result<Self> {
         let session = Session::open(runtime, model, &Settings { device, purpose: Purpose::Inference, ..Settings::default() })?;
         let logits = session.output("logits").or_else(|| session.outputs().first().filter(|port| port.shape.len() == 3));
         let Some(logits) = logits.filter(|port| port.shape.len() == 3).map(|port| port.name.clone()) else {
             let error = Error::unsupported("writing text with this model", "it has no output [batch, seq, vocabulary]");
             return Err(error.in_file(session.path()));
         };
-        let ids = session.input("input_ids").ok_or_else(|| Error::not_found("input", "input_ids")).in_file(session.path())?;
-        let length = match ids.shape.get(1) {
-            Some(Axis::Known(length)) if *length > 1 => Some(*length),
-            _ => None,
-        };
+        let ids = session.inputs().iter().find(|port| feeding.role(&port.name) == Some(Role::InputIds));
+        let ids = ids.ok_or_else(|| Error::not_found("input", "input_ids")).in_file(session.path())?;
+        let declared = if let Some(Axis::Known(length)) = ids.shape.get(1) { Some(*length) } else { None };
+        let length = feeding.length.or(declared).filter(|length| *length > 1);
         let past = session.inputs().iter().filter(|port| port.name.starts_with("past"));
         let cache = past.map(|port| Some(Slot { past: port.clone(), present: present_of(port, &session)? })).collect::<Option<_>>();
-        Ok(Self { cache: cache.unwrap_or_default(), logits, length, session })
+        Ok(Self { cache: cache.unwrap_or_default(), logits, length, feeding, session })
     }
 
     /// Tokens that the model has logits of, where its graph says it.
@@ -136,33 +144,51 @@ impl Generator {
 
     /// The tensors of the inputs that are not in the cache, by name.
     fn inputs(&self, tokens: &[i32], known: usize) -> Result<Vec<(String, HostTensor)>> {
-        let width = self.length.unwrap_or(tokens.len() - known);
+        if known == 0 {
+            return self.whole(tokens);
+        }
+        let (width, rows) = (self.length.unwrap_or(tokens.len() - known), self.feeding.rows.unwrap_or(1));
         let is_token = |at: usize| known + at < tokens.len();
         let mut given = vec![];
-        for port in self.session.inputs() {
-            let numbers: Vec<i64> = match port.name.as_str() {
-                "input_ids" => (0..width).map(|at| tokens.get(known + at).copied().unwrap_or_default().into()).collect(),
-                "attention_mask" => (0..known + width).map(|at| i64::from(at < tokens.len())).collect(),
-                "position_ids" => (0..width).map(|at| if is_token(at) { known + at } else { tokens.len() - 1 }).map(count).collect(),
-                "token_type_ids" => vec![0; width],
-                USE_CACHE => {
-                    given.push((port.name.clone(), HostTensor::vector(vec![known > 0])));
+        for port in self.session.inputs().iter().filter(|port| self.cache.iter().all(|slot| slot.past.name != port.name)) {
+            let numbers: Vec<i64> = match self.feeding.role(&port.name) {
+                Some(Role::InputIds) => (0..width).map(|at| tokens.get(known + at).copied().unwrap_or_default().into()).collect(),
+                Some(Role::AttentionMask(MaskForm::Seen)) => (0..known + width).map(|at| i64::from(at < tokens.len())).collect(),
+                Some(Role::AttentionMask(MaskForm::Hidden)) => (0..known + width).map(|at| i64::from(at >= tokens.len())).collect(),
+                Some(Role::PositionIds) => {
+                    (0..width).map(|at| if is_token(at) { known + at } else { tokens.len() - 1 }).map(count).collect()
+                }
+                Some(Role::TokenTypeIds) => vec![0; width],
+                Some(Role::UseCacheBranch) => {
+                    given.push((port.name.clone(), HostTensor::vector(vec![true])));
                     continue;
                 }
-                name if name.starts_with("past") && (known == 0 || self.cache.is_empty()) => {
-                    given.extend((port.presence == Presence::Required).then(|| (port.name.clone(), empty(port))));
-                    continue;
-                }
-                _ if port.presence == Presence::Optional || self.cache.iter().any(|slot| slot.past.name == port.name) => continue,
-                _ => {
-                    let what = format!("an input named {}", port.name);
-                    return Err(Error::unsupported(what, "it is not known what to feed it with").in_file(self.session.path()));
-                }
+                _ if port.presence == Presence::Optional => continue,
+                _ => return Err(self.unknown(port)),
             };
-            let tensor = whole_numbers(port, numbers).at(Place::Tensor(port.name.clone())).in_file(self.session.path())?;
+            let tensor = whole_numbers(port, rows, &numbers).at(Place::Tensor(port.name.clone())).in_file(self.session.path())?;
             given.push((port.name.clone(), tensor));
         }
         Ok(given)
+    }
+
+    /// What all tokens at once are given as: a row of data.
+    fn whole(&self, tokens: &[i32]) -> Result<Vec<(String, HostTensor)>> {
+        let example = Example { line: 1, input_ids: tokens.to_vec(), labels: Labels::Tokens(tokens.to_vec()), ..Example::default() };
+        let path = self.session.path().to_path_buf();
+        let dataset = Dataset { path, task: Task::CausalLm, examples: vec![example], class_names: None, summary: Summary::default() };
+        let filling = Filling { feeding: self.feeding.clone(), ..Filling::default() };
+        let batch = Batches::new(&dataset, self.session.inputs(), 1, Order::File, filling)?.next_batch()?;
+        let is_given = |port: &&Port| port.presence == Presence::Optional || batch.tensors.iter().any(|(name, _)| *name == port.name);
+        match self.session.inputs().iter().find(|port| !is_given(port)) {
+            None => Ok(batch.tensors),
+            Some(port) => Err(self.unknown(port)),
+        }
+    }
+
+    fn unknown(&self, port: &Port) -> Error {
+        let what = format!("an input named {}", port.name);
+        Error::unsupported(what, "it is not known what to feed it with").in_file(self.session.path())
     }
 }
 
@@ -172,26 +198,18 @@ fn present_of(past: &Port, session: &Session) -> Option<String> {
     { names }.find(|name| *name != past.name && session.output(name).is_some())
 }
 
-/// A past without tokens: the first axis counts rows, every other one without a fixed length counts tokens.
-fn empty(port: &Port) -> HostTensor {
-    let axes = port.shape.iter().enumerate();
-    let shape: Vec<usize> = axes.map(|(at, axis)| if let Axis::Known(length) = axis { *length } else { usize::from(at == 0) }).collect();
-    HostTensor::zeros(port.element_type.unwrap_or(ElementType::Float32), shape)
-}
-
-/// `[1, n]` in the type that an input asks for.
-fn whole_numbers(port: &Port, numbers: Vec<i64>) -> Result<HostTensor> {
-    let shape = [1, numbers.len()];
+/// `[rows, n]` in the type that an input asks for, every row the same.
+fn whole_numbers(port: &Port, rows: usize, numbers: &[i64]) -> Result<HostTensor> {
+    let shape = [rows, numbers.len()];
+    let all = || (0..rows).flat_map(|_| numbers.iter().copied());
     match port.element_type {
-        Some(ElementType::Int64) => HostTensor::new(shape, numbers),
+        Some(ElementType::Int64) => HostTensor::new(shape, all().collect::<Vec<_>>()),
         Some(ElementType::Int32) => {
-            let numbers = numbers.into_iter().map(|number| i32::try_from(number).unwrap_or(i32::MAX)).collect::<Vec<_>>();
-            HostTensor::new(shape, numbers)
+            HostTensor::new(shape, Elements::Int32(all().map(|number| i32::try_from(number).unwrap_or(i32::MAX)).collect()))
         }
-        Some(ElementType::Bool) => HostTensor::new(shape, numbers.into_iter().map(|number| number != 0).collect::<Vec<_>>()),
+        Some(ElementType::Bool) => HostTensor::new(shape, all().map(|number| number != 0).collect::<Vec<_>>()),
         Some(ElementType::Float32) => {
-            let numbers = numbers.into_iter().map(|number| if number == 0 { 0.0_f32 } else { 1.0 }).collect::<Vec<_>>();
-            HostTensor::new(shape, numbers)
+            HostTensor::new(shape, all().map(|number| if number == 0 { 0.0_f32 } else { 1.0 }).collect::<Vec<_>>())
         }
         other => Err(Error::mismatch("element type", "integers", other.map_or_else(|| "another".to_owned(), |other| other.to_string()))),
     }

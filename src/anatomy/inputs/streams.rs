@@ -14,6 +14,8 @@ pub(super) struct Looking<'g> {
     pub(super) embeddings: &'g [Embedding],
     pub(super) attentions: &'g [Attention],
     pub(super) cache: &'g [CacheSlot],
+    /// Whether positions that the graph counts itself are looked up.
+    pub(super) counts_positions: bool,
     /// As many numbers as the head gives for each row.
     pub(super) classes: Option<i64>,
 }
@@ -238,9 +240,19 @@ impl Streams {
             return role;
         }
         if self.readers.iter().any(|(reader, _)| *reader == id) {
-            return Role::Column;
+            return if self.is_positions(looking, id) { Role::PositionIds } else { Role::Column };
         }
         self.of_structure(looking, id).or_else(|| Self::of_name(looking, id)).unwrap_or(Role::Column)
+    }
+
+    /// Whether an input is what positions are looked up by: where nothing else is, and one input alone reads a table that could be theirs.
+    fn is_positions(&self, looking: &Looking<'_>, id: ValueId) -> bool {
+        let is_open = |other: ValueId| Some(other) != self.token_ids && Some(other) != self.decoder_ids;
+        let others = self.readers.iter().map(|(other, _)| *other).filter(|&other| is_open(other));
+        let told = others.clone().any(|other| self.beside_tokens(looking, other) == Some(Role::PositionIds));
+        let open = others.filter(|&other| self.beside_tokens(looking, other).is_none()).count();
+        let rows = self.tables(looking, id).map(|table| table.rows).max();
+        !looking.counts_positions && !told && open == 1 && rows.is_some_and(|rows| rows > SEGMENTS)
     }
 
     fn of_structure(&self, looking: &Looking<'_>, id: ValueId) -> Option<Role> {
