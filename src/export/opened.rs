@@ -79,8 +79,7 @@ impl Bundle {
         if purpose == INFERENCE {
             return Runnable::of(&self.adapted()?, &path);
         }
-        let lent = self.lent.clone();
-        Ok(Runnable { path, message: None, lent })
+        Runnable::lent(&path, self.lent.clone())
     }
 
     /// The inference graph with the adapter as its file is now.

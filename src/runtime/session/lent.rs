@@ -13,6 +13,9 @@ use crate::onnx::Lent;
 /// Whether the bytes of files in memory are used where they are. Otherwise ONNX Runtime copies them.
 const WHERE_THEY_ARE: &str = "session.use_external_initializer_file_buffers_directly";
 
+/// The folder that the locations of weights start from.
+pub(super) const ROOT: &str = "session.model_external_initializers_file_folder_path";
+
 /// Has a session read files from memory. What is lent must outlive it.
 ///
 /// `ort`'s own method takes the bytes in an `Arc<[u8]>`, which a mapped file cannot be without a copy.

@@ -97,7 +97,7 @@ impl Session {
     /// # Errors
     /// [`Runtime`](ErrorKind::Runtime) with the file if ONNX Runtime refuses the graph or the device; there is no fall-back to another device.
     pub fn open(runtime: &Runtime, model: impl Into<Runnable>, settings: &Settings) -> Result<Self> {
-        let Runnable { path, message, lent } = model.into();
+        let Runnable { path, message, lent, root } = model.into();
         if let Device::Cuda(_) = settings.device {
             cuda::prepare(runtime.facts())?;
         }
@@ -106,6 +106,9 @@ impl Session {
             builder = (setting.apply)(builder, settings).map_err(|error| at_opening(refused(error), settings.device))?;
         }
         builder = lent::lend(builder, &lent).in_file(&path)?;
+        if let Some(root) = root {
+            builder = builder.with_config_entry(lent::ROOT, root).map_err(refused).in_file(&path)?;
+        }
         let opened = match &message {
             Some(message) => builder.commit_from_memory(message),
             None => builder.commit_from_file(&path),
