@@ -1,5 +1,6 @@
 //! Files that appear complete or not at all, and files as memory.
 
+pub(crate) mod fault;
 pub mod inside;
 mod kind;
 pub mod leftovers;
@@ -34,6 +35,7 @@ impl Staged {
     /// # Errors
     /// If the folder is not there or cannot be written to.
     pub fn new(path: &Path) -> Result<Self> {
+        fault::point().in_file(path)?;
         let file = temporary(&leftovers::prefix()).tempfile_in(folder(path)).in_file(path)?;
         Ok(Self { path: path.to_owned(), _unfinished: Unfinished::new(file.path()), file: BufWriter::new(file) })
     }
@@ -43,7 +45,7 @@ impl Staged {
     /// # Errors
     /// If the disk is full or fails.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).in_file(&self.path)
+        fault::point().and_then(|()| self.file.write_all(bytes)).in_file(&self.path)
     }
 
     /// Puts the file in its place, over one that stands there.
@@ -68,6 +70,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 fn place(file: TempPath, path: &Path) -> Result<()> {
+    fault::point().in_file(path)?;
     file.persist(path).map_err(|error| error.error).in_file(path)?;
     sync_folder(folder(path));
     Ok(())

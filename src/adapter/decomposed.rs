@@ -96,7 +96,7 @@ impl Decomposed {
         }
         let Site { module: name, rank, scaling } = &module.site;
         let found = || -> Result<Start> {
-            let weight = fold::weight_of(at.graph, projection)?;
+            let weight = fold::finite_weight_of(at.graph, projection)?;
             let most = weight.nrows().min(weight.ncols());
             if *rank > most {
                 return Err(Error::mismatch("rank", format!("{most} at most"), rank));

@@ -67,7 +67,7 @@ impl<'g> Dora<'g> {
 
 /// The norms of the base's weight with a fresh adapter's update, which is zero unless both factors are random.
 fn norms_of_base(graph: &Graph, projection: &Projection, a: Expr<'_>, b: Expr<'_>, scaling: f64) -> Result<Tensor> {
-    let weight = fold::weight_of(graph, projection)?;
+    let weight = fold::finite_weight_of(graph, projection)?;
     let initial = |factor: Expr<'_>| factor.b().initial(factor.id()).ok_or_else(|| Error::not_found("tensor", factor.name().to_string()));
     let adapted = weight + lora::delta(&initial(a)?, &initial(b)?, scaling)?;
     let norms = norms(&adapted);

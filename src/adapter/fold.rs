@@ -86,6 +86,19 @@ fn put_part(at: &Folding<'_>, projection: &Projection, own: &Array2<f32>) -> Res
     Ok(())
 }
 
+/// The weight of a projection that an adapter is computed from: all its numbers must be finite.
+pub(super) fn finite_weight_of(graph: &Graph, projection: &Projection) -> Result<Array2<f32>> {
+    let weight = weight_of(graph, projection)?;
+    let bad = weight.iter().filter(|value| !value.is_finite()).count();
+    if bad > 0 {
+        let error = Error::invalid(format!("{bad} of {} numbers of this weight are not finite (NaN or infinite)", weight.len()));
+        let hint =
+            "the adapter would start from them: this method needs a base whose weights are numbers; an ordinary LoRA does not read them";
+        return Err(error.at(Place::Tensor(projection.module.clone())).with_hint(hint));
+    }
+    Ok(weight)
+}
+
 /// A projection's weight as `[out_features, in_features]`.
 ///
 /// # Errors

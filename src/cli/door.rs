@@ -7,6 +7,7 @@ mod wrong;
 
 use std::path::{Path, PathBuf};
 
+use super::which::around;
 use super::{Command, Global};
 use crate::error::{Error, Result};
 use crate::export::manifest;
@@ -71,12 +72,14 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
         }
         Command::Eval(args) => {
             moved(&mut args.base, global)?;
+            around(&mut args.model, &mut args.which);
             take(Role::ModelOrBundle, &mut args.model, global)?;
             look(Role::Data, &args.data)?;
             all(Role::Tokenizer, &args.tokenizer)?;
         }
         Command::Generate(args) => {
             moved(&mut args.base, global)?;
+            around(&mut args.model, &mut args.which);
             take(Role::ModelOrBundle, &mut args.model, global)?;
             all(Role::Tokenizer, &args.tokenizer)?;
         }
@@ -89,10 +92,12 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
         Command::Runs(args) => look(Role::Bundle, &args.bundle)?,
         Command::Merge(args) => {
             moved(&mut args.base, global)?;
+            around(&mut args.bundle, &mut args.which);
             look(Role::Bundle, &args.bundle)?;
         }
         Command::Export(args) => {
             moved(&mut args.base, global)?;
+            around(&mut args.bundle, &mut args.which);
             look(Role::Bundle, &args.bundle)?;
             all(Role::Adapter, &args.adapter)?;
         }

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::output::{self, Align, Table};
-use super::{Columns, Global};
+use super::{Columns, Global, Which};
 use crate::adapter::config::Task;
 use crate::anatomy;
 use crate::error::{Context, Error, Result};
 use crate::export::base::Base;
-use crate::export::{Bundle, INFERENCE, declared};
+use crate::export::{INFERENCE, declared};
 use crate::onnx::Runnable;
 use crate::runtime::data::Dataset;
 use crate::runtime::evaluate::{Evaluation, Evaluator};
@@ -40,6 +40,9 @@ pub struct Args {
     /// The model that the bundle was made of, if it moved
     #[arg(long, value_name = "MODEL")]
     pub base: Option<PathBuf>,
+    /// Which adapter
+    #[command(flatten)]
+    pub which: Which,
     /// Rows to measure the loss on
     #[arg(long, aliases = ["eval-data", "test-file"], value_name = "FILE")]
     pub data: PathBuf,
@@ -146,7 +149,7 @@ fn each(
 }
 
 fn of_bundle(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
-    let bundle = Bundle::open(&args.model, args.base.as_deref())?;
+    let bundle = args.which.open(&args.model, args.base.as_deref())?;
     let manifest = bundle.manifest();
     let source = || Source::of(&bundle, args.tokenizer.as_deref());
     if manifest.hard_prompt.is_none() && !args.template.is_empty() {
@@ -154,7 +157,7 @@ fn of_bundle(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
         let model = bundle.runnable(INFERENCE)?;
         return each(args, source, |source, dataset| of_logits(args, runtime, model.clone(), &manifest.logits, source, dataset));
     }
-    let trainable = HostTensor::vector(adapter_file::read(&args.model, manifest)?);
+    let trainable = HostTensor::vector(adapter_file::read(bundle.adapter(), manifest)?);
     each(args, source, |source, dataset| {
         let session = open_graph(runtime, &bundle, "evaluation", args.device)?;
         let evaluator = Evaluator::new(session, dataset, source.filling(), source.batch_size(args.batch_size).get());

@@ -1,11 +1,11 @@
 //! `peft-onnx export`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use serde_json::json;
 
-use super::{Global, output, target};
+use super::{Global, Which, output, target};
 use crate::error::{Context, Error, Result};
 use crate::export::{Bundle, Manifest, onnx_adapter, pending, training_loop};
 use crate::onnx::{self, Storage, WriteOptions};
@@ -29,6 +29,9 @@ pub struct Args {
     /// The model that the bundle was made of, if it moved
     #[arg(long, value_name = "MODEL")]
     pub base: Option<PathBuf>,
+    /// Which adapter
+    #[command(flatten)]
+    pub which: Which,
     /// What to write
     #[arg(long, value_name = "FORMAT")]
     pub format: Format,
@@ -69,12 +72,18 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     if args.adapter.is_some() && args.format != Format::OnnxAdapter {
         return Err(Error::invalid("--adapter goes with --format onnx_adapter alone"));
     }
+    let adapter = match args.which.folder(&args.bundle)? {
+        Some(folder) => folder,
+        None => pending::adapter_folder(&args.bundle),
+    };
+    // An adapter that is none is not handed on in any form.
+    crate::peft::read(&adapter)?;
     let output = args.output.as_path();
     match args.format {
-        Format::Peft => peft(args)?,
+        Format::Peft => peft(args, &adapter)?,
         Format::OnnxAdapter => {
             target::file(output, args.force)?;
-            onnx_adapter::write(&args.bundle, args.adapter.as_deref(), output).map(|_| ())?;
+            onnx_adapter::write(&args.bundle, args.adapter.as_deref().or(Some(&adapter)), output).map(|_| ())?;
         }
         Format::Inference => {
             target::file(output, args.force)?;
@@ -93,9 +102,9 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     if global.quiet { Ok(()) } else { output::print(&format!("wrote {}", args.output.display())) }
 }
 
-fn peft(args: &Args) -> Result<()> {
+fn peft(args: &Args, from: &Path) -> Result<()> {
     Manifest::read(&args.bundle)?;
-    let (from, folder) = (pending::adapter_folder(&args.bundle), target::folder(&args.output, args.force, &PEFT_FILES)?);
+    let folder = target::folder(&args.output, args.force, &PEFT_FILES)?;
     for name in PEFT_FILES {
         let file = from.join(name);
         if file.exists() {
@@ -107,5 +116,5 @@ fn peft(args: &Args) -> Result<()> {
 }
 
 fn open(args: &Args) -> Result<Bundle> {
-    Bundle::open(&args.bundle, args.base.as_deref())
+    args.which.open(&args.bundle, args.base.as_deref())
 }

@@ -7,11 +7,11 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::{Global, output};
+use super::{Global, Which, output};
 use crate::anatomy::{self, Feeding};
 use crate::error::{Context, Error, Result};
+use crate::export::INFERENCE;
 use crate::export::base::Base;
-use crate::export::{Bundle, INFERENCE};
 use crate::onnx::Runnable;
 use crate::runtime::Device;
 use crate::runtime::data::{Ending, Message, Specials, Tokenizer};
@@ -37,6 +37,9 @@ pub struct Args {
     /// The model that the bundle was made of, if it moved
     #[arg(long, value_name = "MODEL")]
     pub base: Option<PathBuf>,
+    /// Which adapter
+    #[command(flatten)]
+    pub which: Which,
     /// What to write on from; may be given several times; - reads standard input
     #[arg(long, value_name = "TEXT", required = true)]
     pub prompt: Vec<String>,
@@ -130,7 +133,7 @@ struct Model {
 impl Model {
     fn of(args: &Args) -> Result<Self> {
         let (graph, places, positions, feeding): (Runnable, _, _, _) = if args.model.is_dir() {
-            let bundle = Bundle::open(&args.model, args.base.as_deref())?;
+            let bundle = args.which.open(&args.model, args.base.as_deref())?;
             let graph = bundle.runnable(INFERENCE)?;
             let positions = bundle.manifest().max_positions.and_then(|most| usize::try_from(most).ok());
             let places = vec![graph.path.clone(), bundle.model().to_path_buf()];

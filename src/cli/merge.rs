@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde_json::json;
 
-use super::{Global, output, target};
+use super::{Global, Which, output, target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::INFERENCE;
 use crate::export::merge::{self, Quantised, Report, Request, Weights};
@@ -32,6 +32,9 @@ pub struct Args {
     /// The model that the bundle was made of, if it moved
     #[arg(long, value_name = "MODEL")]
     pub base: Option<PathBuf>,
+    /// Which adapter
+    #[command(flatten)]
+    pub which: Which,
     /// The model to write
     #[arg(short, long, value_name = "MODEL")]
     pub output: PathBuf,
@@ -73,7 +76,8 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         WeightsName::External => Weights::External,
     };
     let quantised = if args.requantize { Quantised::Requantised } else { Quantised::Beside };
-    let request = Request { bundle: &args.bundle, base: args.base.as_deref(), output: &args.output, weights, quantised };
+    let bundle = args.which.open(&args.bundle, args.base.as_deref())?;
+    let request = Request { bundle: &bundle, output: &args.output, weights, quantised };
     let report = merge::write(&request)?;
     let is_rounded = report.requantised.weights > 0;
     let comparison = if args.no_verify { None } else { compared(args, global, &report)? };

@@ -30,6 +30,7 @@ mod target;
 mod task;
 pub mod train;
 mod usage;
+mod which;
 
 use clap::{Parser, Subcommand};
 
@@ -39,6 +40,7 @@ pub use failure::{describe, report, report_usage};
 pub use global::Global;
 pub use help::command;
 pub use usage::read;
+pub use which::Which;
 
 use crate::error::Result;
 

@@ -66,10 +66,8 @@ fn merged(base: &Base, plan: &Plan, given: &Given<'_>, quantised: Quantised) -> 
 /// What `merge` is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// The bundle.
-    pub bundle: &'a Path,
-    /// Where its base went, if it moved.
-    pub base: Option<&'a Path>,
+    /// The bundle, with the adapter that is folded in.
+    pub bundle: &'a Bundle,
     /// The model to write.
     pub output: &'a Path,
     /// Where its weights go.
@@ -83,15 +81,15 @@ pub struct Request<'a> {
 /// # Errors
 /// A bundle that is not whole; a base that is another than the adapter was trained on; weights that are not plain floats.
 pub fn write(request: &Request<'_>) -> Result<Report> {
-    let Request { bundle, output, weights, quantised, .. } = *request;
-    let opened = Bundle::open(bundle, request.base)?;
+    let Request { bundle: opened, output, weights, quantised } = *request;
     let (manifest, model) = (opened.manifest(), opened.model());
     let mut base = Base::read(model)?;
     if !base.stilled.is_none() {
         tracing::warn!("the merged model computes as for inference, unlike its base: {}", base.stilled);
     }
-    let files = peft::read(bundle)?;
-    let task = Task::from_name(&manifest.task).ok_or_else(|| Error::not_found("task", &*manifest.task).in_file(bundle))?;
+    let files = peft::read(opened.adapter())?;
+    let task = Task::from_name(&manifest.task).ok_or_else(|| Error::not_found("task", &*manifest.task).in_file(opened.folder()))?;
+    super::finite::warn(&base.raw);
     let external = onnx::has_external(&base.raw, model)?;
     if let Some(head) = &files.config.new_head {
         // Whatever it starts from, the adapter has its trained numbers.
@@ -109,5 +107,5 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         (Weights::External, _) | (Weights::AsBase, true) => Storage::External { file: data },
     };
     onnx::write(&merged, output, &WriteOptions { storage })?;
-    Ok(Report { modules: plan.targets().len() + plan.trained().len(), precision: base.precision(), requantised, bundle: opened })
+    Ok(Report { modules: plan.targets().len() + plan.trained().len(), precision: base.precision(), requantised, bundle: opened.clone() })
 }

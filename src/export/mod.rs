@@ -5,6 +5,7 @@ pub mod bundle;
 pub mod class_names;
 pub mod declared;
 pub mod fingerprint;
+pub mod finite;
 pub mod given;
 pub mod lock;
 pub mod manifest;

@@ -23,6 +23,7 @@ pub struct Bundle {
     manifest: Manifest,
     model: PathBuf,
     lent: Vec<Lent>,
+    adapter: PathBuf,
 }
 
 impl Bundle {
@@ -40,7 +41,19 @@ impl Bundle {
         check(folder, &manifest, &files)?;
         let open = |(file, path): (&manifest::BaseFile, &PathBuf)| Lent::open(location(&file.path), path);
         let lent = manifest.base.files.iter().zip(&files).map(open).collect::<Result<_>>()?;
-        Ok(Self { folder: folder.to_path_buf(), manifest, model, lent })
+        Ok(Self { folder: folder.to_path_buf(), manifest, model, lent, adapter: pending::adapter_folder(folder) })
+    }
+
+    /// The same with the adapter of another folder: a checkpoint's.
+    #[must_use]
+    pub fn with_adapter(self, adapter: PathBuf) -> Self {
+        Self { adapter, ..self }
+    }
+
+    /// The folder with the adapter's files.
+    #[must_use]
+    pub fn adapter(&self) -> &Path {
+        &self.adapter
     }
 
     /// The folder.
@@ -88,9 +101,8 @@ impl Bundle {
     /// As [`runnable`](Self::runnable).
     pub fn adapted(&self) -> Result<Graph> {
         let graph = self.graph(INFERENCE)?;
-        let folder = pending::adapter_folder(&self.folder);
-        let files = peft::read(&folder)?;
-        with_adapter(&graph, &onnx_adapter::inputs(&self.manifest, &files).in_file(folder.join(peft::WEIGHTS_FILE))?)
+        let files = peft::read(&self.adapter)?;
+        with_adapter(&graph, &onnx_adapter::inputs(&self.manifest, &files).in_file(self.adapter.join(peft::WEIGHTS_FILE))?)
     }
 
     /// Writes `inference.onnx` again, with the adapter as its file is now: what has to follow when the adapter's file was replaced, for those who open

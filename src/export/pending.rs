@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
-use crate::files::{self, inside};
+use crate::files::{self, fault, inside};
 use crate::peft;
 
 /// The note's file in a bundle.
@@ -73,7 +73,7 @@ pub fn follow(bundle: &Path, source: &Source) -> Result<()> {
     for (name, bytes) in &different {
         files::replace(&bundle.join(name), bytes)?;
     }
-    match fs::remove_file(&note) {
+    match fault::point().and_then(|()| fs::remove_file(&note)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).in_file(&note),
         _ => Ok(()),
     }

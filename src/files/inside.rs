@@ -4,6 +4,7 @@ use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use super::fault;
 use crate::error::{Context, Error, Result};
 
 /// The path of `parts` below `root`, if none of them that is there is a link.
@@ -41,7 +42,7 @@ pub fn make_folder(root: &Path, parts: &[&str]) -> Result<PathBuf> {
     for part in parts {
         path.push(part);
         if facts(&path)?.is_none() {
-            fs::create_dir(&path).in_file(&path)?;
+            fault::point().and_then(|()| fs::create_dir(&path)).in_file(&path)?;
         }
     }
     Ok(path)
@@ -53,6 +54,7 @@ pub fn make_folder(root: &Path, parts: &[&str]) -> Result<PathBuf> {
 /// As [`facts`]; if the file cannot be opened.
 pub fn append(path: &Path) -> Result<File> {
     facts(path)?;
+    fault::point().in_file(path)?;
     unlinked(OpenOptions::new().create(true).append(true)).open(path).in_file(path)
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 /// What the names of temporary files and folders begin with; the number of their process follows.
-const MARK: &str = ".peft-onnx-";
+pub const MARK: &str = ".peft-onnx-";
 
 /// What the names of this process's temporary files and folders begin with.
 #[must_use]

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tempfile::TempDir;
 
+use super::fault;
 use crate::error::{Context, Result};
 
 static PATHS: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
@@ -43,6 +44,7 @@ impl Folder {
     /// # Errors
     /// If that cannot be written to.
     pub fn new(within: &Path) -> Result<Self> {
+        fault::point().in_file(within)?;
         let folder = tempfile::Builder::new().prefix(&super::leftovers::prefix()).tempdir_in(within).in_file(within)?;
         Ok(Self { _unfinished: Unfinished::new(folder.path()), folder })
     }

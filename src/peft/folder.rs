@@ -82,7 +82,22 @@ pub fn read(folder: &Path) -> Result<AdapterFiles> {
     leave_out_tied_rows(&config, &mut tensors).in_file(&path)?;
     let file = folder.join(file_beside(&config.method));
     let beside = if file.exists() { Some(as_f32(safetensors::read(&file)?).in_file(&file)?) } else { None };
+    finite(&tensors).in_file(&weights)?;
+    beside.iter().try_for_each(finite).in_file(&file)?;
     Ok(AdapterFiles { config, tensors, beside, stored })
+}
+
+/// Refuses numbers that are none: nothing that is made of them would be right.
+fn finite(tensors: &IndexMap<String, Tensor>) -> Result<()> {
+    for (name, tensor) in tensors {
+        let bad = tensor.to_f32().unwrap_or_default().into_iter().filter(|value| !value.is_finite()).count();
+        if bad > 0 {
+            let error = Error::invalid(format!("{bad} of {} numbers are not finite (NaN or infinite)", tensor.len()));
+            let hint = "the training that wrote this adapter left the range of numbers: take an earlier checkpoint, or train again";
+            return Err(error.at(Place::Tensor(name.clone())).with_hint(hint));
+        }
+    }
+    Ok(())
 }
 
 /// Writes an adapter's folder; each file appears when it is complete. Gives the first byte of each tensor's data in the file of the tensors.

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use conditions::{Conditions, file_hash, numbers_hash};
 
 use crate::error::{Context, Error, Place, Result};
-use crate::files::{inside, unfinished};
+use crate::files::{fault, inside, unfinished};
 use crate::ir::Tensor;
 use crate::peft::safetensors;
 use crate::runtime::data::Cursor;
@@ -161,7 +161,7 @@ impl Checkpoints {
         readable(staged.path()).in_file(&target)?;
         // A damaged one may stand there, of which the run went on from an older one.
         let aside = inside::facts(&target)?.map(|_| self.put_aside(&target)).transpose()?;
-        fs::rename(staged.path(), &target).in_file(&target)?;
+        fault::point().and_then(|()| fs::rename(staged.path(), &target)).in_file(&target)?;
         staged.finished();
         sync(&self.folder);
         drop(aside);
@@ -219,7 +219,7 @@ impl Checkpoints {
     /// Takes a checkpoint's folder away at once; its files vanish when what is returned is dropped.
     fn put_aside(&self, folder: &Path) -> Result<unfinished::Folder> {
         let aside = unfinished::Folder::new(&self.folder)?;
-        fs::rename(folder, aside.path().join("old")).in_file(folder)?;
+        fault::point().and_then(|()| fs::rename(folder, aside.path().join("old"))).in_file(folder)?;
         Ok(aside)
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
-use crate::files::{Staged, inside};
+use crate::files::{Staged, fault, inside};
 
 /// One optimizer step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -101,7 +101,7 @@ impl Metrics {
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) with the file.
     pub fn sync(&self) -> Result<()> {
-        self.file.sync_data().in_file(&self.path)
+        fault::point().and_then(|()| self.file.sync_data()).in_file(&self.path)
     }
 
     /// Appends one record: a [`StepRecord`] or an [`EvalRecord`].
@@ -112,7 +112,7 @@ impl Metrics {
         let mut line = serde_json::to_vec(record).map_err(|error| Error::format("a metrics record", error))?;
         line.push(b'\n');
         // One call for the line, so that a reader never sees half of it.
-        self.file.write_all(&line).and_then(|()| self.file.flush()).in_file(&self.path)
+        fault::point().and_then(|()| self.file.write_all(&line)).and_then(|()| self.file.flush()).in_file(&self.path)
     }
 }
 
@@ -125,8 +125,6 @@ pub struct Told {
     pub loss: Option<f64>,
     /// The lowest loss on the evaluation data.
     pub best: Option<f64>,
-    /// The step after which that was measured.
-    pub best_step: Option<u64>,
 }
 
 impl Told {
@@ -135,30 +133,43 @@ impl Told {
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) with the file.
     pub fn read(path: &Path) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct Line {
-            step: u64,
-            loss: Option<f64>,
-            split: Option<String>,
-            #[serde(default)]
-            diverged: bool,
-        }
         let mut told = Self::default();
-        if inside::facts(path)?.is_none() {
-            return Ok(told);
-        }
-        for line in BufReader::new(File::open(path).in_file(path)?).split(b'\n') {
-            let Ok(line) = serde_json::from_slice::<Line>(&line.in_file(path)?) else { continue };
+        for line in lines(path)? {
             match (line.split, line.loss) {
-                (Some(_), Some(loss)) if told.best.is_none_or(|best| loss < best) => {
-                    (told.best, told.best_step) = (Some(loss), Some(line.step));
-                }
+                (Some(_), Some(loss)) if told.best.is_none_or(|best| loss < best) => told.best = Some(loss),
                 (None, loss) if !line.diverged => (told.steps, told.loss) = (line.step, loss),
                 _ => {}
             }
         }
         Ok(told)
     }
+
+    /// The losses on the evaluation data, with the steps after which they were measured.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io) with the file.
+    pub fn evaluations(path: &Path) -> Result<Vec<(u64, f64)>> {
+        Ok(lines(path)?.into_iter().filter_map(|line| line.split.and(line.loss).map(|loss| (line.step, loss))).collect())
+    }
+}
+
+/// What is read of a line of metrics.
+#[derive(Deserialize)]
+struct Line {
+    step: u64,
+    loss: Option<f64>,
+    split: Option<String>,
+    #[serde(default)]
+    diverged: bool,
+}
+
+fn lines(path: &Path) -> Result<Vec<Line>> {
+    if inside::facts(path)?.is_none() {
+        return Ok(vec![]);
+    }
+    let lines = BufReader::new(File::open(path).in_file(path)?).split(b'\n');
+    let read: Vec<Option<Line>> = lines.map(|line| Ok(serde_json::from_slice(&line.in_file(path)?).ok())).collect::<Result<_>>()?;
+    Ok(read.into_iter().flatten().collect())
 }
 
 /// Writes the records of `from` until a step to `path`.

@@ -19,7 +19,7 @@ use super::checkpoint::Checkpoints;
 use super::metrics::Told;
 use crate::error::{Context, Error, Result};
 use crate::export::lock;
-use crate::files::{self, inside, unfinished};
+use crate::files::{self, fault, inside, leftovers, unfinished};
 
 /// The folder of runs in a bundle.
 const FOLDER: &str = "runs";
@@ -167,7 +167,7 @@ impl Runs {
         let run = Run { folder: folder.join(&name), name, record };
         Run { folder: staged.path().to_owned(), ..run.clone() }.write()?;
         open_to_all(staged.path()).in_file(&run.folder)?;
-        fs::rename(staged.path(), &run.folder).in_file(&run.folder)?;
+        fault::point().and_then(|()| fs::rename(staged.path(), &run.folder)).in_file(&run.folder)?;
         staged.finished();
         Ok(run)
     }
@@ -241,6 +241,16 @@ impl Run {
         Told::read(&self.metrics())
     }
 
+    /// The step of the checkpoint after which the loss on the evaluation data was lowest, of those that are there.
+    ///
+    /// # Errors
+    /// If metrics or checkpoints cannot be read.
+    pub fn best_saved(&self) -> Result<Option<u64>> {
+        let saved: Vec<u64> = self.checkpoints()?.steps()?.into_iter().map(|(step, _)| step).collect();
+        let measured = Told::evaluations(&self.metrics())?.into_iter().filter(|(step, _)| saved.contains(step));
+        Ok(measured.min_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(step, _)| step))
+    }
+
     /// The file of its options.
     #[must_use]
     pub fn config(&self) -> PathBuf {
@@ -293,8 +303,11 @@ fn is_name(name: &str) -> bool {
 
 /// Removes files and folders with the names that unfinished ones have.
 fn remove_temporary(folder: &Path) {
-    let is_unfinished =
-        |name: &str| name.strip_prefix(".tmp").is_some_and(|rest| rest.len() == 6 && rest.chars().all(|c| c.is_ascii_alphanumeric()));
+    // The number of its process stands in a name. Whoever it was does not hold the bundle's lock any more, even if another has its number now.
+    let is_unfinished = |name: &str| {
+        let rest = name.strip_prefix(leftovers::MARK).and_then(|rest| rest.split_once('-'));
+        rest.is_some_and(|(process, _)| process.parse::<u32>().is_ok())
+    };
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_name().to_str().is_some_and(is_unfinished) {
             let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
@@ -338,7 +351,7 @@ mod links {
         let folder = unfinished::Folder::new(bundle)?;
         let link = folder.path().join(name);
         symlink(target, &link).in_file(&path)?;
-        fs::rename(&link, &path).in_file(&path)
+        fault::point().and_then(|()| fs::rename(&link, &path)).in_file(&path)
     }
 
     fn is_of_a_run(target: &Path, name: &str) -> bool {

@@ -96,13 +96,15 @@ pub struct Comparison {
     pub compared: usize,
     /// The largest share with what is computed rounded to small integers, where the models were compared without that.
     pub rounded: Option<f64>,
+    /// Numbers that are NaN in both models, of which nothing can be said.
+    pub not_numbers: usize,
 }
 
 impl Comparison {
     /// Whether the models compute the same but for rounding to a type.
     #[must_use]
     pub fn is_close(&self, precision: DType) -> bool {
-        self.relative <= tolerance(precision)
+        self.relative <= tolerance(precision) && (self.not_numbers < self.compared || self.compared == 0)
     }
 
     /// The same, beside how far apart the models are as they are.
@@ -116,15 +118,22 @@ impl Comparison {
     pub fn json(&self) -> Value {
         json!({
             "output": self.output, "absolute": self.absolute, "relative": self.relative, "compared": self.compared, "rounded": self.rounded,
+            "not_numbers": self.not_numbers,
         })
     }
 }
 
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { output, absolute, relative, compared, rounded } = self;
+        let Self { output, absolute, relative, compared, rounded, not_numbers } = self;
         write!(f, "largest difference {absolute:.2e}, {relative:.1e} of the largest value, in {output} ({compared} numbers compared)")?;
-        rounded.map_or(Ok(()), |rounded| write!(f, " before activations are rounded, which makes {rounded:.1e} of it"))
+        if let Some(rounded) = rounded {
+            write!(f, " before activations are rounded, which makes {rounded:.1e} of it")?;
+        }
+        match not_numbers {
+            0 => Ok(()),
+            count => write!(f, "; {count} of them are NaN in both models, which verifies nothing"),
+        }
     }
 }
 
@@ -140,7 +149,7 @@ pub fn compare(runtime: &Runtime, left: impl Into<Runnable>, right: impl Into<Ru
     if common.is_empty() {
         return Err(Error::invalid(format!("{} and {} have no output in common", left.path().display(), right.path().display())));
     }
-    let mut worst = Comparison { output: common[0].to_owned(), absolute: 0.0, relative: 0.0, compared: 0, rounded: None };
+    let mut worst = Comparison { output: common[0].to_owned(), absolute: 0.0, relative: 0.0, compared: 0, rounded: None, not_numbers: 0 };
     // One of them may have inputs that the other lacks, such as the choice between a decoder's branches: each gets its own.
     let batches = [sample_batches(&left, samples)?, sample_batches(&right, samples)?];
     for (for_left, for_right) in batches[0].iter().zip(&batches[1]) {
@@ -151,6 +160,7 @@ pub fn compare(runtime: &Runtime, left: impl Into<Runnable>, right: impl Into<Ru
                 return Err(Error::mismatch(format!("numbers in {name}"), ours.len(), theirs.len()).in_file(right.path()));
             }
             worst.compared += ours.len();
+            worst.not_numbers += ours.iter().zip(&theirs).filter(|(ours, theirs)| ours.is_nan() && theirs.is_nan()).count();
             let (absolute, relative) = difference(&ours, &theirs);
             // What is no number is the worst of all.
             if relative.is_nan() || relative > worst.relative {
@@ -186,7 +196,9 @@ pub fn compare_unrounded(runtime: &Runtime, left: &Graph, right: &Graph, path: &
 fn difference(ours: &[f32], theirs: &[f32]) -> (f64, f64) {
     let pairs = || ours.iter().zip(theirs).map(|(ours, theirs)| (f64::from(*ours), f64::from(*theirs)));
     // Equal infinities are no difference; masks have them.
-    let largest = pairs().filter(|(ours, theirs)| ours.to_bits() != theirs.to_bits()).map(|(ours, theirs)| (ours - theirs).abs());
+    let largest = pairs()
+        .filter(|(ours, theirs)| ours.to_bits() != theirs.to_bits() && !(ours.is_nan() && theirs.is_nan()))
+        .map(|(ours, theirs)| (ours - theirs).abs());
     let absolute = largest.fold(0.0, |most: f64, next| if next.is_nan() { f64::NAN } else { most.max(next) });
     let scale = pairs().map(|(ours, _)| ours.abs()).filter(|size| size.is_finite()).fold(f64::MIN_POSITIVE, f64::max);
     (absolute, absolute / scale)
@@ -353,7 +365,7 @@ mod tests {
         assert_eq!(difference(&[1.0, -4.0], &[1.0, -3.0]), (1.0, 0.25));
         assert_eq!(difference(&[f32::INFINITY, 2.0], &[f32::INFINITY, 2.0]), (0.0, 0.0));
         assert!(difference(&[f32::NAN, 1.0], &[0.0, 1.0]).1.is_nan());
-        let bad = Comparison { output: "y".into(), absolute: f64::NAN, relative: f64::NAN, compared: 1, rounded: None };
+        let bad = Comparison { output: "y".into(), absolute: f64::NAN, relative: f64::NAN, compared: 1, rounded: None, not_numbers: 0 };
         assert!(!bad.is_close(DType::F32));
     }
 }

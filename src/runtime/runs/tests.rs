@@ -48,14 +48,14 @@ fn what_a_killed_command_left_is_removed_and_nothing_else() -> Result<()> {
     let runs = Runs::of(bundle.path());
     let run = runs.begin(None, StartedFrom::Initial)?;
     for place in [bundle.path().to_owned(), bundle.path().join("runs"), run.folder.clone(), run.folder.join("checkpoints")] {
-        fs::create_dir(place.join(".tmpAbC123"))?;
-        fs::write(place.join(".tmpAbC123/state.safetensors"), "half")?;
+        fs::create_dir(place.join(".peft-onnx-7-AbC123"))?;
+        fs::write(place.join(".peft-onnx-7-AbC123/state.safetensors"), "half")?;
         fs::write(place.join(".tmp"), "mine")?;
-        fs::write(place.join(".tmp-notes"), "mine")?;
+        fs::write(place.join(".peft-onnx-notes"), "mine")?;
     }
     runs.tidy();
-    assert!(!bundle.path().join(".tmpAbC123").exists() && !run.folder.join("checkpoints/.tmpAbC123").exists());
-    assert!(bundle.path().join(".tmp").exists() && run.folder.join(".tmp-notes").exists());
+    assert!(!bundle.path().join(".peft-onnx-7-AbC123").exists() && !run.folder.join("checkpoints/.peft-onnx-7-AbC123").exists());
+    assert!(bundle.path().join(".tmp").exists() && run.folder.join(".peft-onnx-notes").exists());
     Ok(())
 }
 

@@ -291,3 +291,47 @@ fn a_checkpoint_that_is_not_the_newest_is_gone_on_from_in_a_new_run() -> Result<
     assert_eq!(run(&asked)?.run, "001");
     Ok(())
 }
+
+/// The rows of the newest run's metrics, wherever the bundle's link leads.
+fn newest_metrics(bundle: &Path) -> Result<Vec<Value>> {
+    metrics(&crate::runtime::runs::Runs::of(bundle).newest()?.expect("there is a run").folder)
+}
+
+#[test]
+fn a_disk_that_fails_at_any_step_loses_nothing() -> Result<()> {
+    use crate::files::fault::test as fault;
+    let whole = tempfile::tempdir()?;
+    let mut asked = options(&bundle(whole.path())?);
+    asked.length = Length::Steps(3);
+    asked.saving = Saving { every: NonZeroU64::new(1), keep: NonZeroUsize::new(1) };
+    let before = adapter(whole.path())?;
+    run(&asked)?;
+    let expected = (adapter(whole.path())?, metrics(whole.path())?);
+    let mut failures = 0;
+    for step in 1.. {
+        let folder = tempfile::tempdir()?;
+        asked.bundle = bundle(folder.path())?;
+        asked.start = Start::Untrained;
+        fault::at(step);
+        let outcome = run(&asked);
+        if fault::is_left() {
+            break;
+        }
+        failures += u32::from(outcome.is_err());
+        let saved = crate::runtime::runs::Runs::of(folder.path()).newest()?.map(|run| run.checkpoints()?.newest()).transpose()?.flatten();
+        if saved.is_some() {
+            asked.start = Start::Resumed;
+        } else {
+            assert_eq!(adapter(folder.path())?, before, "step {step}: nothing was saved");
+        }
+        if let Err(error) = run(&asked) {
+            panic!("step {step} failed ({:?}), and then: {error}", outcome.map(drop));
+        }
+        assert_eq!((adapter(folder.path())?, newest_metrics(folder.path())?), expected, "step {step}");
+        let left = std::fs::read_dir(folder.path())?
+            .filter(|entry| entry.as_ref().is_ok_and(|e| e.file_name().to_string_lossy().starts_with(".peft-onnx-")));
+        assert_eq!(left.count(), 0, "step {step}");
+    }
+    assert!(failures > 40, "{failures}");
+    Ok(())
+}

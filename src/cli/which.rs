@@ -1,0 +1,83 @@
+//! Which state of a bundle's adapter a command takes: the bundle's own, or that of a checkpoint.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::export::Bundle;
+use crate::runtime::checkpoint::Record;
+use crate::runtime::runs::{Run, Runs};
+
+/// Options that name a checkpoint.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Which {
+    /// Take the adapter of a checkpoint: of a step of the newest run, or of --run; `best` (lowest loss on the evaluation data); or a folder
+    #[arg(long, value_name = "STEP|best|FOLDER")]
+    pub checkpoint: Option<String>,
+    /// The run with the checkpoint; alone: its newest checkpoint
+    #[arg(long, value_name = "NAME")]
+    pub run: Option<String>,
+}
+
+impl Which {
+    /// Opens a bundle with the adapter that is meant.
+    ///
+    /// # Errors
+    /// As [`Bundle::open`]; if there is no such run or checkpoint, or it is damaged.
+    pub(super) fn open(&self, bundle: &Path, base: Option<&Path>) -> Result<Bundle> {
+        let opened = Bundle::open(bundle, base)?;
+        match self.folder(bundle)? {
+            None => Ok(opened),
+            Some(folder) => {
+                Record::read(&folder)?.verify(&folder)?;
+                Ok(opened.with_adapter(folder))
+            }
+        }
+    }
+
+    /// The folder of the checkpoint that is named, if one is.
+    pub(super) fn folder(&self, bundle: &Path) -> Result<Option<PathBuf>> {
+        if self.checkpoint.is_none() && self.run.is_none() {
+            return Ok(None);
+        }
+        if let Some(folder) = self.checkpoint.as_deref().map(Path::new).filter(|path| path.is_dir()) {
+            return Ok(Some(folder.to_path_buf()));
+        }
+        let runs = Runs::of(bundle);
+        let run = match &self.run {
+            Some(name) => runs.named(name)?,
+            None => runs.newest()?.ok_or_else(|| Error::invalid("no run, so no checkpoint").in_file(bundle))?,
+        };
+        self.of_run(&run).map(Some)
+    }
+
+    fn of_run(&self, run: &Run) -> Result<PathBuf> {
+        let steps = run.checkpoints()?.steps()?;
+        let wanted = match self.checkpoint.as_deref() {
+            None => steps.last().map(|(step, _)| *step),
+            Some("best") => run.best_saved()?,
+            Some(text) => text.parse().ok(),
+        };
+        let found = wanted.and_then(|wanted| steps.iter().find(|(step, _)| *step == wanted));
+        found.map(|(_, folder)| folder.clone()).ok_or_else(|| {
+            let there: Vec<String> = steps.iter().map(|(step, _)| step.to_string()).collect();
+            let hint =
+                if there.is_empty() { "it saved none".to_owned() } else { format!("it has those of the steps {}", there.join(", ")) };
+            let name = self.checkpoint.clone().unwrap_or_else(|| "the newest".to_owned());
+            Error::not_found("checkpoint", name).in_file(&run.folder).with_hint(hint)
+        })
+    }
+}
+
+/// Where a checkpoint's folder stands for a bundle, takes the bundle around it, with that checkpoint.
+pub(super) fn around(path: &mut PathBuf, which: &mut Which) {
+    let is_bundle = |folder: &Path| folder.join(crate::export::manifest::FILE).is_file();
+    if is_bundle(path) || Record::read(path).is_err() {
+        return;
+    }
+    let Ok(whole) = path.canonicalize() else { return };
+    // BUNDLE/runs/NAME/checkpoints/step-N
+    if let Some(bundle) = whole.ancestors().nth(4).filter(|folder| is_bundle(folder)) {
+        which.checkpoint = Some(path.display().to_string());
+        *path = bundle.to_path_buf();
+    }
+}
