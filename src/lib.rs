@@ -41,6 +41,9 @@ pub mod export;
 pub mod files;
 pub mod grad;
 pub mod ir;
+pub mod measure;
+#[cfg(feature = "runtime")]
+pub mod media;
 pub mod onnx;
 pub mod peft;
 #[cfg(feature = "runtime")]

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 /// From the bottom to the top; rooms of one row do not use each other.
 const ROOMS: &[&[&str]] = &[
-    &["error"],
+    &["error", "measure"],
+    &["media"],
     &["files"],
     &["ir"],
     &["onnx", "unfuse", "anatomy", "grad"],

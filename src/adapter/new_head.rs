@@ -17,7 +17,7 @@ use crate::Result;
 use crate::anatomy::{Anatomy, MaskForm};
 use crate::ir::{Builder, DType, Expr, Graph, Tensor, ValueId};
 
-pub use features::Features;
+pub use features::{Features, token_states};
 
 /// The output that the head gives.
 pub const LOGITS: &str = "logits";
@@ -84,8 +84,9 @@ fn seen(mask: Expr<'_>) -> Expr<'_> {
     mask.equal(mask.zeros_like()).cast(DType::I64)
 }
 
-/// `[batch, width]` of `[batch, seq, width]`.
-fn pooled<'g>(hidden: Expr<'g>, mask: Option<Expr<'g>>, pooling: Pooling) -> Expr<'g> {
+/// `[batch, width]` of `[batch, seq, width]`, over the tokens that a mask `[batch, seq]` shows.
+#[must_use]
+pub fn pooled<'g>(hidden: Expr<'g>, mask: Option<Expr<'g>>, pooling: Pooling) -> Expr<'g> {
     let b = hidden.b();
     let shares = |of_positions: Expr<'g>| of_positions.unsqueeze(&[1]).matmul(hidden).squeeze(&[1]);
     match (pooling, mask.map(|mask| own_positions(mask, hidden))) {

@@ -59,7 +59,8 @@ pub fn candidates(anatomy: &Anatomy) -> Vec<Candidate> {
         };
         (&projection.module, kind)
     });
-    let embeddings = anatomy.embeddings.iter().map(|embedding| (&embedding.module, CandidateKind::Embedding));
+    let embeddings =
+        anatomy.embeddings.iter().filter(|embedding| !embedding.is_rotation).map(|embedding| (&embedding.module, CandidateKind::Embedding));
     let mut candidates: Vec<Candidate> = Vec::new();
     let mut seen = BTreeSet::new();
     for (module, kind) in projections.chain(embeddings) {

@@ -4,7 +4,7 @@
 //! W → [unpacking] ─→ Gather (ids) → [unpacking] → rows
 //! ```
 
-use crate::ir::{Graph, NodeId, ValueId};
+use crate::ir::{Graph, NodeId, Tensor, ValueId};
 
 use super::Layout;
 use super::stored::{self, Stored};
@@ -21,6 +21,8 @@ pub(super) struct Table {
     pub(super) output: ValueId,
     pub(super) rows: i64,
     pub(super) hidden: i64,
+    /// Whether its rows are cosines or sines of angles, which nobody learns.
+    pub(super) is_rotation: bool,
 }
 
 /// Every table in the order of execution.
@@ -54,7 +56,9 @@ fn table(node: NodeRef<'_>) -> Found<Table> {
     if is_floats && hidden == 1 {
         return Err(value.miss("rows of several numbers"));
     }
-    Ok(Table { node: node.id(), weight: weight.id(), read: read.id(), indices: node.input(1)?.id(), output: output.id(), rows, hidden })
+    let is_rotation = value.stored().is_some_and(is_rotation);
+    let indices = node.input(1)?.id();
+    Ok(Table { node: node.id(), weight: weight.id(), read: read.id(), indices, output: output.id(), rows, hidden, is_rotation })
 }
 
 /// A table whose rows are packed in blocks: `data`, `indices`, scales.
@@ -71,7 +75,31 @@ fn packed_table(node: NodeRef<'_>) -> Found<Table> {
         output: output.id(),
         rows: i64::try_from(rows).map_err(|_| weight.miss("lengths within 63 bits"))?,
         hidden,
+        is_rotation: false,
     })
+}
+
+/// Whether rows are cosines, or sines, of angles that grow with the row's number: `cos 0` or `sin 0` in the first one, and the angles of the third
+/// are twice those of the second.
+fn is_rotation(tensor: &Tensor) -> bool {
+    const ROWS: usize = 3;
+    let &[rows, width] = tensor.shape() else { return false };
+    let length = ROWS * width * tensor.dtype().bits() / 8;
+    let first = tensor.bytes().filter(|bytes| rows >= ROWS && width >= 2 && tensor.dtype().is_float() && bytes.len() >= length);
+    let first = first.and_then(|bytes| Tensor::new(tensor.dtype(), vec![ROWS, width], bytes.slice(..length)).ok()?.to_f64());
+    let Some(numbers) = first else { return false };
+    let (zero, one, two) = (&numbers[..width], &numbers[width..2 * width], &numbers[2 * width..]);
+    // Half precision keeps three digits.
+    let near = |a: f64, b: f64| (a - b).abs() < 1e-2;
+    let scale = zero[0];
+    let pairs = || one.iter().zip(two);
+    let is_cosine = scale > 0.0
+        && zero.iter().all(|&number| (number - scale).abs() < 1e-6)
+        && pairs().all(|(&a, &b)| near(2.0 * (a / scale).powi(2) - 1.0, b / scale));
+    let is_sine = zero.iter().all(|&number| number == 0.0)
+        && one.iter().any(|&number| number > 1e-4)
+        && pairs().all(|(&a, &b)| (-1.0..=1.0).contains(&a) && near(2.0 * a * (1.0 - a * a).sqrt(), b));
+    is_cosine || is_sine
 }
 
 #[cfg(test)]
@@ -155,6 +183,19 @@ mod tests {
             let [table] = found.as_slice() else { panic!("{what}: {found:?}") };
             assert_eq!((graph.value_name(table.weight), table.rows, table.hidden, table.output), (*stored, 50, 4, output), "{what}");
             assert_eq!(crate::anatomy::read(&graph).token_embedding.is_some(), true, "{what}");
+        }
+    }
+
+    #[test]
+    fn tables_of_rotations_are_told_from_those_that_are_learned() {
+        let angles = |turn: fn(f64) -> f64| {
+            let rows = (0..4_u8).flat_map(|row| [1.0, 0.1, 0.01].map(|angle| turn(f64::from(row) * angle)));
+            Tensor::from_f64(DType::F32, &[4, 3], &rows.collect::<Vec<f64>>()).expect("floats")
+        };
+        let padded = Tensor::from_f32(&[4, 3], &[0., 0., 0., 0.3, -0.2, 0.5, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]);
+        let rows = [("cosines", angles(f64::cos), true), ("sines", angles(f64::sin), true), ("a row of padding", padded, false)];
+        for (what, tensor, expected) in rows {
+            assert_eq!(is_rotation(&tensor), expected, "{what}");
         }
     }
 }

@@ -34,7 +34,7 @@ pub use ending::{Probabilities, Squash};
 pub use feeding::{Feeding, MaskForm, Padding, Role, feeding};
 pub use images::image_size;
 pub use split::evidence as missing_encoder;
-pub use task::{Decision, Declared, Feeds, Guess, Instead, Task, decide, guess};
+pub use task::{Decision, Declared, Feeds, Guess, Instead, Reads, Row, TASKS, Task, decide, guess};
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -283,6 +283,8 @@ pub struct Embedding {
     pub rows: i64,
     /// Length of a row.
     pub hidden: i64,
+    /// Whether its rows are cosines or sines of angles: a table of rotations, which no module holds as a parameter.
+    pub is_rotation: bool,
 }
 
 /// `softmax(q · kᵀ · scale + mask) · v`, head by head.

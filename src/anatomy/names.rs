@@ -206,8 +206,8 @@ fn named_scope(graph: &Graph, node: &Node) -> Option<String> {
 
 /// `/model/layers.0/self_attn/q_proj/MatMul` → `model.layers.0.self_attn.q_proj`
 fn scope_of_name(name: &str) -> Option<String> {
-    let mut parts: Vec<&str> = name.split('/').filter(|part| !part.is_empty()).collect();
-    if name.contains("::") || parts.len() < 2 {
+    let mut parts: Vec<&str> = name.split('/').filter_map(module_of_part).filter(|part| !part.is_empty()).collect();
+    if parts.iter().any(|part| part.contains("::")) || parts.len() < 2 {
         return None;
     }
     parts.pop();
@@ -225,6 +225,29 @@ fn scope_of_name(name: &str) -> Option<String> {
     }
     // Keras writes the number of a layer so: `layer_._0`.
     (!path.is_empty()).then(|| path.join(".").replace("_._", "."))
+}
+
+/// What a class that is defined inside a function has in its path.
+const LOCAL: &str = "<locals>";
+
+/// The module in a part of a node's name. torch may write classes in front (`transformers.BertModel::bert`), and of the outermost module the
+/// class alone (`__main__.f.<locals>.W`).
+fn module_of_part(part: &str) -> Option<&str> {
+    match part.split_once("::") {
+        Some((class, module)) if class.contains('.') => Some(module),
+        _ if part.contains(LOCAL) => None,
+        _ => Some(part),
+    }
+}
+
+/// A path without the class that stands in its front, where that is a local one, and without what torch calls the exported module itself.
+fn without_class(path: &str) -> &str {
+    let path = match path.rfind(LOCAL) {
+        Some(at) => path[at + LOCAL.len()..].trim_start_matches('.').split_once('.').map_or("", |(_, inner)| inner),
+        None => path,
+    };
+    let inner = ["L['self']", "L[\"self\"]", "L__self__"].iter().find_map(|front| path.strip_prefix(front));
+    inner.map_or(path, |inner| inner.trim_start_matches(['.', '_']))
 }
 
 /// A word and the number that an exporter put behind it: `q_proj_1`.
@@ -255,20 +278,45 @@ fn root(node: &Node) -> Option<String> {
 }
 
 fn scopes(node: &Node) -> Vec<String> {
-    node.metadata("pkg.torch.onnx.name_scopes").map(quoted).unwrap_or_default()
+    let scopes = node.metadata("pkg.torch.onnx.name_scopes").map(quoted).unwrap_or_default();
+    let scopes = if scopes.is_empty() { namespace(node).into_iter().map(|part| part.module).collect() } else { scopes };
+    scopes.iter().map(|path| without_class(path).to_owned()).collect()
 }
 
 fn classes(node: &Node) -> Vec<String> {
-    node.metadata("pkg.torch.onnx.class_hierarchy").map(quoted).unwrap_or_default()
+    let classes = node.metadata("pkg.torch.onnx.class_hierarchy").map(quoted).unwrap_or_default();
+    if classes.is_empty() { namespace(node).into_iter().map(|part| part.class).collect() } else { classes }
+}
+
+/// A module in the short form of torch's annotations.
+struct Part {
+    module: String,
+    class: String,
+}
+
+/// `: __main__.f.<locals>.W/bert: transformers.BertModel/linear: aten.linear.default`, the first colon perhaps left out.
+fn namespace(node: &Node) -> Vec<Part> {
+    let part = |text: &str| {
+        let (module, class) = text.split_once(": ").unwrap_or(("", text));
+        Part { module: module.trim().to_owned(), class: class.trim().to_owned() }
+    };
+    node.metadata("namespace").map(|text| text.split('/').map(part).collect()).unwrap_or_default()
 }
 
 fn from_end(all: &[String], index: usize) -> Option<String> {
     all.iter().rev().nth(index).cloned()
 }
 
-/// The strings of a list as Python prints it: `['a', 'b']`.
+/// The strings of a list as Python prints it: `['a', "b's"]`.
 fn quoted(list: &str) -> Vec<String> {
-    list.split('\'').skip(1).step_by(2).map(str::to_owned).collect()
+    let (mut strings, mut rest) = (vec![], list);
+    while let Some(start) = rest.find(['\'', '"']) {
+        let (quote, inner) = rest[start..].split_at(1);
+        let Some(end) = inner.find(quote) else { break };
+        strings.push(inner[..end].to_owned());
+        rest = &inner[end + 1..];
+    }
+    strings
 }
 
 /// What stands in front of all paths and is not the model's own: with a dot at the end, or nothing.
@@ -323,6 +371,9 @@ mod tests {
             ("/model/layers.0/attn/q_proj/MatMul/output_0", Some("model.layers.0.attn.q_proj")),
             ("/block.0/layer.0/SelfAttention/q/MatMul_output_0", Some("block.0.layer.0.SelfAttention.q")),
             ("bert/encoder/layer_._0/attention/self/query/Tensordot/MatMul", Some("bert.encoder.layer.0.attention.self.query")),
+            ("__main__.f.<locals>.W/bert/encoder/layer.0/query/MatMul", Some("bert.encoder.layer.0.query")),
+            ("/__main__.f.<locals>.W::/transformers.BertModel::bert/torch.Linear::pooler/Gemm", Some("bert.pooler")),
+            ("unfused::FastGelu_0/Mul", None),
             ("/MatMul", None),
             ("node_linear_3", None),
             ("onnx::MatMul_700", None),
@@ -423,5 +474,21 @@ mod tests {
     #[test]
     fn python_lists_are_read() {
         assert_eq!(quoted("['', 'model', 'model.norm', 'mul_3']"), ["", "model", "model.norm", "mul_3"]);
+        assert_eq!(quoted("[\"L['self']\", 'model']"), ["L['self']", "model"]);
+    }
+
+    #[test]
+    fn local_classes_are_no_part_of_a_path() {
+        let rows = [
+            ("__main__.f.<locals>.W", ""),
+            ("__main__.f.<locals>.W.bert.encoder", "bert.encoder"),
+            ("a.f.<locals>.g.<locals>.W[int].bert", "bert"),
+            ("L['self'].bert.encoder", "bert.encoder"),
+            ("L__self___bert.encoder", "bert.encoder"),
+            ("bert.encoder", "bert.encoder"),
+        ];
+        for (path, expected) in rows {
+            assert_eq!(without_class(path), expected, "{path}");
+        }
     }
 }

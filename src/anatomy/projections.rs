@@ -109,8 +109,8 @@ fn named_part(whole: String, part: Option<&str>) -> String {
 }
 
 fn embedding(table: &Table, scaled: ValueId, module: Option<String>, at: usize) -> Embedding {
-    let Table { weight, indices, output, rows, hidden, .. } = *table;
-    Embedding { module: module.unwrap_or_else(|| format!("embedding_{at}")), weight, indices, output, scaled, rows, hidden }
+    let Table { weight, indices, output, rows, hidden, is_rotation, .. } = *table;
+    Embedding { module: module.unwrap_or_else(|| format!("embedding_{at}")), weight, indices, output, scaled, rows, hidden, is_rotation }
 }
 
 /// The rows after the scale that the table's own module multiplies them with, as its name tells (Gemma 3, XGLM); another module's scale is

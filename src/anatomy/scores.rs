@@ -60,7 +60,7 @@ fn search(value: ValueRef<'_>, steps: usize) -> Found<Scores<'_>> {
 }
 
 fn product(node: NodeRef<'_>) -> Found<Scores<'_>> {
-    if node.inputs().any(ValueRef::is_constant) {
+    if node.inputs().any(ValueRef::is_fixed) {
         return Err(node.miss("a product of two activations"));
     }
     Ok(Scores { product: node, scale: Some(f64::from(node.node().float("alpha", 1.0))), masks: vec![] })

@@ -87,7 +87,7 @@ fn operand(node: NodeRef<'_>) -> Found<ValueRef<'_>> {
         return Ok(first);
     }
     let second = node.input(1)?;
-    let size = |value: ValueRef<'_>| value.fact().known_shape().map(|shape| shape.iter().product::<i64>());
+    let size = |value: ValueRef<'_>| value.fact().known_shape().map(|shape| shape.iter().copied().fold(1, i64::saturating_mul));
     Ok(if size(second) > size(first) { second } else { first })
 }
 

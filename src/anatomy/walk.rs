@@ -96,6 +96,19 @@ impl<'g> ValueRef<'g> {
         self.behind(&["Identity", "Cast", "Transpose", "Reshape", "Expand", "Tile"]).stored().is_some()
     }
 
+    /// Whether this is computed from constants alone.
+    pub(super) fn is_fixed(self) -> bool {
+        self.is_fixed_within(8)
+    }
+
+    fn is_fixed_within(self, steps: usize) -> bool {
+        if self.stored().is_some() {
+            return true;
+        }
+        let node = self.producer().filter(|_| steps > 0);
+        node.is_some_and(|node| node.inputs().next().is_some() && node.inputs().all(|input| input.is_fixed_within(steps - 1)))
+    }
+
     /// Whether this is a single number, known or not.
     pub(super) fn is_single(self) -> bool {
         match self.fact().shape.as_deref() {

@@ -15,6 +15,7 @@ use crate::export::{INFERENCE, declared};
 use crate::onnx::Runnable;
 use crate::runtime::data::Dataset;
 use crate::runtime::evaluate::{Evaluation, Evaluator};
+use crate::runtime::reference::Reference;
 use crate::runtime::session::{Feed, Purpose, Runtime, Session, Settings};
 use crate::runtime::trainer::{Source, open_graph};
 use crate::runtime::{Device, HostTensor, adapter_file};
@@ -113,7 +114,9 @@ fn describe(measured: &Measured) -> String {
     let mut lines: Vec<String> = template.iter().map(|template| format!("template    {template}")).collect();
     lines.push(format!("loss        {:.6}", evaluation.loss));
     lines.extend(evaluation.perplexity.map(|perplexity| format!("perplexity  {perplexity:.4}")));
-    lines.push(format!("accuracy    {:.2} % of the labels", 100.0 * evaluation.accuracy));
+    lines.extend(evaluation.accuracy.map(|accuracy| format!("accuracy    {:.2} % of the labels", 100.0 * accuracy)));
+    let others = evaluation.metrics.iter().filter(|(name, _)| *name != "accuracy");
+    lines.extend(others.map(|(name, value)| format!("{name:<10}  {value:.4}")));
     let (tokens, time) = (output::count(evaluation.tokens), output::duration(evaluation.time));
     lines.push(format!("counted     {} labels in {rows} rows, {tokens} tokens, in {time}", output::count(evaluation.labels)));
     lines.join("\n")
@@ -122,7 +125,7 @@ fn describe(measured: &Measured) -> String {
 fn table(several: &[Measured]) -> String {
     let mut table = Table::new(&[("template", Align::Left), ("accuracy", Align::Right), ("loss", Align::Right)]);
     for Measured { template, evaluation, .. } in several {
-        let accuracy = format!("{:.2} %", 100.0 * evaluation.accuracy);
+        let accuracy = evaluation.accuracy.map(|accuracy| format!("{:.2} %", 100.0 * accuracy)).unwrap_or_default();
         table.row([template.clone().unwrap_or_default(), accuracy, format!("{:.4}", evaluation.loss)]);
     }
     table.render(0)
@@ -161,7 +164,9 @@ fn of_bundle(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
     each(args, source, |source, dataset| {
         let session = open_graph(runtime, &bundle, "evaluation", args.device)?;
         let evaluator = Evaluator::new(session, dataset, source.filling(), source.batch_size(args.batch_size).get());
-        evaluator.narrowed_to(source.hard_prompt()).measure(Some(Feed::host("trainable", &trainable)))
+        let names = dataset.class_names.clone().unwrap_or_else(|| manifest.class_names.clone());
+        let evaluator = evaluator.narrowed_to(source.hard_prompt()).measuring(source.classes(), &names, &manifest.loss);
+        evaluator.compared_with(Reference::of(runtime, &bundle, args.device)?).measure(Some(Feed::host("trainable", &trainable)))
     })
 }
 

@@ -1,6 +1,7 @@
 //! `peft-onnx inject`
 
 mod head;
+mod loss;
 mod method;
 
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use crate::train::verbalizer::HardPrompt;
 use crate::{anatomy, onnx};
 
 pub use head::HeadArgs;
+pub use loss::LossArgs;
 pub use method::MethodArgs;
 
 const AFTER_HELP: &str = "\
@@ -57,6 +59,9 @@ pub struct Args {
     /// The head and its options.
     #[command(flatten)]
     pub head: HeadArgs,
+    /// The loss and its options.
+    #[command(flatten)]
+    pub loss: LossArgs,
     /// How a language model is shown a row of text, to be asked for a label's word at `[MASK]`: `{text} It was [MASK].`
     #[arg(long, value_name = "TEMPLATE", requires = "verbalizer", conflicts_with = "num_labels", help_heading = super::hard_prompt::HEADING)]
     pub template: Option<String>,
@@ -66,8 +71,8 @@ pub struct Args {
     /// tokenizer.json, or its folder, for label words [default: beside the model]
     #[arg(long, value_name = "FILE", requires = "template", help_heading = super::hard_prompt::HEADING)]
     pub tokenizer: Option<PathBuf>,
-    /// What the model is trained for: causal-lm, masked-lm, seq-cls, token-cls, image-cls or seq2seq-lm [default: from the adapter, else from the
-    /// graph]
+    /// What the model is trained for: causal-lm, seq-cls, embedding, rerank, regression, qa, .. (an unknown name lists them all) [default: from the
+    /// adapter, else from the graph]
     #[arg(long, alias = "task-type", value_name = "TASK", value_parser = super::task::parse)]
     pub task: Option<Task>,
     /// The folder to write [default: the model's name with the method's behind it: model.lora]
@@ -101,6 +106,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         task: args.task,
         new_head,
         hard_prompt: hard_prompt(args)?,
+        loss: args.loss.request(args.head.pooling)?,
         output: &folder,
         seed: args.seed,
         existing,

@@ -3,6 +3,7 @@
 mod group;
 mod kind;
 mod report;
+mod sites;
 mod text;
 
 use std::path::PathBuf;

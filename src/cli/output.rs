@@ -132,8 +132,11 @@ pub(super) fn bytes(number: u64) -> String {
     format!("{value:.digits$} {}", UNITS[unit])
 }
 
-/// A share in percent with three digits: `0.684 %`.
+/// A share in percent with three digits: `0.684 %`; more than the whole is said as that.
 pub(super) fn percent(part: u64, whole: u64) -> String {
+    if part > whole {
+        return "more than 100 %".to_owned();
+    }
     format!("{:.3} %", 100.0 * float(part) / float(whole.max(1)))
 }
 

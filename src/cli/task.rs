@@ -1,32 +1,11 @@
 //! Tasks as people call them.
 
-use crate::anatomy::Task;
+use crate::anatomy::{Row, TASKS, Task};
 use crate::error::{Error, Result};
 
-/// What Hugging Face's programs call the tasks, without capitals and marks between words. PEFT's `task_type`, transformers' pipelines and
-/// optimum's `--task` are here, and what stands behind `For` in the names of classes.
-const NAMES: &[(Task, &[&str])] = &[
-    (Task::CausalLm, &["causallm", "textgeneration", "languagemodeling", "clm", "lm", "lmheadmodel"]),
-    (Task::MaskedLm, &["maskedlm", "fillmask", "mlm", "maskedlanguagemodeling"]),
-    (Task::SeqCls, &["seqcls", "textclassification", "sequenceclassification", "sentimentanalysis"]),
-    (Task::TokenCls, &["tokencls", "tokenclassification", "ner", "namedentityrecognition"]),
-    (Task::ImageCls, &["imagecls", "imageclassification"]),
-    (Task::Seq2SeqLm, &["seq2seqlm", "seq2seq", "text2textgeneration", "conditionalgeneration", "translation", "summarization"]),
-];
-
 /// Tasks that others have, with the way to what there is here.
-const OTHERS: &[(&[&str], &str)] = &[
-    (
-        &["featureextraction", "sentencesimilarity", "embedding"],
-        "vectors are not trained; a body that gives them gets a classifier with `--num-labels`",
-    ),
-    (&["questionans", "questionanswering", "qa"], "start and end of an answer are not trained"),
-    (
-        &["multiplechoice", "regression", "multilabel", "rerank"],
-        "scores other than those of classes that exclude each other are not trained",
-    ),
-    (&["automaticspeechrecognition", "audioclassification", "objectdetection", "imagesegmentation"], "it is not trained"),
-];
+const OTHERS: &[(&[&str], &str)] =
+    &[(&["multiplechoice", "automaticspeechrecognition", "objectdetection", "imagesegmentation"], "it is not trained")];
 
 /// The task of a name, as the command line and Hugging Face's programs spell it: `seq-cls`, `SEQ_CLS`, `text-classification`.
 ///
@@ -37,10 +16,10 @@ pub(super) fn parse(name: &str) -> Result<Task> {
         return Ok(task);
     }
     let wanted = squeezed(name);
-    if let Some((task, _)) = NAMES.iter().find(|(_, names)| names.contains(&&*wanted)) {
-        return Ok(*task);
+    if let Some(row) = TASKS.iter().find(|row| row.aliases.contains(&&*wanted)) {
+        return Ok(row.task);
     }
-    let all: Vec<&str> = NAMES.iter().map(|(task, _)| task.name()).collect();
+    let all: Vec<&str> = TASKS.iter().map(|row| row.name).collect();
     let why = match OTHERS.iter().find(|(names, _)| names.contains(&&*wanted)) {
         Some((_, why)) => format!("{why}; "),
         None => nearest(&wanted).map(|task| format!("is {task} meant? ")).unwrap_or_default(),
@@ -56,11 +35,11 @@ fn squeezed(name: &str) -> String {
 }
 
 fn nearest(wanted: &str) -> Option<Task> {
-    let likeness = |(task, names): &(Task, &[&str])| {
-        let best = names.iter().map(|name| strsim::normalized_damerau_levenshtein(wanted, name)).fold(0.0, f64::max);
-        (*task, best)
+    let likeness = |row: &Row| {
+        let best = row.aliases.iter().map(|name| strsim::normalized_damerau_levenshtein(wanted, name)).fold(0.0, f64::max);
+        (row.task, best)
     };
-    NAMES.iter().map(likeness).filter(|(_, best)| *best > 0.6).max_by(|a, b| a.1.total_cmp(&b.1)).map(|(task, _)| task)
+    TASKS.iter().map(likeness).filter(|(_, best)| *best > 0.6).max_by(|a, b| a.1.total_cmp(&b.1)).map(|(task, _)| task)
 }
 
 #[cfg(test)]
@@ -90,9 +69,9 @@ mod tests {
 
     #[test]
     fn every_task_is_known_by_its_own_name() {
-        for (task, names) in NAMES {
-            assert_eq!(parse(task.name()).ok(), Some(*task));
-            assert!(names.contains(&&*squeezed(task.name())), "{task}");
+        for row in TASKS {
+            assert_eq!(parse(row.name).ok(), Some(row.task));
+            assert!(row.aliases.contains(&&*squeezed(row.name)), "{}", row.name);
         }
     }
 
@@ -101,9 +80,8 @@ mod tests {
         for (name, expected) in [
             ("seq-clss", "is seq-cls meant?"),
             ("text-clasification", "is seq-cls meant?"),
-            ("feature-extraction", "`--num-labels`"),
-            ("QUESTION_ANS", "start and end of an answer"),
-            ("poetry", "tasks are causal-lm, masked-lm, seq-cls"),
+            ("object-detection", "it is not trained"),
+            ("poetry", "tasks are causal-lm, masked-lm, seq2seq-lm"),
         ] {
             let error = parse(name).expect_err("no such task").to_string();
             assert!(error.contains(expected), "{name}: {error}");

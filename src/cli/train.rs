@@ -88,6 +88,9 @@ pub struct Args {
     /// Batches whose gradients are added up for one optimizer step
     #[arg(long, aliases = ["grad-accum", "gradient-accumulation"], value_name = "BATCHES", default_value = "1", help_heading = "Length of the training")]
     pub gradient_accumulation_steps: NonZeroUsize,
+    /// Rows that the model runs on at a time: the gradient is that of the whole batch, the memory that of so many rows [default: the batch]
+    #[arg(long, value_name = "ROWS", help_heading = "Length of the training")]
+    pub micro_batch_size: Option<NonZeroUsize>,
     /// How often all rows are read; fractions are fine [default: 3]
     #[arg(long, aliases = ["num-train-epochs", "num-epochs"], value_name = "NUMBER", conflicts_with = "max_steps", help_heading = "Length of the training")]
     pub epochs: Option<f64>,
@@ -202,6 +205,7 @@ impl Args {
                 batch_size: batch_size(self.batch_size, &manifest.feeding),
             },
             accumulation: self.gradient_accumulation_steps,
+            micro_batch: self.micro_batch_size,
             length: self.max_steps.map_or(Length::Epochs(epochs.unwrap_or(EPOCHS)), |steps| Length::Steps(steps.get())),
             optimizer: Optimizer {
                 learning_rate,
@@ -265,7 +269,7 @@ fn report(args: &Args, global: &Global, summary: &Summary, classes: &[String]) -
             "first_loss": summary.first_loss,
             "tokens": summary.tokens,
             "seconds": summary.time.as_secs_f64(),
-            "eval": summary.evaluation.map(|evaluation| evaluation.json()),
+            "eval": summary.evaluation.as_ref().map(|evaluation| evaluation.json()),
             "class_names": classes,
             "adapter": summary.adapter,
         }));
@@ -286,7 +290,7 @@ fn describe(bundle: &Path, summary: &Summary, classes: &[String]) -> String {
     if let (Some(first), Some(last)) = (summary.first_loss, summary.loss) {
         lines.push(format!("loss      {first:.4} -> {last:.4} (first and last tenth of the steps)"));
     }
-    lines.extend(summary.evaluation.map(|evaluation| format!("held out  {}", evaluation.line())));
+    lines.extend(summary.evaluation.as_ref().map(|evaluation| format!("held out  {}", evaluation.line())));
     if !classes.is_empty() {
         let numbered: Vec<String> = classes.iter().enumerate().map(|(number, name)| format!("{number} {name}")).collect();
         lines.push(format!("classes   {}", numbered.join(", ")));

@@ -9,6 +9,7 @@ use indexmap::IndexMap;
 use super::base::Base;
 use super::lock::Lock;
 use super::manifest::{self, BaseFile, GraphFile, Manifest, Slot};
+use super::objective::{self, LossRequest};
 use super::opened::{INFERENCE, is_inside, location, relative, write_inference};
 use super::{class_names, declared, fingerprint, given};
 use crate::adapter::config::{Method, NewHead, Task};
@@ -16,11 +17,12 @@ use crate::adapter::dropout::Masks;
 use crate::adapter::targets::Strictness;
 use crate::adapter::{Given, Param, Plan, Purpose, Role};
 use crate::adapter::{naming, packing};
-use crate::anatomy::{self, Anatomy, Feeding, Feeds};
+use crate::anatomy::{self, Anatomy, Feeding, Feeds, Reads};
 use crate::files::StagedFolder;
 use crate::ir::{Builder, DType, Graph, Tensor};
 use crate::onnx::{self, Storage, WriteOptions};
 use crate::peft::{self, AdapterConfig, AdapterFiles};
+use crate::train::cached;
 use crate::train::optimizer::{self, AdamW, names};
 use crate::train::step::{self, Backward, Model, Objective};
 use crate::train::verbalizer::HardPrompt;
@@ -39,6 +41,8 @@ pub struct Request<'a> {
     pub new_head: Option<NewHead>,
     /// The words that labels stand for, where a language model is asked for one of them.
     pub hard_prompt: Option<HardPrompt>,
+    /// The loss and its options.
+    pub loss: LossRequest,
     /// The folder to write.
     pub output: &'a Path,
     /// The seed of a fresh adapter's values.
@@ -126,8 +130,13 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         (Adapter::Folder(_), Some(files)) => (files.config.method.clone(), Strictness::AsPeft),
         (Adapter::Folder(path), None) => return Err(Error::not_found("adapter", path.display().to_string())),
     };
-    let feeding = feeding(&base).in_file(request.model)?;
+    let mut feeding = feeding(&base).in_file(request.model)?;
     packing::join(&mut base.anatomy, &method).in_file(request.model)?;
+    let loss = objective::settle(&request.loss, task, request.model, &base.graph, &base.anatomy).in_file(request.model)?;
+    let outputs: Vec<&str> = base.graph.outputs().iter().map(|&id| base.graph.value_name(id)).collect();
+    for column in loss.columns().filter(|column| !outputs.contains(&column.as_str())) {
+        feeding.inputs.entry(column).or_insert(anatomy::Role::Column);
+    }
     let lookup = |key: &str| given.as_ref().and_then(|files| files.tensor(key)).cloned();
     let plan = Plan::new(&method, task, &base.anatomy, strictness, request.seed, &lookup).in_file(request.model)?;
 
@@ -165,7 +174,8 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     put(INFERENCE, &inference)?;
     drop(inference);
     let classes = base.anatomy.head.as_ref().and_then(|head| head.classes);
-    let to_train = ToTrain { base: &base, plan: &plan, task, params: &params, hard_prompt: request.hard_prompt.as_ref() };
+    let to_train =
+        ToTrain { base: &base, plan: &plan, objective: &loss.objective, params: &params, hard_prompt: request.hard_prompt.as_ref() };
     to_train.graphs(&untrained, &mut put).in_file(request.model)?;
     let manifest = Manifest {
         version: manifest::VERSION,
@@ -186,6 +196,7 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         dropout: plan.dropout(),
         feeding,
         hard_prompt: request.hard_prompt.clone(),
+        loss: loss.plan,
     };
     manifest.write(folder.path())?;
     let files: Vec<&Path> = origin_files.iter().map(|(file, _)| file.as_path()).collect();
@@ -286,19 +297,11 @@ fn adapter_files(
     }
 }
 
-fn objective(task: Task) -> Objective {
-    match task {
-        Task::CausalLm => Objective::NextToken,
-        Task::MaskedLm | Task::TokenCls | Task::Seq2SeqLm => Objective::EachToken,
-        Task::SeqCls | Task::ImageCls => Objective::Sequence,
-    }
-}
-
 /// What the graphs of training are made of.
 struct ToTrain<'a> {
     base: &'a Base,
     plan: &'a Plan,
-    task: Task,
+    objective: &'a Objective,
     params: &'a [Param],
     hard_prompt: Option<&'a HardPrompt>,
 }
@@ -308,12 +311,17 @@ impl ToTrain<'_> {
     fn graphs(&self, without: &Graph, put: &mut dyn FnMut(&str, &Graph) -> Result<()>) -> Result<()> {
         let adamw = AdamW::default();
         let count = self.params.iter().map(|param| param.initial.len()).sum();
-        let backward = if self.plan.dropout() > 0.0 {
-            let (graph, params) = self.with_dropout()?;
-            Backward::new(self.model(&graph, &params))
-        } else {
-            Backward::new(self.model(without, self.params))
-        }?;
+        let with_dropout = if self.plan.dropout() > 0.0 { Some(self.with_dropout()?) } else { None };
+        let learnt = with_dropout.as_ref().map_or_else(|| self.model(without, self.params), |(graph, params)| self.model(graph, params));
+        if let Objective::Formula(formula) = self.objective
+            && formula.loss.whole_batch
+            && formula.loss.reads == Reads::Embeddings
+        {
+            put("encode", &cached::encode_graph(learnt, formula)?)?;
+            put("loss", &cached::loss_graph(formula, None)?)?;
+            put("vjp", &cached::vjp_graph(learnt, formula)?)?;
+        }
+        let backward = Backward::new(learnt)?;
         put("training", &backward.training_graph(&adamw)?)?;
         put("gradient", &backward.gradient_graph()?)?;
         drop(backward);
@@ -336,7 +344,7 @@ impl ToTrain<'_> {
             graph,
             anatomy: &self.base.anatomy,
             params,
-            objective: objective(self.task),
+            objective: self.objective,
             positions_without_label: self.plan.positions_without_label(),
             hard_prompt: self.hard_prompt,
         }

@@ -9,6 +9,7 @@ use super::opened::is_inside;
 use crate::anatomy::Feeding;
 use crate::ir::Graph;
 use crate::peft::{ENCODER_FILE, FACTORS_FILE, WEIGHTS_FILE};
+use crate::train::plan::LossPlan;
 use crate::train::verbalizer::HardPrompt;
 use crate::{Context, Error, Result};
 
@@ -63,6 +64,9 @@ pub struct Manifest {
     /// The words that labels stand for, where a language model is asked for one of them; labels are then their numbers, at the word's place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hard_prompt: Option<HardPrompt>,
+    /// What is minimised.
+    #[serde(default)]
+    pub loss: LossPlan,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]

@@ -10,6 +10,7 @@ pub mod given;
 pub mod lock;
 pub mod manifest;
 pub mod merge;
+pub mod objective;
 pub mod onnx_adapter;
 mod opened;
 pub mod pending;

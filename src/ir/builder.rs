@@ -4,6 +4,7 @@ mod finish;
 mod inputs;
 mod nodes;
 mod rewire;
+mod splice;
 
 use std::cell::RefCell;
 use std::sync::Arc;

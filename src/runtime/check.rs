@@ -140,8 +140,8 @@ fn directions(manifest: &Manifest, gradient: &[f64], random: &mut ChaCha8Rng) ->
 
 impl<'a> Loss<'a> {
     fn new(session: Session, batches: &'a [Batch], count: usize) -> Self {
-        let labels: usize = batches.iter().map(|batch| batch.label_count).sum();
-        let labels = HostTensor::scalar(narrow(float(labels.max(1))));
+        let labels: f64 = batches.iter().map(|batch| batch.label_count).sum();
+        let labels = HostTensor::scalar(narrow(if labels > 0.0 { labels } else { 1.0 }));
         Self { session, batches, label_count: labels, nothing: HostTensor::vector(vec![0.0_f32; count]), value: 0.0 }
     }
 

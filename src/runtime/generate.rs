@@ -9,7 +9,7 @@ mod stream;
 pub use sampler::{Sampler, Sampling};
 pub use stream::TextStream;
 
-use super::data::{Batches, Dataset, Example, Filling, Labels, Order, Summary};
+use super::data::{Batches, Dataset, Example, Filling, Labels, Order};
 use super::session::{Axis, DeviceTensor, Feed, Port, Presence, Purpose, Runtime, Session, Settings};
 use super::{Device, ElementType, Elements, HostTensor};
 use crate::adapter::config::Task;
@@ -176,7 +176,7 @@ impl Generator {
     fn whole(&self, tokens: &[i32]) -> Result<Vec<(String, HostTensor)>> {
         let example = Example { line: 1, input_ids: tokens.to_vec(), labels: Labels::Tokens(tokens.to_vec()), ..Example::default() };
         let path = self.session.path().to_path_buf();
-        let dataset = Dataset { path, task: Task::CausalLm, examples: vec![example], class_names: None, summary: Summary::default() };
+        let dataset = Dataset::of(&path, Task::CausalLm, vec![example]);
         let filling = Filling { feeding: self.feeding.clone(), ..Filling::default() };
         let batch = Batches::new(&dataset, self.session.inputs(), 1, Order::File, filling)?.next_batch()?;
         let is_given = |port: &&Port| port.presence == Presence::Optional || batch.tensors.iter().any(|(name, _)| *name == port.name);

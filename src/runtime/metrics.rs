@@ -1,5 +1,6 @@
 //! `metrics.jsonl`: what happened in every step, one JSON object a line, in the order in which it happened.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -37,7 +38,7 @@ fn is_false(flag: &bool) -> bool {
 }
 
 /// One evaluation.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EvalRecord {
     /// The number of the last step before it; 0 before the first.
     pub step: u64,
@@ -48,8 +49,12 @@ pub struct EvalRecord {
     /// `exp(loss)`, for language models.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub perplexity: Option<f64>,
-    /// The share of labels that are the most probable ones.
-    pub accuracy: f64,
+    /// The share of labels that are the most probable ones; none where predictions are no classes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// What the task is measured with beside, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub metrics: BTreeMap<String, f64>,
     /// Wall time of the evaluation.
     pub seconds: f64,
 }
@@ -205,7 +210,15 @@ mod tests {
         let path = folder.path().join("metrics.jsonl");
         let mut metrics = Metrics::create(&path)?;
         metrics.write(&record(1, 0.5))?;
-        metrics.write(&EvalRecord { step: 1, split: "eval", loss: 1.0, perplexity: None, accuracy: 0.75, seconds: 2.0 })?;
+        metrics.write(&EvalRecord {
+            step: 1,
+            split: "eval",
+            loss: 1.0,
+            perplexity: None,
+            accuracy: Some(0.75),
+            metrics: BTreeMap::new(),
+            seconds: 2.0,
+        })?;
         metrics.write(&record(2, f32::NAN))?;
         assert_eq!(
             fs::read_to_string(&path)?,

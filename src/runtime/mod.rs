@@ -11,6 +11,7 @@ pub mod evaluate;
 pub mod generate;
 pub mod library;
 pub mod metrics;
+pub mod reference;
 pub mod runs;
 pub mod schedule;
 pub mod session;

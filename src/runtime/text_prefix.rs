@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::data::{Batches, Dataset, Example, Filling, Labels, Order, Summary};
+use super::data::{Batches, Dataset, Example, Filling, Labels, Order};
 use super::session::{Purpose, Runtime, Session, Settings};
 use crate::adapter::config::Task;
 use crate::adapter::prefix_of_text;
@@ -23,13 +23,7 @@ pub fn rows(runtime: &Runtime, model: &Path, tokens: &[i32]) -> Result<Tensor> {
         Session::open(runtime, Runnable::of(&graph, model)?, &Settings { purpose: Purpose::Inference, ..Settings::default() })?;
     let filling = Filling { feeding: anatomy::feeding(&base.graph, &base.anatomy), ..Filling::default() };
     let example = Example { line: 1, input_ids: tokens.to_vec(), labels: Labels::Tokens(tokens.to_vec()), ..Example::default() };
-    let dataset = Dataset {
-        path: model.to_path_buf(),
-        task: Task::CausalLm,
-        examples: vec![example],
-        class_names: None,
-        summary: Summary::default(),
-    };
+    let dataset = Dataset::of(model, Task::CausalLm, vec![example]);
     let batch = Batches::new(&dataset, session.inputs(), 1, Order::File, filling)?.next_batch()?;
     let found = session.run(&batch.feeds(), &["rows"]).in_file(model)?;
     let found = found.first().ok_or_else(|| Error::not_found("output", "rows"))?;

@@ -8,6 +8,7 @@
 //! A state is saved when its checkpoint's folder takes its name; the bundle's adapter follows from the last checkpoint of a run that ended well.
 //! What a run looks like to people is not decided here: every happening is an [`Event`].
 
+mod cached;
 mod engine;
 mod options;
 mod run;

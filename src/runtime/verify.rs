@@ -8,7 +8,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
 use super::ElementType;
-use super::data::{Batch, Batches, Dataset, Example, Filling, Labels, Numbers, Order, Pixels, Summary};
+use super::data::{Batch, Batches, Dataset, Example, Filling, Labels, Numbers, Order, Pixels};
 use super::session::{Axis, Port, Presence, Purpose, Runtime, Session, Settings};
 use crate::adapter::config::Task;
 use crate::anatomy::{self, Feeding, Padding, Role};
@@ -216,8 +216,7 @@ pub fn sample_batches(session: &Session, samples: &Samples) -> Result<Vec<Batch>
     let batches = samples.batches.iter().map(|lengths| {
         let lengths = taken(&samples.feeding, lengths);
         let examples = lengths.iter().map(|length| example(session, samples, *length, &mut random)).collect();
-        let dataset =
-            Dataset { path: session.path().to_path_buf(), task: samples.task, examples, class_names: None, summary: Summary::default() };
+        let dataset = Dataset::of(session.path(), samples.task, examples);
         let batch = Batches::new(&dataset, session.inputs(), lengths.len(), Order::File, filling.clone())?.next_batch()?;
         let missing = session.inputs().iter().find(|port| is_missing(port, &batch) && !samples.beside.contains(&port.name));
         missing.map_or(Ok(batch), |port| {

@@ -91,8 +91,35 @@ pub enum Want<'g> {
 /// # Errors
 /// Operators of the head that have no gradient.
 pub fn cross_entropy<'g>(b: &'g Builder, head: &Head, labels: Labels<'g>, want: Want<'g>) -> Result<Loss<'g>> {
+    over_chunks(b, head, &Rows::of(labels, None), want)
+}
+
+/// The same with a weight for each row of the logits, float32 `[rows]`.
+///
+/// # Errors
+/// As [`cross_entropy`].
+pub fn weighted_cross_entropy<'g>(b: &'g Builder, head: &Head, labels: Labels<'g>, weights: Expr<'g>, want: Want<'g>) -> Result<Loss<'g>> {
+    over_chunks(b, head, &Rows::of(labels, Some(weights)), want)
+}
+
+/// `ln p` of each row's label, float32 `[rows]`, 0 where none counts; a chunk of rows at a time, as [`cross_entropy`].
+///
+/// # Errors
+/// None for a head that was found.
+pub fn log_probs<'g>(b: &'g Builder, head: &Head, labels: Labels<'g>) -> Result<Expr<'g>> {
+    let (hidden, rows) = (b.expr(head.x()), Rows::of(labels, None));
+    let body = b.body("chunk");
+    let (number, go_on) = (body.input("chunk/number", DType::I64, &[]), body.input("chunk/go_on", DType::Bool, &[]));
+    let chunk = Chunk::write(b, &body, head, hidden.rows(), &rows, number);
+    body.output("chunk/continue", go_on.identity());
+    body.output("chunk/log_probs", (chunk.log_p.gather_elements(chunk.classes, -1) * chunk.weights).reshape(&[CHUNK]));
+    let of_chunks = b.op_with_bodies("Loop", &[Some(rows.chunks), None], vec![("body", body.finish_body()?)], 1)[0];
+    let none = labels.rows.zeros_like().cast(DType::F32);
+    Ok(none.scatter_nd_add(rows.positions.unsqueeze(&[-1]), of_chunks.reshape(&[-1])))
+}
+
+fn over_chunks<'g>(b: &'g Builder, head: &Head, rows: &Rows<'g>, want: Want<'g>) -> Result<Loss<'g>> {
     let hidden = b.expr(head.x());
-    let rows = Rows::of(labels);
     let trained = match want {
         Want::Gradient { trainable, .. } => {
             let reached = super::head::reachable(&b.nodes(), [trainable.id()]);
@@ -100,7 +127,7 @@ pub fn cross_entropy<'g>(b: &'g Builder, head: &Head, labels: Labels<'g>, want: 
         }
         Want::Accuracy => vec![],
     };
-    let body = chunk_body(b, head, hidden.rows(), &rows, &trained, want)?;
+    let body = chunk_body(b, head, hidden.rows(), rows, &trained, want)?;
     let zero = b.number(0.0, DType::F32);
     let mut inputs = vec![Some(rows.chunks), None, Some(zero)];
     match want {
@@ -128,7 +155,7 @@ pub fn cross_entropy<'g>(b: &'g Builder, head: &Head, labels: Labels<'g>, want: 
 struct Rows<'g> {
     /// Which rows, `[chunks * CHUNK]`, int64.
     positions: Expr<'g>,
-    /// 1 or 0, float32.
+    /// What each row's loss counts, 0 for fillers; float32.
     weights: Expr<'g>,
     /// The class of each, int64; 0 for fillers.
     classes: Expr<'g>,
@@ -137,7 +164,7 @@ struct Rows<'g> {
 }
 
 impl<'g> Rows<'g> {
-    fn of(labels: Labels<'g>) -> Self {
+    fn of(labels: Labels<'g>, weights: Option<Expr<'g>>) -> Self {
         let b = labels.rows.b();
         let found = labels.counts.nonzero().reshape(&[-1]);
         let count = found.shape();
@@ -145,10 +172,36 @@ impl<'g> Rows<'g> {
         let chunks = ((count + b.ints(&[CHUNK - 1])) / chunk).max(b.ints(&[1]));
         let fillers = chunks * chunk - count;
         let positions = found.concat(&[fillers.filled(0.0, DType::I64)], 0);
-        let weights = count.filled(1.0, DType::F32).concat(&[fillers.filled(0.0, DType::F32)], 0);
+        let counted = count.filled(1.0, DType::F32).concat(&[fillers.filled(0.0, DType::F32)], 0);
+        let weights = weights.map_or(counted, |weights| weights.gather(positions, 0) * counted);
         // A filler's row may have an ignored label, which is no class.
         let classes = labels.rows.gather(positions, 0).max(b.ints(&[0]));
         Self { positions, weights, classes, chunks: chunks.reshape(&[]) }
+    }
+}
+
+/// One chunk of rows in a loop's body.
+struct Chunk<'b> {
+    x: Expr<'b>,
+    logits: Expr<'b>,
+    log_p: Expr<'b>,
+    classes: Expr<'b>,
+    weights: Expr<'b>,
+}
+
+impl<'b> Chunk<'b> {
+    fn write<'g>(b: &'g Builder, body: &'b Builder, head: &Head, hidden: Expr<'g>, rows: &Rows<'g>, number: Expr<'b>) -> Self {
+        let start = number.reshape(&[1]) * body.ints(&[CHUNK]);
+        let end = start + body.ints(&[CHUNK]);
+        let part = |of: Expr<'g>| {
+            let part = body.capture(of).slice_at(start, end, &[0]);
+            part.reshape(&[CHUNK])
+        };
+        let x = body.capture(hidden).gather(part(rows.positions), 0);
+        let classes = part(rows.classes).unsqueeze(&[-1]);
+        let weights = part(rows.weights).unsqueeze(&[-1]);
+        let logits = head.write(body, x, |id| body.capture(b.expr(id)));
+        Self { x, logits, log_p: logits.cast(DType::F32).log_softmax(-1), classes, weights }
     }
 }
 
@@ -163,17 +216,7 @@ fn chunk_body<'g>(b: &'g Builder, head: &Head, hidden: Expr<'g>, rows: &Rows<'g>
         .map(|(&id, i)| body.input_value(&format!("chunk/gradient_{i}"), crate::ir::Fact { contents: None, ..b.fact(id) }, None))
         .collect();
 
-    let start = number.reshape(&[1]) * body.ints(&[CHUNK]);
-    let end = start + body.ints(&[CHUNK]);
-    let part = |of: Expr<'g>| {
-        let part = body.capture(of).slice_at(start, end, &[0]);
-        part.reshape(&[CHUNK])
-    };
-    let x = body.capture(hidden).gather(part(rows.positions), 0);
-    let classes = part(rows.classes).unsqueeze(&[-1]);
-    let weights = part(rows.weights).unsqueeze(&[-1]);
-    let logits = head.write(&body, x, |id| body.capture(b.expr(id)));
-    let log_p = logits.cast(DType::F32).log_softmax(-1);
+    let Chunk { x, logits, log_p, classes, weights } = Chunk::write(b, &body, head, hidden, rows, number);
     let sum = loss - (log_p.gather_elements(classes, -1) * weights).sum_all();
     body.output("chunk/continue", go_on.identity());
     body.output("chunk/loss_next", sum);

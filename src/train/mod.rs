@@ -1,12 +1,20 @@
 //! What training adds to a graph: the loss, the gradient, the optimizer; and the graphs that are made of them.
 
 pub mod cache;
+pub mod cached;
+pub mod formula;
 pub mod head;
 pub mod logits;
 pub mod loss;
+pub mod loss_graph;
+pub mod losses;
 pub mod optimizer;
 mod order;
+pub mod plan;
+pub mod pooling;
+mod prepared;
 pub mod step;
+mod token_log_probs;
 pub mod verbalizer;
 mod widen;
 

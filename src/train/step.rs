@@ -1,18 +1,19 @@
 //! The graphs of training, made of an adapted model: the whole step; the gradient alone; the loss alone.
 
-use super::head::Head;
-use super::loss::{self, Labels, Loss, Want};
+use super::formula::Formula;
+use super::loss::Want;
+use super::loss_graph::LossGraph;
 use super::optimizer::{AdamW, names};
 use super::order;
+use super::prepared::Prepared;
 use super::verbalizer::HardPrompt;
+use crate::Result;
 use crate::adapter::Param;
 use crate::anatomy::Anatomy;
-use crate::grad;
-use crate::ir::{Builder, DType, Dim, Expr, Graph, ValueId, simplify};
-use crate::{Error, Result};
+use crate::ir::{Builder, DType, Expr, Graph, ValueId, simplify};
 
-/// What the labels are labels of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is minimised.
+#[derive(Clone, Debug)]
 pub enum Objective {
     /// Causal language models: each position predicts the next label. Labels `[batch, seq]`, not shifted.
     NextToken,
@@ -20,6 +21,10 @@ pub enum Objective {
     EachToken,
     /// Classification of whole sequences or images: labels `[batch]`.
     Sequence,
+    /// A formula over what the model gives.
+    Formula(Formula),
+    /// A loss that somebody wrote as a graph.
+    Graph(LossGraph),
 }
 
 /// An adapted model that is to be trained.
@@ -31,8 +36,8 @@ pub struct Model<'a> {
     pub anatomy: &'a Anatomy,
     /// The adapter's tensors, in the order of the trainable vector.
     pub params: &'a [Param],
-    /// What the labels are labels of.
-    pub objective: Objective,
+    /// What is minimised.
+    pub objective: &'a Objective,
     /// Positions of the logits in front of those that have labels: virtual tokens.
     pub positions_without_label: usize,
     /// The words that labels stand for: labels are then numbers of these, at the word's place.
@@ -64,7 +69,7 @@ impl Backward {
         let loss = prepared.loss(model, Want::Gradient { denominator, trainable: prepared.trainable })?;
         let (trainable, label_count) = (prepared.trainable.id(), denominator.id());
         let gradient = prepared.gradient(&loss)?;
-        for (name, value) in [("sum", loss.sum), ("gradient", gradient), ("count", prepared.labels.count())] {
+        for (name, value) in [("sum", loss.sum), ("gradient", gradient), ("count", loss.count)] {
             b.output(&format!("backward/{name}"), value);
         }
         let graph = simplify(&b.finish()?)?;
@@ -108,113 +113,18 @@ impl Backward {
     }
 }
 
-/// The loss without its gradient: `loss_sum`, `label_count` and `correct`, float32, rank 0.
+/// The loss without its gradient: `loss_sum` and `label_count`, float32, rank 0; and what metrics are measured with: `correct`, the number of
+/// right predictions, or what the loss read (`logits`, `embeddings`, ..).
 ///
 /// # Errors
-/// An adapter without tensors; a graph without logits.
+/// An adapter without tensors; a graph that does not give what the loss reads.
 pub fn evaluation_graph(model: Model<'_>) -> Result<Graph> {
     let b = Builder::on(model.graph);
-    let prepared = Prepared::new(&b, model)?;
-    let loss = prepared.loss(model, Want::Accuracy)?;
+    let loss = Prepared::new(&b, model)?.loss(model, Want::Accuracy)?;
     b.output("loss_sum", loss.sum);
-    b.output("label_count", prepared.labels.exact_count());
-    if let Some(correct) = loss.correct {
-        b.output("correct", correct);
+    b.output("label_count", loss.exact_count);
+    for (name, value) in loss.correct.map(|correct| ("correct", correct)).into_iter().chain(loss.predictions) {
+        b.output(name, value);
     }
     Ok(order::weights_first(simplify(&b.finish()?)?))
-}
-
-/// A model whose adapter is the flat vector, with labels, without outputs.
-struct Prepared<'g> {
-    b: &'g Builder,
-    trainable: Expr<'g>,
-    logits: Expr<'g>,
-    labels: Labels<'g>,
-}
-
-impl<'g> Prepared<'g> {
-    fn new(b: &'g Builder, model: Model<'_>) -> Result<Self> {
-        let head = model.anatomy.head.as_ref().ok_or_else(|| {
-            Error::unsupported("training this graph", "it has no output that looks like logits")
-                .with_hint("a body without a head gets one with `--num-labels`; `peft-onnx inspect --explain` says what was looked for")
-        })?;
-        let logits = super::logits::of(b, model.graph, head);
-        b.clear_outputs();
-        super::cache::close(b, model.anatomy);
-        let trainable = flatten(b, model)?;
-        let logits = model.hard_prompt.map_or(logits, |prompt| b.scoped("labels", || prompt.narrowed(logits)));
-        let labels = labels(b, model)?;
-        Ok(Self { b, trainable, logits, labels })
-    }
-
-    fn loss(&self, model: Model<'_>, want: Want<'g>) -> Result<Loss<'g>> {
-        if model.objective == Objective::Sequence {
-            return Ok(loss::classification(self.logits, self.labels, want));
-        }
-        let input = model.anatomy.head.as_ref().and_then(|head| head.projection).map(|at| model.anatomy.projections[at].x);
-        let head = match input.map(|x| Head::between(self.b, self.b.expr(x), self.logits)) {
-            Some(Ok(head)) => head,
-            Some(Err(why)) => {
-                tracing::warn!("the loss is computed from whole logits: {why}");
-                Head::identity(self.logits)
-            }
-            None => Head::identity(self.logits),
-        };
-        self.b.scoped("loss", || loss::cross_entropy(self.b, &head, self.labels, want))
-    }
-
-    fn gradient(&self, loss: &Loss<'g>) -> Result<Expr<'g>> {
-        let gradients = grad::vjp(self.b, &loss.seeds, &[self.trainable])?;
-        gradients[0].ok_or_else(|| Error::invalid("the loss does not depend on the adapter"))
-    }
-}
-
-/// Replaces the adapter's inputs by parts of one flat input.
-fn flatten<'g>(b: &'g Builder, model: Model<'_>) -> Result<Expr<'g>> {
-    let params = model.params;
-    let length = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-    let count: usize = params.iter().map(|param| param.initial.len()).sum();
-    if count == 0 {
-        return Err(Error::invalid("there is nothing to train: the adapter has no tensors"));
-    }
-    let trainable = b.input(names::TRAINABLE, DType::F32, &[Dim::known(length(count))]);
-    b.scoped("trainable", || {
-        let lengths: Vec<i64> = params.iter().map(|p| length(p.initial.len())).collect();
-        for (param, part) in params.iter().zip(trainable.split(&lengths, 0)) {
-            let shape: Vec<i64> = param.initial.shape().iter().map(|&n| length(n)).collect();
-            b.remove_input(b.expr(param.value), part.reshape(&shape));
-        }
-    });
-    Ok(trainable)
-}
-
-fn labels<'g>(b: &'g Builder, model: Model<'_>) -> Result<Labels<'g>> {
-    let inputs = &model.anatomy.inputs;
-    let like = inputs
-        .decoder_input_ids
-        .or(inputs.main)
-        .ok_or_else(|| Error::unsupported("training this graph", "its data inputs were not recognised"))?;
-    let dims = b.expr(like).known_dims();
-    let shape = match model.objective {
-        Objective::Sequence => &dims[..1.min(dims.len())],
-        _ => &dims,
-    };
-    let labels = match b.input_named(LABELS) {
-        None => b.input(LABELS, DType::I64, shape),
-        // The model computes a loss of its own, which nothing asks for any more.
-        Some(own) if own.rank() == shape.len() => own.cast(DType::I64),
-        Some(own) => {
-            let what = format!("the input {LABELS} of this graph");
-            let why = format!("labels here have {} axes, it is {}", shape.len(), b.fact(own.id()));
-            return Err(Error::unsupported(what, why).with_hint("export the model without its loss"));
-        }
-    };
-    Ok(b.scoped("loss", || {
-        let before = i64::try_from(model.positions_without_label).unwrap_or(i64::MAX);
-        let labels = if before == 0 || model.objective == Objective::Sequence { labels } else { loss::with_ignored(labels, before) };
-        match model.objective {
-            Objective::NextToken => Labels::next_token(labels),
-            Objective::EachToken | Objective::Sequence => Labels::in_place(labels),
-        }
-    }))
 }

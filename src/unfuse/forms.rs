@@ -2,7 +2,7 @@
 //! (`docs/ContribOperators.md`), and ONNX's own pages for operators without a domain.
 
 use super::{Fused, Outputs};
-use super::{activation, attention, bits4, experts, grouped, norm, packed, quantized, rotary};
+use super::{activation, attention, bits4, experts, grouped, norm, packed, quantized, resample, rotary};
 
 /// Writes a fused node out. The error is why it cannot.
 pub(super) type Form = for<'g> fn(&Fused<'g>) -> Result<Outputs<'g>, String>;
@@ -50,5 +50,9 @@ pub(super) static ELSEWHERE: &[(&str, Form)] = &[
 ];
 
 /// Projections made visible, attention left as one operator.
-pub(super) static SEPARATE: &[(&str, Form)] =
-    &[("com.microsoft:Attention", packed::separate_attention), ("com.microsoft:GroupQueryAttention", grouped::separate)];
+#[rustfmt::skip]
+pub(super) static SEPARATE: &[(&str, Form)] = &[
+    ("com.microsoft:Attention",          packed::separate_attention),
+    ("com.microsoft:GroupQueryAttention", grouped::separate),
+    ("Resize",                           resample::cubic),
+];

@@ -16,6 +16,7 @@ mod grouped;
 mod norm;
 mod packed;
 mod quantized;
+mod resample;
 mod rotary;
 mod rounding;
 mod still;

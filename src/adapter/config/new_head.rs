@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 
 /// A head that is put on a body in place of what it had: linear layers with rectifiers between them.
@@ -49,15 +51,18 @@ impl HeadModules {
 }
 
 /// How the hidden states of a text's positions become one vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Pooling {
     /// The first position's.
+    #[serde(rename = "cls")]
     First,
     /// The mean over the tokens of the attention mask.
     Mean,
     /// That of the last token of the attention mask.
     Last,
     /// Not at all: the body gives one vector for a text, or each position gets its own class.
+    #[serde(rename = "none")]
     Nothing,
 }
 

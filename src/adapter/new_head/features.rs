@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use super::super::config::{HeadModules, NewHead, Pooling, Task};
 use super::{LOGITS, channels};
-use crate::anatomy::{self, Anatomy, Ending, Projection};
+use crate::anatomy::{self, Anatomy, Ending, Projection, Reads};
 use crate::ir::{Builder, DType, Expr, Fact, Graph, ValueId};
 use crate::{Error, Result};
 
@@ -25,6 +25,13 @@ pub struct Features {
     is_of_decoder: bool,
 }
 
+/// The hidden states nearest to a body's end, `[batch, seq, hidden]`.
+#[must_use]
+pub fn token_states(graph: &Graph, anatomy: &Anatomy) -> Option<ValueId> {
+    let search = Search { graph, anatomy, learned: learned(graph, anatomy) };
+    search.states().filter(|&id| graph.fact(id).rank() == Some(3))
+}
+
 impl Features {
     /// Finds what a head for `task` can stand on: what the model's own head reads, else what the graph gives; before any pooling that the
     /// model does itself, if another one was asked for.
@@ -33,11 +40,11 @@ impl Features {
     /// A graph without such values; a task without classes; an encoder-decoder, or the decoder of one.
     pub fn find(graph: &Graph, anatomy: &Anatomy, head: &NewHead, task: Task) -> Result<Self> {
         head.check()?;
-        let each_position = match task {
-            Task::TokenCls => true,
-            Task::SeqCls | Task::ImageCls => false,
-            Task::CausalLm | Task::MaskedLm | Task::Seq2SeqLm => {
-                let error = Error::mismatch("the task of a new head with labels", "seq-cls, token-cls or image-cls", task);
+        let each_position = match task.row().reads {
+            Reads::TokenLogits => true,
+            Reads::Logits => false,
+            Reads::Vocabulary | Reads::Spans | Reads::Embeddings | Reads::TokenLogProbs => {
+                let error = Error::mismatch("the task of a new head with labels", "a task with classes or numbers", task);
                 return Err(error.with_hint("leave --num-labels out to keep the model's own head"));
             }
         };

@@ -2,6 +2,9 @@
 
 mod evidence;
 mod others;
+mod table;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,6 +17,7 @@ use evidence::View;
 use others::{OTHERS, Other};
 
 pub use evidence::{Declared, Feeds};
+pub use table::{Reads, Row, TASKS};
 
 /// What a model is trained to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,14 +26,30 @@ pub enum Task {
     CausalLm,
     /// The hidden tokens.
     MaskedLm,
-    /// A class for each text.
-    SeqCls,
-    /// A class for each token.
-    TokenCls,
-    /// A class for each image.
-    ImageCls,
     /// The next token of a text that answers another.
     Seq2SeqLm,
+    /// A class for each text.
+    SeqCls,
+    /// Any number of labels for each text.
+    MultiLabel,
+    /// One or more numbers for each text.
+    Regression,
+    /// How relevant a passage is for a query.
+    Rerank,
+    /// A class for each token.
+    TokenCls,
+    /// Where in a text the answer to a question stands.
+    Qa,
+    /// A vector for each text.
+    Embedding,
+    /// Which of two answers is better, by the model's own probabilities.
+    Preference,
+    /// Which of two answers is better, by a score.
+    Reward,
+    /// A class for each image.
+    ImageCls,
+    /// A class for each sound.
+    AudioCls,
 }
 
 /// A task, and what it was concluded from.
@@ -54,6 +74,8 @@ pub struct Instead {
     pub is_certain: bool,
     /// What to do about it; may be empty.
     pub hint: &'static str,
+    /// The tasks that such a model is trained for, where somebody names one.
+    pub tasks: &'static [Task],
 }
 
 /// A task that a model is trained for, and what speaks against it.
@@ -63,36 +85,6 @@ pub struct Decision {
     pub task: Task,
     /// What the evidence says instead, where a task was asked for.
     pub doubt: Option<String>,
-}
-
-/// Tasks by the names that the command line and the manifest use.
-const NAMES: &[(Task, &str)] = &[
-    (Task::CausalLm, "causal-lm"),
-    (Task::MaskedLm, "masked-lm"),
-    (Task::SeqCls, "seq-cls"),
-    (Task::TokenCls, "token-cls"),
-    (Task::ImageCls, "image-cls"),
-    (Task::Seq2SeqLm, "seq2seq-lm"),
-];
-
-impl Task {
-    /// The task's name: `causal-lm`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        NAMES.iter().find(|(task, _)| *task == self).map_or("", |(_, name)| name)
-    }
-
-    /// The task of a name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        NAMES.iter().find(|(_, known)| *known == name).map(|(task, _)| *task)
-    }
-
-    /// Whether labels are tokens, one for each position.
-    #[must_use]
-    pub fn predicts_tokens(self) -> bool {
-        matches!(self, Self::CausalLm | Self::MaskedLm | Self::Seq2SeqLm)
-    }
 }
 
 impl fmt::Display for Task {
@@ -106,7 +98,7 @@ impl FromStr for Task {
 
     fn from_str(name: &str) -> Result<Self> {
         Self::from_name(name).ok_or_else(|| {
-            let all: Vec<&str> = NAMES.iter().map(|(_, name)| *name).collect();
+            let all: Vec<&str> = TASKS.iter().map(|row| row.name).collect();
             Error::not_found("task", name).with_hint(format!("tasks are {}", all.join(", ")))
         })
     }
@@ -119,20 +111,28 @@ impl FromStr for Task {
 pub fn decide(graph: &Graph, anatomy: &Anatomy, declared: &Declared, asked: Option<Task>) -> Result<Decision> {
     let guess = guess(graph, anatomy, declared);
     let view = View::new(graph, anatomy, declared);
-    let certain = others(&view).find(|(instead, _)| instead.is_certain);
+    let is_meant = |instead: &Instead| asked.is_some_and(|task| instead.tasks.contains(&task));
+    let certain = others(&view).find(|(instead, _)| instead.is_certain && !is_meant(instead));
     let first = || guess.instead.clone().zip(Some(guess.why.clone()));
-    if let Some((instead, why)) = certain.or_else(|| first().filter(|_| asked.is_none())) {
+    // Where nobody names a task the first evidence tells; where somebody does, only what is certain holds against it.
+    if let Some((instead, why)) = first().filter(|_| asked.is_none()).or(certain) {
         return Err(refusal(&instead, &why));
     }
     let Some(task) = asked.or(guess.task) else { return Err(unknown(&guess)) };
     check_axes(task, graph, anatomy, &guess)?;
     let is_same = |other: Task| other == task || (is_for_rows(task) && is_for_rows(other));
-    let what = guess.instead.as_ref().map(|instead| instead.what).or_else(|| guess.task.filter(|&other| !is_same(other)).map(Task::name));
+    let instead = guess.instead.as_ref().filter(|instead| !is_meant(instead));
+    // What a task reads beside logits is looked for where its loss is settled.
+    let is_of_logits = matches!(task.row().reads, Reads::Logits | Reads::TokenLogits | Reads::Vocabulary);
+    if !is_of_logits {
+        return Ok(Decision { task, doubt: None });
+    }
+    let what = instead.map(|instead| instead.what).or_else(|| guess.task.filter(|&other| !is_same(other)).map(Task::name));
     Ok(Decision { task, doubt: what.map(|what| format!("the model looks made for {what}: {}", guess.why)) })
 }
 
 fn is_for_rows(task: Task) -> bool {
-    matches!(task, Task::SeqCls | Task::ImageCls)
+    task.scores_rows()
 }
 
 /// Names of all tasks, for people.
@@ -142,12 +142,14 @@ fn names(tasks: impl Iterator<Item = Task>) -> String {
 
 fn refusal(instead: &Instead, why: &str) -> Error {
     let new_head = "`--num-labels N` puts a classifier on the model's body";
+    let trained = names(instead.tasks.iter().copied());
     let hint = match (instead.hint, instead.is_certain) {
+        _ if !trained.is_empty() => format!("say with `--task` what it is trained for: {trained}; {new_head} in place of its own outputs"),
         ("", true) => format!("{new_head} in place of its own outputs"),
         ("", false) => {
             format!(
                 "{new_head}; if they are scores of classes all the same, say with `--task` which: {}",
-                names(NAMES.iter().map(|(task, _)| *task))
+                names(TASKS.iter().map(|row| row.task))
             )
         }
         (hint, _) => hint.to_owned(),
@@ -156,7 +158,7 @@ fn refusal(instead: &Instead, why: &str) -> Error {
 }
 
 fn unknown(guess: &Guess) -> Error {
-    let candidates = if guess.candidates.is_empty() { NAMES.iter().map(|(task, _)| *task).collect() } else { guess.candidates.clone() };
+    let candidates = if guess.candidates.is_empty() { TASKS.iter().map(|row| row.task).collect() } else { guess.candidates.clone() };
     let hint =
         format!("name the task with `--task`: {}; a body without a head gets one with `--num-labels`", names(candidates.into_iter()));
     Error::unsupported("finding out the task", guess.why.clone()).with_hint(hint)
@@ -165,7 +167,11 @@ fn unknown(guess: &Guess) -> Error {
 /// Checks that a graph's logits have the axes of a task: scores for a whole row, `[batch, classes]`, or for each of its tokens, `[batch, seq, scores]`.
 fn check_axes(task: Task, graph: &Graph, anatomy: &Anatomy, guess: &Guess) -> Result<()> {
     let Some(head) = &anatomy.head else { return Ok(()) };
-    let (axes, scores) = if is_for_rows(task) { (2, "[batch, classes]") } else { (3, "[batch, seq, scores]") };
+    let (axes, scores) = match task.row().reads {
+        Reads::Logits => (2, "[batch, classes]"),
+        Reads::TokenLogits | Reads::Vocabulary | Reads::TokenLogProbs => (3, "[batch, seq, scores]"),
+        Reads::Spans | Reads::Embeddings => return Ok(()),
+    };
     let found = head.axes(graph);
     if found.as_ref().is_none_or(|found| found.len() == axes) {
         return Ok(());
@@ -195,7 +201,7 @@ pub fn guess(graph: &Graph, anatomy: &Anatomy, declared: &Declared) -> Guess {
 
 /// Everything that the outputs may be that no task is trained on, and why.
 fn others<'v>(view: &'v View<'_>) -> impl Iterator<Item = (Instead, String)> + 'v {
-    let row = |other: &Other| Instead { what: other.what, is_certain: other.is_certain, hint: other.hint };
+    let row = |other: &Other| Instead { what: other.what, is_certain: other.is_certain, hint: other.hint, tasks: other.tasks };
     OTHERS.iter().filter_map(move |other| Some((row(other), (other.evidence)(view)?)))
 }
 
@@ -269,19 +275,5 @@ fn predicts_vocabulary(anatomy: &Anatomy, head: &Head) -> bool {
         (Some(classes), Some(rows)) => classes == rows || (classes > CLASSES && classes * 2 > rows),
         (Some(classes), None) => classes > CLASSES,
         (None, _) => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_read_as_they_are_written() {
-        for (task, name) in NAMES {
-            assert_eq!((name.parse::<Task>().expect("a name from the table"), task.to_string().as_str()), (*task, *name));
-        }
-        let error = "poetry".parse::<Task>().expect_err("no such task");
-        assert!(error.hint().is_some_and(|hint| hint.contains("seq-cls")));
     }
 }

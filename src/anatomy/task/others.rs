@@ -3,6 +3,7 @@
 //! A task that is added takes its row out of this table.
 
 use super::super::{Ending, Squash};
+use super::Task;
 use super::evidence::{Feeds, View};
 
 /// Something that an output can be instead of scores of classes.
@@ -15,6 +16,8 @@ pub(super) struct Other {
     pub(super) is_certain: bool,
     /// What to do, where `--num-labels` is not all there is.
     pub(super) hint: &'static str,
+    /// The tasks that such a model is trained for, where somebody names one.
+    pub(super) tasks: &'static [Task],
 }
 
 /// The names of axes and numbers of classes are compared before any name is.
@@ -25,6 +28,7 @@ pub(super) const OTHERS: &[Other] = &[
         is_certain: true,
         hint: "export encoder and decoder as one graph: `optimum-cli export onnx --monolith --task text2text-generation` \
                (automatic-speech-recognition for speech), and give that file",
+        tasks: &[],
     },
     Other {
         what: "question answering",
@@ -40,6 +44,7 @@ pub(super) const OTHERS: &[Other] = &[
         },
         is_certain: false,
         hint: "",
+        tasks: &[Task::Qa],
     },
     Other {
         what: "the detection of objects",
@@ -49,6 +54,7 @@ pub(super) const OTHERS: &[Other] = &[
         },
         is_certain: false,
         hint: "",
+        tasks: &[],
     },
     Other {
         what: "segmentation or another map",
@@ -70,6 +76,7 @@ pub(super) const OTHERS: &[Other] = &[
         },
         is_certain: false,
         hint: "",
+        tasks: &[],
     },
     Other {
         what: "maps of attention",
@@ -79,12 +86,14 @@ pub(super) const OTHERS: &[Other] = &[
         },
         is_certain: false,
         hint: "",
+        tasks: &[],
     },
     Other {
         what: "similarity of pairs",
         evidence: |view| view.output_with(&["logits_per_", "similarit"]).map(|name| format!("{name} compares every row with every other")),
         is_certain: false,
         hint: "",
+        tasks: &[],
     },
     Other {
         what: "speech recognition (CTC)",
@@ -98,6 +107,7 @@ pub(super) const OTHERS: &[Other] = &[
         },
         is_certain: false,
         hint: "",
+        tasks: &[],
     },
     Other {
         what: "scores of patches",
@@ -107,6 +117,7 @@ pub(super) const OTHERS: &[Other] = &[
         },
         is_certain: false,
         hint: "",
+        tasks: &[],
     },
     Other {
         what: "vectors",
@@ -132,6 +143,7 @@ pub(super) const OTHERS: &[Other] = &[
         },
         is_certain: false,
         hint: "",
+        tasks: &[Task::Embedding],
     },
     Other {
         what: "one number for each row (a regression, or a reranker)",
@@ -145,6 +157,7 @@ pub(super) const OTHERS: &[Other] = &[
         },
         is_certain: true,
         hint: "",
+        tasks: &[Task::Regression, Task::Rerank, Task::Reward],
     },
     Other {
         what: "probabilities over something else than classes",
@@ -163,6 +176,7 @@ pub(super) const OTHERS: &[Other] = &[
         },
         is_certain: true,
         hint: "export the model so that it gives its logits",
+        tasks: &[],
     },
     Other {
         what: "labels of which any number may be true",
@@ -179,6 +193,7 @@ pub(super) const OTHERS: &[Other] = &[
         },
         is_certain: false,
         hint: "",
+        tasks: &[Task::MultiLabel],
     },
     Other {
         what: "a regression",
@@ -190,8 +205,15 @@ pub(super) const OTHERS: &[Other] = &[
         },
         is_certain: false,
         hint: "",
+        tasks: &[Task::Regression, Task::Rerank, Task::Reward],
     },
-    Other { what: "a choice among several texts", evidence: |view| declared(view, &["ForMultipleChoice"]), is_certain: false, hint: "" },
+    Other {
+        what: "a choice among several texts",
+        evidence: |view| declared(view, &["ForMultipleChoice"]),
+        is_certain: false,
+        hint: "",
+        tasks: &[],
+    },
     Other {
         what: "scores of positions",
         evidence: |view| {
@@ -207,6 +229,7 @@ pub(super) const OTHERS: &[Other] = &[
         },
         is_certain: true,
         hint: "",
+        tasks: &[Task::Qa],
     },
 ];
 

@@ -15,8 +15,8 @@ pub struct HeadArgs {
     #[arg(long, value_name = "WIDTHS", value_delimiter = ',', requires = "num_labels", help_heading = HEAD)]
     pub head_layers: Vec<usize>,
     /// What of a text the head sees: cls (the first token), mean (of the tokens), last (the last token), none (what the model itself pooled)
-    /// [default: none where the model pools, else last for decoders, mean for encoders]
-    #[arg(long, value_name = "HOW", requires = "num_labels", help_heading = HEAD)]
+    /// [default: none where the model pools, else last for decoders, mean for encoders; for embedding as 1_Pooling beside the model says]
+    #[arg(long, value_name = "HOW", help_heading = HEAD)]
     pub pooling: Option<Pooling>,
 }
 

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use indexmap::IndexMap;
 use serde::Serialize;
 
 use super::kind;
+use super::sites::Sites;
 use crate::anatomy::{self, Anatomy, Layout, Masking};
 use crate::export::base::Base;
 use crate::export::declared;
@@ -129,14 +131,6 @@ pub(super) struct Cache {
     pub inputs: Vec<String>,
 }
 
-/// Where methods could attach, and how many numbers they would train.
-#[derive(Debug, Serialize)]
-pub(super) struct Sites {
-    pub lora_all_linear_rank_8: i64,
-    pub prompt_tokens_20: Option<i64>,
-    pub prefix_tokens_20: Option<i64>,
-}
-
 #[derive(Debug, Serialize)]
 pub(super) struct Operator {
     pub name: String,
@@ -163,13 +157,19 @@ pub(super) struct Miss {
 impl Report {
     /// Looks at a model. Whatever is not recognised is missing from the answer and named in `misses`.
     pub(super) fn of(file: &Path, raw: &Graph) -> Self {
+        let declared = declared::of_model(file).unwrap_or_default();
+        let mut sites = Sites::default();
         let (graph, anatomy, not_raised) = match onnx::inline_functions(raw).and_then(Base::of) {
-            Ok(base) => (base.graph, base.anatomy, None),
+            Ok(base) => {
+                let guess = anatomy::guess(&base.graph, &base.anatomy, &declared);
+                sites = Sites::of(&base, guess.task);
+                (base.graph, base.anatomy, None)
+            }
             Err(error) => {
                 (raw.clone(), Anatomy::default(), Some(Miss { at: "the graph".into(), wanted: format!("operators of opset 18: {error}") }))
             }
         };
-        let guess = anatomy::guess(&graph, &anatomy, &declared::of_model(file).unwrap_or_default());
+        let guess = anatomy::guess(&graph, &anatomy, &declared);
         let no_gradient = no_gradient(&graph, &anatomy);
         let misses = anatomy.misses.iter().map(|miss| Miss { at: miss.at.clone(), wanted: miss.wanted.clone() });
         Self {
@@ -193,7 +193,7 @@ impl Report {
             embeddings: embeddings(&anatomy),
             head: head(&graph, &anatomy),
             cache: cache(&graph, &anatomy),
-            sites: sites(&anatomy),
+            sites,
             operators: operators(raw, &no_gradient),
             no_gradient,
             misses: not_raised.into_iter().chain(misses).collect(),
@@ -298,14 +298,19 @@ fn masking(kind: Masking) -> &'static str {
     }
 }
 
+/// Tables of embeddings, each once, however often it is read.
 fn embeddings(anatomy: &Anatomy) -> Vec<Embedding> {
-    let rows = anatomy.embeddings.iter().enumerate().map(|(at, embedding)| Embedding {
-        module: embedding.module.clone(),
-        rows: embedding.rows,
-        hidden: embedding.hidden,
-        tokens: anatomy.token_embedding == Some(at),
-    });
-    rows.collect()
+    let mut rows = IndexMap::<(&str, ValueId), Embedding>::new();
+    for (at, embedding) in anatomy.embeddings.iter().enumerate().filter(|(_, embedding)| !embedding.is_rotation) {
+        let row = rows.entry((&embedding.module, embedding.weight)).or_insert_with(|| Embedding {
+            module: embedding.module.clone(),
+            rows: embedding.rows,
+            hidden: embedding.hidden,
+            tokens: false,
+        });
+        row.tokens |= anatomy.token_embedding == Some(at);
+    }
+    rows.into_values().collect()
 }
 
 fn head(graph: &Graph, anatomy: &Anatomy) -> Option<Head> {
@@ -318,21 +323,6 @@ fn cache(graph: &Graph, anatomy: &Anatomy) -> Option<Cache> {
     let layers: BTreeSet<usize> = anatomy.cache.iter().map(|slot| slot.layer).collect();
     let inputs = anatomy.cache.iter().map(|slot| graph.value_name(slot.past).to_owned()).collect();
     (!layers.is_empty()).then_some(Cache { layers: layers.len(), inputs })
-}
-
-fn sites(anatomy: &Anatomy) -> Sites {
-    const RANK: i64 = 8;
-    const TOKENS: i64 = 20;
-    let head = anatomy.head.as_ref().and_then(|head| head.projection);
-    let linears = anatomy.projections.iter().enumerate().filter(|(at, _)| Some(*at) != head).map(|(_, projection)| projection);
-    let hidden = anatomy.token_embedding.and_then(|at| anatomy.embeddings.get(at)).map(|embedding| embedding.hidden);
-    let width = |attention: &anatomy::Attention| Some(attention.kv_heads? * attention.head_size?);
-    let widths: Option<Vec<i64>> = anatomy.attentions.iter().filter(|attention| !attention.cross).map(width).collect();
-    Sites {
-        lora_all_linear_rank_8: linears.map(|projection| RANK * (projection.in_features + projection.out_features)).sum(),
-        prompt_tokens_20: hidden.map(|hidden| TOKENS * hidden),
-        prefix_tokens_20: widths.filter(|widths| !widths.is_empty()).map(|widths| TOKENS * 2 * widths.iter().sum::<i64>()),
-    }
 }
 
 /// The nodes between projections and logits that gradients cannot pass.

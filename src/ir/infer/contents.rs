@@ -15,7 +15,7 @@ impl Small {
     pub(super) fn of(fact: &Fact) -> Option<Self> {
         let elements = fact.contents.clone()?;
         let shape = sizes(fact.shape.as_ref()?)?;
-        (shape.iter().product::<usize>() == elements.len()).then_some(Self { shape, elements })
+        (count(&shape) == Some(elements.len())).then_some(Self { shape, elements })
     }
 
     /// A tensor of which each element is one of this one's, picked by its coordinates.
@@ -43,9 +43,14 @@ pub(super) fn sizes(shape: &Shape) -> Option<Vec<usize>> {
     shape.iter().map(|dim| usize::try_from(dim.as_known()?).ok()).collect()
 }
 
+/// The number of elements of a shape, unless it has more than 64 bits.
+pub(super) fn count(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1_usize, |count, &length| count.checked_mul(length))
+}
+
 /// The coordinates of all elements of a shape, in row-major order, unless there are too many.
 pub(super) fn coordinates(shape: &[usize]) -> Option<Vec<Vec<usize>>> {
-    let count = shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d)).filter(|&n| n <= MAX_CONTENTS)?;
+    let count = count(shape).filter(|&count| count <= MAX_CONTENTS)?;
     let at = |mut flat: usize| {
         let mut place: Vec<usize> = shape
             .iter()

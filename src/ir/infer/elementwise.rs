@@ -1,7 +1,7 @@
 //! Operators that compute each element from the elements at the same place.
 
 use super::super::dim::Dim;
-use super::super::fact::{DType, Fact, Shape, broadcast};
+use super::super::fact::{DType, Fact, MAX_CONTENTS, Shape, broadcast};
 use super::contents::{self, Small};
 use super::numbers::{decided, fits, on_numbers};
 use super::question::axis_at;
@@ -218,8 +218,9 @@ fn same_place(q: &Question<'_>, compute: impl Fn(&[Dim]) -> Option<Dim>) -> Opti
         ("Where", [condition, x, y]) if condition.contents.is_none() => {
             let agree = |operands: &[Dim]| (operands[0] == operands[1]).then(|| operands[0].clone());
             let small = condition.shape.as_ref().and_then(contents::sizes)?;
+            let count = contents::count(&small).filter(|&count| count <= MAX_CONTENTS)?;
             let shape = small.iter().map(|&n| super::question::length(n)).collect();
-            let zeros = Fact::partial(None, Some(shape)).with_contents(Some(vec![Dim::known(0); small.iter().product()]));
+            let zeros = Fact::partial(None, Some(shape)).with_contents(Some(vec![Dim::known(0); count]));
             contents::elementwise(&[&zeros, x, y], |operands| agree(&operands[1..]), |i| q.fresh_element(0, i))
         }
         _ => contents::elementwise(&facts, compute, |i| q.fresh_element(0, i)),
@@ -271,6 +272,12 @@ fn dropout(q: &Question<'_>) -> Answer {
 mod tests {
     use super::super::testing::{row, row_at};
     use crate::ir::Attr;
+
+    #[test]
+    fn shapes_beyond_memory_are_not_followed() {
+        row("Where", &["bool[1099511627776]", "int64{1}", "int64{2}"], &[], "int64[1099511627776]");
+        row("Equal", &["int64[4294967296, 4294967296]{1}", "int64{1}"], &[], "bool[4294967296, 4294967296]");
+    }
 
     #[test]
     fn broadcasting() {

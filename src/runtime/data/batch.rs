@@ -3,14 +3,15 @@
 use super::Tokenizer;
 use super::columns::{Rows, role};
 use super::dataset::Dataset;
-use super::example::{Example, Labels};
+use super::example::{Example, IGNORED, Labels, Numbers};
 use super::hiding::hidden;
 use super::order::{Cursor, Order};
 use crate::adapter::config::Task;
 use crate::anatomy::{Feeding, Padding, Role};
-use crate::error::{Error, Place, Result};
+use crate::error::{Context, Error, Place, Result};
 use crate::runtime::HostTensor;
 use crate::runtime::session::{Axis, Feed, Port};
+use crate::train::losses::{COMPLETION, DESIRABLE};
 
 /// What rows are filled up with, and what hides tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub struct Filling {
     pub vocabulary: usize,
     /// What the model's inputs are for, and the lengths that it insists on.
     pub feeding: Feeding,
+    /// Rows that the model runs on at a time, where a batch is parted to save memory.
+    pub micro_batch: Option<usize>,
 }
 
 impl Filling {
@@ -40,6 +43,7 @@ impl Filling {
             never_hidden: tokenizer.special_tokens(),
             vocabulary: tokenizer.vocabulary_size(),
             feeding: Feeding::default(),
+            micro_batch: None,
         }
     }
 }
@@ -49,12 +53,14 @@ impl Filling {
 pub struct Batch {
     /// The graph's data inputs, by name, in the graph's order.
     pub tensors: Vec<(String, HostTensor)>,
-    /// Labels that count. For causal models the first of each row does not.
-    pub label_count: usize,
+    /// What the loss is divided by: labels that count (for causal models the first of each row does not), rows, or numbers.
+    pub label_count: f64,
     /// Tokens that are attended to.
     pub tokens: usize,
     /// The lines of the data file that the rows come from.
     pub lines: Vec<usize>,
+    /// The rows themselves.
+    pub rows: Vec<Example>,
 }
 
 impl Batch {
@@ -93,12 +99,17 @@ impl Filling {
         is_read && self.feeding.length.is_none()
     }
 
+    /// How many rows the model runs on at most.
+    fn most_rows(&self) -> Option<usize> {
+        self.feeding.rows.into_iter().chain(self.micro_batch).min()
+    }
+
     /// Whether a batch of this size may take the model several runs.
     #[must_use]
     pub fn parts_batches(&self, dataset: &Dataset, batch_size: usize) -> bool {
         let lengths = || dataset.examples.iter().map(|example| example.input_ids.len());
         let differ = || lengths().zip(lengths().skip(1)).any(|(one, next)| one != next);
-        self.feeding.rows.is_some_and(|rows| rows < batch_size) || (batch_size > 1 && self.keeps_lengths_apart(dataset.task) && differ())
+        self.most_rows().is_some_and(|rows| rows < batch_size) || (batch_size > 1 && self.keeps_lengths_apart(dataset.task) && differ())
     }
 
     /// The same, with the lengths that a session's inputs declare where none were recognised.
@@ -211,7 +222,7 @@ impl<'a> Batches<'a> {
                 None => groups.push(vec![row]),
             }
         }
-        let most = self.filling.feeding.rows.unwrap_or(usize::MAX).max(1);
+        let most = self.filling.most_rows().unwrap_or(usize::MAX).max(1);
         groups.iter().flat_map(|group| group.chunks(most)).map(<[usize]>::to_vec).collect()
     }
 
@@ -235,17 +246,64 @@ impl<'a> Batches<'a> {
         // The model takes so many rows and no fewer: the rest are rows that do not count.
         let filler = examples.last().map(Example::filler);
         examples.extend(filler.into_iter().cycle().take(own - count));
+        if own > count && examples.iter().any(|example| matches!(example.labels, Labels::Column | Labels::Row)) {
+            let error = Error::mismatch("rows in a batch", format!("{own}, the model's only number"), count).in_file(&self.dataset.path);
+            return Err(error.with_hint("rows of this task cannot be filled up: leave some out so that batches are whole"));
+        }
+        let texts = texts_of(&examples, task).in_file(&self.dataset.path)?;
         let rows = Rows::new(&examples, task, &self.filling, self.filling.feeding.length);
+        let stacked = Rows::new(&texts, task, &self.filling, self.filling.feeding.length);
         let tensors = self.inputs.iter().map(|Input { port, role }| {
+            // Labels of rows go with the first text alone.
+            let is_of_rows = rows.are_labelled_by(&port.name) && !stacked.are_labelled_by(&port.name);
+            let rows = if is_of_rows { &rows } else { &stacked };
             let tensor = rows.fill(port, *role).map_err(|error| error.at(Place::Tensor(port.name.clone())).in_file(&self.dataset.path))?;
             Ok((port.name.clone(), tensor))
         });
-        let examples = &examples[..count];
+        let tensors = tensors.collect::<Result<_>>()?;
+        examples.truncate(count);
         Ok(Batch {
-            tensors: tensors.collect::<Result<_>>()?,
-            label_count: examples.iter().map(|example| example.label_count(task)).sum(),
-            tokens: examples.iter().map(Example::tokens).sum(),
+            tensors,
+            label_count: examples.iter().map(|example| self.dataset.weight(example)).sum(),
+            tokens: texts.iter().take(texts.len() - (own - count)).map(Example::tokens).sum(),
             lines: examples.iter().map(|example| example.line).collect(),
+            rows: examples,
         })
     }
+}
+
+/// The texts of rows as inputs of the model: all first ones, then all second ones, and so on.
+///
+/// # Errors
+/// Rows of different numbers of texts, with the line.
+fn texts_of(examples: &[Example], task: Task) -> Result<Vec<Example>> {
+    let judged = task == Task::Preference && examples.iter().all(|example| example.columns.contains_key(DESIRABLE));
+    let others: Vec<Vec<Example>> =
+        if judged { mismatched(examples) } else { examples.iter().map(|example| example.others.clone()).collect() };
+    let count = others.first().map_or(0, Vec::len);
+    if let Some((example, other)) = examples.iter().zip(&others).find(|(_, others)| others.len() != count) {
+        let error = Error::mismatch("texts in this row", format!("{}, as in the same batch", count + 1), other.len() + 1);
+        return Err(error.at(Place::Line(example.line)));
+    }
+    let part = |at: usize| others.iter().map(move |others| others[at].clone());
+    Ok(examples.iter().cloned().chain((0..count).flat_map(part)).collect())
+}
+
+/// Each row's prompt with the answer of the row before it, the first with the last's (TRL's `KTOTrainer`).
+fn mismatched(examples: &[Example]) -> Vec<Vec<Example>> {
+    let begins = |example: &Example| {
+        let learnt = example.columns.get(COMPLETION).map(|mask| mask.values.as_slice()).unwrap_or_default();
+        learnt.iter().position(|counts| *counts > 0.0).unwrap_or(example.input_ids.len())
+    };
+    let before = |at: usize| &examples[(at + examples.len() - 1) % examples.len()];
+    let pair = |(at, example): (usize, &Example)| {
+        let (other, prompt) = (before(at), &example.input_ids[..begins(example)]);
+        let answer = &other.input_ids[begins(other)..];
+        let input_ids: Vec<i32> = prompt.iter().chain(answer).copied().collect();
+        let labels = std::iter::repeat_n(IGNORED, prompt.len()).chain(answer.iter().copied()).collect();
+        let mask = (0..input_ids.len()).map(|at| f64::from(u8::from(at >= prompt.len()))).collect();
+        let columns = [(COMPLETION.to_owned(), Numbers { shape: vec![input_ids.len()], values: mask })].into();
+        vec![Example { line: example.line, input_ids, labels: Labels::Tokens(labels), columns, ..Example::default() }]
+    };
+    examples.iter().enumerate().map(pair).collect()
 }

@@ -39,7 +39,10 @@ enum Label {
 /// # Errors
 /// With the line: labels that are missing or no whole numbers, numbers among names, names that no class can have.
 pub(super) fn settle(records: &mut [Record], reading: &Reading<'_>) -> Result<Option<Vec<String>>> {
-    if !matches!(reading.task, Task::SeqCls | Task::ImageCls) && reading.hard_prompt.is_none() {
+    if matches!(reading.task, Task::MultiLabel | Task::TokenCls) && reading.hard_prompt.is_none() {
+        return of_lists(records, reading);
+    }
+    if !reading.task.is_one_class() && reading.hard_prompt.is_none() {
         return Ok(None);
     }
     let shown = reading.hard_prompt.map(|prompt| prompt.labels.iter().map(|label| label.name.clone()).collect::<Vec<_>>());
@@ -144,6 +147,35 @@ fn one_kind(labels: &[Labelled]) -> Result<()> {
             Err(error.with_hint("labels of one file are all names of classes, or all their numbers"))
         }
     }
+}
+
+/// The names of classes of which a row has a list: labels of a text, tags of words, labels of entities; none if they are numbers.
+fn of_lists(records: &[Record], reading: &Reading<'_>) -> Result<Option<Vec<String>>> {
+    let mut labels = vec![];
+    for (row, Record { line, fields }) in records.iter().enumerate() {
+        let mut add = |name: String| labels.push(Labelled { row, line: *line, label: Label::Name(name) });
+        let list = |name: &str| match fields.get(name).map(super::encode::json) {
+            Some(value) => value.as_array().cloned().unwrap_or_default(),
+            None => vec![],
+        };
+        let own = if reading.task == Task::MultiLabel && fields.contains_key("label") { "label" } else { "labels" };
+        list(own).iter().filter_map(Value::as_str).for_each(|name| add(name.to_owned()));
+        let is_known = |name: &str| reading.class_names.iter().any(|known| known == name);
+        for entity in list("entities").iter().filter_map(|entity| entity["label"].as_str()) {
+            if is_known(entity) {
+                add(entity.to_owned());
+            } else {
+                ["O".to_owned(), format!("B-{entity}"), format!("I-{entity}")]
+                    .into_iter()
+                    .filter(|name| reading.class_names.is_empty() || is_known(name))
+                    .for_each(&mut add);
+            }
+        }
+    }
+    if !labels.is_empty() {
+        return names(&labels, reading).map(Some);
+    }
+    Ok((!reading.class_names.is_empty()).then(|| reading.class_names.to_vec()))
 }
 
 /// The names of the classes in the order of their numbers.

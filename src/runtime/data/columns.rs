@@ -7,6 +7,7 @@ use crate::anatomy::{Feeding, MaskForm, Role};
 use crate::error::{Error, Place, Result};
 use crate::runtime::session::{Axis, Port, Presence};
 use crate::runtime::{ElementType, Elements, HostTensor};
+use crate::train::losses::{LABELS, REFERENCE};
 
 /// What hides a key when it is added to scores. A half-precision number can be no smaller than -65,504, and two of these may meet.
 const HIDES: f32 = -1e9;
@@ -51,6 +52,15 @@ impl<'a> Rows<'a> {
         }
     }
 
+    /// Whether the rows themselves have what an input of labels asks for.
+    pub(super) fn are_labelled_by(&self, name: &str) -> bool {
+        let own = |example: &Example| {
+            let is_named = name == LABELS && !matches!(&example.labels, Labels::Tokens(labels) if labels.is_empty());
+            example.columns.contains_key(name) || (is_named && example.labels != Labels::Column)
+        };
+        self.examples.iter().all(own)
+    }
+
     /// What an input is filled with: its own column where the data has it, else what its role asks for.
     pub(super) fn fill(&self, port: &Port, role: Role) -> Result<HostTensor> {
         if self.examples.iter().any(|example| example.columns.contains_key(&port.name)) {
@@ -72,6 +82,10 @@ impl<'a> Rows<'a> {
             Role::PixelValues => self.pixels(port),
             Role::UseCacheBranch => Ok(HostTensor::vector(vec![false])),
             Role::Past => Ok(self.empty_past(port)),
+            // A loss that somebody wrote reads the label by its column's name.
+            Role::Column if ["label", "labels", "score"].contains(&port.name.as_str()) => self.label_of_row(port),
+            // What the base alone says of the texts is filled in by who has it.
+            Role::Column if port.name == REFERENCE => Ok(HostTensor::zeros(ElementType::Float32, vec![self.examples.len()])),
             Role::Column => Err(Error::not_found("column", port.name.clone())
                 .with_hint(format!("the model's input {0} is filled from a column {0} of the data", port.name))),
         }
@@ -143,6 +157,10 @@ impl<'a> Rows<'a> {
     }
 
     fn labels(&self, port: &Port) -> Result<HostTensor> {
+        if self.examples.iter().all(|example| example.labels == Labels::Row) {
+            let places = (0..self.examples.len()).map(|place| i32::try_from(place).unwrap_or(i32::MAX));
+            return HostTensor::new([self.examples.len()], integers(port, places.collect())?);
+        }
         let class = |example: &Example| match example.labels {
             Labels::Class(class) => Ok(class),
             _ => Err(Error::mismatch("label", "a class for the row", "labels for its tokens").at(Place::Line(example.line))),
@@ -159,6 +177,22 @@ impl<'a> Rows<'a> {
             Fill::With(IGNORED),
             |example| if let Labels::Tokens(labels) = &example.labels { labels.clone() } else { vec![] },
         )
+    }
+
+    /// The label of each row as it is: its class, or its numbers.
+    fn label_of_row(&self, port: &Port) -> Result<HostTensor> {
+        let mut values = vec![];
+        for example in self.examples {
+            match (&example.labels, example.columns.get(LABELS)) {
+                (Labels::Class(class), _) => values.push(f64::from(*class)),
+                (_, Some(numbers)) => values.extend(&numbers.values),
+                _ => return Err(Error::not_found("column", "label").at(Place::Line(example.line))),
+            }
+        }
+        let rows = self.examples.len();
+        let each = values.len() / rows.max(1);
+        let shape = if port.shape.len() < 2 && each == 1 { vec![rows] } else { vec![rows, each] };
+        HostTensor::new(shape, converted(port, &values)?)
     }
 
     fn decoder_ids(&self, example: &Example) -> Vec<i32> {

@@ -2,16 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use super::Tokenizer;
 use super::classes::{self, OtherNames};
 use super::encode::Encoder;
 use super::example::{Example, IGNORED, Labels, Limits};
+use super::media::Media;
 use super::record::{self, Record};
 use super::roles::{self, ColumnMap};
 use crate::adapter::config::Task;
 use crate::anatomy::Feeding;
 use crate::error::{Context, Error, Place, Result};
+use crate::measure::float;
+use crate::train::losses::LABELS;
+use crate::train::plan::LossPlan;
 use crate::train::verbalizer::HardPrompt;
 
 /// Whether short rows are put together into long ones.
@@ -47,9 +52,15 @@ pub struct Reading<'a> {
     pub other_names: OtherNames,
     /// How rows of text are shown to a language model that is asked for a label's word.
     pub hard_prompt: Option<&'a HardPrompt>,
+    /// What is minimised, which tells apart the forms of rows that a task has.
+    pub loss: &'a LossPlan,
+    /// What pictures and sounds are read with.
+    pub media: &'a Media,
 }
 
 static NOTHING: ColumnMap = ColumnMap::NOTHING;
+static PLAIN: LazyLock<LossPlan> = LazyLock::new(LossPlan::default);
+static NO_MEDIA: Media = Media::NOTHING;
 
 impl Reading<'_> {
     /// Reads for a task, without a tokenizer, cuts or limits.
@@ -66,6 +77,8 @@ impl Reading<'_> {
             class_names: &[],
             other_names: OtherNames::Numbered,
             hard_prompt: None,
+            loss: &PLAIN,
+            media: &NO_MEDIA,
         }
     }
 }
@@ -83,6 +96,10 @@ pub struct Dataset {
     pub class_names: Option<Vec<String>>,
     /// What was read.
     pub summary: Summary,
+    /// The weight of each class in the loss, or none: all 1.
+    pub class_weights: Vec<f64>,
+    /// Whether the loss is a mean over all numbers of a label.
+    pub counts_numbers: bool,
 }
 
 /// What was read, for people.
@@ -117,7 +134,8 @@ impl Dataset {
             Some(prompt) => Some(prompt.numbers().collect::<BTreeMap<_, _>>()),
             None => class_names.as_ref().map(|names| names.iter().cloned().zip(0..).collect()),
         };
-        let encoder = Encoder { reading, classes };
+        let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        let encoder = Encoder { reading, classes, folder };
         let mut summary = Summary { rows: records.len(), ..Summary::default() };
         let mut examples = vec![];
         // Each row's text is given back as soon as it is encoded.
@@ -141,7 +159,42 @@ impl Dataset {
                 "a label counts if it is not -100 and, for causal-lm, not the first of its row; --max-length may have cut all off",
             ));
         }
-        Ok(Self { path: path.to_path_buf(), task: reading.task, examples, class_names, summary })
+        let class_weights = reading.loss.class_weights.clone();
+        let counts_numbers = matches!(reading.task, Task::MultiLabel | Task::Regression | Task::Rerank);
+        Ok(Self { path: path.to_path_buf(), task: reading.task, examples, class_names, summary, class_weights, counts_numbers })
+    }
+
+    /// Rows that were made, not read.
+    #[must_use]
+    pub fn of(path: &Path, task: Task, examples: Vec<Example>) -> Self {
+        let counts_numbers = matches!(task, Task::MultiLabel | Task::Regression | Task::Rerank);
+        Self {
+            path: path.to_path_buf(),
+            task,
+            examples,
+            class_names: None,
+            summary: Summary::default(),
+            class_weights: vec![],
+            counts_numbers,
+        }
+    }
+
+    /// What a row adds to what the loss is divided by.
+    #[must_use]
+    pub fn weight(&self, example: &Example) -> f64 {
+        let of_class = |class: i32| match usize::try_from(class) {
+            Ok(class) => self.class_weights.get(class).copied().unwrap_or(1.0),
+            Err(_) => 0.0,
+        };
+        match &example.labels {
+            Labels::Class(class) => of_class(*class),
+            Labels::Tokens(labels) if !self.class_weights.is_empty() => labels.iter().copied().map(of_class).sum(),
+            // Of texts that are compared, each row counts.
+            Labels::Tokens(_) if self.task.row().reads.stacks_texts() => 1.0,
+            Labels::Column if self.counts_numbers => float(example.columns.get(LABELS).map_or(1, |numbers| numbers.values.len())),
+            Labels::Column | Labels::Row => 1.0,
+            Labels::Tokens(_) | Labels::Hidden => float(example.label_count(self.task)),
+        }
     }
 }
 
@@ -154,6 +207,7 @@ impl Example {
             Labels::Tokens(labels) => labels.iter().skip(usize::from(task == Task::CausalLm)).filter(|label| **label != IGNORED).count(),
             Labels::Class(_) => 1,
             Labels::Hidden => self.tokens(),
+            Labels::Column | Labels::Row => 1,
         }
     }
 }

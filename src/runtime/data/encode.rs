@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
@@ -11,7 +12,7 @@ use super::example::{Example, IGNORED, Labels, Numbers, Pixels};
 use super::roles::{is_input, no_form, no_label};
 use super::template::from_template;
 use super::tokenizer::{Specials, Tokenizer, Tokens};
-use super::{Packing, Reading, forms};
+use super::{Packing, Reading, forms, rows};
 use crate::adapter::config::Task;
 use crate::error::{Error, Result};
 
@@ -37,6 +38,8 @@ pub(super) struct Encoder<'a> {
     pub reading: &'a Reading<'a>,
     /// The numbers of class names, if labels are names.
     pub classes: Option<BTreeMap<String, i32>>,
+    /// The data file's folder.
+    pub folder: PathBuf,
 }
 
 impl<'a> Encoder<'a> {
@@ -52,11 +55,15 @@ impl<'a> Encoder<'a> {
         }
         let form = FORMS.iter().find(|form| form.columns.iter().all(|column| fields.contains_key(*column)));
         let columns = self.columns(fields)?;
+        let own = rows::reader(self.task(), fields);
         let example = match form {
+            _ if own.is_some() => own.map_or_else(|| Ok(Example::default()), |read| read(fields, self))?,
             Some(form) => (form.read)(fields, self)?,
             None if columns.is_empty() => return Err(no_form(fields, self.task())),
             None => Example { labels: self.labels(fields, &[])?, ..Example::default() },
         };
+        // What a task's reader made of a column is not undone.
+        let columns = columns.into_iter().chain(example.columns).collect();
         Ok(Example { columns, ..example })
     }
 
@@ -74,7 +81,7 @@ impl<'a> Encoder<'a> {
     /// What is to be learnt of a row of numbers.
     fn labels(&self, fields: &Fields, input_ids: &[i32]) -> Result<Labels> {
         match self.task() {
-            Task::SeqCls | Task::ImageCls => Ok(Labels::Class(self.class(fields)?)),
+            task if task.is_one_class() => Ok(Labels::Class(self.class(fields)?)),
             Task::CausalLm if !fields.contains_key("labels") => Ok(Labels::Tokens(input_ids.to_vec())),
             Task::MaskedLm if !fields.contains_key("labels") => Ok(Labels::Hidden),
             _ if !fields.contains_key("labels") => Err(Error::not_found("column", "labels")
@@ -87,7 +94,7 @@ impl<'a> Encoder<'a> {
         self.reading.task
     }
 
-    fn tokenizer(&self) -> Result<&'a Tokenizer> {
+    pub(super) fn tokenizer(&self) -> Result<&'a Tokenizer> {
         let missing = || Error::invalid("a row of text needs a tokenizer").with_hint("name one with --tokenizer FILE");
         let tokenizer = self.reading.tokenizer.ok_or_else(missing)?;
         tokenizer.check_fits(self.reading.limits.vocabulary)?;
@@ -100,7 +107,7 @@ impl<'a> Encoder<'a> {
     }
 
     /// The class of a row, whose label is settled: a number, or a name.
-    fn class(&self, fields: &Fields) -> Result<i32> {
+    pub(super) fn class(&self, fields: &Fields) -> Result<i32> {
         let value = fields.get("label").ok_or_else(|| no_label(fields))?;
         let Value::String(name) = value else { return whole("label", value) };
         let classes = self.classes.iter().flatten();
@@ -110,6 +117,97 @@ impl<'a> Encoder<'a> {
             let error = unknown(name, known.into_iter().map(|(name, _)| name.as_str()));
             if self.reading.hard_prompt.is_some() { error.with_hint("every label needs its words in the verbalizer") } else { error }
         })
+    }
+
+    /// How many classes or numbers the model gives.
+    ///
+    /// # Errors
+    /// A model that does not tell.
+    pub(super) fn class_count(&self) -> Result<usize> {
+        let told = self.reading.limits.classes;
+        told.ok_or_else(|| {
+            Error::unsupported("labels for this model", "it does not tell how many numbers it gives")
+                .with_hint("export it with a known number of labels")
+        })
+    }
+
+    /// The number of a label: a number, or a name.
+    ///
+    /// # Errors
+    /// A name that no class has.
+    pub(super) fn class_number(&self, label: &Value) -> Result<usize> {
+        let number = self.class_of(label)?;
+        usize::try_from(number).map_err(|_| Error::mismatch("a label", "0 or more", number))
+    }
+
+    /// The class of a tag: its number, or its name.
+    ///
+    /// # Errors
+    /// A name that no class has.
+    pub(super) fn class_of(&self, label: &Value) -> Result<i32> {
+        let Value::String(name) = label else { return whole("a label", label) };
+        let known = self.classes.iter().flatten().find(|(known, _)| *known == name).map(|(_, class)| *class);
+        match (known, name.trim().parse()) {
+            (Some(class), _) => Ok(class),
+            (None, Ok(number)) if self.classes.is_none() => Ok(number),
+            _ => {
+                let mut names: Vec<(&String, &i32)> = self.classes.iter().flatten().collect();
+                names.sort_by_key(|(_, number)| **number);
+                Err(unknown(name, names.into_iter().map(|(name, _)| name.as_str())))
+            }
+        }
+    }
+
+    /// The class of a word that is (or is not) part of an entity: `B-PER`, `I-PER` or `O` where classes are called so, else the entity's label.
+    ///
+    /// # Errors
+    /// An entity of no class.
+    pub(super) fn tag(&self, entity: Option<&str>, begins: bool) -> Result<i32> {
+        let is_known = |name: &str| self.classes.iter().flatten().any(|(known, _)| known == name);
+        let Some(label) = entity else { return if is_known("O") { self.class_of(&"O".into()) } else { Ok(0) } };
+        let marked = format!("{}-{label}", if begins { "B" } else { "I" });
+        let name = [marked.as_str(), label].into_iter().find(|name| is_known(name)).unwrap_or(&marked).to_owned();
+        self.class_of(&name.into())
+    }
+
+    /// A text of its own, with its special tokens.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub(super) fn plain_text(&self, text: &str) -> Result<Example> {
+        let mut tokens = self.tokenizer()?.encode_beginning(text, Specials::Added, self.most())?;
+        tokens.keep_to(self.reading.max_length);
+        Ok(Example { input_ids: tokens.ids, token_type_ids: tokens.segments, ..Example::default() })
+    }
+
+    /// `{"text", "text_pair"?}` or `{"input_ids", ..}`, without its label.
+    ///
+    /// # Errors
+    /// A row of neither form.
+    pub(super) fn text_or_tokens(&self, fields: &Fields) -> Result<Example> {
+        if fields.contains_key("input_ids") {
+            let (input_ids, attention_mask) = (numbers(fields, "input_ids")?, numbers(fields, "attention_mask")?);
+            return Ok(Example { input_ids, attention_mask, token_type_ids: numbers(fields, "token_type_ids")?, ..Example::default() });
+        }
+        if !fields.contains_key("text") {
+            return Err(no_form(fields, self.task()));
+        }
+        let text = string(fields, "text")?;
+        if text.trim().is_empty() {
+            return Err(Error::mismatch("text", "a text", "an empty one"));
+        }
+        match fields.get("text_pair").filter(|pair| !pair.is_null()) {
+            None => self.plain_text(text),
+            Some(_) => {
+                let tokens = self.tokenizer()?.encode_pair(text, string(fields, "text_pair")?, self.reading.max_length)?;
+                Ok(Example { input_ids: tokens.ids, token_type_ids: tokens.segments, ..Example::default() })
+            }
+        }
+    }
+
+    /// A file that a row names, beside the data file.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
     }
 
     /// The label that says where a text ends, so that the model learns to end there.
@@ -160,7 +258,7 @@ fn from_text(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
         }
         Task::MaskedLm => Labels::Hidden,
         Task::SeqCls => Labels::Class(encoder.class(fields)?),
-        Task::TokenCls | Task::ImageCls | Task::Seq2SeqLm => return Err(encoder.refuse("text")),
+        _ => return Err(encoder.refuse("text")),
     };
     if task != Task::CausalLm {
         tokens.keep_to(encoder.reading.max_length);
@@ -236,12 +334,15 @@ fn learn(tokens: Tokens, is_learnt: impl Fn(&std::ops::Range<usize>) -> bool, en
 
 impl Tokens {
     /// Cuts the text so that with the tokens that were added behind it no more than `length` are left.
-    fn keep_to(&mut self, length: Option<usize>) {
+    pub(super) fn keep_to(&mut self, length: Option<usize>) {
         let Some(length) = length.filter(|length| *length < self.ids.len()) else { return };
         let behind = self.spans.iter().rev().take_while(|span| span.is_empty()).count().min(length);
         let cut = length - behind..self.ids.len() - behind;
         self.ids.drain(cut.clone());
         self.segments.drain(cut.clone());
+        if self.texts.len() >= cut.end {
+            self.texts.drain(cut.clone());
+        }
         self.spans.drain(cut);
         self.ids.shrink_to_fit();
         self.segments.shrink_to_fit();
@@ -249,12 +350,12 @@ impl Tokens {
 }
 
 /// What a value is, or, of a table's cell, what its text says.
-fn json(value: &Value) -> Cow<'_, Value> {
+pub(super) fn json(value: &Value) -> Cow<'_, Value> {
     let told = value.as_str().and_then(|text| serde_json::from_str(text).ok());
     told.map_or(Cow::Borrowed(value), Cow::Owned)
 }
 
-fn string<'a>(fields: &'a Fields, column: &'static str) -> Result<&'a str> {
+pub(super) fn string<'a>(fields: &'a Fields, column: &'static str) -> Result<&'a str> {
     fields[column].as_str().ok_or_else(|| Error::mismatch(column, "text", describe(&fields[column])))
 }
 
@@ -312,7 +413,7 @@ fn single(number: f64) -> f32 {
 }
 
 /// A value for a message: short, and with its kind.
-fn describe(value: &Value) -> String {
+pub(super) fn describe(value: &Value) -> String {
     match value {
         Value::Array(items) => format!("a list of {}", items.len()),
         Value::Object(_) => "an object".to_owned(),

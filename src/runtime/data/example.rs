@@ -1,6 +1,8 @@
 //! One row as the numbers that a model takes, and the checks that it can take them.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 
@@ -26,6 +28,55 @@ pub struct Example {
     pub columns: BTreeMap<String, Numbers>,
     /// What the model should answer.
     pub labels: Labels,
+    /// The other texts of the row, each an input of its own: positives and negatives behind an anchor, the rejected answer behind the chosen one.
+    pub others: Vec<Example>,
+    /// The row's texts as they stand in the data, where they are compared with other rows'.
+    pub texts: Vec<String>,
+    /// What rows belong together to: a query with several passages.
+    pub group: Option<String>,
+    /// The text that an answer is a part of.
+    pub context: Option<Arc<Context>>,
+}
+
+/// A text with answers in it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Context {
+    /// The text.
+    pub text: String,
+    /// The positions of its tokens in the model's input, and the bytes of the text that each stands for.
+    pub spans: Vec<(usize, Range<usize>)>,
+    /// The right answers.
+    pub answers: Vec<String>,
+}
+
+/// Answers with no more tokens than this are looked for, among so many starts and ends (transformers' `postprocess_qa_predictions`).
+const LONGEST_ANSWER: usize = 30;
+const CANDIDATES: usize = 20;
+
+impl Context {
+    /// The answer of the best start and end, of scores for each position of the input.
+    #[must_use]
+    pub fn best(&self, starts: &[f32], ends: &[f32]) -> &str {
+        let best = |scores: &[f32]| {
+            let mut order: Vec<usize> = (0..scores.len()).collect();
+            order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+            order.truncate(CANDIDATES);
+            order
+        };
+        let span = |position: usize| self.spans.iter().find(|(at, _)| *at == position).map(|(_, span)| span);
+        let (starts_at, ends_at) = (best(starts), best(ends));
+        let mut found: Option<(f32, Range<usize>)> = None;
+        for &start in &starts_at {
+            for &end in ends_at.iter().filter(|&&end| end >= start && end - start < LONGEST_ANSWER) {
+                let score = starts[start] + ends[end];
+                let Some((from, to)) = span(start).zip(span(end)) else { continue };
+                if found.as_ref().is_none_or(|(best, _)| score > *best) {
+                    found = Some((score, from.start..to.end));
+                }
+            }
+        }
+        found.and_then(|(_, span)| self.text.get(span)).unwrap_or_default()
+    }
 }
 
 /// Numbers of a row, of any rank.
@@ -69,6 +120,10 @@ pub enum Labels {
     Class(i32),
     /// The tokens that will be hidden when the row is read, anew in every epoch.
     Hidden,
+    /// Numbers in a column of the loss's own.
+    Column,
+    /// The row's own place in its batch: its positive's among all others.
+    Row,
 }
 
 impl Default for Labels {
@@ -117,8 +172,9 @@ impl Example {
             Labels::Class(class) => in_range("label", &[*class], limits.classes).map_err(|error| {
                 error.with_hint("classes are numbered from 0 on; of data whose classes begin at 1, take 1 from each label")
             }),
-            Labels::Hidden => Ok(()),
-        }
+            Labels::Hidden | Labels::Column | Labels::Row => Ok(()),
+        }?;
+        self.others.iter().try_for_each(|other| other.check(limits, label_limit, has_own_length))
     }
 
     /// A row like this one of which nothing counts, to fill up a batch.
@@ -126,6 +182,7 @@ impl Example {
         let labels = match &self.labels {
             Labels::Tokens(labels) => Labels::Tokens(vec![IGNORED; labels.len()]),
             Labels::Class(_) | Labels::Hidden => Labels::Class(IGNORED),
+            other @ (Labels::Column | Labels::Row) => other.clone(),
         };
         Self { labels, ..self.clone() }
     }

@@ -16,7 +16,7 @@ use crate::anatomy::{MaskForm, Role};
 use crate::error::{Error, Place, Result};
 
 /// What `--map COLUMN=ROLE` may name; besides, the columns of a template.
-const ROLES: [&str; 14] = [
+const ROLES: [&str; 32] = [
     "text",
     "text_pair",
     "label",
@@ -31,6 +31,24 @@ const ROLES: [&str; 14] = [
     "token_type_ids",
     "decoder_input_ids",
     "pixel_values",
+    "query",
+    "passage",
+    "anchor",
+    "positive",
+    "negative",
+    "sentence1",
+    "sentence2",
+    "score",
+    "question",
+    "context",
+    "answers",
+    "tokens",
+    "tags",
+    "entities",
+    "chosen",
+    "rejected",
+    "image",
+    "audio",
 ];
 
 /// The role of a column that is left out on purpose.
@@ -54,6 +72,61 @@ const TEXTS: [Alias; 9] = [
     Alias { columns: &["question", "sentence"], roles: &["text", "text_pair"] },
     Alias { columns: &["query", "passage"], roles: &["text", "text_pair"] },
 ];
+
+/// What rows of a task have: the columns that are read, and other names that people give them. What else a row has is not read.
+struct Columns {
+    task: Task,
+    /// Columns by their roles; those with a `*` behind them are followed by a number.
+    read: &'static [&'static str],
+    /// Roles and the names that stand for them where the role's own is not there.
+    aliases: &'static [(&'static str, &'static [&'static str])],
+}
+
+const TEXT_ROLES: &[&str] = &["text", "text_pair", "label", "labels", "input_ids", "attention_mask", "token_type_ids"];
+
+/// Tasks whose rows are not those that language models and classifiers share.
+const TASK_COLUMNS: [Columns; 9] = [
+    Columns { task: Task::MultiLabel, read: TEXT_ROLES, aliases: &[] },
+    Columns { task: Task::Regression, read: TEXT_ROLES, aliases: &[("label", &["score"])] },
+    Columns {
+        task: Task::Rerank,
+        read: &["text", "text_pair", "label", "labels"],
+        aliases: &[
+            ("text", &["query", "question"]),
+            ("text_pair", &["passage", "document", "answer", "text"]),
+            ("label", &["score", "relevance"]),
+        ],
+    },
+    Columns {
+        task: Task::TokenCls,
+        read: &["tokens", "labels", "text", "entities", "input_ids", "attention_mask", "token_type_ids"],
+        aliases: &[("tokens", &["words"]), ("labels", &["tags", "ner_tags"])],
+    },
+    Columns { task: Task::Qa, read: &["question", "context", "answers", "id", "title"], aliases: &[] },
+    Columns {
+        task: Task::Embedding,
+        read: &["anchor", "positive", "negative", "negative_*", "sentence1", "sentence2", "score", "label"],
+        aliases: &[
+            ("sentence1", &["text1", "text_a"]),
+            ("sentence2", &["text2", "text_b"]),
+            ("anchor", &["query", "question"]),
+            ("positive", &["passage", "document", "answer"]),
+            ("negative", &["hard_negative"]),
+            ("score", &["similarity", "label"]),
+        ],
+    },
+    Columns {
+        task: Task::Preference,
+        read: &["prompt", "chosen", "rejected", "completion", "label"],
+        aliases: &[("prompt", &["question", "instruction"])],
+    },
+    Columns { task: Task::Reward, read: &["prompt", "chosen", "rejected"], aliases: &[("prompt", &["question", "instruction"])] },
+    Columns { task: Task::AudioCls, read: &["audio", "label", "labels"], aliases: &[("audio", &["file", "path"])] },
+];
+
+fn of_task(task: Task) -> Option<&'static Columns> {
+    TASK_COLUMNS.iter().find(|columns| columns.task == task)
+}
 
 /// Columns that say something about what should be learnt, and what to do where a task does not read them.
 struct Meaning {
@@ -116,7 +189,7 @@ const MEANINGS: [Meaning; 11] = [
     Meaning {
         columns: &["image", "images", "audio"],
         what: "something to look at or to listen to, which is not read",
-        hint: "images are given as numbers, in pixel_values",
+        hint: "image-cls and audio-cls read pictures and sounds",
     },
 ];
 
@@ -244,6 +317,20 @@ impl<'a> Roles<'a> {
         if self.reads_texts() && is_free("text", &renamed) {
             self.alias(&mut renamed)?;
         }
+        for (role, names) in of_task(self.reading.task).into_iter().flat_map(|columns| columns.aliases) {
+            let is_taken = self.columns.iter().any(|column| column == role && !renamed.contains_key(column))
+                || renamed.values().any(|taken| taken == role);
+            // Of a reranker's rows the text may be the passage, where there is a query; a role is no other role's name.
+            let free = |name: &&&str| self.columns.iter().find(|column| plain(column) == ***name && !renamed.contains_key(*column));
+            let found = names.iter().find_map(|name| free(&name));
+            if let Some(column) = found.filter(|_| !is_taken || (*role == "text" && self.reading.task == Task::Rerank)).cloned() {
+                tracing::info!("{}: column {column} as {role}", self.path.display());
+                if *role == "text" && is_taken && self.columns.iter().any(|column| column == "text") {
+                    renamed.insert("text".to_owned(), "text_pair".to_owned());
+                }
+                renamed.insert(column, (*role).to_owned());
+            }
+        }
         Ok(renamed)
     }
 
@@ -293,7 +380,7 @@ impl<'a> Roles<'a> {
     fn reads_texts(&self) -> bool {
         match self.reading.hard_prompt {
             Some(_) => self.shown.iter().any(|column| column == "text"),
-            None => self.reading.task == Task::SeqCls,
+            None => matches!(self.reading.task, Task::SeqCls | Task::MultiLabel | Task::Regression),
         }
     }
 
@@ -309,13 +396,26 @@ impl<'a> Roles<'a> {
     fn unread<'r>(&self, fields: &'r Map<String, Value>) -> Vec<&'r str> {
         let has = |name: &str| fields.contains_key(name);
         let label = if has("label") { "label" } else { "labels" };
-        let is_classed = matches!(self.reading.task, Task::SeqCls | Task::ImageCls);
+        let is_classed = self.reading.task.is_one_class();
+        if let Some(columns) = of_task(self.reading.task).filter(|_| self.reading.hard_prompt.is_none()) {
+            let is_read = |name: &str| {
+                let numbered =
+                    name.rsplit_once('_').filter(|(_, number)| number.parse::<u32>().is_ok()).map(|(name, _)| format!("{name}_*"));
+                columns.read.contains(&name) || numbered.is_some_and(|name| columns.read.contains(&name.as_str()))
+            };
+            let is_empty = |value: &Value| value.is_null() || value.as_str().is_some_and(|text| text.trim().is_empty());
+            return fields
+                .iter()
+                .filter(|(name, value)| !is_read(name) && !is_input(name, self.reading) && !is_empty(value))
+                .map(|(name, _)| name.as_str())
+                .collect();
+        }
         let read: Vec<&str> = if self.reading.hard_prompt.is_some() && !has("input_ids") {
             self.shown.iter().map(String::as_str).chain([label]).collect()
         } else if has("input_ids") {
             vec!["input_ids", "attention_mask", "token_type_ids", "decoder_input_ids", if is_classed { label } else { "labels" }]
-        } else if has("pixel_values") {
-            vec!["pixel_values", label]
+        } else if has("pixel_values") || has("image") {
+            vec!["pixel_values", "image", label]
         } else if has("messages") {
             vec!["messages", "tools", "documents"]
         } else if has("prompt") && has("completion") {

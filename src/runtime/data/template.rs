@@ -312,7 +312,8 @@ mod tests {
 
     #[test]
     fn what_is_too_long_is_cut_out_of_columns() -> Result<()> {
-        let tokens = || Tokens { ids: (0..6).collect(), segments: vec![0; 6], spans: vec![0..0, 0..2, 2..4, 4..6, 6..8, 0..0] };
+        let tokens =
+            || Tokens { ids: (0..6).collect(), segments: vec![0; 6], spans: vec![0..0, 0..2, 2..4, 4..6, 6..8, 0..0], texts: vec![] };
         let mut cut = tokens();
         shorten(&mut cut, &[0..2, 2..4], Some(5))?;
         assert_eq!(cut.ids, [0, 1, 3, 4, 5]);

@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tokenizers::Encoding;
 use tokenizers::utils::truncation::{TruncationParams, TruncationStrategy, truncate_encodings};
+use tokenizers::{Encoding, InputSequence};
 
 use super::chat::{ChatTemplate, Ending, Message};
 use super::long;
@@ -55,6 +55,24 @@ pub struct Tokens {
     pub segments: Vec<i32>,
     /// The bytes of the text that each token stands for; empty for tokens that were added.
     pub spans: Vec<Range<usize>>,
+    /// Which of the texts each token is of; none for tokens that were added.
+    pub texts: Vec<Option<usize>>,
+}
+
+/// A text as tokens, and the number of the word that each is of; none for tokens that were added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Words {
+    /// The tokens.
+    pub tokens: Tokens,
+    /// The word of each.
+    pub words: Vec<Option<usize>>,
+}
+
+impl Words {
+    fn new(encoding: &Encoding) -> Result<Self> {
+        let words = encoding.get_word_ids().iter().map(|word| word.and_then(|word| usize::try_from(word).ok()));
+        Ok(Self { words: words.collect(), tokens: Tokens::new(encoding)? })
+    }
 }
 
 impl Tokenizer {
@@ -151,6 +169,62 @@ impl Tokenizer {
             return Err(error.with_hint("join the texts in one column, with words or a sign between them that the model knows"));
         }
         Ok(tokens)
+    }
+
+    /// A text's words as they are given, and the word of each token.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_words(&self, words: Vec<String>) -> Result<Words> {
+        let encoding = behind_wall(|| self.inner.encode(InputSequence::from(words), true)).in_file(&self.file)?;
+        Words::new(&encoding.map_err(|error| Error::invalid(error.to_string()))?)
+    }
+
+    /// A text as words that the tokenizer takes apart: the word of each token, and the bytes of each word.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_text_words(&self, text: &str) -> Result<(Words, Vec<Range<usize>>)> {
+        let words = Words::new(&self.encoding(text, true)?)?;
+        let mut places: Vec<Range<usize>> = vec![];
+        for (word, span) in words.words.iter().zip(&words.tokens.spans) {
+            let Some(word) = *word else { continue };
+            places.resize(places.len().max(word + 1), span.clone());
+            places[word] = places[word].start.min(span.start)..places[word].end.max(span.end);
+        }
+        // A token may begin with the space before its word.
+        let trimmed = |place: Range<usize>| {
+            let space = text.get(place.clone()).map_or(0, |word| word.len() - word.trim_start().len());
+            place.start + space..place.end
+        };
+        Ok((words, places.into_iter().map(trimmed).collect()))
+    }
+
+    /// A question and the text that its answer stands in, of which the end is cut where both are longer than `length`.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode); a question that leaves no room for the text.
+    pub fn encode_question(&self, question: &str, context: &str, length: Option<usize>) -> Result<Tokens> {
+        let (question, context) = (self.encoding(question, false)?, self.encoding(context, false)?);
+        let added = self.inner.get_post_processor().map_or(0, |processor| tokenizers::PostProcessor::added_tokens(processor, true));
+        let joined = || {
+            let (question, context) = match length {
+                Some(length) => {
+                    let params = TruncationParams {
+                        max_length: length.saturating_sub(added),
+                        strategy: TruncationStrategy::OnlySecond,
+                        ..TruncationParams::default()
+                    };
+                    truncate_encodings(question, Some(context), &params)?
+                }
+                None => (question, Some(context)),
+            };
+            self.inner.post_process(question, context, true)
+        };
+        let joined = behind_wall(joined).in_file(&self.file)?;
+        let joined =
+            joined.map_err(|error| Error::invalid(error.to_string()).with_hint("a larger --max-length leaves room for the text"))?;
+        Tokens::new(&joined)
     }
 
     /// Tokens as text, without the special ones.
@@ -292,7 +366,17 @@ impl Tokens {
             ids: numbers(encoding.get_ids()).map_err(too_large)?,
             segments: numbers(encoding.get_type_ids()).map_err(too_large)?,
             spans,
+            texts: encoding.get_sequence_ids(),
         })
+    }
+
+    /// The tokens without one that ends a text, at the end.
+    #[must_use]
+    pub fn without_end(mut self, end: Option<i32>) -> Vec<i32> {
+        if self.ids.last().is_some_and(|last| Some(*last) == end) {
+            self.ids.pop();
+        }
+        self.ids
     }
 }
 

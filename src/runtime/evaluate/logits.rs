@@ -13,7 +13,7 @@ pub(super) const LABELS: &str = "labels that are compared with";
 
 /// The input that a model would have for labels.
 pub(super) fn labels_port(task: Task) -> Port {
-    let axes = if matches!(task, Task::SeqCls | Task::ImageCls) { 1 } else { 2 };
+    let axes = if task.is_one_class() { 1 } else { 2 };
     let shape = vec![Axis::Free(String::new()); axes];
     Port { name: LABELS.to_owned(), element_type: Some(ElementType::Int64), shape, presence: Presence::Required }
 }
@@ -35,7 +35,7 @@ pub(super) fn sums(logits: &HostTensor, labels: &[i64], task: Task, hard_prompt:
     if classes == 0 || values.len() != labels.len() * classes {
         return Err(Error::mismatch("logits", format!("{} rows of {classes}", labels.len()), format!("{:?}", logits.shape())));
     }
-    let mut sums = Sums::default();
+    let (mut sums, mut right) = (Sums::default(), 0.0);
     for (at, row) in values.chunks_exact(classes).enumerate() {
         let label = if task == Task::CausalLm {
             if at % positions + 1 == positions { i64::from(IGNORED) } else { labels[at + 1] }
@@ -58,8 +58,9 @@ pub(super) fn sums(logits: &HostTensor, labels: &[i64], task: Task, hard_prompt:
         sums.loss += sum.ln() - f64::from(row[label] - most);
         sums.labels += 1.0;
         // As argmax: the first of the largest.
-        sums.correct += f64::from(u8::from(row[label] >= most && row[..label].iter().all(|logit| *logit < most)));
+        right += f64::from(u8::from(row[label] >= most && row[..label].iter().all(|logit| *logit < most)));
     }
+    sums.correct = Some(right);
     Ok(sums)
 }
 
@@ -75,13 +76,13 @@ mod tests {
         // Positions 0 and 1 predict labels 1 and 0.
         let causal = sums(&logits, &[0, 1, 0], Task::CausalLm, None)?;
         assert!((causal.loss - (-(0.75_f64.ln()) - 0.5_f64.ln())).abs() < 1e-6);
-        assert_eq!((causal.labels, causal.correct), (2.0, 2.0));
+        assert_eq!((causal.labels, causal.correct), (2.0, Some(2.0)));
         let in_place = sums(&logits, &[-100, 1, 0], Task::TokenCls, None)?;
         assert!((in_place.loss - (-(0.5_f64.ln()) - 0.9_f64.ln())).abs() < 1e-6);
-        assert_eq!((in_place.labels, in_place.correct), (2.0, 1.0));
+        assert_eq!((in_place.labels, in_place.correct), (2.0, Some(1.0)));
         let classes = HostTensor::new([3, 2], rows)?;
         let all = sums(&classes, &[1, 1, 0], Task::SeqCls, None)?;
-        assert_eq!((all.labels, all.correct), (3.0, 2.0));
+        assert_eq!((all.labels, all.correct), (3.0, Some(2.0)));
         assert!(sums(&classes, &[1, 2, 0], Task::SeqCls, None).is_err());
         Ok(())
     }

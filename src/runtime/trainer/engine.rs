@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 
+use super::cached::Cached;
 use super::options::{Optimizer, Options};
 use crate::error::{Error, Result};
 use crate::export::Bundle;
@@ -17,7 +18,7 @@ pub(crate) const STATES: [State<'static>; 3] = [
     State { input: "adam_v", output: "adam_v_next" },
 ];
 
-const GRADIENT: State<'static> = State { input: "gradient", output: "gradient_next" };
+pub(super) const GRADIENT: State<'static> = State { input: "gradient", output: "gradient_next" };
 
 /// The optional input that seeds the dropout masks.
 const DROPOUT_SEED: &str = "dropout_seed";
@@ -45,6 +46,8 @@ enum Graphs {
     Whole(Box<Stepper>),
     /// The gradient of each batch is added up; then the update.
     Parts { gradient: Box<Stepper>, update: Box<Stepper> },
+    /// The batch is encoded in parts; its loss is one.
+    Cached { cached: Box<Cached>, update: Box<Stepper>, losses: Vec<f32> },
 }
 
 /// What a step found.
@@ -87,7 +90,18 @@ impl Engine {
     pub(super) fn open(runtime: &Runtime, bundle: &Bundle, options: &Options, parts: NonZeroUsize) -> Result<Self> {
         let open = |purpose| open(runtime, bundle, purpose, options.device);
         let (accumulation, waiting) = (options.accumulation.saturating_mul(parts), options.waiting);
-        let graphs = if accumulation.get() > 1 {
+        let is_cached = parts.get() > 1 && bundle.manifest().graphs.contains_key("vjp");
+        let graphs = if is_cached {
+            if options.accumulation.get() > 1 {
+                let error =
+                    Error::unsupported("--gradient-accumulation-steps with this loss", "it compares all rows of a batch with each other");
+                return Err(error.with_hint("a larger --batch-size with --micro-batch-size takes as little memory, and learns more"));
+            }
+            let update = open("update")?;
+            let results = told(&update);
+            let update = Box::new(Stepper::new(update, &STATES, &results, waiting)?);
+            Graphs::Cached { cached: Box::new(Cached::open(runtime, bundle, options.device)?), update, losses: vec![] }
+        } else if accumulation.get() > 1 {
             let (batches, update) = (waiting.saturating_mul(accumulation), open("update")?);
             let results = told(&update);
             Graphs::Parts {
@@ -129,7 +143,7 @@ impl Engine {
     /// # Errors
     /// As [`Batches::new`].
     pub(super) fn batches<'a>(&self, dataset: &'a Dataset, batch_size: usize, order: Order, filling: Filling) -> Result<Batches<'a>> {
-        Batches::new(dataset, self.reader().session().inputs(), batch_size, order, filling)
+        Batches::new(dataset, self.reader().inputs(), batch_size, order, filling)
     }
 
     /// One optimizer step over `batches`. `step` counts from 1. What came of it waits on the device until it is [collected](Self::collect).
@@ -149,8 +163,8 @@ impl Engine {
                 stepper.step(&with_optional(stepper.session(), batch, &[step, rate], &[Feed::host(DROPOUT_SEED, &seeds[0])]))?;
             }
             Graphs::Parts { gradient, update } => {
-                let labels: usize = batches.iter().map(|batch| batch.label_count).sum();
-                let count = HostTensor::scalar(narrow(float(labels.max(1))));
+                let labels: f64 = batches.iter().map(|batch| batch.label_count).sum();
+                let count = HostTensor::scalar(narrow(if labels > 0.0 { labels } else { 1.0 }));
                 gradient.reset(GRADIENT.input)?;
                 for (batch, seed) in batches.iter().zip(&seeds) {
                     let trainable = Feed::device("trainable", update.state("trainable")?);
@@ -158,6 +172,12 @@ impl Engine {
                     gradient.step(&with_optional(gradient.session(), batch, &[Feed::host("label_count", &count), trainable], &optional))?;
                 }
                 update.step(&[Feed::device(GRADIENT.input, gradient.state(GRADIENT.input)?), step, rate])?;
+            }
+            Graphs::Cached { cached, update, losses } => {
+                let seeds: Vec<Feed<'_>> = seeds.iter().map(|seed| Feed::host(DROPOUT_SEED, seed)).collect();
+                let trainable = Feed::device("trainable", update.state("trainable")?);
+                losses.push(cached.step(batches, trainable, &seeds, step)?);
+                update.step(&[Feed::device(GRADIENT.input, cached.gradient()?), step, rate])?;
             }
         }
         self.waiting.push(batches.len());
@@ -185,6 +205,10 @@ impl Engine {
                 let mut losses = losses.into_iter();
                 let steps = self.waiting.iter().zip(update.collect()?);
                 steps.map(|(&batches, row)| Outcome::new(losses.by_ref().take(batches).sum(), &row)).collect::<Result<_>>()?
+            }
+            Graphs::Cached { update, losses, .. } => {
+                let steps = std::mem::take(losses).into_iter().zip(update.collect()?);
+                steps.map(|(loss, row)| Outcome::new(loss, &row)).collect::<Result<_>>()?
             }
         };
         self.waiting.clear();
@@ -221,21 +245,23 @@ impl Engine {
     fn updater(&self) -> &Stepper {
         match &self.graphs {
             Graphs::Whole(stepper) => stepper,
-            Graphs::Parts { update, .. } => update,
+            Graphs::Parts { update, .. } | Graphs::Cached { update, .. } => update,
         }
     }
 
     fn updater_mut(&mut self) -> &mut Stepper {
         match &mut self.graphs {
             Graphs::Whole(stepper) => stepper,
-            Graphs::Parts { update, .. } => update,
+            Graphs::Parts { update, .. } | Graphs::Cached { update, .. } => update,
         }
     }
 
-    fn reader(&self) -> &Stepper {
+    /// The session that reads data.
+    fn reader(&self) -> &Session {
         match &self.graphs {
-            Graphs::Whole(stepper) => stepper,
-            Graphs::Parts { gradient, .. } => gradient,
+            Graphs::Whole(stepper) => stepper.session(),
+            Graphs::Parts { gradient, .. } => gradient.session(),
+            Graphs::Cached { cached, .. } => cached.session(),
         }
     }
 
@@ -248,7 +274,7 @@ impl Engine {
 }
 
 /// A batch with the inputs that are always fed, and those of the others that the graph has.
-fn with_optional<'a>(session: &Session, batch: &'a Batch, always: &[Feed<'a>], optional: &[Feed<'a>]) -> Vec<Feed<'a>> {
+pub(super) fn with_optional<'a>(session: &Session, batch: &'a Batch, always: &[Feed<'a>], optional: &[Feed<'a>]) -> Vec<Feed<'a>> {
     let mut feeds = batch.feeds();
     feeds.extend_from_slice(always);
     feeds.extend(optional.iter().filter(|feed| session.input(feed.name()).is_some()));
@@ -278,9 +304,4 @@ fn scrambled(number: u64) -> u64 {
 #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "numbers are rounded once, where they become tensors")]
 fn narrow(value: f64) -> f32 {
     value as f32
-}
-
-#[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "numbers of labels are far below 2^53")]
-fn float(count: usize) -> f64 {
-    count as f64
 }

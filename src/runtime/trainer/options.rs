@@ -22,6 +22,8 @@ pub struct Options {
     pub data: DataOptions,
     /// Batches whose gradients are added up for one optimizer step.
     pub accumulation: NonZeroUsize,
+    /// Rows that the model runs on at a time; none: the whole batch.
+    pub micro_batch: Option<NonZeroUsize>,
     /// When it ends.
     pub length: Length,
     /// AdamW's numbers.

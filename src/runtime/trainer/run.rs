@@ -17,6 +17,7 @@ use crate::runtime::checkpoint::{self, Checkpoint, Conditions, Record};
 use crate::runtime::data::{Batches, Cursor, Dataset};
 use crate::runtime::evaluate::{Evaluation, Evaluator};
 use crate::runtime::metrics::{Metrics, StepRecord};
+use crate::runtime::reference::Reference;
 use crate::runtime::runs::{self, Ended};
 use crate::runtime::schedule::Schedule;
 use crate::runtime::session::{Feed, Runtime};
@@ -37,7 +38,11 @@ impl Material {
         let bundle = Bundle::open(&options.bundle, options.base.as_deref())?;
         let beginning = Beginning::find(options, bundle.manifest())?;
         let data = &options.data;
-        let source = Source::of(&bundle, data.tokenizer.as_deref())?.mapped(&data.columns).cut(data.max_length).packed(data.packing);
+        let source = Source::of(&bundle, data.tokenizer.as_deref())?
+            .in_parts_of(options.micro_batch)
+            .mapped(&data.columns)
+            .cut(data.max_length)
+            .packed(data.packing);
         let dataset = source.read_to_learn(&data.file)?;
         let eval_data = data.eval_file.as_ref().map(|file| source.read_to_measure(file, Some(&dataset))).transpose()?;
         Ok(Self { bundle, source, dataset, eval_data, beginning })
@@ -66,6 +71,7 @@ pub(super) struct Run<'a> {
     report: &'a mut dyn FnMut(Event<'_>),
     engine: Engine,
     evaluator: Option<Evaluator<'a>>,
+    reference: Option<Reference>,
     conditions: Conditions,
     optimization: String,
     schedule: Schedule,
@@ -128,11 +134,15 @@ impl<'a> Run<'a> {
         engine.configure(&options.optimizer, options.seed)?;
         let open = |purpose| open_graph(runtime, bundle, purpose, options.device);
         let evaluator = match eval_data {
-            Some(dataset) => Some(
-                Evaluator::new(open("evaluation")?, dataset, source.filling(), data.batch_size.get()).narrowed_to(source.hard_prompt()),
-            ),
+            Some(dataset) => {
+                let evaluator = Evaluator::new(open("evaluation")?, dataset, source.filling(), data.batch_size.get());
+                let evaluator =
+                    evaluator.narrowed_to(source.hard_prompt()).measuring(source.classes(), &names_of(dataset, manifest), &manifest.loss);
+                Some(evaluator.compared_with(Reference::of(runtime, bundle, options.device)?))
+            }
             None => None,
         };
+        let reference = Reference::of(runtime, bundle, options.device)?;
         let conditions = Conditions {
             bundle: format!("{} with {} numbers on {}", manifest.method, manifest.trainable_count, manifest.base.fingerprint),
             data: checkpoint::file_hash(&data.file)?,
@@ -164,6 +174,7 @@ impl<'a> Run<'a> {
             report,
             engine,
             evaluator,
+            reference,
             conditions,
             optimization,
             schedule,
@@ -232,7 +243,10 @@ impl<'a> Run<'a> {
     /// Takes a step and leaves its outcome on the device.
     fn step(&mut self, step: u64, batches: &mut Batches<'_>) -> Result<()> {
         let started = Instant::now();
-        let group = batches.next_group(self.options.accumulation.get())?;
+        let mut group = batches.next_group(self.options.accumulation.get())?;
+        if let Some(reference) = &mut self.reference {
+            group.iter_mut().try_for_each(|batch| reference.complete(batch))?;
+        }
         let learning_rate = self.schedule.rate(step);
         self.engine.step(&group, step, learning_rate)?;
         let record = StepRecord {
@@ -433,4 +447,9 @@ fn ratio(step: u64, of: usize) -> f64 {
 fn mean(losses: &[f32]) -> Option<f32> {
     let sum: f64 = losses.iter().copied().map(f64::from).sum();
     (!losses.is_empty()).then(|| (sum / losses.len() as f64) as f32)
+}
+
+/// The names of classes that predictions are told by: those of the data, else the bundle's.
+fn names_of(dataset: &Dataset, manifest: &Manifest) -> Vec<String> {
+    dataset.class_names.clone().unwrap_or_else(|| manifest.class_names.clone())
 }

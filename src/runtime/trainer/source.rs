@@ -8,7 +8,8 @@ use crate::anatomy::{self, Anatomy, Feeding, Padding};
 use crate::error::{Context, Error, Result};
 use crate::export::{Bundle, class_names};
 use crate::ir::Graph;
-use crate::runtime::data::{self, ColumnMap, Dataset, Filling, Labels, Limits, OtherNames, Packing, Reading, Tokenizer};
+use crate::runtime::data::{self, ColumnMap, Dataset, Filling, Labels, Limits, Media, OtherNames, Packing, Reading, Tokenizer};
+use crate::train::plan::LossPlan;
 use crate::train::verbalizer::HardPrompt;
 
 /// Rows in a batch, where nothing else is said.
@@ -31,6 +32,9 @@ pub struct Source {
     hard_prompt: Option<HardPrompt>,
     feeding: Feeding,
     columns: ColumnMap,
+    loss: LossPlan,
+    media: Media,
+    micro_batch: Option<usize>,
 }
 
 impl Source {
@@ -50,7 +54,9 @@ impl Source {
         let source = Self::with(task, tokenizer, manifest.classes, manifest.vocabulary, manifest.max_positions);
         let source = source.fed_as(manifest.feeding.clone());
         let limits = Limits { virtual_tokens: manifest.virtual_tokens, ..source.limits };
-        Ok(Self { limits, hard_prompt: manifest.hard_prompt.clone(), class_names: manifest.class_names.clone(), ..source })
+        let media = Media::near(&[bundle.folder().join("inference.onnx"), bundle.model().to_path_buf()], None);
+        let loss = manifest.loss.clone();
+        Ok(Self { limits, loss, media, hard_prompt: manifest.hard_prompt.clone(), class_names: manifest.class_names.clone(), ..source })
     }
 
     /// Reads for a plain model, with the named tokenizer or the one beside it, and the class names beside it.
@@ -66,7 +72,7 @@ impl Source {
         let class_names = class_names::of_model(model, task, classes)?;
         let source =
             Self::with(task, tokenizer, classes, anatomy.vocabulary(), anatomy.max_positions).fed_as(anatomy::feeding(graph, anatomy));
-        Ok(Self { class_names, ..source })
+        Ok(Self { class_names, media: Media::near(&[model.to_path_buf()], None), ..source })
     }
 
     fn with(task: Task, tokenizer: Option<Tokenizer>, classes: Option<i64>, vocabulary: Option<i64>, positions: Option<i64>) -> Self {
@@ -87,6 +93,9 @@ impl Source {
             hard_prompt: None,
             feeding: Feeding::default(),
             columns: ColumnMap::default(),
+            loss: LossPlan::default_of(task),
+            media: Media::NOTHING,
+            micro_batch: None,
         }
     }
 
@@ -102,10 +111,23 @@ impl Source {
         Self { feeding, ..self }
     }
 
+    /// How many classes there are, as far as it is known.
+    #[must_use]
+    pub fn classes(&self) -> usize {
+        self.limits.classes.unwrap_or_default()
+    }
+
     /// Rows in a batch: as many as were asked for, else as many as the model takes at once, else the usual number.
     #[must_use]
     pub fn batch_size(&self, asked: Option<NonZeroUsize>) -> NonZeroUsize {
         batch_size(asked, &self.feeding)
+    }
+
+    /// Parts batches into so many rows at a time.
+    #[must_use]
+    pub fn in_parts_of(mut self, rows: Option<NonZeroUsize>) -> Self {
+        self.micro_batch = rows.map(NonZeroUsize::get);
+        self
     }
 
     /// Cuts rows at a length, in tokens. Without one, a row that is longer than the model takes is an error.
@@ -174,7 +196,7 @@ impl Source {
     #[must_use]
     pub fn filling(&self) -> Filling {
         let filling = self.tokenizer.as_ref().map(Filling::of).unwrap_or_default();
-        let filling = Filling { feeding: self.feeding.clone(), ..filling };
+        let filling = Filling { feeding: self.feeding.clone(), micro_batch: self.micro_batch, ..filling };
         // A token that was added to the tokenizer, and that the model does not have, cannot fill up rows.
         let is_known = usize::try_from(filling.pad).is_ok_and(|pad| self.limits.vocabulary.is_none_or(|vocabulary| pad < vocabulary));
         if is_known { filling } else { Filling { pad: 0, ..filling } }
@@ -211,6 +233,8 @@ impl Source {
             packing: self.packing,
             limits: self.limits,
             columns: &self.columns,
+            loss: &self.loss,
+            media: &self.media,
             feeding: Some(&self.feeding),
             class_names,
             other_names,
@@ -238,7 +262,7 @@ pub(super) fn numbers(dataset: &Dataset) -> impl Iterator<Item = i64> + '_ {
         let labels: &[i32] = match &example.labels {
             Labels::Tokens(labels) => labels,
             Labels::Class(class) => std::slice::from_ref(class),
-            Labels::Hidden => &[],
+            Labels::Hidden | Labels::Column | Labels::Row => &[],
         };
         let line = i64::try_from(example.line).unwrap_or(i64::MAX);
         std::iter::once(line).chain(example.input_ids.iter().chain(labels).map(|number| i64::from(*number)))

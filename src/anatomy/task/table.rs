@@ -1,0 +1,198 @@
+//! All tasks, one row each.
+
+use super::Task;
+
+/// What of a model a task's losses read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reads {
+    /// Scores of each token of the vocabulary, `[batch, seq, vocabulary]`: computed where labels are, never as a whole.
+    Vocabulary,
+    /// Scores of a whole row, `[batch, classes]`.
+    Logits,
+    /// Scores of each position, `[batch, seq, classes]`.
+    TokenLogits,
+    /// Scores of each position for an answer's start and for its end, two values `[batch, seq]`.
+    Spans,
+    /// A vector of each text, `[texts, hidden]`: the first texts of all rows, then the second ones, and so on.
+    Embeddings,
+    /// The log-probability of each labelled token, `[texts, seq]`, 0 where none is: texts as with `Embeddings`.
+    TokenLogProbs,
+}
+
+/// A task: how it is called, what its rows have, and what is minimised.
+pub struct Row {
+    /// The task.
+    pub task: Task,
+    /// Its name on the command line and in manifests.
+    pub name: &'static str,
+    /// What Hugging Face's programs call it, without capitals and marks between words: transformers' pipelines, optimum's `--task`, and what stands
+    /// behind `For` in the names of classes.
+    pub aliases: &'static [&'static str],
+    /// PEFT's `task_type`; none for tasks that PEFT does not tell apart.
+    pub task_type: Option<&'static str>,
+    /// Modules that PEFT trains and saves for the task even if nobody names them (`PeftModelForSequenceClassification` in `peft/peft_model.py`); for
+    /// tasks that PEFT has no such class for, the same.
+    pub heads: &'static [&'static str],
+    /// What its losses read.
+    pub reads: Reads,
+    /// Its losses by their names; the first is the default.
+    pub losses: &'static [&'static str],
+    /// The columns of its rows, in words.
+    pub columns: &'static str,
+}
+
+const CLASSIFIER: &[&str] = &["classifier", "score"];
+
+/// All tasks.
+#[rustfmt::skip]
+pub static TASKS: &[Row] = &[
+    Row {
+        task: Task::CausalLm, name: "causal-lm", task_type: Some("CAUSAL_LM"), heads: &[], reads: Reads::Vocabulary, losses: &["cross-entropy"],
+        aliases: &["causallm", "textgeneration", "languagemodeling", "clm", "lm", "lmheadmodel"],
+        columns: "input_ids, text, prompt + completion, or messages",
+    },
+    Row {
+        task: Task::MaskedLm, name: "masked-lm", task_type: None, heads: &[], reads: Reads::Vocabulary, losses: &["cross-entropy"],
+        aliases: &["maskedlm", "fillmask", "mlm", "maskedlanguagemodeling"],
+        columns: "input_ids (+ labels), or text",
+    },
+    Row {
+        task: Task::Seq2SeqLm, name: "seq2seq-lm", task_type: Some("SEQ_2_SEQ_LM"), heads: &[], reads: Reads::Vocabulary, losses: &["cross-entropy"],
+        aliases: &["seq2seqlm", "seq2seq", "text2textgeneration", "conditionalgeneration", "translation", "summarization"],
+        columns: "input_ids + labels, or prompt + completion",
+    },
+    Row {
+        task: Task::SeqCls, name: "seq-cls", task_type: Some("SEQ_CLS"), heads: CLASSIFIER, reads: Reads::Logits, losses: &["cross-entropy", "focal"],
+        aliases: &["seqcls", "textclassification", "sequenceclassification", "sentimentanalysis"],
+        columns: "text (+ text_pair) + label, or input_ids + label",
+    },
+    Row {
+        task: Task::MultiLabel, name: "multi-label", task_type: Some("SEQ_CLS"), heads: CLASSIFIER, reads: Reads::Logits, losses: &["bce"],
+        aliases: &["multilabel", "multilabelclassification"],
+        columns: "text (+ text_pair) + labels (a list of names or numbers, or 0 and 1 for each label)",
+    },
+    Row {
+        task: Task::Regression, name: "regression", task_type: Some("SEQ_CLS"), heads: CLASSIFIER, reads: Reads::Logits, losses: &["mse", "mae", "huber"],
+        aliases: &["regression"],
+        columns: "text (+ text_pair) + label (a number, or a list of them)",
+    },
+    Row {
+        task: Task::Rerank, name: "rerank", task_type: Some("SEQ_CLS"), heads: CLASSIFIER, reads: Reads::Logits, losses: &["bce", "mse"],
+        aliases: &["rerank", "reranker", "textranking", "crossencoder"],
+        columns: "query + passage + label (from 0 to 1)",
+    },
+    Row {
+        task: Task::TokenCls, name: "token-cls", task_type: Some("TOKEN_CLS"), heads: CLASSIFIER, reads: Reads::TokenLogits, losses: &["cross-entropy"],
+        aliases: &["tokencls", "tokenclassification", "ner", "namedentityrecognition"],
+        columns: "tokens + tags, text + entities, or input_ids + labels",
+    },
+    Row {
+        task: Task::Qa, name: "qa", task_type: Some("QUESTION_ANS"), heads: &["qa_outputs"], reads: Reads::Spans, losses: &["cross-entropy"],
+        aliases: &["qa", "questionans", "questionanswering"],
+        columns: "question + context + answers",
+    },
+    Row {
+        task: Task::Embedding, name: "embedding", task_type: Some("FEATURE_EXTRACTION"), heads: &[], reads: Reads::Embeddings,
+        losses: &["mnrl", "mnrl-symmetric", "triplet", "margin-mse", "cosent", "angle", "cosine", "contrastive"],
+        aliases: &["embedding", "embeddings", "featureextraction", "sentencesimilarity"],
+        columns: "anchor + positive (+ negative, or negative_1, negative_2, ..), or sentence1 + sentence2 + score",
+    },
+    Row {
+        task: Task::Preference, name: "preference", task_type: Some("CAUSAL_LM"), heads: &[], reads: Reads::TokenLogProbs,
+        losses: &["dpo", "ipo", "simpo", "orpo", "kto"],
+        aliases: &["preference", "dpo"],
+        columns: "prompt + chosen + rejected; for kto prompt + completion + label",
+    },
+    Row {
+        task: Task::Reward, name: "reward", task_type: Some("SEQ_CLS"), heads: CLASSIFIER, reads: Reads::Logits, losses: &["bradley-terry"],
+        aliases: &["reward", "rewardmodel"],
+        columns: "prompt + chosen + rejected",
+    },
+    Row {
+        task: Task::ImageCls, name: "image-cls", task_type: None, heads: CLASSIFIER, reads: Reads::Logits, losses: &["cross-entropy", "focal"],
+        aliases: &["imagecls", "imageclassification"],
+        columns: "image (a file's path) + label, or pixel_values + label",
+    },
+    Row {
+        task: Task::AudioCls, name: "audio-cls", task_type: None, heads: CLASSIFIER, reads: Reads::Logits, losses: &["cross-entropy", "focal"],
+        aliases: &["audiocls", "audioclassification"],
+        columns: "audio (a file's path) + label",
+    },
+];
+
+impl Task {
+    /// The task's row.
+    #[must_use]
+    pub fn row(self) -> &'static Row {
+        // Every task has a row; a test below sees to it.
+        TASKS.iter().find(|row| row.task == self).unwrap_or(&TASKS[0])
+    }
+
+    /// The task's name: `causal-lm`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.row().name
+    }
+
+    /// The task of a name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        TASKS.iter().find(|row| row.name == name).map(|row| row.task)
+    }
+
+    /// Whether labels are tokens, one for each position.
+    #[must_use]
+    pub fn predicts_tokens(self) -> bool {
+        matches!(self.row().reads, Reads::Vocabulary | Reads::TokenLogProbs)
+    }
+
+    /// Whether a row has one class.
+    #[must_use]
+    pub fn is_one_class(self) -> bool {
+        matches!(self, Self::SeqCls | Self::ImageCls | Self::AudioCls)
+    }
+
+    /// Whether the logits are those of whole rows.
+    #[must_use]
+    pub fn scores_rows(self) -> bool {
+        self.row().reads == Reads::Logits
+    }
+
+    /// PEFT's name: `CAUSAL_LM`; none for tasks that PEFT does not tell apart.
+    #[must_use]
+    pub fn task_type(self) -> Option<&'static str> {
+        self.row().task_type
+    }
+
+    /// The task of PEFT's name: the first that has it; none for `FEATURE_EXTRACTION`, which serves masked language models as well.
+    #[must_use]
+    pub fn from_task_type(name: &str) -> Option<Self> {
+        TASKS.iter().find(|row| row.task_type == Some(name) && row.reads != Reads::Embeddings).map(|row| row.task)
+    }
+
+    /// Modules that are trained and saved for the task even if nobody names them.
+    #[must_use]
+    pub fn heads(self) -> &'static [&'static str] {
+        self.row().heads
+    }
+}
+
+impl Reads {
+    /// The names that evaluation gives what is read.
+    #[must_use]
+    pub fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Vocabulary => &[],
+            Self::Logits | Self::TokenLogits => &["logits"],
+            Self::Spans => &["start_logits", "end_logits"],
+            Self::Embeddings => &["embeddings"],
+            Self::TokenLogProbs => &["token_logps"],
+        }
+    }
+
+    /// Whether a row has several texts, which lie one behind the other on the first axis.
+    #[must_use]
+    pub fn stacks_texts(self) -> bool {
+        matches!(self, Self::Embeddings | Self::TokenLogProbs)
+    }
+}

@@ -1,0 +1,183 @@
+//! Small graphs that end in one way or another, and what they are taken for.
+
+use super::*;
+use crate::anatomy::{self, Ending, Squash};
+use crate::ir::{Attr, Builder, DType, Dim, Expr, ModelInfo, Tensor};
+
+/// Logits `[batch, 3]` in, the output out.
+type Write = for<'g> fn(&'g Builder, Expr<'g>) -> Expr<'g>;
+
+fn matrix<'g>(b: &'g Builder, name: &str, rows: usize, columns: usize) -> Expr<'g> {
+    let numbers: Vec<f32> = (0..rows * columns).map(|at| if at % 3 == 0 { 0.5 } else { -0.25 }).collect();
+    b.initializer(name, Tensor::from_f32(&[rows, columns], &numbers))
+}
+
+/// A text's classifier with a bias, whose output `write` makes of its logits.
+fn classifier(output: &str, classes: usize, write: Write) -> Graph {
+    let b = Builder::new(ModelInfo::dialect());
+    let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+    let states = matrix(&b, "embed.weight", 40, 4).gather(ids, 0).tanh();
+    let pooled = states.mean(&[1]).squeeze(&[1]);
+    let bias = b.initializer("classifier.bias", Tensor::from_f32(&[classes], &vec![0.1; classes]));
+    let logits = b.scoped("classifier", || pooled.matmul(matrix(&b, "classifier.MatMul.weight", 4, classes)) + bias);
+    b.output(output, write(&b, logits));
+    b.finish().expect("the case is a valid graph")
+}
+
+fn exp_over_sum(x: Expr<'_>) -> Expr<'_> {
+    let e = x.exp();
+    e / e.sum(&[-1])
+}
+
+#[test]
+fn probabilities_are_traced_to_the_logits_behind_them() {
+    let rows: &[(&str, Write)] = &[
+        ("softmax", |_, x| x.softmax(-1)),
+        ("logarithm of a softmax", |_, x| x.log_softmax(-1)),
+        ("softmax, rounded", |_, x| x.softmax(-1).cast(DType::F16).cast(DType::F32)),
+        ("exponentials over their sum", |_, x| exp_over_sum(x)),
+        ("exponentials of what is below the largest, over their sum", |_, x| exp_over_sum(x - x.reduce_max(-1))),
+        ("exponentials times the reciprocal of their sum", |b, x| x.exp() * b.op("Reciprocal", &[x.exp().sum(&[-1])], &[])),
+        ("softmax over the first of two swapped axes", |b, x| b.op("Softmax", &[x.t()], &[("axis", Attr::Int(0))]).t()),
+        ("softmax of one row each", |_, x| x.unsqueeze(&[1]).softmax(-1).squeeze(&[1])),
+        ("the most probable class", |_, x| x.softmax(-1).argmax(-1)),
+        ("the probability of one class", |b, x| x.softmax(-1).gather(b.int(1), 1)),
+    ];
+    for (what, write) in rows {
+        let graph = classifier("probabilities", 3, *write);
+        let anatomy = anatomy::read(&graph);
+        let head = anatomy.head.as_ref().unwrap_or_else(|| panic!("{what}: {:?}", anatomy.misses));
+        assert_ne!(head.logits, head.output, "{what}");
+        assert_eq!(head.axes(&graph).map(|axes| axes.len()), Some(2), "{what}");
+        assert!(matches!(&head.ending, Ending::Probabilities(made) if made.squash == Squash::Softmax), "{what}: {:?}", head.ending);
+        assert_eq!(guess(&graph, &anatomy, &Declared::default()).task, Some(Task::SeqCls), "{what}");
+    }
+}
+
+#[test]
+fn logits_beside_their_probabilities_are_the_logits() {
+    let b = Builder::new(ModelInfo::dialect());
+    let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+    let pooled = matrix(&b, "embed.weight", 40, 4).gather(ids, 0).mean(&[1]).squeeze(&[1]);
+    let scores = pooled.matmul(matrix(&b, "w", 4, 3));
+    b.output("probabilities", scores.softmax(-1));
+    b.output("scores", scores);
+    let graph = b.finish().expect("a valid graph");
+    let head = anatomy::read(&graph).head.expect("a head");
+    assert_eq!((graph.value_name(head.output), head.ending), ("scores", Ending::Scores));
+}
+
+#[test]
+fn outputs_that_no_task_is_trained_on_are_said() {
+    /// Name of the output, number of classes, what is made of the scores, whether a task that is named changes it, what it is taken for.
+    struct Row(&'static str, usize, Write, bool, &'static str);
+    let rows = [
+        Row("sentence_embedding", 3, |_, x| x, true, "vectors"),
+        Row("output", 3, |b, x| x / b.op("Sqrt", &[(x * x).sum(&[-1])], &[]), true, "vectors"),
+        Row("output", 3, |_, x| x.tanh(), true, "vectors"),
+        Row("logits", 1, |_, x| x, false, "one number for each row (a regression, or a reranker)"),
+        Row("scores", 1, |_, x| x.squeeze(&[-1]), false, "one number for each row (a regression, or a reranker)"),
+        Row("probabilities", 3, |_, x| x.sigmoid(), true, "labels of which any number may be true"),
+        Row("probabilities", 3, |b, x| b.op("Reciprocal", &[(-x).exp() + 1.0], &[]), true, "labels of which any number may be true"),
+        Row(
+            "probabilities",
+            3,
+            |b, x| b.op("Softmax", &[x], &[("axis", Attr::Int(0))]),
+            false,
+            "probabilities over something else than classes",
+        ),
+        Row(
+            "probabilities",
+            3,
+            |b, x| x.softmax(-1).concat(&[matrix(b, "more", 1, 3)], 0),
+            false,
+            "probabilities over something else than classes",
+        ),
+        Row("attention_weights", 3, |_, x| x, true, "maps of attention"),
+        Row("pred_boxes", 3, |_, x| x, true, "the detection of objects"),
+    ];
+    for Row(output, classes, write, yields, what) in rows {
+        let graph = classifier(output, classes, write);
+        let anatomy = anatomy::read(&graph);
+        let declared = Declared::default();
+        let found = guess(&graph, &anatomy, &declared);
+        assert_eq!(found.instead.as_ref().map(|instead| instead.what), Some(what), "{output}: {found:?}");
+        let error = decide(&graph, &anatomy, &declared, None).expect_err(what);
+        assert!(error.hint().is_some_and(|hint| !hint.is_empty()), "{what}");
+        assert_eq!(
+            decide(&graph, &anatomy, &declared, Some(Task::SeqCls)).is_ok_and(|decision| decision.doubt.is_some()),
+            yields,
+            "{output}, {what}"
+        );
+    }
+}
+
+#[test]
+fn the_folder_of_a_model_is_evidence() {
+    let of_class = |name: &str| Declared { architecture: Some(name.to_owned()), ..Declared::default() };
+    let of_type = |name: &str| Declared { problem_type: Some(name.to_owned()), ..Declared::default() };
+    let graph = classifier("logits", 3, |_, x| x);
+    let anatomy = anatomy::read(&graph);
+    let rows = [
+        (Declared::default(), Some(Task::SeqCls)),
+        (of_class("BertForSequenceClassification"), Some(Task::SeqCls)),
+        // A body's configuration stays with what was made of it.
+        (of_class("LlamaForCausalLM"), Some(Task::SeqCls)),
+        (of_class("BertForQuestionAnswering"), None),
+        (of_class("Wav2Vec2ForCTC"), None),
+        (of_type("single_label_classification"), Some(Task::SeqCls)),
+        (of_type("multi_label_classification"), None),
+        (of_type("regression"), None),
+    ];
+    for (declared, expected) in rows {
+        assert_eq!(guess(&graph, &anatomy, &declared).task, expected, "{declared:?}");
+    }
+}
+
+/// Scores for each token of a vocabulary, of a network without any attention.
+#[test]
+fn a_language_model_of_unknown_sight_is_asked_about() {
+    let b = Builder::new(ModelInfo::dialect());
+    let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+    let states = matrix(&b, "embed.weight", 40, 4).gather(ids, 0).tanh();
+    b.output("logits", states.matmul(matrix(&b, "lm_head.w", 4, 40)));
+    let graph = b.finish().expect("a valid graph");
+    let anatomy = anatomy::read(&graph);
+    let found = guess(&graph, &anatomy, &Declared::default());
+    assert_eq!((found.task, &found.candidates[..]), (None, &[Task::CausalLm, Task::MaskedLm][..]));
+    let declared = Declared { architecture: Some("MambaForCausalLM".to_owned()), ..Declared::default() };
+    assert_eq!(guess(&graph, &anatomy, &declared).task, Some(Task::CausalLm));
+    assert_eq!(
+        decide(&graph, &anatomy, &Declared::default(), Some(Task::MaskedLm)).map(|decision| decision.task).ok(),
+        Some(Task::MaskedLm)
+    );
+}
+
+#[test]
+fn the_decoder_of_an_encoder_decoder_alone_is_recognised() {
+    for is_past in [false, true] {
+        let b = Builder::new(ModelInfo::dialect());
+        let batch = Dim::symbol("batch");
+        let ids = b.input("input_ids", DType::I64, &[batch.clone(), Dim::symbol("seq")]);
+        let given = b.input("given", DType::F32, &[batch, Dim::symbol("source"), Dim::known(4)]);
+        let states = matrix(&b, "embed.weight", 40, 4).gather(ids, 0).tanh();
+        let of = |name: &str| if is_past { given } else { given.matmul(matrix(&b, name, 4, 4)) };
+        let scores = states.matmul(matrix(&b, "q", 4, 4)).matmul(of("k").t()) * 0.5;
+        let context = scores.softmax(-1).matmul(of("v")).matmul(matrix(&b, "o", 4, 4));
+        b.output("logits", (states + context).matmul(matrix(&b, "lm_head.w", 4, 40)));
+        let graph = b.finish().expect("a valid graph");
+        let anatomy = anatomy::read(&graph);
+        let error = decide(&graph, &anatomy, &Declared::default(), Some(Task::CausalLm)).expect_err("an encoder is missing");
+        assert!(error.to_string().contains("given") && error.hint().is_some_and(|hint| hint.contains("monolith")), "{error}");
+    }
+}
+
+#[test]
+fn names_are_read_as_they_are_written() {
+    for row in TASKS {
+        assert_eq!((row.name.parse::<Task>().expect("a name from the table"), row.task.to_string().as_str()), (row.task, row.name));
+        assert_eq!((row.task.row().task, row.losses.is_empty()), (row.task, false));
+    }
+    let error = "poetry".parse::<Task>().expect_err("no such task");
+    assert!(error.hint().is_some_and(|hint| hint.contains("seq-cls")));
+}

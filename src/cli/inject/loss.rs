@@ -1,0 +1,91 @@
+//! Options of the loss.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::adapter::config::Pooling;
+use crate::error::{Error, Result};
+use crate::export::objective::LossRequest;
+use crate::train::formula::Distillation;
+
+const HEADING: &str = "What is minimised";
+
+/// Options of the loss.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct LossArgs {
+    /// The loss, one of the task's; an unknown name lists them [default: the task's first]
+    #[arg(long, value_name = "NAME", conflicts_with = "loss_graph", help_heading = HEADING)]
+    pub loss: Option<String>,
+    /// A loss as an ONNX file: it gives `loss`, and reads outputs of the model, inputs of the model and columns of the data by their names
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    pub loss_graph: Option<PathBuf>,
+    /// An option of the loss, such as scale=20, margin=0.5 or beta=0.1; may be given several times
+    #[arg(long, value_name = "NAME=NUMBER", help_heading = HEADING)]
+    pub loss_option: Vec<Named<f64>>,
+    /// Whether the vectors of texts get length 1 [default: as modules.json beside the model says]
+    #[arg(long, value_name = "true|false", help_heading = HEADING)]
+    pub normalize: Option<bool>,
+    /// Lengths at which vectors of texts are compared, so that they may be cut there later: 768,256,64
+    #[arg(long, value_name = "LENGTHS", value_delimiter = ',', help_heading = HEADING)]
+    pub matryoshka_dims: Vec<i64>,
+    /// The weight of each class, in the order of their numbers: 1,2.5,0.5
+    #[arg(long, value_name = "WEIGHTS", value_delimiter = ',', help_heading = HEADING)]
+    pub class_weights: Vec<f64>,
+    /// How much of each target is spread over all classes, from 0 to below 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, help_heading = HEADING)]
+    pub label_smoothing: f64,
+    /// The share of what is learnt from a teacher's logits, in the column teacher_logits, beside the labels
+    #[arg(long, value_name = "SHARE", help_heading = HEADING)]
+    pub distill_weight: Option<f64>,
+    /// What both sides' logits are divided by before they are compared
+    #[arg(long, value_name = "NUMBER", requires = "distill_weight", help_heading = HEADING)]
+    pub temperature: Option<f64>,
+    /// What stands before the texts of a column, such as anchor="query: "; may be given several times
+    #[arg(long = "prompt", value_name = "COLUMN=TEXT", help_heading = HEADING)]
+    pub prompts: Vec<Named<String>>,
+}
+
+/// A value with a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named<T> {
+    name: String,
+    value: T,
+}
+
+impl<T: FromStr> FromStr for Named<T> {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let wrong = || Error::invalid(format!("expected NAME=VALUE, found {text}"));
+        let (name, value) = text.split_once('=').ok_or_else(wrong)?;
+        Ok(Self { name: name.trim().to_owned(), value: value.parse().map_err(|_| wrong())? })
+    }
+}
+
+impl LossArgs {
+    /// What is asked of the loss.
+    ///
+    /// # Errors
+    /// An option that is given twice.
+    pub(super) fn request(&self, pooling: Option<Pooling>) -> Result<LossRequest> {
+        let mut options = BTreeMap::new();
+        for Named { name, value } in &self.loss_option {
+            if options.insert(name.clone(), *value).is_some() {
+                return Err(Error::invalid(format!("--loss-option {name} is given twice")));
+            }
+        }
+        Ok(LossRequest {
+            name: self.loss.clone(),
+            graph: self.loss_graph.clone(),
+            options,
+            pooling,
+            normalize: self.normalize,
+            matryoshka: self.matryoshka_dims.clone(),
+            class_weights: self.class_weights.clone(),
+            label_smoothing: self.label_smoothing,
+            distillation: self.distill_weight.map(|weight| Distillation { weight, temperature: self.temperature.unwrap_or(1.0) }),
+            prompts: self.prompts.iter().map(|named| (named.name.clone(), named.value.clone())).collect(),
+        })
+    }
+}

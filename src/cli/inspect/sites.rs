@@ -1,0 +1,44 @@
+//! What methods would train, as `inject` would have it.
+
+use serde::Serialize;
+
+use crate::adapter::config::{LoraConfig, Method, PrefixConfig, PromptConfig, PromptInit, Task};
+use crate::adapter::targets::Strictness;
+use crate::adapter::{Param, Plan, Purpose};
+use crate::error::{Error, Result};
+use crate::export::base::Base;
+use crate::ir::Builder;
+
+/// Where methods could attach, and how many numbers they would train.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Sites {
+    pub lora_all_linear_rank_8: i64,
+    pub prompt_tokens_20: Option<i64>,
+    pub prefix_tokens_20: Option<i64>,
+}
+
+impl Sites {
+    /// What methods would train: asked of the plans that `inject` makes, written into the graph that it trains.
+    pub(super) fn of(base: &Base, task: Option<Task>) -> Self {
+        const TOKENS: usize = 20;
+        let virtual_tokens = PrefixConfig { num_virtual_tokens: TOKENS, ..PrefixConfig::default() };
+        let prompt = PromptConfig { num_virtual_tokens: TOKENS, init: PromptInit::Random, ..PromptConfig::default() };
+        let count = |method: Method| trained(base, &method, task.unwrap_or(Task::SeqCls)).ok();
+        Self {
+            lora_all_linear_rank_8: count(Method::Lora(LoraConfig { rank: 8, ..LoraConfig::default() })).unwrap_or(0),
+            prompt_tokens_20: count(Method::Prompt(prompt)),
+            prefix_tokens_20: count(Method::Prefix(PrefixConfig { prefix_projection: false, ..virtual_tokens })),
+        }
+    }
+}
+
+/// How many numbers a method would train, without the head that goes with the task.
+fn trained(base: &Base, method: &Method, task: Task) -> Result<i64> {
+    let plan = Plan::new(method, task, &base.anatomy, Strictness::Every, 0, &|_| None)?;
+    let b = Builder::on(base.trained());
+    let params = plan.insert(&b, base.trained(), &base.anatomy, &|_| None, Purpose::Training(None))?;
+    b.finish()?;
+    let is_own = |param: &&Param| param.is_trained() && !plan.trained().iter().any(|name| param.key.ends_with(name.as_str()));
+    let count: usize = params.iter().filter(is_own).map(|param| param.initial.len()).sum();
+    i64::try_from(count).map_err(|_| Error::invalid("more numbers than 63 bits count"))
+}

@@ -1,0 +1,244 @@
+//! The loss of a bundle: settled from what was asked for, the task, and the files beside the model; and found in the graph.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::adapter::config::{Pooling, Task};
+use crate::adapter::new_head;
+use crate::anatomy::{Anatomy, Reads};
+use crate::ir::{Graph, ValueId};
+use crate::train::formula::{Distillation, Formula, TEACHER_LOGITS};
+use crate::train::loss_graph::LossGraph;
+use crate::train::losses::{LABELS, Row};
+use crate::train::plan::{GRAPH, LossPlan};
+use crate::train::pooling::SentenceVector;
+use crate::train::step::Objective;
+use crate::{Context, Error, Result, onnx};
+
+/// What is asked of the loss.
+#[derive(Clone, Debug, Default)]
+pub struct LossRequest {
+    /// The loss by name; the task's first by default.
+    pub name: Option<String>,
+    /// An ONNX file with the loss, in place of a name.
+    pub graph: Option<PathBuf>,
+    /// Options of the loss.
+    pub options: BTreeMap<String, f64>,
+    /// How a text's vector is made of its tokens'.
+    pub pooling: Option<Pooling>,
+    /// Whether vectors have length 1.
+    pub normalize: Option<bool>,
+    /// Lengths at which vectors are compared.
+    pub matryoshka: Vec<i64>,
+    /// The weight of each class.
+    pub class_weights: Vec<f64>,
+    /// How much of each target is spread over all classes.
+    pub label_smoothing: f64,
+    /// What is learnt from a teacher.
+    pub distillation: Option<Distillation>,
+    /// What stands before the texts of a column.
+    pub prompts: Vec<(String, String)>,
+}
+
+/// A loss found in a graph.
+pub struct Settled {
+    /// What the manifest keeps.
+    pub plan: LossPlan,
+    /// What the graphs of training are written with.
+    pub objective: Objective,
+}
+
+impl Settled {
+    /// Columns of the data that the graphs of training have as inputs, beside those that the model has.
+    pub fn columns(&self) -> impl Iterator<Item = String> + '_ {
+        let of_formula = match &self.objective {
+            Objective::Formula(formula) => formula.loss.columns.iter().map(|column| column.name.to_owned()).collect(),
+            _ => vec![],
+        };
+        let teacher = self.plan.distillation.map(|_| TEACHER_LOGITS.to_owned());
+        of_formula.into_iter().filter(|name| name != LABELS).chain(teacher).chain(self.plan.columns.iter().cloned())
+    }
+}
+
+/// Settles the loss of a task.
+///
+/// # Errors
+/// A loss or an option that the task does not have; outputs that the loss reads and the graph does not give.
+pub fn settle(asked: &LossRequest, task: Task, model: &Path, graph: &Graph, anatomy: &Anatomy) -> Result<Settled> {
+    if let Some(file) = &asked.graph {
+        return of_graph(asked, file);
+    }
+    let row = task.row();
+    let name = match &asked.name {
+        Some(name) if row.losses.contains(&name.as_str()) => name.clone(),
+        Some(name) => {
+            let hint = format!("losses of {task} are {}; --loss-graph FILE brings any other", row.losses.join(", "));
+            return Err(Error::not_found("loss", name.as_str()).with_hint(hint));
+        }
+        None => row.losses[0].to_owned(),
+    };
+    let mut plan = LossPlan {
+        name,
+        options: BTreeMap::new(),
+        vector: None,
+        matryoshka: asked.matryoshka.clone(),
+        class_weights: asked.class_weights.clone(),
+        label_smoothing: asked.label_smoothing,
+        distillation: asked.distillation,
+        prompts: asked.prompts.clone(),
+        columns: vec![],
+    };
+    let classes = anatomy.head.as_ref().and_then(|head| head.classes).and_then(|classes| usize::try_from(classes).ok());
+    plan.check(task, classes)?;
+    let is_plain = plan.is_plain_cross_entropy();
+    let objective = match row.reads {
+        Reads::Vocabulary if task == Task::CausalLm => Objective::NextToken,
+        Reads::Vocabulary => Objective::EachToken,
+        Reads::Logits if is_plain => Objective::Sequence,
+        reads => {
+            let loss = Row::named(reads, &plan.name)?;
+            plan.options = loss.options(&asked.options)?;
+            let (outputs, vector) = outputs(reads, asked, model, graph, anatomy)?;
+            plan.vector = vector;
+            check_matryoshka(&plan, graph, &outputs)?;
+            Objective::Formula(Formula {
+                loss,
+                options: plan.options.clone(),
+                outputs,
+                vector,
+                matryoshka: plan.matryoshka.clone(),
+                classes: plan.class_terms(),
+                distillation: plan.distillation,
+            })
+        }
+    };
+    if let (Objective::NextToken | Objective::EachToken | Objective::Sequence, Some(option)) = (&objective, asked.options.keys().next()) {
+        return Err(Error::not_found("option of the loss", option.as_str()).with_hint(format!("{} has none", plan.name)));
+    }
+    Ok(Settled { plan, objective })
+}
+
+fn of_graph(asked: &LossRequest, file: &Path) -> Result<Settled> {
+    let read = onnx::read(file)?;
+    let graph = onnx::inline_functions(&read).and_then(|graph| onnx::raise(&graph)).in_file(file)?;
+    let loss = LossGraph::new(graph).in_file(file)?;
+    let plan = LossPlan { name: GRAPH.to_owned(), columns: loss.inputs(), prompts: asked.prompts.clone(), ..LossPlan::default() };
+    Ok(Settled { plan, objective: Objective::Graph(loss) })
+}
+
+/// The values that a loss reads.
+fn outputs(
+    reads: Reads,
+    asked: &LossRequest,
+    model: &Path,
+    graph: &Graph,
+    anatomy: &Anatomy,
+) -> Result<(Vec<ValueId>, Option<SentenceVector>)> {
+    match reads {
+        // The head's logits.
+        Reads::Vocabulary | Reads::Logits | Reads::TokenLogits | Reads::TokenLogProbs => Ok((vec![], None)),
+        Reads::Spans => {
+            let named = |word: &str| {
+                let is_scores = |&&id: &&ValueId| graph.value_name(id).to_lowercase().contains(word) && graph.fact(id).rank() == Some(2);
+                graph.outputs().iter().find(is_scores).copied()
+            };
+            match (named("start"), named("end")) {
+                (Some(start), Some(end)) if start != end => Ok((vec![start, end], None)),
+                _ => {
+                    Err(missing(graph, "two outputs [batch, seq] with scores of an answer's start and end", "start_logits and end_logits"))
+                }
+            }
+        }
+        Reads::Embeddings => vectors(asked, model, graph, anatomy).map(|(value, vector)| (vec![value], Some(vector))),
+    }
+}
+
+/// The vector of each text: the one that the graph pools itself, or the states of its tokens and how they are pooled.
+fn vectors(asked: &LossRequest, model: &Path, graph: &Graph, anatomy: &Anatomy) -> Result<(ValueId, SentenceVector)> {
+    let folder = pooled_in_folder(model)?;
+    let output = |words: &[&str], rank: usize| {
+        let fits = |&&id: &&ValueId| {
+            graph.fact(id).rank() == Some(rank) && words.iter().any(|word| graph.value_name(id).to_lowercase().contains(word))
+        };
+        graph.outputs().iter().find(fits).copied()
+    };
+    let own = output(&["sentence_embedding", "text_embeds", "sentence_vector", "sentence_embeddings"], 2);
+    let wants_own = matches!(asked.pooling, None | Some(Pooling::Nothing));
+    if let Some(own) = own.filter(|_| wants_own) {
+        // What the graph gives is what people search with: nothing is put on top unless it is asked for.
+        return Ok((own, SentenceVector { pooling: Pooling::Nothing, normalize: asked.normalize.unwrap_or(false) }));
+    }
+    let states = output(&["last_hidden_state", "token_embeddings", "hidden"], 3).or_else(|| new_head::token_states(graph, anatomy));
+    let states = states.ok_or_else(|| missing(graph, "vectors of tokens [batch, seq, hidden]", "last_hidden_state"))?;
+    let causal = anatomy.attentions.iter().any(|attention| attention.causal);
+    let usual = if causal { Pooling::Last } else { Pooling::Mean };
+    let pooling = asked.pooling.or(folder.map(|vector| vector.pooling)).unwrap_or(usual);
+    if pooling == Pooling::Nothing {
+        return Err(missing(graph, "a vector of each text [batch, hidden], which --pooling none asks for", "sentence_embedding"));
+    }
+    let normalize = asked.normalize.or(folder.map(|vector| vector.normalize)).unwrap_or(false);
+    Ok((states, SentenceVector { pooling, normalize }))
+}
+
+fn missing(graph: &Graph, what: &str, example: &str) -> Error {
+    let names: Vec<String> = graph.outputs().iter().map(|&id| format!("{}: {}", graph.value_name(id), graph.fact(id))).collect();
+    Error::mismatch("outputs", what.to_owned(), names.join(", ")).with_hint(format!("export the model with {example} among its outputs"))
+}
+
+fn check_matryoshka(plan: &LossPlan, graph: &Graph, outputs: &[ValueId]) -> Result<()> {
+    let width = outputs.first().and_then(|&id| graph.fact(id).shape.as_ref()?.last()?.as_known());
+    let is_wrong = |length: &&i64| **length < 1 || width.is_some_and(|width| **length > width);
+    match plan.matryoshka.iter().find(is_wrong) {
+        None => Ok(()),
+        Some(length) => {
+            let most = width.map_or_else(|| "1 or more".to_owned(), |width| format!("1 to {width}, the vector's length"));
+            Err(Error::mismatch("--matryoshka-dims", most, length))
+        }
+    }
+}
+
+/// What sentence-transformers' files beside a model say of its pooling: `modules.json`, `1_Pooling/config.json`.
+fn pooled_in_folder(model: &Path) -> Result<Option<SentenceVector>> {
+    let near = |name: &str| {
+        let folder = model.parent().unwrap_or(Path::new(""));
+        [folder.join(name), folder.join("..").join(name)].into_iter().find(|path| path.is_file())
+    };
+    let read = |path: PathBuf| {
+        let text = std::fs::read_to_string(&path).in_file(&path)?;
+        serde_json::from_str::<Value>(&text).map_err(|error| Error::format("JSON", error).in_file(&path))
+    };
+    let Some(modules) = near("modules.json").map(read).transpose()? else { return Ok(None) };
+    let of_type = |ending: &str| {
+        modules.as_array().into_iter().flatten().find(|module| module["type"].as_str().is_some_and(|name| name.ends_with(ending)))
+    };
+    if let Some(dense) = of_type(".Dense") {
+        let what = format!("the module {} of modules.json", dense["type"]);
+        return Err(
+            Error::unsupported(what, "it is not part of the graph").with_hint("export the model with sentence_embedding among its outputs")
+        );
+    }
+    let Some(pooling) = of_type(".Pooling") else { return Ok(None) };
+    let folder = pooling["path"].as_str().unwrap_or("1_Pooling");
+    let config = near(&format!("{folder}/config.json")).map(read).transpose()?.unwrap_or_default();
+    let set = |name: &str| config[name].as_bool() == Some(true);
+    let named = config["pooling_mode"].as_str();
+    let chosen = [
+        (Pooling::First, set("pooling_mode_cls_token") || named == Some("cls")),
+        (Pooling::Mean, set("pooling_mode_mean_tokens") || named == Some("mean")),
+        (Pooling::Last, set("pooling_mode_lasttoken") || named == Some("lasttoken")),
+    ];
+    let chosen: Vec<Pooling> = chosen.into_iter().filter_map(|(pooling, is_set)| is_set.then_some(pooling)).collect();
+    let others = ["pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens"];
+    let other = others.into_iter().find(|name| set(name));
+    match (&chosen[..], other) {
+        ([pooling], None) => Ok(Some(SentenceVector { pooling: *pooling, normalize: of_type(".Normalize").is_some() })),
+        ([], None) => Ok(None),
+        _ => {
+            let what = format!("the pooling of {folder}/config.json");
+            Err(Error::unsupported(what, "it is none of cls, mean and last alone")
+                .with_hint("--pooling cls, mean or last says which is meant"))
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! Pictures: decoded, resized, cropped and normalised as transformers' image processors do it with Pillow.
+
+use std::path::Path;
+
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
+use serde::Deserialize;
+
+use super::Features;
+use super::resample::{self, Filter};
+use crate::error::{Context, Error, Result};
+
+/// What becomes of a picture, as `preprocessor_config.json` has it (transformers 4.57, `image_processing_vit.py`, `_clip.py`, `_convnext.py`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct ImageProcessor {
+    target: Option<Target>,
+    filter: Filter,
+    crop: Option<(u32, u32)>,
+    factor: f64,
+    mean: [f64; 3],
+    std: [f64; 3],
+}
+
+/// The longest side that a picture is resized to.
+const LARGEST: u32 = 1 << 14;
+
+/// The size that a picture is resized to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Target {
+    /// This height and width, whatever its shape was.
+    Exact(u32, u32),
+    /// This length of its shorter side.
+    Shorter(u32),
+}
+
+/// A size, as configurations write it: one number, or named ones.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(untagged)]
+enum Size {
+    Number(u32),
+    Named { height: Option<u32>, width: Option<u32>, shortest_edge: Option<u32>, longest_edge: Option<u32> },
+}
+
+#[derive(Deserialize)]
+struct Config {
+    do_resize: Option<bool>,
+    size: Option<Size>,
+    resample: Option<u32>,
+    crop_pct: Option<f64>,
+    do_center_crop: Option<bool>,
+    crop_size: Option<Size>,
+    do_rescale: Option<bool>,
+    rescale_factor: Option<f64>,
+    do_normalize: Option<bool>,
+    image_mean: Option<Vec<f64>>,
+    image_std: Option<Vec<f64>>,
+    do_pad: Option<bool>,
+}
+
+impl ImageProcessor {
+    /// Reads `preprocessor_config.json`.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io) or [`Format`](crate::ErrorKind::Format) with the file; [`Unsupported`](crate::ErrorKind::Unsupported) for what is
+    /// done to pictures in ways that this does not know.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).in_file(path)?;
+        let config: Config =
+            serde_json::from_str(&text).map_err(|e| Error::format("an image processor's configuration", e).in_file(path))?;
+        Self::of(&config).in_file(path)
+    }
+
+    /// Resizes to a size and maps `0..255` to `-1..1`: what is done where a model comes without a configuration.
+    #[must_use]
+    pub fn plain(height: u32, width: u32) -> Self {
+        let half = [0.5; 3];
+        Self {
+            target: Some(Target::Exact(height, width)),
+            filter: Filter::Bilinear,
+            crop: None,
+            factor: 1.0 / 255.0,
+            mean: half,
+            std: half,
+        }
+    }
+
+    fn of(config: &Config) -> Result<Self> {
+        if config.do_pad == Some(true) {
+            return Err(Error::unsupported("do_pad", "this processor pads pictures, as detectors want it; only classifiers' are known"));
+        }
+        let crops = config.do_center_crop.unwrap_or(false);
+        let crop = if crops { config.crop_size.or(config.size).map(|size| size.exact("crop_size")).transpose()? } else { None };
+        let (target, crop) = match config.size.filter(|_| config.do_resize.unwrap_or(true)) {
+            None => (None, crop),
+            Some(size) => size.target(config.crop_pct, crops, crop)?,
+        };
+        let rescales = config.do_rescale.unwrap_or(true);
+        let (mean, std) = match (config.do_normalize.unwrap_or(true), &config.image_mean, &config.image_std) {
+            (true, Some(mean), Some(std)) => (three("image_mean", mean)?, three("image_std", std)?),
+            _ => ([0.0; 3], [1.0; 3]),
+        };
+        Ok(Self {
+            target,
+            filter: filter(config.resample.unwrap_or(2))?,
+            crop,
+            factor: if rescales { config.rescale_factor.unwrap_or(1.0 / 255.0) } else { 1.0 },
+            mean,
+            std,
+        })
+    }
+
+    /// The pixels of a picture's file, float32 `[3, height, width]`.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io) or [`Format`](crate::ErrorKind::Format) with the file, if it cannot be read or is no PNG, JPEG, WebP, BMP or GIF.
+    pub fn pixels(&self, path: &Path) -> Result<Features> {
+        let picture = decode(path)?;
+        let picture = match self.target.map(|target| target.of(picture.width(), picture.height())) {
+            Some((width, height)) if width > LARGEST || height > LARGEST => {
+                let expected = format!("at most {LARGEST} x {LARGEST}");
+                return Err(Error::mismatch("the size of a picture", expected, format!("{width} x {height}"))).in_file(path);
+            }
+            Some((width, height)) => resample::resized(&picture, width, height, self.filter),
+            None => picture,
+        };
+        let picture = self.crop.map_or(picture.clone(), |(height, width)| cropped(&picture, height, width));
+        Ok(self.normalised(&picture))
+    }
+
+    #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "pixels are rounded to float32 once")]
+    fn normalised(&self, picture: &RgbImage) -> Features {
+        let channel = |channel: usize| {
+            let (mean, std) = (self.mean[channel], self.std[channel]);
+            picture.pixels().map(move |pixel| ((f64::from(pixel.0[channel]) * self.factor - mean) / std) as f32)
+        };
+        let axis = |length: u32| usize::try_from(length).unwrap_or(usize::MAX);
+        Features { shape: vec![3, axis(picture.height()), axis(picture.width())], values: (0..3).flat_map(channel).collect() }
+    }
+}
+
+impl Size {
+    fn exact(self, what: &'static str) -> Result<(u32, u32)> {
+        match self {
+            Self::Number(side) => Ok((side, side)),
+            Self::Named { height: Some(height), width: Some(width), .. } => Ok((height, width)),
+            Self::Named { shortest_edge: Some(side), .. } => Ok((side, side)),
+            Self::Named { .. } => Err(Error::mismatch(what, "a number, or height and width", "neither")),
+        }
+    }
+
+    fn target(self, crop_pct: Option<f64>, crops: bool, crop: Option<(u32, u32)>) -> Result<(Option<Target>, Option<(u32, u32)>)> {
+        // ConvNeXt: small models are resized a little too large and cropped, large ones are resized as they are.
+        let with_share = |side: u32, share: f64| {
+            if side >= 384 {
+                (Some(Target::Exact(side, side)), None)
+            } else {
+                (Some(Target::Shorter(quotient(side, share))), Some((side, side)))
+            }
+        };
+        match (self, crop_pct) {
+            (Self::Named { shortest_edge: Some(side), .. } | Self::Number(side), Some(share)) if share > 0.0 => Ok(with_share(side, share)),
+            (Self::Named { shortest_edge: Some(side), longest_edge: None, .. }, _) => Ok((Some(Target::Shorter(side)), crop)),
+            (Self::Number(side), _) if crops => Ok((Some(Target::Shorter(side)), crop)),
+            (Self::Named { longest_edge: Some(_), .. }, _) => {
+                Err(Error::unsupported("longest_edge", "this processor keeps pictures of many sizes, which a batch cannot hold"))
+            }
+            (size, _) => size.exact("size").map(|(height, width)| (Some(Target::Exact(height, width)), crop)),
+        }
+    }
+}
+
+impl Target {
+    /// Width and height that a picture is resized to.
+    fn of(self, width: u32, height: u32) -> (u32, u32) {
+        match self {
+            Self::Exact(height, width) => (width, height),
+            Self::Shorter(side) => {
+                let (short, long) = (width.min(height).max(1), width.max(height));
+                let longer = u64::from(side) * u64::from(long) / u64::from(short);
+                let longer = u32::try_from(longer).unwrap_or(u32::MAX);
+                if width <= height { (side, longer) } else { (longer, side) }
+            }
+        }
+    }
+}
+
+/// The whole part of a length over a share.
+#[expect(
+    clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a length over a share above 0, saturating"
+)]
+fn quotient(side: u32, share: f64) -> u32 {
+    (f64::from(side) / share) as u32
+}
+
+fn three(what: &'static str, values: &[f64]) -> Result<[f64; 3]> {
+    match values {
+        [one] => Ok([*one; 3]),
+        [r, g, b] => Ok([*r, *g, *b]),
+        other => Err(Error::mismatch(what, "3 numbers", other.len())),
+    }
+}
+
+/// Pillow's filters by their numbers (`PIL.Image.Resampling`).
+fn filter(resample: u32) -> Result<Filter> {
+    Ok(match resample {
+        0 => Filter::Nearest,
+        1 => Filter::Lanczos,
+        2 => Filter::Bilinear,
+        3 => Filter::Bicubic,
+        4 => Filter::Box,
+        5 => Filter::Hamming,
+        other => return Err(Error::mismatch("resample", "one of Pillow's filters, 0 to 5", other)),
+    })
+}
+
+/// The first frame of a picture, turned as its camera says, in RGB without its alpha.
+fn decode(path: &Path) -> Result<RgbImage> {
+    let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format).in_file(path)?;
+    let decoded = reader.into_decoder().and_then(|mut decoder| {
+        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+        let mut picture = DynamicImage::from_decoder(decoder)?;
+        picture.apply_orientation(orientation);
+        Ok(picture.into_rgb8())
+    });
+    decoded.map_err(|error| Error::format("a picture (PNG, JPEG, WebP, BMP or GIF)", error).in_file(path))
+}
+
+/// The middle of a picture; what lies outside of it is black (transformers' `center_crop`).
+fn cropped(picture: &RgbImage, height: u32, width: u32) -> RgbImage {
+    let (offset_x, offset_y) = (middle(picture.width(), width), middle(picture.height(), height));
+    RgbImage::from_fn(width, height, |x, y| {
+        let inside = |at: u32, offset: i64| u32::try_from(i64::from(at) + offset).ok();
+        let place = inside(x, offset_x).zip(inside(y, offset_y));
+        place.and_then(|(x, y)| picture.get_pixel_checked(x, y)).copied().unwrap_or(image::Rgb([0; 3]))
+    })
+}
+
+/// Where a crop begins; below 0 where it is larger than what there is.
+fn middle(length: u32, crop: u32) -> i64 {
+    (i64::from(length) - i64::from(crop)).div_euclid(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn processor(json: &str) -> Result<ImageProcessor> {
+        ImageProcessor::of(&serde_json::from_str(json).map_err(|e| Error::format("JSON", e))?)
+    }
+
+    #[test]
+    fn sizes_are_those_of_the_configuration() -> Result<()> {
+        for (json, picture, resized, crop) in [
+            (r#"{"size": {"height": 32, "width": 48}}"#, (100, 50), (48, 32), None),
+            (r#"{"size": 224}"#, (100, 50), (224, 224), None),
+            (r#"{"size": {"shortest_edge": 256}, "do_center_crop": true, "crop_size": 224}"#, (100, 50), (512, 256), Some((224, 224))),
+            (
+                r#"{"size": 224, "do_center_crop": true, "crop_size": {"height": 200, "width": 100}}"#,
+                (50, 75),
+                (224, 336),
+                Some((200, 100)),
+            ),
+            (r#"{"size": {"shortest_edge": 224}, "crop_pct": 0.875}"#, (50, 50), (256, 256), Some((224, 224))),
+            (r#"{"size": {"shortest_edge": 384}, "crop_pct": 0.875}"#, (50, 100), (384, 384), None),
+        ] {
+            let found = processor(json)?;
+            assert_eq!((found.target.map(|target| target.of(picture.0, picture.1)), found.crop), (Some(resized), crop), "{json}");
+        }
+        assert!(processor(r#"{"do_pad": true}"#).is_err() && processor(r#"{"size": {"longest_edge": 800, "shortest_edge": 3}}"#).is_err());
+        assert!(processor(r#"{"resample": 9}"#).is_err() && processor(r#"{"image_mean": [1, 2], "image_std": [1, 2]}"#).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn a_crop_is_taken_from_the_middle_and_filled_with_black() {
+        let picture = RgbImage::from_fn(3, 1, |x, _| image::Rgb([u8::try_from(x + 1).unwrap_or(0); 3]));
+        let row = |width| cropped(&picture, 1, width).pixels().map(|pixel| pixel.0[0]).collect::<Vec<_>>();
+        assert_eq!((row(1), row(2), row(3)), (vec![2], vec![1, 2], vec![1, 2, 3]));
+        assert_eq!((row(4), row(5)), (vec![0, 1, 2, 3], vec![0, 1, 2, 3, 0]));
+    }
+}

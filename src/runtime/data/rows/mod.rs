@@ -1,0 +1,35 @@
+//! Rows of tasks whose labels are not tokens or one class: one reader for each form.
+
+mod answers;
+mod files;
+mod preferences;
+mod texts;
+mod values;
+mod words;
+
+use serde_json::{Map, Value};
+
+use super::encode::Encoder;
+use super::example::Example;
+use crate::adapter::config::Task;
+use crate::error::Result;
+
+type Fields = Map<String, Value>;
+
+/// How rows of a task are read; none where the forms that language models and classifiers share do.
+pub(super) fn reader(task: Task, fields: &Fields) -> Option<fn(&Fields, &Encoder<'_>) -> Result<Example>> {
+    let has = |name: &str| fields.contains_key(name);
+    Some(match task {
+        Task::MultiLabel => values::labels,
+        Task::Regression => values::numbers,
+        Task::Rerank => values::relevance,
+        Task::TokenCls if has("tokens") => words::tags,
+        Task::TokenCls if has("entities") => words::entities,
+        Task::Qa => answers::read,
+        Task::Embedding => texts::read,
+        Task::Preference | Task::Reward => preferences::read,
+        Task::ImageCls if has("image") => files::image,
+        Task::AudioCls => files::sound,
+        _ => return None,
+    })
+}

@@ -1,0 +1,134 @@
+//! What a task minimises, where that is a formula of [`losses`](super::losses): the model's outputs that it reads, its labels as inputs, and its options.
+
+use std::collections::BTreeMap;
+
+use super::loss;
+use super::losses::{self, Axis, ClassTerms, Column, Reads, Sum};
+use super::pooling::SentenceVector;
+use crate::ir::{Builder, DType, Dim, Expr, ValueId};
+use crate::{Error, Result};
+
+/// A loss that is a formula.
+#[derive(Clone, Debug)]
+pub struct Formula {
+    /// The loss.
+    pub loss: &'static losses::Row,
+    /// All its options.
+    pub options: BTreeMap<String, f64>,
+    /// The values of the graph that it reads: logits; starts and ends; states of tokens or a vector for each text.
+    pub outputs: Vec<ValueId>,
+    /// How a text's vector is made, for losses of vectors.
+    pub vector: Option<SentenceVector>,
+    /// Lengths at which vectors are compared as well, each cut to its first numbers (Kusupati et al. 2022, Matryoshka).
+    pub matryoshka: Vec<i64>,
+    /// What goes with a cross-entropy.
+    pub classes: ClassTerms,
+    /// A teacher to learn from beside the labels.
+    pub distillation: Option<Distillation>,
+}
+
+/// What is learnt from a teacher: `(1 − weight)·loss + weight·temperature²·KL`.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Distillation {
+    /// The teacher's share, from 0 to 1.
+    pub weight: f64,
+    /// What logits are divided by on both sides.
+    pub temperature: f64,
+}
+
+/// The input with the teacher's logits, of the shape of the student's.
+pub const TEACHER_LOGITS: &str = "teacher_logits";
+
+/// A formula's value in a graph, and what evaluation measures with.
+pub(super) struct Written<'g> {
+    pub sum: Sum<'g>,
+    /// What the loss read, by the names that evaluation gives it.
+    pub predictions: Vec<(&'static str, Expr<'g>)>,
+    /// The divergence from the teacher, added up over rows.
+    pub divergence: Option<Expr<'g>>,
+}
+
+impl Formula {
+    /// Writes the loss behind a model whose data inputs are `like` (`[texts, seq]` for texts) and whose outputs are `given`.
+    pub(super) fn write<'g>(&self, b: &'g Builder, given: Vec<Expr<'g>>, mask: Option<Expr<'g>>, like: &[Dim]) -> Result<Written<'g>> {
+        self.of_outputs(b, self.pooled(given, mask), like)
+    }
+
+    /// What the loss reads, of what the model gives: vectors of texts where these are of tokens.
+    pub(super) fn pooled<'g>(&self, given: Vec<Expr<'g>>, mask: Option<Expr<'g>>) -> Vec<Expr<'g>> {
+        match self.vector {
+            Some(vector) => given.into_iter().map(|states| vector.write(states.cast(DType::F32), mask)).collect(),
+            None => given,
+        }
+    }
+
+    /// Writes the loss behind what it reads.
+    pub(super) fn of_outputs<'g>(&self, b: &'g Builder, outputs: Vec<Expr<'g>>, like: &[Dim]) -> Result<Written<'g>> {
+        let classes = outputs.first().map(|output| output.dim(-1));
+        let columns = self.loss.columns.iter().map(|column| self.column(b, column, like, classes.clone())).collect::<Result<Vec<_>>>()?;
+        let sum = self.summed(b, &outputs, &columns);
+        let names = self.loss.reads.names();
+        let mut written = Written { sum, predictions: names.iter().copied().zip(outputs.iter().copied()).collect(), divergence: None };
+        if let (Some(distillation), Some(&logits)) = (self.distillation, outputs.first()) {
+            let teacher = b.input(TEACHER_LOGITS, DType::F32, &logits.known_dims());
+            let counts = columns[0].equal(b.int(loss::IGNORED)).logical_not().cast(DType::F32).reshape(&[-1]);
+            let Distillation { weight, temperature } = distillation;
+            let (mixed, divergence) = losses::distilled(sum, rows(logits).cast(DType::F32), rows(teacher), counts, weight, temperature);
+            (written.sum, written.divergence) = (mixed, Some(divergence.sum));
+        }
+        Ok(written)
+    }
+
+    fn summed<'g>(&self, b: &'g Builder, outputs: &[Expr<'g>], columns: &[Expr<'g>]) -> Sum<'g> {
+        let write = |outputs: Vec<Expr<'g>>| self.loss.write(outputs, columns.to_vec(), self.options.clone());
+        if self.is_cross_entropy_of_classes() {
+            let (logits, labels) = (rows(outputs[0]).cast(DType::F32), columns[0].reshape(&[-1]));
+            return b.scoped("loss", || losses::class_cross_entropy(logits, labels, &self.classes));
+        }
+        b.scoped("loss", || {
+            let cut = |length: &i64| {
+                let vectors = outputs[0].slice(&[0], &[*length], &[-1]);
+                write(vec![losses::normalized(vectors)])
+            };
+            let mut sums = self.matryoshka.iter().map(cut);
+            match sums.next() {
+                None => write(outputs.to_vec()),
+                Some(first) => sums.fold(first, |all, next| Sum { sum: all.sum + next.sum, count: all.count }),
+            }
+        })
+    }
+
+    fn is_cross_entropy_of_classes(&self) -> bool {
+        matches!(self.loss.reads, Reads::Logits | Reads::TokenLogits) && self.loss.name == "cross-entropy"
+    }
+
+    fn column<'g>(&self, b: &'g Builder, column: &Column, like: &[Dim], classes: Option<Dim>) -> Result<Expr<'g>> {
+        let missing =
+            |axis: Axis| Error::unsupported(format!("{} of this model", column.name), format!("its {axis:?} have no known length"));
+        let texts = like.first().cloned();
+        // Rows are parted into texts where a row has several.
+        let of_rows = if self.loss.reads.stacks_texts() { Some(Dim::symbol("rows")) } else { texts.clone() };
+        let length = |axis: &Axis| match axis {
+            Axis::Rows => of_rows.clone(),
+            Axis::Texts => texts.clone(),
+            Axis::Positions => like.get(1).cloned(),
+            Axis::Classes => classes.clone(),
+        };
+        let dims = column.axes.iter().map(|axis| length(axis).ok_or_else(|| missing(*axis))).collect::<Result<Vec<_>>>()?;
+        // A model that computes a loss of its own has an input of that name, which nothing asks for any more.
+        match b.input_named(column.name) {
+            None => Ok(b.input(column.name, column.dtype, &dims)),
+            Some(own) if own.rank() == dims.len() => Ok(own.cast(column.dtype)),
+            Some(own) => {
+                let what = format!("the input {} of this graph", column.name);
+                let why = format!("labels here have {} axes, it is {}", dims.len(), own.fact());
+                Err(Error::unsupported(what, why).with_hint("export the model without its loss"))
+            }
+        }
+    }
+}
+
+/// All axes but the last as one.
+fn rows(logits: Expr<'_>) -> Expr<'_> {
+    if logits.rank() == 2 { logits } else { logits.rows() }
+}

@@ -1,0 +1,118 @@
+//! Losses of classes: one right class a row, or a truth for each class.
+
+use super::{Sum, Terms};
+use crate::ir::{Builder, DType, Expr, Tensor};
+use crate::train::loss::IGNORED;
+
+/// What goes with every cross-entropy.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ClassTerms {
+    /// The weight of each class, or none: all 1.
+    pub weights: Vec<f64>,
+    /// How much of each target is spread over all classes, in `[0, 1)`.
+    pub smoothing: f64,
+}
+
+pub(super) fn cross_entropy<'g>(terms: &Terms<'g>) -> Sum<'g> {
+    let logits = terms.outputs[0];
+    let rows = if logits.rank() == 2 { logits } else { logits.rows() };
+    class_cross_entropy(rows, terms.columns[0].reshape(&[-1]), &ClassTerms::default())
+}
+
+/// Cross-entropy of `[rows, classes]` logits with int64 `[rows]` classes, [`IGNORED`] ones left out, as
+/// `torch.nn.CrossEntropyLoss(weight, label_smoothing)`:
+///
+/// `Σ ((1 − ε)·w_y·(−ln p_y) + ε/C·Σ_c w_c·(−ln p_c)) / Σ w_y`.
+#[must_use]
+pub fn class_cross_entropy<'g>(logits: Expr<'g>, labels: Expr<'g>, terms: &ClassTerms) -> Sum<'g> {
+    let b = logits.b();
+    let target = Target::of(logits, labels);
+    let weights = class_weights(b, &terms.weights);
+    let of_row = match weights {
+        Some(weights) => weights.gather(target.classes, 0) * target.counts,
+        None => target.counts,
+    };
+    let mut sum = -(target.log_p_of_class() * of_row);
+    if terms.smoothing > 0.0 {
+        let weighted = weights.map_or(target.log_p, |weights| target.log_p * weights);
+        let spread = -(weighted.mean(&[-1]).squeeze(&[-1]) * target.counts);
+        sum = sum * (1.0 - terms.smoothing) + spread * terms.smoothing;
+    }
+    Sum { sum: sum.sum_all(), count: at_least(of_row.sum_all(), 1e-12) }
+}
+
+/// Focal loss (Lin et al. 2017, eq. 4, without α): `(1 − p_y)^γ · (−ln p_y)`, the mean over rows.
+pub(super) fn focal<'g>(terms: &Terms<'g>) -> Sum<'g> {
+    let target = Target::of(terms.outputs[0], terms.columns[0]);
+    let log_p = target.log_p_of_class();
+    // (1 − p)^γ as e^(γ·ln(1 − p)): its slope stays finite where p reaches 1.
+    let others = at_least(1.0 - log_p.exp(), 1e-12);
+    let weight = (others.log() * terms.option("gamma")).exp();
+    let count = target.counts.sum_all();
+    Sum { sum: -(weight * log_p * target.counts).sum_all(), count: at_least(count, 1.0) }
+}
+
+/// Binary cross-entropy of logits with truths in `[0, 1]`, both `[rows, classes]`: the mean over all of them
+/// (`torch.nn.BCEWithLogitsLoss`), as `max(x, 0) − x·t + ln(1 + e^(−|x|))`.
+pub(super) fn binary_cross_entropy<'g>(terms: &Terms<'g>) -> Sum<'g> {
+    let (x, truths) = (terms.outputs[0], terms.columns[0]);
+    let each = x.softplus() - x * truths;
+    Sum { sum: each.sum_all(), count: each.size().reshape(&[]).cast(DType::F32) }
+}
+
+/// A loss mixed with the divergence from a teacher: `(1 − w)·loss + w·t²·KL(teacher_t ‖ student_t)`, KL added up over classes, its mean
+/// over the rows whose label counts (Hinton et al. 2015; `torch.nn.functional.kl_div(reduction="batchmean")`).
+///
+/// `student` and `teacher` are `[rows, classes]`; `counts` is 1 for rows that count, float32 `[rows]`. Also gives the divergence itself.
+#[must_use]
+pub fn distilled<'g>(
+    loss: Sum<'g>,
+    student: Expr<'g>,
+    teacher: Expr<'g>,
+    counts: Expr<'g>,
+    weight: f64,
+    temperature: f64,
+) -> (Sum<'g>, Sum<'g>) {
+    let of_student = (student / temperature).log_softmax(-1);
+    let of_teacher = (teacher / temperature).log_softmax(-1);
+    let divergence = (of_teacher.exp() * (of_teacher - of_student)).sum_away(&[-1]) * counts;
+    let kl = Sum { sum: divergence.sum_all(), count: at_least(counts.sum_all(), 1.0) };
+    let mixed = loss.sum / loss.count * (1.0 - weight) + kl.sum / kl.count * (weight * temperature * temperature);
+    (Sum { sum: mixed * kl.count, count: kl.count }, kl)
+}
+
+/// What a row's label asks for.
+struct Target<'g> {
+    log_p: Expr<'g>,
+    classes: Expr<'g>,
+    counts: Expr<'g>,
+}
+
+impl<'g> Target<'g> {
+    fn of(logits: Expr<'g>, labels: Expr<'g>) -> Self {
+        let b = logits.b();
+        let ignored = b.int(IGNORED);
+        let counts = labels.equal(ignored).logical_not().cast(DType::F32);
+        Self { log_p: logits.log_softmax(-1), classes: labels.max(b.int(0)), counts }
+    }
+
+    /// `ln p` of each row's class, `[rows]`.
+    fn log_p_of_class(&self) -> Expr<'g> {
+        self.log_p.gather_elements(self.classes.unsqueeze(&[-1]), -1).squeeze(&[-1])
+    }
+}
+
+fn class_weights<'g>(b: &'g Builder, weights: &[f64]) -> Option<Expr<'g>> {
+    let numbers: Vec<f32> = weights.iter().map(|&weight| rounded(weight)).collect();
+    (!numbers.is_empty()).then(|| b.constant(Tensor::from_f32(&[numbers.len()], &numbers)))
+}
+
+fn at_least(x: Expr<'_>, least: f64) -> Expr<'_> {
+    x.max(x.same_type(least))
+}
+
+/// A number rounded once to float32.
+#[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "rounding is what is meant")]
+fn rounded(number: f64) -> f32 {
+    number as f32
+}

@@ -1,0 +1,227 @@
+//! Losses as formulas: one row each, written with the builder and differentiated by the engine.
+//!
+//! Each row says which outputs of the model the loss reads, which inputs carry its labels, and its options with their defaults. Language
+//! models' cross-entropy is not here: it is fused with its gradient and runs a chunk of positions at a time ([`loss`](super::loss)).
+
+mod classes;
+mod contrastive;
+mod numbers;
+mod preference;
+mod similarity;
+mod spans;
+
+use std::collections::BTreeMap;
+
+pub use crate::anatomy::Reads;
+use crate::ir::{DType, Expr};
+use crate::{Error, Result};
+
+pub use classes::{ClassTerms, class_cross_entropy, distilled};
+pub use similarity::normalized;
+
+/// How long an axis of a label input is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Axis {
+    /// One for each row of the batch.
+    Rows,
+    /// One for each text: rows times texts of a row.
+    Texts,
+    /// One for each position.
+    Positions,
+    /// One for each class.
+    Classes,
+}
+
+/// An input that carries labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// The input's name.
+    pub name: &'static str,
+    /// The type of its elements.
+    pub dtype: DType,
+    /// Its axes.
+    pub axes: &'static [Axis],
+}
+
+/// The input that carries labels, whatever they are.
+pub const LABELS: &str = "labels";
+/// Where the answer starts, a position, int64 `[batch]`.
+pub const START_POSITIONS: &str = "start_positions";
+/// The answer's last position, int64 `[batch]`.
+pub const END_POSITIONS: &str = "end_positions";
+/// The sum of the reference model's log-probabilities of each text's completion, float32 `[texts]`.
+pub const REFERENCE: &str = "reference_logps";
+/// 1 for an answer that is wanted, 0 for one that is not, float32 `[texts]`.
+pub const DESIRABLE: &str = "desirable";
+/// 1 where a labelled token belongs to the completion, 0 where it belongs to the prompt, float32 `[texts, seq]`.
+pub const COMPLETION: &str = "completion_mask";
+
+/// A loss.
+#[derive(Debug)]
+pub struct Row {
+    /// What it reads.
+    pub reads: Reads,
+    /// Its name on the command line. Losses of different `reads` may share one.
+    pub name: &'static str,
+    /// The inputs with its labels; the first axis of the first tells the rows of a batch.
+    pub columns: &'static [Column],
+    /// Its options and their defaults.
+    pub options: &'static [(&'static str, f64)],
+    /// Whether a row's loss depends on the other rows of its batch, so that a batch cannot be parted.
+    pub whole_batch: bool,
+    /// The formula.
+    write: for<'g> fn(&Terms<'g>) -> Sum<'g>,
+}
+
+/// What a formula is written of.
+pub struct Terms<'g> {
+    /// What the model gives, float32, as [`Reads`] says.
+    pub outputs: Vec<Expr<'g>>,
+    /// The label inputs, in the order of the row's columns.
+    pub columns: Vec<Expr<'g>>,
+    options: BTreeMap<String, f64>,
+}
+
+impl Terms<'_> {
+    /// An option's value.
+    fn option(&self, name: &str) -> f64 {
+        self.options.get(name).copied().unwrap_or(f64::NAN)
+    }
+}
+
+/// A loss as what is added up and what it is divided by; both float32, rank 0.
+#[derive(Clone, Copy)]
+pub struct Sum<'g> {
+    /// The sum over what counts.
+    pub sum: Expr<'g>,
+    /// How many (or how much weight) count, at least 1 where it could be 0.
+    pub count: Expr<'g>,
+}
+
+/// `[batch, classes]` int64: a class for each row.
+const CLASS: Column = Column { name: LABELS, dtype: DType::I64, axes: &[Axis::Rows] };
+/// A number for each class of each row.
+const NUMBERS: Column = Column { name: LABELS, dtype: DType::F32, axes: &[Axis::Rows, Axis::Classes] };
+/// A number for each row.
+const SCORE: Column = Column { name: LABELS, dtype: DType::F32, axes: &[Axis::Rows] };
+/// The place of each row's own positive among the batch's texts behind the anchors.
+const OWN_POSITIVE: Column = CLASS;
+/// A class for each position.
+const CLASSES: Column = Column { name: LABELS, dtype: DType::I64, axes: &[Axis::Rows, Axis::Positions] };
+const STARTS: Column = Column { name: START_POSITIONS, dtype: DType::I64, axes: &[Axis::Rows] };
+const ENDS: Column = Column { name: END_POSITIONS, dtype: DType::I64, axes: &[Axis::Rows] };
+const REFERENCES: Column = Column { name: REFERENCE, dtype: DType::F32, axes: &[Axis::Texts] };
+const WANTED: Column = Column { name: DESIRABLE, dtype: DType::F32, axes: &[Axis::Rows] };
+const COMPLETIONS: Column = Column { name: COMPLETION, dtype: DType::F32, axes: &[Axis::Texts, Axis::Positions] };
+
+/// All losses, by what they read; the first of each is the default there.
+#[rustfmt::skip]
+pub static LOSSES: &[Row] = &[
+    Row { reads: Reads::Logits,        name: "cross-entropy",  columns: &[CLASS],        options: &[],                                  whole_batch: false, write: classes::cross_entropy },
+    Row { reads: Reads::Logits,        name: "focal",          columns: &[CLASS],        options: &[("gamma", 2.0)],                    whole_batch: false, write: classes::focal },
+    Row { reads: Reads::Logits,        name: "bce",            columns: &[NUMBERS],      options: &[],                                  whole_batch: false, write: classes::binary_cross_entropy },
+    Row { reads: Reads::Logits,        name: "mse",            columns: &[NUMBERS],      options: &[],                                  whole_batch: false, write: numbers::mean_squared },
+    Row { reads: Reads::Logits,        name: "mae",            columns: &[NUMBERS],      options: &[],                                  whole_batch: false, write: numbers::mean_absolute },
+    Row { reads: Reads::Logits,        name: "huber",          columns: &[NUMBERS],      options: &[("delta", 1.0)],                    whole_batch: false, write: numbers::huber },
+    Row { reads: Reads::Logits,        name: "bradley-terry",  columns: &[CLASS],        options: &[],                                  whole_batch: false, write: preference::bradley_terry },
+    Row { reads: Reads::TokenLogits,   name: "cross-entropy",  columns: &[CLASSES],      options: &[],                                  whole_batch: false, write: classes::cross_entropy },
+    Row { reads: Reads::Spans,         name: "cross-entropy",  columns: &[STARTS, ENDS], options: &[],                                  whole_batch: false, write: spans::cross_entropy },
+    Row { reads: Reads::Embeddings,    name: "mnrl",           columns: &[OWN_POSITIVE], options: &[("scale", 20.0)],                   whole_batch: true,  write: contrastive::mnrl },
+    Row { reads: Reads::Embeddings,    name: "mnrl-symmetric", columns: &[OWN_POSITIVE], options: &[("scale", 20.0)],                   whole_batch: true,  write: contrastive::mnrl_symmetric },
+    Row { reads: Reads::Embeddings,    name: "triplet",        columns: &[OWN_POSITIVE], options: &[("margin", 5.0)],                   whole_batch: false, write: contrastive::triplet },
+    Row { reads: Reads::Embeddings,    name: "margin-mse",     columns: &[SCORE],        options: &[],                                  whole_batch: false, write: contrastive::margin_mse },
+    Row { reads: Reads::Embeddings,    name: "cosent",         columns: &[SCORE],        options: &[("scale", 20.0)],                   whole_batch: true,  write: similarity::cosent },
+    Row { reads: Reads::Embeddings,    name: "angle",          columns: &[SCORE],        options: &[("scale", 20.0)],                   whole_batch: true,  write: similarity::angle },
+    Row { reads: Reads::Embeddings,    name: "cosine",         columns: &[SCORE],        options: &[],                                  whole_batch: false, write: similarity::cosine },
+    Row { reads: Reads::Embeddings,    name: "contrastive",    columns: &[SCORE],        options: &[("margin", 0.5)],                   whole_batch: false, write: similarity::contrastive },
+    Row { reads: Reads::TokenLogProbs, name: "dpo",            columns: &[COMPLETIONS, REFERENCES], options: &[("beta", 0.1)],          whole_batch: false, write: preference::dpo },
+    Row { reads: Reads::TokenLogProbs, name: "ipo",            columns: &[COMPLETIONS, REFERENCES], options: &[("beta", 0.1)],          whole_batch: false, write: preference::ipo },
+    Row { reads: Reads::TokenLogProbs, name: "simpo",          columns: &[COMPLETIONS],  options: &[("beta", 0.1), ("gamma", 0.5)],     whole_batch: false, write: preference::simpo },
+    Row { reads: Reads::TokenLogProbs, name: "orpo",           columns: &[COMPLETIONS],  options: &[("beta", 0.1)],                     whole_batch: true,  write: preference::orpo },
+    Row { reads: Reads::TokenLogProbs, name: "kto",            columns: &[COMPLETIONS, REFERENCES, WANTED], options: &[("beta", 0.1)],  whole_batch: true,  write: preference::kto },
+];
+
+impl Row {
+    /// The loss of a name among those that read the same.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) with those that there are.
+    pub fn named(reads: Reads, name: &str) -> Result<&'static Self> {
+        let fitting = || LOSSES.iter().filter(|row| row.reads == reads);
+        fitting().find(|row| row.name == name).ok_or_else(|| {
+            let names: Vec<&str> = fitting().map(|row| row.name).collect();
+            Error::not_found("loss", name).with_hint(format!("losses of this task are {}", names.join(", ")))
+        })
+    }
+
+    /// The options as given, with the defaults of the others.
+    ///
+    /// # Errors
+    /// An option that this loss does not have; a value that is not finite.
+    pub fn options(&self, given: &BTreeMap<String, f64>) -> Result<BTreeMap<String, f64>> {
+        let mut options: BTreeMap<String, f64> = self.options.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+        for (name, value) in given {
+            let Some(option) = options.get_mut(name) else {
+                let names: Vec<&str> = self.options.iter().map(|(name, _)| *name).collect();
+                let known = if names.is_empty() { "has none".to_owned() } else { format!("has {}", names.join(", ")) };
+                return Err(Error::not_found("option of the loss", name).with_hint(format!("{} {known}", self.name)));
+            };
+            if !value.is_finite() {
+                return Err(Error::mismatch(format!("--loss-option {name}"), "a finite number", value));
+            }
+            *option = *value;
+        }
+        Ok(options)
+    }
+
+    /// Writes the loss; `options` as [`options`](Self::options) gives them.
+    #[must_use]
+    pub fn write<'g>(&self, outputs: Vec<Expr<'g>>, columns: Vec<Expr<'g>>, options: BTreeMap<String, f64>) -> Sum<'g> {
+        let outputs = outputs.into_iter().map(|output| output.cast(DType::F32)).collect();
+        (self.write)(&Terms { outputs, columns, options })
+    }
+}
+
+/// `ln(1 / (1 + e⁻ˣ))`, stable for every `x`.
+fn log_sigmoid(x: Expr<'_>) -> Expr<'_> {
+    -(-x).softplus()
+}
+
+/// How many rows there are, float32, rank 0.
+fn rows_of(column: Expr<'_>) -> Expr<'_> {
+    column.length(0).reshape(&[]).cast(DType::F32)
+}
+
+/// The mean over rows: a value for each row, `[rows]`.
+fn over_rows(values: Expr<'_>) -> Sum<'_> {
+    Sum { sum: values.sum_all(), count: rows_of(values) }
+}
+
+/// Part `at` of texts stacked on the first axis, `[rows, ..]`; the label column tells how many rows a part has.
+fn part<'g>(texts: Expr<'g>, rows: Expr<'g>, at: f64) -> Expr<'g> {
+    texts.slice_at(rows * at, rows * (at + 1.0), &[0])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_loss_stands_in_the_table_once_and_names_its_columns() {
+        let mut names: Vec<_> = LOSSES.iter().map(|row| (row.reads, row.name)).collect();
+        names.sort_unstable();
+        assert!(names.windows(2).all(|pair| pair[0] != pair[1]));
+        assert!(LOSSES.iter().all(|row| !row.columns.is_empty()));
+    }
+
+    #[test]
+    fn options_are_those_of_the_loss() {
+        let row = Row::named(Reads::Embeddings, "mnrl").expect("a loss of the table");
+        let options = |given: &[(&str, f64)]| row.options(&given.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect());
+        assert_eq!(options(&[]).expect("defaults")["scale"].to_bits(), 20.0_f64.to_bits());
+        assert_eq!(options(&[("scale", 50.0)]).expect("given")["scale"].to_bits(), 50.0_f64.to_bits());
+        assert!(options(&[("margin", 1.0)]).is_err_and(|error| error.hint().is_some_and(|hint| hint.contains("scale"))));
+        assert!(options(&[("scale", f64::NAN)]).is_err());
+        assert!(Row::named(Reads::Spans, "mnrl").is_err());
+    }
+}

@@ -1,0 +1,155 @@
+//! What is minimised, as a manifest keeps it: the loss by name, with everything that its graph and its data need to know.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::formula::Distillation;
+use super::losses::{ClassTerms, Reads, Row};
+use super::pooling::SentenceVector;
+use crate::anatomy::Task;
+use crate::{Error, Result};
+
+/// A loss and its options, all settled.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LossPlan {
+    /// The loss: `cross-entropy`, `mnrl`, ..; `graph` for one that somebody wrote.
+    pub name: String,
+    /// Its options.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: BTreeMap<String, f64>,
+    /// How a text's vector is made of its tokens' vectors, for losses of vectors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vector: Option<SentenceVector>,
+    /// Lengths at which vectors are compared.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub matryoshka: Vec<i64>,
+    /// The weight of each class, or none: all 1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub class_weights: Vec<f64>,
+    /// How much of each target is spread over all classes.
+    #[serde(default)]
+    pub label_smoothing: f64,
+    /// What is learnt from a teacher.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distillation: Option<Distillation>,
+    /// What stands before the texts of a column: `query: ` before each anchor.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prompts: Vec<(String, String)>,
+    /// Columns of the data that a loss graph reads as they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
+}
+
+/// The name of a loss that is a graph.
+pub const GRAPH: &str = "graph";
+/// Options that go with a cross-entropy.
+const CROSS_ENTROPY: &str = "cross-entropy";
+
+impl LossPlan {
+    /// The plan of a task's default loss.
+    #[must_use]
+    pub fn default_of(task: Task) -> Self {
+        Self { name: task.row().losses[0].to_owned(), ..Self::default() }
+    }
+
+    /// What goes with a cross-entropy.
+    #[must_use]
+    pub fn class_terms(&self) -> ClassTerms {
+        ClassTerms { weights: self.class_weights.clone(), smoothing: self.label_smoothing }
+    }
+
+    /// Whether it is a graph that somebody wrote.
+    #[must_use]
+    pub fn is_graph(&self) -> bool {
+        self.name == GRAPH
+    }
+
+    /// The loss's row, for those that are formulas.
+    ///
+    /// # Errors
+    /// A loss that the task does not have.
+    pub fn row(&self, task: Task) -> Result<&'static Row> {
+        Row::named(task.row().reads, &self.name)
+    }
+
+    /// Whether the cross-entropy that is fused with its gradient says it all.
+    #[must_use]
+    pub fn is_plain_cross_entropy(&self) -> bool {
+        self.name == CROSS_ENTROPY && self.class_weights.is_empty() && self.label_smoothing == 0.0 && self.distillation.is_none()
+    }
+
+    /// Whether a row's loss depends on the other rows of its batch.
+    #[must_use]
+    pub fn needs_whole_batch(&self, task: Task) -> bool {
+        self.row(task).is_ok_and(|row| row.whole_batch)
+    }
+
+    /// Whether a row is two texts and a number.
+    #[must_use]
+    pub fn compares_pairs(&self) -> bool {
+        matches!(self.name.as_str(), "cosent" | "angle" | "cosine" | "contrastive")
+    }
+
+    /// Whether a row is one answer, wanted or not.
+    #[must_use]
+    pub fn judges_single_answers(&self) -> bool {
+        self.name == "kto"
+    }
+
+    /// Whether a preference's prompt counts in the loss.
+    #[must_use]
+    pub fn learns_prompts(&self) -> bool {
+        self.name == "orpo"
+    }
+
+    /// Whether the base without the adapter is compared with.
+    #[must_use]
+    pub fn needs_reference(&self) -> bool {
+        matches!(self.name.as_str(), "dpo" | "ipo" | "kto")
+    }
+
+    /// Checks that options go with the loss and the task.
+    ///
+    /// # Errors
+    /// The first that does not.
+    pub fn check(&self, task: Task, classes: Option<usize>) -> Result<()> {
+        let is_class = self.name == CROSS_ENTROPY && matches!(task.row().reads, Reads::Logits | Reads::TokenLogits);
+        let refused = |option: &str, why: &str| {
+            Err(Error::unsupported(format!("{option} with the loss {} of {task}", self.name), why.to_owned()).with_hint("leave it out"))
+        };
+        if !(0.0..1.0).contains(&self.label_smoothing) {
+            return Err(Error::mismatch("--label-smoothing", "a share from 0 to below 1", self.label_smoothing));
+        }
+        if self.label_smoothing > 0.0 && !is_class {
+            return refused("--label-smoothing", "it goes with the cross-entropy of classes");
+        }
+        if !self.class_weights.is_empty() {
+            if !is_class {
+                return refused("--class-weights", "it goes with the cross-entropy of classes");
+            }
+            if classes.is_some_and(|classes| classes != self.class_weights.len()) {
+                let expected = format!("{}, one for each class", classes.unwrap_or_default());
+                return Err(Error::mismatch("numbers in --class-weights", expected, self.class_weights.len()));
+            }
+            if let Some(weight) = self.class_weights.iter().find(|weight| !weight.is_finite() || **weight < 0.0) {
+                return Err(Error::mismatch("--class-weights", "numbers of 0 or more", weight));
+            }
+        }
+        if self.distillation.is_some() && !is_class {
+            return refused("--distill-weight", "a teacher's logits are compared with those of classes");
+        }
+        if let Some(Distillation { weight, temperature }) = self.distillation {
+            if !(0.0..=1.0).contains(&weight) {
+                return Err(Error::mismatch("--distill-weight", "a share from 0 to 1", weight));
+            }
+            if !temperature.is_finite() || temperature <= 0.0 {
+                return Err(Error::mismatch("--temperature", "a number above 0", temperature));
+            }
+        }
+        if !self.matryoshka.is_empty() && task != Task::Embedding {
+            return refused("--matryoshka-dims", "it goes with vectors");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,248 @@
+//! A model made ready to be trained: its adapter one flat vector, its labels inputs, its loss behind it.
+
+use super::formula::{Formula, Written};
+use super::head::Head;
+use super::logits;
+use super::loss::{self, Labels, Want};
+use super::loss_graph::LossGraph;
+use super::losses::Reads;
+use super::optimizer::names;
+use super::step::{LABELS, Model, Objective};
+use super::token_log_probs;
+use crate::grad;
+use crate::ir::{Builder, DType, Dim, Expr, ValueId};
+use crate::{Error, Result};
+
+/// A loss in its graph.
+pub(super) struct Loss<'g> {
+    /// The sum over what counts, float32, rank 0.
+    pub sum: Expr<'g>,
+    /// What a mean is divided by, at least 1 where it could be 0.
+    pub count: Expr<'g>,
+    /// The same, perhaps 0.
+    pub exact_count: Expr<'g>,
+    /// Where backpropagation starts: values, each with the gradient of the mean with respect to it.
+    seeds: Vec<(Expr<'g>, Expr<'g>)>,
+    /// How many predictions were right, float32, rank 0; only for evaluation.
+    pub correct: Option<Expr<'g>>,
+    /// What metrics are measured with; only for evaluation.
+    pub predictions: Vec<(&'static str, Expr<'g>)>,
+}
+
+/// A model whose adapter is the flat vector, without outputs.
+pub(super) struct Prepared<'g> {
+    b: &'g Builder,
+    pub trainable: Expr<'g>,
+    /// What was output under which name.
+    outputs: Vec<(std::sync::Arc<str>, Expr<'g>)>,
+}
+
+impl<'g> Prepared<'g> {
+    /// # Errors
+    /// An adapter without tensors.
+    pub(super) fn new(b: &'g Builder, model: Model<'_>) -> Result<Self> {
+        let names = model.graph.outputs().iter().map(|&id| model.graph.value_name(id)).chain([logits::SHOWN]);
+        let outputs = names.filter_map(|name| Some((name.into(), b.output_named(name)?))).collect();
+        b.clear_outputs();
+        super::cache::close(b, model.anatomy);
+        Ok(Self { b, trainable: flatten(b, model)?, outputs })
+    }
+
+    /// Writes the loss.
+    ///
+    /// # Errors
+    /// A graph that does not give what the loss reads.
+    pub(super) fn loss(&self, model: Model<'_>, want: Want<'g>) -> Result<Loss<'g>> {
+        match model.objective {
+            Objective::Formula(formula) => self.formula(model, formula, want),
+            Objective::Graph(graph) => self.graph(graph, want),
+            Objective::NextToken | Objective::EachToken | Objective::Sequence => self.cross_entropy(model, want),
+        }
+    }
+
+    /// The gradient of the mean with respect to the trainable vector.
+    ///
+    /// # Errors
+    /// Operators on the way that have no gradient, all at once; a loss that does not depend on the adapter.
+    pub(super) fn gradient(&self, loss: &Loss<'g>) -> Result<Expr<'g>> {
+        self.pulled_back(&loss.seeds)
+    }
+
+    /// A value as the model now gives it: what an adapter rewired, where it is an output.
+    fn value(&self, model: Model<'_>, id: ValueId) -> Expr<'g> {
+        let name = model.graph.value_name(id);
+        let output = self.outputs.iter().find(|(output, _)| **output == *name);
+        output.map_or_else(|| self.b.expr(id), |(_, value)| *value)
+    }
+
+    fn logits(&self, model: Model<'_>) -> Result<Expr<'g>> {
+        let head = model.anatomy.head.as_ref().ok_or_else(|| {
+            Error::unsupported("training this graph", "it has no output that looks like logits")
+                .with_hint("a body without a head gets one with `--num-labels`; `peft-onnx inspect --explain` says what was looked for")
+        })?;
+        let named = |wanted: &str| self.outputs.iter().find(|(name, _)| **name == *wanted).map(|(_, value)| *value);
+        let logits =
+            named(model.graph.value_name(head.logits)).or_else(|| named(logits::SHOWN)).unwrap_or_else(|| self.b.expr(head.logits));
+        Ok(model.hard_prompt.map_or(logits, |prompt| self.b.scoped("labels", || prompt.narrowed(logits))))
+    }
+
+    fn cross_entropy(&self, model: Model<'_>, want: Want<'g>) -> Result<Loss<'g>> {
+        let (logits, labels) = (self.logits(model)?, labels(self.b, model)?);
+        let loss = match model.objective {
+            Objective::Sequence => loss::classification(logits, labels, want),
+            _ => {
+                let head = self.head(model, logits);
+                self.b.scoped("loss", || loss::cross_entropy(self.b, &head, labels, want))?
+            }
+        };
+        let (count, exact_count) = (labels.count(), labels.exact_count());
+        // Scores of whole rows are small: metrics are measured with them.
+        let of_rows = matches!(model.objective, Objective::Sequence) && matches!(want, Want::Accuracy);
+        let predictions = if of_rows { vec![("logits", logits)] } else { vec![] };
+        Ok(Loss { sum: loss.sum, count, exact_count, seeds: loss.seeds, correct: loss.correct, predictions })
+    }
+
+    /// The part behind the last projection's input, which can run for a few positions alone.
+    fn head(&self, model: Model<'_>, logits: Expr<'g>) -> Head {
+        let input = model.anatomy.head.as_ref().and_then(|head| head.projection).map(|at| model.anatomy.projections[at].x);
+        match input.map(|x| Head::between(self.b, self.b.expr(x), logits)) {
+            Some(Ok(head)) => head,
+            Some(Err(why)) => {
+                tracing::warn!("the loss is computed from whole logits: {why}");
+                Head::identity(logits)
+            }
+            None => Head::identity(logits),
+        }
+    }
+
+    fn formula(&self, model: Model<'_>, formula: &Formula, want: Want<'g>) -> Result<Loss<'g>> {
+        let b = self.b;
+        let like = data_dims(b, model)?;
+        if formula.loss.reads == Reads::TokenLogProbs {
+            let (logits, labels) = (self.logits(model)?, labels(b, model)?);
+            let head = self.head(model, logits);
+            let before = i64::try_from(model.positions_without_label).unwrap_or(i64::MAX);
+            let dims = b.input_named(LABELS).map(|labels| labels.length(0).concat(&[labels.length(1)], 0));
+            let dims = dims.ok_or_else(|| Error::not_found("input", LABELS))?;
+            let tokens = b.scoped("loss", || token_log_probs::write(b, &head, labels, dims, before))?;
+            let Written { sum, predictions, .. } = formula.write(b, vec![tokens.values()], None, &like)?;
+            let seeds = match want {
+                Want::Accuracy => vec![],
+                Want::Gradient { denominator, trainable } => b.scoped("loss", || tokens.seeds(sum.sum / denominator, trainable))?,
+            };
+            return Ok(Loss { sum: sum.sum, count: sum.count, exact_count: sum.count, seeds, correct: None, predictions });
+        }
+        let (given, mask) = self.given(model, formula)?;
+        let written = formula.write(b, given, mask, &like)?;
+        Ok(self.differentiated(written, want))
+    }
+
+    /// What of the model a formula reads, and the mask of tokens.
+    fn given(&self, model: Model<'_>, formula: &Formula) -> Result<(Vec<Expr<'g>>, Option<Expr<'g>>)> {
+        let of_logits = matches!(formula.loss.reads, Reads::Logits | Reads::TokenLogits) && formula.outputs.is_empty();
+        let given = if of_logits { vec![self.logits(model)?] } else { formula.outputs.iter().map(|&id| self.value(model, id)).collect() };
+        let given = given.into_iter().map(|value| self.own_positions(model, value)).collect();
+        let mask = model.anatomy.inputs.attention_mask.and_then(|id| self.b.input_named(model.graph.value_name(id)));
+        Ok((given, mask.filter(|mask| mask.rank() == 2)))
+    }
+
+    /// The vectors of texts that a formula reads, `[texts, hidden]`.
+    ///
+    /// # Errors
+    /// A graph that does not give them.
+    pub(super) fn vectors(&self, model: Model<'_>, formula: &Formula) -> Result<Expr<'g>> {
+        let (given, mask) = self.given(model, formula)?;
+        formula.pooled(given, mask).into_iter().next().ok_or_else(|| Error::invalid("the loss reads no vectors"))
+    }
+
+    /// The gradient with respect to the trainable vector of values whose own gradients are given.
+    ///
+    /// # Errors
+    /// As [`gradient`](Self::gradient).
+    pub(super) fn pulled_back(&self, seeds: &[(Expr<'g>, Expr<'g>)]) -> Result<Expr<'g>> {
+        grad::vjp(self.b, seeds, &[self.trainable])?[0].ok_or_else(|| Error::invalid("the loss does not depend on the adapter"))
+    }
+
+    /// Positions without those of virtual tokens in front.
+    fn own_positions(&self, model: Model<'_>, value: Expr<'g>) -> Expr<'g> {
+        let before = i64::try_from(model.positions_without_label).unwrap_or(i64::MAX);
+        let spans = matches!(model.objective, Objective::Formula(formula) if formula.loss.reads == Reads::Spans);
+        if before > 0 && (spans || value.rank() == 3) { value.slice(&[before], &[i64::MAX], &[1]) } else { value }
+    }
+
+    fn graph(&self, graph: &LossGraph, want: Want<'g>) -> Result<Loss<'g>> {
+        let written = graph.write(self.b, &self.outputs)?;
+        Ok(self.differentiated(written, want))
+    }
+
+    fn differentiated(&self, written: Written<'g>, want: Want<'g>) -> Loss<'g> {
+        let Written { sum, mut predictions, divergence } = written;
+        let seeds = match want {
+            Want::Accuracy => vec![],
+            Want::Gradient { denominator, .. } => vec![(sum.sum / denominator, self.b.number(1.0, DType::F32))],
+        };
+        predictions.extend(divergence.map(|divergence| ("divergence_sum", divergence)));
+        Loss { sum: sum.sum, count: sum.count, exact_count: sum.count, seeds, correct: None, predictions }
+    }
+}
+
+/// Replaces the adapter's inputs by parts of one flat input.
+fn flatten<'g>(b: &'g Builder, model: Model<'_>) -> Result<Expr<'g>> {
+    let params = model.params;
+    let length = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    let count: usize = params.iter().map(|param| param.initial.len()).sum();
+    if count == 0 {
+        return Err(Error::invalid("there is nothing to train: the adapter has no tensors"));
+    }
+    let trainable = b.input(names::TRAINABLE, DType::F32, &[Dim::known(length(count))]);
+    b.scoped("trainable", || {
+        let lengths: Vec<i64> = params.iter().map(|p| length(p.initial.len())).collect();
+        for (param, part) in params.iter().zip(trainable.split(&lengths, 0)) {
+            let shape: Vec<i64> = param.initial.shape().iter().map(|&n| length(n)).collect();
+            b.remove_input(b.expr(param.value), part.reshape(&shape));
+        }
+    });
+    Ok(trainable)
+}
+
+/// The axes of the data that labels go with.
+fn data_dims(b: &Builder, model: Model<'_>) -> Result<Vec<Dim>> {
+    let inputs = &model.anatomy.inputs;
+    // Of a model of sound, whose input is no token, the batch is the first axis of any input.
+    let any = || {
+        model
+            .graph
+            .data_inputs()
+            .find(|&id| model.graph.fact(id).rank().is_some_and(|rank| rank > 0) && b.input_named(model.graph.value_name(id)).is_some())
+    };
+    let like = inputs
+        .decoder_input_ids
+        .or(inputs.main)
+        .or_else(any)
+        .ok_or_else(|| Error::unsupported("training this graph", "its data inputs were not recognised"))?;
+    Ok(b.expr(like).known_dims().to_vec())
+}
+
+fn labels<'g>(b: &'g Builder, model: Model<'_>) -> Result<Labels<'g>> {
+    let dims = data_dims(b, model)?;
+    let of_rows = matches!(model.objective, Objective::Sequence);
+    let shape = if of_rows { &dims[..1.min(dims.len())] } else { &dims[..] };
+    let labels = match b.input_named(LABELS) {
+        None => b.input(LABELS, DType::I64, shape),
+        // The model computes a loss of its own, which nothing asks for any more.
+        Some(own) if own.rank() == shape.len() => own.cast(DType::I64),
+        Some(own) => {
+            let what = format!("the input {LABELS} of this graph");
+            let why = format!("labels here have {} axes, it is {}", shape.len(), b.fact(own.id()));
+            return Err(Error::unsupported(what, why).with_hint("export the model without its loss"));
+        }
+    };
+    Ok(b.scoped("loss", || {
+        let before = i64::try_from(model.positions_without_label).unwrap_or(i64::MAX);
+        let labels = if before == 0 || of_rows { labels } else { loss::with_ignored(labels, before) };
+        match model.objective {
+            Objective::NextToken | Objective::Formula(_) => Labels::next_token(labels),
+            _ => Labels::in_place(labels),
+        }
+    }))
+}

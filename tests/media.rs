@@ -1,0 +1,96 @@
+//! Pictures and sounds against transformers' own processors (`scripts/make_media_fixtures.py`).
+
+#![expect(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+
+use std::path::{Path, PathBuf};
+
+use peft_onnx::media::{FeatureExtractor, Features, ImageProcessor, Waveform};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Case {
+    file: String,
+    processor: String,
+    config: serde_json::Value,
+    features: Expected,
+    #[serde(default)]
+    sound: bool,
+}
+
+#[derive(Deserialize)]
+struct Expected {
+    shape: Vec<usize>,
+    values: Vec<f32>,
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/media")
+}
+
+/// The largest difference; the sound's fixtures hold only the first samples.
+fn difference(found: &Features, expected: &Expected) -> f32 {
+    found.values.iter().zip(&expected.values).map(|(found, expected)| (found - expected).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn files_become_what_transformers_makes_of_them() {
+    let cases: Vec<Case> = serde_json::from_str(&std::fs::read_to_string(fixtures().join("expected.json")).unwrap()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("preprocessor_config.json");
+    let mut wrong = vec![];
+    for case in cases {
+        std::fs::write(&config, case.config.to_string()).unwrap();
+        let path = fixtures().join(&case.file);
+        let (found, tolerance) = if case.sound {
+            (FeatureExtractor::read(&config).unwrap().features(&path).unwrap(), 1e-4)
+        } else {
+            // JPEG decoders round in their own ways, by a step of 255 before normalisation; filters round as Pillow's.
+            let stds = case.config["image_std"].as_array().filter(|_| case.config["do_normalize"] == true);
+            let std = stds.into_iter().flatten().filter_map(serde_json::Value::as_f64).fold(1.0, f64::min);
+            let tolerance = if case.file.ends_with(".jpg") { 1.01 / 255.0 / std } else { 2e-6 };
+            (ImageProcessor::read(&config).unwrap().pixels(&path).unwrap(), tolerance)
+        };
+        let has_shape = found.shape == case.expected_shape(&found);
+        let difference = difference(&found, &case.features);
+        if !has_shape || f64::from(difference) > tolerance {
+            wrong.push(format!(
+                "{} by {}: shape {:?}, differs by {difference} (allowed {tolerance})",
+                case.file, case.processor, found.shape
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+impl Case {
+    fn expected_shape(&self, found: &Features) -> Vec<usize> {
+        if self.sound && self.features.shape.len() == 1 { found.shape.clone() } else { self.features.shape.clone() }
+    }
+}
+
+#[test]
+fn other_formats_and_rates_are_read() {
+    for (file, rate, seconds) in [("tone_8k.ogg", 8_000, 0.25_f32), ("tone_44k.mp3", 44_100, 0.25)] {
+        let sound = Waveform::read(&fixtures().join(file)).unwrap();
+        assert_eq!(sound.rate, rate, "{file}");
+        let sound = sound.resampled(16_000).unwrap();
+        let length = f32::from(u16::try_from(sound.samples.len()).unwrap()) / 16_000.0;
+        assert!((length - seconds).abs() < 0.06, "{file}: {length} s");
+        // A tone of 440 Hz crosses zero 880 times a second, whatever its rate was.
+        let middle = &sound.samples[800..2400];
+        let crossings = middle.windows(2).filter(|pair| (pair[0] < 0.0) != (pair[1] < 0.0)).count();
+        assert!((85..=91).contains(&crossings), "{file}: {crossings} crossings in a tenth of a second");
+    }
+}
+
+#[test]
+fn files_that_are_neither_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("photo.png");
+    for content in [&b""[..], b"no picture", b"\x89PNG\r\n\x1a\nbroken", b"RIFF\x04\x00\x00\x00WAVE"] {
+        std::fs::write(&path, content).unwrap();
+        let errors = [ImageProcessor::plain(4, 4).pixels(&path).unwrap_err(), Waveform::read(&path).unwrap_err()];
+        assert!(errors.iter().all(|error| error.to_string().contains("photo.png")), "{errors:?}");
+    }
+    assert!(ImageProcessor::plain(4, 4).pixels(&folder.path().join("none.png")).is_err());
+}
