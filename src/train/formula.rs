@@ -110,6 +110,7 @@ impl Formula {
         let of_rows = if self.loss.reads.stacks_texts() { Some(Dim::symbol("rows")) } else { texts.clone() };
         let length = |axis: &Axis| match axis {
             Axis::Rows => of_rows.clone(),
+            Axis::Pairs => Some(Dim::symbol("rows")),
             Axis::Texts => texts.clone(),
             Axis::Positions => like.get(1).cloned(),
             Axis::Classes => classes.clone(),

@@ -24,6 +24,8 @@ pub use similarity::normalized;
 pub enum Axis {
     /// One for each row of the batch.
     Rows,
+    /// One for each row of two texts, whatever the loss reads.
+    Pairs,
     /// One for each text: rows times texts of a row.
     Texts,
     /// One for each position.
@@ -108,6 +110,8 @@ const SCORE: Column = Column { name: LABELS, dtype: DType::F32, axes: &[Axis::Ro
 const OWN_POSITIVE: Column = CLASS;
 /// A class for each position.
 const CLASSES: Column = Column { name: LABELS, dtype: DType::I64, axes: &[Axis::Rows, Axis::Positions] };
+/// The row's place in its batch: it tells how many rows there are, each of two texts.
+const PAIR: Column = Column { name: LABELS, dtype: DType::I64, axes: &[Axis::Pairs] };
 const STARTS: Column = Column { name: START_POSITIONS, dtype: DType::I64, axes: &[Axis::Rows] };
 const ENDS: Column = Column { name: END_POSITIONS, dtype: DType::I64, axes: &[Axis::Rows] };
 const REFERENCES: Column = Column { name: REFERENCE, dtype: DType::F32, axes: &[Axis::Texts] };
@@ -123,7 +127,7 @@ pub static LOSSES: &[Row] = &[
     Row { reads: Reads::Logits,        name: "mse",            columns: &[NUMBERS],      options: &[],                                  whole_batch: false, write: numbers::mean_squared },
     Row { reads: Reads::Logits,        name: "mae",            columns: &[NUMBERS],      options: &[],                                  whole_batch: false, write: numbers::mean_absolute },
     Row { reads: Reads::Logits,        name: "huber",          columns: &[NUMBERS],      options: &[("delta", 1.0)],                    whole_batch: false, write: numbers::huber },
-    Row { reads: Reads::Logits,        name: "bradley-terry",  columns: &[CLASS],        options: &[],                                  whole_batch: false, write: preference::bradley_terry },
+    Row { reads: Reads::Logits,        name: "bradley-terry",  columns: &[PAIR],        options: &[],                                  whole_batch: false, write: preference::bradley_terry },
     Row { reads: Reads::TokenLogits,   name: "cross-entropy",  columns: &[CLASSES],      options: &[],                                  whole_batch: false, write: classes::cross_entropy },
     Row { reads: Reads::Spans,         name: "cross-entropy",  columns: &[STARTS, ENDS], options: &[],                                  whole_batch: false, write: spans::cross_entropy },
     Row { reads: Reads::Embeddings,    name: "mnrl",           columns: &[OWN_POSITIVE], options: &[("scale", 20.0)],                   whole_batch: true,  write: contrastive::mnrl },
