@@ -40,6 +40,7 @@ const START: &str = "Where to start (for a bundle that was trained)";
 
 /// Options of `train`.
 #[derive(Clone, Debug, Serialize, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 #[serde(rename_all = "kebab-case")]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {

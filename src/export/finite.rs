@@ -22,7 +22,7 @@ fn not_finite(tensor: &Tensor) -> Option<usize> {
     let (mut bad, mut is_nan, mut other, mut is_mask) = (0, false, None, true);
     for value in tensor.to_f32()? {
         if value.is_finite() {
-            is_mask &= *other.get_or_insert(value) == value;
+            is_mask &= other.get_or_insert(value.to_bits()) == &value.to_bits();
         } else {
             bad += 1;
             is_nan |= value.is_nan();

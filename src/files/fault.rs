@@ -4,6 +4,7 @@
 ///
 /// # Errors
 /// In tests alone: the disk is full.
+#[cfg_attr(not(test), expect(clippy::unnecessary_wraps, reason = "it fails in tests alone"))]
 pub(crate) fn point() -> std::io::Result<()> {
     #[cfg(test)]
     if test::is_due() {

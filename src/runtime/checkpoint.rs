@@ -109,10 +109,7 @@ impl Record {
                 return Err(damaged(name, Error::mismatch("SHA-256", &expected.sha256, &found.sha256)));
             }
         }
-        match self.files.contains_key(STATE) {
-            true => Ok(()),
-            false => Err(damaged(RECORD, Error::not_found("file in its list", STATE))),
-        }
+        if self.files.contains_key(STATE) { Ok(()) } else { Err(damaged(RECORD, Error::not_found("file in its list", STATE))) }
     }
 }
 

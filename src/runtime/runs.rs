@@ -150,15 +150,15 @@ impl Runs {
     pub fn begin(&self, name: Option<&str>, from: StartedFrom) -> Result<Run> {
         let folder = inside::make_folder(&self.bundle, &[FOLDER])?;
         let mut number = self.newest()?.map_or(0, |run| run.record.number) + 1;
-        let name = match name {
-            Some(name) => name.to_owned(),
-            None => {
+        let name = name.map_or_else(
+            || {
                 while folder.join(format!("{number:03}")).symlink_metadata().is_ok() {
                     number += 1;
                 }
                 format!("{number:03}")
-            }
-        };
+            },
+            str::to_owned,
+        );
         self.check_new(&name)?;
         let record = Record { version: VERSION, number, began: lock::now(), from, ended: None };
         let staged = unfinished::Folder::new(&folder)?;
