@@ -17,6 +17,7 @@ use crate::runtime::data::Dataset;
 use crate::runtime::evaluate::{Evaluation, Evaluator};
 use crate::runtime::reference::Reference;
 use crate::runtime::session::{Feed, Purpose, Runtime, Session, Settings};
+use crate::runtime::teacher;
 use crate::runtime::trainer::{Source, open_graph};
 use crate::runtime::{Device, HostTensor, adapter_file};
 use crate::train::logits;
@@ -135,7 +136,7 @@ fn table(several: &[Measured]) -> String {
 fn each(
     args: &Args,
     source: impl Fn() -> Result<Source>,
-    measure: impl Fn(&Source, &Dataset) -> Result<Evaluation>,
+    measure: impl Fn(&Source, Dataset) -> Result<Evaluation>,
 ) -> Result<Vec<Measured>> {
     let verbalizer = args.verbalizer.as_deref().map(super::hard_prompt::verbalizer).transpose()?;
     let templates: Vec<Option<&String>> = if args.template.is_empty() { vec![None] } else { args.template.iter().map(Some).collect() };
@@ -146,7 +147,8 @@ fn each(
         }
         let dataset = source.read_to_measure(&args.data, None)?;
         let template = source.hard_prompt().map(|prompt| prompt.template.clone());
-        Ok::<_, Error>(Measured { template, evaluation: measure(&source, &dataset)?, rows: dataset.examples.len() })
+        let rows = dataset.examples.len();
+        Ok::<_, Error>(Measured { template, evaluation: measure(&source, dataset)?, rows })
     };
     templates.into_iter().map(one).collect()
 }
@@ -158,10 +160,12 @@ fn of_bundle(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
     if manifest.hard_prompt.is_none() && !args.template.is_empty() {
         // The graphs of training have logits of all tokens; the words are picked out of those of the inference graph.
         let model = bundle.runnable(INFERENCE)?;
-        return each(args, source, |source, dataset| of_logits(args, runtime, model.clone(), &manifest.logits, source, dataset));
+        return each(args, source, |source, dataset| of_logits(args, runtime, model.clone(), &manifest.logits, source, &dataset));
     }
     let trainable = HostTensor::vector(adapter_file::read(bundle.adapter(), manifest)?);
-    each(args, source, |source, dataset| {
+    each(args, source, |source, mut dataset| {
+        teacher::fill(runtime, &bundle, args.device, &source.filling(), &mut dataset)?;
+        let dataset = &dataset;
         let session = open_graph(runtime, &bundle, "evaluation", args.device)?;
         let evaluator = Evaluator::new(session, dataset, source.filling(), source.batch_size(args.batch_size).get());
         let names = dataset.class_names.clone().unwrap_or_else(|| manifest.class_names.clone());
@@ -196,5 +200,5 @@ fn of_model(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
         Some(shown) => (Runnable::of(&shown, &args.model)?, logits::SHOWN),
         None => (Runnable::from(&args.model), graph.value_name(head.logits)),
     };
-    each(args, source, |source, dataset| of_logits(args, runtime, model.clone(), logits, source, dataset))
+    each(args, source, |source, dataset| of_logits(args, runtime, model.clone(), logits, source, &dataset))
 }

@@ -24,6 +24,7 @@ use crate::onnx::{self, Storage, WriteOptions};
 use crate::peft::{self, AdapterConfig, AdapterFiles};
 use crate::train::cached;
 use crate::train::optimizer::{self, AdamW, names};
+use crate::train::plan::LossPlan;
 use crate::train::step::{self, Backward, Model, Objective};
 use crate::train::verbalizer::HardPrompt;
 use crate::{Context, Error, Result};
@@ -196,7 +197,7 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         dropout: plan.dropout(),
         feeding,
         hard_prompt: request.hard_prompt.clone(),
-        loss: loss.plan,
+        loss: LossPlan { teacher: request.loss.teacher.as_deref().map(|file| from_bundle(file, request.output)).transpose()?, ..loss.plan },
     };
     manifest.write(folder.path())?;
     let files: Vec<&Path> = origin_files.iter().map(|(file, _)| file.as_path()).collect();
@@ -390,14 +391,26 @@ impl Based {
     fn described(self, request: &Request<'_>) -> Result<manifest::Base> {
         let files = self.files.join().map_err(|_| Error::invalid("reading the base's files was broken off").in_file(request.model))??;
         let name = files.first().map(|file| file.path.clone()).unwrap_or_default();
-        // Links in the way to a folder lead elsewhere than the dots in a path from there would.
-        let bundle = std::path::absolute(request.output).in_file(request.output)?;
-        let (within, last) = (bundle.parent().unwrap_or(&bundle), bundle.file_name().unwrap_or_default());
-        let (bundle, folder) = (within.canonicalize().in_file(within)?.join(last), self.folder.canonicalize().in_file(&self.folder)?);
-        let path = relative(&folder.join(&name), &bundle).unwrap_or_else(|| name.clone().into());
-        let parts: Vec<_> = path.components().map(|part| part.as_os_str().to_string_lossy()).collect();
-        Ok(manifest::Base { file: name, path: parts.join("/"), fingerprint: fingerprint::of_base(&files), files })
+        let path = from_bundle(&self.folder.join(&name), request.output)?;
+        Ok(manifest::Base { file: name, path, fingerprint: fingerprint::of_base(&files), files })
     }
+}
+
+/// A file's path from a bundle's folder, with `/` between its parts.
+///
+/// # Errors
+/// A folder that is not there.
+fn from_bundle(file: &Path, bundle: &Path) -> Result<String> {
+    // Links in the way to a folder lead elsewhere than the dots in a path from there would.
+    let bundle = std::path::absolute(bundle).in_file(bundle)?;
+    let (within, last) = (bundle.parent().unwrap_or(&bundle), bundle.file_name().unwrap_or_default());
+    let bundle = within.canonicalize().in_file(within)?.join(last);
+    let file = std::path::absolute(file).in_file(file)?;
+    let (folder, name) = (file.parent().unwrap_or(&file), file.file_name().unwrap_or_default());
+    let file = folder.canonicalize().in_file(folder)?.join(name);
+    let path = relative(&file, &bundle).unwrap_or_else(|| name.into());
+    let parts: Vec<_> = path.components().map(|part| part.as_os_str().to_string_lossy()).collect();
+    Ok(parts.join("/"))
 }
 
 /// A file's path from the model's folder, with `/` between its parts.

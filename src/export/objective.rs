@@ -38,6 +38,8 @@ pub struct LossRequest {
     pub label_smoothing: f64,
     /// What is learnt from a teacher.
     pub distillation: Option<Distillation>,
+    /// A model whose logits are learnt from, in place of a column of the data.
+    pub teacher: Option<PathBuf>,
     /// What stands before the texts of a column.
     pub prompts: Vec<(String, String)>,
 }
@@ -87,6 +89,7 @@ pub fn settle(asked: &LossRequest, task: Task, model: &Path, graph: &Graph, anat
         class_weights: asked.class_weights.clone(),
         label_smoothing: asked.label_smoothing,
         distillation: asked.distillation,
+        teacher: None,
         prompts: asked.prompts.clone(),
         columns: vec![],
     };

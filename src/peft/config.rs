@@ -343,7 +343,7 @@ mod tests {
                 r#"{"peft_type":"LORA","new_head":{"layers":[8],"pooling":"cls"}}"#,
                 "new_head: expected an object with layers, num_labels and pooling",
             ),
-            (r#"{"peft_type":"LORA","new_head":{"layers":[],"num_labels":1,"pooling":"cls"}}"#, "num_labels: expected at least 2"),
+            (r#"{"peft_type":"LORA","new_head":{"layers":[],"num_labels":0,"pooling":"cls"}}"#, "num_labels: expected at least 1"),
         ];
         for (text, expected) in rows {
             let error = AdapterConfig::from_json(text.as_bytes()).expect_err(text).to_string();

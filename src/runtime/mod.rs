@@ -15,6 +15,7 @@ pub mod reference;
 pub mod runs;
 pub mod schedule;
 pub mod session;
+pub mod teacher;
 mod tensor;
 pub mod text_prefix;
 pub mod trainer;

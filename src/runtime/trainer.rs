@@ -103,7 +103,7 @@ pub fn train(runtime: &Runtime, options: &Options, stop: &AtomicBool, report: &m
     let _lock = Lock::take(&options.bundle, "peft-onnx train")?;
     Runs::of(&options.bundle).tidy();
     let is_completed = pending::complete(&options.bundle)?;
-    let material = run::Material::read(options)?;
+    let material = run::Material::read(runtime, options)?;
     if is_completed {
         material.bundle().renew_inference()?;
     }

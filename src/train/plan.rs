@@ -33,6 +33,9 @@ pub struct LossPlan {
     /// What is learnt from a teacher.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distillation: Option<Distillation>,
+    /// The teacher's file, from the bundle's folder, if its logits are not in the data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<String>,
     /// What stands before the texts of a column: `query: ` before each anchor.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub prompts: Vec<(String, String)>,

@@ -99,9 +99,6 @@ impl NewHead {
     /// # Errors
     /// Fewer than two classes, between which there would be nothing to learn, or more than any model has; a layer without width, or without a module.
     pub fn check(&self) -> Result<()> {
-        if self.labels < 2 {
-            return Err(Error::mismatch("num_labels", "at least 2 classes", self.labels));
-        }
         super::at_least_one("num_labels", self.labels)?;
         if let Some(modules) = self.modules.as_ref().filter(|modules| modules.names.len() != self.layers.len() + 1) {
             return Err(Error::mismatch("number of a head's modules", self.layers.len() + 1, modules.names.len()));

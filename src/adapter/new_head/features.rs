@@ -40,6 +40,10 @@ impl Features {
     /// A graph without such values; a task without classes; an encoder-decoder, or the decoder of one.
     pub fn find(graph: &Graph, anatomy: &Anatomy, head: &NewHead, task: Task) -> Result<Self> {
         head.check()?;
+        if head.labels < 2 && (task.is_one_class() || task.row().reads == Reads::TokenLogits) {
+            let error = Error::mismatch("num_labels", format!("at least 2 classes for {task}"), head.labels);
+            return Err(error.with_hint("one number for each text is a regression or a relevance: `--task regression` or `--task rerank`"));
+        }
         let each_position = match task.row().reads {
             Reads::TokenLogits => true,
             Reads::Logits => false,

@@ -38,6 +38,9 @@ pub struct LossArgs {
     /// The share of what is learnt from a teacher's logits, in the column teacher_logits, beside the labels
     #[arg(long, value_name = "SHARE", help_heading = HEADING)]
     pub distill_weight: Option<f64>,
+    /// A model whose logits are learnt from, in place of the column teacher_logits
+    #[arg(long, value_name = "MODEL", requires = "distill_weight", help_heading = HEADING)]
+    pub teacher: Option<PathBuf>,
     /// What both sides' logits are divided by before they are compared
     #[arg(long, value_name = "NUMBER", requires = "distill_weight", help_heading = HEADING)]
     pub temperature: Option<f64>,
@@ -85,6 +88,7 @@ impl LossArgs {
             class_weights: self.class_weights.clone(),
             label_smoothing: self.label_smoothing,
             distillation: self.distill_weight.map(|weight| Distillation { weight, temperature: self.temperature.unwrap_or(1.0) }),
+            teacher: self.teacher.clone(),
             prompts: self.prompts.iter().map(|named| (named.name.clone(), named.value.clone())).collect(),
         })
     }

@@ -1,10 +1,10 @@
 //! A step over a batch that is encoded in parts and whose loss is one: first all vectors, then the loss's gradient with respect to them, then
 //! each part's gradient with respect to the adapter.
 
-use super::engine::{GRADIENT, open, with_optional};
+use super::engine::{GRADIENT, narrow, open, with_optional};
 use crate::error::{Error, Result};
 use crate::export::Bundle;
-use crate::runtime::data::{Batch, Labels};
+use crate::runtime::data::{Batch, Example, Labels};
 use crate::runtime::session::{DeviceTensor, Feed, Runtime, Session, Stepper};
 use crate::runtime::{Device, Elements, HostTensor};
 use crate::train::cached::{VECTORS, VECTORS_GRADIENT};
@@ -124,10 +124,7 @@ fn labels(parts: &[Batch]) -> Result<HostTensor> {
         let places: Vec<i64> = (0..count).map(|place| i64::try_from(place).unwrap_or(i64::MAX)).collect();
         return HostTensor::new([count], places);
     }
-    let mut numbers = vec![];
-    for part in parts {
-        let found = part.tensors.iter().find(|(name, _)| name == LABELS).ok_or_else(|| Error::not_found("input", LABELS))?;
-        numbers.extend(found.1.to_f32()?);
-    }
-    HostTensor::new([count], Elements::Float32(numbers))
+    let number = |row: &Example| row.columns.get(LABELS)?.values.first().copied().map(narrow);
+    let numbers: Option<Vec<f32>> = rows().map(number).collect();
+    HostTensor::new([count], Elements::Float32(numbers.ok_or_else(|| Error::not_found("column", LABELS))?))
 }

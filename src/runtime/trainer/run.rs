@@ -10,6 +10,7 @@ use indexmap::IndexMap;
 use super::engine::{Engine, STATES, open as open_graph};
 use super::start::Beginning;
 use super::{Event, Options, Plan, Source, Summary, source};
+use crate::adapter::config::Task;
 use crate::error::{Context, Error, ErrorKind, Place, Result};
 use crate::export::{Bundle, Manifest, pending};
 use crate::runtime::adapter_file::{self, Frame};
@@ -21,6 +22,7 @@ use crate::runtime::reference::Reference;
 use crate::runtime::runs::{self, Ended};
 use crate::runtime::schedule::Schedule;
 use crate::runtime::session::{Feed, Runtime};
+use crate::runtime::teacher;
 
 /// What a run works on.
 pub(super) struct Material {
@@ -33,7 +35,7 @@ pub(super) struct Material {
 
 impl Material {
     /// Reads the manifest, where the run starts, and the data.
-    pub(super) fn read(options: &Options) -> Result<Self> {
+    pub(super) fn read(runtime: &Runtime, options: &Options) -> Result<Self> {
         options.optimizer.check()?;
         let bundle = Bundle::open(&options.bundle, options.base.as_deref())?;
         let beginning = Beginning::find(options, bundle.manifest())?;
@@ -43,8 +45,11 @@ impl Material {
             .mapped(&data.columns)
             .cut(data.max_length)
             .packed(data.packing);
-        let dataset = source.read_to_learn(&data.file)?;
-        let eval_data = data.eval_file.as_ref().map(|file| source.read_to_measure(file, Some(&dataset))).transpose()?;
+        let mut dataset = source.read_to_learn(&data.file)?;
+        let mut eval_data = data.eval_file.as_ref().map(|file| source.read_to_measure(file, Some(&dataset))).transpose()?;
+        for rows in std::iter::once(&mut dataset).chain(&mut eval_data) {
+            teacher::fill(runtime, &bundle, options.device, &source.filling(), rows)?;
+        }
         Ok(Self { bundle, source, dataset, eval_data, beginning })
     }
 
@@ -130,6 +135,12 @@ impl<'a> Run<'a> {
         let (data, accumulation) = (&options.data, options.accumulation.get());
         let is_parted = source.filling().parts_batches(dataset, data.batch_size.get());
         let parts = if is_parted { data.batch_size } else { NonZeroUsize::MIN };
+        let task = Task::from_name(&manifest.task);
+        if is_parted && !manifest.graphs.contains_key("vjp") && task.is_some_and(|task| manifest.loss.needs_whole_batch(task)) {
+            let what = format!("running the loss {} on parts of a batch", manifest.loss.name);
+            let error = Error::unsupported(what, "it compares all rows of a batch with each other");
+            return Err(error.with_hint("leave --micro-batch-size out, and take a smaller --batch-size"));
+        }
         let mut engine = Engine::open(runtime, bundle, options, parts)?;
         engine.configure(&options.optimizer, options.seed)?;
         let open = |purpose| open_graph(runtime, bundle, purpose, options.device);
