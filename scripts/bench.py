@@ -85,7 +85,7 @@ def measured(command, **kwargs):
 def ours(opt, work, data, steps):
     bundle = work / "bundle"
     text, _, memory, _, started = measured([opt.binary, "train", bundle, "--data", data, "--batch-size", opt.batch, "--max-steps", steps, "--learning-rate", "1e-4",
-                                   "--weight-decay", "0.01", "--lr-scheduler", "constant", "--max-grad-norm", "1.0", "--no-shuffle", "--threads", opt.threads, "--quiet"])
+                                   "--weight-decay", "0.01", "--lr-scheduler", "constant", "--max-grad-norm", "1.0", "--no-shuffle", "--threads", opt.threads, "--quiet", "--restart"])
     lines = [json.loads(line) for line in open(bundle / "metrics.jsonl")]
     # The file of metrics was last written at the end of the last step; only runs of one step are asked for that time.
     first = (bundle / "metrics.jsonl").stat().st_mtime - started

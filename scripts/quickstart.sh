@@ -38,6 +38,6 @@ step "done"
 cat <<TXT
 The merged model is $out/merged.onnx: same inputs and outputs as $model/model.onnx, for any ONNX runtime.
 The adapter is $out/bundle/adapter_model.safetensors: Hugging Face PEFT reads it.
-Every step's loss is in $out/bundle/metrics.jsonl.
+Every step's loss is in $out/bundle/runs/001/metrics.jsonl.
 Next: README.md walks through the same with a real 135M-parameter model; peft-onnx --help explains every command.
 TXT
