@@ -74,9 +74,8 @@ impl Update for Kronecker {
     }
 
     fn numbers(&self) -> u128 {
-        let of = |Factor { shape: [rows, columns], is_whole }: Factor| match is_whole {
-            true => wide(rows) * wide(columns),
-            false => wide(self.site.rank) * (wide(rows) + wide(columns)),
+        let of = |Factor { shape: [rows, columns], is_whole }: Factor| {
+            if is_whole { wide(rows) * wide(columns) } else { wide(self.site.rank) * (wide(rows) + wide(columns)) }
         };
         of(self.left) + of(self.right)
     }

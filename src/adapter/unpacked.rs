@@ -114,7 +114,7 @@ impl<'a> Unpacking<'a> {
                     "Sub" => other - number,
                     _ => number + other,
                 };
-                self.each(rows, numbers, |number, row, column| Some(change(number, other.at(self.table, row, column)?)))?;
+                Self::each(rows, numbers, |number, row, column| Some(change(number, other.at(self.table, row, column)?)))?;
             }
             _ => return None,
         }
@@ -122,13 +122,13 @@ impl<'a> Unpacking<'a> {
     }
 
     fn dequantise(&self, scale: &Operand, zero: Option<&Operand>, rows: &[usize], numbers: &mut Array2<f32>) -> Option<()> {
-        self.each(rows, numbers, |number, row, column| {
+        Self::each(rows, numbers, |number, row, column| {
             let zero = zero.map_or(Some(0.0), |zero| zero.at(self.table, row, column))?;
             Some((number - zero) * scale.at(self.table, row, column)?)
         })
     }
 
-    fn each(&self, rows: &[usize], numbers: &mut Array2<f32>, change: impl Fn(f32, usize, usize) -> Option<f32>) -> Option<()> {
+    fn each(rows: &[usize], numbers: &mut Array2<f32>, change: impl Fn(f32, usize, usize) -> Option<f32>) -> Option<()> {
         for (at, &row) in rows.iter().enumerate() {
             for column in 0..numbers.ncols() {
                 numbers[[at, column]] = change(numbers[[at, column]], row, column)?;
@@ -193,7 +193,7 @@ fn integer(tensor: &Tensor, bits: usize, place: usize) -> Option<f32> {
         }
         4 => {
             let byte = *bytes.get(place / 2)?;
-            let nibble = f32::from(if place % 2 == 0 { byte & 15 } else { byte >> 4 });
+            let nibble = f32::from(if place.is_multiple_of(2) { byte & 15 } else { byte >> 4 });
             Some(if is_signed && nibble >= 8.0 { nibble - 16.0 } else { nibble })
         }
         _ => None,

@@ -8,7 +8,7 @@ use crate::ir::{DType, Graph, Node, Tensor, ValueId};
 #[derive(Clone, Debug)]
 pub(super) struct Causal {
     position: Vec<bool>,
-    causal: Vec<bool>,
+    triangular: Vec<bool>,
     unclear: Vec<bool>,
 }
 
@@ -43,7 +43,7 @@ impl Causal {
     /// Looks through the graph once.
     pub(super) fn find(graph: &Graph) -> Self {
         let count = graph.values().len();
-        let (mut position, mut causal, mut unclear) = (vec![false; count], vec![false; count], vec![false; count]);
+        let (mut position, mut triangular, mut unclear) = (vec![false; count], vec![false; count], vec![false; count]);
         for &input in graph.inputs() {
             position[input.index()] = graph.value_name(input).contains("position");
             // A mask that the caller makes, a row for each query.
@@ -52,7 +52,7 @@ impl Causal {
         for (id, tensor) in graph.initializers() {
             position[id.index()] |= counts(tensor);
             let hides = hides(tensor);
-            causal[id.index()] = hides == Hides::Later;
+            triangular[id.index()] = hides == Hides::Later;
             unclear[id.index()] |= hides == Hides::Some;
         }
         for node in graph.nodes() {
@@ -61,20 +61,20 @@ impl Causal {
             let is_position = is(COUNTING) || (is(MOVING) && any(&position)) || stored(graph, node).is_some_and(counts);
             let compares = is(COMPARING) && node.reads().all(|id| position[id.index()]);
             let hides = stored(graph, node).map_or(Hides::Nothing, hides);
-            let is_causal = is(&["Trilu"]) || compares || (!is(NOT_A_MASK) && any(&causal)) || hides == Hides::Later;
+            let is_causal = is(&["Trilu"]) || compares || (!is(NOT_A_MASK) && any(&triangular)) || hides == Hides::Later;
             let is_unclear = (!is(NOT_A_MASK) && any(&unclear)) || hides == Hides::Some;
             for output in node.writes() {
                 position[output.index()] = is_position;
-                causal[output.index()] = is_causal;
+                triangular[output.index()] = is_causal;
                 unclear[output.index()] = is_unclear;
             }
         }
-        Self { position, causal, unclear }
+        Self { position, triangular, unclear }
     }
 
     /// Whether a mask is made with a triangle.
     pub(super) fn is(&self, mask: ValueId) -> bool {
-        self.causal[mask.index()]
+        self.triangular[mask.index()]
     }
 
     /// Whether a mask hides some positions by a rule that cannot be told.

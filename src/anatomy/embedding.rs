@@ -182,7 +182,7 @@ mod tests {
             let found: Vec<_> = find(&graph).into_iter().filter(|table| table.hidden > 1).collect();
             let [table] = found.as_slice() else { panic!("{what}: {found:?}") };
             assert_eq!((graph.value_name(table.weight), table.rows, table.hidden, table.output), (*stored, 50, 4, output), "{what}");
-            assert_eq!(crate::anatomy::read(&graph).token_embedding.is_some(), true, "{what}");
+            assert!(crate::anatomy::read(&graph).token_embedding.is_some(), "{what}");
         }
     }
 

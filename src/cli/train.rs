@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::export::Manifest;
 use crate::runtime::Device;
 use crate::runtime::data::Order;
+use crate::runtime::evaluate::Evaluation;
 use crate::runtime::schedule::Decay;
 use crate::runtime::trainer::{self, DataOptions, Length, Optimizer, Options, Saving, Start, Summary, Warmup, batch_size};
 
@@ -270,7 +271,7 @@ fn report(args: &Args, global: &Global, summary: &Summary, classes: &[String]) -
             "first_loss": summary.first_loss,
             "tokens": summary.tokens,
             "seconds": summary.time.as_secs_f64(),
-            "eval": summary.evaluation.as_ref().map(|evaluation| evaluation.json()),
+            "eval": summary.evaluation.as_ref().map(Evaluation::json),
             "class_names": classes,
             "adapter": summary.adapter,
         }));

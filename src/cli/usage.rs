@@ -152,7 +152,7 @@ mod tests {
 
     fn said(arguments: &[&str]) -> String {
         let arguments = std::iter::once("peft-onnx").chain(arguments.iter().copied());
-        read(arguments.map(OsString::from)).map(|_| String::new()).unwrap_or_else(|error| error.to_string())
+        read(arguments.map(OsString::from)).map_or_else(|error| error.to_string(), |_| String::new())
     }
 
     #[test]

@@ -52,15 +52,15 @@ impl Base {
     /// A file that is no model, or whose external data is missing.
     pub fn read(model: &Path) -> Result<Self> {
         let raw = onnx::inline_functions(&onnx::read(model)?).in_file(model)?;
-        Self::of(raw).in_file(model)
+        Self::of(&raw).in_file(model)
     }
 
     /// Recognises a model without functions of its own.
     ///
     /// # Errors
     /// Operators of a form that is not known.
-    pub fn of(raw: Graph) -> Result<Self> {
-        let (raw, stilled) = unfuse::still(&raw)?;
+    pub fn of(raw: &Graph) -> Result<Self> {
+        let (raw, stilled) = unfuse::still(raw)?;
         let fused = onnx::raise(&raw).and_then(|graph| unfuse::separate(&graph))?;
         let specialised = unfuse::specialise(&fused).and_then(|graph| unfuse::separate(&graph))?;
         let open = unfuse::open(&specialised)?;
@@ -104,7 +104,7 @@ impl Base {
         let body = if is_there { &self.fused } else { &self.graph };
         let settled = features.settle(head);
         let graph = new_head::put(body, &self.anatomy, &features, &settled, seed)?;
-        let mut with_head = Self { stilled: self.stilled, ..Self::of(graph)? };
+        let mut with_head = Self { stilled: self.stilled, ..Self::of(&graph)? };
         if with_head.anatomy.wrapper != self.anatomy.wrapper {
             // What wraps the model may be told from the head that is gone.
             naming::take_off(&mut with_head.anatomy, &self.anatomy.wrapper);

@@ -126,11 +126,7 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         naming::follow(&mut base.anatomy, &files.keys(), new_head.as_ref().and_then(|head| head.modules.as_ref()));
         given::settle(files, &base).in_file(*path)?;
     }
-    let (method, strictness) = match (&request.adapter, &given) {
-        (Adapter::Fresh(method), _) => ((*method).clone(), Strictness::Every),
-        (Adapter::Folder(_), Some(files)) => (files.config.method.clone(), Strictness::AsPeft),
-        (Adapter::Folder(path), None) => return Err(Error::not_found("adapter", path.display().to_string())),
-    };
+    let (method, strictness) = method(request, given.as_ref())?;
     let mut feeding = feeding(&base).in_file(request.model)?;
     packing::join(&mut base.anatomy, &method).in_file(request.model)?;
     let loss = objective::settle(&request.loss, task, request.model, &base.graph, &base.anatomy).in_file(request.model)?;
@@ -145,13 +141,7 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         given::check_tying(files, &base.anatomy, &plan).in_file(*path)?;
     }
     let (inference, kept) = adapted(&base, &plan, &lookup, Purpose::Inference).in_file(request.model)?;
-    let mut matched = None;
-    if let (Some(files), Adapter::Folder(path)) = (&given, &request.adapter) {
-        let fit = peft::match_params(&files.tensors, &kept);
-        tracing::info!("{fit}");
-        fit.check().in_file(*path)?;
-        matched = Some(fit.matched.len());
-    }
+    let matched = given.as_ref().map(|files| matched(request, files, &kept)).transpose()?;
     let (untrained, trained) = adapted(&base, &plan, &lookup, Purpose::Training(None)).in_file(request.model)?;
     let mut files = adapter_files(plan.settled(), task, request, given.as_ref(), &kept, &trained);
     files.config.new_head.clone_from(&new_head);
@@ -204,6 +194,26 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     fingerprint::remember(folder.path(), &manifest.base.fingerprint, &files);
     folder.finish()?;
     Ok(Report { manifest, targets: plan.targets(), trained: plan.trained(), task, matched, new_head, head_on })
+}
+
+/// The method of a new adapter, or of the one that is there, with what its targets must be found in.
+fn method(request: &Request<'_>, given: Option<&AdapterFiles>) -> Result<(Method, Strictness)> {
+    match (&request.adapter, given) {
+        (Adapter::Fresh(method), _) => Ok(((*method).clone(), Strictness::Every)),
+        (Adapter::Folder(_), Some(files)) => Ok((files.config.method.clone(), Strictness::AsPeft)),
+        (Adapter::Folder(path), None) => Err(Error::not_found("adapter", path.display().to_string())),
+    }
+}
+
+/// How many tensors of an adapter that is there found their place: all of them.
+fn matched(request: &Request<'_>, files: &AdapterFiles, kept: &[Param]) -> Result<usize> {
+    let fit = peft::match_params(&files.tensors, kept);
+    tracing::info!("{fit}");
+    match request.adapter {
+        Adapter::Folder(path) => fit.check().in_file(path)?,
+        Adapter::Fresh(_) => fit.check()?,
+    }
+    Ok(fit.matched.len())
 }
 
 /// How the model is fed.

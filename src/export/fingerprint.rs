@@ -90,7 +90,9 @@ fn hash_piece(path: &Path, start: u64, length: u64, buffer: &mut [u8]) -> Result
 #[must_use]
 pub fn of_base(files: &[BaseFile]) -> String {
     let mut hash = Xxh3Default::new();
-    files.iter().for_each(|file| hash.update(file.hash.as_bytes()));
+    for file in files {
+        hash.update(file.hash.as_bytes());
+    }
     format!("{:032x}", hash.digest128())
 }
 
@@ -151,10 +153,10 @@ pub fn is_remembered(bundle: &Path, fingerprint: &str, files: &[&Path]) -> bool 
 pub fn remember(bundle: &Path, fingerprint: &str, files: &[&Path]) {
     let stamps: Option<Vec<Stamp>> = files.iter().map(|path| Stamp::of(path).filter(Stamp::is_settled)).collect();
     let remembered = stamps.map(|files| Remembered { fingerprint: fingerprint.to_owned(), files });
-    if let Some(text) = remembered.and_then(|remembered| serde_json::to_vec(&remembered).ok()) {
-        if let Err(error) = crate::files::replace(&bundle.join(REMEMBERED), &text) {
-            tracing::debug!("the base's fingerprint is not remembered: {error}");
-        }
+    if let Some(text) = remembered.and_then(|remembered| serde_json::to_vec(&remembered).ok())
+        && let Err(error) = crate::files::replace(&bundle.join(REMEMBERED), &text)
+    {
+        tracing::debug!("the base's fingerprint is not remembered: {error}");
     }
 }
 

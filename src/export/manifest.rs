@@ -174,7 +174,7 @@ impl Manifest {
                 .with_hint("the manifest was not written by `peft-onnx inject`, or was damaged"))
         };
         let is_name = |name: &str| is_inside(name) && !name.contains('/');
-        for (purpose, graph) in self.graphs.iter().filter(|(_, graph)| !is_name(&graph.file)) {
+        if let Some((purpose, graph)) = self.graphs.iter().find(|(_, graph)| !is_name(&graph.file)) {
             return refuse(format!("graphs.{purpose}.file"), "the name of a file in the bundle", &graph.file);
         }
         let mut count = 0_usize;

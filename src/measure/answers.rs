@@ -23,13 +23,12 @@ fn without_articles(word: &str) -> String {
     let mut text = String::new();
     let mut part = String::new();
     for c in word.chars().map(Some).chain([None]) {
-        match c.filter(|c| c.is_alphanumeric() || *c == '_') {
-            Some(c) => part.push(c),
-            None => {
-                text.push_str(if is_article(&part) { " " } else { &part });
-                part.clear();
-                text.extend(c);
-            }
+        if let Some(c) = c.filter(|c| c.is_alphanumeric() || *c == '_') {
+            part.push(c);
+        } else {
+            text.push_str(if is_article(&part) { " " } else { &part });
+            part.clear();
+            text.extend(c);
         }
     }
     text

@@ -138,17 +138,19 @@ impl ImageProcessor {
     }
 }
 
+/// What a picture is resized to, and the height and width that are cut out of it then.
+type Resizing = (Option<Target>, Option<(u32, u32)>);
+
 impl Size {
     fn exact(self, what: &'static str) -> Result<(u32, u32)> {
         match self {
-            Self::Number(side) => Ok((side, side)),
             Self::Named { height: Some(height), width: Some(width), .. } => Ok((height, width)),
-            Self::Named { shortest_edge: Some(side), .. } => Ok((side, side)),
+            Self::Number(side) | Self::Named { shortest_edge: Some(side), .. } => Ok((side, side)),
             Self::Named { .. } => Err(Error::mismatch(what, "a number, or height and width", "neither")),
         }
     }
 
-    fn target(self, crop_pct: Option<f64>, crops: bool, crop: Option<(u32, u32)>) -> Result<(Option<Target>, Option<(u32, u32)>)> {
+    fn target(self, crop_pct: Option<f64>, crops: bool, crop: Option<(u32, u32)>) -> Result<Resizing> {
         // ConvNeXt: small models are resized a little too large and cropped, large ones are resized as they are.
         let with_share = |side: u32, share: f64| {
             if side >= 384 {

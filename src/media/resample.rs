@@ -39,9 +39,8 @@ impl Filter {
             // Keys' cubic with a = -0.5.
             Self::Bicubic if distance < 1.0 => ((1.5 * distance - 2.5) * distance) * distance + 1.0,
             Self::Bicubic if distance < 2.0 => (((distance - 5.0) * distance + 8.0) * distance - 4.0) * -0.5,
-            Self::Bicubic => 0.0,
             Self::Lanczos if distance < 3.0 => sinc(x) * sinc(x / 3.0),
-            Self::Lanczos => 0.0,
+            Self::Bicubic | Self::Lanczos => 0.0,
         }
     }
 }
@@ -57,6 +56,7 @@ impl Weights {
     #[expect(
         clippy::as_conversions,
         clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
         clippy::cast_sign_loss,
         reason = "pixels' places and weights, cut as the original cuts them"
     )]

@@ -210,7 +210,9 @@ fn normalise(samples: &mut [f32]) {
     let mean = samples.iter().copied().map(f64::from).sum::<f64>() / count;
     let variance = samples.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / count;
     let scale = 1.0 / (variance + 1e-7).sqrt();
-    samples.iter_mut().for_each(|x| *x = ((f64::from(*x) - mean) * scale) as f32);
+    for x in samples {
+        *x = ((f64::from(*x) - mean) * scale) as f32;
+    }
 }
 
 #[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "channels are few")]

@@ -189,7 +189,7 @@ impl<'a> Call<'a> {
         let input = inner.input.iter().map(|name| self.name(name)).collect();
         let output = inner.output.iter().map(|name| self.name(name)).collect();
         let attribute = inner.attribute.iter().filter_map(|attribute| self.attribute(attribute)).collect();
-        NodeProto { name, input, output, attribute, ..bare(inner) }
+        NodeProto { input, output, name, attribute, ..bare(inner) }
     }
 
     fn attribute(&mut self, inner: &'a AttributeProto) -> Option<AttributeProto> {
@@ -213,7 +213,7 @@ impl<'a> Call<'a> {
         };
         let sparse_initializer = body.sparse_initializer.iter().map(sparse).collect();
         let node = body.node.iter().map(|node| self.node(node)).collect();
-        GraphProto { input, output, value_info, initializer, sparse_initializer, node, ..without_parts(body) }
+        GraphProto { node, initializer, sparse_initializer, input, output, value_info, ..without_parts(body) }
     }
 
     fn tensor(&mut self, tensor: &'a TensorProto) -> TensorProto {

@@ -332,7 +332,7 @@ fn open_to_all(folder: &Path) -> std::io::Result<()> {
 mod links {
     use std::os::unix::fs::symlink;
 
-    use super::*;
+    use super::{Context, Error, FOLDER, Path, Result, fault, fs, is_name, unfinished};
 
     /// Makes `name` in the bundle a link to `target`, over one that led to another run; anything else stays.
     pub(super) fn lead(bundle: &Path, name: &str, target: &str) -> Result<()> {
@@ -342,11 +342,10 @@ mod links {
             Ok(now) if !is_of_a_run(&now, name) => {
                 return Err(Error::invalid(format!("a link to {} stays where the newest run's would stand", now.display())));
             }
-            Ok(_) => {}
             Err(_) if path.symlink_metadata().is_ok() => {
                 return Err(Error::invalid("this stays where a link to the newest run's would stand"));
             }
-            Err(_) => {}
+            Ok(_) | Err(_) => {}
         }
         let folder = unfinished::Folder::new(bundle)?;
         let link = folder.path().join(name);

@@ -178,7 +178,7 @@ pub fn compare(runtime: &Runtime, left: impl Into<Runnable>, right: impl Into<Ru
 /// As [`compare`]; nodes that do not go together.
 pub fn compare_unrounded(runtime: &Runtime, left: &Graph, right: &Graph, path: &Path, samples: &Samples) -> Result<Option<Comparison>> {
     let unrounded = |model: &Graph| -> Result<Option<Runnable>> {
-        let Base { raw, graph, .. } = onnx::inline_functions(model).and_then(Base::of)?;
+        let Base { raw, graph, .. } = onnx::inline_functions(model).and_then(|graph| Base::of(&graph))?;
         let graph = match unfuse::without_rounding(&graph)? {
             Some(graph) => graph,
             None if unfuse::rounds_inside(&raw) => graph,

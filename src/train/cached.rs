@@ -39,7 +39,7 @@ pub fn loss_graph(formula: &Formula, hidden: Option<i64>) -> Result<Graph> {
     let b = Builder::new(ModelInfo::dialect());
     let texts = Dim::symbol("texts");
     let vectors = b.input(VECTORS, DType::F32, &[texts.clone(), hidden.map_or_else(|| Dim::symbol("hidden"), Dim::known)]);
-    let sum = formula.of_outputs(&b, vec![vectors], &[texts])?.sum;
+    let sum = formula.of_outputs(&b, &[vectors], &[texts])?.sum;
     let loss = sum.sum / sum.count;
     let gradient = grad::gradients(&b, loss, &[vectors])?[0];
     b.output("loss", loss);

@@ -51,7 +51,7 @@ pub(super) struct Written<'g> {
 impl Formula {
     /// Writes the loss behind a model whose data inputs are `like` (`[texts, seq]` for texts) and whose outputs are `given`.
     pub(super) fn write<'g>(&self, b: &'g Builder, given: Vec<Expr<'g>>, mask: Option<Expr<'g>>, like: &[Dim]) -> Result<Written<'g>> {
-        self.of_outputs(b, self.pooled(given, mask), like)
+        self.of_outputs(b, &self.pooled(given, mask), like)
     }
 
     /// What the loss reads, of what the model gives: vectors of texts where these are of tokens.
@@ -63,10 +63,10 @@ impl Formula {
     }
 
     /// Writes the loss behind what it reads.
-    pub(super) fn of_outputs<'g>(&self, b: &'g Builder, outputs: Vec<Expr<'g>>, like: &[Dim]) -> Result<Written<'g>> {
+    pub(super) fn of_outputs<'g>(&self, b: &'g Builder, outputs: &[Expr<'g>], like: &[Dim]) -> Result<Written<'g>> {
         let classes = outputs.first().map(|output| output.dim(-1));
-        let columns = self.loss.columns.iter().map(|column| self.column(b, column, like, classes.clone())).collect::<Result<Vec<_>>>()?;
-        let sum = self.summed(b, &outputs, &columns);
+        let columns = self.loss.columns.iter().map(|column| self.column(b, column, like, classes.as_ref())).collect::<Result<Vec<_>>>()?;
+        let sum = self.summed(b, outputs, &columns);
         let names = self.loss.reads.names();
         let mut written = Written { sum, predictions: names.iter().copied().zip(outputs.iter().copied()).collect(), divergence: None };
         if let (Some(distillation), Some(&logits)) = (self.distillation, outputs.first()) {
@@ -102,7 +102,7 @@ impl Formula {
         matches!(self.loss.reads, Reads::Logits | Reads::TokenLogits) && self.loss.name == "cross-entropy"
     }
 
-    fn column<'g>(&self, b: &'g Builder, column: &Column, like: &[Dim], classes: Option<Dim>) -> Result<Expr<'g>> {
+    fn column<'g>(&self, b: &'g Builder, column: &Column, like: &[Dim], classes: Option<&Dim>) -> Result<Expr<'g>> {
         let missing =
             |axis: Axis| Error::unsupported(format!("{} of this model", column.name), format!("its {axis:?} have no known length"));
         let texts = like.first().cloned();
@@ -113,7 +113,7 @@ impl Formula {
             Axis::Pairs => Some(Dim::symbol("rows")),
             Axis::Texts => texts.clone(),
             Axis::Positions => like.get(1).cloned(),
-            Axis::Classes => classes.clone(),
+            Axis::Classes => classes.cloned(),
         };
         let dims = column.axes.iter().map(|axis| length(axis).ok_or_else(|| missing(*axis))).collect::<Result<Vec<_>>>()?;
         // A model that computes a loss of its own has an input of that name, which nothing asks for any more.

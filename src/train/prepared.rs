@@ -88,12 +88,11 @@ impl<'g> Prepared<'g> {
 
     fn cross_entropy(&self, model: Model<'_>, want: Want<'g>) -> Result<Loss<'g>> {
         let (logits, labels) = (self.logits(model)?, labels(self.b, model)?);
-        let loss = match model.objective {
-            Objective::Sequence => loss::classification(logits, labels, want),
-            _ => {
-                let head = self.head(model, logits);
-                self.b.scoped("loss", || loss::cross_entropy(self.b, &head, labels, want))?
-            }
+        let loss = if matches!(model.objective, Objective::Sequence) {
+            loss::classification(logits, labels, want)
+        } else {
+            let head = self.head(model, logits);
+            self.b.scoped("loss", || loss::cross_entropy(self.b, &head, labels, want))?
         };
         let (count, exact_count) = (labels.count(), labels.exact_count());
         // Scores of whole rows are small: metrics are measured with them.
@@ -141,7 +140,7 @@ impl<'g> Prepared<'g> {
     fn given(&self, model: Model<'_>, formula: &Formula) -> Result<(Vec<Expr<'g>>, Option<Expr<'g>>)> {
         let of_logits = matches!(formula.loss.reads, Reads::Logits | Reads::TokenLogits) && formula.outputs.is_empty();
         let given = if of_logits { vec![self.logits(model)?] } else { formula.outputs.iter().map(|&id| self.value(model, id)).collect() };
-        let given = given.into_iter().map(|value| self.own_positions(model, value)).collect();
+        let given = given.into_iter().map(|value| Self::own_positions(model, value)).collect();
         let mask = model.anatomy.inputs.attention_mask.and_then(|id| self.b.input_named(model.graph.value_name(id)));
         Ok((given, mask.filter(|mask| mask.rank() == 2)))
     }
@@ -164,7 +163,7 @@ impl<'g> Prepared<'g> {
     }
 
     /// Positions without those of virtual tokens in front.
-    fn own_positions(&self, model: Model<'_>, value: Expr<'g>) -> Expr<'g> {
+    fn own_positions(model: Model<'_>, value: Expr<'g>) -> Expr<'g> {
         let before = i64::try_from(model.positions_without_label).unwrap_or(i64::MAX);
         let spans = matches!(model.objective, Objective::Formula(formula) if formula.loss.reads == Reads::Spans);
         if before > 0 && (spans || value.rank() == 3) { value.slice(&[before], &[i64::MAX], &[1]) } else { value }
@@ -220,7 +219,7 @@ fn data_dims(b: &Builder, model: Model<'_>) -> Result<Vec<Dim>> {
         .or(inputs.main)
         .or_else(any)
         .ok_or_else(|| Error::unsupported("training this graph", "its data inputs were not recognised"))?;
-    Ok(b.expr(like).known_dims().to_vec())
+    Ok(b.expr(like).known_dims())
 }
 
 fn labels<'g>(b: &'g Builder, model: Model<'_>) -> Result<Labels<'g>> {

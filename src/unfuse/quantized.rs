@@ -52,9 +52,8 @@ impl Packing {
             bits => return Err(format!("with {bits} bits")),
         };
         dialect_of_blocks(f)?;
-        let (block, columns) = match (within_reason(block), within_reason(columns)) {
-            (Some(block @ 1..), Some(columns @ 0..)) => (block, columns),
-            _ => return Err(format!("with rows of {columns} numbers in blocks of {block}")),
+        let (Some(block @ 1..), Some(columns @ 0..)) = (within_reason(block), within_reason(columns)) else {
+            return Err(format!("with rows of {columns} numbers in blocks of {block}"));
         };
         let blocks = (columns + block - 1) / block;
         let padded = blocks * block;

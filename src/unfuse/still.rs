@@ -62,15 +62,14 @@ pub fn still(graph: &Graph) -> Result<(Graph, Stilled)> {
     let mut all = Stilled::default();
     for node in graph.nodes() {
         let Some(output) = node.writes().next() else { continue };
-        let done = match &*node.op {
-            "BatchNormalization" => norm(&b, graph, node),
-            _ => {
-                let (form, done) = form(graph, node)?;
-                if let Some(form) = form {
-                    b.replace_node(output, form);
-                }
-                done
+        let done = if &*node.op == "BatchNormalization" {
+            norm(&b, graph, node)
+        } else {
+            let (form, done) = form(graph, node)?;
+            if let Some(form) = form {
+                b.replace_node(output, form);
             }
+            done
         };
         all = all.and(done);
     }

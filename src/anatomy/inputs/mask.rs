@@ -69,8 +69,8 @@ pub(super) fn form(graph: &Graph, attention: &Attention, input: ValueId) -> Opti
     let forms = [(MaskForm::Seen, 1.0, 0.0), (MaskForm::Hidden, 0.0, 1.0), (MaskForm::Added, 0.0, -1e9)];
     let fits = |&(form, seen, hidden): &(MaskForm, f64, f64)| {
         (form != MaskForm::Added || is_number)
-            && masks.iter().any(|mask| effect(graph, mask, input, hidden) == Some(Effect::Hides))
-            && masks.iter().all(|mask| effect(graph, mask, input, seen) != Some(Effect::Hides))
+            && masks.iter().any(|mask| effect(graph, **mask, input, hidden) == Some(Effect::Hides))
+            && masks.iter().all(|mask| effect(graph, **mask, input, seen) != Some(Effect::Hides))
     };
     forms.iter().find(|form| fits(form)).map(|(form, ..)| *form)
 }
@@ -97,7 +97,7 @@ enum Effect {
     Shows,
 }
 
-fn effect(graph: &Graph, mask: &Mask, input: ValueId, number: f64) -> Option<Effect> {
+fn effect(graph: &Graph, mask: Mask, input: ValueId, number: f64) -> Option<Effect> {
     let Range { low, high } = Follow { graph, input, number, known: BTreeMap::new() }.range(mask.value)?;
     let hides = match mask.kind {
         Masking::Added => high <= HIDING,

@@ -210,7 +210,7 @@ impl Streams {
         }
         let called = |parts: &[&str]| {
             let of_tables = |part: &&str| self.tables(looking, id).any(|table| table.module.to_lowercase().contains(part));
-            looking.has(id, parts) || parts.iter().any(|part| of_tables(&part))
+            looking.has(id, parts) || parts.iter().any(of_tables)
         };
         let most = self.tables(looking, id).map(|table| table.rows).max()?;
         let has_rotation =
@@ -277,12 +277,12 @@ impl Streams {
         let form = masked.iter().find_map(|attention| mask::form(looking.graph, attention, id));
         if !masked.is_empty() && looking.rank(id).is_none_or(|rank| rank >= 2) {
             let of_decoder = self.decoder_ids.is_some() && masked.iter().all(|attention| attention.causal && !attention.cross);
-            return Some(self.mask_role(looking, id, of_decoder, form));
+            return Some(Self::mask_role(looking, id, of_decoder, form));
         }
-        looking.is_pooling(id).then(|| self.mask_role(looking, id, false, Some(MaskForm::Seen)))
+        looking.is_pooling(id).then(|| Self::mask_role(looking, id, false, Some(MaskForm::Seen)))
     }
 
-    fn mask_role(&self, looking: &Looking<'_>, id: ValueId, of_decoder: bool, form: Option<MaskForm>) -> Role {
+    fn mask_role(looking: &Looking<'_>, id: ValueId, of_decoder: bool, form: Option<MaskForm>) -> Role {
         let usual = if looking.is_float(id) && looking.rank(id) == Some(4) { MaskForm::Added } else { MaskForm::Seen };
         let form = form.unwrap_or(usual);
         let name = looking.name(id);

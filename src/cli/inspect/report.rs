@@ -159,7 +159,7 @@ impl Report {
     pub(super) fn of(file: &Path, raw: &Graph) -> Self {
         let declared = declared::of_model(file).unwrap_or_default();
         let mut sites = Sites::default();
-        let (graph, anatomy, not_raised) = match onnx::inline_functions(raw).and_then(Base::of) {
+        let (graph, anatomy, not_raised) = match onnx::inline_functions(raw).and_then(|graph| Base::of(&graph)) {
             Ok(base) => {
                 let guess = anatomy::guess(&base.graph, &base.anatomy, &declared);
                 sites = Sites::of(&base, guess.task);

@@ -205,9 +205,8 @@ impl Example {
     pub fn label_count(&self, task: Task) -> usize {
         match &self.labels {
             Labels::Tokens(labels) => labels.iter().skip(usize::from(task == Task::CausalLm)).filter(|label| **label != IGNORED).count(),
-            Labels::Class(_) => 1,
+            Labels::Class(_) | Labels::Column | Labels::Row => 1,
             Labels::Hidden => self.tokens(),
-            Labels::Column | Labels::Row => 1,
         }
     }
 }

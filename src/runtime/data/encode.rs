@@ -196,13 +196,11 @@ impl<'a> Encoder<'a> {
         if text.trim().is_empty() {
             return Err(Error::mismatch("text", "a text", "an empty one"));
         }
-        match fields.get("text_pair").filter(|pair| !pair.is_null()) {
-            None => self.plain_text(text),
-            Some(_) => {
-                let tokens = self.tokenizer()?.encode_pair(text, string(fields, "text_pair")?, self.reading.max_length)?;
-                Ok(Example { input_ids: tokens.ids, token_type_ids: tokens.segments, ..Example::default() })
-            }
+        if fields.get("text_pair").is_none_or(Value::is_null) {
+            return self.plain_text(text);
         }
+        let tokens = self.tokenizer()?.encode_pair(text, string(fields, "text_pair")?, self.reading.max_length)?;
+        Ok(Example { input_ids: tokens.ids, token_type_ids: tokens.segments, ..Example::default() })
     }
 
     /// A file that a row names, beside the data file.

@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn the_first_tokens_of_a_long_text_are_those_of_the_whole() -> Result<()> {
-        let text: String = (0..400_000_u32).map(|at| format!("{} ", "x".repeat(usize::try_from(at % 7).unwrap_or(0) + 1))).collect();
+        let text = (0..400_000_usize).fold(String::new(), |text, at| text + &"x".repeat(at % 7 + 1) + " ");
         let whole = words(&text);
         let read = Cell::new(0);
         let encode = |text: &str| {

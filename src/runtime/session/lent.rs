@@ -24,7 +24,7 @@ pub(super) fn lend(mut builder: SessionBuilder, lent: &[Lent]) -> Result<Session
         return Ok(builder);
     }
     let locations: Vec<Vec<os_char>> = lent.iter().map(|lent| os_string(lent.location())).collect();
-    let names: Vec<*const os_char> = locations.iter().map(|name| name.as_ptr()).collect();
+    let names: Vec<*const os_char> = locations.iter().map(Vec::as_ptr).collect();
     let bytes: Vec<*mut c_char> = lent.iter().map(|lent| lent.bytes().as_ptr().cast::<c_char>().cast_mut()).collect();
     let lengths: Vec<usize> = lent.iter().map(|lent| lent.bytes().len()).collect();
     let add = ort::api().AddExternalInitializersFromMemory;

@@ -159,7 +159,7 @@ fn load_library(path: &Path) -> Result<ort::environment::EnvironmentBuilder> {
         ort::LoadDynamicError::MissingApi { path } => {
             Error::from(ErrorKind::Runtime("this library is another one: it has no `OrtGetApiBase`".to_owned())).in_file(path)
         }
-        error => ErrorKind::Runtime(error.to_string()).into(),
+        error @ ort::LoadDynamicError::InvalidVersionString => ErrorKind::Runtime(error.to_string()).into(),
     })
 }
 

@@ -81,7 +81,7 @@ pub(super) struct Run<'a> {
     optimization: String,
     schedule: Schedule,
     steps_per_epoch: usize,
-    run: runs::Run,
+    kept: runs::Run,
     frame: Frame,
     metrics: Metrics,
     begun: u64,
@@ -190,7 +190,7 @@ impl<'a> Run<'a> {
             optimization,
             schedule,
             steps_per_epoch,
-            run,
+            kept: run,
             frame,
             metrics,
             begun,
@@ -324,7 +324,7 @@ impl<'a> Run<'a> {
         let adapter = |folder: &Path| frame.write(folder, manifest, &state["trainable"]);
         self.metrics.sync()?;
         let keep = self.options.saving.keep.map(NonZeroUsize::get);
-        let folder = self.run.checkpoints()?.write(&Checkpoint { record, state: state.clone() }, keep, &adapter)?;
+        let folder = self.kept.checkpoints()?.write(&Checkpoint { record, state: state.clone() }, keep, &adapter)?;
         seen.saved = Some(step);
         (self.report)(Event::Saved(&folder));
         Ok(())
@@ -332,8 +332,8 @@ impl<'a> Run<'a> {
 
     /// Keeps how the run ended. That is said nowhere else but in a list of runs: it is no reason to fail.
     fn end(&mut self, ended: Ended) {
-        if let Err(error) = self.run.end(Some(ended)) {
-            tracing::warn!("how run {} ended could not be kept: {error}", self.run.name);
+        if let Err(error) = self.kept.end(Some(ended)) {
+            tracing::warn!("how run {} ended could not be kept: {error}", self.kept.name);
         }
     }
 
@@ -360,7 +360,7 @@ impl<'a> Run<'a> {
     }
 
     fn interrupted(&self, step: u64) -> Error {
-        let name = &self.run.name;
+        let name = &self.kept.name;
         let hint = format!("step {step} of run {name} was saved; the same command with --resume goes on from there");
         Error::from(ErrorKind::Interrupted).with_hint(hint)
     }
@@ -369,7 +369,7 @@ impl<'a> Run<'a> {
         let last = self.schedule.total_steps;
         self.evaluate(last, &mut seen)?;
         self.save(last, &mut seen)?;
-        let Summary { run, adapter, .. } = finished(&self.material.bundle, self.run, last)?;
+        let Summary { run, adapter, .. } = finished(&self.material.bundle, self.kept, last)?;
         let tenth = seen.losses.len().div_ceil(10);
         Ok(Summary {
             run,

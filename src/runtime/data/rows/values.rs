@@ -35,7 +35,7 @@ pub(super) fn labels(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> 
 pub(super) fn numbers(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
     let value = json(labels_of(fields)?);
     let numbers = match &*value {
-        Value::Array(items) => items.iter().map(|item| number(item)).collect::<Result<Vec<_>>>()?,
+        Value::Array(items) => items.iter().map(number).collect::<Result<Vec<_>>>()?,
         other => vec![number(other)?],
     };
     let count = encoder.class_count()?;

@@ -26,7 +26,7 @@ pub(super) fn tags(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
         words.iter().map(|word| word.as_str().map(ToOwned::to_owned).ok_or_else(|| Error::mismatch("tokens", "words", describe(word))));
     let encoded = encoder.tokenizer()?.encode_words(words.collect::<Result<_>>()?)?;
     let classes = tags.iter().map(|tag| encoder.class_of(tag)).collect::<Result<Vec<_>>>()?;
-    labelled(encoded, encoder, |word| classes.get(word).copied().unwrap_or(IGNORED))
+    Ok(labelled(encoded, encoder, |word| classes.get(word).copied().unwrap_or(IGNORED)))
 }
 
 /// `{"text", "entities": [{"start", "end", "label"}]}`: characters of the text that are something.
@@ -45,7 +45,7 @@ pub(super) fn entities(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example
         });
         classes.push(encoder.tag(of.map(|entity| entity.label.as_str()), begins)?);
     }
-    labelled(encoded, encoder, |word| classes.get(word).copied().unwrap_or(IGNORED))
+    Ok(labelled(encoded, encoder, |word| classes.get(word).copied().unwrap_or(IGNORED)))
 }
 
 struct Entity {
@@ -72,7 +72,7 @@ impl Entity {
     }
 }
 
-fn labelled(words: Words, encoder: &Encoder<'_>, class: impl Fn(usize) -> i32) -> Result<Example> {
+fn labelled(words: Words, encoder: &Encoder<'_>, class: impl Fn(usize) -> i32) -> Example {
     let Words { mut tokens, mut words } = words;
     let mut before = None;
     let mut labels: Vec<i32> = words
@@ -92,5 +92,5 @@ fn labelled(words: Words, encoder: &Encoder<'_>, class: impl Fn(usize) -> i32) -
             *label = IGNORED;
         }
     }
-    Ok(Example { input_ids: tokens.ids, token_type_ids: tokens.segments, labels: Labels::Tokens(labels), ..Example::default() })
+    Example { input_ids: tokens.ids, token_type_ids: tokens.segments, labels: Labels::Tokens(labels), ..Example::default() }
 }

@@ -31,15 +31,15 @@ fn texts_of_classes_are_found_under_the_names_that_people_give_them() -> Result<
     ] {
         let columns = map(renamed)?;
         let reading = Reading { tokenizer: Some(&tokenizer), columns: &columns, ..Reading::for_task(Task::SeqCls) };
-        assert_eq!(rows(&read(file, content, &reading)?), [expected.clone()], "{content} {renamed:?}");
+        assert_eq!(rows(&read(file, content, &reading)?), std::slice::from_ref(expected), "{content} {renamed:?}");
     }
     Ok(())
 }
 
 #[test]
 fn columns_with_a_meaning_that_the_task_does_not_use_are_refused() -> Result<()> {
-    let (_folder, tokenizer) = causal()?;
     struct Case(Task, &'static str, &'static [&'static str], &'static str);
+    let (_folder, tokenizer) = causal()?;
     for Case(task, row, renamed, expected) in [
         Case(Task::CausalLm, r#"{"prompt": "one", "completion": "two", "label": true}"#, &[], "the column label for causal-lm"),
         Case(Task::CausalLm, r#"{"text": "one", "Label": "good"}"#, &[], "the column label for causal-lm"),
