@@ -76,7 +76,7 @@ fn seeds(entry: &Entry, bundle: &Path) -> Vec<Vec<u8>> {
         "checkpoint" => seeds
             .push(br#"{"kind":"peft-onnx checkpoint","version":1,"step":1,"total_steps":2,"cursor":{"epoch":0,"position":1}}"#.to_vec()),
         "data_rows" => {
-            seeds = vec![[&[0], &seeds[0][..seeds[0].len().min(2000)]].concat(), b"\x05text,label\n\"a, b\",red\nc,green\n".to_vec()]
+            seeds = vec![[&[0], &seeds[0][..seeds[0].len().min(2000)]].concat(), b"\x05text,label\n\"a, b\",red\nc,green\n".to_vec()];
         }
         "template" => seeds.push(
             b"{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ m['content'] | trim ~ eos_token }}{% endif %}{% endfor %}"
@@ -96,7 +96,9 @@ fn damaged_files_of_every_kind_are_refused_or_read() {
         let (seeds, started) = (seeds(entry, &bundle), Instant::now());
         assert!(!seeds.is_empty(), "{}", entry.name);
         let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
-        seeds.iter().for_each(|seed| (entry.run)(seed));
+        for seed in &seeds {
+            (entry.run)(seed);
+        }
         let mut tried = 0_u32;
         while started.elapsed() < TIME && tried < 2000 {
             (entry.run)(&damaged(&seeds[numbers.below(seeds.len())], &mut numbers));

@@ -83,7 +83,9 @@ fn what_is_given_for_a_model_is_recognised() {
     ] {
         place.put(name, bytes);
     }
-    ["two/a.onnx", "two/b.onnx", "both/model.onnx", "both/onnx/model.onnx"].iter().for_each(|name| place.copy(name));
+    for name in ["two/a.onnx", "two/b.onnx", "both/model.onnx", "both/onnx/model.onnx"] {
+        place.copy(name);
+    }
     place.refuses(&[
         ("inspect tokenizer.json", "found a tokenizer", "the model is model.onnx"),
         ("inject train.jsonl --method lora", "found a data file", "--data train.jsonl"),
@@ -151,7 +153,7 @@ fn where_nothing_is_the_nearest_names_are_offered() {
 #[test]
 fn a_folder_is_taken_for_the_model_in_it() {
     let place = Place::new();
-    [
+    for name in [
         "one/x.onnx",
         "root/model.onnx",
         "root/model_int8.onnx",
@@ -159,9 +161,9 @@ fn a_folder_is_taken_for_the_model_in_it() {
         "hub/onnx/model_fp16.onnx",
         "genai/d.onnx",
         "genai/e.onnx",
-    ]
-    .iter()
-    .for_each(|name| place.copy(name));
+    ] {
+        place.copy(name);
+    }
     place.put("genai/genai_config.json", b"{\"model\": {\"decoder\": {\"filename\": \"d.onnx\"}}}");
     for (folder, file) in [("one", "one/x.onnx"), ("root", "root/model.onnx"), ("hub", "hub/onnx/model.onnx"), ("genai", "genai/d.onnx")] {
         let (code, said) = place.run(&["inspect", folder, "--json", "-q"]);
