@@ -124,6 +124,7 @@ fn samples(args: &Args, bundle: &Bundle, session: &Session) -> Result<Vec<Batch>
         classes: prompt.map(|prompt| prompt.labels.len()).or_else(|| manifest.classes.and_then(|classes| usize::try_from(classes).ok())),
         batches: vec![(0..args.batch_size.get()).map(|row| 5 + 3 * (row % 3)).collect()],
         beside: check::FED.map(str::to_owned).to_vec(),
+        feeding: manifest.feeding.clone(),
         ..Samples::of_model(bundle.model())
     };
     verify::sample_batches(session, &samples)

@@ -254,8 +254,7 @@ fn head_of(files: &AdapterFiles, anatomy: &Anatomy) -> Option<NewHead> {
 fn task(request: &Request<'_>, given: Option<&AdapterFiles>, base: &Base, new_head: Option<&NewHead>) -> Result<Task> {
     let asked = request.task.or_else(|| given.and_then(|files| files.config.task));
     if new_head.is_some() {
-        let is_of_images = Feeds::of(&base.graph, &base.anatomy) == Feeds::Image;
-        return Ok(asked.unwrap_or(if is_of_images { Task::ImageCls } else { Task::SeqCls }));
+        return Ok(asked.unwrap_or_else(|| Feeds::of(&base.graph, &base.anatomy).classified()));
     }
     let declared = declared::of_model(request.model)?;
     let decision = anatomy::decide(&base.graph, &base.anatomy, &declared, asked).in_file(request.model)?;

@@ -126,8 +126,12 @@ fn directions(manifest: &Manifest, gradient: &[f64], random: &mut ChaCha8Rng) ->
         let count = float(range.len()).sqrt();
         let mut vector = vec![0.0; gradient.len()];
         // Half of it along the gradient, so that there is something to be measured; half of it at random, so that no error hides.
-        for at in range {
+        for at in range.clone() {
             vector[at] = gradient[at] / size + sign(random) / count;
+        }
+        // Of a tensor of one number the two halves may cancel: it has one direction.
+        if norm(&vector) < f64::EPSILON {
+            range.for_each(|at| vector[at] = 1.0);
         }
         all.push(Direction { tensors: slot.name.clone(), how: "half at random", vector });
     }

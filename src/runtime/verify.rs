@@ -16,6 +16,7 @@ use crate::error::{Context, Error, Result};
 use crate::export::base::Base;
 use crate::ir::{DType, Graph};
 use crate::onnx::{self, Runnable};
+use crate::train::losses::{COMPLETION, DESIRABLE, LABELS, REFERENCE};
 use crate::unfuse;
 
 /// What the models are fed with: random tokens, the same in every run, in rows of different lengths.
@@ -248,7 +249,7 @@ fn example(session: &Session, samples: &Samples, length: usize, random: &mut Cha
     let mut example = Example { line: 1, input_ids, ..Example::default() };
     let one_a_row = session.input("labels").into_iter().chain(ports(Role::Labels)).next().map(|port| port.shape.len() == 1);
     example.labels = match samples.task {
-        task if one_a_row.unwrap_or(matches!(task, Task::SeqCls | Task::ImageCls)) => Labels::Class(below(samples.classes, 2)),
+        task if one_a_row.unwrap_or(task.is_one_class()) => Labels::Class(below(samples.classes, 2)),
         Task::TokenCls => Labels::Tokens((0..length).map(|_| below(samples.classes, 2)).collect()),
         _ => Labels::Tokens(example.input_ids.clone()),
     };
@@ -257,9 +258,66 @@ fn example(session: &Session, samples: &Samples, length: usize, random: &mut Cha
         example.labels = Labels::Tokens(example.decoder_input_ids.clone());
     }
     example.pixel_values = ports(Role::PixelValues).next().map(|port| pixels(port, samples, random));
-    example.columns = ports(Role::Column).map(|port| (port.name.clone(), column(port, length, random))).collect();
+    // A wave is longer than its positions, those of a spectrogram the graph knows.
+    let length = |port: &Port| if samples.task == Task::AudioCls && port.shape.len() == 2 { length * SAMPLES_A_POSITION } else { length };
+    example.columns = ports(Role::Column).map(|port| (port.name.clone(), column(port, length(port), random))).collect();
+    labelled(example, session, samples, random)
+}
+
+/// The row with the labels and the other texts that its task's loss asks for; a graph without a loss asks for none.
+fn labelled(mut example: Example, session: &Session, samples: &Samples, random: &mut ChaCha8Rng) -> Example {
+    let length = example.input_ids.len();
+    let of_floats = |name: &str| session.input(name).is_some_and(|port| port.element_type == Some(ElementType::Float32));
+    let score = Numbers { shape: vec![], values: vec![f64::from(unit(random).abs())] };
+    // The base's own word on a text is filled in by who has it.
+    example.columns.remove(REFERENCE);
+    let bare = |example: &Example| Example { line: 1, input_ids: example.input_ids.clone(), ..Example::default() };
+    match samples.task {
+        Task::MultiLabel | Task::Regression | Task::Rerank if of_floats(LABELS) => {
+            let count = samples.classes.unwrap_or(1);
+            let values = (0..count).map(|_| f64::from(unit(random).abs())).collect();
+            example.columns.insert(LABELS.to_owned(), Numbers { shape: vec![count], values });
+            example.labels = Labels::Column;
+        }
+        Task::Qa => example.labels = Labels::Column,
+        Task::Embedding | Task::Reward => {
+            // As many texts as any loss of vectors reads; others do not look at what is too many.
+            let count = if samples.task == Task::Reward { 1 } else { 2 };
+            example.others = (0..count).map(|_| other(&example, samples, random)).collect();
+            example.labels = Labels::Row;
+            if of_floats(LABELS) {
+                example.columns.insert(LABELS.to_owned(), score);
+                example.labels = Labels::Column;
+            }
+        }
+        Task::Preference if session.input(COMPLETION).is_some() => {
+            let answered = |mut text: Example| {
+                let begins = (length / 2).max(1);
+                let mask = (0..text.input_ids.len()).map(|at| f64::from(u8::from(at >= begins))).collect();
+                text.columns.insert(COMPLETION.to_owned(), Numbers { shape: vec![text.input_ids.len()], values: mask });
+                text.labels = Labels::Tokens(text.input_ids.clone());
+                text
+            };
+            let rejected = answered(other(&bare(&example), samples, random));
+            let is_judged = example.columns.contains_key(DESIRABLE);
+            example.columns.entry(DESIRABLE.to_owned()).and_modify(|verdict| verdict.values.fill(1.0));
+            example = answered(example);
+            example.others = if is_judged { vec![] } else { vec![rejected] };
+        }
+        _ => {}
+    }
     example
 }
+
+/// Another text as long as this one.
+fn other(like: &Example, samples: &Samples, random: &mut ChaCha8Rng) -> Example {
+    let bound = samples.vocabulary.and_then(|bound| u32::try_from(bound).ok()).unwrap_or(100).max(1);
+    let input_ids = like.input_ids.iter().map(|_| i32::try_from(random.next_u32() % bound).unwrap_or_default()).collect();
+    Example { line: 1, input_ids, ..Example::default() }
+}
+
+/// Samples of sound for each token that a text would have: what convolutions before the first layer make one position of.
+const SAMPLES_A_POSITION: usize = 400;
 
 /// Numbers for an input that the data's own column fills: whole ones are 0 or 1, which every table has rows for.
 fn column(port: &Port, length: usize, random: &mut ChaCha8Rng) -> Numbers {

@@ -55,11 +55,16 @@ pub enum Feeds {
     Text,
     /// Pixels.
     Image,
-    /// A waveform or a spectrogram.
+    /// A waveform or a spectrogram, by its name.
+    Sound,
+    /// Numbers along one or two axes that have no name of a known kind.
     Signal,
     /// Something else.
     Other,
 }
+
+/// Parts of the names of inputs that are fed with sound: those of transformers' feature extractors, and what people call it.
+const SOUNDS: &[&str] = &["input_values", "input_features", "audio", "wave", "speech", "spectrogram", "mel"];
 
 impl Feeds {
     /// Tells it from types and ranks, and from names where they do not tell.
@@ -82,8 +87,21 @@ impl Feeds {
             () if has(&|is_float, rank, name| rank >= 4 && (is_float || name.contains("pixel") || name.contains("image"))) => Self::Image,
             () if has(&|is_float, rank, _| !is_float && rank == 2) => Self::Text,
             () if has(&|is_float, rank, name| is_float && rank == 3 && name.contains("pixel")) => Self::Image,
+            () if has(&|is_float, rank, name| is_float && (rank == 2 || rank == 3) && SOUNDS.iter().any(|word| name.contains(word))) => {
+                Self::Sound
+            }
             () if has(&|is_float, rank, _| is_float && (rank == 2 || rank == 3)) => Self::Signal,
             () => Self::Other,
+        }
+    }
+
+    /// The task of a classifier that is fed so.
+    #[must_use]
+    pub fn classified(self) -> Task {
+        match self {
+            Self::Image => Task::ImageCls,
+            Self::Sound => Task::AudioCls,
+            Self::Text | Self::Signal | Self::Other => Task::SeqCls,
         }
     }
 }

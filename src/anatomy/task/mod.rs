@@ -154,7 +154,8 @@ fn refusal(instead: &Instead, why: &str) -> Error {
         }
         (hint, _) => hint.to_owned(),
     };
-    Error::unsupported(format!("training a model for {}", instead.what), why.to_owned()).with_hint(hint)
+    let untold = if trained.is_empty() { "" } else { " without being told to" };
+    Error::unsupported(format!("training a model for {}{untold}", instead.what), why.to_owned()).with_hint(hint)
 }
 
 fn unknown(guess: &Guess) -> Error {
@@ -236,8 +237,11 @@ fn of_graph(view: &View<'_>, head: &Head) -> Guess {
     let rank = view.axes().map(|axes| axes.len());
     let (task, what) = match rank {
         Some(3) => (Task::TokenCls, "has a score for each class at each position"),
-        _ if view.feeds == Feeds::Image => (Task::ImageCls, "has a score for each class, for an image"),
-        _ => (Task::SeqCls, "has a score for each class, for a whole text"),
+        _ => match view.feeds.classified() {
+            task @ Task::ImageCls => (task, "has a score for each class, for an image"),
+            task @ Task::AudioCls => (task, "has a score for each class, for a sound"),
+            task => (task, "has a score for each class, for a whole text"),
+        },
     };
     if view.shows_classes(head) {
         because(task, what)
@@ -250,7 +254,7 @@ fn of_graph(view: &View<'_>, head: &Head) -> Guess {
 fn reconciled(guess: Guess, view: &View<'_>) -> Guess {
     let Some(declared) = view.declared.task() else { return guess };
     let says = format!("config.json beside the model says {}", view.declared.architecture.as_deref().unwrap_or_default());
-    let is_rows = |task: Task| matches!(task, Task::SeqCls | Task::ImageCls);
+    let is_rows = Task::is_one_class;
     match guess.task {
         Some(task) if task == declared || (is_rows(task) && is_rows(declared)) => guess,
         None if guess.candidates.contains(&declared) || guess.candidates.is_empty() => {

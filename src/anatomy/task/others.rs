@@ -100,7 +100,7 @@ pub(super) const OTHERS: &[Other] = &[
         evidence: |view| {
             let of_class = declared(view, &["ForCTC", "ForAudioFrameClassification"]);
             let frames = || {
-                (view.feeds == Feeds::Signal && rank(view) == Some(3))
+                (matches!(view.feeds, Feeds::Sound | Feeds::Signal) && rank(view) == Some(3))
                     .then(|| format!("{} has scores for frames of a signal", view.output()))
             };
             of_class.or_else(frames)

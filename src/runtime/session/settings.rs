@@ -55,7 +55,7 @@ pub static SETTINGS: &[Setting] = &[
     Setting {
         name: "log level",
         why: "constants that are not folded (below) are a warning each; errors come back as errors anyway",
-        apply: |builder, _| builder.with_log_level(LogLevel::Error),
+        apply: |builder, _| builder.with_log_level(LogLevel::Fatal),
     },
     Setting {
         name: "optimization level",

@@ -29,7 +29,7 @@ pub(super) fn reader(task: Task, fields: &Fields) -> Option<fn(&Fields, &Encoder
         Task::Embedding => texts::read,
         Task::Preference | Task::Reward => preferences::read,
         Task::ImageCls if has("image") => files::image,
-        Task::AudioCls => files::sound,
+        Task::AudioCls if has("audio") => files::sound,
         _ => return None,
     })
 }
