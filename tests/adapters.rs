@@ -63,7 +63,17 @@ fn an_adapter_file_makes_one_graph_that_of_another_adapter() {
         done(&[word("inject"), &model, word("--adapter"), &first, word("-o"), &bundle]);
         for (folder, wanted) in [("adapter_final", "final"), ("adapter_init", "initial")] {
             let adapter = fixture(&case).join(folder);
-            done(&[word("export"), &bundle, word("--format"), word("onnx_adapter"), word("--adapter"), &adapter, word("-o"), &file]);
+            done(&[
+                word("export"),
+                &bundle,
+                word("--format"),
+                word("onnx_adapter"),
+                word("--adapter"),
+                &adapter,
+                word("--force"),
+                word("-o"),
+                &file,
+            ]);
             let (ours, theirs) = with_adapter(&environment, &bundle, &file, &case, wanted);
             let largest = theirs.iter().fold(0_f32, |largest, number| largest.max(number.abs()));
             let difference = ours.iter().zip(&theirs).fold(0_f32, |worst, (a, b)| worst.max((a - b).abs()));
@@ -132,9 +142,18 @@ fn an_adapter_of_rows_or_projections_that_the_graph_has_not_is_refused() {
             *shared = Tensor::from_f32(shared.shape(), &vec![0.25; shared.len()]);
             peft::write(&second, &files).expect("it is written");
         }
-        done(&[word("export"), &first, word("--format"), word("onnx_adapter"), word("-o"), &file]);
-        let output =
-            peft_onnx(&[word("export"), &first, word("--format"), word("onnx_adapter"), word("--adapter"), &second, word("-o"), &file]);
+        done(&[word("export"), &first, word("--format"), word("onnx_adapter"), word("--force"), word("-o"), &file]);
+        let output = peft_onnx(&[
+            word("export"),
+            &first,
+            word("--format"),
+            word("onnx_adapter"),
+            word("--adapter"),
+            &second,
+            word("--force"),
+            word("-o"),
+            &file,
+        ]);
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code() == Some(1) && stderr.contains(expected), "{own:?}: {stderr}");
     }
@@ -153,8 +172,17 @@ fn an_adapter_of_other_modules_or_ranks_is_refused() {
         (case("prompt"), "method: expected \"lora\", found \"prompt_tuning\""),
         (both, "shape: expected [4,32], found [8,32]"),
     ] {
-        let output =
-            peft_onnx(&[word("export"), &bundle, word("--format"), word("onnx_adapter"), word("--adapter"), &adapter, word("-o"), &file]);
+        let output = peft_onnx(&[
+            word("export"),
+            &bundle,
+            word("--format"),
+            word("onnx_adapter"),
+            word("--adapter"),
+            &adapter,
+            word("--force"),
+            word("-o"),
+            &file,
+        ]);
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code() == Some(1) && stderr.contains(expected), "{stderr}");
     }

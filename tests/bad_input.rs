@@ -66,7 +66,7 @@ fn models_that_are_none_are_refused_by_their_place() {
     let (whole, external) = (whole.expect("a fixture"), external.expect("a fixture"));
     let noise: Vec<u8> = (0_u32..4096).map(|at| u8::try_from(at.wrapping_mul(2_654_435_761) >> 24).unwrap_or_default()).collect();
     let rows: [(&str, Vec<u8>, &str); 6] = [
-        ("nothing", vec![], "model.onnx: not an ONNX model: the file is empty"),
+        ("nothing", vec![], "model.onnx: expected an ONNX model, found an empty file"),
         ("noise", noise, "model.onnx: not an ONNX model: "),
         ("half a file", whole[..whole.len() / 2].to_vec(), "hint: is the file complete?"),
         ("weights elsewhere", external.clone(), "dynamo_external.onnx.data: No such file"),
@@ -305,7 +305,7 @@ fn what_a_model_has_no_site_for_is_said_with_what_to_do() {
         (
             &body,
             &["lora", "--template", "{text} [MASK]", "--verbalizer", words],
-            &["bert_encoder/dynamo.onnx: a template for this model", "hint: export it"],
+            &["bert_encoder/dynamo.onnx: training a model for vectors is not supported", "hint: say with `--task`"],
         ),
     ];
     for (model, options, expected) in rows {

@@ -66,7 +66,7 @@ fn reflected(samples: &[f32], count: usize) -> Vec<f32> {
     let at = |place: i64| {
         let period = i64::try_from(2 * last.max(1)).unwrap_or(i64::MAX);
         let place = usize::try_from(place.rem_euclid(period)).unwrap_or(0);
-        samples.get(if place > last { 2 * last - place } else { place }).copied().unwrap_or(0.0)
+        samples.get(if place > last { (2 * last).saturating_sub(place) } else { place }).copied().unwrap_or(0.0)
     };
     let (count, length) = (i64::try_from(count).unwrap_or(0), i64::try_from(samples.len()).unwrap_or(0));
     (-count..length + count).map(at).collect()

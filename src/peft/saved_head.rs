@@ -106,7 +106,7 @@ mod tests {
             ),
             (lora(), Task::SeqCls, &[("classifier.dense.weight", &[8, 8]), ("classifier.out_proj.weight", &[2, 8])], None),
             (lora(), Task::CausalLm, &[("score.weight", &[2, 8])], None),
-            (lora(), Task::SeqCls, &[("classifier.weight", &[1, 8])], None),
+            (lora(), Task::SeqCls, &[("classifier.weight", &[1, 8])], Some((vec![], 1, Pooling::Nothing, false))),
         ];
         for (method, task, tensors, expected) in rows {
             let config = AdapterConfig::new(method.clone(), Some(*task), None);

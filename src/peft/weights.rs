@@ -13,7 +13,7 @@ use crate::ir::Tensor;
 /// The tensors of a file under the names that PEFT gives them today, in the order of the names.
 ///
 /// Files that are plain dumps of a model have an adapter's name inside (`lora_A.default.weight`), those of wrapped models what the wrapper is
-/// called ([`unwrapped`]), those of adapters without PEFT's wrapper no `base_model.model.` in front. A name of another kind stays as it is.
+/// called, those of adapters without PEFT's wrapper no `base_model.model.` in front. A name of another kind stays as it is.
 ///
 /// # Errors
 /// If two names become the same: a dump of several adapters.

@@ -1,4 +1,4 @@
-//! What a task minimises, where that is a formula of [`losses`](super::losses): the model's outputs that it reads, its labels as inputs, and its options.
+//! What a task minimises, where that is a formula of [`losses`]: the model's outputs that it reads, its labels as inputs, and its options.
 
 use std::collections::BTreeMap;
 

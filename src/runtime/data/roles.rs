@@ -254,9 +254,11 @@ pub(super) fn assign(records: &mut [Record], path: &Path, reading: &Reading<'_>)
     }
     let mut unread = BTreeSet::new();
     for record in &*records {
-        for name in roles.unread(&record.fields) {
-            refuse_meaning(name, reading.task).map_err(|error| error.at(Place::Line(record.line)))?;
-            unread.insert(name.to_owned());
+        for role in roles.unread(&record.fields) {
+            // Columns are told by the names that the file gives them.
+            let column = renamed.iter().find_map(|(column, of)| (of == role).then_some(column.as_str())).unwrap_or(role);
+            refuse_meaning(role, column, reading.task).map_err(|error| error.at(Place::Line(record.line)))?;
+            unread.insert(column.to_owned());
         }
     }
     if !unread.is_empty() {
@@ -454,8 +456,8 @@ fn meaning(column: &str) -> Option<&'static Meaning> {
     MEANINGS.iter().find(is_named)
 }
 
-fn refuse_meaning(column: &str, task: Task) -> Result<()> {
-    let Some(Meaning { what, hint, .. }) = meaning(column) else { return Ok(()) };
+fn refuse_meaning(role: &str, column: &str, task: Task) -> Result<()> {
+    let Some(Meaning { what, hint, .. }) = meaning(role) else { return Ok(()) };
     let hint = format!("{}; --map \"{column}=ignore\" leaves it out", hint.replace("COLUMN", column));
     Err(Error::unsupported(format!("the column {column} for {}", task.name()), format!("it is {what}")).with_hint(hint))
 }

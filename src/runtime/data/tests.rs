@@ -236,7 +236,11 @@ fn rows_that_do_not_fit_are_errors_with_the_line() -> Result<()> {
         Case(Task::SeqCls, r#"{"text": "one", "label": 2}"#, "a number in label: expected 0 to 1, found 2"),
         Case(Task::SeqCls, r#"{"text": "one", "label": 0.5}"#, "label: expected a whole number, the class's, or its name, found 0.5"),
         Case(Task::TokenCls, r#"{"input_ids": [1, 2], "labels": [0, 2]}"#, "a number in labels: expected 0 to 1, found 2"),
-        Case(Task::TokenCls, r#"{"text": "one"}"#, "text for token-cls is not supported: its rows have input_ids + labels"),
+        Case(
+            Task::TokenCls,
+            r#"{"text": "one"}"#,
+            "text for token-cls is not supported: its rows have tokens + tags, text + entities, or input_ids + labels",
+        ),
         Case(
             Task::SeqCls,
             r#"{"prompt": "one", "completion": "two"}"#,
