@@ -4,6 +4,7 @@ pub(crate) mod fault;
 pub mod inside;
 mod kind;
 pub mod leftovers;
+pub mod near;
 mod staged_folder;
 pub mod unfinished;
 

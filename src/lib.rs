@@ -12,6 +12,7 @@
 //! ```no_run
 //! use peft_onnx::adapter::config::{LoraConfig, Method};
 //! use peft_onnx::export::bundle::{self, Adapter, Existing, Request};
+//! use peft_onnx::export::objective::LossRequest;
 //! # fn main() -> peft_onnx::Result<()> {
 //! let method = Method::Lora(LoraConfig::default());
 //! let request = Request {
@@ -20,6 +21,8 @@
 //!     task: None,
 //!     new_head: None,
 //!     hard_prompt: None,
+//!     loss: LossRequest::default(),
+//!     prompt_scale: None,
 //!     output: "model.lora".as_ref(),
 //!     seed: 42,
 //!     existing: Existing::Keep,

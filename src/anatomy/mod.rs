@@ -3,6 +3,7 @@
 //! Everything is found from structure and from the names that an exporter left; nothing from a list of known models. What is not
 //! found is not an error but a [`Miss`], which says where the search stopped and what it wanted.
 
+mod apart;
 mod attention;
 mod cache;
 mod causal;
@@ -30,6 +31,7 @@ mod stored;
 mod task;
 mod walk;
 
+pub use apart::apart;
 pub use ending::{Probabilities, Squash};
 pub use feeding::{Feeding, MaskForm, Padding, Role, feeding};
 pub use images::image_size;
@@ -279,12 +281,23 @@ pub struct Embedding {
     pub output: ValueId,
     /// What the module gives: the rows, multiplied by a number where the module itself does that.
     pub scaled: ValueId,
+    /// The number that the rows are multiplied with next, whoever does it.
+    pub scaling: Option<Scaling>,
     /// Number of rows.
     pub rows: i64,
     /// Length of a row.
     pub hidden: i64,
     /// Whether its rows are cosines or sines of angles: a table of rotations, which no module holds as a parameter.
     pub is_rotation: bool,
+}
+
+/// Rows of a table times a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scaling {
+    /// The product.
+    pub product: ValueId,
+    /// Whether names tell if the table's own module multiplies, or the model that has it.
+    pub is_told: bool,
 }
 
 /// `softmax(q · kᵀ · scale + mask) · v`, head by head.

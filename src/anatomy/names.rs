@@ -51,7 +51,7 @@ pub(super) struct Namer {
     /// What wrappers put in front, with the dot.
     wrapper: String,
     /// Whether ONNX Runtime GenAI's builder named things, which has words of its own.
-    genai: bool,
+    pub(super) genai: bool,
     /// What is missing in front of scopes that begin with a word, with the dot: modules whose own code was not run, only that of those inside
     /// (`OPTForCausalLM` calls `model.decoder`, and its scope is `decoder`). Constants tell.
     skipped: BTreeMap<String, String>,
@@ -173,7 +173,7 @@ fn first_word(path: &str) -> String {
 /// * the exporter left the outer modules out: `layers.0.q_proj` and `model.layers.0.q_proj`
 /// * a module that is shared is called from elsewhere: `encoder.shared` and `shared`
 /// * a function of the outer module used the inner one's weight: `attn` and `attn.out_proj`
-fn related(scope: &str, owner: &str) -> bool {
+pub(super) fn related(scope: &str, owner: &str) -> bool {
     let ends = |long: &str, short: &str| long.strip_suffix(short).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
     ends(scope, owner) || ends(owner, scope) || owner.strip_prefix(scope).is_some_and(|rest| rest.starts_with('.'))
 }
@@ -251,7 +251,7 @@ fn without_class(path: &str) -> &str {
 }
 
 /// A word and the number that an exporter put behind it: `q_proj_1`.
-fn numbered(word: &str) -> (&str, Option<&str>) {
+pub(super) fn numbered(word: &str) -> (&str, Option<&str>) {
     match word.rsplit_once('_') {
         Some((stem, number)) if !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) => (stem, Some(number)),
         _ => (word, None),

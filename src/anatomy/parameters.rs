@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::ir::{Graph, ValueId};
+use crate::ir::{Graph, Node, ValueId};
 
 use super::names::{Evidence, Namer, Owned};
 use super::walk::NodeRef;
@@ -16,6 +16,12 @@ const NORMS: &[(&str, &[(usize, &str)])] = &[
     ("com.microsoft:SkipLayerNormalization", &[(2, "weight"), (3, "bias")]),
     ("com.microsoft:SkipSimplifiedLayerNormalization", &[(2, "weight")]),
 ];
+
+/// What a normalisation calls the parameter that one of its inputs is.
+pub(super) fn of_norm(node: &Node, input: usize) -> Option<&'static str> {
+    let (_, inputs) = NORMS.iter().find(|(op, _)| *op == &*node.op)?;
+    inputs.iter().find(|(place, _)| *place == input).map(|(_, leaf)| *leaf)
+}
 
 /// Every parameter, in the order of the names. A constant that two modules share is there under both names; a parameter of which the calls
 /// of a module have copies is not there: it cannot be trained as one.

@@ -9,7 +9,7 @@ use super::linear::Linear;
 use super::names::{Evidence, Namer, first_call, owned};
 use super::scores::scaled as scaled_by_number;
 use super::walk::ValueRef;
-use super::{Embedding, Layout, Projection, Weight, copies};
+use super::{Embedding, Layout, Projection, Scaling, Weight, copies};
 
 /// What the graph says of the names of projections and tables.
 pub(super) struct Hints {
@@ -73,7 +73,24 @@ impl Hints {
     /// The tables with their names.
     pub(super) fn embeddings(&self, graph: &Graph, tables: &[Table]) -> Vec<Embedding> {
         let named = tables.iter().zip(&self.tables).enumerate();
-        named.map(|(at, (table, hint))| embedding(table, scaled(graph, table, hint), self.namer.module(hint), at)).collect()
+        let embedding = |(at, (table, hint)): (usize, (&Table, &Evidence))| {
+            let Table { weight, indices, output, rows, hidden, is_rotation, .. } = *table;
+            let module = self.namer.module(hint).unwrap_or_else(|| format!("embedding_{at}"));
+            let (scaled, scaling) = self.scaled(graph, table, hint);
+            Embedding { module, weight, indices, output, scaled, scaling, rows, hidden, is_rotation }
+        };
+        named.map(embedding).collect()
+    }
+
+    /// The rows after the scale that the table's own module multiplies them with, as its name tells (Gemma 3, XGLM); another module's scale is
+    /// no part of the table (Gemma). And that scale, whosever it is; ONNX Runtime GenAI's builder calls every one the table's.
+    fn scaled(&self, graph: &Graph, table: &Table, hint: &Evidence) -> (ValueId, Option<Scaling>) {
+        let reader = ValueRef::new(graph, table.output).into(&["Mul", "Div"]).ok().filter(|&node| scaled_by_number(node).is_ok());
+        let Some((node, product)) = reader.and_then(|node| Some((node, node.node().output(0)?))) else { return (table.output, None) };
+        let evidence = Evidence::of(graph, &[node.id()], &[]);
+        let is_told = !self.namer.genai && evidence.scope().is_some() && hint.scope().is_some();
+        let scaled = if evidence.is_of_same_scope(hint) { product } else { table.output };
+        (scaled, Some(Scaling { product, is_told }))
     }
 
     /// Every module path that names tell, those of norms and biases among them.
@@ -106,19 +123,6 @@ fn named_part(whole: String, part: Option<&str>) -> String {
         (Some(part), None) => part.to_owned(),
         (None, _) => whole,
     }
-}
-
-fn embedding(table: &Table, scaled: ValueId, module: Option<String>, at: usize) -> Embedding {
-    let Table { weight, indices, output, rows, hidden, is_rotation, .. } = *table;
-    Embedding { module: module.unwrap_or_else(|| format!("embedding_{at}")), weight, indices, output, scaled, rows, hidden, is_rotation }
-}
-
-/// The rows after the scale that the table's own module multiplies them with, as its name tells (Gemma 3, XGLM); another module's scale is
-/// no part of the table (Gemma).
-fn scaled(graph: &Graph, table: &Table, hint: &Evidence) -> ValueId {
-    let reader = ValueRef::new(graph, table.output).into(&["Mul", "Div"]).ok();
-    let own = reader.filter(|&node| scaled_by_number(node).is_ok() && Evidence::of(graph, &[node.id()], &[]).is_of_same_scope(hint));
-    own.and_then(|node| node.node().output(0)).unwrap_or(table.output)
 }
 
 fn projection(graph: &Graph, linear: Linear, module: String, hint: &Evidence) -> Projection {

@@ -9,16 +9,18 @@ use crate::adapter::config::Task;
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::Bundle;
 use crate::ir::Graph;
+use crate::onnx::Runnable;
 use crate::runtime::Device;
 use crate::runtime::check::{self, Row, Verdict};
 use crate::runtime::data::{Batch, Batches, Order};
-use crate::runtime::session::Session;
+use crate::runtime::session::{Purpose, Runtime, Session, Settings};
 use crate::runtime::trainer::{Source, open_graph};
 use crate::runtime::verify::{self, Samples};
+use crate::unfuse;
 
 const AFTER_HELP: &str = "\
 The bundle's gradient graph is run near its adapter, and the loss is followed a small step in several directions: the change must be what the
-gradient says. Exit code 1 means that it is not.
+gradient says. Where activations are rounded to small integers, both are those of the loss without that rounding. Exit code 1 means that it is not.
 
 Examples:
   peft-onnx check model.lora
@@ -57,7 +59,7 @@ pub struct Args {
 /// [`Diverged`](ErrorKind::Diverged) if they disagree.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
     let bundle = Bundle::open(&args.bundle, args.base.as_deref())?;
-    let session = open_graph(global.runtime(args.threads)?, &bundle, "gradient", Device::Cpu)?;
+    let session = open(global.runtime(args.threads)?, &bundle)?;
     let batches = match &args.data {
         Some(data) => rows(args, &bundle, data, &session)?,
         None => samples(args, &bundle, &session)?,
@@ -88,6 +90,21 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         return Err(error(what).with_hint("take fewer rows (--batch-size 1), or check the adapter on the model before it was quantised"));
     }
     Ok(())
+}
+
+/// The gradient graph, without the rounding of activations to small integers: gradients go straight through that, as if it were not there, so that
+/// they are those of the loss without it.
+fn open(runtime: &Runtime, bundle: &Bundle) -> Result<Session> {
+    const GRADIENT: &str = "gradient";
+    let Some(unrounded) = unfuse::without_rounding(&bundle.graph(GRADIENT)?)? else {
+        return open_graph(runtime, bundle, GRADIENT, Device::Cpu);
+    };
+    tracing::warn!(
+        "this model rounds activations to small integers, which gradients pass straight through: the loss without that is what they are compared with"
+    );
+    let path = bundle.runnable(GRADIENT)?.path;
+    let settings = Settings { device: Device::Cpu, purpose: Purpose::Training, ..Settings::default() };
+    Session::open(runtime, Runnable::of(&unrounded, &path)?, &settings)
 }
 
 /// Operators whose results go in steps, by how many a graph has, as the end of a sentence.

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use serde_json::json;
@@ -12,6 +12,7 @@ use crate::anatomy::{self, Feeding};
 use crate::error::{Context, Error, Result};
 use crate::export::INFERENCE;
 use crate::export::base::Base;
+use crate::files;
 use crate::onnx::Runnable;
 use crate::runtime::Device;
 use crate::runtime::data::{Ending, Message, Specials, Tokenizer};
@@ -149,8 +150,7 @@ impl Model {
                 Error::not_found("tokenizer", "tokenizer.json").in_file(&args.model).with_hint("name one with --tokenizer FILE")
             })?,
         };
-        // Beside the model, or above it: `onnx/model.onnx`.
-        let folders = places.iter().flat_map(|place| place.ancestors().skip(1).take(2)).map(Path::to_path_buf).collect();
+        let folders = places.iter().flat_map(|place| files::near::folders(place)).collect();
         Ok(Self { graph, tokenizer, folders, positions, feeding })
     }
 }

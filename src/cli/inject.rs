@@ -14,7 +14,7 @@ use crate::adapter::config::{Method, Pooling, PrefixConfig, PrefixInit, PromptCo
 use crate::anatomy::Role;
 use crate::error::{Context, Error, Result};
 use crate::export::bundle::{self, Adapter, Existing, Report, Request};
-use crate::export::declared;
+use crate::export::{PromptScale, declared};
 use crate::runtime::data::{Specials, Tokenizer};
 use crate::runtime::text_prefix;
 use crate::runtime::trainer::Source;
@@ -107,6 +107,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         new_head,
         hard_prompt: hard_prompt(args)?,
         loss: args.loss.request(args.head.pooling)?,
+        prompt_scale: args.method.prompt_scale.map(PromptScale::from),
         output: &folder,
         seed: args.seed,
         existing,

@@ -15,7 +15,7 @@ use crate::{Context, Result, onnx, train};
 /// A base model, ready to be adapted.
 #[derive(Clone, Debug)]
 pub struct Base {
-    /// The graph as its file has it, functions inlined and chance taken out. What an adapter is folded into.
+    /// The graph as its file has it, functions inlined, chance taken out, and no vector shared by modules by chance. What an adapter is folded into.
     pub raw: Graph,
     /// The same in the dialect spoken inside, with projections that fused operators pack made visible. What runs at inference.
     pub fused: Graph,
@@ -61,6 +61,7 @@ impl Base {
     /// Operators of a form that is not known.
     pub fn of(raw: &Graph) -> Result<Self> {
         let (raw, stilled) = unfuse::still(raw)?;
+        let raw = anatomy::apart(&raw)?;
         let fused = onnx::raise(&raw).and_then(|graph| unfuse::separate(&graph))?;
         let specialised = unfuse::specialise(&fused).and_then(|graph| unfuse::separate(&graph))?;
         let open = unfuse::open(&specialised)?;

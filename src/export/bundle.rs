@@ -11,7 +11,7 @@ use super::lock::Lock;
 use super::manifest::{self, BaseFile, GraphFile, Manifest, Slot};
 use super::objective::{self, LossRequest};
 use super::opened::{INFERENCE, is_inside, location, relative, write_inference};
-use super::{class_names, declared, fingerprint, given};
+use super::{PromptScale, class_names, declared, fingerprint, given, prompt_scale};
 use crate::adapter::config::{Method, NewHead, Task};
 use crate::adapter::dropout::Masks;
 use crate::adapter::targets::Strictness;
@@ -44,6 +44,8 @@ pub struct Request<'a> {
     pub hard_prompt: Option<HardPrompt>,
     /// The loss and its options.
     pub loss: LossRequest,
+    /// Where virtual tokens go in a model that multiplies embeddings with a number; found out where it is not given.
+    pub prompt_scale: Option<PromptScale>,
     /// The folder to write.
     pub output: &'a Path,
     /// The seed of a fresh adapter's values.
@@ -135,6 +137,8 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         feeding.inputs.entry(column).or_insert(anatomy::Role::Column);
     }
     let lookup = |key: &str| given.as_ref().and_then(|files| files.tensor(key)).cloned();
+    let has_prompt = matches!(method, Method::Prompt(_) | Method::PromptEncoder(_));
+    let prompt_scale = if has_prompt { prompt_scale::settle(&mut base.anatomy, request.prompt_scale, request.model)? } else { None };
     let plan = Plan::new(&method, task, &base.anatomy, strictness, request.seed, &lookup).in_file(request.model)?;
 
     if let (Some(files), Adapter::Folder(path)) = (&given, &request.adapter) {
@@ -184,6 +188,7 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         vocabulary: base.anatomy.vocabulary(),
         max_positions: base.anatomy.max_positions.map(|positions| positions - i64::try_from(plan.virtual_tokens()).unwrap_or(0)),
         virtual_tokens: plan.virtual_tokens(),
+        prompt_scale,
         dropout: plan.dropout(),
         feeding,
         hard_prompt: request.hard_prompt.clone(),

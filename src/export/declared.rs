@@ -1,11 +1,11 @@
 //! What the files beside a model say of it: `config.json` of transformers, `modules.json` of sentence-transformers.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
 use crate::anatomy::Declared;
-use crate::{Context, Error, Result};
+use crate::{Context, Error, Result, files};
 
 /// The file that transformers keeps beside a model.
 pub const CONFIG: &str = "config.json";
@@ -41,11 +41,9 @@ pub fn config(model: &Path) -> Result<Option<Value>> {
     read(model, CONFIG)
 }
 
-/// A JSON file beside a model's, or in the folder above (`onnx/model.onnx`); beside the link that the model is given as, or the file that it leads to.
-fn read(model: &Path, name: &str) -> Result<Option<Value>> {
-    let places = [std::path::absolute(model).ok(), model.canonicalize().ok()];
-    let near = places.iter().flatten().flat_map(|place| place.ancestors().skip(1).take(2)).map(|folder| folder.join(name));
-    let Some(file) = near.into_iter().find(|file: &PathBuf| file.is_file()) else { return Ok(None) };
+/// A JSON file that belongs to a model.
+pub(super) fn read(model: &Path, name: &str) -> Result<Option<Value>> {
+    let Some(file) = files::near::file(model, name) else { return Ok(None) };
     let bytes = std::fs::read(&file).in_file(&file)?;
     serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::format("JSON", error).in_file(&file))
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use super::PromptScale;
 use super::opened::is_inside;
 use crate::anatomy::Feeding;
 use crate::ir::Graph;
@@ -56,6 +57,9 @@ pub struct Manifest {
     /// Positions that the adapter's virtual tokens take.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub virtual_tokens: usize,
+    /// On which side of the number that the base multiplies embeddings with virtual tokens are, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_scale: Option<PromptScale>,
     /// Share of activations that are dropped in training.
     pub dropout: f64,
     /// What the model's inputs are for, and the lengths that it insists on.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::base::Base;
 use super::opened::Bundle;
+use super::prompt_scale;
 use crate::adapter::config::Task;
 use crate::adapter::targets::Strictness;
 use crate::adapter::{Given, Plan, Requantised};
@@ -96,6 +97,9 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         base = base.with_head(head, task, 0).in_file(model)?.base;
     }
     naming::follow(&mut base.anatomy, &files.keys(), files.config.new_head.as_ref().and_then(|head| head.modules.as_ref()));
+    if let Some(side) = manifest.prompt_scale {
+        prompt_scale::apply(&mut base.anatomy, side);
+    }
     packing::join(&mut base.anatomy, &files.config.method).in_file(model)?;
     let given = |key: &str| files.tensors.get(key).cloned();
     let plan = Plan::new(&files.config.method, task, &base.anatomy, Strictness::AsPeft, 0, &given).in_file(model)?;

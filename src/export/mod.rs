@@ -14,8 +14,10 @@ pub mod objective;
 pub mod onnx_adapter;
 mod opened;
 pub mod pending;
+mod prompt_scale;
 pub mod trainable;
 pub mod training_loop;
 
 pub use manifest::Manifest;
 pub use opened::{Bundle, INFERENCE, LENT, WHOLE};
+pub use prompt_scale::PromptScale;

@@ -139,7 +139,7 @@ impl Generator {
         let mut found = self.session.run_on_device(&feeds, &outputs)?.into_iter();
         let logits = found.next().ok_or_else(|| Error::not_found("output", &*self.logits))?.to_host()?;
         let row = tokens.len() - known - 1;
-        Ok((row_of(&logits, row).in_file(self.session.path())?, found.collect()))
+        Ok((as_logits(row_of(&logits, row).in_file(self.session.path())?), found.collect()))
     }
 
     /// The tensors of the inputs that are not in the cache, by name.
@@ -226,6 +226,18 @@ fn row_of(logits: &HostTensor, row: usize) -> Result<Vec<f32>> {
         Elements::BFloat16(values) => Ok(values[range].iter().map(|value| value.to_f32()).collect()),
         _ => Err(Error::mismatch("element type of the logits", "a float type", logits.element_type())),
     }
+}
+
+/// Logits of what a graph gives: a row of probabilities, as one that ends in a softmax gives them, as their logarithms, which are logits of the
+/// same probabilities. No other row of a vocabulary has numbers from 0 to 1 alone that sum to 1.
+fn as_logits(mut row: Vec<f32>) -> Vec<f32> {
+    // Sums of half precision are off by as many roundings as there are tokens.
+    const ROUNDING: f64 = 1e-2;
+    let sum: f64 = row.iter().map(|value| f64::from(*value)).sum();
+    if (sum - 1.0).abs() < ROUNDING && row.iter().all(|value| (0.0..=1.0).contains(value)) {
+        row.iter_mut().for_each(|value| *value = value.ln());
+    }
+    row
 }
 
 fn count(number: usize) -> i64 {

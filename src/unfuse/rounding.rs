@@ -1,8 +1,10 @@
 //! Rounded activations as they were before.
 
+use std::sync::Arc;
+
 use super::{keep_names, unfuse};
 use crate::error::Result;
-use crate::ir::{Attr, Builder, Graph};
+use crate::ir::{Attr, Builder, Graph, Node};
 
 /// What rounds numbers to small integers.
 const ROUNDS: &[&str] = &["DynamicQuantizeLinear", "QuantizeLinear"];
@@ -15,8 +17,11 @@ const ROUNDS: &[&str] = &["DynamicQuantizeLinear", "QuantizeLinear"];
 /// # Errors
 /// Nodes that do not go together.
 pub fn without_rounding(graph: &Graph) -> Result<Option<Graph>> {
-    let graph = unfuse(graph)?;
-    let b = Builder::on(&graph);
+    unrounded(&unfuse(graph)?)
+}
+
+fn unrounded(graph: &Graph) -> Result<Option<Graph>> {
+    let b = Builder::on(graph);
     let mut is_rounded = false;
     for (_, node) in graph.node_ids().filter(|(_, node)| &*node.op == "DequantizeLinear") {
         let rounded = node.input(0).and_then(|id| graph.producer(id)).map(|id| graph.node(id));
@@ -29,8 +34,35 @@ pub fn without_rounding(graph: &Graph) -> Result<Option<Graph>> {
         b.rewire(b.expr(after), |_| dtype.map_or(b.expr(before), |dtype| b.expr(before).cast(dtype)));
         is_rounded = true;
     }
-    keep_names(&b, &graph);
+    for node in graph.nodes() {
+        if let (Some(form), Some(output)) = (inside(node)?, node.writes().next()) {
+            b.replace_node(output, form);
+            is_rounded = true;
+        }
+    }
+    keep_names(&b, graph);
     if is_rounded { b.finish().map(Some) } else { Ok(None) }
+}
+
+/// The node without the rounding in its bodies, if there is any.
+fn inside(node: &Node) -> Result<Option<Node>> {
+    let mut new = node.clone();
+    let mut is_rounded = false;
+    let mut inner = |body: &mut Arc<Graph>| -> Result<()> {
+        if let Some(unrounded) = unrounded(body)? {
+            *body = Arc::new(unrounded);
+            is_rounded = true;
+        }
+        Ok(())
+    };
+    for attr in new.attrs.values_mut() {
+        match attr {
+            Attr::Graph(body) => inner(body)?,
+            Attr::Graphs(bodies) => bodies.iter_mut().try_for_each(&mut inner)?,
+            _ => {}
+        }
+    }
+    Ok(is_rounded.then_some(new))
 }
 
 /// Whether kernels of fused operators round what they compute, which leaves no trace when they are written out: products with packed weights at

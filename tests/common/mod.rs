@@ -70,6 +70,11 @@ pub(crate) fn number(value: &Value) -> f64 {
 pub(crate) struct Folder(tempfile::TempDir);
 
 impl Folder {
+    /// One with nothing in it.
+    pub(crate) fn empty() -> Self {
+        Self(tempfile::tempdir().expect("a folder"))
+    }
+
     /// One with a copy of a fixture, `model.onnx`.
     pub(crate) fn with(model: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");

@@ -8,6 +8,7 @@ use crate::adapter::config::{
     PromptConfig, PromptEncoderConfig, PromptInit, Reparameterization, Scope, Selection, Targets, TokensConfig, VeraConfig,
 };
 use crate::error::{Error, Result};
+use crate::export::PromptScale;
 
 const LORA: &str = "Low-rank methods";
 const PROMPTS: &str = "Soft prompts";
@@ -86,6 +87,10 @@ pub struct MethodArgs {
     /// How the prompt starts [default: vocab for prompt_tuning; random for prefix_tuning and p_tuning_v2, which have text as well]
     #[arg(long, value_name = "HOW", help_heading = PROMPTS, conflicts_with = "adapter")]
     pub prompt_init: Option<PromptInitName>,
+    /// Where virtual tokens are put in a model that multiplies embeddings with a number: before (they are multiplied, too) or after that
+    /// [default: as the graph's names or config.json beside it tell]
+    #[arg(long, value_name = "SIDE", help_heading = PROMPTS)]
+    pub prompt_scale: Option<PromptScaleName>,
     /// The text that the prompt starts from, or whose own keys and values the prefix starts from
     #[arg(long, value_name = "TEXT", help_heading = PROMPTS, conflicts_with = "adapter")]
     pub prompt_init_text: Option<String>,
@@ -173,6 +178,24 @@ pub enum NetworkName {
     Mlp,
     /// An LSTM of both directions, and two linear layers
     Lstm,
+}
+
+/// A side of the number that embeddings are multiplied with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PromptScaleName {
+    /// Virtual tokens are multiplied, too
+    Before,
+    /// They are not
+    After,
+}
+
+impl From<PromptScaleName> for PromptScale {
+    fn from(name: PromptScaleName) -> Self {
+        match name {
+            PromptScaleName::Before => Self::Before,
+            PromptScaleName::After => Self::After,
+        }
+    }
 }
 
 /// How a prompt starts.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::files;
 use crate::media::{FeatureExtractor, ImageProcessor};
 
 /// The file in which transformers keeps it.
@@ -20,11 +21,10 @@ impl Media {
     /// Nothing is known.
     pub const NOTHING: Self = Self { config: None, size: None };
 
-    /// As the folder of one of these files says; else what fits pictures of this height and width.
+    /// As the configuration says that belongs to one of these files; else what fits pictures of this height and width.
     #[must_use]
-    pub fn near(files: &[PathBuf], size: Option<(u32, u32)>) -> Self {
-        let folders = files.iter().filter_map(|file| file.parent());
-        let config = folders.flat_map(|folder| [folder.join(FILE), folder.join("..").join(FILE)]).find(|file| file.is_file());
+    pub fn near(models: &[PathBuf], size: Option<(u32, u32)>) -> Self {
+        let config = models.iter().find_map(|file| files::near::file(file, FILE));
         Self { config, size }
     }
 

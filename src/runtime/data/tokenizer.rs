@@ -12,6 +12,7 @@ use super::chat::{ChatTemplate, Ending, Message};
 use super::long;
 use super::wall::behind_wall;
 use crate::error::{Context, Error, Result};
+use crate::files;
 
 const FILE: &str = "tokenizer.json";
 
@@ -105,15 +106,13 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// Opens the tokenizer in the folder of a model's file, or in the folder above (`onnx/model.onnx` with the tokenizer beside `onnx`).
+    /// Opens the tokenizer that belongs to a model's file or folder.
     /// None if there is none.
     ///
     /// # Errors
     /// As [`open`](Self::open).
     pub fn beside(model: &Path) -> Result<Option<Self>> {
-        let model = model.canonicalize().unwrap_or_else(|_| model.to_path_buf());
-        let near = model.ancestors().take(3).filter(|folder| folder.is_dir()).take(2);
-        let found = near.map(|folder| folder.join(FILE)).find(|file| file.is_file()).map(|file| Self::open(&file)).transpose()?;
+        let found = files::near::file(model, FILE).map(|file| Self::open(&file)).transpose()?;
         Ok(found.map(|tokenizer| Self { why: "it lies beside the model", ..tokenizer }))
     }
 

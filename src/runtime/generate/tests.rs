@@ -70,3 +70,13 @@ fn a_text_streams_as_it_is() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn probabilities_are_sampled_as_their_logits_would_be() {
+    let probabilities = super::as_logits(vec![0.5, 0.25, 0.25, 0.0]);
+    assert!((probabilities[0] - probabilities[1] - 2.0_f32.ln()).abs() < 1e-6 && probabilities[3] < -1e30, "{probabilities:?}");
+    // Logits and logarithms of probabilities are what they are.
+    for logits in [vec![1.5, -2.0, 0.25], vec![-0.7, -1.4, -1.4], vec![0.5, 0.5, 0.5]] {
+        assert_eq!(super::as_logits(logits.clone()), logits);
+    }
+}
