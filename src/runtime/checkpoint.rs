@@ -149,8 +149,7 @@ impl Checkpoints {
         inside::facts(&self.folder)?;
         let target = self.of_step(checkpoint.record.step);
         let staged = unfinished::Folder::new(&self.folder)?;
-        let tensors = checkpoint.state.iter().map(|(name, values)| (name.clone(), Tensor::from_f32(&[values.len()], values))).collect();
-        safetensors::write(&staged.path().join(STATE), &tensors)?;
+        write_state(&staged.path().join(STATE), &checkpoint.state)?;
         adapter(staged.path())?;
         let record = Record { files: written(staged.path())?, ..checkpoint.record.clone() };
         let text = serde_json::to_vec_pretty(&record).map_err(|error| Error::format("JSON", error))?;
@@ -219,6 +218,11 @@ impl Checkpoints {
         fault::point().and_then(|()| fs::rename(folder, aside.path().join("old"))).in_file(folder)?;
         Ok(aside)
     }
+}
+
+fn write_state(path: &Path, state: &IndexMap<String, Vec<f32>>) -> Result<()> {
+    let tensors = state.iter().map(|(name, values)| (name.clone(), Tensor::from_f32(&[values.len()], values))).collect();
+    safetensors::write(path, &tensors).map(drop)
 }
 
 /// The files of a folder with their lengths and hashes.

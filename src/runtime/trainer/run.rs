@@ -320,11 +320,12 @@ impl<'a> Run<'a> {
         }
         let total = self.schedule.total_steps;
         let record = Record::new(step, total, self.cursor, self.conditions.clone(), self.optimization.clone());
+        let checkpoint = Checkpoint { record, state };
         let (frame, manifest) = (&self.frame, self.material.bundle.manifest());
-        let adapter = |folder: &Path| frame.write(folder, manifest, &state["trainable"]);
+        let adapter = |folder: &Path| frame.write(folder, manifest, &checkpoint.state["trainable"]);
         self.metrics.sync()?;
         let keep = self.options.saving.keep.map(NonZeroUsize::get);
-        let folder = self.kept.checkpoints()?.write(&Checkpoint { record, state: state.clone() }, keep, &adapter)?;
+        let folder = self.kept.checkpoints()?.write(&checkpoint, keep, &adapter)?;
         seen.saved = Some(step);
         (self.report)(Event::Saved(&folder));
         Ok(())
@@ -369,7 +370,10 @@ impl<'a> Run<'a> {
         let last = self.schedule.total_steps;
         self.evaluate(last, &mut seen)?;
         self.save(last, &mut seen)?;
-        let Summary { run, adapter, .. } = finished(&self.material.bundle, self.kept, last)?;
+        let Self { material, kept, engine, evaluator, reference, .. } = self;
+        // All is saved: what computed the steps makes room before another graph is read.
+        drop((engine, evaluator, reference));
+        let Summary { run, adapter, .. } = finished(&material.bundle, kept, last)?;
         let tenth = seen.losses.len().div_ceil(10);
         Ok(Summary {
             run,
