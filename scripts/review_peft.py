@@ -66,7 +66,7 @@ def batches(rows, size):
 
 
 def trained(folder, method, training, held_out, budget, rate):
-    """Held-out accuracy, trained numbers, and the processor's seconds for training and measuring."""
+    """Held-out accuracy, trainable parameters, and the processor's seconds for training and measuring."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model, rows = adapted(folder, method), encoded(training[:budget.steps * budget.batch_size], tokenizer)
     parameters = [p for p in model.parameters() if p.requires_grad]

@@ -46,7 +46,7 @@ class Measured:
 
 
 def ours(opt, model, method, data, work):
-    """Held-out accuracy, trained numbers, the processor's seconds and the learning rate of one method at its defaults."""
+    """Held-out accuracy, trainable parameters, the processor's seconds and the learning rate of one method at its defaults."""
     bundle = work / "bundle"
     injected = json.loads(run(opt.binary, "inject", model, "--method", *method.split(), "-o", bundle, "--force", "--json"))
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -82,7 +82,7 @@ def methods(opt, work):
         "their defaults; PEFT with the same rows, steps, optimizer and learning rate, and its own starts. Seconds are the processor's: with peft-onnx those of the",
         "whole program, with PEFT those of training and measuring, without what importing and loading take.",
         f"Always saying the more frequent class is right for {most:.1%}; a standard error is {error:.1%}.", "",
-        "| method | trained numbers | learning rate | accuracy | seconds | accuracy with PEFT | seconds |", "|---|---|---|---|---|---|---|", *rows])
+        "| method | trainable parameters | learning rate | accuracy | seconds | accuracy with PEFT | seconds |", "|---|---|---|---|---|---|---|", *rows])
 
 
 def words(opt, work):

@@ -192,7 +192,7 @@ def section(binary):
         "",
         f"Generated decoders with their weights in sparse files, on {pages.cpu()}, by `python scripts/scale.py` (LoRA of rank 8 at every linear",
         "layer; the four graphs of training written). Seconds of one processor. Weights are never read; time and memory follow the number of nodes",
-        "and of trained numbers.",
+        "and of trainable parameters.",
         "",
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),

@@ -182,7 +182,7 @@ fn saved(method: &Method, task: Task, anatomy: &Anatomy, strictness: Strictness)
     let heads = heads.iter().filter(|head| {
         let floats = of_head(head);
         if floats.contains(&false) {
-            tracing::warn!("{head} is quantised: it stays as it is, where PEFT would train it as a whole");
+            tracing::warn!("{head} is quantised and stays frozen; PEFT would train it as a whole");
         }
         !floats.is_empty() && !floats.contains(&false)
     });

@@ -19,8 +19,8 @@ use crate::runtime::verify::{self, Samples};
 use crate::unfuse;
 
 const AFTER_HELP: &str = "\
-The bundle's gradient graph is run near its adapter, and the loss is followed a small step in several directions: the change must be what the
-gradient says. Where activations are rounded to small integers, both are those of the loss without that rounding. Exit code 1 means that it is not.
+Moves the adapter a small step in several directions and compares the change of the loss with what the gradient predicts. If activations are
+rounded to small integers, both are those of the loss without that rounding. Exit code 1 means that they differ.
 
 Examples:
   peft-onnx check model.lora
@@ -36,7 +36,7 @@ pub struct Args {
     /// The model that the bundle was made of, if it moved
     #[arg(long, value_name = "MODEL")]
     pub base: Option<PathBuf>,
-    /// Rows to compute the loss of; the first few are taken [default: random tokens]
+    /// Data; the check takes the first few rows [default: random tokens]
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
     /// What columns are for.
@@ -45,10 +45,10 @@ pub struct Args {
     /// tokenizer.json, or its folder [default: beside the model, if it is needed]
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
-    /// Rows to take
+    /// Number of rows
     #[arg(long, value_name = "ROWS", default_value = "3")]
     pub batch_size: NonZeroUsize,
-    /// Threads for computing [default: as many as this process may use]
+    /// Number of threads [default: as many as this process may use]
     #[arg(long, value_name = "COUNT")]
     pub threads: Option<NonZeroUsize>,
 }
@@ -82,8 +82,9 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let error = |what: String| Error::from(ErrorKind::Diverged(what)).in_file(&args.bundle);
     if wrong > 0 {
         let what = format!("the gradient is not that of the loss in {wrong} of {} directions", rows.len());
-        return Err(error(what)
-            .with_hint("other rows (--data, --batch-size) tell whether an operator's rule is wrong, or the loss has a step just here"));
+        return Err(error(what).with_hint(
+            "try other rows (--data, --batch-size): if they agree, the loss has a step here; if not, the rule of an operator is wrong",
+        ));
     }
     if 2 * steps > rows.len() {
         let what = format!("the loss has steps in {steps} of {} directions: that says nothing of its gradient{rounding}", rows.len());

@@ -7,7 +7,7 @@ use crate::runtime::data::{ColumnMap, Renamed};
 /// What columns are for.
 #[derive(Clone, Debug, Default, Serialize, clap::Args)]
 pub struct Columns {
-    /// What a column is for, as headline=text or stars=label; `ignore` leaves a column out. May be given several times
+    /// Give a column a role, as headline=text or stars=label; `ignore` leaves a column out. May be given several times
     #[arg(long, value_name = "COLUMN=ROLE", help_heading = "Data")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub map: Vec<Renamed>,

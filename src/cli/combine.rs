@@ -30,7 +30,7 @@ Examples:
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
-    /// The adapters, two at least
+    /// The adapters, at least two
     #[arg(value_name = "ADAPTER", num_args = 2.., required = true)]
     pub adapters: Vec<PathBuf>,
     /// The weight of each adapter [default: 1 for each]
@@ -42,19 +42,19 @@ pub struct Args {
     /// Rank of the combination, for svd and the methods that end in it [default: the largest of the adapters]
     #[arg(long, value_name = "RANK")]
     pub rank: Option<usize>,
-    /// Share of the numbers that are kept, for ties, dare and magnitude_prune
+    /// Share of the entries to keep, for ties, dare and magnitude_prune
     #[arg(long, value_name = "SHARE")]
     pub density: Option<f64>,
     /// Whose sign counts where adapters disagree, for ties
     #[arg(long, value_name = "WHOSE", default_value = "total")]
     pub majority_sign: MajorityName,
-    /// Decides what is left out by chance, for dare
+    /// Random seed of what dare drops
     #[arg(long, value_name = "NUMBER", default_value_t = 42)]
     pub seed: u64,
     /// The folder to write
     #[arg(short, long, value_name = "FOLDER")]
     pub output: PathBuf,
-    /// Write over an adapter that is there
+    /// Replace an adapter that is there
     #[arg(long)]
     pub force: bool,
 }

@@ -33,7 +33,7 @@ pub struct Args {
     /// Where its weights go
     #[arg(long, value_name = "WHERE", default_value = "keep")]
     pub weights: Place,
-    /// Which operators it is written in
+    /// Which operators to write it in
     #[arg(long, value_name = "FORM", default_value = "keep")]
     pub form: Form,
     /// Replace the model if it is there
@@ -55,11 +55,11 @@ pub enum Place {
 /// Which operators a graph is written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Form {
-    /// Those it has
+    /// Leaves the operators as they are
     Keep,
-    /// Those of opset 18, or of its own if that is newer; functions inlined
+    /// Operators of opset 18, or of the model's own opset if that is newer; functions inlined
     Raised,
-    /// The same, with fused and quantised operators written out
+    /// The same, with fused and quantised operators decomposed
     Plain,
 }
 

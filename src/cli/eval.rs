@@ -23,7 +23,7 @@ use crate::runtime::{Device, HostTensor, adapter_file};
 use crate::train::logits;
 
 const AFTER_HELP: &str = "\
-The loss is the mean over the labels that count: of a model's own logits, or of a bundle with its adapter as it is now.
+Prints the loss and the task's metrics. The loss is the training loss, averaged over all labels that count.
 
 Examples:
   peft-onnx eval model.lora --data eval.jsonl
@@ -45,7 +45,7 @@ pub struct Args {
     /// Which adapter
     #[command(flatten)]
     pub which: Which,
-    /// Rows to measure the loss on
+    /// Eval data: a row for each example
     #[arg(long, aliases = ["eval-data", "test-file"], value_name = "FILE")]
     pub data: PathBuf,
     /// What columns are for.
@@ -54,26 +54,25 @@ pub struct Args {
     /// tokenizer.json, or its folder [default: beside the model, if it is needed]
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
-    /// What the model was made for; for models, where the graph does not tell
+    /// The model's task, if the graph does not say (for models; a bundle knows its task)
     #[arg(long, value_name = "TASK", alias = "task-type", value_parser = super::task::parse)]
     pub task: Option<Task>,
-    /// Rows a batch [default: 8, or as many as the model takes at once]
+    /// Batch size, in rows of the data [default: 8, or as many as the model takes at once]
     #[arg(long, aliases = ["per-device-eval-batch-size", "bs"], value_name = "ROWS")]
     pub batch_size: Option<NonZeroUsize>,
-    /// Cut rows to this many tokens [default: none is cut; a row longer than the model takes is an error]
+    /// Truncate rows to this many tokens [default: no truncation; a row that is too long for the model is an error]
     #[arg(long, aliases = ["max-seq-length", "max-seq-len"], value_name = "TOKENS")]
     pub max_length: Option<NonZeroUsize>,
-    /// Ask a language model for a label's word at `[MASK]`, without any training; give it several times to compare templates [default: the bundle's]
+    /// Let a language model choose a label's word at `[MASK]`; several templates are compared [default: the bundle's]
     #[arg(long, value_name = "TEMPLATE", help_heading = super::hard_prompt::HEADING)]
     pub template: Vec<String>,
-    /// The words that stand for each label, each one token, as JSON (see the examples below), or a file that has it
-    /// [default: the bundle's]
+    /// The words of each label, each one token, as JSON (see the examples below) or in a file [default: the bundle's]
     #[arg(long, value_name = "JSON", requires = "template", help_heading = super::hard_prompt::HEADING)]
     pub verbalizer: Option<String>,
-    /// Where to compute: cpu, cuda or cuda:N
+    /// Device: cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, help_heading = "Computing")]
     pub device: Device,
-    /// Threads for computing [default: as many as this process may use]
+    /// Number of threads [default: as many as this process may use]
     #[arg(long, value_name = "COUNT", help_heading = "Computing")]
     pub threads: Option<NonZeroUsize>,
 }

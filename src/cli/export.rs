@@ -16,7 +16,7 @@ Examples:
   peft-onnx export model.lora --format peft -o adapter                    # a folder that PeftModel.from_pretrained loads
   peft-onnx export model.lora --format onnx_adapter -o a.onnx_adapter     # activated run by run on model.lora/inference.onnx
   peft-onnx export model.lora --format onnx_adapter --adapter other.lora -o b.onnx_adapter
-  peft-onnx export model.lora --format inference -o adapted.onnx          # a model file of its own with the adapter as optional inputs
+  peft-onnx export model.lora --format inference -o adapted.onnx          # a complete model with the adapter as optional inputs
   peft-onnx export model.lora --format training -o loop                   # for a training loop of your own: scripts/train_loop.js";
 
 /// Options of `export`.
@@ -35,7 +35,7 @@ pub struct Args {
     /// What to write
     #[arg(long, value_name = "FORMAT")]
     pub format: Format,
-    /// Another adapter instead of the bundle's own, for onnx_adapter: a bundle or a PEFT folder, of the same modules and ranks
+    /// Another adapter instead of the bundle's own, for onnx_adapter: a bundle or a PEFT folder with the same modules and ranks
     #[arg(long, value_name = "FOLDER")]
     pub adapter: Option<PathBuf>,
     /// Where to write it
@@ -54,10 +54,10 @@ pub enum Format {
     /// ONNX Runtime's adapter file: values for the optional inputs of the bundle's inference graph
     #[value(name = "onnx_adapter")]
     OnnxAdapter,
-    /// The graph with the adapter's tensors as optional inputs, as one model file
+    /// The inference graph as one complete model, with the adapter's tensors as optional inputs
     Inference,
-    /// A folder for runtimes that feed no optional inputs (onnxruntime-node): training.onnx with the state as ordinary inputs, and initial.onnx,
-    /// which gives the first state
+    /// A complete folder for training loops in any language: training.onnx is one step, with the state as ordinary inputs and outputs;
+    /// initial.onnx gives the first state
     Training,
 }
 

@@ -41,43 +41,43 @@ pub struct Args {
     /// Which adapter
     #[command(flatten)]
     pub which: Which,
-    /// What to write on from; may be given several times; - reads standard input
+    /// The text to continue; may be given several times; - reads standard input
     #[arg(long, value_name = "TEXT", required = true)]
     pub prompt: Vec<String>,
     /// tokenizer.json, or its folder [default: beside the model]
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
-    /// Treat the prompt as what a user says, in the form of the tokenizer's chat template
+    /// Put the prompt into the tokenizer's chat template, as a user's message
     #[arg(long)]
     pub chat: bool,
-    /// What the system says first, with --chat
+    /// The system message, with --chat
     #[arg(long, value_name = "TEXT", requires = "chat")]
     pub system: Option<String>,
     /// Print the continuation alone, without the prompt
     #[arg(long)]
     pub no_prompt: bool,
-    /// Tokens to write at most
+    /// Maximum number of new tokens
     #[arg(long, aliases = ["max-tokens", "max-length"], value_name = "TOKENS", default_value_t = 128)]
     pub max_new_tokens: usize,
-    /// How much chance there is: 0 none, 1 as much as the model says
+    /// Sampling temperature: 0 always takes the most probable token, 1 samples the model's own distribution
     #[arg(long, value_name = "NUMBER", default_value_t = 0.0, help_heading = "Choice of tokens")]
     pub temperature: f64,
-    /// Draw from so many of the most probable tokens alone
+    /// Sample from this many of the most probable tokens
     #[arg(long, value_name = "TOKENS", help_heading = "Choice of tokens")]
     pub top_k: Option<NonZeroUsize>,
-    /// Draw from the most probable tokens that together have this probability
+    /// Sample from the most probable tokens that together have this probability
     #[arg(long, value_name = "SHARE", default_value_t = 1.0, help_heading = "Choice of tokens")]
     pub top_p: f64,
-    /// Above 1, tokens that were there already become less probable
+    /// Repetition penalty: above 1, tokens that already occurred become less probable
     #[arg(long, value_name = "NUMBER", default_value_t = 1.0, help_heading = "Choice of tokens")]
     pub repetition_penalty: f64,
-    /// Decides what is drawn
+    /// Random seed of sampling
     #[arg(long, value_name = "NUMBER", default_value_t = 42, help_heading = "Choice of tokens")]
     pub seed: u64,
-    /// Where to compute: cpu, cuda or cuda:N
+    /// Device: cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, help_heading = "Computing")]
     pub device: Device,
-    /// Threads for computing [default: as many as this process may use]
+    /// Number of threads [default: as many as this process may use]
     #[arg(long, value_name = "COUNT", help_heading = "Computing")]
     pub threads: Option<NonZeroUsize>,
 }

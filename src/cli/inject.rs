@@ -26,11 +26,11 @@ pub use loss::LossArgs;
 pub use method::MethodArgs;
 
 const AFTER_HELP: &str = "\
-A bundle is a folder with the graphs that train and run the adapter (training.onnx, inference.onnx, ...), the adapter itself in Hugging Face
-PEFT's files. The model's weights are neither copied nor changed: the graphs refer to them where they are.
+A bundle is a folder with the adapter in Hugging Face PEFT's files and the graphs that train and run it (training.onnx, inference.onnx, ...).
+The model's weights are neither copied nor changed: the graphs refer to the model's files.
 
-Modules are named as in Hugging Face's model: `peft-onnx inspect MODEL.onnx` lists them. --target-modules takes
-  all-linear                          every linear projection but the output head
+Modules have the names of Hugging Face's model: `peft-onnx inspect MODEL.onnx` lists them. --target-modules takes
+  all-linear                          every linear projection except the output head
   q_proj,v_proj                       modules whose path ends with one of these
   '.*layers\\.[0-3]\\..*_proj'           modules whose whole path matches a regular expression
 
@@ -40,6 +40,9 @@ Examples:
   peft-onnx inject model.onnx --method lora --task seq-cls --modules-to-save classifier
   peft-onnx inject model.onnx --method head --num-labels 2 --head-layers 256,64
   peft-onnx inject model.onnx --method lora --num-labels 5 --pooling mean
+  peft-onnx inject model.onnx --method lora --task embedding --loss mnrl --loss-option scale=20 --pooling mean
+  peft-onnx inject model.onnx --method lora --task preference --loss dpo --loss-option beta=0.1
+  peft-onnx inject model.onnx --method lora --task seq-cls --loss-graph loss.onnx
   peft-onnx inject masked.onnx --method lora --template '{text} It was [MASK].' --verbalizer '{\"pos\": [\"great\"], \"neg\": [\"bad\"]}'
   peft-onnx inject model.onnx --adapter a-peft-folder";
 
@@ -50,7 +53,7 @@ pub struct Args {
     /// The model to adapt; it is not changed
     #[arg(value_name = "MODEL")]
     pub model: PathBuf,
-    /// An adapter in a folder that Hugging Face PEFT or this program wrote: method, options and values come from it
+    /// A folder with an adapter of Hugging Face PEFT or of this program, which gives method, options and values
     #[arg(long, value_name = "FOLDER", help_heading = "What to add (one of these)")]
     pub adapter: Option<PathBuf>,
     /// The method and its options.
@@ -62,26 +65,26 @@ pub struct Args {
     /// The loss and its options.
     #[command(flatten)]
     pub loss: LossArgs,
-    /// How a language model is shown a row of text, to be asked for a label's word at `[MASK]`: `{text} It was [MASK].`
+    /// The sentence that a row is put into; the language model chooses a label's word at `[MASK]`: `{text} It was [MASK].`
     #[arg(long, value_name = "TEMPLATE", requires = "verbalizer", conflicts_with = "num_labels", help_heading = super::hard_prompt::HEADING)]
     pub template: Option<String>,
-    /// The words that stand for each label, each one token, as JSON (see the examples below), or a file that has it
+    /// The words of each label, each one token, as JSON (see the examples below) or in a file
     #[arg(long, value_name = "JSON", requires = "template", help_heading = super::hard_prompt::HEADING)]
     pub verbalizer: Option<String>,
-    /// tokenizer.json, or its folder, for label words [default: beside the model]
+    /// tokenizer.json, or its folder, for the words of labels [default: beside the model]
     #[arg(long, value_name = "FILE", requires = "template", help_heading = super::hard_prompt::HEADING)]
     pub tokenizer: Option<PathBuf>,
     /// What the model is trained for: causal-lm, seq-cls, embedding, rerank, regression, qa, .. (an unknown name lists them all) [default: from the
     /// adapter, else from the graph]
     #[arg(long, alias = "task-type", value_name = "TASK", value_parser = super::task::parse)]
     pub task: Option<Task>,
-    /// The folder to write [default: the model's name with the method's behind it: model.lora]
+    /// The folder to write [default: the model's name and the method's, as model.lora]
     #[arg(short, long, value_name = "BUNDLE")]
     pub output: Option<PathBuf>,
     /// Replace the bundle if it is there
     #[arg(long)]
     pub force: bool,
-    /// Decides a fresh adapter's values
+    /// Random seed of a fresh adapter's initial values
     #[arg(long, value_name = "NUMBER", default_value_t = 42)]
     pub seed: u64,
 }
@@ -200,7 +203,7 @@ fn describe(folder: &Path, report: &Report, files: &[File]) -> String {
     let mut lines = vec![
         format!("method     {}, for {}", manifest.method, manifest.task),
         format!(
-            "trainable  {} numbers, {} of the base's {}",
+            "trainable  {} parameters, {} of the base's {}",
             output::count(trainable),
             output::percent(trainable, manifest.base_count),
             output::count(manifest.base_count)

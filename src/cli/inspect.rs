@@ -19,7 +19,7 @@ Module names are those of Hugging Face's model, as --target-modules takes them; 
 Examples:
   peft-onnx inspect model.onnx
   peft-onnx inspect model.onnx --ops          # every operator, and whether gradients pass it
-  peft-onnx inspect model.onnx --explain      # what was looked for and not found
+  peft-onnx inspect model.onnx --explain      # explains what was not recognised
   peft-onnx inspect model.onnx --json | jq '.projections[].module'";
 
 /// Options of `inspect`.
@@ -33,7 +33,7 @@ pub struct Args {
     /// List the operators, how often they occur, and whether gradients pass them
     #[arg(long)]
     pub ops: bool,
-    /// Say what was looked for and not found, and where
+    /// Explain what was not recognised: where the search ended and why
     #[arg(long)]
     pub explain: bool,
     /// List every value: what is known of its type and shape, and what makes it

@@ -14,8 +14,8 @@ use crate::onnx;
 use crate::runtime::verify::{self, Comparison, Samples};
 
 const AFTER_HELP: &str = "\
-The merged model has the base's inputs and outputs, and runs in any ONNX runtime. It is compared with the bundle's inference graph on sample
-inputs, unless --no-verify is given.
+The merged model has the base's inputs and outputs, and runs in any ONNX runtime. Unless --no-verify is given, it is compared with the bundle's
+inference graph on random inputs.
 
 Examples:
   peft-onnx merge model.lora -o tuned.onnx
@@ -41,8 +41,8 @@ pub struct Args {
     /// Where its weights go
     #[arg(long, value_name = "WHERE", default_value = "as-base")]
     pub weights: WeightsName,
-    /// Fold the adapter into quantised weights too, and round them again, each in its own scheme; without it the adapter stays beside them,
-    /// which is exact
+    /// Also fold the adapter into quantised weights, and quantise them again in their own scheme; by default the adapter stays beside them, which
+    /// is exact
     #[arg(long)]
     pub requantize: bool,
     /// Replace the model if it is there
@@ -108,7 +108,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         None => Ok(()),
         Some(comparison) => {
             let error = Error::from(ErrorKind::Diverged(format!("the merged model is not the unmerged one: {comparison}")));
-            Err(error.in_file(&args.output).with_hint("the model was written nevertheless; please report this"))
+            Err(error.in_file(&args.output).with_hint("the model was written nevertheless: compare `peft-onnx eval` of the bundle and of the model on your data before you use it"))
         }
     }
 }

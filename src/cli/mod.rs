@@ -48,7 +48,7 @@ const AFTER_HELP: &str = "\
 Exit codes: 0 done, 1 the work failed (the reason is on standard error), 2 wrong usage, 130 interrupted.
 
 Examples:
-  peft-onnx inspect model.onnx                        # what was recognised, and where adapters fit
+  peft-onnx inspect model.onnx                        # what is in it, and what each method could train
   peft-onnx inject  model.onnx --method lora          # writes the bundle model.lora/
   peft-onnx train   model.lora --data train.jsonl     # trains its adapter
   peft-onnx generate model.lora --prompt 'Once upon'  # tries it
@@ -56,8 +56,8 @@ Examples:
 
 /// Fine-tunes any ONNX transformer, on a stock ONNX Runtime
 ///
-/// peft-onnx takes an exported model, adds the trainable tensors of a PEFT method (LoRA and others), writes the backward pass as ordinary
-/// ONNX operators, and trains. What comes out are Hugging Face PEFT files and plain ONNX models.
+/// peft-onnx adds the trainable tensors of a PEFT method (LoRA and others) to an exported model, writes the backward pass as ordinary
+/// ONNX operators, and trains. It writes Hugging Face PEFT files and plain ONNX models.
 #[derive(Debug, Parser)]
 #[command(name = "peft-onnx", version, propagate_version = true, after_help = AFTER_HELP, arg_required_else_help = true)]
 pub struct Cli {
@@ -72,7 +72,7 @@ pub struct Cli {
 /// What to do.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Show what is in a model: layers, projections, attention, sites for adapters, operators
+    /// Show what is in a model: layers, projections, attention, possible targets, operators
     Inspect(inspect::Args),
     /// Add an adapter to a model, and write the bundle of graphs that train and run it
     Inject(Box<inject::Args>),
@@ -80,15 +80,15 @@ pub enum Command {
     Train(Box<train::Args>),
     /// List the runs of a bundle: how they ended, their losses, the options that differ
     Runs(runs::Args),
-    /// Measure a model's or bundle's loss on a data file
+    /// Measure loss and metrics of a model or bundle on a data file
     Eval(eval::Args),
     /// Fold a bundle's adapter into its base: one ordinary ONNX model
     Merge(merge::Args),
     /// Write a bundle's adapter or inference graph in another form
     Export(export::Args),
-    /// Write a model in another form: weights inside or beside it, older or fused operators in plain ones
+    /// Write a model in another form: weights inside or beside it, older or fused operators decomposed
     Convert(convert::Args),
-    /// Make one LoRA of several
+    /// Combine several LoRA adapters into one
     Combine(combine::Args),
     /// Write text with a model or bundle
     Generate(generate::Args),

@@ -146,7 +146,7 @@ fn description(plan: &Plan) -> Vec<String> {
             data.longest
         ),
         format!(
-            "training {} numbers for {} steps of up to {} rows ({} steps an epoch), learning rate up to {}",
+            "training {} parameters for {} steps of up to {} rows ({} steps an epoch), learning rate up to {}",
             output::count(number(plan.trainable)),
             plan.steps,
             plan.rows_per_step,
@@ -167,7 +167,7 @@ fn description(plan: &Plan) -> Vec<String> {
 }
 
 fn evaluated(step: u64, evaluation: &Evaluation) -> String {
-    format!("step {step}: held out {}", evaluation.line())
+    format!("step {step}: eval {}", evaluation.line())
 }
 
 fn number(count: usize) -> u64 {

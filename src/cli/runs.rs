@@ -94,7 +94,7 @@ fn table(runs: &[Told]) -> String {
     let differ: Vec<&String> =
         names.into_iter().filter(|name| runs.iter().any(|run| run.options.get(*name) != runs[0].options.get(*name))).collect();
     let columns =
-        [("run", Align::Left), ("state", Align::Left), ("steps", Align::Right), ("loss", Align::Right), ("best held out", Align::Right)];
+        [("run", Align::Left), ("state", Align::Left), ("steps", Align::Right), ("loss", Align::Right), ("best eval", Align::Right)];
     let mut table = Table::new(&[&columns[..], &[("options", Align::Left)]].concat());
     let number = |value: Option<f64>| value.map_or_else(String::new, |value| format!("{value:.4}"));
     for run in runs {

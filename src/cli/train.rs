@@ -17,16 +17,21 @@ use crate::runtime::schedule::Decay;
 use crate::runtime::trainer::{self, DataOptions, Length, Optimizer, Options, Saving, Start, Summary, Warmup, batch_size};
 
 const AFTER_HELP: &str = "\
-Data files are jsonl, csv, tsv or txt. Each row has one of these forms:
-  {\"prompt\": ..., \"completion\": ...}        only the completion is learnt
-  {\"messages\": [{\"role\", \"content\"}, ...]}  a chat; only what the assistant says is learnt
-  {\"text\": ...}                             all of it is learnt
-  {\"text\": ..., \"label\": ...}               classification
-  {\"input_ids\", \"attention_mask\", \"labels\"} tokens, used as they are; labels of -100 do not count
+Data files are jsonl, csv, tsv or txt. What a row has depends on the task:
+  {\"prompt\": ..., \"completion\": ...}           language models; only the completion is learnt
+  {\"messages\": [{\"role\", \"content\"}, ...]}     a chat; only the assistant's words are learnt
+  {\"text\": ...}                                language models; the whole text is learnt
+  {\"text\": ..., \"label\": ...}                  seq-cls, regression; also text_pair, and labels for multi-label
+  {\"anchor\": ..., \"positive\": ...}             embedding; also negative, or sentence1, sentence2, score
+  {\"query\": ..., \"passage\": ..., \"label\": ..}  rerank
+  {\"prompt\": ..., \"chosen\", \"rejected\"}      preference, reward
+  {\"tokens\": [..], \"tags\": [..]}               token-cls
+  {\"question\", \"context\", \"answers\"}         qa
+  {\"image\" or \"audio\": FILE, \"label\": ...}   image-cls, audio-cls
+  {\"input_ids\", \"attention_mask\", \"labels\"}  tokens, used as they are; labels of -100 do not count
 
-Each run has a folder of its own in the bundle, runs/001, runs/002, ..: config.yaml (the options), metrics.jsonl (a line a step), checkpoints/step-N/
-(PEFT folders that --resume goes on from). The bundle's adapter is replaced when a run ends well.
-Ctrl-C saves a checkpoint first; --resume goes on bit for bit where a run was stopped.
+Each run has its own folder in the bundle, runs/001, runs/002, ..: config.yaml (the options), metrics.jsonl (one line a step), checkpoints/step-N/
+(PEFT folders). A run that ends well replaces the bundle's adapter. Ctrl-C saves a checkpoint first; --resume continues a stopped run bit for bit.
 
 Examples:
   peft-onnx train model.lora --data train.jsonl
@@ -58,10 +63,10 @@ pub struct Args {
     #[serde(skip)]
     pub config: Option<PathBuf>,
 
-    /// Rows to learn from
+    /// The training data: a row for each example
     #[arg(long, aliases = ["train-file", "train-data", "dataset"], value_name = "FILE", help_heading = "Data")]
     pub data: PathBuf,
-    /// Rows to measure the loss on, which are not learnt from
+    /// Eval data: rows that are measured and not trained on
     #[arg(long, aliases = ["validation-file", "eval-file", "valid-data"], value_name = "FILE", help_heading = "Data")]
     pub eval_data: Option<PathBuf>,
     /// What columns are for.
@@ -71,47 +76,47 @@ pub struct Args {
     /// tokenizer.json, or its folder [default: beside the model, if it is needed]
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub tokenizer: Option<PathBuf>,
-    /// Cut rows to this many tokens [default: none is cut; a row longer than the model takes is an error]
+    /// Truncate rows to this many tokens [default: no truncation; a row that is too long for the model is an error]
     #[arg(long, aliases = ["max-seq-length", "max-seq-len", "cutoff-len"], value_name = "TOKENS", help_heading = "Data")]
     pub max_length: Option<NonZeroUsize>,
-    /// Join short rows into rows of --max-length tokens, or of as many as the model takes
+    /// Pack short rows into rows of --max-length tokens, or of as many as the model takes
     #[arg(long, help_heading = "Data")]
     pub packing: bool,
-    /// Read rows in the file's order instead of a new random one each epoch
+    /// Read rows in the file's order; without it each epoch shuffles them
     #[arg(long, help_heading = "Data")]
     pub no_shuffle: bool,
-    /// Decides the order of rows, dropout and every other chance
+    /// Random seed (data order, dropout)
     #[arg(long, value_name = "NUMBER", default_value_t = 42, help_heading = "Data")]
     pub seed: u64,
 
-    /// Rows a batch [default: 8, or as many as the model takes at once]
+    /// Batch size, in rows of the data [default: 8, or as many as the model takes at once]
     #[arg(long, aliases = ["per-device-train-batch-size", "train-batch-size", "bs"], value_name = "ROWS", help_heading = "Length of the training")]
     pub batch_size: Option<NonZeroUsize>,
-    /// Batches whose gradients are added up for one optimizer step
+    /// Number of batches whose gradients are summed for one optimizer step
     #[arg(long, aliases = ["grad-accum", "gradient-accumulation"], value_name = "BATCHES", default_value = "1", help_heading = "Length of the training")]
     pub gradient_accumulation_steps: NonZeroUsize,
-    /// Rows that the model runs on at a time: the gradient is that of the whole batch, the memory that of so many rows [default: the batch]
+    /// Run the model on this many rows at a time: the gradient is still that of the whole batch, with less memory [default: the batch]
     #[arg(long, value_name = "ROWS", help_heading = "Length of the training")]
     pub micro_batch_size: Option<NonZeroUsize>,
-    /// How often all rows are read; fractions are fine [default: 3]
+    /// Number of passes over the data; may be a fraction [default: 3]
     #[arg(long, aliases = ["num-train-epochs", "num-epochs"], value_name = "NUMBER", conflicts_with = "max_steps", help_heading = "Length of the training")]
     pub epochs: Option<f64>,
     /// Optimizer steps, instead of --epochs
     #[arg(long, aliases = ["steps", "max-train-steps"], value_name = "STEPS", help_heading = "Length of the training")]
     pub max_steps: Option<NonZeroU64>,
 
-    /// Peak learning rate [default: 5e-4 for low-rank methods and prefixes that a network computes; 1e-3 for normalisations, rows of
-    /// embeddings and prompts that a network computes; 5e-3 for ia3; 1e-2 for vera, heads and prefixes that are trained as they are; 3e-2 for prompts that are]
+    /// Peak learning rate [default: 5e-4 for lora, loha, lokr, prefix_tuning; 1e-3 for ln_tuning, trainable_tokens, p_tuning; 5e-3 for ia3;
+    /// 1e-2 for vera, head, p_tuning_v2; 3e-2 for prompt_tuning]
     #[arg(long, alias = "lr", value_name = "RATE", help_heading = "Optimizer (AdamW)")]
     pub learning_rate: Option<f64>,
-    /// How the learning rate goes on after the warm-up: constant, linear or cosine (to zero)
+    /// Learning rate schedule after the warm-up: constant, linear or cosine (both to zero)
     #[arg(long, alias = "lr-scheduler-type", value_name = "SCHEDULE", default_value_t = Decay::Linear, help_heading = "Optimizer (AdamW)")]
     #[serde(serialize_with = "by_name")]
     pub lr_scheduler: Decay,
     /// Steps over which the learning rate rises from 0 [default: 3 % of all steps; 0 with a constant schedule]
     #[arg(long, alias = "num-warmup-steps", value_name = "STEPS", help_heading = "Optimizer (AdamW)")]
     pub warmup_steps: Option<u64>,
-    /// Decoupled decay of every trainable number
+    /// Decoupled weight decay of all trainable parameters
     #[arg(long, value_name = "DECAY", default_value_t = 0.0, help_heading = "Optimizer (AdamW)")]
     pub weight_decay: f64,
     /// Decay of the gradient's running mean
@@ -123,28 +128,28 @@ pub struct Args {
     /// Added to the root of the squared gradient's running mean
     #[arg(long, value_name = "EPSILON", default_value_t = 1e-8, help_heading = "Optimizer (AdamW)")]
     pub adam_epsilon: f64,
-    /// Gradients of a larger norm are scaled down to it; 0 turns that off
+    /// Clip gradients to this norm; 0 turns clipping off
     #[arg(long, aliases = ["clip", "clip-grad-norm", "gradient-clipping"], value_name = "NORM", default_value_t = 1.0, help_heading = "Optimizer (AdamW)")]
     pub max_grad_norm: f64,
 
-    /// Measure the loss on --eval-data every so many steps [default: at the end only]
+    /// Evaluate on --eval-data every so many steps [default: at the end only]
     #[arg(long, value_name = "STEPS", requires = "eval_data", help_heading = "Watching and saving")]
     pub eval_steps: Option<NonZeroU64>,
     /// Write a checkpoint every so many steps [default: none before the end]
     #[arg(long, value_name = "STEPS", help_heading = "Watching and saving")]
     pub save_steps: Option<NonZeroU64>,
-    /// Keep only the newest checkpoints, this many
+    /// Keep only this many checkpoints, the newest
     #[arg(long, value_name = "COUNT", help_heading = "Watching and saving")]
     pub save_total_limit: Option<NonZeroUsize>,
-    /// Go on with the newest run, or that of --run, bit for bit; or from a checkpoint, by its folder
+    /// Continue the newest run, or that of --run, bit for bit; or continue from a checkpoint's folder
     #[arg(long, alias = "resume-from-checkpoint", value_name = "CHECKPOINT", num_args = 0..=1, group = "start", help_heading = START)]
     #[serde(skip)]
     pub resume: Option<Option<PathBuf>>,
-    /// Begin a new run, with a new optimizer, from the adapter as it is
+    /// Begin a new run from the trained adapter, with a new optimizer
     #[arg(long = "continue", group = "start", help_heading = START)]
     #[serde(skip)]
     pub continued: bool,
-    /// Begin a new run from the adapter as `inject` wrote it
+    /// Begin a new run from the untrained adapter, as `inject` wrote it
     #[arg(long, group = "start", help_heading = START)]
     #[serde(skip)]
     pub restart: bool,
@@ -157,11 +162,11 @@ pub struct Args {
     #[serde(skip)]
     pub log_every: Option<NonZeroU64>,
 
-    /// Where to compute: cpu, cuda or cuda:N
+    /// Device: cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, help_heading = "Computing")]
     #[serde(serialize_with = "by_name")]
     pub device: Device,
-    /// Threads for computing [default: as many as this process may use]
+    /// Number of threads [default: as many as this process may use]
     #[arg(long, value_name = "COUNT", help_heading = "Computing")]
     pub threads: Option<NonZeroUsize>,
 }
@@ -285,14 +290,14 @@ fn report(args: &Args, global: &Global, summary: &Summary, classes: &[String]) -
 fn describe(bundle: &Path, summary: &Summary, classes: &[String]) -> String {
     if summary.was_finished {
         let Summary { run, steps, .. } = summary;
-        return format!("run {run} is finished: step {steps} was its last; a larger --max-steps or --epochs goes on");
+        return format!("run {run} is finished: step {steps} was its last; a larger --max-steps or --epochs continues it");
     }
     let (tokens, time) = (output::count(summary.tokens), output::duration(summary.time));
     let mut lines = vec![format!("trained to step {} in run {}: {tokens} tokens in {time}", summary.steps, summary.run)];
     if let (Some(first), Some(last)) = (summary.first_loss, summary.loss) {
         lines.push(format!("loss      {first:.4} -> {last:.4} (first and last tenth of the steps)"));
     }
-    lines.extend(summary.evaluation.as_ref().map(|evaluation| format!("held out  {}", evaluation.line())));
+    lines.extend(summary.evaluation.as_ref().map(|evaluation| format!("eval      {}", evaluation.line())));
     if !classes.is_empty() {
         let numbered: Vec<String> = classes.iter().enumerate().map(|(number, name)| format!("{number} {name}")).collect();
         lines.push(format!("classes   {}", numbered.join(", ")));

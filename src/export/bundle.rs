@@ -114,7 +114,10 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         given::unwrap(files, &base.anatomy);
     }
     if !base.stilled.is_none() {
-        tracing::warn!("the model computes as in training; its adapter is trained, measured and merged without chance: {}", base.stilled);
+        tracing::warn!(
+            "the model is in training mode; its random operators are switched off to train, evaluate and merge: {}",
+            base.stilled
+        );
     }
     let base_count = base.count();
     let mut new_head = given.as_ref().and_then(|files| head_of(files, &base.anatomy)).or_else(|| request.new_head.clone());

@@ -7,7 +7,9 @@ pub fn warn(graph: &Graph) {
     let found: Vec<(&str, usize, usize)> =
         graph.initializers().filter_map(|(id, tensor)| Some((graph.value_name(id), not_finite(tensor)?, tensor.len()))).collect();
     for (name, count, of) in found.iter().take(5) {
-        tracing::warn!("tensor {name}: {count} of {of} numbers are not finite (NaN or infinite): what is computed with them is no number");
+        tracing::warn!(
+            "tensor {name}: {count} of {of} numbers are not finite (NaN or infinite), and neither is what is computed from them"
+        );
     }
     if found.len() > 5 {
         tracing::warn!("and {} more tensors with numbers that are not finite", found.len() - 5);

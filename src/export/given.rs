@@ -127,7 +127,7 @@ fn same_rows(key: &str, tensor: &Tensor, rows: i64) -> Result<()> {
 fn is_of_base(base: &Base, parameter: &Parameter, tensor: &Tensor) -> Result<bool> {
     let stored = base.graph.initializer(parameter.value).filter(|_| parameter.floats);
     let Some(stored) = stored else {
-        tracing::warn!("{} stands beside the adapter, and is quantised in this base: the base's stays", parameter.name);
+        tracing::warn!("{} is saved with the adapter but quantised in this base: the base's values are kept", parameter.name);
         return Ok(true);
     };
     let found = replace::as_stored(stored, tensor, parameter.transposed).map_err(|e| e.at(Place::Tensor(parameter.name.clone())))?;

@@ -86,7 +86,7 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     let (manifest, model) = (opened.manifest(), opened.model());
     let mut base = Base::read(model)?;
     if !base.stilled.is_none() {
-        tracing::warn!("the merged model computes as for inference, unlike its base: {}", base.stilled);
+        tracing::warn!("the merged model is in inference mode, unlike its base: {}", base.stilled);
     }
     let files = peft::read(opened.adapter())?;
     let task = Task::from_name(&manifest.task).ok_or_else(|| Error::not_found("task", &*manifest.task).in_file(opened.folder()))?;

@@ -313,7 +313,7 @@ fn remove_temporary(folder: &Path) {
             let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
             let removed = if is_folder { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
             if let Err(error) = removed {
-                tracing::warn!("{}: what an earlier command left could not be removed: {error}", entry.path().display());
+                tracing::warn!("{}: leftovers of an earlier command could not be removed: {error}", entry.path().display());
             }
         }
     }

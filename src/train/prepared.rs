@@ -107,7 +107,7 @@ impl<'g> Prepared<'g> {
         match input.map(|x| Head::between(self.b, self.b.expr(x), logits)) {
             Some(Ok(head)) => head,
             Some(Err(why)) => {
-                tracing::warn!("the loss is computed from whole logits: {why}");
+                tracing::warn!("the loss is computed from the logits of all positions: {why}");
                 Head::identity(logits)
             }
             None => Head::identity(logits),

@@ -8,14 +8,14 @@ const HEAD: &str = "A new head, trained with any method (classification)";
 /// A head to put on the model.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct HeadArgs {
-    /// Put a new head with this many classes on the model, in place of its own or of its outputs; --method head trains nothing else
+    /// Put a new head with this many classes on the model, in place of its own head or outputs; --method head trains nothing else
     #[arg(long, value_name = "CLASSES", help_heading = HEAD, conflicts_with = "adapter")]
     pub num_labels: Option<usize>,
-    /// Widths of the head's hidden layers, with rectifiers between them [default: none, one linear layer]
+    /// Widths of the head's hidden layers, with ReLU between them [default: one linear layer]
     #[arg(long, value_name = "WIDTHS", value_delimiter = ',', requires = "num_labels", help_heading = HEAD)]
     pub head_layers: Vec<usize>,
-    /// What of a text the head sees: cls (the first token), mean (of the tokens), last (the last token), none (what the model itself pooled)
-    /// [default: none where the model pools, else last for decoders, mean for encoders; for embedding as 1_Pooling beside the model says]
+    /// Pooling: cls (the first token), mean (of the tokens), last (the last token), none (the model's own) [default: none if the model pools, else
+    /// last for decoders and mean for encoders; for embedding as 1_Pooling beside the model says]
     #[arg(long, value_name = "HOW", help_heading = HEAD)]
     pub pooling: Option<Pooling>,
 }

@@ -14,37 +14,37 @@ const HEADING: &str = "What is minimised";
 /// Options of the loss.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct LossArgs {
-    /// The loss, one of the task's; an unknown name lists them [default: the task's first]
+    /// The loss, one of the task's (an unknown name lists them) [default: the task's first]
     #[arg(long, value_name = "NAME", conflicts_with = "loss_graph", help_heading = HEADING)]
     pub loss: Option<String>,
-    /// A loss as an ONNX file: it gives `loss`, and reads outputs of the model, inputs of the model and columns of the data by their names
+    /// An ONNX file that computes the loss: its output is `loss`; its inputs are outputs of the model, inputs of the model and columns of the data, by name
     #[arg(long, value_name = "FILE", help_heading = HEADING)]
     pub loss_graph: Option<PathBuf>,
     /// An option of the loss, such as scale=20, margin=0.5 or beta=0.1; may be given several times
     #[arg(long, value_name = "NAME=NUMBER", help_heading = HEADING)]
     pub loss_option: Vec<Named<f64>>,
-    /// Whether the vectors of texts get length 1 [default: as modules.json beside the model says]
+    /// Whether to normalise embeddings to length 1 [default: as modules.json beside the model says]
     #[arg(long, value_name = "true|false", help_heading = HEADING)]
     pub normalize: Option<bool>,
-    /// Lengths at which vectors of texts are compared, so that they may be cut there later: 768,256,64
+    /// Train embeddings that may be truncated to these lengths: 768,256,64
     #[arg(long, value_name = "LENGTHS", value_delimiter = ',', help_heading = HEADING)]
     pub matryoshka_dims: Vec<i64>,
     /// The weight of each class, in the order of their numbers: 1,2.5,0.5
     #[arg(long, value_name = "WEIGHTS", value_delimiter = ',', help_heading = HEADING)]
     pub class_weights: Vec<f64>,
-    /// How much of each target is spread over all classes, from 0 to below 1
+    /// Label smoothing of the cross-entropy, from 0 to below 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, help_heading = HEADING)]
     pub label_smoothing: f64,
-    /// The share of what is learnt from a teacher's logits, in the column teacher_logits, beside the labels
+    /// Learn from a teacher's logits, in the column teacher_logits, with this weight; the labels have the rest
     #[arg(long, value_name = "SHARE", help_heading = HEADING)]
     pub distill_weight: Option<f64>,
-    /// A model whose logits are learnt from, in place of the column teacher_logits
+    /// A model whose logits to learn from, instead of the column teacher_logits
     #[arg(long, value_name = "MODEL", requires = "distill_weight", help_heading = HEADING)]
     pub teacher: Option<PathBuf>,
-    /// What both sides' logits are divided by before they are compared
+    /// Distillation temperature: divides the logits of teacher and student [default: 1]
     #[arg(long, value_name = "NUMBER", requires = "distill_weight", help_heading = HEADING)]
     pub temperature: Option<f64>,
-    /// What stands before the texts of a column, such as anchor="query: "; may be given several times
+    /// Put a text in front of a column's texts, as anchor="query: "; may be given several times
     #[arg(long = "prompt", value_name = "COLUMN=TEXT", help_heading = HEADING)]
     pub prompts: Vec<Named<String>>,
 }

@@ -21,29 +21,29 @@ pub struct MethodArgs {
     #[arg(long, value_name = "METHOD", ignore_case = true, help_heading = "What to add (one of these)")]
     pub method: Option<MethodName>,
 
-    /// The modules to attach to: all-linear, names, or a regular expression [default: every linear projection but the head for low-rank methods]
+    /// The modules to adapt: all-linear, names, or a regular expression [default for low-rank methods: every linear projection except the head]
     #[arg(long, alias = "lora-target-modules", value_name = "MODULES", help_heading = SCOPE, conflicts_with = "adapter")]
     pub target_modules: Option<String>,
-    /// Modules not to attach to: names or a regular expression
+    /// Modules to leave out: names or a regular expression
     #[arg(long, value_name = "MODULES", help_heading = SCOPE, conflicts_with = "adapter")]
     pub exclude_modules: Option<String>,
-    /// The only layers to attach to, by number
+    /// Adapt only these layers, by number
     #[arg(long, value_name = "LAYERS", value_delimiter = ',', help_heading = SCOPE, conflicts_with = "adapter")]
     pub layers_to_transform: Vec<usize>,
-    /// The name of the list of layers, where it is not the first numbered one
+    /// The name of the list of layers, if it is not the first numbered one
     #[arg(long, value_name = "NAMES", value_delimiter = ',', help_heading = SCOPE, conflicts_with = "adapter")]
     pub layers_pattern: Vec<String>,
-    /// Modules that are trained and saved as a whole
+    /// Modules to train and save as a whole
     #[arg(long, value_name = "MODULES", value_delimiter = ',', help_heading = SCOPE, conflicts_with = "adapter")]
     pub modules_to_save: Vec<String>,
 
-    /// Length of the inner axis [default: 8; 256 for vera]
+    /// Rank of the update [default: 8; 256 for vera]
     #[arg(short, long, aliases = ["r", "lora-r", "lora-rank"], value_name = "RANK", help_heading = LORA, conflicts_with = "adapter")]
     pub rank: Option<usize>,
     /// Numerator of the scale alpha / rank [default: twice the rank]
     #[arg(long, alias = "lora-alpha", value_name = "ALPHA", help_heading = LORA, conflicts_with = "adapter")]
     pub alpha: Option<f64>,
-    /// Share of the inputs that is dropped in training [default: 0]
+    /// Dropout probability of the adapter's input [default: 0]
     #[arg(long, alias = "lora-dropout", value_name = "SHARE", help_heading = LORA, conflicts_with = "adapter")]
     pub dropout: Option<f64>,
     /// Scale by alpha / sqrt(rank)
@@ -52,50 +52,50 @@ pub struct MethodArgs {
     /// Decompose weights into magnitude and direction
     #[arg(long, help_heading = LORA, conflicts_with = "adapter")]
     pub use_dora: bool,
-    /// Which biases of the base are trained, too [default: none]
+    /// Biases of the base to train as well [default: none]
     #[arg(long, value_name = "WHICH", help_heading = LORA, conflicts_with = "adapter")]
     pub bias: Option<BiasName>,
-    /// Other ranks for some modules
+    /// Ranks of single modules
     #[arg(long, value_name = "MODULE=RANK", value_delimiter = ',', value_parser = pair::<usize>, help_heading = LORA, conflicts_with = "adapter")]
     pub rank_pattern: Vec<(String, usize)>,
-    /// Other alphas for some modules
+    /// Alphas of single modules
     #[arg(long, value_name = "MODULE=ALPHA", value_delimiter = ',', value_parser = pair::<f64>, help_heading = LORA, conflicts_with = "adapter")]
     pub alpha_pattern: Vec<(String, f64)>,
-    /// How the factors start: kaiming (A uniform, B zero), gaussian (A normal, B zero), random (both, for tests), pissa, pissa_niter_N or olora (from the
+    /// Initial values of the factors: kaiming (A uniform, B zero), gaussian (A normal, B zero), random (both, for tests), pissa, pissa_niter_N or olora (from the
     /// weights themselves) [default: kaiming]
     #[arg(long, value_name = "HOW", value_parser = lora_init, help_heading = LORA, conflicts_with = "adapter")]
     pub init_lora_weights: Option<LoraInit>,
-    /// Tokens whose rows of the embedding are trained, for trainable_tokens and beside lora
+    /// Tokens whose embeddings to train, for trainable_tokens and beside lora
     #[arg(long, value_name = "TOKENS", value_delimiter = ',', help_heading = SCOPE, conflicts_with = "adapter")]
     pub trainable_token_indices: Vec<usize>,
 
     /// Number of virtual tokens [default: 20]
     #[arg(long, value_name = "TOKENS", help_heading = PROMPTS, conflicts_with = "adapter")]
     pub num_virtual_tokens: Option<usize>,
-    /// Let a two-layer network compute the prefixes; prefix_tuning always does, p_tuning_v2 never
+    /// Compute the prefix by a two-layer network (prefix_tuning always does, p_tuning_v2 never)
     #[arg(long, help_heading = PROMPTS, conflicts_with = "adapter")]
     pub prefix_projection: bool,
-    /// Width of the network that computes the prompt [default: that of the model]
+    /// Width of the network that computes the prompt or prefix [default: the model's]
     #[arg(long, value_name = "WIDTH", help_heading = PROMPTS, conflicts_with = "adapter")]
     pub encoder_hidden_size: Option<usize>,
-    /// What computes the prompt of p_tuning [default: mlp]
+    /// The network that computes the prompt of p_tuning [default: mlp]
     #[arg(long, value_name = "NETWORK", help_heading = PROMPTS, conflicts_with = "adapter")]
     pub encoder_reparameterization_type: Option<NetworkName>,
-    /// Layers of the LSTM that computes the prompt of p_tuning [default: 2]
+    /// Number of layers of that LSTM [default: 2]
     #[arg(long, value_name = "LAYERS", help_heading = PROMPTS, conflicts_with = "adapter")]
     pub encoder_num_layers: Option<usize>,
-    /// How the prompt starts [default: vocab for prompt_tuning; random for prefix_tuning and p_tuning_v2, which have text as well]
+    /// Initial values of the prompt or prefix [default: vocab for prompt_tuning; random for prefix_tuning and p_tuning_v2, which also take text]
     #[arg(long, value_name = "HOW", help_heading = PROMPTS, conflicts_with = "adapter")]
     pub prompt_init: Option<PromptInitName>,
     /// Where virtual tokens are put in a model that multiplies embeddings with a number: before (they are multiplied, too) or after that
     /// [default: as the graph's names or config.json beside it tell]
     #[arg(long, value_name = "SIDE", help_heading = PROMPTS)]
     pub prompt_scale: Option<PromptScaleName>,
-    /// The text that the prompt starts from, or whose own keys and values the prefix starts from
+    /// The text whose embeddings (or keys and values) the prompt (or prefix) starts from
     #[arg(long, value_name = "TEXT", help_heading = PROMPTS, conflicts_with = "adapter")]
     pub prompt_init_text: Option<String>,
 
-    /// Targets whose input is scaled instead of their output, for ia3
+    /// Targets of ia3 whose input is scaled, not their output
     #[arg(long, value_name = "MODULES", help_heading = SCOPE, conflicts_with = "adapter")]
     pub feedforward_modules: Option<String>,
 }
@@ -167,7 +167,7 @@ pub enum BiasName {
     None,
     /// Every bias of the base
     All,
-    /// Those of the modules that the method attaches to
+    /// The biases of the adapted modules
     LoraOnly,
 }
 
@@ -176,7 +176,7 @@ pub enum BiasName {
 pub enum NetworkName {
     /// Three linear layers
     Mlp,
-    /// An LSTM of both directions, and two linear layers
+    /// A bidirectional LSTM and two linear layers
     Lstm,
 }
 
@@ -201,7 +201,7 @@ impl From<PromptScaleName> for PromptScale {
 /// How a prompt starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PromptInitName {
-    /// Normal numbers
+    /// Normally distributed values
     Random,
     /// Embeddings of random tokens
     Vocab,

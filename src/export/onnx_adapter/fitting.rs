@@ -49,7 +49,7 @@ fn same<T: PartialEq + std::fmt::Debug>(what: &'static str, graph: &T, adapter: 
         return Ok(());
     }
     Err(Error::mismatch(what, format!("{graph:?}"), format!("{adapter:?}"))
-        .with_hint("the graph has them as constants; inject the adapter, which makes a graph of its own"))
+        .with_hint("they are constants of this graph; inject the adapter to get its own graph"))
 }
 
 /// The rows that are trained, whatever the table is called.
@@ -70,7 +70,7 @@ fn same_fixed(files: &AdapterFiles, own: &AdapterFiles) -> Result<()> {
     match files.tensors.iter().find(differs) {
         Some((name, _)) => Err(Error::invalid("other numbers than those in the graph, which never change")
             .at(Place::Tensor(name.clone()))
-            .with_hint("adapters that share projections have them from one seed; inject the adapter, which makes a graph of its own")),
+            .with_hint("their shared projections differ; inject the adapter to get its own graph")),
         None => Ok(()),
     }
 }

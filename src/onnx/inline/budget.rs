@@ -32,7 +32,7 @@ impl Budget {
         let left = self.0.checked_sub(bytes);
         self.0 = left.ok_or_else(|| {
             let what = format!("calls of functions unfold into more than {} MB of nodes", BYTES >> 20);
-            Error::graph(what).with_hint("a model that unfolds like this is broken, or made to do harm")
+            Error::graph(what).with_hint("a model that expands like this is broken or malicious")
         })?;
         Ok(())
     }

@@ -248,7 +248,7 @@ impl<'a> Batches<'a> {
         examples.extend(filler.into_iter().cycle().take(own - count));
         if own > count && examples.iter().any(|example| matches!(example.labels, Labels::Column | Labels::Row)) {
             let error = Error::mismatch("rows in a batch", format!("{own}, the model's only number"), count).in_file(&self.dataset.path);
-            return Err(error.with_hint("rows of this task cannot be filled up: leave some out so that batches are whole"));
+            return Err(error.with_hint("rows of this task cannot be padded: leave some out so that every batch is full"));
         }
         let texts = texts_of(&examples, task).in_file(&self.dataset.path)?;
         let rows = Rows::new(&examples, task, &self.filling, self.filling.feeding.length);

@@ -139,12 +139,12 @@ const MEANINGS: [Meaning; 11] = [
     Meaning {
         columns: &["label", "labels"],
         what: "a label, which this form of rows does not learn",
-        hint: "for classes, `peft-onnx inject --task seq-cls` on a model with a classifier; of rows that were approved or not, keep the approved ones",
+        hint: "`peft-onnx inject --task seq-cls` learns classes; for answers that were approved or not, `--task preference --loss kto`, or keep the approved ones",
     },
     Meaning {
         columns: &["chosen", "rejected"],
         what: "a preference, which this task does not learn",
-        hint: "to learn the chosen answers alone: --map chosen=completion --map rejected=ignore",
+        hint: "`peft-onnx inject --task preference` or `--task reward` learns it; to learn the chosen answers alone: --map chosen=completion --map rejected=ignore",
     },
     Meaning {
         columns: &["text_pair", "text2", "text_b", "sentence2", "second_text", "hypothesis", "question2"],
@@ -154,17 +154,17 @@ const MEANINGS: [Meaning; 11] = [
     Meaning {
         columns: &["anchor", "positive", "negative", "negatives", "hard_negative"],
         what: "a text to be near or far from, which this task does not learn",
-        hint: "rows for sentence vectors need a model and a task that learn them",
+        hint: "`peft-onnx inject --task embedding` learns it",
     },
     Meaning {
         columns: &["teacher_logits", "teacher_scores", "teacher_probs"],
         what: "a teacher's answer, which this task does not learn",
-        hint: "only labels are learnt here",
+        hint: "with classes, `peft-onnx inject --distill-weight 0.5` learns the column teacher_logits beside the labels",
     },
     Meaning {
         columns: &["score", "scores", "similarity"],
         what: "a number to be predicted, which this task does not learn",
-        hint: "if it is the number of a class: --map COLUMN=label",
+        hint: "if it is the number of a class: --map COLUMN=label; `peft-onnx inject --task regression`, `rerank` and `embedding` learn numbers",
     },
     Meaning {
         columns: &["weight", "weights", "sample_weight", "loss_weight"],
@@ -184,7 +184,7 @@ const MEANINGS: [Meaning; 11] = [
     Meaning {
         columns: &["answers", "answer_start", "start_positions", "end_positions", "entities", "ner_tags", "tags"],
         what: "an answer or a tag within the text, which this task does not learn",
-        hint: "rows with tokens and a label for each are input_ids + labels",
+        hint: "`peft-onnx inject --task qa` learns answers, `--task token-cls` tags and entities",
     },
     Meaning {
         columns: &["image", "images", "audio"],

@@ -86,7 +86,7 @@ impl Template {
         match task {
             Task::MaskedLm => Ok(()),
             Task::CausalLm if behind.clone().all(is_empty) => Ok(()),
-            Task::CausalLm => Err(Error::invalid("the template goes on behind [MASK], where a causal language model does not look")
+            Task::CausalLm => Err(Error::invalid("the template has text behind [MASK], which a causal language model cannot see")
                 .with_hint("end the template with [MASK]: for example \"{text} All in all, it was [MASK]\"")),
             other => Err(Error::unsupported(format!("a template for {other}"), "a language model is asked for a word, masked or next")
                 .with_hint("--task masked-lm or --task causal-lm, where the graph has logits of tokens")),

@@ -334,7 +334,7 @@ impl<'a> Run<'a> {
     /// Keeps how the run ended. That is said nowhere else but in a list of runs: it is no reason to fail.
     fn end(&mut self, ended: Ended) {
         if let Err(error) = self.kept.end(Some(ended)) {
-            tracing::warn!("how run {} ended could not be kept: {error}", self.kept.name);
+            tracing::warn!("the end of run {} could not be recorded: {error}", self.kept.name);
         }
     }
 
@@ -412,7 +412,7 @@ fn begin(
     };
     record.conditions.check(conditions)?;
     if record.optimization != optimization {
-        tracing::warn!("the checkpoint's run had {}; this one goes on with {optimization}", record.optimization);
+        tracing::warn!("the checkpoint's run had {}; this one continues with {optimization}", record.optimization);
     }
     for part in STATES {
         let values = beginning.checkpoint.as_ref().map(|checkpoint| checkpoint.part(part.input, manifest.trainable_count));
@@ -427,7 +427,7 @@ fn finite(vector: &[f32], manifest: &Manifest) -> Result<()> {
     let slot = manifest.trainable.iter().rev().find(|slot| slot.offset <= place);
     let error = Error::invalid(format!("a number to start from is {}", vector[place]));
     let place = Place::Tensor(slot.map(|slot| slot.name.clone()).unwrap_or_default());
-    Err(error.at(place).with_hint("nothing can be learnt from there: `--restart` begins with the adapter that `inject` wrote"))
+    Err(error.at(place).with_hint("training cannot continue from there: `--restart` begins with the adapter that `inject` wrote"))
 }
 
 /// Puts the adapter of a run's last checkpoint into the bundle, unless it is there.
@@ -437,7 +437,7 @@ fn finished(bundle: &Bundle, mut run: runs::Run, step: u64) -> Result<Summary> {
         pending::follow(bundle.folder(), &pending::Source { run: run.name.clone(), step }).hint(hint)?;
         bundle.renew_inference()?;
         if let Err(error) = run.end(Some(Ended::Finished)) {
-            tracing::warn!("how run {} ended could not be kept: {error}", run.name);
+            tracing::warn!("the end of run {} could not be recorded: {error}", run.name);
         }
     }
     Ok(Summary {

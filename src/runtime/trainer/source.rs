@@ -104,7 +104,7 @@ impl Source {
         self.limits.positions = self.limits.positions.into_iter().chain(feeding.length).min();
         if feeding.length.is_some() && feeding.padding == Padding::Read {
             tracing::warn!(
-                "the model takes rows of {} tokens alone and has no mask: what fills up short rows is read and learnt like a text's own tokens",
+                "the model takes only rows of {} tokens and has no mask: it reads the padding of short rows, and learns it, like text",
                 feeding.length.unwrap_or_default()
             );
         }

@@ -30,8 +30,8 @@ enum Kind {
     Branch(Option<Run>),
 }
 
-const CHOICES: &str = "`--resume` goes on with the newest run, bit for bit; `--continue` begins a new run, with a new optimizer, from the adapter as it is; \
-                       `--restart` begins one from the adapter as `inject` wrote it";
+const CHOICES: &str = "`--resume` continues the newest run, bit for bit; `--continue` begins a new run from the trained adapter, with a new optimizer; \
+                       `--restart` begins one from the untrained adapter, as `inject` wrote it";
 
 impl Beginning {
     /// Finds where a run starts. Whoever calls this holds the bundle's lock.
@@ -54,7 +54,7 @@ impl Beginning {
                     && run.record.ended != Some(crate::runtime::runs::Ended::Finished)
                 {
                     tracing::warn!(
-                        "run {} did not come to its end: what it learnt until step {step} is not in the adapter (--resume goes on with it)",
+                        "run {} did not finish: the adapter lacks what it learnt until step {step} (--resume continues it)",
                         run.name
                     );
                 }

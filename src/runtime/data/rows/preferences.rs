@@ -1,5 +1,7 @@
 //! Answers of which one is better, as TRL's trainers read them.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use super::Fields;
@@ -70,6 +72,15 @@ fn answer(prompt: &Value, completion: &Value, encoder: &Encoder<'_>) -> Result<E
     Ok(example)
 }
 
+/// A list of messages, perhaps a table's cell. Any other text stays one, though it may read like a number.
+fn messages_or_text(part: &Value) -> Cow<'_, Value> {
+    let is_list = |told: &Value| told.as_array().is_some_and(|items| !items.is_empty() && items.iter().all(Value::is_object));
+    match json(part) {
+        Cow::Owned(told) if !is_list(&told) => Cow::Borrowed(part),
+        told => told,
+    }
+}
+
 struct Text {
     text: String,
     is_chat: bool,
@@ -77,7 +88,7 @@ struct Text {
 
 /// Texts one after the other, or lists of messages through the chat template.
 fn text_of(parts: &[&Value], encoder: &Encoder<'_>, asks: bool) -> Result<Text> {
-    let parts: Vec<_> = parts.iter().map(|part| json(part)).collect();
+    let parts: Vec<_> = parts.iter().map(|part| messages_or_text(part)).collect();
     if parts.iter().all(|part| part.is_string()) {
         return Ok(Text { text: parts.iter().filter_map(|part| part.as_str()).collect(), is_chat: false });
     }

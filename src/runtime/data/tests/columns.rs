@@ -37,6 +37,24 @@ fn texts_of_classes_are_found_under_the_names_that_people_give_them() -> Result<
 }
 
 #[test]
+fn answers_that_read_like_numbers_or_lists_are_texts() -> Result<()> {
+    let (_folder, tokenizer) = causal()?;
+    let reading = Reading { tokenizer: Some(&tokenizer), ..Reading::for_task(Task::Preference) };
+    let read_with = |chosen: &str| {
+        let row = json!({"prompt": "one ", "chosen": chosen, "rejected": "three"});
+        read("a.jsonl", &row.to_string(), &reading)
+    };
+    for chosen in [" 56", "56", "true", "[1, 2]", "[]", "null", "{}"] {
+        assert_eq!(read_with(chosen)?.examples.len(), 1, "{chosen}");
+    }
+    let messages = json!([{"role": "assistant", "content": "two"}]).to_string();
+    let row =
+        json!({"prompt": "[{\"role\": \"user\", \"content\": \"one\"}]", "chosen": messages, "rejected": messages.replace("two", "three")});
+    assert_eq!(read("a.jsonl", &row.to_string(), &reading)?.examples.len(), 1);
+    Ok(())
+}
+
+#[test]
 fn columns_with_a_meaning_that_the_task_does_not_use_are_refused() -> Result<()> {
     struct Case(Task, &'static str, &'static [&'static str], &'static str);
     let (_folder, tokenizer) = causal()?;
