@@ -259,7 +259,8 @@ fn example(session: &Session, samples: &Samples, length: usize, random: &mut Cha
     }
     example.pixel_values = ports(Role::PixelValues).next().map(|port| pixels(port, samples, random));
     // A wave is longer than its positions, those of a spectrogram the graph knows.
-    let length = |port: &Port| if samples.task == Task::AudioCls && port.shape.len() == 2 { length * SAMPLES_A_POSITION } else { length };
+    let reads_sound = ports(Role::InputIds).next().is_none() && example.pixel_values.is_none();
+    let length = |port: &Port| if reads_sound && port.shape.len() == 2 { length * SAMPLES_A_POSITION } else { length };
     example.columns = ports(Role::Column).map(|port| (port.name.clone(), column(port, length(port), random))).collect();
     labelled(example, session, samples, random)
 }

@@ -67,7 +67,7 @@ fn columns_with_a_meaning_that_the_task_does_not_use_are_refused() -> Result<()>
         Case(Task::CausalLm, r#"{"text": "one", "teacher_logits": [[1]]}"#, &[], "the column teacher_logits for causal-lm"),
         Case(Task::CausalLm, r#"{"text": "one", "tools": [{}]}"#, &[], "the column tools for causal-lm"),
         Case(Task::CausalLm, r#"{"text": "one", "weight": 0.5}"#, &[], "the column weight for causal-lm"),
-        Case(Task::SeqCls, r#"{"text": "one", "Sentence2": "two", "label": 0}"#, &[], "the column sentence2 for seq-cls"),
+        Case(Task::SeqCls, r#"{"text": "one", "Sentence2": "two", "label": 0}"#, &[], "the column Sentence2 for seq-cls"),
         Case(Task::SeqCls, r#"{"text": "one", "label": 0, "labels": [1]}"#, &[], "the column labels for seq-cls"),
         Case(Task::SeqCls, r#"{"text": "one", "score": 0.5, "label": 0}"#, &[], "the column score for seq-cls"),
         Case(Task::SeqCls, r#"{"anchor": "one", "positive": "two", "negative_1": "three"}"#, &[], "the column anchor for seq-cls"),
