@@ -96,7 +96,7 @@ mod tests {
     fn graph(scope: &str, is_genai: bool) -> Graph {
         let b = Builder::new(ModelInfo::dialect());
         let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
-        let table = b.initializer("model.embed_tokens.weight", Tensor::from_f32(&[9, 4], &[0.5; 36]));
+        let table = b.initializer("model.embed_tokens.weight", Tensor::from_f32(&[50, 4], &[0.5; 200]));
         let rows = b.scoped("/model/embed_tokens", || table.gather(ids, 0));
         let scaled = b.scoped(scope, || rows * 2.0);
         let weight = if is_genai { "model.layers.0.attn.q_proj.MatMul.weight" } else { "onnx::MatMul_1" };
