@@ -121,8 +121,12 @@ const FORMS: &[Form] = &[
 ];
 
 fn inject(folder: &Path, bundle: &Path) -> std::process::Output {
+    inject_and_tell(folder, bundle, "--json")
+}
+
+fn inject_and_tell(folder: &Path, bundle: &Path, how: &str) -> std::process::Output {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/fixtures/llama/torchscript.onnx");
-    let args: [&Path; 7] = [Path::new("inject"), &model, Path::new("--json"), Path::new("--adapter"), folder, Path::new("-o"), bundle];
+    let args: [&Path; 7] = [Path::new("inject"), &model, Path::new(how), Path::new("--adapter"), folder, Path::new("-o"), bundle];
     Command::cargo_bin("peft-onnx").expect("the binary is built for its tests").args(args).output().expect("the binary starts")
 }
 
@@ -180,7 +184,7 @@ fn what_is_wrong_with_a_folder_is_said() {
         let mut changed = Changed { folder: &folder, config: settings(&source.join(peft::CONFIG_FILE)), tensors: original.clone() };
         change(&mut changed);
         changed.write("");
-        let output = inject(&folder, &bundle);
+        let output = inject_and_tell(&folder, &bundle, "--quiet");
         let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
         let said = said.replace("\\\"", "\"");
         assert_eq!(output.status.code(), Some(1), "{what}: {said}");

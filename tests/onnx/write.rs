@@ -183,12 +183,15 @@ fn a_failed_write_leaves_nothing() -> peft_onnx::Result<()> {
     // A folder stands where the data should go.
     fs::create_dir(out.path().join("out.data"))?;
     fs::write(out.path().join("out.data/x"), "")?;
-    fs::write(out.path().join("out.onnx"), "before")?;
     let options = WriteOptions { storage: Storage::External { file: "out.data".into() } };
     let error = onnx::write(&read, &out.path().join("out.onnx"), &options).expect_err("it cannot");
     assert!(error.to_string().contains("out.data: "), "{error}");
-    assert_eq!(files(out.path()), ["out.data", "out.onnx"]);
-    assert_eq!(fs::read(out.path().join("out.onnx"))?, b"before");
+    assert_eq!(files(out.path()), ["out.data"]);
+    // Of a model that is replaced, the data goes beside the folder, which stays.
+    fs::write(out.path().join("out.onnx"), "before")?;
+    onnx::write(&read, &out.path().join("out.onnx"), &options)?;
+    assert_eq!(fs::read(out.path().join("out.data/x"))?, b"");
+    same_weights(&read, &onnx::read(&out.path().join("out.onnx"))?);
     let nowhere = onnx::write(&read, &out.path().join("no/folder/out.onnx"), &options);
     assert!(nowhere.is_err());
     Ok(())
