@@ -198,8 +198,7 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         loss: LossPlan { teacher: request.loss.teacher.as_deref().map(|file| from_bundle(file, request.output)).transpose()?, ..loss.plan },
     };
     manifest.write(folder.path())?;
-    let files: Vec<&Path> = origin_files.iter().map(|(file, _)| file.as_path()).collect();
-    fingerprint::remember(folder.path(), &manifest.base.fingerprint, &files);
+    fingerprint::remember(folder.path(), &manifest.base.fingerprint, &origin_files.iter().map(|(file, _)| &**file).collect::<Vec<_>>());
     folder.finish()?;
     Ok(Report { manifest, targets: plan.targets(), trained: plan.trained(), task, matched, new_head, head_on })
 }
