@@ -182,7 +182,7 @@ fn a_folder_is_taken_for_the_model_in_it() {
 }
 
 #[test]
-fn errors_are_json_for_programs_and_plain_text_elsewhere() {
+fn errors_are_words_for_people_and_with_json_a_last_line_for_programs() {
     let place = Place::new();
     for (arguments, code, error, place_of_it) in [
         (&["inspect", "x.onnx", "--json"][..], 1, "no such file or folder", serde_json::json!([{"file": "x.onnx"}])),
@@ -195,7 +195,11 @@ fn errors_are_json_for_programs_and_plain_text_elsewhere() {
         ),
     ] {
         let output = peft_onnx().args(arguments).current_dir(place.folder.path()).output().expect("the binary starts");
-        let said: Value = serde_json::from_slice(&output.stderr).unwrap_or_else(|_| panic!("{arguments:?}"));
+        let told = String::from_utf8(output.stderr).expect("text");
+        let last = told.lines().last().unwrap_or_default();
+        let said: Value = serde_json::from_str(last).unwrap_or_else(|_| panic!("{arguments:?}: {told}"));
+        assert!(told.starts_with("error: ") && output.stdout.is_empty(), "{told}");
+        assert!(told.contains("\nhint: ") || told.contains("Usage: "), "{told}");
         assert_eq!(
             (output.status.code(), said["error"].as_str(), &said["places"]),
             (Some(code), Some(error), &place_of_it),

@@ -52,7 +52,7 @@ fn by_structure(graph: &Graph, attentions: &[Attention]) -> Vec<CacheSlot> {
         let concat = ValueRef::new(graph, present).from(&["Concat"]).ok()?;
         let past = concat.input(0).ok()?.id();
         let is_input = graph.data_inputs().any(|id| id == past);
-        is_input.then(|| CacheSlot { layer, part, past, present: graph.outputs().contains(&present).then_some(present) })
+        is_input.then(|| CacheSlot { layer, part, past, present: graph.is_output(present).then_some(present) })
     };
     let of_layer = |(layer, attention): (usize, &Attention)| {
         [slot(layer, attention.key.value, CachePart::Key), slot(layer, attention.value.value, CachePart::Value)]

@@ -47,7 +47,7 @@ fn origins(graph: &Graph, value: ValueId) -> Option<BTreeSet<ValueId>> {
         if seen.len() > MAX_VALUES {
             return None;
         }
-        if graph.inputs().contains(&id) {
+        if graph.is_input(id) {
             found.insert(id);
             continue;
         }

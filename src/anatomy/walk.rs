@@ -83,7 +83,7 @@ impl<'g> ValueRef<'g> {
 
     /// Whether the graph gives this value to its caller.
     pub(super) fn is_output(self) -> bool {
-        self.graph.outputs().contains(&self.id)
+        self.graph.is_output(self.id)
     }
 
     /// The constant that is stored under this very value: an initializer, overridable or not, or a `Constant` node.

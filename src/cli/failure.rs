@@ -1,4 +1,4 @@
-//! How a command ends that did not do its work: words for people, JSON for programs, an exit code.
+//! How a command ends that did not do its work: words for people, a last line of JSON for programs, an exit code.
 
 use std::ffi::OsString;
 use std::io;
@@ -13,13 +13,16 @@ use crate::error::{Error, ErrorKind, Place};
 /// What shells report of a program that wrote to a pipe whose reader had gone: the signal 13.
 const CLOSED_PIPE: u8 = 128 + 13;
 
-/// Says why a command failed, on standard error, and gives the exit code that goes with it.
+/// Says why a command failed, on standard error, and gives the exit code that goes with it. With `is_json` the last line is the same as JSON.
 #[must_use]
 pub fn report(error: &Error, is_json: bool) -> ExitCode {
     match error.kind() {
         // Nobody reads the output any more: `peft-onnx inspect ... | head`.
         ErrorKind::Io(refusal) if refusal.kind() == io::ErrorKind::BrokenPipe => return ExitCode::from(CLOSED_PIPE),
-        _ => output::note(&if is_json { in_json(error).to_string() } else { describe(error) }),
+        _ => output::note(&describe(error)),
+    }
+    if is_json {
+        output::note(&in_json(error).to_string());
     }
     if matches!(error.kind(), ErrorKind::Interrupted) { ExitCode::from(signals::exit_code()) } else { ExitCode::FAILURE }
 }
@@ -28,11 +31,10 @@ pub fn report(error: &Error, is_json: bool) -> ExitCode {
 #[must_use]
 pub fn report_usage(error: &clap::Error, mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let code = u8::try_from(error.exit_code()).unwrap_or(2);
+    // A closed pipe: there is nobody to say it to.
+    let _ = error.print();
     if error.use_stderr() && arguments.any(|argument| argument == "--json") {
         output::note(&usage_in_json(error).to_string());
-    } else {
-        // A closed pipe: there is nobody to say it to.
-        let _ = error.print();
     }
     ExitCode::from(code)
 }

@@ -1,7 +1,7 @@
 //! The command line: one file a command, each its options and a function that runs it.
 //!
 //! What a command prints for people goes to standard output as text, for programs (`--json`) as JSON; progress and warnings go to standard
-//! error, which need not be readable. With `--json` errors are JSON as well. Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted (143 by SIGTERM, 129 by
+//! error, which need not be readable. With `--json` the last line of standard error is the error as JSON. Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted (143 by SIGTERM, 129 by
 //! SIGHUP).
 
 pub mod check;

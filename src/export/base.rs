@@ -126,7 +126,7 @@ impl Base {
 
     fn anatomy_in(&self, graph: &Graph) -> Anatomy {
         let mut anatomy = self.anatomy.clone();
-        anatomy.cache.retain(|slot| graph.inputs().contains(&slot.past));
+        anatomy.cache.retain(|slot| graph.is_input(slot.past));
         for projection in anatomy.projections.iter_mut().filter(|projection| !is_there(graph, projection.output)) {
             // A fused operator adds the bias; a branch may be added before it as well.
             (projection.output, projection.bias) = (projection.y, None);

@@ -11,7 +11,7 @@ use super::lock::Lock;
 use super::manifest::{self, BaseFile, GraphFile, Manifest, Slot};
 use super::objective::{self, LossRequest};
 use super::opened::{INFERENCE, is_inside, location, relative, write_inference};
-use super::{PromptScale, class_names, declared, fingerprint, given, prompt_scale};
+use super::{PromptScale, class_names, declared, fingerprint, given, merge, prompt_scale};
 use crate::adapter::config::{Method, NewHead, Task};
 use crate::adapter::dropout::Masks;
 use crate::adapter::targets::Strictness;
@@ -149,6 +149,9 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     }
     let (inference, kept) = adapted(&base, &plan, &lookup, Purpose::Inference).in_file(request.model)?;
     let matched = given.as_ref().map(|files| matched(request, files, &kept)).transpose()?;
+    if let Some(lost) = merge::lost_of_cache(&base.raw, &inference) {
+        tracing::warn!("the graph for inference has no cache (the input {lost}): the adapter stands in the branch without one");
+    }
     let (untrained, trained) = adapted(&base, &plan, &lookup, Purpose::Training(None)).in_file(request.model)?;
     let mut files = adapter_files(plan.settled(), task, request, given.as_ref(), &kept, &trained);
     files.config.new_head.clone_from(&new_head);

@@ -1,5 +1,6 @@
 //! Merged models: the adapter folded into the base's weights, everything else as it was.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::base::Base;
@@ -11,7 +12,7 @@ use crate::adapter::{Given, Plan, Requantised};
 use crate::adapter::{naming, packing};
 use crate::ir::{Builder, DType, Graph};
 use crate::onnx::{self, Storage, WriteOptions};
-use crate::{Context, Error, Result, peft};
+use crate::{Context, Error, Result, peft, unfuse};
 
 /// Where the merged model's weights go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,14 +76,16 @@ pub struct Request<'a> {
     pub weights: Weights,
     /// What becomes of an adapter of quantised weights.
     pub quantised: Quantised,
+    /// Whether the model may lose its cache, where the adapter cannot be put into the branch that reads it.
+    pub may_lose_cache: bool,
 }
 
 /// Folds a bundle's adapter into its base and writes the model, complete in itself.
 ///
 /// # Errors
-/// A bundle that is not whole; a base that is another than the adapter was trained on; weights that are not plain floats.
+/// A bundle that is not whole; a base that is another than the adapter was trained on; weights that are not plain floats; a cache that would be lost.
 pub fn write(request: &Request<'_>) -> Result<Report> {
-    let Request { bundle: opened, output, weights, quantised } = *request;
+    let Request { bundle: opened, output, weights, quantised, may_lose_cache } = *request;
     let (manifest, model) = (opened.manifest(), opened.model());
     let mut base = Base::read(model)?;
     if !base.stilled.is_none() {
@@ -104,6 +107,9 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     let given = |key: &str| files.tensors.get(key).cloned();
     let plan = Plan::new(&files.config.method, task, &base.anatomy, Strictness::AsPeft, 0, &given).in_file(model)?;
     let (merged, requantised) = merged(&base, &plan, &given, quantised).in_file(model)?;
+    if !may_lose_cache {
+        keeps_cache(&base.raw, &merged, requantised_would_do(&base, &plan)).in_file(model)?;
+    }
     let stem = output.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let data = format!("{stem}.data");
     let storage = match (weights, external) {
@@ -112,4 +118,28 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     };
     onnx::write(&merged, output, &WriteOptions { storage })?;
     Ok(Report { modules: plan.targets().len() + plan.trained().len(), precision: base.precision(), requantised, bundle: opened.clone() })
+}
+
+/// Whether the adapter keeps the base's graph as it is where it is folded into quantised weights.
+fn requantised_would_do(base: &Base, plan: &Plan) -> bool {
+    !plan.is_baked() && !plan.targets().iter().all(|(module, _)| base.is_foldable(module))
+}
+
+/// An input of the base's cache that a graph made of it lacks.
+pub(super) fn lost_of_cache(base: &Graph, made: &Graph) -> Option<String> {
+    let names = |graph: &Graph| graph.data_inputs().map(|id| graph.value_name(id).to_owned()).collect::<BTreeSet<_>>();
+    let kept = names(made);
+    names(base).into_iter().find(|name| unfuse::is_of_cache(name) && !kept.contains(name))
+}
+
+/// Refuses a merged model that lacks the base's cache, and would write slowly from now on.
+fn keeps_cache(base: &Graph, merged: &Graph, requantised_would_do: bool) -> Result<()> {
+    let Some(lost) = lost_of_cache(base, merged) else { return Ok(()) };
+    let why = format!(
+        "the model chooses in an `If` between a branch that reads {lost} and one without a cache, and this adapter can be put into the latter alone"
+    );
+    let other = if requantised_would_do { "`--requantize` folds the adapter into the weights, which keeps it; " } else { "" };
+    Err(Error::unsupported("keeping the cache", why).with_hint(format!(
+        "{other}an export with one decoder for both, without an `If`, keeps it; `--without-cache` writes the model without its cache"
+    )))
 }

@@ -102,7 +102,7 @@ impl Bundle {
     pub fn adapted(&self) -> Result<Graph> {
         let graph = self.graph(INFERENCE)?;
         let files = peft::read(&self.adapter)?;
-        with_adapter(&graph, &onnx_adapter::inputs(&self.manifest, &files).in_file(self.adapter.join(peft::WEIGHTS_FILE))?)
+        with_adapter(&graph, &onnx_adapter::inputs(&self.folder, &self.manifest, &files).in_file(self.adapter.join(peft::WEIGHTS_FILE))?)
     }
 
     /// Writes `inference.onnx` again, with the adapter as its file is now: what has to follow when the adapter's file was replaced, for those who open
@@ -133,7 +133,7 @@ pub(super) fn location(file: &str) -> String {
 
 /// Writes a graph for inference: whole if its constants are few, else referring to the base's `files`.
 pub(super) fn write_inference(graph: &Graph, path: &Path, files: &[(PathBuf, String)]) -> Result<()> {
-    let constants = graph.initializers().filter(|(id, _)| !graph.inputs().contains(id));
+    let constants = graph.initializers().filter(|(id, _)| !graph.is_input(*id));
     let size: usize = constants.filter_map(|(_, tensor)| tensor.bytes()).map(bytes::Bytes::len).sum();
     let storage = if size <= WHOLE { Storage::Inline } else { Storage::Refer { files: files.to_vec(), file: format!("{INFERENCE}.data") } };
     onnx::write(graph, path, &WriteOptions { storage })

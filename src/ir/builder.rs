@@ -357,7 +357,7 @@ impl State {
     /// The constant behind a value: an initializer that no caller can override, or what a `Constant` node holds.
     fn constant(&self, id: ValueId) -> Option<&Tensor> {
         if let Some(tensor) = self.graph.initializers.get(&id) {
-            return (!self.graph.inputs.contains(&id)).then_some(tensor);
+            return (!self.graph.is_input(id)).then_some(tensor);
         }
         let node = &self.graph.nodes[self.writers[id.index()]?];
         match (&*node.op, node.attrs.get("value")) {

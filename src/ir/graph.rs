@@ -204,6 +204,7 @@ pub struct Graph {
     pub(super) model: ModelInfo,
     pub(super) values: Vec<Value>,
     pub(super) nodes: Vec<Node>,
+    /// In the order of their ids.
     pub(super) inputs: Vec<ValueId>,
     pub(super) outputs: Vec<ValueId>,
     pub(super) captured: Vec<ValueId>,
@@ -211,6 +212,7 @@ pub struct Graph {
     pub(super) extra: Option<Bytes>,
     pub(super) producers: Vec<Option<NodeId>>,
     pub(super) uses: Vec<Vec<Use>>,
+    pub(super) is_output: Vec<bool>,
 }
 
 impl Graph {
@@ -252,6 +254,11 @@ impl Graph {
     pub fn inputs(&self) -> &[ValueId] {
         &self.inputs
     }
+    /// Whether a value is an input, with a default value or without.
+    #[must_use]
+    pub fn is_input(&self, id: ValueId) -> bool {
+        self.inputs.binary_search(&id).is_ok()
+    }
     /// The inputs that have no default: what a caller must feed.
     pub fn data_inputs(&self) -> impl Iterator<Item = ValueId> + '_ {
         self.inputs.iter().copied().filter(|id| !self.initializers.contains_key(id))
@@ -260,6 +267,11 @@ impl Graph {
     #[must_use]
     pub fn outputs(&self) -> &[ValueId] {
         &self.outputs
+    }
+    /// Whether a value is an output.
+    #[must_use]
+    pub fn is_output(&self, id: ValueId) -> bool {
+        self.is_output.get(id.index()).is_some_and(|is| *is)
     }
     /// In a body: the values that come from the graph around it.
     #[must_use]
@@ -314,7 +326,7 @@ impl Graph {
     #[must_use]
     pub fn constant(&self, id: ValueId) -> Option<&Tensor> {
         if let Some(tensor) = self.initializers.get(&id) {
-            return (!self.inputs.contains(&id)).then_some(tensor);
+            return (!self.is_input(id)).then_some(tensor);
         }
         let node = self.node(self.producer(id)?);
         match (&*node.op, node.attrs.get("value")) {
@@ -353,8 +365,12 @@ impl Graph {
         Self { nodes, ..self }.indexed()
     }
 
-    /// Fills the tables of producers and uses.
+    /// Fills the tables of producers, uses and outputs.
     pub(super) fn indexed(mut self) -> Self {
+        self.is_output = vec![false; self.values.len()];
+        for output in &self.outputs {
+            self.is_output[output.index()] = true;
+        }
         self.producers = vec![None; self.values.len()];
         self.uses = vec![Vec::new(); self.values.len()];
         for (i, node) in self.nodes.iter().enumerate() {

@@ -252,7 +252,7 @@ impl<'g> Pass<'g> {
     fn transpose_product(&mut self, node: &Node, output: ValueId) {
         let Some(product) = node.input(0).filter(|_| is_matrix_transpose(node)).map(|id| self.now(id)) else { return };
         let Some(gemm) = self.writer(product).filter(|writer| &*writer.op == "Gemm" && writer.input(2).is_none()) else { return };
-        if self.graph.uses(product).len() != 1 || self.graph.outputs().contains(&product) {
+        if self.graph.uses(product).len() != 1 || self.graph.is_output(product) {
             return;
         }
         let (a, b) = (gemm.input(0).map(|id| self.now(id)), gemm.input(1).map(|id| self.now(id)));

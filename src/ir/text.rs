@@ -46,7 +46,7 @@ impl Text<'_> {
         let output = |&id: &ValueId| self.typed(id);
         write!(out, "{} ({}) => ({})", name(graph.name()), joined(graph.inputs(), input), joined(graph.outputs(), output))?;
         let pad = "   ".repeat(self.indent);
-        let constants: Vec<_> = graph.initializers().filter(|(id, _)| !graph.inputs().contains(id)).collect();
+        let constants: Vec<_> = graph.initializers().filter(|(id, _)| !graph.is_input(*id)).collect();
         if !constants.is_empty() {
             let lines = constants
                 .iter()

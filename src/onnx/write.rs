@@ -162,7 +162,7 @@ impl Writer<'_> {
         let mut words: HashMap<String, TensorProto> = message.initializer.drain(..).map(|words| (words.name().to_owned(), words)).collect();
         for (id, tensor) in graph.initializers() {
             let name = graph.value_name(id);
-            let is_default = graph.inputs().contains(&id);
+            let is_default = graph.is_input(id);
             let data = if is_default { self.store.put_default(name, tensor) } else { self.store.put(name, tensor) };
             let mut data = data.at(Place::Tensor(name.to_owned()))?;
             if let Some(words) = words.remove(name) {

@@ -41,6 +41,9 @@ pub struct Checkpoint {
     pub state: IndexMap<String, Vec<f32>>,
 }
 
+/// What to do about a checkpoint that is not what was written.
+const DAMAGED: &str = "the checkpoint was damaged after it was written: take another one, with --checkpoint or --resume PATH";
+
 /// What is known of a checkpoint beside its numbers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
@@ -90,7 +93,33 @@ impl Record {
         if record.version > VERSION {
             return Err(Error::mismatch("version of the checkpoint", format!("{VERSION} at most"), record.version).in_file(&path));
         }
+        record.is_possible().in_file(&path)?;
         Ok(record)
+    }
+
+    /// Whether a run can have come here: a step reads a row at least.
+    fn is_possible(&self) -> Result<()> {
+        let Self { step, total_steps, cursor, .. } = self;
+        if step > total_steps {
+            return Err(Error::mismatch("step", format!("{total_steps} at most, the steps of the run"), step).with_hint(DAMAGED));
+        }
+        if cursor.epoch > *step {
+            return Err(Error::mismatch("epoch of the cursor", format!("{step} at most, one a step"), cursor.epoch).with_hint(DAMAGED));
+        }
+        Ok(())
+    }
+
+    /// Where the next batch begins, of a data file with so many rows.
+    ///
+    /// # Errors
+    /// [`Mismatch`](crate::ErrorKind::Mismatch) if that is behind the last row.
+    pub fn place_in(&self, rows: usize) -> Result<Cursor> {
+        match self.cursor.position > rows {
+            true => {
+                Err(Error::mismatch("position of the cursor", format!("{rows} at most, the rows"), self.cursor.position).with_hint(DAMAGED))
+            }
+            false => Ok(self.cursor),
+        }
     }
 
     /// Compares the files of a checkpoint with what was written.
@@ -98,11 +127,7 @@ impl Record {
     /// # Errors
     /// If one is not there, a link, or of other bytes.
     pub fn verify(&self, folder: &Path) -> Result<()> {
-        let damaged = |name: &str, error: Error| {
-            error
-                .in_file(folder.join(name))
-                .with_hint("the checkpoint was damaged after it was written: take another one, with --checkpoint or --resume PATH")
-        };
+        let damaged = |name: &str, error: Error| error.in_file(folder.join(name)).with_hint(DAMAGED);
         for (name, expected) in &self.files {
             let found = facts_of(folder, name).map_err(|error| error.with_hint("the checkpoint is not whole: take another one"))?;
             if found != *expected {

@@ -14,7 +14,7 @@ pub const SHOWN: &str = "peft/logits";
 /// # Errors
 /// A graph that cannot be written on.
 pub fn shown(graph: &Graph, anatomy: &Anatomy) -> Result<Option<Graph>> {
-    let Some(head) = anatomy.head.as_ref().filter(|head| !graph.outputs().contains(&head.logits)) else { return Ok(None) };
+    let Some(head) = anatomy.head.as_ref().filter(|head| !graph.is_output(head.logits)) else { return Ok(None) };
     let b = Builder::on(graph);
     let inside = b.expr(head.logits);
     let logits = match head.output_axes(graph) {

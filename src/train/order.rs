@@ -86,7 +86,7 @@ fn works(graph: &Graph, join: NodeId) -> Vec<Works> {
     let mut works = vec![Works::Nobody; graph.nodes().len()];
     for (id, node) in graph.node_ids().collect::<Vec<_>>().into_iter().rev() {
         for output in node.writes() {
-            let mut of_output = if graph.outputs().contains(&output) { Works::Many } else { Works::Nobody };
+            let mut of_output = if graph.is_output(output) { Works::Many } else { Works::Nobody };
             for reader in graph.uses(output) {
                 of_output = of_output.and(match reader.input {
                     Some(part) if reader.node == join => Works::Part(part),

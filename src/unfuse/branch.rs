@@ -56,7 +56,7 @@ pub fn specialise(graph: &Graph) -> Result<Graph> {
 /// # Errors
 /// As [`specialise`].
 pub fn without_unread_cache(graph: &Graph) -> Result<Graph> {
-    let is_unread = |id: &ValueId| graph.uses(*id).is_empty() && !graph.outputs().contains(id) && graph.value_name(*id).starts_with(PAST);
+    let is_unread = |id: &ValueId| graph.uses(*id).is_empty() && !graph.is_output(*id) && graph.value_name(*id).starts_with(PAST);
     let unread: Vec<ValueId> = graph.inputs().iter().copied().filter(is_unread).collect();
     if unread.is_empty() {
         return Ok(graph.clone());
@@ -67,6 +67,12 @@ pub fn without_unread_cache(graph: &Graph) -> Result<Graph> {
         b.remove_input(input, b.number(0.0, input.dtype()));
     }
     b.finish()
+}
+
+/// Whether an input of this name belongs to a cache: what was computed before, or the choice whether it is read.
+#[must_use]
+pub fn is_of_cache(name: &str) -> bool {
+    name.starts_with(PAST) || name == WITH_CACHE
 }
 
 /// The branch that runs, and the values of the graph around it that it reads.
@@ -90,7 +96,7 @@ fn chosen<'g>(graph: &'g Graph, node: &'g Node) -> Option<(&'g Arc<Graph>, &'g [
 }
 
 fn is_cache_choice(graph: &Graph, condition: ValueId) -> bool {
-    graph.inputs().contains(&condition) && graph.value_name(condition) == WITH_CACHE
+    graph.is_input(condition) && graph.value_name(condition) == WITH_CACHE
 }
 
 /// Writes a branch's nodes into the graph around it.

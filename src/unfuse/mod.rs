@@ -21,7 +21,7 @@ mod rotary;
 mod rounding;
 mod still;
 
-pub use branch::{specialise, without_unread_cache};
+pub use branch::{is_of_cache, specialise, without_unread_cache};
 pub use rounding::{rounds_inside, without_rounding};
 pub use still::{Stilled, still};
 

@@ -138,7 +138,7 @@ fn norm(b: &Builder, graph: &Graph, node: &Node) -> Stilled {
         7..14 => node.writes().count() > 1,
         _ => node.int("training_mode", 0) != 0,
     };
-    let are_read = node.writes().skip(1).any(|id| !graph.uses(id).is_empty() || graph.outputs().contains(&id));
+    let are_read = node.writes().skip(1).any(|id| !graph.uses(id).is_empty() || graph.is_output(id));
     let Some(y) = node.output(0).filter(|_| trains && !are_read) else { return Stilled::default() };
     let kept = node.attrs.iter().filter(|(name, _)| &***name != "training_mode");
     let mut attrs: Vec<(&str, Attr)> = kept.map(|(name, attr)| (&**name, attr.clone())).collect();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use indexmap::IndexMap;
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::State;
 use crate::error::{Error, ErrorKind, Place, Result};
@@ -35,20 +35,26 @@ impl State {
     /// Gives each output's value the output's name, through an `Identity` where a value cannot bear it.
     fn name_outputs(&mut self) {
         let mut named = FxHashSet::default();
+        let captured: FxHashSet<ValueId> = self.graph.captured.iter().copied().collect();
+        let wanted: FxHashSet<Arc<str>> = self.outputs.iter().map(|(name, _)| Arc::clone(name)).collect();
+        let values = self.graph.values.iter().enumerate().filter(|(_, value)| wanted.contains(&value.name));
+        // Where several values have a name, the first one bears it.
+        let mut bearers: FxHashMap<Arc<str>, usize> = values.rev().map(|(at, value)| (Arc::clone(&value.name), at)).collect();
         for (name, id) in &mut self.outputs {
             let value = &self.graph.values[id.index()];
             if value.name == *name && named.insert(*id) {
                 continue;
             }
-            let source = self.graph.inputs.contains(id) || self.graph.initializers.contains_key(id) || self.graph.captured.contains(id);
-            if let Some(other) = self.graph.values.iter().position(|v| v.name == *name) {
+            let source = self.graph.is_input(*id) || self.graph.initializers.contains_key(id) || captured.contains(id);
+            let bearer = bearers.remove(name).filter(|&at| self.graph.values[at].name == *name);
+            if let Some(other) = bearer {
                 // The name's former bearer, which was rewired, steps back.
                 let mut number = 0;
                 let free = std::iter::repeat_with(|| {
                     number += 1;
                     Arc::from(format!("{name}_before_{number}"))
                 });
-                let free: Arc<str> = { free }.find(|n| !self.names.contains(n)).expect("numbers do not end");
+                let free: Arc<str> = { free }.find(|n| !self.names.contains(n) && !wanted.contains(n)).expect("numbers do not end");
                 self.names.insert(Arc::clone(&free));
                 self.graph.values[other].name = free;
             }
@@ -100,10 +106,11 @@ fn name_captured<'a>(body: &mut Arc<Graph>, names: &mut impl Iterator<Item = &'a
     let body = Arc::make_mut(body);
     // Several may be one value around the body by now.
     let captured: FxHashSet<usize> = body.captured.iter().map(|id| id.index()).collect();
+    let taken: FxHashSet<&Arc<str>> = renamed.iter().map(|(_, name)| *name).collect();
+    for (_, own) in body.values.iter_mut().enumerate().filter(|(at, own)| taken.contains(&own.name) && !captured.contains(at)) {
+        own.name = format!("{}_inside", own.name).into();
+    }
     for (id, name) in renamed {
-        for (_, own) in body.values.iter_mut().enumerate().filter(|(at, own)| own.name == *name && !captured.contains(at)) {
-            own.name = format!("{name}_inside").into();
-        }
         body.values[id.index()].name = Arc::clone(name);
     }
     name_captures(&mut body.nodes, &body.values);

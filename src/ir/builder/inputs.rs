@@ -1,6 +1,6 @@
 //! Inputs and constants.
 
-use super::{Builder, SHARED_CONSTANT_BYTES};
+use super::{Builder, SHARED_CONSTANT_BYTES, State};
 use crate::ir::{DType, Dim, Expr, Fact, Tensor, Value, ValueId};
 
 impl Builder {
@@ -35,7 +35,7 @@ impl Builder {
     pub fn remove_input<'g>(&'g self, input: Expr<'g>, replacement: Expr<'g>) {
         self.rewire(input, |_| replacement);
         let mut state = self.state.borrow_mut();
-        state.graph.inputs.retain(|&id| id != input.id());
+        state.forget_input(input.id());
         state.graph.initializers.remove(&input.id());
     }
 
@@ -66,7 +66,7 @@ impl Builder {
     /// Replaces the data of an initializer.
     pub fn set_initializer(&self, id: ValueId, tensor: Tensor) {
         let mut state = self.state.borrow_mut();
-        let overridable = state.graph.inputs.contains(&id);
+        let overridable = state.graph.is_input(id);
         let fact = Fact::of(&tensor);
         state.graph.values[id.index()].fact = if overridable { Fact { contents: None, ..fact } } else { fact };
         state.graph.initializers.insert(id, tensor);
@@ -125,12 +125,21 @@ impl Builder {
         let mut state = self.state.borrow_mut();
         let Some(fact) = state.graph.initializers.get(&input.id()).map(Fact::of) else { return };
         state.graph.values[input.id().index()].fact = fact;
-        state.graph.inputs.retain(|&id| id != input.id());
+        state.forget_input(input.id());
     }
 
     /// Whether a value is a constant that no caller can override.
     #[must_use]
     pub fn is_constant(&self, id: ValueId) -> bool {
         self.state.borrow().constant(id).is_some()
+    }
+}
+
+impl State {
+    /// Takes a value from the inputs, which stand in the order of their ids.
+    fn forget_input(&mut self, input: ValueId) {
+        if let Ok(at) = self.graph.inputs.binary_search(&input) {
+            self.graph.inputs.remove(at);
+        }
     }
 }

@@ -37,7 +37,9 @@ fn if_(q: &Question<'_>) -> Answer {
     if then.len() != other.len() {
         return Err(format!("outputs of the branches: expected as many of both, found {} and {}", then.len(), other.len()));
     }
-    let leave = |facts: Vec<&Fact>| facts.into_iter().map(|fact| leaving(q, fact)).collect::<Vec<_>>();
+    let outer = q.captured.iter().flat_map(|fact| fact.shape.iter().chain(&fact.contents).flatten());
+    let outer: HashSet<String> = outer.flat_map(Dim::names).collect();
+    let leave = |facts: Vec<&Fact>| facts.into_iter().map(|fact| leaving(q, &outer, fact)).collect::<Vec<_>>();
     let (then, other) = (leave(then), leave(other));
     match q.element(0).and_then(Dim::as_known) {
         Some(0) => Ok(other),
@@ -47,9 +49,8 @@ fn if_(q: &Question<'_>) -> Answer {
 }
 
 /// A fact of a body's output for the graph around it: lengths that the body named get names that are unique there too.
-fn leaving(q: &Question<'_>, fact: &Fact) -> Fact {
-    let outer = q.captured.iter().flat_map(|fact| fact.shape.iter().chain(&fact.contents).flatten());
-    let outer: HashSet<String> = outer.flat_map(Dim::names).collect();
+/// `outer` are the names of lengths there.
+fn leaving(q: &Question<'_>, outer: &HashSet<String>, fact: &Fact) -> Fact {
     let renamed = |dim: &Dim| {
         dim.substitute(|name| {
             let own = name.starts_with('?') && !outer.contains(name);

@@ -78,6 +78,30 @@ fn a_checkpoint_that_cannot_be_written_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
+/// The record is not among the files whose hashes it has.
+#[test]
+fn a_place_where_no_run_can_be_is_refused() -> Result<()> {
+    for (epoch, position, step, expected) in [
+        (u64::MAX, 8, 1, "epoch of the cursor: expected 1 at most, one a step"),
+        (2, 8, 1, "epoch of the cursor"),
+        (1, 8, 21, "step: expected 20 at most"),
+        (1, usize::MAX, 1, "position of the cursor: expected 9 at most, the rows"),
+        (1, 10, 1, "position of the cursor"),
+    ] {
+        let folder = tempfile::tempdir()?;
+        let checkpoints = Checkpoints::in_folder(folder.path().to_owned());
+        let mut damaged = checkpoint(step);
+        damaged.record.cursor = Cursor { epoch, position };
+        let path = checkpoints.of_step(step);
+        fs::create_dir_all(&path)?;
+        fs::write(path.join(RECORD), serde_json::to_vec(&damaged.record).expect("a record"))?;
+        let error = Record::read(&path).and_then(|record| record.place_in(9)).unwrap_err();
+        assert!(error.to_string().contains(expected) && error.hint().is_some(), "{error}");
+    }
+    assert_eq!(checkpoint(1).record.place_in(8)?.position, 8, "an epoch has ended");
+    Ok(())
+}
+
 #[test]
 fn another_condition_is_named() {
     let then = checkpoint(1).record.conditions;

@@ -257,7 +257,9 @@ pub(super) fn assign(records: &mut [Record], path: &Path, reading: &Reading<'_>)
         for role in roles.unread(&record.fields) {
             // Columns are told by the names that the file gives them.
             let column = renamed.iter().find_map(|(column, of)| (of == role).then_some(column.as_str())).unwrap_or(role);
-            refuse_meaning(role, column, reading.task).map_err(|error| error.at(Place::Line(record.line)))?;
+            if !roles.is_spare(role, &record.fields) {
+                refuse_meaning(role, column, reading.task).map_err(|error| error.at(Place::Line(record.line)))?;
+            }
             unread.insert(column.to_owned());
         }
     }
@@ -434,6 +436,18 @@ impl<'a> Roles<'a> {
         let is_empty = |value: &Value| value.is_null() || value.as_str().is_some_and(|text| text.trim().is_empty());
         let is_read = |name: &str| read.contains(&name) || is_input(name, self.reading);
         fields.iter().filter(|(name, value)| !is_read(name) && !is_empty(value)).map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// Whether a column that is not read has a role that another column of the row has, under the role's own name, and there it is read: tags beside
+    /// the labels that were made of them, the class of a row whose tokens have labels.
+    fn is_spare(&self, column: &str, fields: &Map<String, Value>) -> bool {
+        let name = plain(column);
+        let unread = self.unread(fields);
+        let is_read = |role: &str| fields.contains_key(role) && !unread.contains(&role);
+        let aliases = of_task(self.reading.task).map(|columns| columns.aliases).unwrap_or_default();
+        let is_other_name = |(role, names): &(&str, &[&str])| names.contains(&name.as_str()) && is_read(role);
+        let of_tokens = name == "label" && !self.reading.task.is_one_class() && is_read("labels");
+        of_tokens || aliases.iter().any(is_other_name)
     }
 }
 

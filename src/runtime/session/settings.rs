@@ -50,6 +50,10 @@ const NOT_IN_TRAINING: &str = "CommonSubexpressionElimination;SkipLayerNormFusio
      TransposeOptimizer;NhwcTransformer;NchwcTransformer;ConstantSharing;PropagateCastOps;ReshapeFusion;MatMulScaleFusion;PreShapeNodeElimination;\
      FuseFp16InitializerToFp32NodeTransformer";
 
+/// ONNX Runtime's optimizer that inference does without, in both places where it runs: it moves a `Transpose` past a `Resize` of mode cubic, whose axes
+/// the kernel then refuses (1.32). With the usual folding of constants there is none left to move, but that would store weights twice.
+const NOT_IN_INFERENCE: &str = "TransposeOptimizer;TransposeOptimizer_CPUExecutionProvider";
+
 /// Every setting of every session, in the order in which they are made.
 pub static SETTINGS: &[Setting] = &[
     Setting {
@@ -70,7 +74,7 @@ pub static SETTINGS: &[Setting] = &[
               which they find out by looking at every node",
         apply: |builder, settings| match settings.purpose {
             Purpose::Training => builder.with_disabled_optimizers(NOT_IN_TRAINING),
-            Purpose::Inference => Ok(builder),
+            Purpose::Inference => builder.with_disabled_optimizers(NOT_IN_INFERENCE),
         },
     },
     Setting {

@@ -167,7 +167,7 @@ impl<'a> Run<'a> {
         let steps_per_epoch = batches.groups_per_epoch(accumulation);
         let schedule = options.schedule(steps_per_epoch)?;
         let optimization = format!("{schedule}; {}", options.optimizer);
-        let (done, cursor) = begin(beginning, manifest, &mut engine, &conditions, &optimization)?;
+        let (done, cursor) = begin(beginning, manifest, &mut engine, dataset.examples.len(), &conditions, &optimization)?;
         if let Some(run) = beginning.run_that_goes_on().filter(|_| done == schedule.total_steps) {
             return Ok(Prepared::Finished(finished(bundle, run.clone(), done)?));
         }
@@ -401,6 +401,7 @@ fn begin(
     beginning: &Beginning,
     manifest: &Manifest,
     engine: &mut Engine,
+    rows: usize,
     conditions: &Conditions,
     optimization: &str,
 ) -> Result<(u64, Cursor)> {
@@ -411,6 +412,7 @@ fn begin(
         return Ok((0, Cursor::default()));
     };
     record.conditions.check(conditions)?;
+    let cursor = record.place_in(rows)?;
     if record.optimization != optimization {
         tracing::warn!("the checkpoint's run had {}; this one continues with {optimization}", record.optimization);
     }
@@ -418,7 +420,7 @@ fn begin(
         let values = beginning.checkpoint.as_ref().map(|checkpoint| checkpoint.part(part.input, manifest.trainable_count));
         engine.write(part.input, values.transpose()?.unwrap_or_default().to_vec())?;
     }
-    Ok((record.step, record.cursor))
+    Ok((record.step, cursor))
 }
 
 /// Refuses an adapter with numbers that are not finite.

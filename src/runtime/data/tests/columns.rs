@@ -91,6 +91,21 @@ fn columns_with_a_meaning_that_the_task_does_not_use_are_refused() -> Result<()>
 }
 
 #[test]
+fn a_column_that_says_again_what_another_one_is_read_for_is_passed_over() -> Result<()> {
+    for (task, row) in [
+        (Task::TokenCls, r#"{"input_ids": [1, 2], "labels": [0, 1], "label": 1}"#),
+        (Task::TokenCls, r#"{"input_ids": [1, 2], "labels": [0, 1], "ner_tags": [0, 1]}"#),
+        (Task::TokenCls, r#"{"input_ids": [1, 2], "labels": [0, 1], "Tags": ["A", "B"]}"#),
+        (Task::CausalLm, r#"{"input_ids": [1, 2], "labels": [0, 1], "label": 1}"#),
+    ] {
+        let limits = Limits { classes: Some(2), ..Limits::default() };
+        let read = rows(&read("a.jsonl", row, &Reading { limits, ..Reading::for_task(task) })?);
+        assert_eq!(read, [(vec![1, 2], Labels::Tokens(vec![0, 1]))], "{row}");
+    }
+    Ok(())
+}
+
+#[test]
 fn labels_are_whole_numbers_or_names_and_never_both() -> Result<()> {
     let (_folder, tokenizer) = encoder()?;
     let limits = Limits { classes: Some(3), ..Limits::default() };
