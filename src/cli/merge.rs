@@ -25,6 +25,7 @@ Examples:
 /// Options of `merge`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own on the command line")]
 pub struct Args {
     /// The bundle
     #[arg(value_name = "BUNDLE")]

@@ -113,12 +113,7 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     if let Some(files) = &mut given {
         given::unwrap(files, &base.anatomy);
     }
-    if !base.stilled.is_none() {
-        tracing::warn!(
-            "the model is in training mode; its random operators are switched off to train, evaluate and merge: {}",
-            base.stilled
-        );
-    }
+    warn_of_training_mode(&base);
     let base_count = base.count();
     let mut new_head = given.as_ref().and_then(|files| head_of(files, &base.anatomy)).or_else(|| request.new_head.clone());
     let task = task(request, given.as_ref(), &base, new_head.as_ref())?;
@@ -204,6 +199,16 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     fingerprint::remember(folder.path(), &manifest.base.fingerprint, &origin_files.iter().map(|(file, _)| &**file).collect::<Vec<_>>());
     folder.finish()?;
     Ok(Report { manifest, targets: plan.targets(), trained: plan.trained(), task, matched, new_head, head_on })
+}
+
+/// Says what was switched off in a model that draws random numbers.
+fn warn_of_training_mode(base: &Base) {
+    if !base.stilled.is_none() {
+        tracing::warn!(
+            "the model is in training mode; its random operators are switched off to train, evaluate and merge: {}",
+            base.stilled
+        );
+    }
 }
 
 /// The method of a new adapter, or of the one that is there, with what its targets must be found in.

@@ -114,12 +114,11 @@ impl Record {
     /// # Errors
     /// [`Mismatch`](crate::ErrorKind::Mismatch) if that is behind the last row.
     pub fn place_in(&self, rows: usize) -> Result<Cursor> {
-        match self.cursor.position > rows {
-            true => {
-                Err(Error::mismatch("position of the cursor", format!("{rows} at most, the rows"), self.cursor.position).with_hint(DAMAGED))
-            }
-            false => Ok(self.cursor),
+        let Cursor { position, .. } = self.cursor;
+        if position > rows {
+            return Err(Error::mismatch("position of the cursor", format!("{rows} at most, the rows"), position).with_hint(DAMAGED));
         }
+        Ok(self.cursor)
     }
 
     /// Compares the files of a checkpoint with what was written.

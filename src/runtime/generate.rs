@@ -235,7 +235,7 @@ fn as_logits(mut row: Vec<f32>) -> Vec<f32> {
     const ROUNDING: f64 = 1e-2;
     let sum: f64 = row.iter().map(|value| f64::from(*value)).sum();
     if (sum - 1.0).abs() < ROUNDING && row.iter().all(|value| (0.0..=1.0).contains(value)) {
-        for value in row.iter_mut() {
+        for value in &mut row {
             *value = value.ln();
         }
     }
