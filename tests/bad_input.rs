@@ -305,7 +305,7 @@ fn what_a_model_has_no_site_for_is_said_with_what_to_do() {
         (
             &body,
             &["lora", "--template", "{text} [MASK]", "--verbalizer", words],
-            &["bert_encoder/dynamo.onnx: training a model for vectors is not supported", "hint: say with `--task`"],
+            &["bert_encoder/dynamo.onnx: training a model for vectors without being told to is not supported", "hint: say with `--task`"],
         ),
     ];
     for (model, options, expected) in rows {

@@ -60,7 +60,7 @@ fn columns_with_a_meaning_that_the_task_does_not_use_are_refused() -> Result<()>
     let (_folder, tokenizer) = causal()?;
     for Case(task, row, renamed, expected) in [
         Case(Task::CausalLm, r#"{"prompt": "one", "completion": "two", "label": true}"#, &[], "the column label for causal-lm"),
-        Case(Task::CausalLm, r#"{"text": "one", "Label": "good"}"#, &[], "the column label for causal-lm"),
+        Case(Task::CausalLm, r#"{"text": "one", "Label": "good"}"#, &[], "the column Label for causal-lm"),
         Case(Task::MaskedLm, r#"{"text": "one", "label": 0}"#, &[], "the column label for masked-lm"),
         Case(Task::CausalLm, r#"{"prompt": "one", "chosen": "two", "rejected": "three"}"#, &[], "the column chosen for causal-lm"),
         Case(Task::CausalLm, r#"{"prompt": "one", "completion": "two", "rejected": "three"}"#, &[], "the column rejected for causal-lm"),
