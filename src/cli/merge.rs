@@ -25,7 +25,6 @@ Examples:
 /// Options of `merge`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own on the command line")]
 pub struct Args {
     /// The bundle
     #[arg(value_name = "BUNDLE")]
@@ -46,10 +45,6 @@ pub struct Args {
     /// is exact
     #[arg(long)]
     pub requantize: bool,
-    /// Write the model without its cache where the adapter cannot be put into the branch that reads it (prompts and adapters of quantised weights,
-    /// in a model that chooses between decoders with and without a cache)
-    #[arg(long)]
-    pub without_cache: bool,
     /// Replace the model if it is there
     #[arg(long)]
     pub force: bool,
@@ -82,7 +77,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     };
     let quantised = if args.requantize { Quantised::Requantised } else { Quantised::Beside };
     let bundle = args.which.open(&args.bundle, args.base.as_deref())?;
-    let request = Request { bundle: &bundle, output: &args.output, weights, quantised, may_lose_cache: args.without_cache };
+    let request = Request { bundle: &bundle, output: &args.output, weights, quantised };
     let report = merge::write(&request)?;
     let is_rounded = report.requantised.weights > 0;
     let comparison = if args.no_verify { None } else { compared(args, global, &report)? };

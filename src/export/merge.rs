@@ -76,16 +76,14 @@ pub struct Request<'a> {
     pub weights: Weights,
     /// What becomes of an adapter of quantised weights.
     pub quantised: Quantised,
-    /// Whether the model may lose its cache, where the adapter cannot be put into the branch that reads it.
-    pub may_lose_cache: bool,
 }
 
 /// Folds a bundle's adapter into its base and writes the model, complete in itself.
 ///
 /// # Errors
-/// A bundle that is not whole; a base that is another than the adapter was trained on; weights that are not plain floats; a cache that would be lost.
+/// A bundle that is not whole; a base that is another than the adapter was trained on; weights that are not plain floats.
 pub fn write(request: &Request<'_>) -> Result<Report> {
-    let Request { bundle: opened, output, weights, quantised, may_lose_cache } = *request;
+    let Request { bundle: opened, output, weights, quantised } = *request;
     let (manifest, model) = (opened.manifest(), opened.model());
     let mut base = Base::read(model)?;
     if !base.stilled.is_none() {
@@ -107,9 +105,7 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     let given = |key: &str| files.tensors.get(key).cloned();
     let plan = Plan::new(&files.config.method, task, &base.anatomy, Strictness::AsPeft, 0, &given).in_file(model)?;
     let (merged, requantised) = merged(&base, &plan, &given, quantised).in_file(model)?;
-    if !may_lose_cache {
-        keeps_cache(&base.raw, &merged, requantised_would_do(&base, &plan)).in_file(model)?;
-    }
+    warn_of_lost_cache(&base.raw, &merged, requantised_would_do(&base, &plan));
     let stem = output.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let data = format!("{stem}.data");
     let storage = match (weights, external) {
@@ -132,14 +128,12 @@ pub(super) fn lost_of_cache(base: &Graph, made: &Graph) -> Option<String> {
     names(base).into_iter().find(|name| unfuse::is_of_cache(name) && !kept.contains(name))
 }
 
-/// Refuses a merged model that lacks the base's cache, and would write slowly from now on.
-fn keeps_cache(base: &Graph, merged: &Graph, requantised_would_do: bool) -> Result<()> {
-    let Some(lost) = lost_of_cache(base, merged) else { return Ok(()) };
-    let why = format!(
-        "the model chooses in an `If` between a branch that reads {lost} and one without a cache, and this adapter can be put into the latter alone"
-    );
+/// Says that a merged model lacks the base's cache, and writes slowly from now on.
+fn warn_of_lost_cache(base: &Graph, merged: &Graph, requantised_would_do: bool) {
+    let Some(lost) = lost_of_cache(base, merged) else { return };
     let other = if requantised_would_do { "`--requantize` folds the adapter into the weights, which keeps it; " } else { "" };
-    Err(Error::unsupported("keeping the cache", why).with_hint(format!(
-        "{other}an export with one decoder for both, without an `If`, keeps it; `--without-cache` writes the model without its cache"
-    )))
+    tracing::warn!(
+        "the merged model has no cache (the input {lost}) and writes more slowly: the base chooses in an `If` between a branch with a cache and one \
+         without, and this adapter can be put into the latter alone; {other}an export with one decoder for both keeps it"
+    );
 }
