@@ -1,6 +1,6 @@
 //! What strangers' bytes are given to: one function a kind of file. Each must come back, whatever the bytes are; errors are well.
 //!
-//! The targets of `fuzz_targets/` call them under libFuzzer, `tests/damaged.rs` with damaged fixtures in every test run.
+//! The targets of `fuzz_targets/` call them under libFuzzer, `tests/it/damaged.rs` with damaged fixtures in every test run.
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;

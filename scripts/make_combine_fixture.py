@@ -13,7 +13,7 @@ torch = families.prepare()
 import peft  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
-# name: adapters, weights, settings; tests/combine.rs has the same table.
+# name: adapters, weights, settings; tests/it/combine.rs has the same table.
 CASES = {
     "linear": (("lora_qv", "lora_schedule"), (0.7, 0.5), dict(combination_type="linear")),
     "linear_negative": (("lora_qv", "lora_schedule"), (1.0, -0.4), dict(combination_type="linear")),

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Values and gradients of every loss, from the reference libraries, for tests/losses.rs.
+"""Values and gradients of every loss, from the reference libraries, for tests/it/losses.rs.
 
     python scripts/make_loss_fixtures.py          writes tests/fixtures/losses.json
 

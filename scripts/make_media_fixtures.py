@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Small pictures and sounds, and what transformers' processors make of them, for tests/media.rs.
+"""Small pictures and sounds, and what transformers' processors make of them, for tests/it/media.rs.
 
     python scripts/make_media_fixtures.py          writes tests/fixtures/media
 

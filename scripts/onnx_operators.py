@@ -1,4 +1,4 @@
-"""Writes tests/gradcheck/operators.txt: every operator of ai.onnx up to an opset, the opset of its last form, and whether it makes floats
+"""Writes tests/it/gradcheck/operators.txt: every operator of ai.onnx up to an opset, the opset of its last form, and whether it makes floats
 from floats, by the schemas of the onnx package.
 
     python scripts/onnx_operators.py
@@ -34,7 +34,7 @@ def main() -> None:
         # Bodies read floats, and give them, whatever the inputs are.
         floats = floats or name == "If"
         lines.append(f"{name} {schema.since_version} {'floats' if floats else 'other'}")
-    target = pathlib.Path(__file__).parent.parent / "tests/gradcheck/operators.txt"
+    target = pathlib.Path(__file__).parent.parent / "tests/it/gradcheck/operators.txt"
     target.write_text("\n".join(lines) + "\n")
     print(f"{len(lines)} operators up to opset {OPSET}")
 

@@ -11,9 +11,9 @@
 //! # How to add a rule
 //! 1. Add one line to the table in `rules.rs`, where operators of its kind stand. What is longer than the line becomes a function
 //!    in the file of that kind, with the formula in its documentation.
-//! 2. Add a row to the table in `tests/gradcheck/rows.rs`: shapes, attributes, and the numbers the operator is smooth on.
+//! 2. Add a row to the table in `tests/it/gradcheck/rows.rs`: shapes, attributes, and the numbers the operator is smooth on.
 //!
-//! 3. `GRADCHECK_DOCS=write cargo test --test gradcheck` writes `docs/OPERATORS.md` again.
+//! 3. `GRADCHECK_DOCS=write cargo test --test it gradcheck` writes `docs/OPERATORS.md` again.
 //!
 //! Who forgets the second step is told by `every_rule_has_a_row_and_every_row_a_rule`, who forgets the third by
 //! `the_operators_page_is_up_to_date`.

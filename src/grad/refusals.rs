@@ -1,7 +1,7 @@
 //! Operators of floats that gradient is not passed through, with the reason.
 //!
 //! An operator of ONNX that makes floats from floats has either a rule or a row here; `docs/OPERATORS.md` is made from both tables, and
-//! `tests/gradcheck` fails where an operator has neither, or both.
+//! `tests/it/gradcheck` fails where an operator has neither, or both.
 
 /// Values that are lists of tensors, which rules cannot add up.
 const NO_TENSOR: &str = "its values are not tensors; export without sequences and optionals";

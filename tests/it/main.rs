@@ -1,0 +1,34 @@
+//! All tests of the library and of the command line, one module a subject; unit tests are beside what they test.
+
+mod adapters;
+mod anatomy;
+mod bad_input;
+mod bombs;
+mod class_names;
+mod cli;
+mod combine;
+mod common;
+mod damaged;
+mod data;
+mod door;
+mod feeding;
+mod formats;
+mod golden;
+mod gradcheck;
+mod hard_prompts;
+mod infer;
+mod layering;
+mod losses;
+mod media;
+mod onnx;
+mod optimizer;
+mod peft_format;
+mod properties;
+mod quiet;
+mod rounded;
+mod runs;
+mod shared_constants;
+mod tasks;
+mod train;
+mod training_loop;
+mod unfuse;

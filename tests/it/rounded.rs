@@ -1,0 +1,59 @@
+//! Models that round activations to small integers while they run: gradients pass that as if it were not there, and are held to the loss without it.
+
+use std::path::Path;
+
+use crate::common::{Folder, done, run};
+use peft_onnx::ir::{Builder, DType, Dim, Expr, ModelInfo, Tensor};
+use peft_onnx::onnx::{self, WriteOptions};
+
+const WIDTH: usize = 8;
+
+/// Bytes that differ from each other, from 0 on.
+fn bytes(count: usize) -> Vec<u8> {
+    (0..count).map(|at| u8::try_from((at * 37 + 11) % 120).expect("below 120")).collect()
+}
+
+/// A product as dynamic quantisation writes it.
+fn product<'g>(b: &'g Builder, number: usize, x: Expr<'g>) -> Expr<'g> {
+    b.scoped(&format!("/layers.{number}/fc"), || {
+        let rounded = b.op_n("DynamicQuantizeLinear", &[Some(x)], &[], 3);
+        let weight = Tensor::new(DType::I8, vec![WIDTH, WIDTH], bytes(WIDTH * WIDTH).into()).expect("as many bytes");
+        let weight = b.initializer(&format!("layers.{number}.fc.weight_quantized"), weight);
+        let scale = b.initializer(&format!("layers.{number}.fc.weight_scale"), Tensor::from_f32(&[], &[0.004]));
+        let integers = b.op("MatMulInteger", &[rounded[0], weight, rounded[2]], &[]);
+        integers.cast(DType::F32) * (rounded[1] * scale)
+    })
+}
+
+#[test]
+fn gradients_of_a_model_that_rounds_activations_are_held_to_its_loss_before_rounding() {
+    let folder = Folder::empty();
+    let (model, bundle) = (folder.path("model.onnx"), folder.path("bundle"));
+    let b = Builder::new(ModelInfo::dialect());
+    let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+    let spread = |count: usize| bytes(count).iter().map(|&byte| f32::from(byte) / 60.0 - 1.0).collect::<Vec<f32>>();
+    let table = b.initializer("embed.weight", Tensor::from_f32(&[20, WIDTH], &spread(20 * WIDTH)));
+    let x = b.scoped("/embed", || table.gather(ids, 0));
+    let x = product(&b, 1, product(&b, 0, x).tanh()).tanh().mean(&[1]).reshape(&[-1, 8]);
+    let head = b.initializer("onnx::MatMul_9", Tensor::from_f32(&[WIDTH, 2], &spread(2 * WIDTH)));
+    b.output("logits", b.scoped("/classifier", || x.matmul(head)));
+    onnx::write(&b.finish().expect("a valid graph"), Path::new(&model), &WriteOptions::default()).expect("it is written");
+
+    done(&[
+        "inject",
+        &model,
+        "--task",
+        "seq-cls",
+        "--method",
+        "lora",
+        "--rank",
+        "2",
+        "--target-modules",
+        "layers.0.fc",
+        "-o",
+        &bundle,
+        "-q",
+    ]);
+    let (is_right, table, said) = run(&["check", &bundle]);
+    assert!(is_right && said.contains("straight through") && !table.contains("WRONG"), "{table}{said}");
+}

@@ -1,0 +1,161 @@
+//! Runs of a bundle: where training starts, what a signal leaves, which checkpoint a command takes, and what is not finite.
+
+use std::path::{Path, PathBuf};
+
+use crate::common::{done, fixture, json_of, number, refused, text};
+
+/// A LoRA of the smallest decoder, and rows to learn from.
+struct Case {
+    folder: tempfile::TempDir,
+    data: String,
+}
+
+impl Case {
+    fn new() -> Self {
+        let case = Self { folder: tempfile::tempdir().expect("a folder"), data: fixture("llama/cases/lora_qv/train.jsonl") };
+        done(&["inject", &fixture("llama/dynamo.onnx"), "--method", "lora", "-o", text(&case.bundle())]);
+        case
+    }
+
+    fn bundle(&self) -> PathBuf {
+        self.folder.path().join("bundle")
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    fn train<'a>(&'a self, bundle: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+        [&["train", bundle, "--data", &self.data, "--batch-size", "2", "--quiet"][..], more].concat()
+    }
+}
+
+fn adapter(bundle: &Path) -> Vec<u8> {
+    std::fs::read(bundle.join("adapter_model.safetensors")).expect("there is an adapter")
+}
+
+#[test]
+fn a_run_keeps_its_options_and_is_begun_again_from_them() {
+    let case = Case::new();
+    let (bundle, config) = (case.bundle(), case.bundle().join("runs/001/config.yaml"));
+    done(&case.train(text(&bundle), &["--max-steps", "3", "--lr-scheduler", "constant", "--learning-rate", "0.01"]));
+    let first = adapter(&bundle);
+    let kept = std::fs::read_to_string(&config).expect("options are kept");
+    assert!(kept.contains("max-steps: 3\n") && kept.contains("learning-rate: 0.01\n") && !kept.contains("null"), "{kept}");
+    let again = ["train", text(&bundle), "--config", text(&config), "--restart", "--quiet"];
+    done(&[&again[..], &["--run", "again"]].concat());
+    assert_eq!(adapter(&bundle), first);
+    done(&[&again[..], &["--run", "wide", "--learning_rate", "0.02"]].concat());
+    assert_ne!(adapter(&bundle), first);
+    let runs = json_of(&["runs", text(&bundle)]);
+    let told: Vec<(&str, &str)> = runs
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|run| (run["run"].as_str().expect("a name"), run["state"].as_str().expect("a state")))
+        .collect();
+    assert_eq!(told, [("001", "finished"), ("again", "finished"), ("wide", "finished")]);
+    let table = done(&["runs", text(&bundle)]);
+    assert!(table.lines().nth(3).is_some_and(|row| row.contains("learning-rate 0.02")), "{table}");
+    assert!(!table.contains("seed"), "what is the same everywhere is not told: {table}");
+}
+
+#[test]
+fn commands_take_the_checkpoint_that_is_meant() {
+    let case = Case::new();
+    let (bundle, merged) = (case.bundle(), case.path("merged.onnx"));
+    let eval = |model: &str, more: &[&str]| number(&json_of(&[&["eval", model, "--data", &case.data][..], more].concat())["loss"]);
+    let untrained = eval(text(&bundle), &[]);
+    let more = ["--max-steps", "12", "--save-steps", "4", "--eval-steps", "4", "--eval-data", &case.data, "--learning-rate", "0.02"];
+    done(&case.train(text(&bundle), &more));
+    let losses: Vec<f64> = ["4", "8", "12"].map(|step| eval(text(&bundle), &["--checkpoint", step])).into();
+    assert!(losses.windows(2).all(|pair| pair[0] > pair[1]) && losses[0] < untrained, "{untrained} {losses:?}");
+    let last = eval(text(&bundle), &[]);
+    assert_eq!(last.to_bits(), losses[2].to_bits());
+    assert_eq!(eval(text(&bundle), &["--checkpoint", "best"]).to_bits(), last.to_bits());
+    let folder = bundle.join("runs/001/checkpoints/step-4");
+    assert_eq!(eval(text(&folder), &[]).to_bits(), losses[0].to_bits(), "a checkpoint's folder stands for the bundle with it");
+    done(&["merge", text(&bundle), "--checkpoint", "4", "-o", &merged]);
+    assert!((eval(&merged, &[]) - losses[0]).abs() < 1e-4);
+    done(&["export", text(&bundle), "--run", "001", "--checkpoint", "4", "--format", "peft", "-o", &case.path("adapter")]);
+    done(&["inject", &fixture("llama/dynamo.onnx"), "--adapter", text(&folder), "-o", &case.path("again")]);
+    assert!((eval(&case.path("again"), &[]) - losses[0]).abs() < 1e-6);
+    refused(
+        &["merge", text(&bundle), "--checkpoint", "5", "-o", &merged, "--force"],
+        &["no checkpoint", "hint: it has those of the steps 4, 8, 12"],
+    );
+    // A flipped bit is not merged.
+    let file = folder.join("adapter_model.safetensors");
+    let mut bytes = std::fs::read(&file).expect("the checkpoint's adapter");
+    *bytes.last_mut().expect("it is not empty") ^= 1;
+    std::fs::write(&file, bytes).expect("the file is written");
+    refused(&["merge", text(&bundle), "--checkpoint", "4", "-o", &merged, "--force"], &["SHA-256", "hint: the checkpoint was damaged"]);
+}
+
+#[test]
+fn what_is_not_finite_is_neither_saved_nor_handed_on() {
+    let case = Case::new();
+    let bundle = case.bundle();
+    let before = adapter(&bundle);
+    let rows: [&[&str]; 3] =
+        [&["--learning-rate", "1e38"], &["--weight-decay", "1e38"], &["--learning-rate", "1e37", "--gradient-accumulation-steps", "2"]];
+    for (number, options) in rows.into_iter().enumerate() {
+        let name = format!("diverges-{number}");
+        let more = [&["--max-steps", "6", "--save-steps", "1", "--lr-scheduler", "constant", "--run", &name], options].concat();
+        let start: &[&str] = if number == 0 { &[] } else { &["--restart"] };
+        refused(&case.train(text(&bundle), &[&more[..], start].concat()), &["step ", "hint: "]);
+        assert_eq!(adapter(&bundle), before, "{options:?}");
+    }
+    let said = ["which rounds to", "hint: the graph computes in float32"];
+    refused(&case.train(text(&bundle), &["--max-steps", "1", "--learning-rate", "1e39", "--restart"]), &said);
+    // An adapter with a NaN from elsewhere.
+    let mut bytes = before;
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(bundle.join("adapter_model.safetensors"), bytes).expect("the file is written");
+    let said = ["1 of ", "numbers are not finite", "hint: "];
+    refused(&["merge", text(&bundle), "-o", &case.path("m.onnx")], &said);
+    for format in ["peft", "onnx_adapter", "inference"] {
+        refused(&["export", text(&bundle), "--format", format, "-o", &case.path("out")], &said);
+    }
+    refused(&["inject", &fixture("llama/dynamo.onnx"), "--adapter", text(&bundle), "-o", &case.path("b")], &said);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_saves_and_tells_which_it_was() {
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+    let case = Case::new();
+    let bundle = case.bundle();
+    let mut start: &[&str] = &[];
+    for (signal, code) in [("TERM", 143), ("HUP", 129), ("INT", 130)] {
+        let arguments = case.train(text(&bundle), &[&["--max-steps", "100000", "--save-steps", "100000"], start].concat());
+        let runs = || std::fs::read_dir(bundle.join("runs")).map_or(0, Iterator::count);
+        let before = runs();
+        let mut process = Command::new(env!("CARGO_BIN_EXE_peft-onnx"))
+            .args(arguments)
+            .envs(crate::common::project_library().map(|library| ("ORT_DYLIB_PATH", library)))
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let began = Instant::now();
+        while runs() == before && began.elapsed() < Duration::from_mins(1) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // While it runs, nobody else changes the bundle.
+        refused(&case.train(text(&bundle), &["--max-steps", "1", "--restart"]), &["is changing this bundle", "hint: wait"]);
+        let sent = Command::new("kill").args(["-s", signal, &process.id().to_string()]).status().expect("kill is there");
+        assert!(sent.success());
+        assert_eq!(process.wait().expect("the process ends").code(), Some(code), "{signal}");
+        start = &["--restart"];
+    }
+    let runs = json_of(&["runs", text(&bundle)]);
+    for run in runs.as_array().expect("a list") {
+        assert_eq!(run["state"], "interrupted", "{run}");
+        assert_eq!(run["checkpoints"][0], run["steps"], "{run}");
+    }
+    let steps = number(&runs[2]["steps"]).to_string();
+    let said = done(&["train", text(&bundle), "--data", &case.data, "--batch-size", "2", "--resume", "--max-steps", &steps]);
+    assert!(said.contains("is finished"), "{said}");
+}

@@ -1,0 +1,114 @@
+//! Models whose layers share constants by chance, as TorchScript's exporter stores equal tensors once: what is trained in one layer changes no
+//! other, and merged models compute what was trained.
+
+use std::path::Path;
+
+use crate::common::{Folder, done, json_of, number};
+use peft_onnx::ir::{Attr, Builder, DType, Dim, Expr, Graph, ModelInfo, Tensor};
+use peft_onnx::onnx::{self, WriteOptions};
+
+const WIDTH: usize = 4;
+
+/// Small numbers, others for each name.
+fn numbers(name: &str, shape: &[usize]) -> Tensor {
+    let count: usize = shape.iter().product();
+    let mut state: u32 = name.bytes().fold(7, |state, byte| state.wrapping_mul(31).wrapping_add(u32::from(byte)));
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        f32::from(u16::try_from(state >> 16).expect("16 bits")) / 65536.0 - 0.5
+    };
+    Tensor::from_f32(shape, &(0..count).map(|_| next()).collect::<Vec<f32>>())
+}
+
+/// What both layers share: constants under the names of the first layer's, and one matrix whose name is gone.
+struct Shared<'g> {
+    scale: Expr<'g>,
+    shift: Expr<'g>,
+    weight: Expr<'g>,
+    bias: Expr<'g>,
+}
+
+fn layer<'g>(b: &'g Builder, number: usize, x: Expr<'g>, shared: &Shared<'g>) -> Expr<'g> {
+    let normed = b.scoped(&format!("/layers.{number}/norm"), || {
+        b.op("LayerNormalization", &[x, shared.scale, shared.shift], &[("axis", Attr::Int(-1))])
+    });
+    x + b.scoped(&format!("/layers.{number}/fc"), || normed.matmul(shared.weight) + shared.bias).tanh()
+}
+
+fn model(path: &str) {
+    let b = Builder::new(ModelInfo::dialect());
+    let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+    let constant = |name: &str, shape: &[usize]| b.initializer(name, numbers(name, shape));
+    let table = constant("embed.weight", &[20, WIDTH]);
+    // The same zeros are the bias of norms and projections.
+    let zeros = b.initializer("layers.0.norm.bias", Tensor::from_f32(&[WIDTH], &[0.0; WIDTH]));
+    let shared = Shared {
+        scale: b.initializer("layers.0.norm.weight", Tensor::from_f32(&[WIDTH], &[1.0; WIDTH])),
+        shift: zeros,
+        weight: constant("onnx::MatMul_7", &[WIDTH, WIDTH]),
+        bias: zeros,
+    };
+    let x = b.scoped("/embed", || table.gather(ids, 0));
+    let x = layer(&b, 1, layer(&b, 0, x, &shared), &shared);
+    let pooled = x.mean(&[1]).reshape(&[-1, 4]);
+    let logits = b.scoped("/classifier", || pooled.matmul(constant("onnx::MatMul_9", &[WIDTH, 2])) + constant("classifier.bias", &[2]));
+    b.output("logits", logits);
+    onnx::write(&b.finish().expect("a valid graph"), Path::new(path), &WriteOptions::default()).expect("it is written");
+}
+
+/// The constants that nodes of a scope read, `[operator, numbers]`.
+fn constants(graph: &Graph, scope: &str) -> Vec<Vec<f32>> {
+    let nodes = graph.nodes().iter().filter(|node| node.name.starts_with(scope));
+    nodes.flat_map(|node| node.reads().filter_map(|id| graph.initializer(id)?.to_f32()).collect::<Vec<_>>()).collect()
+}
+
+const ROWS: &str = r#"{"input_ids": [5, 9, 12, 3], "label": 1}
+{"input_ids": [4, 8, 15], "label": 0}
+{"input_ids": [2, 3, 4, 5], "label": 1}
+{"input_ids": [11, 12], "label": 0}
+"#;
+
+#[test]
+fn what_is_trained_in_one_layer_changes_no_other_that_shares_its_constants() {
+    // What is added, and the scopes of the first layer whose constants change when it is merged.
+    let rows: &[(&[&str], &str)] = &[
+        (&["--method", "ln_tuning", "--target-modules", "layers.0.norm"], "/layers.0/norm"),
+        (&["--method", "lora", "--rank", "2", "--target-modules", "layers.0.fc"], "/layers.0/fc"),
+        (&["--method", "lora", "--rank", "2", "--target-modules", "layers.0.fc", "--bias", "lora_only"], "/layers.0/fc"),
+        (&["--method", "lora", "--rank", "2", "--target-modules", "layers.0.fc", "--modules-to-save", "layers.0.norm"], "/layers.0/norm"),
+        (&["--method", "ia3", "--target-modules", "layers.0.fc", "--feedforward-modules", "none"], "/layers.0/fc"),
+    ];
+    for (options, changed) in rows {
+        let folder = Folder::empty();
+        let (base, data) = (folder.path("model.onnx"), folder.write("rows.jsonl", ROWS));
+        model(&base);
+        let (bundle, merged) = (folder.path("bundle"), folder.path("merged.onnx"));
+        done(&[&["inject", &base, "--task", "seq-cls", "-o", &bundle, "-q"], *options].concat());
+        done(&["train", &bundle, "--data", &data, "--max-steps", "4", "--learning-rate", "0.1", "-q"]);
+        done(&["merge", &bundle, "-o", &merged]);
+        let loss = |model: &[&str]| number(&json_of(&[&["eval"], model, &["--data", &data]].concat())["loss"]);
+        let (adapted, folded) = (loss(&[&bundle]), loss(&[&merged, "--task", "seq-cls"]));
+        assert!((adapted - folded).abs() < 1e-5, "{options:?}: {adapted} with the adapter, {folded} merged");
+        let read = |path: &str| onnx::read(Path::new(path)).expect("a model");
+        let (before, after) = (read(&base), read(&merged));
+        assert_ne!(constants(&before, changed), constants(&after, changed), "{options:?}");
+        for scope in ["/layers.1/norm", "/layers.1/fc"] {
+            assert_eq!(constants(&before, scope), constants(&after, scope), "{options:?}: {scope}");
+        }
+    }
+}
+
+#[test]
+fn every_layer_has_parameters_of_its_own_though_their_numbers_are_stored_once() {
+    let folder = Folder::empty();
+    let (base, bundle) = (folder.path("model.onnx"), folder.path("bundle"));
+    model(&base);
+    done(&["inject", &base, "--task", "seq-cls", "--method", "ln_tuning", "-o", &bundle, "-q"]);
+    let weights = peft_onnx::peft::safetensors::read(&Path::new(&bundle).join("adapter_model.safetensors")).expect("tensors");
+    for layer in 0..2 {
+        for leaf in ["weight", "bias"] {
+            let name = format!("layers.{layer}.norm.");
+            assert!(weights.keys().any(|key| key.contains(&name) && key.ends_with(leaf)), "{name}{leaf}: {:?}", weights.keys());
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! Every task through the command line, on the fixtures: rows as people have them in, the metrics that the task has out; and the gradient of a
+//! batch in parts is that of the whole batch, also where the loss compares all its rows.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use crate::common::{Folder, done, json_of, number, refused};
+use serde_json::{Value, json};
+
+/// A tokenizer of the words `w0` to `w40`, which puts `[CLS]` and `[SEP]` around texts.
+fn tokenizer() -> String {
+    let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"];
+    let words: Vec<String> = special.iter().map(ToString::to_string).chain((0..41).map(|number| format!("w{number}"))).collect();
+    let vocabulary: serde_json::Map<String, Value> = words.iter().zip(0..).map(|(word, id)| (word.clone(), json!(id))).collect();
+    let added: Vec<Value> = special
+        .iter()
+        .zip(0..)
+        .map(|(token, id)| json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}))
+        .collect();
+    let piece = |id: &str, segment: u8| json!({"SpecialToken": {"id": id, "type_id": segment}});
+    let text = |id: &str, segment: u8| json!({"Sequence": {"id": id, "type_id": segment}});
+    let ids = |token: &str, id: u8| json!({"id": token, "ids": [id], "tokens": [token]});
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [piece("[CLS]", 0), text("A", 0), piece("[SEP]", 0)],
+            "pair": [piece("[CLS]", 0), text("A", 0), piece("[SEP]", 0), text("B", 1), piece("[SEP]", 1)],
+            "special_tokens": {"[CLS]": ids("[CLS]", 2), "[SEP]": ids("[SEP]", 3)},
+        },
+        "decoder": null,
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]"},
+    })
+    .to_string()
+}
+
+/// Some words, others for every number; rows differ in length.
+fn words(seed: usize) -> String {
+    (0..3 + seed % 4).map(|place| format!("w{}", (7 * seed + 5 * place + seed * place) % 41)).collect::<Vec<_>>().join(" ")
+}
+
+/// A small number to compute with.
+fn small(number: usize) -> f64 {
+    f64::from(u16::try_from(number).expect("a small number"))
+}
+
+struct Case {
+    what: &'static str,
+    model: &'static str,
+    inject: &'static [&'static str],
+    row: fn(usize) -> Value,
+    metrics: &'static [&'static str],
+    /// Whether a batch can be run in parts.
+    parted: bool,
+}
+
+const PAIRS: fn(usize) -> Value = |at| json!({"anchor": words(at), "positive": words(at + 100)});
+
+const CASES: &[Case] = &[
+    Case {
+        what: "embedding, pairs",
+        model: "bert_encoder/dynamo.onnx",
+        inject: &["--task", "embedding", "--pooling", "mean"],
+        row: PAIRS,
+        metrics: &["loss", "recall@1", "recall@10", "mrr@10", "ndcg@10"],
+        parted: true,
+    },
+    Case {
+        what: "embedding, negatives, Matryoshka",
+        model: "bert_encoder/torchscript.onnx",
+        inject: &["--task", "embedding", "--pooling", "cls", "--normalize", "true", "--matryoshka-dims", "16,8"],
+        row: |at| json!({"query": words(at), "passage": words(at + 100), "negative_1": words(at + 200), "negative_2": words(at + 300)}),
+        metrics: &["loss", "recall@1", "recall@10", "mrr@10", "ndcg@10", "triplet_accuracy"],
+        parted: true,
+    },
+    Case {
+        what: "embedding, scored pairs",
+        model: "bert_encoder/dynamo.onnx",
+        inject: &["--task", "embedding", "--loss", "cosent"],
+        row: |at| json!({"sentence1": words(at), "sentence2": words(at + 100), "score": small(at % 5) / 4.0}),
+        metrics: &["loss", "spearman", "pearson"],
+        parted: true,
+    },
+    Case {
+        what: "many labels",
+        model: "bert_classifier/dynamo.onnx",
+        inject: &["--task", "multi-label"],
+        row: |at| {
+            let labels: [&[u8]; 4] = [&[0], &[1, 2], &[], &[2]];
+            json!({"text": words(at), "labels": labels[at % 4]})
+        },
+        metrics: &["loss", "f1_micro", "f1_macro", "accuracy"],
+        parted: true,
+    },
+    Case {
+        what: "numbers",
+        model: "bert_encoder/dynamo.onnx",
+        inject: &["--task", "regression", "--num-labels", "1", "--loss", "huber"],
+        row: |at| json!({"text": words(at), "score": small(at % 7) / 3.0 - 1.0}),
+        metrics: &["loss", "mse", "mae", "pearson", "spearman"],
+        parted: true,
+    },
+    Case {
+        what: "relevance",
+        model: "bert_encoder/dynamo.onnx",
+        inject: &["--task", "rerank", "--num-labels", "1"],
+        row: |at| json!({"query": words(at / 2), "document": words(at + 100), "label": at % 2}),
+        metrics: &["loss", "accuracy", "average_precision", "mrr@10", "ndcg@10"],
+        parted: true,
+    },
+    Case {
+        what: "classes, weighted and smoothed",
+        model: "bert_classifier/dynamo.onnx",
+        inject: &["--class-weights", "1,2,0.5", "--label-smoothing", "0.1"],
+        row: |at| json!({"sentence1": words(at), "sentence2": words(at + 50), "label": at % 3}),
+        metrics: &["loss", "accuracy", "f1_macro", "f1_micro", "mcc"],
+        parted: true,
+    },
+    Case {
+        what: "classes, a teacher's logits",
+        model: "bert_classifier/dynamo.onnx",
+        inject: &["--distill-weight", "0.5", "--temperature", "2"],
+        row: |at| json!({"text": words(at), "label": at % 3, "teacher_logits": [0.5, -1.0, at % 2]}),
+        metrics: &["loss", "accuracy", "f1_macro", "f1_micro", "mcc", "kl"],
+        parted: true,
+    },
+    Case {
+        what: "tags of words",
+        model: "bert_tokens/dynamo.onnx",
+        inject: &["--task", "token-cls"],
+        row: |at| {
+            let text = words(at);
+            let tags: Vec<usize> = (0..text.split(' ').count()).map(|place| (at + place) % 2).collect();
+            json!({"tokens": text.split(' ').collect::<Vec<_>>(), "ner_tags": tags})
+        },
+        metrics: &["loss", "accuracy", "precision", "recall", "f1"],
+        parted: true,
+    },
+    Case {
+        what: "preferences",
+        model: "llama/dynamo.onnx",
+        inject: &["--task", "preference"],
+        row: |at| json!({"prompt": words(at), "chosen": format!(" {}", words(at + 9)), "rejected": format!(" {}", words(at + 90))}),
+        metrics: &["loss", "accuracy", "margin"],
+        parted: true,
+    },
+    Case {
+        what: "single answers",
+        model: "llama/torchscript.onnx",
+        inject: &["--task", "preference", "--loss", "kto"],
+        row: |at| json!({"prompt": words(at), "completion": format!(" {}", words(at + 9)), "label": at % 2 == 0}),
+        metrics: &["loss", "accuracy", "margin"],
+        parted: false,
+    },
+    Case {
+        what: "rewards",
+        model: "bert_encoder/dynamo.onnx",
+        inject: &["--task", "reward", "--num-labels", "1"],
+        row: |at| json!({"prompt": words(at), "chosen": format!(" {}", words(at + 9)), "rejected": format!(" {}", words(at + 90))}),
+        metrics: &["loss", "accuracy", "margin"],
+        parted: true,
+    },
+];
+
+/// Trains for three steps of six rows, and gives the losses and the evaluation.
+fn trained(folder: &Folder, bundle: &str, data: &str, more: &[&str]) -> (Vec<f64>, Value) {
+    let options = [
+        "--no-shuffle",
+        "--batch-size",
+        "6",
+        "--max-steps",
+        "3",
+        "--learning-rate",
+        "0.005",
+        "--lr-scheduler",
+        "constant",
+        "--threads",
+        "1",
+        "-q",
+    ];
+    let tokenizer = folder.path("tokenizer.json");
+    done(&[&["train", bundle, "--data", data, "--tokenizer", &tokenizer][..], &options, more].concat());
+    let metrics = Path::new(bundle).join("runs/001/metrics.jsonl");
+    let lines = std::fs::read_to_string(metrics).expect("the run's metrics");
+    let losses = lines.lines().map(|line| number(&serde_json::from_str::<Value>(line).expect("a line of JSON")["loss"])).collect();
+    (losses, json_of(&["eval", bundle, "--data", data, "--tokenizer", &tokenizer, "--batch-size", "6", "--threads", "1"]))
+}
+
+#[test]
+fn every_task_learns_from_rows_of_its_own_and_is_measured_as_its_own() {
+    let mut wrong = String::new();
+    for case in CASES {
+        let folder = Folder::with(case.model);
+        folder.write("tokenizer.json", &tokenizer());
+        let rows = (0..12).map(|at| (case.row)(at).to_string() + "\n").collect::<String>();
+        let (data, model) = (folder.write("rows.jsonl", &rows), folder.path("model.onnx"));
+        let make = |bundle: &str| {
+            let fixed = ["inject", &model, "--method", "lora", "--init-lora-weights", "random", "-o", bundle, "-q"];
+            done(&[&fixed[..], case.inject].concat());
+        };
+        let (whole, parts) = (folder.path("whole"), folder.path("parts"));
+        make(&whole);
+        // Without any rows, too, it is known what the graphs are fed with.
+        let checked = json_of(&["check", &whole]);
+        if checked.as_array().is_none_or(|rows| rows.iter().any(|row| row["verdict"] != "right")) {
+            writeln!(wrong, "{}: check without data {checked}", case.what).expect("text");
+        }
+        let before = json_of(&["eval", &whole, "--data", &data, "--tokenizer", &folder.path("tokenizer.json"), "--batch-size", "6"]);
+        let (losses, after) = trained(&folder, &whole, &data, &[]);
+        let names: Vec<&str> = after["metrics"].as_object().expect("metrics").keys().map(String::as_str).collect();
+        if case.metrics.iter().any(|name| !names.contains(name)) {
+            writeln!(wrong, "{}: metrics {names:?}, expected {:?}", case.what, case.metrics).expect("text");
+        }
+        // Batches of equal weight: the mean of the file's two batches is what evaluation finds; training sees each before its update.
+        let first = number(&before["metrics"]["loss"]);
+        if !(losses.iter().all(|loss| loss.is_finite()) && first.is_finite() && (losses[0] - first).abs() < 1.0 + first.abs()) {
+            writeln!(wrong, "{}: losses {losses:?} beside {first} of an evaluation", case.what).expect("text");
+        }
+        make(&parts);
+        if !case.parted {
+            let tokenizer = folder.path("tokenizer.json");
+            let args = [
+                "train",
+                &parts,
+                "--data",
+                &data,
+                "--tokenizer",
+                &tokenizer,
+                "--batch-size",
+                "6",
+                "--micro-batch-size",
+                "2",
+                "--max-steps",
+                "1",
+            ];
+            refused(&args, &["compares all rows", "--micro-batch-size"]);
+            continue;
+        }
+        let (in_parts, _) = trained(&folder, &parts, &data, &["--micro-batch-size", "2"]);
+        let differ = losses.iter().zip(&in_parts).any(|(one, other)| (one - other).abs() > 2e-5 * one.abs().max(1.0));
+        if differ || in_parts.len() != losses.len() {
+            writeln!(wrong, "{}: losses {losses:?}, in parts {in_parts:?}", case.what).expect("text");
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+}
+
+#[test]
+fn bad_rows_of_a_task_are_named_with_their_line() {
+    struct Bad {
+        task: &'static [&'static str],
+        model: &'static str,
+        row: Value,
+        said: &'static [&'static str],
+    }
+    let cases = [
+        Bad {
+            task: &["--task", "embedding"],
+            model: "bert_encoder/dynamo.onnx",
+            row: json!({"anchor": "w1 w2"}),
+            said: &["line 2", "positive"],
+        },
+        Bad {
+            task: &["--task", "embedding"],
+            model: "bert_encoder/dynamo.onnx",
+            row: json!({"anchor": "w1", "positive": " "}),
+            said: &["line 2", "an empty one"],
+        },
+        Bad {
+            task: &["--task", "multi-label"],
+            model: "bert_classifier/dynamo.onnx",
+            row: json!({"text": "w1", "labels": [7]}),
+            said: &["line 2", "below 3"],
+        },
+        Bad {
+            task: &["--task", "multi-label"],
+            model: "bert_classifier/dynamo.onnx",
+            row: json!({"text": "w1", "labels": 1}),
+            said: &["line 2", "a list"],
+        },
+        Bad {
+            task: &["--task", "regression", "--num-labels", "1"],
+            model: "bert_encoder/dynamo.onnx",
+            row: json!({"text": "w1", "score": "high"}),
+            said: &["line 2", "a number"],
+        },
+        Bad {
+            task: &["--task", "rerank", "--num-labels", "1"],
+            model: "bert_encoder/dynamo.onnx",
+            row: json!({"query": "w1", "document": "w2", "label": 3}),
+            said: &["line 2", "from 0"],
+        },
+        Bad {
+            task: &["--task", "token-cls"],
+            model: "bert_tokens/dynamo.onnx",
+            row: json!({"tokens": ["w1", "w2"], "ner_tags": [0]}),
+            said: &["line 2", "one for each"],
+        },
+        Bad {
+            task: &["--task", "preference"],
+            model: "llama/dynamo.onnx",
+            row: json!({"prompt": "w1", "chosen": " w2", "rejected": " w2"}),
+            said: &["line 2", "the same"],
+        },
+    ];
+    for Bad { task, model, row, said } in cases {
+        let folder = Folder::with(model);
+        folder.write("tokenizer.json", &tokenizer());
+        let good = CASES.iter().find(|case| case.inject.starts_with(&task[..2]) && case.model == model).expect("a case of the task");
+        let data = folder.write("rows.jsonl", &format!("{}\n{row}\n", (good.row)(1)));
+        let (model, bundle, tokenizer) = (folder.path("model.onnx"), folder.path("bundle"), folder.path("tokenizer.json"));
+        done(&[&["inject", &model, "--method", "lora", "-o", &bundle, "-q"][..], task].concat());
+        refused(&["train", &bundle, "--data", &data, "--tokenizer", &tokenizer, "--max-steps", "1"], said);
+    }
+}
