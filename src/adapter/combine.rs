@@ -16,8 +16,8 @@ mod tensors;
 
 use ndarray::{Array2, Axis, concatenate, s};
 
-use super::init::narrow;
-use super::linalg;
+use crate::adapter::params::init::narrow;
+use crate::adapter::weights::linalg;
 use crate::error::{Error, Result};
 
 /// A way to combine.

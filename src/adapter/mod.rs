@@ -2,81 +2,34 @@
 //!
 //! A method writes its part of the graph around the base's nodes, with its trainable tensors as optional inputs ([`Param`]) under
 //! PEFT's names and shapes. Nothing here knows of gradients.
+//!
+//! Rooms, each using only those above it:
+//!
+//! | room | what it decides |
+//! |---|---|
+//! | [`config`] | what a user asks of a method, in PEFT's words |
+//! | [`params`] | the tensors of an adapter: names, initial values, how many there may be, dropout |
+//! | [`targets`] | which modules a method attaches to: PEFT's matching |
+//! | `part` | what a method is made of once it has found its places |
+//! | [`weights`] | the base's weights, read as matrices and changed |
+//! | [`virtual_tokens`] | tokens in front: longer inputs, longer masks, the networks that compute them |
+//! | [`methods`] | the methods |
+//! | `plan` | a method applied to a graph |
+//!
+//! Beside them, [`combine`] makes one LoRA of several, and [`new_head`] puts a head on a body.
 
-mod budget;
 pub mod combine;
 pub mod config;
-mod decoder;
-pub mod decomposed;
-mod dora;
-pub mod dropout;
-pub mod encoder;
-mod fold;
-mod front;
-mod ia3;
-pub mod init;
-pub mod key;
-mod linalg;
-mod loha;
-mod lokr;
-mod longer;
-mod lora;
-mod lora_embedding;
-pub mod naming;
-pub mod near;
+pub mod methods;
 pub mod new_head;
-pub mod packing;
-mod param;
+pub mod params;
 mod part;
-mod pattern;
 mod plan;
-mod prefix;
-mod prompt;
-pub mod replace;
-mod requantise;
-mod rows;
-mod scores;
-mod tables;
 pub mod targets;
-mod tokens;
-mod trained;
-mod unpacked;
-mod update;
-mod vera;
+pub mod virtual_tokens;
+pub mod weights;
 
-pub use lora::Site;
-pub use param::{Form, PEFT_PREFIX, Param, Params, Role};
-pub use part::Purpose;
-pub use plan::{Given, Plan};
-pub use prefix::of_text as prefix_of_text;
-pub use requantise::Requantised;
-
-use ndarray::ArrayView2;
-
-use crate::ir::{DType, Tensor};
-use crate::{Error, Result};
-
-/// A float32 matrix as ndarray sees it.
-///
-/// # Errors
-/// A tensor of another rank or type.
-pub fn matrix(tensor: &Tensor) -> Result<ndarray::Array2<f32>> {
-    let (rows, columns) = match tensor.shape() {
-        [rows, columns] => (*rows, *columns),
-        other => return Err(Error::mismatch("rank", 2, other.len())),
-    };
-    let values = tensor.to_f32().ok_or_else(|| Error::mismatch("dtype", DType::F32, tensor.dtype()))?;
-    ndarray::Array2::from_shape_vec((rows, columns), values).map_err(|e| Error::invalid(e.to_string()))
-}
-
-/// A float32 matrix as a tensor.
-#[must_use]
-pub fn tensor(matrix: &ArrayView2<'_, f32>) -> Tensor {
-    let values: Vec<f32> = matrix.iter().copied().collect();
-    Tensor::from_f32(&[matrix.nrows(), matrix.ncols()], &values)
-}
-
-/// A float32 matrix with its axes swapped.
-fn transposed(tensor_in: &Tensor) -> Result<Tensor> {
-    Ok(tensor(&matrix(tensor_in)?.t()))
-}
+pub use params::{Form, Given, PEFT_PREFIX, Param, Params, Role};
+pub use part::{Purpose, Requantised};
+pub use plan::Plan;
+pub use targets::Site;

@@ -10,10 +10,12 @@
 mod channels;
 mod features;
 
-use super::budget::{self, wide};
-use super::config::{HeadModules, NewHead, Pooling};
-use super::init;
 use crate::Result;
+use crate::adapter::config::{HeadModules, NewHead, Pooling};
+use crate::adapter::params::{
+    budget::{self, wide},
+    init,
+};
 use crate::anatomy::{Anatomy, MaskForm};
 use crate::ir::{Builder, DType, Expr, Graph, Tensor, ValueId};
 

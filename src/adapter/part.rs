@@ -3,14 +3,12 @@
 use std::cell::Cell;
 use std::fmt::Debug;
 
-use super::budget;
-use super::config::Method;
-use super::dropout::Masks;
-use super::param::{Form, Params};
-use super::plan::Given;
-use super::requantise::Requantised;
-use super::targets::Strictness;
+use ndarray::Array2;
+
 use crate::Result;
+use crate::adapter::config::Method;
+use crate::adapter::params::{Form, Given, Params, budget, dropout::Masks};
+use crate::adapter::targets::Strictness;
 use crate::anatomy::Anatomy;
 use crate::ir::{Builder, Graph, Tensor};
 use crate::{Error, Place};
@@ -27,59 +25,86 @@ pub enum Purpose<'g> {
 }
 
 impl<'g> Purpose<'g> {
-    pub(super) fn form(&self) -> Form {
+    pub(crate) fn form(&self) -> Form {
         if matches!(self, Self::Merged) { Form::Constants } else { Form::Inputs }
     }
 
     /// The source of dropout masks.
-    pub(super) fn masks(&self) -> Option<Masks<'g>> {
+    pub(crate) fn masks(&self) -> Option<Masks<'g>> {
         match self {
             Self::Training(masks) => *masks,
             Self::Inference | Self::Merged => None,
         }
     }
 
-    pub(super) fn is_training(&self) -> bool {
+    pub(crate) fn is_training(&self) -> bool {
         matches!(self, Self::Training(_))
     }
 }
 
+/// What rounding cost, over all weights that were rounded again.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Requantised {
+    /// Weights that were rounded again.
+    pub weights: usize,
+    squared_error: f64,
+    squared: f64,
+}
+
+impl Requantised {
+    /// With one more weight, which was `wanted` and became `rounded`.
+    pub(crate) fn and(self, wanted: &Array2<f32>, rounded: &Array2<f32>) -> Self {
+        let Self { weights, mut squared_error, mut squared } = self;
+        for (wanted, rounded) in wanted.iter().zip(rounded) {
+            squared_error += f64::from(wanted - rounded).powi(2);
+            squared += f64::from(*wanted).powi(2);
+        }
+        Self { weights: weights + 1, squared_error, squared }
+    }
+
+    /// The root of the mean squared error, as a share of the root of the mean squared weight.
+    #[must_use]
+    pub fn error(&self) -> f64 {
+        if self.squared > 0.0 { (self.squared_error / self.squared).sqrt() } else { 0.0 }
+    }
+}
+
 /// A graph that an adapter is being written into.
-pub(super) struct Insertion<'g, 'a> {
-    pub(super) b: &'g Builder,
+pub(crate) struct Insertion<'g, 'a> {
+    pub(crate) b: &'g Builder,
     /// The graph that the builder started from.
-    pub(super) graph: &'a Graph,
-    pub(super) anatomy: &'a Anatomy,
-    pub(super) params: &'a Params<'g>,
-    pub(super) purpose: Purpose<'g>,
+    pub(crate) graph: &'a Graph,
+    pub(crate) anatomy: &'a Anatomy,
+    pub(crate) params: &'a Params<'g>,
+    pub(crate) purpose: Purpose<'g>,
 }
 
 /// A graph whose constants an adapter is being folded into.
-pub(super) struct Folding<'a> {
-    pub(super) b: &'a Builder,
+pub(crate) struct Folding<'a> {
+    pub(crate) b: &'a Builder,
     /// The graph that the builder started from.
-    pub(super) graph: &'a Graph,
-    pub(super) anatomy: &'a Anatomy,
-    pub(super) given: &'a Given<'a>,
+    pub(crate) graph: &'a Graph,
+    pub(crate) anatomy: &'a Anatomy,
+    pub(crate) given: &'a Given<'a>,
     /// What rounding quantised weights again has cost so far.
-    pub(super) requantised: &'a Cell<Requantised>,
+    pub(crate) requantised: &'a Cell<Requantised>,
 }
 
 impl Folding<'_> {
     /// A tensor of the adapter.
-    pub(super) fn tensor(&self, key: &str) -> Result<Tensor> {
+    pub(crate) fn tensor(&self, key: &str) -> Result<Tensor> {
         (self.given)(key).ok_or_else(|| Error::not_found("tensor", key))
     }
 
     /// A tensor of the adapter as float32 numbers.
-    pub(super) fn numbers(&self, key: &str) -> Result<Vec<f32>> {
+    pub(crate) fn numbers(&self, key: &str) -> Result<Vec<f32>> {
         let tensor = self.tensor(key)?;
         tensor.to_f32().ok_or_else(|| Error::mismatch("dtype", "float", tensor.dtype()).at(Place::Tensor(key.to_owned())))
     }
 }
 
 /// One part of a method, with its places.
-pub(super) trait Part: Debug + Send + Sync {
+pub(crate) trait Part: Debug + Send + Sync {
     /// Writes the part into a graph.
     fn insert(&self, at: &Insertion<'_, '_>) -> Result<()>;
 
@@ -133,24 +158,24 @@ pub(super) trait Part: Debug + Send + Sync {
 }
 
 /// A part, boxed.
-pub(super) fn boxed(part: impl Part + 'static) -> Box<dyn Part> {
+pub(crate) fn boxed(part: impl Part + 'static) -> Box<dyn Part> {
     Box::new(part)
 }
 
 /// What is known when a method looks for its places.
-pub(super) struct Places<'a> {
-    pub(super) anatomy: &'a Anatomy,
-    pub(super) strictness: Strictness,
-    pub(super) seed: u64,
+pub(crate) struct Places<'a> {
+    pub(crate) anatomy: &'a Anatomy,
+    pub(crate) strictness: Strictness,
+    pub(crate) seed: u64,
     /// Names of modules that are trained as a whole: those that were asked for, and the task's heads.
-    pub(super) saved: &'a [String],
+    pub(crate) saved: &'a [String],
     /// Values by key, for an adapter that is not fresh.
-    pub(super) given: &'a Given<'a>,
+    pub(crate) given: &'a Given<'a>,
 }
 
 /// A method that found its places.
-pub(super) struct Placed {
-    pub(super) parts: Vec<Box<dyn Part>>,
+pub(crate) struct Placed {
+    pub(crate) parts: Vec<Box<dyn Part>>,
     /// The method with what was found written down, so that PEFT comes to the same.
-    pub(super) settled: Method,
+    pub(crate) settled: Method,
 }

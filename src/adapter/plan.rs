@@ -2,16 +2,13 @@
 
 use std::cell::Cell;
 
-use super::budget;
-use super::config::{Method, Task};
-use super::key::Family;
-use super::param::{Param, Params};
-use super::part::{Folding, Insertion, Part, Placed, Places, Purpose};
-use super::requantise::Requantised;
-use super::targets::{self, Strictness};
-use super::{ia3, loha, lokr, lora, prefix, prompt, tokens, trained, vera};
+use crate::adapter::config::{Method, Task};
+use crate::adapter::methods::{ia3, loha, lokr, lora, prefix, prompt, trainable_tokens, trained, vera};
+use crate::adapter::params::{Given, Param, Params, budget, key::Family};
+use crate::adapter::part::{Folding, Insertion, Part, Placed, Places, Purpose, Requantised};
+use crate::adapter::targets::{self, Strictness};
 use crate::anatomy::Anatomy;
-use crate::ir::{Builder, Graph, Tensor};
+use crate::ir::{Builder, Graph};
 use crate::{Error, Result};
 
 /// What a method does to one graph.
@@ -21,15 +18,12 @@ pub struct Plan {
     settled: Method,
 }
 
-/// Values by PEFT key, for the tensors of an adapter that are not fresh.
-pub type Given<'a> = dyn Fn(&str) -> Option<Tensor> + 'a;
-
 /// Finds the places of every method: the table of methods.
 fn place(method: &Method, at: &Places<'_>) -> Result<Placed> {
     match method {
         Method::Lora(config) => lora::place(config, at),
         Method::Ia3(config) => ia3::place(config, at),
-        Method::TrainableTokens(config) => tokens::place(config, at),
+        Method::TrainableTokens(config) => trainable_tokens::place(config, at),
         Method::LnTuning(config) => trained::normalisations(config, at),
         Method::Head(config) => trained::head(config, at),
         Method::Prompt(config) => prompt::place(config, at),

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::adapter::Plan;
 use crate::adapter::config::{NewHead, Task};
-use crate::adapter::naming;
 use crate::adapter::new_head::{self, Features};
+use crate::adapter::targets::align_names;
 use crate::anatomy::{self, Anatomy};
 use crate::ir::{DType, Graph, Tensor, ValueId};
 use crate::unfuse::{self, Stilled};
@@ -108,7 +108,7 @@ impl Base {
         let mut with_head = Self { stilled: self.stilled, ..Self::of(&graph)? };
         if with_head.anatomy.wrapper != self.anatomy.wrapper {
             // What wraps the model may be told from the head that is gone.
-            naming::take_off(&mut with_head.anatomy, &self.anatomy.wrapper);
+            align_names::take_off(&mut with_head.anatomy, &self.anatomy.wrapper);
         }
         Ok(WithHead { base: with_head, head: settled, on: features.name().to_owned() })
     }

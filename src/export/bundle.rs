@@ -13,10 +13,10 @@ use super::objective::{self, LossRequest};
 use super::opened::{INFERENCE, is_inside, location, relative, write_inference};
 use super::{PromptScale, class_names, declared, fingerprint, given, merge, prompt_scale};
 use crate::adapter::config::{Method, NewHead, Task};
-use crate::adapter::dropout::Masks;
+use crate::adapter::params::dropout::Masks;
 use crate::adapter::targets::Strictness;
+use crate::adapter::targets::{align_names, split_modules};
 use crate::adapter::{Given, Param, Plan, Purpose, Role};
-use crate::adapter::{naming, packing};
 use crate::anatomy::{self, Anatomy, Feeding, Feeds, Reads};
 use crate::files::StagedFolder;
 use crate::ir::{Builder, DType, Graph, Tensor};
@@ -123,12 +123,12 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         (base, *head, head_on) = (with_head.base.to_train().in_file(request.model)?, with_head.head, Some(with_head.on));
     }
     if let (Some(files), Adapter::Folder(path)) = (&mut given, &request.adapter) {
-        naming::follow(&mut base.anatomy, &files.keys(), new_head.as_ref().and_then(|head| head.modules.as_ref()));
+        align_names::follow(&mut base.anatomy, &files.keys(), new_head.as_ref().and_then(|head| head.modules.as_ref()));
         given::settle(files, &base).in_file(*path)?;
     }
     let (method, strictness) = method(request, given.as_ref())?;
     let mut feeding = feeding(&base).in_file(request.model)?;
-    packing::join(&mut base.anatomy, &method).in_file(request.model)?;
+    split_modules::join(&mut base.anatomy, &method).in_file(request.model)?;
     let loss = objective::settle(&request.loss, task, request.model, &base.graph, &base.anatomy).in_file(request.model)?;
     let outputs: Vec<&str> = base.graph.outputs().iter().map(|&id| base.graph.value_name(id)).collect();
     for column in loss.columns().filter(|column| !outputs.contains(&column.as_str())) {

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use super::base::Base;
 use crate::adapter::config::{LoraConfig, Method};
-use crate::adapter::key::{Family, Key, Part};
-use crate::adapter::{Plan, replace, targets};
+use crate::adapter::params::key::{Family, Key, Part};
+use crate::adapter::{Plan, targets, weights::replace};
 use crate::anatomy::{Anatomy, Parameter, Task};
 use crate::ir::Tensor;
 use crate::peft::AdapterFiles;

@@ -8,8 +8,8 @@ use super::opened::Bundle;
 use super::prompt_scale;
 use crate::adapter::config::Task;
 use crate::adapter::targets::Strictness;
+use crate::adapter::targets::{align_names, split_modules};
 use crate::adapter::{Given, Plan, Requantised};
-use crate::adapter::{naming, packing};
 use crate::ir::{Builder, DType, Graph};
 use crate::onnx::{self, Storage, WriteOptions};
 use crate::{Context, Error, Result, peft, unfuse};
@@ -97,11 +97,11 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
         // Whatever it starts from, the adapter has its trained numbers.
         base = base.with_head(head, task, 0).in_file(model)?.base;
     }
-    naming::follow(&mut base.anatomy, &files.keys(), files.config.new_head.as_ref().and_then(|head| head.modules.as_ref()));
+    align_names::follow(&mut base.anatomy, &files.keys(), files.config.new_head.as_ref().and_then(|head| head.modules.as_ref()));
     if let Some(side) = manifest.prompt_scale {
         prompt_scale::apply(&mut base.anatomy, side);
     }
-    packing::join(&mut base.anatomy, &files.config.method).in_file(model)?;
+    split_modules::join(&mut base.anatomy, &files.config.method).in_file(model)?;
     let given = |key: &str| files.tensors.get(key).cloned();
     let plan = Plan::new(&files.config.method, task, &base.anatomy, Strictness::AsPeft, 0, &given).in_file(model)?;
     let (merged, requantised) = merged(&base, &plan, &given, quantised).in_file(model)?;

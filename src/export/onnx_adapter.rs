@@ -104,7 +104,7 @@ pub(super) fn inputs(bundle: &Path, manifest: &Manifest, files: &AdapterFiles) -
 
 /// Whether a tensor belongs to an adapter but is not trained: the projections that all modules share.
 fn is_fixed(key: &str) -> bool {
-    use crate::adapter::key::{Family, Key};
+    use crate::adapter::params::key::{Family, Key};
     matches!(Key::parse(key, Family::Tuner), Some(Key::Shared(_)))
 }
 

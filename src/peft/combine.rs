@@ -7,8 +7,11 @@ use indexmap::IndexMap;
 use super::folder::AdapterFiles;
 use crate::adapter::combine::{self, Factors, Recipe};
 use crate::adapter::config::{LoraConfig, Method, Selection, Targets};
-use crate::adapter::key::{Family, Key, Part};
-use crate::adapter::{matrix, targets, tensor};
+use crate::adapter::params::key::{Family, Key, Part};
+use crate::adapter::{
+    targets,
+    weights::linalg::{matrix, tensor},
+};
 use crate::error::{Error, Place, Result};
 use crate::ir::Tensor;
 

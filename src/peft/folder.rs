@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use super::config::AdapterConfig;
 use super::{safetensors, weights};
 use crate::adapter::config::{Method, Scope, Selection, Targets, TokensConfig};
-use crate::adapter::key::{Family, Key};
+use crate::adapter::params::key::{Family, Key};
 use crate::adapter::targets::SelectionMatcher;
 use crate::error::{Context, Error, Place, Result};
 use crate::files;

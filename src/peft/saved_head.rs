@@ -2,7 +2,7 @@
 
 use super::folder::AdapterFiles;
 use crate::adapter::config::{HeadModules, NewHead, Pooling, Task};
-use crate::adapter::key::Key;
+use crate::adapter::params::key::Key;
 
 /// A head that some models have, and what of a text it sees.
 struct Kind {

@@ -4,8 +4,8 @@ use std::fmt;
 
 use indexmap::IndexMap;
 
-use crate::adapter::key::{Family, Key};
-use crate::adapter::near::near;
+use crate::adapter::params::key::{Family, Key};
+use crate::adapter::targets::nearest::near;
 use crate::adapter::{PEFT_PREFIX, Param};
 use crate::error::{Error, Place, Result};
 use crate::ir::Tensor;

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use indexmap::IndexMap;
 
-use crate::adapter::decomposed;
-use crate::adapter::encoder::Encoder;
-use crate::adapter::key::Key;
+use crate::adapter::methods::lora::decomposed;
+use crate::adapter::params::key::Key;
+use crate::adapter::virtual_tokens::encoder::Encoder;
 use crate::error::{Context, Error, Place, Result};
 use crate::export::{Manifest, pending};
 use crate::files::inside;

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::data::{Batches, Dataset, Example, Filling, Labels, Order};
 use super::session::{Purpose, Runtime, Session, Settings};
 use crate::adapter::config::Task;
-use crate::adapter::prefix_of_text;
+use crate::adapter::methods::prefix::of_text as prefix_of_text;
 use crate::anatomy;
 use crate::error::{Context, Error, Result};
 use crate::export::base::Base;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use indexmap::IndexMap;
 use peft_onnx::adapter::combine::{Majority, Recipe, Technique};
 use peft_onnx::adapter::config::{LoraConfig, Method};
-use peft_onnx::adapter::key::{Family, Key, Part};
-use peft_onnx::adapter::matrix;
+use peft_onnx::adapter::params::key::{Family, Key, Part};
+use peft_onnx::adapter::weights::linalg::matrix;
 use peft_onnx::ir::Tensor;
 use peft_onnx::peft::combine::{Share, combine};
 use peft_onnx::peft::{self, AdapterFiles, safetensors};
@@ -75,7 +75,7 @@ fn updates(tensors: &IndexMap<String, Tensor>) -> IndexMap<String, Tensor> {
     });
     let update = |module: String| {
         let product = factor(&module, Part::LoraB).dot(&factor(&module, Part::LoraA));
-        (format!("base_model.model.{module}"), peft_onnx::adapter::tensor(&product.view()))
+        (format!("base_model.model.{module}"), peft_onnx::adapter::weights::linalg::tensor(&product.view()))
     };
     modules.map(update).collect()
 }

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
 
-use peft_onnx::adapter::dropout::{Masks, SEED};
+use peft_onnx::adapter::params::dropout::{Masks, SEED};
 use peft_onnx::ir::{Builder, DType, Dim, Graph, ModelInfo};
 use peft_onnx::onnx::{self, WriteOptions};
 use peft_onnx::runtime::session::{Feed, Options, Purpose, Runtime, Session, Settings};

@@ -4,7 +4,7 @@ use ndarray::{Array2, Zip};
 use rand::RngExt;
 
 use super::{Majority, Merging, Pruning, Recipe};
-use crate::adapter::init;
+use crate::adapter::params::init;
 
 /// Leaves numbers out of each tensor, and combines what stays. `name` decides what is left out by chance.
 pub(super) fn combine(mut tensors: Vec<Array2<f32>>, weights: &[f32], recipe: &Recipe, name: &str) -> Array2<f32> {

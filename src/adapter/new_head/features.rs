@@ -3,8 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, VecDeque};
 
-use super::super::config::{HeadModules, NewHead, Pooling, Task};
 use super::{LOGITS, channels};
+use crate::adapter::config::{HeadModules, NewHead, Pooling, Task};
 use crate::anatomy::{self, Anatomy, Ending, Projection, Reads};
 use crate::ir::{Builder, DType, Expr, Fact, Graph, ValueId};
 use crate::{Error, Result};

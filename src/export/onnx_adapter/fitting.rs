@@ -2,7 +2,7 @@
 //! constants.
 
 use crate::adapter::config::{LokrConfig, LoraConfig, Method, ProductConfig};
-use crate::adapter::key::{Family, Key, Part};
+use crate::adapter::params::key::{Family, Key, Part};
 use crate::adapter::targets;
 use crate::ir::Tensor;
 use crate::peft::AdapterFiles;

@@ -1,0 +1,72 @@
+//! LoRA on an embedding: `y = E[ids] + scaling · Aᵀ[ids]·Bᵀ` (PEFT `tuners/lora/layer.py`, `Embedding`).
+
+use super::branches::{Branches, Start, delta};
+use crate::adapter::params::{
+    init,
+    key::{Key, Part as KeyPart},
+    param,
+};
+use crate::adapter::part::{Folding, Insertion, Part};
+use crate::adapter::targets::Site;
+use crate::adapter::weights::fold;
+use crate::anatomy::Embedding;
+use crate::ir::Tensor;
+use crate::{Error, Result};
+
+/// A branch at an embedding table.
+#[derive(Debug)]
+pub(crate) struct LoraEmbedding {
+    pub(crate) site: Site,
+    pub(crate) branches: Branches,
+}
+
+impl Part for LoraEmbedding {
+    /// `A` is `[rank, rows]`, `B` `[hidden, rank]`; a fresh `A` is zero. PEFT saves the table itself, too: it is kept where it was.
+    fn insert(&self, at: &Insertion<'_, '_>) -> Result<()> {
+        let Site { module, rank, scaling } = &self.site;
+        for table in at.anatomy.embeddings.iter().filter(|table| table.module == *module) {
+            let size = |n: i64| usize::try_from(n).unwrap_or(0);
+            let [a, b] = [
+                (KeyPart::LoraEmbeddingA, [*rank, size(table.rows)], self.branches.start == Start::Random),
+                (KeyPart::LoraEmbeddingB, [size(table.hidden), *rank], true),
+            ]
+            .map(|(part, shape, random)| {
+                param(at.params, module, part, || self.fresh(&Key::module(module, part).to_string(), &shape, random))
+            });
+            let builder = at.b;
+            let (indices, output) = (builder.expr(table.indices), builder.expr(table.output));
+            builder.scoped(&format!("lora/{module}"), || {
+                builder.rewire(output, |y| {
+                    let rows = a.t().gather(indices, 0);
+                    y + (rows.matmul(b.t()) * *scaling).cast(y.dtype())
+                });
+            });
+            let saved = Key::module(module, KeyPart::BaseWeight).to_string();
+            if at.params.given(&saved).is_some() {
+                let stored = at.graph.initializer(table.weight).and_then(|tensor| Some((tensor.shape().to_vec(), tensor.to_f32()?)));
+                let (shape, values) =
+                    stored.ok_or_else(|| Error::unsupported(module.clone(), "its table is not stored as plain floats"))?;
+                let _ = at.params.fixed(&saved, &format!("{module}.base_layer.weight"), || Tensor::from_f32(&shape, &values));
+            }
+        }
+        Ok(())
+    }
+
+    fn fold(&self, at: &Folding<'_>) -> Result<()> {
+        let Site { module, scaling, .. } = &self.site;
+        let part = |part| at.tensor(&Key::module(module, part).to_string());
+        let delta = delta(&part(KeyPart::LoraEmbeddingA)?, &part(KeyPart::LoraEmbeddingB)?, *scaling)?;
+        let lookups: Vec<&Embedding> = at.anatomy.embeddings.iter().filter(|table| table.module == *module).collect();
+        fold::change_table(at, &lookups, |table| Ok(table + &delta.t()))
+    }
+
+    fn targets(&self) -> Vec<(String, usize)> {
+        vec![(self.site.module.clone(), self.site.rank)]
+    }
+}
+
+impl LoraEmbedding {
+    fn fresh(&self, key: &str, shape: &[usize; 2], random: bool) -> Tensor {
+        if random { init::normal(&mut init::generator(self.branches.seed, key), shape, 1.0) } else { init::zeros(shape) }
+    }
+}

@@ -1,0 +1,163 @@
+//! Rows of an embedding, trained as they are (PEFT `tuners/trainable_tokens/layer.py`).
+
+use crate::adapter::config::{Method, Selection, TokensConfig};
+use crate::adapter::params::{
+    key::{Key, Part as KeyPart},
+    param,
+};
+use crate::adapter::part::{Folding, Insertion, Part, Placed, Places, boxed};
+use crate::adapter::targets::{
+    SelectionMatcher,
+    tables::{self, Table},
+};
+use crate::adapter::weights::{fold, linalg};
+use indexmap::IndexMap;
+use ndarray::s;
+
+use crate::anatomy::{Anatomy, Embedding};
+use crate::ir::{DType, Expr, Tensor};
+use crate::{Error, Result};
+
+/// Some rows of one table.
+#[derive(Debug)]
+pub(crate) struct Tokens {
+    module: String,
+    rows: Vec<usize>,
+    /// What PEFT calls the rows.
+    part: KeyPart,
+}
+
+/// Finds the tables of the method that trains rows and nothing else.
+pub(crate) fn place(config: &TokensConfig, at: &Places<'_>) -> Result<Placed> {
+    let all = tables::all(at.anatomy);
+    let found: Vec<&Table<'_>> = match &config.targets {
+        None => {
+            tables::of_tokens(at.anatomy)?;
+            all.iter().take(1).collect()
+        }
+        Some(selection) => {
+            let matcher = SelectionMatcher::new("target_modules", selection)?;
+            all.iter().filter_map(|table| matcher.has(&table.module).map(|has| has.then_some(table)).transpose()).collect::<Result<_>>()?
+        }
+    };
+    if found.is_empty() {
+        return Err(Error::invalid("no embedding matches the targets").with_hint(format!("the model has {}", names(&all))));
+    }
+    let mut parts = vec![];
+    for table in &found {
+        check_rows(table, &config.rows)?;
+        parts.push(boxed(Tokens { module: table.module.clone(), rows: config.rows.clone(), part: KeyPart::OwnTokenDelta }));
+    }
+    let mut modules: Vec<String> = found.iter().map(|table| table.module.clone()).collect();
+    modules.sort();
+    let settled = TokensConfig { targets: Some(Selection::Names(modules)), ..config.clone() };
+    Ok(Placed { parts, settled: Method::TrainableTokens(settled) })
+}
+
+fn names(tables: &[Table<'_>]) -> String {
+    tables.iter().map(|table| table.module.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+fn check_rows(table: &Table<'_>, rows: &[usize]) -> Result<()> {
+    let count = table.first().rows;
+    match rows.iter().find(|&&row| i64::try_from(row).is_ok_and(|row| row >= count)) {
+        Some(row) => Err(Error::mismatch("row of trainable_token_indices", format!("below {count}"), row)),
+        None => Ok(()),
+    }
+}
+
+/// The tables that rows are trained of.
+pub(crate) fn find(settings: &IndexMap<String, Vec<usize>>, at: &Places<'_>) -> Result<Vec<Tokens>> {
+    let all = tables::all(at.anatomy);
+    let mut found = vec![];
+    for (name, rows) in settings {
+        // PEFT calls the table of the tokens `embed_tokens` where the configuration does not name one.
+        let tokens = all.iter().find(|table| table.is_of_tokens && name == "embed_tokens");
+        let is_named = |table: &&Table<'_>| table.module == *name || table.module.ends_with(&format!(".{name}"));
+        let table = tokens.or_else(|| all.iter().find(is_named));
+        let table = table.ok_or_else(|| Error::not_found("embedding", name.clone()).with_hint(format!("the model has {}", names(&all))))?;
+        check_rows(table, rows)?;
+        found.push(Tokens { module: table.module.clone(), rows: rows.clone(), part: KeyPart::TokenDelta });
+    }
+    Ok(found)
+}
+
+impl Part for Tokens {
+    /// The rows are `[rows, hidden]` and start as the base's. A head that shares the table reads the trained rows as well.
+    fn insert(&self, at: &Insertion<'_, '_>) -> Result<()> {
+        let table = self.table(at.anatomy)?;
+        let base = self.base_rows(at, table.first())?;
+        let rows = param(at.params, &self.module, self.part, || base.clone());
+        let b = at.b;
+        let numbers: Vec<i64> = self.rows.iter().map(|&row| i64::try_from(row).unwrap_or(i64::MAX)).collect();
+        b.scoped(&format!("tokens/{}", self.module), || {
+            for lookup in &table.lookups {
+                let indices = b.expr(lookup.indices).cast(DType::I64);
+                b.rewire(b.expr(lookup.output), |y| {
+                    let is_row = indices.unsqueeze(&[-1]).equal(b.ints(&numbers)).cast(DType::F32);
+                    let others = 1.0 - is_row.sum(&[-1]);
+                    (y.cast(DType::F32) * others + is_row.matmul(rows)).cast(y.dtype())
+                });
+            }
+            if table.is_of_tokens {
+                self.change_head(at, rows - b.constant(base.clone()), &numbers);
+            }
+        });
+        Ok(())
+    }
+
+    fn fold(&self, at: &Folding<'_>) -> Result<()> {
+        let trained = linalg::matrix(&at.tensor(&Key::module(&*self.module, self.part).to_string())?)?;
+        let change = |table: &ndarray::Array2<f32>| {
+            let mut table = table.clone();
+            if trained.nrows() != self.rows.len() || trained.ncols() != table.ncols() {
+                return Err(Error::mismatch("shape", format!("[{}, {}]", self.rows.len(), table.ncols()), format!("{:?}", trained.dim())));
+            }
+            for (row, values) in self.rows.iter().zip(trained.rows()) {
+                table.slice_mut(s![*row, ..]).assign(&values);
+            }
+            Ok(table)
+        };
+        let table = self.table(at.anatomy)?;
+        if table.is_of_tokens && at.anatomy.head.as_ref().is_some_and(|head| head.tied) {
+            fold::change_tied_table(at, &table.lookups, change)
+        } else {
+            fold::change_table(at, &table.lookups, change)
+        }
+    }
+
+    fn targets(&self) -> Vec<(String, usize)> {
+        vec![(self.module.clone(), self.rows.len())]
+    }
+}
+
+impl Tokens {
+    fn table<'a>(&self, anatomy: &'a Anatomy) -> Result<Table<'a>> {
+        let found = tables::all(anatomy).into_iter().find(|table| table.module == self.module);
+        found.ok_or_else(|| Error::not_found("embedding", self.module.clone()))
+    }
+
+    /// The table's name and rows, as a configuration has them.
+    pub(crate) fn setting(&self) -> (String, Vec<usize>) {
+        (self.module.clone(), self.rows.clone())
+    }
+
+    fn base_rows(&self, at: &Insertion<'_, '_>, table: &Embedding) -> Result<Tensor> {
+        let stored = at.graph.initializer(table.weight).ok_or_else(|| Error::not_found("table", self.module.clone()))?;
+        fold::rows_of(stored, &self.rows)
+    }
+
+    /// Adds the logits of what the rows changed by.
+    fn change_head<'g>(&self, at: &Insertion<'g, '_>, change: Expr<'g>, numbers: &[i64]) {
+        let Some(head) = at.anatomy.head.as_ref().filter(|head| head.tied) else { return };
+        let Some(projection) = head.projection.map(|place| &at.anatomy.projections[place]) else { return };
+        let classes = usize::try_from(projection.out_features).unwrap_or(0);
+        let mut places = vec![0.0_f32; numbers.len() * classes];
+        for (i, row) in self.rows.iter().enumerate() {
+            places[i * classes + row] = 1.0;
+        }
+        let places = at.b.constant(Tensor::from_f32(&[numbers.len(), classes], &places));
+        let x = at.b.current(projection.x);
+        at.b.rewire(at.b.expr(projection.y), |y| y + x.cast(DType::F32).matmul(change.t()).matmul(places).cast(y.dtype()));
+    }
+}

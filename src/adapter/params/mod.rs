@@ -1,0 +1,10 @@
+//! The tensors of an adapter: their names, the values they start from, how many there may be, and dropout.
+
+pub(crate) mod budget;
+pub mod dropout;
+pub mod init;
+pub mod key;
+mod param;
+
+pub use param::{Form, Given, PEFT_PREFIX, Param, Params, Role};
+pub(crate) use param::{input_name, narrow_uniform, param};

@@ -1,0 +1,105 @@
+//! Parameters of the base that are trained as a whole: `modules_to_save`, biases, normalisations.
+
+use super::linalg;
+use crate::adapter::params::Role;
+use crate::adapter::part::Insertion;
+use crate::anatomy::{Anatomy, Layout, Parameter, Projection};
+use crate::ir::{Builder, DType, Expr, Graph, NodeId, Tensor};
+use crate::{Error, Result};
+
+/// Puts a tensor of the adapter, under a PEFT key, in the place of a parameter of the base: everything that reads the parameter as part of its
+/// own module reads the tensor instead. A weight that another module shares (a tied table) stays as it is there, as with PEFT's
+/// `modules_to_save`.
+///
+/// The tensor has PyTorch's shape and order of axes, and starts as the base's; its role says whether it is trained.
+///
+/// # Errors
+/// A parameter that is not stored as plain floats.
+pub(crate) fn parameter(at: &Insertion<'_, '_>, parameter: &Parameter, key: &str, role: Role) -> Result<()> {
+    let stored = at.graph.initializer(parameter.value).ok_or_else(|| Error::not_found("parameter", &*parameter.name))?;
+    let initial = in_pytorch_order(&own_part(stored, parameter)?, parameter)?;
+    put(at.b, at.graph, at.anatomy, parameter, at.params.put(key, &parameter.name, role, || initial));
+    Ok(())
+}
+
+/// Makes everything that reads a parameter as part of its own module read another tensor.
+fn put<'g>(b: &'g Builder, graph: &Graph, anatomy: &Anatomy, parameter: &Parameter, trained: Expr<'g>) {
+    let dtype = graph.initializer(parameter.value).map_or(DType::F32, Tensor::dtype);
+    let module = parameter.name.rsplit_once('.').map_or("", |(module, _)| module);
+    let projections: Vec<&Projection> =
+        anatomy.projections.iter().filter(|p| p.module == module && p.weight.value == parameter.value).collect();
+    let tables = anatomy.embeddings.iter().filter(|e| e.module == module && e.weight == parameter.value);
+    b.scoped(&format!("trained/{}", parameter.name), || {
+        let mut placed = false;
+        for projection in projections {
+            b.rewire_input(projection.y, 1, operand(graph, projection, trained).cast(dtype));
+            placed = true;
+        }
+        for table in tables {
+            b.rewire_input(table.output, 0, trained.cast(dtype));
+            placed = true;
+        }
+        if !placed {
+            let value = if parameter.transposed { trained.t() } else { trained }.cast(dtype);
+            b.rewire(b.expr(parameter.value), |stored| match &parameter.part {
+                None => value,
+                Some(part) => {
+                    let (before, after) = (stored.slice(&[0], &[part.start], &[0]), stored.slice(&[part.end], &[i64::MAX], &[0]));
+                    before.concat(&[value, after], 0)
+                }
+            });
+        }
+    });
+}
+
+/// The trained weight as the projection's node wants it.
+fn operand<'g>(graph: &Graph, projection: &Projection, trained: Expr<'g>) -> Expr<'g> {
+    let wants = graph.producer(projection.y).map_or(Layout::InOut, |node| wanted_layout(graph, node));
+    let has = pytorch_layout(projection);
+    if wants == has { trained } else { trained.t() }
+}
+
+/// The order of axes in which a node wants its weight: `[in, out]` but for a `Gemm` that transposes it.
+#[must_use]
+pub fn wanted_layout(graph: &Graph, node: NodeId) -> Layout {
+    if graph.node(node).int("transB", 0) == 0 { Layout::InOut } else { Layout::OutIn }
+}
+
+/// The order of axes in which the original model stores a projection's weight.
+#[must_use]
+pub fn pytorch_layout(projection: &Projection) -> Layout {
+    if projection.conv1d { Layout::InOut } else { Layout::OutIn }
+}
+
+/// The elements that are the parameter: all, or a part of a vector.
+pub(crate) fn own_part(stored: &Tensor, parameter: &Parameter) -> Result<Tensor> {
+    let Some(part) = &parameter.part else { return Ok(stored.clone()) };
+    let place = |n: i64| usize::try_from(n).unwrap_or(0);
+    let all = stored.to_f64().ok_or_else(|| Error::mismatch("dtype", "float", stored.dtype()))?;
+    let own = all.get(place(part.start)..place(part.end)).ok_or_else(|| Error::mismatch("length", part.end, all.len()))?;
+    Tensor::from_f64(stored.dtype(), &[own.len()], own)
+}
+
+fn in_pytorch_order(stored: &Tensor, parameter: &Parameter) -> Result<Tensor> {
+    let values = stored
+        .to_f32()
+        .ok_or_else(|| Error::unsupported(format!("training {}", parameter.name), format!("it is stored as {}", stored.dtype())))?;
+    let tensor = Tensor::from_f32(stored.shape(), &values);
+    if parameter.transposed { linalg::transposed(&tensor) } else { Ok(tensor) }
+}
+
+/// The base's tensor with new numbers, in the base's order of axes and type.
+///
+/// # Errors
+/// If the numbers do not fit the shape.
+pub fn as_stored(stored: &Tensor, trained: &Tensor, transposed: bool) -> Result<Tensor> {
+    let trained = if transposed { linalg::transposed(trained)? } else { trained.clone() };
+    if trained.shape() != stored.shape() {
+        return Err(Error::mismatch("shape", format!("{:?}", stored.shape()), format!("{:?}", trained.shape())));
+    }
+    if stored.dtype() == DType::F32 {
+        return Ok(trained);
+    }
+    let values = trained.to_f64().ok_or_else(|| Error::mismatch("dtype", "float", trained.dtype()))?;
+    Tensor::from_f64(stored.dtype(), stored.shape(), &values)
+}
