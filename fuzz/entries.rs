@@ -8,12 +8,12 @@ use std::fs;
 use std::path::Path;
 
 use peft_onnx::anatomy::{self, Task};
+use peft_onnx::data::{ChatTemplate, Dataset, Ending, Message, Reading};
 use peft_onnx::export::manifest::Manifest;
 use peft_onnx::onnx::{self, WriteOptions};
-use peft_onnx::peft::{AdapterConfig, safetensors};
-use peft_onnx::runtime::checkpoint::Checkpoint;
-use peft_onnx::runtime::data::{ChatTemplate, Dataset, Ending, Message, Reading};
-use peft_onnx::unfuse;
+use peft_onnx::peft::AdapterConfig;
+use peft_onnx::training::checkpoint::Checkpoint;
+use peft_onnx::{decompose, safetensors};
 use tempfile::TempDir;
 
 /// A kind of file.
@@ -67,7 +67,7 @@ pub(crate) fn model(bytes: &[u8]) {
     with_file("model.onnx", bytes, |file| {
         let Ok(graph) = onnx::read(file) else { return };
         let raised = onnx::raise(&graph).and_then(|graph| onnx::inline_functions(&graph));
-        if let Ok(graph) = raised.and_then(|graph| unfuse::unfuse(&graph)) {
+        if let Ok(graph) = raised.and_then(|graph| decompose::decompose(&graph)) {
             let _ = anatomy::read(&graph);
         }
         let _ = onnx::write(&graph, &file.with_file_name("again.onnx"), &WriteOptions::default());

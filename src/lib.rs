@@ -2,7 +2,7 @@
 //! standard operators, and a stock ONNX Runtime trains the result.
 //!
 //! ```text
-//! onnx::read ─▶ raise ─▶ unfuse ─▶ anatomy::read ─▶ adapter::Plan ─▶ train::step ─▶ export::bundle ─▶ runtime::trainer ─▶ export::merge
+//! onnx::read ─▶ raise ─▶ decompose ─▶ anatomy::read ─▶ adapter::Plan ─▶ train::step ─▶ export::bundle ─▶ training::run ─▶ export::merge
 //!   a Graph      one      standard   what a          where what       loss, gradient,  a folder of        PEFT's files        one model
 //!                dialect  operators  transformer     is inserted      AdamW            graphs             again
 //! ```
@@ -39,18 +39,28 @@ pub mod adapter;
 pub mod anatomy;
 #[cfg(feature = "runtime")]
 pub mod cli;
+#[cfg(feature = "runtime")]
+pub mod data;
+pub mod decompose;
 pub mod error;
+#[cfg(feature = "runtime")]
+pub mod evaluate;
 pub mod export;
 pub mod files;
+#[cfg(feature = "runtime")]
+pub mod generate;
 pub mod grad;
 pub mod ir;
 pub mod measure;
 #[cfg(feature = "runtime")]
 pub mod media;
+pub mod model;
 pub mod onnx;
-pub mod peft;
 #[cfg(feature = "runtime")]
-pub mod runtime;
+pub mod ort;
+pub mod peft;
+pub mod safetensors;
 pub mod train;
-pub mod unfuse;
+#[cfg(feature = "runtime")]
+pub mod training;
 pub use error::{Context, Error, ErrorKind, Place, Result};

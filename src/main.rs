@@ -10,7 +10,7 @@ use peft_onnx::cli;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
-    peft_onnx::runtime::session::without_telemetry();
+    peft_onnx::ort::without_telemetry();
     let arguments = match cli::expanded(std::env::args_os().collect()) {
         Ok(arguments) => arguments,
         Err(error) => return cli::report(&error, std::env::args_os().any(|argument| argument == "--json")),

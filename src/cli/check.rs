@@ -6,17 +6,16 @@ use std::path::{Path, PathBuf};
 use super::output::{self, Align, Table};
 use super::{Columns, Global};
 use crate::adapter::config::Task;
+use crate::data::{Batch, Batches, Order};
+use crate::decompose;
 use crate::error::{Error, ErrorKind, Result};
+use crate::evaluate::verify::{self, Samples};
 use crate::export::Bundle;
 use crate::ir::Graph;
 use crate::onnx::Runnable;
-use crate::runtime::Device;
-use crate::runtime::check::{self, Row, Verdict};
-use crate::runtime::data::{Batch, Batches, Order};
-use crate::runtime::session::{Purpose, Runtime, Session, Settings};
-use crate::runtime::trainer::{Source, open_graph};
-use crate::runtime::verify::{self, Samples};
-use crate::unfuse;
+use crate::ort::{Device, Purpose, Runtime, Session, Settings};
+use crate::training::check::{self, Row, Verdict};
+use crate::training::{Source, open_graph};
 
 const AFTER_HELP: &str = "\
 Moves the adapter a small step in several directions and compares the change of the loss with what the gradient predicts. If activations are
@@ -97,7 +96,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
 /// they are those of the loss without it.
 fn open(runtime: &Runtime, bundle: &Bundle) -> Result<Session> {
     const GRADIENT: &str = "gradient";
-    let Some(unrounded) = unfuse::without_rounding(&bundle.graph(GRADIENT)?)? else {
+    let Some(unrounded) = decompose::without_rounding(&bundle.graph(GRADIENT)?)? else {
         return open_graph(runtime, bundle, GRADIENT, Device::Cpu);
     };
     tracing::warn!(

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::runtime::data::{ColumnMap, Renamed};
+use crate::data::{ColumnMap, Renamed};
 
 /// What columns are for.
 #[derive(Clone, Debug, Default, Serialize, clap::Args)]

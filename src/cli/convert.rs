@@ -6,10 +6,10 @@ use clap::ValueEnum;
 use serde_json::json;
 
 use super::{Global, output, target};
+use crate::decompose;
 use crate::error::{Context, Result};
 use crate::ir::Graph;
 use crate::onnx::{self, Storage, WriteOptions};
-use crate::unfuse;
 
 const AFTER_HELP: &str = "\
 Without options the model is written again as it was read: the same graph, the same weights.
@@ -86,7 +86,7 @@ fn formed(graph: &Graph, form: Form) -> Result<Graph> {
         Form::Raised => onnx::inline_functions(graph).and_then(|graph| onnx::raise(&graph)),
         Form::Plain => {
             let raised = onnx::inline_functions(graph).and_then(|graph| onnx::raise(&graph))?;
-            unfuse::separate(&raised).and_then(|graph| unfuse::unfuse(&graph))
+            decompose::separate(&raised).and_then(|graph| decompose::decompose(&graph))
         }
     }
 }

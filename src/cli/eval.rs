@@ -9,18 +9,17 @@ use super::output::{self, Align, Table};
 use super::{Columns, Global, Which};
 use crate::adapter::config::Task;
 use crate::anatomy;
+use crate::data::Dataset;
 use crate::error::{Context, Error, Result};
-use crate::export::base::Base;
-use crate::export::{INFERENCE, declared};
+use crate::evaluate::reference::Reference;
+use crate::evaluate::{Evaluation, Evaluator, teacher};
+use crate::export::{INFERENCE, adapter_file};
+use crate::model::base::Base;
+use crate::model::declared;
 use crate::onnx::Runnable;
-use crate::runtime::data::Dataset;
-use crate::runtime::evaluate::{Evaluation, Evaluator};
-use crate::runtime::reference::Reference;
-use crate::runtime::session::{Feed, Purpose, Runtime, Session, Settings};
-use crate::runtime::teacher;
-use crate::runtime::trainer::{Source, open_graph};
-use crate::runtime::{Device, HostTensor, adapter_file};
+use crate::ort::{Device, Feed, HostTensor, Purpose, Runtime, Session, Settings};
 use crate::train::logits;
+use crate::training::{Source, open_graph};
 
 const AFTER_HELP: &str = "\
 Prints the loss and the task's metrics. The loss is the training loss, averaged over all labels that count.

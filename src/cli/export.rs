@@ -7,9 +7,8 @@ use serde_json::json;
 
 use super::{Global, Which, output, target};
 use crate::error::{Context, Error, Result};
-use crate::export::{Bundle, Manifest, onnx_adapter, pending, training_loop};
+use crate::export::{Bundle, Manifest, adapter_file, onnx_adapter, pending, training_loop};
 use crate::onnx::{self, Storage, WriteOptions};
-use crate::runtime::adapter_file;
 
 const AFTER_HELP: &str = "\
 Examples:

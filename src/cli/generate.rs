@@ -9,15 +9,15 @@ use serde_json::json;
 
 use super::{Global, Which, output};
 use crate::anatomy::{self, Feeding};
+use crate::data::{Ending, Message, Specials, Tokenizer};
 use crate::error::{Context, Error, Result};
 use crate::export::INFERENCE;
-use crate::export::base::Base;
 use crate::files;
+use crate::generate::{Generator, Limits, Sampler, Sampling, TextStream};
+use crate::model::base::Base;
 use crate::onnx::Runnable;
-use crate::runtime::Device;
-use crate::runtime::data::{Ending, Message, Specials, Tokenizer};
-use crate::runtime::generate::{Generator, Limits, Sampler, Sampling, TextStream};
-use crate::runtime::trainer::tokenizer_near;
+use crate::ort::Device;
+use crate::training::tokenizer_near;
 
 const AFTER_HELP: &str = "\
 Without --temperature the most probable token comes every time. With it, tokens are drawn; the same --seed draws the same.

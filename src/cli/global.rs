@@ -8,7 +8,7 @@ use clap::ArgAction;
 use tracing_subscriber::EnvFilter;
 
 use crate::error::Result;
-use crate::runtime::session::{Options, Runtime};
+use crate::ort::{Options, Runtime};
 
 /// Options of every command.
 #[derive(Clone, Debug, Default, clap::Args)]

@@ -11,15 +11,16 @@ use serde_json::json;
 
 use super::{Global, output};
 use crate::adapter::config::{Method, Pooling, PrefixConfig, PrefixInit, PromptConfig, PromptInit, Task};
-use crate::anatomy::Role;
+use crate::anatomy::{self, Role};
+use crate::data::{Specials, Tokenizer};
 use crate::error::{Context, Error, Result};
+use crate::evaluate::text_prefix;
+use crate::export::PromptScale;
 use crate::export::bundle::{self, Adapter, Existing, Report, Request};
-use crate::export::{PromptScale, declared};
-use crate::runtime::data::{Specials, Tokenizer};
-use crate::runtime::text_prefix;
-use crate::runtime::trainer::Source;
+use crate::model::declared;
+use crate::onnx;
 use crate::train::verbalizer::HardPrompt;
-use crate::{anatomy, onnx};
+use crate::training::Source;
 
 pub use head::HeadArgs;
 pub use loss::LossArgs;

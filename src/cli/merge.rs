@@ -7,11 +7,11 @@ use serde_json::json;
 
 use super::{Global, Which, output, target};
 use crate::error::{Error, ErrorKind, Result};
+use crate::evaluate::verify::{self, Comparison, Samples};
 use crate::export::INFERENCE;
 use crate::export::merge::{self, Quantised, Report, Request, Weights};
 use crate::ir::DType;
 use crate::onnx;
-use crate::runtime::verify::{self, Comparison, Samples};
 
 const AFTER_HELP: &str = "\
 The merged model has the base's inputs and outputs, and runs in any ONNX runtime. Unless --no-verify is given, it is compared with the bundle's

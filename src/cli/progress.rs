@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{Global, output};
-use crate::runtime::evaluate::Evaluation;
-use crate::runtime::metrics::StepRecord;
-use crate::runtime::trainer::{Event, Plan};
+use crate::evaluate::Evaluation;
+use crate::training::metrics::StepRecord;
+use crate::training::{Event, Plan};
 
 /// Shows a run on standard error.
 pub(super) struct Progress {

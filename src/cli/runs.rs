@@ -10,7 +10,7 @@ use super::{Global, config};
 use crate::error::Result;
 use crate::export::Manifest;
 use crate::export::lock::Lock;
-use crate::runtime::runs::{Ended, Run, Runs};
+use crate::training::runs::{Ended, Run, Runs};
 
 const AFTER_HELP: &str = "\
 A run is `finished`, `interrupted`, `diverged` (it left the range of numbers), `running`, or `killed`.

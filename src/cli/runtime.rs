@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{Global, output};
 use crate::error::Result;
-use crate::runtime::library;
+use crate::ort::library;
 
 const AFTER_HELP: &str = "\
 The library is looked for, in this order: --onnxruntime PATH; the variable ORT_DYLIB_PATH; the folder .ort of the checkout that the

@@ -8,13 +8,13 @@ use serde_json::json;
 
 use super::progress::Progress;
 use super::{Columns, Global, config, output, signals};
+use crate::data::Order;
 use crate::error::Result;
+use crate::evaluate::Evaluation;
 use crate::export::Manifest;
-use crate::runtime::Device;
-use crate::runtime::data::Order;
-use crate::runtime::evaluate::Evaluation;
-use crate::runtime::schedule::Decay;
-use crate::runtime::trainer::{self, DataOptions, Length, Optimizer, Options, Saving, Start, Summary, Warmup, batch_size};
+use crate::ort::Device;
+use crate::training::schedule::Decay;
+use crate::training::{self, DataOptions, Length, Optimizer, Options, Saving, Start, Summary, Warmup, batch_size};
 
 const AFTER_HELP: &str = "\
 Data files are jsonl, csv, tsv or txt. What a row has depends on the task:
@@ -179,14 +179,14 @@ fn by_name<S: Serializer>(value: &impl ToString, serializer: S) -> Result<S::Ok,
 /// Trains the adapter of a bundle.
 ///
 /// # Errors
-/// Whatever [`trainer::train`] refuses, and options that do not go with the bundle.
+/// Whatever [`training::train`] refuses, and options that do not go with the bundle.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
     let manifest = Manifest::read(&args.bundle)?;
     let options = args.options(&manifest)?;
     let runtime = global.runtime(args.threads)?;
     let mut progress = Progress::new(global, args.log_every);
     let stop = signals::listen(signals::First::Asks);
-    let trained = trainer::train(runtime, &options, stop, &mut |event| progress.show(&event));
+    let trained = training::train(runtime, &options, stop, &mut |event| progress.show(&event));
     progress.finish();
     let trained = trained?;
     // Training may have named the classes.

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::export::Bundle;
-use crate::runtime::checkpoint::Record;
-use crate::runtime::runs::{Run, Runs};
+use crate::training::checkpoint::Record;
+use crate::training::runs::{Run, Runs};
 
 /// Options that name a checkpoint.
 #[derive(Clone, Debug, Default, clap::Args)]

@@ -6,12 +6,11 @@ use std::thread::JoinHandle;
 
 use indexmap::IndexMap;
 
-use super::base::Base;
 use super::lock::Lock;
 use super::manifest::{self, BaseFile, GraphFile, Manifest, Slot};
 use super::objective::{self, LossRequest};
 use super::opened::{INFERENCE, is_inside, location, relative, write_inference};
-use super::{PromptScale, class_names, declared, fingerprint, given, merge, prompt_scale};
+use super::{PromptScale, fingerprint, given, merge, prompt_scale};
 use crate::adapter::config::{Method, NewHead, Task};
 use crate::adapter::params::dropout::Masks;
 use crate::adapter::targets::Strictness;
@@ -20,6 +19,8 @@ use crate::adapter::{Given, Param, Plan, Purpose, Role};
 use crate::anatomy::{self, Anatomy, Feeding, Feeds, Reads};
 use crate::files::StagedFolder;
 use crate::ir::{Builder, DType, Graph, Tensor};
+use crate::model::base::Base;
+use crate::model::{class_names, declared};
 use crate::onnx::{self, Storage, WriteOptions};
 use crate::peft::{self, AdapterConfig, AdapterFiles};
 use crate::train::cached;

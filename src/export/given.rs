@@ -5,12 +5,12 @@
 
 use std::collections::BTreeSet;
 
-use super::base::Base;
 use crate::adapter::config::{LoraConfig, Method};
 use crate::adapter::params::key::{Family, Key, Part};
 use crate::adapter::{Plan, targets, weights::replace};
 use crate::anatomy::{Anatomy, Parameter, Task};
 use crate::ir::Tensor;
+use crate::model::base::Base;
 use crate::peft::AdapterFiles;
 use crate::{Error, Place, Result};
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::base::Base;
 use super::opened::Bundle;
 use super::prompt_scale;
 use crate::adapter::config::Task;
@@ -11,8 +10,9 @@ use crate::adapter::targets::Strictness;
 use crate::adapter::targets::{align_names, split_modules};
 use crate::adapter::{Given, Plan, Requantised};
 use crate::ir::{Builder, DType, Graph};
+use crate::model::base::Base;
 use crate::onnx::{self, Storage, WriteOptions};
-use crate::{Context, Error, Result, peft, unfuse};
+use crate::{Context, Error, Result, decompose, peft};
 
 /// Where the merged model's weights go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,7 +91,7 @@ pub fn write(request: &Request<'_>) -> Result<Report> {
     }
     let files = peft::read(opened.adapter())?;
     let task = Task::from_name(&manifest.task).ok_or_else(|| Error::not_found("task", &*manifest.task).in_file(opened.folder()))?;
-    super::finite::warn(&base.raw);
+    crate::model::finite::warn(&base.raw);
     let external = onnx::has_external(&base.raw, model)?;
     if let Some(head) = &files.config.new_head {
         // Whatever it starts from, the adapter has its trained numbers.
@@ -125,7 +125,7 @@ fn requantised_would_do(base: &Base, plan: &Plan) -> bool {
 pub(super) fn lost_of_cache(base: &Graph, made: &Graph) -> Option<String> {
     let names = |graph: &Graph| graph.data_inputs().map(|id| graph.value_name(id).to_owned()).collect::<BTreeSet<_>>();
     let kept = names(made);
-    names(base).into_iter().find(|name| unfuse::is_of_cache(name) && !kept.contains(name))
+    names(base).into_iter().find(|name| decompose::is_of_cache(name) && !kept.contains(name))
 }
 
 /// Says that a merged model lacks the base's cache, and writes slowly from now on.

@@ -1,11 +1,8 @@
 //! Finished work as files: bundles, and merged models.
 
-pub mod base;
+pub mod adapter_file;
 pub mod bundle;
-pub mod class_names;
-pub mod declared;
 pub mod fingerprint;
-pub mod finite;
 pub mod given;
 pub mod lock;
 pub mod manifest;

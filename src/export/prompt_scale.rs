@@ -9,8 +9,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::declared;
 use crate::anatomy::Anatomy;
+use crate::model::declared;
 use crate::{Error, Result};
 
 /// The place of virtual tokens.

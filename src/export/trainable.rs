@@ -7,8 +7,7 @@ use indexmap::IndexMap;
 use super::Manifest;
 use super::manifest::Slot;
 use crate::ir::Tensor;
-use crate::peft::safetensors;
-use crate::{Context, Error, Place, Result};
+use crate::{Context, Error, Place, Result, safetensors};
 
 /// All trainable numbers, in the order of the trainable vector.
 ///

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use indexmap::IndexMap;
 
 use super::config::AdapterConfig;
-use super::{safetensors, weights};
+use super::weights;
 use crate::adapter::config::{Method, Scope, Selection, Targets, TokensConfig};
 use crate::adapter::params::key::{Family, Key};
 use crate::adapter::targets::SelectionMatcher;
 use crate::error::{Context, Error, Place, Result};
-use crate::files;
 use crate::ir::{DType, Tensor};
+use crate::{files, safetensors};
 
 /// The file with the configuration.
 pub const CONFIG_FILE: &str = "adapter_config.json";

@@ -7,7 +7,6 @@ pub mod combine;
 mod config;
 mod fields;
 mod folder;
-pub mod safetensors;
 pub mod saved_head;
 mod weights;
 

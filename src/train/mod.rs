@@ -16,6 +16,3 @@ mod prepared;
 pub mod step;
 mod token_log_probs;
 pub mod verbalizer;
-mod widen;
-
-pub use widen::widen;

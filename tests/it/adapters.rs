@@ -8,8 +8,8 @@ use ort::environment::Environment;
 use ort::session::{Adapter, RunOptions, Session};
 use ort::value::Tensor as Value;
 use peft_onnx::ir::Tensor;
-use peft_onnx::peft::{self, safetensors};
-use peft_onnx::runtime::library::{self, Surroundings};
+use peft_onnx::ort::library::{self, Surroundings};
+use peft_onnx::{peft, safetensors};
 
 fn fixture(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/fixtures").join(path)
@@ -54,7 +54,7 @@ fn with_adapter(environment: &Environment, bundle: &Path, adapter: &Path, case: 
 fn an_adapter_file_makes_one_graph_that_of_another_adapter() {
     let folder = tempfile::tempdir().expect("a folder");
     let library = library::attempts(&Surroundings::of_process(None)).find_map(|attempt| attempt.found).expect("there is a runtime");
-    peft_onnx::runtime::session::without_telemetry();
+    peft_onnx::ort::without_telemetry();
     let environment = ort::environment::init_from(library).expect("it is loaded").build().expect("an environment");
     for name in ["lora_qv", "prompt", "prefix"] {
         let case = format!("llama/cases/{name}");

@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use peft_onnx::anatomy::{self, Anatomy, Task};
+use peft_onnx::decompose::specialise;
 use peft_onnx::ir::{Builder, Expr, Graph, NodeSpec, ValueId};
 use peft_onnx::onnx;
-use peft_onnx::unfuse::specialise;
 use safetensors::SafeTensors;
 
 /// What a family of models has, beside its weights.
@@ -167,7 +167,7 @@ fn shared_and_fused_modules_have_their_names() {
         let expected: BTreeSet<String> = modules.chain([head.to_owned()]).collect();
         for file in fs::read_dir(&folder).expect("the fixture's folder is there").flatten() {
             if file.path().extension().is_some_and(|e| e == "onnx") {
-                let anatomy = peft_onnx::export::base::Base::read(&file.path()).expect("a valid model").anatomy;
+                let anatomy = peft_onnx::model::base::Base::read(&file.path()).expect("a valid model").anatomy;
                 assert_eq!(found_modules(&anatomy), expected, "{}", file.path().display());
             }
         }

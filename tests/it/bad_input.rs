@@ -11,7 +11,7 @@ use crate::common::{done, fixture, text};
 use indexmap::IndexMap;
 use onnx_protobuf::{GraphProto, Message, ModelProto, NodeProto, OperatorSetIdProto};
 use peft_onnx::ir::Tensor;
-use peft_onnx::peft::safetensors;
+use peft_onnx::safetensors;
 
 /// Runs a command that must fail with an error, not with a panic, that says `expected`.
 fn refused(args: &[&str], expected: &str) {

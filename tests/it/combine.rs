@@ -10,7 +10,8 @@ use peft_onnx::adapter::params::key::{Family, Key, Part};
 use peft_onnx::adapter::weights::linalg::matrix;
 use peft_onnx::ir::Tensor;
 use peft_onnx::peft::combine::{Share, combine};
-use peft_onnx::peft::{self, AdapterFiles, safetensors};
+use peft_onnx::peft::{self, AdapterFiles};
+use peft_onnx::safetensors;
 
 fn at(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)

@@ -7,8 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use peft_onnx::grad;
 use peft_onnx::ir::{Builder, DType, Dim, Expr, Graph, ModelInfo, Tensor};
 use peft_onnx::onnx::{self, WriteOptions};
-use peft_onnx::runtime::session::{Feed, Options, Runtime, Session, Settings};
-use peft_onnx::runtime::{Device, HostTensor};
+use peft_onnx::ort::{Device, Feed, HostTensor, Options, Runtime, Session, Settings};
 use peft_onnx::train::losses::{ClassTerms, LOSSES, Reads, Row, Sum, class_cross_entropy, distilled};
 use serde::Deserialize;
 

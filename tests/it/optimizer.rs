@@ -5,8 +5,7 @@
 use peft_onnx::adapter::params::dropout::{Masks, SEED};
 use peft_onnx::ir::{Builder, DType, Dim, Graph, ModelInfo};
 use peft_onnx::onnx::{self, WriteOptions};
-use peft_onnx::runtime::session::{Feed, Options, Purpose, Runtime, Session, Settings};
-use peft_onnx::runtime::{Device, HostTensor};
+use peft_onnx::ort::{Device, Feed, HostTensor, Options, Purpose, Runtime, Session, Settings};
 use peft_onnx::train::optimizer::{AdamW, update_graph};
 
 fn session(graph: &Graph) -> Session {

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use indexmap::IndexMap;
-use peft_onnx::export::base::Base;
 use peft_onnx::ir::{DType, Tensor};
-use peft_onnx::peft::{self, safetensors};
+use peft_onnx::model::base::Base;
+use peft_onnx::{peft, safetensors};
 use serde_json::json;
 
 /// The folders that PEFT wrote for the models of the tests.

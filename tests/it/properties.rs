@@ -4,11 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use crate::common::{done, json_of, text};
-use peft_onnx::runtime::Device;
-use peft_onnx::runtime::data::{Specials, Tokenizer};
-use peft_onnx::runtime::generate::{Generator, Limits, Sampler, Sampling};
-use peft_onnx::runtime::session::{Options, Purpose, Runtime, Session, Settings};
-use peft_onnx::runtime::verify::{self, Samples};
+use peft_onnx::data::{Specials, Tokenizer};
+use peft_onnx::evaluate::verify::{self, Samples};
+use peft_onnx::generate::{Generator, Limits, Sampler, Sampling};
+use peft_onnx::ort::{Device, Options, Purpose, Runtime, Session, Settings};
 use serde_json::Value;
 
 fn fixtures() -> PathBuf {

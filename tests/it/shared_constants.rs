@@ -104,7 +104,7 @@ fn every_layer_has_parameters_of_its_own_though_their_numbers_are_stored_once() 
     let (base, bundle) = (folder.path("model.onnx"), folder.path("bundle"));
     model(&base);
     done(&["inject", &base, "--task", "seq-cls", "--method", "ln_tuning", "-o", &bundle, "-q"]);
-    let weights = peft_onnx::peft::safetensors::read(&Path::new(&bundle).join("adapter_model.safetensors")).expect("tensors");
+    let weights = peft_onnx::safetensors::read(&Path::new(&bundle).join("adapter_model.safetensors")).expect("tensors");
     for layer in 0..2 {
         for leaf in ["weight", "bias"] {
             let name = format!("layers.{layer}.norm.");

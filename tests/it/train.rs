@@ -11,9 +11,8 @@ use std::process::Command;
 
 use peft_onnx::ir::Tensor;
 use peft_onnx::onnx::Runnable;
-use peft_onnx::peft::safetensors;
-use peft_onnx::runtime::session::{Feed, Options, Presence, Purpose, Runtime, Session, Settings};
-use peft_onnx::runtime::{Device, HostTensor};
+use peft_onnx::ort::{Device, Feed, HostTensor, Options, Presence, Purpose, Runtime, Session, Settings};
+use peft_onnx::safetensors;
 use serde_json::Value;
 
 struct Case {

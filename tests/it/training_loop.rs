@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use peft_onnx::runtime::HostTensor;
-use peft_onnx::runtime::session::{Feed, Options, Presence, Runtime, Session, Settings};
+use peft_onnx::ort::{Feed, HostTensor, Options, Presence, Runtime, Session, Settings};
 use serde_json::Value;
 
 const STATE: [&str; 3] = ["trainable", "adam_m", "adam_v"];

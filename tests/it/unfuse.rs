@@ -2,11 +2,10 @@
 
 #![cfg(feature = "runtime")]
 
+use peft_onnx::decompose::{decompose, separate};
 use peft_onnx::ir::{Attr, Builder, DType, Dim, Graph, ModelInfo, NodeSpec, Tensor};
 use peft_onnx::onnx::{self, WriteOptions};
-use peft_onnx::runtime::session::{Feed, Options, Runtime, Session, Settings};
-use peft_onnx::runtime::{Elements, HostTensor};
-use peft_onnx::unfuse::{separate, unfuse};
+use peft_onnx::ort::{Elements, Feed, HostTensor, Options, Runtime, Session, Settings};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -446,7 +445,7 @@ fn check(row: &Row) -> Result<(), String> {
     let words = |error: peft_onnx::Error| error.to_string();
     let mut random = ChaCha8Rng::seed_from_u64(20_061_123);
     let (graph, fed) = graph(row, &mut random).map_err(words)?;
-    let open = unfuse(&graph).map_err(words)?;
+    let open = decompose(&graph).map_err(words)?;
     if let Some(node) = open.nodes().iter().find(|node| node.op.contains(row.op) && node.op.contains(':')) {
         return Err(format!("{} is still there", node.op));
     }

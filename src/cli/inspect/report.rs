@@ -9,9 +9,9 @@ use serde::Serialize;
 use super::kind;
 use super::sites::Sites;
 use crate::anatomy::{self, Anatomy, Layout, Masking};
-use crate::export::base::Base;
-use crate::export::declared;
 use crate::ir::{DType, Dim, Graph, ValueId};
+use crate::model::base::Base;
+use crate::model::declared;
 use crate::{grad, onnx};
 
 /// What is known of a model.

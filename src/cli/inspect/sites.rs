@@ -7,8 +7,8 @@ use crate::adapter::config::{LoraConfig, Method, PrefixConfig, PromptConfig, Pro
 use crate::adapter::targets::Strictness;
 use crate::adapter::{Param, Plan, Purpose};
 use crate::error::{Error, Result};
-use crate::export::base::Base;
 use crate::ir::Builder;
+use crate::model::base::Base;
 
 /// Where methods could attach, and how many numbers they would train.
 #[derive(Debug, Default, Serialize)]

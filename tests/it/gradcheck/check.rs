@@ -5,8 +5,7 @@
 use peft_onnx::grad;
 use peft_onnx::ir::{Builder, DType, Dim, Expr, Graph, ModelInfo, Tensor};
 use peft_onnx::onnx::{self, WriteOptions};
-use peft_onnx::runtime::session::{Feed, Options, Runtime, Session, Settings};
-use peft_onnx::runtime::{Elements, HostTensor};
+use peft_onnx::ort::{Elements, Feed, HostTensor, Options, Runtime, Session, Settings};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::Path;
 
+use peft_onnx::decompose;
 use peft_onnx::grad::{self, Rule, rules};
-use peft_onnx::unfuse;
 
 use super::refused::{Refused, refusals};
 use super::rows;
@@ -94,7 +94,7 @@ fn page() -> String {
     write!(page, "\n{passed} pass gradients, {straight} straight through; {stopped} have none to pass; {refused} are refused.\n")
         .expect("a String takes everything");
     page.push_str(FUSED);
-    for op in unfuse::operators() {
+    for op in decompose::operators() {
         writeln!(page, "* `{}`", op.replace(':', "::")).expect("a String takes everything");
     }
     page.push_str("\nRefused with a reason of their own:\n\n");

@@ -1,0 +1,308 @@
+//! A dataset's batches in their order: which rows come together, and what is counted in them.
+
+use super::Tokenizer;
+use super::columns::{Rows, role};
+use super::dataset::Dataset;
+use super::example::{Example, IGNORED, Labels, Numbers};
+use super::masking::hidden;
+use super::shuffle::{Cursor, Order};
+use crate::adapter::config::Task;
+use crate::anatomy::{Feeding, Padding, Role};
+use crate::error::{Context, Error, Place, Result};
+use crate::ort::{Axis, Feed, HostTensor, Port};
+use crate::train::losses::{COMPLETION, DESIRABLE};
+
+/// What rows are filled up with, and what hides tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filling {
+    /// The token behind the end of a short row.
+    pub pad: i32,
+    /// The token with which a decoder starts; by default the one that fills up.
+    pub decoder_start: Option<i32>,
+    /// The token that hides another, for masked language models.
+    pub mask: Option<i32>,
+    /// Tokens that are never hidden.
+    pub never_hidden: Vec<i32>,
+    /// How many tokens there are, to hide some behind random ones.
+    pub vocabulary: usize,
+    /// What the model's inputs are for, and the lengths that it insists on.
+    pub feeding: Feeding,
+    /// Rows that the model runs on at a time, where a batch is parted to save memory.
+    pub micro_batch: Option<usize>,
+}
+
+impl Filling {
+    /// What a tokenizer's own tokens are for.
+    #[must_use]
+    pub fn of(tokenizer: &Tokenizer) -> Self {
+        Self {
+            pad: tokenizer.pad(),
+            decoder_start: None,
+            mask: tokenizer.mask(),
+            never_hidden: tokenizer.special_tokens(),
+            vocabulary: tokenizer.vocabulary_size(),
+            feeding: Feeding::default(),
+            micro_batch: None,
+        }
+    }
+}
+
+/// Some rows as tensors, each as long as the longest of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// The graph's data inputs, by name, in the graph's order.
+    pub tensors: Vec<(String, HostTensor)>,
+    /// What the loss is divided by: labels that count (for causal models the first of each row does not), rows, or numbers.
+    pub label_count: f64,
+    /// Tokens that are attended to.
+    pub tokens: usize,
+    /// The lines of the data file that the rows come from.
+    pub lines: Vec<usize>,
+    /// The rows themselves.
+    pub rows: Vec<Example>,
+}
+
+impl Batch {
+    /// The tensors as a session takes them.
+    #[must_use]
+    pub fn feeds(&self) -> Vec<Feed<'_>> {
+        self.tensors.iter().map(|(name, tensor)| Feed::host(name, tensor)).collect()
+    }
+}
+
+/// A dataset's batches, epoch after epoch without end; the last batch of an epoch may be short.
+pub struct Batches<'a> {
+    dataset: &'a Dataset,
+    inputs: Vec<Input>,
+    batch_size: usize,
+    order: Order,
+    filling: Filling,
+    cursor: Cursor,
+    epoch: Option<(u64, Vec<usize>)>,
+}
+
+/// A data input of the graph, and what it is for.
+struct Input {
+    port: Port,
+    role: Role,
+}
+
+impl Filling {
+    /// Whether rows that are given to the model together must be of one length, because what fills up short ones would be read.
+    fn keeps_lengths_apart(&self, task: Task) -> bool {
+        let is_read = match self.feeding.padding {
+            Padding::Hidden => false,
+            Padding::Later => task != Task::CausalLm,
+            Padding::Read => true,
+        };
+        is_read && self.feeding.length.is_none()
+    }
+
+    /// How many rows the model runs on at most.
+    fn most_rows(&self) -> Option<usize> {
+        self.feeding.rows.into_iter().chain(self.micro_batch).min()
+    }
+
+    /// Whether a batch of this size may take the model several runs.
+    #[must_use]
+    pub fn parts_batches(&self, dataset: &Dataset, batch_size: usize) -> bool {
+        let lengths = || dataset.examples.iter().map(|example| example.input_ids.len());
+        let differ = || lengths().zip(lengths().skip(1)).any(|(one, next)| one != next);
+        self.most_rows().is_some_and(|rows| rows < batch_size) || (batch_size > 1 && self.keeps_lengths_apart(dataset.task) && differ())
+    }
+
+    /// The same, with the lengths that a session's inputs declare where none were recognised.
+    fn declared_by(mut self, inputs: &[Port]) -> Self {
+        let known = |axis: Option<&Axis>| if let Some(Axis::Known(length)) = axis { Some(*length) } else { None };
+        for port in inputs {
+            let Some(role) = role(port, &self.feeding) else { continue };
+            if matches!(role, Role::InputIds | Role::PixelValues | Role::DecoderInputIds) {
+                self.feeding.rows = self.feeding.rows.or(known(port.shape.first()));
+            }
+            if role == Role::InputIds {
+                self.feeding.length = self.feeding.length.or(known(port.shape.get(1)));
+            }
+        }
+        self
+    }
+}
+
+impl<'a> Batches<'a> {
+    /// Batches of `batch_size` consecutive rows for those of a session's inputs that are data, from the start of the first epoch.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid) if `batch_size` is 0, or if the task hides tokens and there is none to hide them behind.
+    pub fn new(dataset: &'a Dataset, inputs: &[Port], batch_size: usize, order: Order, filling: Filling) -> Result<Self> {
+        if batch_size == 0 {
+            return Err(Error::invalid("a batch must have at least one row"));
+        }
+        if filling.mask.is_none() && dataset.examples.iter().any(|example| example.labels == Labels::Hidden) {
+            let error = Error::invalid("rows without labels need a mask token to hide tokens behind").in_file(&dataset.path);
+            return Err(error.with_hint("name a tokenizer that has a mask token, or write labels into the data file"));
+        }
+        let filling = filling.declared_by(inputs);
+        let inputs = inputs.iter().filter_map(|port| Some(Input { role: role(port, &filling.feeding)?, port: port.clone() })).collect();
+        Ok(Self { dataset, inputs, batch_size, order, filling, cursor: Cursor::default(), epoch: None })
+    }
+
+    /// Where the next batch begins.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    /// Goes to a place, as [`cursor`](Self::cursor) told it: the batches that follow are the same as they would have been.
+    pub fn seek(&mut self, cursor: Cursor) {
+        self.cursor = cursor;
+    }
+
+    /// Batches in an epoch.
+    #[must_use]
+    pub fn per_epoch(&self) -> usize {
+        self.dataset.examples.len().div_ceil(self.batch_size)
+    }
+
+    /// The next batch in one piece, short rows filled up; after the last of an epoch, the first of the next.
+    ///
+    /// # Errors
+    /// [`Mismatch`](crate::ErrorKind::Mismatch) with the line if rows do not fit together or an input asks for what the rows do not have.
+    pub fn next_batch(&mut self) -> Result<Batch> {
+        let (rows, epoch) = self.next_rows();
+        self.batch_of(&rows, epoch)
+    }
+
+    /// The next batch in as many parts as the model needs runs for it: of as many rows as it takes, and of one length where nothing hides what
+    /// fills rows up. Losses of the parts add up to that of the batch.
+    ///
+    /// # Errors
+    /// As [`next_batch`](Self::next_batch).
+    pub fn next_parts(&mut self) -> Result<Vec<Batch>> {
+        let (rows, epoch) = self.next_rows();
+        self.parts(&rows).iter().map(|rows| self.batch_of(rows, epoch)).collect()
+    }
+
+    /// What the model runs on for one optimizer step: the parts of `count` batches, of fewer where the epoch ends.
+    ///
+    /// # Errors
+    /// As [`next_batch`](Self::next_batch).
+    pub fn next_group(&mut self, count: usize) -> Result<Vec<Batch>> {
+        let mut group = self.next_parts()?;
+        for _ in 1..count {
+            if self.cursor.position < self.dataset.examples.len() {
+                group.extend(self.next_parts()?);
+            }
+        }
+        Ok(group)
+    }
+
+    fn next_rows(&mut self) -> (Vec<usize>, u64) {
+        let count = self.dataset.examples.len();
+        if self.cursor.position >= count {
+            self.cursor = Cursor { epoch: self.cursor.epoch + 1, position: 0 };
+        }
+        let Cursor { epoch, position } = self.cursor;
+        let order = match self.epoch.take() {
+            Some((known, order)) if known == epoch => order,
+            _ => self.order.rows(count, epoch),
+        };
+        let rows = order[position..count.min(position + self.batch_size)].to_vec();
+        self.cursor.position += rows.len();
+        self.epoch = Some((epoch, order));
+        (rows, epoch)
+    }
+
+    fn parts(&self, rows: &[usize]) -> Vec<Vec<usize>> {
+        let mut groups: Vec<Vec<usize>> = vec![];
+        let length = |row: usize| self.dataset.examples[row].input_ids.len();
+        let apart = self.filling.keeps_lengths_apart(self.dataset.task);
+        for &row in rows {
+            match groups.iter_mut().find(|group| !apart || length(group[0]) == length(row)) {
+                Some(group) => group.push(row),
+                None => groups.push(vec![row]),
+            }
+        }
+        let most = self.filling.most_rows().unwrap_or(usize::MAX).max(1);
+        groups.iter().flat_map(|group| group.chunks(most)).map(<[usize]>::to_vec).collect()
+    }
+
+    /// Optimizer steps in an epoch, with `group` batches in each.
+    #[must_use]
+    pub fn groups_per_epoch(&self, group: usize) -> usize {
+        self.per_epoch().div_ceil(group.max(1))
+    }
+
+    fn batch_of(&self, indices: &[usize], epoch: u64) -> Result<Batch> {
+        let task = self.dataset.task;
+        let seed = if let Order::Shuffled { seed } = self.order { seed } else { 0 };
+        let count = u64::try_from(self.dataset.examples.len()).unwrap_or_default();
+        let drawn = |index: usize| epoch.wrapping_mul(count).wrapping_add(u64::try_from(index).unwrap_or_default());
+        let example = |index: &usize| hidden(&self.dataset.examples[*index], &self.filling, seed, drawn(*index));
+        let mut examples: Vec<Example> = indices.iter().map(example).collect();
+        let (count, own) = (examples.len(), self.filling.feeding.rows.unwrap_or(examples.len()));
+        if count > own {
+            return Err(Error::mismatch("rows in a batch", format!("{own}, as many as the model takes"), count));
+        }
+        // The model takes so many rows and no fewer: the rest are rows that do not count.
+        let filler = examples.last().map(Example::filler);
+        examples.extend(filler.into_iter().cycle().take(own - count));
+        if own > count && examples.iter().any(|example| matches!(example.labels, Labels::Column | Labels::Row)) {
+            let error = Error::mismatch("rows in a batch", format!("{own}, the model's only number"), count).in_file(&self.dataset.path);
+            return Err(error.with_hint("rows of this task cannot be padded: leave some out so that every batch is full"));
+        }
+        let texts = texts_of(&examples, task).in_file(&self.dataset.path)?;
+        let rows = Rows::new(&examples, task, &self.filling, self.filling.feeding.length);
+        let stacked = Rows::new(&texts, task, &self.filling, self.filling.feeding.length);
+        let tensors = self.inputs.iter().map(|Input { port, role }| {
+            // Labels of rows go with the first text alone.
+            let is_of_rows = rows.are_labelled_by(&port.name) && !stacked.are_labelled_by(&port.name);
+            let rows = if is_of_rows { &rows } else { &stacked };
+            let tensor = rows.fill(port, *role).map_err(|error| error.at(Place::Tensor(port.name.clone())).in_file(&self.dataset.path))?;
+            Ok((port.name.clone(), tensor))
+        });
+        let tensors = tensors.collect::<Result<_>>()?;
+        examples.truncate(count);
+        Ok(Batch {
+            tensors,
+            label_count: examples.iter().map(|example| self.dataset.weight(example)).sum(),
+            tokens: texts.iter().take(texts.len() - (own - count)).map(Example::tokens).sum(),
+            lines: examples.iter().map(|example| example.line).collect(),
+            rows: examples,
+        })
+    }
+}
+
+/// The texts of rows as inputs of the model: all first ones, then all second ones, and so on.
+///
+/// # Errors
+/// Rows of different numbers of texts, with the line.
+fn texts_of(examples: &[Example], task: Task) -> Result<Vec<Example>> {
+    let judged = task == Task::Preference && examples.iter().all(|example| example.columns.contains_key(DESIRABLE));
+    let others: Vec<Vec<Example>> =
+        if judged { mismatched(examples) } else { examples.iter().map(|example| example.others.clone()).collect() };
+    let count = others.first().map_or(0, Vec::len);
+    if let Some((example, other)) = examples.iter().zip(&others).find(|(_, others)| others.len() != count) {
+        let error = Error::mismatch("texts in this row", format!("{}, as in the same batch", count + 1), other.len() + 1);
+        return Err(error.at(Place::Line(example.line)));
+    }
+    let part = |at: usize| others.iter().map(move |others| others[at].clone());
+    Ok(examples.iter().cloned().chain((0..count).flat_map(part)).collect())
+}
+
+/// Each row's prompt with the answer of the row before it, the first with the last's (TRL's `KTOTrainer`).
+fn mismatched(examples: &[Example]) -> Vec<Vec<Example>> {
+    let begins = |example: &Example| {
+        let learnt = example.columns.get(COMPLETION).map(|mask| mask.values.as_slice()).unwrap_or_default();
+        learnt.iter().position(|counts| *counts > 0.0).unwrap_or(example.input_ids.len())
+    };
+    let before = |at: usize| &examples[(at + examples.len() - 1) % examples.len()];
+    let pair = |(at, example): (usize, &Example)| {
+        let (other, prompt) = (before(at), &example.input_ids[..begins(example)]);
+        let answer = &other.input_ids[begins(other)..];
+        let input_ids: Vec<i32> = prompt.iter().chain(answer).copied().collect();
+        let labels = std::iter::repeat_n(IGNORED, prompt.len()).chain(answer.iter().copied()).collect();
+        let mask = (0..input_ids.len()).map(|at| f64::from(u8::from(at >= prompt.len()))).collect();
+        let columns = [(COMPLETION.to_owned(), Numbers { shape: vec![input_ids.len()], values: mask })].into();
+        vec![Example { line: example.line, input_ids, labels: Labels::Tokens(labels), columns, ..Example::default() }]
+    };
+    examples.iter().enumerate().map(pair).collect()
+}

@@ -1,0 +1,343 @@
+//! The data inputs of graphs, by their roles: what each is filled with from the rows of a batch, in the type and rank that the graph asks for.
+
+use super::batch::Filling;
+use super::example::{Example, IGNORED, Labels, Numbers};
+use crate::adapter::config::Task;
+use crate::anatomy::{Feeding, MaskForm, Role};
+use crate::error::{Error, Place, Result};
+use crate::ort::{Axis, ElementType, Elements, HostTensor, Port, Presence};
+use crate::train::losses::{LABELS, REFERENCE};
+
+/// What hides a key when it is added to scores. A half-precision number can be no smaller than -65,504, and two of these may meet.
+const HIDES: f32 = -1e9;
+const HIDES_IN_HALF: f32 = -3e4;
+
+/// What a session's input is for; none for inputs that are not data. Names of Hugging Face's models are known where nothing was recognised.
+pub(super) fn role(port: &Port, feeding: &Feeding) -> Option<Role> {
+    let past = || (port.name.starts_with("past") && port.presence == Presence::Required).then_some(Role::Past);
+    feeding.role(&port.name).or_else(past)
+}
+
+/// What short rows are filled up with.
+#[derive(Clone, Copy)]
+enum Fill {
+    With(i32),
+    LastOfRow,
+}
+
+/// The rows of one batch.
+pub(super) struct Rows<'a> {
+    examples: &'a [Example],
+    task: Task,
+    pad: i32,
+    decoder_start: i32,
+    length: usize,
+    label_length: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Rows that are as long as the longest of them, or as a graph insists on.
+    pub(super) fn new(examples: &'a [Example], task: Task, filling: &Filling, length: Option<usize>) -> Self {
+        let label_length = |example: &Example| if let Labels::Tokens(labels) = &example.labels { labels.len() } else { 0 };
+        let longest = |of: &dyn Fn(&Example) -> usize| examples.iter().map(of).max().unwrap_or_default();
+        let own_lengths = task == Task::Seq2SeqLm;
+        Self {
+            examples,
+            task,
+            pad: filling.pad,
+            decoder_start: filling.decoder_start.unwrap_or(filling.pad),
+            length: longest(&|example| example.input_ids.len()).max(length.unwrap_or_default()),
+            label_length: longest(&label_length).max(length.filter(|_| !own_lengths).unwrap_or_default()),
+        }
+    }
+
+    /// Whether the rows themselves have what an input of labels asks for.
+    pub(super) fn are_labelled_by(&self, name: &str) -> bool {
+        let own = |example: &Example| {
+            let is_named = name == LABELS && !matches!(&example.labels, Labels::Tokens(labels) if labels.is_empty());
+            example.columns.contains_key(name) || (is_named && example.labels != Labels::Column)
+        };
+        self.examples.iter().all(own)
+    }
+
+    /// What an input is filled with: its own column where the data has it, else what its role asks for.
+    pub(super) fn fill(&self, port: &Port, role: Role) -> Result<HostTensor> {
+        if self.examples.iter().any(|example| example.columns.contains_key(&port.name)) {
+            return self.column(port);
+        }
+        match role {
+            Role::InputIds => self.matrix(port, Fill::With(self.pad), |row| row.input_ids.clone()),
+            Role::AttentionMask(form) | Role::EncoderAttentionMask(form) => self.mask(port, form, self.length, Example::mask),
+            Role::PositionIds => self.matrix(port, Fill::LastOfRow, |row| positions(&row.mask())),
+            Role::TokenTypeIds => self.matrix(port, Fill::With(0), |row| or_constant(&row.token_type_ids, 0, row.input_ids.len())),
+            Role::Lengths => {
+                let lengths = self.examples.iter().map(|row| i32::try_from(row.tokens()).unwrap_or(i32::MAX));
+                HostTensor::new(vec![self.examples.len(); 1], integers(port, lengths.collect())?)
+            }
+            Role::Labels => self.labels(port),
+            Role::DecoderInputIds => self.label_matrix(port, Fill::With(self.pad), |row| self.decoder_ids(row)),
+            // Labels behind the end of a row do not count, and no position looks at later ones.
+            Role::DecoderAttentionMask(form) => self.mask(port, form, self.label_length, |_| vec![1; self.label_length]),
+            Role::PixelValues => self.pixels(port),
+            Role::UseCacheBranch => Ok(HostTensor::vector(vec![false])),
+            Role::Past => Ok(self.empty_past(port)),
+            // A loss that somebody wrote reads the label by its column's name.
+            Role::Column if ["label", "labels", "score"].contains(&port.name.as_str()) => self.label_of_row(port),
+            // What the base alone says of the texts is filled in by who has it.
+            Role::Column if port.name == REFERENCE => Ok(HostTensor::zeros(ElementType::Float32, vec![self.examples.len()])),
+            Role::Column => Err(Error::not_found("column", port.name.clone())
+                .with_hint(format!("the model's input {0} is filled from a column {0} of the data", port.name))),
+        }
+    }
+
+    /// `[batch, longest row]`.
+    fn matrix(&self, port: &Port, fill: Fill, row_of: impl Fn(&Example) -> Vec<i32>) -> Result<HostTensor> {
+        self.filled(port, self.length, fill, row_of)
+    }
+
+    /// `[batch, most labels]`.
+    fn label_matrix(&self, port: &Port, fill: Fill, row_of: impl Fn(&Example) -> Vec<i32>) -> Result<HostTensor> {
+        self.filled(port, self.label_length, fill, row_of)
+    }
+
+    fn filled(&self, port: &Port, length: usize, fill: Fill, row_of: impl Fn(&Example) -> Vec<i32>) -> Result<HostTensor> {
+        let (length, values) = self.numbers(port, length, fill, row_of)?;
+        HostTensor::new([self.examples.len(), length], integers(port, values)?)
+    }
+
+    /// Rows of one length, one after another: the input's own length if it has but one.
+    fn numbers(&self, port: &Port, length: usize, fill: Fill, row_of: impl Fn(&Example) -> Vec<i32>) -> Result<(usize, Vec<i32>)> {
+        let length = match port.shape.get(1) {
+            Some(Axis::Known(known)) if port.shape.len() == 2 => *known,
+            _ => length,
+        };
+        let mut values = Vec::with_capacity(self.examples.len() * length);
+        for example in self.examples {
+            let row = row_of(example);
+            let fill = match fill {
+                Fill::With(number) => number,
+                Fill::LastOfRow => row.last().copied().unwrap_or_default(),
+            };
+            let Some(missing) = length.checked_sub(row.len()) else {
+                let error = Error::mismatch("tokens in this row", format!("at most {length}, the model's only length"), row.len());
+                return Err(error.at(Place::Line(example.line)).with_hint(format!("--max-length {length} cuts longer rows")));
+            };
+            values.extend(row);
+            values.extend(std::iter::repeat_n(fill, missing));
+        }
+        Ok((length, values))
+    }
+
+    /// A mask in the form and rank that the graph asks for: `[batch, keys]`, or `[batch, (heads or 1,) (queries or 1,) keys]`.
+    fn mask(&self, port: &Port, form: MaskForm, length: usize, row_of: impl Fn(&Example) -> Vec<i32>) -> Result<HostTensor> {
+        let (length, seen) = self.numbers(port, length, Fill::With(0), row_of)?;
+        let rank = port.shape.len();
+        let axis = |at: usize, free: usize| if let Some(Axis::Known(known)) = port.shape.get(at) { *known } else { free };
+        let (heads, queries) = match rank {
+            0..=2 => (1, 1),
+            3 => (1, axis(1, length)),
+            _ => (axis(1, 1), axis(2, length)),
+        };
+        // A mask for each query of a model that writes says itself that later tokens are not seen.
+        let later_hidden = queries > 1 && self.task == Task::CausalLm;
+        let mut values = Vec::with_capacity(seen.len() * heads * queries);
+        for row in seen.chunks_exact(length.max(1)) {
+            for query in (0..heads).flat_map(|_| 0..queries) {
+                values.extend(row.iter().enumerate().map(|(key, seen)| *seen != 0 && !(later_hidden && key > query)));
+            }
+        }
+        let rows = self.examples.len();
+        let shape = match rank {
+            0..=2 => vec![rows, length],
+            3 => vec![rows, queries, length],
+            _ => vec![rows, heads, queries, length],
+        };
+        HostTensor::new(shape, mask_values(port, form, values)?)
+    }
+
+    fn labels(&self, port: &Port) -> Result<HostTensor> {
+        if self.examples.iter().all(|example| example.labels == Labels::Row) {
+            let places = (0..self.examples.len()).map(|place| i32::try_from(place).unwrap_or(i32::MAX));
+            return HostTensor::new([self.examples.len()], integers(port, places.collect())?);
+        }
+        let class = |example: &Example| match example.labels {
+            Labels::Class(class) => Ok(class),
+            _ => Err(Error::mismatch("label", "a class for the row", "labels for its tokens").at(Place::Line(example.line))),
+        };
+        if port.shape.len() == 1 {
+            let classes = self.examples.iter().map(class).collect::<Result<Vec<_>>>()?;
+            return HostTensor::new([self.examples.len()], integers(port, classes)?);
+        }
+        if let Some(example) = self.examples.iter().find(|example| !matches!(example.labels, Labels::Tokens(_))) {
+            return Err(Error::mismatch("labels", "one for each token", "a class for the row").at(Place::Line(example.line)));
+        }
+        self.label_matrix(
+            port,
+            Fill::With(IGNORED),
+            |example| if let Labels::Tokens(labels) = &example.labels { labels.clone() } else { vec![] },
+        )
+    }
+
+    /// The label of each row as it is: its class, or its numbers.
+    fn label_of_row(&self, port: &Port) -> Result<HostTensor> {
+        let mut values = vec![];
+        for example in self.examples {
+            match (&example.labels, example.columns.get(LABELS)) {
+                (Labels::Class(class), _) => values.push(f64::from(*class)),
+                (_, Some(numbers)) => values.extend(&numbers.values),
+                _ => return Err(Error::not_found("column", "label").at(Place::Line(example.line))),
+            }
+        }
+        let rows = self.examples.len();
+        let each = values.len() / rows.max(1);
+        let shape = if port.shape.len() < 2 && each == 1 { vec![rows] } else { vec![rows, each] };
+        HostTensor::new(shape, converted(port, &values)?)
+    }
+
+    fn decoder_ids(&self, example: &Example) -> Vec<i32> {
+        match &example.labels {
+            Labels::Tokens(labels) if example.decoder_input_ids.is_empty() => {
+                let moved =
+                    labels.iter().take(labels.len().saturating_sub(1)).map(|label| if *label == IGNORED { self.pad } else { *label });
+                std::iter::once(self.decoder_start).chain(moved).collect()
+            }
+            _ => example.decoder_input_ids.clone(),
+        }
+    }
+
+    fn pixels(&self, port: &Port) -> Result<HostTensor> {
+        let mut shape: Option<&[usize]> = None;
+        let mut values = vec![];
+        for example in self.examples {
+            let pixels =
+                example.pixel_values.as_ref().ok_or_else(|| Error::not_found("column", "pixel_values").at(Place::Line(example.line)))?;
+            let first = *shape.get_or_insert(&pixels.shape);
+            if first != pixels.shape {
+                let error = Error::mismatch("shape of an image", format!("{first:?}, as in the same batch"), format!("{:?}", pixels.shape));
+                return Err(error.at(Place::Line(example.line)));
+            }
+            values.extend_from_slice(&pixels.values);
+        }
+        let shape: Vec<usize> = std::iter::once(self.examples.len()).chain(shape.unwrap_or_default().iter().copied()).collect();
+        HostTensor::new(shape, floats(port, values)?)
+    }
+
+    /// The data's own column for an input: rows of any rank, filled up with zeros to the longest of each axis, tokens' axes to the tokens' length.
+    fn column(&self, port: &Port) -> Result<HostTensor> {
+        let rank = port.shape.len().saturating_sub(1);
+        let mut rows = vec![];
+        for example in self.examples {
+            let found = example.columns.get(&port.name);
+            let found = found.ok_or_else(|| Error::not_found("column", port.name.clone()).at(Place::Line(example.line)))?;
+            // A number where one number in a row is asked for.
+            let found = if found.shape.is_empty() && rank == 1 { Numbers { shape: vec![1], ..found.clone() } } else { found.clone() };
+            if found.shape.len() != rank {
+                let error = Error::mismatch(format!("axes of {}", port.name), rank, found.shape.len());
+                return Err(error.at(Place::Line(example.line)));
+            }
+            rows.push(found);
+        }
+        let of_tokens = |axis: usize| {
+            let lengths = self.examples.iter().zip(&rows);
+            axis == 0 && self.length > 0 && { lengths }.all(|(example, row)| example.input_ids.len() == row.shape[0])
+        };
+        let lengths: Vec<usize> = (0..rank)
+            .map(|axis| match &port.shape[axis + 1] {
+                Axis::Known(known) => *known,
+                Axis::Free(_) if of_tokens(axis) => self.length,
+                Axis::Free(_) => rows.iter().map(|row| row.shape[axis]).max().unwrap_or_default(),
+            })
+            .collect();
+        let mut values = vec![];
+        for (row, example) in rows.iter().zip(self.examples) {
+            if let Some(axis) = (0..rank).find(|&axis| row.shape[axis] > lengths[axis]) {
+                let error = Error::mismatch(format!("length of {}", port.name), format!("at most {}", lengths[axis]), row.shape[axis]);
+                return Err(error.at(Place::Line(example.line)));
+            }
+            values.extend(row.filled_to(&lengths));
+        }
+        let shape: Vec<usize> = std::iter::once(self.examples.len()).chain(lengths).collect();
+        HostTensor::new(shape, converted(port, &values)?)
+    }
+
+    /// A cache of length 0: the first free axis is the batch, the other ones are the past.
+    fn empty_past(&self, port: &Port) -> HostTensor {
+        let mut free = std::iter::once(self.examples.len()).chain(std::iter::repeat(0));
+        let shape = port.shape.iter().map(|axis| match axis {
+            Axis::Known(length) => Some(*length),
+            Axis::Free(_) => free.next(),
+        });
+        let shape: Vec<usize> = shape.map(Option::unwrap_or_default).collect();
+        HostTensor::zeros(port.element_type.unwrap_or(ElementType::Float32), shape)
+    }
+}
+
+impl Example {
+    fn mask(&self) -> Vec<i32> {
+        or_constant(&self.attention_mask, 1, self.input_ids.len())
+    }
+}
+
+fn or_constant(column: &[i32], value: i32, length: usize) -> Vec<i32> {
+    if column.is_empty() { vec![value; length] } else { column.to_vec() }
+}
+
+/// `max(cumsum(mask) - 1, 0)`: behind the end of a row the sum does not grow, so that the last position is repeated.
+fn positions(mask: &[i32]) -> Vec<i32> {
+    let sums = mask.iter().scan(0, |sum, mask| {
+        *sum += i32::from(*mask != 0);
+        Some((*sum - 1).max(0))
+    });
+    sums.collect()
+}
+
+/// Which keys are seen, as the numbers that a form of mask has for that.
+fn mask_values(port: &Port, form: MaskForm, seen: Vec<bool>) -> Result<Elements> {
+    match form {
+        MaskForm::Seen => integers(port, seen.into_iter().map(i32::from).collect()),
+        MaskForm::Hidden => integers(port, seen.into_iter().map(|seen| i32::from(!seen)).collect()),
+        MaskForm::Added => {
+            let hides = if port.element_type == Some(ElementType::Float16) { HIDES_IN_HALF } else { HIDES };
+            floats(port, seen.into_iter().map(|seen| if seen { 0.0 } else { hides }).collect())
+        }
+    }
+}
+
+/// Whole numbers in the type that an input asks for; exporters differ in it.
+fn integers(port: &Port, values: Vec<i32>) -> Result<Elements> {
+    match port.element_type {
+        Some(ElementType::Int64) => Ok(Elements::Int64(values.into_iter().map(i64::from).collect())),
+        Some(ElementType::Int32) => Ok(Elements::Int32(values)),
+        Some(ElementType::Bool) => Ok(Elements::Bool(values.into_iter().map(|value| value != 0).collect())),
+        _ => converted(port, &values.into_iter().map(f64::from).collect::<Vec<_>>()),
+    }
+}
+
+fn floats(port: &Port, values: Vec<f32>) -> Result<Elements> {
+    match port.element_type {
+        Some(ElementType::Float32) => Ok(Elements::Float32(values)),
+        _ => converted(port, &values.into_iter().map(f64::from).collect::<Vec<_>>()),
+    }
+}
+
+/// Numbers in the type that an input asks for, if it can hold them.
+#[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "numbers are rounded once, where they become tensors")]
+fn converted(port: &Port, values: &[f64]) -> Result<Elements> {
+    let whole = |least: f64, most: f64| match values.iter().find(|value| value.fract() != 0.0 || **value < least || **value > most) {
+        None => Ok(()),
+        Some(other) => Err(Error::mismatch("a number", format!("a whole one from {least} to {most}"), other)),
+    };
+    match port.element_type {
+        Some(ElementType::Float32) => Ok(Elements::Float32(values.iter().map(|&value| value as f32).collect())),
+        Some(ElementType::Float64) => Ok(Elements::Float64(values.to_vec())),
+        Some(ElementType::Float16) => Ok(Elements::Float16(values.iter().map(|&value| half::f16::from_f64(value)).collect())),
+        Some(ElementType::BFloat16) => Ok(Elements::BFloat16(values.iter().map(|&value| half::bf16::from_f64(value)).collect())),
+        // Up to there a float64 tells every whole number from the next.
+        Some(ElementType::Int64) => whole(-9e15, 9e15).map(|()| Elements::Int64(values.iter().map(|&value| value as i64).collect())),
+        Some(ElementType::Int32) => {
+            whole(i32::MIN.into(), i32::MAX.into()).map(|()| Elements::Int32(values.iter().map(|&value| value as i32).collect()))
+        }
+        Some(ElementType::Bool) => Ok(Elements::Bool(values.iter().map(|value| *value != 0.0).collect())),
+        None => Err(Error::unsupported(format!("an input of the type of {}", port.name), "numbers of other types are fed alone")),
+    }
+}

@@ -1,0 +1,105 @@
+//! Answers of which one is better, as TRL's trainers read them.
+
+use std::borrow::Cow;
+
+use serde_json::Value;
+
+use super::Fields;
+use crate::adapter::config::Task;
+use crate::data::Specials;
+use crate::data::chat::{Ending, Message};
+use crate::data::encode::{Encoder, describe, json};
+use crate::data::example::{Example, IGNORED, Labels, Numbers};
+use crate::error::{Error, Result};
+use crate::train::losses::{COMPLETION, LABELS};
+
+/// `{"prompt", "chosen", "rejected"}`, or for one answer a row `{"prompt", "completion", "label"}`.
+pub(super) fn read(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
+    let prompt = fields.get("prompt").ok_or_else(|| Error::not_found("column", "prompt"))?;
+    if encoder.reading.loss.judges_single_answers() {
+        let completion = fields.get("completion").ok_or_else(|| Error::not_found("column", "completion"))?;
+        let mut example = answer(prompt, completion, encoder)?;
+        let label = fields.get("label").ok_or_else(|| Error::not_found("column", "label"))?;
+        let is_good = match &*json(label) {
+            Value::Bool(is_good) => *is_good,
+            other if other.as_f64() == Some(1.0) => true,
+            other if other.as_f64() == Some(0.0) => false,
+            other => return Err(Error::mismatch("label", "true for a good answer or false for a bad one", describe(other))),
+        };
+        example.columns.insert(LABELS_OF_ANSWERS.to_owned(), Numbers { shape: vec![], values: vec![f64::from(u8::from(is_good))] });
+        return Ok(example);
+    }
+    let side = |name: &'static str| fields.get(name).ok_or_else(|| Error::not_found("column", name));
+    let (chosen, rejected) = (side("chosen")?, side("rejected")?);
+    if chosen == rejected {
+        return Err(Error::invalid("chosen and rejected are the same: nothing can be learnt from this row"));
+    }
+    let mut example = answer(prompt, chosen, encoder)?;
+    example.others = vec![answer(prompt, rejected, encoder)?];
+    if encoder.reading.task == Task::Reward {
+        let bare = |example: Example| Example { input_ids: example.input_ids, ..Example::default() };
+        let others = example.others.drain(..).map(bare).collect();
+        return Ok(Example { labels: Labels::Row, others, ..bare(example) });
+    }
+    Ok(example)
+}
+
+/// The input of desirable and undesirable answers.
+const LABELS_OF_ANSWERS: &str = crate::train::losses::DESIRABLE;
+
+/// A prompt and an answer as one text with its end: prompt and answer are encoded together, the answer begins where the prompt's own tokens end.
+fn answer(prompt: &Value, completion: &Value, encoder: &Encoder<'_>) -> Result<Example> {
+    let (prompt, whole) = (text_of(&[prompt], encoder, true)?, text_of(&[prompt, completion], encoder, false)?);
+    let tokenizer = encoder.tokenizer()?;
+    let specials = if whole.is_chat { Specials::AsWritten } else { Specials::Added };
+    let before = tokenizer.encode(&prompt.text, specials)?.without_end(tokenizer.eos()).len();
+    let mut ids = tokenizer.encode(&whole.text, specials)?.ids;
+    if let Some(end) = tokenizer.eos().filter(|end| !whole.is_chat && ids.last() != Some(end)) {
+        ids.push(end);
+    }
+    if let Some(length) = encoder.reading.max_length.filter(|length| *length < ids.len()) {
+        ids.truncate(length);
+    }
+    if before >= ids.len() {
+        return Err(Error::invalid("this row has no token of an answer").with_hint("the answer is empty, or --max-length has cut it off"));
+    }
+    let learnt: Vec<f64> = (0..ids.len()).map(|at| f64::from(u8::from(at >= before))).collect();
+    let keeps_prompt = encoder.reading.loss.learns_prompts();
+    let labels = ids.iter().enumerate().map(|(at, id)| if at >= before || keeps_prompt { *id } else { IGNORED }).collect();
+    let mut example = Example { input_ids: ids, labels: Labels::Tokens(labels), ..Example::default() };
+    example.columns.insert(COMPLETION.to_owned(), Numbers { shape: vec![learnt.len()], values: learnt });
+    debug_assert_ne!(COMPLETION, LABELS);
+    Ok(example)
+}
+
+/// A list of messages, perhaps a table's cell. Any other text stays one, though it may read like a number.
+fn messages_or_text(part: &Value) -> Cow<'_, Value> {
+    let is_list = |told: &Value| told.as_array().is_some_and(|items| !items.is_empty() && items.iter().all(Value::is_object));
+    match json(part) {
+        Cow::Owned(told) if !is_list(&told) => Cow::Borrowed(part),
+        told => told,
+    }
+}
+
+struct Text {
+    text: String,
+    is_chat: bool,
+}
+
+/// Texts one after the other, or lists of messages through the chat template.
+fn text_of(parts: &[&Value], encoder: &Encoder<'_>, asks: bool) -> Result<Text> {
+    let parts: Vec<_> = parts.iter().map(|part| messages_or_text(part)).collect();
+    if parts.iter().all(|part| part.is_string()) {
+        return Ok(Text { text: parts.iter().filter_map(|part| part.as_str()).collect(), is_chat: false });
+    }
+    let mut messages = vec![];
+    for part in &parts {
+        messages.extend(Message::list(part)?);
+    }
+    let template = encoder.tokenizer()?.chat().ok_or_else(|| {
+        Error::invalid("the tokenizer has no chat template")
+            .with_hint("write prompt, chosen and rejected as texts, or name a tokenizer with a template")
+    })?;
+    let ending = if asks { Ending::AssistantsTurn } else { Ending::Complete };
+    Ok(Text { text: template.render(&messages, ending)?, is_chat: true })
+}

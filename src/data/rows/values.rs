@@ -1,0 +1,79 @@
+//! Texts with labels that are sets or numbers.
+
+use serde_json::Value;
+
+use super::Fields;
+use crate::data::encode::{Encoder, describe, json};
+use crate::data::example::{Example, Labels, Numbers};
+use crate::error::{Error, Result};
+use crate::train::losses::LABELS;
+
+/// `{"text", "text_pair"?, "labels"}`: names or numbers of the labels that are right, or 0 and 1 for each.
+pub(super) fn labels(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
+    let value = labels_of(fields)?;
+    let value = json(value);
+    let Value::Array(given) = &*value else {
+        return Err(Error::mismatch("labels", "a list: the labels that are right, or 0 and 1 for each", describe(&value)));
+    };
+    let count = encoder.class_count()?;
+    let mut truths = vec![0.0; count];
+    // As many zeros and ones as there are labels say it for each; any other list names those that are right.
+    let is_vector = given.len() == count && given.iter().all(|item| item.as_f64().is_some_and(|truth| (0.0..=1.0).contains(&truth)));
+    if is_vector {
+        truths = given.iter().filter_map(Value::as_f64).collect();
+    } else {
+        for label in given {
+            let class = encoder.class_number(label)?;
+            let truth = truths.get_mut(class).ok_or_else(|| Error::mismatch("a label", format!("below {count}"), class))?;
+            *truth = 1.0;
+        }
+    }
+    with(fields, encoder, Numbers { shape: vec![count], values: truths })
+}
+
+/// `{"text", "text_pair"?, "label"}`: a number, or one for each of the model's outputs.
+pub(super) fn numbers(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
+    let value = json(labels_of(fields)?);
+    let numbers = match &*value {
+        Value::Array(items) => items.iter().map(number).collect::<Result<Vec<_>>>()?,
+        other => vec![number(other)?],
+    };
+    let count = encoder.class_count()?;
+    if numbers.len() != count {
+        return Err(Error::mismatch("numbers in label", format!("{count}, one for each of the model's outputs"), numbers.len()));
+    }
+    with(fields, encoder, Numbers { shape: vec![count], values: numbers })
+}
+
+/// `{"text" (the query), "text_pair" (the passage), "label"}`: how relevant the passage is, from 0 to 1.
+pub(super) fn relevance(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
+    let label = number(&json(labels_of(fields)?))?;
+    if !(0.0..=1.0).contains(&label) {
+        return Err(Error::mismatch("label", "a number from 0 (not relevant) to 1", label));
+    }
+    if !fields.contains_key("text_pair") {
+        return Err(
+            Error::not_found("column", "passage").with_hint("a row has query, passage and label; --map COLUMN=passage says which is which")
+        );
+    }
+    let example = with(fields, encoder, Numbers { shape: vec![1], values: vec![label] })?;
+    Ok(Example { group: fields.get("text").and_then(Value::as_str).map(ToOwned::to_owned), ..example })
+}
+
+fn labels_of(fields: &Fields) -> Result<&Value> {
+    let found = ["label", "labels"].into_iter().find_map(|name| fields.get(name));
+    found.filter(|value| !value.is_null()).ok_or_else(|| Error::not_found("column", "label"))
+}
+
+/// A finite number, perhaps a table's cell.
+pub(super) fn number(value: &Value) -> Result<f64> {
+    let told = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
+    told.filter(|number: &f64| number.is_finite()).ok_or_else(|| Error::mismatch("label", "a number", describe(value)))
+}
+
+fn with(fields: &Fields, encoder: &Encoder<'_>, labels: Numbers) -> Result<Example> {
+    let mut example = encoder.text_or_tokens(fields)?;
+    example.labels = Labels::Column;
+    example.columns.insert(LABELS.to_owned(), labels);
+    Ok(example)
+}

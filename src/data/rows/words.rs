@@ -1,0 +1,96 @@
+//! Words with tags, and texts with entities: a label for the first token of each word (as transformers' examples label with `word_ids()`).
+
+use std::ops::Range;
+
+use serde_json::Value;
+
+use super::Fields;
+use crate::data::encode::{Encoder, describe, json};
+use crate::data::example::{Example, IGNORED, Labels};
+use crate::data::tokenizer::Words;
+use crate::error::{Error, Result};
+
+/// `{"tokens", "tags"}`: words, and the name or number of each one's class.
+pub(super) fn tags(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
+    let tokens = json(&fields["tokens"]);
+    let tags =
+        fields.get("labels").ok_or_else(|| Error::not_found("column", "tags").with_hint("a row of tokens has tags, one for each"))?;
+    let tags = json(tags);
+    let (Value::Array(words), Value::Array(tags)) = (&*tokens, &*tags) else {
+        return Err(Error::mismatch("tokens and tags", "two lists", format!("{} and {}", describe(&tokens), describe(&tags))));
+    };
+    if words.len() != tags.len() {
+        return Err(Error::mismatch("tags", format!("{}, one for each of the tokens", words.len()), tags.len()));
+    }
+    let words =
+        words.iter().map(|word| word.as_str().map(ToOwned::to_owned).ok_or_else(|| Error::mismatch("tokens", "words", describe(word))));
+    let encoded = encoder.tokenizer()?.encode_words(words.collect::<Result<_>>()?)?;
+    let classes = tags.iter().map(|tag| encoder.class_of(tag)).collect::<Result<Vec<_>>>()?;
+    Ok(labelled(encoded, encoder, |word| classes.get(word).copied().unwrap_or(IGNORED)))
+}
+
+/// `{"text", "entities": [{"start", "end", "label"}]}`: characters of the text that are something.
+pub(super) fn entities(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
+    let text = fields.get("text").and_then(Value::as_str).ok_or_else(|| Error::not_found("column", "text"))?;
+    let entities = json(&fields["entities"]);
+    let Value::Array(items) = &*entities else { return Err(Error::mismatch("entities", "a list", describe(&entities))) };
+    let spans = items.iter().map(|item| Entity::read(item, text)).collect::<Result<Vec<_>>>()?;
+    let (encoded, places) = encoder.tokenizer()?.encode_text_words(text)?;
+    let mut classes = vec![];
+    for (number, place) in places.iter().enumerate() {
+        let of = spans.iter().find(|entity| entity.bytes.start < place.end && place.start < entity.bytes.end);
+        // The first word of an entity begins it, the others are inside.
+        let begins = of.is_some_and(|entity| {
+            !places[..number].iter().any(|before| entity.bytes.start < before.end && before.start < entity.bytes.end)
+        });
+        classes.push(encoder.tag(of.map(|entity| entity.label.as_str()), begins)?);
+    }
+    Ok(labelled(encoded, encoder, |word| classes.get(word).copied().unwrap_or(IGNORED)))
+}
+
+struct Entity {
+    bytes: Range<usize>,
+    label: String,
+}
+
+impl Entity {
+    fn read(item: &Value, text: &str) -> Result<Self> {
+        let place = |name: &str| item[name].as_u64().and_then(|number| usize::try_from(number).ok());
+        let wrong = || Error::mismatch("entities", "start, end and label of each", describe(item));
+        let (start, end) = place("start").zip(place("end")).ok_or_else(wrong)?;
+        let label = item["label"].as_str().ok_or_else(wrong)?.to_owned();
+        // Characters, as Python counts them.
+        let byte = |characters: usize| text.char_indices().map(|(at, _)| at).chain([text.len()]).nth(characters);
+        match (byte(start), byte(end)) {
+            (Some(from), Some(to)) if from < to => Ok(Self { bytes: from..to, label }),
+            _ => Err(Error::mismatch(
+                "an entity",
+                format!("characters within the text's {}", text.chars().count()),
+                format!("{start} to {end}"),
+            )),
+        }
+    }
+}
+
+fn labelled(words: Words, encoder: &Encoder<'_>, class: impl Fn(usize) -> i32) -> Example {
+    let Words { mut tokens, mut words } = words;
+    let mut before = None;
+    let mut labels: Vec<i32> = words
+        .drain(..)
+        .map(|word| {
+            let is_first = word.is_some() && word != before;
+            before = word;
+            word.filter(|_| is_first).map_or(IGNORED, &class)
+        })
+        .collect();
+    if let Some(length) = encoder.reading.max_length.filter(|length| *length < labels.len()) {
+        // The token that ends a text stays at its end.
+        let last = tokens.spans.last().is_some_and(Range::is_empty).then_some(labels.len() - 1);
+        tokens.keep_to(Some(length));
+        labels.truncate(length);
+        if let (Some(_), Some(label)) = (last, labels.last_mut()) {
+            *label = IGNORED;
+        }
+    }
+    Example { input_ids: tokens.ids, token_type_ids: tokens.segments, labels: Labels::Tokens(labels), ..Example::default() }
+}

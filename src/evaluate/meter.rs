@@ -1,0 +1,392 @@
+//! Metrics of a task, from what a graph predicts for rows: the one place that says which metrics a task has.
+
+use std::collections::BTreeMap;
+
+use crate::adapter::config::Task;
+use crate::data::{Example, IGNORED, Labels};
+use crate::error::{Error, Result};
+use crate::measure::{self, Confusion, Entities, LabelSets};
+use crate::ort::HostTensor;
+use crate::train::losses::{COMPLETION, DESIRABLE, END_POSITIONS, LABELS, REFERENCE};
+use crate::train::plan::LossPlan;
+
+/// What is measured, by name, in the order in which it is told.
+pub type Metrics = Vec<(&'static str, f64)>;
+
+/// What rows and predictions are gathered for.
+pub struct Meter {
+    kind: Kind,
+}
+
+enum Kind {
+    /// The loss, and where predictions are tokens the share of right ones: counted in the graph.
+    Tokens,
+    Classes(Confusion),
+    Sets(LabelSets),
+    Numbers {
+        predicted: Vec<f64>,
+        right: Vec<f64>,
+    },
+    Relevance {
+        scores: Vec<f64>,
+        labels: Vec<f64>,
+        queries: Vec<String>,
+    },
+    Tags {
+        entities: Entities,
+        right: usize,
+        all: usize,
+        names: Vec<String>,
+    },
+    Answers {
+        exact: f64,
+        f1: f64,
+        rows: usize,
+    },
+    Vectors(Vectors),
+    Rewards {
+        chosen: Vec<f64>,
+        rejected: Vec<f64>,
+        beta: f64,
+        of_means: bool,
+    },
+    Scores {
+        chosen: Vec<f64>,
+        rejected: Vec<f64>,
+    },
+}
+
+/// How answers of a preference are scored.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reward {
+    /// What log-probabilities are multiplied with.
+    pub beta: f64,
+    /// Whether a completion's mean log-probability counts, not its log-ratio to the reference's.
+    pub of_means: bool,
+}
+
+impl Reward {
+    /// That of a loss.
+    #[must_use]
+    pub fn of(loss: &LossPlan) -> Self {
+        Self { beta: loss.options.get("beta").copied().unwrap_or(1.0), of_means: !loss.needs_reference() }
+    }
+}
+
+impl Meter {
+    /// Forgets what was gathered.
+    pub fn clear(&mut self) {
+        match &mut self.kind {
+            Kind::Tokens => {}
+            Kind::Classes(table) => *table = Confusion::new(table.classes()),
+            Kind::Sets(sets) => *sets = LabelSets::new(sets.labels()),
+            Kind::Numbers { predicted, right } => {
+                predicted.clear();
+                right.clear();
+            }
+            Kind::Relevance { scores, labels, queries } => {
+                scores.clear();
+                labels.clear();
+                queries.clear();
+            }
+            Kind::Tags { entities, right, all, .. } => (*entities, *right, *all) = (Entities::default(), 0, 0),
+            Kind::Answers { exact, f1, rows } => (*exact, *f1, *rows) = (0.0, 0.0, 0),
+            Kind::Vectors(vectors) => *vectors = Vectors::default(),
+            Kind::Rewards { chosen, rejected, .. } | Kind::Scores { chosen, rejected } => {
+                chosen.clear();
+                rejected.clear();
+            }
+        }
+    }
+
+    /// For a task with so many classes, named so where their names are known.
+    #[must_use]
+    pub fn new(task: Task, classes: usize, names: &[String], reward: Reward) -> Self {
+        let name = |class: usize| names.get(class).cloned().unwrap_or_else(|| format!("B-{class}"));
+        let kind = match task {
+            Task::CausalLm | Task::MaskedLm | Task::Seq2SeqLm => Kind::Tokens,
+            Task::SeqCls | Task::ImageCls | Task::AudioCls => Kind::Classes(Confusion::new(classes)),
+            Task::MultiLabel => Kind::Sets(LabelSets::new(classes)),
+            Task::Regression => Kind::Numbers { predicted: vec![], right: vec![] },
+            Task::Rerank => Kind::Relevance { scores: vec![], labels: vec![], queries: vec![] },
+            Task::TokenCls => Kind::Tags { entities: Entities::default(), right: 0, all: 0, names: (0..classes).map(name).collect() },
+            Task::Qa => Kind::Answers { exact: 0.0, f1: 0.0, rows: 0 },
+            Task::Embedding => Kind::Vectors(Vectors::default()),
+            Task::Preference => Kind::Rewards { chosen: vec![], rejected: vec![], beta: reward.beta, of_means: reward.of_means },
+            Task::Reward => Kind::Scores { chosen: vec![], rejected: vec![] },
+        };
+        Self { kind }
+    }
+
+    /// The outputs of an evaluation graph that are read beside its sums.
+    #[must_use]
+    pub fn reads(&self) -> &'static [&'static str] {
+        match self.kind {
+            Kind::Tokens => &[],
+            Kind::Answers { .. } => &["start_logits", "end_logits"],
+            Kind::Vectors(_) => &["embeddings"],
+            Kind::Rewards { .. } => &["token_logps"],
+            _ => &["logits"],
+        }
+    }
+
+    /// Adds what was predicted for rows; `found` as [`reads`](Self::reads) names it.
+    ///
+    /// # Errors
+    /// Predictions of another shape than the rows ask for.
+    pub fn add(&mut self, rows: &[Example], found: &[HostTensor]) -> Result<()> {
+        let Some(first) = found.first() else { return Ok(()) };
+        let values = first.to_f32()?;
+        let width = first.shape().last().copied().unwrap_or(1).max(1);
+        let texts = rows.iter().map(|row| 1 + row.others.len()).max().unwrap_or(1);
+        if values.len() < rows.len() * texts * width && !matches!(self.kind, Kind::Tags { .. }) {
+            return Err(Error::mismatch("predictions", format!("{} rows of {width}", rows.len() * texts), format!("{:?}", first.shape())));
+        }
+        let row_of = |at: usize| &values[at * width..(at + 1) * width];
+        match &mut self.kind {
+            Kind::Tokens => {}
+            Kind::Classes(table) => {
+                for (at, row) in rows.iter().enumerate() {
+                    if let Labels::Class(class) = row.labels {
+                        table.add(usize::try_from(class).unwrap_or(usize::MAX), largest(row_of(at)));
+                    }
+                }
+            }
+            Kind::Sets(sets) => {
+                for (at, row) in rows.iter().enumerate() {
+                    let right: Vec<bool> = column(row, LABELS).iter().map(|truth| *truth >= 0.5).collect();
+                    // A probability of a half is a logit of 0.
+                    let predicted: Vec<bool> = row_of(at).iter().map(|logit| *logit > 0.0).collect();
+                    sets.add(&right, &predicted);
+                }
+            }
+            Kind::Numbers { predicted, right } => {
+                for (at, row) in rows.iter().enumerate() {
+                    predicted.extend(row_of(at).iter().copied().map(f64::from));
+                    right.extend(column(row, LABELS));
+                }
+            }
+            Kind::Relevance { scores, labels, queries } => {
+                for (at, row) in rows.iter().enumerate() {
+                    scores.push(f64::from(row_of(at)[0]));
+                    labels.extend(column(row, LABELS).first());
+                    queries.push(row.group.clone().unwrap_or_default());
+                }
+            }
+            Kind::Tags { entities, right, all, names } => {
+                let length = first.shape().get(1).copied().unwrap_or_default();
+                for (at, row) in rows.iter().enumerate() {
+                    let Labels::Tokens(labels) = &row.labels else { continue };
+                    let (mut own, mut predicted) = (vec![], vec![]);
+                    for (place, label) in labels.iter().enumerate().filter(|(place, label)| **label != IGNORED && *place < length) {
+                        let class = largest(row_of(at * length + place));
+                        let label = usize::try_from(*label).unwrap_or(usize::MAX);
+                        *all += 1;
+                        *right += usize::from(class == label);
+                        own.push(names.get(label).map_or("O", String::as_str));
+                        predicted.push(names.get(class).map_or("O", String::as_str));
+                    }
+                    entities.add(&own, &predicted);
+                }
+            }
+            Kind::Answers { exact, f1, rows: count } => {
+                let ends = found.get(1).ok_or_else(|| Error::not_found("output", END_POSITIONS))?.to_f32()?;
+                for (at, row) in rows.iter().enumerate() {
+                    let Some(context) = &row.context else { continue };
+                    let answer = context.best(row_of(at), &ends[at * width..(at + 1) * width]);
+                    *exact += measure::exact_match(answer, &context.answers);
+                    *f1 += measure::token_f1(answer, &context.answers);
+                    *count += 1;
+                }
+            }
+            Kind::Vectors(vectors) => vectors.add(rows, &|text| row_of(text)),
+            Kind::Rewards { chosen, rejected, beta, of_means } => {
+                let reward = |text: usize, row: &Example| {
+                    let mask = column(row, COMPLETION);
+                    let sum: f64 = row_of(text).iter().zip(&mask).map(|(log_p, counts)| f64::from(*log_p) * counts).sum();
+                    let length: f64 = mask.iter().sum::<f64>().max(1.0);
+                    *beta * if *of_means { sum / length } else { sum - column(row, REFERENCE).first().copied().unwrap_or_default() }
+                };
+                for (at, row) in rows.iter().enumerate() {
+                    match (row.others.first(), row.columns.get(DESIRABLE)) {
+                        (_, Some(label)) if label.values.first() == Some(&1.0) => chosen.push(reward(at, row)),
+                        (_, Some(_)) => rejected.push(reward(at, row)),
+                        (Some(other), None) => {
+                            chosen.push(reward(at, row));
+                            rejected.push(reward(rows.len() + at, other));
+                        }
+                        (None, None) => {}
+                    }
+                }
+            }
+            Kind::Scores { chosen, rejected } => {
+                for at in 0..rows.len() {
+                    chosen.push(f64::from(row_of(at)[0]));
+                    rejected.push(f64::from(row_of(rows.len() + at)[0]));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The metrics of all rows.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        match &self.kind {
+            Kind::Tokens => vec![],
+            Kind::Classes(table) => {
+                vec![("accuracy", table.accuracy()), ("f1_macro", table.f1_macro()), ("f1_micro", table.accuracy()), ("mcc", table.mcc())]
+            }
+            Kind::Sets(sets) => vec![("f1_micro", sets.f1_micro()), ("f1_macro", sets.f1_macro()), ("accuracy", sets.accuracy())],
+            Kind::Numbers { predicted, right } => {
+                let mut metrics =
+                    vec![("mse", measure::mean_squared_error(predicted, right)), ("mae", measure::mean_absolute_error(predicted, right))];
+                metrics.extend(measure::pearson(predicted, right).map(|value| ("pearson", value)));
+                metrics.extend(measure::spearman(predicted, right).map(|value| ("spearman", value)));
+                metrics
+            }
+            Kind::Relevance { scores, labels, queries } => relevance(scores, labels, queries),
+            Kind::Tags { entities, right, all, .. } => vec![
+                ("accuracy", measure::float(*right) / measure::float((*all).max(1))),
+                ("precision", entities.precision()),
+                ("recall", entities.recall()),
+                ("f1", entities.f1()),
+            ],
+            Kind::Answers { exact, f1, rows } => {
+                let rows = measure::float((*rows).max(1));
+                vec![("exact_match", exact / rows), ("f1", f1 / rows)]
+            }
+            Kind::Vectors(vectors) => vectors.metrics(),
+            Kind::Rewards { chosen, rejected, .. } | Kind::Scores { chosen, rejected } => preferences(chosen, rejected),
+        }
+    }
+
+    /// Right answers among classes: which were taken for which.
+    #[must_use]
+    pub fn confusion(&self) -> Option<&Confusion> {
+        if let Kind::Classes(table) = &self.kind { Some(table) } else { None }
+    }
+}
+
+fn column(row: &Example, name: &str) -> Vec<f64> {
+    row.columns.get(name).map(|numbers| numbers.values.clone()).unwrap_or_default()
+}
+
+/// The first of the largest.
+fn largest(values: &[f32]) -> usize {
+    values.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (at, &value)| if value > best.1 { (at, value) } else { best }).0
+}
+
+/// How many of each query's passages are measured.
+const DEPTH: usize = 10;
+
+fn relevance(scores: &[f64], labels: &[f64], queries: &[String]) -> Metrics {
+    let relevant: Vec<bool> = labels.iter().map(|label| *label >= 0.5).collect();
+    let right = scores.iter().zip(&relevant).filter(|(score, relevant)| (**score > 0.0) == **relevant).count();
+    let mut metrics = vec![
+        ("accuracy", measure::float(right) / measure::float(scores.len().max(1))),
+        ("average_precision", measure::average_precision(scores, &relevant)),
+    ];
+    let mut groups: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    queries.iter().enumerate().for_each(|(at, query)| groups.entry(query).or_default().push(at));
+    if groups.values().any(|group| group.len() > 1) {
+        let of_group = |group: &Vec<usize>| {
+            let order = measure::ranks(&group.iter().map(|&at| scores[at]).collect::<Vec<_>>());
+            let ranked: Vec<usize> = order.into_iter().map(|place| group[place]).collect();
+            let all: Vec<f64> = group.iter().map(|&at| labels[at]).collect();
+            let reciprocal = measure::reciprocal_rank(ranked.iter().map(|&at| relevant[at]), DEPTH);
+            (reciprocal, measure::discounted_gain(ranked.iter().map(|&at| labels[at]), &all, DEPTH))
+        };
+        let (reciprocal, gain) = groups.values().map(of_group).fold((0.0, 0.0), |(a, b), (x, y)| (a + x, b + y));
+        let count = measure::float(groups.len());
+        metrics.extend([("mrr@10", reciprocal / count), ("ndcg@10", gain / count)]);
+    }
+    metrics
+}
+
+fn preferences(chosen: &[f64], rejected: &[f64]) -> Metrics {
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / measure::float(values.len().max(1));
+    let mut metrics = vec![];
+    if chosen.len() == rejected.len() {
+        let right = chosen.iter().zip(rejected).filter(|(chosen, rejected)| chosen > rejected).count();
+        metrics.push(("accuracy", measure::float(right) / measure::float(chosen.len().max(1))));
+    }
+    metrics.push(("margin", mean(chosen) - mean(rejected)));
+    metrics
+}
+
+/// Vectors of texts, gathered to search among all of them.
+#[derive(Default)]
+struct Vectors {
+    anchors: Vec<Vec<f32>>,
+    /// The place of each anchor's own positive among `others`.
+    own: Vec<usize>,
+    /// Every positive and negative once.
+    others: Vec<Vec<f32>>,
+    places: BTreeMap<String, usize>,
+    /// Cosines of pairs, and how alike they should be.
+    pairs: Vec<(f64, f64)>,
+    nearer: usize,
+    triplets: usize,
+}
+
+impl Vectors {
+    fn add<'v>(&mut self, rows: &[Example], vector: &dyn Fn(usize) -> &'v [f32]) {
+        for (at, row) in rows.iter().enumerate() {
+            let text = |place: usize| vector(place * rows.len() + at);
+            if let Some(score) = row.columns.get(LABELS).and_then(|label| label.values.first()).filter(|_| row.others.len() == 1) {
+                self.pairs.push((cosine(text(0), text(1)), *score));
+                continue;
+            }
+            for (place, name) in row.texts.iter().enumerate().skip(1) {
+                let fresh = self.others.len();
+                let known = *self.places.entry(name.clone()).or_insert(fresh);
+                if known == fresh {
+                    self.others.push(text(place).to_vec());
+                }
+                if place == 1 {
+                    self.own.push(known);
+                    self.anchors.push(text(0).to_vec());
+                } else {
+                    self.triplets += 1;
+                    self.nearer += usize::from(cosine(text(0), text(1)) > cosine(text(0), text(place)));
+                }
+            }
+        }
+    }
+
+    fn metrics(&self) -> Metrics {
+        if !self.pairs.is_empty() {
+            let (found, wanted): (Vec<f64>, Vec<f64>) = self.pairs.iter().copied().unzip();
+            let spearman = measure::spearman(&found, &wanted).map(|value| ("spearman", value));
+            return spearman.into_iter().chain(measure::pearson(&found, &wanted).map(|value| ("pearson", value))).collect();
+        }
+        let (mut first, mut among, mut reciprocal, mut gain) = (0, 0, 0.0, 0.0);
+        for (anchor, own) in self.anchors.iter().zip(&self.own) {
+            let scores: Vec<f64> = self.others.iter().map(|other| cosine(anchor, other)).collect();
+            let ranked = measure::ranks(&scores);
+            let place = ranked.iter().position(|place| place == own).unwrap_or(usize::MAX);
+            first += usize::from(place == 0);
+            among += usize::from(place < DEPTH);
+            reciprocal += measure::reciprocal_rank(ranked.iter().map(|place| place == own), DEPTH);
+            gain += measure::discounted_gain(ranked.iter().map(|place| f64::from(u8::from(place == own))), &[1.0], DEPTH);
+        }
+        let count = measure::float(self.anchors.len().max(1));
+        let mut metrics = vec![
+            ("recall@1", measure::float(first) / count),
+            ("recall@10", measure::float(among) / count),
+            ("mrr@10", reciprocal / count),
+            ("ndcg@10", gain / count),
+        ];
+        if self.triplets > 0 {
+            metrics.push(("triplet_accuracy", measure::float(self.nearer) / measure::float(self.triplets)));
+        }
+        metrics
+    }
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+    let lengths = (product(a, a) * product(b, b)).sqrt();
+    if lengths > 0.0 { product(a, b) / lengths } else { 0.0 }
+}

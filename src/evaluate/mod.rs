@@ -1,0 +1,281 @@
+//! The loss of a model on data it does not learn from.
+
+mod logits;
+mod meter;
+pub mod reference;
+pub mod teacher;
+pub mod text_prefix;
+pub mod verify;
+
+pub use meter::{Meter, Metrics, Reward};
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::adapter::config::Task;
+use crate::anatomy::Role;
+use crate::data::{Batch, Batches, Dataset, Filling, Order};
+use crate::error::{Error, Result};
+use crate::ort::{Feed, Port, Session};
+use crate::train::plan::LossPlan;
+use crate::train::verbalizer::HardPrompt;
+use reference::Reference;
+
+/// What an evaluation found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evaluation {
+    /// Mean over the labels that count.
+    pub loss: f64,
+    /// `exp(loss)`; language models only.
+    pub perplexity: Option<f64>,
+    /// The share of labels that the model holds for the most probable; none where predictions are no classes.
+    pub accuracy: Option<f64>,
+    /// What the task is measured with beside, by name.
+    pub metrics: Metrics,
+    /// Labels that count.
+    pub labels: u64,
+    /// Tokens that were read.
+    pub tokens: u64,
+    /// Wall time.
+    pub time: Duration,
+}
+
+/// One evaluation.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EvalRecord {
+    /// The number of the last step before it; 0 before the first.
+    pub step: u64,
+    /// Which data: `eval`.
+    pub split: &'static str,
+    /// Mean over the labels that count.
+    pub loss: f64,
+    /// `exp(loss)`, for language models.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub perplexity: Option<f64>,
+    /// The share of labels that are the most probable ones; none where predictions are no classes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// What the task is measured with beside, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub metrics: BTreeMap<String, f64>,
+    /// Wall time of the evaluation.
+    pub seconds: f64,
+}
+
+impl Evaluation {
+    /// The evaluation as a line of metrics.
+    #[must_use]
+    pub fn record(&self, step: u64) -> EvalRecord {
+        let Self { loss, perplexity, accuracy, .. } = *self;
+        let metrics = self.metrics.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+        EvalRecord { step, split: "eval", loss, perplexity, accuracy, metrics, seconds: self.time.as_secs_f64() }
+    }
+
+    /// The evaluation for programs.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        let all = self.all().into_iter().map(|(name, value)| (name.to_owned(), Value::from(value)));
+        json!({
+            "loss": self.loss,
+            "perplexity": self.perplexity,
+            "accuracy": self.accuracy,
+            "metrics": all.collect::<Map<String, Value>>(),
+            "labels": self.labels,
+            "tokens": self.tokens,
+            "seconds": self.time.as_secs_f64(),
+        })
+    }
+
+    /// The evaluation for people, in a line.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let perplexity = self.perplexity.map(|perplexity| format!(", perplexity {perplexity:.3}")).unwrap_or_default();
+        let accuracy =
+            self.accuracy.map(|accuracy| format!(", accuracy {:.2} % of {} labels", 100.0 * accuracy, self.labels)).unwrap_or_default();
+        let others = self.metrics.iter().filter(|(name, _)| *name != "accuracy").map(|(name, value)| format!(", {name} {value:.4}"));
+        format!("loss {:.4}{perplexity}{accuracy}{}", self.loss, others.collect::<String>())
+    }
+
+    /// All that was measured, by name.
+    #[must_use]
+    pub fn all(&self) -> Metrics {
+        let first = [("loss", Some(self.loss)), ("perplexity", self.perplexity), ("accuracy", self.accuracy)];
+        let first = first.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        first.chain(self.metrics.iter().copied().filter(|(name, _)| *name != "accuracy")).collect()
+    }
+}
+
+/// Sums over the labels that count.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Sums {
+    loss: f64,
+    labels: f64,
+    /// None where predictions are no classes.
+    correct: Option<f64>,
+    /// Added up over rows, where there is a teacher.
+    divergence: f64,
+}
+
+/// The output with the divergence from a teacher.
+const DIVERGENCE: &str = "divergence_sum";
+
+/// A graph that measures the loss, and the data that it is measured on.
+pub struct Evaluator<'a> {
+    session: Session,
+    dataset: &'a Dataset,
+    filling: Filling,
+    batch_size: usize,
+    form: Form,
+    hard_prompt: Option<&'a HardPrompt>,
+    meter: Meter,
+    reference: Option<Reference>,
+    has_teacher: bool,
+}
+
+/// Where the loss comes from.
+enum Form {
+    /// The graph: outputs `loss_sum`, `label_count` and `correct`.
+    Graph,
+    /// Logits of this name; the loss is computed here.
+    Logits(String),
+}
+
+impl<'a> Evaluator<'a> {
+    /// Measures with an open graph that has the outputs `loss_sum`, `label_count` and `correct`.
+    #[must_use]
+    pub fn new(session: Session, dataset: &'a Dataset, filling: Filling, batch_size: usize) -> Self {
+        let has_teacher = session.output(DIVERGENCE).is_some();
+        let meter = Meter::new(dataset.task, 0, &[], Reward::default());
+        Self { session, dataset, filling, batch_size, form: Form::Graph, hard_prompt: None, meter, reference: None, has_teacher }
+    }
+
+    /// Measures what the task is measured with, of so many classes.
+    #[must_use]
+    pub fn measuring(self, classes: usize, names: &[String], loss: &LossPlan) -> Self {
+        Self { meter: Meter::new(self.dataset.task, classes, names, Reward::of(loss)), ..self }
+    }
+
+    /// Compares with the base without the adapter.
+    #[must_use]
+    pub fn compared_with(self, reference: Option<Reference>) -> Self {
+        Self { reference, ..self }
+    }
+
+    /// Measures with a model that has an output of this name with logits.
+    ///
+    /// # Errors
+    /// If the model has no such output.
+    pub fn of_logits(session: Session, logits: &str, dataset: &'a Dataset, filling: Filling, batch_size: usize) -> Result<Self> {
+        if session.output(logits).is_none() {
+            return Err(Error::not_found("output", logits).in_file(session.path()));
+        }
+        let meter = Meter::new(dataset.task, 0, &[], Reward::default());
+        let form = Form::Logits(logits.to_owned());
+        Ok(Self { session, dataset, filling, batch_size, form, hard_prompt: None, meter, reference: None, has_teacher: false })
+    }
+
+    /// Labels are numbers of the words that a language model is asked for. (A graph with a loss has narrowed its logits to them itself.)
+    #[must_use]
+    pub fn narrowed_to(self, hard_prompt: Option<&'a HardPrompt>) -> Self {
+        Self { hard_prompt, ..self }
+    }
+
+    /// Measures the loss over all rows, in file order, with a trainable vector, if the graph takes one.
+    ///
+    /// # Errors
+    /// If rows do not fit the graph or a run fails.
+    pub fn measure(&mut self, trainable: Option<Feed<'_>>) -> Result<Evaluation> {
+        let started = Instant::now();
+        let inputs = self.inputs();
+        let mut filling = self.filling.clone();
+        filling.feeding.inputs.insert(logits::LABELS.to_owned(), Role::Labels);
+        let mut batches = Batches::new(self.dataset, &inputs, self.batch_size, Order::File, filling)?;
+        let (mut sums, mut tokens) = (Sums::default(), 0_u64);
+        self.meter.clear();
+        for _ in 0..batches.per_epoch() {
+            for mut batch in batches.next_parts()? {
+                if let Some(reference) = &mut self.reference {
+                    reference.complete(&mut batch)?;
+                }
+                let found = self.run(&batch, trainable)?;
+                sums = Sums {
+                    loss: sums.loss + found.loss,
+                    labels: sums.labels + found.labels,
+                    correct: found.correct.map(|correct| sums.correct.unwrap_or_default() + correct),
+                    divergence: sums.divergence + found.divergence,
+                };
+                tokens += u64::try_from(batch.tokens).unwrap_or_default();
+            }
+        }
+        let Sums { loss, labels, correct, divergence } = sums;
+        if labels <= 0.0 {
+            return Err(Error::invalid("no label counts in this data").in_file(&self.dataset.path));
+        }
+        let mean = loss / labels;
+        let is_language_model = matches!(self.dataset.task, Task::CausalLm | Task::MaskedLm | Task::Seq2SeqLm);
+        let mut metrics = if self.hard_prompt.is_some() { vec![] } else { self.meter.metrics() };
+        if self.has_teacher {
+            metrics.push(("kl", divergence / labels));
+        }
+        let of_task = metrics.iter().find(|(name, _)| *name == "accuracy").map(|(_, value)| *value);
+        Ok(Evaluation {
+            loss: mean,
+            perplexity: (is_language_model && self.hard_prompt.is_none()).then(|| mean.exp()),
+            accuracy: correct.map(|correct| correct / labels).or(of_task),
+            metrics,
+            labels: whole(labels),
+            tokens,
+            time: started.elapsed(),
+        })
+    }
+
+    /// The inputs that batches are made for: the graph's, and the labels.
+    fn inputs(&self) -> Vec<Port> {
+        let own = self.session.inputs().iter().cloned();
+        match self.form {
+            Form::Graph => own.collect(),
+            Form::Logits(_) => own.chain([logits::labels_port(self.dataset.task)]).collect(),
+        }
+    }
+
+    fn run(&mut self, batch: &Batch, trainable: Option<Feed<'_>>) -> Result<Sums> {
+        let mut feeds = batch.feeds();
+        match &self.form {
+            Form::Graph => {
+                feeds.extend(trainable.filter(|feed| self.session.input(feed.name()).is_some()));
+                let read: Vec<&str> = self.meter.reads().iter().copied().filter(|name| self.session.output(name).is_some()).collect();
+                let told = ["correct", DIVERGENCE].into_iter().filter(|name| self.session.output(name).is_some());
+                let sums: Vec<&str> = ["loss_sum", "label_count"].into_iter().chain(told).collect();
+                let found = self.session.run(&feeds, &[&sums[..], &read[..]].concat())?;
+                let number = |name: &str| match sums.iter().position(|sum| *sum == name) {
+                    Some(at) => found[at].item().map(|value| Some(f64::from(value))),
+                    None => Ok(None),
+                };
+                let (loss, labels) = (number("loss_sum")?.unwrap_or(f64::NAN), number("label_count")?.unwrap_or_default());
+                let (correct, divergence) = (number("correct")?, number(DIVERGENCE)?.unwrap_or_default());
+                if read.len() == self.meter.reads().len() && self.hard_prompt.is_none() {
+                    self.meter.add(&batch.rows, &found[sums.len()..])?;
+                }
+                Ok(Sums { loss, labels, correct, divergence })
+            }
+            Form::Logits(name) => {
+                let (labels, feeds) = logits::without_labels(batch, feeds)?;
+                let found = self.session.run(&feeds, &[name])?;
+                logits::sums(&found[0], labels, self.dataset.task, self.hard_prompt)
+            }
+        }
+    }
+}
+
+#[expect(
+    clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a count that came as a float: not negative, below 2^53"
+)]
+fn whole(count: f64) -> u64 {
+    count as u64
+}

@@ -1,0 +1,127 @@
+//! The base without its adapter, which preferences are compared with: the log-probabilities of completions, each text computed once.
+
+use std::collections::HashMap;
+
+use crate::data::{Batch, IGNORED};
+use crate::error::{Error, Result};
+use crate::export::Bundle;
+use crate::ort::{Device, HostTensor, Purpose, Runtime, Session, Settings};
+use crate::train::losses::{COMPLETION, LABELS, REFERENCE};
+
+/// An open base, and what it said of the texts that were asked for.
+pub struct Reference {
+    session: Session,
+    logits: String,
+    known: HashMap<Vec<i64>, f32>,
+}
+
+impl Reference {
+    /// The base of a bundle whose loss compares with it; none where it does not.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and if ONNX Runtime refuses the base.
+    pub fn of(runtime: &Runtime, bundle: &Bundle, device: Device) -> Result<Option<Self>> {
+        let manifest = bundle.manifest();
+        if !manifest.loss.needs_reference() {
+            return Ok(None);
+        }
+        let settings = Settings { device, purpose: Purpose::Inference, ..Settings::default() };
+        Self::new(Session::open(runtime, bundle.model(), &settings)?, &manifest.logits).map(Some)
+    }
+
+    /// Asks a model that gives logits of this name.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) if it has no such output.
+    pub fn new(session: Session, logits: &str) -> Result<Self> {
+        if session.output(logits).is_none() {
+            return Err(Error::not_found("output", logits).in_file(session.path()));
+        }
+        Ok(Self { session, logits: logits.to_owned(), known: HashMap::new() })
+    }
+
+    /// Fills in the log-probabilities of a batch's completions, if its graph reads them.
+    ///
+    /// # Errors
+    /// If the base does not take the batch.
+    pub fn complete(&mut self, batch: &mut Batch) -> Result<()> {
+        let find = |name: &str| batch.tensors.iter().position(|(known, _)| known == name);
+        let Some(place) = find(REFERENCE) else { return Ok(()) };
+        let missing = |name: &str| Error::not_found("input", name);
+        let labels = find(LABELS).ok_or_else(|| missing(LABELS))?;
+        let mask = find(COMPLETION).ok_or_else(|| missing(COMPLETION))?;
+        let mask = batch.tensors[mask].1.to_f32()?;
+        let labels = &batch.tensors[labels].1;
+        let (texts, length) = match labels.shape() {
+            [texts, length] => (*texts, *length),
+            other => return Err(Error::mismatch("axes of labels", 2, other.len())),
+        };
+        let labels: Vec<i64> = labels.as_i64()?.to_vec();
+        // What tells a text: its tokens, and which of them are its completion's.
+        let ids =
+            batch.tensors.iter().find(|(name, tensor)| name != LABELS && tensor.shape() == [texts, length] && tensor.as_i64().is_ok());
+        let ids: Vec<i64> = ids.map(|(_, tensor)| tensor.as_i64().map(<[i64]>::to_vec)).transpose()?.unwrap_or_else(|| labels.clone());
+        let key = |text: usize| {
+            let row = text * length..(text + 1) * length;
+            let of_completion = labels[row.clone()]
+                .iter()
+                .zip(&mask[row.clone()])
+                .map(|(label, counts)| if *counts > 0.0 { *label } else { i64::from(IGNORED) });
+            let mut key: Vec<i64> = ids[row].iter().copied().chain([i64::MIN]).chain(of_completion).collect();
+            while key.last() == Some(&i64::from(IGNORED)) {
+                key.pop();
+            }
+            key
+        };
+        let keys: Vec<Vec<i64>> = (0..texts).map(key).collect();
+        if keys.iter().any(|key| !self.known.contains_key(key)) {
+            let found = self.ask(batch, &labels, &mask, length)?;
+            self.known.extend(keys.iter().cloned().zip(found));
+        }
+        let values: Vec<f32> = keys.iter().filter_map(|key| self.known.get(key).copied()).collect();
+        // Metrics of rows read it there.
+        let rows = batch.rows.len();
+        for (at, row) in batch.rows.iter_mut().enumerate() {
+            let number = |text: usize| crate::data::Numbers {
+                shape: vec![],
+                values: values.get(text).map(|value| f64::from(*value)).into_iter().collect(),
+            };
+            row.columns.insert(REFERENCE.to_owned(), number(at));
+            for (place, other) in row.others.iter_mut().enumerate() {
+                other.columns.insert(REFERENCE.to_owned(), number((place + 1) * rows + at));
+            }
+        }
+        batch.tensors[place].1 = HostTensor::vector(values);
+        Ok(())
+    }
+
+    /// The sum of each text's completion's log-probabilities.
+    fn ask(&mut self, batch: &Batch, labels: &[i64], mask: &[f32], length: usize) -> Result<Vec<f32>> {
+        let feeds: Vec<_> = batch.feeds().into_iter().filter(|feed| self.session.input(feed.name()).is_some()).collect();
+        let found = self.session.run(&feeds, &[&self.logits])?;
+        let logits = &found[0];
+        let classes = logits.shape().last().copied().unwrap_or_default();
+        let values = logits.to_f32()?;
+        if classes == 0 || values.len() != labels.len() * classes {
+            return Err(Error::mismatch("logits", format!("{} rows of scores", labels.len()), format!("{:?}", logits.shape())));
+        }
+        let sum = |text: usize| {
+            let tokens = (1..length).filter(|at| mask[text * length + at] > 0.0);
+            tokens.map(|at| log_p(&values[(text * length + at - 1) * classes..][..classes], labels[text * length + at])).sum::<f64>()
+        };
+        Ok((0..labels.len() / length.max(1)).map(|text| narrow(sum(text))).collect())
+    }
+}
+
+/// `ln p` of a token.
+fn log_p(logits: &[f32], token: i64) -> f64 {
+    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|logit| f64::from(logit - most).exp()).sum();
+    let own = usize::try_from(token).ok().and_then(|token| logits.get(token)).copied().unwrap_or(f32::NAN);
+    f64::from(own - most) - sum.ln()
+}
+
+#[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "rounded once, where it becomes a tensor")]
+fn narrow(number: f64) -> f32 {
+    number as f32
+}

@@ -1,0 +1,109 @@
+//! The adapter's file of a bundle, as the flat vector that training works on.
+
+use std::path::Path;
+
+use indexmap::IndexMap;
+
+use crate::adapter::methods::lora::decomposed;
+use crate::adapter::params::key::Key;
+use crate::adapter::virtual_tokens::encoder::Encoder;
+use crate::error::{Context, Error, Place, Result};
+use crate::export::{Manifest, pending};
+use crate::files::inside;
+use crate::ir::Tensor;
+use crate::{peft, safetensors};
+
+/// The file of the adapter's tensors in a bundle.
+pub const FILE: &str = crate::peft::WEIGHTS_FILE;
+
+pub use crate::export::trainable::read;
+
+/// The tensors of the adapter's files, by file.
+#[derive(Clone)]
+struct Files(IndexMap<String, IndexMap<String, Tensor>>);
+
+impl Files {
+    fn read(folder: &Path, manifest: &Manifest) -> Result<Self> {
+        let mut files = IndexMap::from([(FILE.to_owned(), safetensors::read(&folder.join(FILE))?)]);
+        for slot in &manifest.trainable {
+            if !files.contains_key(&slot.file) {
+                if !pending::ADAPTER_FILES.contains(&slot.file.as_str()) {
+                    let expected = pending::ADAPTER_FILES[1..].join(", ");
+                    return Err(Error::mismatch("file of a trainable tensor", expected, &slot.file).at(Place::Tensor(slot.name.clone())));
+                }
+                files.insert(slot.file.clone(), safetensors::read(&folder.join(&slot.file))?);
+            }
+        }
+        Ok(Self(files))
+    }
+}
+
+/// Whether two folders have the same numbers to train.
+///
+/// # Errors
+/// As [`read`].
+pub fn is_same(folder: &Path, other: &Path, manifest: &Manifest) -> Result<bool> {
+    let bits = |folder: &Path| Ok::<_, Error>(read(folder, manifest)?.into_iter().map(f32::to_bits).collect::<Vec<_>>());
+    Ok(bits(folder)? == bits(other)?)
+}
+
+/// An adapter's folder but for what is trained in it: its configuration, and tensors that stay as they are.
+pub struct Frame {
+    files: Files,
+    config: Option<Vec<u8>>,
+    encoder: Option<Encoder>,
+}
+
+impl Frame {
+    /// Reads a folder. Its files may vanish afterwards.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn read(folder: &Path, manifest: &Manifest) -> Result<Self> {
+        let files = Files::read(folder, manifest)?;
+        let path = folder.join(peft::CONFIG_FILE);
+        let config = if path.exists() { Some(inside::read(&path)?) } else { None };
+        let encoder = match &config {
+            Some(text) if files.0.contains_key(peft::ENCODER_FILE) => {
+                Encoder::of(&peft::AdapterConfig::from_json(text).in_file(&path)?.method).in_file(&path)?
+            }
+            _ => None,
+        };
+        Ok(Self { files, config, encoder })
+    }
+
+    /// Writes the adapter with a trainable vector into a folder, and what a network computes from it.
+    ///
+    /// # Errors
+    /// If the vector is not as long as the manifest says, or a file cannot be written.
+    pub fn write(&self, folder: &Path, manifest: &Manifest, vector: &[f32]) -> Result<()> {
+        let mut files = self.files.clone();
+        for slot in &manifest.trainable {
+            let length: usize = slot.shape.iter().product();
+            let values = slot.offset.checked_add(length).and_then(|end| vector.get(slot.offset..end));
+            let values =
+                values.ok_or_else(|| Error::mismatch("numbers in the trainable vector", manifest.trainable_count, vector.len()))?;
+            files.0.entry(slot.file.clone()).or_default().insert(slot.name.clone(), Tensor::from_f32(&slot.shape, values));
+        }
+        let made = self.computed(&files).in_file(folder)?;
+        files.0.entry(FILE.to_owned()).or_default().extend(made);
+        for (file, tensors) in &files.0 {
+            safetensors::write(&folder.join(file), tensors)?;
+        }
+        match &self.config {
+            Some(config) => crate::files::replace(&folder.join(peft::CONFIG_FILE), config),
+            None => Ok(()),
+        }
+    }
+
+    /// What the adapter's file has of that which is kept beside it: the rows of a prompt that a network computes, factors joined with those that
+    /// they started from.
+    fn computed(&self, files: &Files) -> Result<IndexMap<String, Tensor>> {
+        if let Some(trained) = files.0.get(peft::FACTORS_FILE) {
+            return decomposed::with_trained(&files.0[FILE], trained);
+        }
+        let (Some(parameters), Some(encoder)) = (files.0.get(peft::ENCODER_FILE), &self.encoder) else { return Ok(IndexMap::new()) };
+        let rows = encoder.compute(&|name| parameters.get(name).cloned())?;
+        Ok(IndexMap::from([(Key::Prompt.to_string(), rows)]))
+    }
+}

@@ -1,0 +1,251 @@
+//! Text from a causal language model, token by token.
+//!
+//! Where the graph has inputs for the past and outputs for the present, each run reads one token and the cache stays on the device; else each run
+//! reads everything again.
+
+mod sampler;
+mod stream;
+
+pub use sampler::{Sampler, Sampling};
+pub use stream::TextStream;
+
+use crate::adapter::config::Task;
+use crate::anatomy::{Feeding, MaskForm, Role};
+use crate::data::{Batches, Dataset, Example, Filling, Labels, Order};
+use crate::error::{Context, Error, Place, Result};
+use crate::onnx::Runnable;
+use crate::ort::{
+    Axis, Device, DeviceTensor, ElementType, Elements, Feed, HostTensor, Port, Presence, Purpose, Runtime, Session, Settings,
+};
+
+/// When a text ends.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Tokens to write at most.
+    pub new_tokens: usize,
+    /// Tokens that end the text; they are not part of it.
+    pub stop: Vec<i32>,
+    /// The most tokens that prompt and text may have together, where the model has a limit.
+    pub positions: Option<usize>,
+}
+
+/// A causal language model that writes.
+pub struct Generator {
+    session: Session,
+    logits: String,
+    cache: Vec<Slot>,
+    /// The only length that the graph takes.
+    length: Option<usize>,
+    feeding: Feeding,
+}
+
+/// An input with the past, and the output that has it for the next run.
+struct Slot {
+    past: Port,
+    present: String,
+}
+
+/// Inputs with the past have one of these in their name; the output has the other one.
+const PAST_AND_PRESENT: [(&str, &str); 3] =
+    [("past_key_values", "present"), ("past_key_values", "present_key_values"), ("past", "present")];
+
+impl Generator {
+    /// Opens a model with inputs of Hugging Face's names, whose logits are `[batch, seq, vocabulary]`.
+    ///
+    /// # Errors
+    /// If it cannot be opened, or is no causal language model by its inputs and outputs.
+    pub fn open(runtime: &Runtime, model: impl Into<Runnable>, device: Device) -> Result<Self> {
+        Self::fed(runtime, model, Feeding::default(), device)
+    }
+
+    /// The same for a model whose inputs are told.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn fed(runtime: &Runtime, model: impl Into<Runnable>, feeding: Feeding, device: Device) -> Result<Self> {
+        let session = Session::open(runtime, model, &Settings { device, purpose: Purpose::Inference, ..Settings::default() })?;
+        let logits = session.output("logits").or_else(|| session.outputs().first().filter(|port| port.shape.len() == 3));
+        let Some(logits) = logits.filter(|port| port.shape.len() == 3).map(|port| port.name.clone()) else {
+            let error = Error::unsupported("writing text with this model", "it has no output [batch, seq, vocabulary]");
+            return Err(error.in_file(session.path()));
+        };
+        let ids = session.inputs().iter().find(|port| feeding.role(&port.name) == Some(Role::InputIds));
+        let ids = ids.ok_or_else(|| Error::not_found("input", "input_ids")).in_file(session.path())?;
+        let declared = if let Some(Axis::Known(length)) = ids.shape.get(1) { Some(*length) } else { None };
+        let length = feeding.length.or(declared).filter(|length| *length > 1);
+        let past = session.inputs().iter().filter(|port| port.name.starts_with("past"));
+        let cache = past.map(|port| Some(Slot { past: port.clone(), present: present_of(port, &session)? })).collect::<Option<_>>();
+        Ok(Self { cache: cache.unwrap_or_default(), logits, length, feeding, session })
+    }
+
+    /// Tokens that the model has logits of, where its graph says it.
+    #[must_use]
+    pub fn vocabulary(&self) -> Option<usize> {
+        match self.session.output(&self.logits)?.shape.last()? {
+            Axis::Known(size) => Some(*size),
+            Axis::Free(_) => None,
+        }
+    }
+
+    /// Whether the past is kept from token to token.
+    #[must_use]
+    pub fn has_cache(&self) -> bool {
+        !self.cache.is_empty()
+    }
+
+    /// Writes on from a prompt. `write` gets every token as soon as it is known.
+    ///
+    /// # Errors
+    /// An empty prompt, or one that leaves no room; a run that fails; logits that are no numbers; whatever `write` returns.
+    pub fn generate(
+        &mut self,
+        prompt: &[i32],
+        limits: &Limits,
+        sampler: &mut Sampler,
+        write: &mut dyn FnMut(i32) -> Result<()>,
+    ) -> Result<Vec<i32>> {
+        if prompt.is_empty() {
+            return Err(Error::invalid("the prompt has no tokens").with_hint("write at least a word"));
+        }
+        let room = limits.positions.into_iter().chain(self.length).min();
+        if room.is_some_and(|room| room <= prompt.len()) {
+            return Err(Error::mismatch("tokens in the prompt", format!("fewer than {}", room.unwrap_or_default()), prompt.len()));
+        }
+        let most = room.map_or(limits.new_tokens, |room| limits.new_tokens.min(room - prompt.len()));
+        let mut tokens = prompt.to_vec();
+        let mut past: Vec<DeviceTensor> = vec![];
+        let mut known = 0;
+        for _ in 0..most {
+            let (logits, present) = self.run(&tokens, known, &past)?;
+            if self.has_cache() {
+                (past, known) = (present, tokens.len());
+            }
+            let token = sampler.pick(logits, &tokens)?;
+            if limits.stop.contains(&token) {
+                break;
+            }
+            tokens.push(token);
+            write(token)?;
+        }
+        Ok(tokens.split_off(prompt.len()))
+    }
+
+    /// The logits behind the last token, and the cache with all tokens. `known` tokens are in the cache already.
+    fn run(&mut self, tokens: &[i32], known: usize, past: &[DeviceTensor]) -> Result<(Vec<f32>, Vec<DeviceTensor>)> {
+        let given = self.inputs(tokens, known)?;
+        let mut feeds: Vec<Feed<'_>> = given.iter().map(|(name, tensor)| Feed::host(name, tensor)).collect();
+        feeds.extend(self.cache.iter().zip(past).map(|(slot, tensor)| Feed::device(&slot.past.name, tensor)));
+        let mut outputs = vec![self.logits.as_str()];
+        outputs.extend(self.cache.iter().map(|slot| slot.present.as_str()));
+        let mut found = self.session.run_on_device(&feeds, &outputs)?.into_iter();
+        let logits = found.next().ok_or_else(|| Error::not_found("output", &*self.logits))?.to_host()?;
+        let row = tokens.len() - known - 1;
+        Ok((as_logits(row_of(&logits, row).in_file(self.session.path())?), found.collect()))
+    }
+
+    /// The tensors of the inputs that are not in the cache, by name.
+    fn inputs(&self, tokens: &[i32], known: usize) -> Result<Vec<(String, HostTensor)>> {
+        if known == 0 {
+            return self.whole(tokens);
+        }
+        let (width, rows) = (self.length.unwrap_or(tokens.len() - known), self.feeding.rows.unwrap_or(1));
+        let is_token = |at: usize| known + at < tokens.len();
+        let mut given = vec![];
+        for port in self.session.inputs().iter().filter(|port| self.cache.iter().all(|slot| slot.past.name != port.name)) {
+            let numbers: Vec<i64> = match self.feeding.role(&port.name) {
+                Some(Role::InputIds) => (0..width).map(|at| tokens.get(known + at).copied().unwrap_or_default().into()).collect(),
+                Some(Role::AttentionMask(MaskForm::Seen)) => (0..known + width).map(|at| i64::from(at < tokens.len())).collect(),
+                Some(Role::AttentionMask(MaskForm::Hidden)) => (0..known + width).map(|at| i64::from(at >= tokens.len())).collect(),
+                Some(Role::PositionIds) => {
+                    (0..width).map(|at| if is_token(at) { known + at } else { tokens.len() - 1 }).map(count).collect()
+                }
+                Some(Role::TokenTypeIds) => vec![0; width],
+                Some(Role::UseCacheBranch) => {
+                    given.push((port.name.clone(), HostTensor::vector(vec![true])));
+                    continue;
+                }
+                _ if port.presence == Presence::Optional => continue,
+                _ => return Err(self.unknown(port)),
+            };
+            let tensor = whole_numbers(port, rows, &numbers).at(Place::Tensor(port.name.clone())).in_file(self.session.path())?;
+            given.push((port.name.clone(), tensor));
+        }
+        Ok(given)
+    }
+
+    /// What all tokens at once are given as: a row of data.
+    fn whole(&self, tokens: &[i32]) -> Result<Vec<(String, HostTensor)>> {
+        let example = Example { line: 1, input_ids: tokens.to_vec(), labels: Labels::Tokens(tokens.to_vec()), ..Example::default() };
+        let path = self.session.path().to_path_buf();
+        let dataset = Dataset::of(&path, Task::CausalLm, vec![example]);
+        let filling = Filling { feeding: self.feeding.clone(), ..Filling::default() };
+        let batch = Batches::new(&dataset, self.session.inputs(), 1, Order::File, filling)?.next_batch()?;
+        let is_given = |port: &&Port| port.presence == Presence::Optional || batch.tensors.iter().any(|(name, _)| *name == port.name);
+        match self.session.inputs().iter().find(|port| !is_given(port)) {
+            None => Ok(batch.tensors),
+            Some(port) => Err(self.unknown(port)),
+        }
+    }
+
+    fn unknown(&self, port: &Port) -> Error {
+        let what = format!("an input named {}", port.name);
+        Error::unsupported(what, "it is not known what to feed it with").in_file(self.session.path())
+    }
+}
+
+/// The output that has the next run's past, by its name.
+fn present_of(past: &Port, session: &Session) -> Option<String> {
+    let names = PAST_AND_PRESENT.iter().map(|(from, to)| past.name.replacen(from, to, 1));
+    { names }.find(|name| *name != past.name && session.output(name).is_some())
+}
+
+/// `[rows, n]` in the type that an input asks for, every row the same.
+fn whole_numbers(port: &Port, rows: usize, numbers: &[i64]) -> Result<HostTensor> {
+    let shape = [rows, numbers.len()];
+    let all = || (0..rows).flat_map(|_| numbers.iter().copied());
+    match port.element_type {
+        Some(ElementType::Int64) => HostTensor::new(shape, all().collect::<Vec<_>>()),
+        Some(ElementType::Int32) => {
+            HostTensor::new(shape, Elements::Int32(all().map(|number| i32::try_from(number).unwrap_or(i32::MAX)).collect()))
+        }
+        Some(ElementType::Bool) => HostTensor::new(shape, all().map(|number| number != 0).collect::<Vec<_>>()),
+        Some(ElementType::Float32) => {
+            HostTensor::new(shape, all().map(|number| if number == 0 { 0.0_f32 } else { 1.0 }).collect::<Vec<_>>())
+        }
+        other => Err(Error::mismatch("element type", "integers", other.map_or_else(|| "another".to_owned(), |other| other.to_string()))),
+    }
+}
+
+/// One position's logits of `[1, seq, vocabulary]`; the last one, if the graph gives no more than that.
+fn row_of(logits: &HostTensor, row: usize) -> Result<Vec<f32>> {
+    let &[_, rows, width] = logits.shape() else { return Err(Error::mismatch("axes of the logits", 3, logits.shape().len())) };
+    let row = row.min(rows.saturating_sub(1));
+    let range = row * width..(row + 1) * width;
+    match logits.elements() {
+        Elements::Float32(values) => Ok(values[range].to_vec()),
+        Elements::Float16(values) => Ok(values[range].iter().map(|value| value.to_f32()).collect()),
+        Elements::BFloat16(values) => Ok(values[range].iter().map(|value| value.to_f32()).collect()),
+        _ => Err(Error::mismatch("element type of the logits", "a float type", logits.element_type())),
+    }
+}
+
+/// Logits of what a graph gives: a row of probabilities, as one that ends in a softmax gives them, as their logarithms, which are logits of the
+/// same probabilities. No other row of a vocabulary has numbers from 0 to 1 alone that sum to 1.
+fn as_logits(mut row: Vec<f32>) -> Vec<f32> {
+    // Sums of half precision are off by as many roundings as there are tokens.
+    const ROUNDING: f64 = 1e-2;
+    let sum: f64 = row.iter().map(|value| f64::from(*value)).sum();
+    if (sum - 1.0).abs() < ROUNDING && row.iter().all(|value| (0.0..=1.0).contains(value)) {
+        for value in &mut row {
+            *value = value.ln();
+        }
+    }
+    row
+}
+
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

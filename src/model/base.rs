@@ -1,0 +1,179 @@
+//! The base of a bundle: its graph raised and recognised.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use crate::adapter::config::{NewHead, Task};
+use crate::adapter::new_head::{self, Features};
+use crate::adapter::targets::align_names;
+use crate::adapter::Plan;
+use crate::anatomy::{self, Anatomy};
+use crate::decompose::{self, Stilled};
+use crate::ir::{DType, Graph, Tensor, ValueId};
+use crate::{Context, Result, onnx, train};
+
+/// A base model, ready to be adapted.
+#[derive(Clone, Debug)]
+pub struct Base {
+    /// The graph as its file has it, functions inlined, chance taken out, and no vector shared by modules by chance. What an adapter is folded into.
+    pub raw: Graph,
+    /// The same in the dialect spoken inside, with projections that fused operators pack made visible. What runs at inference.
+    pub fused: Graph,
+    /// The same with attention and embeddings written out, and without choices that training has made. What virtual tokens are put into that
+    /// the fused graph has no place for.
+    open: Graph,
+    /// The same with all fused operators written out. What is recognised and trained.
+    ///
+    /// Values keep their ids from each of the graphs to the next.
+    pub graph: Graph,
+    /// `graph` with its logits among its outputs, computed in float32: what is trained, where `graph` itself is not.
+    wide: Option<Graph>,
+    /// What was recognised in `graph`.
+    pub anatomy: Anatomy,
+    /// What computed by chance, or by the batch, and does so no more.
+    pub stilled: Stilled,
+}
+
+/// A base model with a new head.
+#[derive(Clone, Debug)]
+pub struct WithHead {
+    /// The model.
+    pub base: Base,
+    /// The head with what was left to the model.
+    pub head: NewHead,
+    /// The value of the graph that the head reads.
+    pub on: String,
+}
+
+impl Base {
+    /// Reads and recognises a model.
+    ///
+    /// # Errors
+    /// A file that is no model, or whose external data is missing.
+    pub fn read(model: &Path) -> Result<Self> {
+        let raw = onnx::inline_functions(&onnx::read(model)?).in_file(model)?;
+        Self::of(&raw).in_file(model)
+    }
+
+    /// Recognises a model without functions of its own.
+    ///
+    /// # Errors
+    /// Operators of a form that is not known.
+    pub fn of(raw: &Graph) -> Result<Self> {
+        let (raw, stilled) = decompose::still(raw)?;
+        let raw = anatomy::apart(&raw)?;
+        let fused = onnx::raise(&raw).and_then(|graph| decompose::separate(&graph))?;
+        let specialised = decompose::specialise(&fused).and_then(|graph| decompose::separate(&graph))?;
+        let open = decompose::open(&specialised)?;
+        let graph = decompose::decompose(&open)?;
+        let anatomy = anatomy::read(&graph);
+        let open = decompose::without_unread_cache(&open)?;
+        Ok(Self { raw, fused, open, graph, wide: None, anatomy, stilled })
+    }
+
+    /// The same, ready to be trained.
+    ///
+    /// # Errors
+    /// Nodes of half precision that do not go together in float32.
+    pub fn to_train(self) -> Result<Self> {
+        let with_logits = train::logits::shown(&self.graph, &self.anatomy)?;
+        let wide = upcast(with_logits.as_ref().unwrap_or(&self.graph))?.or(with_logits);
+        Ok(Self { wide, ..self })
+    }
+
+    /// What is trained: in float32, whatever the base computes in.
+    #[must_use]
+    pub fn trained(&self) -> &Graph {
+        self.wide.as_ref().unwrap_or(&self.graph)
+    }
+
+    /// The coarsest type that weights are stored in, of those that computing in takes exact kernels for.
+    #[must_use]
+    pub fn precision(&self) -> DType {
+        let types: BTreeSet<DType> =
+            self.raw.initializers().map(|(_, tensor)| tensor).filter(|t| t.shape().len() > 1).map(Tensor::dtype).collect();
+        [DType::BF16, DType::F16].into_iter().find(|dtype| types.contains(dtype)).unwrap_or(DType::F32)
+    }
+
+    /// The same model with a new head in place of its own, or of its outputs.
+    ///
+    /// # Errors
+    /// A model that gives nothing for a head to stand on; a task without classes.
+    pub fn with_head(&self, head: &NewHead, task: Task, seed: u64) -> Result<WithHead> {
+        let features = Features::find(&self.graph, &self.anatomy, head, task)?;
+        let is_there = features.value().index() < self.fused.values().len();
+        let body = if is_there { &self.fused } else { &self.graph };
+        let settled = features.settle(head);
+        let graph = new_head::put(body, &self.anatomy, &features, &settled, seed)?;
+        let mut with_head = Self { stilled: self.stilled, ..Self::of(&graph)? };
+        if with_head.anatomy.wrapper != self.anatomy.wrapper {
+            // What wraps the model may be told from the head that is gone.
+            align_names::take_off(&mut with_head.anatomy, &self.anatomy.wrapper);
+        }
+        Ok(WithHead { base: with_head, head: settled, on: features.name().to_owned() })
+    }
+
+    /// The graph that an adapter is put into for inference, and what was recognised as far as it is there: of the fused one, that with
+    /// attention written out, and that with everything written out, the first one that has every value that the plan touches.
+    #[must_use]
+    pub fn carrier(&self, plan: &Plan) -> (&Graph, Anatomy) {
+        let fitting = |graph| {
+            let anatomy = self.anatomy_in(graph);
+            holds(graph, &anatomy, plan).then_some((graph, anatomy))
+        };
+        [&self.fused, &self.open].into_iter().find_map(fitting).unwrap_or_else(|| (&self.graph, self.anatomy.clone()))
+    }
+
+    fn anatomy_in(&self, graph: &Graph) -> Anatomy {
+        let mut anatomy = self.anatomy.clone();
+        anatomy.cache.retain(|slot| graph.is_input(slot.past));
+        for projection in anatomy.projections.iter_mut().filter(|projection| !is_there(graph, projection.output)) {
+            // A fused operator adds the bias; a branch may be added before it as well.
+            (projection.output, projection.bias) = (projection.y, None);
+        }
+        anatomy
+    }
+
+    /// Whether an adapter can be folded into a module: if it is a projection, its weight is stored as floats.
+    #[must_use]
+    pub fn is_foldable(&self, module: &str) -> bool {
+        let mut projections = self.anatomy.projections.iter().filter(|projection| projection.module == module);
+        projections.all(|p| self.raw.initializer(p.weight.value).is_some_and(|tensor| tensor.dtype().is_float()))
+    }
+
+    /// The files that the base's constants lie in, absolute, beside the model's own.
+    #[must_use]
+    pub fn files(&self) -> BTreeSet<PathBuf> {
+        let origins = self.raw.initializers().filter_map(|(_, tensor)| tensor.origin());
+        origins.map(|origin| origin.file.to_path_buf()).collect()
+    }
+
+    /// The number of numbers in the base's constants.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.raw.initializers().map(|(_, tensor)| u64::try_from(tensor.len()).unwrap_or(0)).sum()
+    }
+}
+
+fn is_there(graph: &Graph, value: ValueId) -> bool {
+    value.index() < graph.values().len()
+}
+
+/// Whether a graph has every value that a plan touches.
+fn holds(graph: &Graph, anatomy: &Anatomy, plan: &Plan) -> bool {
+    let is_there = |value| is_there(graph, value);
+    let mut projections = anatomy.projections.iter().filter(|p| plan.touches(&p.module));
+    let mut tables = anatomy.embeddings.iter().filter(|e| plan.touches(&e.module));
+    let has_modules = projections.all(|p| is_there(p.x) && is_there(p.y)) && tables.all(|e| is_there(e.output));
+    if plan.virtual_tokens() == 0 {
+        return has_modules && plan.touches_modules();
+    }
+    let tokens = anatomy.token_embedding.and_then(|place| anatomy.embeddings.get(place));
+    let has_attention = || {
+        let heads = anatomy.attentions.iter().flat_map(|a| [&a.keys, &a.values, &a.key, &a.value]).all(|heads| is_there(heads.value));
+        let scores = anatomy.attentions.iter().flat_map(|a| a.scores.into_iter().chain([a.output])).all(is_there);
+        let masks = anatomy.attentions.iter().flat_map(|a| &a.masks).all(|mask| is_there(mask.value));
+        heads && scores && masks && anatomy.positions.iter().all(|place| is_there(place.output))
+    };
+    has_modules && tokens.is_some_and(|table| is_there(table.output)) && (!plan.touches_attention() || has_attention())
+}

@@ -1,0 +1,86 @@
+//! What must be the same for a run to go on as if it had never stopped.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::data::Order;
+use crate::error::{Context, Error, Result};
+
+/// What must be the same for a run to go on bit for bit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Conditions {
+    /// The adapter's method and base.
+    pub bundle: String,
+    /// A hash of the data file.
+    pub data: String,
+    /// Rows of the data after reading: other tokenizers, lengths or packing give others.
+    pub rows: String,
+    /// Rows a batch.
+    pub batch_size: usize,
+    /// Batches a step.
+    pub accumulation: usize,
+    /// The order of rows.
+    pub order: Order,
+    /// The seed of dropout.
+    pub seed: u64,
+}
+
+impl Conditions {
+    /// Compares the conditions of a checkpoint with those of the run that is to go on from it.
+    ///
+    /// # Errors
+    /// [`Mismatch`](crate::ErrorKind::Mismatch) with the first that differs, and what to do.
+    pub fn check(&self, now: &Self) -> Result<()> {
+        let text = |order: Order| match order {
+            Order::File => "the file's (--no-shuffle)".to_owned(),
+            Order::Shuffled { seed } => format!("shuffled by --seed {seed}"),
+        };
+        let rows = [
+            ("the bundle", self.bundle.clone(), now.bundle.clone()),
+            ("the data file's contents", self.data.clone(), now.data.clone()),
+            ("the rows as they were read (--max-length, --packing, --tokenizer)", self.rows.clone(), now.rows.clone()),
+            ("--batch-size", self.batch_size.to_string(), now.batch_size.to_string()),
+            ("--gradient-accumulation-steps", self.accumulation.to_string(), now.accumulation.to_string()),
+            ("the order of rows", text(self.order), text(now.order)),
+            ("--seed", self.seed.to_string(), now.seed.to_string()),
+        ];
+        match rows.into_iter().find(|(_, then, now)| then != now) {
+            None => Ok(()),
+            Some((what, then, now)) => Err(Error::mismatch(what, format!("{then}, as in the checkpoint"), now)
+                .with_hint("give the options of the interrupted run; `--restart` begins a new one")),
+        }
+    }
+}
+
+/// A hash of a file's bytes.
+///
+/// # Errors
+/// [`Io`](crate::ErrorKind::Io) with the file.
+pub fn file_hash(path: &Path) -> Result<String> {
+    let mut hash = Sha256::new();
+    let mut reader = BufReader::with_capacity(1 << 20, fs::File::open(path).in_file(path)?);
+    loop {
+        let bytes = reader.fill_buf().in_file(path)?;
+        if bytes.is_empty() {
+            return Ok(text(&hash.finalize()));
+        }
+        hash.update(bytes);
+        let length = bytes.len();
+        reader.consume(length);
+    }
+}
+
+/// A hash of numbers.
+pub fn numbers_hash(numbers: impl Iterator<Item = i64>) -> String {
+    let mut hash = Sha256::new();
+    numbers.for_each(|number| hash.update(number.to_le_bytes()));
+    text(&hash.finalize())
+}
+
+fn text(hash: &[u8]) -> String {
+    hash.iter().take(16).flat_map(|byte| [byte >> 4, byte & 15]).filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
+}

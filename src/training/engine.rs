@@ -1,0 +1,306 @@
+//! The graphs that make an optimizer step, and the state that goes around.
+
+use std::num::NonZeroUsize;
+
+use super::cached::Cached;
+use super::options::{Optimizer, Options};
+use crate::data::{Batch, Batches, Dataset, Filling, Order};
+use crate::error::{Error, Result};
+use crate::export::Bundle;
+use crate::ort::{Device, DeviceTensor, ElementType, Feed, HostTensor, Port, Purpose, Runtime, Session, Settings, State, Stepper};
+use crate::train::optimizer::names;
+
+/// The parts of the training state, by the names of the graphs' inputs, each float32 `[N]`.
+pub(crate) const STATES: [State<'static>; 3] = [
+    State { input: "trainable", output: "trainable_next" },
+    State { input: "adam_m", output: "adam_m_next" },
+    State { input: "adam_v", output: "adam_v_next" },
+];
+
+pub(super) const GRADIENT: State<'static> = State { input: "gradient", output: "gradient_next" };
+
+/// The optional input that seeds the dropout masks.
+const DROPOUT_SEED: &str = "dropout_seed";
+
+/// What the update tells of itself; the second not in bundles of before it was there.
+const TOLD: [&str; 2] = [names::GRAD_NORM, names::UPDATED];
+
+/// The names of what the update tells.
+fn told(session: &Session) -> Vec<&'static str> {
+    TOLD.into_iter().filter(|name| *name == names::GRAD_NORM || session.output(name).is_some()).collect()
+}
+
+/// What makes an optimizer step.
+pub(super) struct Engine {
+    graphs: Graphs,
+    /// Runs of a step, at most.
+    accumulation: usize,
+    seed: u64,
+    /// Batches of every step whose outcome was not collected yet.
+    waiting: Vec<usize>,
+}
+
+enum Graphs {
+    /// One graph does it all: one batch a step.
+    Whole(Box<Stepper>),
+    /// The gradient of each batch is added up; then the update.
+    Parts { gradient: Box<Stepper>, update: Box<Stepper> },
+    /// The batch is encoded in parts; its loss is one.
+    Cached { cached: Box<Cached>, update: Box<Stepper>, losses: Vec<f32> },
+}
+
+/// What a step found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Outcome {
+    /// The loss before the update, mean over the labels that count.
+    pub loss: f32,
+    /// The norm of the whole gradient before clipping.
+    pub grad_norm: f32,
+    /// Whether the update was made: the state after it would be finite numbers.
+    pub is_updated: bool,
+}
+
+impl Outcome {
+    /// `update` is what the update tells, in the order of [`TOLD`].
+    fn new(loss: f32, update: &[HostTensor]) -> Result<Self> {
+        let told = |at: usize| update.get(at).map(HostTensor::item).transpose();
+        Ok(Self { loss, grad_norm: told(0)?.unwrap_or(f32::NAN), is_updated: told(1)?.is_none_or(|flag| flag > 0.0) })
+    }
+
+    pub(super) fn is_finite(self) -> bool {
+        self.loss.is_finite() && self.grad_norm.is_finite() && self.is_updated
+    }
+}
+
+/// The graph of a bundle for a purpose, opened to be trained or to be run beside it.
+///
+/// # Errors
+/// If the bundle does not have it or ONNX Runtime refuses it.
+pub fn open(runtime: &Runtime, bundle: &Bundle, purpose: &str, device: Device) -> Result<Session> {
+    let settings = Settings { device, purpose: Purpose::Training, ..Settings::default() };
+    Session::open(runtime, bundle.runnable(purpose)?, &settings)
+}
+
+impl Engine {
+    /// Opens the graphs, for steps of as many batches each as are accumulated, each in so many parts at most.
+    ///
+    /// # Errors
+    /// A bundle without the graphs, or with other inputs and outputs than training needs.
+    pub(super) fn open(runtime: &Runtime, bundle: &Bundle, options: &Options, parts: NonZeroUsize) -> Result<Self> {
+        let open = |purpose| open(runtime, bundle, purpose, options.device);
+        let (accumulation, waiting) = (options.accumulation.saturating_mul(parts), options.waiting);
+        let is_cached = parts.get() > 1 && bundle.manifest().graphs.contains_key("vjp");
+        let graphs = if is_cached {
+            if options.accumulation.get() > 1 {
+                let error =
+                    Error::unsupported("--gradient-accumulation-steps with this loss", "it compares all rows of a batch with each other");
+                return Err(error.with_hint("a larger --batch-size with --micro-batch-size takes as little memory, and learns more"));
+            }
+            let update = open("update")?;
+            let results = told(&update);
+            let update = Box::new(Stepper::new(update, &STATES, &results, waiting)?);
+            Graphs::Cached { cached: Box::new(Cached::open(runtime, bundle, options.device)?), update, losses: vec![] }
+        } else if accumulation.get() > 1 {
+            let (batches, update) = (waiting.saturating_mul(accumulation), open("update")?);
+            let results = told(&update);
+            Graphs::Parts {
+                gradient: Box::new(Stepper::new(open("gradient")?, &[GRADIENT], &["loss"], batches)?),
+                update: Box::new(Stepper::new(update, &STATES, &results, waiting)?),
+            }
+        } else {
+            let session = open("training")?;
+            let results = [&["loss"], &told(&session)[..]].concat();
+            Graphs::Whole(Box::new(Stepper::new(session, &STATES, &results, waiting)?))
+        };
+        Ok(Self { graphs, accumulation: accumulation.get(), seed: 0, waiting: vec![] })
+    }
+
+    /// Gives the optional inputs their values for all steps.
+    ///
+    /// # Errors
+    /// If an input is of a type that a number cannot have.
+    pub(super) fn configure(&mut self, optimizer: &Optimizer, seed: u64) -> Result<()> {
+        self.seed = seed;
+        let values = [
+            ("weight_decay", optimizer.weight_decay),
+            ("adam_beta1", optimizer.beta1),
+            ("adam_beta2", optimizer.beta2),
+            ("adam_epsilon", optimizer.epsilon),
+            ("max_grad_norm", optimizer.max_grad_norm),
+        ];
+        let stepper = self.updater_mut();
+        for (name, value) in values {
+            let Some(port) = stepper.session().input(name) else { continue };
+            let tensor = number(port, value)?;
+            stepper.set(Feed::host(name, &tensor))?;
+        }
+        Ok(())
+    }
+
+    /// The data's batches for the inputs of these graphs.
+    ///
+    /// # Errors
+    /// As [`Batches::new`].
+    pub(super) fn batches<'a>(&self, dataset: &'a Dataset, batch_size: usize, order: Order, filling: Filling) -> Result<Batches<'a>> {
+        Batches::new(dataset, self.reader().inputs(), batch_size, order, filling)
+    }
+
+    /// One optimizer step over `batches`. `step` counts from 1. What came of it waits on the device until it is [collected](Self::collect).
+    ///
+    /// If the gradient is not finite the state stays what it was.
+    ///
+    /// # Errors
+    /// If ONNX Runtime refuses.
+    pub(super) fn step(&mut self, batches: &[Batch], step: u64, learning_rate: f64) -> Result<()> {
+        let seeds: Vec<HostTensor> = (0..batches.len()).map(|at| HostTensor::scalar(self.dropout_seed(step, at))).collect();
+        let number = HostTensor::scalar(i64::try_from(step).unwrap_or(i64::MAX));
+        let rate = HostTensor::scalar(narrow(learning_rate));
+        let (step, rate) = (Feed::host("step", &number), Feed::host("learning_rate", &rate));
+        match &mut self.graphs {
+            Graphs::Whole(stepper) => {
+                let [batch] = batches else { return Err(Error::mismatch("batches in a step", 1, batches.len())) };
+                stepper.step(&with_optional(stepper.session(), batch, &[step, rate], &[Feed::host(DROPOUT_SEED, &seeds[0])]))?;
+            }
+            Graphs::Parts { gradient, update } => {
+                let labels: f64 = batches.iter().map(|batch| batch.label_count).sum();
+                let count = HostTensor::scalar(narrow(if labels > 0.0 { labels } else { 1.0 }));
+                gradient.reset(GRADIENT.input)?;
+                for (batch, seed) in batches.iter().zip(&seeds) {
+                    let trainable = Feed::device("trainable", update.state("trainable")?);
+                    let optional = [Feed::host(DROPOUT_SEED, seed), step];
+                    gradient.step(&with_optional(gradient.session(), batch, &[Feed::host("label_count", &count), trainable], &optional))?;
+                }
+                update.step(&[Feed::device(GRADIENT.input, gradient.state(GRADIENT.input)?), step, rate])?;
+            }
+            Graphs::Cached { cached, update, losses } => {
+                let seeds: Vec<Feed<'_>> = seeds.iter().map(|seed| Feed::host(DROPOUT_SEED, seed)).collect();
+                let trainable = Feed::device("trainable", update.state("trainable")?);
+                losses.push(cached.step(batches, trainable, &seeds, step)?);
+                update.step(&[Feed::device(GRADIENT.input, cached.gradient()?), step, rate])?;
+            }
+        }
+        self.waiting.push(batches.len());
+        Ok(())
+    }
+
+    /// Whether what came of the steps has to be collected before the next one.
+    pub(super) fn is_full(&self) -> bool {
+        self.updater().is_full()
+    }
+
+    /// What came of every step since the last call, oldest first.
+    ///
+    /// If the last of them is not finite it is taken back.
+    ///
+    /// # Errors
+    /// If the device refuses.
+    pub(super) fn collect(&mut self) -> Result<Vec<Outcome>> {
+        let outcomes: Vec<Outcome> = match &mut self.graphs {
+            Graphs::Whole(stepper) => {
+                stepper.collect()?.iter().map(|row| Outcome::new(row[0].item()?, &row[1..])).collect::<Result<_>>()?
+            }
+            Graphs::Parts { gradient, update } => {
+                let losses = gradient.collect()?.iter().map(|row| row[0].item()).collect::<Result<Vec<_>>>()?;
+                let mut losses = losses.into_iter();
+                let steps = self.waiting.iter().zip(update.collect()?);
+                steps.map(|(&batches, row)| Outcome::new(losses.by_ref().take(batches).sum(), &row)).collect::<Result<_>>()?
+            }
+            Graphs::Cached { update, losses, .. } => {
+                let steps = std::mem::take(losses).into_iter().zip(update.collect()?);
+                steps.map(|(loss, row)| Outcome::new(loss, &row)).collect::<Result<_>>()?
+            }
+        };
+        self.waiting.clear();
+        if outcomes.last().is_some_and(|outcome| !outcome.is_finite()) {
+            self.updater_mut().take_back();
+        }
+        Ok(outcomes)
+    }
+
+    /// The trainable vector, where it is.
+    ///
+    /// # Errors
+    /// Never for graphs that could be opened.
+    pub(super) fn trainable(&self) -> Result<&DeviceTensor> {
+        self.updater().state("trainable")
+    }
+
+    /// A part of the state, in ordinary memory.
+    ///
+    /// # Errors
+    /// If there is no such part, or the device refuses.
+    pub(super) fn read(&self, part: &str) -> Result<Vec<f32>> {
+        self.updater().read(part)?.to_f32()
+    }
+
+    /// Overwrites a part of the state.
+    ///
+    /// # Errors
+    /// If it is of another length.
+    pub(super) fn write(&mut self, part: &str, values: Vec<f32>) -> Result<()> {
+        self.updater_mut().write(part, &HostTensor::vector(values))
+    }
+
+    fn updater(&self) -> &Stepper {
+        match &self.graphs {
+            Graphs::Whole(stepper) => stepper,
+            Graphs::Parts { update, .. } | Graphs::Cached { update, .. } => update,
+        }
+    }
+
+    fn updater_mut(&mut self) -> &mut Stepper {
+        match &mut self.graphs {
+            Graphs::Whole(stepper) => stepper,
+            Graphs::Parts { update, .. } | Graphs::Cached { update, .. } => update,
+        }
+    }
+
+    /// The session that reads data.
+    fn reader(&self) -> &Session {
+        match &self.graphs {
+            Graphs::Whole(stepper) => stepper.session(),
+            Graphs::Parts { gradient, .. } => gradient.session(),
+            Graphs::Cached { cached, .. } => cached.session(),
+        }
+    }
+
+    /// Follows from the run's seed and the batch's number alone, so that a resumed run drops the same.
+    fn dropout_seed(&self, step: u64, at: usize) -> i64 {
+        let accumulation = u64::try_from(self.accumulation).unwrap_or(1);
+        let number = (step.wrapping_sub(1)).wrapping_mul(accumulation).wrapping_add(u64::try_from(at).unwrap_or_default());
+        i64::try_from(scrambled(self.seed.wrapping_add(scrambled(number))) >> 33).unwrap_or_default()
+    }
+}
+
+/// A batch with the inputs that are always fed, and those of the others that the graph has.
+pub(super) fn with_optional<'a>(session: &Session, batch: &'a Batch, always: &[Feed<'a>], optional: &[Feed<'a>]) -> Vec<Feed<'a>> {
+    let mut feeds = batch.feeds();
+    feeds.extend_from_slice(always);
+    feeds.extend(optional.iter().filter(|feed| session.input(feed.name()).is_some()));
+    feeds
+}
+
+/// A number as a tensor without axes, of the type that an input asks for.
+fn number(port: &Port, value: f64) -> Result<HostTensor> {
+    match port.element_type {
+        Some(ElementType::Float32) => Ok(HostTensor::scalar(narrow(value))),
+        Some(ElementType::Float64) => Ok(HostTensor::scalar(value)),
+        other => {
+            let found = other.map_or_else(|| "another".to_owned(), |other| other.to_string());
+            Err(Error::mismatch(format!("element type of {}", port.name), "float32 or float64", found))
+        }
+    }
+}
+
+/// The finalizer of `SplitMix64` (Steele, Lea & Flood 2014): every bit of the result depends on every bit of the argument.
+fn scrambled(number: u64) -> u64 {
+    let mut z = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+#[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "numbers are rounded once, where they become tensors")]
+pub(super) fn narrow(value: f64) -> f32 {
+    value as f32
+}

@@ -1,0 +1,122 @@
+//! Training: steps over batches until the end, with metrics, evaluations and checkpoints on the way.
+//!
+//! ```text
+//! data ─batches→ engine ⇄ state        every step: a line in metrics.jsonl
+//!                  │                    every --eval-steps: evaluation.onnx over the evaluation data
+//!                  └─ state ─→ runs/NAME/checkpoints/step-N/ ─at the end→ the bundle's adapter
+//! ```
+//! A state is saved when its checkpoint's folder takes its name; the bundle's adapter follows from the last checkpoint of a run that ended well.
+//! What a run looks like to people is not decided here: every happening is an [`Event`].
+
+mod cached;
+pub mod check;
+pub mod checkpoint;
+mod engine;
+pub mod metrics;
+mod options;
+mod run;
+pub mod runs;
+pub mod schedule;
+mod source;
+mod start;
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+pub use engine::open as open_graph;
+pub use options::{DataOptions, Length, Optimizer, Options, Saving, Start, Warmup};
+pub use source::{Source, batch_size, tokenizer_near};
+
+use crate::error::Result;
+use crate::evaluate::Evaluation;
+use crate::export::lock::Lock;
+use crate::export::pending;
+use crate::ort::Runtime;
+use metrics::StepRecord;
+use runs::Runs;
+
+/// Something that happened in a run.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    /// The graphs and the data are ready; training begins.
+    Started(&'a Plan),
+    /// An optimizer step was taken.
+    Step(&'a StepRecord),
+    /// The loss on the evaluation data was measured after a step.
+    Evaluated {
+        /// The step.
+        step: u64,
+        /// What was found.
+        evaluation: &'a Evaluation,
+    },
+    /// A checkpoint was written.
+    Saved(&'a PathBuf),
+}
+
+/// What a run is going to do.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Optimizer steps taken before, by the run that is continued.
+    pub done: u64,
+    /// Optimizer steps at the end.
+    pub steps: u64,
+    /// Optimizer steps in an epoch.
+    pub steps_per_epoch: usize,
+    /// Trainable numbers.
+    pub trainable: usize,
+    /// What was read to learn from.
+    pub data: crate::data::Summary,
+    /// Rows a step, at most.
+    pub rows_per_step: usize,
+    /// The learning rate at its highest.
+    pub learning_rate: f64,
+}
+
+/// What a run did.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// The run's name.
+    pub run: String,
+    /// Whether there was nothing left to do: the run had taken its last step before.
+    pub was_finished: bool,
+    /// The last step's number.
+    pub steps: u64,
+    /// Mean loss of the first tenth of the steps of this run.
+    pub first_loss: Option<f32>,
+    /// Mean loss of the last tenth of the steps of this run.
+    pub loss: Option<f32>,
+    /// Tokens read by this run.
+    pub tokens: u64,
+    /// Wall time of this run, reading the data and opening the graphs not counted.
+    pub time: Duration,
+    /// The loss on the evaluation data at the end.
+    pub evaluation: Option<Evaluation>,
+    /// The file of the trained adapter.
+    pub adapter: PathBuf,
+}
+
+/// Trains the adapter of a bundle, in a run of its own, and puts what came out into the bundle if the run ends well. No other process may change the
+/// bundle meanwhile.
+///
+/// When `stop` becomes true the run ends after the step it is in, with a checkpoint.
+///
+/// # Errors
+/// Data, options or graphs that do not go together; [`Diverged`](crate::ErrorKind::Diverged) if loss or gradient are no numbers any more, with the
+/// step and the rows, after the last good state was saved; [`Interrupted`](crate::ErrorKind::Interrupted) if `stop` was set.
+pub fn train(runtime: &Runtime, options: &Options, stop: &AtomicBool, report: &mut dyn FnMut(Event<'_>)) -> Result<Summary> {
+    let _lock = Lock::take(&options.bundle, "peft-onnx train")?;
+    Runs::of(&options.bundle).tidy();
+    let is_completed = pending::complete(&options.bundle)?;
+    let material = run::Material::read(runtime, options)?;
+    if is_completed {
+        material.bundle().renew_inference()?;
+    }
+    match run::Run::prepare(runtime, options, &material, report)? {
+        run::Prepared::Ready(run) => run.go(stop),
+        run::Prepared::Finished(summary) => Ok(summary),
+    }
+}
+
+#[cfg(test)]
+mod tests;

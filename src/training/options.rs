@@ -1,0 +1,252 @@
+//! What a training run is asked to do.
+
+use std::fmt;
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::{ColumnMap, Order};
+use crate::error::{Error, Result};
+use crate::ort::Device;
+use crate::training::schedule::{Decay, Schedule};
+
+/// A training run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The bundle's folder.
+    pub bundle: PathBuf,
+    /// Where its base went, if it moved.
+    pub base: Option<PathBuf>,
+    /// What is learnt from.
+    pub data: DataOptions,
+    /// Batches whose gradients are added up for one optimizer step.
+    pub accumulation: NonZeroUsize,
+    /// Rows that the model runs on at a time; none: the whole batch.
+    pub micro_batch: Option<NonZeroUsize>,
+    /// When it ends.
+    pub length: Length,
+    /// AdamW's numbers.
+    pub optimizer: Optimizer,
+    /// How the learning rate goes on after the warm-up.
+    pub decay: Decay,
+    /// How the learning rate rises.
+    pub warmup: Warmup,
+    /// Decides dropout.
+    pub seed: u64,
+    /// Optimizer steps between evaluations; none: only at the end.
+    pub eval_steps: Option<NonZeroU64>,
+    /// When checkpoints are written.
+    pub saving: Saving,
+    /// Where to start.
+    pub start: Start,
+    /// The run's name: of the one to go on with, or of a new one. None: the newest, or the next number.
+    pub run: Option<String>,
+    /// The options in the words of who asked, to keep beside the run.
+    pub config: String,
+    /// Where to compute.
+    pub device: Device,
+    /// Steps whose loss may wait on the device until it is fetched: every time, the device stands still. News comes after half a second anyway.
+    pub waiting: NonZeroUsize,
+}
+
+/// What is learnt from, and how it is read.
+#[derive(Clone, Debug)]
+pub struct DataOptions {
+    /// Rows to learn from.
+    pub file: PathBuf,
+    /// Rows to measure the loss on.
+    pub eval_file: Option<PathBuf>,
+    /// What columns are renamed to.
+    pub columns: ColumnMap,
+    /// A tokenizer, or its folder; none: looked for beside the model.
+    pub tokenizer: Option<PathBuf>,
+    /// Where rows are cut, in tokens.
+    pub max_length: Option<NonZeroUsize>,
+    /// Whether short rows are joined.
+    pub packing: bool,
+    /// The order of rows.
+    pub order: Order,
+    /// Rows a batch.
+    pub batch_size: NonZeroUsize,
+}
+
+/// When a run ends.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Length {
+    /// After so many optimizer steps.
+    Steps(u64),
+    /// After all rows were read so often.
+    Epochs(f64),
+}
+
+/// AdamW's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Optimizer {
+    /// The learning rate at the end of the warm-up.
+    pub learning_rate: f64,
+    /// Decoupled decay of every trainable number.
+    pub weight_decay: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Gradients of a larger norm are scaled down to it; 0 turns that off.
+    pub max_grad_norm: f64,
+}
+
+/// How long the learning rate rises.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Warmup {
+    /// So many optimizer steps.
+    Steps(u64),
+    /// This share of all steps, rounded down.
+    Share(f64),
+}
+
+/// When checkpoints are written, and how many stay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Saving {
+    /// Optimizer steps between checkpoints.
+    pub every: Option<NonZeroU64>,
+    /// How many of the newest stay; none: all.
+    pub keep: Option<NonZeroUsize>,
+}
+
+/// Where a run starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// At step 1 of a bundle that was not trained; one that was is refused.
+    Untrained,
+    /// At step 1, with a new optimizer, from the adapter as it is.
+    Continued,
+    /// At step 1, from the adapter as `inject` wrote it.
+    Restarted,
+    /// Where the newest run, or the one that is named, was stopped.
+    Resumed,
+    /// After this checkpoint: in its run if that has no newer one, else in a new run.
+    ResumedFrom(PathBuf),
+}
+
+impl Options {
+    /// The learning rates of a run over data with so many optimizer steps an epoch.
+    ///
+    /// # Errors
+    /// If there would be no step.
+    pub(super) fn schedule(&self, steps_per_epoch: usize) -> Result<Schedule> {
+        let total_steps = self.length.steps(steps_per_epoch)?;
+        let warmup_steps = match self.warmup {
+            Warmup::Steps(steps) => steps,
+            Warmup::Share(share) => whole(share * float(total_steps)),
+        };
+        Ok(Schedule { decay: self.decay, peak: self.optimizer.learning_rate, warmup_steps, total_steps })
+    }
+}
+
+impl Length {
+    fn steps(self, steps_per_epoch: usize) -> Result<u64> {
+        match self {
+            Self::Steps(steps) => Ok(steps),
+            Self::Epochs(epochs) if epochs.is_finite() && epochs > 0.0 => {
+                let steps = epochs * float(u64::try_from(steps_per_epoch).unwrap_or(u64::MAX));
+                Ok(whole(steps.ceil()).max(1))
+            }
+            Self::Epochs(epochs) => Err(Error::mismatch("--epochs", "a number above 0", epochs)),
+        }
+    }
+}
+
+impl Optimizer {
+    /// Checks that the numbers make sense.
+    ///
+    /// # Errors
+    /// [`Mismatch`](crate::ErrorKind::Mismatch) with the option.
+    pub(super) fn check(&self) -> Result<()> {
+        type Check = fn(f64) -> bool;
+        let rows: [(&'static str, f64, &str, Check); 6] = [
+            ("--learning-rate", self.learning_rate, "a number from 0", |x| x >= 0.0),
+            ("--weight-decay", self.weight_decay, "a number from 0", |x| x >= 0.0),
+            ("--adam-beta1", self.beta1, "a number from 0 to below 1", |x| (0.0..1.0).contains(&x)),
+            ("--adam-beta2", self.beta2, "a number from 0 to below 1", |x| (0.0..1.0).contains(&x)),
+            ("--adam-epsilon", self.epsilon, "a number above 0", |x| x > 0.0),
+            ("--max-grad-norm", self.max_grad_norm, "a number from 0", |x| x >= 0.0),
+        ];
+        if let Some((option, value, expected, _)) = rows.into_iter().find(|(_, value, _, is_fine)| !(value.is_finite() && is_fine(*value)))
+        {
+            return Err(Error::mismatch(option, expected, value));
+        }
+        let is_lost = |value: f64| !rounded(value).is_finite() || (value != 0.0 && rounded(value) == 0.0);
+        match rows.into_iter().find(|(_, value, ..)| is_lost(*value)) {
+            Some((option, value, ..)) => {
+                let error =
+                    Error::mismatch(option, "a number of float32's range", format!("{value:e}, which rounds to {}", rounded(value)));
+                Err(error.with_hint("the graph computes in float32: the smallest number above 0 is 1.4e-45, the largest 3.4e38"))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Optimizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { weight_decay, beta1, beta2, epsilon, max_grad_norm, .. } = self;
+        write!(f, "weight decay {weight_decay}, betas {beta1} and {beta2}, epsilon {epsilon}, gradients up to a norm of {max_grad_norm}")
+    }
+}
+
+#[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "numbers are rounded once, where they become tensors")]
+fn rounded(value: f64) -> f32 {
+    value as f32
+}
+
+#[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "numbers of steps are far below 2^53")]
+fn float(number: u64) -> f64 {
+    number as f64
+}
+
+#[expect(
+    clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a number of steps: not negative, far below 2^53"
+)]
+fn whole(number: f64) -> u64 {
+    number as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_has_as_many_steps_as_its_epochs() {
+        for (length, steps_per_epoch, steps) in
+            [(Length::Steps(7), 100, 7), (Length::Epochs(3.0), 10, 30), (Length::Epochs(0.5), 5, 3), (Length::Epochs(0.01), 5, 1)]
+        {
+            assert_eq!(length.steps(steps_per_epoch).ok(), Some(steps), "{length:?}");
+        }
+        assert!(Length::Epochs(0.0).steps(3).is_err());
+        assert!(Length::Epochs(f64::NAN).steps(3).is_err());
+    }
+
+    #[test]
+    fn numbers_that_make_no_sense_are_refused_by_their_option() {
+        let good = Optimizer { learning_rate: 1e-3, weight_decay: 0.0, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, max_grad_norm: 1.0 };
+        assert!(good.check().is_ok());
+        let error = Optimizer { beta2: 1.0, ..good }.check().unwrap_err();
+        assert_eq!(error.to_string(), "--adam-beta2: expected a number from 0 to below 1, found 1");
+        assert!(Optimizer { learning_rate: f64::INFINITY, ..good }.check().is_err());
+        for lost in [
+            Optimizer { epsilon: 1e-300, ..good },
+            Optimizer { learning_rate: 1e39, ..good },
+            Optimizer { learning_rate: 1e-60, ..good },
+            Optimizer { weight_decay: 1e308, ..good },
+            Optimizer { max_grad_norm: 1e-50, ..good },
+        ] {
+            assert!(lost.check().is_err_and(|error| error.to_string().contains("which rounds to")), "{lost}");
+        }
+        assert!(Optimizer { max_grad_norm: 0.0, weight_decay: 1e-30, epsilon: 1e-40, ..good }.check().is_ok());
+    }
+}

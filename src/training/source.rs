@@ -1,0 +1,271 @@
+//! The data of a run: files, read with the bundle's tokenizer and limits.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use crate::adapter::config::Task;
+use crate::anatomy::{self, Anatomy, Feeding, Padding};
+use crate::data::{self, ColumnMap, Dataset, Filling, Labels, Limits, Media, OtherNames, Packing, Reading, Tokenizer};
+use crate::error::{Context, Error, Result};
+use crate::export::Bundle;
+use crate::ir::Graph;
+use crate::model::class_names;
+use crate::train::plan::LossPlan;
+use crate::train::verbalizer::HardPrompt;
+
+/// Rows in a batch, where nothing else is said.
+const BATCH_SIZE: NonZeroUsize = NonZeroUsize::new(8).expect("8 is not 0");
+
+/// Rows in a batch: as many as were asked for, else as many as a model takes at once, else the usual number.
+#[must_use]
+pub fn batch_size(asked: Option<NonZeroUsize>, feeding: &Feeding) -> NonZeroUsize {
+    asked.or(feeding.rows.and_then(NonZeroUsize::new)).unwrap_or(BATCH_SIZE)
+}
+
+/// How files are read for a bundle.
+pub struct Source {
+    task: Task,
+    tokenizer: Option<Tokenizer>,
+    limits: Limits,
+    max_length: Option<usize>,
+    packing: Packing,
+    class_names: Vec<String>,
+    hard_prompt: Option<HardPrompt>,
+    feeding: Feeding,
+    columns: ColumnMap,
+    loss: LossPlan,
+    media: Media,
+    micro_batch: Option<usize>,
+}
+
+impl Source {
+    /// Reads for a bundle: its task, its limits, and the named tokenizer or the one beside the bundle or its base.
+    ///
+    /// # Errors
+    /// If the named tokenizer cannot be opened, or the task is unknown.
+    pub fn of(bundle: &Bundle, tokenizer: Option<&Path>) -> Result<Self> {
+        let manifest = bundle.manifest();
+        let task = Task::from_name(&manifest.task)
+            .ok_or_else(|| Error::not_found("task", &*manifest.task))
+            .in_file(bundle.folder().join(crate::export::manifest::FILE))?;
+        let tokenizer = match tokenizer {
+            Some(path) => Some(Tokenizer::open(path)?),
+            None => tokenizer_near(&[bundle.folder().join("inference.onnx"), bundle.model().to_path_buf()])?,
+        };
+        let source = Self::with(task, tokenizer, manifest.classes, manifest.vocabulary, manifest.max_positions);
+        let source = source.fed_as(manifest.feeding.clone());
+        let limits = Limits { virtual_tokens: manifest.virtual_tokens, ..source.limits };
+        let media = Media::near(&[bundle.folder().join("inference.onnx"), bundle.model().to_path_buf()], None);
+        let loss = manifest.loss.clone();
+        Ok(Self { limits, loss, media, hard_prompt: manifest.hard_prompt.clone(), class_names: manifest.class_names.clone(), ..source })
+    }
+
+    /// Reads for a plain model, with the named tokenizer or the one beside it, and the class names beside it.
+    ///
+    /// # Errors
+    /// If the named tokenizer or the model's configuration cannot be opened.
+    pub fn of_model(model: &Path, task: Task, graph: &Graph, anatomy: &Anatomy, tokenizer: Option<&Path>) -> Result<Self> {
+        let tokenizer = match tokenizer {
+            Some(path) => Some(Tokenizer::open(path)?),
+            None => tokenizer_near(&[model.to_path_buf()])?,
+        };
+        let classes = anatomy.head.as_ref().and_then(|head| head.classes);
+        let class_names = class_names::of_model(model, task, classes)?;
+        let source =
+            Self::with(task, tokenizer, classes, anatomy.vocabulary(), anatomy.max_positions).fed_as(anatomy::feeding(graph, anatomy));
+        Ok(Self { class_names, media: Media::near(&[model.to_path_buf()], None), ..source })
+    }
+
+    fn with(task: Task, tokenizer: Option<Tokenizer>, classes: Option<i64>, vocabulary: Option<i64>, positions: Option<i64>) -> Self {
+        let size = |number: Option<i64>| number.and_then(|number| usize::try_from(number).ok());
+        let limits = Limits {
+            positions: size(positions),
+            virtual_tokens: 0,
+            vocabulary: size(if task.predicts_tokens() { classes.or(vocabulary) } else { vocabulary }),
+            classes: size(classes).filter(|_| !task.predicts_tokens()),
+        };
+        Self {
+            task,
+            tokenizer,
+            limits,
+            max_length: None,
+            packing: Packing::Off,
+            class_names: vec![],
+            hard_prompt: None,
+            feeding: Feeding::default(),
+            columns: ColumnMap::default(),
+            loss: LossPlan::default_of(task),
+            media: Media::NOTHING,
+            micro_batch: None,
+        }
+    }
+
+    /// Fills inputs by their roles, and rows up to the lengths that the model insists on.
+    fn fed_as(mut self, feeding: Feeding) -> Self {
+        self.limits.positions = self.limits.positions.into_iter().chain(feeding.length).min();
+        if feeding.length.is_some() && feeding.padding == Padding::Read {
+            tracing::warn!(
+                "the model takes only rows of {} tokens and has no mask: it reads the padding of short rows, and learns it, like text",
+                feeding.length.unwrap_or_default()
+            );
+        }
+        Self { feeding, ..self }
+    }
+
+    /// How many classes there are, as far as it is known.
+    #[must_use]
+    pub fn classes(&self) -> usize {
+        self.limits.classes.unwrap_or_default()
+    }
+
+    /// Rows in a batch: as many as were asked for, else as many as the model takes at once, else the usual number.
+    #[must_use]
+    pub fn batch_size(&self, asked: Option<NonZeroUsize>) -> NonZeroUsize {
+        batch_size(asked, &self.feeding)
+    }
+
+    /// Parts batches into so many rows at a time.
+    #[must_use]
+    pub fn in_parts_of(mut self, rows: Option<NonZeroUsize>) -> Self {
+        self.micro_batch = rows.map(NonZeroUsize::get);
+        self
+    }
+
+    /// Cuts rows at a length, in tokens. Without one, a row that is longer than the model takes is an error.
+    #[must_use]
+    pub fn cut(mut self, max_length: Option<NonZeroUsize>) -> Self {
+        self.max_length = max_length.map(NonZeroUsize::get);
+        self
+    }
+
+    /// Reads columns under the names of their roles.
+    #[must_use]
+    pub fn mapped(mut self, columns: &ColumnMap) -> Self {
+        self.columns = columns.clone();
+        self
+    }
+
+    /// Shows rows in a template, and asks for the words of a verbalizer; without one, for those that were asked for so far.
+    ///
+    /// # Errors
+    /// As [`hard_prompt`](data::hard_prompt); without a verbalizer, words that have other tokens in this template.
+    pub fn shown_in(mut self, template: &str, verbalizer: Option<&str>) -> Result<Self> {
+        let missing = || Error::invalid("a template needs a tokenizer").with_hint("name one with --tokenizer FILE");
+        let tokenizer = self.tokenizer.as_ref().ok_or_else(missing)?;
+        let before = self.hard_prompt.take();
+        let words = match (verbalizer, &before) {
+            (Some(verbalizer), _) => verbalizer.to_owned(),
+            (None, Some(prompt)) => prompt.verbalizer(),
+            (None, None) => {
+                let error = Error::invalid("a template needs the words that labels stand for");
+                return Err(error.with_hint("name them with --verbalizer '{\"positive\": [\"great\"], \"negative\": [\"bad\"]}'"));
+            }
+        };
+        let prompt = data::hard_prompt(template, &words, tokenizer, self.task)?;
+        let largest = prompt.labels.iter().flat_map(|label| &label.tokens).max().copied();
+        if let Some((token, size)) =
+            largest.zip(self.limits.vocabulary).filter(|(token, size)| usize::try_from(*token).is_ok_and(|token| token >= *size))
+        {
+            let error = Error::mismatch("tokens of the label words", format!("below {size}, the model's vocabulary"), token);
+            return Err(error.with_hint("is the tokenizer that of the model?"));
+        }
+        if let Some(before) = before.filter(|before| before.labels != prompt.labels) {
+            let names = |prompt: &HardPrompt| prompt.verbalizer();
+            let error = Error::mismatch("the words that labels stand for", names(&before), names(&prompt));
+            return Err(error.with_hint("the bundle's graphs have its words, with their tokens, inside: inject another bundle for others"));
+        }
+        self.hard_prompt = Some(prompt);
+        Ok(self)
+    }
+
+    /// The words that labels stand for, if a language model is asked for one of them.
+    #[must_use]
+    pub fn hard_prompt(&self) -> Option<&HardPrompt> {
+        self.hard_prompt.as_ref()
+    }
+
+    /// Joins short rows.
+    #[must_use]
+    pub fn packed(mut self, is_packed: bool) -> Self {
+        if is_packed {
+            self.packing = Packing::Concatenate;
+        }
+        self
+    }
+
+    /// What rows are filled up with.
+    #[must_use]
+    pub fn filling(&self) -> Filling {
+        let filling = self.tokenizer.as_ref().map(Filling::of).unwrap_or_default();
+        let filling = Filling { feeding: self.feeding.clone(), micro_batch: self.micro_batch, ..filling };
+        // A token that was added to the tokenizer, and that the model does not have, cannot fill up rows.
+        let is_known = usize::try_from(filling.pad).is_ok_and(|pad| self.limits.vocabulary.is_none_or(|vocabulary| pad < vocabulary));
+        if is_known { filling } else { Filling { pad: 0, ..filling } }
+    }
+
+    /// What the rows are for.
+    #[must_use]
+    pub fn task(&self) -> Task {
+        self.task
+    }
+
+    /// Reads a file to learn from: class names that are not known yet take the next numbers.
+    ///
+    /// # Errors
+    /// As [`Dataset::read`].
+    pub fn read_to_learn(&self, path: &Path) -> Result<Dataset> {
+        Dataset::read(path, &self.reading(&self.class_names, OtherNames::Numbered))
+    }
+
+    /// Reads a file to measure on, whose class names must be known: those of the data that is learnt from, if there is any, else those of the model.
+    ///
+    /// # Errors
+    /// As [`Dataset::read`].
+    pub fn read_to_measure(&self, path: &Path, learnt: Option<&Dataset>) -> Result<Dataset> {
+        let names = learnt.and_then(|learnt| learnt.class_names.as_ref()).unwrap_or(&self.class_names);
+        Dataset::read(path, &self.reading(names, OtherNames::Refused))
+    }
+
+    fn reading<'a>(&'a self, class_names: &'a [String], other_names: OtherNames) -> Reading<'a> {
+        Reading {
+            task: self.task,
+            tokenizer: self.tokenizer.as_ref(),
+            max_length: self.max_length,
+            packing: self.packing,
+            limits: self.limits,
+            columns: &self.columns,
+            loss: &self.loss,
+            media: &self.media,
+            feeding: Some(&self.feeding),
+            class_names,
+            other_names,
+            hard_prompt: self.hard_prompt.as_ref(),
+        }
+    }
+}
+
+/// The tokenizer beside the first of these files that has one.
+///
+/// # Errors
+/// If there is one that cannot be opened.
+pub fn tokenizer_near(files: &[PathBuf]) -> Result<Option<Tokenizer>> {
+    for file in files {
+        if let Some(tokenizer) = Tokenizer::beside(file)? {
+            return Ok(Some(tokenizer));
+        }
+    }
+    Ok(None)
+}
+
+/// The numbers of all examples one after another, to tell whether two readings gave the same.
+pub(super) fn numbers(dataset: &Dataset) -> impl Iterator<Item = i64> + '_ {
+    dataset.examples.iter().flat_map(|example| {
+        let labels: &[i32] = match &example.labels {
+            Labels::Tokens(labels) => labels,
+            Labels::Class(class) => std::slice::from_ref(class),
+            Labels::Hidden | Labels::Column | Labels::Row => &[],
+        };
+        let line = i64::try_from(example.line).unwrap_or(i64::MAX);
+        std::iter::once(line).chain(example.input_ids.iter().chain(labels).map(|number| i64::from(*number)))
+    })
+}
