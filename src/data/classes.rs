@@ -4,19 +4,11 @@ use std::collections::BTreeSet;
 
 use serde_json::{Number, Value};
 
-use super::Reading;
+use super::fields::json;
+use super::reading::{OtherNames, Reading};
 use super::record::Record;
 use crate::adapter::config::Task;
 use crate::error::{Error, Place, Result};
-
-/// What becomes of class names that are not known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OtherNames {
-    /// They take the next numbers, in alphabetical order: in data that is learnt from.
-    Numbered,
-    /// They are an error: in data that is measured. Where no name is known, the file must have one for each class, so that their order is certain.
-    Refused,
-}
 
 const HINT: &str =
     "classes have the names that the model's config.json or the bundle's first training gave them; a label may also be a class's number";
@@ -154,7 +146,7 @@ fn of_lists(records: &[Record], reading: &Reading<'_>) -> Result<Option<Vec<Stri
     let mut labels = vec![];
     for (row, Record { line, fields }) in records.iter().enumerate() {
         let mut add = |name: String| labels.push(Labelled { row, line: *line, label: Label::Name(name) });
-        let list = |name: &str| match fields.get(name).map(super::encode::json) {
+        let list = |name: &str| match fields.get(name).map(json) {
             Some(value) => value.as_array().cloned().unwrap_or_default(),
             None => vec![],
         };

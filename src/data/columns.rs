@@ -1,6 +1,6 @@
 //! The data inputs of graphs, by their roles: what each is filled with from the rows of a batch, in the type and rank that the graph asks for.
 
-use super::batch::Filling;
+use super::filling::Filling;
 use super::example::{Example, IGNORED, Labels, Numbers};
 use crate::adapter::config::Task;
 use crate::anatomy::{Feeding, MaskForm, Role};

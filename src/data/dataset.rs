@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 
 use super::Tokenizer;
-use super::classes::{self, OtherNames};
-use super::encode::Encoder;
+use super::classes;
+use super::encode::encode;
+use super::encoder::Encoder;
+use super::reading::{Packing, Reading};
 use super::example::{Example, IGNORED, Labels, Limits};
 use super::media::Media;
 use super::record::{self, Record};
-use super::roles::{self, ColumnMap};
+use super::roles;
 use crate::adapter::config::Task;
 use crate::anatomy::Feeding;
 use crate::error::{Context, Error, Place, Result};
@@ -18,70 +19,6 @@ use crate::measure::float;
 use crate::train::losses::LABELS;
 use crate::train::plan::LossPlan;
 use crate::train::verbalizer::HardPrompt;
-
-/// Whether short rows are put together into long ones.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Packing {
-    /// A row is an example.
-    #[default]
-    Off,
-    /// All rows one after another, an end token between, cut every `max_length` tokens. What stands before a row in its block is attended to.
-    Concatenate,
-}
-
-/// How a data file is read.
-#[derive(Clone, Copy)]
-pub struct Reading<'a> {
-    /// What the model is trained for.
-    pub task: Task,
-    /// Turns text into tokens; only files of tokens do without.
-    pub tokenizer: Option<&'a Tokenizer>,
-    /// Where rows are cut, in tokens.
-    pub max_length: Option<usize>,
-    /// Whether rows are put together.
-    pub packing: Packing,
-    /// What numbers the model takes.
-    pub limits: Limits,
-    /// What columns are renamed to.
-    pub columns: &'a ColumnMap,
-    /// What the model's own inputs are for; columns with their names go there.
-    pub feeding: Option<&'a Feeding>,
-    /// The names of classes that are known, in the order of their numbers.
-    pub class_names: &'a [String],
-    /// What becomes of names that are not known.
-    pub other_names: OtherNames,
-    /// How rows of text are shown to a language model that is asked for a label's word.
-    pub hard_prompt: Option<&'a HardPrompt>,
-    /// What is minimised, which tells apart the forms of rows that a task has.
-    pub loss: &'a LossPlan,
-    /// What pictures and sounds are read with.
-    pub media: &'a Media,
-}
-
-static NOTHING: ColumnMap = ColumnMap::NOTHING;
-static PLAIN: LazyLock<LossPlan> = LazyLock::new(LossPlan::default);
-static NO_MEDIA: Media = Media::NOTHING;
-
-impl Reading<'_> {
-    /// Reads for a task, without a tokenizer, cuts or limits.
-    #[must_use]
-    pub fn for_task(task: Task) -> Self {
-        Self {
-            task,
-            tokenizer: None,
-            max_length: None,
-            packing: Packing::Off,
-            limits: Limits::default(),
-            columns: &NOTHING,
-            feeding: None,
-            class_names: &[],
-            other_names: OtherNames::Numbered,
-            hard_prompt: None,
-            loss: &PLAIN,
-            media: &NO_MEDIA,
-        }
-    }
-}
 
 /// All examples of a data file.
 #[derive(Clone, Debug, PartialEq)]
@@ -140,7 +77,7 @@ impl Dataset {
         let mut examples = vec![];
         // Each row's text is given back as soon as it is encoded.
         for Record { line, fields } in records {
-            let example = encoder.encode(&fields).and_then(|example| fitted(Example { line, ..example }, reading, &mut summary));
+            let example = encode(&encoder, &fields).and_then(|example| fitted(Example { line, ..example }, reading, &mut summary));
             examples.push(example.at(Place::Line(line)).in_file(path)?);
         }
         if reading.packing == Packing::Concatenate {

@@ -3,7 +3,7 @@
 //! Taking a text apart costs more than a hundred times its size in memory. The first tokens of a text depend on what follows soon after them, not on
 //! what follows far behind: they are taken from a beginning of the text, and are right if a beginning twice as long has the same ones.
 
-use super::tokenizer::Tokens;
+use super::tokens::Tokens;
 use crate::error::Result;
 
 /// Texts up to this size, in bytes, are taken apart whole.

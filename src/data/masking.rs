@@ -1,6 +1,6 @@
 //! Which tokens a masked language model must guess.
 
-use super::batch::Filling;
+use super::filling::Filling;
 use super::example::{Example, IGNORED, Labels};
 use super::shuffle::{Use, below, generator};
 

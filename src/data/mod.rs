@@ -10,13 +10,18 @@
 mod batch;
 mod chat;
 mod classes;
+mod column_map;
 mod columns;
 mod dataset;
 mod encode;
+mod encoder;
 mod example;
+mod fields;
+mod filling;
 mod long;
 mod masking;
 mod media;
+mod reading;
 mod record;
 mod roles;
 mod rows;
@@ -24,19 +29,22 @@ mod shuffle;
 mod task;
 mod template;
 mod tokenizer;
+mod tokens;
 mod wall;
 
-pub use batch::{Batch, Batches, Filling};
+pub use batch::{Batch, Batches};
+pub use filling::Filling;
 pub use chat::{ChatTemplate, Conversation, Ending, Message};
-pub use classes::OtherNames;
-pub use dataset::{Dataset, Packing, Reading, Summary};
+pub use dataset::{Dataset, Summary};
+pub use reading::{OtherNames, Packing, Reading};
 pub use example::{Context, Example, IGNORED, Labels, Limits, Numbers, Pixels};
 pub use media::Media;
-pub use roles::{ColumnMap, Renamed};
+pub use column_map::{ColumnMap, Renamed};
 pub use shuffle::{Cursor, Order};
 pub use task::forms;
 pub use template::hard_prompt;
-pub use tokenizer::{Specials, Tokenizer, Tokens};
+pub use tokenizer::{Specials, Tokenizer};
+pub use tokens::Tokens;
 
 #[cfg(test)]
 mod tests;

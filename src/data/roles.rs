@@ -3,14 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::str::FromStr;
 
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
 use super::record::Record;
 use super::template::columns_of;
-use super::{Reading, forms};
+use super::column_map::Renamed;
+use super::forms;
+use super::reading::Reading;
 use crate::adapter::config::Task;
 use crate::anatomy::{MaskForm, Role};
 use crate::error::{Error, Place, Result};
@@ -192,47 +193,6 @@ const MEANINGS: [Meaning; 11] = [
         hint: "image-cls and audio-cls read pictures and sounds",
     },
 ];
-
-/// What columns are renamed to before they are read: `--map COLUMN=ROLE`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ColumnMap(Vec<Renamed>);
-
-impl ColumnMap {
-    /// Columns are called by their roles.
-    pub(super) const NOTHING: Self = Self(vec![]);
-}
-
-/// A column and its role.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Renamed {
-    column: String,
-    role: String,
-}
-
-/// As it is read: `headline=text`.
-impl serde::Serialize for Renamed {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{}={}", self.column, self.role))
-    }
-}
-
-impl FromStr for Renamed {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let parts = text.rsplit_once('=').map(|(column, role)| (column.trim(), role.trim()));
-        let Some((column, role)) = parts.filter(|(column, role)| !column.is_empty() && !role.is_empty()) else {
-            return Err(Error::invalid(format!("expected COLUMN=ROLE, such as headline=text, found {text}")));
-        };
-        Ok(Self { column: column.to_owned(), role: role.to_owned() })
-    }
-}
-
-impl FromIterator<Renamed> for ColumnMap {
-    fn from_iter<Items: IntoIterator<Item = Renamed>>(items: Items) -> Self {
-        Self(items.into_iter().collect())
-    }
-}
 
 /// Gives the columns of rows the names of their roles, and leaves out those that are to be ignored.
 ///

@@ -6,7 +6,8 @@ use std::ops::Range;
 use serde_json::{Map, Value};
 
 use super::example::{Example, IGNORED, Labels};
-use super::tokenizer::{Specials, Tokenizer, Tokens};
+use super::tokenizer::{Specials, Tokenizer};
+use super::tokens::Tokens;
 use crate::adapter::config::Task;
 use crate::error::{Error, Result};
 use crate::train::verbalizer::{HardPrompt, Label};

@@ -10,6 +10,7 @@ use tokenizers::{Encoding, InputSequence};
 
 use super::chat::{ChatTemplate, Ending, Message};
 use super::long;
+use super::tokens::{Tokens, Words};
 use super::wall::behind_wall;
 use crate::error::{Context, Error, Result};
 use crate::files;
@@ -45,35 +46,6 @@ pub enum Specials {
     Added,
     /// It has them already, or is the middle of something.
     AsWritten,
-}
-
-/// A text as tokens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tokens {
-    /// The numbers of the tokens.
-    pub ids: Vec<i32>,
-    /// The segment of each token: 0, or 1 for the second text of a pair.
-    pub segments: Vec<i32>,
-    /// The bytes of the text that each token stands for; empty for tokens that were added.
-    pub spans: Vec<Range<usize>>,
-    /// Which of the texts each token is of; none for tokens that were added.
-    pub texts: Vec<Option<usize>>,
-}
-
-/// A text as tokens, and the number of the word that each is of; none for tokens that were added.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Words {
-    /// The tokens.
-    pub tokens: Tokens,
-    /// The word of each.
-    pub words: Vec<Option<usize>>,
-}
-
-impl Words {
-    fn new(encoding: &Encoding) -> Result<Self> {
-        let words = encoding.get_word_ids().iter().map(|word| word.and_then(|word| usize::try_from(word).ok()));
-        Ok(Self { words: words.collect(), tokens: Tokens::new(encoding)? })
-    }
 }
 
 impl Tokenizer {
@@ -353,29 +325,6 @@ impl Tokenizer {
             |name: &&'static str| Some((format!("{name}_token"), self.inner.id_to_token(u32::try_from(*self.special.get(name)?).ok()?)?));
         let tokens = SPECIAL.iter().filter_map(|(name, _)| token(name)).collect();
         source.map(|source| ChatTemplate::new(&source, tokens).in_file(place)).transpose()
-    }
-}
-
-impl Tokens {
-    fn new(encoding: &Encoding) -> Result<Self> {
-        let numbers = |values: &[u32]| values.iter().map(|value| i32::try_from(*value)).collect::<Result<Vec<_>, _>>();
-        let too_large = |_| Error::invalid("a token's number is above 2^31");
-        let spans = encoding.get_offsets().iter().map(|(start, end)| *start..*end).collect();
-        Ok(Self {
-            ids: numbers(encoding.get_ids()).map_err(too_large)?,
-            segments: numbers(encoding.get_type_ids()).map_err(too_large)?,
-            spans,
-            texts: encoding.get_sequence_ids(),
-        })
-    }
-
-    /// The tokens without one that ends a text, at the end.
-    #[must_use]
-    pub fn without_end(mut self, end: Option<i32>) -> Vec<i32> {
-        if self.ids.last().is_some_and(|last| Some(*last) == end) {
-            self.ids.pop();
-        }
-        self.ids
     }
 }
 

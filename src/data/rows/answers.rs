@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::Fields;
-use crate::data::encode::{Encoder, describe, json, string};
+use crate::data::encoder::Encoder;
+use crate::data::fields::{Fields, describe, json, string};
 use crate::data::example::{Context, Example, Labels, Numbers};
 use crate::error::{Error, Result};
 use crate::train::losses::{END_POSITIONS, START_POSITIONS};

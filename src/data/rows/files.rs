@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use super::Fields;
 use crate::anatomy::Role;
-use crate::data::encode::Encoder;
+use crate::data::encoder::Encoder;
+use crate::data::fields::Fields;
 use crate::data::example::{Example, Labels, Numbers, Pixels};
 use crate::error::{Error, Result};
 use crate::media::Features;

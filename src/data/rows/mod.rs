@@ -7,14 +7,11 @@ mod texts;
 mod values;
 mod words;
 
-use serde_json::{Map, Value};
-
-use super::encode::Encoder;
+use super::encoder::Encoder;
+use super::fields::Fields;
 use super::example::Example;
 use crate::adapter::config::Task;
 use crate::error::Result;
-
-type Fields = Map<String, Value>;
 
 /// How rows of a task are read; none where the forms that language models and classifiers share do.
 pub(super) fn reader(task: Task, fields: &Fields) -> Option<fn(&Fields, &Encoder<'_>) -> Result<Example>> {

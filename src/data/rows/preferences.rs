@@ -4,11 +4,11 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
-use super::Fields;
 use crate::adapter::config::Task;
 use crate::data::Specials;
 use crate::data::chat::{Ending, Message};
-use crate::data::encode::{Encoder, describe, json};
+use crate::data::encoder::Encoder;
+use crate::data::fields::{Fields, describe, json};
 use crate::data::example::{Example, IGNORED, Labels, Numbers};
 use crate::error::{Error, Result};
 use crate::train::losses::{COMPLETION, LABELS};

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use super::Fields;
 use super::values::number;
-use crate::data::encode::{Encoder, json};
+use crate::data::encoder::Encoder;
+use crate::data::fields::{Fields, json};
 use crate::data::example::{Example, Labels, Numbers};
 use crate::error::{Error, Result};
 use crate::train::losses::LABELS;

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::Fields;
-use crate::data::encode::{Encoder, describe, json};
+use crate::data::encoder::Encoder;
+use crate::data::fields::{Fields, describe, json};
 use crate::data::example::{Example, Labels, Numbers};
 use crate::error::{Error, Result};
 use crate::train::losses::LABELS;

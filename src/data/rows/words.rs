@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use serde_json::Value;
 
-use super::Fields;
-use crate::data::encode::{Encoder, describe, json};
+use crate::data::encoder::Encoder;
+use crate::data::fields::{Fields, describe, json};
 use crate::data::example::{Example, IGNORED, Labels};
-use crate::data::tokenizer::Words;
+use crate::data::tokens::Words;
 use crate::error::{Error, Result};
 
 /// `{"tokens", "tags"}`: words, and the name or number of each one's class.

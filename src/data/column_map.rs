@@ -1,0 +1,46 @@
+//! Columns that the user gives roles: `--map COLUMN=ROLE`.
+
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+
+/// What columns are renamed to before they are read: `--map COLUMN=ROLE`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ColumnMap(pub(super) Vec<Renamed>);
+
+impl ColumnMap {
+    /// Columns are called by their roles.
+    pub(super) const NOTHING: Self = Self(vec![]);
+}
+
+/// A column and its role.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Renamed {
+    pub(super) column: String,
+    pub(super) role: String,
+}
+
+/// As it is read: `headline=text`.
+impl serde::Serialize for Renamed {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}={}", self.column, self.role))
+    }
+}
+
+impl FromStr for Renamed {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parts = text.rsplit_once('=').map(|(column, role)| (column.trim(), role.trim()));
+        let Some((column, role)) = parts.filter(|(column, role)| !column.is_empty() && !role.is_empty()) else {
+            return Err(Error::invalid(format!("expected COLUMN=ROLE, such as headline=text, found {text}")));
+        };
+        Ok(Self { column: column.to_owned(), role: role.to_owned() })
+    }
+}
+
+impl FromIterator<Renamed> for ColumnMap {
+    fn from_iter<Items: IntoIterator<Item = Renamed>>(items: Items) -> Self {
+        Self(items.into_iter().collect())
+    }
+}

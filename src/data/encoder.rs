@@ -1,0 +1,177 @@
+//! What the rows of a file are read with: the tokenizer, the classes, and what the model takes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use super::classes::unknown;
+use super::example::{Example, Labels, Numbers};
+use super::fields::{Fields, flatten, is_text, json, numbers, string, whole};
+use super::forms;
+use super::reading::{Packing, Reading};
+use super::roles::{is_input, no_form, no_label};
+use super::tokenizer::{Specials, Tokenizer};
+use crate::adapter::config::Task;
+use crate::error::{Error, Result};
+
+/// What rows are read with.
+pub(super) struct Encoder<'a> {
+    pub reading: &'a Reading<'a>,
+    /// The numbers of class names, if labels are names.
+    pub classes: Option<BTreeMap<String, i32>>,
+    /// The data file's folder.
+    pub folder: PathBuf,
+}
+
+impl<'a> Encoder<'a> {
+    /// Columns that go to the model's own inputs of their names as they are.
+    pub(super) fn columns(&self, fields: &Fields) -> Result<BTreeMap<String, Numbers>> {
+        let own = fields.iter().filter(|(name, value)| !value.is_null() && is_input(name, self.reading));
+        let read = own.filter(|(_, value)| !is_text(value)).map(|(name, value)| {
+            let mut numbers = Numbers::default();
+            flatten(&json(value), 0, &mut numbers, name)?;
+            Ok((name.clone(), numbers))
+        });
+        read.collect()
+    }
+
+    /// What is to be learnt of a row of numbers.
+    pub(super) fn labels(&self, fields: &Fields, input_ids: &[i32]) -> Result<Labels> {
+        match self.task() {
+            task if task.is_one_class() => Ok(Labels::Class(self.class(fields)?)),
+            Task::CausalLm if !fields.contains_key("labels") => Ok(Labels::Tokens(input_ids.to_vec())),
+            Task::MaskedLm if !fields.contains_key("labels") => Ok(Labels::Hidden),
+            _ if !fields.contains_key("labels") => Err(Error::not_found("column", "labels")
+                .with_hint("each row needs a label for each of its tokens, in a column labels; -100 where nothing is learnt")),
+            _ => Ok(Labels::Tokens(numbers(fields, "labels")?)),
+        }
+    }
+
+    pub(super) fn task(&self) -> Task {
+        self.reading.task
+    }
+
+    pub(super) fn tokenizer(&self) -> Result<&'a Tokenizer> {
+        let missing = || Error::invalid("a row of text needs a tokenizer").with_hint("name one with --tokenizer FILE");
+        let tokenizer = self.reading.tokenizer.ok_or_else(missing)?;
+        tokenizer.check_fits(self.reading.limits.vocabulary)?;
+        Ok(tokenizer)
+    }
+
+    /// Tokens of a row that can be kept at most; more are cut or an error. None: all are.
+    pub(super) fn most(&self) -> Option<usize> {
+        if self.reading.packing == Packing::Concatenate { None } else { self.reading.max_length.or(self.reading.limits.positions) }
+    }
+
+    /// The class of a row, whose label is settled: a number, or a name.
+    pub(super) fn class(&self, fields: &Fields) -> Result<i32> {
+        let value = fields.get("label").ok_or_else(|| no_label(fields))?;
+        let Value::String(name) = value else { return whole("label", value) };
+        let classes = self.classes.iter().flatten();
+        classes.clone().find(|(known, _)| *known == name).map(|(_, class)| *class).ok_or_else(|| {
+            let mut known: Vec<(&String, &i32)> = classes.collect();
+            known.sort_by_key(|(_, number)| **number);
+            let error = unknown(name, known.into_iter().map(|(name, _)| name.as_str()));
+            if self.reading.hard_prompt.is_some() { error.with_hint("every label needs its words in the verbalizer") } else { error }
+        })
+    }
+
+    /// How many classes or numbers the model gives.
+    ///
+    /// # Errors
+    /// A model that does not tell.
+    pub(super) fn class_count(&self) -> Result<usize> {
+        let told = self.reading.limits.classes;
+        told.ok_or_else(|| {
+            Error::unsupported("labels for this model", "it does not tell how many numbers it gives")
+                .with_hint("export it with a known number of labels")
+        })
+    }
+
+    /// The number of a label: a number, or a name.
+    ///
+    /// # Errors
+    /// A name that no class has.
+    pub(super) fn class_number(&self, label: &Value) -> Result<usize> {
+        let number = self.class_of(label)?;
+        usize::try_from(number).map_err(|_| Error::mismatch("a label", "0 or more", number))
+    }
+
+    /// The class of a tag: its number, or its name.
+    ///
+    /// # Errors
+    /// A name that no class has.
+    pub(super) fn class_of(&self, label: &Value) -> Result<i32> {
+        let Value::String(name) = label else { return whole("a label", label) };
+        let known = self.classes.iter().flatten().find(|(known, _)| *known == name).map(|(_, class)| *class);
+        match (known, name.trim().parse()) {
+            (Some(class), _) => Ok(class),
+            (None, Ok(number)) if self.classes.is_none() => Ok(number),
+            _ => {
+                let mut names: Vec<(&String, &i32)> = self.classes.iter().flatten().collect();
+                names.sort_by_key(|(_, number)| **number);
+                Err(unknown(name, names.into_iter().map(|(name, _)| name.as_str())))
+            }
+        }
+    }
+
+    /// The class of a word that is (or is not) part of an entity: `B-PER`, `I-PER` or `O` where classes are called so, else the entity's label.
+    ///
+    /// # Errors
+    /// An entity of no class.
+    pub(super) fn tag(&self, entity: Option<&str>, begins: bool) -> Result<i32> {
+        let is_known = |name: &str| self.classes.iter().flatten().any(|(known, _)| known == name);
+        let Some(label) = entity else { return if is_known("O") { self.class_of(&"O".into()) } else { Ok(0) } };
+        let marked = format!("{}-{label}", if begins { "B" } else { "I" });
+        let name = [marked.as_str(), label].into_iter().find(|name| is_known(name)).unwrap_or(&marked).to_owned();
+        self.class_of(&name.into())
+    }
+
+    /// A text of its own, with its special tokens.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub(super) fn plain_text(&self, text: &str) -> Result<Example> {
+        let mut tokens = self.tokenizer()?.encode_beginning(text, Specials::Added, self.most())?;
+        tokens.keep_to(self.reading.max_length);
+        Ok(Example { input_ids: tokens.ids, token_type_ids: tokens.segments, ..Example::default() })
+    }
+
+    /// `{"text", "text_pair"?}` or `{"input_ids", ..}`, without its label.
+    ///
+    /// # Errors
+    /// A row of neither form.
+    pub(super) fn text_or_tokens(&self, fields: &Fields) -> Result<Example> {
+        if fields.contains_key("input_ids") {
+            let (input_ids, attention_mask) = (numbers(fields, "input_ids")?, numbers(fields, "attention_mask")?);
+            return Ok(Example { input_ids, attention_mask, token_type_ids: numbers(fields, "token_type_ids")?, ..Example::default() });
+        }
+        if !fields.contains_key("text") {
+            return Err(no_form(fields, self.task()));
+        }
+        let text = string(fields, "text")?;
+        if text.trim().is_empty() {
+            return Err(Error::mismatch("text", "a text", "an empty one"));
+        }
+        if fields.get("text_pair").is_none_or(Value::is_null) {
+            return self.plain_text(text);
+        }
+        let tokens = self.tokenizer()?.encode_pair(text, string(fields, "text_pair")?, self.reading.max_length)?;
+        Ok(Example { input_ids: tokens.ids, token_type_ids: tokens.segments, ..Example::default() })
+    }
+
+    /// A file that a row names, beside the data file.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// The label that says where a text ends, so that the model learns to end there.
+    pub(super) fn end(&self, ids: &[i32]) -> Result<Option<i32>> {
+        Ok(self.tokenizer()?.eos().filter(|eos| ids.last() != Some(eos)))
+    }
+
+    pub(super) fn refuse(&self, form: &str) -> Error {
+        Error::unsupported(format!("{form} for {}", self.task().name()), format!("its rows have {}", forms(self.task())))
+    }
+}

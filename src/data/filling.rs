@@ -1,0 +1,39 @@
+//! What the rows of a batch are filled up with.
+
+use super::tokenizer::Tokenizer;
+use crate::anatomy::Feeding;
+
+/// What rows are filled up with, and what hides tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filling {
+    /// The token behind the end of a short row.
+    pub pad: i32,
+    /// The token with which a decoder starts; by default the one that fills up.
+    pub decoder_start: Option<i32>,
+    /// The token that hides another, for masked language models.
+    pub mask: Option<i32>,
+    /// Tokens that are never hidden.
+    pub never_hidden: Vec<i32>,
+    /// How many tokens there are, to hide some behind random ones.
+    pub vocabulary: usize,
+    /// What the model's inputs are for, and the lengths that it insists on.
+    pub feeding: Feeding,
+    /// Rows that the model runs on at a time, where a batch is parted to save memory.
+    pub micro_batch: Option<usize>,
+}
+
+impl Filling {
+    /// What a tokenizer's own tokens are for.
+    #[must_use]
+    pub fn of(tokenizer: &Tokenizer) -> Self {
+        Self {
+            pad: tokenizer.pad(),
+            decoder_start: None,
+            mask: tokenizer.mask(),
+            never_hidden: tokenizer.special_tokens(),
+            vocabulary: tokenizer.vocabulary_size(),
+            feeding: Feeding::default(),
+            micro_batch: None,
+        }
+    }
+}
