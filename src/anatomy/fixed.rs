@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 
 use crate::ir::{Builder, Dim, Graph, ValueId};
 
+use super::Anatomy;
+use super::input_role::Role;
 use super::walk::NodeRef;
-use super::{Anatomy, Role};
 
 /// The only number of rows and of tokens that a graph computes with, where there is but one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

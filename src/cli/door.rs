@@ -3,6 +3,7 @@
 
 mod missing;
 mod model;
+mod models;
 mod wrong;
 
 use std::path::{Path, PathBuf};

@@ -80,7 +80,7 @@ mod tests {
                     example.extend(["--data", "train.jsonl"].map(str::to_owned));
                 }
                 let arguments = std::iter::once("peft-onnx".to_owned()).chain(example.clone());
-                if let Err(error) = super::super::usage::read(arguments.map(Into::into)) {
+                if let Err(error) = command().try_get_matches_from(arguments) {
                     wrong.push(format!("{name}: {example:?}: {error}"));
                 }
             }

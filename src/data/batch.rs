@@ -2,8 +2,8 @@
 
 use super::columns::{Rows, role};
 use super::dataset::Dataset;
-use super::filling::Filling;
 use super::example::{Example, IGNORED, Labels, Numbers};
+use super::filling::Filling;
 use super::masking::hidden;
 use super::shuffle::{Cursor, Order};
 use crate::adapter::config::Task;

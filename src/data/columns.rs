@@ -1,7 +1,7 @@
 //! The data inputs of graphs, by their roles: what each is filled with from the rows of a batch, in the type and rank that the graph asks for.
 
-use super::filling::Filling;
 use super::example::{Example, IGNORED, Labels, Numbers};
+use super::filling::Filling;
 use crate::adapter::config::Task;
 use crate::anatomy::{Feeding, MaskForm, Role};
 use crate::error::{Error, Place, Result};

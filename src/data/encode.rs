@@ -162,4 +162,3 @@ fn learn(tokens: Tokens, is_learnt: impl Fn(&std::ops::Range<usize>) -> bool, en
     }
     Example { input_ids: ids, labels: Labels::Tokens(labels), ..Example::default() }
 }
-

@@ -1,7 +1,7 @@
 //! Which tokens a masked language model must guess.
 
-use super::filling::Filling;
 use super::example::{Example, IGNORED, Labels};
+use super::filling::Filling;
 use super::shuffle::{Use, below, generator};
 
 /// An example with tokens hidden as BERT's authors do it (Devlin et al. 2019, section 3.1): 15 % of them become labels, of which 80 % are hidden

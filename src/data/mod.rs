@@ -33,13 +33,13 @@ mod tokens;
 mod wall;
 
 pub use batch::{Batch, Batches};
-pub use filling::Filling;
 pub use chat::{ChatTemplate, Conversation, Ending, Message};
-pub use dataset::{Dataset, Summary};
-pub use reading::{OtherNames, Packing, Reading};
-pub use example::{Context, Example, IGNORED, Labels, Limits, Numbers, Pixels};
-pub use media::Media;
 pub use column_map::{ColumnMap, Renamed};
+pub use dataset::{Dataset, Summary};
+pub use example::{Context, Example, IGNORED, Labels, Limits, Numbers, Pixels};
+pub use filling::Filling;
+pub use media::Media;
+pub use reading::{OtherNames, Packing, Reading};
 pub use shuffle::{Cursor, Order};
 pub use task::forms;
 pub use template::hard_prompt;

@@ -7,11 +7,11 @@ use std::path::Path;
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
-use super::record::Record;
-use super::template::columns_of;
 use super::column_map::Renamed;
 use super::forms;
 use super::reading::Reading;
+use super::record::Record;
+use super::template::columns_of;
 use crate::adapter::config::Task;
 use crate::anatomy::{MaskForm, Role};
 use crate::error::{Error, Place, Result};

@@ -8,8 +8,9 @@ use indexmap::IndexMap;
 
 use super::lock::Lock;
 use super::manifest::{self, BaseFile, GraphFile, Manifest, Slot};
+use super::names::{INFERENCE, INITIAL, is_inside, location, relative};
 use super::objective::{self, LossRequest};
-use super::opened::{INFERENCE, is_inside, location, relative, write_inference};
+use super::opened::write_inference;
 use super::{PromptScale, fingerprint, given, merge, prompt_scale};
 use crate::adapter::config::{Method, NewHead, Task};
 use crate::adapter::params::dropout::Masks;
@@ -24,9 +25,10 @@ use crate::model::{class_names, declared};
 use crate::onnx::{self, Storage, WriteOptions};
 use crate::peft::{self, AdapterConfig, AdapterFiles};
 use crate::train::cached;
+use crate::train::objective::{Model, Objective};
 use crate::train::optimizer::{self, AdamW, names};
 use crate::train::plan::LossPlan;
-use crate::train::step::{self, Backward, Model, Objective};
+use crate::train::step::{self, Backward};
 use crate::train::verbalizer::HardPrompt;
 use crate::{Context, Error, Result};
 
@@ -91,9 +93,6 @@ pub struct Report {
     /// The value of the base's graph that this head reads.
     pub head_on: Option<String>,
 }
-
-/// The folder in a bundle with the adapter as `inject` wrote it, which training can start from again.
-pub const INITIAL: &str = "initial";
 
 /// Writes a bundle. It appears when it is complete.
 ///

@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::PromptScale;
-use super::opened::is_inside;
+use super::names::is_inside;
 use crate::anatomy::Feeding;
 use crate::ir::Graph;
 use crate::peft::{ENCODER_FILE, FACTORS_FILE, WEIGHTS_FILE};

@@ -7,6 +7,7 @@ pub mod given;
 pub mod lock;
 pub mod manifest;
 pub mod merge;
+mod names;
 pub mod objective;
 pub mod onnx_adapter;
 mod opened;
@@ -16,5 +17,6 @@ pub mod trainable;
 pub mod training_loop;
 
 pub use manifest::Manifest;
-pub use opened::{Bundle, INFERENCE, LENT, WHOLE};
+pub use names::{INFERENCE, INITIAL, LENT};
+pub use opened::{Bundle, WHOLE};
 pub use prompt_scale::PromptScale;

@@ -12,9 +12,9 @@ use crate::ir::{Graph, ValueId};
 use crate::train::formula::{Distillation, Formula, TEACHER_LOGITS};
 use crate::train::loss_graph::LossGraph;
 use crate::train::losses::{LABELS, Row};
+use crate::train::objective::Objective;
 use crate::train::plan::{GRAPH, LossPlan};
 use crate::train::pooling::SentenceVector;
-use crate::train::step::Objective;
 use crate::{Context, Error, Result, onnx};
 
 /// What is asked of the loss.

@@ -19,8 +19,8 @@ use std::path::Path;
 use flatbuffers::{FlatBufferBuilder, WIPOffset};
 use indexmap::IndexMap;
 
-use super::bundle::INITIAL;
 use super::manifest::{Manifest, Port};
+use super::names::INITIAL;
 use crate::adapter::PEFT_PREFIX;
 use crate::ir::Tensor;
 use crate::peft::{self, AdapterFiles};

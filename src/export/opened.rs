@@ -5,13 +5,11 @@ use std::path::{Component, Path, PathBuf};
 use indexmap::IndexMap;
 
 use super::manifest::{self, Manifest};
+use super::names::{INFERENCE, LENT, location};
 use super::{fingerprint, onnx_adapter, pending};
 use crate::ir::{Builder, Graph, Tensor};
 use crate::onnx::{self, Lent, Runnable, Storage, WriteOptions};
 use crate::{Context, Error, ErrorKind, Result, peft};
-
-/// What the locations of the base's files begin with, in the graphs of a bundle.
-pub const LENT: &str = "base";
 
 /// Up to so many bytes of constants `inference.onnx` is a model of its own; with more it refers to the base, as a bundle's other graphs do.
 pub const WHOLE: usize = 32 << 20;
@@ -123,14 +121,6 @@ impl Bundle {
     }
 }
 
-/// The graph that runs without training.
-pub const INFERENCE: &str = "inference";
-
-/// The location of a base's file in a bundle's graphs.
-pub(super) fn location(file: &str) -> String {
-    format!("{LENT}/{file}")
-}
-
 /// Writes a graph for inference: whole if its constants are few, else referring to the base's `files`.
 pub(super) fn write_inference(graph: &Graph, path: &Path, files: &[(PathBuf, String)]) -> Result<()> {
     let constants = graph.initializers().filter(|(id, _)| !graph.is_input(*id));
@@ -176,20 +166,4 @@ fn not_the_base(error: Error, manifest: &Manifest) -> Error {
              one with `peft-onnx inject MODEL --adapter BUNDLE`"
         )),
     }
-}
-
-/// Whether a path is made of names alone, so that it leads into the folder that it starts from.
-pub(super) fn is_inside(path: &str) -> bool {
-    !path.is_empty() && !path.contains('\\') && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
-}
-
-/// The path of `file` as seen from `folder`; none where there is no way (another drive).
-pub(super) fn relative(file: &Path, folder: &Path) -> Option<PathBuf> {
-    let (file, folder): (Vec<_>, Vec<_>) = (file.components().collect(), folder.components().collect());
-    let common = file.iter().zip(&folder).take_while(|(one, other)| one == other).count();
-    if common == 0 {
-        return None;
-    }
-    let up = folder[common..].iter().map(|_| Component::ParentDir);
-    Some(up.chain(file[common..].iter().copied()).collect())
 }

@@ -1,5 +1,6 @@
 //! Writing graphs.
 
+pub(super) mod expr;
 mod finish;
 mod inputs;
 mod nodes;
@@ -14,9 +15,10 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use finish::{Keep, sorted};
 
-use super::attr::Attr;
-use super::expr::Expr;
-use super::fact::{DType, Fact};
+use super::builder::expr::Expr;
+use super::dtype::DType;
+use super::fact::Fact;
+use super::graph::attr::Attr;
 use super::graph::{Graph, ModelInfo, Node, Value, ValueId};
 use super::tensor::Tensor;
 use crate::error::{Error, Result};

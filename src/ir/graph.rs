@@ -1,13 +1,15 @@
 //! A finished graph: sorted, typed, read-only.
 
+pub(super) mod attr;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use indexmap::IndexMap;
 
-use super::attr::Attr;
 use super::fact::Fact;
+use super::graph::attr::Attr;
 use super::tensor::Tensor;
 
 /// A value of a graph: a data input, an initializer, or an output of a node.

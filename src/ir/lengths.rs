@@ -3,11 +3,11 @@
 //! A length such as `batch * seq` is computed from the shapes of the graph's inputs, which are there throughout a run. Taking it from
 //! the shape of the value that it describes would keep that value in memory until then, and a backward pass asks late.
 
-use super::attr::Attr;
 use super::builder::Builder;
+use super::builder::expr::Expr;
 use super::dim::Dim;
-use super::expr::Expr;
 use super::fact::Shape;
+use super::graph::attr::Attr;
 
 impl Builder {
     /// A shape as a vector, int64: a constant if all lengths are known, else computed from the shapes of the inputs; nothing if those

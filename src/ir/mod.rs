@@ -4,10 +4,9 @@
 //! [`Expr`] is a value of a graph being written, as cheap to copy as an integer, with operators and a method per ONNX operator.
 //! What each operator does to shapes and types stands in one table, [`infer`].
 
-mod attr;
 mod builder;
 mod dim;
-mod expr;
+mod dtype;
 mod fact;
 mod graph;
 pub mod infer;
@@ -20,8 +19,9 @@ mod text;
 pub use attr::Attr;
 pub use builder::{Body, Builder, NodeSpec};
 pub use dim::Dim;
+pub use dtype::DType;
 pub use expr::Expr;
-pub use fact::{DType, Fact, Shape, broadcast};
+pub use fact::{Fact, Shape, broadcast};
 pub use graph::{Graph, ModelInfo, NO_GRADIENT, Node, NodeId, Opset, Use, Value, ValueId};
 pub use ops::Transposed;
 pub use simplify::simplify;

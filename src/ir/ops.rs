@@ -4,12 +4,12 @@
 
 mod shapes;
 
-use super::attr::Attr;
 use super::builder::NodeSpec;
+use super::builder::expr::Expr;
 use super::dim::Dim;
-use super::expr::Expr;
-use super::fact::DType;
+use super::dtype::DType;
 use super::graph::NO_GRADIENT;
+use super::graph::attr::Attr;
 use super::lengths::reshape_lengths;
 
 macro_rules! unary {

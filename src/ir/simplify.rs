@@ -22,10 +22,11 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::attr::Attr;
 use super::builder::{Builder, NodeSpec, RANDOM};
 use super::dim::Dim;
-use super::fact::{DType, Fact, Shape};
+use super::dtype::DType;
+use super::fact::{Fact, Shape};
+use super::graph::attr::Attr;
 use super::graph::{Graph, Node, ValueId};
 use super::tensor::Tensor;
 use crate::error::Result;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use half::{bf16, f16};
 
-use super::fact::DType;
+use super::dtype::DType;
 use crate::error::{Error, Result};
 
 /// A constant tensor. Cloning it never copies its data.

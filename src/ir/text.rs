@@ -2,8 +2,9 @@
 
 use std::fmt::{self, Display, Formatter, Write};
 
-use super::attr::Attr;
-use super::fact::{DType, Fact};
+use super::dtype::DType;
+use super::fact::Fact;
+use super::graph::attr::Attr;
 use super::graph::{Graph, Node, ValueId};
 use super::tensor::Tensor;
 

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unnecessary_wraps, reason = "all forms have one signature, those that cannot fail too")]
 
-use super::raise::{Form, Old, set_input, take, take_ints};
+use super::older::{Form, Old, set_input, take, take_ints};
 use crate::ir::{Attr, DType, Expr, Node, Tensor};
 
 /// Operator, the first opset in which the new form is valid, how to get it.

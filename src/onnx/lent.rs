@@ -1,17 +1,11 @@
 //! Models whose weights lie elsewhere: files under the locations by which a model refers to them.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
 use bytes::Bytes;
-use prost::Message;
 
 use super::map::Mapped;
-use super::proto::{GraphProto, ModelProto, TensorProto};
-use super::storage::{Store, refers};
-use super::{tensor, write};
-use crate::error::{Context, Error, Result};
-use crate::ir::{Graph, Tensor};
+use crate::error::Result;
 
 /// Bytes that a model refers to as a file beside it, wherever they are.
 #[derive(Clone, Debug)]
@@ -45,110 +39,5 @@ impl Lent {
     #[must_use]
     pub fn path(&self) -> &Path {
         self.mapped.path()
-    }
-}
-
-/// A model as a runtime opens it: its file, or its message in memory, and what stands in for the files that it refers to.
-#[derive(Clone, Debug)]
-pub struct Runnable {
-    /// The model's file; of a message in memory, what errors name.
-    pub path: PathBuf,
-    /// The message to open instead of the file.
-    pub message: Option<Bytes>,
-    /// What stands in for files; it must live as long as whoever reads the model.
-    pub lent: Vec<Lent>,
-    /// The folder that locations start from, if it is not the model's own.
-    pub root: Option<&'static str>,
-}
-
-/// The folder that the locations of files on the disk start from, wherever they are: ONNX Runtime takes what lies below one folder.
-const ROOT: &str = "/";
-
-/// The location of a file as seen from [`ROOT`], links followed; none where paths are no text or have no such root.
-fn from_root(path: &Path) -> Option<String> {
-    let target = path.canonicalize().ok()?;
-    target.to_str()?.strip_prefix(ROOT).map(str::to_owned)
-}
-
-impl From<&Path> for Runnable {
-    fn from(path: &Path) -> Self {
-        Self { path: path.to_path_buf(), message: None, lent: vec![], root: None }
-    }
-}
-
-impl From<&PathBuf> for Runnable {
-    fn from(path: &PathBuf) -> Self {
-        path.as_path().into()
-    }
-}
-
-impl Runnable {
-    /// A graph in memory. Its weights are not copied; `path` is what errors name.
-    ///
-    /// # Errors
-    /// A graph that cannot be written.
-    pub fn of(graph: &Graph, path: &Path) -> Result<Self> {
-        let mut store = Memory::default();
-        let message = write::model(graph, &mut store).in_file(path)?.encode_to_vec();
-        Ok(Self { path: path.to_path_buf(), message: Some(message.into()), lent: store.lent, root: Some(ROOT) })
-    }
-
-    /// A model's file, some of whose files are lent. ONNX Runtime maps those that are on the disk itself: of a file in memory it copies every tensor that does
-    /// not begin where its type asks for, as most do in a model's own file.
-    ///
-    /// # Errors
-    /// If the file cannot be read.
-    pub fn lent(path: &Path, lent: Vec<Lent>) -> Result<Self> {
-        let as_it_is = Self { path: path.to_path_buf(), message: None, lent, root: None };
-        let mapped = Mapped::open(path)?;
-        let mut model = ModelProto::decode(mapped.bytes().clone()).map_err(|why| Error::format("an ONNX model", why)).in_file(path)?;
-        let folder = crate::files::folder(path);
-        let located = |location: &str| {
-            let lent = as_it_is.lent.iter().find(|lent| lent.location == location);
-            from_root(&lent.map_or_else(|| folder.join(location), |lent| lent.path().to_path_buf()))
-        };
-        let graph = model.graph.iter_mut().all(|graph| relocate(graph, &located));
-        if !graph {
-            return Ok(as_it_is);
-        }
-        Ok(Self { path: path.to_path_buf(), message: Some(model.encode_to_vec().into()), lent: vec![], root: Some(ROOT) })
-    }
-}
-
-/// Gives the constants of a graph and its bodies other locations, and says whether each has one.
-fn relocate(graph: &mut GraphProto, located: &dyn Fn(&str) -> Option<String>) -> bool {
-    let mut entries = graph.initializer.iter_mut().flat_map(|tensor| &mut tensor.external_data).filter(|entry| entry.key() == "location");
-    let all = entries.all(|entry| {
-        let location = located(entry.value());
-        let is_there = location.is_some();
-        entry.value = location.or(entry.value.take());
-        is_there
-    });
-    let attributes = graph.node.iter_mut().flat_map(|node| &mut node.attribute);
-    let mut bodies = attributes.flat_map(|attribute| attribute.g.iter_mut().chain(&mut attribute.graphs));
-    all && bodies.all(|body| relocate(body, located))
-}
-
-/// Where the tensors of a message in memory are: each that is not small is a file of its own by name.
-#[derive(Debug, Default)]
-struct Memory {
-    lent: Vec<Lent>,
-}
-
-impl Store for Memory {
-    fn put(&mut self, name: &str, value: &Tensor) -> Result<TensorProto> {
-        let Some(bytes) = super::storage::data_of(value) else { return Ok(tensor::to_inline(name, value)) };
-        let on_disk = value.origin().and_then(|origin| Some((from_root(&origin.file)?, origin.offset)));
-        if let Some((location, offset)) = on_disk {
-            return Ok(refers(name, value, &location, offset));
-        }
-        let location = format!("memory/{}", self.lent.len());
-        let message = refers(name, value, &location, 0);
-        self.lent.push(Lent { location, mapped: Mapped::of(Arc::from(Path::new(name)), bytes.clone()) });
-        Ok(message)
-    }
-
-    fn is_lent(&self, message: &TensorProto) -> bool {
-        message.external_data.iter().any(|entry| entry.key() == "location" && entry.value().starts_with("memory/"))
     }
 }

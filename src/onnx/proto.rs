@@ -463,3 +463,11 @@ pub(super) mod attribute_type {
 
 /// [`TensorProto`]'s `data_location` for data in another file.
 pub(super) const EXTERNAL: i32 = 1;
+
+/// Before this version of the format all initializers had to be inputs too, and none of them could be fed.
+pub(super) const FREE_INITIALIZERS: i64 = 4;
+
+/// An entry of a table of words.
+pub(super) fn entry(key: &str, value: &str) -> StringStringEntryProto {
+    StringStringEntryProto { key: Some(key.to_owned()), value: Some(value.to_owned()) }
+}

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::forms;
 use super::inline::inline_functions;
+use super::older::Old;
 use crate::error::{Error, Place, Result};
 use crate::ir::{Attr, Builder, DIALECT, Expr, Graph, Node, ValueId};
 
@@ -11,19 +12,6 @@ use crate::ir::{Attr, Builder, DIALECT, Expr, Graph, Node, ValueId};
 const OLDEST: i64 = 7;
 /// The version of the file format that came with opset 18's time; initializers need not be inputs.
 const IR_VERSION: i64 = 8;
-
-/// A node in an old form.
-pub(super) struct Old<'a> {
-    pub(super) builder: &'a Builder,
-    /// The graph as it was.
-    pub(super) graph: &'a Graph,
-    pub(super) node: &'a Node,
-    /// The opset that the node is written in.
-    pub(super) opset: i64,
-}
-
-/// Gives a node the form it has had since opset 18. It may write nodes before it; the outputs stay. The error is why it cannot be.
-pub(super) type Form = fn(&Old<'_>, Node) -> Result<Node, String>;
 
 /// The same graph with every operator in the form it has had since opset 18; in a graph of opset 18 or later they stay as they are, newer
 /// ones included. Constants that the file lists among its inputs, as older exporters do, are constants.
@@ -98,35 +86,4 @@ fn form(builder: &Builder, graph: &Graph, node: &Node, opset: i64) -> Result<Opt
     let old = Old { builder, graph, node, opset };
     let new = builder.scoped(scope, || form(&old, new)).map_err(|why| Error::unsupported(format!("{op} of opset {opset}"), why))?;
     Ok(Some(new))
-}
-
-impl<'a> Old<'a> {
-    /// An input of the node.
-    pub(super) fn input(&self, index: usize) -> Result<Expr<'a>, String> {
-        self.node.input(index).map(|id| self.builder.expr(id)).ok_or_else(|| format!("input {index} is missing"))
-    }
-
-    /// The numbers of a constant.
-    pub(super) fn constant(&self, value: Expr<'_>) -> Option<Vec<f64>> {
-        self.graph.constant(value.id())?.to_f64()
-    }
-}
-
-/// Puts a value into an input, which may lie beyond the last one so far.
-pub(super) fn set_input(node: &mut Node, index: usize, value: ValueId) {
-    node.inputs.resize(node.inputs.len().max(index + 1), None);
-    node.inputs[index] = Some(value);
-}
-
-/// Takes an attribute away.
-pub(super) fn take(node: &mut Node, name: &str) -> Option<Attr> {
-    node.attrs.shift_remove(name)
-}
-
-/// Takes a list of whole numbers away.
-pub(super) fn take_ints(node: &mut Node, name: &str) -> Option<Vec<i64>> {
-    match take(node, name)? {
-        Attr::Ints(values) => Some(values),
-        _ => None,
-    }
 }

@@ -13,7 +13,7 @@ use super::attribute;
 use super::external::{Files, Load};
 use super::lent::Lent;
 use super::order::{label, order, sparse_name};
-use super::proto::{GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto};
+use super::proto::{FREE_INITIALIZERS, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto};
 use super::{tensor, types};
 use crate::error::{Context, Error, Place, Result};
 use crate::ir::{Builder, DType, Fact, Graph, ModelInfo, NodeSpec, Opset, ValueId};
@@ -93,9 +93,6 @@ pub fn producer(info: &ModelInfo) -> Option<String> {
 fn encoded<M: Message + Default + PartialEq>(message: &M) -> Option<Bytes> {
     (*message != M::default()).then(|| message.encode_to_vec().into())
 }
-
-/// Before this version of the format all initializers had to be inputs too, and none of them could be fed.
-pub(super) const FREE_INITIALIZERS: i64 = 4;
 
 /// A graph being read, inside those around it: names mean what the innermost graph that knows them says.
 struct Scope<'a> {

@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::proto::{EXTERNAL, TensorProto};
+use super::proto::{EXTERNAL, TensorProto, entry};
 use super::tensor;
-use super::write::entry;
 use crate::error::{Context, Error, Result};
 use crate::files::Staged;
 use crate::ir::{DType, Graph, Origin, Tensor};

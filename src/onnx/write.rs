@@ -8,9 +8,9 @@ use prost::Message;
 
 use super::attribute;
 use super::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, ValueInfoProto,
+    AttributeProto, FREE_INITIALIZERS, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
+    ValueInfoProto, entry,
 };
-use super::read::FREE_INITIALIZERS;
 use super::storage::{Storage, Store, Stored};
 use super::together::Way;
 use super::{tensor, types};
@@ -236,8 +236,4 @@ impl Writer<'_> {
         }
         Ok(message)
     }
-}
-
-pub(super) fn entry(key: &str, value: &str) -> StringStringEntryProto {
-    StringStringEntryProto { key: Some(key.to_owned()), value: Some(value.to_owned()) }
 }

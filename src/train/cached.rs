@@ -7,10 +7,10 @@
 //! The sum over all parts is the gradient of the whole batch, to rounding.
 
 use super::formula::Formula;
+use super::objective::Model;
 use super::optimizer::names;
 use super::order;
 use super::prepared::Prepared;
-use super::step::Model;
 use crate::grad;
 use crate::ir::{Builder, DType, Dim, Graph, ModelInfo, simplify};
 use crate::{Error, Result};

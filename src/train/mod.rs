@@ -8,6 +8,7 @@ pub mod logits;
 pub mod loss;
 pub mod loss_graph;
 pub mod losses;
+pub mod objective;
 pub mod optimizer;
 mod order;
 pub mod plan;

@@ -1,51 +1,14 @@
 //! The graphs of training, made of an adapted model: the whole step; the gradient alone; the loss alone.
 
-use super::formula::Formula;
 use super::loss::Want;
-use super::loss_graph::LossGraph;
+use super::objective::Model;
 use super::optimizer::{AdamW, names};
 use super::order;
 use super::prepared::Prepared;
-use super::verbalizer::HardPrompt;
 use crate::Result;
 use crate::adapter::Param;
 use crate::anatomy::Anatomy;
 use crate::ir::{Builder, DType, Expr, Graph, ValueId, simplify};
-
-/// What is minimised.
-#[derive(Clone, Debug)]
-pub enum Objective {
-    /// Causal language models: each position predicts the next label. Labels `[batch, seq]`, not shifted.
-    NextToken,
-    /// Masked language models, token classification, decoders whose labels are in place: labels `[batch, seq]`.
-    EachToken,
-    /// Classification of whole sequences or images: labels `[batch]`.
-    Sequence,
-    /// A formula over what the model gives.
-    Formula(Formula),
-    /// A loss that somebody wrote as a graph.
-    Graph(LossGraph),
-}
-
-/// An adapted model that is to be trained.
-#[derive(Clone, Copy)]
-pub struct Model<'a> {
-    /// The base with the adapter's tensors as optional inputs.
-    pub graph: &'a Graph,
-    /// What was recognised in the base.
-    pub anatomy: &'a Anatomy,
-    /// The adapter's tensors, in the order of the trainable vector.
-    pub params: &'a [Param],
-    /// What is minimised.
-    pub objective: &'a Objective,
-    /// Positions of the logits in front of those that have labels: virtual tokens.
-    pub positions_without_label: usize,
-    /// The words that labels stand for: labels are then numbers of these, at the word's place.
-    pub hard_prompt: Option<&'a HardPrompt>,
-}
-
-/// The name of the labels' input.
-pub const LABELS: &str = "labels";
 
 /// The forward and the backward pass: what the graph of the whole step and the one that adds gradients up have in common.
 #[derive(Debug)]

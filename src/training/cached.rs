@@ -1,7 +1,7 @@
 //! A step over a batch that is encoded in parts and whose loss is one: first all vectors, then the loss's gradient with respect to them, then
 //! each part's gradient with respect to the adapter.
 
-use super::engine::{GRADIENT, narrow, open, with_optional};
+use super::graphs::{GRADIENT, narrow, open, with_optional};
 use crate::data::{Batch, Example, Labels};
 use crate::error::{Error, Result};
 use crate::export::Bundle;

@@ -3,21 +3,13 @@
 use std::num::NonZeroUsize;
 
 use super::cached::Cached;
+use super::graphs::{GRADIENT, STATES, narrow, number, open, with_optional};
 use super::options::{Optimizer, Options};
 use crate::data::{Batch, Batches, Dataset, Filling, Order};
 use crate::error::{Error, Result};
 use crate::export::Bundle;
 use crate::ort::{Device, DeviceTensor, ElementType, Feed, HostTensor, Port, Purpose, Runtime, Session, Settings, State, Stepper};
 use crate::train::optimizer::names;
-
-/// The parts of the training state, by the names of the graphs' inputs, each float32 `[N]`.
-pub(crate) const STATES: [State<'static>; 3] = [
-    State { input: "trainable", output: "trainable_next" },
-    State { input: "adam_m", output: "adam_m_next" },
-    State { input: "adam_v", output: "adam_v_next" },
-];
-
-pub(super) const GRADIENT: State<'static> = State { input: "gradient", output: "gradient_next" };
 
 /// The optional input that seeds the dropout masks.
 const DROPOUT_SEED: &str = "dropout_seed";
@@ -70,15 +62,6 @@ impl Outcome {
     pub(super) fn is_finite(self) -> bool {
         self.loss.is_finite() && self.grad_norm.is_finite() && self.is_updated
     }
-}
-
-/// The graph of a bundle for a purpose, opened to be trained or to be run beside it.
-///
-/// # Errors
-/// If the bundle does not have it or ONNX Runtime refuses it.
-pub fn open(runtime: &Runtime, bundle: &Bundle, purpose: &str, device: Device) -> Result<Session> {
-    let settings = Settings { device, purpose: Purpose::Training, ..Settings::default() };
-    Session::open(runtime, bundle.runnable(purpose)?, &settings)
 }
 
 impl Engine {
@@ -272,35 +255,10 @@ impl Engine {
     }
 }
 
-/// A batch with the inputs that are always fed, and those of the others that the graph has.
-pub(super) fn with_optional<'a>(session: &Session, batch: &'a Batch, always: &[Feed<'a>], optional: &[Feed<'a>]) -> Vec<Feed<'a>> {
-    let mut feeds = batch.feeds();
-    feeds.extend_from_slice(always);
-    feeds.extend(optional.iter().filter(|feed| session.input(feed.name()).is_some()));
-    feeds
-}
-
-/// A number as a tensor without axes, of the type that an input asks for.
-fn number(port: &Port, value: f64) -> Result<HostTensor> {
-    match port.element_type {
-        Some(ElementType::Float32) => Ok(HostTensor::scalar(narrow(value))),
-        Some(ElementType::Float64) => Ok(HostTensor::scalar(value)),
-        other => {
-            let found = other.map_or_else(|| "another".to_owned(), |other| other.to_string());
-            Err(Error::mismatch(format!("element type of {}", port.name), "float32 or float64", found))
-        }
-    }
-}
-
 /// The finalizer of `SplitMix64` (Steele, Lea & Flood 2014): every bit of the result depends on every bit of the argument.
 fn scrambled(number: u64) -> u64 {
     let mut z = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
-}
-
-#[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "numbers are rounded once, where they become tensors")]
-pub(super) fn narrow(value: f64) -> f32 {
-    value as f32
 }

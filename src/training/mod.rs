@@ -12,6 +12,7 @@ mod cached;
 pub mod check;
 pub mod checkpoint;
 mod engine;
+mod graphs;
 pub mod metrics;
 mod options;
 mod run;
@@ -24,7 +25,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-pub use engine::open as open_graph;
+pub use graphs::open as open_graph;
 pub use options::{DataOptions, Length, Optimizer, Options, Saving, Start, Warmup};
 pub use source::{Source, batch_size, tokenizer_near};
 

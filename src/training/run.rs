@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use indexmap::IndexMap;
 
-use super::engine::{Engine, STATES, open as open_graph};
+use super::engine::Engine;
+use super::graphs::{STATES, open as open_graph};
 use super::start::Beginning;
 use super::{Event, Options, Plan, Source, Summary, source};
 use crate::adapter::config::Task;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::options::{Options, Start};
 use crate::error::{Error, Result};
-use crate::export::bundle::INITIAL;
+use crate::export::INITIAL;
 use crate::export::{Manifest, adapter_file, pending};
 use crate::files::inside;
 use crate::training::checkpoint::Checkpoint;

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Role, files_in, listed, refusal, shown, wrong};
+use super::models::onnx_files;
+use super::{Role, listed, refusal, shown, wrong};
 use crate::error::Result;
-use crate::files::Kind;
 
 /// The model of a folder.
 pub(super) struct Found {
@@ -50,16 +50,6 @@ pub(super) fn inside(folder: &Path) -> Result<Found> {
             Err(refusal(Role::Model, folder, &format!("a folder with {} models", several.len()), hint))
         }
     }
-}
-
-/// The models in a folder and in its folder `onnx`: whole ones, as far as their first bytes tell.
-pub(super) fn models(folder: &Path) -> Vec<PathBuf> {
-    onnx_files(folder).into_iter().filter(|path| Kind::of(path) == Some(Kind::Onnx)).collect()
-}
-
-fn onnx_files(folder: &Path) -> Vec<PathBuf> {
-    let is_model = |path: &Path| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx"));
-    [folder.to_owned(), folder.join("onnx")].iter().flat_map(|folder| files_in(folder, is_model)).collect()
 }
 
 /// The decoder's file, where onnxruntime-genai's configuration names it.

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Role, files_in, folder_of, is_adapter, is_bundle, is_of_bundle, listed, model, refusal, shown};
+use super::models::models;
+use super::{Role, files_in, folder_of, is_adapter, is_bundle, is_of_bundle, listed, refusal, shown};
 use crate::error::Error;
 use crate::files::Kind;
 
@@ -46,7 +47,7 @@ fn hint(role: Role, kind: Kind, path: &Path) -> String {
     let is_model = matches!(role, Role::Model | Role::ModelOrBundle);
     match kind {
         Kind::Onnx if role == Role::Bundle => bundle_of(path),
-        Kind::OnnxData if is_model => format!("name the model whose weights these are: {}", listed(&model::models(folder))),
+        Kind::OnnxData if is_model => format!("name the model whose weights these are: {}", listed(&models(folder))),
         Kind::OnnxText if is_model => {
             "convert it to the binary form: `onnx.save(onnx.load(\"model.txt\", format=\"textproto\"), \"model.onnx\")`".into()
         }
@@ -89,7 +90,7 @@ fn advice(role: Role) -> String {
 
 /// The model beside a file of a model's folder.
 fn model_near(kind: Kind, folder: &Path) -> Option<String> {
-    let models = model::models(folder);
+    let models = models(folder);
     if models.is_empty() {
         return None;
     }
@@ -131,7 +132,7 @@ fn unpacking(path: &Path) -> String {
 
 /// The error about a folder that does not belong there.
 pub(super) fn folder(role: Role, path: &Path) -> Error {
-    let models = model::models(path);
+    let models = models(path);
     let bundles: Vec<PathBuf> = super::folders_in(path).into_iter().filter(|folder| is_bundle(folder)).collect();
     let name = shown(path);
     let (found, hint) = match role {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::data::encoder::Encoder;
-use crate::data::fields::{Fields, describe, json, string};
 use crate::data::example::{Context, Example, Labels, Numbers};
+use crate::data::fields::{Fields, describe, json, string};
 use crate::error::{Error, Result};
 use crate::train::losses::{END_POSITIONS, START_POSITIONS};
 

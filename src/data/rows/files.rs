@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use crate::anatomy::Role;
 use crate::data::encoder::Encoder;
-use crate::data::fields::Fields;
 use crate::data::example::{Example, Labels, Numbers, Pixels};
+use crate::data::fields::Fields;
 use crate::error::{Error, Result};
 use crate::media::Features;
 

@@ -8,8 +8,8 @@ mod values;
 mod words;
 
 use super::encoder::Encoder;
-use super::fields::Fields;
 use super::example::Example;
+use super::fields::Fields;
 use crate::adapter::config::Task;
 use crate::error::Result;
 

@@ -8,8 +8,8 @@ use crate::adapter::config::Task;
 use crate::data::Specials;
 use crate::data::chat::{Ending, Message};
 use crate::data::encoder::Encoder;
-use crate::data::fields::{Fields, describe, json};
 use crate::data::example::{Example, IGNORED, Labels, Numbers};
+use crate::data::fields::{Fields, describe, json};
 use crate::error::{Error, Result};
 use crate::train::losses::{COMPLETION, LABELS};
 

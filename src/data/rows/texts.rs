@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::values::number;
 use crate::data::encoder::Encoder;
-use crate::data::fields::{Fields, json};
 use crate::data::example::{Example, Labels, Numbers};
+use crate::data::fields::{Fields, json};
 use crate::error::{Error, Result};
 use crate::train::losses::LABELS;
 

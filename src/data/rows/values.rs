@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use crate::data::encoder::Encoder;
-use crate::data::fields::{Fields, describe, json};
 use crate::data::example::{Example, Labels, Numbers};
+use crate::data::fields::{Fields, describe, json};
 use crate::error::{Error, Result};
 use crate::train::losses::LABELS;
 

@@ -5,8 +5,8 @@ use std::ops::Range;
 use serde_json::Value;
 
 use crate::data::encoder::Encoder;
-use crate::data::fields::{Fields, describe, json};
 use crate::data::example::{Example, IGNORED, Labels};
+use crate::data::fields::{Fields, describe, json};
 use crate::data::tokens::Words;
 use crate::error::{Error, Result};
 

@@ -4,7 +4,7 @@
 //! `dS = P ⊙ (dP - Σ dY ⊙ Y)`, `dQ = α dS K`, `dK = α dSᵀ Q`. `P` is computed again: no output of the operator holds it in every
 //! kernel, and asking for one would keep the forward pass from its fast kernels.
 
-use super::layout::with_attrs_of;
+use super::again::with_attrs_of;
 use crate::grad::Forward;
 use crate::ir::{DType, Expr};
 

@@ -1,7 +1,7 @@
 //! Convolutions and pooling.
 
+use super::again::with_attrs_of;
 use super::index::add_at;
-use super::layout::with_attrs_of;
 use crate::grad::Forward;
 use crate::ir::{Attr, Expr};
 

@@ -1,6 +1,6 @@
 //! Reading and writing by index.
 
-use super::layout::{inverse_of, with_attrs_of};
+use super::again::{inverse_of, with_attrs_of};
 use crate::grad::Forward;
 use crate::ir::{Attr, DType, Expr};
 

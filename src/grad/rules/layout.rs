@@ -1,5 +1,6 @@
 //! What moves elements and leaves them as they are.
 
+use super::again::{inverse_of, with_attrs_of};
 use super::index::{add_at, places};
 use crate::grad::Forward;
 use crate::ir::{Attr, Expr};
@@ -8,13 +9,6 @@ use crate::ir::{Attr, Expr};
 pub(super) fn inverse(f: &Forward<'_>) -> Vec<i64> {
     let reversed: Vec<i64> = (0..f.rank()).rev().collect();
     inverse_of(f.ints("perm").unwrap_or(&reversed))
-}
-
-/// The permutation that undoes another.
-pub(super) fn inverse_of(perm: &[i64]) -> Vec<i64> {
-    let mut places: Vec<(i64, i64)> = perm.iter().copied().zip(0..).collect();
-    places.sort_unstable();
-    places.into_iter().map(|(_, place)| place).collect()
 }
 
 /// Sums the copies: an axis of length `n` repeated `r` times is an axis `[r, n]`.
@@ -95,10 +89,4 @@ pub(super) fn dropout<'g>(f: &Forward<'g>) -> Expr<'g> {
         (true, Some(mask)) => f.dy * mask.cast(f.dy.dtype()) / (1.0 - f.x.get(1).unwrap_or_else(|| f.dy.same_type(0.5)).cast(f.dy.dtype())),
         (true, None) => f.refuse("in training mode, and without its mask as an output"),
     }
-}
-
-/// The same operator with the same attributes on other inputs.
-pub(super) fn with_attrs_of<'g>(f: &Forward<'g>, inputs: &[Option<Expr<'g>>], outputs: usize) -> Vec<Expr<'g>> {
-    let attrs: Vec<(&str, Attr)> = f.node().attrs.iter().map(|(name, value)| (&**name, value.clone())).collect();
-    f.b().op_n(f.op(), inputs, &attrs, outputs)
 }

@@ -1,11 +1,12 @@
 //! Operators on strings, and those of `ai.onnx.ml`: classic models that stand before or behind a network.
 
-use super::super::attr::Attr;
 use super::super::dim::Dim;
-use super::super::fact::{DType, Fact, Shape};
+use super::super::dtype::DType;
+use super::super::fact::{Fact, Shape};
 use super::elementwise::{broadcast_inputs, first};
 use super::question::length;
 use super::{Answer, Question, Rule};
+use crate::ir::graph::attr::Attr;
 
 pub(super) static TABLE: &[(&str, Rule)] = &[
     ("RegexFullMatch", matches),

@@ -1,7 +1,8 @@
 //! ONNX Runtime's own operators (`com.microsoft`): those of transformers. Forms are those of its page on contrib operators.
 
 use super::super::dim::Dim;
-use super::super::fact::{DType, Fact, Shape};
+use super::super::dtype::DType;
+use super::super::fact::{Fact, Shape};
 use super::elementwise::first;
 use super::{Answer, Question, Rule};
 

@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 
-use super::super::attr::Attr;
 use super::super::dim::Dim;
-use super::super::fact::{DType, Fact, Shape};
+use super::super::dtype::DType;
+use super::super::fact::{Fact, Shape};
 use super::super::graph::Graph;
 use super::{Answer, Question, Rule};
+use crate::ir::graph::attr::Attr;
 
 pub(super) static TABLE: &[(&str, Rule)] =
     &[("If", if_), ("Loop", loop_), ("OptionalHasElement", truth), ("Scan", scan), ("SequenceLength", count)];

@@ -1,11 +1,11 @@
 //! Operators that make values out of shapes, numbers or nothing.
 
-use super::super::attr::Attr;
 use super::super::dim::Dim;
-use super::super::fact::{DType, Fact, Shape};
-use super::contents;
+use super::super::dtype::DType;
+use super::super::fact::{Fact, Shape};
 use super::question::length;
-use super::{Answer, Question, Rule};
+use super::{Answer, Question, Rule, contents};
+use crate::ir::graph::attr::Attr;
 
 pub(super) static TABLE: &[(&str, Rule)] = &[
     ("BlackmanWindow", window),

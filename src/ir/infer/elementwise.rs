@@ -1,7 +1,8 @@
 //! Operators that compute each element from the elements at the same place.
 
 use super::super::dim::Dim;
-use super::super::fact::{DType, Fact, MAX_CONTENTS, Shape, broadcast};
+use super::super::dtype::DType;
+use super::super::fact::{Fact, MAX_CONTENTS, Shape, broadcast};
 use super::contents::{self, Small};
 use super::numbers::{decided, fits, on_numbers};
 use super::question::axis_at;

@@ -1,7 +1,8 @@
 //! Operators that read and write by index, and those whose results' lengths depend on the data.
 
 use super::super::dim::Dim;
-use super::super::fact::{DType, Fact, Shape};
+use super::super::dtype::DType;
+use super::super::fact::{Fact, Shape};
 use super::contents::{self, Small};
 use super::elementwise::first;
 use super::question::{axis_at, length};

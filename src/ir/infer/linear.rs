@@ -1,7 +1,8 @@
 //! Products of matrices.
 
 use super::super::dim::Dim;
-use super::super::fact::{DType, Fact, Shape, broadcast};
+use super::super::dtype::DType;
+use super::super::fact::{Fact, Shape, broadcast};
 use super::elementwise::same_dtype;
 use super::question::expect_rank;
 use super::{Answer, Question, Rule};

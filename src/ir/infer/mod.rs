@@ -32,8 +32,8 @@ use std::sync::{Arc, LazyLock};
 
 use indexmap::IndexMap;
 
-use super::attr::Attr;
 use super::fact::Fact;
+use super::graph::attr::Attr;
 use super::tensor::Tensor;
 
 /// A node whose outputs' facts are asked for.

@@ -1,7 +1,8 @@
 //! Normalizations, attention and losses.
 
 use super::super::dim::Dim;
-use super::super::fact::{DType, Fact, Shape};
+use super::super::dtype::DType;
+use super::super::fact::{Fact, Shape};
 use super::elementwise::{first, unary};
 use super::question::{axis_at, expect_rank};
 use super::{Answer, Question, Rule};

@@ -1,7 +1,7 @@
 //! What elementwise operators make of whole numbers that are followed symbolically.
 
 use super::super::dim::Dim;
-use super::super::fact::DType;
+use super::super::dtype::DType;
 
 /// What an operator makes of whole numbers; booleans are 0 and 1. `None` where that cannot be told.
 pub(super) fn on_numbers(op: &str, operands: &[Dim]) -> Option<Dim> {

@@ -1,7 +1,8 @@
 //! Operators that round to small integers and back.
 
 use super::super::dim::Dim;
-use super::super::fact::{DType, Fact, broadcast};
+use super::super::dtype::DType;
+use super::super::fact::{Fact, broadcast};
 use super::elementwise::first;
 use super::linear::product;
 use super::{Answer, Question, Rule};

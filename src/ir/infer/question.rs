@@ -1,10 +1,11 @@
 //! What rules ask of a [`Question`].
 
-use super::super::attr::Attr;
 use super::super::dim::Dim;
-use super::super::fact::{DType, Fact, MAX_RANK, Shape};
+use super::super::dtype::DType;
+use super::super::fact::{Fact, MAX_RANK, Shape};
 use super::super::tensor::Tensor;
 use super::Question;
+use crate::ir::graph::attr::Attr;
 
 /// Longer lists of whole numbers are data, not lengths or axes.
 const MAX_LISTED: usize = 1 << 16;

@@ -1,7 +1,8 @@
 //! Reductions.
 
 use super::super::dim::Dim;
-use super::super::fact::{DType, Fact, Shape};
+use super::super::dtype::DType;
+use super::super::fact::{Fact, Shape};
 use super::contents::{self, Small};
 use super::question::{List, axes_at, axis_at};
 use super::{Answer, Question, Rule};

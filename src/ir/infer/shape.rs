@@ -1,7 +1,8 @@
 //! Operators that read shapes and give values new ones.
 
 use super::super::dim::Dim;
-use super::super::fact::{DType, Fact, MAX_RANK, Shape};
+use super::super::dtype::DType;
+use super::super::fact::{Fact, MAX_RANK, Shape};
 use super::contents::{self, Small};
 use super::question::{List, axes_at, length, number};
 use super::{Answer, Question, Rule};

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
-use super::super::attr::Attr;
 use super::super::dim::Dim;
-use super::super::fact::{DType, Fact, Shape};
+use super::super::dtype::DType;
+use super::super::fact::{Fact, Shape};
 use super::{Question, infer};
 use crate::ir::DIALECT;
+use crate::ir::graph::attr::Attr;
 
 /// The outputs' facts as text, or the error, in the dialect spoken inside.
 pub(super) fn answer(op: &str, inputs: &[&str], attrs: &[(&str, Attr)]) -> String {

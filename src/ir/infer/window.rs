@@ -1,7 +1,8 @@
 //! Operators that slide windows over images: convolutions, pools; and those that resample.
 
 use super::super::dim::Dim;
-use super::super::fact::{DType, Fact, MAX_RANK, Shape};
+use super::super::dtype::DType;
+use super::super::fact::{Fact, MAX_RANK, Shape};
 use super::question::{List, axes_at, number};
 use super::{Answer, Question, Rule};
 
@@ -256,7 +257,7 @@ fn resize(q: &Question<'_>) -> Answer {
 }
 
 fn scales(q: &Question<'_>) -> Option<Vec<f32>> {
-    if let Some(super::super::attr::Attr::Floats(scales)) = q.attrs.get("scales") {
+    if let Some(crate::ir::graph::attr::Attr::Floats(scales)) = q.attrs.get("scales") {
         return Some(scales.clone());
     }
     let input = if q.op == "Resize" && q.opset >= 11 { 2 } else { 1 };

@@ -1,12 +1,13 @@
 //! Shapes: what asks for lengths, gives a tensor another shape, cuts and joins.
 
-use super::super::attr::Attr;
 use super::super::dim::Dim;
-use super::super::expr::Expr;
-use super::super::fact::{DType, Shape};
+use super::super::dtype::DType;
+use super::super::fact::Shape;
 use super::super::lengths::reshape_lengths;
 use super::super::tensor::Tensor;
 use crate::error::Error;
+use crate::ir::builder::expr::Expr;
+use crate::ir::graph::attr::Attr;
 
 impl Expr<'_> {
     /// The lengths of the axes as a vector, int64: a constant where they are known, computed from the inputs where those tell.

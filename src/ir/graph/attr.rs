@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::graph::Graph;
-use super::tensor::Tensor;
+use super::Graph;
+use crate::ir::tensor::Tensor;
 
 /// The value of an attribute, with ONNX's types.
 #[derive(Clone, Debug)]

@@ -4,11 +4,12 @@ use std::fmt;
 use std::ops::{Add, Div, Mul, Neg, Sub};
 use std::sync::Arc;
 
-use super::builder::Builder;
-use super::dim::Dim;
-use super::fact::{DType, Fact, Shape};
-use super::graph::ValueId;
+use super::Builder;
 use crate::error::Error;
+use crate::ir::dim::Dim;
+use crate::ir::dtype::DType;
+use crate::ir::fact::{Fact, Shape};
+use crate::ir::graph::ValueId;
 
 /// A value of a graph being written: as cheap to copy as an integer.
 ///

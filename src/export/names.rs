@@ -1,0 +1,33 @@
+//! Where things lie in a bundle, and what refers to them.
+
+use std::path::{Component, Path, PathBuf};
+
+/// What the locations of the base's files begin with, in the graphs of a bundle.
+pub const LENT: &str = "base";
+
+/// The graph that runs without training.
+pub const INFERENCE: &str = "inference";
+
+/// The location of a base's file in a bundle's graphs.
+pub(super) fn location(file: &str) -> String {
+    format!("{LENT}/{file}")
+}
+
+/// Whether a path is made of names alone, so that it leads into the folder that it starts from.
+pub(super) fn is_inside(path: &str) -> bool {
+    !path.is_empty() && !path.contains('\\') && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+/// The path of `file` as seen from `folder`; none where there is no way (another drive).
+pub(super) fn relative(file: &Path, folder: &Path) -> Option<PathBuf> {
+    let (file, folder): (Vec<_>, Vec<_>) = (file.components().collect(), folder.components().collect());
+    let common = file.iter().zip(&folder).take_while(|(one, other)| one == other).count();
+    if common == 0 {
+        return None;
+    }
+    let up = folder[common..].iter().map(|_| Component::ParentDir);
+    Some(up.chain(file[common..].iter().copied()).collect())
+}
+
+/// The folder in a bundle with the adapter as `inject` wrote it, which training can start from again.
+pub const INITIAL: &str = "initial";

@@ -1,0 +1,49 @@
+//! The graphs of a bundle, opened to be trained, and how they are fed.
+
+use crate::data::Batch;
+use crate::error::{Error, Result};
+use crate::export::Bundle;
+use crate::ort::{Device, ElementType, Feed, HostTensor, Port, Purpose, Runtime, Session, Settings, State};
+
+/// The parts of the training state, by the names of the graphs' inputs, each float32 `[N]`.
+pub(crate) const STATES: [State<'static>; 3] = [
+    State { input: "trainable", output: "trainable_next" },
+    State { input: "adam_m", output: "adam_m_next" },
+    State { input: "adam_v", output: "adam_v_next" },
+];
+
+pub(super) const GRADIENT: State<'static> = State { input: "gradient", output: "gradient_next" };
+
+/// The graph of a bundle for a purpose, opened to be trained or to be run beside it.
+///
+/// # Errors
+/// If the bundle does not have it or ONNX Runtime refuses it.
+pub fn open(runtime: &Runtime, bundle: &Bundle, purpose: &str, device: Device) -> Result<Session> {
+    let settings = Settings { device, purpose: Purpose::Training, ..Settings::default() };
+    Session::open(runtime, bundle.runnable(purpose)?, &settings)
+}
+
+/// A batch with the inputs that are always fed, and those of the others that the graph has.
+pub(super) fn with_optional<'a>(session: &Session, batch: &'a Batch, always: &[Feed<'a>], optional: &[Feed<'a>]) -> Vec<Feed<'a>> {
+    let mut feeds = batch.feeds();
+    feeds.extend_from_slice(always);
+    feeds.extend(optional.iter().filter(|feed| session.input(feed.name()).is_some()));
+    feeds
+}
+
+/// A number as a tensor without axes, of the type that an input asks for.
+pub(super) fn number(port: &Port, value: f64) -> Result<HostTensor> {
+    match port.element_type {
+        Some(ElementType::Float32) => Ok(HostTensor::scalar(narrow(value))),
+        Some(ElementType::Float64) => Ok(HostTensor::scalar(value)),
+        other => {
+            let found = other.map_or_else(|| "another".to_owned(), |other| other.to_string());
+            Err(Error::mismatch(format!("element type of {}", port.name), "float32 or float64", found))
+        }
+    }
+}
+
+#[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "numbers are rounded once, where they become tensors")]
+pub(super) fn narrow(value: f64) -> f32 {
+    value as f32
+}
