@@ -9,7 +9,7 @@ use peft_onnx::ort::{Elements, Feed, HostTensor, Options, Runtime, Session, Sett
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::rows::{Domain, Input, Precision, Row};
+use super::row::{Domain, Input, Precision, Row};
 
 /// Directions that each input is moved in.
 const DIRECTIONS: i32 = 3;

@@ -6,6 +6,7 @@ mod check;
 mod guarded;
 mod operators;
 mod refused;
+mod row;
 mod rows;
 mod straight;
 

@@ -5,7 +5,7 @@ use peft_onnx::grad;
 use peft_onnx::ir::{Builder, DType, Expr, ModelInfo};
 
 use super::check::value;
-use super::rows::{Input, Row, any, fixed, list, positive, row, truth, whole};
+use super::row::{Input, Row, any, fixed, list, positive, row, truth, whole};
 
 /// A use of an operator that has no gradient, and a part of the message.
 pub(crate) struct Refused {
