@@ -4,7 +4,7 @@
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::input_role::Role;
+use super::input_role::{MaskForm, Role};
 use super::{Anatomy, fixed};
 use crate::ir::Graph;
 

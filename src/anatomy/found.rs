@@ -2,7 +2,11 @@
 
 use std::ops::Range;
 
-use crate::ir::{Graph, ValueId};
+use super::ending::Probabilities;
+use super::input_role::{MaskForm, Role};
+use super::task::Guess;
+use super::walk::Miss;
+use crate::ir::ValueId;
 
 /// What was recognised in a graph. Values are those of the graph that was read, and keep their ids in graphs written on top of it.
 #[derive(Clone, Debug, Default)]
@@ -67,15 +71,6 @@ impl Anatomy {
             Sight::BothWays
         }
     }
-}
-
-/// Why a search stopped: shown by `inspect --explain`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Miss {
-    /// Node or value.
-    pub at: String,
-    /// What would have been recognised there.
-    pub wanted: String,
 }
 
 /// `y = x · W (+ bias)` with a constant `W`: a `Linear` or a `Conv1D` of the original model.

@@ -37,16 +37,16 @@ pub use apart::apart;
 pub use ending::{Probabilities, Squash};
 pub use feeding::{Feeding, Padding, feeding};
 pub use found::{
-    Anatomy, Attention, Axis, CachePart, CacheSlot, Embedding, Ending, Head, Heads, Inputs, Layout, Mask, Masking, Miss, Parameter,
-    PositionUse, Projection, Scaling, Sight, Weight,
+    Anatomy, Attention, Axis, CachePart, CacheSlot, Embedding, Ending, Head, Heads, Inputs, Layout, Mask, Masking, Parameter, PositionUse,
+    Projection, Scaling, Sight, Weight,
 };
 pub use images::image_size;
 pub use input_role::{MaskForm, Role};
 pub use split::evidence as missing_encoder;
 pub use task::{Decision, Declared, Feeds, Guess, Instead, Reads, Row, TASKS, Task, decide, guess};
+pub use walk::Miss;
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 use crate::ir::{Graph, ValueId};
 

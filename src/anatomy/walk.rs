@@ -2,7 +2,16 @@
 
 use crate::ir::{Attr, Fact, Graph, Node, NodeId, Tensor, ValueId};
 
-use super::{Miss, flow};
+use super::flow;
+
+/// Why a search stopped: shown by `inspect --explain`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Miss {
+    /// Node or value.
+    pub at: String,
+    /// What would have been recognised there.
+    pub wanted: String,
+}
 
 /// What a step gives.
 pub(super) type Found<T> = Result<T, Miss>;

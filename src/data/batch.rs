@@ -7,7 +7,7 @@ use super::filling::Filling;
 use super::masking::hidden;
 use super::shuffle::{Cursor, Order};
 use crate::adapter::config::Task;
-use crate::anatomy::{Feeding, Padding, Role};
+use crate::anatomy::{Padding, Role};
 use crate::error::{Context, Error, Place, Result};
 use crate::ort::{Axis, Feed, HostTensor, Port};
 use crate::train::losses::{COMPLETION, DESIRABLE};

@@ -7,18 +7,14 @@ use super::Tokenizer;
 use super::classes;
 use super::encode::encode;
 use super::encoder::Encoder;
-use super::example::{Example, IGNORED, Labels, Limits};
-use super::media::Media;
+use super::example::{Example, IGNORED, Labels};
 use super::reading::{Packing, Reading};
 use super::record::{self, Record};
 use super::roles;
 use crate::adapter::config::Task;
-use crate::anatomy::Feeding;
 use crate::error::{Context, Error, Place, Result};
 use crate::measure::float;
 use crate::train::losses::LABELS;
-use crate::train::plan::LossPlan;
-use crate::train::verbalizer::HardPrompt;
 
 /// All examples of a data file.
 #[derive(Clone, Debug, PartialEq)]

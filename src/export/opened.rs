@@ -1,11 +1,11 @@
 //! A bundle as every command opens it: its manifest, and its base, which is found, checked and lent to the bundle's graphs.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
 
 use super::manifest::{self, Manifest};
-use super::names::{INFERENCE, LENT, location};
+use super::names::{INFERENCE, location};
 use super::{fingerprint, onnx_adapter, pending};
 use crate::ir::{Builder, Graph, Tensor};
 use crate::onnx::{self, Lent, Runnable, Storage, WriteOptions};

@@ -6,6 +6,7 @@
 //! written once.
 
 mod activation;
+mod again;
 mod attention;
 mod conv;
 mod einsum;

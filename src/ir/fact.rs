@@ -6,36 +6,6 @@ use super::dim::Dim;
 use super::dtype::DType;
 use super::tensor::Tensor;
 
-/// Every element type: name in ONNX's text form, bits of an element (0: not of fixed size).
-const DTYPES: &[(DType, &str, usize)] = &[
-    (DType::F32, "float", 32),
-    (DType::U8, "uint8", 8),
-    (DType::I8, "int8", 8),
-    (DType::U16, "uint16", 16),
-    (DType::I16, "int16", 16),
-    (DType::I32, "int32", 32),
-    (DType::I64, "int64", 64),
-    (DType::String, "string", 0),
-    (DType::Bool, "bool", 8),
-    (DType::F16, "float16", 16),
-    (DType::F64, "double", 64),
-    (DType::U32, "uint32", 32),
-    (DType::U64, "uint64", 64),
-    (DType::Complex64, "complex64", 64),
-    (DType::Complex128, "complex128", 128),
-    (DType::BF16, "bfloat16", 16),
-    (DType::F8E4M3FN, "float8e4m3fn", 8),
-    (DType::F8E4M3FNUZ, "float8e4m3fnuz", 8),
-    (DType::F8E5M2, "float8e5m2", 8),
-    (DType::F8E5M2FNUZ, "float8e5m2fnuz", 8),
-    (DType::U4, "uint4", 4),
-    (DType::I4, "int4", 4),
-    (DType::F4E2M1, "float4e2m1", 4),
-    (DType::F8E8M0, "float8e8m0", 8),
-    (DType::U2, "uint2", 2),
-    (DType::I2, "int2", 2),
-];
-
 /// The lengths of a value's axes.
 pub type Shape = Vec<Dim>;
 

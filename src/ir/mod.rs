@@ -16,12 +16,12 @@ mod simplify;
 mod tensor;
 mod text;
 
-pub use attr::Attr;
+pub use builder::expr::Expr;
 pub use builder::{Body, Builder, NodeSpec};
 pub use dim::Dim;
 pub use dtype::DType;
-pub use expr::Expr;
 pub use fact::{Fact, Shape, broadcast};
+pub use graph::attr::Attr;
 pub use graph::{Graph, ModelInfo, NO_GRADIENT, Node, NodeId, Opset, Use, Value, ValueId};
 pub use ops::Transposed;
 pub use simplify::simplify;

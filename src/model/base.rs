@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::upcast::upcast;
 use crate::adapter::config::{NewHead, Task};
 use crate::adapter::new_head::{self, Features};
 use crate::adapter::targets::align_names;

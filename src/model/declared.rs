@@ -42,7 +42,7 @@ pub fn config(model: &Path) -> Result<Option<Value>> {
 }
 
 /// A JSON file that belongs to a model.
-pub(super) fn read(model: &Path, name: &str) -> Result<Option<Value>> {
+pub(crate) fn read(model: &Path, name: &str) -> Result<Option<Value>> {
     let Some(file) = files::near::file(model, name) else { return Ok(None) };
     let bytes = std::fs::read(&file).in_file(&file)?;
     serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::format("JSON", error).in_file(&file))

@@ -12,12 +12,12 @@ use super::external::Load;
 use super::order::{label, sparse_name};
 use super::proto::{
     AttributeProto, EXTERNAL, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, SparseTensorProto, TensorProto,
-    ValueInfoProto,
+    ValueInfoProto, entry,
 };
 use super::read::{domain, model as read_model};
 use super::storage::Store;
 use super::tensor;
-use super::write::{entry, kept, model as write_model};
+use super::write::{kept, model as write_model};
 use crate::error::{Context, Error, Place, Result};
 use crate::ir::{DIALECT, Graph, Tensor};
 

@@ -10,7 +10,7 @@ use crate::error::Result;
 /// Bytes that a model refers to as a file beside it, wherever they are.
 #[derive(Clone, Debug)]
 pub struct Lent {
-    location: String,
+    pub(super) location: String,
     pub(super) mapped: Mapped,
 }
 

@@ -6,7 +6,7 @@ use super::forms;
 use super::inline::inline_functions;
 use super::older::Old;
 use crate::error::{Error, Place, Result};
-use crate::ir::{Attr, Builder, DIALECT, Expr, Graph, Node, ValueId};
+use crate::ir::{Attr, Builder, DIALECT, Graph, Node, ValueId};
 
 /// The oldest opset whose operators are understood: broadcasting has been as in numpy since then.
 const OLDEST: i64 = 7;

@@ -70,7 +70,7 @@ impl Runnable {
         let mut model = ModelProto::decode(mapped.bytes().clone()).map_err(|why| Error::format("an ONNX model", why)).in_file(path)?;
         let folder = crate::files::folder(path);
         let located = |location: &str| {
-            let lent = as_it_is.lent.iter().find(|lent| lent.location == location);
+            let lent = as_it_is.lent.iter().find(|lent| lent.location() == location);
             from_root(&lent.map_or_else(|| folder.join(location), |lent| lent.path().to_path_buf()))
         };
         let graph = model.graph.iter_mut().all(|graph| relocate(graph, &located));

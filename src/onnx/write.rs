@@ -8,8 +8,7 @@ use prost::Message;
 
 use super::attribute;
 use super::proto::{
-    AttributeProto, FREE_INITIALIZERS, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
-    ValueInfoProto, entry,
+    AttributeProto, FREE_INITIALIZERS, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto, entry,
 };
 use super::storage::{Storage, Store, Stored};
 use super::together::Way;

@@ -6,8 +6,6 @@ use super::optimizer::{AdamW, names};
 use super::order;
 use super::prepared::Prepared;
 use crate::Result;
-use crate::adapter::Param;
-use crate::anatomy::Anatomy;
 use crate::ir::{Builder, DType, Expr, Graph, ValueId, simplify};
 
 /// The forward and the backward pass: what the graph of the whole step and the one that adds gradients up have in common.

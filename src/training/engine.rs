@@ -8,7 +8,7 @@ use super::options::{Optimizer, Options};
 use crate::data::{Batch, Batches, Dataset, Filling, Order};
 use crate::error::{Error, Result};
 use crate::export::Bundle;
-use crate::ort::{Device, DeviceTensor, ElementType, Feed, HostTensor, Port, Purpose, Runtime, Session, Settings, State, Stepper};
+use crate::ort::{DeviceTensor, Feed, HostTensor, Runtime, Session, Stepper};
 use crate::train::optimizer::names;
 
 /// The optional input that seeds the dropout masks.

@@ -1,6 +1,5 @@
 //! `metrics.jsonl`: what happened in every step, one JSON object a line, in the order in which it happened.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -174,9 +173,11 @@ fn keep_until(from: &Path, path: &Path, step: u64) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::fs;
 
     use super::*;
+    use crate::evaluate::EvalRecord;
 
     fn record(step: u64, loss: f32) -> StepRecord {
         StepRecord { step, loss, learning_rate: 0.001, grad_norm: 2.0, tokens: 64, seconds: 0.5, epoch: 0.25, diverged: !loss.is_finite() }

@@ -1,13 +1,11 @@
 //! What a model was made for: from the axes and the names of its outputs, its masks, its head, and what its folder says of it.
 
 mod evidence;
+mod guessed;
 mod others;
 mod table;
 #[cfg(test)]
 mod tests;
-
-use std::fmt;
-use std::str::FromStr;
 
 use crate::error::{Error, Result};
 use crate::ir::{Fact, Graph};
@@ -17,66 +15,8 @@ use evidence::View;
 use others::{OTHERS, Other};
 
 pub use evidence::{Declared, Feeds};
-pub use table::{Reads, Row, TASKS};
-
-/// What a model is trained to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Task {
-    /// The next token at each position.
-    CausalLm,
-    /// The hidden tokens.
-    MaskedLm,
-    /// The next token of a text that answers another.
-    Seq2SeqLm,
-    /// A class for each text.
-    SeqCls,
-    /// Any number of labels for each text.
-    MultiLabel,
-    /// One or more numbers for each text.
-    Regression,
-    /// How relevant a passage is for a query.
-    Rerank,
-    /// A class for each token.
-    TokenCls,
-    /// Where in a text the answer to a question stands.
-    Qa,
-    /// A vector for each text.
-    Embedding,
-    /// Which of two answers is better, by the model's own probabilities.
-    Preference,
-    /// Which of two answers is better, by a score.
-    Reward,
-    /// A class for each image.
-    ImageCls,
-    /// A class for each sound.
-    AudioCls,
-}
-
-/// A task, and what it was concluded from.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Guess {
-    /// The task; none where the evidence speaks for no task, or for several.
-    pub task: Option<Task>,
-    /// The reason, in words.
-    pub why: String,
-    /// The tasks that it may be for, where the evidence speaks for several.
-    pub candidates: Vec<Task>,
-    /// What the outputs are instead of scores of classes, where they are something that no task here is trained on.
-    pub instead: Option<Instead>,
-}
-
-/// What outputs are that no task here is trained on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Instead {
-    /// What the model was made for.
-    pub what: &'static str,
-    /// Whether a task that somebody names does not change it.
-    pub is_certain: bool,
-    /// What to do about it; may be empty.
-    pub hint: &'static str,
-    /// The tasks that such a model is trained for, where somebody names one.
-    pub tasks: &'static [Task],
-}
+pub use guessed::{Guess, Instead};
+pub use table::{Reads, Row, TASKS, Task};
 
 /// A task that a model is trained for, and what speaks against it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,23 +25,6 @@ pub struct Decision {
     pub task: Task,
     /// What the evidence says instead, where a task was asked for.
     pub doubt: Option<String>,
-}
-
-impl fmt::Display for Task {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Task {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        Self::from_name(name).ok_or_else(|| {
-            let all: Vec<&str> = TASKS.iter().map(|row| row.name).collect();
-            Error::not_found("task", name).with_hint(format!("tasks are {}", all.join(", ")))
-        })
-    }
 }
 
 /// The task that a model without a new head is trained for: the one that is `asked` for where that can be, else the one that everything speaks for.

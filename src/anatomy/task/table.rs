@@ -1,6 +1,59 @@
 //! All tasks, one row each.
 
-use super::Task;
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+
+/// What a model is trained to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Task {
+    /// The next token at each position.
+    CausalLm,
+    /// The hidden tokens.
+    MaskedLm,
+    /// The next token of a text that answers another.
+    Seq2SeqLm,
+    /// A class for each text.
+    SeqCls,
+    /// Any number of labels for each text.
+    MultiLabel,
+    /// One or more numbers for each text.
+    Regression,
+    /// How relevant a passage is for a query.
+    Rerank,
+    /// A class for each token.
+    TokenCls,
+    /// Where in a text the answer to a question stands.
+    Qa,
+    /// A vector for each text.
+    Embedding,
+    /// Which of two answers is better, by the model's own probabilities.
+    Preference,
+    /// Which of two answers is better, by a score.
+    Reward,
+    /// A class for each image.
+    ImageCls,
+    /// A class for each sound.
+    AudioCls,
+}
+
+impl fmt::Display for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Task {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::from_name(name).ok_or_else(|| {
+            let all: Vec<&str> = TASKS.iter().map(|row| row.name).collect();
+            Error::not_found("task", name).with_hint(format!("tasks are {}", all.join(", ")))
+        })
+    }
+}
 
 /// What of a model a task's losses read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

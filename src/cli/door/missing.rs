@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Role, entries, folder_of, is_bundle, listed, model, shown};
+use super::models::models;
+use super::{Role, entries, folder_of, is_bundle, listed, shown};
 use crate::error::Error;
 use crate::files::Kind;
 
@@ -56,7 +57,7 @@ fn lower(path: &Path) -> String {
 fn fits(role: Role, path: &Path) -> bool {
     match role {
         Role::Bundle => is_bundle(path),
-        Role::Model if path.is_dir() => !is_bundle(path) && !model::models(path).is_empty(),
+        Role::Model if path.is_dir() => !is_bundle(path) && !models(path).is_empty(),
         Role::Model => Kind::of(path) == Some(Kind::Onnx),
         Role::ModelOrBundle => is_bundle(path) || fits(Role::Model, path),
         Role::Adapter => path.is_dir(),

@@ -22,7 +22,7 @@ pub struct Expr<'g> {
 }
 
 impl<'g> Expr<'g> {
-    pub(super) fn new(builder: &'g Builder, id: ValueId) -> Self {
+    pub(in crate::ir) fn new(builder: &'g Builder, id: ValueId) -> Self {
         Self { builder, id }
     }
 
@@ -89,11 +89,11 @@ impl<'g> Expr<'g> {
         })
     }
 
-    pub(super) fn binary(self, op: &str, other: Self) -> Self {
+    pub(in crate::ir) fn binary(self, op: &str, other: Self) -> Self {
         self.builder.op(op, &[self, other], &[])
     }
 
-    pub(super) fn unary(self, op: &str) -> Self {
+    pub(in crate::ir) fn unary(self, op: &str) -> Self {
         self.builder.op(op, &[self], &[])
     }
 
