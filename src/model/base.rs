@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::upcast::upcast;
+use crate::adapter::Plan;
 use crate::adapter::config::{NewHead, Task};
 use crate::adapter::new_head::{self, Features};
 use crate::adapter::targets::align_names;
-use crate::adapter::Plan;
 use crate::anatomy::{self, Anatomy};
 use crate::decompose::{self, Stilled};
 use crate::ir::{DType, Graph, Tensor, ValueId};

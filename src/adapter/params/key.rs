@@ -11,7 +11,8 @@
 
 use std::fmt;
 
-use super::PEFT_PREFIX;
+/// PEFT's prefix of the base model's module paths.
+pub const PEFT_PREFIX: &str = "base_model.model.";
 
 /// How the names of a method's tensors begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

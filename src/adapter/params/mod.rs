@@ -6,5 +6,6 @@ pub mod init;
 pub mod key;
 mod param;
 
-pub use param::{Form, Given, PEFT_PREFIX, Param, Params, Role};
+pub use key::PEFT_PREFIX;
+pub use param::{Form, Given, Param, Params, Role};
 pub(crate) use param::{input_name, narrow_uniform, param};

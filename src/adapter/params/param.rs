@@ -1,7 +1,7 @@
 //! The tensors of an adapter in a graph.
 
 use super::init;
-use super::key::{Key, Part};
+use super::key::{Key, PEFT_PREFIX, Part};
 use crate::ir::{Builder, DType, Expr, Tensor, ValueId};
 use crate::{Error, Place};
 
@@ -38,9 +38,6 @@ impl Param {
         self.role != Role::Fixed
     }
 }
-
-/// PEFT's prefix of the base model's module paths.
-pub const PEFT_PREFIX: &str = "base_model.model.";
 
 /// How the trained tensors stand in a graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,7 @@
 //! The rows: every operator with a rule, and the forms of it that take ways of their own.
 
-use peft_onnx::ir::Attr;
-
 use super::row::Input::{self, Computed, Constant, Held, LeftOut};
-use super::row::{Domain, Precision, Row, any, fixed, kinked, list, positive, row, table, truth, whole, within};
+use super::row::{Domain, Row, any, fixed, kinked, list, numbers, positive, row, table, truth, whole, within};
 
 /// Lengths that are known only when the graph runs.
 const BATCH: i64 = -1;
