@@ -16,7 +16,7 @@ Examples:
   peft-onnx export model.lora --format onnx_adapter -o a.onnx_adapter     # activated run by run on model.lora/inference.onnx
   peft-onnx export model.lora --format onnx_adapter --adapter other.lora -o b.onnx_adapter
   peft-onnx export model.lora --format inference -o adapted.onnx          # a complete model with the adapter as optional inputs
-  peft-onnx export model.lora --format training -o loop                   # for a training loop of your own: scripts/train_loop.js";
+  peft-onnx export model.lora --format training -o loop                   # for a training loop of your own: scripts/checks/train_loop.js";
 
 /// Options of `export`.
 #[derive(Clone, Debug, clap::Args)]

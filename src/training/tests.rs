@@ -14,7 +14,7 @@ fn runtime() -> &'static Runtime {
     Runtime::start(&RuntimeOptions::default()).unwrap_or_else(|error| panic!("tests need ONNX Runtime: {error}"))
 }
 
-/// A copy of the bundle that `scripts/make_bundle_fixture.py` wrote.
+/// A copy of the bundle that `scripts/fixtures/make_bundle_fixture.py` wrote.
 fn bundle(into: &Path) -> Result<PathBuf> {
     let fixture: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests/fixtures/bundle"].iter().collect();
     for entry in std::fs::read_dir(fixture)? {

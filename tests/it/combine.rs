@@ -1,5 +1,5 @@
 //! Combinations of adapters are those that Hugging Face PEFT makes: tensors of its `add_weighted_adapter`, written by
-//! `scripts/make_combine_fixture.py`.
+//! `scripts/fixtures/make_combine_fixture.py`.
 
 use std::path::{Path, PathBuf};
 

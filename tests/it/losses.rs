@@ -1,4 +1,4 @@
-//! Losses and their gradients, run by ONNX Runtime, against the reference libraries' (`scripts/make_loss_fixtures.py`).
+//! Losses and their gradients, run by ONNX Runtime, against the reference libraries' (`scripts/fixtures/make_loss_fixtures.py`).
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
 

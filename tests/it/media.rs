@@ -1,4 +1,4 @@
-//! Pictures and sounds against transformers' own processors (`scripts/make_media_fixtures.py`).
+//! Pictures and sounds against transformers' own processors (`scripts/fixtures/make_media_fixtures.py`).
 
 use std::path::{Path, PathBuf};
 

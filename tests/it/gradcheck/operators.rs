@@ -11,7 +11,7 @@ use super::refused::{Refused, refusals};
 use super::rows;
 
 /// Every operator of ONNX up to opset 24, the opset of its last form, and whether it makes floats from floats: by
-/// `scripts/onnx_operators.py`.
+/// `scripts/fixtures/onnx_operators.py`.
 const OPERATORS: &str = include_str!("operators.txt");
 
 struct Operator {
