@@ -8,6 +8,9 @@
 //! A rule sees a node's inputs and outputs, never what an exporter or a fusion puts inside, so that the runtime may still fuse
 //! the forward pass.
 //!
+//! Where an operator has a kink (`Relu` at 0, equal elements of a maximum), a rule gives the subgradient that PyTorch gives; where an
+//! element is zero, a rule gives a number wherever the slope is one. `tests/it/gradcheck/edges.rs` holds both.
+//!
 //! # How to add a rule
 //! 1. Add one line to the table in `rules.rs`, where operators of its kind stand. What is longer than the line becomes a function
 //!    in the file of that kind, with the formula in its documentation.

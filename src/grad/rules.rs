@@ -31,7 +31,7 @@ use index::{compress, gather, gather_elements, gather_nd, scatter_data, scatter_
 use layout::{center_crop_pad, concat, cum_sum, depth_to_space, dropout, inverse, pad, reverse, split, tile, trilu};
 use linear::{gemm_a, gemm_b, gemm_c, mat_mul_a, mat_mul_b};
 use norm::{batch, group, instance, layer, lp_normalization, mean_variance, rms};
-use reduce::{count, global_max_pool, kept, log_softmax, reduce_extremum, reduce_l2, softmax};
+use reduce::{count, global_max_pool, kept, log_softmax, reduce_extremum, reduce_l2, reduce_prod, softmax};
 use resample::resize;
 use spectrum::dft;
 
@@ -116,7 +116,7 @@ static RULES: &[(&str, Rule)] = &[
     ("Relu",               Inputs(&[|f| f.dy * f.y.sign()])),
     ("LeakyRelu",          Inputs(&[leaky_relu])),
     ("ThresholdedRelu",    Inputs(&[thresholded_relu])),
-    ("PRelu",              Inputs(&[|f| f.x[0].less(f.x[0].same_type(0.0)).where_(f.dy * f.x[1], f.dy),
+    ("PRelu",              Inputs(&[|f| f.x[0].greater(f.x[0].same_type(0.0)).where_(f.dy, f.dy * f.x[1]),
                                     |f| f.dy * f.x[0].min(f.x[0].same_type(0.0))])),
     ("Elu",                Inputs(&[elu])),
     ("Selu",               Inputs(&[selu])),
@@ -154,7 +154,7 @@ static RULES: &[(&str, Rule)] = &[
     ("ReduceMean",         Inputs(&[|f| (kept(f, f.dy) / count(f)).expand_like(f.x[0])])),
     ("ReduceMax",          Inputs(&[reduce_extremum])),
     ("ReduceMin",          Inputs(&[reduce_extremum])),
-    ("ReduceProd",         Inputs(&[|f| kept(f, f.dy * f.y) / f.x[0]])),
+    ("ReduceProd",         Inputs(&[reduce_prod])),
     ("ReduceL1",           Inputs(&[|f| kept(f, f.dy) * f.x[0].sign()])),
     ("ReduceL2",           Inputs(&[reduce_l2])),
     ("ReduceSumSquare",    Inputs(&[|f| kept(f, f.dy * 2.0) * f.x[0]])),

@@ -22,9 +22,9 @@ pub(super) fn hard_sigmoid<'g>(f: &Forward<'g>) -> Expr<'g> {
     f.dy * (indicator(inside, f.dy) * f.float("alpha", 0.2))
 }
 
-/// `dX = dY` where `x ≥ 0`, else `α dY`.
+/// `dX = dY` where `x > 0`, else `α dY`.
 pub(super) fn leaky_relu<'g>(f: &Forward<'g>) -> Expr<'g> {
-    below(f.x[0], 0.0).where_(f.dy * f.float("alpha", 0.01), f.dy)
+    above(f.x[0], 0.0).where_(f.dy, f.dy * f.float("alpha", 0.01))
 }
 
 /// `dX = dY` where `x > α`, else 0.

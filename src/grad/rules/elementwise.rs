@@ -13,8 +13,14 @@ pub(super) fn pow_base<'g>(f: &Forward<'g>) -> Expr<'g> {
         Some(0.5) => f.dy * 0.5 / f.y,
         Some(-0.5) => f.dy * -0.5 * (f.y / x),
         Some(-1.0) => -f.dy * f.y.square(),
+        // A zeroth power is 1 everywhere: its slope is 0, at 0 too, where `p xᵖ⁻¹` is no number.
+        Some(0.0) => x.zeros_like(),
         Some(p) => f.dy * (p * x.pow(x.same_type(p - 1.0))),
-        None => f.dy * (p.cast(x.dtype()) * x.pow(p.cast(x.dtype()) - 1.0)),
+        None => {
+            let p = p.cast(x.dtype());
+            let zero = p.same_type(0.0);
+            f.dy * p.equal(zero).where_(zero, p * x.pow(p - 1.0))
+        }
     }
 }
 

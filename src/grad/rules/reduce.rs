@@ -1,7 +1,7 @@
 //! Reductions, and what normalizes by one.
 
 use crate::grad::Forward;
-use crate::ir::{Dim, Expr};
+use crate::ir::{Attr, Dim, Expr};
 
 /// The axes that are reduced, or `None` if only the running graph knows.
 fn reduced(f: &Forward<'_>) -> Option<Vec<i64>> {
@@ -46,6 +46,21 @@ pub(super) fn global_max_pool<'g>(f: &Forward<'g>) -> Expr<'g> {
     let chosen = f.x[0].equal(f.y).cast(f.dy.dtype());
     let axes: Vec<i64> = (2..f.rank()).collect();
     chosen * (f.dy / chosen.sum(&axes))
+}
+
+/// `dxᵢ = dY ∏ⱼ≠ᵢ xⱼ`: the product of what is not zero, over `xᵢ`, where no other element is zero; else 0.
+pub(super) fn reduce_prod<'g>(f: &Forward<'g>) -> Expr<'g> {
+    let Some(axes) = reduced(f) else { return f.refuse("its axes are computed by the graph") };
+    if axes.is_empty() {
+        return f.dy;
+    }
+    let (x, zero) = (f.x[0], f.x[0].same_type(0.0));
+    let is_zero = x.equal(zero);
+    let nonzero = is_zero.where_(x.same_type(1.0), x);
+    let zeros = is_zero.cast(x.dtype());
+    let others_zero = zeros.sum(&axes) - zeros;
+    let product = x.b().op("ReduceProd", &[nonzero, x.b().ints(&axes)], &[("keepdims", Attr::Int(1))]);
+    kept(f, f.dy) * others_zero.greater(x.same_type(0.5)).where_(zero, product / nonzero)
 }
 
 /// `dX = dY ⊙ X / Y`, and 0 where `Y` is 0.

@@ -49,6 +49,11 @@ fn run(row: &Row, session: &mut Session, sizes: &[usize; 3]) -> Result<(), Strin
     Ok(())
 }
 
+/// A value for each input that is fed, of a row without symbolic lengths.
+pub(crate) fn values_of(row: &Row) -> Vec<(usize, HostTensor)> {
+    values(row, &SIZES[0])
+}
+
 /// A value for each input that is fed.
 fn values(row: &Row, sizes: &[usize; 3]) -> Vec<(usize, HostTensor)> {
     let mut random = ChaCha8Rng::seed_from_u64(20_061_123);

@@ -3,6 +3,7 @@
 #![cfg(feature = "runtime")]
 
 mod check;
+mod edges;
 mod guarded;
 mod operators;
 mod refused;

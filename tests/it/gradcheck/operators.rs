@@ -49,7 +49,7 @@ fn the_operators_page_is_up_to_date() {
         std::fs::write(&path, &page).expect("docs can be written");
     }
     let found = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(found == page, "docs/OPERATORS.md is stale: `GRADCHECK_DOCS=write cargo test --test gradcheck` writes it");
+    assert!(found == page, "docs/OPERATORS.md is stale: `GRADCHECK_DOCS=write cargo test --test it gradcheck` writes it");
 }
 
 fn page() -> String {
@@ -110,7 +110,7 @@ fn page() -> String {
 
 const HEAD: &str = "# Operators
 
-<!-- Made from the tables of rules, checks and refusals: `GRADCHECK_DOCS=write cargo test --test gradcheck` -->
+<!-- Made from the tables of rules, checks and refusals: `GRADCHECK_DOCS=write cargo test --test it gradcheck` -->
 
 How gradient passes through the operators of ONNX (`ai.onnx` up to opset 24) that make floats from floats. A check is a row of
 `tests/it/gradcheck/rows.rs`: gradients against differences, on ONNX Runtime. `peft-onnx inspect MODEL --ops` says it for the operators of a
