@@ -10,25 +10,13 @@
 //! The binary's commands are thin: each is a function of this library with its options. Three of them make a tuned model:
 //!
 //! ```no_run
-//! use peft_onnx::adapter::config::{LoraConfig, Method};
-//! use peft_onnx::export::bundle::{self, Adapter, Existing, Request};
-//! use peft_onnx::export::objective::LossRequest;
+//! use peft_onnx::Model;
+//! use peft_onnx::export::Injection;
+//! use peft_onnx::export::bundle::{self, Existing};
 //! # fn main() -> peft_onnx::Result<()> {
-//! let method = Method::Lora(LoraConfig::default());
-//! let request = Request {
-//!     model: "model.onnx".as_ref(),
-//!     adapter: Adapter::Fresh(&method),
-//!     task: None,
-//!     new_head: None,
-//!     hard_prompt: None,
-//!     loss: LossRequest::default(),
-//!     prompt_scale: None,
-//!     output: "model.lora".as_ref(),
-//!     seed: 42,
-//!     existing: Existing::Keep,
-//! };
-//! let report = bundle::write(&request)?;
-//! println!("{} numbers are trained", report.manifest.trainable_count);
+//! let model = Model::open("model.onnx")?;
+//! let injected = bundle::write(model, &Injection::default(), "model.lora".as_ref(), Existing::Keep)?;
+//! println!("{} parameters are trained", injected.manifest.trainable_count);
 //! # Ok(())
 //! # }
 //! ```
@@ -64,3 +52,4 @@ pub mod train;
 #[cfg(feature = "runtime")]
 pub mod training;
 pub use error::{Context, Error, ErrorKind, Place, Result};
+pub use model::Model;

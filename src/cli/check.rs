@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::evaluate::verify::{self, Samples};
 use crate::export::Bundle;
 use crate::ir::Graph;
+use crate::model::Model;
 use crate::onnx::Runnable;
 use crate::ort::{Device, Purpose, Runtime, Session, Settings};
 use crate::training::check::{self, Row, Verdict};
@@ -142,7 +143,7 @@ fn samples(args: &Args, bundle: &Bundle, session: &Session) -> Result<Vec<Batch>
         batches: vec![(0..args.batch_size.get()).map(|row| 5 + 3 * (row % 3)).collect()],
         beside: check::FED.map(str::to_owned).to_vec(),
         feeding: manifest.feeding.clone(),
-        ..Samples::of_model(bundle.model())
+        ..Samples::of_model(&Model::open(bundle.model())?)
     };
     verify::sample_batches(session, &samples)
 }

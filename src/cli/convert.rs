@@ -6,9 +6,9 @@ use clap::ValueEnum;
 use serde_json::json;
 
 use super::{Global, output, target};
-use crate::decompose;
 use crate::error::{Context, Result};
 use crate::ir::Graph;
+use crate::model;
 use crate::onnx::{self, Storage, WriteOptions};
 
 const AFTER_HELP: &str = "\
@@ -83,11 +83,8 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
 fn formed(graph: &Graph, form: Form) -> Result<Graph> {
     match form {
         Form::Keep => Ok(graph.clone()),
-        Form::Raised => onnx::inline_functions(graph).and_then(|graph| onnx::raise(&graph)),
-        Form::Plain => {
-            let raised = onnx::inline_functions(graph).and_then(|graph| onnx::raise(&graph))?;
-            decompose::separate(&raised).and_then(|graph| decompose::decompose(&graph))
-        }
+        Form::Raised => model::raised(graph),
+        Form::Plain => model::plain(graph),
     }
 }
 

@@ -14,8 +14,7 @@ use crate::error::{Context, Error, Result};
 use crate::evaluate::reference::Reference;
 use crate::evaluate::{Evaluation, Evaluator, teacher};
 use crate::export::{INFERENCE, adapter_file};
-use crate::model::base::Base;
-use crate::model::declared;
+use crate::model::Model;
 use crate::onnx::Runnable;
 use crate::ort::{Device, Feed, HostTensor, Purpose, Runtime, Session, Settings};
 use crate::train::logits;
@@ -180,9 +179,8 @@ fn of_logits(args: &Args, runtime: &Runtime, model: Runnable, logits: &str, sour
 }
 
 fn of_model(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
-    let base = Base::read(&args.model)?;
-    let (graph, anatomy) = (&base.graph, &base.anatomy);
-    let declared = declared::of_model(&args.model)?;
+    let model = Model::open(&args.model)?;
+    let (graph, anatomy, declared) = (model.graph(), model.anatomy(), model.declared()?);
     let decision = anatomy::decide(graph, anatomy, &declared, args.task).in_file(&args.model)?;
     if let Some(doubt) = decision.doubt {
         tracing::warn!("measured for {}, as asked, but {doubt}", decision.task);
@@ -192,11 +190,11 @@ fn of_model(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
         error.with_hint("`peft-onnx inspect MODEL --explain` says what was looked for")
     };
     let head = anatomy.head.as_ref().ok_or_else(unknown)?;
-    let source = || Source::of_model(&args.model, decision.task, graph, anatomy, args.tokenizer.as_deref());
+    let source = || Source::of_model(&model, decision.task, args.tokenizer.as_deref());
     // Of a file that gives probabilities, the logits behind them are measured.
-    let (model, logits) = match logits::shown(graph, anatomy)? {
+    let (runnable, logits) = match logits::shown(graph, anatomy)? {
         Some(shown) => (Runnable::of(&shown, &args.model)?, logits::SHOWN),
         None => (Runnable::from(&args.model), graph.value_name(head.logits)),
     };
-    each(args, source, |source, dataset| of_logits(args, runtime, model.clone(), logits, source, &dataset))
+    each(args, source, |source, dataset| of_logits(args, runtime, runnable.clone(), logits, source, &dataset))
 }

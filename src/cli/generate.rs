@@ -14,7 +14,7 @@ use crate::error::{Context, Error, Result};
 use crate::export::INFERENCE;
 use crate::files;
 use crate::generate::{Generator, Limits, Sampler, Sampling, TextStream};
-use crate::model::base::Base;
+use crate::model;
 use crate::onnx::Runnable;
 use crate::ort::Device;
 use crate::training::tokenizer_near;
@@ -140,8 +140,8 @@ impl Model {
             let places = vec![graph.path.clone(), bundle.model().to_path_buf()];
             (graph, places, positions, bundle.manifest().feeding.clone())
         } else {
-            let base = Base::read(&args.model)?;
-            let feeding = anatomy::feeding(&base.graph, &base.anatomy);
+            let model = model::Model::open(&args.model)?;
+            let feeding = anatomy::feeding(model.graph(), model.anatomy());
             ((&args.model).into(), vec![args.model.clone()], None, feeding)
         };
         let tokenizer = match &args.tokenizer {

@@ -15,10 +15,9 @@ use crate::anatomy::{self, Role};
 use crate::data::{Specials, Tokenizer};
 use crate::error::{Context, Error, Result};
 use crate::evaluate::text_prefix;
-use crate::export::PromptScale;
-use crate::export::bundle::{self, Adapter, Existing, Report, Request};
-use crate::model::declared;
-use crate::onnx;
+use crate::export::bundle::{self, Existing};
+use crate::export::{AdapterSource, Injected, Injection, PromptScale};
+use crate::model::Model;
 use crate::train::verbalizer::HardPrompt;
 use crate::training::Source;
 
@@ -95,28 +94,28 @@ pub struct Args {
 /// # Errors
 /// As [`bundle::write`].
 pub fn run(args: &Args, global: &Global) -> Result<()> {
-    let method = args.adapter.is_none().then(|| with_text(args.method.method()?, &args.model, global)).transpose()?;
-    let (adapter, name) = match (&method, &args.adapter) {
-        (Some(method), _) => (Adapter::Fresh(method), method.name()),
-        (None, Some(folder)) => (Adapter::Folder(folder), "adapted"),
+    // Whatever the command line alone decides is refused before the model is read.
+    let method = args.adapter.is_none().then(|| args.method.method()).transpose()?;
+    let (new_head, loss) = (args.head.new_head()?, args.loss.request(args.head.pooling)?);
+    let folder = args.output.clone().unwrap_or_else(|| args.model.with_extension(method.as_ref().map_or("adapted", Method::name)));
+    let existing = if args.force { Existing::Replace } else { Existing::Keep };
+    bundle::check_target(&folder, existing)?;
+    let model = Model::open(&args.model)?;
+    let adapter = match (method, &args.adapter) {
+        (Some(method), _) => AdapterSource::Fresh(with_text(method, &model, global)?),
+        (None, Some(folder)) => AdapterSource::Folder(folder.clone()),
         (None, None) => return Err(Error::invalid("neither --method nor --adapter is given")),
     };
-    let folder = args.output.clone().unwrap_or_else(|| args.model.with_extension(name));
-    let existing = if args.force { Existing::Replace } else { Existing::Keep };
-    let new_head = args.head.new_head()?;
-    let request = Request {
-        model: &args.model,
+    let injection = Injection {
         adapter,
         task: args.task,
         new_head,
-        hard_prompt: hard_prompt(args)?,
-        loss: args.loss.request(args.head.pooling)?,
+        hard_prompt: hard_prompt(args, &model)?,
+        loss,
         prompt_scale: args.method.prompt_scale.map(PromptScale::from),
-        output: &folder,
         seed: args.seed,
-        existing,
     };
-    let report = bundle::write(&request)?;
+    let report = bundle::write(model, &injection, &folder, existing)?;
     let files = files(&folder)?;
     if global.json {
         return output::print_json(&json!({
@@ -136,19 +135,15 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
 }
 
 /// The hard prompt with the tokens of its words, if there is to be one.
-fn hard_prompt(args: &Args) -> Result<Option<HardPrompt>> {
+fn hard_prompt(args: &Args, model: &Model) -> Result<Option<HardPrompt>> {
     let (Some(template), Some(words)) = (&args.template, &args.verbalizer) else { return Ok(None) };
-    let graph = onnx::read(&args.model)?;
-    let graph = onnx::inline_functions(&graph).and_then(|graph| onnx::raise(&graph)).in_file(&args.model)?;
-    let anatomy = anatomy::read(&graph);
-    let declared = declared::of_model(&args.model)?;
-    let task = anatomy::decide(&graph, &anatomy, &declared, args.task).in_file(&args.model)?.task;
-    let source = Source::of_model(&args.model, task, &graph, &anatomy, args.tokenizer.as_deref())?;
+    let task = anatomy::decide(model.graph(), model.anatomy(), &model.declared()?, args.task).in_file(&args.model)?.task;
+    let source = Source::of_model(model, task, args.tokenizer.as_deref())?;
     Ok(source.shown_in(template, Some(&super::hard_prompt::verbalizer(words)?))?.hard_prompt().cloned())
 }
 
 /// The method, its prompt's text taken apart by the tokenizer beside the model, its prefix's text read by the model.
-fn with_text(mut method: Method, model: &Path, global: &Global) -> Result<Method> {
+fn with_text(mut method: Method, model: &Model, global: &Global) -> Result<Method> {
     match &mut method {
         Method::Prompt(PromptConfig { init, .. }) => {
             if let PromptInit::Text(text) = init {
@@ -168,8 +163,8 @@ fn with_text(mut method: Method, model: &Path, global: &Global) -> Result<Method
 }
 
 /// The tokens of a text, at least one.
-fn tokens(text: &str, model: &Path) -> Result<Vec<i32>> {
-    let tokenizer = Tokenizer::beside(model)?.ok_or_else(|| {
+fn tokens(text: &str, model: &Model) -> Result<Vec<i32>> {
+    let tokenizer = Tokenizer::beside(model.name())?.ok_or_else(|| {
         Error::unsupported(format!("starting from {text:?}"), "there is no tokenizer beside the model")
             .with_hint("put tokenizer.json into the model's folder, or start from other numbers: see `--prompt-init`")
     })?;
@@ -198,7 +193,7 @@ fn files(folder: &Path) -> Result<Vec<File>> {
     Ok(files)
 }
 
-fn describe(folder: &Path, report: &Report, files: &[File]) -> String {
+fn describe(folder: &Path, report: &Injected, files: &[File]) -> String {
     let manifest = &report.manifest;
     let trainable = u64::try_from(manifest.trainable_count).unwrap_or(u64::MAX);
     let mut lines = vec![

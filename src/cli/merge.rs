@@ -11,6 +11,7 @@ use crate::evaluate::verify::{self, Comparison, Samples};
 use crate::export::INFERENCE;
 use crate::export::merge::{self, Quantised, Report, Request, Weights};
 use crate::ir::DType;
+use crate::model::Model;
 use crate::onnx;
 
 const AFTER_HELP: &str = "\
@@ -78,9 +79,11 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let quantised = if args.requantize { Quantised::Requantised } else { Quantised::Beside };
     let bundle = args.which.open(&args.bundle, args.base.as_deref())?;
     let request = Request { bundle: &bundle, output: &args.output, weights, quantised };
-    let report = merge::write(&request)?;
+    let model = Model::open(bundle.model())?;
+    let samples = Samples::of_model(&model);
+    let report = merge::write(model, &request)?;
     let is_rounded = report.requantised.weights > 0;
-    let comparison = if args.no_verify { None } else { compared(args, global, &report)? };
+    let comparison = if args.no_verify { None } else { compared(args, global, &report, &samples)? };
     let size = size(&args.output);
     if global.json {
         output::print_json(&json!({
@@ -116,11 +119,10 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
 const NO_BFLOAT16: &str = "ONNX Runtime computes in bfloat16 on CUDA only, not on the processor";
 
 /// The merged model beside the unmerged one; nothing if they compute in a type that the processor has not.
-fn compared(args: &Args, global: &Global, report: &Report) -> Result<Option<Comparison>> {
+fn compared(args: &Args, global: &Global, report: &Report, samples: &Samples) -> Result<Option<Comparison>> {
     let unmerged = report.bundle.runnable(INFERENCE)?;
-    let samples = Samples::of_model(report.bundle.model());
     let runtime = global.runtime(None)?;
-    let comparison = match verify::compare(runtime, unmerged, &args.output, &samples) {
+    let comparison = match verify::compare(runtime, unmerged, &args.output, samples) {
         Err(_) if report.precision == DType::BF16 => return Ok(None),
         comparison => comparison?,
     };
@@ -128,7 +130,7 @@ fn compared(args: &Args, global: &Global, report: &Report) -> Result<Option<Comp
     let is_finite = !comparison.relative.is_nan();
     if is_finite && !comparison.is_close(report.precision) {
         let (unmerged, merged) = (report.bundle.adapted()?, onnx::read(&args.output)?);
-        let unrounded = verify::compare_unrounded(runtime, &unmerged, &merged, &args.output, &samples)?;
+        let unrounded = verify::compare_unrounded(runtime, &unmerged, &merged, &args.output, samples)?;
         return Ok(Some(match unrounded {
             Some(unrounded) => unrounded.after_rounding(&comparison),
             None => comparison,

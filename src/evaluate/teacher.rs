@@ -6,7 +6,7 @@ use crate::anatomy;
 use crate::data::{Batches, Dataset, Filling, Numbers, Order};
 use crate::error::{Context, Error, Result};
 use crate::export::Bundle;
-use crate::model::base::Base;
+use crate::model::Model;
 use crate::ort::{Device, Purpose, Runtime, Session, Settings};
 use crate::train::formula::TEACHER_LOGITS;
 
@@ -24,12 +24,12 @@ pub fn fill(runtime: &Runtime, bundle: &Bundle, device: Device, filling: &Fillin
         return Ok(());
     }
     let path: PathBuf = bundle.folder().join(teacher);
-    let base = Base::read(&path).hint("the teacher that `inject --teacher` named must stay where it was: inject again if it moved")?;
+    let teacher = Model::open(&path).hint("the teacher that `inject --teacher` named must stay where it was: inject again if it moved")?;
     let settings = Settings { device, purpose: Purpose::Inference, ..Settings::default() };
     let mut session = Session::open(runtime, path.as_path(), &settings)?;
-    let head = base.anatomy.head.as_ref().ok_or_else(|| Error::not_found("output", "logits")).in_file(&path)?;
-    let logits = base.graph.value_name(head.output).to_owned();
-    let filling = Filling { feeding: anatomy::feeding(&base.graph, &base.anatomy), ..filling.clone() };
+    let head = teacher.anatomy().head.as_ref().ok_or_else(|| Error::not_found("output", "logits")).in_file(&path)?;
+    let logits = teacher.graph().value_name(head.output).to_owned();
+    let filling = Filling { feeding: anatomy::feeding(teacher.graph(), teacher.anatomy()), ..filling.clone() };
     let rows = if filling.parts_batches(dataset, ROWS) { 1 } else { ROWS };
     let mut found = vec![];
     {

@@ -13,7 +13,7 @@ use crate::data::{Batch, Batches, Dataset, Example, Filling, Labels, Numbers, Or
 use crate::decompose;
 use crate::error::{Context, Error, Result};
 use crate::ir::{DType, Graph};
-use crate::model::base::Base;
+use crate::model::{Base, Model};
 use crate::onnx::{self, Runnable};
 use crate::ort::{Axis, ElementType, Port, Presence, Purpose, Runtime, Session, Settings};
 use crate::train::losses::{COMPLETION, DESIRABLE, LABELS, REFERENCE};
@@ -56,16 +56,16 @@ impl Samples {
     /// Samples with the tokens that a model knows, from its token embedding, and images of the size that it takes. The usual ones for what
     /// the model does not tell.
     #[must_use]
-    pub fn of_model(model: &Path) -> Self {
-        let Ok(Base { graph, anatomy, .. }) = Base::read(model) else { return Self::default() };
+    pub fn of_model(model: &Model) -> Self {
+        let (graph, anatomy) = (model.graph(), model.anatomy());
         // Where it is not told which table is the tokens', every table has the rows of the smallest.
         let tables = || anatomy.embeddings.iter().map(|table| table.rows);
         let rows = anatomy.token_embedding.map_or_else(|| tables().min(), |at| tables().nth(at));
-        let size = anatomy.inputs.main.and_then(|main| anatomy::image_size(&graph, main));
+        let size = anatomy.inputs.main.and_then(|main| anatomy::image_size(graph, main));
         Self {
             vocabulary: rows.and_then(|rows| usize::try_from(rows).ok()),
             image: size.map(|size| size.map(|length| usize::try_from(length).unwrap_or_default())),
-            feeding: anatomy::feeding(&graph, &anatomy),
+            feeding: anatomy::feeding(graph, anatomy),
             ..Self::default()
         }
     }
@@ -354,7 +354,7 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let model = folder.path().join("model.onnx");
         onnx::write(&b.finish()?, &model, &onnx::WriteOptions::default())?;
-        Ok(Samples::of_model(&model).vocabulary)
+        Ok(Samples::of_model(&Model::open(&model)?).vocabulary)
     }
 
     #[test]
@@ -409,7 +409,7 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("model.onnx");
         onnx::write(&rounded(1.0)?, &path, &onnx::WriteOptions::default())?;
-        let (runtime, samples) = (Runtime::start(&Options::default())?, Samples::of_model(&path));
+        let (runtime, samples) = (Runtime::start(&Options::default())?, Samples::of_model(&Model::open(&path)?));
         for (times, is_same) in [(1.0 + 2e-7, true), (1.01, false), (0.0, false)] {
             let found = compare_unrounded(runtime, &rounded(1.0)?, &rounded(times)?, &path, &samples)?.expect("they round");
             assert_eq!(found.is_close(DType::F32), is_same, "{times}: {found}");

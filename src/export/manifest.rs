@@ -79,7 +79,7 @@ fn is_zero(number: &usize) -> bool {
 }
 
 /// The model that an adapter belongs to.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Base {
     /// The file that `inject` was given, by its name.
     pub file: String,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use super::manifest::Manifest;
 use super::opened::Bundle;
 use super::prompt_scale;
 use crate::adapter::config::Task;
@@ -10,9 +11,11 @@ use crate::adapter::targets::Strictness;
 use crate::adapter::targets::{align_names, split_modules};
 use crate::adapter::{Given, Plan, Requantised};
 use crate::ir::{Builder, DType, Graph};
-use crate::model::base::Base;
+use crate::model::finite;
+use crate::model::{Base, Model};
 use crate::onnx::{self, Storage, WriteOptions};
-use crate::{Context, Error, Result, decompose, peft};
+use crate::peft::{self, AdapterFiles};
+use crate::{Context, Error, Result, decompose};
 
 /// Where the merged model's weights go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,42 +81,64 @@ pub struct Request<'a> {
     pub quantised: Quantised,
 }
 
-/// Folds a bundle's adapter into its base and writes the model, complete in itself.
+/// A model with an adapter folded into it.
+#[derive(Clone, Debug)]
+pub struct Merged {
+    /// The graph.
+    pub graph: Graph,
+    /// The number of modules whose weights were changed.
+    pub modules: usize,
+    /// The coarsest type of the base's weights.
+    pub precision: DType,
+    /// What rounding quantised weights again cost.
+    pub requantised: Requantised,
+}
+
+/// Folds an adapter, of a bundle with this manifest, into its base.
 ///
 /// # Errors
-/// A bundle that is not whole; a base that is another than the adapter was trained on; weights that are not plain floats.
-pub fn write(request: &Request<'_>) -> Result<Report> {
-    let Request { bundle: opened, output, weights, quantised } = *request;
-    let (manifest, model) = (opened.manifest(), opened.model());
-    let mut base = Base::read(model)?;
+/// An adapter that does not fit the model; weights that are not plain floats.
+pub fn merge(model: Model, manifest: &Manifest, files: &AdapterFiles, quantised: Quantised) -> Result<Merged> {
+    let name = model.name().to_path_buf();
+    let mut base = model.base;
     if !base.stilled.is_none() {
         tracing::warn!("the merged model is in inference mode, unlike its base: {}", base.stilled);
     }
-    let files = peft::read(opened.adapter())?;
-    let task = Task::from_name(&manifest.task).ok_or_else(|| Error::not_found("task", &*manifest.task).in_file(opened.folder()))?;
-    crate::model::finite::warn(&base.raw);
-    let external = onnx::has_external(&base.raw, model)?;
+    let task = Task::from_name(&manifest.task).ok_or_else(|| Error::not_found("task", &*manifest.task))?;
+    finite::warn(&base.raw);
     if let Some(head) = &files.config.new_head {
         // Whatever it starts from, the adapter has its trained numbers.
-        base = base.with_head(head, task, 0).in_file(model)?.base;
+        base = base.with_head(head, task, 0).in_file(&name)?.base;
     }
     align_names::follow(&mut base.anatomy, &files.keys(), files.config.new_head.as_ref().and_then(|head| head.modules.as_ref()));
     if let Some(side) = manifest.prompt_scale {
         prompt_scale::apply(&mut base.anatomy, side);
     }
-    split_modules::join(&mut base.anatomy, &files.config.method).in_file(model)?;
+    split_modules::join(&mut base.anatomy, &files.config.method).in_file(&name)?;
     let given = |key: &str| files.tensors.get(key).cloned();
-    let plan = Plan::new(&files.config.method, task, &base.anatomy, Strictness::AsPeft, 0, &given).in_file(model)?;
-    let (merged, requantised) = merged(&base, &plan, &given, quantised).in_file(model)?;
-    warn_of_lost_cache(&base.raw, &merged, requantised_would_do(&base, &plan));
+    let plan = Plan::new(&files.config.method, task, &base.anatomy, Strictness::AsPeft, 0, &given).in_file(&name)?;
+    let (graph, requantised) = merged(&base, &plan, &given, quantised).in_file(&name)?;
+    warn_of_lost_cache(&base.raw, &graph, requantised_would_do(&base, &plan));
+    Ok(Merged { graph, modules: plan.targets().len() + plan.trained().len(), precision: base.precision(), requantised })
+}
+
+/// Folds a bundle's adapter into its base and writes the model, complete in itself. `model` is the bundle's base, read.
+///
+/// # Errors
+/// A bundle that is not whole; an adapter that does not fit the model; weights that are not plain floats.
+pub fn write(model: Model, request: &Request<'_>) -> Result<Report> {
+    let Request { bundle: opened, output, weights, quantised } = *request;
+    let external = onnx::has_external(&model.base.raw, opened.model())?;
+    let files = peft::read(opened.adapter())?;
+    let Merged { graph, modules, precision, requantised } = merge(model, opened.manifest(), &files, quantised)?;
     let stem = output.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let data = format!("{stem}.data");
     let storage = match (weights, external) {
         (Weights::Inline, _) | (Weights::AsBase, false) => Storage::Inline,
         (Weights::External, _) | (Weights::AsBase, true) => Storage::External { file: data },
     };
-    onnx::write(&merged, output, &WriteOptions { storage })?;
-    Ok(Report { modules: plan.targets().len() + plan.trained().len(), precision: base.precision(), requantised, bundle: opened.clone() })
+    onnx::write(&graph, output, &WriteOptions { storage })?;
+    Ok(Report { modules, precision, requantised, bundle: opened.clone() })
 }
 
 /// Whether the adapter keeps the base's graph as it is where it is folded into quantised weights.

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
 use crate::adapter::config::{Pooling, Task};
 use crate::adapter::new_head;
 use crate::anatomy::{Anatomy, Reads};
 use crate::ir::{Graph, ValueId};
+use crate::model::{Beside, raised};
 use crate::train::formula::{Distillation, Formula, TEACHER_LOGITS};
 use crate::train::loss_graph::LossGraph;
 use crate::train::losses::{LABELS, Row};
@@ -68,7 +67,7 @@ impl Settled {
 ///
 /// # Errors
 /// A loss or an option that the task does not have; outputs that the loss reads and the graph does not give.
-pub fn settle(asked: &LossRequest, task: Task, model: &Path, graph: &Graph, anatomy: &Anatomy) -> Result<Settled> {
+pub fn settle(asked: &LossRequest, task: Task, beside: &Beside, graph: &Graph, anatomy: &Anatomy) -> Result<Settled> {
     if let Some(file) = &asked.graph {
         return of_graph(asked, file);
     }
@@ -103,7 +102,7 @@ pub fn settle(asked: &LossRequest, task: Task, model: &Path, graph: &Graph, anat
         reads => {
             let loss = Row::named(reads, &plan.name)?;
             plan.options = loss.options(&asked.options)?;
-            let (outputs, vector) = outputs(reads, asked, model, graph, anatomy)?;
+            let (outputs, vector) = outputs(reads, asked, beside, graph, anatomy)?;
             plan.vector = vector;
             check_matryoshka(&plan, graph, &outputs)?;
             Objective::Formula(Formula {
@@ -125,7 +124,7 @@ pub fn settle(asked: &LossRequest, task: Task, model: &Path, graph: &Graph, anat
 
 fn of_graph(asked: &LossRequest, file: &Path) -> Result<Settled> {
     let read = onnx::read(file)?;
-    let graph = onnx::inline_functions(&read).and_then(|graph| onnx::raise(&graph)).in_file(file)?;
+    let graph = raised(&read).in_file(file)?;
     let loss = LossGraph::new(graph).in_file(file)?;
     let plan = LossPlan { name: GRAPH.to_owned(), columns: loss.inputs(), prompts: asked.prompts.clone(), ..LossPlan::default() };
     Ok(Settled { plan, objective: Objective::Graph(loss) })
@@ -135,7 +134,7 @@ fn of_graph(asked: &LossRequest, file: &Path) -> Result<Settled> {
 fn outputs(
     reads: Reads,
     asked: &LossRequest,
-    model: &Path,
+    beside: &Beside,
     graph: &Graph,
     anatomy: &Anatomy,
 ) -> Result<(Vec<ValueId>, Option<SentenceVector>)> {
@@ -154,13 +153,13 @@ fn outputs(
                 }
             }
         }
-        Reads::Embeddings => vectors(asked, model, graph, anatomy).map(|(value, vector)| (vec![value], Some(vector))),
+        Reads::Embeddings => vectors(asked, beside, graph, anatomy).map(|(value, vector)| (vec![value], Some(vector))),
     }
 }
 
 /// The vector of each text: the one that the graph pools itself, or the states of its tokens and how they are pooled.
-fn vectors(asked: &LossRequest, model: &Path, graph: &Graph, anatomy: &Anatomy) -> Result<(ValueId, SentenceVector)> {
-    let folder = pooled_in_folder(model)?;
+fn vectors(asked: &LossRequest, beside: &Beside, graph: &Graph, anatomy: &Anatomy) -> Result<(ValueId, SentenceVector)> {
+    let folder = pooled_in_folder(beside)?;
     let output = |words: &[&str], rank: usize| {
         let fits = |&&id: &&ValueId| {
             graph.fact(id).rank() == Some(rank) && words.iter().any(|word| graph.value_name(id).to_lowercase().contains(word))
@@ -203,16 +202,8 @@ fn check_matryoshka(plan: &LossPlan, graph: &Graph, outputs: &[ValueId]) -> Resu
 }
 
 /// What sentence-transformers' files beside a model say of its pooling: `modules.json`, `1_Pooling/config.json`.
-fn pooled_in_folder(model: &Path) -> Result<Option<SentenceVector>> {
-    let near = |name: &str| {
-        let folder = model.parent().unwrap_or(Path::new(""));
-        [folder.join(name), folder.join("..").join(name)].into_iter().find(|path| path.is_file())
-    };
-    let read = |path: PathBuf| {
-        let text = std::fs::read_to_string(&path).in_file(&path)?;
-        serde_json::from_str::<Value>(&text).map_err(|error| Error::format("JSON", error).in_file(&path))
-    };
-    let Some(modules) = near("modules.json").map(read).transpose()? else { return Ok(None) };
+fn pooled_in_folder(beside: &Beside) -> Result<Option<SentenceVector>> {
+    let Some(modules) = beside.json("modules.json")? else { return Ok(None) };
     let of_type = |ending: &str| {
         modules.as_array().into_iter().flatten().find(|module| module["type"].as_str().is_some_and(|name| name.ends_with(ending)))
     };
@@ -224,7 +215,7 @@ fn pooled_in_folder(model: &Path) -> Result<Option<SentenceVector>> {
     }
     let Some(pooling) = of_type(".Pooling") else { return Ok(None) };
     let folder = pooling["path"].as_str().unwrap_or("1_Pooling");
-    let config = near(&format!("{folder}/config.json")).map(read).transpose()?.unwrap_or_default();
+    let config = beside.json(&format!("{folder}/config.json"))?.unwrap_or_default();
     let set = |name: &str| config[name].as_bool() == Some(true);
     let named = config["pooling_mode"].as_str();
     let chosen = [

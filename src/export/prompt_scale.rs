@@ -4,13 +4,11 @@
 //! in the embedding's module, which virtual tokens do not pass (`Gemma3TextScaledWordEmbedding`). Names of modules tell which it is, where an
 //! exporter leaves them; ONNX Runtime GenAI's builder writes both under the embedding's name.
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::anatomy::Anatomy;
-use crate::model::declared;
+use crate::model::{Beside, declared};
 use crate::{Error, Result};
 
 /// The place of virtual tokens.
@@ -39,7 +37,7 @@ const FAMILIES: &[(&str, PromptScale)] = &[
 ///
 /// # Errors
 /// A place that was asked for where there is no choice; a configuration that is not JSON.
-pub(super) fn settle(anatomy: &mut Anatomy, asked: Option<PromptScale>, model: &Path) -> Result<Option<PromptScale>> {
+pub(super) fn settle(anatomy: &mut Anatomy, asked: Option<PromptScale>, beside: &Beside) -> Result<Option<PromptScale>> {
     let table = anatomy.token_embedding.and_then(|at| anatomy.embeddings.get(at));
     let Some((table, scaling)) = table.and_then(|table| Some((table, table.scaling?))) else {
         let error = || Error::unsupported("--prompt-scale for this model", "the embeddings of its tokens are not multiplied with a number");
@@ -49,7 +47,7 @@ pub(super) fn settle(anatomy: &mut Anatomy, asked: Option<PromptScale>, model: &
     let side = match (asked, scaling.is_told) {
         (Some(side), _) => side,
         (None, true) => likely,
-        (None, false) => of_model(model)?.unwrap_or_else(|| {
+        (None, false) => of_model(beside)?.unwrap_or_else(|| {
             let (taken, other) = match likely {
                 PromptScale::Before => ("before", "after"),
                 PromptScale::After => ("after", "before"),
@@ -76,9 +74,9 @@ pub(super) fn apply(anatomy: &mut Anatomy, side: PromptScale) {
 }
 
 /// What the files beside a model tell: `config.json`, or `genai_config.json`.
-fn of_model(model: &Path) -> Result<Option<PromptScale>> {
-    let config = declared::config(model)?.unwrap_or_default();
-    let genai = declared::read(model, "genai_config.json")?.unwrap_or_default();
+fn of_model(beside: &Beside) -> Result<Option<PromptScale>> {
+    let config = beside.json(declared::CONFIG)?.unwrap_or_default();
+    let genai = beside.json("genai_config.json")?.unwrap_or_default();
     let text = |value: &Value| value.as_str().map(str::to_lowercase);
     // `Gemma2ForCausalLM`
     let architecture = text(&config["architectures"][0]).and_then(|name| Some(name.split_once("for")?.0.to_owned()));
@@ -123,7 +121,7 @@ mod tests {
             std::fs::write(folder.path().join("config.json"), config).expect("it is written");
             let graph = graph(scope, is_genai);
             let mut anatomy = anatomy::read(&graph);
-            assert_eq!(settle(&mut anatomy, asked, &folder.path().join("model.onnx"))?, Some(expected), "{what}");
+            assert_eq!(settle(&mut anatomy, asked, &Beside::near(&folder.path().join("model.onnx")))?, Some(expected), "{what}");
             let table = &anatomy.embeddings[anatomy.token_embedding.expect("a table")];
             assert_eq!(table.scaled != table.output, expected == After, "{what}");
         }

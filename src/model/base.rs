@@ -1,7 +1,7 @@
-//! The base of a bundle: its graph raised and recognised.
+//! The graphs of a model, from the file's own to the one that is trained, and what was recognised in them.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::upcast::upcast;
 use crate::adapter::Plan;
@@ -11,7 +11,7 @@ use crate::adapter::targets::align_names;
 use crate::anatomy::{self, Anatomy};
 use crate::decompose::{self, Stilled};
 use crate::ir::{DType, Graph, Tensor, ValueId};
-use crate::{Context, Result, onnx, train};
+use crate::{Result, onnx, train};
 
 /// A base model, ready to be adapted.
 #[derive(Clone, Debug)]
@@ -47,15 +47,6 @@ pub struct WithHead {
 }
 
 impl Base {
-    /// Reads and recognises a model.
-    ///
-    /// # Errors
-    /// A file that is no model, or whose external data is missing.
-    pub fn read(model: &Path) -> Result<Self> {
-        let raw = onnx::inline_functions(&onnx::read(model)?).in_file(model)?;
-        Self::of(&raw).in_file(model)
-    }
-
     /// Recognises a model without functions of its own.
     ///
     /// # Errors

@@ -1,10 +1,8 @@
 //! The names of a model's classes, where its files tell them: `id2label` in a Hugging Face `config.json`.
 
-use std::path::Path;
-
 use serde_json::Value;
 
-use super::declared;
+use super::{Beside, declared};
 use crate::Result;
 use crate::adapter::config::Task;
 
@@ -13,11 +11,11 @@ use crate::adapter::config::Task;
 ///
 /// # Errors
 /// A configuration that is not JSON.
-pub fn of_model(model: &Path, task: Task, classes: Option<i64>) -> Result<Vec<String>> {
+pub fn of_model(beside: &Beside, task: Task, classes: Option<i64>) -> Result<Vec<String>> {
     let Some(classes) = classes.and_then(|classes| usize::try_from(classes).ok()).filter(|_| !task.predicts_tokens()) else {
         return Ok(vec![]);
     };
-    let Some(config) = declared::config(model)? else { return Ok(vec![]) };
+    let Some(config) = beside.json(declared::CONFIG)? else { return Ok(vec![]) };
     Ok(names(&config["id2label"], classes).unwrap_or_default())
 }
 

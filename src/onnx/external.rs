@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -25,6 +26,8 @@ pub(super) struct Files {
     folder: PathBuf,
     model: Mapped,
     others: RefCell<BTreeMap<String, Mapped>>,
+    /// Whether all is in memory: no file is looked for, and no tensor has a place in one.
+    in_memory: bool,
 }
 
 /// What a tensor says of its external data.
@@ -40,7 +43,14 @@ impl Files {
         let model = Mapped::open(path)?;
         let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
         let others = lent.iter().map(|lent| (lent.location().to_owned(), lent.mapped.clone())).collect();
-        Ok(Self { folder, model, others: RefCell::new(others) })
+        Ok(Self { folder, model, others: RefCell::new(others), in_memory: false })
+    }
+
+    /// A model in memory, and the files that it refers to by their locations.
+    pub(super) fn in_memory(model: Bytes, others: &[(&str, Bytes)]) -> Self {
+        let named = |name: &str, bytes: Bytes| Mapped::of(Arc::from(Path::new(name)), bytes);
+        let others = others.iter().map(|(location, bytes)| ((*location).to_owned(), named(location, bytes.clone()))).collect();
+        Self { folder: PathBuf::new(), model: named("", model), others: RefCell::new(others), in_memory: true }
     }
 
     pub(super) fn model(&self) -> &Bytes {
@@ -62,7 +72,7 @@ impl Files {
                 .with_hint("the data file was cut short or belongs to another model: fetch it again")
         })?;
         let data = file.bytes().slice(start..end);
-        let origin = file.origin_of(&data);
+        let origin = file.origin_of(&data).filter(|_| !self.in_memory);
         let tensor = Tensor::new(dtype, shape, data)?;
         Ok(origin.into_iter().fold(tensor, Tensor::at))
     }
@@ -70,6 +80,10 @@ impl Files {
     fn other(&self, location: &str) -> Result<Mapped> {
         if let Some(file) = self.others.borrow().get(location) {
             return Ok(file.clone());
+        }
+        if self.in_memory {
+            let error = Error::not_found("external data", location);
+            return Err(error.with_hint("the weights are in a file of this name: give its bytes, or open the model from its file"));
         }
         let path = self.folder.join(location);
         if !stays_inside(Path::new(location)) {
@@ -100,7 +114,7 @@ impl Load for Files {
             return self.external(proto).map_err(|error| error.at(place()));
         }
         let tensor = tensor::inline(proto).map_err(|error| error.at(place()))?;
-        let origin = tensor.bytes().and_then(|bytes| self.model.origin_of(bytes));
+        let origin = tensor.bytes().and_then(|bytes| self.model.origin_of(bytes)).filter(|_| !self.in_memory);
         Ok(origin.into_iter().fold(tensor, Tensor::at))
     }
 }

@@ -42,12 +42,24 @@ pub fn read(path: &Path) -> Result<Graph> {
 /// As [`read`].
 pub fn read_lent(path: &Path, lent: &[Lent]) -> Result<Graph> {
     let files = Files::open(path, lent)?;
+    of_files(&files).in_file(path)
+}
+
+/// Reads a model in memory; `data` are the files that its weights lie in, by the locations that it gives them.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_bytes(model: impl Into<Bytes>, data: &[(&str, Bytes)]) -> Result<Graph> {
+    of_files(&Files::in_memory(model.into(), data))
+}
+
+fn of_files(files: &Files) -> Result<Graph> {
     let bytes = files.model().clone();
     if bytes.is_empty() {
-        return Err(Error::format("an ONNX model", "the file is empty")).in_file(path);
+        return Err(Error::format("an ONNX model", "the file is empty"));
     }
-    let proto = ModelProto::decode(bytes.clone()).map_err(|why| not_a_model(&bytes, &why)).in_file(path)?;
-    model(proto, &files).in_file(path)
+    let proto = ModelProto::decode(bytes.clone()).map_err(|why| not_a_model(&bytes, &why))?;
+    model(proto, files)
 }
 
 fn not_a_model(bytes: &Bytes, why: &dyn std::fmt::Display) -> Error {

@@ -37,16 +37,29 @@ pub fn write(graph: &Graph, path: &Path, options: &WriteOptions) -> Result<()> {
     let (target, storage) = way.target(path, &options.storage);
     let mut store = Stored::new(&target, &storage);
     let message = model(graph, &mut store).in_file(path)?;
-    let size = message.encoded_len();
-    if size > MAX_MESSAGE {
-        let error = Error::mismatch("size of the model file", "less than 2 GB", format!("{size} bytes")).in_file(path);
-        return Err(error.with_hint("store the weights in a file of their own (external data)"));
-    }
+    let bytes = encoded(&message).in_file(path)?;
     let mut staged = Staged::new(&target)?;
-    staged.write(&message.encode_to_vec())?;
+    staged.write(&bytes)?;
     store.finish()?;
     staged.finish()?;
     way.finish()
+}
+
+/// A model as the bytes of its file, weights and all.
+///
+/// # Errors
+/// If it needs more than 2 GB.
+pub fn to_bytes(graph: &Graph) -> Result<Vec<u8>> {
+    encoded(&model(graph, &mut Stored::new(Path::new(""), &Storage::Inline))?)
+}
+
+fn encoded(message: &ModelProto) -> Result<Vec<u8>> {
+    let size = message.encoded_len();
+    if size > MAX_MESSAGE {
+        let error = Error::mismatch("size of the model file", "less than 2 GB", format!("{size} bytes"));
+        return Err(error.with_hint("store the weights in a file of their own (external data)"));
+    }
+    Ok(message.encode_to_vec())
 }
 
 /// The message of a graph.

@@ -4,12 +4,11 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use crate::adapter::config::Task;
-use crate::anatomy::{self, Anatomy, Feeding, Padding};
+use crate::anatomy::{self, Feeding, Padding};
 use crate::data::{self, ColumnMap, Dataset, Filling, Labels, Limits, Media, OtherNames, Packing, Reading, Tokenizer};
 use crate::error::{Context, Error, Result};
 use crate::export::Bundle;
-use crate::ir::Graph;
-use crate::model::class_names;
+use crate::model::{Model, class_names};
 use crate::train::plan::LossPlan;
 use crate::train::verbalizer::HardPrompt;
 
@@ -64,16 +63,18 @@ impl Source {
     ///
     /// # Errors
     /// If the named tokenizer or the model's configuration cannot be opened.
-    pub fn of_model(model: &Path, task: Task, graph: &Graph, anatomy: &Anatomy, tokenizer: Option<&Path>) -> Result<Self> {
+    pub fn of_model(model: &Model, task: Task, tokenizer: Option<&Path>) -> Result<Self> {
+        let (graph, anatomy) = (model.graph(), model.anatomy());
+        let near: Vec<PathBuf> = model.file().map(Path::to_path_buf).into_iter().collect();
         let tokenizer = match tokenizer {
             Some(path) => Some(Tokenizer::open(path)?),
-            None => tokenizer_near(&[model.to_path_buf()])?,
+            None => tokenizer_near(&near)?,
         };
         let classes = anatomy.head.as_ref().and_then(|head| head.classes);
-        let class_names = class_names::of_model(model, task, classes)?;
+        let class_names = class_names::of_model(model.beside(), task, classes)?;
         let source =
             Self::with(task, tokenizer, classes, anatomy.vocabulary(), anatomy.max_positions).fed_as(anatomy::feeding(graph, anatomy));
-        Ok(Self { class_names, media: Media::near(&[model.to_path_buf()], None), ..source })
+        Ok(Self { class_names, media: Media::near(&near, None), ..source })
     }
 
     fn with(task: Task, tokenizer: Option<Tokenizer>, classes: Option<i64>, vocabulary: Option<i64>, positions: Option<i64>) -> Self {

@@ -167,7 +167,7 @@ fn shared_and_fused_modules_have_their_names() {
         let expected: BTreeSet<String> = modules.chain([head.to_owned()]).collect();
         for file in fs::read_dir(&folder).expect("the fixture's folder is there").flatten() {
             if file.path().extension().is_some_and(|e| e == "onnx") {
-                let anatomy = peft_onnx::model::base::Base::read(&file.path()).expect("a valid model").anatomy;
+                let anatomy = peft_onnx::Model::open(file.path()).expect("a valid model").anatomy().clone();
                 assert_eq!(found_modules(&anatomy), expected, "{}", file.path().display());
             }
         }

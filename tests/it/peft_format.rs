@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use indexmap::IndexMap;
+use peft_onnx::Model;
 use peft_onnx::ir::{DType, Tensor};
-use peft_onnx::model::base::Base;
 use peft_onnx::{peft, safetensors};
 use serde_json::json;
 
@@ -194,9 +194,9 @@ fn what_is_wrong_with_a_folder_is_said() {
 
 /// The token table that a model's file has.
 fn token_table(model: &Path) -> Tensor {
-    let base = Base::read(model).expect("a model");
-    let place = base.anatomy.token_embedding.expect("tokens are looked up");
-    base.graph.initializer(base.anatomy.embeddings[place].weight).expect("it is stored").clone()
+    let model = Model::open(model).expect("a model");
+    let place = model.anatomy().token_embedding.expect("tokens are looked up");
+    model.graph().initializer(model.anatomy().embeddings[place].weight).expect("it is stored").clone()
 }
 
 #[test]

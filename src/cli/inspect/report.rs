@@ -10,8 +10,7 @@ use super::kind;
 use super::sites::Sites;
 use crate::anatomy::{self, Anatomy, Layout, Masking};
 use crate::ir::{DType, Dim, Graph, ValueId};
-use crate::model::base::Base;
-use crate::model::declared;
+use crate::model::{Beside, Model, declared};
 use crate::{grad, onnx};
 
 /// What is known of a model.
@@ -157,10 +156,10 @@ pub(super) struct Miss {
 impl Report {
     /// Looks at a model. Whatever is not recognised is missing from the answer and named in `misses`.
     pub(super) fn of(file: &Path, raw: &Graph) -> Self {
-        let declared = declared::of_model(file).unwrap_or_default();
+        let declared = declared::of_model(&Beside::near(file)).unwrap_or_default();
         let mut sites = Sites::default();
-        let (graph, anatomy, not_raised) = match onnx::inline_functions(raw).and_then(|graph| Base::of(&graph)) {
-            Ok(base) => {
+        let (graph, anatomy, not_raised) = match Model::of_file(raw, file) {
+            Ok(Model { base, .. }) => {
                 let guess = anatomy::guess(&base.graph, &base.anatomy, &declared);
                 sites = Sites::of(&base, guess.task);
                 (base.graph, base.anatomy, None)

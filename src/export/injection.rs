@@ -1,0 +1,318 @@
+//! An adapter put into a model: what is settled from what was asked for, the adapter's files, and every graph of a bundle.
+
+use std::path::{Path, PathBuf};
+
+use indexmap::IndexMap;
+
+use super::manifest::{self, GraphFile, Manifest, Slot};
+use super::names::INFERENCE;
+use super::objective::{self, LossRequest};
+use super::to_train::{Put, ToTrain};
+use super::{PromptScale, given, merge, prompt_scale};
+use crate::adapter::config::{LoraConfig, Method, NewHead, Task};
+use crate::adapter::targets::{Strictness, align_names, split_modules};
+use crate::adapter::{Given, Param, Plan, Purpose, Role};
+use crate::anatomy::{self, Anatomy, Feeding, Feeds};
+use crate::ir::{Builder, DType, Graph, Tensor};
+use crate::model::{Base, Model, class_names};
+use crate::peft::{self, AdapterConfig, AdapterFiles};
+use crate::train::verbalizer::HardPrompt;
+use crate::{Context, Error, Result};
+
+/// What is put into a model, and what it is trained for.
+#[derive(Clone, Debug)]
+pub struct Injection {
+    /// The adapter.
+    pub adapter: AdapterSource,
+    /// What the model is trained for; found out where it is not given.
+    pub task: Option<Task>,
+    /// A head to put on the model; an adapter that is there says itself what it needs.
+    pub new_head: Option<NewHead>,
+    /// The words that labels stand for, where a language model is asked for one of them.
+    pub hard_prompt: Option<HardPrompt>,
+    /// The loss and its options.
+    pub loss: LossRequest,
+    /// Where virtual tokens go in a model that multiplies embeddings with a number; found out where it is not given.
+    pub prompt_scale: Option<PromptScale>,
+    /// The seed of a fresh adapter's values.
+    pub seed: u64,
+}
+
+/// A fresh LoRA.
+impl Default for Injection {
+    fn default() -> Self {
+        Self {
+            adapter: AdapterSource::Fresh(Method::Lora(LoraConfig::default())),
+            task: None,
+            new_head: None,
+            hard_prompt: None,
+            loss: LossRequest::default(),
+            prompt_scale: None,
+            seed: 42,
+        }
+    }
+}
+
+/// Where an adapter comes from.
+#[derive(Clone, Debug)]
+pub enum AdapterSource {
+    /// A new adapter.
+    Fresh(Method),
+    /// An adapter in a folder that Hugging Face PEFT, or this program, wrote.
+    Folder(PathBuf),
+    /// An adapter in memory.
+    Memory(Box<AdapterFiles>),
+}
+
+impl AdapterSource {
+    /// What errors name.
+    fn name(&self) -> &Path {
+        match self {
+            Self::Folder(folder) => folder,
+            Self::Fresh(_) | Self::Memory(_) => Path::new("adapter"),
+        }
+    }
+
+    /// The files of an adapter that is there.
+    fn files(&self) -> Result<Option<AdapterFiles>> {
+        match self {
+            Self::Fresh(_) => Ok(None),
+            Self::Folder(folder) => peft::read(folder).map(Some),
+            Self::Memory(files) => Ok(Some((**files).clone())),
+        }
+    }
+
+    /// The method with what its targets must be found in.
+    fn method(&self, given: Option<&AdapterFiles>) -> Result<(Method, Strictness)> {
+        match (self, given) {
+            (Self::Fresh(method), _) => Ok((method.clone(), Strictness::Every)),
+            (_, Some(files)) => Ok((files.config.method.clone(), Strictness::AsPeft)),
+            (_, None) => Err(Error::not_found("adapter", self.name().display().to_string())),
+        }
+    }
+}
+
+/// An adapted model: all but its graphs, which were given away one by one.
+#[derive(Clone, Debug)]
+pub struct Injected {
+    /// The manifest; its base is to be told by who knows where it lies.
+    pub manifest: Manifest,
+    /// The adapter's files.
+    pub files: AdapterFiles,
+    /// The modules with a branch: path and rank.
+    pub targets: Vec<(String, usize)>,
+    /// Parameters of the base that are trained as a whole.
+    pub trained: Vec<String>,
+    /// The number of tensors of a given adapter: each has found its place.
+    pub matched: Option<usize>,
+    /// The head that was put on the base, with what was left to the base.
+    pub new_head: Option<NewHead>,
+    /// The value of the base's graph that this head reads.
+    pub head_on: Option<String>,
+}
+
+/// Puts an adapter into a model, and gives `put` each graph of the bundle by its purpose as soon as it is made.
+///
+/// # Errors
+/// A model that cannot be adapted or differentiated; an adapter that does not fit it.
+pub fn inject(mut model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<Injected> {
+    model.base = model.base.to_train()?;
+    let name = model.name().to_path_buf();
+    let adapter = asked.adapter.name();
+    let mut given = asked.adapter.files()?;
+    if let Some(files) = &mut given {
+        given::unwrap(files, &model.base.anatomy);
+    }
+    warn_of_training_mode(&model.base);
+    let base_count = model.base.count();
+    let mut new_head = given.as_ref().and_then(|files| head_of(files, &model.base.anatomy)).or_else(|| asked.new_head.clone());
+    let task = task(asked, given.as_ref(), &model, new_head.as_ref())?;
+    let mut head_on = None;
+    if let Some(head) = &mut new_head {
+        let with_head = model.base.with_head(head, task, asked.seed).in_file(&name)?;
+        (model.base, *head, head_on) = (with_head.base.to_train().in_file(&name)?, with_head.head, Some(with_head.on));
+    }
+    let base = &mut model.base;
+    if let Some(files) = &mut given {
+        align_names::follow(&mut base.anatomy, &files.keys(), new_head.as_ref().and_then(|head| head.modules.as_ref()));
+        given::settle(files, base).in_file(adapter)?;
+    }
+    let (method, strictness) = asked.adapter.method(given.as_ref())?;
+    let mut feeding = feeding(base).in_file(&name)?;
+    split_modules::join(&mut base.anatomy, &method).in_file(&name)?;
+    let loss = objective::settle(&asked.loss, task, &model.beside, &base.graph, &base.anatomy).in_file(&name)?;
+    let outputs: Vec<&str> = base.graph.outputs().iter().map(|&id| base.graph.value_name(id)).collect();
+    for column in loss.columns().filter(|column| !outputs.contains(&column.as_str())) {
+        feeding.inputs.entry(column).or_insert(anatomy::Role::Column);
+    }
+    let lookup = |key: &str| given.as_ref().and_then(|files| files.tensor(key)).cloned();
+    let has_prompt = matches!(method, Method::Prompt(_) | Method::PromptEncoder(_));
+    let prompt_scale = if has_prompt { prompt_scale::settle(&mut base.anatomy, asked.prompt_scale, &model.beside)? } else { None };
+    let plan = Plan::new(&method, task, &base.anatomy, strictness, asked.seed, &lookup).in_file(&name)?;
+    if let Some(files) = &given {
+        given::check_tying(files, &base.anatomy, &plan).in_file(adapter)?;
+    }
+    let mut graphs = IndexMap::new();
+    let mut put = |purpose: &'static str, graph: Graph| {
+        graphs.insert(purpose.to_owned(), GraphFile::describe(&format!("{purpose}.onnx"), &graph));
+        put(purpose, graph)
+    };
+    let (inference, kept) = adapted(base, &plan, &lookup, Purpose::Inference).in_file(&name)?;
+    let matched = given.as_ref().map(|files| matched(files, &kept).in_file(adapter)).transpose()?;
+    if let Some(lost) = merge::lost_of_cache(&base.raw, &inference) {
+        tracing::warn!("the graph for inference has no cache (the input {lost}): the adapter stands in the branch without one");
+    }
+    let (untrained, trained) = adapted(base, &plan, &lookup, Purpose::Training(None)).in_file(&name)?;
+    let mut files = adapter_files(plan.settled(), task, &name, given.as_ref(), &kept, &trained);
+    files.config.new_head.clone_from(&new_head);
+    put(INFERENCE, inference)?;
+    let params: Vec<Param> = trained.into_iter().filter(Param::is_trained).collect();
+    let classes = base.anatomy.head.as_ref().and_then(|head| head.classes);
+    let to_train = ToTrain { base, plan: &plan, objective: &loss.objective, params: &params, hard_prompt: asked.hard_prompt.as_ref() };
+    to_train.graphs(&untrained, &mut put).in_file(&name)?;
+    let manifest = Manifest {
+        version: manifest::VERSION,
+        producer: format!("peft-onnx {}", env!("CARGO_PKG_VERSION")),
+        method: method.name().to_owned(),
+        task: task.name().to_owned(),
+        base: manifest::Base::default(),
+        graphs,
+        trainable_count: params.iter().map(|p| p.initial.len()).sum(),
+        trainable: slots(&params, peft::file_beside(plan.settled())),
+        base_count,
+        logits: base.anatomy.head.as_ref().map(|head| base.graph.value_name(head.output).to_owned()).unwrap_or_default(),
+        classes,
+        class_names: class_names(asked, &model, new_head.as_ref(), task, classes)?,
+        vocabulary: model.base.anatomy.vocabulary(),
+        max_positions: model.base.anatomy.max_positions.map(|positions| positions - i64::try_from(plan.virtual_tokens()).unwrap_or(0)),
+        virtual_tokens: plan.virtual_tokens(),
+        prompt_scale,
+        dropout: plan.dropout(),
+        feeding,
+        hard_prompt: asked.hard_prompt.clone(),
+        loss: loss.plan,
+    };
+    Ok(Injected { manifest, files, targets: plan.targets(), trained: plan.trained(), matched, new_head, head_on })
+}
+
+/// How many tensors of an adapter that is there found their place: all of them.
+fn matched(files: &AdapterFiles, kept: &[Param]) -> Result<usize> {
+    let fit = peft::match_params(&files.tensors, kept);
+    tracing::info!("{fit}");
+    fit.check()?;
+    Ok(fit.matched.len())
+}
+
+/// The task: that of the new head, if there is one, else the one that is asked for or that the model speaks for.
+fn task(asked: &Injection, given: Option<&AdapterFiles>, model: &Model, new_head: Option<&NewHead>) -> Result<Task> {
+    let named = asked.task.or_else(|| given.and_then(|files| files.config.task));
+    if new_head.is_some() {
+        return Ok(named.unwrap_or_else(|| Feeds::of(model.graph(), model.anatomy()).classified()));
+    }
+    let decision = anatomy::decide(model.graph(), model.anatomy(), &model.declared()?, named).in_file(model.name())?;
+    if let Some(doubt) = decision.doubt {
+        tracing::warn!("trained for {}, as asked, but {doubt}", decision.task);
+    }
+    Ok(decision.task)
+}
+
+/// The names of the classes: those that the adapter's bundle knows, else those beside the model, which are its own head's.
+fn class_names(asked: &Injection, model: &Model, new_head: Option<&NewHead>, task: Task, classes: Option<i64>) -> Result<Vec<String>> {
+    if let AdapterSource::Folder(folder) = &asked.adapter
+        && folder.join(manifest::FILE).exists()
+    {
+        return Ok(Manifest::read(folder)?.class_names);
+    }
+    if new_head.is_some() { Ok(vec![]) } else { class_names::of_model(&model.beside, task, classes) }
+}
+
+/// The adapter's files: what the inference graph reads, and beside it what that is computed from.
+fn adapter_files(
+    method: &Method,
+    task: Task,
+    model: &Path,
+    given: Option<&AdapterFiles>,
+    kept: &[Param],
+    trained: &[Param],
+) -> AdapterFiles {
+    let named = |param: &Param| (param.key.clone(), param.initial.clone());
+    let encoder: IndexMap<String, Tensor> = trained.iter().filter(|param| param.role == Role::Encoder).map(named).collect();
+    let fresh = || {
+        let base = model.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        AdapterConfig::new(method.clone(), Some(task), base)
+    };
+    AdapterFiles {
+        config: given.map_or_else(fresh, |files| files.config.clone()),
+        tensors: kept.iter().map(named).collect(),
+        beside: (!encoder.is_empty()).then_some(encoder),
+        stored: IndexMap::new(),
+    }
+}
+
+/// Says what was switched off in a model that draws random numbers.
+fn warn_of_training_mode(base: &Base) {
+    if !base.stilled.is_none() {
+        tracing::warn!(
+            "the model is in training mode; its random operators are switched off to train, evaluate and merge: {}",
+            base.stilled
+        );
+    }
+}
+
+/// How the model is fed.
+///
+/// # Errors
+/// An input that no data can fill.
+fn feeding(base: &Base) -> Result<Feeding> {
+    let unfillable = base.anatomy.inputs.roles.iter().find(|(id, _)| {
+        let fact = base.graph.fact(*id);
+        fact.dtype.is_none_or(|dtype| !FED.contains(&dtype)) || fact.rank().is_none()
+    });
+    match unfillable {
+        None => Ok(anatomy::feeding(&base.graph, &base.anatomy)),
+        Some(&(id, _)) => {
+            let what = format!("the input {} of type {}", base.graph.value_name(id), base.graph.fact(id));
+            let error = Error::unsupported(what, "no column of a data file fills it");
+            Err(error.with_hint(
+                "inputs are tensors of floats, int32, int64 or bool: export the model without this one, or give it a default value",
+            ))
+        }
+    }
+}
+
+/// Types of inputs that can be fed.
+const FED: &[DType] = &[DType::F32, DType::F64, DType::F16, DType::BF16, DType::I64, DType::I32, DType::Bool];
+
+/// The head that an adapter's base had and this one has not: the one that its configuration tells, or that of a classifier whose body this is.
+fn head_of(files: &AdapterFiles, anatomy: &Anatomy) -> Option<NewHead> {
+    let is_of_head = |module: &str| {
+        let last = module.rsplit('.').next();
+        peft::saved_head::modules().any(|head| last == Some(head))
+    };
+    let has_its_own = || anatomy.projections.iter().any(|projection| is_of_head(&projection.module));
+    files.config.new_head.clone().or_else(|| if has_its_own() { None } else { peft::saved_head::of(files) })
+}
+
+fn adapted(base: &Base, plan: &Plan, given: &Given<'_>, purpose: Purpose<'_>) -> Result<(Graph, Vec<Param>)> {
+    let (graph, anatomy) = match purpose {
+        Purpose::Inference | Purpose::Merged => base.carrier(plan),
+        Purpose::Training(_) => (base.trained(), base.anatomy.clone()),
+    };
+    let b = Builder::on(graph);
+    let params = plan.insert(&b, graph, &anatomy, given, purpose)?;
+    Ok((b.finish()?, params))
+}
+
+fn slots(params: &[Param], beside: &str) -> Vec<Slot> {
+    let mut offset = 0;
+    params
+        .iter()
+        .map(|param| {
+            let file = if param.role == Role::Encoder { beside } else { peft::WEIGHTS_FILE };
+            let (name, input, shape) = (param.key.clone(), param.name.clone(), param.initial.shape().to_vec());
+            let slot = Slot { name, file: file.to_owned(), input, shape, offset };
+            offset += param.initial.len();
+            slot
+        })
+        .collect()
+}

@@ -1,0 +1,53 @@
+//! The files that belong to a model and lie beside it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use crate::error::{Context, Error, Result};
+use crate::files;
+
+/// The files that belong to a model: those beside its own, or those that came with it in memory.
+#[derive(Clone, Debug)]
+pub enum Beside {
+    /// What lies near the model's file.
+    Near(PathBuf),
+    /// Files by name, as `config.json`.
+    Given(BTreeMap<String, Bytes>),
+}
+
+/// A model that came alone.
+impl Default for Beside {
+    fn default() -> Self {
+        Self::Given(BTreeMap::new())
+    }
+}
+
+impl Beside {
+    /// The files near a model's file.
+    #[must_use]
+    pub fn near(model: &Path) -> Self {
+        Self::Near(model.to_path_buf())
+    }
+
+    /// A JSON file, if it is there.
+    ///
+    /// # Errors
+    /// A file that is not JSON.
+    pub fn json(&self, name: &str) -> Result<Option<Value>> {
+        let (place, bytes) = match self {
+            Self::Near(model) => {
+                let Some(file) = files::near::file(model, name) else { return Ok(None) };
+                let bytes = std::fs::read(&file).in_file(&file)?;
+                (file, Bytes::from(bytes))
+            }
+            Self::Given(given) => {
+                let Some(bytes) = given.get(name) else { return Ok(None) };
+                (PathBuf::from(name), bytes.clone())
+            }
+        };
+        serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::format("JSON", error).in_file(place))
+    }
+}
