@@ -54,6 +54,7 @@ impl Default for Injection {
 }
 
 /// Where an adapter comes from.
+#[expect(clippy::large_enum_variant, reason = "a command has one of these")]
 #[derive(Clone, Debug)]
 pub enum AdapterSource {
     /// A new adapter.
@@ -61,7 +62,7 @@ pub enum AdapterSource {
     /// An adapter in a folder that Hugging Face PEFT, or this program, wrote.
     Folder(PathBuf),
     /// An adapter in memory.
-    Memory(Box<AdapterFiles>),
+    Memory(AdapterFiles),
 }
 
 impl AdapterSource {
@@ -78,7 +79,7 @@ impl AdapterSource {
         match self {
             Self::Fresh(_) => Ok(None),
             Self::Folder(folder) => peft::read(folder).map(Some),
-            Self::Memory(files) => Ok(Some((**files).clone())),
+            Self::Memory(files) => Ok(Some(files.clone())),
         }
     }
 
