@@ -5,7 +5,14 @@ use std::collections::BTreeMap;
 use crate::ir::{Graph, ValueId};
 
 use super::walk::ValueRef;
-use super::{Attention, CachePart, CacheSlot};
+use super::{Anatomy, Attention, CachePart, CacheSlot};
+
+impl Anatomy {
+    /// Inputs with a past that a graph reads: those of a decoder that was merged with one without a cache are not.
+    pub fn past<'a>(&'a self, graph: &'a Graph) -> impl Iterator<Item = ValueId> + 'a {
+        self.cache.iter().map(|slot| slot.past).filter(|&past| !graph.uses(past).is_empty())
+    }
+}
 
 /// The slots, layer by layer, keys first. Found by name (`past_key_values.0.key`), else by the concatenation with a graph's input.
 pub(super) fn find(graph: &Graph, attentions: &[Attention]) -> Vec<CacheSlot> {

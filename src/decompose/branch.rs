@@ -1,7 +1,8 @@
 //! `If` whose condition is known, replaced by the branch that runs.
 //!
 //! Optimum merges a decoder with a cache and one without into one graph, which the input `use_cache_branch` chooses from. Training sees
-//! whole sequences, so that the one without is trained; weights stand outside of both.
+//! whole sequences, so that the one without is trained; weights stand outside of both. An adapter that stays in the graph is put into each,
+//! and [`join`](super::join) makes one graph of them again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,24 +12,33 @@ use crate::error::{Error, Place, Result};
 use crate::ir::{Attr, Builder, Expr, Graph, Node, NodeSpec, Tensor, ValueId};
 
 /// The input that asks for the branch with a cache.
-const WITH_CACHE: &str = "use_cache_branch";
+pub(super) const WITH_CACHE: &str = "use_cache_branch";
 
 /// What names of inputs that are a cache begin with.
 const PAST: &str = "past";
 
+/// One of the two decoders of a merged export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decoder {
+    /// The one that reads whole sequences.
+    WithoutCache,
+    /// The one that reads a cache and the tokens behind it.
+    WithCache,
+}
+
 /// The same graph without a choice that is known beforehand: conditions that are constant, and that between decoders with and without
-/// a cache, which falls on the one without. Values that are not inside branches keep their ids.
+/// a cache, which falls on `decoder`. Values that are not inside branches keep their ids.
 ///
 /// # Errors
 /// A branch whose nodes do not go together.
-pub fn specialise(graph: &Graph) -> Result<Graph> {
+pub fn specialise(graph: &Graph, decoder: Decoder) -> Result<Graph> {
     let mut graph = graph.clone();
     // A branch may have choices of its own.
     loop {
         let b = Builder::on(&graph);
         let mut replaced = vec![];
         for node in graph.nodes().iter().filter(|node| &*node.op == "If") {
-            if let Some((body, captures)) = chosen(&graph, node) {
+            if let Some((body, captures)) = chosen(&graph, node, decoder) {
                 replaced.extend(inlined(&b, node, body, captures));
             }
         }
@@ -43,8 +53,9 @@ pub fn specialise(graph: &Graph) -> Result<Graph> {
                 let shape = format!("{shape:?}");
                 return Err(Error::mismatch("shape", "one element", shape).at(Place::Tensor(WITH_CACHE.to_owned())));
             }
-            let none = Tensor::from_f64(crate::ir::DType::Bool, &vec![1; shape.len()], &[0.0])?;
-            b.remove_input(input, b.constant(none));
+            let truth = if decoder == Decoder::WithCache { 1.0 } else { 0.0 };
+            let truth = Tensor::from_f64(crate::ir::DType::Bool, &vec![1; shape.len()], &[truth])?;
+            b.remove_input(input, b.constant(truth));
         }
         graph = b.finish()?;
     }
@@ -76,11 +87,11 @@ pub fn is_of_cache(name: &str) -> bool {
 }
 
 /// The branch that runs, and the values of the graph around it that it reads.
-fn chosen<'g>(graph: &'g Graph, node: &'g Node) -> Option<(&'g Arc<Graph>, &'g [ValueId])> {
+fn chosen<'g>(graph: &'g Graph, node: &'g Node, decoder: Decoder) -> Option<(&'g Arc<Graph>, &'g [ValueId])> {
     let condition = node.input(0)?;
     let known = || graph.fact(condition).known_contents()?.first().map(|&truth| truth != 0);
     let stored = || graph.constant(condition)?.to_i64()?.first().map(|&truth| truth != 0);
-    let runs = if is_cache_choice(graph, condition) { false } else { stored().or_else(known)? };
+    let runs = if is_cache_choice(graph, condition) { decoder == Decoder::WithCache } else { stored().or_else(known)? };
     let wanted = if runs { "then_branch" } else { "else_branch" };
     let mut start = 0;
     for (name, attr) in &node.attrs {
@@ -105,24 +116,29 @@ fn inlined<'g>(b: &'g Builder, node: &Node, body: &Graph, captures: &[ValueId]) 
     for (id, tensor) in body.initializers() {
         outer.insert(id, b.initializer(body.value_name(id), tensor.clone()));
     }
-    let moved = |outer: &HashMap<ValueId, Expr<'g>>, id: ValueId| outer.get(&id).map(|value| value.id());
-    for inner in body.nodes() {
-        let spec = NodeSpec {
-            name: Arc::clone(&inner.name),
-            op: Arc::clone(&inner.op),
-            inputs: inner.inputs.iter().map(|id| id.and_then(|id| moved(&outer, id))).collect(),
-            outputs: inner.outputs.iter().map(|id| id.map(|id| body.value_name(id).into())).collect(),
-            attrs: inner.attrs.iter().map(|(name, attr): (&Arc<str>, &Attr)| (Arc::clone(name), attr.clone())).collect(),
-            captures: inner.captures.iter().filter_map(|&id| moved(&outer, id)).collect(),
-            metadata: inner.metadata.clone(),
-            extra: inner.extra.clone(),
-        };
-        for (made, id) in b.node(spec).into_iter().zip(&inner.outputs) {
-            outer.extend(made.zip(*id).map(|(made, id)| (id, made)));
-        }
-    }
+    copy_nodes(b, body, &mut outer);
     let pairs = node.outputs.iter().zip(body.outputs());
     pairs.filter_map(|(old, new)| Some((b.expr((*old)?), *outer.get(new)?))).collect()
+}
+
+/// Writes a graph's nodes into another one. `here` has what stands there for the values that they read, and gets those that they make.
+pub(super) fn copy_nodes<'g>(b: &'g Builder, graph: &Graph, here: &mut HashMap<ValueId, Expr<'g>>) {
+    for node in graph.nodes() {
+        let moved = |id: ValueId| here.get(&id).map(|value| value.id());
+        let spec = NodeSpec {
+            name: Arc::clone(&node.name),
+            op: Arc::clone(&node.op),
+            inputs: node.inputs.iter().map(|id| id.and_then(moved)).collect(),
+            outputs: node.outputs.iter().map(|id| id.map(|id| graph.value_name(id).into())).collect(),
+            attrs: node.attrs.iter().map(|(name, attr): (&Arc<str>, &Attr)| (Arc::clone(name), attr.clone())).collect(),
+            captures: node.captures.iter().filter_map(|&id| moved(id)).collect(),
+            metadata: node.metadata.clone(),
+            extra: node.extra.clone(),
+        };
+        for (made, id) in b.node(spec).into_iter().zip(&node.outputs) {
+            here.extend(made.zip(*id).map(|(made, id)| (id, made)));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -145,7 +161,7 @@ mod tests {
             let bodies = vec![("then_branch", branch("a", "Exp")), ("else_branch", branch("b", "Neg"))];
             let y = b.op_with_bodies("If", &[Some(condition)], bodies, 1);
             b.output("y", y[0]);
-            let found = specialise(&b.finish().expect("a graph"));
+            let found = specialise(&b.finish().expect("a graph"), Decoder::WithoutCache);
             assert_eq!(found.is_ok(), is_one, "{length}");
         }
     }

@@ -13,6 +13,7 @@ mod branch;
 mod experts;
 mod forms;
 mod grouped;
+mod join;
 mod norm;
 mod packed;
 mod quantized;
@@ -21,7 +22,8 @@ mod rotary;
 mod rounding;
 mod still;
 
-pub use branch::{is_of_cache, specialise, without_unread_cache};
+pub use branch::{Decoder, is_of_cache, specialise, without_unread_cache};
+pub use join::{is_merged_export, join};
 pub use rounding::{rounds_inside, without_rounding};
 pub use still::{Stilled, still};
 

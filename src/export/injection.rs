@@ -8,7 +8,7 @@ use super::manifest::{self, GraphFile, Manifest, Slot};
 use super::names::INFERENCE;
 use super::objective::{self, LossRequest};
 use super::to_train::{Put, ToTrain};
-use super::{PromptScale, given, merge, prompt_scale};
+use super::{PromptScale, cache, given, prompt_scale};
 use crate::adapter::config::{LoraConfig, Method, NewHead, Task};
 use crate::adapter::targets::{Strictness, align_names, split_modules};
 use crate::adapter::{Given, Param, Plan, Purpose, Role};
@@ -142,10 +142,7 @@ pub fn inject(mut model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<
     let mut feeding = feeding(base).in_file(&name)?;
     split_modules::join(&mut base.anatomy, &method).in_file(&name)?;
     let loss = objective::settle(&asked.loss, task, &model.beside, &base.graph, &base.anatomy).in_file(&name)?;
-    let outputs: Vec<&str> = base.graph.outputs().iter().map(|&id| base.graph.value_name(id)).collect();
-    for column in loss.columns().filter(|column| !outputs.contains(&column.as_str())) {
-        feeding.inputs.entry(column).or_insert(anatomy::Role::Column);
-    }
+    feed_columns(&mut feeding, base, loss.columns());
     let lookup = |key: &str| given.as_ref().and_then(|files| files.tensor(key)).cloned();
     let has_prompt = matches!(method, Method::Prompt(_) | Method::PromptEncoder(_));
     let prompt_scale = if has_prompt { prompt_scale::settle(&mut base.anatomy, asked.prompt_scale, &model.beside)? } else { None };
@@ -160,9 +157,12 @@ pub fn inject(mut model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<
     };
     let (inference, kept) = adapted(base, &plan, &lookup, Purpose::Inference).in_file(&name)?;
     let matched = given.as_ref().map(|files| matched(files, &kept).in_file(adapter)).transpose()?;
-    if let Some(lost) = merge::lost_of_cache(&base.raw, &inference) {
-        tracing::warn!("the graph for inference has no cache (the input {lost}): the adapter stands in the branch without one");
-    }
+    let with_cache = |cached: &mut Base| {
+        prepare_cached(cached, given.as_ref(), &method, prompt_scale)?;
+        let plan = Plan::new(&method, task, &cached.anatomy, strictness, asked.seed, &lookup)?;
+        Ok(adapted(cached, &plan, &lookup, Purpose::Inference)?.0)
+    };
+    let inference = cache::kept(base, inference, with_cache).in_file(&name)?;
     let (untrained, trained) = adapted(base, &plan, &lookup, Purpose::Training(None)).in_file(&name)?;
     let mut files = adapter_files(plan.settled(), task, &name, given.as_ref(), &kept, &trained);
     files.config.new_head.clone_from(&new_head);
@@ -247,6 +247,25 @@ fn adapter_files(
         tensors: kept.iter().map(named).collect(),
         beside: (!encoder.is_empty()).then_some(encoder),
         stored: IndexMap::new(),
+    }
+}
+
+/// Makes the decoder with a cache of a merged export ready for the adapter, as the one without was.
+fn prepare_cached(cached: &mut Base, given: Option<&AdapterFiles>, method: &Method, scale: Option<PromptScale>) -> Result<()> {
+    if let Some(files) = given {
+        align_names::follow(&mut cached.anatomy, &files.keys(), None);
+    }
+    if let Some(side) = scale {
+        prompt_scale::apply(&mut cached.anatomy, side);
+    }
+    split_modules::join(&mut cached.anatomy, method)
+}
+
+/// Has the columns that a loss reads fed, but for those that the model gives itself.
+fn feed_columns(feeding: &mut Feeding, base: &Base, columns: impl Iterator<Item = String>) {
+    let outputs: Vec<&str> = base.graph.outputs().iter().map(|&id| base.graph.value_name(id)).collect();
+    for column in columns.filter(|column| !outputs.contains(&column.as_str())) {
+        feeding.inputs.entry(column).or_insert(anatomy::Role::Column);
     }
 }
 

@@ -1,8 +1,8 @@
 //! Merged models: the adapter folded into the base's weights, everything else as it was.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
+use super::cache;
 use super::manifest::Manifest;
 use super::opened::Bundle;
 use super::prompt_scale;
@@ -15,7 +15,7 @@ use crate::model::finite;
 use crate::model::{Base, Model};
 use crate::onnx::{self, Storage, WriteOptions};
 use crate::peft::{self, AdapterFiles};
-use crate::{Context, Error, Result, decompose};
+use crate::{Context, Error, Result};
 
 /// Where the merged model's weights go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -110,15 +110,22 @@ pub fn merge(model: Model, manifest: &Manifest, files: &AdapterFiles, quantised:
         // Whatever it starts from, the adapter has its trained numbers.
         base = base.with_head(head, task, 0).in_file(&name)?.base;
     }
-    align_names::follow(&mut base.anatomy, &files.keys(), files.config.new_head.as_ref().and_then(|head| head.modules.as_ref()));
-    if let Some(side) = manifest.prompt_scale {
-        prompt_scale::apply(&mut base.anatomy, side);
-    }
-    split_modules::join(&mut base.anatomy, &files.config.method).in_file(&name)?;
     let given = |key: &str| files.tensors.get(key).cloned();
-    let plan = Plan::new(&files.config.method, task, &base.anatomy, Strictness::AsPeft, 0, &given).in_file(&name)?;
-    let (graph, requantised) = merged(&base, &plan, &given, quantised).in_file(&name)?;
-    warn_of_lost_cache(&base.raw, &graph, requantised_would_do(&base, &plan));
+    let planned = |base: &mut Base| {
+        align_names::follow(&mut base.anatomy, &files.keys(), files.config.new_head.as_ref().and_then(|head| head.modules.as_ref()));
+        if let Some(side) = manifest.prompt_scale {
+            prompt_scale::apply(&mut base.anatomy, side);
+        }
+        split_modules::join(&mut base.anatomy, &files.config.method)?;
+        Plan::new(&files.config.method, task, &base.anatomy, Strictness::AsPeft, 0, &given)
+    };
+    let plan = planned(&mut base).in_file(&name)?;
+    let (without_cache, requantised) = merged(&base, &plan, &given, quantised).in_file(&name)?;
+    let with_cache = |cached: &mut Base| {
+        let plan = planned(cached)?;
+        Ok(merged(cached, &plan, &given, quantised)?.0)
+    };
+    let graph = cache::kept(&base, without_cache, with_cache).in_file(&name)?;
     Ok(Merged { graph, modules: plan.targets().len() + plan.trained().len(), precision: base.precision(), requantised })
 }
 
@@ -139,26 +146,4 @@ pub fn write(model: Model, request: &Request<'_>) -> Result<Report> {
     };
     onnx::write(&graph, output, &WriteOptions { storage })?;
     Ok(Report { modules, precision, requantised, bundle: opened.clone() })
-}
-
-/// Whether the adapter keeps the base's graph as it is where it is folded into quantised weights.
-fn requantised_would_do(base: &Base, plan: &Plan) -> bool {
-    !plan.is_baked() && !plan.targets().iter().all(|(module, _)| base.is_foldable(module))
-}
-
-/// An input of the base's cache that a graph made of it lacks.
-pub(super) fn lost_of_cache(base: &Graph, made: &Graph) -> Option<String> {
-    let names = |graph: &Graph| graph.data_inputs().map(|id| graph.value_name(id).to_owned()).collect::<BTreeSet<_>>();
-    let kept = names(made);
-    names(base).into_iter().find(|name| decompose::is_of_cache(name) && !kept.contains(name))
-}
-
-/// Says that a merged model lacks the base's cache, and writes slowly from now on.
-fn warn_of_lost_cache(base: &Graph, merged: &Graph, requantised_would_do: bool) {
-    let Some(lost) = lost_of_cache(base, merged) else { return };
-    let other = if requantised_would_do { "`--requantize` folds the adapter into the weights, which keeps it; " } else { "" };
-    tracing::warn!(
-        "the merged model has no cache (the input {lost}) and writes more slowly: the base chooses in an `If` between a branch with a cache and one \
-         without, and this adapter can be put into the latter alone; {other}an export with one decoder for both keeps it"
-    );
 }

@@ -2,6 +2,7 @@
 
 pub mod adapter_file;
 pub mod bundle;
+mod cache;
 pub mod fingerprint;
 pub mod given;
 pub mod injection;

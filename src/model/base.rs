@@ -9,7 +9,7 @@ use crate::adapter::config::{NewHead, Task};
 use crate::adapter::new_head::{self, Features};
 use crate::adapter::targets::align_names;
 use crate::anatomy::{self, Anatomy};
-use crate::decompose::{self, Stilled};
+use crate::decompose::{self, Decoder, Stilled};
 use crate::ir::{DType, Graph, Tensor, ValueId};
 use crate::{Result, onnx, train};
 
@@ -18,10 +18,10 @@ use crate::{Result, onnx, train};
 pub struct Base {
     /// The graph as its file has it, functions inlined, chance taken out, and no vector shared by modules by chance. What an adapter is folded into.
     pub raw: Graph,
-    /// The same in the dialect spoken inside, with projections that fused operators pack made visible. What runs at inference.
+    /// The same in the dialect spoken inside, with projections that fused operators pack made visible, and without choices that training has
+    /// made. What runs at inference.
     pub fused: Graph,
-    /// The same with attention and embeddings written out, and without choices that training has made. What virtual tokens are put into that
-    /// the fused graph has no place for.
+    /// The same with attention and embeddings written out. What virtual tokens are put into that the fused graph has no place for.
     open: Graph,
     /// The same with all fused operators written out. What is recognised and trained.
     ///
@@ -53,13 +53,27 @@ impl Base {
     /// Operators of a form that is not known.
     pub fn of(raw: &Graph) -> Result<Self> {
         let (raw, stilled) = decompose::still(raw)?;
-        let raw = anatomy::apart(&raw)?;
-        let fused = onnx::raise(&raw).and_then(|graph| decompose::separate(&graph))?;
-        let specialised = decompose::specialise(&fused).and_then(|graph| decompose::separate(&graph))?;
-        let open = decompose::open(&specialised)?;
+        Self::with_decoder(anatomy::apart(&raw)?, stilled, Decoder::WithoutCache)
+    }
+
+    /// Where the model chooses between a decoder with a cache and one without, it is the latter that is recognised and trained: the same with the
+    /// other one.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
+    pub fn with_cache(&self) -> Result<Option<Self>> {
+        let is_choice = decompose::is_merged_export(&self.raw);
+        is_choice.then(|| Self::with_decoder(self.raw.clone(), self.stilled.clone(), Decoder::WithCache)).transpose()
+    }
+
+    fn with_decoder(raw: Graph, stilled: Stilled, decoder: Decoder) -> Result<Self> {
+        let separate = |graph: Graph| decompose::separate(&graph);
+        let fused = onnx::raise(&raw).and_then(separate)?;
+        let fused = decompose::specialise(&fused, decoder).and_then(separate)?;
+        let open = decompose::open(&fused)?;
         let graph = decompose::decompose(&open)?;
         let anatomy = anatomy::read(&graph);
-        let open = decompose::without_unread_cache(&open)?;
+        let (fused, open) = (decompose::without_unread_cache(&fused)?, decompose::without_unread_cache(&open)?);
         Ok(Self { raw, fused, open, graph, wide: None, anatomy, stilled })
     }
 
@@ -118,7 +132,6 @@ impl Base {
 
     fn anatomy_in(&self, graph: &Graph) -> Anatomy {
         let mut anatomy = self.anatomy.clone();
-        anatomy.cache.retain(|slot| graph.is_input(slot.past));
         for projection in anatomy.projections.iter_mut().filter(|projection| !is_there(graph, projection.output)) {
             // A fused operator adds the bias; a branch may be added before it as well.
             (projection.output, projection.bias) = (projection.y, None);

@@ -39,8 +39,15 @@ pub fn inline_functions(graph: &Graph) -> Result<Graph> {
     let mut message = write_model(graph, &mut tensors)?;
     let functions = std::mem::take(&mut message.functions);
     let mut body = message.graph.take().unwrap_or_default();
-    let mut inliner =
-        Inliner { functions: HashMap::new(), names: Names::of(&body), open: vec![], bodies: 0, info: vec![], budget: Budget::default() };
+    let mut inliner = Inliner {
+        functions: HashMap::new(),
+        names: Names::of(&body),
+        open: vec![],
+        bodies: 0,
+        info: vec![],
+        budget: Budget::default(),
+        least: HashMap::new(),
+    };
     for function in &functions {
         agree(function, &mut message.opset_import)?;
         inliner.functions.insert(key(function.domain(), function.name(), function.overload()), function);
@@ -83,6 +90,8 @@ struct Inliner<'a> {
     /// The bodies around the node that is being looked at.
     bodies: usize,
     budget: Budget,
+    /// The bytes that a call of each function takes at least, the calls inside it among them.
+    least: HashMap<Key, usize>,
     /// What functions say of their values.
     info: Vec<ValueInfoProto>,
 }
@@ -108,11 +117,12 @@ impl Inliner<'_> {
             out.push(node);
             return Ok(());
         };
-        if self.open.contains(&called) {
-            return Err(Error::graph(format!("function {} calls itself", function.name())));
+        if self.open.is_empty() {
+            // Told before anything is written: what does not fit takes no time.
+            let least = self.least(&called)?;
+            self.budget.check(least)?;
         }
-        self.open.push(called);
-        budget::check_calls(self.open.len())?;
+        self.enter(called)?;
         let mut call = Call::new(function, &node, &mut self.names);
         let mut expanded = Vec::with_capacity(function.node.len());
         for inner in &function.node {
@@ -131,6 +141,45 @@ impl Inliner<'_> {
         }
         self.open.pop();
         Ok(())
+    }
+}
+
+impl Inliner<'_> {
+    /// Notes that a function's call is being looked into.
+    fn enter(&mut self, called: Key) -> Result<()> {
+        if self.open.contains(&called) {
+            return Err(Error::graph(format!("function {} calls itself", called.1)));
+        }
+        self.open.push(called);
+        budget::check_calls(self.open.len())
+    }
+
+    /// The bytes that a call takes at least. Each function is looked into once.
+    fn least(&mut self, called: &Key) -> Result<usize> {
+        if let Some(&known) = self.least.get(called) {
+            return Ok(known);
+        }
+        let Some(&function) = self.functions.get(called) else { return Ok(0) };
+        self.enter(called.clone())?;
+        let least = self.least_of(&function.node)?;
+        self.open.pop();
+        self.least.insert(called.clone(), least);
+        Ok(least)
+    }
+
+    fn least_of(&mut self, nodes: &[NodeProto]) -> Result<usize> {
+        let mut sum = 0_usize;
+        for node in nodes {
+            let called = self.least(&key(node.domain(), node.op_type(), node.overload()))?;
+            sum = sum.saturating_add(budget::NODE).saturating_add(called);
+            for body in node.attribute.iter().flat_map(attribute::bodies) {
+                self.bodies += 1;
+                budget::check_bodies(self.bodies)?;
+                sum = sum.saturating_add(self.least_of(&body.node)?);
+                self.bodies -= 1;
+            }
+        }
+        Ok(sum)
     }
 }
 

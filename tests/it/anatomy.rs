@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use peft_onnx::anatomy::{self, Anatomy, Task};
-use peft_onnx::decompose::specialise;
 use peft_onnx::ir::{Builder, Expr, Graph, NodeSpec, ValueId};
 use peft_onnx::onnx;
+use peft_onnx::decompose::{Decoder, specialise};
 use safetensors::SafeTensors;
 
 /// What a family of models has, beside its weights.
@@ -111,7 +111,7 @@ fn folder(family: &Family) -> PathBuf {
 fn exports(family: &Family) -> BTreeMap<String, Graph> {
     let files = fs::read_dir(folder(family)).expect("the fixture's folder is there");
     let paths = files.map(|file| file.expect("the folder can be read").path()).filter(|path| path.extension().is_some_and(|e| e == "onnx"));
-    let graph = |path: &Path| onnx::read(path).and_then(|graph| specialise(&graph)).expect("a valid model");
+    let graph = |path: &Path| onnx::read(path).and_then(|graph| specialise(&graph, Decoder::WithoutCache)).expect("a valid model");
     let read = |path: PathBuf| (path.file_name().expect("a file").to_string_lossy().into_owned(), graph(&path));
     let exports: BTreeMap<_, _> = paths.map(read).collect();
     assert!(exports.len() >= 2, "{}: two exports or more", family.folder);

@@ -37,7 +37,7 @@ impl<'g, 'a> Longer<'g, 'a> {
     pub(crate) fn new(at: &Insertion<'g, 'a>, tokens: usize) -> Self {
         let tokens = i64::try_from(tokens).unwrap_or(i64::MAX);
         let inputs = &decoder::inputs(at.anatomy);
-        let past: BTreeSet<ValueId> = past(at.graph, at.anatomy).collect();
+        let past: BTreeSet<ValueId> = at.anatomy.past(at.graph).collect();
         let has_cache = !past.is_empty();
         let longer = Self {
             b: at.b,
@@ -175,18 +175,13 @@ fn grown(graph: &Graph, anatomy: &Anatomy) -> BTreeSet<String> {
     let inputs = &decoder::inputs(anatomy);
     let (batch, seq) = (axis(inputs.main, 0), axis(inputs.main, 1));
     let named = |dim: &Dim| dim.as_name().map(str::to_owned);
-    if past(graph, anatomy).next().is_none() {
+    if anatomy.past(graph).next().is_none() {
         let of_inputs = [inputs.main, inputs.attention_mask, inputs.token_type_ids, inputs.position_ids].map(|input| axis(input, 1));
         return of_inputs.iter().flatten().filter_map(named).collect();
     }
-    let past = past(graph, anatomy).flat_map(dims).filter(|dim| Some(dim) != batch.as_ref());
+    let past = anatomy.past(graph).flat_map(dims).filter(|dim| Some(dim) != batch.as_ref());
     let covered = axis(inputs.attention_mask, 1);
     past.chain(covered).filter(|dim| Some(dim) != seq.as_ref()).filter_map(|dim| named(&dim)).collect()
-}
-
-/// Inputs with a past that are read: those of a decoder that was merged with one without a cache are not.
-fn past<'a>(graph: &'a Graph, anatomy: &'a Anatomy) -> impl Iterator<Item = ValueId> + 'a {
-    anatomy.cache.iter().map(|slot| slot.past).filter(|&past| !graph.uses(past).is_empty())
 }
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ impl<'g> Front<'g> {
         let b = at.b;
         let tokens = i64::try_from(tokens).unwrap_or(i64::MAX);
         // Training sees whole sequences.
-        let past = if at.purpose.is_training() { None } else { past_length(b, at.anatomy) };
+        let past = if at.purpose.is_training() { None } else { past_length(b, at.graph, at.anatomy) };
         let count = match past {
             None => b.ints(&[tokens]),
             Some(past) => past.equal(b.ints(&[0])).cast(DType::I64) * b.ints(&[tokens]),
@@ -161,9 +161,9 @@ pub(crate) fn plain_token(graph: &Graph, ids: ValueId) -> f64 {
     plain.map_or(0.0, f64::from)
 }
 
-/// The length of the past, int64 `[1]`, where a graph has a cache.
-fn past_length<'g>(b: &'g Builder, anatomy: &Anatomy) -> Option<Expr<'g>> {
-    let past = b.expr(anatomy.cache.first()?.past);
+/// The length of the past, int64 `[1]`, where a graph reads a cache.
+fn past_length<'g>(b: &'g Builder, graph: &Graph, anatomy: &Anatomy) -> Option<Expr<'g>> {
+    let past = b.expr(anatomy.past(graph).next()?);
     let batch = anatomy.inputs.main.map(|main| b.expr(main).dim(0));
     let dims = past.dims()?;
     let is_length = |dim: &Dim| dim.as_known().is_none() && Some(dim) != batch.as_ref();

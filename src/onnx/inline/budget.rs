@@ -8,9 +8,9 @@ use super::super::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, Va
 use crate::error::{Error, Result};
 
 /// Bytes that calls may unfold into: a model of some hundred thousand nodes.
-const BYTES: usize = 1 << 28;
+const BYTES: usize = 1 << 27;
 /// What a node takes in memory beside what it says.
-const NODE: usize = 512;
+pub(super) const NODE: usize = 512;
 /// What an attribute takes beside what it says.
 const ATTRIBUTE: usize = 512;
 /// How deep functions may call each other; exporters nest modules, of which there are a dozen inside each other at most.
@@ -29,12 +29,19 @@ impl Default for Budget {
 
 impl Budget {
     pub(super) fn spend(&mut self, bytes: usize) -> Result<()> {
+        self.check(bytes)?;
+        self.0 -= bytes;
+        Ok(())
+    }
+
+    /// # Errors
+    /// If that many bytes are not left.
+    pub(super) fn check(&self, bytes: usize) -> Result<()> {
         let left = self.0.checked_sub(bytes);
-        self.0 = left.ok_or_else(|| {
+        left.map(|_| ()).ok_or_else(|| {
             let what = format!("calls of functions unfold into more than {} MB of nodes", BYTES >> 20);
             Error::graph(what).with_hint("a model that expands like this is broken or malicious")
-        })?;
-        Ok(())
+        })
     }
 }
 
