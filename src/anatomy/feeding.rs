@@ -17,6 +17,9 @@ pub struct Feeding {
     /// The only number of rows that the graph computes with, if there is but one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<usize>,
+    /// Whether the file says that any number of rows will do all the same: a tracer left its example's in the graph's constants.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub declares_any_rows: bool,
     /// The only number of tokens, if there is but one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub length: Option<usize>,
@@ -87,6 +90,7 @@ pub fn feeding(graph: &Graph, anatomy: &Anatomy) -> Feeding {
     Feeding {
         inputs: roles.iter().map(|&(id, role)| (graph.value_name(id).to_owned(), role)).collect(),
         rows: size(fixed.rows),
+        declares_any_rows: fixed.has_free_rows && fixed.rows.is_some(),
         length: size(fixed.length),
         padding,
     }

@@ -14,6 +14,8 @@ use super::walk::NodeRef;
 pub(super) struct Fixed {
     pub(super) rows: Option<i64>,
     pub(super) length: Option<i64>,
+    /// Whether the file declares the rows free.
+    pub(super) has_free_rows: bool,
 }
 
 /// What is tried first: numbers that constants of a graph are not by chance.
@@ -30,7 +32,9 @@ pub(super) fn find(graph: &Graph, anatomy: &Anatomy) -> Fixed {
     let Some(main) = anatomy.inputs.main.or_else(|| graph.data_inputs().next()) else { return Fixed::default() };
     let Some(dims) = graph.fact(main).shape.clone() else { return Fixed::default() };
     let is_text = anatomy.inputs.main.is_some() && dims.len() == 2;
-    let declared = Fixed { rows: dims.first().and_then(Dim::as_known), length: dims.get(1).filter(|_| is_text).and_then(Dim::as_known) };
+    let rows = dims.first().and_then(Dim::as_known);
+    let length = dims.get(1).filter(|_| is_text).and_then(Dim::as_known);
+    let declared = Fixed { rows, length, has_free_rows: rows.is_none() };
     if declared.rows.is_some() && (declared.length.is_some() || !is_text) {
         return declared;
     }
@@ -52,6 +56,7 @@ pub(super) fn find(graph: &Graph, anatomy: &Anatomy) -> Fixed {
         Some((rows, found)) => Fixed {
             rows: Some(rows).filter(|&rows| rows != ROWS).or(declared.rows),
             length: Some(found).filter(|&found| is_text && found != length).or(declared.length),
+            ..declared
         },
         None => declared,
     }

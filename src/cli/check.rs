@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use super::output::{self, Align, Table};
+use super::which::Which;
 use super::{Columns, Global};
 use crate::adapter::config::Task;
 use crate::data::{Batch, Batches, Order};
@@ -36,6 +37,9 @@ pub struct Args {
     /// The model that the bundle was made of, if it moved
     #[arg(long, value_name = "MODEL")]
     pub base: Option<PathBuf>,
+    /// The adapter that is checked.
+    #[command(flatten)]
+    pub which: Which,
     /// Data; the check takes the first few rows [default: random tokens]
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
@@ -58,13 +62,13 @@ pub struct Args {
 /// # Errors
 /// [`Diverged`](ErrorKind::Diverged) if they disagree.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
-    let bundle = Bundle::open(&args.bundle, args.base.as_deref())?;
+    let bundle = args.which.open(&args.bundle, args.base.as_deref())?;
     let session = open(global.runtime(args.threads)?, &bundle)?;
     let batches = match &args.data {
         Some(data) => rows(args, &bundle, data, &session)?,
         None => samples(args, &bundle, &session)?,
     };
-    let rows = check::check(session, &args.bundle, bundle.manifest(), &batches)?;
+    let rows = check::check(session, bundle.adapter(), bundle.manifest(), &batches)?;
     if global.json {
         output::print_json(&rows)?;
     } else if !global.quiet {

@@ -86,6 +86,7 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
         }
         Command::Check(args) => {
             moved(&mut args.base, global)?;
+            around(&mut args.bundle, &mut args.which);
             look(Role::Bundle, &args.bundle)?;
             all(Role::Data, &args.data)?;
             all(Role::Tokenizer, &args.tokenizer)?;

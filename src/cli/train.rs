@@ -9,12 +9,12 @@ use serde_json::json;
 use super::progress::Progress;
 use super::{Columns, Global, config, output, signals};
 use crate::data::Order;
-use crate::error::Result;
+use crate::error::{Context, Result};
 use crate::evaluate::Evaluation;
 use crate::export::Manifest;
 use crate::ort::Device;
 use crate::training::schedule::Decay;
-use crate::training::{self, DataOptions, Length, Optimizer, Options, Saving, Start, Summary, Warmup, batch_size};
+use crate::training::{self, DataOptions, Length, Optimizer, Options, Saving, Start, Summary, Warmup, batch_size_to_train};
 
 const AFTER_HELP: &str = "\
 Data files are jsonl, csv, tsv or txt. What a row has depends on the task:
@@ -209,7 +209,7 @@ impl Args {
                 max_length: self.max_length,
                 packing: self.packing,
                 order: if self.no_shuffle { Order::File } else { Order::Shuffled { seed: self.seed } },
-                batch_size: batch_size(self.batch_size, &manifest.feeding),
+                batch_size: batch_size_to_train(self.batch_size, &manifest.feeding).in_file(&self.bundle)?,
             },
             accumulation: self.gradient_accumulation_steps,
             micro_batch: self.micro_batch_size,

@@ -89,13 +89,13 @@ struct Direction {
     vector: Vec<f64>,
 }
 
-/// Follows the loss of a batch from near the bundle's adapter: along the gradient, in random directions, and tensor by tensor.
+/// Follows the loss of a batch from near an adapter, which lies in this folder: along the gradient, in random directions, and tensor by tensor.
 ///
 /// # Errors
 /// If a run fails, or the loss is no number.
-pub fn check(session: Session, bundle: &Path, manifest: &Manifest, batches: &[Batch]) -> Result<Vec<Row>> {
+pub fn check(session: Session, adapter: &Path, manifest: &Manifest, batches: &[Batch]) -> Result<Vec<Row>> {
     let mut random = ChaCha8Rng::seed_from_u64(7);
-    let start = adapter_file::read(bundle, manifest)?;
+    let start = adapter_file::read(adapter, manifest)?;
     let start: Vec<f64> = start.into_iter().map(|value| f64::from(value) + START * sign(&mut random)).collect();
     let mut loss = Loss::new(session, batches, start.len());
     let (value, gradient) = loss.at(&start)?;
@@ -103,11 +103,11 @@ pub fn check(session: Session, bundle: &Path, manifest: &Manifest, batches: &[Ba
     let (again, _) = loss.at(&start)?;
     if (again - value).abs() > CHANGE * value.abs() {
         let error = Error::unsupported("a check of this bundle", format!("the same rows have a loss of {value}, and then of {again}"));
-        return Err(error.in_file(bundle).with_hint("the model draws random numbers: export it for inference (`model.eval()`)"));
+        return Err(error.in_file(adapter).with_hint("the model draws random numbers: export it for inference (`model.eval()`)"));
     }
     let gradient: Vec<f64> = gradient.into_iter().map(f64::from).collect();
     if !value.is_finite() || gradient.iter().any(|value| !value.is_finite()) {
-        return Err(Error::invalid(format!("the loss is {value}, or its gradient is no number, near the adapter")).in_file(bundle));
+        return Err(Error::invalid(format!("the loss is {value}, or its gradient is no number, near the adapter")).in_file(adapter));
     }
     directions(manifest, &gradient, &mut random).into_iter().map(|direction| loss.follow(&start, &gradient, direction)).collect()
 }

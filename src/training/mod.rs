@@ -27,7 +27,7 @@ use std::time::Duration;
 
 pub use graphs::open as open_graph;
 pub use options::{DataOptions, Length, Optimizer, Options, Saving, Start, Warmup};
-pub use source::{Source, batch_size, tokenizer_near};
+pub use source::{Source, batch_size, batch_size_to_train, tokenizer_near};
 
 use crate::error::Result;
 use crate::evaluate::Evaluation;

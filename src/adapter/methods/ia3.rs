@@ -1,6 +1,8 @@
 //! IA3: learned factors of what modules give, or of what feed-forward modules take (Liu et al., Few-Shot Parameter-Efficient Fine-Tuning,
 //! section 3.3; PEFT `tuners/ia3/layer.py`).
 
+use std::collections::BTreeMap;
+
 use ndarray::{ArrayView1, Axis};
 
 use crate::adapter::config::{Ia3Config, Method, Selection};
@@ -12,7 +14,7 @@ use crate::adapter::part::{Folding, Insertion, Part, Placed, Places};
 use crate::adapter::targets::{self, pattern::Pattern};
 use crate::adapter::weights::fold;
 use crate::anatomy::{Anatomy, Projection};
-use crate::ir::{DType, Tensor};
+use crate::ir::{Builder, DType, Expr, NodeSpec, Tensor, ValueId};
 use crate::{Error, Result};
 
 /// Factors at one module.
@@ -75,6 +77,54 @@ fn defaults(anatomy: &Anatomy) -> (Vec<String>, Vec<String>) {
     (targets, feedforward)
 }
 
+/// How many nodes may stand between a product and what it reads: `DynamicQuantizeLinear`, `MatMulInteger`, `Cast`, `Mul` and one to spare.
+const BETWEEN: usize = 5;
+
+/// One product made to read another value. What rounds its input may be read by other products as well, so that it is written again.
+struct Again<'g> {
+    /// What stands for a value: the other input, and what was written for it.
+    instead: BTreeMap<ValueId, Expr<'g>>,
+    b: &'g Builder,
+}
+
+impl<'g> Again<'g> {
+    fn reading(old: Expr<'g>, new: Expr<'g>) -> Self {
+        Self { instead: BTreeMap::from([(old.id(), new)]), b: old.b() }
+    }
+
+    fn rewire(mut self, output: ValueId) {
+        let inputs = self.b.maker(output).map(|node| node.inputs).unwrap_or_default();
+        for (place, input) in inputs.into_iter().enumerate() {
+            if let Some(new) = input.and_then(|input| self.instead_of(input, BETWEEN)) {
+                self.b.rewire_input(output, place, new);
+            }
+        }
+    }
+
+    /// What stands for a value, if it is made of the old input by so many nodes at most.
+    fn instead_of(&mut self, value: ValueId, nodes: usize) -> Option<Expr<'g>> {
+        if let Some(known) = self.instead.get(&value) {
+            return Some(*known);
+        }
+        let node = self.b.maker(value).filter(|_| nodes > 0)?;
+        let inputs: Vec<Option<Expr<'g>>> = node.inputs.iter().map(|input| self.instead_of((*input)?, nodes - 1)).collect();
+        if inputs.iter().all(Option::is_none) {
+            return None;
+        }
+        let outputs = node.outputs.clone();
+        let written = self.b.node(NodeSpec {
+            name: "".into(),
+            op: node.op,
+            inputs: node.inputs.iter().zip(inputs).map(|(old, new)| new.map_or(*old, |new| Some(new.id()))).collect(),
+            outputs: outputs.iter().map(|output| output.map(|_| "".into())).collect(),
+            attrs: node.attrs,
+            ..NodeSpec::default()
+        });
+        self.instead.extend(outputs.iter().zip(written).filter_map(|(old, new)| old.zip(new)));
+        self.instead.get(&value).copied()
+    }
+}
+
 impl Part for Factors {
     /// `[out_features, 1]`, or `[1, in_features]` for the input's; fresh ones are 1.
     fn insert(&self, at: &Insertion<'_, '_>) -> Result<()> {
@@ -88,7 +138,7 @@ impl Part for Factors {
                 let row = factors.reshape(&[-1]);
                 if self.of_input {
                     let x = b.current(projection.x);
-                    b.rewire_input(projection.y, 0, (x.cast(DType::F32) * row).cast(x.dtype()));
+                    Again::reading(x, (x.cast(DType::F32) * row).cast(x.dtype())).rewire(projection.y);
                 } else {
                     b.rewire(b.expr(projection.output), |y| (y.cast(DType::F32) * row).cast(y.dtype()));
                 }
