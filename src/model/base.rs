@@ -63,7 +63,7 @@ impl Base {
     /// As [`of`](Self::of).
     pub fn with_cache(&self) -> Result<Option<Self>> {
         let is_choice = decompose::is_merged_export(&self.raw);
-        is_choice.then(|| Self::with_decoder(self.raw.clone(), self.stilled.clone(), Decoder::WithCache)).transpose()
+        is_choice.then(|| Self::with_decoder(self.raw.clone(), self.stilled, Decoder::WithCache)).transpose()
     }
 
     fn with_decoder(raw: Graph, stilled: Stilled, decoder: Decoder) -> Result<Self> {

@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use peft_onnx::anatomy::{self, Anatomy, Task};
+use peft_onnx::decompose::{Decoder, specialise};
 use peft_onnx::ir::{Builder, Expr, Graph, NodeSpec, ValueId};
 use peft_onnx::onnx;
-use peft_onnx::decompose::{Decoder, specialise};
 use safetensors::SafeTensors;
 
 /// What a family of models has, beside its weights.

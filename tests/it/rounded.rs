@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::common::{Folder, done, run};
+use crate::common::{Folder, done, json_of, number, run};
 use peft_onnx::ir::{Builder, DType, Dim, Expr, ModelInfo, Tensor};
 use peft_onnx::onnx::{self, WriteOptions};
 
@@ -25,10 +25,8 @@ fn product<'g>(b: &'g Builder, number: usize, x: Expr<'g>) -> Expr<'g> {
     })
 }
 
-#[test]
-fn gradients_of_a_model_that_rounds_activations_are_held_to_its_loss_before_rounding() {
-    let folder = Folder::empty();
-    let (model, bundle) = (folder.path("model.onnx"), folder.path("bundle"));
+/// Two products in a row behind a table, and a classifier.
+fn model_file(path: &str) {
     let b = Builder::new(ModelInfo::dialect());
     let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
     let spread = |count: usize| bytes(count).iter().map(|&byte| f32::from(byte) / 60.0 - 1.0).collect::<Vec<f32>>();
@@ -37,7 +35,14 @@ fn gradients_of_a_model_that_rounds_activations_are_held_to_its_loss_before_roun
     let x = product(&b, 1, product(&b, 0, x).tanh()).tanh().mean(&[1]).reshape(&[-1, 8]);
     let head = b.initializer("onnx::MatMul_9", Tensor::from_f32(&[WIDTH, 2], &spread(2 * WIDTH)));
     b.output("logits", b.scoped("/classifier", || x.matmul(head)));
-    onnx::write(&b.finish().expect("a valid graph"), Path::new(&model), &WriteOptions::default()).expect("it is written");
+    onnx::write(&b.finish().expect("a valid graph"), Path::new(path), &WriteOptions::default()).expect("it is written");
+}
+
+#[test]
+fn gradients_of_a_model_that_rounds_activations_are_held_to_its_loss_before_rounding() {
+    let folder = Folder::empty();
+    let (model, bundle) = (folder.path("model.onnx"), folder.path("bundle"));
+    model_file(&model);
 
     done(&[
         "inject",
@@ -56,4 +61,21 @@ fn gradients_of_a_model_that_rounds_activations_are_held_to_its_loss_before_roun
     ]);
     let (is_right, table, said) = run(&["check", &bundle]);
     assert!(is_right && said.contains("straight through") && !table.contains("WRONG"), "{table}{said}");
+}
+
+#[test]
+fn factors_of_what_a_product_rounds_are_in_the_merged_model() {
+    let folder = Folder::empty();
+    let (model, bundle, merged, rows) =
+        (folder.path("model.onnx"), folder.path("bundle"), folder.path("merged.onnx"), folder.path("rows.jsonl"));
+    model_file(&model);
+    let row = |at: usize| format!("{{\"input_ids\": [{}, {}, {}], \"label\": {}}}\n", at, at + 3, 19 - at, at % 2);
+    std::fs::write(&rows, (0..6).map(row).collect::<String>()).expect("it is written");
+    let targets = ["--target-modules", "fc", "--feedforward-modules", "fc"];
+    done(&[&["inject", &model, "--task", "seq-cls", "--method", "ia3", "-o", &bundle, "-q"][..], &targets].concat());
+    done(&["train", &bundle, "--data", &rows, "--max-steps", "20", "--learning-rate", "0.3", "-q"]);
+    done(&["merge", &bundle, "-o", &merged]);
+    let loss = |of: &str| number(&json_of(&["eval", of, "--data", &rows])["loss"]);
+    let (untrained, trained, merged) = (loss(&model), loss(&bundle), loss(&merged));
+    assert!((trained - merged).abs() < 0.02 * trained && (untrained - trained).abs() > 0.2 * trained, "{untrained} {trained} {merged}");
 }
