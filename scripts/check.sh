@@ -10,8 +10,15 @@ step "format"
 cargo fmt --check
 step "lints"
 cargo clippy --all-targets -- -D warnings
-step "the library without its runtime"
-cargo clippy --no-default-features --lib -- -D warnings
+step "the library without the command line, and without its runtime"
+cargo clippy --no-default-features --features runtime --lib --examples -- -D warnings
+cargo clippy --no-default-features --lib --examples -- -D warnings
+step "the library without its runtime in a browser"
+if rustup target list --installed 2>/dev/null | grep -qx wasm32-unknown-unknown; then
+    cargo check --no-default-features --lib --target wasm32-unknown-unknown
+else
+    echo "not checked: the target wasm32-unknown-unknown is not installed (rustup target add wasm32-unknown-unknown)"
+fi
 step "docs"
 RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
 # Licences and doubles are judged offline, where the tool is installed (`cargo install cargo-deny`); advisories by `cargo deny check advisories`.

@@ -116,6 +116,19 @@ impl Header {
     }
 }
 
+/// Tensors as the bytes of a file.
+///
+/// # Errors
+/// A tensor of a type that the format does not have.
+pub fn to_bytes(tensors: &IndexMap<String, Tensor>) -> Result<Vec<u8>> {
+    let header = Header::new(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.dtype(), tensor.shape())))?;
+    let mut bytes = header.bytes;
+    for name in header.offsets.keys() {
+        bytes.extend_from_slice(tensors[name].bytes().map_or(&[], |bytes| &bytes[..]));
+    }
+    Ok(bytes)
+}
+
 /// Writes tensors to a file, which appears when it is complete; gives the first byte of each tensor's data.
 ///
 /// # Errors

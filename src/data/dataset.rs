@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::Tokenizer;
+use serde_json::Value;
+
 use super::classes;
 use super::encode::encode;
 use super::encoder::Encoder;
@@ -60,7 +62,27 @@ impl Dataset {
     /// [`Unsupported`](crate::ErrorKind::Unsupported) or [`Invalid`](crate::ErrorKind::Invalid) for files and rows that cannot be read or that the
     /// model cannot take; [`Invalid`](crate::ErrorKind::Invalid) if no label counts in the whole file.
     pub fn read(path: &Path, reading: &Reading<'_>) -> Result<Self> {
-        let mut records = record::read(path)?;
+        Self::of_records(record::read(path)?, path, reading)
+    }
+
+    /// Reads rows in memory: each an object with the columns that a line of a data file would have. Files that they name lie in the current folder.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read); a row that is no object.
+    pub fn of_rows(rows: impl IntoIterator<Item = Value>, reading: &Reading<'_>) -> Result<Self> {
+        let place = Path::new("rows");
+        let record = |(row, at): (Value, usize)| match row {
+            Value::Object(fields) => Ok(Record { line: at, fields }),
+            other => Err(Error::mismatch("a row", "an object with its columns", other).at(Place::Line(at)).in_file(place)),
+        };
+        let records = rows.into_iter().zip(1..).map(record).collect::<Result<Vec<_>>>()?;
+        if records.is_empty() {
+            return Err(Error::invalid("no rows").in_file(place));
+        }
+        Self::of_records(records, place, reading)
+    }
+
+    fn of_records(mut records: Vec<Record>, path: &Path, reading: &Reading<'_>) -> Result<Self> {
         roles::assign(&mut records, path, reading).in_file(path)?;
         let class_names = classes::settle(&mut records, reading).in_file(path)?;
         let classes = match reading.hard_prompt {

@@ -61,21 +61,33 @@ impl Tokenizer {
                 .with_hint("a tokenizer is a file tokenizer.json, or the folder that has it"));
         }
         let bytes = std::fs::read(&file).in_file(&file)?;
+        let folder = file.parent().unwrap_or(Path::new("."));
+        let companions = COMPANIONS.iter().map(|name| read_json(&folder.join(name))).collect::<Result<Vec<_>>>()?;
+        let mut tokenizer = Self::new(&file, &bytes, &companions)?;
+        tokenizer.chat = tokenizer.chat_template(folder, &companions[0])?;
+        Ok(tokenizer)
+    }
+
+    /// A `tokenizer.json` in memory, alone: without the special tokens and the chat template that files beside it may have.
+    ///
+    /// # Errors
+    /// [`Format`](crate::ErrorKind::Format) for bytes that are no tokenizer.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        Self::new(Path::new(FILE), bytes, &[])
+    }
+
+    fn new(file: &Path, bytes: &[u8], companions: &[Value]) -> Result<Self> {
         let read = || {
-            let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)?;
+            let mut inner = tokenizers::Tokenizer::from_bytes(bytes)?;
             // Some files ask for padding or truncation, for servers; rows are padded and cut elsewhere.
             inner.with_padding(None);
             inner.with_truncation(None)?;
             Ok::<_, tokenizers::Error>(inner)
         };
-        let inner = behind_wall(read).in_file(&file)?;
-        let inner = inner.map_err(|error| Error::format("a tokenizer", error).in_file(&file))?;
-        let folder = file.parent().unwrap_or(Path::new("."));
-        let companions = COMPANIONS.iter().map(|name| read_json(&folder.join(name))).collect::<Result<Vec<_>>>()?;
-        let special = SPECIAL.iter().filter_map(|(name, usual)| Some((*name, special_token(&inner, &companions, name, usual)?))).collect();
-        let mut tokenizer = Self { why: "it was named with --tokenizer", inner, special, chat: None, file: file.clone() };
-        tokenizer.chat = tokenizer.chat_template(folder, &companions[0])?;
-        Ok(tokenizer)
+        let inner = behind_wall(read).in_file(file)?;
+        let inner = inner.map_err(|error| Error::format("a tokenizer", error).in_file(file))?;
+        let special = SPECIAL.iter().filter_map(|(name, usual)| Some((*name, special_token(&inner, companions, name, usual)?))).collect();
+        Ok(Self { why: "it was named with --tokenizer", inner, special, chat: None, file: file.to_path_buf() })
     }
 
     /// Opens the tokenizer that belongs to a model's file or folder.

@@ -26,7 +26,7 @@ impl Reference {
             return Ok(None);
         }
         let settings = Settings { device, purpose: Purpose::Inference, ..Settings::default() };
-        Self::new(Session::open(runtime, bundle.model(), &settings)?, &manifest.logits).map(Some)
+        Self::new(Session::open(runtime, bundle.unadapted()?, &settings)?, &manifest.logits).map(Some)
     }
 
     /// Asks a model that gives logits of this name.

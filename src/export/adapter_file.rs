@@ -11,7 +11,8 @@ use crate::error::{Context, Error, Place, Result};
 use crate::export::{Manifest, pending};
 use crate::files::inside;
 use crate::ir::Tensor;
-use crate::{peft, safetensors};
+use crate::peft::{self, AdapterFiles};
+use crate::safetensors;
 
 /// The file of the adapter's tensors in a bundle.
 pub const FILE: &str = crate::peft::WEIGHTS_FILE;
@@ -72,11 +73,34 @@ impl Frame {
         Ok(Self { files, config, encoder })
     }
 
-    /// Writes the adapter with a trainable vector into a folder, and what a network computes from it.
+    /// The frame of an adapter in memory.
     ///
     /// # Errors
-    /// If the vector is not as long as the manifest says, or a file cannot be written.
-    pub fn write(&self, folder: &Path, manifest: &Manifest, vector: &[f32]) -> Result<()> {
+    /// A network that computes a prompt, of a form that is not known.
+    pub fn of(adapter: &AdapterFiles) -> Result<Self> {
+        let mut files = IndexMap::from([(FILE.to_owned(), adapter.tensors.clone())]);
+        if let Some(beside) = &adapter.beside {
+            files.insert(peft::file_beside(&adapter.config.method).to_owned(), beside.clone());
+        }
+        let encoder = if files.contains_key(peft::ENCODER_FILE) { Encoder::of(&adapter.config.method)? } else { None };
+        Ok(Self { files: Files(files), config: Some(adapter.config.to_json().into_bytes()), encoder })
+    }
+
+    /// The adapter with a trainable vector, and what is computed from that.
+    ///
+    /// # Errors
+    /// If the vector is not as long as the manifest says.
+    pub fn filled(&self, adapter: &AdapterFiles, manifest: &Manifest, vector: &[f32]) -> Result<AdapterFiles> {
+        let mut files = self.with(manifest, vector)?;
+        let made = self.computed(&files)?;
+        files.0.entry(FILE.to_owned()).or_default().extend(made);
+        let beside = files.0.shift_remove(peft::file_beside(&adapter.config.method));
+        let tensors = files.0.shift_remove(FILE).unwrap_or_default();
+        Ok(AdapterFiles { tensors, beside, ..adapter.clone() })
+    }
+
+    /// The files' tensors, those that are trained from a vector.
+    fn with(&self, manifest: &Manifest, vector: &[f32]) -> Result<Files> {
         let mut files = self.files.clone();
         for slot in &manifest.trainable {
             let length: usize = slot.shape.iter().product();
@@ -85,6 +109,15 @@ impl Frame {
                 values.ok_or_else(|| Error::mismatch("numbers in the trainable vector", manifest.trainable_count, vector.len()))?;
             files.0.entry(slot.file.clone()).or_default().insert(slot.name.clone(), Tensor::from_f32(&slot.shape, values));
         }
+        Ok(files)
+    }
+
+    /// Writes the adapter with a trainable vector into a folder, and what a network computes from it.
+    ///
+    /// # Errors
+    /// If the vector is not as long as the manifest says, or a file cannot be written.
+    pub fn write(&self, folder: &Path, manifest: &Manifest, vector: &[f32]) -> Result<()> {
+        let mut files = self.with(manifest, vector)?;
         let made = self.computed(&files).in_file(folder)?;
         files.0.entry(FILE.to_owned()).or_default().extend(made);
         for (file, tensors) in &files.0 {

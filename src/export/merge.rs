@@ -129,6 +129,16 @@ pub fn merge(model: Model, manifest: &Manifest, files: &AdapterFiles, quantised:
     Ok(Merged { graph, modules: plan.targets().len() + plan.trained().len(), precision: base.precision(), requantised })
 }
 
+impl Bundle {
+    /// The base with the adapter folded into it, as a graph.
+    ///
+    /// # Errors
+    /// As [`merge`].
+    pub fn merged(&self) -> Result<Graph> {
+        Ok(merge(self.base()?, self.manifest(), &self.files()?, Quantised::default())?.graph)
+    }
+}
+
 /// Folds a bundle's adapter into its base and writes the model, complete in itself. `model` is the bundle's base, read.
 ///
 /// # Errors

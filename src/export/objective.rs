@@ -1,7 +1,7 @@
 //! The loss of a bundle: settled from what was asked for, the task, and the files beside the model; and found in the graph.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::adapter::config::{Pooling, Task};
 use crate::adapter::new_head;
@@ -21,8 +21,8 @@ use crate::{Context, Error, Result, onnx};
 pub struct LossRequest {
     /// The loss by name; the task's first by default.
     pub name: Option<String>,
-    /// An ONNX file with the loss, in place of a name.
-    pub graph: Option<PathBuf>,
+    /// A graph with the loss, in place of a name.
+    pub graph: Option<LossSource>,
     /// Options of the loss.
     pub options: BTreeMap<String, f64>,
     /// How a text's vector is made of its tokens'.
@@ -41,6 +41,21 @@ pub struct LossRequest {
     pub teacher: Option<PathBuf>,
     /// What stands before the texts of a column.
     pub prompts: Vec<(String, String)>,
+}
+
+/// Where a loss of one's own is.
+#[derive(Clone, Debug)]
+pub enum LossSource {
+    /// In an ONNX file.
+    File(PathBuf),
+    /// In memory.
+    Graph(Box<Graph>),
+}
+
+impl From<Graph> for LossSource {
+    fn from(graph: Graph) -> Self {
+        Self::Graph(Box::new(graph))
+    }
 }
 
 /// A loss found in a graph.
@@ -68,8 +83,8 @@ impl Settled {
 /// # Errors
 /// A loss or an option that the task does not have; outputs that the loss reads and the graph does not give.
 pub fn settle(asked: &LossRequest, task: Task, beside: &Beside, graph: &Graph, anatomy: &Anatomy) -> Result<Settled> {
-    if let Some(file) = &asked.graph {
-        return of_graph(asked, file);
+    if let Some(source) = &asked.graph {
+        return of_graph(asked, source);
     }
     let row = task.row();
     let name = match &asked.name {
@@ -122,10 +137,11 @@ pub fn settle(asked: &LossRequest, task: Task, beside: &Beside, graph: &Graph, a
     Ok(Settled { plan, objective })
 }
 
-fn of_graph(asked: &LossRequest, file: &Path) -> Result<Settled> {
-    let read = onnx::read(file)?;
-    let graph = raised(&read).in_file(file)?;
-    let loss = LossGraph::new(graph).in_file(file)?;
+fn of_graph(asked: &LossRequest, source: &LossSource) -> Result<Settled> {
+    let loss = match source {
+        LossSource::File(file) => raised(&onnx::read(file)?).and_then(LossGraph::new).in_file(file)?,
+        LossSource::Graph(graph) => LossGraph::new(raised(graph)?)?,
+    };
     let plan = LossPlan { name: GRAPH.to_owned(), columns: loss.inputs(), prompts: asked.prompts.clone(), ..LossPlan::default() };
     Ok(Settled { plan, objective: Objective::Graph(loss) })
 }

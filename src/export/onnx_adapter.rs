@@ -59,7 +59,7 @@ pub fn write(bundle: &Path, adapter: Option<&Path>, output: &Path) -> Result<usi
         Some(folder) => fitting::fitted(peft::read(folder)?, &own).in_file(folder)?,
         None => own,
     };
-    let inputs = inputs(bundle, &manifest, &files).in_file(folder)?;
+    let inputs = inputs(Made::Folder(bundle), &manifest, &files).in_file(folder)?;
     if inputs.is_empty() {
         return Err(Error::unsupported("an adapter file of this bundle", "its inference graph has no optional inputs").in_file(folder));
     }
@@ -72,7 +72,7 @@ pub fn write(bundle: &Path, adapter: Option<&Path>, output: &Path) -> Result<usi
 ///
 /// # Errors
 /// A tensor that the graph has no input for; one that is missing, or of another shape.
-pub(super) fn inputs(bundle: &Path, manifest: &Manifest, files: &AdapterFiles) -> Result<IndexMap<String, Tensor>> {
+pub(super) fn inputs(made: Made<'_>, manifest: &Manifest, files: &AdapterFiles) -> Result<IndexMap<String, Tensor>> {
     let ports: Vec<&Port> = manifest.graph("inference")?.inputs.iter().filter(|port| port.role == "parameter").collect();
     let mut found = IndexMap::new();
     for (key, tensor) in &files.tensors {
@@ -81,7 +81,7 @@ pub(super) fn inputs(bundle: &Path, manifest: &Manifest, files: &AdapterFiles) -
         let port = names.into_iter().flatten().find_map(|name| ports.iter().find(|port| port.name == name));
         // What is never trained is a constant of the graph.
         let Some(port) = port else {
-            if is_fixed(key) || is_as_made(bundle, key, tensor)? {
+            if is_fixed(key) || is_as_made(made, key, tensor)? {
                 continue;
             }
             return Err(Error::not_found("optional input of the inference graph", key.clone())
@@ -109,9 +109,23 @@ fn is_fixed(key: &str) -> bool {
 }
 
 /// Whether `inject` put a tensor into the bundle's graphs with these numbers: a table that stands beside the adapter and is not trained.
-fn is_as_made(bundle: &Path, key: &str, tensor: &Tensor) -> Result<bool> {
-    let made = bundle.join(INITIAL);
-    Ok(made.exists() && peft::read(&made)?.tensors.get(key) == Some(tensor))
+fn is_as_made(made: Made<'_>, key: &str, tensor: &Tensor) -> Result<bool> {
+    match made {
+        Made::Memory(files) => Ok(files.tensors.get(key) == Some(tensor)),
+        Made::Folder(bundle) => {
+            let made = bundle.join(INITIAL);
+            Ok(made.exists() && peft::read(&made)?.tensors.get(key) == Some(tensor))
+        }
+    }
+}
+
+/// Where the adapter is as it was put into the graphs.
+#[derive(Clone, Copy)]
+pub(super) enum Made<'a> {
+    /// In the folder of a bundle.
+    Folder(&'a Path),
+    /// In memory.
+    Memory(&'a AdapterFiles),
 }
 
 fn encode(inputs: &IndexMap<String, Tensor>) -> Result<Vec<u8>> {

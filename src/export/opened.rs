@@ -1,15 +1,20 @@
 //! A bundle as every command opens it: its manifest, and its base, which is found, checked and lent to the bundle's graphs.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use indexmap::IndexMap;
 
+use super::injection::{Injected, Injection, inject};
 use super::manifest::{self, Manifest};
 use super::names::{INFERENCE, location};
-use super::{fingerprint, onnx_adapter, pending};
+use super::onnx_adapter::Made;
+use super::{fingerprint, onnx_adapter, pending, trainable};
 use crate::ir::{Builder, Graph, Tensor};
+use crate::model::Model;
 use crate::onnx::{self, Lent, Runnable, Storage, WriteOptions};
-use crate::{Context, Error, ErrorKind, Result, peft};
+use crate::peft::{self, AdapterFiles};
+use crate::{Context, Error, ErrorKind, Result};
 
 /// Up to so many bytes of constants `inference.onnx` is a model of its own; with more it refers to the base, as a bundle's other graphs do.
 pub const WHOLE: usize = 32 << 20;
@@ -22,6 +27,18 @@ pub struct Bundle {
     model: PathBuf,
     lent: Vec<Lent>,
     adapter: PathBuf,
+    memory: Option<InMemory>,
+    /// An adapter in place of the one in its folder, or the one that was put in.
+    other: Option<Arc<AdapterFiles>>,
+}
+
+/// What a bundle has that is in no folder.
+#[derive(Clone, Debug)]
+struct InMemory {
+    model: Arc<Model>,
+    graphs: Arc<IndexMap<&'static str, Graph>>,
+    /// The adapter as it was put into the graphs.
+    made: Arc<AdapterFiles>,
 }
 
 impl Bundle {
@@ -39,7 +56,85 @@ impl Bundle {
         check(folder, &manifest, &files)?;
         let open = |(file, path): (&manifest::BaseFile, &PathBuf)| Lent::open(location(&file.path), path);
         let lent = manifest.base.files.iter().zip(&files).map(open).collect::<Result<_>>()?;
-        Ok(Self { folder: folder.to_path_buf(), manifest, model, lent, adapter: pending::adapter_folder(folder) })
+        Ok(Self {
+            folder: folder.to_path_buf(),
+            manifest,
+            model,
+            lent,
+            adapter: pending::adapter_folder(folder),
+            memory: None,
+            other: None,
+        })
+    }
+
+    /// A bundle in memory: a model with an adapter in it, and the graphs that train and run that.
+    ///
+    /// # Errors
+    /// As [`inject`](super::injection::inject).
+    pub fn of(model: &Model, asked: &Injection) -> Result<Self> {
+        let mut graphs = IndexMap::new();
+        let Injected { manifest, files, .. } = inject(model.clone(), asked, &mut |purpose, graph| {
+            graphs.insert(purpose, graph);
+            Ok(())
+        })?;
+        let memory = InMemory { model: Arc::new(model.clone()), graphs: Arc::new(graphs), made: Arc::new(files) };
+        let (folder, place) = (PathBuf::new(), model.name().to_path_buf());
+        Ok(Self { adapter: folder.clone(), folder, manifest, model: place, lent: vec![], memory: Some(memory), other: None })
+    }
+
+    /// The same with another adapter for the same graphs, in memory.
+    #[must_use]
+    pub fn with_files(mut self, files: AdapterFiles) -> Self {
+        self.other = Some(Arc::new(files));
+        self
+    }
+
+    /// The adapter.
+    ///
+    /// # Errors
+    /// Files that are missing or malformed.
+    pub fn files(&self) -> Result<AdapterFiles> {
+        match (&self.other, &self.memory) {
+            (Some(other), _) => Ok((**other).clone()),
+            (None, Some(memory)) => Ok((*memory.made).clone()),
+            (None, None) => peft::read(&self.adapter),
+        }
+    }
+
+    /// All trainable numbers, in the order of the trainable vector.
+    ///
+    /// # Errors
+    /// As [`files`](Self::files).
+    pub fn trainable(&self) -> Result<Vec<f32>> {
+        if self.other.is_none() && self.memory.is_none() {
+            return trainable::read(&self.adapter, &self.manifest);
+        }
+        trainable::of(&self.files()?, &self.manifest)
+    }
+
+    /// The base, read and recognised.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn base(&self) -> Result<Model> {
+        self.memory.as_ref().map_or_else(|| Model::open(&self.model), |memory| Ok((*memory.model).clone()))
+    }
+
+    /// The base as a runtime opens it.
+    ///
+    /// # Errors
+    /// If it cannot be written as a message.
+    pub fn unadapted(&self) -> Result<Runnable> {
+        match &self.memory {
+            Some(memory) => Runnable::of(&memory.model.base().raw, memory.model.name()),
+            None => Ok(Runnable::from(&self.model)),
+        }
+    }
+
+    /// The files near which a tokenizer and the like may lie; none of a bundle in memory.
+    #[must_use]
+    pub fn places(&self) -> Vec<PathBuf> {
+        if self.memory.is_some() { vec![] } else { vec![self.folder.join("inference.onnx"), self.model.clone()] }
     }
 
     /// The same with the adapter of another folder: a checkpoint's.
@@ -77,6 +172,9 @@ impl Bundle {
     /// # Errors
     /// If the bundle does not have it, or it cannot be read.
     pub fn graph(&self, purpose: &str) -> Result<Graph> {
+        if let Some(memory) = &self.memory {
+            return memory.graphs.get(purpose).cloned().ok_or_else(|| Error::not_found("graph", purpose));
+        }
         let path = self.path(purpose)?;
         onnx::read_lent(&path, &self.lent)
     }
@@ -90,6 +188,9 @@ impl Bundle {
         if purpose == INFERENCE {
             return Runnable::of(&self.adapted()?, &path);
         }
+        if self.memory.is_some() {
+            return Runnable::of(&self.graph(purpose)?, &path);
+        }
         Runnable::lent(&path, self.lent.clone())
     }
 
@@ -99,8 +200,9 @@ impl Bundle {
     /// As [`runnable`](Self::runnable).
     pub fn adapted(&self) -> Result<Graph> {
         let graph = self.graph(INFERENCE)?;
-        let files = peft::read(&self.adapter)?;
-        with_adapter(&graph, &onnx_adapter::inputs(&self.folder, &self.manifest, &files).in_file(self.adapter.join(peft::WEIGHTS_FILE))?)
+        let files = self.files()?;
+        let made = self.memory.as_ref().map_or(Made::Folder(&self.folder), |memory| Made::Memory(&memory.made));
+        with_adapter(&graph, &onnx_adapter::inputs(made, &self.manifest, &files).in_file(self.adapter.join(peft::WEIGHTS_FILE))?)
     }
 
     /// Writes `inference.onnx` again, with the adapter as its file is now: what has to follow when the adapter's file was replaced, for those who open

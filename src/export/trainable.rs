@@ -7,6 +7,7 @@ use indexmap::IndexMap;
 use super::Manifest;
 use super::manifest::Slot;
 use crate::ir::Tensor;
+use crate::peft::{self, AdapterFiles};
 use crate::{Context, Error, Place, Result, safetensors};
 
 /// All trainable numbers, in the order of the trainable vector.
@@ -23,6 +24,20 @@ pub fn read(bundle: &Path, manifest: &Manifest) -> Result<Vec<f32>> {
         }
         let values = values(slot, &files[&*slot.file]).at(Place::Tensor(slot.name.clone()));
         vector.extend(values.in_file(path)?);
+    }
+    Ok(vector)
+}
+
+/// The same of an adapter in memory.
+///
+/// # Errors
+/// Tensors that are not those of the manifest.
+pub fn of(files: &AdapterFiles, manifest: &Manifest) -> Result<Vec<f32>> {
+    let mut vector = vec![];
+    for slot in &manifest.trainable {
+        let tensors = if slot.file == peft::WEIGHTS_FILE { Some(&files.tensors) } else { files.beside.as_ref() };
+        let tensors = tensors.ok_or_else(|| Error::not_found("file", slot.file.clone()))?;
+        vector.extend(values(slot, tensors).at(Place::Tensor(slot.name.clone()))?);
     }
     Ok(vector)
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use indexmap::IndexMap;
 
 use super::config::AdapterConfig;
@@ -42,6 +43,35 @@ impl AdapterFiles {
         self.tensors.get(name).or_else(|| self.beside.as_ref()?.get(name))
     }
 
+    /// An adapter of the bytes of its files: `adapter_config.json` and `adapter_model.safetensors`, and, where a method keeps parameters beside
+    /// them, that file.
+    ///
+    /// # Errors
+    /// As [`read`].
+    pub fn from_bytes(config: &[u8], weights: &Bytes, beside: Option<&Bytes>) -> Result<Self> {
+        let config = AdapterConfig::from_json(config).in_file(CONFIG_FILE)?;
+        let file = file_beside(&config.method);
+        let raw = safetensors::from_bytes(weights).in_file(WEIGHTS_FILE)?;
+        let beside = beside.map(|bytes| safetensors::from_bytes(bytes).in_file(file)).transpose()?;
+        Read { raw, beside }.settled(config, [CONFIG_FILE, WEIGHTS_FILE, file].map(Path::new))
+    }
+
+    /// The files of the adapter by their names, as [`write`] writes them.
+    ///
+    /// # Errors
+    /// A tensor of a type that the safetensors format does not have.
+    pub fn to_bytes(&self) -> Result<IndexMap<&'static str, Vec<u8>>> {
+        let mut files = IndexMap::from([
+            (CONFIG_FILE, self.config.to_json().into_bytes()),
+            (WEIGHTS_FILE, safetensors::to_bytes(&self.tensors).in_file(WEIGHTS_FILE)?),
+        ]);
+        if let Some(beside) = &self.beside {
+            let file = file_beside(&self.config.method);
+            files.insert(file, safetensors::to_bytes(beside).in_file(file)?);
+        }
+        Ok(files)
+    }
+
     /// The names of the tensors, read.
     #[must_use]
     pub fn keys(&self) -> Vec<Key> {
@@ -67,24 +97,40 @@ pub fn file_beside(method: &Method) -> &'static str {
 pub fn read(folder: &Path) -> Result<AdapterFiles> {
     let folder = &adapter_folder(folder)?;
     let path = folder.join(CONFIG_FILE);
-    let mut config = AdapterConfig::from_json(&std::fs::read(&path).in_file(&path)?).in_file(&path)?;
+    let config = AdapterConfig::from_json(&std::fs::read(&path).in_file(&path)?).in_file(&path)?;
     let weights = folder.join(WEIGHTS_FILE);
     if !weights.exists() {
         return Err(no_weights(folder));
     }
-    let raw = weights::canonical(safetensors::read(&weights)?, family(&config)).in_file(&weights)?;
-    let stored =
-        raw.iter().filter(|(_, tensor)| tensor.dtype() != DType::F32).map(|(name, tensor)| (name.clone(), tensor.dtype())).collect();
-    raw.iter().try_for_each(|(name, tensor)| not_empty(name, tensor)).in_file(&weights)?;
-    let mut tensors = as_f32(raw).in_file(&weights)?;
-    target_plain_names(&mut config);
-    target_what_has_tensors(&mut config, &tensors);
-    leave_out_tied_rows(&config, &mut tensors).in_file(&path)?;
+    let raw = safetensors::read(&weights)?;
     let file = folder.join(file_beside(&config.method));
-    let beside = if file.exists() { Some(as_f32(safetensors::read(&file)?).in_file(&file)?) } else { None };
-    finite(&tensors).in_file(&weights)?;
-    beside.iter().try_for_each(finite).in_file(&file)?;
-    Ok(AdapterFiles { config, tensors, beside, stored })
+    let beside = if file.exists() { Some(safetensors::read(&file)?) } else { None };
+    Read { raw, beside }.settled(config, [&path, &weights, &file])
+}
+
+/// The tensors of an adapter as its files have them.
+struct Read {
+    raw: IndexMap<String, Tensor>,
+    beside: Option<IndexMap<String, Tensor>>,
+}
+
+impl Read {
+    /// `places` are what errors name: the configuration, the tensors, and what is beside them.
+    fn settled(self, mut config: AdapterConfig, places: [&Path; 3]) -> Result<AdapterFiles> {
+        let [path, weights, file] = places;
+        let raw = weights::canonical(self.raw, family(&config)).in_file(weights)?;
+        let stored =
+            raw.iter().filter(|(_, tensor)| tensor.dtype() != DType::F32).map(|(name, tensor)| (name.clone(), tensor.dtype())).collect();
+        raw.iter().try_for_each(|(name, tensor)| not_empty(name, tensor)).in_file(weights)?;
+        let mut tensors = as_f32(raw).in_file(weights)?;
+        target_plain_names(&mut config);
+        target_what_has_tensors(&mut config, &tensors);
+        leave_out_tied_rows(&config, &mut tensors).in_file(path)?;
+        let beside = self.beside.map(|tensors| as_f32(tensors).in_file(file)).transpose()?;
+        finite(&tensors).in_file(weights)?;
+        beside.iter().try_for_each(finite).in_file(file)?;
+        Ok(AdapterFiles { config, tensors, beside, stored })
+    }
 }
 
 /// Refuses numbers that are none: nothing that is made of them would be right.

@@ -4,11 +4,11 @@ use std::num::NonZeroUsize;
 
 use super::cached::Cached;
 use super::graphs::{GRADIENT, STATES, narrow, number, open, with_optional};
-use super::options::{Optimizer, Options};
+use super::options::Optimizer;
 use crate::data::{Batch, Batches, Dataset, Filling, Order};
 use crate::error::{Error, Result};
 use crate::export::Bundle;
-use crate::ort::{DeviceTensor, Feed, HostTensor, Runtime, Session, Stepper};
+use crate::ort::{Device, DeviceTensor, Feed, HostTensor, Runtime, Session, Stepper};
 use crate::train::optimizer::names;
 
 /// The optional input that seeds the dropout masks.
@@ -41,6 +41,17 @@ enum Graphs {
     Cached { cached: Box<Cached>, update: Box<Stepper>, losses: Vec<f32> },
 }
 
+/// How graphs are opened.
+#[derive(Clone, Copy)]
+pub(super) struct Opening {
+    /// Where to compute.
+    pub device: Device,
+    /// Batches whose gradients are added up for one step.
+    pub accumulation: NonZeroUsize,
+    /// Steps whose outcome may wait on the device.
+    pub waiting: NonZeroUsize,
+}
+
 /// What a step found.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Outcome {
@@ -69,7 +80,7 @@ impl Engine {
     ///
     /// # Errors
     /// A bundle without the graphs, or with other inputs and outputs than training needs.
-    pub(super) fn open(runtime: &Runtime, bundle: &Bundle, options: &Options, parts: NonZeroUsize) -> Result<Self> {
+    pub(super) fn open(runtime: &Runtime, bundle: &Bundle, options: &Opening, parts: NonZeroUsize) -> Result<Self> {
         let open = |purpose| open(runtime, bundle, purpose, options.device);
         let (accumulation, waiting) = (options.accumulation.saturating_mul(parts), options.waiting);
         let is_cached = parts.get() > 1 && bundle.manifest().graphs.contains_key("vjp");

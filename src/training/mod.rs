@@ -20,6 +20,7 @@ pub mod runs;
 pub mod schedule;
 mod source;
 mod start;
+mod trainer;
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -28,6 +29,7 @@ use std::time::Duration;
 pub use graphs::open as open_graph;
 pub use options::{DataOptions, Length, Optimizer, Options, Saving, Start, Warmup};
 pub use source::{Source, batch_size, batch_size_to_train, tokenizer_near};
+pub use trainer::{Step, Trainer, TrainerOptions};
 
 use crate::error::Result;
 use crate::evaluate::Evaluation;

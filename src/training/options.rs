@@ -97,6 +97,13 @@ pub struct Optimizer {
     pub max_grad_norm: f64,
 }
 
+/// The command line's defaults: PyTorch's AdamW without decay, gradients up to a norm of 1.
+impl Default for Optimizer {
+    fn default() -> Self {
+        Self { learning_rate: 2e-4, weight_decay: 0.0, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, max_grad_norm: 1.0 }
+    }
+}
+
 /// How long the learning rate rises.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Warmup {

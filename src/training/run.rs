@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use indexmap::IndexMap;
 
-use super::engine::Engine;
+use super::engine::{Engine, Opening};
 use super::graphs::{STATES, open as open_graph};
 use super::start::Beginning;
 use super::{Event, Options, Plan, Source, Summary, source};
@@ -141,7 +141,8 @@ impl<'a> Run<'a> {
             let error = Error::unsupported(what, "it compares all rows of a batch with each other");
             return Err(error.with_hint("leave --micro-batch-size out, and take a smaller --batch-size"));
         }
-        let mut engine = Engine::open(runtime, bundle, options, parts)?;
+        let opening = Opening { device: options.device, accumulation: options.accumulation, waiting: options.waiting };
+        let mut engine = Engine::open(runtime, bundle, &opening, parts)?;
         engine.configure(&options.optimizer, options.seed)?;
         let open = |purpose| open_graph(runtime, bundle, purpose, options.device);
         let evaluator = match eval_data {

@@ -3,6 +3,8 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use crate::adapter::config::Task;
 use crate::anatomy::{self, Feeding, Padding};
 use crate::data::{self, ColumnMap, Dataset, Filling, Labels, Limits, Media, OtherNames, Packing, Reading, Tokenizer};
@@ -73,14 +75,29 @@ impl Source {
             .in_file(bundle.folder().join(crate::export::manifest::FILE))?;
         let tokenizer = match tokenizer {
             Some(path) => Some(Tokenizer::open(path)?),
-            None => tokenizer_near(&[bundle.folder().join("inference.onnx"), bundle.model().to_path_buf()])?,
+            None => tokenizer_near(&bundle.places())?,
         };
+        Ok(Self::reading_with(bundle, task, tokenizer))
+    }
+
+    /// Reads for a bundle with this tokenizer, or none, where files of tokens are read.
+    ///
+    /// # Errors
+    /// If the task is unknown.
+    pub fn with_tokenizer(bundle: &Bundle, tokenizer: Option<Tokenizer>) -> Result<Self> {
+        let task = &bundle.manifest().task;
+        let task = Task::from_name(task).ok_or_else(|| Error::not_found("task", &**task))?;
+        Ok(Self::reading_with(bundle, task, tokenizer))
+    }
+
+    fn reading_with(bundle: &Bundle, task: Task, tokenizer: Option<Tokenizer>) -> Self {
+        let manifest = bundle.manifest();
         let source = Self::with(task, tokenizer, manifest.classes, manifest.vocabulary, manifest.max_positions);
         let source = source.fed_as(manifest.feeding.clone());
         let limits = Limits { virtual_tokens: manifest.virtual_tokens, ..source.limits };
-        let media = Media::near(&[bundle.folder().join("inference.onnx"), bundle.model().to_path_buf()], None);
+        let media = Media::near(&bundle.places(), None);
         let loss = manifest.loss.clone();
-        Ok(Self { limits, loss, media, hard_prompt: manifest.hard_prompt.clone(), class_names: manifest.class_names.clone(), ..source })
+        Self { limits, loss, media, hard_prompt: manifest.hard_prompt.clone(), class_names: manifest.class_names.clone(), ..source }
     }
 
     /// Reads for a plain model, with the named tokenizer or the one beside it, and the class names beside it.
@@ -240,6 +257,14 @@ impl Source {
     /// As [`Dataset::read`].
     pub fn read_to_learn(&self, path: &Path) -> Result<Dataset> {
         Dataset::read(path, &self.reading(&self.class_names, OtherNames::Numbered))
+    }
+
+    /// Reads rows in memory to learn from: objects with the columns that a line of a data file would have.
+    ///
+    /// # Errors
+    /// As [`Dataset::of_rows`].
+    pub fn rows_to_learn(&self, rows: impl IntoIterator<Item = Value>) -> Result<Dataset> {
+        Dataset::of_rows(rows, &self.reading(&self.class_names, OtherNames::Numbered))
     }
 
     /// Reads a file to measure on, whose class names must be known: those of the data that is learnt from, if there is any, else those of the model.

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::adapter::config::Pooling;
 use crate::error::{Error, Result};
-use crate::export::objective::LossRequest;
+use crate::export::objective::{LossRequest, LossSource};
 use crate::train::formula::Distillation;
 
 const HEADING: &str = "What is minimised";
@@ -80,7 +80,7 @@ impl LossArgs {
         }
         Ok(LossRequest {
             name: self.loss.clone(),
-            graph: self.loss_graph.clone(),
+            graph: self.loss_graph.clone().map(LossSource::File),
             options,
             pooling,
             normalize: self.normalize,
