@@ -23,7 +23,7 @@ fn main() -> peft_onnx::Result<()> {
 
     let optimizer = Optimizer { learning_rate: 1e-2, ..Optimizer::default() };
     let mut trainer = Trainer::new(&bundle, &TrainerOptions { optimizer, ..TrainerOptions::default() })?;
-    let mut batches = trainer.batches(&source, &dataset, 4, Order::Shuffled(1))?;
+    let mut batches = trainer.batches(&source, &dataset, 4, Order::Shuffled { seed: 1 })?;
     let mut losses = vec![];
     for _ in 0..30 {
         let step = trainer.step(&batches.next_batch()?)?;

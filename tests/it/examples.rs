@@ -7,11 +7,16 @@ use std::process::Command;
 
 use crate::common;
 
-/// The program of an example, which cargo builds with the tests.
+/// The program of an example. Cargo builds it with all tests, but not with a single one.
 fn program(name: &str) -> PathBuf {
     let tests = std::env::current_exe().expect("this program");
     let folder = tests.parent().and_then(Path::parent).expect("target/debug").join("examples");
-    folder.join(name).with_extension(std::env::consts::EXE_EXTENSION)
+    let program = folder.join(name).with_extension(std::env::consts::EXE_EXTENSION);
+    if !program.exists() {
+        let built = Command::new(env!("CARGO")).args(["build", "--example", name]).status().expect("cargo starts");
+        assert!(built.success(), "{name} is not built");
+    }
+    program
 }
 
 #[test]
