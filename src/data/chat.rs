@@ -2,6 +2,7 @@
 //! (`transformers/utils/chat_template_utils.py`).
 
 mod python;
+mod shown;
 mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +15,7 @@ use minijinja::{Environment, ErrorKind, context};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use self::shown::Shown;
 use self::source::{BEGINS, ENDS, MODULO, Source};
 use crate::error::{Error, Result};
 
@@ -96,6 +98,7 @@ pub struct ChatTemplate {
     /// Whether the template marks the assistant's words itself.
     is_marked: bool,
     variables: BTreeSet<String>,
+    shown: Shown,
 }
 
 /// Steps that a template may take, of which one pays for 64 bytes of text: seconds, and a thousand times what the longest known ones take.
@@ -119,7 +122,7 @@ impl ChatTemplate {
         };
         let compiler = std::thread::Builder::new().stack_size(STACK).spawn(compile)?;
         let (environment, variables) = compiler.join().map_err(|_| Error::invalid("the chat template cannot be compiled"))??;
-        Ok(Self { environment, tokens, is_marked, variables })
+        Ok(Self { environment, tokens, is_marked, variables, shown: Shown::of(source) })
     }
 
     /// Whether the template reads a variable: one that it does not read is not shown to the model.
@@ -163,6 +166,7 @@ impl ChatTemplate {
     /// conversation so far with the turn opened.
     pub(super) fn render_marked(&self, mut conversation: Conversation) -> Result<Rendered> {
         let is_learnt = conversation.messages.iter_mut().map(Message::take_weight).collect::<Result<Vec<_>>>()?;
+        self.shown.check(&conversation, |variable| self.reads(variable))?;
         let Conversation { messages, variables } = &conversation;
         let (text, marked) = unmarked(&self.render_with(messages, variables, Ending::Complete)?);
         if self.is_marked && is_learnt.iter().all(|is_learnt| *is_learnt) {

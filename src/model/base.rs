@@ -139,11 +139,14 @@ impl Base {
         anatomy
     }
 
-    /// Whether an adapter can be folded into a module: if it is a projection, its weight is stored as floats.
+    /// Whether an adapter can be folded into a module: if it is a projection or a table, its weight is stored as floats.
     #[must_use]
     pub fn is_foldable(&self, module: &str) -> bool {
         let mut projections = self.anatomy.projections.iter().filter(|projection| projection.module == module);
-        projections.all(|p| self.raw.initializer(p.weight.value).is_some_and(|tensor| tensor.dtype().is_float()))
+        let mut tables = self.anatomy.embeddings.iter().filter(|table| table.module == module);
+        let is_float = |tensor: &Tensor| tensor.dtype().is_float();
+        projections.all(|p| self.raw.initializer(p.weight.value).is_some_and(is_float))
+            && tables.all(|table| self.raw.initializer(table.weight).is_none_or(is_float))
     }
 
     /// The files that the base's constants lie in, absolute, beside the model's own.
