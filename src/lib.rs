@@ -70,10 +70,11 @@
 //! let b = Builder::new(ModelInfo::dialect());
 //! let x = b.input("x", DType::F32, &[Dim::symbol("batch"), Dim::known(4)]);
 //! let gate = x.sigmoid();
+//! let gate_id = gate.id();
 //! b.output("y", x * gate);
 //! let graph = b.finish()?;
 //! let b = Builder::on(&graph);
-//! b.rewire(b.expr(gate.id()), |gate| gate * 0.5 + 0.5);
+//! b.rewire(b.expr(gate_id), |gate| gate * 0.5 + 0.5);
 //! assert_eq!(b.finish()?.nodes().len(), 4);
 //! # Ok(())
 //! # }
@@ -112,8 +113,9 @@
 //! # fn main() -> peft_onnx::Result<()> {
 //! # let b = Builder::new(ModelInfo::dialect());
 //! # let x = b.input("x", DType::F32, &[Dim::symbol("batch"), Dim::known(4)]);
-//! # let weight = b.initializer("encoder.q_proj.weight", Tensor::from_f32(&[4, 2], &[0.5; 8]));
-//! # b.output("y", x.matmul(weight));
+//! # let weight = b.initializer("encoder.q_proj.weight", Tensor::from_f32(&[4, 4], &[0.5; 16]));
+//! # let head = b.initializer("classifier.weight", Tensor::from_f32(&[4, 2], &[0.5; 8]));
+//! # b.output("logits", x.matmul(weight).tanh().matmul(head));
 //! # let model = peft_onnx::Model::of(&b.finish()?)?;
 //! let (graph, anatomy) = (model.graph(), model.anatomy());
 //! let method = Method::Lora(LoraConfig::default());
@@ -132,6 +134,7 @@ pub mod adapter;
 pub mod anatomy;
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod contract;
 #[cfg(feature = "runtime")]
 pub mod data;
 pub mod decompose;

@@ -7,6 +7,7 @@ use super::output::{self, Align, Table};
 use super::which::Which;
 use super::{Columns, Global};
 use crate::adapter::config::Task;
+use crate::contract::GraphName;
 use crate::data::{Batch, Batches, Order};
 use crate::decompose;
 use crate::error::{Error, ErrorKind, Result};
@@ -76,7 +77,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     }
     let count = |verdict: Verdict| rows.iter().filter(|row| row.verdict == verdict).count();
     let (wrong, steps) = (count(Verdict::Wrong), count(Verdict::Steps));
-    let rounding = if steps > 0 { roundings(&bundle.graph("gradient")?) } else { String::new() };
+    let rounding = if steps > 0 { roundings(&bundle.graph(GraphName::Gradient)?) } else { String::new() };
     if steps > 0 {
         tracing::warn!(
             "in {steps} of {} directions the loss has steps wherever one looks, so that there is no gradient to compare with{rounding}",
@@ -100,7 +101,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
 /// The gradient graph, without the rounding of activations to small integers: gradients go straight through that, as if it were not there, so that
 /// they are those of the loss without it.
 fn open(runtime: &Runtime, bundle: &Bundle) -> Result<Session> {
-    const GRADIENT: &str = "gradient";
+    const GRADIENT: GraphName = GraphName::Gradient;
     let Some(unrounded) = decompose::without_rounding(&bundle.graph(GRADIENT)?)? else {
         return open_graph(runtime, bundle, GRADIENT, Device::Cpu);
     };

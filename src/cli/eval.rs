@@ -9,6 +9,7 @@ use super::output::{self, Align, Table};
 use super::{Columns, Global, Which};
 use crate::adapter::config::Task;
 use crate::anatomy;
+use crate::contract::{GraphName, Input};
 use crate::data::Dataset;
 use crate::error::{Context, Error, Result};
 use crate::evaluate::reference::Reference;
@@ -163,11 +164,13 @@ fn of_bundle(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
     each(args, source, |source, mut dataset| {
         teacher::fill(runtime, &bundle, args.device, &source.filling(), &mut dataset)?;
         let dataset = &dataset;
-        let session = open_graph(runtime, &bundle, "evaluation", args.device)?;
+        let session = open_graph(runtime, &bundle, GraphName::Evaluation, args.device)?;
         let evaluator = Evaluator::new(session, dataset, source.filling(), source.batch_size(args.batch_size).get());
         let names = dataset.class_names.clone().unwrap_or_else(|| manifest.class_names.clone());
         let evaluator = evaluator.narrowed_to(source.hard_prompt()).measuring(source.classes(), &names, &manifest.loss);
-        evaluator.compared_with(Reference::of(runtime, &bundle, args.device)?).measure(Some(Feed::host("trainable", &trainable)))
+        evaluator
+            .compared_with(Reference::of(runtime, &bundle, args.device)?)
+            .measure(Some(Feed::host(Input::Trainable.name(), &trainable)))
     })
 }
 

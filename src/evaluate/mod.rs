@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 
 use crate::adapter::config::Task;
 use crate::anatomy::Role;
+use crate::contract::Output;
 use crate::data::{Batch, Batches, Dataset, Filling, Order};
 use crate::error::{Error, Result};
 use crate::ort::{Feed, Port, Session};
@@ -248,13 +249,14 @@ impl<'a> Evaluator<'a> {
                 feeds.extend(trainable.filter(|feed| self.session.input(feed.name()).is_some()));
                 let read: Vec<&str> = self.meter.reads().iter().copied().filter(|name| self.session.output(name).is_some()).collect();
                 let told = ["correct", DIVERGENCE].into_iter().filter(|name| self.session.output(name).is_some());
-                let sums: Vec<&str> = ["loss_sum", "label_count"].into_iter().chain(told).collect();
+                let sums: Vec<&str> = [Output::LossSum.name(), Output::LabelCount.name()].into_iter().chain(told).collect();
                 let found = self.session.run(&feeds, &[&sums[..], &read[..]].concat())?;
                 let number = |name: &str| match sums.iter().position(|sum| *sum == name) {
                     Some(at) => found[at].item().map(|value| Some(f64::from(value))),
                     None => Ok(None),
                 };
-                let (loss, labels) = (number("loss_sum")?.unwrap_or(f64::NAN), number("label_count")?.unwrap_or_default());
+                let (loss, labels) =
+                    (number(Output::LossSum.name())?.unwrap_or(f64::NAN), number(Output::LabelCount.name())?.unwrap_or_default());
                 let (correct, divergence) = (number("correct")?, number(DIVERGENCE)?.unwrap_or_default());
                 if read.len() == self.meter.reads().len() && self.hard_prompt.is_none() {
                     self.meter.add(&batch.rows, &found[sums.len()..])?;

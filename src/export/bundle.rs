@@ -7,8 +7,9 @@ use super::fingerprint;
 use super::injection::{Injected, Injection, inject};
 use super::lock::Lock;
 use super::manifest::{self, BaseFile, Manifest};
-use super::names::{INFERENCE, INITIAL, is_inside, location, relative};
+use super::names::{INITIAL, is_inside, location, relative};
 use super::opened::write_inference;
+use crate::contract::GraphName;
 use crate::files::StagedFolder;
 use crate::ir::Graph;
 use crate::model::{Base, Model};
@@ -57,7 +58,7 @@ pub fn write(model: Model, asked: &Injection, target: &Path, existing: Existing)
     let locations = origin.locations.clone();
     let mut injected = inject(model, asked, &mut |purpose, graph: Graph| {
         let path = folder.path().join(format!("{purpose}.onnx"));
-        if purpose == INFERENCE {
+        if purpose == GraphName::Inference {
             return write_inference(&graph, &path, &locations);
         }
         let storage = Storage::Refer { files: locations.clone(), file: format!("{purpose}.data") };

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use indexmap::IndexMap;
 
 use super::manifest::{self, GraphFile, Manifest, Slot};
-use super::names::INFERENCE;
 use super::objective::{self, LossRequest};
 use super::to_train::{Put, ToTrain};
 use super::{PromptScale, cache, given, prompt_scale};
@@ -13,6 +12,7 @@ use crate::adapter::config::{LoraConfig, Method, NewHead, Task};
 use crate::adapter::targets::{Strictness, align_names, split_modules};
 use crate::adapter::{Given, Param, Plan, Purpose, Role};
 use crate::anatomy::{self, Anatomy, Feeding, Feeds};
+use crate::contract::GraphName;
 use crate::ir::{Builder, DType, Graph, Tensor};
 use crate::model::{Base, Model, class_names};
 use crate::peft::{self, AdapterConfig, AdapterFiles};
@@ -151,8 +151,8 @@ pub fn inject(mut model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<
         given::check_tying(files, &base.anatomy, &plan).in_file(adapter)?;
     }
     let mut graphs = IndexMap::new();
-    let mut put = |purpose: &'static str, graph: Graph| {
-        graphs.insert(purpose.to_owned(), GraphFile::describe(&format!("{purpose}.onnx"), &graph));
+    let mut put = |purpose: GraphName, graph: Graph| {
+        graphs.insert(purpose.name().to_owned(), GraphFile::describe(&format!("{purpose}.onnx"), &graph));
         put(purpose, graph)
     };
     let (inference, kept) = adapted(base, &plan, &lookup, Purpose::Inference).in_file(&name)?;
@@ -166,7 +166,7 @@ pub fn inject(mut model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<
     let (untrained, trained) = adapted(base, &plan, &lookup, Purpose::Training(None)).in_file(&name)?;
     let mut files = adapter_files(plan.settled(), task, &name, given.as_ref(), &kept, &trained);
     files.config.new_head.clone_from(&new_head);
-    put(INFERENCE, inference)?;
+    put(GraphName::Inference, inference)?;
     let params: Vec<Param> = trained.into_iter().filter(Param::is_trained).collect();
     let classes = base.anatomy.head.as_ref().and_then(|head| head.classes);
     let to_train = ToTrain { base, plan: &plan, objective: &loss.objective, params: &params, hard_prompt: asked.hard_prompt.as_ref() };

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::PromptScale;
 use super::names::is_inside;
 use crate::anatomy::Feeding;
+use crate::contract::{Input, Output, PortRole};
 use crate::ir::Graph;
 use crate::peft::{ENCODER_FILE, FACTORS_FILE, WEIGHTS_FILE};
 use crate::train::plan::LossPlan;
@@ -118,8 +119,8 @@ pub struct GraphFile {
 pub struct Port {
     /// Its name.
     pub name: String,
-    /// What it is for: `data`, `labels`, `state`, `parameter` (an optional input), `result`.
-    pub role: String,
+    /// What it is for.
+    pub role: PortRole,
     /// ONNX's name of the element type.
     pub dtype: String,
     /// Lengths; names where they vary.
@@ -238,28 +239,23 @@ impl GraphFile {
     /// Describes a graph that is about to be written.
     #[must_use]
     pub fn describe(file: &str, graph: &Graph) -> Self {
-        let port = |id, role: &str| {
+        let port = |id, role: PortRole| {
             let value = graph.value(id);
             let shape = value.fact.shape.iter().flatten();
             let shape =
                 shape.map(|dim| dim.as_known().map_or_else(|| dim.as_name().unwrap_or("?").into(), serde_json::Value::from)).collect();
             let dtype = value.fact.dtype.map_or("?", crate::ir::DType::name).to_owned();
-            Port { name: value.name.to_string(), role: role.to_owned(), dtype, shape }
+            Port { name: value.name.to_string(), role, dtype, shape }
         };
-        let role = |id| match (graph.value_name(id), graph.initializer(id).is_some()) {
-            ("labels" | "label_count", _) => "labels",
-            ("trainable" | "adam_m" | "adam_v" | "gradient" | "step" | "learning_rate", _) => "state",
-            (_, true) => "parameter",
-            (_, false) => "data",
+        let of_input = |id| {
+            let usual = if graph.initializer(id).is_some() { PortRole::Parameter } else { PortRole::Data };
+            Input::from_name(graph.value_name(id)).and_then(Input::role).unwrap_or(usual)
         };
+        let of_output = |id| Output::from_name(graph.value_name(id)).map_or(PortRole::Result, Output::role);
         Self {
             file: file.to_owned(),
-            inputs: graph.inputs().iter().map(|&id| port(id, role(id))).collect(),
-            outputs: graph
-                .outputs()
-                .iter()
-                .map(|&id| port(id, if graph.value_name(id).ends_with("_next") { "state" } else { "result" }))
-                .collect(),
+            inputs: graph.inputs().iter().map(|&id| port(id, of_input(id))).collect(),
+            outputs: graph.outputs().iter().map(|&id| port(id, of_output(id))).collect(),
         }
     }
 }

@@ -2,11 +2,13 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use crate::contract::GraphName;
+
 /// What the locations of the base's files begin with, in the graphs of a bundle.
 pub const LENT: &str = "base";
 
 /// The graph that runs without training.
-pub const INFERENCE: &str = "inference";
+pub const INFERENCE: &str = GraphName::Inference.name();
 
 /// The location of a base's file in a bundle's graphs.
 pub(super) fn location(file: &str) -> String {

@@ -22,6 +22,7 @@ use indexmap::IndexMap;
 use super::manifest::{Manifest, Port};
 use super::names::INITIAL;
 use crate::adapter::PEFT_PREFIX;
+use crate::contract::{GraphName, PortRole};
 use crate::ir::Tensor;
 use crate::peft::{self, AdapterFiles};
 use crate::{Context, Error, Place, Result};
@@ -73,7 +74,8 @@ pub fn write(bundle: &Path, adapter: Option<&Path>, output: &Path) -> Result<usi
 /// # Errors
 /// A tensor that the graph has no input for; one that is missing, or of another shape.
 pub(super) fn inputs(made: Made<'_>, manifest: &Manifest, files: &AdapterFiles) -> Result<IndexMap<String, Tensor>> {
-    let ports: Vec<&Port> = manifest.graph("inference")?.inputs.iter().filter(|port| port.role == "parameter").collect();
+    let ports: Vec<&Port> =
+        manifest.graph(GraphName::Inference.name())?.inputs.iter().filter(|port| port.role == PortRole::Parameter).collect();
     let mut found = IndexMap::new();
     for (key, tensor) in &files.tensors {
         let slot = manifest.trainable.iter().find(|slot| slot.name == *key).map(|slot| slot.input.as_str());

@@ -74,7 +74,7 @@ impl Bundle {
     pub fn of(model: &Model, asked: &Injection) -> Result<Self> {
         let mut graphs = IndexMap::new();
         let Injected { manifest, files, .. } = inject(model.clone(), asked, &mut |purpose, graph| {
-            graphs.insert(purpose, graph);
+            graphs.insert(purpose.name(), graph);
             Ok(())
         })?;
         let memory = InMemory { model: Arc::new(model.clone()), graphs: Arc::new(graphs), made: Arc::new(files) };
@@ -171,7 +171,8 @@ impl Bundle {
     ///
     /// # Errors
     /// If the bundle does not have it, or it cannot be read.
-    pub fn graph(&self, purpose: &str) -> Result<Graph> {
+    pub fn graph(&self, purpose: impl AsRef<str>) -> Result<Graph> {
+        let purpose = purpose.as_ref();
         if let Some(memory) = &self.memory {
             return memory.graphs.get(purpose).cloned().ok_or_else(|| Error::not_found("graph", purpose));
         }
@@ -183,7 +184,8 @@ impl Bundle {
     ///
     /// # Errors
     /// As [`graph`](Self::graph); an adapter that is not of the graph's inputs.
-    pub fn runnable(&self, purpose: &str) -> Result<Runnable> {
+    pub fn runnable(&self, purpose: impl AsRef<str>) -> Result<Runnable> {
+        let purpose = purpose.as_ref();
         let path = self.path(purpose)?;
         if purpose == INFERENCE {
             return Runnable::of(&self.adapted()?, &path);

@@ -6,16 +6,17 @@ use crate::Result;
 use crate::adapter::params::dropout::Masks;
 use crate::adapter::{Param, Plan, Purpose};
 use crate::anatomy::Reads;
+use crate::contract::{GraphName, Input};
 use crate::ir::{Builder, DType, Graph, Tensor};
 use crate::model::Base;
 use crate::train::cached;
 use crate::train::objective::{Model, Objective};
-use crate::train::optimizer::{self, AdamW, names};
+use crate::train::optimizer::{self, AdamW};
 use crate::train::step::{self, Backward};
 use crate::train::verbalizer::HardPrompt;
 
 /// What a graph is given to as soon as it is made.
-pub type Put<'p> = dyn FnMut(&'static str, Graph) -> Result<()> + 'p;
+pub type Put<'p> = dyn FnMut(GraphName, Graph) -> Result<()> + 'p;
 
 /// What the graphs of training are made of.
 pub(super) struct ToTrain<'a> {
@@ -37,22 +38,22 @@ impl ToTrain<'_> {
             && formula.loss.whole_batch
             && formula.loss.reads == Reads::Embeddings
         {
-            put("encode", cached::encode_graph(learnt, formula)?)?;
-            put("loss", cached::loss_graph(formula, None)?)?;
-            put("vjp", cached::vjp_graph(learnt, formula)?)?;
+            put(GraphName::Encode, cached::encode_graph(learnt, formula)?)?;
+            put(GraphName::Loss, cached::loss_graph(formula, None)?)?;
+            put(GraphName::Vjp, cached::vjp_graph(learnt, formula)?)?;
         }
         let backward = Backward::new(learnt)?;
-        put("training", backward.training_graph(&adamw)?)?;
-        put("gradient", backward.gradient_graph()?)?;
+        put(GraphName::Training, backward.training_graph(&adamw)?)?;
+        put(GraphName::Gradient, backward.gradient_graph()?)?;
         drop(backward);
-        put("update", optimizer::update_graph(&adamw, count)?)?;
-        put("evaluation", step::evaluation_graph(self.model(without, self.params))?)
+        put(GraphName::Update, optimizer::update_graph(&adamw, count)?)?;
+        put(GraphName::Evaluation, step::evaluation_graph(self.model(without, self.params))?)
     }
 
     /// The adapted base with masks of dropout, which depend on the step, and what is trained in it.
     fn with_dropout(&self) -> Result<(Graph, Vec<Param>)> {
         let b = Builder::on(self.base.trained());
-        let masks = Masks::new(&b, b.input(names::STEP, DType::I64, &[]));
+        let masks = Masks::new(&b, b.input(Input::Step.name(), DType::I64, &[]));
         let values: HashMap<&str, &Tensor> = self.params.iter().map(|param| (param.key.as_str(), &param.initial)).collect();
         let as_stored = |key: &str| values.get(key).copied().cloned();
         let params = self.plan.insert(&b, self.base.trained(), &self.base.anatomy, &as_stored, Purpose::Training(Some(masks)))?;

@@ -5,10 +5,10 @@
 use std::path::Path;
 
 use super::{Bundle, trainable};
+use crate::contract::{GraphName, Input};
 use crate::error::Result;
 use crate::ir::{Builder, Graph, ModelInfo, Tensor};
 use crate::onnx::{self, Storage, WriteOptions};
-use crate::train::optimizer::names;
 
 /// The graph that gives the state before the first step: no inputs; outputs `trainable`, `adam_m`, `adam_v`.
 pub const INITIAL: &str = "initial.onnx";
@@ -27,8 +27,10 @@ pub fn write(bundle: &Bundle, folder: &Path) -> Result<()> {
     let vector = trainable::read(bundle.folder(), bundle.manifest())?;
     let trainable = Tensor::from_f32(&[vector.len()], &vector);
     let zeros = Tensor::from_f32(&[vector.len()], &vec![0.0; vector.len()]);
-    let state = [(names::TRAINABLE, trainable), (names::ADAM_M, zeros.clone()), (names::ADAM_V, zeros)];
-    for (graph, file, weights) in [(bundle.graph("training")?, TRAINING, "training.data"), (initial(state)?, INITIAL, "initial.data")] {
+    let state = [(Input::Trainable.name(), trainable), (Input::AdamM.name(), zeros.clone()), (Input::AdamV.name(), zeros)];
+    for (graph, file, weights) in
+        [(bundle.graph(GraphName::Training)?, TRAINING, "training.data"), (initial(state)?, INITIAL, "initial.data")]
+    {
         let storage = Storage::External { file: weights.to_owned() };
         onnx::write(&graph, &folder.join(file), &WriteOptions { storage })?;
     }

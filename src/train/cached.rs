@@ -8,9 +8,9 @@
 
 use super::formula::Formula;
 use super::objective::Model;
-use super::optimizer::names;
 use super::order;
 use super::prepared::Prepared;
+use crate::contract::{Input, Output};
 use crate::grad;
 use crate::ir::{Builder, DType, Dim, Graph, ModelInfo, simplify};
 use crate::{Error, Result};
@@ -42,7 +42,7 @@ pub fn loss_graph(formula: &Formula, hidden: Option<i64>) -> Result<Graph> {
     let sum = formula.of_outputs(&b, &[vectors], &[texts])?.sum;
     let loss = sum.sum / sum.count;
     let gradient = grad::gradients(&b, loss, &[vectors])?[0];
-    b.output("loss", loss);
+    b.output(Output::Loss.name(), loss);
     b.output(VECTORS_GRADIENT, gradient);
     simplify(&b.finish()?)
 }
@@ -64,7 +64,7 @@ pub fn vjp_graph(model: Model<'_>, formula: &Formula) -> Result<Graph> {
     let b = Builder::on(&graph);
     b.clear_outputs();
     let gradient = b.expr(output);
-    let so_far = b.input("gradient", DType::F32, &gradient.known_dims());
-    b.output(&format!("gradient{}", names::NEXT), so_far + gradient);
+    let so_far = b.input(Input::Gradient.name(), DType::F32, &gradient.known_dims());
+    b.output(Output::GradientNext.name(), so_far + gradient);
     b.finish()
 }

@@ -1,26 +1,7 @@
 //! AdamW and clipping by the global norm, as graph, on one flat vector.
 
+use crate::contract::{Input, NEXT, Output};
 use crate::ir::{Builder, DType, Dim, Expr, Tensor};
-
-/// The names of the optimizer's inputs and outputs, which every graph that updates shares.
-pub mod names {
-    /// All trainable numbers, float32 `[N]`.
-    pub const TRAINABLE: &str = "trainable";
-    /// AdamW's first moment, float32 `[N]`.
-    pub const ADAM_M: &str = "adam_m";
-    /// AdamW's second moment, float32 `[N]`.
-    pub const ADAM_V: &str = "adam_v";
-    /// The optimizer step from 1, int64, rank 0.
-    pub const STEP: &str = "step";
-    /// float32, rank 0.
-    pub const LEARNING_RATE: &str = "learning_rate";
-    /// The norm of the whole gradient before clipping, float32, rank 0.
-    pub const GRAD_NORM: &str = "grad_norm";
-    /// 1 if the step was made; 0 if the gradient or the state after it are no finite numbers, and the state stayed what it was. float32, rank 0.
-    pub const UPDATED: &str = "updated";
-    /// Put behind the name of a piece of state for its value after the step.
-    pub const NEXT: &str = "_next";
-}
 
 /// The hyper-parameters' defaults, which callers override through the optional inputs of the same names.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -59,7 +40,7 @@ impl AdamW {
     /// Adds the moments as inputs, as long as the trainable vector. They start at zero.
     pub fn moments<'g>(b: &'g Builder, trainable: Expr<'g>) -> State<'g> {
         let moment = |name| b.input(name, DType::F32, &trainable.known_dims());
-        State { trainable, m: moment(names::ADAM_M), v: moment(names::ADAM_V) }
+        State { trainable, m: moment(Input::AdamM.name()), v: moment(Input::AdamV.name()) }
     }
 
     /// Writes one step: inputs `step`, `learning_rate` and the optional hyper-parameters; outputs `grad_norm`, `updated` and the next state.
@@ -68,8 +49,8 @@ impl AdamW {
     /// `torch.optim.AdamW`. A gradient or a result that is not finite changes nothing. Bias corrections and `1 - β` are computed in float64, as PyTorch does: in float32 `1 - 0.999` is off by
     /// 5e-5 of itself.
     pub fn write<'g>(&self, b: &'g Builder, state: State<'g>, gradient: Expr<'g>) {
-        let step = b.input_named(names::STEP).unwrap_or_else(|| b.input(names::STEP, DType::I64, &[])).cast(DType::F64);
-        let learning_rate = b.input(names::LEARNING_RATE, DType::F32, &[]);
+        let step = b.input_named(Input::Step.name()).unwrap_or_else(|| b.input(Input::Step.name(), DType::I64, &[])).cast(DType::F64);
+        let learning_rate = b.input(Input::LearningRate.name(), DType::F32, &[]);
         let scalar = |name: &str, value: f64, dtype| match Tensor::from_f64(dtype, &[], &[value]) {
             Ok(default) => b.optional_input(name, default),
             Err(error) => {
@@ -77,11 +58,11 @@ impl AdamW {
                 b.unknown()
             }
         };
-        let weight_decay = scalar("weight_decay", self.weight_decay, DType::F32);
-        let beta1 = scalar("adam_beta1", self.beta1, DType::F64);
-        let beta2 = scalar("adam_beta2", self.beta2, DType::F64);
-        let epsilon = scalar("adam_epsilon", self.epsilon, DType::F32);
-        let max_grad_norm = scalar("max_grad_norm", self.max_grad_norm, DType::F32);
+        let weight_decay = scalar(Input::WeightDecay.name(), self.weight_decay, DType::F32);
+        let beta1 = scalar(Input::AdamBeta1.name(), self.beta1, DType::F64);
+        let beta2 = scalar(Input::AdamBeta2.name(), self.beta2, DType::F64);
+        let epsilon = scalar(Input::AdamEpsilon.name(), self.epsilon, DType::F32);
+        let max_grad_norm = scalar(Input::MaxGradNorm.name(), self.max_grad_norm, DType::F32);
 
         b.scoped("adamw", || {
             let norm = gradient.square().sum_all().sqrt();
@@ -95,16 +76,16 @@ impl AdamW {
             let correction2 = (1.0 - beta2.pow(step)).sqrt().cast(DType::F32);
             let decayed = state.trainable * (1.0 - learning_rate * weight_decay);
             let next = decayed - (learning_rate / correction1) * (m / (v.sqrt() / correction2 + epsilon));
-            b.output(names::GRAD_NORM, norm);
+            b.output(Output::GradNorm.name(), norm);
             // Zero times a number is 0, times what is none it is NaN, and so is the sum; then the comparison is false, and the step leaves everything as
             // it was: who runs the graph may look at the loss later, and has lost nothing. The first moment is finite where gradient and state are.
             let nothing = norm * 0.0 + (next * 0.0).sum_all() + (v * 0.0).sum_all();
             let is_finite = nothing.less(nothing.same_type(1.0));
-            b.output(names::UPDATED, is_finite.cast(DType::F32));
+            b.output(Output::Updated.name(), is_finite.cast(DType::F32));
             for (name, next, before) in
-                [(names::TRAINABLE, next, state.trainable), (names::ADAM_M, m, state.m), (names::ADAM_V, v, state.v)]
+                [(Input::Trainable.name(), next, state.trainable), (Input::AdamM.name(), m, state.m), (Input::AdamV.name(), v, state.v)]
             {
-                b.output(&format!("{name}{}", names::NEXT), is_finite.where_(next, before));
+                b.output(&format!("{name}{}", NEXT), is_finite.where_(next, before));
             }
         });
     }
@@ -126,8 +107,8 @@ fn clip_factor<'g>(norm: Expr<'g>, max: Expr<'g>) -> Expr<'g> {
 pub fn update_graph(optimizer: &AdamW, count: usize) -> crate::Result<crate::ir::Graph> {
     let b = Builder::new(crate::ir::ModelInfo::dialect());
     let length = Dim::known(i64::try_from(count).unwrap_or(i64::MAX));
-    let vector = b.input(names::TRAINABLE, DType::F32, std::slice::from_ref(&length));
-    let gradient = b.input("gradient", DType::F32, &[length]);
+    let vector = b.input(Input::Trainable.name(), DType::F32, std::slice::from_ref(&length));
+    let gradient = b.input(Input::Gradient.name(), DType::F32, &[length]);
     let state = AdamW::moments(&b, vector);
     optimizer.write(&b, state, gradient);
     b.finish()

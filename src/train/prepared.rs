@@ -7,8 +7,8 @@ use super::loss::{self, Labels, Want};
 use super::loss_graph::LossGraph;
 use super::losses::Reads;
 use super::objective::{LABELS, Model, Objective};
-use super::optimizer::names;
 use super::token_log_probs;
+use crate::contract::Input;
 use crate::grad;
 use crate::ir::{Builder, DType, Dim, Expr, ValueId};
 use crate::{Error, Result};
@@ -193,7 +193,7 @@ fn flatten<'g>(b: &'g Builder, model: Model<'_>) -> Result<Expr<'g>> {
     if count == 0 {
         return Err(Error::invalid("there is nothing to train: the adapter has no tensors"));
     }
-    let trainable = b.input(names::TRAINABLE, DType::F32, &[Dim::known(length(count))]);
+    let trainable = b.input(Input::Trainable.name(), DType::F32, &[Dim::known(length(count))]);
     b.scoped("trainable", || {
         let lengths: Vec<i64> = params.iter().map(|p| length(p.initial.len())).collect();
         for (param, part) in params.iter().zip(trainable.split(&lengths, 0)) {

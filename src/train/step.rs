@@ -2,10 +2,11 @@
 
 use super::loss::Want;
 use super::objective::Model;
-use super::optimizer::{AdamW, names};
+use super::optimizer::AdamW;
 use super::order;
 use super::prepared::Prepared;
 use crate::Result;
+use crate::contract::{Input, Output};
 use crate::ir::{Builder, DType, Expr, Graph, ValueId, simplify};
 
 /// The forward and the backward pass: what the graph of the whole step and the one that adds gradients up have in common.
@@ -26,7 +27,7 @@ impl Backward {
     pub fn new(model: Model<'_>) -> Result<Self> {
         let b = Builder::on(model.graph);
         let prepared = Prepared::new(&b, model)?;
-        let denominator = b.input("label_count", DType::F32, &[]);
+        let denominator = b.input(Input::LabelCount.name(), DType::F32, &[]);
         let loss = prepared.loss(model, Want::Gradient { denominator, trainable: prepared.trainable })?;
         let (trainable, label_count) = (prepared.trainable.id(), denominator.id());
         let gradient = prepared.gradient(&loss)?;
@@ -46,7 +47,7 @@ impl Backward {
         let b = Builder::on(&self.graph);
         let [sum, gradient, count] = self.results(&b);
         b.remove_input(b.expr(self.label_count), count);
-        b.output("loss", sum / count);
+        b.output(Output::Loss.name(), sum / count);
         let state = AdamW::moments(&b, b.expr(self.trainable));
         optimizer.write(&b, state, gradient);
         b.finish()
@@ -61,9 +62,9 @@ impl Backward {
     pub fn gradient_graph(&self) -> Result<Graph> {
         let b = Builder::on(&self.graph);
         let [sum, gradient, _] = self.results(&b);
-        b.output("loss", sum / b.expr(self.label_count));
-        let so_far = b.input("gradient", DType::F32, &gradient.known_dims());
-        b.output(&format!("gradient{}", names::NEXT), so_far + gradient);
+        b.output(Output::Loss.name(), sum / b.expr(self.label_count));
+        let so_far = b.input(Input::Gradient.name(), DType::F32, &gradient.known_dims());
+        b.output(Output::GradientNext.name(), so_far + gradient);
         b.finish()
     }
 
@@ -82,8 +83,8 @@ impl Backward {
 pub fn evaluation_graph(model: Model<'_>) -> Result<Graph> {
     let b = Builder::on(model.graph);
     let loss = Prepared::new(&b, model)?.loss(model, Want::Accuracy)?;
-    b.output("loss_sum", loss.sum);
-    b.output("label_count", loss.exact_count);
+    b.output(Output::LossSum.name(), loss.sum);
+    b.output(Output::LabelCount.name(), loss.exact_count);
     for (name, value) in loss.correct.map(|correct| ("correct", correct)).into_iter().chain(loss.predictions) {
         b.output(name, value);
     }

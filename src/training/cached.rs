@@ -2,6 +2,7 @@
 //! each part's gradient with respect to the adapter.
 
 use super::graphs::{GRADIENT, narrow, open, with_optional};
+use crate::contract::{GraphName, Output};
 use crate::data::{Batch, Example, Labels};
 use crate::error::{Error, Result};
 use crate::export::Bundle;
@@ -22,11 +23,11 @@ impl Cached {
     /// # Errors
     /// A bundle without them: its loss does not need the whole batch.
     pub(super) fn open(runtime: &Runtime, bundle: &Bundle, device: Device) -> Result<Self> {
-        let open = |purpose| open(runtime, bundle, purpose, device);
+        let open = |purpose: GraphName| open(runtime, bundle, purpose, device);
         Ok(Self {
-            encode: open("encode")?,
-            loss: open("loss")?,
-            vjp: Stepper::new(open("vjp")?, &[GRADIENT], &[], std::num::NonZeroUsize::MIN)?,
+            encode: open(GraphName::Encode)?,
+            loss: open(GraphName::Loss)?,
+            vjp: Stepper::new(open(GraphName::Vjp)?, &[GRADIENT], &[], std::num::NonZeroUsize::MIN)?,
         })
     }
 
@@ -50,7 +51,7 @@ impl Cached {
         let labels = labels(parts)?;
         let mut feeds = vec![Feed::host(VECTORS, &whole)];
         feeds.extend(self.loss.input(LABELS).map(|_| Feed::host(LABELS, &labels)));
-        let found = self.loss.run(&feeds, &["loss", VECTORS_GRADIENT])?;
+        let found = self.loss.run(&feeds, &[Output::Loss.name(), VECTORS_GRADIENT])?;
         let gradients = parted(&found[1], &vectors, parts)?;
         self.vjp.reset(GRADIENT.input)?;
         for ((part, seed), gradient) in parts.iter().zip(seeds).zip(&gradients) {

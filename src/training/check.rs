@@ -6,6 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::Serialize;
 
+use crate::contract::{Input, Output};
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::export::{Manifest, adapter_file};
@@ -70,7 +71,7 @@ impl Row {
 }
 
 /// The inputs of the gradient graph that are fed here, beside the data.
-pub const FED: [&str; 4] = ["label_count", "trainable", "gradient", "step"];
+pub const FED: [&str; 4] = [Input::LabelCount.name(), Input::Trainable.name(), Input::Gradient.name(), Input::Step.name()];
 
 /// The loss of one batch as a function of the trainable vector.
 struct Loss<'a> {
@@ -154,11 +155,11 @@ impl<'a> Loss<'a> {
         let (mut loss, mut gradient) = (0.0, None);
         for batch in self.batches {
             let mut feeds = batch.feeds();
-            feeds.push(Feed::host("label_count", &self.label_count));
-            feeds.push(Feed::host("trainable", &trainable));
-            feeds.push(Feed::host("gradient", gradient.as_ref().unwrap_or(&self.nothing)));
-            feeds.extend(self.session.input("step").map(|_| Feed::host("step", &step)));
-            let mut found = self.session.run(&feeds, &["loss", "gradient_next"])?;
+            feeds.push(Feed::host(Input::LabelCount.name(), &self.label_count));
+            feeds.push(Feed::host(Input::Trainable.name(), &trainable));
+            feeds.push(Feed::host(Input::Gradient.name(), gradient.as_ref().unwrap_or(&self.nothing)));
+            feeds.extend(self.session.input(Input::Step.name()).map(|_| Feed::host(Input::Step.name(), &step)));
+            let mut found = self.session.run(&feeds, &[Output::Loss.name(), Output::GradientNext.name()])?;
             loss += f64::from(found[0].item()?);
             gradient = found.pop();
         }

@@ -5,21 +5,21 @@ use std::num::NonZeroUsize;
 use super::cached::Cached;
 use super::graphs::{GRADIENT, STATES, narrow, number, open, with_optional};
 use super::options::Optimizer;
+use crate::contract::{GraphName, Input, Output};
 use crate::data::{Batch, Batches, Dataset, Filling, Order};
 use crate::error::{Error, Result};
 use crate::export::Bundle;
 use crate::ort::{Device, DeviceTensor, Feed, HostTensor, Runtime, Session, Stepper};
-use crate::train::optimizer::names;
 
 /// The optional input that seeds the dropout masks.
-const DROPOUT_SEED: &str = "dropout_seed";
+const DROPOUT_SEED: &str = Input::DropoutSeed.name();
 
 /// What the update tells of itself; the second not in bundles of before it was there.
-const TOLD: [&str; 2] = [names::GRAD_NORM, names::UPDATED];
+const TOLD: [&str; 2] = [Output::GradNorm.name(), Output::Updated.name()];
 
 /// The names of what the update tells.
 fn told(session: &Session) -> Vec<&'static str> {
-    TOLD.into_iter().filter(|name| *name == names::GRAD_NORM || session.output(name).is_some()).collect()
+    TOLD.into_iter().filter(|name| *name == Output::GradNorm.name() || session.output(name).is_some()).collect()
 }
 
 /// What makes an optimizer step.
@@ -81,29 +81,29 @@ impl Engine {
     /// # Errors
     /// A bundle without the graphs, or with other inputs and outputs than training needs.
     pub(super) fn open(runtime: &Runtime, bundle: &Bundle, options: &Opening, parts: NonZeroUsize) -> Result<Self> {
-        let open = |purpose| open(runtime, bundle, purpose, options.device);
+        let open = |purpose: GraphName| open(runtime, bundle, purpose, options.device);
         let (accumulation, waiting) = (options.accumulation.saturating_mul(parts), options.waiting);
-        let is_cached = parts.get() > 1 && bundle.manifest().graphs.contains_key("vjp");
+        let is_cached = parts.get() > 1 && bundle.manifest().graphs.contains_key(GraphName::Vjp.name());
         let graphs = if is_cached {
             if options.accumulation.get() > 1 {
                 let error =
                     Error::unsupported("--gradient-accumulation-steps with this loss", "it compares all rows of a batch with each other");
                 return Err(error.with_hint("a larger --batch-size with --micro-batch-size takes as little memory, and learns more"));
             }
-            let update = open("update")?;
+            let update = open(GraphName::Update)?;
             let results = told(&update);
             let update = Box::new(Stepper::new(update, &STATES, &results, waiting)?);
             Graphs::Cached { cached: Box::new(Cached::open(runtime, bundle, options.device)?), update, losses: vec![] }
         } else if accumulation.get() > 1 {
-            let (batches, update) = (waiting.saturating_mul(accumulation), open("update")?);
+            let (batches, update) = (waiting.saturating_mul(accumulation), open(GraphName::Update)?);
             let results = told(&update);
             Graphs::Parts {
-                gradient: Box::new(Stepper::new(open("gradient")?, &[GRADIENT], &["loss"], batches)?),
+                gradient: Box::new(Stepper::new(open(GraphName::Gradient)?, &[GRADIENT], &[Output::Loss.name()], batches)?),
                 update: Box::new(Stepper::new(update, &STATES, &results, waiting)?),
             }
         } else {
-            let session = open("training")?;
-            let results = [&["loss"], &told(&session)[..]].concat();
+            let session = open(GraphName::Training)?;
+            let results = [&[Output::Loss.name()], &told(&session)[..]].concat();
             Graphs::Whole(Box::new(Stepper::new(session, &STATES, &results, waiting)?))
         };
         Ok(Self { graphs, accumulation: accumulation.get(), seed: 0, waiting: vec![] })
@@ -116,11 +116,11 @@ impl Engine {
     pub(super) fn configure(&mut self, optimizer: &Optimizer, seed: u64) -> Result<()> {
         self.seed = seed;
         let values = [
-            ("weight_decay", optimizer.weight_decay),
-            ("adam_beta1", optimizer.beta1),
-            ("adam_beta2", optimizer.beta2),
-            ("adam_epsilon", optimizer.epsilon),
-            ("max_grad_norm", optimizer.max_grad_norm),
+            (Input::WeightDecay.name(), optimizer.weight_decay),
+            (Input::AdamBeta1.name(), optimizer.beta1),
+            (Input::AdamBeta2.name(), optimizer.beta2),
+            (Input::AdamEpsilon.name(), optimizer.epsilon),
+            (Input::MaxGradNorm.name(), optimizer.max_grad_norm),
         ];
         let stepper = self.updater_mut();
         for (name, value) in values {
@@ -149,7 +149,7 @@ impl Engine {
         let seeds: Vec<HostTensor> = (0..batches.len()).map(|at| HostTensor::scalar(self.dropout_seed(step, at))).collect();
         let number = HostTensor::scalar(i64::try_from(step).unwrap_or(i64::MAX));
         let rate = HostTensor::scalar(narrow(learning_rate));
-        let (step, rate) = (Feed::host("step", &number), Feed::host("learning_rate", &rate));
+        let (step, rate) = (Feed::host(Input::Step.name(), &number), Feed::host(Input::LearningRate.name(), &rate));
         match &mut self.graphs {
             Graphs::Whole(stepper) => {
                 let [batch] = batches else { return Err(Error::mismatch("batches in a step", 1, batches.len())) };
@@ -160,15 +160,20 @@ impl Engine {
                 let count = HostTensor::scalar(narrow(if labels > 0.0 { labels } else { 1.0 }));
                 gradient.reset(GRADIENT.input)?;
                 for (batch, seed) in batches.iter().zip(&seeds) {
-                    let trainable = Feed::device("trainable", update.state("trainable")?);
+                    let trainable = Feed::device(Input::Trainable.name(), update.state(Input::Trainable.name())?);
                     let optional = [Feed::host(DROPOUT_SEED, seed), step];
-                    gradient.step(&with_optional(gradient.session(), batch, &[Feed::host("label_count", &count), trainable], &optional))?;
+                    gradient.step(&with_optional(
+                        gradient.session(),
+                        batch,
+                        &[Feed::host(Input::LabelCount.name(), &count), trainable],
+                        &optional,
+                    ))?;
                 }
                 update.step(&[Feed::device(GRADIENT.input, gradient.state(GRADIENT.input)?), step, rate])?;
             }
             Graphs::Cached { cached, update, losses } => {
                 let seeds: Vec<Feed<'_>> = seeds.iter().map(|seed| Feed::host(DROPOUT_SEED, seed)).collect();
-                let trainable = Feed::device("trainable", update.state("trainable")?);
+                let trainable = Feed::device(Input::Trainable.name(), update.state(Input::Trainable.name())?);
                 losses.push(cached.step(batches, trainable, &seeds, step)?);
                 update.step(&[Feed::device(GRADIENT.input, cached.gradient()?), step, rate])?;
             }
@@ -216,7 +221,7 @@ impl Engine {
     /// # Errors
     /// Never for graphs that could be opened.
     pub(super) fn trainable(&self) -> Result<&DeviceTensor> {
-        self.updater().state("trainable")
+        self.updater().state(Input::Trainable.name())
     }
 
     /// A part of the state, in ordinary memory.

@@ -1,5 +1,6 @@
 //! The graphs of a bundle, opened to be trained, and how they are fed.
 
+use crate::contract::{Input, Output};
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::export::Bundle;
@@ -7,18 +8,18 @@ use crate::ort::{Device, ElementType, Feed, HostTensor, Port, Purpose, Runtime, 
 
 /// The parts of the training state, by the names of the graphs' inputs, each float32 `[N]`.
 pub(crate) const STATES: [State<'static>; 3] = [
-    State { input: "trainable", output: "trainable_next" },
-    State { input: "adam_m", output: "adam_m_next" },
-    State { input: "adam_v", output: "adam_v_next" },
+    State { input: Input::Trainable.name(), output: Output::TrainableNext.name() },
+    State { input: Input::AdamM.name(), output: Output::AdamMNext.name() },
+    State { input: Input::AdamV.name(), output: Output::AdamVNext.name() },
 ];
 
-pub(super) const GRADIENT: State<'static> = State { input: "gradient", output: "gradient_next" };
+pub(super) const GRADIENT: State<'static> = State { input: Input::Gradient.name(), output: Output::GradientNext.name() };
 
 /// The graph of a bundle for a purpose, opened to be trained or to be run beside it.
 ///
 /// # Errors
 /// If the bundle does not have it or ONNX Runtime refuses it.
-pub fn open(runtime: &Runtime, bundle: &Bundle, purpose: &str, device: Device) -> Result<Session> {
+pub fn open(runtime: &Runtime, bundle: &Bundle, purpose: impl AsRef<str>, device: Device) -> Result<Session> {
     let settings = Settings { device, purpose: Purpose::Training, ..Settings::default() };
     Session::open(runtime, bundle.runnable(purpose)?, &settings)
 }

@@ -12,6 +12,7 @@ use super::graphs::{STATES, open as open_graph};
 use super::start::Beginning;
 use super::{Event, Options, Plan, Source, Summary, source};
 use crate::adapter::config::Task;
+use crate::contract::{GraphName, Input};
 use crate::data::{Batches, Cursor, Dataset};
 use crate::error::{Context, Error, ErrorKind, Place, Result};
 use crate::evaluate::reference::Reference;
@@ -136,7 +137,10 @@ impl<'a> Run<'a> {
         let is_parted = source.filling().parts_batches(dataset, data.batch_size.get());
         let parts = if is_parted { data.batch_size } else { NonZeroUsize::MIN };
         let task = Task::from_name(&manifest.task);
-        if is_parted && !manifest.graphs.contains_key("vjp") && task.is_some_and(|task| manifest.loss.needs_whole_batch(task)) {
+        if is_parted
+            && !manifest.graphs.contains_key(GraphName::Vjp.name())
+            && task.is_some_and(|task| manifest.loss.needs_whole_batch(task))
+        {
             let what = format!("running the loss {} on parts of a batch", manifest.loss.name);
             let error = Error::unsupported(what, "it compares all rows of a batch with each other");
             return Err(error.with_hint("leave --micro-batch-size out, and take a smaller --batch-size"));
@@ -147,7 +151,7 @@ impl<'a> Run<'a> {
         let open = |purpose| open_graph(runtime, bundle, purpose, options.device);
         let evaluator = match eval_data {
             Some(dataset) => {
-                let evaluator = Evaluator::new(open("evaluation")?, dataset, source.filling(), data.batch_size.get());
+                let evaluator = Evaluator::new(open(GraphName::Evaluation)?, dataset, source.filling(), data.batch_size.get());
                 let evaluator =
                     evaluator.narrowed_to(source.hard_prompt()).measuring(source.classes(), &names_of(dataset, manifest), &manifest.loss);
                 Some(evaluator.compared_with(Reference::of(runtime, bundle, options.device)?))
@@ -300,7 +304,7 @@ impl<'a> Run<'a> {
 
     fn evaluate(&mut self, step: u64, seen: &mut Seen) -> Result<()> {
         if let Some(evaluator) = &mut self.evaluator {
-            let evaluation = evaluator.measure(Some(Feed::device("trainable", self.engine.trainable()?)))?;
+            let evaluation = evaluator.measure(Some(Feed::device(Input::Trainable.name(), self.engine.trainable()?)))?;
             self.metrics.write(&evaluation.record(step))?;
             (self.report)(Event::Evaluated { step, evaluation: &evaluation });
             seen.evaluated = Some((step, evaluation));
@@ -323,7 +327,7 @@ impl<'a> Run<'a> {
         let record = Record::new(step, total, self.cursor, self.conditions.clone(), self.optimization.clone());
         let checkpoint = Checkpoint { record, state };
         let (frame, manifest) = (&self.frame, self.material.bundle.manifest());
-        let adapter = |folder: &Path| frame.write(folder, manifest, &checkpoint.state["trainable"]);
+        let adapter = |folder: &Path| frame.write(folder, manifest, &checkpoint.state[Input::Trainable.name()]);
         self.metrics.sync()?;
         let keep = self.options.saving.keep.map(NonZeroUsize::get);
         let folder = self.kept.checkpoints()?.write(&checkpoint, keep, &adapter)?;
@@ -409,7 +413,7 @@ fn begin(
     let Some(Checkpoint { record, .. }) = &beginning.checkpoint else {
         let start = adapter_file::read(&beginning.adapter, manifest)?;
         finite(&start, manifest).in_file(&beginning.adapter)?;
-        engine.write("trainable", start)?;
+        engine.write(Input::Trainable.name(), start)?;
         return Ok((0, Cursor::default()));
     };
     record.conditions.check(conditions)?;

@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use super::Source;
 use super::engine::{Engine, Opening};
 use super::options::Optimizer;
+use crate::contract::Input;
 use crate::data::{Batch, Batches, Dataset, Order};
 use crate::error::{Error, Result};
 use crate::evaluate::reference::Reference;
@@ -67,7 +68,7 @@ impl Trainer {
         let opening = Opening { device: options.device, accumulation: NonZeroUsize::MIN, waiting: NonZeroUsize::MIN };
         let mut engine = Engine::open(runtime, bundle, &opening, NonZeroUsize::MIN)?;
         engine.configure(&options.optimizer, options.seed)?;
-        engine.write("trainable", bundle.trainable()?)?;
+        engine.write(Input::Trainable.name(), bundle.trainable()?)?;
         let adapter = bundle.files()?;
         Ok(Self {
             reference: Reference::of(runtime, bundle, options.device)?,
@@ -114,7 +115,7 @@ impl Trainer {
     /// # Errors
     /// If the device refuses to give it.
     pub fn adapter(&self) -> Result<AdapterFiles> {
-        self.frame.filled(&self.adapter, self.bundle.manifest(), &self.engine.read("trainable")?)
+        self.frame.filled(&self.adapter, self.bundle.manifest(), &self.engine.read(Input::Trainable.name())?)
     }
 
     /// The bundle with the adapter as it is after the last step: merged, run or trained on.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// From the bottom to the top; rooms of one row do not use each other.
 const ROOMS: &[&[&str]] = &[
-    &["error", "measure"],
+    &["error", "measure", "contract"],
     &["media"],
     &["files"],
     &["ir"],

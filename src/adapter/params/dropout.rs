@@ -4,6 +4,7 @@
 //! CUDA kernel in newer operator sets. Here the masks are a hash of (seed, step, site, element), written with int32 multiplications,
 //! additions and divisions, for which every provider has kernels: the same on CPU and CUDA, in one run or in two.
 
+use crate::contract::Input;
 use crate::ir::{Builder, DType, Expr, Tensor};
 
 /// The source of all masks of one training step.
@@ -15,7 +16,7 @@ pub struct Masks<'g> {
 }
 
 /// The name of the optional input that seeds the masks, int64, rank 0.
-pub const SEED: &str = "dropout_seed";
+pub const SEED: &str = Input::DropoutSeed.name();
 
 /// Odd multipliers of a 32-bit mixing function; what matters is that they are odd and that their bits look random.
 const MIX: [i32; 3] = [0x2C1B_3C6D, 0x297A_2D39, 0x1B56_C4E9];
