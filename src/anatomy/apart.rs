@@ -6,14 +6,11 @@
 //! changes one of them gives its module its own.
 
 use crate::error::Result;
+use crate::ir::Trait;
 use crate::ir::{Builder, Graph, Node, NodeId, Tensor, Use, ValueId};
 
 use super::names::{Evidence, numbered, owned, related};
 use super::parameters;
-
-/// Products, and what a bias is added to.
-const PRODUCTS: &[&str] = &["MatMul", "Gemm", "com.microsoft:FusedMatMul"];
-const CONVOLUTIONS: &[&str] = &["Conv", "ConvTranspose"];
 
 /// The same graph, where modules that are told apart read constants of their own.
 ///
@@ -43,14 +40,14 @@ pub fn apart(graph: &Graph) -> Result<Graph> {
 /// A vector of numbers, or the kernel of a convolution, that several nodes read and no caller can override.
 fn is_candidate(graph: &Graph, id: ValueId, tensor: &Tensor) -> bool {
     let uses = graph.uses(id);
-    let is_kernel = || uses.iter().all(|a_use| CONVOLUTIONS.contains(&&*graph.node(a_use.node).op));
+    let is_kernel = || uses.iter().all(|a_use| Trait::Convolution.is_of(&graph.node(a_use.node).op));
     let is_own = || !graph.inputs().contains(&id) && !graph.outputs().contains(&id);
     uses.len() > 1 && tensor.dtype().is_float() && tensor.len() > 1 && is_own() && (tensor.shape().len() == 1 || is_kernel())
 }
 
 /// Whether the model calls modules again: some product's matrix is read by another product, too.
 fn calls_again(graph: &Graph) -> bool {
-    let is_product = |a_use: &&Use| PRODUCTS.contains(&&*graph.node(a_use.node).op);
+    let is_product = |a_use: &&Use| Trait::Product.is_of(&graph.node(a_use.node).op);
     graph.initializers().any(|(id, tensor)| tensor.shape().len() == 2 && graph.uses(id).iter().filter(is_product).count() > 1)
 }
 
@@ -99,7 +96,7 @@ fn teller(graph: &Graph, a_use: Use) -> Option<NodeId> {
     if is_own {
         return Some(a_use.node);
     }
-    node.reads().filter_map(|id| graph.producer(id)).find(|&id| PRODUCTS.contains(&&*graph.node(id).op))
+    node.reads().filter_map(|id| graph.producer(id)).find(|&id| Trait::Product.is_of(&graph.node(id).op))
 }
 
 fn scope(graph: &Graph, node: NodeId) -> Option<String> {
@@ -116,7 +113,7 @@ fn is_call_of(path: &str, other: &str) -> bool {
 
 /// The matrix of the product that a node is, or adds to.
 fn matrix(graph: &Graph, node: &Node) -> Option<ValueId> {
-    let product = |node: &Node| node.input(1).filter(|_| PRODUCTS.contains(&&*node.op));
+    let product = |node: &Node| node.input(1).filter(|_| Trait::Product.is_of(&node.op));
     let added = || node.reads().filter_map(|id| graph.producer(id)).find_map(|id| product(graph.node(id)));
     product(node).or_else(|| added().filter(|_| &*node.op == "Add"))
 }
@@ -190,7 +187,7 @@ fn name(graph: &Graph, id: ValueId, module: &Module, uses: &[Use]) -> String {
 
 /// What a module calls a constant that a node reads.
 fn leaf(node: &Node) -> &'static str {
-    if matches!(&*node.op, "Mul" | "Div") || CONVOLUTIONS.contains(&&*node.op) && node.input(2).is_none() { "weight" } else { "bias" }
+    if matches!(&*node.op, "Mul" | "Div") || Trait::Convolution.is_of(&node.op) && node.input(2).is_none() { "weight" } else { "bias" }
 }
 
 #[cfg(test)]

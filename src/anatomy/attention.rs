@@ -80,7 +80,7 @@ fn fused_site(fused: Fused<'_>) -> Found<Site<'_>> {
 fn context(probabilities: ValueRef<'_>) -> Found<NodeRef<'_>> {
     let mut at = probabilities;
     loop {
-        let product = at.readers().find(|n| n.is(scores::PRODUCTS) && n.node().input(0) == Some(at.id()));
+        let product = at.readers().find(|n| scores::is_product(n.op()) && n.node().input(0) == Some(at.id()));
         if let Some(product) = product {
             let is_router = product.input(1)?.is_constant();
             return if is_router { Err(product.miss("a product of probabilities with values")) } else { Ok(product) };

@@ -2,6 +2,7 @@
 //!
 //! Exporters write that as a comparison of positions with positions, as `Trilu`, or as a stored triangle.
 
+use crate::ir::Trait;
 use crate::ir::{DType, Graph, Node, Tensor, ValueId};
 
 /// Values that are positions, values that are made with a triangle, and values that are made with a mask of another kind.
@@ -34,11 +35,6 @@ const MOVING: &[&str] = &[
     "Unsqueeze",
 ];
 
-const COMPARING: &[&str] = &["Less", "LessOrEqual", "Greater", "GreaterOrEqual"];
-
-/// Operators that end the search: what comes after them is no mask.
-const NOT_A_MASK: &[&str] = &["MatMul", "Gemm", "Softmax", "Shape", "Size", "LayerNormalization", "RMSNormalization", "Attention"];
-
 impl Causal {
     /// Looks through the graph once.
     pub(super) fn find(graph: &Graph) -> Self {
@@ -57,12 +53,14 @@ impl Causal {
         }
         for node in graph.nodes() {
             let is = |ops: &[&str]| ops.contains(&&*node.op);
+            let has = |property: Trait| property.is_of(&node.op);
+            let is_mask = !has(Trait::Weighs) && !has(Trait::ShapeOnly);
             let any = |flags: &[bool]| node.reads().any(|id| flags[id.index()]);
             let is_position = is(COUNTING) || (is(MOVING) && any(&position)) || stored(graph, node).is_some_and(counts);
-            let compares = is(COMPARING) && node.reads().all(|id| position[id.index()]);
+            let compares = has(Trait::Comparison) && node.reads().all(|id| position[id.index()]);
             let hides = stored(graph, node).map_or(Hides::Nothing, hides);
-            let is_causal = is(&["Trilu"]) || compares || (!is(NOT_A_MASK) && any(&triangular)) || hides == Hides::Later;
-            let is_unclear = (!is(NOT_A_MASK) && any(&unclear)) || hides == Hides::Some;
+            let is_causal = is(&["Trilu"]) || compares || (is_mask && any(&triangular)) || hides == Hides::Later;
+            let is_unclear = (is_mask && any(&unclear)) || hides == Hides::Some;
             for output in node.writes() {
                 position[output.index()] = is_position;
                 triangular[output.index()] = is_causal;

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::ir::Trait;
 use crate::ir::{Graph, ValueId};
 
 use super::walk::{NodeRef, ValueRef};
@@ -58,9 +59,6 @@ const VIEWS: &[&str] = &[
     "Split",
     "Expand",
 ];
-
-/// Operators that choose among classes.
-const CHOICES: &[&str] = &["ArgMax", "TopK", "ReduceMax", "Hardmax", "ai.onnx.ml:ZipMap", "ai.onnx.ml:LabelEncoder"];
 
 /// The scores that an output is made of; the output itself where it is neither made of probabilities nor a choice among classes.
 pub(super) fn behind(graph: &Graph, output: ValueId) -> Behind {
@@ -123,7 +121,7 @@ fn search(value: ValueRef<'_>, steps: usize) -> Option<Found<'_>> {
         "Softmax" | "LogSoftmax" => Some(Found::softmax(node.input(0).ok()?, Some(node.node().int("axis", -1)), node)),
         "Sigmoid" | "HardSigmoid" => Some(Found::sigmoid(node.input(0).ok()?, node)),
         op if VIEWS.contains(&op) || op == "Clip" => next(0),
-        op if CHOICES.contains(&op) => chosen(node, steps),
+        op if Trait::Choice.is_of(op) => chosen(node, steps),
         "Log" => next(0),
         // Probabilities of their logarithms.
         "Exp" => next(0).filter(|found| found.squash.is_some()),

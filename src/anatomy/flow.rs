@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::ir::Trait;
 use crate::ir::{Graph, Node, ValueId};
 
 /// Something whose output is followed.
@@ -62,9 +63,6 @@ const FIRST_ONLY: &[&str] = &[
     "Trilu",
     "Unsqueeze",
 ];
-
-/// Operators that look at the shape of their input only.
-pub(super) const NOTHING: &[&str] = &["Shape", "Size", "ConstantOfShape", "Range", "EyeLike"];
 
 impl Flow {
     /// Follows the given outputs through the graph, in one pass.
@@ -133,7 +131,7 @@ impl Sources {
 pub(super) fn data_inputs(node: &Node) -> impl Iterator<Item = ValueId> + '_ {
     let op = &*node.op;
     let range = match op {
-        _ if NOTHING.contains(&op) => 0..0,
+        _ if Trait::ShapeOnly.is_of(op) => 0..0,
         _ if FIRST_ONLY.contains(&op) => 0..1,
         "Where" => 1..3,
         _ => 0..node.inputs.len(),

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use crate::ir::Trait;
 use crate::ir::{DType, Dim, Graph, ValueId};
 
 use super::copies;
 use super::ending::{self, Behind};
-use super::flow::{self, Flow};
+use super::flow::Flow;
 use super::linear::Linear;
 use super::walk::{Found, NodeRef, ValueRef};
 use super::{Embedding, Ending, Head, Layout, Probabilities, Projection, Squash, Weight};
@@ -72,7 +73,7 @@ fn varying(graph: &Graph) -> Vec<bool> {
         varying[id.index()] = true;
     }
     for node in graph.nodes() {
-        let varies = !flow::NOTHING.contains(&&*node.op) && node.reads().any(|id| varying[id.index()]);
+        let varies = !Trait::ShapeOnly.is_of(&node.op) && node.reads().any(|id| varying[id.index()]);
         for output in node.writes() {
             varying[output.index()] = varies;
         }
@@ -91,12 +92,6 @@ struct Path<'g> {
     /// What makes a representation, not scores, of a row: an activation, a normalisation.
     vector: Option<NodeRef<'g>>,
 }
-
-/// Products of windows: over each place of a map they give a score, which is no class's.
-const WINDOWS: &[&str] = &["Conv", "ConvTranspose"];
-
-/// What makes probabilities, or logarithms of them.
-const SQUASHING: &[&str] = &["Exp", "HardSigmoid", "Log", "LogSoftmax", "Sigmoid", "Softmax", "Softplus"];
 
 /// What ends a layer inside a network and not the scores of its classes.
 const ACTIVATIONS: &[&str] = &[
@@ -126,7 +121,7 @@ impl<'g> Path<'g> {
         while let Some((at, is_scaled)) = queue.pop() {
             let Some(node) = at.producer().filter(|_| seen.len() < MAX_STEPS && seen.insert(at.id())) else { continue };
             let data: Vec<ValueRef<'_>> = node.data_inputs().filter(|input| varying[input.id().index()]).collect();
-            if node.is(WINDOWS) {
+            if node.has(Trait::Convolution) {
                 path.product = path.product.or(is_map.then_some(node));
                 continue;
             }
@@ -138,7 +133,7 @@ impl<'g> Path<'g> {
                 }
                 continue;
             }
-            if node.is(SQUASHING) {
+            if node.has(Trait::Probability) {
                 path.squash.get_or_insert(node);
             }
             let joins = node.is(&["Mul", "Div", "Pow"]) && data.iter().filter(|input| flow.is_computed(input.id())).count() > 1;

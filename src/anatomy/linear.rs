@@ -6,14 +6,12 @@
 //! x ──────────────────→ MatMul | Gemm | FusedMatMul ─ y → [Add bias] ─ output →
 //! ```
 
+use crate::ir::Trait;
 use crate::ir::{DType, Graph, NodeId, Tensor, ValueId};
 
 use super::stored;
 use super::walk::{Found, NodeRef, ValueRef};
 use super::{Layout, Miss, Weight};
-
-/// Products of matrices.
-const PRODUCTS: &[&str] = &["MatMul", "Gemm", "com.microsoft:FusedMatMul"];
 
 /// A projection that has no name yet.
 #[derive(Clone, Debug)]
@@ -45,7 +43,7 @@ pub(super) fn find(graph: &Graph) -> (Vec<Linear>, Vec<Miss>) {
     let (mut found, mut missed) = (vec![], vec![]);
     for (id, _) in graph.node_ids() {
         let node = NodeRef::new(graph, id);
-        if !node.is(PRODUCTS) || !node.inputs().any(|input| matrix(input).is_ok()) {
+        if !node.has(Trait::Product) || !node.inputs().any(|input| matrix(input).is_ok()) {
             continue;
         }
         match linear(node) {

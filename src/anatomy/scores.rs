@@ -6,9 +6,12 @@
 
 use super::walk::{Found, NodeRef, ValueRef};
 use super::{Mask, Masking};
+use crate::ir::Trait;
 
-/// Products of two activations.
-pub(super) const PRODUCTS: &[&str] = &["MatMul", "com.microsoft:FusedMatMul"];
+/// Whether an operator may be the product of queries and keys: one of any rank.
+pub(super) fn is_product(op: &str) -> bool {
+    Trait::Product.is_of(op) && op != "Gemm"
+}
 
 /// Operators between product and softmax that change neither the order nor the scale of the scores (a soft cap scales down and up again).
 const NEUTRAL: &[&str] =
@@ -38,7 +41,7 @@ fn search(value: ValueRef<'_>, steps: usize) -> Found<Scores<'_>> {
     let node = value.producer().filter(|_| steps > 0).ok_or_else(wanted)?;
     let next = |input: usize| search(node.input(input)?, steps - 1);
     match node.op() {
-        op if PRODUCTS.contains(&op) => product(node),
+        op if is_product(op) => product(node),
         op if NEUTRAL.contains(&op) => next(0),
         "Mul" | "Div" => {
             let (input, factor) = scaled(node)?;

@@ -1,5 +1,6 @@
 //! Means to walk a finished graph: every step either arrives or says what it missed.
 
+use crate::ir::Trait;
 use crate::ir::{Attr, Fact, Graph, Node, NodeId, Tensor, ValueId};
 
 use super::flow;
@@ -182,6 +183,10 @@ impl<'g> NodeRef<'g> {
 
     pub(super) fn is(self, ops: &[&str]) -> bool {
         ops.contains(&self.op())
+    }
+
+    pub(super) fn has(self, property: Trait) -> bool {
+        property.is_of(self.op())
     }
 
     pub(super) fn label(self) -> String {

@@ -4,10 +4,8 @@ use std::sync::Arc;
 
 use super::{decompose, keep_names};
 use crate::error::Result;
+use crate::ir::Trait;
 use crate::ir::{Attr, Builder, Graph, Node};
-
-/// What rounds numbers to small integers.
-const ROUNDS: &[&str] = &["DynamicQuantizeLinear", "QuantizeLinear"];
 
 /// The graph with fused operators written out and without the rounding of what is computed, or nothing if it rounds nothing. Constants stay
 /// rounded.
@@ -25,7 +23,7 @@ fn unrounded(graph: &Graph) -> Result<Option<Graph>> {
     let mut is_rounded = false;
     for (_, node) in graph.node_ids().filter(|(_, node)| &*node.op == "DequantizeLinear") {
         let rounded = node.input(0).and_then(|id| graph.producer(id)).map(|id| graph.node(id));
-        let Some(rounded) = rounded.filter(|node| ROUNDS.contains(&&*node.op)) else { continue };
+        let Some(rounded) = rounded.filter(|node| Trait::Rounds.is_of(&node.op)) else { continue };
         let (Some(before), Some(after)) = (rounded.input(0), node.output(0)) else { continue };
         if b.is_constant(before) {
             continue;

@@ -9,6 +9,7 @@ use super::forward::Forward;
 use super::refusals::reason;
 use super::rules::{Rule, rule};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ir::Trait;
 use crate::ir::{Builder, Expr, Graph, NO_GRADIENT, Node, NodeSpec, ValueId};
 
 /// A node that gradient cannot pass.
@@ -216,8 +217,6 @@ fn live(b: &Builder, nodes: &[Node], wrt: &[Expr<'_>]) -> FxHashSet<ValueId> {
 
 /// Values of at least so many numbers count as weights.
 const LARGE: i64 = 1024;
-/// Operators that turn what is stored into numbers.
-const UNPACKING: &[&str] = &["Cast", "DequantizeLinear"];
 /// Operators that may stand behind them, before the product.
 const BEHIND: &[&str] = &["Transpose", "Reshape", "Slice", "Pad", "Sub", "Mul"];
 
@@ -230,9 +229,10 @@ fn unpacked(b: &Builder, nodes: &[Node]) -> FxHashSet<ValueId> {
             continue;
         }
         fixed.insert(y);
+        let is_unpacked = &*node.op == "Cast" || Trait::Dequantises.is_of(&node.op);
         let goes_on = BEHIND.contains(&&*node.op) && node.reads().any(|x| found.contains(&x));
         let is_large = || b.fact(y).known_shape().is_some_and(|shape| shape.iter().fold(1_i64, |n, &d| n.saturating_mul(d)) >= LARGE);
-        if (UNPACKING.contains(&&*node.op) || goes_on) && is_large() {
+        if (is_unpacked || goes_on) && is_large() {
             found.insert(y);
         }
     }

@@ -88,10 +88,6 @@ struct Key {
     outputs: usize,
 }
 
-/// Operators that give something else each time they run.
-pub(super) const RANDOM: &[&str] =
-    &["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout"];
-
 /// Constants of up to this many bytes are written once however often they are asked for.
 const SHARED_CONSTANT_BYTES: usize = 1024;
 

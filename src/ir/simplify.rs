@@ -3,16 +3,7 @@
 //! Exporters write out, in every layer again, how shapes are computed; gradients put reshapes behind one another. What facts tell is
 //! known without computing it, and what a graph's integers determine is computed once:
 //!
-//! | found | becomes |
-//! |---|---|
-//! | whole numbers that facts tell; `Constant` | an initializer, shared |
-//! | two vectors of whole numbers with the same symbolic elements | the first of them |
-//! | `Reshape`, `Expand`, `Cast`, `Identity`, `Transpose`, ... that changes nothing | what it reads |
-//! | views of views | one view of the first |
-//! | `Reshape` or `Expand` to a shape that its input's axes and one other length determine | the same to a constant: `[0, 0, -1]` |
-//! | `Transpose` of a matrix before or behind `Gemm` | part of `Gemm` |
-//! | a view that is scaled by one number | the number first, then the view, which may meet another one |
-//! | equal nodes that neither weights nor float inputs reach, and equal views | the first of them |
+//! [`INSTEAD`] and [`FORMS`] say what becomes what.
 //!
 //! Equal nodes of other kinds are left alone: a backward pass computes some values a second time so that they need not be kept, and ONNX
 //! Runtime fuses only nodes whose inner values nobody else reads.
@@ -22,20 +13,18 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::builder::{Builder, NodeSpec, RANDOM};
+use super::builder::{Builder, NodeSpec};
 use super::dim::Dim;
 use super::dtype::DType;
 use super::fact::{Fact, Shape};
 use super::graph::attr::Attr;
 use super::graph::{Graph, Node, ValueId};
+use super::operators::Trait;
 use super::tensor::Tensor;
 use crate::error::Result;
 
 /// Constants of up to this many bytes may make what is computed of them equal; comparing larger ones would cost more than it saves.
 const SMALL_CONSTANT: usize = 1 << 16;
-
-/// Operators whose output has the elements of their first input in the same order.
-const VIEWS: &[&str] = &["Reshape", "Flatten", "Squeeze", "Unsqueeze"];
 
 /// Operators that give their first input back where type and shape stay the same.
 const IDLE_IF_SAME: &[&str] = &["Cast", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"];
@@ -95,10 +84,55 @@ struct Key {
     attrs: Vec<(Arc<str>, Attr)>,
 }
 
+/// A node with one output that a pass has come to.
+struct Seen<'n> {
+    node: &'n Node,
+    output: ValueId,
+    /// Whether whole-number inputs, lengths and small constants determine the output.
+    is_determined: bool,
+}
+
+/// What stands for the output of a node from now on; the first row that finds something counts.
+type Instead = fn(&mut Pass<'_>, &Seen<'_>) -> Option<ValueId>;
+
+/// What is found, and what stands for it.
+static INSTEAD: &[(&str, Instead)] = &[
+    ("whole numbers that facts tell, or a `Constant`: an initializer, shared", |pass, seen| {
+        let tensor = pass.constant(seen.node, seen.output)?;
+        Some(pass.b.constant(tensor).id())
+    }),
+    ("`Reshape`, `Expand`, `Cast`, `Identity`, `Transpose`, .. that changes nothing, or a view back: what it reads", |pass, seen| {
+        pass.idle(seen.node, seen.output)
+    }),
+    ("a vector of whole numbers with the same symbolic elements as one before: that one", |pass, seen| pass.equal_numbers(seen.output)),
+    ("a node equal to one before, which neither weights nor float inputs reach, or an equal view: that one", |pass, seen| {
+        pass.equal_node(seen.node, seen.output, seen.is_determined)
+    }),
+];
+
+/// How a node that stays depends on less, or does more.
+type Form = fn(&mut Pass<'_>, &Node, ValueId);
+
+/// The operator, what its node becomes, and how.
+static FORMS: &[(&str, &str, Form)] = &[
+    (
+        "Reshape",
+        "views of views: one of the first, to a constant where its axes and one other length determine it",
+        |pass, node, output| {
+            pass.ease_reshape(node, output);
+        },
+    ),
+    ("Expand", "the same to a constant where the input's axes determine it", |pass, node, output| pass.ease_expand(node, output)),
+    ("Transpose", "of a matrix behind `Gemm`: part of `Gemm`", |pass, node, output| pass.transpose_product(node, output)),
+    ("Gemm", "of transposed matrices: of the matrices", |pass, node, output| pass.read_before_transposes(node, output)),
+    ("Mul", "of a view and one number: the view of the product", |pass, node, output| pass.scale_before_view(node, output)),
+    ("Div", "of a view and one number: the view of the quotient", |pass, node, output| pass.scale_before_view(node, output)),
+];
+
 impl<'g> Pass<'g> {
     fn visit(&mut self, node: &'g Node) {
         let is_plain =
-            node.captures.is_empty() && !RANDOM.contains(&&*node.op) && !node.attrs.values().any(|attr| matches!(attr, Attr::Graph(_)));
+            node.captures.is_empty() && !Trait::Random.is_of(&node.op) && !node.attrs.values().any(|attr| matches!(attr, Attr::Graph(_)));
         let is_determined = is_plain && (matches!(&*node.op, "Shape" | "Size") || node.reads().all(|id| self.is_determined(id)));
         for output in node.writes() {
             self.determined[output.index()] = is_determined;
@@ -107,15 +141,12 @@ impl<'g> Pass<'g> {
         if !is_plain {
             return;
         }
-        if let Some(constant) = self.constant(node, output) {
-            let constant = self.b.constant(constant).id();
-            return self.replace(output, constant);
+        let seen = Seen { node, output, is_determined };
+        if let Some(instead) = INSTEAD.iter().find_map(|(_, instead)| instead(self, &seen)) {
+            return self.replace(output, instead);
         }
-        let before =
-            self.idle(node, output).or_else(|| self.equal_numbers(output)).or_else(|| self.equal_node(node, output, is_determined));
-        match before {
-            Some(before) => self.replace(output, before),
-            None => self.ease(node, output),
+        for (_, _, form) in FORMS.iter().filter(|(op, ..)| *op == &*node.op) {
+            form(self, node, output);
         }
     }
 
@@ -173,7 +204,7 @@ impl<'g> Pass<'g> {
             return Some(input);
         }
         // A view that goes back to a shape that one of the views before it had.
-        let shape = self.graph.fact(output).shape.as_ref().filter(|_| VIEWS.contains(&&*node.op))?;
+        let shape = self.graph.fact(output).shape.as_ref().filter(|_| Trait::View.is_of(&node.op))?;
         self.viewed(input).into_iter().find(|&id| self.fact(id).shape.as_ref() == Some(shape))
     }
 
@@ -181,7 +212,7 @@ impl<'g> Pass<'g> {
     fn viewed(&self, id: ValueId) -> Vec<ValueId> {
         let mut all = vec![];
         let mut at = id;
-        while let Some(node) = self.writer(at).filter(|node| VIEWS.contains(&&*node.op)) {
+        while let Some(node) = self.writer(at).filter(|node| Trait::View.is_of(&node.op)) {
             let Some(from) = node.input(0) else { break };
             at = self.now(from);
             all.push(at);
@@ -203,7 +234,7 @@ impl<'g> Pass<'g> {
 
     /// The output of an equal node seen before, for nodes that may be shared.
     fn equal_node(&mut self, node: &Node, output: ValueId, is_determined: bool) -> Option<ValueId> {
-        if !is_determined && !VIEWS.contains(&&*node.op) {
+        if !is_determined && !Trait::View.is_of(&node.op) {
             return None;
         }
         let key = Key {
@@ -220,19 +251,10 @@ impl<'g> Pass<'g> {
         }
     }
 
-    /// Makes a node that stays depend on less, or do more.
-    fn ease(&mut self, node: &Node, output: ValueId) {
-        match &*node.op {
-            "Reshape" if node.int("allowzero", 0) == 0 => self.ease_reshape(node, output),
-            "Expand" => self.ease_expand(node, output),
-            "Transpose" => self.transpose_product(node, output),
-            "Gemm" => self.read_before_transposes(node, output),
-            "Mul" | "Div" => self.scale_before_view(node, output),
-            _ => {}
-        }
-    }
-
     fn ease_reshape(&self, node: &Node, output: ValueId) {
+        if node.int("allowzero", 0) != 0 {
+            return;
+        }
         let (Some(input), Some(to)) = (node.input(0).map(|id| self.now(id)), self.graph.fact(output).shape.as_ref()) else { return };
         let sources = self.viewed(input).into_iter().rev().chain([input]);
         let mut eased = sources.filter_map(|source| Some((source, reshape_target(self.fact(source).shape.as_ref()?, to)?)));

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::ir::Trait;
 use crate::ir::{Builder, Expr, Node, NodeSpec, ValueId};
 
 /// A row-wise part of a graph: `logits = f(x)`, each row of the result following from the same row of `x`.
@@ -14,34 +15,6 @@ pub struct Head {
     logits: ValueId,
     nodes: Vec<Node>,
 }
-
-/// Operators that treat every element alone, and broadcast their operands.
-const ELEMENTWISE: &[&str] = &[
-    "Add",
-    "Cast",
-    "Clip",
-    "Div",
-    "Elu",
-    "Erf",
-    "Gelu",
-    "Identity",
-    "Max",
-    "Min",
-    "Mul",
-    "Neg",
-    "Pow",
-    "Relu",
-    "Sigmoid",
-    "Softplus",
-    "Sqrt",
-    "Sub",
-    "Sum",
-    "Tanh",
-    "com.microsoft:FastGelu",
-    "com.microsoft:Gelu",
-    "com.microsoft:QuickGelu",
-    "com.microsoft:BiasGelu",
-];
 
 impl Head {
     /// The head that leaves the logits as they are: for graphs whose head is not row-wise.
@@ -161,7 +134,7 @@ fn row_wise(b: &Builder, node: &Node, inside: &BTreeSet<ValueId>) -> Result<(), 
             let is_list = node.input(1).and_then(dims).is_some_and(|dims| dims.len() == 1);
             (takes_columns && is_list).then_some(()).ok_or_else(|| "it does not take the same columns of each row".into())
         }
-        op if ELEMENTWISE.contains(&op) => {
+        op if Trait::Elementwise.is_of(op) => {
             let differs = node.reads().find(|&id| !inside.contains(&id) && !shared(id));
             differs.map_or(Ok(()), |id| Err(format!("operand {} differs from row to row", b.name(id))))
         }

@@ -13,10 +13,8 @@ use super::decoder;
 use super::prepend::plain_token;
 use crate::adapter::part::Insertion;
 use crate::anatomy::Anatomy;
+use crate::ir::Trait;
 use crate::ir::{Builder, Dim, Expr, Graph, Node, NodeSpec, ValueId};
-
-/// Operators that no mask goes through: behind them stand hidden states, which are not made again.
-const NOT_A_MASK: &[&str] = &["MatMul", "Gemm", "Conv", "Softmax", "LayerNormalization", "RMSNormalization", "Attention", "If", "Loop"];
 
 /// A graph's values for a sequence with tokens in front.
 pub(crate) struct Longer<'g, 'a> {
@@ -124,7 +122,8 @@ impl<'g, 'a> Longer<'g, 'a> {
         if let Some(shape) = self.shape(id, node) {
             return Some(shape);
         }
-        if NOT_A_MASK.contains(&&*node.op) || !node.captures.is_empty() {
+        let is_mask = ![Trait::Weighs, Trait::Convolution].into_iter().any(|property| property.is_of(&node.op));
+        if !is_mask || matches!(&*node.op, "If" | "Loop") || !node.captures.is_empty() {
             return None;
         }
         let of_input = |input: &Option<ValueId>| input.map_or(Some(None), |input| self.value(input).map(Some));

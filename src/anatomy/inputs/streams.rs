@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::ir::Trait;
 use crate::ir::{DType, Graph, ValueId};
 
 use super::super::walk::{NodeRef, ValueRef};
@@ -75,8 +76,6 @@ const PREPARING: &[&str] = &["Add", "Cast", "Div", "Identity", "Mul", "Reshape",
 const LAYOUT: &[&str] = &["Cast", "Concat", "Expand", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"];
 
 const LOSSES: &[&str] = &["SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss"];
-const COMPARING: &[&str] = &["Less", "LessOrEqual", "Greater", "GreaterOrEqual"];
-
 impl Looking<'_> {
     /// An input's name as its model would call it: exporters put a number, or a prefix, at its ends.
     fn name(&self, id: ValueId) -> String {
@@ -263,7 +262,7 @@ impl Streams {
         if is_whole && looking.leads_to(id, PASSING, LOSSES) {
             return Some(Role::Labels);
         }
-        if is_whole && looking.rank(id) == Some(1) && looking.leads_to(id, PASSING, COMPARING) {
+        if is_whole && looking.rank(id) == Some(1) && looking.ahead(id, PASSING).iter().any(|node| node.has(Trait::Comparison)) {
             return Some(Role::Lengths);
         }
         if looking.rank(id) == Some(4) && !is_whole && looking.leads_to(id, PREPARING, &["Conv"]) {

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Body, Builder, Impossible, Key, NodeSpec, RANDOM};
+use super::{Body, Builder, Impossible, Key, NodeSpec};
 use crate::error::{Error, Place};
-use crate::ir::{Attr, DType, Expr, Fact, Node, Tensor, Value, ValueId, infer};
+use crate::ir::{Attr, DType, Expr, Fact, Node, Tensor, Trait, Value, ValueId, infer};
 
 impl Builder {
     /// Writes a node with one output, or finds the equal one written before. Whole numbers that are known already are a constant.
@@ -25,7 +25,7 @@ impl Builder {
             attrs: attrs.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect(),
             outputs,
         };
-        let random = RANDOM.contains(&op);
+        let random = Trait::Random.is_of(op);
         if let Some(found) = self.state.borrow().interned.get(&key).filter(|_| !random) {
             return found.iter().map(|&id| Expr::new(self, id)).collect();
         }
