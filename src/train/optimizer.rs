@@ -85,7 +85,7 @@ impl AdamW {
             for (name, next, before) in
                 [(Input::Trainable.name(), next, state.trainable), (Input::AdamM.name(), m, state.m), (Input::AdamV.name(), v, state.v)]
             {
-                b.output(&format!("{name}{}", NEXT), is_finite.where_(next, before));
+                b.output(&format!("{name}{NEXT}"), is_finite.where_(next, before));
             }
         });
     }
