@@ -8,6 +8,8 @@
 //! Equal nodes of other kinds are left alone: a backward pass computes some values a second time so that they need not be kept, and ONNX
 //! Runtime fuses only nodes whose inner values nobody else reads.
 
+mod targets;
+
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
@@ -22,6 +24,7 @@ use super::graph::{Graph, Node, ValueId};
 use super::operators::Trait;
 use super::tensor::Tensor;
 use crate::error::Result;
+use targets::{expand_target, reshape_target};
 
 /// Constants of up to this many bytes may make what is computed of them equal; comparing larger ones would cost more than it saves.
 const SMALL_CONSTANT: usize = 1 << 16;
@@ -328,30 +331,6 @@ impl<'g> Pass<'g> {
 
 fn is_matrix_transpose(node: &Node) -> bool {
     &*node.op == "Transpose" && node.ints("perm") == Some(&[1, 0])
-}
-
-/// The constant that reshapes `from` into `to`: 0 copies an axis, and one length may be left to `Reshape`.
-fn reshape_target(from: &[Dim], to: &[Dim]) -> Option<Vec<i64>> {
-    let target: Vec<i64> = to
-        .iter()
-        .enumerate()
-        .map(|(axis, length)| match length.as_known() {
-            Some(known) => known,
-            None if from.get(axis) == Some(length) => 0,
-            None => -1,
-        })
-        .collect();
-    let left = target.iter().filter(|&&length| length == -1).count();
-    // A known length of 0 would be read as "copy".
-    let is_empty = to.iter().chain(from).any(|length| length.as_known() == Some(0));
-    (left <= 1 && !is_empty).then_some(target)
-}
-
-/// The constant that expands `from` to `to`: 1 keeps an axis.
-fn expand_target(from: &[Dim], to: &[Dim]) -> Option<Vec<i64>> {
-    let new = to.len().checked_sub(from.len())?;
-    let kept = |axis: usize| axis.checked_sub(new).map(|axis| &from[axis]);
-    to.iter().enumerate().map(|(axis, length)| if kept(axis) == Some(length) { Some(1) } else { length.as_known() }).collect()
 }
 
 #[cfg(test)]
