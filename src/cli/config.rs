@@ -1,22 +1,23 @@
-//! `--config FILE`: options of `train` by their long names, from YAML. What the command line says wins.
+//! `--config FILE`: options of `train` and `finetune` by their long names, from YAML. What the command line says wins.
 //!
-//! A run keeps its own in `config.yaml`, which can be read again.
+//! A run keeps its own in `config.yaml`, and a tuned model's folder those of `finetune`; both can be read again.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use clap::{Arg, Command, CommandFactory};
+use clap::{Arg, ArgMatches, Command, CommandFactory};
 use serde::Serialize;
 use serde_yaml_ng::{Mapping, Value};
 
 use super::Cli;
 use crate::error::{Context, Error, Result};
 
-/// The command that takes a file of options.
-const COMMAND: &str = "train";
+/// The commands that take a file of options.
+const COMMANDS: [&str; 2] = ["train", "finetune"];
 const OPTION: &str = "config";
 /// Options of which the command line takes one at most: one of them there outdoes the other in the file.
-const EITHER: [&[&str]; 2] = [&["epochs", "max-steps"], &["resume", "continue", "restart"]];
+const EITHER: [&[&str]; 4] =
+    [&["epochs", "max-steps"], &["resume", "continue", "restart"], &["eval-data", "val-size"], &["method", "adapter"]];
 const FORMAT: &str = "a file of options";
 
 /// Adds the options of the file that `--config` names to those of the command line that do not say otherwise.
@@ -24,25 +25,50 @@ const FORMAT: &str = "a file of options";
 /// # Errors
 /// A file that cannot be read or is no YAML mapping; a name that is no option, with those that are nearest.
 pub fn expanded(mut arguments: Vec<OsString>) -> Result<Vec<OsString>> {
-    if arguments.iter().skip(1).find(|argument| !is_option(argument)).is_none_or(|command| command != COMMAND) {
-        return Ok(arguments);
-    }
+    let said = arguments.iter().skip(1).find(|argument| !is_option(argument));
+    let Some(name) = COMMANDS.into_iter().find(|name| said.is_some_and(|said| said == name)) else { return Ok(arguments) };
     let Some(path) = value_of(&arguments, OPTION) else { return Ok(arguments) };
-    let added = options(&path, &arguments).in_file(&path)?;
+    let added = options(name, &path, &arguments).in_file(&path)?;
     arguments.extend(added);
     Ok(arguments)
 }
 
-/// Options as YAML, as they can be read again.
+/// Options of a command as YAML, as they can be read again.
 ///
 /// # Errors
 /// Never for options whose values have a text.
-pub(super) fn text(options: &impl Serialize) -> Result<String> {
+pub(super) fn text(command: &str, options: &impl Serialize) -> Result<String> {
     let as_format = |error| Error::format(FORMAT, error);
     let mut options: Mapping = serde_yaml_ng::to_value(options).and_then(serde_yaml_ng::from_value).map_err(as_format)?;
     options.retain(|_, value| !value.is_null());
     let text = serde_yaml_ng::to_string(&options).map_err(as_format)?;
-    Ok(format!("# What `peft-onnx {COMMAND}` was asked for; `--config` with this file asks for it again.\n{text}"))
+    Ok(format!("# What `peft-onnx {command}` was asked for; `--config` with this file asks for it again.\n{text}"))
+}
+
+/// The options that a command line has, said or by default, by their long names.
+pub(super) fn used(command: &Command, matches: &ArgMatches) -> Mapping {
+    let mut used = Mapping::new();
+    for arg in command.get_arguments().filter(|arg| !arg.is_global_set()) {
+        let (Some(name), id) = (arg.get_long(), arg.get_id().as_str()) else { continue };
+        if name == OPTION || !matches.try_contains_id(id).unwrap_or(false) {
+            continue;
+        }
+        let value = if arg.get_action().takes_values() {
+            let raw = matches.get_raw(id).into_iter().flatten().map(|value| value.to_string_lossy().into_owned());
+            let mut texts: Vec<String> = raw.collect();
+            match texts.len() {
+                1 => Value::String(texts.remove(0)),
+                _ => Value::Sequence(texts.into_iter().map(Value::String).collect()),
+            }
+        } else {
+            Value::Bool(matches.get_flag(id))
+        };
+        // Switches that are off say nothing.
+        if value != Value::Bool(false) {
+            used.insert(name.into(), value);
+        }
+    }
+    used
 }
 
 /// The options in a file, by their names.
@@ -72,9 +98,9 @@ fn value_of(arguments: &[OsString], name: &str) -> Option<PathBuf> {
     })
 }
 
-fn options(path: &Path, arguments: &[OsString]) -> Result<Vec<OsString>> {
+fn options(name: &str, path: &Path, arguments: &[OsString]) -> Result<Vec<OsString>> {
     let cli = Cli::command();
-    let command = cli.find_subcommand(COMMAND).ok_or_else(|| Error::not_found("command", COMMAND))?;
+    let command = cli.find_subcommand(name).ok_or_else(|| Error::not_found("command", name))?;
     let mut added = vec![];
     for (key, value) in read(path)? {
         let Some(key) = key.as_str().map(|key| key.replace('_', "-")) else {
@@ -128,7 +154,11 @@ fn unknown(key: &str, command: &Command) -> Error {
     let all: Vec<&str> = command.get_arguments().filter_map(Arg::get_long).collect();
     let shares = |name: &&&str| name.split('-').any(|part| key.split('-').any(|other| part == other));
     let near: Vec<String> = all.iter().filter(shares).map(|name| format!("`{name}`")).collect();
-    let hint = if near.is_empty() { format!("`peft-onnx {COMMAND} --help` lists them") } else { format!("is it {}?", near.join(" or ")) };
+    let hint = if near.is_empty() {
+        format!("`peft-onnx {} --help` lists them", command.get_name())
+    } else {
+        format!("is it {}?", near.join(" or "))
+    };
     Error::not_found("option", key).with_hint(hint)
 }
 

@@ -58,18 +58,25 @@ impl Role {
 pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
     let mut command = command.clone();
     match &mut command {
+        Command::Finetune(args) => {
+            take(Role::Model, &mut args.model, global)?;
+            all(Role::Adapter, &args.adding.adapter)?;
+            all(Role::Data, [&args.training.data].into_iter().chain(&args.training.eval_data))?;
+            all(Role::Tokenizer, &args.training.tokenizer)?;
+        }
         Command::Inspect(args) => take(Role::Model, &mut args.model, global)?,
         Command::Convert(args) => take(Role::Model, &mut args.model, global)?,
         Command::Inject(args) => {
             take(Role::Model, &mut args.model, global)?;
-            all(Role::Adapter, &args.adapter)?;
+            all(Role::Adapter, &args.adding.adapter)?;
             all(Role::Tokenizer, &args.tokenizer)?;
         }
         Command::Train(args) => {
             moved(&mut args.base, global)?;
             look(Role::Bundle, &args.bundle)?;
-            all(Role::Data, [&args.data].into_iter().chain(&args.eval_data))?;
-            all(Role::Tokenizer, &args.tokenizer)?;
+            let training = &args.training;
+            all(Role::Data, [&training.data].into_iter().chain(&training.eval_data))?;
+            all(Role::Tokenizer, &training.tokenizer)?;
         }
         Command::Eval(args) => {
             moved(&mut args.base, global)?;
@@ -96,6 +103,7 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
             moved(&mut args.base, global)?;
             around(&mut args.bundle, &mut args.which);
             look(Role::Bundle, &args.bundle)?;
+            all(Role::Tokenizer, &args.tokenizer)?;
         }
         Command::Export(args) => {
             moved(&mut args.base, global)?;

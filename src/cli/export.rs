@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde_json::json;
 
+use super::train::Hyperparameters;
 use super::{Global, Which, output, target};
 use crate::error::{Context, Error, Result};
-use crate::export::{Bundle, Manifest, adapter_file, onnx_adapter, pending, training_loop};
+use crate::export::{Bundle, Manifest, adapter_file, card, layout, onnx_adapter, pending, training_loop};
 use crate::onnx::{self, Storage, WriteOptions};
 
 const AFTER_HELP: &str = "\
@@ -16,7 +17,7 @@ Examples:
   peft-onnx export model.lora --format onnx_adapter -o a.onnx_adapter     # activated run by run on model.lora/inference.onnx
   peft-onnx export model.lora --format onnx_adapter --adapter other.lora -o b.onnx_adapter
   peft-onnx export model.lora --format inference -o adapted.onnx          # a complete model with the adapter as optional inputs
-  peft-onnx export model.lora --format training -o loop                   # for a training loop of your own: scripts/checks/train_loop.js";
+  peft-onnx export model.lora --format training -o loop                   # for a training loop of your own, its numbers fixed: examples/training_loop";
 
 /// Options of `export`.
 #[derive(Clone, Debug, clap::Args)]
@@ -37,6 +38,9 @@ pub struct Args {
     /// Another adapter instead of the bundle's own, for onnx_adapter: a bundle or a PEFT folder with the same modules and ranks
     #[arg(long, value_name = "FOLDER")]
     pub adapter: Option<PathBuf>,
+    /// The optimizer's numbers, for training.
+    #[command(flatten)]
+    pub hyperparameters: Hyperparameters,
     /// Where to write it
     #[arg(short, long, value_name = "PATH")]
     pub output: PathBuf,
@@ -91,7 +95,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         }
         Format::Training => {
             let folder = target::folder(output, args.force, &training_loop::FILES)?;
-            training_loop::write(&open(args)?, folder.path())?;
+            training_loop::write(&open(args)?, &args.hyperparameters.values(), folder.path())?;
             folder.finish()?;
         }
     }
@@ -102,15 +106,19 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
 }
 
 fn peft(args: &Args, from: &Path) -> Result<()> {
-    Manifest::read(&args.bundle)?;
-    let folder = target::folder(&args.output, args.force, &PEFT_FILES)?;
-    for name in PEFT_FILES {
-        let file = from.join(name);
-        if file.exists() {
-            let bytes = std::fs::read(&file).in_file(&file)?;
-            crate::files::replace(&folder.path().join(name), &bytes)?;
-        }
+    let manifest = Manifest::read(&args.bundle)?;
+    let folder = target::folder(&args.output, args.force, &layout::adapter_files())?;
+    let card = args.bundle.join(card::FILE);
+    for file in PEFT_FILES.iter().map(|name| from.join(name)).chain([card.clone()]).filter(|file| file.exists()) {
+        let bytes = std::fs::read(&file).in_file(&file)?;
+        crate::files::replace(&folder.path().join(file.file_name().unwrap_or_default()), &bytes)?;
     }
+    if !card.exists() {
+        card::write(folder.path(), &manifest, &[])?;
+    }
+    // An adapter is read without its base, too: where that is not there, neither is its tokenizer.
+    let base = args.base.clone().unwrap_or_else(|| args.bundle.join(&manifest.base.path));
+    layout::copy_tokenizer(&base, folder.path())?;
     folder.finish()
 }
 

@@ -23,7 +23,7 @@ use crate::training::Source;
 
 pub use head::HeadArgs;
 pub use loss::LossArgs;
-pub use method::MethodArgs;
+pub use method::{MethodArgs, MethodName};
 
 const AFTER_HELP: &str = "\
 A bundle is a folder with the adapter in Hugging Face PEFT's files and the graphs that train and run it (training.onnx, inference.onnx, ...).
@@ -53,6 +53,26 @@ pub struct Args {
     /// The model to adapt; it is not changed
     #[arg(value_name = "MODEL")]
     pub model: PathBuf,
+    /// What is put into it.
+    #[command(flatten)]
+    pub adding: Adding,
+    /// tokenizer.json, or its folder, for the words of labels [default: beside the model]
+    #[arg(long, value_name = "FILE", requires = "template", help_heading = super::hard_prompt::HEADING)]
+    pub tokenizer: Option<PathBuf>,
+    /// The folder to write [default: the model's name and the method's, as model.lora]
+    #[arg(short, long, value_name = "BUNDLE")]
+    pub output: Option<PathBuf>,
+    /// Replace the bundle if it is there
+    #[arg(long)]
+    pub force: bool,
+    /// Random seed of a fresh adapter's initial values
+    #[arg(long, value_name = "NUMBER", default_value_t = 42)]
+    pub seed: u64,
+}
+
+/// Options of every command that puts an adapter into a model.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Adding {
     /// A folder with an adapter of Hugging Face PEFT or of this program, which gives method, options and values
     #[arg(long, value_name = "FOLDER", help_heading = "What to add (one of these)")]
     pub adapter: Option<PathBuf>,
@@ -71,22 +91,28 @@ pub struct Args {
     /// The words of each label, each one token, as JSON (see the examples below) or in a file
     #[arg(long, value_name = "JSON", requires = "template", help_heading = super::hard_prompt::HEADING)]
     pub verbalizer: Option<String>,
-    /// tokenizer.json, or its folder, for the words of labels [default: beside the model]
-    #[arg(long, value_name = "FILE", requires = "template", help_heading = super::hard_prompt::HEADING)]
-    pub tokenizer: Option<PathBuf>,
     /// What the model is trained for: causal-lm, seq-cls, embedding, rerank, regression, qa, .. (an unknown name lists them all) [default: from the
     /// adapter, else from the graph]
     #[arg(long, alias = "task-type", value_name = "TASK", value_parser = super::task::parse)]
     pub task: Option<Task>,
-    /// The folder to write [default: the model's name and the method's, as model.lora]
-    #[arg(short, long, value_name = "BUNDLE")]
-    pub output: Option<PathBuf>,
-    /// Replace the bundle if it is there
-    #[arg(long)]
-    pub force: bool,
-    /// Random seed of a fresh adapter's initial values
-    #[arg(long, value_name = "NUMBER", default_value_t = 42)]
-    pub seed: u64,
+    /// The name by which PEFT finds the base, as owner/name or a folder; adapter_config.json and the model card have it [default: the name in the
+    /// model's config.json]
+    #[arg(long, alias = "base-model-name-or-path", value_name = "ID")]
+    pub base_model: Option<String>,
+}
+
+/// Where a bundle is written, and from what.
+pub(super) struct Place<'a> {
+    /// The model.
+    pub(super) model: &'a Path,
+    /// The folder.
+    pub(super) output: &'a Path,
+    /// Whether one that is there is replaced.
+    pub(super) force: bool,
+    /// A tokenizer in place of the one beside the model.
+    pub(super) tokenizer: Option<&'a Path>,
+    /// Random seed of a fresh adapter's initial values.
+    pub(super) seed: u64,
 }
 
 /// Writes a bundle.
@@ -94,28 +120,10 @@ pub struct Args {
 /// # Errors
 /// As [`bundle::write`].
 pub fn run(args: &Args, global: &Global) -> Result<()> {
-    // Whatever the command line alone decides is refused before the model is read.
-    let method = args.adapter.is_none().then(|| args.method.method()).transpose()?;
-    let (new_head, loss) = (args.head.new_head()?, args.loss.request(args.head.pooling)?);
-    let folder = args.output.clone().unwrap_or_else(|| args.model.with_extension(method.as_ref().map_or("adapted", Method::name)));
-    let existing = if args.force { Existing::Replace } else { Existing::Keep };
-    bundle::check_target(&folder, existing)?;
-    let model = Model::open(&args.model)?;
-    let adapter = match (method, &args.adapter) {
-        (Some(method), _) => AdapterSource::Fresh(with_text(method, &model, global)?),
-        (None, Some(folder)) => AdapterSource::Folder(folder.clone()),
-        (None, None) => return Err(Error::invalid("neither --method nor --adapter is given")),
-    };
-    let injection = Injection {
-        adapter,
-        task: args.task,
-        new_head,
-        hard_prompt: hard_prompt(args, &model)?,
-        loss,
-        prompt_scale: args.method.prompt_scale.map(PromptScale::from),
-        seed: args.seed,
-    };
-    let report = bundle::write(model, &injection, &folder, existing)?;
+    let name = args.adding.name()?;
+    let folder = args.output.clone().unwrap_or_else(|| args.model.with_extension(name));
+    let place = Place { model: &args.model, output: &folder, force: args.force, tokenizer: args.tokenizer.as_deref(), seed: args.seed };
+    let report = args.adding.write(&place, global)?;
     let files = files(&folder)?;
     if global.json {
         return output::print_json(&json!({
@@ -134,12 +142,51 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     if global.quiet { Ok(()) } else { output::print(&describe(&folder, &report, &files)) }
 }
 
-/// The hard prompt with the tokens of its words, if there is to be one.
-fn hard_prompt(args: &Args, model: &Model) -> Result<Option<HardPrompt>> {
-    let (Some(template), Some(words)) = (&args.template, &args.verbalizer) else { return Ok(None) };
-    let task = anatomy::decide(model.graph(), model.anatomy(), &model.declared()?, args.task).in_file(&args.model)?.task;
-    let source = Source::of_model(model, task, args.tokenizer.as_deref())?;
-    Ok(source.shown_in(template, Some(&super::hard_prompt::verbalizer(words)?))?.hard_prompt().cloned())
+impl Adding {
+    /// What a bundle is called after: the method, or that an adapter was there.
+    ///
+    /// # Errors
+    /// Options of the method that contradict each other.
+    pub(super) fn name(&self) -> Result<&'static str> {
+        if self.adapter.is_some() { Ok("adapted") } else { Ok(self.method.method()?.name()) }
+    }
+
+    /// Writes a bundle.
+    ///
+    /// # Errors
+    /// As [`bundle::write`].
+    pub(super) fn write(&self, place: &Place<'_>, global: &Global) -> Result<Injected> {
+        // Whatever the command line alone decides is refused before the model is read.
+        let method = self.adapter.is_none().then(|| self.method.method()).transpose()?;
+        let (new_head, loss) = (self.head.new_head()?, self.loss.request(self.head.pooling)?);
+        let existing = if place.force { Existing::Replace } else { Existing::Keep };
+        bundle::check_target(place.output, existing)?;
+        let model = Model::open(place.model)?;
+        let adapter = match (method, &self.adapter) {
+            (Some(method), _) => AdapterSource::Fresh(with_text(method, &model, global)?),
+            (None, Some(folder)) => AdapterSource::Folder(folder.clone()),
+            (None, None) => return Err(Error::invalid("neither --method nor --adapter is given")),
+        };
+        let injection = Injection {
+            adapter,
+            base_model: self.base_model.clone(),
+            task: self.task,
+            new_head,
+            hard_prompt: self.hard_prompt(place, &model)?,
+            loss,
+            prompt_scale: self.method.prompt_scale.map(PromptScale::from),
+            seed: place.seed,
+        };
+        bundle::write(model, &injection, place.output, existing)
+    }
+
+    /// The hard prompt with the tokens of its words, if there is to be one.
+    fn hard_prompt(&self, place: &Place<'_>, model: &Model) -> Result<Option<HardPrompt>> {
+        let (Some(template), Some(words)) = (&self.template, &self.verbalizer) else { return Ok(None) };
+        let task = anatomy::decide(model.graph(), model.anatomy(), &model.declared()?, self.task).in_file(place.model)?.task;
+        let source = Source::of_model(model, task, place.tokenizer)?;
+        Ok(source.shown_in(template, Some(&super::hard_prompt::verbalizer(words)?))?.hard_prompt().cloned())
+    }
 }
 
 /// The method, its prompt's text taken apart by the tokenizer beside the model, its prefix's text read by the model.

@@ -3,13 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Global, Which, output, target};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::evaluate::verify::{self, Comparison, Samples};
-use crate::export::INFERENCE;
+use crate::export::layout::{self, Layout, Placed};
 use crate::export::merge::{self, Quantised, Report, Request, Weights};
+use crate::export::{Bundle, INFERENCE};
+use crate::files;
 use crate::ir::DType;
 use crate::model::Model;
 use crate::onnx;
@@ -20,6 +22,8 @@ inference graph on random inputs.
 
 Examples:
   peft-onnx merge model.lora -o tuned.onnx
+  peft-onnx merge model.lora -o tuned/                       # with tokenizer and config.json, as the base's folder
+  peft-onnx merge model.lora -o site/ --layout transformers.js
   peft-onnx merge model.lora -o tuned.onnx --weights external
   peft-onnx merge int4.lora -o tuned.onnx --requantize       # as small as the base; says what rounding cost";
 
@@ -36,23 +40,39 @@ pub struct Args {
     /// Which adapter
     #[command(flatten)]
     pub which: Which,
-    /// The model to write
-    #[arg(short, long, value_name = "MODEL")]
+    /// The model to write, or the folder: with the tokenizer and the configurations of the base's folder
+    #[arg(short, long, value_name = "MODEL.onnx|FOLDER")]
     pub output: PathBuf,
-    /// Where its weights go
-    #[arg(long, value_name = "WHERE", default_value = "as-base")]
+    /// How the model is merged.
+    #[command(flatten)]
+    pub merging: Merging,
+    /// tokenizer.json, or its folder, to put beside the model [default: the one beside the base]
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+    /// Replace the model or the folder if it is there
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Options of every command that merges.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Merging {
+    /// What the folder is for: onnx, optimum (also sentence-transformers), transformers.js, genai (onnxruntime-genai) [default: as the base's folder]
+    #[arg(long, value_name = "LAYOUT", help_heading = MERGING)]
+    pub layout: Option<Layout>,
+    /// Where the merged model's weights go
+    #[arg(long, value_name = "WHERE", default_value = "as-base", help_heading = MERGING)]
     pub weights: WeightsName,
     /// Also fold the adapter into quantised weights, and quantise them again in their own scheme; by default the adapter stays beside them, which
     /// is exact
-    #[arg(long)]
+    #[arg(long, help_heading = MERGING)]
     pub requantize: bool,
-    /// Replace the model if it is there
-    #[arg(long)]
-    pub force: bool,
     /// Do not compare the merged model with the unmerged one
-    #[arg(long)]
+    #[arg(long, help_heading = MERGING)]
     pub no_verify: bool,
 }
+
+const MERGING: &str = "The merged model";
 
 /// Where weights go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -70,67 +90,211 @@ pub enum WeightsName {
 /// # Errors
 /// As [`merge::write`]; [`Diverged`](ErrorKind::Diverged) if the merged model computes something else than the unmerged one.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
-    target::file(&args.output, args.force)?;
-    let weights = match args.weights {
-        WeightsName::AsBase => Weights::AsBase,
-        WeightsName::Inline => Weights::Inline,
-        WeightsName::External => Weights::External,
-    };
-    let quantised = if args.requantize { Quantised::Requantised } else { Quantised::Beside };
     let bundle = args.which.open(&args.bundle, args.base.as_deref())?;
-    let request = Request { bundle: &bundle, output: &args.output, weights, quantised };
-    let model = Model::open(bundle.model())?;
-    let samples = Samples::of_model(&model);
-    let report = merge::write(model, &request)?;
-    let is_rounded = report.requantised.weights > 0;
-    let comparison = if args.no_verify { None } else { compared(args, global, &report, &samples)? };
-    let size = size(&args.output);
+    let merged = if args.is_of_folder() {
+        let folder = Folder { path: &args.output, force: args.force, tokenizer: args.tokenizer.as_deref(), config: None };
+        args.merging.write_folder(&bundle, &folder, global)?
+    } else {
+        args.write_file(&bundle, global)?
+    };
     if global.json {
-        output::print_json(&json!({
-            "model": args.output,
-            "modules": report.modules,
-            "bytes": size,
-            "requantized": is_rounded.then(|| json!({"weights": report.requantised.weights, "error": report.requantised.error()})),
-            "verified": comparison.as_ref().map(Comparison::json),
-        }))?;
+        output::print_json(&merged.json())?;
     } else if !global.quiet {
-        let mut lines = vec![format!("merged    {} modules into {} ({})", report.modules, args.output.display(), output::bytes(size))];
-        if is_rounded {
-            let error = 100.0 * report.requantised.error();
-            lines.push(format!("rounded   {} weights again, off by {error:.3} % (root mean square)", report.requantised.weights));
+        output::print(&merged.lines(args.merging.no_verify).join("\n"))?;
+    }
+    merged.check()
+}
+
+/// A folder to write a merged model into.
+pub(super) struct Folder<'a> {
+    /// Where it will stand.
+    pub(super) path: &'a Path,
+    /// Whether one that is there is replaced.
+    pub(super) force: bool,
+    /// A tokenizer in place of the one beside the base.
+    pub(super) tokenizer: Option<&'a Path>,
+    /// What `config.yaml` is to say, if there is to be one.
+    pub(super) config: Option<&'a str>,
+}
+
+/// What was written.
+pub(super) struct Merged {
+    model: PathBuf,
+    report: Report,
+    comparison: Option<Comparison>,
+    placed: Option<(Layout, Placed)>,
+}
+
+impl Args {
+    /// Whether a folder is meant, not a file: it says so, is one, or has no name of a file.
+    fn is_of_folder(&self) -> bool {
+        let ends_in_slash = self.output.as_os_str().to_string_lossy().ends_with(['/', std::path::MAIN_SEPARATOR]);
+        self.merging.layout.is_some() || ends_in_slash || self.output.is_dir() || self.output.extension().is_none()
+    }
+
+    fn write_file(&self, bundle: &Bundle, global: &Global) -> Result<Merged> {
+        if self.tokenizer.is_some() {
+            return Err(
+                Error::invalid("--tokenizer goes with a folder").with_hint("`-o FOLDER/` writes one with all that belongs to the model")
+            );
         }
-        match &comparison {
-            Some(comparison) if is_rounded => lines.push(format!("logits    {comparison}, from rounding")),
+        target::file(&self.output, self.force)?;
+        let base = Model::open(bundle.model())?;
+        let samples = Samples::of_model(&base);
+        let report = merge::write(base, &self.merging.request(bundle, &self.output, None))?;
+        let comparison = self.merging.compared(&report, &self.output, &samples, global)?;
+        Ok(Merged { model: self.output.clone(), report, comparison, placed: None })
+    }
+}
+
+impl Merging {
+    fn request<'a>(&self, bundle: &'a Bundle, output: &'a Path, data: Option<&'a str>) -> Request<'a> {
+        let weights = match self.weights {
+            WeightsName::AsBase => Weights::AsBase,
+            WeightsName::Inline => Weights::Inline,
+            WeightsName::External => Weights::External,
+        };
+        let quantised = if self.requantize { Quantised::Requantised } else { Quantised::Beside };
+        Request { bundle, output, weights, data, quantised }
+    }
+
+    /// Writes a merged model with everything that belongs to it. The folder appears when it is complete.
+    pub(super) fn write_folder(&self, bundle: &Bundle, folder: &Folder<'_>, global: &Global) -> Result<Merged> {
+        if folder.path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx")) && !folder.path.is_dir() {
+            let error = Error::invalid("a layout is that of a folder, and this is the name of a file").in_file(folder.path);
+            return Err(error.with_hint("leave out --layout, or name a folder with `-o FOLDER/`"));
+        }
+        let layout = self.layout.unwrap_or_else(|| Layout::around(bundle.model()));
+        not_around(folder.path, bundle)?;
+        let names = layout::names(bundle.model())?;
+        let staged = target::folder(folder.path, folder.force, &names.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let model = staged.path().join(layout.model());
+        std::fs::create_dir_all(files::folder(&model)).in_file(&model)?;
+        let base = Model::open(bundle.model())?;
+        let samples = Samples::of_model(&base);
+        let report = merge::write(base, &self.request(bundle, &model, Some(layout.data())))?;
+        let placed = layout::complete(staged.path(), layout, &source(bundle, folder.tokenizer)?)?;
+        if let Some(text) = folder.config {
+            files::replace(&staged.path().join(CONFIG), text.as_bytes())?;
+        }
+        staged.finish()?;
+        let model = folder.path.join(layout.model());
+        let comparison = self.compared(&report, &model, &samples, global)?;
+        Ok(Merged { model, report, comparison, placed: Some((layout, placed)) })
+    }
+
+    fn compared(&self, report: &Report, model: &Path, samples: &Samples, global: &Global) -> Result<Option<Comparison>> {
+        if self.no_verify { Ok(None) } else { compared(report, model, samples, global) }
+    }
+}
+
+/// The options that a tuned model's folder was made with.
+const CONFIG: &str = "config.yaml";
+
+/// What a folder is made of.
+fn source<'a>(bundle: &'a Bundle, tokenizer: Option<&'a Path>) -> Result<layout::Source<'a>> {
+    let manifest = bundle.manifest();
+    let graph = manifest.graph(INFERENCE).in_file(bundle.folder())?;
+    let task = manifest.task.parse().in_file(bundle.folder())?;
+    Ok(layout::Source {
+        base: bundle.model(),
+        tokenizer,
+        task,
+        has_new_head: layout::has_new_head(bundle.adapter())?,
+        class_names: &manifest.class_names,
+        classes: manifest.classes.and_then(|classes| usize::try_from(classes).ok()),
+        inputs: &graph.inputs,
+        outputs: &graph.outputs,
+    })
+}
+
+/// Refuses a folder that has the base or the bundle: a folder is replaced as a whole.
+fn not_around(folder: &Path, bundle: &Bundle) -> Result<()> {
+    let Ok(whole) = folder.canonicalize() else { return Ok(()) };
+    let is_inside = |path: &Path| path.canonicalize().is_ok_and(|path| path.starts_with(&whole));
+    let there = [("base", bundle.model()), ("bundle", bundle.folder())].into_iter().find(|(_, path)| is_inside(path));
+    match there {
+        Some((what, path)) => {
+            let error = Error::invalid(format!("the {what} is in this folder: {}", path.display())).in_file(folder);
+            Err(error.with_hint("`-o` names another folder"))
+        }
+        None => Ok(()),
+    }
+}
+
+impl Merged {
+    fn is_rounded(&self) -> bool {
+        self.report.requantised.weights > 0
+    }
+
+    /// What was written, for programs.
+    pub(super) fn json(&self) -> Value {
+        let requantised = &self.report.requantised;
+        json!({
+            "model": self.model,
+            "modules": self.report.modules,
+            "bytes": size(&self.model),
+            "requantized": self.is_rounded().then(|| json!({"weights": requantised.weights, "error": requantised.error()})),
+            "verified": self.comparison.as_ref().map(Comparison::json),
+            "layout": self.placed.as_ref().map(|(layout, _)| layout.to_string()),
+            "files": self.placed.as_ref().map(|(_, placed)| &placed.files),
+        })
+    }
+
+    /// What was written, in lines for people.
+    pub(super) fn lines(&self, is_unverified: bool) -> Vec<String> {
+        let size = output::bytes(size(&self.model));
+        let mut lines = vec![format!("merged    {} modules into {} ({size})", self.report.modules, self.model.display())];
+        if let Some((layout, placed)) = &self.placed {
+            lines.push(format!("layout    {layout}: {}", placed.files.join(", ")));
+            lines.extend(placed.missing.iter().map(|missing| format!("missing   {missing}")));
+        }
+        if self.is_rounded() {
+            let requantised = &self.report.requantised;
+            let error = 100.0 * requantised.error();
+            lines.push(format!("rounded   {} weights again, off by {error:.3} % (root mean square)", requantised.weights));
+        }
+        match &self.comparison {
+            Some(comparison) if self.is_rounded() => lines.push(format!("logits    {comparison}, from rounding")),
             Some(comparison) => lines.push(format!("verified  {comparison}")),
-            None if !args.no_verify => lines.push(format!("verified  not: {NO_BFLOAT16}")),
+            None if !is_unverified => lines.push(format!("verified  not: {NO_BFLOAT16}")),
             None => {}
         }
-        output::print(&lines.join("\n"))?;
+        lines
     }
-    match comparison.filter(|comparison| !is_rounded && !comparison.is_close(report.precision)) {
-        None => Ok(()),
-        Some(comparison) => {
-            let error = Error::from(ErrorKind::Diverged(format!("the merged model is not the unmerged one: {comparison}")));
-            Err(error.in_file(&args.output).with_hint("the model was written nevertheless: compare `peft-onnx eval` of the bundle and of the model on your data before you use it"))
+
+    /// Refuses a model that is not the unmerged one.
+    pub(super) fn check(&self) -> Result<()> {
+        match self.comparison.as_ref().filter(|comparison| !self.is_rounded() && !comparison.is_close(self.report.precision)) {
+            None => Ok(()),
+            Some(comparison) => {
+                let error = Error::from(ErrorKind::Diverged(format!("the merged model is not the unmerged one: {comparison}")));
+                Err(error.in_file(&self.model).with_hint("the model was written nevertheless: compare `peft-onnx eval` of the bundle and of the model on your data before you use it"))
+            }
         }
+    }
+
+    /// The model's file.
+    pub(super) fn model(&self) -> &Path {
+        &self.model
     }
 }
 
 const NO_BFLOAT16: &str = "ONNX Runtime computes in bfloat16 on CUDA only, not on the processor";
 
 /// The merged model beside the unmerged one; nothing if they compute in a type that the processor has not.
-fn compared(args: &Args, global: &Global, report: &Report, samples: &Samples) -> Result<Option<Comparison>> {
+fn compared(report: &Report, model: &Path, samples: &Samples, global: &Global) -> Result<Option<Comparison>> {
     let unmerged = report.bundle.runnable(INFERENCE)?;
     let runtime = global.runtime(None)?;
-    let comparison = match verify::compare(runtime, unmerged, &args.output, samples) {
+    let comparison = match verify::compare(runtime, unmerged, model, samples) {
         Err(_) if report.precision == DType::BF16 => return Ok(None),
         comparison => comparison?,
     };
     // A model that rounds what it computes makes steps of differences in the last bit; it is the same model if it is so without them.
     let is_finite = !comparison.relative.is_nan();
     if is_finite && !comparison.is_close(report.precision) {
-        let (unmerged, merged) = (report.bundle.adapted()?, onnx::read(&args.output)?);
-        let unrounded = verify::compare_unrounded(runtime, &unmerged, &merged, &args.output, samples)?;
+        let (unmerged, merged) = (report.bundle.adapted()?, onnx::read(model)?);
+        let unrounded = verify::compare_unrounded(runtime, &unmerged, &merged, model, samples)?;
         return Ok(Some(match unrounded {
             Some(unrounded) => unrounded.after_rounding(&comparison),
             None => comparison,

@@ -14,6 +14,7 @@ mod door;
 pub mod eval;
 pub mod export;
 mod failure;
+pub mod finetune;
 pub mod generate;
 mod global;
 mod hard_prompt;
@@ -48,6 +49,7 @@ const AFTER_HELP: &str = "\
 Exit codes: 0 done, 1 the work failed (the reason is on standard error), 2 wrong usage, 130 interrupted.
 
 Examples:
+  peft-onnx finetune model/ --data tickets.csv -o tuned/   # the whole way; or step by step:
   peft-onnx inspect model.onnx                        # what is in it, and what each method could train
   peft-onnx inject  model.onnx --method lora          # writes the bundle model.lora/
   peft-onnx train   model.lora --data train.jsonl     # trains its adapter
@@ -72,6 +74,8 @@ pub struct Cli {
 /// What to do.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
+    /// Make a tuned model of a model and data: inject, train and merge in one
+    Finetune(Box<finetune::Args>),
     /// Show what is in a model: layers, projections, attention, possible targets, operators
     Inspect(inspect::Args),
     /// Add an adapter to a model, and write the bundle of graphs that train and run it
@@ -110,6 +114,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         signals::listen(signals::First::Ends);
     }
     match &door::open(&cli.command, &cli.global)? {
+        Command::Finetune(args) => finetune::run(args, &cli.global),
         Command::Inspect(args) => inspect::run(args, &cli.global),
         Command::Inject(args) => inject::run(args, &cli.global),
         Command::Train(args) => train::run(args, &cli.global),

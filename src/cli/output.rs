@@ -48,13 +48,18 @@ pub(super) enum Align {
 /// Rows under headings, in columns as wide as they need be, two spaces between them.
 #[derive(Debug)]
 pub(super) struct Table {
-    columns: Vec<(&'static str, Align)>,
+    columns: Vec<(String, Align)>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
     pub(super) fn new(columns: &[(&'static str, Align)]) -> Self {
-        Self { columns: columns.to_vec(), rows: vec![] }
+        Self::named(columns.iter().map(|(name, align)| ((*name).to_owned(), *align)).collect())
+    }
+
+    /// A table whose headings are known only when it is made.
+    pub(super) fn named(columns: Vec<(String, Align)>) -> Self {
+        Self { columns, rows: vec![] }
     }
 
     pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
@@ -63,7 +68,7 @@ impl Table {
 
     /// The table as text, each line after `indent` spaces.
     pub(super) fn render(&self, indent: usize) -> String {
-        let heading: Vec<String> = self.columns.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let heading: Vec<String> = self.columns.iter().map(|(name, _)| name.clone()).collect();
         let lines: Vec<&Vec<String>> = std::iter::once(&heading).chain(&self.rows).collect();
         let width = |at: usize| lines.iter().filter_map(|cells| cells.get(at)).map(|cell| cell.chars().count()).max().unwrap_or_default();
         let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
@@ -130,6 +135,12 @@ pub(super) fn bytes(number: u64) -> String {
     }
     let digits = usize::from(unit > 0 && value < 99.95);
     format!("{value:.digits$} {}", UNITS[unit])
+}
+
+/// A number without zeros behind its last digit that counts.
+pub(super) fn short(number: f64) -> String {
+    let text = format!("{number:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// A share in percent with three digits: `0.684 %`; more than the whole is said as that.

@@ -57,7 +57,7 @@ impl Progress {
         match event {
             Event::Started(plan) => self.start(plan),
             Event::Step(record) => self.step(record),
-            Event::Evaluated { step, evaluation } => self.line(&evaluated(*step, evaluation)),
+            Event::Evaluated { step, evaluation, is_best } => self.line(&evaluated(*step, evaluation, *is_best)),
             Event::Saved(folder) => self.line(&format!("saved {}", folder.display())),
         }
     }
@@ -129,8 +129,12 @@ impl Smooth {
         let taken = record.step.saturating_sub(self.first_step).max(1);
         let each = passed / u32::try_from(taken).unwrap_or(u32::MAX);
         let left: Duration = each * u32::try_from(steps.saturating_sub(record.step)).unwrap_or(u32::MAX);
-        write!(text, "  lr {:.2e}  {rate:.0} tokens/s  {} left", record.learning_rate, output::duration(left))
-            .expect("writing to a string does not fail");
+        let mut add = |part: std::fmt::Arguments<'_>| text.write_fmt(part).expect("writing to a string does not fail");
+        add(format_args!("  lr {:.2e}  {rate:.0} tokens/s", record.learning_rate));
+        if let Some(memory) = memory_stats::memory_stats() {
+            add(format_args!("  {}", output::bytes(number(memory.physical_mem))));
+        }
+        add(format_args!("  epoch {:.2}  {} left", record.epoch, output::duration(left)));
         text
     }
 }
@@ -154,6 +158,10 @@ fn description(plan: &Plan) -> Vec<String> {
             plan.learning_rate
         ),
     ];
+    if let Some(rows) = plan.eval_rows {
+        let when = plan.eval_steps.map_or_else(|| "at the end".to_owned(), |every| format!("every {every} steps and at the end"));
+        lines.push(format!("measuring on {} rows, {when}", output::count(number(rows))));
+    }
     if data.cut > 0 {
         lines.push(format!("{} rows were cut at the greatest length", data.cut));
     }
@@ -166,8 +174,8 @@ fn description(plan: &Plan) -> Vec<String> {
     lines
 }
 
-fn evaluated(step: u64, evaluation: &Evaluation) -> String {
-    format!("step {step}: eval {}", evaluation.line())
+fn evaluated(step: u64, evaluation: &Evaluation, is_best: bool) -> String {
+    format!("step {step}: eval {}{}", evaluation.line(), if is_best { "  (best so far)" } else { "" })
 }
 
 fn number(count: usize) -> u64 {

@@ -3,18 +3,21 @@
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
 use serde::{Serialize, Serializer};
 use serde_json::json;
 
 use super::progress::Progress;
 use super::{Columns, Global, config, output, signals};
-use crate::data::Order;
+use crate::data::{HeldOut, Order, ValSize};
 use crate::error::{Context, Result};
 use crate::evaluate::Evaluation;
 use crate::export::Manifest;
 use crate::ort::Device;
 use crate::training::schedule::Decay;
-use crate::training::{self, DataOptions, Length, Optimizer, Options, Saving, Start, Summary, Warmup, batch_size_to_train};
+use crate::training::{
+    self, DataOptions, EvalData, Goal, Length, Optimizer, Options, Saving, Start, Summary, Warmup, Watching, batch_size_to_train,
+};
 
 const AFTER_HELP: &str = "\
 Data files are jsonl, csv, tsv or txt. What a row has depends on the task:
@@ -30,23 +33,26 @@ Data files are jsonl, csv, tsv or txt. What a row has depends on the task:
   {\"image\" or \"audio\": FILE, \"label\": ...}   image-cls, audio-cls
   {\"input_ids\", \"attention_mask\", \"labels\"}  tokens, used as they are; labels of -100 do not count
 
-Each run has its own folder in the bundle, runs/001, runs/002, ..: config.yaml (the options), metrics.jsonl (one line a step), checkpoints/step-N/
-(PEFT folders). A run that ends well replaces the bundle's adapter. Ctrl-C saves a checkpoint first; --resume continues a stopped run bit for bit.
+Each run has its own folder in the bundle, runs/001, runs/002, ..: config.yaml (the options), metrics.jsonl (one line a step), report.html (curves),
+checkpoints/step-N/ (PEFT folders). A run that ends well replaces the bundle's adapter. Ctrl-C saves a checkpoint first; --resume continues a stopped run bit for bit.
 
 Examples:
   peft-onnx train model.lora --data train.jsonl
   peft-onnx train model.lora --data train.jsonl --eval-data eval.jsonl --eval-steps 50 --epochs 2
+  peft-onnx train model.lora --data train.jsonl --val-size 0.1 --epochs 10 --metric accuracy --early-stopping 2
   peft-onnx train model.lora --data train.jsonl --max-steps 500 --lr-scheduler cosine --save-steps 100
   peft-onnx train model.lora --data train.jsonl --max-steps 500 --resume
   peft-onnx train model.lora --config model.lora/runs/001/config.yaml --restart --run wide --learning-rate 1e-3
   peft-onnx runs  model.lora                    # compares them";
+
+/// Options of measuring, saving and telling.
+const WATCHING: &str = "Watching and saving";
 
 /// Options that say where a run starts.
 const START: &str = "Where to start (for a bundle that was trained)";
 
 /// Options of `train`.
 #[derive(Clone, Debug, Serialize, clap::Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 #[serde(rename_all = "kebab-case")]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
@@ -57,7 +63,17 @@ pub struct Args {
     /// The model that the bundle was made of, if it moved
     #[arg(long, value_name = "MODEL")]
     pub base: Option<PathBuf>,
+    /// How it is trained.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub training: Training,
+}
 
+/// Options of a training run, of every command that trains.
+#[derive(Clone, Debug, Serialize, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
+#[serde(rename_all = "kebab-case")]
+pub struct Training {
     /// Options from a YAML file, by their long names (a run's config.yaml is one); the command line wins
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
@@ -69,6 +85,9 @@ pub struct Args {
     /// Eval data: rows that are measured and not trained on
     #[arg(long, aliases = ["validation-file", "eval-file", "valid-data"], value_name = "FILE", help_heading = "Data")]
     pub eval_data: Option<PathBuf>,
+    /// Eval data: hold back this share of the rows (0.1), or so many of them, and measure on those
+    #[arg(long, aliases = ["validation-split", "validation-split-percentage", "test-size"], value_name = "SHARE|ROWS", conflicts_with = "eval_data", help_heading = "Data")]
+    pub val_size: Option<ValSize>,
     /// What columns are for.
     #[command(flatten)]
     #[serde(flatten)]
@@ -116,30 +135,31 @@ pub struct Args {
     /// Steps over which the learning rate rises from 0 [default: 3 % of all steps; 0 with a constant schedule]
     #[arg(long, alias = "num-warmup-steps", value_name = "STEPS", help_heading = "Optimizer (AdamW)")]
     pub warmup_steps: Option<u64>,
-    /// Decoupled weight decay of all trainable parameters
-    #[arg(long, value_name = "DECAY", default_value_t = 0.0, help_heading = "Optimizer (AdamW)")]
-    pub weight_decay: f64,
-    /// Decay of the gradient's running mean
-    #[arg(long, value_name = "BETA", default_value_t = 0.9, help_heading = "Optimizer (AdamW)")]
-    pub adam_beta1: f64,
-    /// Decay of the squared gradient's running mean
-    #[arg(long, value_name = "BETA", default_value_t = 0.999, help_heading = "Optimizer (AdamW)")]
-    pub adam_beta2: f64,
-    /// Added to the root of the squared gradient's running mean
-    #[arg(long, value_name = "EPSILON", default_value_t = 1e-8, help_heading = "Optimizer (AdamW)")]
-    pub adam_epsilon: f64,
-    /// Clip gradients to this norm; 0 turns clipping off
-    #[arg(long, aliases = ["clip", "clip-grad-norm", "gradient-clipping"], value_name = "NORM", default_value_t = 1.0, help_heading = "Optimizer (AdamW)")]
-    pub max_grad_norm: f64,
+    /// The optimizer's other numbers.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub hyperparameters: Hyperparameters,
 
-    /// Evaluate on --eval-data every so many steps [default: at the end only]
-    #[arg(long, value_name = "STEPS", requires = "eval_data", help_heading = "Watching and saving")]
+    /// Evaluate every so many steps [default: at the end only; with --load-best or --early-stopping after each epoch]
+    #[arg(long, value_name = "STEPS", help_heading = WATCHING)]
     pub eval_steps: Option<NonZeroU64>,
+    /// Give the bundle the adapter of the best step, not of the last one; it is saved as soon as it is found
+    #[arg(long, alias = "load-best-model-at-end", help_heading = WATCHING)]
+    pub load_best: bool,
+    /// The metric that tells which step is best, such as loss, accuracy or f1_macro (an unknown name lists them) [default: loss]
+    #[arg(long, alias = "metric-for-best-model", value_name = "NAME", help_heading = WATCHING)]
+    pub metric: Option<String>,
+    /// End the run after so many evaluations without a better one; implies --load-best
+    #[arg(long, alias = "early-stopping-patience", value_name = "EVALUATIONS", help_heading = WATCHING)]
+    pub early_stopping: Option<NonZeroUsize>,
+    /// Also write the run's curves as files of another program
+    #[arg(long, value_name = "PROGRAM", default_value = "none", help_heading = WATCHING)]
+    pub report_to: ReportTo,
     /// Write a checkpoint every so many steps [default: none before the end]
-    #[arg(long, value_name = "STEPS", help_heading = "Watching and saving")]
+    #[arg(long, value_name = "STEPS", help_heading = WATCHING)]
     pub save_steps: Option<NonZeroU64>,
     /// Keep only this many checkpoints, the newest
-    #[arg(long, value_name = "COUNT", help_heading = "Watching and saving")]
+    #[arg(long, value_name = "COUNT", help_heading = WATCHING)]
     pub save_total_limit: Option<NonZeroUsize>,
     /// Continue the newest run, or that of --run, bit for bit; or continue from a checkpoint's folder
     #[arg(long, alias = "resume-from-checkpoint", value_name = "CHECKPOINT", num_args = 0..=1, group = "start", help_heading = START)]
@@ -158,7 +178,7 @@ pub struct Args {
     #[serde(skip)]
     pub run: Option<String>,
     /// Print a line every so many steps where there is no progress bar [default: about forty lines in all]
-    #[arg(long, alias = "logging-steps", value_name = "STEPS", help_heading = "Watching and saving")]
+    #[arg(long, alias = "logging-steps", value_name = "STEPS", help_heading = WATCHING)]
     #[serde(skip)]
     pub log_every: Option<NonZeroU64>,
 
@@ -171,6 +191,50 @@ pub struct Args {
     pub threads: Option<NonZeroUsize>,
 }
 
+/// Numbers of the optimizer, of every command that writes or makes its steps.
+#[derive(Clone, Copy, Debug, Serialize, clap::Args)]
+#[serde(rename_all = "kebab-case")]
+pub struct Hyperparameters {
+    /// Decoupled weight decay of all trainable parameters
+    #[arg(long, value_name = "DECAY", default_value_t = 0.0, help_heading = "Optimizer (AdamW)")]
+    pub weight_decay: f64,
+    /// Decay of the gradient's running mean
+    #[arg(long, value_name = "BETA", default_value_t = 0.9, help_heading = "Optimizer (AdamW)")]
+    pub adam_beta1: f64,
+    /// Decay of the squared gradient's running mean
+    #[arg(long, value_name = "BETA", default_value_t = 0.999, help_heading = "Optimizer (AdamW)")]
+    pub adam_beta2: f64,
+    /// Added to the root of the squared gradient's running mean
+    #[arg(long, value_name = "EPSILON", default_value_t = 1e-8, help_heading = "Optimizer (AdamW)")]
+    pub adam_epsilon: f64,
+    /// Clip gradients to this norm; 0 turns clipping off
+    #[arg(long, aliases = ["clip", "clip-grad-norm", "gradient-clipping"], value_name = "NORM", default_value_t = 1.0, help_heading = "Optimizer (AdamW)")]
+    pub max_grad_norm: f64,
+}
+
+impl Hyperparameters {
+    /// The numbers by the names of the graphs' inputs.
+    pub(super) fn values(&self) -> [(&'static str, f64); 5] {
+        [
+            ("weight_decay", self.weight_decay),
+            ("adam_beta1", self.adam_beta1),
+            ("adam_beta2", self.adam_beta2),
+            ("adam_epsilon", self.adam_epsilon),
+            ("max_grad_norm", self.max_grad_norm),
+        ]
+    }
+}
+
+/// Programs that read what happened in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReportTo {
+    /// metrics.jsonl and report.html alone
+    None,
+    /// TensorBoard: files of events in the run's folder
+    Tensorboard,
+}
+
 /// Writes what has a name by that.
 fn by_name<S: Serializer>(value: &impl ToString, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&value.to_string())
@@ -181,46 +245,72 @@ fn by_name<S: Serializer>(value: &impl ToString, serializer: S) -> Result<S::Ok,
 /// # Errors
 /// Whatever [`training::train`] refuses, and options that do not go with the bundle.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
-    let manifest = Manifest::read(&args.bundle)?;
-    let options = args.options(&manifest)?;
-    let runtime = global.runtime(args.threads)?;
-    let mut progress = Progress::new(global, args.log_every);
-    let stop = signals::listen(signals::First::Asks);
-    let trained = training::train(runtime, &options, stop, &mut |event| progress.show(&event));
-    progress.finish();
-    let trained = trained?;
+    let trained = args.training.run(&args.bundle, args.base.as_deref(), global)?;
     // Training may have named the classes.
     report(args, global, &trained, &Manifest::read(&args.bundle)?.class_names)
 }
 
-impl Args {
-    fn options(&self, manifest: &Manifest) -> Result<Options> {
+impl Training {
+    /// Trains the adapter of a bundle.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub(super) fn run(&self, bundle: &Path, base: Option<&Path>, global: &Global) -> Result<Summary> {
+        let manifest = Manifest::read(bundle)?;
+        let options = self.options(bundle, base, &manifest)?;
+        let runtime = global.runtime(self.threads)?;
+        let mut progress = Progress::new(global, self.log_every);
+        let stop = signals::listen(signals::First::Asks);
+        let trained = training::train(runtime, &options, stop, &mut |event| progress.show(&event));
+        progress.finish();
+        trained
+    }
+
+    /// Options that mean nothing without rows to measure on, where there are none.
+    pub(super) fn unmeasured(&self) -> Option<&'static str> {
+        let asks = [
+            (self.eval_steps.is_some(), "--eval-steps"),
+            (self.load_best, "--load-best"),
+            (self.metric.is_some(), "--metric"),
+            (self.early_stopping.is_some(), "--early-stopping"),
+        ];
+        let is_measured = self.eval_data.is_some() || self.val_size.is_some();
+        asks.iter().find(|(is_asked, _)| *is_asked && !is_measured).map(|(_, option)| *option)
+    }
+
+    fn options(&self, bundle: &Path, base: Option<&Path>, manifest: &Manifest) -> Result<Options> {
         let learning_rate = self.learning_rate.unwrap_or_else(|| default_rate(&manifest.method));
         let epochs = self.max_steps.is_none().then(|| self.epochs.unwrap_or(EPOCHS));
-        let used = Self { learning_rate: Some(learning_rate), epochs, ..self.clone() };
+        let load_best = self.load_best || self.early_stopping.is_some();
+        let used = Self { learning_rate: Some(learning_rate), epochs, load_best, ..self.clone() };
+        let used = Args { bundle: bundle.to_path_buf(), base: base.map(Path::to_path_buf), training: used };
         Ok(Options {
-            bundle: self.bundle.clone(),
-            base: self.base.clone(),
+            bundle: bundle.to_path_buf(),
+            base: base.map(Path::to_path_buf),
             data: DataOptions {
                 file: self.data.clone(),
-                eval_file: self.eval_data.clone(),
+                eval: match (&self.eval_data, self.val_size) {
+                    (Some(file), _) => EvalData::File(file.clone()),
+                    (None, Some(size)) => EvalData::HeldOut(HeldOut { size, seed: self.seed }),
+                    (None, None) => EvalData::Nothing,
+                },
                 columns: self.columns.renamed(),
                 tokenizer: self.tokenizer.clone(),
                 max_length: self.max_length,
                 packing: self.packing,
                 order: if self.no_shuffle { Order::File } else { Order::Shuffled { seed: self.seed } },
-                batch_size: batch_size_to_train(self.batch_size, &manifest.feeding).in_file(&self.bundle)?,
+                batch_size: batch_size_to_train(self.batch_size, &manifest.feeding).in_file(bundle)?,
             },
             accumulation: self.gradient_accumulation_steps,
             micro_batch: self.micro_batch_size,
             length: self.max_steps.map_or(Length::Epochs(epochs.unwrap_or(EPOCHS)), |steps| Length::Steps(steps.get())),
             optimizer: Optimizer {
                 learning_rate,
-                weight_decay: self.weight_decay,
-                beta1: self.adam_beta1,
-                beta2: self.adam_beta2,
-                epsilon: self.adam_epsilon,
-                max_grad_norm: self.max_grad_norm,
+                weight_decay: self.hyperparameters.weight_decay,
+                beta1: self.hyperparameters.adam_beta1,
+                beta2: self.hyperparameters.adam_beta2,
+                epsilon: self.hyperparameters.adam_epsilon,
+                max_grad_norm: self.hyperparameters.max_grad_norm,
             },
             decay: self.lr_scheduler,
             warmup: match (self.warmup_steps, self.lr_scheduler) {
@@ -229,7 +319,12 @@ impl Args {
                 (None, _) => Warmup::Share(0.03),
             },
             seed: self.seed,
-            eval_steps: self.eval_steps,
+            watching: Watching {
+                every: self.eval_steps,
+                goal: self.metric.as_deref().map(Goal::of).unwrap_or_default(),
+                load_best,
+                patience: self.early_stopping,
+            },
             saving: Saving { every: self.save_steps, keep: self.save_total_limit },
             start: match &self.resume {
                 Some(None) => Start::Resumed,
@@ -239,7 +334,8 @@ impl Args {
                 None => Start::Untrained,
             },
             run: self.run.clone(),
-            config: config::text(&used)?,
+            config: config::text("train", &used)?,
+            tensorboard: self.report_to == ReportTo::Tensorboard,
             device: self.device,
             waiting: match self.device {
                 // Memory that is there already: nothing is gained by waiting.
@@ -251,13 +347,13 @@ impl Args {
 }
 
 /// How often all rows are read if nothing is said.
-const EPOCHS: f64 = 3.0;
+pub(super) const EPOCHS: f64 = 3.0;
 
 /// Steps whose losses wait on a GPU at most: what a batch of them costs to fetch does not count any more.
 const STEPS_ON_GPU: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
 
 /// Rates at which the methods learn well, by the method's name in the manifest.
-fn default_rate(method: &str) -> f64 {
+pub(super) fn default_rate(method: &str) -> f64 {
     match method {
         "prompt_tuning" => 3e-2,
         "p_tuning_v2" | "head" | "vera" => 1e-2,
@@ -272,6 +368,9 @@ fn report(args: &Args, global: &Global, summary: &Summary, classes: &[String]) -
         return output::print_json(&json!({
             "run": summary.run,
             "steps": summary.steps,
+            "kept_step": summary.kept,
+            "stopped_early": summary.stopped_early,
+            "best": summary.best.as_ref().map(|(metric, value)| json!({"metric": metric, "value": value})),
             "loss": summary.loss,
             "first_loss": summary.first_loss,
             "tokens": summary.tokens,
@@ -284,18 +383,24 @@ fn report(args: &Args, global: &Global, summary: &Summary, classes: &[String]) -
     if global.quiet {
         return Ok(());
     }
-    output::print(&describe(&args.bundle, summary, classes))
+    let next = (!summary.was_finished).then(|| format!("next      peft-onnx merge {} -o tuned.onnx", args.bundle.display()));
+    output::print(&lines(summary, classes).into_iter().chain(next).collect::<Vec<_>>().join("\n"))
 }
 
-fn describe(bundle: &Path, summary: &Summary, classes: &[String]) -> String {
+/// What a run did, in lines for people.
+pub(super) fn lines(summary: &Summary, classes: &[String]) -> Vec<String> {
     if summary.was_finished {
         let Summary { run, steps, .. } = summary;
-        return format!("run {run} is finished: step {steps} was its last; a larger --max-steps or --epochs continues it");
+        return vec![format!("run {run} is finished: step {steps} was its last; a larger --max-steps or --epochs continues it")];
     }
     let (tokens, time) = (output::count(summary.tokens), output::duration(summary.time));
     let mut lines = vec![format!("trained to step {} in run {}: {tokens} tokens in {time}", summary.steps, summary.run)];
     if let (Some(first), Some(last)) = (summary.first_loss, summary.loss) {
         lines.push(format!("loss      {first:.4} -> {last:.4} (first and last tenth of the steps)"));
+    }
+    if let Some((metric, value)) = &summary.best {
+        let early = if summary.stopped_early { "; nothing was better since, so the run ended early" } else { "" };
+        lines.push(format!("best      step {} ({metric} {value:.4}){early}", summary.kept));
     }
     lines.extend(summary.evaluation.as_ref().map(|evaluation| format!("eval      {}", evaluation.line())));
     if !classes.is_empty() {
@@ -303,6 +408,5 @@ fn describe(bundle: &Path, summary: &Summary, classes: &[String]) -> String {
         lines.push(format!("classes   {}", numbered.join(", ")));
     }
     lines.push(format!("adapter   {}", summary.adapter.display()));
-    lines.push(format!("next      peft-onnx merge {} -o tuned.onnx", bundle.display()));
-    lines.join("\n")
+    lines
 }

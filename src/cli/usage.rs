@@ -6,7 +6,8 @@ use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, FromArgMatches};
 
-use super::{Cli, help};
+use super::train::Training;
+use super::{Cli, config, help};
 
 /// Reads the arguments of the program, its own name first.
 ///
@@ -16,7 +17,24 @@ pub fn read(arguments: impl Iterator<Item = OsString>) -> Result<Cli, clap::Erro
     let command = help::command();
     let arguments = dashed(&command, arguments);
     let matches = command.clone().try_get_matches_from(&arguments);
-    matches.and_then(|matches| Cli::from_arg_matches(&matches)).map_err(|error| with_tips(error, &command, &arguments))
+    let read = matches.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (mut cli, matches) = read.map_err(|error| with_tips(error, &command, &arguments))?;
+    match &mut cli.command {
+        super::Command::Train(args) => measured(&args.training, command)?,
+        super::Command::Finetune(args) => {
+            let own = matches.subcommand().and_then(|(name, matches)| Some((command.find_subcommand(name)?, matches)));
+            args.said = own.map(|(command, matches)| config::used(command, matches)).unwrap_or_default();
+        }
+        _ => {}
+    }
+    Ok(cli)
+}
+
+/// Refuses options that mean nothing without rows to measure on.
+fn measured(training: &Training, mut command: Command) -> Result<(), clap::Error> {
+    let Some(option) = training.unmeasured() else { return Ok(()) };
+    let why = format!("{option} needs rows to measure on: `--eval-data FILE` names them, `--val-size 0.1` holds back a tenth of the data");
+    Err(command.error(ErrorKind::MissingRequiredArgument, why))
 }
 
 /// Options as Hugging Face's programs spell them: `--learning_rate` is `--learning-rate`.
@@ -76,8 +94,8 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
 const COMMANDS: &[(&[&str], &str)] = &[
     (&["evaluate", "test", "validate"], "`peft-onnx eval BUNDLE --data FILE` measures"),
     (
-        &["finetune", "fine-tune", "fit", "sft"],
-        "`peft-onnx inject` adds an adapter to a model, `peft-onnx train` trains it, `peft-onnx merge` makes one model of both",
+        &["fine-tune", "fit", "sft"],
+        "`peft-onnx finetune MODEL --data FILE` does the whole way; `peft-onnx inject` adds an adapter, `peft-onnx train` trains it, `peft-onnx merge` makes one model of both",
     ),
     (&["infer", "predict", "run", "chat"], "`peft-onnx generate MODEL --prompt TEXT` writes text; with `--chat` it answers"),
     (&["info", "show", "list"], "`peft-onnx inspect MODEL` shows what is in a model"),
@@ -109,6 +127,9 @@ fn with_tips(mut error: clap::Error, command: &Command, arguments: &[OsString]) 
     error
 }
 
+/// The command that has the options of others.
+const ALL_IN_ONE: &str = "finetune";
+
 /// What to say of a command that is none.
 fn tips_on_command(given: &str) -> Vec<String> {
     if std::path::Path::new(given).exists() {
@@ -121,7 +142,11 @@ fn tips_on_command(given: &str) -> Vec<String> {
 fn tips(given: &str, command: &Command, used: Option<&Command>, arguments: &[OsString]) -> Vec<String> {
     let Some(name) = given.strip_prefix("--") else { return words_behind_a_list(given, used, arguments).into_iter().collect() };
     let name = name.split('=').next().unwrap_or(name).replace('_', "-");
-    let owners = owners(command, &name);
+    let mut owners = owners(command, &name);
+    // It has every option of three others, whose own commands tell more.
+    if owners.iter().any(|owner| owner.command != ALL_IN_ONE) {
+        owners.retain(|owner| owner.command != ALL_IN_ONE);
+    }
     if !owners.is_empty() {
         let one = |owner: &Owner<'_>| {
             let renamed = if owner.option == name { String::new() } else { format!(", where it is '--{}'", owner.option) };

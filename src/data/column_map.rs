@@ -20,10 +20,36 @@ pub struct Renamed {
     pub(super) role: String,
 }
 
+impl Renamed {
+    /// A column with a role.
+    #[must_use]
+    pub fn new(column: &str, role: &str) -> Self {
+        Self { column: column.to_owned(), role: role.to_owned() }
+    }
+
+    /// The column.
+    #[must_use]
+    pub fn column(&self) -> &str {
+        &self.column
+    }
+
+    /// Its role.
+    #[must_use]
+    pub fn role(&self) -> &str {
+        &self.role
+    }
+}
+
 /// As it is read: `headline=text`.
+impl std::fmt::Display for Renamed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}={}", self.column, self.role)
+    }
+}
+
 impl serde::Serialize for Renamed {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{}={}", self.column, self.role))
+        serializer.collect_str(self)
     }
 }
 

@@ -10,6 +10,7 @@ use super::classes;
 use super::encode::encode;
 use super::encoder::Encoder;
 use super::example::{Example, IGNORED, Labels};
+use super::held_out::HeldOut;
 use super::reading::{Packing, Reading};
 use super::record::{self, Record};
 use super::roles;
@@ -82,22 +83,30 @@ impl Dataset {
         Self::of_records(records, place, reading)
     }
 
-    fn of_records(mut records: Vec<Record>, path: &Path, reading: &Reading<'_>) -> Result<Self> {
-        roles::assign(&mut records, path, reading).in_file(path)?;
-        let class_names = classes::settle(&mut records, reading).in_file(path)?;
-        let classes = match reading.hard_prompt {
-            Some(prompt) => Some(prompt.numbers().collect::<BTreeMap<_, _>>()),
-            None => class_names.as_ref().map(|names| names.iter().cloned().zip(0..).collect()),
-        };
-        let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
-        let encoder = Encoder { reading, classes, folder };
-        let mut summary = Summary { rows: records.len(), ..Summary::default() };
-        let mut examples = vec![];
-        // Each row's text is given back as soon as it is encoded.
-        for Record { line, fields } in records {
-            let example = encode(&encoder, &fields).and_then(|example| fitted(Example { line, ..example }, reading, &mut summary));
-            examples.push(example.at(Place::Line(line)).in_file(path)?);
-        }
+    fn of_records(records: Vec<Record>, path: &Path, reading: &Reading<'_>) -> Result<Self> {
+        let Encoded { examples, class_names, summary } = Encoded::of(records, path, reading)?;
+        Self::gathered(path, reading, examples, class_names, summary)
+    }
+
+    /// Reads a data file, of which some rows are held back: the rows to learn from, and those to measure on.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read); [`Mismatch`](crate::ErrorKind::Mismatch) if no row would be left to learn from.
+    pub fn read_parted(path: &Path, reading: &Reading<'_>, held_out: HeldOut) -> Result<(Self, Self)> {
+        let Encoded { examples, class_names, summary } = Encoded::of(record::read(path)?, path, reading)?;
+        let (kept, held) = held_out.split(examples).in_file(path)?;
+        let (of_held, of_kept) = (Summary { rows: held.len(), ..Summary::default() }, Summary { rows: kept.len(), ..summary });
+        let kept = Self::gathered(path, reading, kept, class_names.clone(), of_kept)?;
+        Ok((kept, Self::gathered(path, reading, held, class_names, of_held)?))
+    }
+
+    fn gathered(
+        path: &Path,
+        reading: &Reading<'_>,
+        mut examples: Vec<Example>,
+        class_names: Option<Vec<String>>,
+        mut summary: Summary,
+    ) -> Result<Self> {
         if reading.packing == Packing::Concatenate {
             examples = packed(&examples, reading).in_file(path)?;
         }
@@ -150,6 +159,34 @@ impl Dataset {
             Labels::Column | Labels::Row => 1.0,
             Labels::Tokens(_) | Labels::Hidden => float(example.label_count(self.task)),
         }
+    }
+}
+
+/// The rows of a file as numbers.
+struct Encoded {
+    examples: Vec<Example>,
+    class_names: Option<Vec<String>>,
+    summary: Summary,
+}
+
+impl Encoded {
+    fn of(mut records: Vec<Record>, path: &Path, reading: &Reading<'_>) -> Result<Self> {
+        roles::assign(&mut records, path, reading).in_file(path)?;
+        let class_names = classes::settle(&mut records, reading).in_file(path)?;
+        let classes = match reading.hard_prompt {
+            Some(prompt) => Some(prompt.numbers().collect::<BTreeMap<_, _>>()),
+            None => class_names.as_ref().map(|names| names.iter().cloned().zip(0..).collect()),
+        };
+        let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        let encoder = Encoder { reading, classes, folder };
+        let mut summary = Summary { rows: records.len(), ..Summary::default() };
+        let mut examples = vec![];
+        // Each row's text is given back as soon as it is encoded.
+        for Record { line, fields } in records {
+            let example = encode(&encoder, &fields).and_then(|example| fitted(Example { line, ..example }, reading, &mut summary));
+            examples.push(example.at(Place::Line(line)).in_file(path)?);
+        }
+        Ok(Self { examples, class_names, summary })
     }
 }
 

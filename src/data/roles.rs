@@ -53,7 +53,7 @@ const ROLES: [&str; 32] = [
 ];
 
 /// The role of a column that is left out on purpose.
-const IGNORED: &str = "ignore";
+pub(super) const IGNORED: &str = "ignore";
 
 /// Columns that have a role under other names, by task.
 struct Alias {
@@ -417,7 +417,7 @@ pub(super) fn is_input(column: &str, reading: &Reading<'_>) -> bool {
 }
 
 /// A name without what people change in it: capitals, spaces.
-fn plain(name: &str) -> String {
+pub(super) fn plain(name: &str) -> String {
     name.trim().to_lowercase().replace([' ', '-'], "_")
 }
 

@@ -31,12 +31,22 @@ impl Order {
     pub fn rows(self, count: usize, epoch: u64) -> Vec<usize> {
         let mut rows: Vec<usize> = (0..count).collect();
         if let Self::Shuffled { seed } = self {
-            let mut random = generator(Use::RowOrder, seed, epoch);
-            for last in (1..count).rev() {
-                rows.swap(last, below(&mut random, last + 1));
-            }
+            shuffle(&mut rows, &mut generator(Use::RowOrder, seed, epoch));
         }
         rows
+    }
+}
+
+/// A permutation that follows from what it is for and from the seed.
+pub(super) fn permutation(purpose: Use, seed: u64, count: usize) -> Vec<usize> {
+    let mut rows: Vec<usize> = (0..count).collect();
+    shuffle(&mut rows, &mut generator(purpose, seed, 0));
+    rows
+}
+
+fn shuffle(rows: &mut [usize], random: &mut ChaCha8Rng) {
+    for last in (1..rows.len()).rev() {
+        rows.swap(last, below(random, last + 1));
     }
 }
 
@@ -45,6 +55,7 @@ impl Order {
 pub(super) enum Use {
     RowOrder,
     Hiding,
+    HeldOut,
 }
 
 /// A generator that depends on its arguments alone. The algorithm and the way numbers are drawn from it are fixed here: a run that was begun
@@ -53,6 +64,7 @@ pub(super) fn generator(purpose: Use, seed: u64, index: u64) -> ChaCha8Rng {
     let purpose: u64 = match purpose {
         Use::RowOrder => 0,
         Use::Hiding => 1,
+        Use::HeldOut => 2,
     };
     let mut key = [0; 32];
     for (part, value) in key.chunks_exact_mut(8).zip([seed, index, purpose]) {

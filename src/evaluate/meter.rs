@@ -130,6 +130,22 @@ impl Meter {
         }
     }
 
+    /// The names of all that [`metrics`](Self::metrics) may give.
+    #[must_use]
+    pub fn names(&self) -> &'static [&'static str] {
+        match self.kind {
+            Kind::Tokens => &[],
+            Kind::Classes(_) => &["accuracy", "f1_macro", "f1_micro", "mcc"],
+            Kind::Sets(_) => &["f1_micro", "f1_macro", "accuracy"],
+            Kind::Numbers { .. } => &["mse", "mae", "pearson", "spearman"],
+            Kind::Relevance { .. } => &["accuracy", "average_precision", "mrr@10", "ndcg@10"],
+            Kind::Tags { .. } => &["accuracy", "precision", "recall", "f1"],
+            Kind::Answers { .. } => &["exact_match", "f1"],
+            Kind::Vectors(_) => &["spearman", "pearson", "recall@1", "recall@10", "mrr@10", "ndcg@10", "triplet_accuracy"],
+            Kind::Rewards { .. } | Kind::Scores { .. } => &["accuracy", "margin"],
+        }
+    }
+
     /// Adds what was predicted for rows; `found` as [`reads`](Self::reads) names it.
     ///
     /// # Errors

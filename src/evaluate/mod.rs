@@ -20,6 +20,7 @@ use crate::anatomy::Role;
 use crate::contract::Output;
 use crate::data::{Batch, Batches, Dataset, Filling, Order};
 use crate::error::{Error, Result};
+use crate::measure::Confusion;
 use crate::ort::{Feed, Port, Session};
 use crate::train::plan::LossPlan;
 use crate::train::verbalizer::HardPrompt;
@@ -36,6 +37,8 @@ pub struct Evaluation {
     pub accuracy: Option<f64>,
     /// What the task is measured with beside, by name.
     pub metrics: Metrics,
+    /// Which classes were taken for which; only where a row has one class.
+    pub confusion: Option<Confusion>,
     /// Labels that count.
     pub labels: u64,
     /// Tokens that were read.
@@ -184,6 +187,22 @@ impl<'a> Evaluator<'a> {
         Self { hard_prompt, ..self }
     }
 
+    /// The names of all that may be measured.
+    #[must_use]
+    pub fn names(&self) -> Vec<&'static str> {
+        let has = |name: &str| self.session.output(name).is_some();
+        let first = [("loss", true), ("perplexity", self.is_of_tokens()), ("accuracy", has("correct"))];
+        let first = first.into_iter().filter(|(_, is_there)| *is_there).map(|(name, _)| name);
+        let own: &[&str] = if self.hard_prompt.is_some() { &[] } else { self.meter.names() };
+        let own = own.iter().copied().filter(|name| *name != "accuracy" || !has("correct"));
+        first.chain(own).chain(self.has_teacher.then_some("kl")).collect()
+    }
+
+    /// Whether a language model is measured by its tokens.
+    fn is_of_tokens(&self) -> bool {
+        matches!(self.dataset.task, Task::CausalLm | Task::MaskedLm | Task::Seq2SeqLm) && self.hard_prompt.is_none()
+    }
+
     /// Measures the loss over all rows, in file order, with a trainable vector, if the graph takes one.
     ///
     /// # Errors
@@ -216,7 +235,6 @@ impl<'a> Evaluator<'a> {
             return Err(Error::invalid("no label counts in this data").in_file(&self.dataset.path));
         }
         let mean = loss / labels;
-        let is_language_model = matches!(self.dataset.task, Task::CausalLm | Task::MaskedLm | Task::Seq2SeqLm);
         let mut metrics = if self.hard_prompt.is_some() { vec![] } else { self.meter.metrics() };
         if self.has_teacher {
             metrics.push(("kl", divergence / labels));
@@ -224,9 +242,10 @@ impl<'a> Evaluator<'a> {
         let of_task = metrics.iter().find(|(name, _)| *name == "accuracy").map(|(_, value)| *value);
         Ok(Evaluation {
             loss: mean,
-            perplexity: (is_language_model && self.hard_prompt.is_none()).then(|| mean.exp()),
+            perplexity: self.is_of_tokens().then(|| mean.exp()),
             accuracy: correct.map(|correct| correct / labels).or(of_task),
             metrics,
+            confusion: self.meter.confusion().filter(|table| self.hard_prompt.is_none() && table.classes() > 0).cloned(),
             labels: whole(labels),
             tokens,
             time: started.elapsed(),

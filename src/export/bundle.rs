@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
-use super::fingerprint;
 use super::injection::{Injected, Injection, inject};
 use super::lock::Lock;
 use super::manifest::{self, BaseFile, Manifest};
 use super::names::{INITIAL, is_inside, location, relative};
 use super::opened::write_inference;
+use super::{card, fingerprint};
 use crate::contract::GraphName;
 use crate::files::StagedFolder;
 use crate::ir::Graph;
@@ -71,6 +71,7 @@ pub fn write(model: Model, asked: &Injection, target: &Path, existing: Existing)
     let teacher = asked.loss.teacher.as_deref().map(|file| from_bundle(file, target)).transpose()?;
     manifest.loss = LossPlan { teacher, ..manifest.loss.clone() };
     Manifest::write(manifest, folder.path())?;
+    card::write(folder.path(), manifest, &[])?;
     fingerprint::remember(folder.path(), &manifest.base.fingerprint, &locations.iter().map(|(file, _)| &**file).collect::<Vec<_>>());
     folder.finish()?;
     Ok(injected)

@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use super::manifest::{self, GraphFile, Manifest, Slot};
 use super::objective::{self, LossRequest};
 use super::to_train::{Put, ToTrain};
-use super::{PromptScale, cache, given, prompt_scale};
+use super::{PromptScale, cache, card, given, prompt_scale};
 use crate::adapter::config::{LoraConfig, Method, NewHead, Task};
 use crate::adapter::targets::{Strictness, align_names, split_modules};
 use crate::adapter::{Given, Param, Plan, Purpose, Role};
@@ -24,6 +24,8 @@ use crate::{Context, Error, Result};
 pub struct Injection {
     /// The adapter.
     pub adapter: AdapterSource,
+    /// The name by which PEFT finds the base: one of the Hub's, or a folder. None: what the files beside the model say.
+    pub base_model: Option<String>,
     /// What the model is trained for; found out where it is not given.
     pub task: Option<Task>,
     /// A head to put on the model; an adapter that is there says itself what it needs.
@@ -43,6 +45,7 @@ impl Default for Injection {
     fn default() -> Self {
         Self {
             adapter: AdapterSource::Fresh(Method::Lora(LoraConfig::default())),
+            base_model: None,
             task: None,
             new_head: None,
             hard_prompt: None,
@@ -164,8 +167,11 @@ pub fn inject(mut model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<
     };
     let inference = cache::kept(base, inference, with_cache).in_file(&name)?;
     let (untrained, trained) = adapted(base, &plan, &lookup, Purpose::Training(None)).in_file(&name)?;
-    let mut files = adapter_files(plan.settled(), task, &name, given.as_ref(), &kept, &trained);
+    let mut files = adapter_files(plan.settled(), task, given.as_ref(), &kept, &trained);
     files.config.new_head.clone_from(&new_head);
+    if given.is_none() || asked.base_model.is_some() {
+        files.config.base_model = asked.base_model.clone().or(card::base_of(&model.beside)?);
+    }
     put(GraphName::Inference, inference)?;
     let params: Vec<Param> = trained.into_iter().filter(Param::is_trained).collect();
     let classes = base.anatomy.head.as_ref().and_then(|head| head.classes);
@@ -228,20 +234,10 @@ fn class_names(asked: &Injection, model: &Model, new_head: Option<&NewHead>, tas
 }
 
 /// The adapter's files: what the inference graph reads, and beside it what that is computed from.
-fn adapter_files(
-    method: &Method,
-    task: Task,
-    model: &Path,
-    given: Option<&AdapterFiles>,
-    kept: &[Param],
-    trained: &[Param],
-) -> AdapterFiles {
+fn adapter_files(method: &Method, task: Task, given: Option<&AdapterFiles>, kept: &[Param], trained: &[Param]) -> AdapterFiles {
     let named = |param: &Param| (param.key.clone(), param.initial.clone());
     let encoder: IndexMap<String, Tensor> = trained.iter().filter(|param| param.role == Role::Encoder).map(named).collect();
-    let fresh = || {
-        let base = model.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-        AdapterConfig::new(method.clone(), Some(task), base)
-    };
+    let fresh = || AdapterConfig::new(method.clone(), Some(task), None);
     AdapterFiles {
         config: given.map_or_else(fresh, |files| files.config.clone()),
         tensors: kept.iter().map(named).collect(),

@@ -77,6 +77,8 @@ pub struct Request<'a> {
     pub output: &'a Path,
     /// Where its weights go.
     pub weights: Weights,
+    /// The name of the file beside the model with its weights, where they go there; none: the model's name with `.data` behind it.
+    pub data: Option<&'a str>,
     /// What becomes of an adapter of quantised weights.
     pub quantised: Quantised,
 }
@@ -144,12 +146,12 @@ impl Bundle {
 /// # Errors
 /// A bundle that is not whole; an adapter that does not fit the model; weights that are not plain floats.
 pub fn write(model: Model, request: &Request<'_>) -> Result<Report> {
-    let Request { bundle: opened, output, weights, quantised } = *request;
+    let Request { bundle: opened, output, weights, data, quantised } = *request;
     let external = onnx::has_external(&model.base.raw, opened.model())?;
     let files = peft::read(opened.adapter())?;
     let Merged { graph, modules, precision, requantised } = merge(model, opened.manifest(), &files, quantised)?;
     let stem = output.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let data = format!("{stem}.data");
+    let data = data.map_or_else(|| format!("{stem}.data"), ToOwned::to_owned);
     let storage = match (weights, external) {
         (Weights::Inline, _) | (Weights::AsBase, false) => Storage::Inline,
         (Weights::External, _) | (Weights::AsBase, true) => Storage::External { file: data },

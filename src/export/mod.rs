@@ -3,9 +3,11 @@
 pub mod adapter_file;
 pub mod bundle;
 mod cache;
+pub mod card;
 pub mod fingerprint;
 pub mod given;
 pub mod injection;
+pub mod layout;
 pub mod lock;
 pub mod manifest;
 pub mod merge;

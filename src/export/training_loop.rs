@@ -1,6 +1,8 @@
 //! The training step for a loop of the user's own, in any language: a folder that needs neither the bundle nor the base.
 //!
-//! The state must be fed in every step; another graph gives the first one.
+//! The state must be fed in every step; another graph gives the first one. The optimizer's other numbers are fixed.
+
+mod portable;
 
 use std::path::Path;
 
@@ -19,18 +21,18 @@ pub const TRAINING: &str = "training.onnx";
 /// All files of the folder; the last ones are not always there.
 pub const FILES: [&str; 4] = [TRAINING, INITIAL, "training.data", "initial.data"];
 
-/// Writes [`TRAINING`] and [`INITIAL`] of a bundle into a folder that is there, each with its weights beside it.
+/// Writes [`TRAINING`] and [`INITIAL`] of a bundle into a folder that is there, each with its weights beside it. Optional inputs of a step have these
+/// `numbers` by their names from now on, and the others those that they have by default.
 ///
 /// # Errors
 /// If the bundle is not whole, or the folder cannot be written.
-pub fn write(bundle: &Bundle, folder: &Path) -> Result<()> {
+pub fn write(bundle: &Bundle, numbers: &[(&str, f64)], folder: &Path) -> Result<()> {
     let vector = trainable::read(bundle.folder(), bundle.manifest())?;
     let trainable = Tensor::from_f32(&[vector.len()], &vector);
     let zeros = Tensor::from_f32(&[vector.len()], &vec![0.0; vector.len()]);
     let state = [(Input::Trainable.name(), trainable), (Input::AdamM.name(), zeros.clone()), (Input::AdamV.name(), zeros)];
-    for (graph, file, weights) in
-        [(bundle.graph(GraphName::Training)?, TRAINING, "training.data"), (initial(state)?, INITIAL, "initial.data")]
-    {
+    let training = portable::portable(&bundle.graph(GraphName::Training)?, numbers)?;
+    for (graph, file, weights) in [(training, TRAINING, "training.data"), (initial(state)?, INITIAL, "initial.data")] {
         let storage = Storage::External { file: weights.to_owned() };
         onnx::write(&graph, &folder.join(file), &WriteOptions { storage })?;
     }

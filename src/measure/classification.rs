@@ -52,6 +52,13 @@ impl Confusion {
         self.counts.iter().sum()
     }
 
+    /// Precision, recall and F1 of a class, and how many rows have it (`precision_recall_fscore_support`).
+    #[must_use]
+    pub fn scores(&self, class: usize) -> Scores {
+        let (hits, predicted, support) = (self.count(class, class), self.predicted(class), self.right(class));
+        Scores { precision: share(hits, predicted), recall: share(hits, support), f1: f1(hits, predicted - hits, support - hits), support }
+    }
+
     /// The share of rows whose class was predicted (`accuracy_score`); it equals the micro-averaged F1 of single labels.
     #[must_use]
     pub fn accuracy(&self) -> f64 {
@@ -79,6 +86,19 @@ impl Confusion {
         let of_predicted = rows * rows - products(&|class| float(self.predicted(class)).powi(2));
         if of_right * of_predicted == 0.0 { 0.0 } else { covariance / (of_right * of_predicted).sqrt() }
     }
+}
+
+/// How well a class was told from the others.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scores {
+    /// The share of its predictions that are right.
+    pub precision: f64,
+    /// The share of its rows that were found.
+    pub recall: f64,
+    /// The harmonic mean of both.
+    pub f1: f64,
+    /// Its rows.
+    pub support: usize,
 }
 
 /// Counts of predicted and right labels, where a row has any number of them.

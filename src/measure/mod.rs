@@ -9,7 +9,7 @@ mod ranking;
 mod regression;
 
 pub use answers::{Answer, exact_match, token_f1};
-pub use classification::{Confusion, LabelSets};
+pub use classification::{Confusion, LabelSets, Scores};
 pub use entities::{Entities, entities};
 pub use ranking::{average_precision, discounted_gain, ranks, reciprocal_rank};
 pub use regression::{mean_absolute_error, mean_squared_error, pearson, spearman};

@@ -114,7 +114,7 @@ impl Store for Memory {
         Ok(message)
     }
 
-    fn is_lent(&self, message: &TensorProto) -> bool {
+    fn is_elsewhere(&self, message: &TensorProto) -> bool {
         message.external_data.iter().any(|entry| entry.key() == "location" && entry.value().starts_with("memory/"))
     }
 }

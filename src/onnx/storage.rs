@@ -76,8 +76,14 @@ pub(super) trait Store {
         self.put(name, tensor)
     }
 
-    /// Whether the data of a message is lent: ONNX Runtime takes files in memory for the constants of the outermost graph alone.
-    fn is_lent(&self, _message: &TensorProto) -> bool {
+    /// The message of a constant of a body.
+    fn put_inner(&mut self, name: &str, tensor: &Tensor) -> Result<TensorProto> {
+        self.put(name, tensor)
+    }
+
+    /// Whether the data of a message lies where a runtime looks for constants of the outermost graph alone: files in memory, and in a browser every
+    /// file.
+    fn is_elsewhere(&self, _message: &TensorProto) -> bool {
         false
     }
 }
@@ -94,6 +100,9 @@ pub(super) struct Stored {
 
 /// Default values are in the model file up to so many bytes in all: a message is limited to 2 GB.
 const MOST_DEFAULTS: usize = 1 << 30;
+
+/// Up to so many bytes a constant of a body stays inside, where every runtime finds it.
+const SMALL_INSIDE: usize = 1 << 16;
 
 /// A data file being written.
 #[derive(Debug)]
@@ -150,10 +159,19 @@ impl Store for Stored {
         Ok(tensor::to_inline(name, tensor))
     }
 
-    fn is_lent(&self, message: &TensorProto) -> bool {
-        let Storage::Refer { files, .. } = &self.storage else { return false };
+    fn put_inner(&mut self, name: &str, tensor: &Tensor) -> Result<TensorProto> {
+        let is_small = tensor.bytes().is_some_and(|bytes| bytes.len() <= SMALL_INSIDE);
+        let is_whole = matches!(self.storage, Storage::External { .. });
+        if is_small && is_whole { Ok(tensor::to_inline(name, tensor)) } else { self.put(name, tensor) }
+    }
+
+    fn is_elsewhere(&self, message: &TensorProto) -> bool {
         let location = message.external_data.iter().find(|entry| entry.key() == "location");
-        location.is_some_and(|entry| files.iter().any(|(_, location)| location == entry.value()))
+        match &self.storage {
+            Storage::Inline => false,
+            Storage::External { .. } => location.is_some(),
+            Storage::Refer { files, .. } => location.is_some_and(|entry| files.iter().any(|(_, location)| location == entry.value())),
+        }
     }
 }
 

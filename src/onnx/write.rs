@@ -175,12 +175,16 @@ impl Writer<'_> {
         for (id, tensor) in graph.initializers() {
             let name = graph.value_name(id);
             let is_default = graph.is_input(id);
-            let data = if is_default { self.store.put_default(name, tensor) } else { self.store.put(name, tensor) };
+            let data = match (is_default, self.level) {
+                (true, _) => self.store.put_default(name, tensor),
+                (false, Level::Body) => self.store.put_inner(name, tensor),
+                (false, _) => self.store.put(name, tensor),
+            };
             let mut data = data.at(Place::Tensor(name.to_owned()))?;
             if let Some(words) = words.remove(name) {
                 (data.doc_string, data.metadata_props) = (words.doc_string, words.metadata_props);
             }
-            if self.level == Level::Body && self.store.is_lent(&data) {
+            if self.level == Level::Body && self.store.is_elsewhere(&data) {
                 if self.names.is_unique(name) {
                     self.lifted.push(data);
                     continue;

@@ -41,6 +41,17 @@ pub struct Checkpoint {
     pub state: IndexMap<String, Vec<f32>>,
 }
 
+/// Which checkpoints stay when another one is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// So many of the newest; none: all.
+    pub newest: Option<usize>,
+    /// The one of this step, however old it is.
+    pub best: Option<u64>,
+    /// Not the one of this step: it was kept for being the best, and is not any more.
+    pub superseded: Option<u64>,
+}
+
 /// What to do about a checkpoint that is not what was written.
 const DAMAGED: &str = "the checkpoint was damaged after it was written: take another one, with --checkpoint or --resume PATH";
 
@@ -165,11 +176,11 @@ impl Checkpoints {
         self.folder.join(format!("{PREFIX}{step}"))
     }
 
-    /// Writes a checkpoint, over one of the same step; then removes all but the `keep` newest. `adapter` writes the adapter's files into a folder.
+    /// Writes a checkpoint, over one of the same step; then removes those that are not kept. `adapter` writes the adapter's files into a folder.
     ///
     /// # Errors
     /// If the folder cannot be written; then there is nothing of the checkpoint.
-    pub fn write(&self, checkpoint: &Checkpoint, keep: Option<usize>, adapter: &dyn Fn(&Path) -> Result<()>) -> Result<PathBuf> {
+    pub fn write(&self, checkpoint: &Checkpoint, keep: Keep, adapter: &dyn Fn(&Path) -> Result<()>) -> Result<PathBuf> {
         inside::facts(&self.folder)?;
         let target = self.of_step(checkpoint.record.step);
         let staged = unfinished::Folder::new(&self.folder)?;
@@ -185,9 +196,7 @@ impl Checkpoints {
         staged.finished();
         sync(&self.folder);
         drop(aside);
-        if let Some(keep) = keep {
-            self.forget_all_but(keep.max(1));
-        }
+        self.forget_all_but(keep);
         Ok(target)
     }
 
@@ -224,12 +233,17 @@ impl Checkpoints {
     }
 
     /// Removes the oldest checkpoints. What does not say that it is one stays, and does not count; what cannot be removed is said.
-    fn forget_all_but(&self, keep: usize) {
+    fn forget_all_but(&self, keep: Keep) {
+        if keep.newest.is_none() && keep.superseded.is_none() {
+            return;
+        }
         let steps = self.steps().unwrap_or_default();
         let ours: Vec<_> =
             steps.into_iter().filter(|(step, folder)| Record::read(folder).is_ok_and(|record| record.step == *step)).collect();
-        let old = ours.len().saturating_sub(keep);
-        for (_, folder) in ours.iter().take(old) {
+        let old = keep.newest.map_or(0, |newest| ours.len().saturating_sub(newest.max(1)));
+        let is_old = |place: usize, step: u64| place < old && keep.best != Some(step);
+        let forgotten = ours.iter().enumerate().filter(|(place, (step, _))| is_old(*place, *step) || keep.superseded == Some(*step));
+        for (_, (_, folder)) in forgotten {
             if let Err(error) = self.put_aside(folder) {
                 tracing::warn!("{}: an old checkpoint could not be removed: {error}", folder.display());
             }

@@ -126,26 +126,59 @@ impl Told {
         Ok(told)
     }
 
-    /// The losses on the evaluation data, with the steps after which they were measured.
+    /// The values of a metric on the evaluation data, with the steps after which they were measured. Values that were no numbers are NaN.
     ///
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) with the file.
-    pub fn evaluations(path: &Path) -> Result<Vec<(u64, f64)>> {
-        Ok(lines(path)?.into_iter().filter_map(|line| line.split.and(line.loss).map(|loss| (line.step, loss))).collect())
+    pub fn evaluations(path: &Path, metric: &str) -> Result<Vec<(u64, f64)>> {
+        let evaluations = lines(path)?.into_iter().filter(|line| line.split.is_some());
+        Ok(evaluations.map(|line| (line.step, line.value(metric).unwrap_or(f64::NAN))).collect())
     }
 }
 
-/// What is read of a line of metrics.
-#[derive(Deserialize)]
-struct Line {
-    step: u64,
-    loss: Option<f64>,
-    split: Option<String>,
+/// A line of metrics, as it is read again.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Line {
+    /// The number of the step.
+    pub step: u64,
+    /// The loss; none where it was no finite number.
+    pub loss: Option<f64>,
+    /// Which data was measured; none for a step of training.
+    pub split: Option<String>,
+    /// Whether the step was refused.
     #[serde(default)]
-    diverged: bool,
+    pub diverged: bool,
+    /// What else the line has.
+    #[serde(flatten)]
+    others: serde_json::Map<String, serde_json::Value>,
 }
 
-fn lines(path: &Path) -> Result<Vec<Line>> {
+impl Line {
+    /// A number of the line, by its name.
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<f64> {
+        let of = |value: Option<&serde_json::Value>| value.and_then(serde_json::Value::as_f64);
+        match name {
+            "loss" => self.loss,
+            _ => of(self.others.get(name)).or_else(|| of(self.others.get("metrics")?.get(name))),
+        }
+    }
+
+    /// What was measured, by name, in the order of the line.
+    #[must_use]
+    pub fn values(&self) -> Vec<(String, f64)> {
+        let inner = self.others.get("metrics").and_then(serde_json::Value::as_object).into_iter().flatten();
+        let all = self.others.iter().filter(|(name, _)| *name != "seconds").chain(inner);
+        let all = all.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?)));
+        self.loss.map(|loss| ("loss".to_owned(), loss)).into_iter().chain(all).collect()
+    }
+}
+
+/// The lines of a file of metrics, which need not be there; lines that are torn are left out.
+///
+/// # Errors
+/// [`Io`](crate::ErrorKind::Io) with the file.
+pub fn lines(path: &Path) -> Result<Vec<Line>> {
     if inside::facts(path)?.is_none() {
         return Ok(vec![]);
     }

@@ -8,13 +8,17 @@
 //! A state is saved when its checkpoint's folder takes its name; the bundle's adapter follows from the last checkpoint of a run that ended well.
 //! What a run looks like to people is not decided here: every happening is an [`Event`].
 
+mod best;
 mod cached;
 pub mod check;
 pub mod checkpoint;
+mod ending;
 mod engine;
+mod events;
 mod graphs;
 pub mod metrics;
 mod options;
+pub mod report;
 mod run;
 pub mod runs;
 pub mod schedule;
@@ -26,8 +30,9 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+pub use best::Goal;
 pub use graphs::open as open_graph;
-pub use options::{DataOptions, Length, Optimizer, Options, Saving, Start, Warmup};
+pub use options::{DataOptions, EvalData, Length, Optimizer, Options, Saving, Start, Warmup, Watching};
 pub use source::{Source, batch_size, batch_size_to_train, tokenizer_near};
 pub use trainer::{Step, Trainer, TrainerOptions};
 
@@ -52,6 +57,8 @@ pub enum Event<'a> {
         step: u64,
         /// What was found.
         evaluation: &'a Evaluation,
+        /// Whether it is the best so far, where something follows from that.
+        is_best: bool,
     },
     /// A checkpoint was written.
     Saved(&'a PathBuf),
@@ -74,6 +81,10 @@ pub struct Plan {
     pub rows_per_step: usize,
     /// The learning rate at its highest.
     pub learning_rate: f64,
+    /// Rows that are measured on.
+    pub eval_rows: Option<usize>,
+    /// Optimizer steps between evaluations; none: only at the end.
+    pub eval_steps: Option<u64>,
 }
 
 /// What a run did.
@@ -93,8 +104,14 @@ pub struct Summary {
     pub tokens: u64,
     /// Wall time of this run, reading the data and opening the graphs not counted.
     pub time: Duration,
-    /// The loss on the evaluation data at the end.
+    /// What was measured of the adapter that the bundle has now.
     pub evaluation: Option<Evaluation>,
+    /// The step whose adapter the bundle has now.
+    pub kept: u64,
+    /// The metric that decided about it, and its value there.
+    pub best: Option<(String, f64)>,
+    /// Why the run ended before its last step, if it did.
+    pub stopped_early: bool,
     /// The file of the trained adapter.
     pub adapter: PathBuf,
 }
@@ -117,7 +134,7 @@ pub fn train(runtime: &Runtime, options: &Options, stop: &AtomicBool, report: &m
     }
     match run::Run::prepare(runtime, options, &material, report)? {
         run::Prepared::Ready(run) => run.go(stop),
-        run::Prepared::Finished(summary) => Ok(summary),
+        run::Prepared::Finished(summary) => Ok(*summary),
     }
 }
 

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::{ColumnMap, Order};
+use super::best::Goal;
+use crate::data::{ColumnMap, HeldOut, Order};
 use crate::error::{Error, Result};
 use crate::ort::Device;
 use crate::training::schedule::{Decay, Schedule};
@@ -34,8 +35,8 @@ pub struct Options {
     pub warmup: Warmup,
     /// Decides dropout.
     pub seed: u64,
-    /// Optimizer steps between evaluations; none: only at the end.
-    pub eval_steps: Option<NonZeroU64>,
+    /// What evaluations decide.
+    pub watching: Watching,
     /// When checkpoints are written.
     pub saving: Saving,
     /// Where to start.
@@ -44,6 +45,8 @@ pub struct Options {
     pub run: Option<String>,
     /// The options in the words of who asked, to keep beside the run.
     pub config: String,
+    /// Whether TensorBoard's files of events are written.
+    pub tensorboard: bool,
     /// Where to compute.
     pub device: Device,
     /// Steps whose loss may wait on the device until it is fetched: every time, the device stands still. News comes after half a second anyway.
@@ -55,8 +58,8 @@ pub struct Options {
 pub struct DataOptions {
     /// Rows to learn from.
     pub file: PathBuf,
-    /// Rows to measure the loss on.
-    pub eval_file: Option<PathBuf>,
+    /// Rows to measure on.
+    pub eval: EvalData,
     /// What columns are renamed to.
     pub columns: ColumnMap,
     /// A tokenizer, or its folder; none: looked for beside the model.
@@ -69,6 +72,39 @@ pub struct DataOptions {
     pub order: Order,
     /// Rows a batch.
     pub batch_size: NonZeroUsize,
+}
+
+/// Where the rows come from that are measured on and not learnt from.
+#[derive(Clone, Debug, Default)]
+pub enum EvalData {
+    /// There are none.
+    #[default]
+    Nothing,
+    /// A file of their own.
+    File(PathBuf),
+    /// Some of the rows of the training data.
+    HeldOut(HeldOut),
+}
+
+/// When is measured, and what follows from it.
+#[derive(Clone, Debug, Default)]
+pub struct Watching {
+    /// Optimizer steps between evaluations; none: after each epoch where something follows from them, else only at the end.
+    pub every: Option<NonZeroU64>,
+    /// The metric that tells which step is best.
+    pub goal: Goal,
+    /// Whether the bundle gets the adapter of the best step, not of the last one.
+    pub load_best: bool,
+    /// Evaluations without a better one after which the run ends; none: it never ends early.
+    pub patience: Option<NonZeroUsize>,
+}
+
+impl Watching {
+    /// Whether anything follows from an evaluation.
+    #[must_use]
+    pub fn decides(&self) -> bool {
+        self.load_best || self.patience.is_some()
+    }
 }
 
 /// When a run ends.

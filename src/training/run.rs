@@ -7,20 +7,24 @@ use std::time::{Duration, Instant};
 
 use indexmap::IndexMap;
 
+use super::best::Best;
+use super::ending::{describe, environment, finished, is_exhausted, mean, measured, nothing_measured, report};
 use super::engine::{Engine, Opening};
+use super::events::Events;
 use super::graphs::{STATES, open as open_graph};
-use super::start::Beginning;
+use super::options::EvalData;
+use super::start::{Beginning, begin};
 use super::{Event, Options, Plan, Source, Summary, source};
 use crate::adapter::config::Task;
 use crate::contract::{GraphName, Input};
 use crate::data::{Batches, Cursor, Dataset};
-use crate::error::{Context, Error, ErrorKind, Place, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::evaluate::reference::Reference;
 use crate::evaluate::{Evaluation, Evaluator, teacher};
-use crate::export::adapter_file::{self, Frame};
-use crate::export::{Bundle, Manifest, pending};
+use crate::export::adapter_file::Frame;
+use crate::export::{Bundle, Manifest};
 use crate::ort::{Feed, Runtime};
-use crate::training::checkpoint::{self, Checkpoint, Conditions, Record};
+use crate::training::checkpoint::{self, Checkpoint, Conditions, Keep, Record};
 use crate::training::metrics::{Metrics, StepRecord};
 use crate::training::runs::{self, Ended};
 use crate::training::schedule::Schedule;
@@ -46,8 +50,15 @@ impl Material {
             .mapped(&data.columns)
             .cut(data.max_length)
             .packed(data.packing);
-        let mut dataset = source.read_to_learn(&data.file)?;
-        let mut eval_data = data.eval_file.as_ref().map(|file| source.read_to_measure(file, Some(&dataset))).transpose()?;
+        let (mut dataset, mut eval_data) = match &data.eval {
+            EvalData::HeldOut(held_out) => source.read_parted(&data.file, *held_out).map(|(kept, held)| (kept, Some(held)))?,
+            EvalData::File(file) => {
+                let dataset = source.read_to_learn(&data.file)?;
+                let eval_data = source.read_to_measure(file, Some(&dataset))?;
+                (dataset, Some(eval_data))
+            }
+            EvalData::Nothing => (source.read_to_learn(&data.file)?, None),
+        };
         for rows in std::iter::once(&mut dataset).chain(&mut eval_data) {
             teacher::fill(runtime, &bundle, options.device, &source.filling(), rows)?;
         }
@@ -77,6 +88,9 @@ pub(super) struct Run<'a> {
     report: &'a mut dyn FnMut(Event<'_>),
     engine: Engine,
     evaluator: Option<Evaluator<'a>>,
+    best: Best,
+    /// Optimizer steps between evaluations.
+    eval_steps: Option<NonZeroU64>,
     reference: Option<Reference>,
     conditions: Conditions,
     optimization: String,
@@ -85,6 +99,9 @@ pub(super) struct Run<'a> {
     kept: runs::Run,
     frame: Frame,
     metrics: Metrics,
+    events: Option<Events>,
+    /// What it computes with, for people.
+    environment: Vec<(&'static str, String)>,
     begun: u64,
     done: u64,
     cursor: Cursor,
@@ -112,6 +129,8 @@ struct Seen {
     tokens: u64,
     /// The step of the last evaluation and what it found.
     evaluated: Option<(u64, Evaluation)>,
+    /// The same of the best one.
+    best: Option<(u64, Evaluation)>,
     saved: Option<u64>,
 }
 
@@ -120,7 +139,7 @@ pub(super) enum Prepared<'a> {
     /// Steps can be taken.
     Ready(Box<Run<'a>>),
     /// All steps were taken before; the bundle has the adapter.
-    Finished(Summary),
+    Finished(Box<Summary>),
 }
 
 impl<'a> Run<'a> {
@@ -149,13 +168,16 @@ impl<'a> Run<'a> {
         let mut engine = Engine::open(runtime, bundle, &opening, parts)?;
         engine.configure(&options.optimizer, options.seed)?;
         let open = |purpose| open_graph(runtime, bundle, purpose, options.device);
+        let watching = &options.watching;
         let evaluator = match eval_data {
             Some(dataset) => {
                 let evaluator = Evaluator::new(open(GraphName::Evaluation)?, dataset, source.filling(), data.batch_size.get());
                 let evaluator =
                     evaluator.narrowed_to(source.hard_prompt()).measuring(source.classes(), &names_of(dataset, manifest), &manifest.loss);
+                measured(&watching.goal, &evaluator.names())?;
                 Some(evaluator.compared_with(Reference::of(runtime, bundle, options.device)?))
             }
+            None if watching.decides() => return Err(nothing_measured()),
             None => None,
         };
         let reference = Reference::of(runtime, bundle, options.device)?;
@@ -173,8 +195,10 @@ impl<'a> Run<'a> {
         let schedule = options.schedule(steps_per_epoch)?;
         let optimization = format!("{schedule}; {}", options.optimizer);
         let (done, cursor) = begin(beginning, manifest, &mut engine, dataset.examples.len(), &conditions, &optimization)?;
-        if let Some(run) = beginning.run_that_goes_on().filter(|_| done == schedule.total_steps) {
-            return Ok(Prepared::Finished(finished(bundle, run.clone(), done)?));
+        let best = Best::of(watching.goal.clone(), beginning.evaluations(watching.goal.metric(), done)?);
+        let is_over = done == schedule.total_steps || is_exhausted(&best, watching);
+        if let Some(run) = beginning.run_that_goes_on().filter(|_| is_over) {
+            return Ok(Prepared::Finished(Box::new(finished(bundle, &mut run.clone(), done, watching)?)));
         }
         if done >= schedule.total_steps {
             let error = Error::mismatch("steps of this run", format!("more than the {done} of the checkpoint"), schedule.total_steps);
@@ -184,12 +208,16 @@ impl<'a> Run<'a> {
         let frame = Frame::read(&beginning.adapter, manifest)?;
         let (run, metrics) = beginning.open(options)?;
         let (begun, waiting, collected) = (done, vec![], Instant::now());
+        let eval_steps = watching.every.or_else(|| NonZeroU64::new(whole(steps_per_epoch)).filter(|_| watching.decides()));
+        let events = options.tensorboard.then(|| Events::create(&run.folder, done)).transpose()?;
         Ok(Prepared::Ready(Box::new(Self {
             options,
             material,
             report,
             engine,
             evaluator,
+            best,
+            eval_steps,
             reference,
             conditions,
             optimization,
@@ -198,6 +226,8 @@ impl<'a> Run<'a> {
             kept: run,
             frame,
             metrics,
+            events,
+            environment: environment(runtime, manifest, options.device),
             begun,
             done,
             cursor,
@@ -218,7 +248,7 @@ impl<'a> Run<'a> {
         let (started, mut seen) = (Instant::now(), Seen { saved: begun, ..Seen::default() });
         for step in self.done + 1..=self.schedule.total_steps {
             self.step(step, &mut batches)?;
-            let (evaluates, saves) = (self.is_due(step, self.options.eval_steps), self.is_due(step, self.options.saving.every));
+            let (evaluates, saves) = (self.is_due(step, self.eval_steps), self.is_due(step, self.options.saving.every));
             let stops = stop.load(Ordering::SeqCst);
             let is_last = step == self.schedule.total_steps;
             if self.engine.is_full() || evaluates || saves || stops || is_last || self.collected.elapsed() > PATIENCE {
@@ -229,11 +259,14 @@ impl<'a> Run<'a> {
             }
             if stops {
                 self.save(step, &mut seen)?;
-                self.end(Ended::Interrupted);
+                self.end(Ended::Interrupted, &seen);
                 return Err(self.interrupted(step));
             }
             if saves {
                 self.save(step, &mut seen)?;
+            }
+            if evaluates && is_exhausted(&self.best, &self.options.watching) {
+                break;
             }
         }
         self.finish(seen, started.elapsed())
@@ -249,6 +282,8 @@ impl<'a> Run<'a> {
             data: self.material.dataset.summary,
             rows_per_step: self.options.data.batch_size.get() * accumulation,
             learning_rate: self.schedule.peak,
+            eval_rows: self.material.eval_data.as_ref().map(|data| data.summary.rows),
+            eval_steps: self.eval_steps.map(NonZeroU64::get),
         }
     }
 
@@ -289,6 +324,7 @@ impl<'a> Run<'a> {
             let (loss, grad_norm, diverged) = (outcome.loss, outcome.grad_norm, !outcome.is_finite());
             let record = StepRecord { loss, grad_norm, diverged, ..waiting.record };
             self.metrics.write(&record)?;
+            self.events.as_mut().map_or(Ok(()), |events| events.step(&record))?;
             if diverged {
                 if record.step == self.done {
                     (self.cursor, self.done) = (waiting.cursor, record.step - 1);
@@ -302,18 +338,38 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// Measures the state after `step`, unless that was done. A state that is better than all before is saved where the bundle is to get the best one.
     fn evaluate(&mut self, step: u64, seen: &mut Seen) -> Result<()> {
-        if let Some(evaluator) = &mut self.evaluator {
-            let evaluation = evaluator.measure(Some(Feed::device(Input::Trainable.name(), self.engine.trainable()?)))?;
-            self.metrics.write(&evaluation.record(step))?;
-            (self.report)(Event::Evaluated { step, evaluation: &evaluation });
-            seen.evaluated = Some((step, evaluation));
+        let Some(evaluator) = self.evaluator.as_mut().filter(|_| seen.evaluated.as_ref().is_none_or(|(last, _)| *last != step)) else {
+            return Ok(());
+        };
+        let evaluation = evaluator.measure(Some(Feed::device(Input::Trainable.name(), self.engine.trainable()?)))?;
+        let record = evaluation.record(step);
+        self.metrics.write(&record)?;
+        self.events.as_mut().map_or(Ok(()), |events| events.evaluation(&record))?;
+        let value = self.best.goal().value(&evaluation)?;
+        let before = self.best.step();
+        let is_best = self.best.add(step, value);
+        (self.report)(Event::Evaluated { step, evaluation: &evaluation, is_best: is_best && self.options.watching.decides() });
+        if is_best {
+            seen.best = Some((step, evaluation.clone()));
+        }
+        seen.evaluated = Some((step, evaluation));
+        if is_best && self.options.watching.load_best {
+            // The one before stays where it was due anyway.
+            let superseded = before.filter(|before| !self.is_due(*before, self.options.saving.every));
+            self.save_but(step, superseded, seen)?;
         }
         Ok(())
     }
 
     /// Writes a checkpoint of the state after `step`, unless that is saved.
     fn save(&mut self, step: u64, seen: &mut Seen) -> Result<()> {
+        self.save_but(step, None, seen)
+    }
+
+    /// The same; the checkpoint of another step is not needed any more.
+    fn save_but(&mut self, step: u64, superseded: Option<u64>, seen: &mut Seen) -> Result<()> {
         if step == 0 || seen.saved == Some(step) {
             return Ok(());
         }
@@ -329,7 +385,8 @@ impl<'a> Run<'a> {
         let (frame, manifest) = (&self.frame, self.material.bundle.manifest());
         let adapter = |folder: &Path| frame.write(folder, manifest, &checkpoint.state[Input::Trainable.name()]);
         self.metrics.sync()?;
-        let keep = self.options.saving.keep.map(NonZeroUsize::get);
+        let newest = self.options.saving.keep.map(NonZeroUsize::get);
+        let keep = Keep { newest, best: self.best.step().filter(|_| self.options.watching.load_best), superseded };
         let folder = self.kept.checkpoints()?.write(&checkpoint, keep, &adapter)?;
         seen.saved = Some(step);
         (self.report)(Event::Saved(&folder));
@@ -337,10 +394,12 @@ impl<'a> Run<'a> {
     }
 
     /// Keeps how the run ended. That is said nowhere else but in a list of runs: it is no reason to fail.
-    fn end(&mut self, ended: Ended) {
-        if let Err(error) = self.kept.end(Some(ended)) {
+    fn end(&mut self, ended: Ended, seen: &Seen) {
+        if let Err(error) = self.kept.end(ended) {
             tracing::warn!("the end of run {} could not be recorded: {error}", self.kept.name);
         }
+        let (evaluation, manifest) = (seen.evaluated.as_ref().map(|(_, evaluation)| evaluation), self.material.bundle.manifest());
+        report(&self.kept, manifest, &self.environment, &names_of(&self.material.dataset, manifest), evaluation);
     }
 
     fn diverged(&mut self, record: &StepRecord, lines: &[String], seen: &mut Seen) -> Error {
@@ -359,7 +418,7 @@ impl<'a> Run<'a> {
                 Err(error) => format!("the state before could not be saved: {error}"),
             }
         };
-        self.end(Ended::Diverged);
+        self.end(Ended::Diverged, seen);
         let is_update = record.loss.is_finite() && record.grad_norm.is_finite();
         let advice = if record.step == 1 && !is_update { UNTRAINED } else { SMALLER };
         Error::from(ErrorKind::Diverged(what)).with_hint(format!("{saved}, and the bundle's adapter is what it was; {advice}"))
@@ -372,14 +431,24 @@ impl<'a> Run<'a> {
     }
 
     fn finish(mut self, mut seen: Seen, time: Duration) -> Result<Summary> {
-        let last = self.schedule.total_steps;
+        let last = self.done;
         self.evaluate(last, &mut seen)?;
         self.save(last, &mut seen)?;
-        let Self { material, kept, engine, evaluator, reference, .. } = self;
+        let stopped_early = last < self.schedule.total_steps;
+        let Self { material, kept: mut of_run, engine, evaluator, reference, options, best, environment, .. } = self;
         // All is saved: what computed the steps makes room before another graph is read.
         drop((engine, evaluator, reference));
-        let Summary { run, adapter, .. } = finished(&material.bundle, kept, last)?;
+        let Summary { run, adapter, kept, .. } = finished(&material.bundle, &mut of_run, last, &options.watching)?;
+        if options.watching.load_best && best.step().is_some_and(|step| step != kept) {
+            tracing::warn!("step {} was better than step {kept}, but there is no checkpoint of it", best.step().unwrap_or_default());
+        }
         let tenth = seen.losses.len().div_ceil(10);
+        let evaluation =
+            [seen.evaluated, seen.best].into_iter().flatten().find(|(step, _)| *step == kept).map(|(_, evaluation)| evaluation);
+        let manifest = material.bundle.manifest();
+        let results = evaluation.as_ref().map(Evaluation::all).unwrap_or_default();
+        describe(material.bundle.folder(), &results);
+        report(&of_run, manifest, &environment, &names_of(&material.dataset, manifest), evaluation.as_ref());
         Ok(Summary {
             run,
             was_finished: false,
@@ -388,8 +457,11 @@ impl<'a> Run<'a> {
             loss: mean(&seen.losses[seen.losses.len() - tenth..]),
             tokens: seen.tokens,
             time,
-            evaluation: seen.evaluated.map(|(_, evaluation)| evaluation),
+            evaluation,
             adapter,
+            kept,
+            best: best.found.filter(|_| options.watching.decides()).map(|(_, value)| (best.goal().metric().to_owned(), value)),
+            stopped_early,
         })
     }
 }
@@ -401,74 +473,13 @@ const SMALLER: &str = "try a smaller --learning-rate, a longer --warmup-steps or
 const UNTRAINED: &str = "nothing was learnt before, so it is not the learning rate: the model itself computes no number for these rows, because of what \
                          they hold or because its weights are not all finite (`peft-onnx eval` on each row tells which)";
 
-/// Puts the state where the run starts, and gives the steps taken and the place in the data.
-fn begin(
-    beginning: &Beginning,
-    manifest: &Manifest,
-    engine: &mut Engine,
-    rows: usize,
-    conditions: &Conditions,
-    optimization: &str,
-) -> Result<(u64, Cursor)> {
-    let Some(Checkpoint { record, .. }) = &beginning.checkpoint else {
-        let start = adapter_file::read(&beginning.adapter, manifest)?;
-        finite(&start, manifest).in_file(&beginning.adapter)?;
-        engine.write(Input::Trainable.name(), start)?;
-        return Ok((0, Cursor::default()));
-    };
-    record.conditions.check(conditions)?;
-    let cursor = record.place_in(rows)?;
-    if record.optimization != optimization {
-        tracing::warn!("the checkpoint's run had {}; this one continues with {optimization}", record.optimization);
-    }
-    for part in STATES {
-        let values = beginning.checkpoint.as_ref().map(|checkpoint| checkpoint.part(part.input, manifest.trainable_count));
-        engine.write(part.input, values.transpose()?.unwrap_or_default().to_vec())?;
-    }
-    Ok((record.step, cursor))
-}
-
-/// Refuses an adapter with numbers that are not finite.
-fn finite(vector: &[f32], manifest: &Manifest) -> Result<()> {
-    let Some(place) = vector.iter().position(|value| !value.is_finite()) else { return Ok(()) };
-    let slot = manifest.trainable.iter().rev().find(|slot| slot.offset <= place);
-    let error = Error::invalid(format!("a number to start from is {}", vector[place]));
-    let place = Place::Tensor(slot.map(|slot| slot.name.clone()).unwrap_or_default());
-    Err(error.at(place).with_hint("training cannot continue from there: `--restart` begins with the adapter that `inject` wrote"))
-}
-
-/// Puts the adapter of a run's last checkpoint into the bundle, unless it is there.
-fn finished(bundle: &Bundle, mut run: runs::Run, step: u64) -> Result<Summary> {
-    if run.record.ended != Some(Ended::Finished) {
-        let hint = format!("step {step} of run {} is saved: the same command with --resume puts it into the bundle", run.name);
-        pending::follow(bundle.folder(), &pending::Source { run: run.name.clone(), step }).hint(hint)?;
-        bundle.renew_inference()?;
-        if let Err(error) = run.end(Some(Ended::Finished)) {
-            tracing::warn!("the end of run {} could not be recorded: {error}", run.name);
-        }
-    }
-    Ok(Summary {
-        run: run.name,
-        was_finished: true,
-        steps: step,
-        first_loss: None,
-        loss: None,
-        tokens: 0,
-        time: Duration::ZERO,
-        evaluation: None,
-        adapter: bundle.folder().join(adapter_file::FILE),
-    })
-}
-
 #[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "numbers of steps are far below 2^53")]
 fn ratio(step: u64, of: usize) -> f64 {
     step as f64 / of.max(1) as f64
 }
 
-#[expect(clippy::as_conversions, clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "a mean for people")]
-fn mean(losses: &[f32]) -> Option<f32> {
-    let sum: f64 = losses.iter().copied().map(f64::from).sum();
-    (!losses.is_empty()).then(|| (sum / losses.len() as f64) as f32)
+fn whole(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
 }
 
 /// The names of classes that predictions are told by: those of the data, else the bundle's.

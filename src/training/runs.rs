@@ -5,6 +5,7 @@
 //!   run.json        its number among the bundle's runs, what it started from, how it ended
 //!   config.yaml     the options as used
 //!   metrics.jsonl   a line a step
+//!   report.html     the same for people, when it ended
 //!   checkpoints/    see `checkpoint`
 //! ```
 //! `BUNDLE/metrics.jsonl` and `BUNDLE/checkpoints` lead to those of the newest run where the system has links. They are for people and their
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::best::Goal;
 use super::checkpoint::Checkpoints;
 use super::metrics::Told;
 use crate::error::{Context, Error, Result};
@@ -26,6 +28,8 @@ const FOLDER: &str = "runs";
 const RECORD: &str = "run.json";
 const CONFIG: &str = "config.yaml";
 const METRICS: &str = "metrics.jsonl";
+/// The report of a run, for people.
+const REPORT: &str = "report.html";
 const CHECKPOINTS: &str = "checkpoints";
 const VERSION: u32 = 1;
 /// Characters of a run's name at most.
@@ -60,6 +64,12 @@ pub struct Record {
     pub from: StartedFrom,
     /// How it ended; nothing while it runs, and if it was killed.
     pub ended: Option<Ended>,
+    /// The metric by which its steps are compared; the loss where none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<String>,
+    /// The step whose adapter the bundle got when the run ended well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<u64>,
 }
 
 /// What a run starts from.
@@ -84,6 +94,18 @@ pub enum Ended {
     Interrupted,
     /// It left the range of numbers; its last good state was saved.
     Diverged,
+}
+
+impl Ended {
+    /// The word for it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Interrupted => "interrupted",
+            Self::Diverged => "diverged",
+        }
+    }
 }
 
 impl Runs {
@@ -160,7 +182,7 @@ impl Runs {
             str::to_owned,
         );
         self.check_new(&name)?;
-        let record = Record { version: VERSION, number, began: lock::now(), from, ended: None };
+        let record = Record { version: VERSION, number, began: lock::now(), from, ended: None, metric: None, kept: None };
         let staged = unfinished::Folder::new(&folder)?;
         let path = staged.path().join(CHECKPOINTS);
         fs::create_dir(&path).in_file(&path)?;
@@ -241,20 +263,35 @@ impl Run {
         Told::read(&self.metrics())
     }
 
-    /// The step of the checkpoint after which the loss on the evaluation data was lowest, of those that are there.
+    /// The metric by which its steps are compared.
+    #[must_use]
+    pub fn goal(&self) -> Goal {
+        self.record.metric.as_deref().map(Goal::of).unwrap_or_default()
+    }
+
+    /// The step of the checkpoint that is best by the run's metric on the evaluation data, of those that are there.
     ///
     /// # Errors
     /// If metrics or checkpoints cannot be read.
     pub fn best_saved(&self) -> Result<Option<u64>> {
         let saved: Vec<u64> = self.checkpoints()?.steps()?.into_iter().map(|(step, _)| step).collect();
-        let measured = Told::evaluations(&self.metrics())?.into_iter().filter(|(step, _)| saved.contains(step));
-        Ok(measured.min_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(step, _)| step))
+        let goal = self.goal();
+        let measured =
+            Told::evaluations(&self.metrics(), goal.metric())?.into_iter().filter(|(step, value)| saved.contains(step) && !value.is_nan());
+        let better = |best: (u64, f64), next: (u64, f64)| if goal.is_better(next.1, best.1) { next } else { best };
+        Ok(measured.reduce(better).map(|(step, _)| step))
     }
 
     /// The file of its options.
     #[must_use]
     pub fn config(&self) -> PathBuf {
         self.folder.join(CONFIG)
+    }
+
+    /// The file of its report.
+    #[must_use]
+    pub fn report(&self) -> PathBuf {
+        self.folder.join(REPORT)
     }
 
     /// Keeps the options that are used.
@@ -265,15 +302,36 @@ impl Run {
         files::replace(&self.config(), text.as_bytes())
     }
 
-    /// Keeps how it ended, or that it goes on.
+    /// Keeps that it goes on, and the metric by which its steps are compared.
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn end(&mut self, ended: Option<Ended>) -> Result<()> {
-        if self.record.ended == ended {
+    pub fn begin(&mut self, goal: &Goal) -> Result<()> {
+        let metric = (*goal != Goal::default()).then(|| goal.metric().to_owned());
+        self.change(Record { ended: None, kept: None, metric, ..self.record.clone() })
+    }
+
+    /// Keeps how it ended.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn end(&mut self, ended: Ended) -> Result<()> {
+        self.change(Record { ended: Some(ended), ..self.record.clone() })
+    }
+
+    /// Keeps that it ended well, and the step whose adapter the bundle has.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn finish(&mut self, kept: u64) -> Result<()> {
+        self.change(Record { ended: Some(Ended::Finished), kept: Some(kept), ..self.record.clone() })
+    }
+
+    fn change(&mut self, record: Record) -> Result<()> {
+        if self.record == record {
             return Ok(());
         }
-        self.record.ended = ended;
+        self.record = record;
         self.write()
     }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::adapter::config::Task;
 use crate::anatomy::{self, Feeding, Padding};
-use crate::data::{self, ColumnMap, Dataset, Filling, Labels, Limits, Media, OtherNames, Packing, Reading, Tokenizer};
+use crate::data::{self, ColumnMap, Dataset, Filling, HeldOut, Labels, Limits, Media, OtherNames, Packing, Reading, Tokenizer};
 use crate::error::{Context, Error, Result};
 use crate::export::Bundle;
 use crate::model::{Model, class_names};
@@ -261,6 +261,14 @@ impl Source {
     /// As [`Dataset::of_rows`].
     pub fn rows_to_learn(&self, rows: impl IntoIterator<Item = Value>) -> Result<Dataset> {
         Dataset::of_rows(rows, &self.reading(&self.class_names, OtherNames::Numbered))
+    }
+
+    /// Reads a file to learn from, of which some rows are held back to measure on.
+    ///
+    /// # Errors
+    /// As [`Dataset::read_parted`].
+    pub fn read_parted(&self, path: &Path, held_out: HeldOut) -> Result<(Dataset, Dataset)> {
+        Dataset::read_parted(path, &self.reading(&self.class_names, OtherNames::Numbered), held_out)
     }
 
     /// Reads a file to measure on, whose class names must be known: those of the data that is learnt from, if there is any, else those of the model.

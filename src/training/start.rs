@@ -2,13 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
+use super::engine::Engine;
+use super::graphs::STATES;
 use super::options::{Options, Start};
-use crate::error::{Error, Result};
+use crate::contract::Input;
+use crate::data::Cursor;
+use crate::error::{Context, Error, Place, Result};
 use crate::export::INITIAL;
 use crate::export::{Manifest, adapter_file, pending};
 use crate::files::inside;
-use crate::training::checkpoint::Checkpoint;
-use crate::training::metrics::Metrics;
+use crate::training::checkpoint::{Checkpoint, Conditions};
+use crate::training::metrics::{Metrics, Told};
 use crate::training::runs::{Run, Runs, StartedFrom};
 
 /// Where a run starts.
@@ -118,6 +122,15 @@ impl Beginning {
         }
     }
 
+    /// What was measured until the step of the checkpoint, in the run that goes on or that the new one branches off.
+    pub(super) fn evaluations(&self, metric: &str, step: u64) -> Result<Vec<(u64, f64)>> {
+        let run = match &self.kind {
+            Kind::GoesOn(run) | Kind::Branch(Some(run)) => run,
+            Kind::New(_) | Kind::Branch(None) => return Ok(vec![]),
+        };
+        Ok(Told::evaluations(&run.metrics(), metric)?.into_iter().filter(|(at, _)| *at <= step).collect())
+    }
+
     /// Opens the run's folder and its metrics; the bundle's links lead to it from now on.
     pub(super) fn open(&self, options: &Options) -> Result<(Run, Metrics)> {
         let step = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.record.step);
@@ -127,7 +140,7 @@ impl Beginning {
             Kind::GoesOn(run) => run.clone(),
             Kind::Branch(_) => begin(StartedFrom::Checkpoint(step))?,
         };
-        run.end(None)?;
+        run.begin(&options.watching.goal)?;
         run.keep_config(&options.config)?;
         let path = run.metrics();
         let metrics = match &self.kind {
@@ -158,4 +171,40 @@ fn untrained(bundle: &Path, manifest: &Manifest, newest: Option<&Run>) -> Result
         return trained("this bundle was trained: its adapter is not the one that `inject` wrote; where is training to start?".to_owned());
     }
     Ok(())
+}
+
+/// Puts the state where the run starts, and gives the steps taken and the place in the data.
+pub(super) fn begin(
+    beginning: &Beginning,
+    manifest: &Manifest,
+    engine: &mut Engine,
+    rows: usize,
+    conditions: &Conditions,
+    optimization: &str,
+) -> Result<(u64, Cursor)> {
+    let Some(Checkpoint { record, .. }) = &beginning.checkpoint else {
+        let start = adapter_file::read(&beginning.adapter, manifest)?;
+        finite(&start, manifest).in_file(&beginning.adapter)?;
+        engine.write(Input::Trainable.name(), start)?;
+        return Ok((0, Cursor::default()));
+    };
+    record.conditions.check(conditions)?;
+    let cursor = record.place_in(rows)?;
+    if record.optimization != optimization {
+        tracing::warn!("the checkpoint's run had {}; this one continues with {optimization}", record.optimization);
+    }
+    for part in STATES {
+        let values = beginning.checkpoint.as_ref().map(|checkpoint| checkpoint.part(part.input, manifest.trainable_count));
+        engine.write(part.input, values.transpose()?.unwrap_or_default().to_vec())?;
+    }
+    Ok((record.step, cursor))
+}
+
+/// Refuses an adapter with numbers that are not finite.
+fn finite(vector: &[f32], manifest: &Manifest) -> Result<()> {
+    let Some(place) = vector.iter().position(|value| !value.is_finite()) else { return Ok(()) };
+    let slot = manifest.trainable.iter().rev().find(|slot| slot.offset <= place);
+    let error = Error::invalid(format!("a number to start from is {}", vector[place]));
+    let place = Place::Tensor(slot.map(|slot| slot.name.clone()).unwrap_or_default());
+    Err(error.at(place).with_hint("training cannot continue from there: `--restart` begins with the adapter that `inject` wrote"))
 }

@@ -4,8 +4,8 @@ use std::sync::atomic::AtomicBool;
 
 use serde_json::Value;
 
-use super::{DataOptions, Event, Length, Optimizer, Options, Saving, Start, Warmup, train};
-use crate::data::{ColumnMap, Order};
+use super::{DataOptions, EvalData, Event, Length, Optimizer, Options, Saving, Start, Warmup, Watching, train};
+use crate::data::{ColumnMap, HeldOut, Order, ValSize};
 use crate::error::{ErrorKind, Result};
 use crate::ort::{Device, Options as RuntimeOptions, Runtime};
 use crate::training::schedule::Decay;
@@ -30,7 +30,7 @@ fn options(bundle: &Path) -> Options {
         base: None,
         data: DataOptions {
             file: bundle.join("train.jsonl"),
-            eval_file: None,
+            eval: EvalData::Nothing,
             columns: ColumnMap::default(),
             tokenizer: None,
             max_length: None,
@@ -45,11 +45,12 @@ fn options(bundle: &Path) -> Options {
         decay: Decay::Constant,
         warmup: Warmup::Steps(0),
         seed: 3,
-        eval_steps: None,
+        watching: Watching::default(),
         saving: Saving::default(),
         start: Start::Untrained,
         run: None,
         config: "max-steps: 6\n".to_owned(),
+        tensorboard: false,
         device: Device::Cpu,
         waiting: NonZeroUsize::MIN,
     }
@@ -102,8 +103,8 @@ fn fetching_losses_seldom_changes_nothing_but_when_they_come() -> Result<()> {
         let (often, seldom) = (tempfile::tempdir()?, tempfile::tempdir()?);
         let mut asked = options(&bundle(often.path())?);
         asked.accumulation = NonZeroUsize::new(accumulation).expect("not zero");
-        asked.eval_steps = NonZeroU64::new(3);
-        asked.data.eval_file = Some(asked.data.file.clone());
+        asked.watching.every = NonZeroU64::new(3);
+        asked.data.eval = EvalData::File(asked.data.file.clone());
         run(&asked)?;
         asked.bundle = bundle(seldom.path())?;
         asked.waiting = NonZeroUsize::new(4).expect("not zero");
@@ -121,8 +122,8 @@ fn fetching_losses_seldom_changes_nothing_but_when_they_come() -> Result<()> {
 fn losses_and_state_are_what_they_should_be() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let mut asked = options(&bundle(folder.path())?);
-    asked.data.eval_file = Some(asked.data.file.clone());
-    asked.eval_steps = NonZeroU64::new(20);
+    asked.data.eval = EvalData::File(asked.data.file.clone());
+    asked.watching.every = NonZeroU64::new(20);
     asked.data.batch_size = NonZeroUsize::new(7).expect("not zero");
     asked.length = Length::Steps(60);
     let mut seen = vec![];
@@ -333,5 +334,120 @@ fn a_disk_that_fails_at_any_step_loses_nothing() -> Result<()> {
         assert_eq!(left.count(), 0, "step {step}");
     }
     assert!(failures > 40, "{failures}");
+    Ok(())
+}
+
+/// A run whose loss on the evaluation data falls first and rises later: the learning rate is far too large.
+fn wild(bundle: &Path) -> Options {
+    let mut asked = options(bundle);
+    asked.optimizer = Optimizer { learning_rate: 2.0, ..asked.optimizer };
+    asked.data.eval = EvalData::File(asked.data.file.clone());
+    asked.length = Length::Steps(40);
+    asked.watching = Watching { every: NonZeroU64::new(2), load_best: true, ..Watching::default() };
+    asked
+}
+
+fn evaluations(folder: &Path) -> Result<Vec<(u64, f64)>> {
+    let rows = metrics(folder)?.into_iter().filter(|row| row["split"] == "eval");
+    Ok(rows.map(|row| (row["step"].as_u64().expect("a step"), row["loss"].as_f64().unwrap_or(f64::NAN))).collect())
+}
+
+#[test]
+fn the_bundle_gets_the_best_step_and_its_checkpoint_stays() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut asked = wild(&bundle(folder.path())?);
+    asked.saving = Saving { every: NonZeroU64::new(4), keep: NonZeroUsize::new(2) };
+    let summary = run(&asked)?;
+    let measured = evaluations(folder.path())?;
+    let best = measured.iter().copied().reduce(|best, next| if next.1 < best.1 { next } else { best }).expect("there are evaluations");
+    assert!(best.0 < 40, "the case is one where the last step is not the best: {measured:?}");
+    assert_eq!((summary.kept, summary.steps, summary.stopped_early), (best.0, 40, false));
+    assert_eq!(summary.best, Some(("loss".to_owned(), best.1)));
+    assert_eq!(summary.evaluation.map(|evaluation| evaluation.loss), Some(best.1));
+    let checkpoint = folder.path().join(format!("runs/001/checkpoints/step-{}", best.0));
+    let [own, kept] = [folder.path(), &checkpoint].map(|folder| std::fs::read(folder.join("adapter_model.safetensors")));
+    assert_eq!(own?, kept?);
+    let record: Value = serde_json::from_slice(&std::fs::read(folder.path().join("runs/001/run.json"))?).expect("JSON");
+    assert_eq!(record["kept"], best.0);
+    // The best one, and the two newest.
+    let mut steps: Vec<String> = std::fs::read_dir(folder.path().join("runs/001/checkpoints"))?
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<Result<_>>()?;
+    steps.sort();
+    let mut expected = vec![format!("step-{}", best.0), "step-36".to_owned(), "step-40".to_owned()];
+    expected.sort();
+    assert_eq!(steps, expected);
+    let report = std::fs::read_to_string(folder.path().join("runs/001/report.html"))?;
+    assert!(report.contains("<svg") && report.contains("max-steps"), "{report}");
+    Ok(())
+}
+
+#[test]
+fn a_run_ends_where_nothing_gets_better_and_is_the_same_after_an_interruption() -> Result<()> {
+    let (whole, parts) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let mut asked = wild(&bundle(whole.path())?);
+    asked.watching.patience = NonZeroUsize::new(3);
+    let summary = run(&asked)?;
+    assert!(summary.stopped_early && summary.steps == summary.kept + 6, "{summary:?}");
+    asked.bundle = bundle(parts.path())?;
+    asked.data.file = parts.path().join("train.jsonl");
+    asked.data.eval = EvalData::File(asked.data.file.clone());
+    // Interrupted after every step: what was measured before is read again.
+    for _ in 0..summary.steps {
+        let stopped = train(runtime(), &asked, &AtomicBool::new(true), &mut |_| {});
+        asked.start = Start::Resumed;
+        if stopped.is_ok() {
+            break;
+        }
+    }
+    let resumed = run(&asked)?;
+    assert_eq!((resumed.kept, resumed.steps), (summary.kept, summary.steps));
+    assert_eq!(evaluations(parts.path())?, evaluations(whole.path())?);
+    let [one, other] = [&whole, &parts].map(|folder| std::fs::read(folder.path().join("adapter_model.safetensors")));
+    assert_eq!(one?, other?);
+    Ok(())
+}
+
+#[test]
+fn a_metric_that_is_not_measured_is_refused_before_any_step() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut asked = wild(&bundle(folder.path())?);
+    asked.watching.goal = super::Goal::of("rouge");
+    let error = run(&asked).unwrap_err();
+    assert!(error.to_string().contains("rouge") && error.hint().is_some_and(|hint| hint.contains("loss, perplexity, accuracy")), "{error}");
+    assert!(!folder.path().join("runs").exists());
+    asked.data.eval = EvalData::Nothing;
+    assert!(run(&asked).unwrap_err().hint().is_some_and(|hint| hint.contains("--val-size")));
+    Ok(())
+}
+
+#[test]
+fn rows_that_are_held_back_are_measured_and_not_learnt() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut asked = options(&bundle(folder.path())?);
+    asked.data.eval = EvalData::HeldOut(HeldOut { size: ValSize::Rows(2), seed: 1 });
+    let mut plans = vec![];
+    train(runtime(), &asked, &AtomicBool::new(false), &mut |event| {
+        if let Event::Started(plan) = event {
+            plans.push((plan.data.rows, plan.eval_rows));
+        }
+    })?;
+    let all = std::fs::read_to_string(&asked.data.file)?.lines().count();
+    assert_eq!(plans, [(all - 2, Some(2))]);
+    Ok(())
+}
+
+#[test]
+fn events_of_tensorboard_stand_beside_the_metrics() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut asked = options(&bundle(folder.path())?);
+    asked.tensorboard = true;
+    run(&asked)?;
+    let names = std::fs::read_dir(folder.path().join("runs/001"))?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    let names: Vec<String> = names.collect::<Result<_>>()?;
+    let file = names.iter().find(|name| name.starts_with("events.out.tfevents.")).expect("there is a file of events");
+    let bytes = std::fs::read(folder.path().join("runs/001").join(file))?;
+    let has = |text: &str| bytes.windows(text.len()).filter(|part| *part == text.as_bytes()).count();
+    assert_eq!((has("brain.Event:2"), has("train/loss"), has("train/grad_norm")), (1, 6, 6));
     Ok(())
 }

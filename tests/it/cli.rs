@@ -14,6 +14,7 @@ fn failed(args: &[&str]) -> (i32, String) {
 #[test]
 fn every_command_explains_itself() {
     for command in [
+        "finetune",
         "inspect",
         "inject",
         "train",

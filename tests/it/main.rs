@@ -14,6 +14,7 @@ mod decompose;
 mod door;
 mod examples;
 mod feeding;
+mod finetune;
 mod formats;
 mod golden;
 mod gradcheck;

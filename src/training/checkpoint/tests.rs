@@ -17,7 +17,9 @@ fn checkpoint(step: u64) -> Checkpoint {
 
 /// Writes a checkpoint with an adapter of one file.
 fn write(checkpoints: &Checkpoints, step: u64, keep: Option<usize>) -> Result<PathBuf> {
-    checkpoints.write(&checkpoint(step), keep, &|folder| Ok(fs::write(folder.join("adapter_model.safetensors"), "adapter")?))
+    checkpoints.write(&checkpoint(step), Keep { newest: keep, ..Keep::default() }, &|folder| {
+        Ok(fs::write(folder.join("adapter_model.safetensors"), "adapter")?)
+    })
 }
 
 fn steps(checkpoints: &Checkpoints) -> Vec<u64> {
@@ -72,7 +74,7 @@ fn a_checkpoint_that_cannot_be_written_leaves_nothing() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let checkpoints = Checkpoints::in_folder(folder.path().to_owned());
     write(&checkpoints, 1, None)?;
-    assert!(checkpoints.write(&checkpoint(2), Some(1), &|_| Err(Error::invalid("no room"))).is_err());
+    assert!(checkpoints.write(&checkpoint(2), Keep { newest: Some(1), ..Keep::default() }, &|_| Err(Error::invalid("no room"))).is_err());
     assert_eq!(steps(&checkpoints), [1]);
     assert_eq!(fs::read_dir(folder.path())?.count(), 1);
     Ok(())

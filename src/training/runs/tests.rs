@@ -36,7 +36,7 @@ fn how_a_run_ended_is_kept() -> Result<()> {
     let bundle = tempfile::tempdir()?;
     let runs = Runs::of(bundle.path());
     let mut run = runs.begin(None, StartedFrom::Checkpoint(4))?;
-    run.end(Some(Ended::Diverged))?;
+    run.end(Ended::Diverged)?;
     let read = runs.named("001")?.record;
     assert_eq!((read.from, read.ended), (StartedFrom::Checkpoint(4), Some(Ended::Diverged)));
     Ok(())

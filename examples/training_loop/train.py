@@ -1,6 +1,6 @@
 """Trains an exported training.onnx with nothing but onnxruntime and numpy: what a loop in any language does.
 
-    python scripts/checks/train_loop.py FOLDER ROWS.jsonl [STEPS] [BATCH_SIZE] [LEARNING_RATE]
+    python examples/training_loop/train.py FOLDER ROWS.jsonl [STEPS] [BATCH_SIZE] [LEARNING_RATE]
 
 FOLDER is what `peft-onnx export BUNDLE --format training -o FOLDER` wrote. ROWS.jsonl has `input_ids`, `attention_mask` and `labels` of equal lengths within each batch. Prints the loss of every step.
 """

@@ -1,16 +1,21 @@
-// Trains training.onnx with nothing but onnxruntime-node (npm install onnxruntime-node): the loop of train_loop.py.
-// That binding feeds no optional inputs, so the state comes from initial.onnx, and the folder is one of
+// Trains an exported training.onnx with nothing but onnxruntime-node or onnxruntime-web: the loop of train.py.
 //
 //   peft-onnx export BUNDLE --format training -o FOLDER
-//   node scripts/checks/train_loop.js FOLDER ROWS.jsonl [STEPS] [BATCH_SIZE] [LEARNING_RATE]
-const { InferenceSession, Tensor } = require("onnxruntime-node");
-const [folder, file, steps = 6, size = 3, rate = 1e-3] = process.argv.slice(2);
-const rows = require("fs").readFileSync(file, "utf8").trim().split("\n").map((line) => JSON.parse(line));
+//   node examples/training_loop/train.js FOLDER ROWS.jsonl [STEPS] [BATCH_SIZE] [LEARNING_RATE] [onnxruntime-node|onnxruntime-web]
+const { readFileSync } = require("fs");
+const [folder, file, steps = 6, size = 3, rate = 1e-3, runtime = "onnxruntime-node"] = process.argv.slice(2);
+const { InferenceSession, Tensor } = require(runtime);
+const rows = readFileSync(file, "utf8").trim().split("\n").map((line) => JSON.parse(line));
 const ints = (values, shape) => new Tensor("int64", BigInt64Array.from(values.map(BigInt)), shape);
 
+// A browser has no files: there, model and weights are fetched and handed over as bytes.
+const open = (name) => runtime === "onnxruntime-node"
+  ? InferenceSession.create(`${folder}/${name}.onnx`)
+  : InferenceSession.create(readFileSync(`${folder}/${name}.onnx`), { externalData: [{ path: `${name}.data`, data: readFileSync(`${folder}/${name}.data`) }] });
+
 async function main() {
-  const session = await InferenceSession.create(`${folder}/training.onnx`);
-  let state = await (await InferenceSession.create(`${folder}/initial.onnx`)).run({});
+  const session = await open("training");
+  let state = await (await open("initial")).run({});
   for (let step = 1; step <= Number(steps); step++) {
     const batch = Array.from({ length: Number(size) }, (_, i) => rows[((step - 1) * size + i) % rows.length]);
     const tensor = (row) => ints(batch.flatMap(row), [batch.length, row(batch[0]).length]);

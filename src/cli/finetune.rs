@@ -1,0 +1,211 @@
+//! `peft-onnx finetune`
+
+mod decide;
+
+use std::path::{Path, PathBuf};
+
+use clap::ArgGroup;
+use serde_json::json;
+use serde_yaml_ng::Mapping;
+
+use super::inject::{Adding, Place};
+use super::merge::{Folder, Merged, Merging};
+use super::train::Training;
+use super::{Global, config, output, signals};
+use crate::error::{Error, Result};
+use crate::evaluate::Evaluation;
+use crate::export::{Bundle, Injected, Manifest};
+use crate::training::Summary;
+use decide::Decided;
+
+const AFTER_HELP: &str = "\
+It is `inject`, `train` and `merge` in one, and takes their options. What nobody says is decided by the data and the model's folder, and said: task and
+classes, LoRA on all linear layers, a tenth of the rows to measure on, the best step kept. The folder has the tuned model with everything that belongs to
+it, and config.yaml with what was decided; `--config` with that file does the same again. The adapter, its runs and their reports are in a bundle beside
+the folder.
+
+Examples:
+  peft-onnx finetune model/ --data tickets.csv -o tuned/
+  peft-onnx finetune model/ --data tickets.csv --map body=text --map category=label --layout transformers.js -o site/
+  peft-onnx finetune smollm2/ --data chats.jsonl --rank 16 --epochs 1 --learning-rate 2e-4
+  peft-onnx finetune minilm/ --data pairs.jsonl --eval-data heldout.jsonl --metric mrr@10
+  peft-onnx finetune model/ --data tickets.csv -o tuned/ --resume          # after an interruption
+  peft-onnx finetune --config tuned/config.yaml model/ --data more.csv -o tuned2/";
+
+/// Options of `finetune`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = AFTER_HELP, group = ArgGroup::new("what").args(["method", "adapter"]))]
+pub struct Args {
+    /// The model, or its folder; it is not changed
+    #[arg(value_name = "MODEL")]
+    pub model: PathBuf,
+    /// The folder to write [default: the model's name with -tuned behind it]
+    #[arg(short, long, value_name = "FOLDER")]
+    pub output: Option<PathBuf>,
+    /// Replace the folder and the bundle if they are there
+    #[arg(long)]
+    pub force: bool,
+    /// How it is trained.
+    #[command(flatten)]
+    pub training: Training,
+    /// What is put into the model.
+    #[command(flatten)]
+    pub adding: Adding,
+    /// How it is merged.
+    #[command(flatten)]
+    pub merging: Merging,
+    /// All options by their names, as they were said.
+    #[arg(skip)]
+    pub said: Mapping,
+}
+
+/// Makes a tuned model of a model and data.
+///
+/// # Errors
+/// Whatever `inject`, `train` and `merge` refuse; data of which no task is told.
+pub fn run(args: &Args, global: &Global) -> Result<()> {
+    let places = Places::of(args)?;
+    places.check(args)?;
+    let mut decided = Decided::of(args)?;
+    let report = if args.goes_on() { None } else { Some(places.inject(args, &decided, global)?) };
+    let manifest = Manifest::read(&places.bundle)?;
+    decided.settle(&manifest, report.as_ref());
+    for line in decided.lines(&manifest, &places.folder) {
+        global.note(&line);
+    }
+    let summary = decided.training.run(&places.bundle, None, global)?;
+    signals::listen(signals::First::Ends);
+    let bundle = Bundle::open(&places.bundle, None)?;
+    let config = config::text("finetune", &decided.options)?;
+    let tokenizer = args.training.tokenizer.as_deref();
+    let folder = Folder { path: &places.folder, force: args.force || args.goes_on(), tokenizer, config: Some(&config) };
+    let merged = args.merging.write_folder(&bundle, &folder, global)?;
+    tell(args, global, &places, &summary, &bundle, &merged)?;
+    merged.check()
+}
+
+/// Where things are written.
+struct Places<'a> {
+    model: &'a Path,
+    folder: PathBuf,
+    bundle: PathBuf,
+}
+
+impl<'a> Places<'a> {
+    fn of(args: &'a Args) -> Result<Self> {
+        let folder = match &args.output {
+            Some(folder) => folder.clone(),
+            None => beside(&args.model, "-tuned")?,
+        };
+        if folder.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx")) {
+            let error = Error::invalid("a folder is written, and this is the name of a file").in_file(&folder);
+            return Err(error.with_hint("`-o FOLDER/` names one; `peft-onnx merge BUNDLE -o MODEL.onnx` writes a single file"));
+        }
+        let method = if args.adding.method.method.is_none() && args.adding.adapter.is_none() { "lora" } else { args.adding.name()? };
+        let bundle = beside(&folder, &format!(".{method}"))?;
+        Ok(Self { model: &args.model, folder, bundle })
+    }
+
+    /// Refuses what would be refused at the end, before any work is done.
+    fn check(&self, args: &Args) -> Result<()> {
+        let is_filled = self.folder.read_dir().is_ok_and(|mut entries| entries.next().is_some());
+        if (is_filled || self.folder.is_file()) && !args.force && !args.goes_on() {
+            return Err(Error::invalid("already there")
+                .in_file(&self.folder)
+                .with_hint("`--force` replaces it, `-o` names another folder"));
+        }
+        if args.goes_on() && !self.bundle.is_dir() {
+            let error = Error::invalid("there is no bundle to go on with").in_file(&self.bundle);
+            return Err(error.with_hint("leave out --resume, --continue or --restart to begin"));
+        }
+        Ok(())
+    }
+
+    fn inject(&self, args: &Args, decided: &Decided, global: &Global) -> Result<Injected> {
+        let tokenizer = args.training.tokenizer.as_deref();
+        let place = Place { model: self.model, output: &self.bundle, force: args.force, tokenizer, seed: args.training.seed };
+        decided.adding.write(&place, global)
+    }
+}
+
+/// The path of a folder or of a model with something behind its name.
+fn beside(path: &Path, end: &str) -> Result<PathBuf> {
+    let whole = std::path::absolute(path)?;
+    // `folder/model.onnx` and `folder/onnx/model.onnx` are the model of the folder.
+    let is_model = whole.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx"));
+    let is_usual = whole.file_stem().is_some_and(|stem| stem == "model");
+    let folder = |path: &Path| path.parent().filter(|folder| folder.file_name().is_some()).map(Path::to_path_buf);
+    let named = match (is_model, is_usual) {
+        (true, true) => folder(&whole).and_then(|own| if own.ends_with("onnx") { folder(&own) } else { Some(own) }).unwrap_or(whole),
+        (true, false) => whole.with_extension(""),
+        (false, _) => whole,
+    };
+    let mut name = named.file_name().unwrap_or_default().to_os_string();
+    name.push(end);
+    Ok(named.with_file_name(name))
+}
+
+impl Args {
+    /// Whether a bundle that is there is trained on.
+    fn goes_on(&self) -> bool {
+        self.training.resume.is_some() || self.training.continued || self.training.restart
+    }
+}
+
+fn tell(args: &Args, global: &Global, places: &Places<'_>, summary: &Summary, bundle: &Bundle, merged: &Merged) -> Result<()> {
+    let classes = &bundle.manifest().class_names;
+    if global.json {
+        return output::print_json(&json!({
+            "folder": places.folder,
+            "model": merged.model(),
+            "bundle": places.bundle,
+            "task": bundle.manifest().task,
+            "class_names": classes,
+            "run": summary.run,
+            "steps": summary.steps,
+            "kept_step": summary.kept,
+            "loss": summary.loss,
+            "first_loss": summary.first_loss,
+            "eval": summary.evaluation.as_ref().map(Evaluation::json),
+            "merged": merged.json(),
+        }));
+    }
+    if global.quiet {
+        return Ok(());
+    }
+    let mut lines = super::train::lines(summary, classes);
+    lines.extend(merged.lines(args.merging.no_verify));
+    lines.push(format!("bundle    {} (adapter, runs, report: runs/{}/report.html)", places.bundle.display(), summary.run));
+    lines.push(format!("next      {}", next(bundle.manifest(), merged)));
+    output::print(&lines.join("\n"))
+}
+
+/// What to try.
+fn next(manifest: &Manifest, merged: &Merged) -> String {
+    let model = merged.model().display();
+    match manifest.task.as_str() {
+        "causal-lm" => format!("peft-onnx generate {model} --prompt 'Once upon a time'"),
+        _ => format!("peft-onnx eval {model} --data other.csv"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_stands_beside_what_was_given() -> Result<()> {
+        for (path, expected) in [
+            ("/a/minilm", "/a/minilm-tuned"),
+            ("/a/SmolLM2-1.7B", "/a/SmolLM2-1.7B-tuned"),
+            ("/a/minilm/model.onnx", "/a/minilm-tuned"),
+            ("/a/minilm/onnx/model.onnx", "/a/minilm-tuned"),
+            ("/a/bert.onnx", "/a/bert-tuned"),
+            ("/a/v1.5.onnx", "/a/v1.5-tuned"),
+            ("/model.onnx", "/model.onnx-tuned"),
+        ] {
+            assert_eq!(beside(Path::new(path), "-tuned")?, Path::new(expected), "{path}");
+        }
+        Ok(())
+    }
+}

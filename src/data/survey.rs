@@ -1,0 +1,306 @@
+//! What a data file can teach, told from its columns before anything is known of a model.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use indexmap::IndexMap;
+use serde_json::Value;
+
+use super::column_map::{ColumnMap, Renamed};
+use super::reading::Reading;
+use super::record::{self, Record};
+use super::{classes, fields, roles};
+use crate::adapter::config::Task;
+use crate::error::{Context, Result};
+use crate::measure::float;
+
+/// Different values of a column that are kept; one with more has no classes.
+const MOST_VALUES: usize = 200;
+/// Of so many rows a class has one at least.
+const ROWS_OF_CLASS: f64 = 3.0;
+/// Letters of a class's name, at most.
+const LONGEST_NAME: usize = 60;
+
+/// The columns of a data file.
+#[derive(Clone, Debug)]
+pub struct Survey {
+    rows: usize,
+    columns: IndexMap<String, Column>,
+}
+
+/// What the values of a column are.
+#[derive(Clone, Debug, Default)]
+struct Column {
+    rows: usize,
+    lists: usize,
+    numbers: usize,
+    fractions: usize,
+    longest: usize,
+    /// Different values, as long as they are few.
+    values: BTreeSet<String>,
+}
+
+impl Column {
+    fn add(&mut self, value: &Value) {
+        let text = value.as_str().map_or_else(|| value.to_string(), |text| text.trim().to_owned());
+        if value.is_null() || text.is_empty() {
+            return;
+        }
+        self.rows += 1;
+        self.lists += usize::from(value.is_array() || text.starts_with('['));
+        if let Ok(number) = text.parse::<f64>() {
+            self.numbers += 1;
+            self.fractions += usize::from(number.fract() != 0.0);
+        }
+        self.longest = self.longest.max(text.chars().count());
+        if self.values.len() <= MOST_VALUES {
+            self.values.insert(text);
+        }
+    }
+
+    fn has_lists(&self) -> bool {
+        self.lists > 0
+    }
+
+    fn has_fractions(&self) -> bool {
+        self.numbers == self.rows && self.fractions > 0
+    }
+
+    /// Whether it looks like the classes of rows: few names or whole numbers, each several times.
+    fn has_classes(&self) -> bool {
+        let few =
+            self.values.len() >= 2 && self.values.len() <= MOST_VALUES && float(self.values.len()) * ROWS_OF_CLASS <= float(self.rows);
+        few && self.longest <= LONGEST_NAME && self.lists == 0 && self.fractions == 0
+    }
+
+    /// Whether it looks like texts that people wrote.
+    fn has_texts(&self) -> bool {
+        self.lists == 0 && self.numbers < self.rows && !self.has_classes()
+    }
+}
+
+/// Columns of which each group has one in every row, and the task that such rows teach. The first that fits is the most likely.
+struct Sign {
+    task: Task,
+    groups: &'static [&'static [&'static str]],
+}
+
+const LABEL: &[&str] = &["label", "labels"];
+const TEXT: &[&str] = &["text", "sentence", "sentence1", "premise", "text1", "text_a", "question1", "question", "query"];
+
+/// What columns tell. The label of a text tells three tasks apart by its values.
+const SIGNS: &[Sign] = &[
+    Sign { task: Task::ImageCls, groups: &[&["image", "pixel_values"], LABEL] },
+    Sign { task: Task::AudioCls, groups: &[&["audio"], LABEL] },
+    Sign { task: Task::Qa, groups: &[&["question"], &["context"], &["answers"]] },
+    Sign { task: Task::Preference, groups: &[&["chosen"], &["rejected"]] },
+    Sign { task: Task::Reward, groups: &[&["chosen"], &["rejected"]] },
+    Sign { task: Task::TokenCls, groups: &[&["tokens", "words"], &["tags", "ner_tags", "labels"]] },
+    Sign { task: Task::TokenCls, groups: &[&["text"], &["entities"]] },
+    Sign { task: Task::Embedding, groups: &[&["anchor", "query", "question"], &["positive"]] },
+    Sign {
+        task: Task::Embedding,
+        groups: &[&["sentence1", "text1", "text_a"], &["sentence2", "text2", "text_b"], &["score", "similarity"]],
+    },
+    Sign { task: Task::Rerank, groups: &[&["query", "question"], &["passage", "document", "answer"], &["label", "score", "relevance"]] },
+    Sign { task: Task::Regression, groups: &[TEXT, &["score"]] },
+    Sign { task: Task::SeqCls, groups: &[TEXT, LABEL] },
+    Sign { task: Task::Seq2SeqLm, groups: &[&["prompt"], &["completion"]] },
+    Sign { task: Task::CausalLm, groups: &[&["messages", "conversations"]] },
+    Sign { task: Task::CausalLm, groups: &[&["prompt"], &["completion"]] },
+    Sign { task: Task::CausalLm, groups: &[&["instruction"], &["output"]] },
+    Sign { task: Task::CausalLm, groups: &[&["text"]] },
+    Sign { task: Task::MaskedLm, groups: &[&["text"]] },
+    Sign { task: Task::Embedding, groups: &[&["anchor", "query", "question"], &["passage", "document", "answer"]] },
+];
+
+/// The classes that labels tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Classes {
+    /// How many.
+    pub count: usize,
+    /// Their names in alphabetical order, if labels are names.
+    pub names: Vec<String>,
+}
+
+impl Survey {
+    /// Looks at the columns of a data file, under the roles that they were given.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn read(path: &Path, columns: &[Renamed]) -> Result<Self> {
+        let records = record::read(path)?;
+        let mut found: IndexMap<String, Column> = IndexMap::new();
+        for (name, value) in records.iter().flat_map(|record| &record.fields) {
+            let role = columns
+                .iter()
+                .find(|renamed| renamed.column() == name)
+                .map_or_else(|| roles::plain(name), |renamed| renamed.role().to_owned());
+            found.entry(role).or_default().add(value);
+        }
+        found.retain(|name, column| column.rows > 0 && name != roles::IGNORED);
+        Ok(Self { rows: records.len(), columns: found })
+    }
+
+    /// The number of rows.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The names of the columns.
+    #[must_use]
+    pub fn columns(&self) -> Vec<&str> {
+        self.columns.keys().map(String::as_str).collect()
+    }
+
+    /// The tasks that such rows teach, the most likely first.
+    #[must_use]
+    pub fn tasks(&self) -> Vec<Task> {
+        let mut tasks: Vec<Task> = vec![];
+        let fits = |sign: &&Sign| sign.groups.iter().all(|names| names.iter().any(|name| self.columns.contains_key(*name)));
+        for task in SIGNS.iter().filter(fits).map(|sign| self.by_label(sign.task)) {
+            if !tasks.contains(&task) {
+                tasks.push(task);
+            }
+        }
+        tasks
+    }
+
+    /// Lists of labels are several labels, numbers with fractions are no classes.
+    fn by_label(&self, task: Task) -> Task {
+        let label = LABEL.iter().find_map(|name| self.columns.get(*name));
+        match label {
+            Some(label) if task == Task::SeqCls && label.has_lists() => Task::MultiLabel,
+            Some(label) if task == Task::SeqCls && label.has_fractions() => Task::Regression,
+            _ => task,
+        }
+    }
+
+    /// A text and its class, where no column is called so: of two columns, the one with few values that come again and again is the class.
+    #[must_use]
+    pub fn text_and_label(&self) -> Option<[&str; 2]> {
+        let is_label = |name: &&String| !TEXT.contains(&name.as_str()) && self.columns[*name].has_classes();
+        let labels: Vec<&String> = self.columns.keys().filter(is_label).collect();
+        let is_text = |name: &&String| TEXT.contains(&name.as_str()) || self.columns[*name].has_texts();
+        let texts: Vec<&String> = self.columns.keys().filter(is_text).collect();
+        let has_label = LABEL.iter().any(|name| self.columns.contains_key(*name));
+        let different = |name: &str| self.columns[name].values.len();
+        match (&texts[..], &labels[..]) {
+            _ if has_label => None,
+            ([text], [label]) => Some([text.as_str(), label.as_str()]),
+            // Of few rows, texts come again and again as well, but there are more of them.
+            ([], [one, other]) if different(one) >= 2 * different(other) => Some([one.as_str(), other.as_str()]),
+            ([], [one, other]) if different(other) >= 2 * different(one) => Some([other.as_str(), one.as_str()]),
+            _ => None,
+        }
+    }
+}
+
+/// The classes that the labels of a file tell, for a task that has some.
+///
+/// # Errors
+/// A file that cannot be read; labels that are none.
+pub fn classes_of(path: &Path, task: Task, columns: &ColumnMap) -> Result<Classes> {
+    let reading = Reading { columns, ..Reading::for_task(task) };
+    let mut records = record::read(path)?;
+    roles::assign(&mut records, path, &reading).in_file(path)?;
+    if let Some(names) = classes::settle(&mut records, &reading).in_file(path)?.filter(|names| !names.is_empty()) {
+        return Ok(Classes { count: names.len(), names });
+    }
+    Ok(Classes { count: numbered(&records, task), names: vec![] })
+}
+
+/// The number of classes whose labels are numbers.
+fn numbered(records: &[Record], task: Task) -> usize {
+    let lists: Vec<Vec<u64>> =
+        records.iter().filter_map(|record| LABEL.iter().find_map(|name| record.fields.get(*name))).map(numbers).collect();
+    // A 0 or a 1 for each label.
+    let length = lists.first().map_or(0, Vec::len);
+    let is_for_each =
+        task == Task::MultiLabel && length > 1 && lists.iter().all(|list| list.len() == length && list.iter().all(|number| *number < 2));
+    let largest = lists.iter().flatten().max().and_then(|largest| usize::try_from(*largest).ok());
+    if is_for_each { length } else { largest.map_or(0, |largest| largest + 1) }
+}
+
+fn numbers(value: &Value) -> Vec<u64> {
+    match fields::json(value).as_array() {
+        Some(list) => list.iter().filter_map(Value::as_u64).collect(),
+        None => value.as_u64().into_iter().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn survey(name: &str, text: &str) -> Result<Survey> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join(name);
+        std::fs::write(&path, text)?;
+        Survey::read(&path, &[])
+    }
+
+    #[test]
+    fn columns_tell_the_task() -> Result<()> {
+        struct Row(&'static str, &'static [Task]);
+        for Row(line, tasks) in [
+            Row(r#"{"text": "a", "label": "x"}"#, &[Task::SeqCls, Task::CausalLm, Task::MaskedLm]),
+            Row(r#"{"Text": "a", "Label": 1}"#, &[Task::SeqCls, Task::CausalLm, Task::MaskedLm]),
+            Row(r#"{"text": "a", "label": 0.5}"#, &[Task::Regression, Task::CausalLm, Task::MaskedLm]),
+            Row(r#"{"sentence": "a", "labels": ["x", "y"]}"#, &[Task::MultiLabel]),
+            Row(r#"{"premise": "a", "hypothesis": "b", "label": 1}"#, &[Task::SeqCls]),
+            Row(r#"{"prompt": "a", "completion": "b"}"#, &[Task::Seq2SeqLm, Task::CausalLm]),
+            Row(r#"{"messages": []}"#, &[Task::CausalLm]),
+            Row(r#"{"prompt": "a", "chosen": "b", "rejected": "c"}"#, &[Task::Preference, Task::Reward]),
+            Row(r#"{"question": "a", "context": "b", "answers": ["c"]}"#, &[Task::Qa]),
+            Row(r#"{"tokens": ["a"], "ner_tags": ["O"]}"#, &[Task::TokenCls]),
+            Row(r#"{"query": "a", "positive": "b"}"#, &[Task::Embedding]),
+            Row(r#"{"query": "a", "passage": "b", "label": 1}"#, &[Task::Rerank, Task::SeqCls, Task::Embedding]),
+            Row(r#"{"image": "a.png", "label": "cat"}"#, &[Task::ImageCls]),
+            Row(r#"{"nonsense": 1}"#, &[]),
+        ] {
+            assert_eq!(survey("rows.jsonl", line)?.tasks(), tasks, "{line}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_column_with_few_values_beside_a_text_is_its_class() -> Result<()> {
+        let rows = |label: &dyn Fn(usize) -> String| {
+            (0..12).map(|row| format!("some long words number {row},{}", label(row))).collect::<Vec<_>>().join("\n")
+        };
+        let csv = |head: &str, label: &dyn Fn(usize) -> String| format!("{head}\n{}", rows(label));
+        let found = survey("rows.csv", &csv("body,category", &|row| ["bug", "praise", "bill"][row % 3].to_owned()))?;
+        assert_eq!(found.text_and_label(), Some(["body", "category"]));
+        let found = survey("rows.csv", &csv("body,id", &|row| row.to_string()))?;
+        assert_eq!(found.text_and_label(), None, "every value once");
+        let found = survey("rows.csv", &csv("text,label", &|row| (row % 2).to_string()))?;
+        assert_eq!(found.text_and_label(), None, "its name tells it");
+        Ok(())
+    }
+
+    #[test]
+    fn classes_are_counted_as_training_will_number_them() -> Result<()> {
+        struct Row(Task, &'static str, usize, &'static [&'static str]);
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("rows.jsonl");
+        for Row(task, text, count, names) in [
+            Row(
+                Task::SeqCls,
+                "{\"text\":\"a\",\"label\":\"no\"}\n{\"text\":\"b\",\"label\":\"yes\"}\n{\"text\":\"c\",\"label\":\"no\"}",
+                2,
+                &["no", "yes"],
+            ),
+            Row(Task::SeqCls, "{\"text\":\"a\",\"label\":0}\n{\"text\":\"b\",\"label\":3}", 4, &[]),
+            Row(Task::MultiLabel, "{\"text\":\"a\",\"labels\":[\"x\"]}\n{\"text\":\"b\",\"labels\":[\"y\",\"x\"]}", 2, &["x", "y"]),
+            Row(Task::MultiLabel, "{\"text\":\"a\",\"labels\":[0,1,0]}\n{\"text\":\"b\",\"labels\":[1,1,0]}", 3, &[]),
+            Row(Task::TokenCls, "{\"tokens\":[\"a\",\"b\"],\"tags\":[\"O\",\"B-X\"]}", 2, &["B-X", "O"]),
+        ] {
+            std::fs::write(&path, text)?;
+            let found = classes_of(&path, task, &ColumnMap::default())?;
+            assert_eq!((found.count, found.names), (count, names.iter().map(ToString::to_string).collect::<Vec<_>>()), "{text}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,117 @@
+//! `config.json` of a tuned model: the base's, with what training changed.
+
+use serde_json::{Map, Value, json};
+
+use super::{Layout, Source};
+use crate::adapter::config::Task;
+
+/// What transformers calls the class of a model for a task, behind the name of its architecture; none for tasks that keep the base's.
+fn class_of(task: Task) -> Option<&'static str> {
+    match task {
+        Task::SeqCls | Task::MultiLabel | Task::Regression | Task::Rerank | Task::Reward => Some("ForSequenceClassification"),
+        Task::TokenCls => Some("ForTokenClassification"),
+        Task::ImageCls => Some("ForImageClassification"),
+        Task::AudioCls => Some("ForAudioClassification"),
+        Task::CausalLm | Task::MaskedLm | Task::Seq2SeqLm | Task::Preference | Task::Qa | Task::Embedding => None,
+    }
+}
+
+/// What transformers calls the kind of a classifier's labels.
+fn problem_type(task: Task) -> Option<&'static str> {
+    match task {
+        Task::SeqCls => Some("single_label_classification"),
+        Task::MultiLabel => Some("multi_label_classification"),
+        Task::Regression => Some("regression"),
+        _ => None,
+    }
+}
+
+/// The configuration of a tuned model.
+pub(super) fn corrected(mut config: Map<String, Value>, layout: Layout, is_external: bool, source: &Source<'_>) -> Map<String, Value> {
+    if let Some(class) = class_of(source.task) {
+        name_classes(&mut config, source);
+        if source.has_new_head {
+            rename_architecture(&mut config, class);
+        }
+        if let Some(kind) = problem_type(source.task).filter(|_| source.has_new_head || config.contains_key("problem_type")) {
+            config.insert("problem_type".into(), kind.into());
+        }
+    }
+    if layout == Layout::TransformersJs {
+        let settings = config.entry("transformers.js_config").or_insert_with(|| json!({}));
+        // Without it a browser asks for `model_quantized.onnx`.
+        settings["dtype"] = "fp32".into();
+        if is_external {
+            settings["use_external_data_format"] = true.into();
+        } else if let Some(settings) = settings.as_object_mut() {
+            settings.shift_remove("use_external_data_format");
+        }
+    }
+    config
+}
+
+/// Gives classes the names that the data has for them; where it has none, those of the configuration, if it has as many.
+fn name_classes(config: &mut Map<String, Value>, source: &Source<'_>) {
+    let Some(classes) = source.classes.filter(|classes| *classes > 0) else { return };
+    let has_as_many = config.get("id2label").and_then(Value::as_object).is_some_and(|table| table.len() == classes);
+    if source.class_names.is_empty() && has_as_many && !source.has_new_head {
+        return;
+    }
+    let name = |class: usize| source.class_names.get(class).cloned().unwrap_or_else(|| format!("LABEL_{class}"));
+    let by_number = (0..classes).map(|class| (class.to_string(), Value::from(name(class))));
+    let by_name = (0..classes).map(|class| (name(class), Value::from(class)));
+    config.insert("id2label".into(), Value::Object(by_number.collect()));
+    config.insert("label2id".into(), Value::Object(by_name.collect()));
+    config.insert("num_labels".into(), classes.into());
+}
+
+/// The text of a setting, if there is one.
+pub(super) fn text<'a>(config: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
+    config.get(name).and_then(Value::as_str)
+}
+
+/// `BertModel` and `BertForMaskedLM` with a classifier are `BertForSequenceClassification`.
+fn rename_architecture(config: &mut Map<String, Value>, class: &str) {
+    let first = config.get("architectures").and_then(|all| all[0].as_str()).map(ToOwned::to_owned);
+    if let Some(family) = first.as_deref().and_then(family) {
+        config.insert("architectures".into(), json!([format!("{family}{class}")]));
+        return;
+    }
+    // A name that is wrong is worse than none: programs then go by `model_type`.
+    let kind = text(config, "model_type").unwrap_or("unknown").to_owned();
+    if let Some(other) = first {
+        tracing::warn!("config.json: the architecture {other} has no class of a known form; of the model ({kind}) it is left out");
+    }
+    config.shift_remove("architectures");
+}
+
+/// The name of an architecture without that of what it is for.
+fn family(architecture: &str) -> Option<&str> {
+    if let Some((family, _)) = architecture.split_once("For").filter(|(family, _)| !family.is_empty()) {
+        return Some(family);
+    }
+    let family = ["LMHeadModel", "DoubleHeadsModel", "EncoderModel", "Model"].iter().find_map(|end| architecture.strip_suffix(end))?;
+    (!family.is_empty()).then_some(family)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn architectures_are_known_by_their_family() {
+        for (name, expected) in [
+            ("BertModel", Some("Bert")),
+            ("BertForMaskedLM", Some("Bert")),
+            ("GPT2LMHeadModel", Some("GPT2")),
+            ("XLMRobertaModel", Some("XLMRoberta")),
+            ("LlamaForCausalLM", Some("Llama")),
+            ("ViTForImageClassification", Some("ViT")),
+            ("Model", None),
+            ("ForWhat", None),
+            ("something", None),
+        ] {
+            assert_eq!(family(name), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! How a run ends: early, well, and what is told of it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::Summary;
+use super::best::{Best, Goal};
+use super::options::Watching;
+use crate::error::{Context, Error, Result};
+use crate::evaluate::{Evaluation, Metrics};
+use crate::export::{Bundle, Manifest, adapter_file, card, pending};
+use crate::ort::{Device, Runtime};
+use crate::training::report::{self, Facts};
+use crate::training::runs::{self, Ended};
+
+/// Whether nothing got better for as many evaluations as somebody has patience for.
+pub(super) fn is_exhausted(best: &Best, watching: &Watching) -> bool {
+    watching.patience.is_some_and(|patience| best.since >= patience.get())
+}
+
+/// Refuses a metric that is not measured.
+pub(super) fn measured(goal: &Goal, names: &[&str]) -> Result<()> {
+    if names.contains(&goal.metric()) {
+        return Ok(());
+    }
+    Err(Error::not_found("metric", goal.metric()).with_hint(format!("--metric is one of {}", names.join(", "))))
+}
+
+pub(super) fn nothing_measured() -> Error {
+    let error = Error::invalid("which step is best is told by rows that are not trained on, and there are none");
+    error.with_hint("`--val-size 0.1` holds back a tenth of the data, `--eval-data FILE` names other rows")
+}
+
+/// Puts the adapter of a run's last checkpoint, or of its best one, into the bundle, unless it is there.
+pub(super) fn finished(bundle: &Bundle, run: &mut runs::Run, last: u64, watching: &Watching) -> Result<Summary> {
+    let best = if watching.load_best { run.best_saved()? } else { None };
+    let kept = run.record.kept.or(best).unwrap_or(last);
+    if run.record.ended != Some(Ended::Finished) {
+        let hint = format!("step {kept} of run {} is saved: the same command with --resume puts it into the bundle", run.name);
+        pending::follow(bundle.folder(), &pending::Source { run: run.name.clone(), step: kept }).hint(hint)?;
+        bundle.renew_inference()?;
+        if let Err(error) = run.finish(kept) {
+            tracing::warn!("the end of run {} could not be recorded: {error}", run.name);
+        }
+    }
+    Ok(Summary {
+        run: run.name.clone(),
+        was_finished: true,
+        steps: last,
+        first_loss: None,
+        loss: None,
+        tokens: 0,
+        time: Duration::ZERO,
+        evaluation: None,
+        adapter: bundle.folder().join(adapter_file::FILE),
+        kept,
+        best: None,
+        stopped_early: false,
+    })
+}
+
+/// What a run computes with, for its report.
+pub(super) fn environment(runtime: &Runtime, manifest: &Manifest, device: Device) -> Vec<(&'static str, String)> {
+    let facts = runtime.facts();
+    vec![
+        ("program", format!("peft-onnx {}", env!("CARGO_PKG_VERSION"))),
+        ("ONNX Runtime", facts.version.clone().unwrap_or_else(|| facts.build.clone())),
+        ("device", format!("{device}, {} threads", facts.threads)),
+        ("system", format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
+        ("method", manifest.method.clone()),
+        ("task", manifest.task.clone()),
+        ("loss", manifest.loss.name.clone()),
+        ("trainable parameters", manifest.trainable_count.to_string()),
+        ("base", format!("{} ({})", manifest.base.file, manifest.base.fingerprint)),
+    ]
+}
+
+/// Writes the model card of a bundle again, with what was measured of its adapter. It is for people, as the page of a run is.
+pub(super) fn describe(bundle: &Path, results: &Metrics) {
+    let results: Vec<(String, f64)> = results.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+    if let Err(error) = Manifest::read(bundle).and_then(|manifest| card::write(bundle, &manifest, &results)) {
+        tracing::warn!("the model card could not be written: {error}");
+    }
+}
+
+/// Writes the page of a run. It is for people: that it cannot be written is said, and is no reason to fail.
+pub(super) fn report(
+    run: &runs::Run,
+    manifest: &Manifest,
+    environment: &[(&'static str, String)],
+    class_names: &[String],
+    evaluation: Option<&Evaluation>,
+) {
+    let confusion = evaluation.and_then(|evaluation| evaluation.confusion.as_ref());
+    let facts = Facts { environment: environment.to_vec(), confusion, class_names };
+    if let Err(error) = report::write(run, manifest, &facts) {
+        tracing::warn!("the report of run {} could not be written: {error}", run.name);
+    }
+}
+
+/// The mean of losses, if there are any.
+#[expect(clippy::as_conversions, clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "a mean for people")]
+pub(super) fn mean(losses: &[f32]) -> Option<f32> {
+    let sum: f64 = losses.iter().copied().map(f64::from).sum();
+    (!losses.is_empty()).then(|| (sum / losses.len() as f64) as f32)
+}

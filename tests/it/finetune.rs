@@ -1,0 +1,131 @@
+//! The whole way in one command, and the folders that come out.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::common::{Folder, done, fixture, json_of, refused, text};
+
+/// A model's folder as `optimum-cli export onnx` writes one: with a tokenizer of words, and a configuration.
+fn exported(folder: &Folder, model: &str, config: &str) -> String {
+    let path = Path::new(&folder.path("model")).to_path_buf();
+    std::fs::create_dir(&path).expect("a folder");
+    std::fs::copy(fixture(model), path.join("model.onnx")).expect("the fixture is there");
+    std::fs::write(path.join("config.json"), config).expect("the file is written");
+    std::fs::write(path.join("tokenizer.json"), TOKENIZER).expect("the file is written");
+    std::fs::write(path.join("tokenizer_config.json"), "{\"pad_token\": \"[PAD]\"}").expect("the file is written");
+    path.display().to_string()
+}
+
+const TOKENIZER: &str = r#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [
+  {"id": 0, "content": "[PAD]", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}],
+  "normalizer": {"type": "Lowercase"}, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+  "model": {"type": "WordLevel", "vocab": {"[PAD]": 0, "[UNK]": 1, "the": 2, "invoice": 3, "is": 4, "wrong": 5, "app": 6, "crashes": 7, "today": 8, "again": 9, "i": 10, "love": 11, "it": 12}, "unk_token": "[UNK]"}}"#;
+
+const TICKETS: [(&str, &str); 3] = [("the invoice is wrong", "billing"), ("the app crashes", "bug"), ("i love it", "praise")];
+
+fn tickets(rows: usize) -> String {
+    let row = |number: usize| {
+        let (body, category) = TICKETS[number % 3];
+        format!("{body} {},{category}", ["today", "again"][number % 2])
+    };
+    format!("body,category\n{}\n", (0..rows).map(row).collect::<Vec<_>>().join("\n"))
+}
+
+fn json(path: &str) -> Value {
+    serde_json::from_slice(&std::fs::read(path).expect("the file is there")).expect("JSON")
+}
+
+const BERT: &str = r#"{"architectures": ["BertModel"], "model_type": "bert", "_name_or_path": "someone/tiny-bert"}"#;
+
+#[test]
+fn a_table_and_a_model_become_a_folder_that_answers_in_the_tables_words() {
+    let folder = Folder::empty();
+    let model = exported(&folder, "bert_encoder/dynamo.onnx", BERT);
+    let (data, out) = (folder.write("tickets.csv", &tickets(30)), folder.path("tuned"));
+    let told = json_of(&["finetune", &model, "--data", &data, "-o", &out, "--batch-size", "4", "--learning-rate", "0.01"]);
+    assert_eq!((&told["task"], &told["class_names"]), (&"seq-cls".into(), &serde_json::json!(["billing", "bug", "praise"])), "{told}");
+    assert!(told["eval"]["accuracy"].as_f64().is_some_and(|accuracy| accuracy > 0.9), "{told}");
+    let config = json(&format!("{out}/config.json"));
+    assert_eq!(config["id2label"], serde_json::json!({"0": "billing", "1": "bug", "2": "praise"}));
+    assert_eq!(config["architectures"], serde_json::json!(["BertForSequenceClassification"]));
+    for name in ["model.onnx", "tokenizer.json", "tokenizer_config.json", "config.yaml"] {
+        assert!(Path::new(&out).join(name).is_file(), "{name}");
+    }
+    // Everything else may go: the model is complete, and knows its classes.
+    let bundle = told["bundle"].as_str().expect("the bundle is told").to_owned();
+    let card = std::fs::read_to_string(format!("{bundle}/README.md")).expect("there is a card");
+    assert!(card.starts_with("---\nlibrary_name: peft\nbase_model: someone/tiny-bert\n") && card.contains("| 1 | bug |"), "{card}");
+    assert_eq!(json(&format!("{bundle}/adapter_config.json"))["base_model_name_or_path"], "someone/tiny-bert");
+    std::fs::remove_dir_all(&bundle).expect("the bundle goes");
+    std::fs::remove_dir_all(&model).expect("the base goes");
+    let eval = json_of(&["eval", &out, "--data", &data, "--map", "body=text", "--map", "category=label"]);
+    assert!(eval["accuracy"].as_f64().is_some_and(|accuracy| accuracy > 0.9), "{eval}");
+}
+
+#[test]
+fn what_was_decided_is_said_in_five_lines_and_can_be_asked_for_again() {
+    let folder = Folder::empty();
+    let model = exported(&folder, "bert_encoder/dynamo.onnx", BERT);
+    let (data, out, again) = (folder.write("tickets.csv", &tickets(30)), folder.path("tuned"), folder.path("again"));
+    let (success, _, stderr) = crate::common::run(&["finetune", &model, "--data", &data, "-o", &out, "--max-steps", "4", "--rank", "4"]);
+    let lines: Vec<&str> = stderr.lines().take(5).collect();
+    let heads = ["task      seq-cls (column category", "adapter   lora, ", "data      30 rows", "training  4 steps", "output    "];
+    assert!(success && lines.iter().zip(heads).all(|(line, head)| line.starts_with(head)), "{stderr}");
+    let config = std::fs::read_to_string(format!("{out}/config.yaml")).expect("options are kept");
+    for option in ["rank: '4'", "task: seq-cls", "num-labels: 3", "- category=label", "val-size: '0.1'", "load-best: true"] {
+        assert!(config.contains(option), "{option}: {config}");
+    }
+    done(&["finetune", &model, "--config", &format!("{out}/config.yaml"), "-o", &again, "--quiet"]);
+    let bytes = |folder: &str| std::fs::read(format!("{folder}/model.onnx")).expect("the model is there");
+    assert!(bytes(&out) == bytes(&again), "the same options give the same model");
+    refused(&["finetune", &model, "--data", &data, "-o", &out], &["already there", "--force"]);
+}
+
+#[test]
+fn a_language_model_learns_to_write_and_a_classifier_keeps_its_head() {
+    let folder = Folder::empty();
+    let model = exported(&folder, "llama/dynamo.onnx", r#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}"#);
+    let rows: Vec<String> =
+        (0..6).map(|row| format!("{{\"prompt\": \"the app {}\", \"completion\": \" crashes again\"}}", TICKETS[row % 3].1)).collect();
+    let data = folder.write("rows.jsonl", &rows.join("\n"));
+    let told =
+        json_of(&["finetune", &model, "--data", &data, "-o", &folder.path("tuned"), "--max-steps", "2", "--layout", "transformers.js"]);
+    assert_eq!((&told["task"], &told["merged"]["layout"]), (&"causal-lm".into(), &"transformers.js".into()), "{told}");
+    assert!(Path::new(&folder.path("tuned/onnx/model.onnx")).is_file());
+    assert_eq!(json(&folder.path("tuned/config.json"))["architectures"], serde_json::json!(["LlamaForCausalLM"]));
+    assert_eq!(told["eval"], Value::Null, "of six rows none is held back");
+}
+
+#[test]
+fn data_that_teaches_nothing_the_model_can_learn_is_refused() {
+    let folder = Folder::empty();
+    let model = exported(&folder, "bert_encoder/dynamo.onnx", BERT);
+    let data = folder.write("rows.jsonl", "{\"prompt\": \"a\", \"completion\": \"b\"}\n");
+    refused(&["finetune", &model, "--data", &data, "-o", &folder.path("tuned")], &["rows.jsonl", "prompt, completion", "--task", "--map"]);
+    assert!(!Path::new(&folder.path("tuned")).exists() && !Path::new(&folder.path("tuned.lora")).exists());
+}
+
+#[test]
+fn a_merged_folder_is_replaced_only_if_it_is_ours() {
+    let folder = Folder::empty();
+    let model = exported(&folder, "llama/dynamo.onnx", "{}");
+    let (bundle, out) = (folder.path("bundle"), folder.path("out"));
+    done(&["inject", &model, "--method", "lora", "-o", &bundle, "--base-model", "owner/base"]);
+    done(&["merge", &bundle, "-o", &format!("{out}/"), "--weights", "external"]);
+    assert!(Path::new(&format!("{out}/model.onnx_data")).is_file());
+    refused(&["merge", &bundle, "-o", &out], &["already there"]);
+    done(&["merge", &bundle, "-o", &out, "--force"]);
+    assert!(!Path::new(&format!("{out}/model.onnx_data")).exists(), "the folder is replaced as a whole");
+    std::fs::write(format!("{out}/notes.txt"), "mine").expect("a file");
+    refused(&["merge", &bundle, "-o", &out, "--force"], &["notes.txt", "not replaced"]);
+    refused(&["merge", &bundle, "-o", &model, "--force"], &["the base is in this folder"]);
+    refused(&["merge", &bundle, "-o", &folder.path("x.onnx"), "--layout", "optimum"], &["name of a file"]);
+    let exported = folder.path("adapter");
+    done(&["export", &bundle, "--format", "peft", "-o", &exported]);
+    assert_eq!(json(&format!("{exported}/adapter_config.json"))["base_model_name_or_path"], "owner/base");
+    for name in ["README.md", "tokenizer.json", "adapter_model.safetensors"] {
+        assert!(Path::new(&exported).join(name).is_file(), "{name}");
+    }
+    assert!(text(Path::new(&exported)).ends_with("adapter"));
+}
