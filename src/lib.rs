@@ -143,6 +143,7 @@ pub mod error;
 pub mod evaluate;
 pub mod export;
 pub mod files;
+pub mod forecast;
 #[cfg(feature = "runtime")]
 pub mod generate;
 pub mod grad;

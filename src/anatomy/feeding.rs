@@ -8,6 +8,9 @@ use super::input_role::{MaskForm, Role};
 use super::{Anatomy, fixed};
 use crate::ir::Graph;
 
+/// The input of graphs of training that tells which of the rows that were put into one row a token belongs to.
+pub const SEGMENTS: &str = "packing_segments";
+
 /// How a model is fed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Feeding {
@@ -58,6 +61,7 @@ impl Feeding {
             "position_ids" => Some(Role::PositionIds),
             "token_type_ids" => Some(Role::TokenTypeIds),
             "labels" => Some(Role::Labels),
+            SEGMENTS => Some(Role::Segments),
             "decoder_input_ids" => Some(Role::DecoderInputIds),
             "decoder_attention_mask" => Some(Role::DecoderAttentionMask(MaskForm::Seen)),
             "encoder_attention_mask" => Some(Role::EncoderAttentionMask(MaskForm::Seen)),

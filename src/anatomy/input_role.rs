@@ -30,6 +30,8 @@ pub enum Role {
     UseCacheBranch,
     /// The labels, where the model computes a loss of its own.
     Labels,
+    /// Which of the rows that were put into one row a token belongs to, `[batch, seq]`.
+    Segments,
     /// A column of the data that has the input's own name.
     Column,
 }
@@ -86,6 +88,7 @@ impl Role {
             Self::DecoderInputIds => "tokens of the decoder",
             Self::DecoderAttentionMask(_) => "mask of the decoder's tokens",
             Self::EncoderAttentionMask(_) => "mask of the encoder's tokens",
+            Self::Segments => "rows that were put into one",
             Self::Past => "cache, empty",
             Self::UseCacheBranch => "whether there is a cache: no",
             Self::Labels => "labels",

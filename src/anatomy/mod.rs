@@ -35,7 +35,7 @@ mod walk;
 
 pub use apart::apart;
 pub use ending::{Probabilities, Squash};
-pub use feeding::{Feeding, Padding, feeding};
+pub use feeding::{Feeding, Padding, SEGMENTS, feeding};
 pub use found::{
     Anatomy, Attention, Axis, CachePart, CacheSlot, Embedding, Ending, Head, Heads, Inputs, Layout, Mask, Masking, Parameter, PositionUse,
     Projection, Scaling, Sight, Weight,

@@ -98,6 +98,10 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
             all(Role::Data, &args.data)?;
             all(Role::Tokenizer, &args.tokenizer)?;
         }
+        Command::Plan(args) => {
+            moved(&mut args.base, global)?;
+            look(Role::Bundle, &args.bundle)?;
+        }
         Command::Runs(args) => look(Role::Bundle, &args.bundle)?,
         Command::Merge(args) => {
             moved(&mut args.base, global)?;

@@ -18,6 +18,7 @@ use crate::evaluate::text_prefix;
 use crate::export::bundle::{self, Existing};
 use crate::export::{AdapterSource, Injected, Injection, PromptScale};
 use crate::model::Model;
+use crate::train::recompute::Recompute;
 use crate::train::verbalizer::HardPrompt;
 use crate::training::Source;
 
@@ -95,6 +96,10 @@ pub struct Adding {
     /// adapter, else from the graph]
     #[arg(long, alias = "task-type", value_name = "TASK", value_parser = super::task::parse)]
     pub task: Option<Task>,
+    /// What the backward pass computes again rather than keep: none; attention (its scores, some queries at a time); auto (what takes much memory and
+    /// little time); layer (each layer from what goes into it: the least memory, about a third more time)
+    #[arg(long, value_name = "WHAT", default_value_t = Recompute::None)]
+    pub recompute: Recompute,
     /// The name by which PEFT finds the base, as owner/name or a folder; adapter_config.json and the model card have it [default: the name in the
     /// model's config.json]
     #[arg(long, alias = "base-model-name-or-path", value_name = "ID")]
@@ -175,6 +180,7 @@ impl Adding {
             hard_prompt: self.hard_prompt(place, &model)?,
             loss,
             prompt_scale: self.method.prompt_scale.map(PromptScale::from),
+            recompute: self.recompute,
             seed: place.seed,
         };
         bundle::write(model, &injection, place.output, existing)

@@ -21,8 +21,10 @@ mod hard_prompt;
 mod help;
 pub mod inject;
 pub mod inspect;
+mod memory;
 pub mod merge;
 mod output;
+pub mod plan;
 mod progress;
 pub mod runs;
 pub mod runtime;
@@ -80,6 +82,8 @@ pub enum Command {
     Inspect(inspect::Args),
     /// Add an adapter to a model, and write the bundle of graphs that train and run it
     Inject(Box<inject::Args>),
+    /// Foretell the memory and time of a training step, and the largest batch that fits
+    Plan(plan::Args),
     /// Train the adapter of a bundle
     Train(Box<train::Args>),
     /// List the runs of a bundle: how they ended, their losses, the options that differ
@@ -117,6 +121,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Finetune(args) => finetune::run(args, &cli.global),
         Command::Inspect(args) => inspect::run(args, &cli.global),
         Command::Inject(args) => inject::run(args, &cli.global),
+        Command::Plan(args) => plan::run(args, &cli.global),
         Command::Train(args) => train::run(args, &cli.global),
         Command::Runs(args) => runs::run(args, &cli.global),
         Command::Eval(args) => eval::run(args, &cli.global),

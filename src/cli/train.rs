@@ -2,6 +2,7 @@
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use clap::ValueEnum;
 use serde::{Serialize, Serializer};
@@ -9,14 +10,15 @@ use serde_json::json;
 
 use super::progress::Progress;
 use super::{Columns, Global, config, output, signals};
-use crate::data::{HeldOut, Order, ValSize};
+use crate::data::{HeldOut, Order, Packing, ValSize};
 use crate::error::{Context, Result};
 use crate::evaluate::Evaluation;
 use crate::export::Manifest;
 use crate::ort::Device;
 use crate::training::schedule::Decay;
 use crate::training::{
-    self, DataOptions, EvalData, Goal, Length, Optimizer, Options, Saving, Start, Summary, Warmup, Watching, batch_size_to_train,
+    self, DataOptions, EvalData, Goal, Length, MicroBatch, Optimizer, Options, Saving, Start, Summary, Warmup, Watching,
+    batch_size_to_train,
 };
 
 const AFTER_HELP: &str = "\
@@ -98,9 +100,16 @@ pub struct Training {
     /// Truncate rows to this many tokens [default: no truncation; a row that is too long for the model is an error]
     #[arg(long, aliases = ["max-seq-length", "max-seq-len", "cutoff-len"], value_name = "TOKENS", help_heading = "Data")]
     pub max_length: Option<NonZeroUsize>,
-    /// Pack short rows into rows of --max-length tokens, or of as many as the model takes
+    /// Put several rows into one of --max-length tokens, or of as many as the model takes; each attends to itself alone, and losses are those of separate rows
     #[arg(long, help_heading = "Data")]
     pub packing: bool,
+    /// How rows are packed: bfd (whole rows, best fit decreasing) or wrapped (all rows one after another, an end token between, cut into blocks; what
+    /// stands before a row is attended to)
+    #[arg(long, value_name = "STRATEGY", default_value = "bfd", help_heading = "Data")]
+    pub packing_strategy: PackingStrategy,
+    /// Put rows of about the same length into a batch, so that little is filled up; the longest row is in the first batch
+    #[arg(long, conflicts_with = "no_shuffle", help_heading = "Data")]
+    pub group_by_length: bool,
     /// Read rows in the file's order; without it each epoch shuffles them
     #[arg(long, help_heading = "Data")]
     pub no_shuffle: bool,
@@ -114,9 +123,10 @@ pub struct Training {
     /// Number of batches whose gradients are summed for one optimizer step
     #[arg(long, aliases = ["grad-accum", "gradient-accumulation"], value_name = "BATCHES", default_value = "1", help_heading = "Length of the training")]
     pub gradient_accumulation_steps: NonZeroUsize,
-    /// Run the model on this many rows at a time: the gradient is still that of the whole batch, with less memory [default: the batch]
+    /// Run the model on this many rows at a time, or on as many as there is memory for (auto): the gradient is still that of the whole batch, with less
+    /// memory [default: the batch]
     #[arg(long, value_name = "ROWS", help_heading = "Length of the training")]
-    pub micro_batch_size: Option<NonZeroUsize>,
+    pub micro_batch_size: Option<RowsAtATime>,
     /// Number of passes over the data; may be a fraction [default: 3]
     #[arg(long, aliases = ["num-train-epochs", "num-epochs"], value_name = "NUMBER", conflicts_with = "max_steps", help_heading = "Length of the training")]
     pub epochs: Option<f64>,
@@ -189,6 +199,42 @@ pub struct Training {
     /// Number of threads [default: as many as this process may use]
     #[arg(long, value_name = "COUNT", help_heading = "Computing")]
     pub threads: Option<NonZeroUsize>,
+}
+
+/// Rows at a time: a number, or as many as there is memory for.
+#[derive(Clone, Copy, Debug)]
+pub struct RowsAtATime(MicroBatch);
+
+impl FromStr for RowsAtATime {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(Self(MicroBatch::Fitting));
+        }
+        let rows = text.parse().map_err(|_| format!("expected a number of rows from 1, or auto, found {text:?}"))?;
+        Ok(Self(MicroBatch::Rows(rows)))
+    }
+}
+
+impl Serialize for RowsAtATime {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            MicroBatch::Rows(rows) => serializer.serialize_u64(u64::try_from(rows.get()).unwrap_or(u64::MAX)),
+            MicroBatch::Fitting => serializer.serialize_str("auto"),
+            MicroBatch::Whole => serializer.serialize_none(),
+        }
+    }
+}
+
+/// How rows are packed, in TRL's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum PackingStrategy {
+    /// Whole rows, best fit decreasing.
+    Bfd,
+    /// All rows one after another, cut into blocks.
+    Wrapped,
 }
 
 /// Numbers of the optimizer, of every command that writes or makes its steps.
@@ -297,12 +343,20 @@ impl Training {
                 columns: self.columns.renamed(),
                 tokenizer: self.tokenizer.clone(),
                 max_length: self.max_length,
-                packing: self.packing,
-                order: if self.no_shuffle { Order::File } else { Order::Shuffled { seed: self.seed } },
+                packing: match (self.packing, self.packing_strategy) {
+                    (false, _) => Packing::Off,
+                    (true, PackingStrategy::Bfd) => Packing::Whole,
+                    (true, PackingStrategy::Wrapped) => Packing::Concatenate,
+                },
+                order: match (self.no_shuffle, self.group_by_length) {
+                    (true, _) => Order::File,
+                    (false, true) => Order::ByLength { seed: self.seed },
+                    (false, false) => Order::Shuffled { seed: self.seed },
+                },
                 batch_size: batch_size_to_train(self.batch_size, &manifest.feeding).in_file(bundle)?,
             },
             accumulation: self.gradient_accumulation_steps,
-            micro_batch: self.micro_batch_size,
+            micro_batch: self.micro_batch_size.map_or(MicroBatch::Whole, |rows| rows.0),
             length: self.max_steps.map_or(Length::Epochs(epochs.unwrap_or(EPOCHS)), |steps| Length::Steps(steps.get())),
             optimizer: Optimizer {
                 learning_rate,

@@ -5,7 +5,7 @@ use super::dataset::Dataset;
 use super::example::{Example, IGNORED, Labels, Numbers};
 use super::filling::Filling;
 use super::masking::hidden;
-use super::shuffle::{Cursor, Order};
+use super::shuffle::{Cursor, Order, by_length};
 use crate::adapter::config::Task;
 use crate::anatomy::{Padding, Role};
 use crate::error::{Context, Error, Place, Result};
@@ -106,7 +106,12 @@ impl<'a> Batches<'a> {
             return Err(error.with_hint("name a tokenizer that has a mask token, or write labels into the data file"));
         }
         let filling = filling.declared_by(inputs);
-        let inputs = inputs.iter().filter_map(|port| Some(Input { role: role(port, &filling.feeding)?, port: port.clone() })).collect();
+        let has_segments = dataset.examples.iter().any(|example| !example.segments.is_empty());
+        let inputs = inputs
+            .iter()
+            .filter_map(|port| Some(Input { role: role(port, &filling.feeding)?, port: port.clone() }))
+            .filter(|input| input.role != Role::Segments || has_segments)
+            .collect();
         Ok(Self { dataset, inputs, batch_size, order, filling, cursor: Cursor::default(), epoch: None })
     }
 
@@ -168,12 +173,21 @@ impl<'a> Batches<'a> {
         let Cursor { epoch, position } = self.cursor;
         let order = match self.epoch.take() {
             Some((known, order)) if known == epoch => order,
-            _ => self.order.rows(count, epoch),
+            _ => self.rows_of(epoch),
         };
         let rows = order[position..count.min(position + self.batch_size)].to_vec();
         self.cursor.position += rows.len();
         self.epoch = Some((epoch, order));
         (rows, epoch)
+    }
+
+    /// The rows of an epoch in the order in which they are read.
+    fn rows_of(&self, epoch: u64) -> Vec<usize> {
+        let rows = self.order.rows(self.dataset.examples.len(), epoch);
+        match self.order {
+            Order::ByLength { seed } => by_length(rows, |row| self.dataset.examples[row].longest(), self.batch_size, seed, epoch),
+            Order::File | Order::Shuffled { .. } => rows,
+        }
     }
 
     fn parts(&self, rows: &[usize]) -> Vec<Vec<usize>> {
@@ -198,7 +212,7 @@ impl<'a> Batches<'a> {
 
     fn batch_of(&self, indices: &[usize], epoch: u64) -> Result<Batch> {
         let task = self.dataset.task;
-        let seed = if let Order::Shuffled { seed } = self.order { seed } else { 0 };
+        let seed = self.order.seed().unwrap_or_default();
         let count = u64::try_from(self.dataset.examples.len()).unwrap_or_default();
         let drawn = |index: usize| epoch.wrapping_mul(count).wrapping_add(u64::try_from(index).unwrap_or_default());
         let example = |index: &usize| hidden(&self.dataset.examples[*index], &self.filling, seed, drawn(*index));

@@ -68,7 +68,9 @@ impl<'a> Rows<'a> {
         match role {
             Role::InputIds => self.matrix(port, Fill::With(self.pad), |row| row.input_ids.clone()),
             Role::AttentionMask(form) | Role::EncoderAttentionMask(form) => self.mask(port, form, self.length, Example::mask),
-            Role::PositionIds => self.matrix(port, Fill::LastOfRow, |row| positions(&row.mask())),
+            Role::PositionIds => self.matrix(port, Fill::LastOfRow, |row| positions(&row.mask(), &row.segments)),
+            // What fills a row up belongs to its last segment, so that every position sees something.
+            Role::Segments => self.matrix(port, Fill::LastOfRow, |row| or_constant(&row.segments, 0, row.input_ids.len())),
             Role::TokenTypeIds => self.matrix(port, Fill::With(0), |row| or_constant(&row.token_type_ids, 0, row.input_ids.len())),
             Role::Lengths => {
                 let lengths = self.examples.iter().map(|row| i32::try_from(row.tokens()).unwrap_or(i32::MAX));
@@ -282,13 +284,15 @@ fn or_constant(column: &[i32], value: i32, length: usize) -> Vec<i32> {
     if column.is_empty() { vec![value; length] } else { column.to_vec() }
 }
 
-/// `max(cumsum(mask) - 1, 0)`: behind the end of a row the sum does not grow, so that the last position is repeated.
-fn positions(mask: &[i32]) -> Vec<i32> {
-    let sums = mask.iter().scan(0, |sum, mask| {
-        *sum += i32::from(*mask != 0);
-        Some((*sum - 1).max(0))
+/// `max(cumsum(mask) - 1, 0)`: behind the end of a row the sum does not grow, so that the last position is repeated. Each segment begins at 0.
+fn positions(mask: &[i32], segments: &[i32]) -> Vec<i32> {
+    let mut sum = 0;
+    let places = mask.iter().enumerate().map(|(at, mask)| {
+        let begins = at > 0 && segments.get(at) != segments.get(at - 1);
+        sum = if begins { 0 } else { sum } + i32::from(*mask != 0);
+        (sum - 1).max(0)
     });
-    sums.collect()
+    places.collect()
 }
 
 /// Which keys are seen, as the numbers that a form of mask has for that.

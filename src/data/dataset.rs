@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::Tokenizer;
 use serde_json::Value;
 
 use super::classes;
@@ -11,6 +10,7 @@ use super::encode::encode;
 use super::encoder::Encoder;
 use super::example::{Example, IGNORED, Labels};
 use super::held_out::HeldOut;
+use super::packing::packed;
 use super::reading::{Packing, Reading};
 use super::record::{self, Record};
 use super::roles;
@@ -107,8 +107,8 @@ impl Dataset {
         class_names: Option<Vec<String>>,
         mut summary: Summary,
     ) -> Result<Self> {
-        if reading.packing == Packing::Concatenate {
-            examples = packed(&examples, reading).in_file(path)?;
+        if reading.packing != Packing::Off {
+            examples = packed(examples, reading).in_file(path)?;
         }
         for example in &examples {
             let labels = example.label_count(reading.task);
@@ -215,11 +215,11 @@ fn fitted(mut example: Example, reading: &Reading<'_>, summary: &mut Summary) ->
     if example.pixel_values.is_none() && example.columns.is_empty() && example.input_ids.is_empty() {
         return Err(Error::invalid("this row has no tokens"));
     }
-    if let Some(length) = reading.max_length.filter(|length| reading.packing == Packing::Off && *length < example.longest()) {
+    if let Some(length) = reading.max_length.filter(|length| reading.packing != Packing::Concatenate && *length < example.longest()) {
         example.cut(length);
         summary.cut += 1;
     }
-    match limits.positions.filter(|positions| reading.packing == Packing::Off && *positions < example.longest()) {
+    match limits.positions.filter(|positions| reading.packing != Packing::Concatenate && *positions < example.longest()) {
         None => Ok(example),
         Some(positions) => {
             let room = match limits.virtual_tokens {
@@ -233,11 +233,13 @@ fn fitted(mut example: Example, reading: &Reading<'_>, summary: &mut Summary) ->
 }
 
 impl Example {
-    fn longest(&self) -> usize {
-        match &self.labels {
+    /// Tokens of its longest part.
+    pub(super) fn longest(&self) -> usize {
+        let own = match &self.labels {
             Labels::Tokens(labels) => self.input_ids.len().max(labels.len()),
             _ => self.input_ids.len(),
-        }
+        };
+        self.others.iter().map(Self::longest).fold(own, usize::max)
     }
 
     fn cut(&mut self, length: usize) {
@@ -255,48 +257,4 @@ impl Example {
             labels.shrink_to_fit();
         }
     }
-}
-
-/// All rows in one stream with an end token between, cut into blocks.
-fn packed(examples: &[Example], reading: &Reading<'_>) -> Result<Vec<Example>> {
-    if reading.task != Task::CausalLm {
-        return Err(Error::unsupported(
-            format!("packing for {}", reading.task.name()),
-            "only rows of a causal language model can follow one another",
-        ));
-    }
-    let Some(length) = reading.max_length.or(reading.limits.positions).filter(|length| *length > 1) else {
-        return Err(Error::invalid("packing needs a length").with_hint("give --max-length, the tokens of a block"));
-    };
-    if let Some(positions) = reading.limits.positions.filter(|positions| *positions < length) {
-        return Err(Error::mismatch("the length of a block", format!("at most {positions}, the model's positions"), length));
-    }
-    if let Some((name, _)) = examples.iter().find_map(|example| example.columns.first_key_value()) {
-        return Err(Error::unsupported(format!("packing with the column {name}"), "rows are joined of tokens and labels alone"));
-    }
-    let end = reading.tokenizer.and_then(Tokenizer::eos);
-    let mut blocks: Vec<Example> = vec![];
-    for example in examples {
-        let Labels::Tokens(labels) = &example.labels else { continue };
-        let is_kept = |position: usize| example.attention_mask.get(position).is_none_or(|mask| *mask != 0);
-        let tokens = example
-            .input_ids
-            .iter()
-            .zip(labels)
-            .enumerate()
-            .filter(|(position, _)| is_kept(*position))
-            .map(|(_, (id, label))| (*id, *label));
-        let end = end.filter(|end| example.input_ids.last() != Some(end)).map(|end| (end, end));
-        for (id, label) in tokens.chain(end) {
-            if blocks.last().is_none_or(|block| block.input_ids.len() == length) {
-                blocks.push(Example { line: example.line, ..Example::default() });
-            }
-            let block = blocks.last_mut().expect("a block was pushed if there was none");
-            block.input_ids.push(id);
-            if let Labels::Tokens(labels) = &mut block.labels {
-                labels.push(label);
-            }
-        }
-    }
-    Ok(blocks)
 }

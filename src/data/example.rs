@@ -20,6 +20,8 @@ pub struct Example {
     pub attention_mask: Vec<i32>,
     /// The segment of each token; all 0 by default.
     pub token_type_ids: Vec<i32>,
+    /// The number of the row that each token comes from, where several were put into one; all of one row by default.
+    pub segments: Vec<i32>,
     /// What the decoder reads; by default the labels, one place to the right.
     pub decoder_input_ids: Vec<i32>,
     /// An image, already resized and normalised.

@@ -22,6 +22,7 @@ mod held_out;
 mod long;
 mod masking;
 mod media;
+mod packing;
 mod reading;
 mod record;
 mod roles;

@@ -17,6 +17,8 @@ pub enum Packing {
     /// A row is an example.
     #[default]
     Off,
+    /// Whole rows, as many as there is room for; each attends to itself alone.
+    Whole,
     /// All rows one after another, an end token between, cut every `max_length` tokens. What stands before a row in its block is attended to.
     Concatenate,
 }

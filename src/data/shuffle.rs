@@ -14,6 +14,11 @@ pub enum Order {
         /// Decides all permutations.
         seed: u64,
     },
+    /// The same, but that rows of about the same length come together.
+    ByLength {
+        /// Decides all permutations.
+        seed: u64,
+    },
 }
 
 /// A place in the endless sequence of epochs: the next row to be read. With the [`Order`] it is all that a resumed run needs to know.
@@ -26,11 +31,20 @@ pub struct Cursor {
 }
 
 impl Order {
+    /// What decides permutations; none where there are none.
+    #[must_use]
+    pub fn seed(self) -> Option<u64> {
+        match self {
+            Self::File => None,
+            Self::Shuffled { seed } | Self::ByLength { seed } => Some(seed),
+        }
+    }
+
     /// The rows of an epoch, in the order in which they are read.
     #[must_use]
     pub fn rows(self, count: usize, epoch: u64) -> Vec<usize> {
         let mut rows: Vec<usize> = (0..count).collect();
-        if let Self::Shuffled { seed } = self {
+        if let Some(seed) = self.seed() {
             shuffle(&mut rows, &mut generator(Use::RowOrder, seed, epoch));
         }
         rows
@@ -50,12 +64,38 @@ fn shuffle(rows: &mut [usize], random: &mut ChaCha8Rng) {
     }
 }
 
+/// Batches whose rows are sorted by length together: enough that the rows of each are of about one length, few enough that which rows come together
+/// differs from epoch to epoch (`get_length_grouped_indices` of Hugging Face's `trainer_pt_utils.py`).
+const BATCHES_SORTED_TOGETHER: usize = 50;
+
+/// Shuffled rows in another order, in which those of each batch are of about one length. Batches come in random order, but the one with the
+/// longest row is the first: what memory a run needs is known after its first step. A batch that is not full is the last.
+pub(super) fn by_length(mut rows: Vec<usize>, length: impl Fn(usize) -> usize, batch: usize, seed: u64, epoch: u64) -> Vec<usize> {
+    let batch = batch.max(1);
+    let full = rows.len() - rows.len() % batch;
+    if full == 0 {
+        return rows;
+    }
+    let longest = (0..rows.len()).max_by_key(|&at| (length(rows[at]), std::cmp::Reverse(at))).unwrap_or_default();
+    rows.swap(0, longest);
+    for part in rows[..full].chunks_mut(batch * BATCHES_SORTED_TOGETHER) {
+        part.sort_by_key(|&row| std::cmp::Reverse(length(row)));
+    }
+    let mut batches: Vec<&[usize]> = rows[..full].chunks(batch).collect();
+    let mut random = generator(Use::BatchOrder, seed, epoch);
+    for last in (2..batches.len()).rev() {
+        batches.swap(last, 1 + below(&mut random, last));
+    }
+    batches.concat().into_iter().chain(rows[full..].iter().copied()).collect()
+}
+
 /// What random numbers are for, so that two uses of the same seed have nothing to do with each other.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Use {
     RowOrder,
     Hiding,
     HeldOut,
+    BatchOrder,
 }
 
 /// A generator that depends on its arguments alone. The algorithm and the way numbers are drawn from it are fixed here: a run that was begun
@@ -65,6 +105,7 @@ pub(super) fn generator(purpose: Use, seed: u64, index: u64) -> ChaCha8Rng {
         Use::RowOrder => 0,
         Use::Hiding => 1,
         Use::HeldOut => 2,
+        Use::BatchOrder => 3,
     };
     let mut key = [0; 32];
     for (part, value) in key.chunks_exact_mut(8).zip([seed, index, purpose]) {
@@ -97,6 +138,24 @@ mod tests {
         assert_ne!(order.rows(100, 3), order.rows(100, 4));
         assert_ne!(order.rows(100, 3), Order::Shuffled { seed: 8 }.rows(100, 3));
         assert_eq!(Order::File.rows(4, 9), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn rows_of_one_length_come_together_and_the_longest_first() {
+        let length = |row: usize| [5, 40, 7, 39, 6, 80, 41, 8, 90, 9, 4][row];
+        let order = Order::ByLength { seed: 3 };
+        for epoch in 0..5 {
+            let rows = by_length(order.rows(11, epoch), length, 2, 3, epoch);
+            assert_eq!(rows, by_length(order.rows(11, epoch), length, 2, 3, epoch));
+            assert_eq!(rows[0], 8, "the longest row");
+            let mut sorted = rows.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, (0..11).collect::<Vec<_>>());
+            let spread = |rows: &[usize]| rows.chunks(2).map(|pair| length(pair[0]).abs_diff(length(pair[pair.len() - 1]))).sum::<usize>();
+            assert!(spread(&rows) < spread(&Order::Shuffled { seed: 3 }.rows(11, epoch)), "{rows:?}");
+        }
+        assert_ne!(by_length(order.rows(11, 0), length, 2, 3, 0), by_length(order.rows(11, 1), length, 2, 3, 1));
+        assert_eq!(by_length(vec![2, 0, 1], length, 8, 3, 0), [2, 0, 1], "one batch, not full");
     }
 
     #[test]

@@ -63,6 +63,9 @@ impl Packing {
 
     /// The matrix in floats, `[rows, columns]`.
     pub(super) fn weight<'g>(&self, f: &Fused<'g>, packed: Packed<'g>) -> Result<Expr<'g>, String> {
+        if self.dtype == DType::U8 {
+            return Ok(self.unpadded(self.bytes(f, packed)?));
+        }
         let (values, scales) = (self.values(f, packed)?, self.scales(packed));
         let blocks = [("axis", Attr::Int(1)), ("block_size", Attr::Int(self.block))];
         let dequantised = |zero: Option<Expr<'g>>| f.b.op_n("DequantizeLinear", &[Some(values), Some(scales), zero], &blocks, 1)[0];
@@ -76,6 +79,25 @@ impl Packing {
             _ => dequantised(Some(self.zeros(f, packed)?)),
         };
         Ok(self.unpadded(weight))
+    }
+
+    /// Whole bytes in floats, `[rows, blocks · block]`: each block a row with a scale of its own. CUDA's `DequantizeLinear` takes blocks of 4 bits, and
+    /// bytes along an axis, but no blocks of bytes.
+    fn bytes<'g>(&self, f: &Fused<'g>, packed: Packed<'g>) -> Result<Expr<'g>, String> {
+        let of_blocks = self.rows * self.blocks;
+        let values = self.typed(f, packed.values, of_blocks, self.block)?;
+        let scales = packed.scales.reshape(&[of_blocks]);
+        let apart = match packed.zeros {
+            Some(zero) if zero.dtype().is_float() => {
+                let plain = f.b.op("DequantizeLinear", &[values, scales], &[("axis", Attr::Int(0))]);
+                plain - (zero.reshape(&[of_blocks]) * scales).unsqueeze(&[1])
+            }
+            _ => {
+                let zeros = self.zeros(f, packed)?.reshape(&[of_blocks]);
+                f.b.op("DequantizeLinear", &[values, scales, zeros], &[("axis", Attr::Int(0))])
+            }
+        };
+        Ok(apart.reshape(&[self.rows, self.padded]))
     }
 
     /// `(q - zero[group]) · scale[group]` for columns whose group is given one by one.
@@ -103,7 +125,7 @@ impl Packing {
 
     /// `[rows, blocks · block]`, the same bytes.
     fn values<'g>(&self, f: &Fused<'g>, packed: Packed<'g>) -> Result<Expr<'g>, String> {
-        self.typed(f, packed.values, self.padded)
+        self.typed(f, packed.values, self.rows, self.padded)
     }
 
     /// `[rows, blocks]`
@@ -115,7 +137,7 @@ impl Packing {
             return Ok(f.b.initializer(&format!("{}_zero_point", packed.values.name()), tensor));
         };
         if self.dtype == DType::U8 || self.blocks % 2 == 0 {
-            return self.typed(f, zero, self.blocks);
+            return self.typed(f, zero, self.rows, self.blocks);
         }
         // Each row ends with half a byte that means nothing.
         let stored = f.b.constant_of(zero.id()).and_then(|tensor| tensor.bytes().cloned()).ok_or("its zero points are not constant")?;
@@ -128,10 +150,10 @@ impl Packing {
     }
 
     /// A constant of bytes as a matrix of this packing's type, at the place where it lies.
-    fn typed<'g>(&self, f: &Fused<'g>, bytes: Expr<'g>, width: i64) -> Result<Expr<'g>, String> {
+    fn typed<'g>(&self, f: &Fused<'g>, bytes: Expr<'g>, rows: i64, width: i64) -> Result<Expr<'g>, String> {
         let stored = f.b.constant_of(bytes.id()).ok_or("its weight is not constant")?;
         let raw = stored.bytes().ok_or("its weight is not a tensor of bytes")?;
-        let typed = Tensor::new(self.dtype, vec![size(self.rows)?, size(width)?], raw.clone()).map_err(|e| e.to_string())?;
+        let typed = Tensor::new(self.dtype, vec![size(rows)?, size(width)?], raw.clone()).map_err(|e| e.to_string())?;
         let typed = stored.origin().map_or(typed.clone(), |origin| typed.at(origin.clone()));
         Ok(f.b.initializer(&format!("{}_{}", bytes.name(), self.dtype.name()), typed))
     }

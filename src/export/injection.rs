@@ -16,6 +16,8 @@ use crate::contract::GraphName;
 use crate::ir::{Builder, DType, Graph, Tensor};
 use crate::model::{Base, Model, class_names};
 use crate::peft::{self, AdapterConfig, AdapterFiles};
+use crate::train::recompute::Recompute;
+use crate::train::segments;
 use crate::train::verbalizer::HardPrompt;
 use crate::{Context, Error, Result};
 
@@ -36,6 +38,8 @@ pub struct Injection {
     pub loss: LossRequest,
     /// Where virtual tokens go in a model that multiplies embeddings with a number; found out where it is not given.
     pub prompt_scale: Option<PromptScale>,
+    /// What is computed again in the backward pass.
+    pub recompute: Recompute,
     /// The seed of a fresh adapter's values.
     pub seed: u64,
 }
@@ -51,6 +55,7 @@ impl Default for Injection {
             hard_prompt: None,
             loss: LossRequest::default(),
             prompt_scale: None,
+            recompute: Recompute::None,
             seed: 42,
         }
     }
@@ -175,8 +180,16 @@ pub fn inject(mut model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<
     put(GraphName::Inference, inference)?;
     let params: Vec<Param> = trained.into_iter().filter(Param::is_trained).collect();
     let classes = base.anatomy.head.as_ref().and_then(|head| head.classes);
-    let to_train = ToTrain { base, plan: &plan, objective: &loss.objective, params: &params, hard_prompt: asked.hard_prompt.as_ref() };
+    let to_train = ToTrain {
+        base,
+        plan: &plan,
+        objective: &loss.objective,
+        params: &params,
+        hard_prompt: asked.hard_prompt.as_ref(),
+        recompute: asked.recompute,
+    };
     to_train.graphs(&untrained, &mut put).in_file(&name)?;
+    let unpackable = segments::refusal(to_train.model(&untrained, &params));
     let manifest = Manifest {
         version: manifest::VERSION,
         producer: format!("peft-onnx {}", env!("CARGO_PKG_VERSION")),
@@ -197,6 +210,8 @@ pub fn inject(mut model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<
         dropout: plan.dropout(),
         feeding,
         hard_prompt: asked.hard_prompt.clone(),
+        recompute: asked.recompute,
+        unpackable,
         loss: loss.plan,
     };
     Ok(Injected { manifest, files, targets: plan.targets(), trained: plan.trained(), matched, new_head, head_on })

@@ -12,6 +12,7 @@ use crate::contract::{Input, Output, PortRole};
 use crate::ir::Graph;
 use crate::peft::{ENCODER_FILE, FACTORS_FILE, WEIGHTS_FILE};
 use crate::train::plan::LossPlan;
+use crate::train::recompute::Recompute;
 use crate::train::verbalizer::HardPrompt;
 use crate::{Context, Error, Result};
 
@@ -69,6 +70,12 @@ pub struct Manifest {
     /// The words that labels stand for, where a language model is asked for one of them; labels are then their numbers, at the word's place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hard_prompt: Option<HardPrompt>,
+    /// What is computed again in the backward pass.
+    #[serde(default, skip_serializing_if = "Recompute::is_none")]
+    pub recompute: Recompute,
+    /// Why rows cannot be packed; none if they can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unpackable: Option<String>,
     /// What is minimised.
     #[serde(default)]
     pub loss: LossPlan,

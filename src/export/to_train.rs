@@ -12,6 +12,7 @@ use crate::model::Base;
 use crate::train::cached;
 use crate::train::objective::{Model, Objective};
 use crate::train::optimizer::{self, AdamW};
+use crate::train::recompute::Recompute;
 use crate::train::step::{self, Backward};
 use crate::train::verbalizer::HardPrompt;
 
@@ -25,6 +26,7 @@ pub(super) struct ToTrain<'a> {
     pub objective: &'a Objective,
     pub params: &'a [Param],
     pub hard_prompt: Option<&'a HardPrompt>,
+    pub recompute: Recompute,
 }
 
 impl ToTrain<'_> {
@@ -60,14 +62,16 @@ impl ToTrain<'_> {
         Ok((b.finish()?, params.into_iter().filter(Param::is_trained).collect()))
     }
 
-    fn model<'a>(&'a self, graph: &'a Graph, params: &'a [Param]) -> Model<'a> {
+    pub(super) fn model<'a>(&'a self, graph: &'a Graph, params: &'a [Param]) -> Model<'a> {
         Model {
             graph,
             anatomy: &self.base.anatomy,
             params,
             objective: self.objective,
             positions_without_label: self.plan.positions_without_label(),
+            virtual_tokens: self.plan.virtual_tokens(),
             hard_prompt: self.hard_prompt,
+            recompute: self.recompute,
         }
     }
 }

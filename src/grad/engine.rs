@@ -8,6 +8,7 @@ use rustc_hash::FxHashSet;
 use super::forward::Forward;
 use super::refusals::reason;
 use super::rules::{Rule, rule};
+use super::scan;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ir::Trait;
 use crate::ir::{Builder, Expr, Graph, NO_GRADIENT, Node, NodeSpec, ValueId};
@@ -60,6 +61,27 @@ pub fn gradients<'g>(b: &'g Builder, loss: Expr<'g>, wrt: &[Expr<'g>]) -> Result
 /// # Errors
 /// As [`gradients`].
 pub fn vjp<'g>(b: &'g Builder, seeds: &[(Expr<'g>, Expr<'g>)], wrt: &[Expr<'g>]) -> Result<Vec<Option<Expr<'g>>>> {
+    let gradients = pull_back(b, seeds, wrt)?;
+    Ok(wrt.iter().map(|x| gradients.of(x.id())).collect())
+}
+
+/// The gradients of all values between seeds and those asked for.
+#[derive(Debug)]
+pub struct Gradients<'g>(BTreeMap<ValueId, Expr<'g>>);
+
+impl<'g> Gradients<'g> {
+    /// The gradient of a value, in its shape and type; none if no seed depends on it, or it does not depend on what was asked for.
+    #[must_use]
+    pub fn of(&self, value: ValueId) -> Option<Expr<'g>> {
+        self.0.get(&value).copied()
+    }
+}
+
+/// As [`vjp`], with the gradients of the values on the way.
+///
+/// # Errors
+/// As [`gradients`].
+pub fn pull_back<'g>(b: &'g Builder, seeds: &[(Expr<'g>, Expr<'g>)], wrt: &[Expr<'g>]) -> Result<Gradients<'g>> {
     let sweep = Sweep::run(b, seeds, wrt)?;
     if !sweep.missing.is_empty() {
         let lines = sweep.missing.iter().map(ToString::to_string).collect();
@@ -67,7 +89,7 @@ pub fn vjp<'g>(b: &'g Builder, seeds: &[(Expr<'g>, Expr<'g>)], wrt: &[Expr<'g>])
             Error::from(ErrorKind::NoGradient(lines)).with_hint("`peft-onnx inspect MODEL --ops` lists every op without a gradient")
         );
     }
-    Ok(wrt.iter().map(|x| sweep.gradients.get(&x.id()).copied()).collect())
+    Ok(Gradients(sweep.gradients))
 }
 
 /// The nodes between the values of `from` and those of `to` that gradient cannot pass, last first; empty if it can be computed.
@@ -133,6 +155,12 @@ impl<'g> Sweep<'g> {
 
     /// Passes the gradients of a node's outputs on to its inputs.
     fn pass(&mut self, node: &Node, dys: Vec<Option<Expr<'g>>>) {
+        if &*node.op == "Scan" {
+            return match scan::backward(self.b, node, &dys, |x| self.live.contains(&x), vjp) {
+                Ok(found) => found.into_iter().for_each(|(x, dx)| self.add(x, dx)),
+                Err(why) => self.stuck(node, why),
+            };
+        }
         let Some(rule) = rule(&node.op) else {
             return self.stuck(node, reason(&node.op).to_owned());
         };

@@ -25,8 +25,9 @@ mod engine;
 mod forward;
 mod refusals;
 mod rules;
+mod scan;
 
-pub use engine::{Missing, gradients, missing, vjp};
+pub use engine::{Gradients, Missing, gradients, missing, pull_back, vjp};
 pub use forward::Forward;
 pub use refusals::refusals;
 pub use rules::{Rule, Vjp, rules};

@@ -16,6 +16,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use finish::{Keep, sorted};
 
 use super::builder::expr::Expr;
+use super::dim::Dim;
 use super::dtype::DType;
 use super::fact::Fact;
 use super::graph::attr::Attr;
@@ -63,6 +64,8 @@ struct State {
     writers: Vec<Option<usize>>,
     /// What readers were given in a value's place.
     rewired: FxHashMap<ValueId, ValueId>,
+    /// Vectors of one element, int64, that hold what a symbol stands for: of lengths that no input has.
+    lengths: FxHashMap<Dim, ValueId>,
     scope: String,
     error: Option<Error>,
     /// What becomes of nodes whose inputs can never go together.
@@ -225,6 +228,18 @@ impl Builder {
         self.state.borrow().graph.nodes.clone()
     }
 
+    /// How many nodes were written so far.
+    #[must_use]
+    pub fn node_count(&self) -> usize {
+        self.state.borrow().graph.nodes.len()
+    }
+
+    /// The nodes that were written behind the first `count`.
+    #[must_use]
+    pub fn nodes_from(&self, count: usize) -> Vec<Node> {
+        self.state.borrow().graph.nodes.get(count..).unwrap_or_default().to_vec()
+    }
+
     /// The nodes that were written so far, each after those it reads from.
     ///
     /// # Errors
@@ -244,6 +259,16 @@ impl Builder {
     pub(super) fn sources(&self) -> Vec<Expr<'_>> {
         let state = self.state.borrow();
         state.graph.inputs.iter().chain(&state.graph.captured).map(|&id| Expr::new(self, id)).collect()
+    }
+
+    /// Says which vector of one element, int64, holds the length that `symbol` stands for, where no input has an axis of it.
+    pub fn tell_length(&self, symbol: &Dim, length: Expr<'_>) {
+        self.state.borrow_mut().lengths.insert(symbol.clone(), length.id());
+    }
+
+    /// The vector that was told for a symbol.
+    pub(super) fn told_length(&self, symbol: &Dim) -> Option<Expr<'_>> {
+        self.state.borrow().lengths.get(symbol).map(|&id| Expr::new(self, id))
     }
 
     /// The value that is output under a name.

@@ -72,6 +72,9 @@ pub struct Node {
 /// The key of a node's annotation that says that gradient does not pass it.
 pub const NO_GRADIENT: &str = "peft-onnx:no-gradient";
 
+/// The key of an annotation of a view that changes nothing but waits for something: it is not looked through, nor left out.
+pub const LATER: &str = "peft-onnx:later";
+
 impl Node {
     /// Every value the node needs, captured ones too.
     pub fn reads(&self) -> impl Iterator<Item = ValueId> + '_ {

@@ -39,10 +39,11 @@ impl Builder {
 
     /// The length that a symbol stands for, from an input one of whose axes has it.
     fn symbol(&self, symbol: &Dim) -> Option<Expr<'_>> {
-        let (input, axis) = self.sources().into_iter().find_map(|input| {
+        let found = self.sources().into_iter().find_map(|input| {
             let axis = input.dims()?.iter().position(|dim| dim == symbol)?;
             Some((input, i64::try_from(axis).ok()?))
-        })?;
+        });
+        let Some((input, axis)) = found else { return self.told_length(symbol) };
         Some(self.op("Shape", &[input], &[("start", Attr::Int(axis)), ("end", Attr::Int(axis + 1))]))
     }
 }

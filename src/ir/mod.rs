@@ -23,7 +23,7 @@ pub use dim::Dim;
 pub use dtype::DType;
 pub use fact::{Fact, Shape, broadcast};
 pub use graph::attr::Attr;
-pub use graph::{Graph, ModelInfo, NO_GRADIENT, Node, NodeId, Opset, Use, Value, ValueId};
+pub use graph::{Graph, LATER, ModelInfo, NO_GRADIENT, Node, NodeId, Opset, Use, Value, ValueId};
 pub use operators::Trait;
 pub use ops::Transposed;
 pub use simplify::simplify;

@@ -56,7 +56,7 @@ pub fn vjp_graph(model: Model<'_>, formula: &Formula) -> Result<Graph> {
     let prepared = Prepared::new(&b, model)?;
     let vectors = prepared.vectors(model, formula)?;
     let given = b.input(VECTORS_GRADIENT, DType::F32, &vectors.known_dims());
-    let gradient = prepared.pulled_back(&[(vectors, given)])?;
+    let gradient = prepared.repeating(model, &[(vectors, given)], &[vectors.id()])?;
     b.output("backward/gradient", gradient);
     let graph = simplify(&b.finish()?)?;
     let output = *graph.outputs().first().ok_or_else(|| Error::graph("the gradient is gone"))?;

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ir::Trait;
-use crate::ir::{Builder, Expr, Node, NodeSpec, ValueId};
+use crate::ir::{Attr, Builder, Expr, Node, NodeSpec, ValueId};
 
 /// A row-wise part of a graph: `logits = f(x)`, each row of the result following from the same row of `x`.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl Head {
             return Err(format!("{} does not lead to {}", x.name(), logits.name()));
         }
         let mut wanted = BTreeSet::from([logits.id()]);
-        let mut nodes = vec![];
+        let mut nodes: Vec<Node> = vec![];
         // Nodes that were rewired in may stand behind their readers: go back from the logits until nothing is added.
         loop {
             let before = nodes.len();
@@ -48,6 +48,9 @@ impl Head {
             if nodes.len() == before {
                 break;
             }
+        }
+        for node in &mut nodes {
+            read_before_transpose(b, node);
         }
         for node in &nodes {
             row_wise(b, node, &after).map_err(|why| format!("{} ({}): {why}", node.name, node.op))?;
@@ -91,6 +94,20 @@ impl Head {
             written.insert(output, value);
         }
         written.get(&self.logits).copied().unwrap_or(x)
+    }
+}
+
+/// A product with a transposed constant as a `Gemm` that transposes while it reads: the matrix of a tied head is not copied in every step.
+fn read_before_transpose(b: &Builder, node: &mut Node) {
+    let turned = node.input(1).filter(|_| &*node.op == "MatMul").and_then(|weight| b.maker(weight));
+    let Some(turned) = turned.filter(|maker| &*maker.op == "Transpose" && maker.ints("perm").is_none_or(|perm| perm == [1, 0])) else {
+        return;
+    };
+    let stored = turned.input(0).filter(|&id| b.is_constant(id) && b.fact(id).rank() == Some(2));
+    if let Some(stored) = stored {
+        node.op = "Gemm".into();
+        node.inputs[1] = Some(stored);
+        node.attrs.insert("transB".into(), Attr::Int(1));
     }
 }
 

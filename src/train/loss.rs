@@ -1,9 +1,11 @@
 //! Losses, as graph, each fused with its own gradient at the logits.
 
+use std::sync::Arc;
+
 use super::head::Head;
 use crate::Result;
 use crate::grad;
-use crate::ir::{Body, Builder, DType, Dim, Expr, ValueId};
+use crate::ir::{Attr, Body, Builder, DType, Dim, Expr, NodeSpec, ValueId};
 
 /// Labels with this value do not count (PyTorch's `ignore_index`).
 pub const IGNORED: i64 = -100;
@@ -85,7 +87,7 @@ pub enum Want<'g> {
 
 /// Cross-entropy over rows of classes, of the rows whose label counts, a chunk of rows at a time.
 ///
-/// A `Loop` whose body writes the head for [`CHUNK`] rows, their loss, and, if asked, the gradient with respect to the head's input and
+/// A `Scan` whose body writes the head for [`CHUNK`] rows, their loss, and, if asked, the gradient with respect to the head's input and
 /// to those of its operands that are trained; so logits and their gradient never exist for more rows than that.
 ///
 /// # Errors
@@ -109,13 +111,11 @@ pub fn weighted_cross_entropy<'g>(b: &'g Builder, head: &Head, labels: Labels<'g
 pub fn log_probs<'g>(b: &'g Builder, head: &Head, labels: Labels<'g>) -> Result<Expr<'g>> {
     let (hidden, rows) = (b.expr(head.x()), Rows::of(labels, None));
     let body = b.body("chunk");
-    let (number, go_on) = (body.input("chunk/number", DType::I64, &[]), body.input("chunk/go_on", DType::Bool, &[]));
-    let chunk = Chunk::write(b, &body, head, hidden.rows(), &rows, number);
-    body.output("chunk/continue", go_on.identity());
+    let chunk = Chunk::write(b, &body, head, hidden.rows());
     body.output("chunk/log_probs", (chunk.log_p.gather_elements(chunk.classes, -1) * chunk.weights).reshape(&[CHUNK]));
-    let of_chunks = b.op_with_bodies("Loop", &[Some(rows.chunks), None], vec![("body", body.finish_body()?)], 1)[0];
+    let of_chunks = rows.scan(b, &[], body.finish_body()?, 1)[0];
     let none = labels.rows.zeros_like().cast(DType::F32);
-    Ok(none.scatter_nd_add(rows.positions.unsqueeze(&[-1]), of_chunks.reshape(&[-1])))
+    Ok(none.scatter_nd_add(rows.positions.reshape(&[-1, 1]), of_chunks.reshape(&[-1])))
 }
 
 fn over_chunks<'g>(b: &'g Builder, head: &Head, rows: &Rows<'g>, want: Want<'g>) -> Result<Loss<'g>> {
@@ -127,23 +127,22 @@ fn over_chunks<'g>(b: &'g Builder, head: &Head, rows: &Rows<'g>, want: Want<'g>)
         }
         Want::Accuracy => vec![],
     };
-    let body = chunk_body(b, head, hidden.rows(), rows, &trained, want)?;
+    let body = chunk_body(b, head, hidden.rows(), &trained, want)?;
     let zero = b.number(0.0, DType::F32);
-    let mut inputs = vec![Some(rows.chunks), None, Some(zero)];
+    let mut carried = vec![zero];
     match want {
-        Want::Gradient { .. } => inputs.extend(trained.iter().map(|&id| Some(b.expr(id).zeros_like()))),
-        Want::Accuracy => inputs.push(Some(zero)),
+        Want::Gradient { .. } => carried.extend(trained.iter().map(|&id| b.expr(id).zeros_like())),
+        Want::Accuracy => carried.push(zero),
     }
-    let carried = inputs.len() - 2;
-    let scanned = usize::from(matches!(want, Want::Gradient { .. }));
-    let outputs = b.op_with_bodies("Loop", &inputs, vec![("body", body)], carried + scanned);
+    let collected = usize::from(matches!(want, Want::Gradient { .. }));
+    let outputs = rows.scan(b, &carried, body, collected);
     let sum = outputs[0];
     match want {
         Want::Accuracy => Ok(Loss { sum, seeds: vec![], correct: Some(outputs[1]) }),
         Want::Gradient { .. } => {
             let flat = hidden.rows();
-            let of_rows = outputs[carried].reshape_dims(&vec![Dim::symbol("?label_rows"), hidden.dim(-1)]);
-            let scattered = flat.zeros_like().scatter_nd_add(rows.positions.unsqueeze(&[-1]), of_rows);
+            let of_rows = outputs[carried.len()].reshape_dims(&vec![Dim::symbol("?label_rows"), hidden.dim(-1)]);
+            let scattered = flat.zeros_like().scatter_nd_add(rows.positions.reshape(&[-1, 1]), of_rows);
             let mut seeds = vec![(hidden, scattered.reshape_like(hidden))];
             seeds.extend(trained.iter().zip(&outputs[1..]).map(|(&id, &gradient)| (b.expr(id), gradient)));
             Ok(Loss { sum, seeds, correct: None })
@@ -151,16 +150,14 @@ fn over_chunks<'g>(b: &'g Builder, head: &Head, rows: &Rows<'g>, want: Want<'g>)
     }
 }
 
-/// The rows whose label counts, in whole chunks: the last is filled up with row 0 at weight 0.
+/// The rows whose label counts, in whole chunks: the last is filled up with row 0 at weight 0. All `[chunks, CHUNK]`.
 struct Rows<'g> {
-    /// Which rows, `[chunks * CHUNK]`, int64.
+    /// Which rows, int64.
     positions: Expr<'g>,
-    /// What each row's loss counts, 0 for fillers; float32.
-    weights: Expr<'g>,
     /// The class of each, int64; 0 for fillers.
     classes: Expr<'g>,
-    /// The number of chunks, at least 1, int64, rank 0.
-    chunks: Expr<'g>,
+    /// What each row's loss counts, 0 for fillers; float32.
+    weights: Expr<'g>,
 }
 
 impl<'g> Rows<'g> {
@@ -176,11 +173,27 @@ impl<'g> Rows<'g> {
         let weights = weights.map_or(counted, |weights| weights.gather(positions, 0) * counted);
         // A filler's row may have an ignored label, which is no class.
         let classes = labels.rows.gather(positions, 0).max(b.ints(&[0]));
-        Self { positions, weights, classes, chunks: chunks.reshape(&[]) }
+        let [positions, classes, weights] = [positions, classes, weights].map(|of_rows| of_rows.reshape(&[-1, CHUNK]));
+        Self { positions, classes, weights }
+    }
+
+    /// Runs a body for each chunk: values that it carries, then those that it gives chunk by chunk.
+    fn scan(&self, b: &'g Builder, carried: &[Expr<'g>], body: Body, collected: usize) -> Vec<Expr<'g>> {
+        let read = [self.positions, self.classes, self.weights];
+        let attrs = [("num_scan_inputs", Attr::Int(3)), ("body", Attr::Graph(Arc::new(body.graph)))];
+        let spec = NodeSpec {
+            op: "Scan".into(),
+            inputs: carried.iter().chain(&read).map(|value| Some(value.id())).collect(),
+            outputs: vec![Some("".into()); carried.len() + collected],
+            attrs: attrs.into_iter().map(|(name, attr)| (name.into(), attr)).collect(),
+            captures: body.captures,
+            ..NodeSpec::default()
+        };
+        b.node(spec).into_iter().flatten().collect()
     }
 }
 
-/// One chunk of rows in a loop's body.
+/// One chunk of rows in the body of a `Scan`.
 struct Chunk<'b> {
     x: Expr<'b>,
     logits: Expr<'b>,
@@ -190,25 +203,19 @@ struct Chunk<'b> {
 }
 
 impl<'b> Chunk<'b> {
-    fn write<'g>(b: &'g Builder, body: &'b Builder, head: &Head, hidden: Expr<'g>, rows: &Rows<'g>, number: Expr<'b>) -> Self {
-        let start = number.reshape(&[1]) * body.ints(&[CHUNK]);
-        let end = start + body.ints(&[CHUNK]);
-        let part = |of: Expr<'g>| {
-            let part = body.capture(of).slice_at(start, end, &[0]);
-            part.reshape(&[CHUNK])
-        };
-        let x = body.capture(hidden).gather(part(rows.positions), 0);
-        let classes = part(rows.classes).unsqueeze(&[-1]);
-        let weights = part(rows.weights).unsqueeze(&[-1]);
+    /// Reads the slices of a round, behind what it carries, and writes the head for them.
+    fn write<'g>(b: &'g Builder, body: &'b Builder, head: &Head, hidden: Expr<'g>) -> Self {
+        let part = |name: &str, dtype| body.input(&format!("chunk/{name}"), dtype, &[Dim::known(CHUNK)]);
+        let (positions, classes) = (part("positions", DType::I64), part("classes", DType::I64).unsqueeze(&[-1]));
+        let weights = part("weights", DType::F32).unsqueeze(&[-1]);
+        let x = body.capture(hidden).gather(positions, 0);
         let logits = head.write(body, x, |id| body.capture(b.expr(id)));
         Self { x, logits, log_p: logits.cast(DType::F32).log_softmax(-1), classes, weights }
     }
 }
 
-fn chunk_body<'g>(b: &'g Builder, head: &Head, hidden: Expr<'g>, rows: &Rows<'g>, trained: &[ValueId], want: Want<'g>) -> Result<Body> {
+fn chunk_body<'g>(b: &'g Builder, head: &Head, hidden: Expr<'g>, trained: &[ValueId], want: Want<'g>) -> Result<Body> {
     let body = b.body("chunk");
-    let number = body.input("chunk/number", DType::I64, &[]);
-    let go_on = body.input("chunk/go_on", DType::Bool, &[]);
     let loss = body.input("chunk/loss", DType::F32, &[]);
     let carried: Vec<Expr<'_>> = trained
         .iter()
@@ -216,13 +223,13 @@ fn chunk_body<'g>(b: &'g Builder, head: &Head, hidden: Expr<'g>, rows: &Rows<'g>
         .map(|(&id, i)| body.input_value(&format!("chunk/gradient_{i}"), crate::ir::Fact { contents: None, ..b.fact(id) }, None))
         .collect();
 
-    let Chunk { x, logits, log_p, classes, weights } = Chunk::write(b, &body, head, hidden, rows, number);
+    let right_so_far = matches!(want, Want::Accuracy).then(|| body.input("chunk/correct", DType::F32, &[]));
+    let Chunk { x, logits, log_p, classes, weights } = Chunk::write(b, &body, head, hidden);
     let sum = loss - (log_p.gather_elements(classes, -1) * weights).sum_all();
-    body.output("chunk/continue", go_on.identity());
     body.output("chunk/loss_next", sum);
     match want {
         Want::Accuracy => {
-            let correct = body.input("chunk/correct", DType::F32, &[]);
+            let correct = right_so_far.unwrap_or_else(|| body.number(0.0, DType::F32));
             let right = logits.argmax(-1).unsqueeze(&[-1]).equal(classes).cast(DType::F32) * weights;
             body.output("chunk/correct_next", correct + right.sum_all());
         }

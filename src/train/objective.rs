@@ -2,6 +2,7 @@
 
 use super::formula::Formula;
 use super::loss_graph::LossGraph;
+use super::recompute::Recompute;
 use super::verbalizer::HardPrompt;
 use crate::adapter::Param;
 use crate::anatomy::Anatomy;
@@ -35,8 +36,12 @@ pub struct Model<'a> {
     pub objective: &'a Objective,
     /// Positions of the logits in front of those that have labels: virtual tokens.
     pub positions_without_label: usize,
+    /// Virtual tokens that the adapter puts before each row, in front of the tokens or of keys and values.
+    pub virtual_tokens: usize,
     /// The words that labels stand for: labels are then numbers of these, at the word's place.
     pub hard_prompt: Option<&'a HardPrompt>,
+    /// What is computed again in the backward pass.
+    pub recompute: Recompute,
 }
 
 /// The name of the labels' input.

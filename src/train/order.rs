@@ -34,7 +34,13 @@ impl Works {
 /// the node that joins the parts, those of the last layers last. Parts stay where a gradient is not joined from any.
 #[must_use]
 pub(super) fn parts_last(graph: Graph, gradient: ValueId) -> Graph {
-    let join = graph.producer(gradient).filter(|&node| &*graph.node(node).op == "Concat");
+    // Parts are joined row by row; the vector is a view of that.
+    let mut joined = gradient;
+    while let Some(view) = graph.producer(joined).map(|node| graph.node(node)).filter(|node| &*node.op == "Reshape") {
+        let Some(source) = view.input(0) else { break };
+        joined = source;
+    }
+    let join = graph.producer(joined).filter(|&node| &*graph.node(node).op == "Concat");
     let Some(join) = join else { return weights_first(graph) };
     let (fixed, works) = (fixed(&graph), works(&graph, join));
     let mut first = vec![usize::MAX; graph.node(join).inputs.len()];

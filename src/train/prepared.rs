@@ -7,6 +7,8 @@ use super::loss::{self, Labels, Want};
 use super::loss_graph::LossGraph;
 use super::losses::Reads;
 use super::objective::{LABELS, Model, Objective};
+use super::queries;
+use super::recompute::{self, Layers};
 use super::token_log_probs;
 use crate::contract::Input;
 use crate::grad;
@@ -35,6 +37,8 @@ pub(super) struct Prepared<'g> {
     pub trainable: Expr<'g>,
     /// What was output under which name.
     outputs: Vec<(std::sync::Arc<str>, Expr<'g>)>,
+    /// Attentions whose scores are computed for all queries at once though they should not be, with the reason.
+    whole: Vec<String>,
 }
 
 impl<'g> Prepared<'g> {
@@ -45,7 +49,15 @@ impl<'g> Prepared<'g> {
         let outputs = names.filter_map(|name| Some((name.into(), b.output_named(name)?))).collect();
         b.clear_outputs();
         super::cache::close(b, model.anatomy);
-        Ok(Self { b, trainable: flatten(b, model)?, outputs })
+        super::segments::write(b, model);
+        let trainable = flatten(b, model)?;
+        let whole = if model.recompute.parts_attention() {
+            let hidden = recompute::hidden(&b.sorted_nodes()?, model.anatomy);
+            queries::in_rounds(b, |id| hidden.contains(&id))?
+        } else {
+            vec![]
+        };
+        Ok(Self { b, trainable, outputs, whole })
     }
 
     /// Writes the loss.
@@ -64,8 +76,26 @@ impl<'g> Prepared<'g> {
     ///
     /// # Errors
     /// Operators on the way that have no gradient, all at once; a loss that does not depend on the adapter.
-    pub(super) fn gradient(&self, loss: &Loss<'g>) -> Result<Expr<'g>> {
-        self.pulled_back(&loss.seeds)
+    pub(super) fn gradient(&self, model: Model<'_>, loss: &Loss<'g>) -> Result<Expr<'g>> {
+        for why in &self.whole {
+            tracing::warn!("attention is not computed some queries at a time: {why}");
+        }
+        let ends: Vec<ValueId> = [loss.sum, loss.count].into_iter().chain(loss.seeds.iter().map(|(y, _)| *y)).map(Expr::id).collect();
+        self.repeating(model, &loss.seeds, &ends)
+    }
+
+    /// The gradient with respect to the trainable vector of values whose own gradients are given; layers are computed again if that was asked for.
+    ///
+    /// # Errors
+    /// As [`gradient`](Self::gradient).
+    pub(super) fn repeating(&self, model: Model<'_>, seeds: &[(Expr<'g>, Expr<'g>)], ends: &[ValueId]) -> Result<Expr<'g>> {
+        let choice = model.recompute;
+        let layers = if choice.repeats_layers() { Some(Layers::of(self.b, model.anatomy, ends, choice)?) } else { None };
+        let gradients = grad::pull_back(self.b, seeds, &[self.trainable])?;
+        if let Some(layers) = layers {
+            layers.repeat(self.b, &gradients);
+        }
+        gradients.of(self.trainable.id()).ok_or_else(|| Error::invalid("the loss does not depend on the adapter"))
     }
 
     /// A value as the model now gives it: what an adapter rewired, where it is an output.
@@ -154,14 +184,6 @@ impl<'g> Prepared<'g> {
         formula.pooled(given, mask).into_iter().next().ok_or_else(|| Error::invalid("the loss reads no vectors"))
     }
 
-    /// The gradient with respect to the trainable vector of values whose own gradients are given.
-    ///
-    /// # Errors
-    /// As [`gradient`](Self::gradient).
-    pub(super) fn pulled_back(&self, seeds: &[(Expr<'g>, Expr<'g>)]) -> Result<Expr<'g>> {
-        grad::vjp(self.b, seeds, &[self.trainable])?[0].ok_or_else(|| Error::invalid("the loss does not depend on the adapter"))
-    }
-
     /// Positions without those of virtual tokens in front.
     fn own_positions(model: Model<'_>, value: Expr<'g>) -> Expr<'g> {
         let before = i64::try_from(model.positions_without_label).unwrap_or(i64::MAX);
@@ -195,13 +217,20 @@ fn flatten<'g>(b: &'g Builder, model: Model<'_>) -> Result<Expr<'g>> {
     }
     let trainable = b.input(Input::Trainable.name(), DType::F32, &[Dim::known(length(count))]);
     b.scoped("trainable", || {
-        let lengths: Vec<i64> = params.iter().map(|p| length(p.initial.len())).collect();
-        for (param, part) in params.iter().zip(trainable.split(&lengths, 0)) {
+        // In rows as long as all parts allow: CUDA's Split and Concat send a table with an entry for each row to the device, in every step.
+        let row = params.iter().fold(0, |row, param| common_divisor(row, param.initial.len())).max(1);
+        let lengths: Vec<i64> = params.iter().map(|p| length(p.initial.len() / row)).collect();
+        for (param, part) in params.iter().zip(trainable.reshape(&[length(count / row), length(row)]).split(&lengths, 0)) {
             let shape: Vec<i64> = param.initial.shape().iter().map(|&n| length(n)).collect();
             b.remove_input(b.expr(param.value), part.reshape(&shape));
         }
     });
     Ok(trainable)
+}
+
+/// The largest number that divides both, by Euclid's algorithm.
+fn common_divisor(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { common_divisor(b, a % b) }
 }
 
 /// The axes of the data that labels go with.

@@ -8,6 +8,7 @@
 //! A state is saved when its checkpoint's folder takes its name; the bundle's adapter follows from the last checkpoint of a run that ended well.
 //! What a run looks like to people is not decided here: every happening is an [`Event`].
 
+mod ahead;
 mod best;
 mod cached;
 pub mod check;
@@ -17,12 +18,14 @@ mod engine;
 mod events;
 mod graphs;
 pub mod metrics;
+pub mod need;
 mod options;
 pub mod report;
 mod run;
 pub mod runs;
 pub mod schedule;
 mod source;
+pub mod speed;
 mod start;
 mod trainer;
 
@@ -32,7 +35,7 @@ use std::time::Duration;
 
 pub use best::Goal;
 pub use graphs::open as open_graph;
-pub use options::{DataOptions, EvalData, Length, Optimizer, Options, Saving, Start, Warmup, Watching};
+pub use options::{DataOptions, EvalData, Length, MicroBatch, Optimizer, Options, Saving, Start, Warmup, Watching};
 pub use source::{Source, batch_size, batch_size_to_train, tokenizer_near};
 pub use trainer::{Step, Trainer, TrainerOptions};
 
@@ -132,7 +135,12 @@ pub fn train(runtime: &Runtime, options: &Options, stop: &AtomicBool, report: &m
     if is_completed {
         material.bundle().renew_inference()?;
     }
-    match run::Run::prepare(runtime, options, &material, report)? {
+    let prepared = std::thread::scope(|scope| {
+        // While the graphs are opened.
+        scope.spawn(|| material.warn_of_memory(options));
+        run::Run::prepare(runtime, options, &material, report)
+    });
+    match prepared? {
         run::Prepared::Ready(run) => run.go(stop),
         run::Prepared::Finished(summary) => Ok(*summary),
     }

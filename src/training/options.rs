@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::best::Goal;
-use crate::data::{ColumnMap, HeldOut, Order};
+use crate::data::{ColumnMap, HeldOut, Order, Packing};
 use crate::error::{Error, Result};
 use crate::ort::Device;
 use crate::training::schedule::{Decay, Schedule};
@@ -23,8 +23,8 @@ pub struct Options {
     pub data: DataOptions,
     /// Batches whose gradients are added up for one optimizer step.
     pub accumulation: NonZeroUsize,
-    /// Rows that the model runs on at a time; none: the whole batch.
-    pub micro_batch: Option<NonZeroUsize>,
+    /// Rows that the model runs on at a time.
+    pub micro_batch: MicroBatch,
     /// When it ends.
     pub length: Length,
     /// AdamW's numbers.
@@ -53,6 +53,17 @@ pub struct Options {
     pub waiting: NonZeroUsize,
 }
 
+/// Rows that the model runs on at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MicroBatch {
+    /// The whole batch.
+    Whole,
+    /// So many.
+    Rows(NonZeroUsize),
+    /// As many as there is memory for.
+    Fitting,
+}
+
 /// What is learnt from, and how it is read.
 #[derive(Clone, Debug)]
 pub struct DataOptions {
@@ -66,8 +77,8 @@ pub struct DataOptions {
     pub tokenizer: Option<PathBuf>,
     /// Where rows are cut, in tokens.
     pub max_length: Option<NonZeroUsize>,
-    /// Whether short rows are joined.
-    pub packing: bool,
+    /// How short rows are put together.
+    pub packing: Packing,
     /// The order of rows.
     pub order: Order,
     /// Rows a batch.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use indexmap::IndexMap;
 
+use super::ahead::{Ahead, Group};
 use super::best::Best;
 use super::ending::{describe, environment, finished, is_exhausted, mean, measured, nothing_measured, report};
 use super::engine::{Engine, Opening};
@@ -14,10 +15,10 @@ use super::events::Events;
 use super::graphs::{STATES, open as open_graph};
 use super::options::EvalData;
 use super::start::{Beginning, begin};
-use super::{Event, Options, Plan, Source, Summary, source};
+use super::{Event, Options, Plan, Source, Summary, need, source};
 use crate::adapter::config::Task;
 use crate::contract::{GraphName, Input};
-use crate::data::{Batches, Cursor, Dataset};
+use crate::data::{Cursor, Dataset};
 use crate::error::{Error, ErrorKind, Result};
 use crate::evaluate::reference::Reference;
 use crate::evaluate::{Evaluation, Evaluator, teacher};
@@ -45,11 +46,7 @@ impl Material {
         let bundle = Bundle::open(&options.bundle, options.base.as_deref())?;
         let beginning = Beginning::find(options, bundle.manifest())?;
         let data = &options.data;
-        let source = Source::of(&bundle, data.tokenizer.as_deref())?
-            .in_parts_of(options.micro_batch)
-            .mapped(&data.columns)
-            .cut(data.max_length)
-            .packed(data.packing);
+        let source = Source::of(&bundle, data.tokenizer.as_deref())?.mapped(&data.columns).cut(data.max_length).packed(data.packing)?;
         let (mut dataset, mut eval_data) = match &data.eval {
             EvalData::HeldOut(held_out) => source.read_parted(&data.file, *held_out).map(|(kept, held)| (kept, Some(held)))?,
             EvalData::File(file) => {
@@ -62,7 +59,14 @@ impl Material {
         for rows in std::iter::once(&mut dataset).chain(&mut eval_data) {
             teacher::fill(runtime, &bundle, options.device, &source.filling(), rows)?;
         }
-        Ok(Self { bundle, source, dataset, eval_data, beginning })
+        let rows = need::rows_at_a_time(&bundle, options, &dataset)?;
+        Ok(Self { source: source.in_parts_of(rows), bundle, dataset, eval_data, beginning })
+    }
+
+    /// Says before the first step if it needs more memory than the machine has.
+    pub(super) fn warn_of_memory(&self, options: &Options) {
+        let batch = options.data.batch_size.get();
+        need::warn(&self.bundle, &self.dataset, self.source.filling().micro_batch.unwrap_or(batch), batch);
     }
 
     /// The bundle, open.
@@ -237,17 +241,22 @@ impl<'a> Run<'a> {
     }
 
     /// Takes the steps.
-    pub(super) fn go(mut self, stop: &AtomicBool) -> Result<Summary> {
+    pub(super) fn go(self, stop: &AtomicBool) -> Result<Summary> {
         let data = &self.options.data;
         let Material { dataset, source, .. } = self.material;
         let mut batches = self.engine.batches(dataset, data.batch_size.get(), data.order, source.filling())?;
         batches.seek(self.cursor);
+        let count = self.options.accumulation.get();
+        std::thread::scope(|scope| self.take_steps(&Ahead::start(scope, batches, count), stop))
+    }
+
+    fn take_steps(mut self, groups: &Ahead, stop: &AtomicBool) -> Result<Summary> {
         let plan = self.plan();
         (self.report)(Event::Started(&plan));
         let begun = self.material.beginning.run_that_goes_on().map(|_| self.done);
         let (started, mut seen) = (Instant::now(), Seen { saved: begun, ..Seen::default() });
         for step in self.done + 1..=self.schedule.total_steps {
-            self.step(step, &mut batches)?;
+            self.step(step, groups)?;
             let (evaluates, saves) = (self.is_due(step, self.eval_steps), self.is_due(step, self.options.saving.every));
             let stops = stop.load(Ordering::SeqCst);
             let is_last = step == self.schedule.total_steps;
@@ -292,9 +301,9 @@ impl<'a> Run<'a> {
     }
 
     /// Takes a step and leaves its outcome on the device.
-    fn step(&mut self, step: u64, batches: &mut Batches<'_>) -> Result<()> {
+    fn step(&mut self, step: u64, groups: &Ahead) -> Result<()> {
         let started = Instant::now();
-        let mut group = batches.next_group(self.options.accumulation.get())?;
+        let Group { batches: mut group, after } = groups.next()?;
         if let Some(reference) = &mut self.reference {
             group.iter_mut().try_for_each(|batch| reference.complete(batch))?;
         }
@@ -312,7 +321,7 @@ impl<'a> Run<'a> {
         };
         let lines = group.iter().flat_map(|batch| &batch.lines).map(ToString::to_string).collect();
         self.waiting.push(Waiting { record, lines, cursor: self.cursor });
-        (self.cursor, self.done) = (batches.cursor(), step);
+        (self.cursor, self.done) = (after, step);
         Ok(())
     }
 

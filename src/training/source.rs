@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::adapter::config::Task;
-use crate::anatomy::{self, Feeding, Padding};
+use crate::anatomy::{self, Feeding, Padding, SEGMENTS};
 use crate::data::{self, ColumnMap, Dataset, Filling, HeldOut, Labels, Limits, Media, OtherNames, Packing, Reading, Tokenizer};
 use crate::error::{Context, Error, Result};
-use crate::export::Bundle;
+use crate::export::{Bundle, Manifest};
 use crate::model::{Model, class_names};
 use crate::train::plan::LossPlan;
 use crate::train::verbalizer::HardPrompt;
@@ -57,6 +57,8 @@ pub struct Source {
     loss: LossPlan,
     media: Media,
     micro_batch: Option<usize>,
+    /// Why rows cannot be kept apart in one; none if they can.
+    unpackable: Option<String>,
 }
 
 impl Source {
@@ -93,7 +95,8 @@ impl Source {
         let limits = Limits { virtual_tokens: manifest.virtual_tokens, ..source.limits };
         let media = Media::near(&bundle.places(), None);
         let loss = manifest.loss.clone();
-        Self { limits, loss, media, hard_prompt: manifest.hard_prompt.clone(), class_names: manifest.class_names.clone(), ..source }
+        let (hard_prompt, class_names) = (manifest.hard_prompt.clone(), manifest.class_names.clone());
+        Self { limits, loss, media, unpackable: unpackable(manifest), hard_prompt, class_names, ..source }
     }
 
     /// Reads for a plain model, with the named tokenizer or the one beside it, and the class names beside it.
@@ -135,6 +138,7 @@ impl Source {
             loss: LossPlan::default_of(task),
             media: Media::NOTHING,
             micro_batch: None,
+            unpackable: Some("it is a plain model, not a bundle".to_owned()),
         }
     }
 
@@ -223,12 +227,16 @@ impl Source {
     }
 
     /// Joins short rows.
-    #[must_use]
-    pub fn packed(mut self, is_packed: bool) -> Self {
-        if is_packed {
-            self.packing = Packing::Concatenate;
+    ///
+    /// # Errors
+    /// Whole rows, for graphs that cannot keep them apart.
+    pub fn packed(mut self, packing: Packing) -> Result<Self> {
+        if let (Packing::Whole, Some(why)) = (packing, &self.unpackable) {
+            let hint = "--group-by-length pads little too; --packing-strategy wrapped joins rows that see each other";
+            return Err(Error::unsupported("--packing with this bundle", why.clone()).with_hint(hint));
         }
-        self
+        self.packing = packing;
+        Ok(self)
     }
 
     /// What rows are filled up with.
@@ -298,6 +306,13 @@ impl Source {
     }
 }
 
+/// Why rows cannot be kept apart in one; none if the graphs have an input that tells them.
+fn unpackable(manifest: &Manifest) -> Option<String> {
+    let has_input = || manifest.graph("training").is_ok_and(|graph| graph.inputs.iter().any(|input| input.name == SEGMENTS));
+    let before = || "the bundle was written by a version that could not do it; inject the adapter again".to_owned();
+    manifest.unpackable.clone().or_else(|| (!has_input()).then(before))
+}
+
 /// The tokenizer beside the first of these files that has one.
 ///
 /// # Errors
@@ -320,6 +335,6 @@ pub(super) fn numbers(dataset: &Dataset) -> impl Iterator<Item = i64> + '_ {
             Labels::Hidden | Labels::Column | Labels::Row => &[],
         };
         let line = i64::try_from(example.line).unwrap_or(i64::MAX);
-        std::iter::once(line).chain(example.input_ids.iter().chain(labels).map(|number| i64::from(*number)))
+        std::iter::once(line).chain(example.input_ids.iter().chain(labels).chain(&example.segments).map(|number| i64::from(*number)))
     })
 }

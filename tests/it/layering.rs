@@ -13,7 +13,7 @@ const ROOMS: &[&[&str]] = &[
     &["media"],
     &["files"],
     &["ir"],
-    &["onnx", "decompose", "anatomy", "grad", "safetensors"],
+    &["onnx", "decompose", "anatomy", "grad", "safetensors", "forecast"],
     &["adapter"],
     &["train"],
     &["peft"],

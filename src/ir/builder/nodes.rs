@@ -108,6 +108,12 @@ impl Builder {
         outputs.into_iter().map(|id| id.map(|id| Expr::new(self, id))).collect()
     }
 
+    /// A name with the scope that is written in before it.
+    #[must_use]
+    pub fn scoped_name(&self, name: &str) -> String {
+        format!("{}{name}", self.state.borrow().scope)
+    }
+
     fn infer(&self, spec: &NodeSpec) -> Vec<Fact> {
         let state = self.state.borrow();
         let symbol = spec.outputs.iter().flatten().next().filter(|name| !name.is_empty());

@@ -1,5 +1,6 @@
 //! Changing what was written: who reads what, what is an output, what is known.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Builder;
@@ -41,6 +42,26 @@ impl Builder {
         if let Some(slot) = state.graph.nodes[place].inputs.get_mut(input) {
             *slot = Some(new.id());
             state.readers[new.id().index()].push(place);
+        }
+        state.interned.clear();
+    }
+
+    /// Makes the node that writes `output` read what `instead` has in place of what it reads, its bodies too.
+    ///
+    /// Does nothing if no node writes `output`.
+    pub fn read_instead(&self, output: ValueId, instead: &BTreeMap<ValueId, ValueId>) {
+        let mut state = self.state.borrow_mut();
+        let Some(place) = state.writers.get(output.index()).copied().flatten() else { return };
+        let node = &mut state.graph.nodes[place];
+        let mut read = vec![];
+        for id in node.inputs.iter_mut().flatten().chain(&mut node.captures) {
+            if let Some(&other) = instead.get(id) {
+                *id = other;
+                read.push(other);
+            }
+        }
+        for id in read {
+            state.readers[id.index()].push(place);
         }
         state.interned.clear();
     }

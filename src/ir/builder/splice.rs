@@ -39,4 +39,32 @@ impl Builder {
         let output = |&id: &ValueId| Ok((Arc::from(graph.value_name(id)), *here.get(&id).ok_or_else(|| unknown(id))?));
         graph.outputs().iter().map(output).collect()
     }
+
+    /// Writes the nodes of a body here a second time, under names of their own. `here` has what stands for its inputs and for what it reads from
+    /// around it, and gets what stands for everything else.
+    ///
+    /// # Errors
+    /// [`Graph`](crate::ErrorKind::Graph) for a body that reads what `here` does not have.
+    pub fn copy_nodes<'g>(&'g self, body: &Graph, here: &mut HashMap<ValueId, Expr<'g>>) -> Result<()> {
+        for (id, tensor) in body.initializers() {
+            here.entry(id).or_insert_with(|| self.constant(tensor.clone()));
+        }
+        for node in body.nodes() {
+            let at = |id: ValueId| {
+                let found = here.get(&id).map(|value| value.id());
+                found.ok_or_else(|| Error::graph(format!("{} is read before it is written", body.value_name(id))))
+            };
+            let written = self.node(NodeSpec {
+                op: node.op.clone(),
+                inputs: node.inputs.iter().map(|input| input.map(at).transpose()).collect::<Result<_>>()?,
+                outputs: node.outputs.iter().map(|output| output.map(|_| "".into())).collect(),
+                attrs: node.attrs.clone(),
+                captures: node.captures.iter().map(|&id| at(id)).collect::<Result<_>>()?,
+                metadata: node.metadata.clone(),
+                ..NodeSpec::default()
+            });
+            here.extend(node.outputs.iter().zip(written).filter_map(|(output, value)| output.zip(value)));
+        }
+        Ok(())
+    }
 }

@@ -38,6 +38,7 @@ impl Conditions {
         let text = |order: Order| match order {
             Order::File => "the file's (--no-shuffle)".to_owned(),
             Order::Shuffled { seed } => format!("shuffled by --seed {seed}"),
+            Order::ByLength { seed } => format!("--group-by-length, shuffled by --seed {seed}"),
         };
         let rows = [
             ("the bundle", self.bundle.clone(), now.bundle.clone()),

@@ -1,0 +1,161 @@
+//! A graph's facts with the lengths of its inputs in numbers.
+
+use std::collections::HashMap;
+
+use crate::error::{Error, Result};
+use crate::ir::{Attr, Builder, Dim, Expr, Fact, Graph, Node, NodeSpec, ValueId};
+
+/// The lengths of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lengths {
+    /// Rows of a batch.
+    pub rows: i64,
+    /// Tokens of a row.
+    pub tokens: i64,
+}
+
+impl Lengths {
+    /// The shape of an input: the first free axis is the batch, the others are tokens; what is fixed stays.
+    fn of_input(self, fact: &Fact) -> Fact {
+        let dims = fact.shape.as_ref().map(|dims| {
+            let free = |at: usize| if at == 0 { self.rows } else { self.tokens };
+            dims.iter().enumerate().map(|(at, dim)| Dim::known(dim.as_known().unwrap_or_else(|| free(at)))).collect()
+        });
+        Fact { shape: dims, contents: None, ..fact.clone() }
+    }
+
+    /// A length that only the running graph knows: how many labels count. All of them, here.
+    fn unknown(self) -> i64 {
+        self.rows.saturating_mul(self.tokens)
+    }
+
+    /// The number that a length is.
+    pub(super) fn number(self, dim: &Dim) -> i64 {
+        dim.substitute(|_| Some(Dim::known(self.unknown()))).as_known().unwrap_or_else(|| self.unknown()).max(0)
+    }
+}
+
+/// What is known of the values of a graph and of its nodes' bodies.
+#[derive(Debug)]
+pub struct Settled {
+    facts: HashMap<ValueId, Fact>,
+    /// The bodies of nodes, by the place of the node.
+    pub(super) bodies: HashMap<usize, Settled>,
+    pub(super) lengths: Lengths,
+}
+
+impl Settled {
+    /// The lengths of a value's axes; none where its rank is not known.
+    pub(super) fn shape(&self, id: ValueId) -> Option<Vec<i64>> {
+        let fact = self.facts.get(&id)?;
+        Some(fact.shape.as_ref()?.iter().map(|dim| self.lengths.number(dim)).collect())
+    }
+
+    /// The bytes of a value.
+    pub(super) fn bytes(&self, id: ValueId) -> u64 {
+        let Some((dtype, shape)) = self.facts.get(&id).and_then(|fact| fact.dtype).zip(self.shape(id)) else { return 0 };
+        let elements = shape.iter().fold(1_i64, |n, &length| n.saturating_mul(length));
+        u64::try_from(dtype.bytes(usize::try_from(elements).unwrap_or(usize::MAX))).unwrap_or(u64::MAX)
+    }
+}
+
+/// Settles the lengths of all values of a graph.
+///
+/// # Errors
+/// A graph that cannot run with these lengths.
+pub fn settled(graph: &Graph, lengths: Lengths) -> Result<Settled> {
+    let b = Builder::new(graph.model().clone());
+    let mut here = HashMap::new();
+    for &id in graph.inputs() {
+        let fact = match graph.initializer(id) {
+            Some(tensor) => Fact { contents: None, ..Fact::of(tensor) },
+            None => lengths.of_input(graph.fact(id)),
+        };
+        here.insert(id, b.input_value(graph.value_name(id), fact, None));
+    }
+    let found = nodes(&b, graph, here, lengths)?;
+    b.finish_whole()?;
+    Ok(found)
+}
+
+/// Writes the nodes of a graph whose inputs are `here`.
+fn nodes<'b>(b: &'b Builder, graph: &Graph, mut here: HashMap<ValueId, Expr<'b>>, lengths: Lengths) -> Result<Settled> {
+    for (id, tensor) in graph.initializers() {
+        here.entry(id).or_insert_with(|| b.initializer(graph.value_name(id), tensor.clone()));
+    }
+    let mut bodies = HashMap::new();
+    for (place, node) in graph.nodes().iter().enumerate() {
+        let at = |id: ValueId| {
+            let found = here.get(&id).map(|value| value.id());
+            found.ok_or_else(|| Error::graph(format!("{} is read before it is written", graph.value_name(id))))
+        };
+        let spec = NodeSpec {
+            op: node.op.clone(),
+            inputs: node.inputs.iter().map(|input| input.map(at).transpose()).collect::<Result<_>>()?,
+            outputs: node.outputs.iter().map(|output| output.map(|_| "".into())).collect(),
+            attrs: node.attrs.clone(),
+            captures: node.captures.iter().map(|&id| at(id)).collect::<Result<_>>()?,
+            ..NodeSpec::default()
+        };
+        let written = b.node(spec);
+        here.extend(node.outputs.iter().zip(written).filter_map(|(output, value)| output.zip(value)));
+        if let Some(Attr::Graph(body)) = node.attrs.get("body").filter(|_| &*node.op == "Scan") {
+            let inner = round(b, node, body, &here, lengths)?;
+            collect(b, node, body, &inner, &here);
+            bodies.insert(place, inner);
+        }
+    }
+    let facts = here.iter().map(|(&id, value)| (id, value.fact())).collect();
+    Ok(Settled { facts, bodies, lengths })
+}
+
+/// How many values a `Scan` carries, and the axes of what it reads slice by slice.
+fn carried(node: &Node) -> (usize, Vec<i64>) {
+    let read = usize::try_from(node.int("num_scan_inputs", 0)).unwrap_or(0);
+    let axes = node.ints("scan_input_axes").map_or_else(|| vec![0; read], <[i64]>::to_vec);
+    (node.inputs.len().saturating_sub(read), axes)
+}
+
+/// One round of a `Scan`.
+fn round(b: &Builder, node: &Node, body: &Graph, here: &HashMap<ValueId, Expr<'_>>, lengths: Lengths) -> Result<Settled> {
+    let inside = b.body("round");
+    let (states, axes) = carried(node);
+    let mut values = HashMap::new();
+    for (at, (&id, input)) in body.inputs().iter().zip(&node.inputs).enumerate() {
+        let outer = input.and_then(|input| here.get(&input)).map_or_else(Fact::unknown, |value| value.fact());
+        let mut fact = Fact { contents: None, ..outer };
+        if let (Some(dims), Some(axis)) = (&mut fact.shape, at.checked_sub(states).and_then(|slice| axes.get(slice))) {
+            let axis = usize::try_from(*axis).unwrap_or(0).min(dims.len().saturating_sub(1));
+            dims.remove(axis);
+        }
+        values.insert(id, inside.input_value(body.value_name(id), fact, None));
+    }
+    for (&id, outer) in body.captured().iter().zip(&node.captures) {
+        if let Some(outer) = here.get(outer) {
+            let constant = outer.b().constant_of(outer.id());
+            let value = match constant.filter(|tensor| tensor.len() <= 64) {
+                Some(tensor) => inside.initializer(body.value_name(id), tensor),
+                None => inside.input_value(body.value_name(id), outer.fact(), None),
+            };
+            values.insert(id, value);
+        }
+    }
+    nodes(&inside, body, values, lengths)
+}
+
+/// Tells the outputs of a `Scan` from those of a round.
+fn collect(b: &Builder, node: &Node, body: &Graph, inner: &Settled, here: &HashMap<ValueId, Expr<'_>>) {
+    let (states, axes) = carried(node);
+    let first = node.inputs.get(states).copied().flatten().and_then(|input| here.get(&input));
+    let rounds = first.map(|value| value.dim(axes.first().copied().unwrap_or(0)));
+    let output_axes = node.ints("scan_output_axes").map(<[i64]>::to_vec).unwrap_or_default();
+    for (at, (made, output)) in body.outputs().iter().zip(&node.outputs).enumerate() {
+        let Some((fact, value)) = inner.facts.get(made).zip(output.and_then(|output| here.get(&output))) else { continue };
+        let mut fact = Fact { contents: None, ..fact.clone() };
+        if let (Some(dims), Some(slice), Some(rounds)) = (&mut fact.shape, at.checked_sub(states), &rounds) {
+            let axis = output_axes.get(slice).copied().unwrap_or(0);
+            dims.insert(usize::try_from(axis).unwrap_or(0).min(dims.len()), rounds.clone());
+        }
+        b.assume(value.id(), fact);
+    }
+}

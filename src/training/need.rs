@@ -1,0 +1,148 @@
+//! What memory a run needs, and what the machine has.
+
+use std::num::NonZeroUsize;
+
+use super::options::{MicroBatch, Options};
+use crate::data::Dataset;
+use crate::error::Result;
+use crate::export::Bundle;
+use crate::forecast::{self, Lengths};
+use crate::ir::Graph;
+
+/// Private memory of the program with ONNX Runtime loaded and no graph open, in bytes; measured with 1.32 on Linux.
+const PROGRAM: u64 = 40 << 20;
+/// Private memory of a session for each node of its graph, in bytes; measured with 1.32 on graphs of 400 to 5,000 nodes.
+const NODE: u64 = 16 << 10;
+
+/// What a step needs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Need {
+    /// Private memory, in bytes: weights are mapped from their files and are not among it.
+    pub bytes: u64,
+    /// The part of it that values of the graph take.
+    pub values: u64,
+    /// The node that runs when there are most.
+    pub at: String,
+    /// Multiplications and additions of products in a step.
+    pub operations: f64,
+}
+
+/// The graph of a step, whose need can be asked for several lengths.
+#[derive(Debug)]
+pub struct Step {
+    graph: Graph,
+    state: u64,
+}
+
+impl Step {
+    /// Reads the graph of the whole step, or of the gradient of a part of a batch.
+    ///
+    /// # Errors
+    /// A bundle without it.
+    pub fn read(bundle: &Bundle, is_parted: bool) -> Result<Self> {
+        let graph = bundle.graph(if is_parted { "gradient" } else { "training" })?;
+        let numbers = u64::try_from(bundle.manifest().trainable_count).unwrap_or(u64::MAX);
+        // The vector and its two moments; with parts, the gradient so far, and the next of each while they are updated.
+        let vectors = if is_parted { 8 } else { 3 };
+        Ok(Self { graph, state: numbers.saturating_mul(4 * vectors) })
+    }
+
+    /// What the step needs for so many rows of so many tokens.
+    ///
+    /// # Errors
+    /// Lengths that the graph cannot run with.
+    pub fn need(&self, lengths: Lengths) -> Result<Need> {
+        let settled = forecast::settled(&self.graph, lengths)?;
+        let peak = forecast::peak(&self.graph, &settled);
+        let nodes = u64::try_from(self.graph.nodes().len()).unwrap_or(u64::MAX);
+        let bytes = peak.bytes.saturating_add(self.state).saturating_add(PROGRAM).saturating_add(nodes.saturating_mul(NODE));
+        Ok(Need { bytes, values: peak.bytes, at: peak.at, operations: peak.operations })
+    }
+
+    /// The most rows of so many tokens that a budget of bytes is enough for; none if it is not enough for one.
+    ///
+    /// # Errors
+    /// As [`need`](Self::need).
+    pub fn most_rows(&self, tokens: i64, budget: u64) -> Result<Option<i64>> {
+        let fits = |rows: i64| Ok::<bool, crate::Error>(self.need(Lengths { rows, tokens })?.bytes <= budget);
+        if !fits(1)? {
+            return Ok(None);
+        }
+        let (mut enough, mut too_many) = (1, 2);
+        while too_many < MOST_ROWS && fits(too_many)? {
+            (enough, too_many) = (too_many, too_many * 2);
+        }
+        while too_many - enough > 1 {
+            let middle = enough + (too_many - enough) / 2;
+            if fits(middle)? { enough = middle } else { too_many = middle }
+        }
+        Ok(Some(enough))
+    }
+}
+
+/// More rows than that are not asked for.
+const MOST_ROWS: i64 = 1 << 14;
+
+/// Rows that the model runs on at a time; none: the whole batch.
+///
+/// # Errors
+/// A bundle whose graphs cannot be read.
+pub(super) fn rows_at_a_time(bundle: &Bundle, options: &Options, dataset: &Dataset) -> Result<Option<NonZeroUsize>> {
+    let batch = options.data.batch_size;
+    match (options.micro_batch, available()) {
+        (MicroBatch::Whole, _) | (MicroBatch::Fitting, None) => Ok(None),
+        (MicroBatch::Rows(rows), _) => Ok(Some(rows)),
+        (MicroBatch::Fitting, Some(memory)) => {
+            let tokens = tokens(dataset);
+            // Other processes take some of it too.
+            let budget = memory / 10 * 9;
+            if Step::read(bundle, false)?.need(Lengths { rows: whole(batch.get()), tokens })?.bytes <= budget {
+                return Ok(None);
+            }
+            let most = Step::read(bundle, true)?.most_rows(tokens, budget)?.unwrap_or(1);
+            let rows = usize::try_from(most).ok().and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN).min(batch);
+            tracing::info!("the model runs on {rows} of {batch} rows at a time: as many as there is memory for");
+            Ok(Some(rows))
+        }
+    }
+}
+
+/// Says if a step needs more memory than there is; nothing where that is not known.
+pub(super) fn warn(bundle: &Bundle, dataset: &Dataset, rows: usize, batch: usize) {
+    let Some(memory) = available() else { return };
+    let (rows, tokens) = (whole(rows.min(batch)), tokens(dataset));
+    let needed = Step::read(bundle, rows < whole(batch)).and_then(|step| step.need(Lengths { rows, tokens }));
+    match needed {
+        Ok(need) if need.bytes > memory => tracing::warn!(
+            "a step of {rows} x {tokens} tokens needs about {} MB of memory, and {} MB are available: --micro-batch-size auto takes as many rows at \
+             a time as fit, --max-length cuts rows, and `inject --recompute layer` needs the least",
+            need.bytes / 1_000_000,
+            memory / 1_000_000
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::debug!("the memory of a step is not foretold: {error}"),
+    }
+}
+
+/// Tokens of the longest row.
+fn tokens(dataset: &Dataset) -> i64 {
+    whole(dataset.summary.longest.max(1))
+}
+
+fn whole(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Memory that processes can still take, in bytes: the machine's, or what a control group leaves of it. None where the system does not tell.
+#[must_use]
+pub fn available() -> Option<u64> {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let of_machine = read("/proc/meminfo").and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+    });
+    let number = |path: &str| read(path)?.trim().parse::<u64>().ok();
+    let of_group =
+        number("/sys/fs/cgroup/memory.max").zip(number("/sys/fs/cgroup/memory.current")).map(|(most, now)| most.saturating_sub(now));
+    of_machine.into_iter().chain(of_group).min()
+}
