@@ -1,5 +1,6 @@
 //! What was found in a transformer.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::ending::Probabilities;
@@ -35,6 +36,8 @@ pub struct Anatomy {
     pub task: Guess,
     /// What stands in front of the names of modules in the graph and is not the model's own, with its dot: `m.`; empty if nothing does.
     pub wrapper: String,
+    /// What is missing in front of the scopes of nodes, by their first word, with its dot: modules whose own code was not run.
+    pub skipped: BTreeMap<String, String>,
     /// What was looked for and not found.
     pub misses: Vec<Miss>,
 }

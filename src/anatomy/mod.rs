@@ -21,6 +21,7 @@ mod images;
 mod input_role;
 mod inputs;
 mod linear;
+mod lists;
 mod names;
 mod parameters;
 mod parts;
@@ -32,6 +33,7 @@ mod split;
 mod stored;
 mod task;
 mod walk;
+mod whole;
 
 pub use apart::apart;
 pub use ending::{Probabilities, Squash};
@@ -45,6 +47,7 @@ pub use input_role::{MaskForm, Role};
 pub use split::evidence as missing_encoder;
 pub use task::{Decision, Declared, Feeds, Guess, Instead, Reads, Row, TASKS, Task, decide, guess};
 pub use walk::Miss;
+pub use whole::Front;
 
 use std::collections::BTreeMap;
 
@@ -115,6 +118,7 @@ pub fn read(graph: &Graph) -> Anatomy {
         positions,
         task: Guess::default(),
         wrapper: hints.namer.wrapper().to_owned(),
+        skipped: hints.namer.missing().clone(),
         misses,
     };
     let task = task::guess(graph, &anatomy, &Declared::default());

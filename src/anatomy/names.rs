@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::lists::quoted;
 use crate::ir::{Graph, Node, NodeId, ValueId};
 
 /// Modules that people wrap a model in; nobody names a part of a model so.
@@ -128,6 +129,11 @@ impl Namer {
     /// What wrappers put in front of every path, with the dot.
     pub(super) fn wrapper(&self) -> &str {
         &self.wrapper
+    }
+
+    /// What is missing in front of scopes, by their first word.
+    pub(super) fn missing(&self) -> &BTreeMap<String, String> {
+        &self.skipped
     }
 
     /// The module's path, if there is evidence.
@@ -307,18 +313,6 @@ fn from_end(all: &[String], index: usize) -> Option<String> {
     all.iter().rev().nth(index).cloned()
 }
 
-/// The strings of a list as Python prints it: `['a', "b's"]`.
-fn quoted(list: &str) -> Vec<String> {
-    let (mut strings, mut rest) = (vec![], list);
-    while let Some(start) = rest.find(['\'', '"']) {
-        let (quote, inner) = rest[start..].split_at(1);
-        let Some(end) = inner.find(quote) else { break };
-        strings.push(inner[..end].to_owned());
-        rest = &inner[end + 1..];
-    }
-    strings
-}
-
 /// What stands in front of all paths and is not the model's own: with a dot at the end, or nothing.
 fn wrapper(paths: &BTreeSet<&str>, last: Option<&str>) -> String {
     let mut wrapper = String::new();
@@ -469,12 +463,6 @@ mod tests {
         let namer = Namer { skipped: namer.skipped(&all), ..namer };
         let found: Vec<_> = all.iter().filter_map(|e| namer.module(e)).collect();
         assert_eq!(found, ["model.decoder.embed_tokens", "model.decoder.project_in", "lm_head", "score"]);
-    }
-
-    #[test]
-    fn python_lists_are_read() {
-        assert_eq!(quoted("['', 'model', 'model.norm', 'mul_3']"), ["", "model", "model.norm", "mul_3"]);
-        assert_eq!(quoted("[\"L['self']\", 'model']"), ["L['self']", "model"]);
     }
 
     #[test]

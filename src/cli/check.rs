@@ -148,7 +148,7 @@ fn samples(args: &Args, bundle: &Bundle, session: &Session) -> Result<Vec<Batch>
         batches: vec![(0..args.batch_size.get()).map(|row| 5 + 3 * (row % 3)).collect()],
         beside: check::FED.map(str::to_owned).to_vec(),
         feeding: manifest.feeding.clone(),
-        ..Samples::of_model(&Model::open(bundle.model())?)
+        ..Samples::of_model(&Model::open_files(bundle.model_files())?)
     };
     verify::sample_batches(session, &samples)
 }

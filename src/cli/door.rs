@@ -13,6 +13,7 @@ use super::{Command, Global};
 use crate::error::{Error, Result};
 use crate::export::manifest;
 use crate::files::Kind;
+use crate::model::parts::Split;
 use crate::peft;
 
 /// What an argument of the command line should be.
@@ -67,7 +68,13 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
         Command::Inspect(args) => take(Role::Model, &mut args.model, global)?,
         Command::Convert(args) => take(Role::Model, &mut args.model, global)?,
         Command::Inject(args) => {
+            // A folder with the files of an encoder-decoder stands for all of them.
+            if let Some(split) = Split::inside(&args.model).filter(|_| args.adding.part.is_empty()) {
+                args.model = split.to_train().to_path_buf();
+                args.adding.part = vec![split.encoder];
+            }
             take(Role::Model, &mut args.model, global)?;
+            all(Role::Model, &args.adding.part)?;
             all(Role::Adapter, &args.adding.adapter)?;
             all(Role::Tokenizer, &args.tokenizer)?;
         }
@@ -88,7 +95,10 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
         Command::Generate(args) => {
             moved(&mut args.base, global)?;
             around(&mut args.model, &mut args.which);
-            take(Role::ModelOrBundle, &mut args.model, global)?;
+            if Split::inside(&args.model).is_none() {
+                take(Role::ModelOrBundle, &mut args.model, global)?;
+            }
+            all(Role::Model, &args.part)?;
             all(Role::Tokenizer, &args.tokenizer)?;
         }
         Command::Check(args) => {
@@ -108,6 +118,7 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
             around(&mut args.bundle, &mut args.which);
             look(Role::Bundle, &args.bundle)?;
             all(Role::Tokenizer, &args.tokenizer)?;
+            all(Role::Model, &args.into)?;
         }
         Command::Export(args) => {
             moved(&mut args.base, global)?;

@@ -168,6 +168,7 @@ fn of_bundle(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
         let evaluator = Evaluator::new(session, dataset, source.filling(), source.batch_size(args.batch_size).get());
         let names = dataset.class_names.clone().unwrap_or_else(|| manifest.class_names.clone());
         let evaluator = evaluator.narrowed_to(source.hard_prompt()).measuring(source.classes(), &names, &manifest.loss);
+        let evaluator = evaluator.spelled_by(source.tokenizer(), &manifest.loss);
         evaluator
             .compared_with(Reference::of(runtime, &bundle, args.device)?)
             .measure(Some(Feed::host(Input::Trainable.name(), &trainable)))

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::{Global, Which, output};
+use super::{Global, Which, output, transduce};
 use crate::anatomy::{self, Feeding};
 use crate::data::{Ending, Message, Specials, Tokenizer};
 use crate::error::{Context, Error, Result};
@@ -26,6 +26,8 @@ Examples:
   peft-onnx generate model.lora --prompt 'Once upon a time'
   peft-onnx generate model.lora --prompt 'Once upon a time' --temperature 0.8 --top-p 0.95
   peft-onnx generate model.onnx --tokenizer tokenizer.json --chat --prompt 'Why is the sky blue?'
+  peft-onnx generate t5-onnx/ --prompt 'translate English to German: Good morning' --num-beams 4
+  peft-onnx generate whisper-onnx/ --audio speech.wav
   echo 'A long prompt' | peft-onnx generate model.onnx --prompt -";
 
 /// Options of `generate`.
@@ -42,8 +44,26 @@ pub struct Args {
     #[command(flatten)]
     pub which: Which,
     /// The text to continue; may be given several times; - reads standard input
-    #[arg(long, value_name = "TEXT", required = true)]
+    #[arg(long, value_name = "TEXT", required_unless_present_any = ["audio", "image"])]
     pub prompt: Vec<String>,
+    /// A sound whose words an encoder-decoder writes (WAV, FLAC, MP3, OGG); may be given several times
+    #[arg(long, value_name = "FILE", help_heading = "Encoder-decoders")]
+    pub audio: Vec<PathBuf>,
+    /// An image whose text an encoder-decoder writes; may be given several times
+    #[arg(long, value_name = "FILE", help_heading = "Encoder-decoders")]
+    pub image: Vec<PathBuf>,
+    /// The encoder's file, where MODEL is the decoder's
+    #[arg(long, value_name = "FILE", help_heading = "Encoder-decoders")]
+    pub part: Vec<PathBuf>,
+    /// What the decoder begins with, behind its start token: `<|en|><|transcribe|>` [default: what the model's configuration forces]
+    #[arg(long, value_name = "TEXT", help_heading = "Encoder-decoders")]
+    pub decoder_prompt: Option<String>,
+    /// Texts that are followed at once (beam search) [default: as the model's generation_config.json, else 1]
+    #[arg(long, aliases = ["beams"], value_name = "COUNT", help_heading = "Encoder-decoders")]
+    pub num_beams: Option<NonZeroUsize>,
+    /// Beam search: the power of its length that a text's log-probability is divided by [default: as generation_config.json, else 1]
+    #[arg(long, value_name = "NUMBER", help_heading = "Encoder-decoders")]
+    pub length_penalty: Option<f64>,
     /// tokenizer.json, or its folder [default: beside the model]
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
@@ -87,7 +107,6 @@ pub struct Args {
 /// # Errors
 /// If there is no tokenizer, or as [`Generator::generate`].
 pub fn run(args: &Args, global: &Global) -> Result<()> {
-    let model = Model::of(args)?;
     let sampler = || {
         Sampler::new(Sampling {
             temperature: args.temperature,
@@ -98,6 +117,14 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         })
     };
     sampler()?;
+    if let Some(model) = transduce::model(args)? {
+        return transduce::run(args, global, model, &sampler);
+    }
+    if let Some(option) = encoders_option(args) {
+        let error = Error::unsupported(option, "the model is no encoder-decoder").in_file(&args.model);
+        return Err(error.with_hint("it goes with a model in the files encoder_model.onnx and decoder_model.onnx, or with inputs for both"));
+    }
+    let model = Model::of(args)?;
     let mut generator = Generator::fed(global.runtime(args.threads)?, model.graph.clone(), model.feeding.clone(), args.device)?;
     model.tokenizer.check_fits(generator.vocabulary())?;
     let end_of_turn = model.tokenizer.end_of_turn().filter(|_| args.chat);
@@ -109,7 +136,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         if number > 0 && !global.json {
             output::print("\n---\n")?;
         }
-        let mut told = Told { args, global, stream: TextStream::after(&model.tokenizer, &prompt.tokens), text: String::new() };
+        let mut told = Told::new(args, global, TextStream::after(&model.tokenizer, &prompt.tokens));
         told.begin(&prompt)?;
         let started = Instant::now();
         let tokens = generator.generate(&prompt.tokens, &limits, &mut sampler()?, &mut |token| told.tell(token))?;
@@ -119,6 +146,19 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         answers.push(json!({"prompt": prompt.text, "completion": completion, "tokens": tokens, "seconds": time.as_secs_f64()}));
     }
     if global.json { output::print_json(&answers) } else { Ok(()) }
+}
+
+/// An option that only encoder-decoders have a use for.
+fn encoders_option(args: &Args) -> Option<&'static str> {
+    let given = [
+        ("--audio", !args.audio.is_empty()),
+        ("--image", !args.image.is_empty()),
+        ("--part", !args.part.is_empty()),
+        ("--decoder-prompt", args.decoder_prompt.is_some()),
+        ("--num-beams", args.num_beams.is_some_and(|beams| beams.get() > 1)),
+        ("--length-penalty", args.length_penalty.is_some()),
+    ];
+    given.into_iter().find(|(_, is_given)| *is_given).map(|(name, _)| name)
 }
 
 /// The graph that writes, with its tokenizer.
@@ -189,25 +229,30 @@ impl Prompt {
 }
 
 /// What goes to standard output while it is written.
-struct Told<'a> {
+pub(super) struct Told<'a> {
     args: &'a Args,
     global: &'a Global,
     stream: TextStream<'a>,
     text: String,
 }
 
-impl Told<'_> {
+impl<'a> Told<'a> {
+    /// Nothing was told yet.
+    pub(super) fn new(args: &'a Args, global: &'a Global, stream: TextStream<'a>) -> Self {
+        Self { args, global, stream, text: String::new() }
+    }
+
     fn begin(&mut self, prompt: &Prompt) -> Result<()> {
         if self.args.chat || self.args.no_prompt { Ok(()) } else { self.show(&prompt.text) }
     }
 
-    fn tell(&mut self, token: i32) -> Result<()> {
+    pub(super) fn tell(&mut self, token: i32) -> Result<()> {
         let text = self.stream.push(token)?;
         self.text += &text;
         self.show(&text)
     }
 
-    fn end(self) -> Result<String> {
+    pub(super) fn end(self) -> Result<String> {
         let Self { stream, mut text, global, .. } = self;
         let rest = stream.finish()?;
         text += &rest;

@@ -19,6 +19,7 @@ use crate::export::bundle::{self, Existing};
 use crate::export::{AdapterSource, Injected, Injection, PromptScale};
 use crate::model::Model;
 use crate::train::recompute::Recompute;
+use crate::model::parts::{Files, Join};
 use crate::train::verbalizer::HardPrompt;
 use crate::training::Source;
 
@@ -45,7 +46,8 @@ Examples:
   peft-onnx inject model.onnx --method lora --task preference --loss dpo --loss-option beta=0.1
   peft-onnx inject model.onnx --method lora --task seq-cls --loss-graph loss.onnx
   peft-onnx inject masked.onnx --method lora --template '{text} It was [MASK].' --verbalizer '{\"pos\": [\"great\"], \"neg\": [\"bad\"]}'
-  peft-onnx inject model.onnx --adapter a-peft-folder";
+  peft-onnx inject model.onnx --adapter a-peft-folder
+  peft-onnx inject decoder_model.onnx --part encoder_model.onnx --method lora --task seq2seq-lm";
 
 /// Options of `inject`.
 #[derive(Clone, Debug, clap::Args)]
@@ -74,6 +76,12 @@ pub struct Args {
 /// Options of every command that puts an adapter into a model.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Adding {
+    /// Another file of the model, whose outputs the model reads: the encoder of a decoder; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub part: Vec<PathBuf>,
+    /// An output of a part that fills an input of another name [default: equal names, and those of transformers and optimum]
+    #[arg(long, value_name = "OUTPUT=INPUT", requires = "part", value_parser = join)]
+    pub join: Vec<Join>,
     /// A folder with an adapter of Hugging Face PEFT or of this program, which gives method, options and values
     #[arg(long, value_name = "FOLDER", help_heading = "What to add (one of these)")]
     pub adapter: Option<PathBuf>,
@@ -166,7 +174,8 @@ impl Adding {
         let (new_head, loss) = (self.head.new_head()?, self.loss.request(self.head.pooling)?);
         let existing = if place.force { Existing::Replace } else { Existing::Keep };
         bundle::check_target(place.output, existing)?;
-        let model = Model::open(place.model)?;
+        let files = Files { model: place.model.to_path_buf(), parts: self.part.clone(), joins: self.join.clone() };
+        let model = Model::open_files(&files)?;
         let adapter = match (method, &self.adapter) {
             (Some(method), _) => AdapterSource::Fresh(with_text(method, &model, global)?),
             (None, Some(folder)) => AdapterSource::Folder(folder.clone()),
@@ -193,6 +202,13 @@ impl Adding {
         let source = Source::of_model(model, task, place.tokenizer)?;
         Ok(source.shown_in(template, Some(&super::hard_prompt::verbalizer(words)?))?.hard_prompt().cloned())
     }
+}
+
+/// Reads `OUTPUT=INPUT`.
+fn join(text: &str) -> std::result::Result<Join, String> {
+    let parts = text.split_once('=').filter(|(output, input)| !output.is_empty() && !input.is_empty());
+    let (output, input) = parts.ok_or_else(|| format!("expected OUTPUT=INPUT, such as states=encoder_hidden_states, found {text}"))?;
+    Ok(Join { output: output.to_owned(), input: input.to_owned() })
 }
 
 /// The method, its prompt's text taken apart by the tokenizer beside the model, its prefix's text read by the model.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
-use super::{Global, Which, output, target};
+use super::{Global, Which, merge_files, output, target};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::evaluate::verify::{self, Comparison, Samples};
 use crate::export::layout::{self, Layout, Placed};
@@ -24,6 +24,7 @@ Examples:
   peft-onnx merge model.lora -o tuned.onnx
   peft-onnx merge model.lora -o tuned/                       # with tokenizer and config.json, as the base's folder
   peft-onnx merge model.lora -o site/ --layout transformers.js
+  peft-onnx merge t5.lora -o tuned/ --into encoder_model.onnx decoder_model.onnx decoder_with_past_model.onnx
   peft-onnx merge model.lora -o tuned.onnx --weights external
   peft-onnx merge int4.lora -o tuned.onnx --requantize       # as small as the base; says what rounding cost";
 
@@ -43,6 +44,10 @@ pub struct Args {
     /// The model to write, or the folder: with the tokenizer and the configurations of the base's folder
     #[arg(short, long, value_name = "MODEL.onnx|FOLDER")]
     pub output: PathBuf,
+    /// Fold the adapter into these files of the model, each with its own inputs and outputs, and write them into a folder: encoder, decoder, decoder
+    /// with past, .. [default: the files that the bundle was made of]
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub into: Vec<PathBuf>,
     /// How the model is merged.
     #[command(flatten)]
     pub merging: Merging,
@@ -91,6 +96,9 @@ pub enum WeightsName {
 /// As [`merge::write`]; [`Diverged`](ErrorKind::Diverged) if the merged model computes something else than the unmerged one.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
     let bundle = args.which.open(&args.bundle, args.base.as_deref())?;
+    if merge_files::is_asked_for(args, &bundle) {
+        return merge_files::run(args, global, &bundle);
+    }
     let merged = if args.is_of_folder() {
         let folder = Folder { path: &args.output, force: args.force, tokenizer: args.tokenizer.as_deref(), config: None };
         args.merging.write_folder(&bundle, &folder, global)?
@@ -127,7 +135,7 @@ pub(super) struct Merged {
 
 impl Args {
     /// Whether a folder is meant, not a file: it says so, is one, or has no name of a file.
-    fn is_of_folder(&self) -> bool {
+    pub(super) fn is_of_folder(&self) -> bool {
         let ends_in_slash = self.output.as_os_str().to_string_lossy().ends_with(['/', std::path::MAIN_SEPARATOR]);
         self.merging.layout.is_some() || ends_in_slash || self.output.is_dir() || self.output.extension().is_none()
     }
@@ -139,7 +147,7 @@ impl Args {
             );
         }
         target::file(&self.output, self.force)?;
-        let base = Model::open(bundle.model())?;
+        let base = Model::open_files(bundle.model_files())?;
         let samples = Samples::of_model(&base);
         let report = merge::write(base, &self.merging.request(bundle, &self.output, None))?;
         let comparison = self.merging.compared(&report, &self.output, &samples, global)?;
@@ -148,13 +156,18 @@ impl Args {
 }
 
 impl Merging {
-    fn request<'a>(&self, bundle: &'a Bundle, output: &'a Path, data: Option<&'a str>) -> Request<'a> {
+    /// Where weights go, and what becomes of quantised ones.
+    pub(super) fn storage(&self) -> (Weights, Quantised) {
         let weights = match self.weights {
             WeightsName::AsBase => Weights::AsBase,
             WeightsName::Inline => Weights::Inline,
             WeightsName::External => Weights::External,
         };
-        let quantised = if self.requantize { Quantised::Requantised } else { Quantised::Beside };
+        (weights, if self.requantize { Quantised::Requantised } else { Quantised::Beside })
+    }
+
+    fn request<'a>(&self, bundle: &'a Bundle, output: &'a Path, data: Option<&'a str>) -> Request<'a> {
+        let (weights, quantised) = self.storage();
         Request { bundle, output, weights, data, quantised }
     }
 
@@ -170,7 +183,7 @@ impl Merging {
         let staged = target::folder(folder.path, folder.force, &names.iter().map(String::as_str).collect::<Vec<_>>())?;
         let model = staged.path().join(layout.model());
         std::fs::create_dir_all(files::folder(&model)).in_file(&model)?;
-        let base = Model::open(bundle.model())?;
+        let base = Model::open_files(bundle.model_files())?;
         let samples = Samples::of_model(&base);
         let report = merge::write(base, &self.request(bundle, &model, Some(layout.data())))?;
         let placed = layout::complete(staged.path(), layout, &source(bundle, folder.tokenizer)?)?;
@@ -304,7 +317,7 @@ fn compared(report: &Report, model: &Path, samples: &Samples, global: &Global) -
 }
 
 /// Bytes of the model's file and of the files beside it whose names begin with its name.
-fn size(model: &Path) -> u64 {
+pub(super) fn size(model: &Path) -> u64 {
     let folder = model.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = model.file_name().unwrap_or_default().to_string_lossy();
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten();

@@ -4,8 +4,10 @@ use crate::anatomy::{Row, TASKS, Task};
 use crate::error::{Error, Result};
 
 /// Tasks that others have, with the way to what there is here.
-const OTHERS: &[(&[&str], &str)] =
-    &[(&["multiplechoice", "automaticspeechrecognition", "objectdetection", "imagesegmentation"], "it is not trained")];
+const OTHERS: &[(&[&str], &str)] = &[
+    (&["multiplechoice", "objectdetection", "imagesegmentation"], "it is not trained"),
+    (&["automaticspeechrecognition", "asr"], "is ctc (wav2vec2) or speech-seq2seq (Whisper) meant?"),
+];
 
 /// The task of a name, as the command line and Hugging Face's programs spell it: `seq-cls`, `SEQ_CLS`, `text-classification`.
 ///

@@ -40,7 +40,7 @@ impl<'a> Rows<'a> {
     pub(super) fn new(examples: &'a [Example], task: Task, filling: &Filling, length: Option<usize>) -> Self {
         let label_length = |example: &Example| if let Labels::Tokens(labels) = &example.labels { labels.len() } else { 0 };
         let longest = |of: &dyn Fn(&Example) -> usize| examples.iter().map(of).max().unwrap_or_default();
-        let own_lengths = task == Task::Seq2SeqLm;
+        let own_lengths = task.labels_texts();
         Self {
             examples,
             task,

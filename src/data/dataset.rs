@@ -153,8 +153,8 @@ impl Dataset {
         match &example.labels {
             Labels::Class(class) => of_class(*class),
             Labels::Tokens(labels) if !self.class_weights.is_empty() => labels.iter().copied().map(of_class).sum(),
-            // Of texts that are compared, each row counts.
-            Labels::Tokens(_) if self.task.row().reads.stacks_texts() => 1.0,
+            // Of texts that are compared, and of those that are heard, each row counts.
+            Labels::Tokens(_) if self.task.row().reads.stacks_texts() || self.task == Task::Ctc => 1.0,
             Labels::Column if self.counts_numbers => float(example.columns.get(LABELS).map_or(1, |numbers| numbers.values.len())),
             Labels::Column | Labels::Row => 1.0,
             Labels::Tokens(_) | Labels::Hidden => float(example.label_count(self.task)),
@@ -211,7 +211,7 @@ fn fitted(mut example: Example, reading: &Reading<'_>, summary: &mut Summary) ->
         None if *task == Task::TokenCls => limits.classes,
         None => limits.vocabulary,
     };
-    example.check(limits, label_limit, *task == Task::Seq2SeqLm)?;
+    example.check(limits, label_limit, task.labels_texts())?;
     if example.pixel_values.is_none() && example.columns.is_empty() && example.input_ids.is_empty() {
         return Err(Error::invalid("this row has no tokens"));
     }

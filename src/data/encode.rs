@@ -70,7 +70,8 @@ fn from_pixels(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
     let mut numbers = Numbers::default();
     flatten(&json(&fields["pixel_values"]), 0, &mut numbers, "pixel_values")?;
     let pixels = Pixels { shape: numbers.shape, values: numbers.values.into_iter().map(single).collect() };
-    Ok(Example { pixel_values: Some(pixels), labels: Labels::Class(encoder.class(fields)?), ..Example::default() })
+    let labels = if encoder.task().labels_texts() { encoder.labels(fields, &[])? } else { Labels::Class(encoder.class(fields)?) };
+    Ok(Example { pixel_values: Some(pixels), labels, ..Example::default() })
 }
 
 /// `{"text", "text_pair"?, "label"?}`: a document to learn, or a text to classify.
@@ -112,9 +113,7 @@ fn from_prompt(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
         Task::Seq2SeqLm => {
             let mut tokens = tokenizer.encode_beginning(prompt, Specials::Added, encoder.most())?;
             tokens.keep_to(encoder.reading.max_length);
-            let mut labels = tokenizer.encode_beginning(completion, Specials::Added, encoder.most())?;
-            labels.ids.extend(encoder.end(&labels.ids)?);
-            Ok(Example { input_ids: tokens.ids, labels: Labels::Tokens(labels.ids), ..Example::default() })
+            Ok(Example { input_ids: tokens.ids, labels: Labels::Tokens(encoder.written(completion)?), ..Example::default() })
         }
         _ => Err(encoder.refuse("prompt + completion")),
     }

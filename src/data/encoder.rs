@@ -171,6 +171,21 @@ impl<'a> Encoder<'a> {
         Ok(self.tokenizer()?.eos().filter(|eos| ids.last() != Some(eos)))
     }
 
+    /// What a decoder should write: the tokens of a text, and the one that ends it.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub(super) fn written(&self, text: &str) -> Result<Vec<i32>> {
+        let mut ids = self.tokenizer()?.encode_beginning(text, Specials::Added, self.most())?.ids;
+        ids.extend(self.end(&ids)?);
+        // The decoder is given the token that starts it; it does not write it (transformers' `run_speech_recognition_seq2seq.py`).
+        let is_start = self.reading.decoder_start.is_some() && ids.first().copied() == self.reading.decoder_start;
+        if is_start && self.task() == Task::SpeechSeq2Seq {
+            ids.remove(0);
+        }
+        Ok(ids)
+    }
+
     pub(super) fn refuse(&self, form: &str) -> Error {
         Error::unsupported(format!("{form} for {}", self.task().name()), format!("its rows have {}", forms(self.task())))
     }

@@ -29,6 +29,7 @@ mod roles;
 mod rows;
 mod shuffle;
 mod survey;
+mod symbols;
 mod task;
 mod template;
 mod tokenizer;

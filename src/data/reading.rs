@@ -50,6 +50,8 @@ pub struct Reading<'a> {
     pub loss: &'a LossPlan,
     /// What pictures and sounds are read with.
     pub media: &'a Media,
+    /// The token that a decoder starts with, where it is known.
+    pub decoder_start: Option<i32>,
 }
 
 static NOTHING: ColumnMap = ColumnMap::NOTHING;
@@ -75,6 +77,7 @@ impl Reading<'_> {
             hard_prompt: None,
             loss: &PLAIN,
             media: &NO_MEDIA,
+            decoder_start: None,
         }
     }
 }

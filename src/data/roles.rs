@@ -86,7 +86,7 @@ struct Columns {
 const TEXT_ROLES: &[&str] = &["text", "text_pair", "label", "labels", "input_ids", "attention_mask", "token_type_ids"];
 
 /// Tasks whose rows are not those that language models and classifiers share.
-const TASK_COLUMNS: [Columns; 9] = [
+const TASK_COLUMNS: [Columns; 11] = [
     Columns { task: Task::MultiLabel, read: TEXT_ROLES, aliases: &[] },
     Columns { task: Task::Regression, read: TEXT_ROLES, aliases: &[("label", &["score"])] },
     Columns {
@@ -123,7 +123,13 @@ const TASK_COLUMNS: [Columns; 9] = [
     },
     Columns { task: Task::Reward, read: &["prompt", "chosen", "rejected"], aliases: &[("prompt", &["question", "instruction"])] },
     Columns { task: Task::AudioCls, read: &["audio", "label", "labels"], aliases: &[("audio", &["file", "path"])] },
+    Columns { task: Task::Ctc, read: &["audio", "text", "labels"], aliases: HEARD },
+    Columns { task: Task::SpeechSeq2Seq, read: &["audio", "text", "labels", "decoder_input_ids"], aliases: HEARD },
 ];
+
+/// Names that sounds and what is said in them have in data of speech.
+const HEARD: &[(&str, &[&str])] =
+    &[("audio", &["file", "path"]), ("text", &["sentence", "transcription", "transcript", "normalized_text"])];
 
 fn of_task(task: Task) -> Option<&'static Columns> {
     TASK_COLUMNS.iter().find(|columns| columns.task == task)
@@ -378,6 +384,8 @@ impl<'a> Roles<'a> {
             self.shown.iter().map(String::as_str).chain([label]).collect()
         } else if has("input_ids") {
             vec!["input_ids", "attention_mask", "token_type_ids", "decoder_input_ids", if is_classed { label } else { "labels" }]
+        } else if self.reading.task.labels_texts() && (has("image") || has("audio")) {
+            vec!["image", "audio", "text"]
         } else if has("pixel_values") || has("image") {
             vec!["pixel_values", "image", label]
         } else if has("messages") {

@@ -1,15 +1,17 @@
 //! Tokenizers as Hugging Face keeps them: `tokenizer.json`, and beside it what the special tokens are and how to write a chat.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tokenizers::utils::truncation::{TruncationParams, TruncationStrategy, truncate_encodings};
-use tokenizers::{Encoding, InputSequence};
+use tokenizers::{DecoderWrapper, Encoding, InputSequence};
 
 use super::chat::{ChatTemplate, Ending, Message};
 use super::long;
+use super::symbols;
 use super::tokens::{Tokens, Words};
 use super::wall::behind_wall;
 use crate::error::{Context, Error, Result};
@@ -37,6 +39,8 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     special: BTreeMap<&'static str, i32>,
     chat: Option<ChatTemplate>,
+    /// Whether texts are read in capitals.
+    in_capitals: bool,
 }
 
 /// Whether a text gets the special tokens that the model expects around it.
@@ -54,14 +58,19 @@ impl Tokenizer {
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound), [`Io`](crate::ErrorKind::Io) or [`Format`](crate::ErrorKind::Format) with the file.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = if path.is_dir() { path.join(FILE) } else { path.to_path_buf() };
+        let own = if path.is_dir() { path.join(FILE) } else { path.to_path_buf() };
+        let file = if !own.is_file() && path.is_dir() && symbols::is_in(path) { path.join(symbols::FILE) } else { own };
         if !file.is_file() {
             return Err(Error::not_found("tokenizer", FILE)
                 .in_file(path)
                 .with_hint("a tokenizer is a file tokenizer.json, or the folder that has it"));
         }
-        let bytes = std::fs::read(&file).in_file(&file)?;
         let folder = file.parent().unwrap_or(Path::new("."));
+        let mut bytes = std::fs::read(&file).in_file(&file)?;
+        if file.file_name().is_some_and(|name| name == symbols::FILE) {
+            let vocab = serde_json::from_slice(&bytes).map_err(|error| Error::format("JSON", error).in_file(&file))?;
+            bytes = symbols::tokenizer(&vocab, &read_json(&folder.join(COMPANIONS[0]))?).in_file(&file)?.to_string().into_bytes();
+        }
         let companions = COMPANIONS.iter().map(|name| read_json(&folder.join(name))).collect::<Result<Vec<_>>>()?;
         let mut tokenizer = Self::new(&file, &bytes, &companions)?;
         tokenizer.chat = tokenizer.chat_template(folder, &companions[0])?;
@@ -87,7 +96,10 @@ impl Tokenizer {
         let inner = behind_wall(read).in_file(file)?;
         let inner = inner.map_err(|error| Error::format("a tokenizer", error).in_file(file))?;
         let special = SPECIAL.iter().filter_map(|(name, usual)| Some((*name, special_token(&inner, companions, name, usual)?))).collect();
-        Ok(Self { why: "it was named with --tokenizer", inner, special, chat: None, file: file.to_path_buf() })
+        // `Wav2Vec2CTCTokenizer` reads texts in capitals where its configuration asks for one case.
+        let asks = companions.first().is_some_and(|config| config["do_lower_case"].as_bool() == Some(true));
+        let in_capitals = asks && is_ctc(&inner);
+        Ok(Self { why: "it was named with --tokenizer", inner, special, chat: None, in_capitals, file: file.to_path_buf() })
     }
 
     /// Opens the tokenizer that belongs to a model's file or folder.
@@ -96,7 +108,8 @@ impl Tokenizer {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn beside(model: &Path) -> Result<Option<Self>> {
-        let found = files::near::file(model, FILE).map(|file| Self::open(&file)).transpose()?;
+        let symbols = || files::near::folders(model).into_iter().find(|folder| symbols::is_in(folder));
+        let found = files::near::file(model, FILE).or_else(symbols).map(|file| Self::open(&file)).transpose()?;
         Ok(found.map(|tokenizer| Self { why: "it lies beside the model", ..tokenizer }))
     }
 
@@ -220,6 +233,17 @@ impl Tokenizer {
         behind_wall(|| self.inner.decode(&ids, true)).in_file(&self.file)?.map_err(|error| Error::invalid(error.to_string()))
     }
 
+    /// Symbols that were heard as text: special ones but the blank are told as they are, as transformers' `Wav2Vec2CTCTokenizer` does.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    pub fn spell(&self, symbols: &[i32]) -> Result<String> {
+        let Some(DecoderWrapper::CTC(ctc)) = self.inner.get_decoder() else { return self.decode(symbols) };
+        let spelled = symbols.iter().filter_map(|symbol| self.token(*symbol)).filter(|token| *token != ctc.pad_token);
+        let spaced = spelled.map(|token| if token == ctc.word_delimiter_token { " ".to_owned() } else { token });
+        Ok(spaced.collect::<String>().trim().to_owned())
+    }
+
     /// Checks that a model with so many tokens can read what this tokenizer writes.
     ///
     /// # Errors
@@ -321,6 +345,8 @@ impl Tokenizer {
     }
 
     fn encoding(&self, text: &str, with_specials: bool) -> Result<Encoding> {
+        let text = if self.in_capitals { Cow::Owned(text.to_uppercase()) } else { Cow::Borrowed(text) };
+        let text = text.as_ref();
         let encoding = behind_wall(|| self.inner.encode(text, with_specials)).in_file(&self.file)?;
         encoding.map_err(|error| Error::invalid(error.to_string()))
     }
@@ -350,6 +376,10 @@ fn template_in(config: &Value) -> Option<&str> {
         }
         _ => None,
     }
+}
+
+fn is_ctc(tokenizer: &tokenizers::Tokenizer) -> bool {
+    matches!(tokenizer.get_decoder(), Some(DecoderWrapper::CTC(_)))
 }
 
 fn special_token(tokenizer: &tokenizers::Tokenizer, companions: &[Value], name: &str, usual: &[&str]) -> Option<i32> {

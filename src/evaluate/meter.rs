@@ -1,11 +1,12 @@
 //! Metrics of a task, from what a graph predicts for rows: the one place that says which metrics a task has.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::adapter::config::Task;
-use crate::data::{Example, IGNORED, Labels};
+use crate::data::{Example, IGNORED, Labels, Tokenizer};
 use crate::error::{Error, Result};
-use crate::measure::{self, Confusion, Entities, LabelSets};
+use crate::measure::{self, Confusion, Entities, ErrorRate, LabelSets};
 use crate::ort::HostTensor;
 use crate::train::losses::{COMPLETION, DESIRABLE, END_POSITIONS, LABELS, REFERENCE};
 use crate::train::plan::LossPlan;
@@ -54,6 +55,12 @@ enum Kind {
         chosen: Vec<f64>,
         rejected: Vec<f64>,
     },
+    /// What is heard in each frame, by whom symbols are spelled.
+    Frames {
+        rate: ErrorRate,
+        blank: i32,
+        speller: Option<Arc<Tokenizer>>,
+    },
 }
 
 /// How answers of a preference are scored.
@@ -92,6 +99,7 @@ impl Meter {
             Kind::Tags { entities, right, all, .. } => (*entities, *right, *all) = (Entities::default(), 0, 0),
             Kind::Answers { exact, f1, rows } => (*exact, *f1, *rows) = (0.0, 0.0, 0),
             Kind::Vectors(vectors) => *vectors = Vectors::default(),
+            Kind::Frames { rate, .. } => *rate = ErrorRate::default(),
             Kind::Rewards { chosen, rejected, .. } | Kind::Scores { chosen, rejected } => {
                 chosen.clear();
                 rejected.clear();
@@ -104,7 +112,8 @@ impl Meter {
     pub fn new(task: Task, classes: usize, names: &[String], reward: Reward) -> Self {
         let name = |class: usize| names.get(class).cloned().unwrap_or_else(|| format!("B-{class}"));
         let kind = match task {
-            Task::CausalLm | Task::MaskedLm | Task::Seq2SeqLm => Kind::Tokens,
+            Task::CausalLm | Task::MaskedLm | Task::Seq2SeqLm | Task::SpeechSeq2Seq => Kind::Tokens,
+            Task::Ctc => Kind::Frames { rate: ErrorRate::default(), blank: 0, speller: None },
             Task::SeqCls | Task::ImageCls | Task::AudioCls => Kind::Classes(Confusion::new(classes)),
             Task::MultiLabel => Kind::Sets(LabelSets::new(classes)),
             Task::Regression => Kind::Numbers { predicted: vec![], right: vec![] },
@@ -116,6 +125,15 @@ impl Meter {
             Task::Reward => Kind::Scores { chosen: vec![], rejected: vec![] },
         };
         Self { kind }
+    }
+
+    /// The same, where frames are symbols that this tokenizer spells, all but the blank of the loss.
+    #[must_use]
+    pub fn spelled_by(mut self, tokenizer: Option<Arc<Tokenizer>>, loss: &LossPlan) -> Self {
+        if let Kind::Frames { blank, speller, .. } = &mut self.kind {
+            (*blank, *speller) = (loss.blank(), tokenizer);
+        }
+        self
     }
 
     /// The outputs of an evaluation graph that are read beside its sums.
@@ -155,7 +173,7 @@ impl Meter {
         let values = first.to_f32()?;
         let width = first.shape().last().copied().unwrap_or(1).max(1);
         let texts = rows.iter().map(|row| 1 + row.others.len()).max().unwrap_or(1);
-        if values.len() < rows.len() * texts * width && !matches!(self.kind, Kind::Tags { .. }) {
+        if values.len() < rows.len() * texts * width && !matches!(self.kind, Kind::Tags { .. } | Kind::Frames { .. }) {
             return Err(Error::mismatch("predictions", format!("{} rows of {width}", rows.len() * texts), format!("{:?}", first.shape())));
         }
         let row_of = |at: usize| &values[at * width..(at + 1) * width];
@@ -203,6 +221,15 @@ impl Meter {
                         predicted.push(names.get(class).map_or("O", String::as_str));
                     }
                     entities.add(&own, &predicted);
+                }
+            }
+            Kind::Frames { rate, blank, speller } => {
+                let frames = first.shape().get(1).copied().unwrap_or_default();
+                for (at, row) in rows.iter().enumerate() {
+                    let (Some(speller), Some(said)) = (speller.as_ref(), row.texts.first()) else { continue };
+                    let symbols: Vec<i32> =
+                        (0..frames).map(|frame| i32::try_from(largest(row_of(at * frames + frame))).unwrap_or_default()).collect();
+                    rate.add(said, &speller.spell(&heard(&symbols, *blank))?);
                 }
             }
             Kind::Answers { exact, f1, rows: count } => {
@@ -273,6 +300,8 @@ impl Meter {
                 vec![("exact_match", exact / rows), ("f1", f1 / rows)]
             }
             Kind::Vectors(vectors) => vectors.metrics(),
+            Kind::Frames { speller: None, .. } => vec![],
+            Kind::Frames { rate, .. } => vec![("wer", rate.words()), ("cer", rate.characters())],
             Kind::Rewards { chosen, rejected, .. } | Kind::Scores { chosen, rejected } => preferences(chosen, rejected),
         }
     }
@@ -282,6 +311,14 @@ impl Meter {
     pub fn confusion(&self) -> Option<&Confusion> {
         if let Kind::Classes(table) = &self.kind { Some(table) } else { None }
     }
+}
+
+/// The symbols that frames give: of equal ones in a row the first, and no blanks.
+fn heard(frames: &[i32], blank: i32) -> Vec<i32> {
+    let mut symbols = frames.to_vec();
+    symbols.dedup();
+    symbols.retain(|symbol| *symbol != blank);
+    symbols
 }
 
 fn column(row: &Example, name: &str) -> Vec<f64> {

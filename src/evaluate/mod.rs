@@ -10,6 +10,7 @@ pub mod verify;
 pub use meter::{Meter, Metrics, Reward};
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -18,7 +19,7 @@ use serde_json::{Map, Value, json};
 use crate::adapter::config::Task;
 use crate::anatomy::Role;
 use crate::contract::Output;
-use crate::data::{Batch, Batches, Dataset, Filling, Order};
+use crate::data::{Batch, Batches, Dataset, Filling, Order, Tokenizer};
 use crate::error::{Error, Result};
 use crate::measure::Confusion;
 use crate::ort::{Feed, Port, Session};
@@ -162,6 +163,12 @@ impl<'a> Evaluator<'a> {
         Self { meter: Meter::new(self.dataset.task, classes, names, Reward::of(loss)), ..self }
     }
 
+    /// Spells what is heard.
+    #[must_use]
+    pub fn spelled_by(self, tokenizer: Option<Arc<Tokenizer>>, loss: &LossPlan) -> Self {
+        Self { meter: self.meter.spelled_by(tokenizer, loss), ..self }
+    }
+
     /// Compares with the base without the adapter.
     #[must_use]
     pub fn compared_with(self, reference: Option<Reference>) -> Self {
@@ -200,7 +207,7 @@ impl<'a> Evaluator<'a> {
 
     /// Whether a language model is measured by its tokens.
     fn is_of_tokens(&self) -> bool {
-        matches!(self.dataset.task, Task::CausalLm | Task::MaskedLm | Task::Seq2SeqLm) && self.hard_prompt.is_none()
+        matches!(self.dataset.task, Task::CausalLm | Task::MaskedLm | Task::Seq2SeqLm | Task::SpeechSeq2Seq) && self.hard_prompt.is_none()
     }
 
     /// Measures the loss over all rows, in file order, with a trainable vector, if the graph takes one.

@@ -12,6 +12,7 @@ use super::{card, fingerprint};
 use crate::contract::GraphName;
 use crate::files::StagedFolder;
 use crate::ir::Graph;
+use crate::model::parts::{Files, Join};
 use crate::model::{Base, Model};
 use crate::onnx::{self, Storage, WriteOptions};
 use crate::train::plan::LossPlan;
@@ -54,7 +55,7 @@ pub fn write(model: Model, asked: &Injection, target: &Path, existing: Existing)
     let folder = StagedFolder::new(target)?;
     let file = model.file().map(Path::to_path_buf);
     let file = file.ok_or_else(|| Error::unsupported("a bundle of a model in memory", "the bundle refers to the model's file"))?;
-    let origin = Based::on(&file, &model.base)?;
+    let origin = Based::on(model.files(), &model.base)?;
     let locations = origin.locations.clone();
     let mut injected = inject(model, asked, &mut |purpose, graph: Graph| {
         let path = folder.path().join(format!("{purpose}.onnx"));
@@ -85,25 +86,38 @@ struct Based {
     locations: Vec<(PathBuf, String)>,
     /// What the files are, found out while other work goes on.
     files: JoinHandle<Result<Vec<BaseFile>>>,
+    /// The paths of its parts from its folder.
+    parts: Vec<String>,
+    /// What is joined of them beside what names tell.
+    joins: Vec<Join>,
+}
+
+/// A file of the base, by its path from the folder of the model (0) or of a part.
+struct Named {
+    path: String,
+    part: usize,
+    file: PathBuf,
 }
 
 impl Based {
-    fn on(model: &Path, base: &Base) -> Result<Self> {
-        let model = std::path::absolute(model).in_file(model)?;
-        let folder = model.parent().ok_or_else(|| Error::invalid("not a file").in_file(&model))?.to_path_buf();
-        let others = base.files().into_iter().filter(|file| *file != model);
-        let named = std::iter::once(model.clone()).chain(others).map(|file| Ok((named(&file, &folder)?, file)));
-        let named: Vec<(String, PathBuf)> = named.collect::<Result<_>>()?;
-        let locations = named.iter().map(|(name, file)| (file.clone(), location(name))).collect();
-        let files = std::thread::spawn(move || named.into_iter().map(|(path, file)| described(path, &file)).collect());
-        Ok(Self { folder, locations, files })
+    fn on(files: &Files, base: &Base) -> Result<Self> {
+        let all = files.all().map(|file| std::path::absolute(file).in_file(file)).collect::<Result<Vec<PathBuf>>>()?;
+        let folders = all.iter().map(|file| file.parent().map(Path::to_path_buf).ok_or_else(|| Error::invalid("not a file").in_file(file)));
+        let folders: Vec<PathBuf> = folders.collect::<Result<_>>()?;
+        let data = base.files().into_iter().filter(|file| !all.contains(file));
+        let named = all.iter().cloned().chain(data).map(|file| named(file, &folders)).collect::<Result<Vec<_>>>()?;
+        let locations = named.iter().map(|named| (named.file.clone(), location(&named.path, named.part))).collect();
+        let parts = all[1..].iter().map(|part| from_folder(part, &folders[0])).collect::<Result<_>>()?;
+        let described = std::thread::spawn(move || named.into_iter().map(described).collect());
+        Ok(Self { folder: folders[0].clone(), locations, files: described, parts, joins: files.joins.clone() })
     }
 
     fn described(self, model: &Path, bundle: &Path) -> Result<manifest::Base> {
         let files = self.files.join().map_err(|_| Error::invalid("reading the base's files was broken off").in_file(model))??;
         let name = files.first().map(|file| file.path.clone()).unwrap_or_default();
         let path = from_bundle(&self.folder.join(&name), bundle)?;
-        Ok(manifest::Base { file: name, path, fingerprint: fingerprint::of_base(&files), files })
+        let fingerprint = fingerprint::of_base(&files);
+        Ok(manifest::Base { file: name, path, fingerprint, files, parts: self.parts, joins: self.joins })
     }
 }
 
@@ -115,30 +129,43 @@ fn from_bundle(file: &Path, bundle: &Path) -> Result<String> {
     // Links in the way to a folder lead elsewhere than the dots in a path from there would.
     let bundle = std::path::absolute(bundle).in_file(bundle)?;
     let (within, last) = (bundle.parent().unwrap_or(&bundle), bundle.file_name().unwrap_or_default());
-    let bundle = within.canonicalize().in_file(within)?.join(last);
+    from_folder(file, &within.canonicalize().in_file(within)?.join(last))
+}
+
+/// A file's path from a folder, with `/` between its parts.
+///
+/// # Errors
+/// A folder that is not there.
+fn from_folder(file: &Path, from: &Path) -> Result<String> {
+    let from = from.canonicalize().unwrap_or_else(|_| from.to_path_buf());
     let file = std::path::absolute(file).in_file(file)?;
     let (folder, name) = (file.parent().unwrap_or(&file), file.file_name().unwrap_or_default());
     let file = folder.canonicalize().in_file(folder)?.join(name);
-    let path = relative(&file, &bundle).unwrap_or_else(|| name.into());
+    let path = relative(&file, &from).unwrap_or_else(|| name.into());
     let parts: Vec<_> = path.components().map(|part| part.as_os_str().to_string_lossy()).collect();
     Ok(parts.join("/"))
 }
 
-/// A file's path from the model's folder, with `/` between its parts.
-fn named(file: &Path, folder: &Path) -> Result<String> {
-    let parts =
-        file.strip_prefix(folder).ok().map(|path| path.components().map(|part| part.as_os_str().to_str()).collect::<Option<Vec<_>>>());
-    let name = parts.flatten().map(|parts| parts.join("/")).filter(|name| is_inside(name));
-    name.ok_or_else(|| {
-        let error = Error::unsupported(
-            "a bundle of this model",
-            "a file with its weights has a path that is no UTF-8, or does not lead down from the model's folder",
-        );
-        error.in_file(file)
-    })
+/// A file's path from the model's folder, else from that of a part, with `/` between its parts.
+fn named(file: PathBuf, folders: &[PathBuf]) -> Result<Named> {
+    let from = |folder: &PathBuf| {
+        let path = file.strip_prefix(folder).ok()?;
+        let parts = path.components().map(|part| part.as_os_str().to_str()).collect::<Option<Vec<_>>>()?;
+        Some(parts.join("/")).filter(|name| is_inside(name))
+    };
+    match folders.iter().enumerate().find_map(|(part, folder)| Some((part, from(folder)?))) {
+        Some((part, path)) => Ok(Named { path, part, file }),
+        None => {
+            let error = Error::unsupported(
+                "a bundle of this model",
+                "a file with its weights has a path that is no UTF-8, or does not lead down from the model's folder",
+            );
+            Err(error.in_file(file))
+        }
+    }
 }
 
-fn described(path: String, file: &Path) -> Result<BaseFile> {
-    let bytes = std::fs::metadata(file).in_file(file)?.len();
-    Ok(BaseFile { path, bytes, hash: fingerprint::of_file(file, bytes)? })
+fn described(Named { path, part, file }: Named) -> Result<BaseFile> {
+    let bytes = std::fs::metadata(&file).in_file(&file)?.len();
+    Ok(BaseFile { path, part, bytes, hash: fingerprint::of_file(&file, bytes)? })
 }

@@ -10,6 +10,7 @@ use super::names::is_inside;
 use crate::anatomy::Feeding;
 use crate::contract::{Input, Output, PortRole};
 use crate::ir::Graph;
+use crate::model::parts::Join;
 use crate::peft::{ENCODER_FILE, FACTORS_FILE, WEIGHTS_FILE};
 use crate::train::plan::LossPlan;
 use crate::train::recompute::Recompute;
@@ -95,15 +96,25 @@ pub struct Base {
     pub path: String,
     /// A hash of all bytes of the files.
     pub fingerprint: String,
-    /// The files: the model's own, then those with its external data. The bundle's graphs refer to each of them as `base/` with its path.
+    /// The files: the model's own, then the others of the model and those with external data. The bundle's graphs refer to each of them as `base/` with
+    /// its path, those of a part in another folder as `base/part-1/` with its path.
     pub files: Vec<BaseFile>,
+    /// The files that the model is joined of beside its own, by their paths from the model's folder.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<String>,
+    /// What is joined beside what names tell.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub joins: Vec<Join>,
 }
 
 /// A file of the base.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BaseFile {
-    /// Its path from the model's folder, with `/` between its parts.
+    /// Its path from the model's folder, or from that of the part that it is named with, with `/` between its parts.
     pub path: String,
+    /// The part whose folder the path starts from, from 1; 0 for the model.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub part: usize,
     /// Its length.
     pub bytes: u64,
     /// A hash of its bytes, see [`of_file`](super::fingerprint::of_file).
@@ -217,6 +228,12 @@ impl Manifest {
         }
         if Path::new(&self.base.path).has_root() {
             return refuse("base.path".to_owned(), "a path from the bundle's folder", &self.base.path);
+        }
+        if let Some(part) = self.base.parts.iter().find(|part| Path::new(part).has_root()) {
+            return refuse("base.parts".to_owned(), "paths from the model's folder", part);
+        }
+        if let Some(file) = self.base.files.iter().find(|file| file.part > self.base.parts.len()) {
+            return refuse("base.files".to_owned(), "parts that there are", &file.part.to_string());
         }
         match self.base.files.iter().position(|file| !is_inside(&file.path)) {
             Some(number) => refuse(format!("base.files[{number}].path"), "a path in the model's folder", &self.base.files[number].path),

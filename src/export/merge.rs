@@ -1,5 +1,7 @@
 //! Merged models: the adapter folded into the base's weights, everything else as it was.
 
+pub mod files;
+
 use std::path::Path;
 
 use super::cache;

@@ -10,9 +10,9 @@ pub const LENT: &str = "base";
 /// The graph that runs without training.
 pub const INFERENCE: &str = GraphName::Inference.name();
 
-/// The location of a base's file in a bundle's graphs.
-pub(super) fn location(file: &str) -> String {
-    format!("{LENT}/{file}")
+/// The location of a base's file in a bundle's graphs, by its path from the folder of the model (0) or of a part.
+pub(super) fn location(file: &str, part: usize) -> String {
+    if part == 0 { format!("{LENT}/{file}") } else { format!("{LENT}/part-{part}/{file}") }
 }
 
 /// Whether a path is made of names alone, so that it leads into the folder that it starts from.

@@ -7,7 +7,7 @@ use crate::adapter::config::{Pooling, Task};
 use crate::adapter::new_head;
 use crate::anatomy::{Anatomy, Reads};
 use crate::ir::{Graph, ValueId};
-use crate::model::{Beside, raised};
+use crate::model::{Beside, declared, raised};
 use crate::train::formula::{Distillation, Formula, TEACHER_LOGITS};
 use crate::train::loss_graph::LossGraph;
 use crate::train::losses::{LABELS, Row};
@@ -116,7 +116,7 @@ pub fn settle(asked: &LossRequest, task: Task, beside: &Beside, graph: &Graph, a
         Reads::Logits if is_plain => Objective::Sequence,
         reads => {
             let loss = Row::named(reads, &plan.name)?;
-            plan.options = loss.options(&asked.options)?;
+            plan.options = loss.options(&declared_options(reads, beside)?.into_iter().chain(asked.options.clone()).collect())?;
             let (outputs, vector) = outputs(reads, asked, beside, graph, anatomy)?;
             plan.vector = vector;
             check_matryoshka(&plan, graph, &outputs)?;
@@ -135,6 +135,16 @@ pub fn settle(asked: &LossRequest, task: Task, beside: &Beside, graph: &Graph, a
         return Err(Error::not_found("option of the loss", option.as_str()).with_hint(format!("{} has none", plan.name)));
     }
     Ok(Settled { plan, objective })
+}
+
+/// Options of a loss that the configuration beside a model tells, as transformers reads it: what it leaves out has the default of its class.
+fn declared_options(reads: Reads, beside: &Beside) -> Result<BTreeMap<String, f64>> {
+    let Some(config) = beside.json(declared::CONFIG)?.filter(|_| reads == Reads::Frames) else { return Ok(BTreeMap::new()) };
+    let means = config["ctc_loss_reduction"].as_str() == Some("mean");
+    let zero = config["ctc_zero_infinity"].as_bool() == Some(true);
+    let blank = config["pad_token_id"].as_f64().unwrap_or(0.0);
+    let flag = |is_set: bool| f64::from(u8::from(is_set));
+    Ok([("blank", blank), ("mean", flag(means)), ("zero_infinity", flag(zero))].map(|(name, value)| (name.to_owned(), value)).into())
 }
 
 fn of_graph(asked: &LossRequest, source: &LossSource) -> Result<Settled> {
@@ -156,7 +166,7 @@ fn outputs(
 ) -> Result<(Vec<ValueId>, Option<SentenceVector>)> {
     match reads {
         // The head's logits.
-        Reads::Vocabulary | Reads::Logits | Reads::TokenLogits | Reads::TokenLogProbs => Ok((vec![], None)),
+        Reads::Vocabulary | Reads::Logits | Reads::TokenLogits | Reads::Frames | Reads::TokenLogProbs => Ok((vec![], None)),
         Reads::Spans => {
             let named = |word: &str| {
                 let is_scores = |&&id: &&ValueId| graph.value_name(id).to_lowercase().contains(word) && graph.fact(id).rank() == Some(2);

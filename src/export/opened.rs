@@ -12,6 +12,7 @@ use super::onnx_adapter::Made;
 use super::{fingerprint, onnx_adapter, pending, trainable};
 use crate::ir::{Builder, Graph, Tensor};
 use crate::model::Model;
+use crate::model::parts::Files;
 use crate::onnx::{self, Lent, Runnable, Storage, WriteOptions};
 use crate::peft::{self, AdapterFiles};
 use crate::{Context, Error, ErrorKind, Result};
@@ -24,7 +25,7 @@ pub const WHOLE: usize = 32 << 20;
 pub struct Bundle {
     folder: PathBuf,
     manifest: Manifest,
-    model: PathBuf,
+    model: Files,
     lent: Vec<Lent>,
     adapter: PathBuf,
     memory: Option<InMemory>,
@@ -49,17 +50,21 @@ impl Bundle {
     pub fn open(folder: &Path, base: Option<&Path>) -> Result<Self> {
         let manifest = Manifest::read(folder)?;
         let model = base.map_or_else(|| folder.join(&manifest.base.path), Path::to_path_buf);
-        let beside = model.parent().map(Path::to_path_buf).unwrap_or_default();
-        let files: Vec<PathBuf> = (manifest.base.files.iter().enumerate())
-            .map(|(number, file)| if number == 0 { model.clone() } else { beside.join(&file.path) })
-            .collect();
+        let beside = |file: &Path| file.parent().map(Path::to_path_buf).unwrap_or_default();
+        let parts: Vec<PathBuf> = manifest.base.parts.iter().map(|part| beside(&model).join(part)).collect();
+        let path = |(number, file): (usize, &manifest::BaseFile)| match file.part.checked_sub(1).and_then(|part| parts.get(part)) {
+            Some(part) => beside(part).join(&file.path),
+            None if number == 0 => model.clone(),
+            None => beside(&model).join(&file.path),
+        };
+        let files: Vec<PathBuf> = manifest.base.files.iter().enumerate().map(path).collect();
         check(folder, &manifest, &files)?;
-        let open = |(file, path): (&manifest::BaseFile, &PathBuf)| Lent::open(location(&file.path), path);
+        let open = |(file, path): (&manifest::BaseFile, &PathBuf)| Lent::open(location(&file.path, file.part), path);
         let lent = manifest.base.files.iter().zip(&files).map(open).collect::<Result<_>>()?;
         Ok(Self {
             folder: folder.to_path_buf(),
+            model: Files { model, parts, joins: manifest.base.joins.clone() },
             manifest,
-            model,
             lent,
             adapter: pending::adapter_folder(folder),
             memory: None,
@@ -79,7 +84,7 @@ impl Bundle {
         })?;
         let memory = InMemory { model: Arc::new(model.clone()), graphs: Arc::new(graphs), made: Arc::new(files) };
         let (folder, place) = (PathBuf::new(), model.name().to_path_buf());
-        Ok(Self { adapter: folder.clone(), folder, manifest, model: place, lent: vec![], memory: Some(memory), other: None })
+        Ok(Self { adapter: folder.clone(), folder, manifest, model: Files::one(&place), lent: vec![], memory: Some(memory), other: None })
     }
 
     /// The same with another adapter for the same graphs, in memory.
@@ -117,7 +122,7 @@ impl Bundle {
     /// # Errors
     /// As [`Model::open`].
     pub fn base(&self) -> Result<Model> {
-        self.memory.as_ref().map_or_else(|| Model::open(&self.model), |memory| Ok((*memory.model).clone()))
+        self.memory.as_ref().map_or_else(|| Model::open_files(&self.model), |memory| Ok((*memory.model).clone()))
     }
 
     /// The base as a runtime opens it.
@@ -127,14 +132,15 @@ impl Bundle {
     pub fn unadapted(&self) -> Result<Runnable> {
         match &self.memory {
             Some(memory) => Runnable::of(&memory.model.base().raw, memory.model.name()),
-            None => Ok(Runnable::from(&self.model)),
+            None if self.model.parts.is_empty() => Ok(Runnable::from(&self.model.model)),
+            None => Runnable::of(&Model::joined(&self.model)?, &self.model.model),
         }
     }
 
     /// The files near which a tokenizer and the like may lie; none of a bundle in memory.
     #[must_use]
     pub fn places(&self) -> Vec<PathBuf> {
-        if self.memory.is_some() { vec![] } else { vec![self.folder.join("inference.onnx"), self.model.clone()] }
+        if self.memory.is_some() { vec![] } else { vec![self.folder.join("inference.onnx"), self.model.model.clone()] }
     }
 
     /// The same with the adapter of another folder: a checkpoint's.
@@ -161,9 +167,15 @@ impl Bundle {
         &self.manifest
     }
 
-    /// The base's file.
+    /// The base's file; of several, the one whose outputs are the model's.
     #[must_use]
     pub fn model(&self) -> &Path {
+        &self.model.model
+    }
+
+    /// All files of the base.
+    #[must_use]
+    pub fn model_files(&self) -> &Files {
         &self.model
     }
 

@@ -5,9 +5,11 @@
 
 mod sampler;
 mod stream;
+mod transducer;
 
 pub use sampler::{Sampler, Sampling};
 pub use stream::TextStream;
+pub use transducer::{Graphs, Transducer, Writing};
 
 use crate::adapter::config::Task;
 use crate::anatomy::{Feeding, MaskForm, Role};

@@ -14,6 +14,7 @@ use indexmap::IndexMap;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use finish::{Keep, sorted};
+pub use splice::Renaming;
 
 use super::builder::expr::Expr;
 use super::dim::Dim;

@@ -18,7 +18,7 @@ mod tensor;
 mod text;
 
 pub use builder::expr::Expr;
-pub use builder::{Body, Builder, NodeSpec};
+pub use builder::{Body, Builder, NodeSpec, Renaming};
 pub use dim::Dim;
 pub use dtype::DType;
 pub use fact::{Fact, Shape, broadcast};

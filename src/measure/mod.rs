@@ -7,12 +7,14 @@ mod classification;
 mod entities;
 mod ranking;
 mod regression;
+mod transcripts;
 
 pub use answers::{Answer, exact_match, token_f1};
 pub use classification::{Confusion, LabelSets, Scores};
 pub use entities::{Entities, entities};
 pub use ranking::{average_precision, discounted_gain, ranks, reciprocal_rank};
 pub use regression::{mean_absolute_error, mean_squared_error, pearson, spearman};
+pub use transcripts::ErrorRate;
 
 /// A count as a number to compute with. Exact below 2^53.
 #[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "counts of rows and tokens are far below 2^53")]

@@ -9,6 +9,9 @@ use crate::anatomy::Declared;
 /// The file that transformers keeps beside a model.
 pub const CONFIG: &str = "config.json";
 
+/// The file in which transformers keeps how a model writes.
+pub const GENERATION: &str = "generation_config.json";
+
 /// The file that sentence-transformers keeps beside a model.
 const MODULES: &str = "modules.json";
 

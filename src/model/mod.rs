@@ -5,16 +5,18 @@ mod beside;
 pub mod class_names;
 pub mod declared;
 pub mod finite;
+pub mod parts;
 pub mod upcast;
 
 pub use base::Base;
 pub use beside::Beside;
+use parts::Files;
 
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use crate::anatomy::{Anatomy, Declared};
+use crate::anatomy::{Anatomy, Declared, Front};
 use crate::error::{Context, Result};
 use crate::ir::Graph;
 use crate::{decompose, onnx};
@@ -45,6 +47,8 @@ pub struct Model {
     /// The graphs, from the file's own to the one that is trained.
     pub(crate) base: Base,
     file: Option<PathBuf>,
+    /// The files that it is joined of, beside its own.
+    files: Files,
     pub(crate) beside: Beside,
 }
 
@@ -58,12 +62,43 @@ impl Model {
         Self::of_file(&onnx::read(file)?, file).in_file(file)
     }
 
+    /// Reads and recognises a model that may lie in several files.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open) and [`joined`](Self::joined).
+    pub fn open_files(files: &Files) -> Result<Self> {
+        if files.parts.is_empty() {
+            return Self::open(&files.model);
+        }
+        let model = Self::of_file(&Self::joined(files)?, &files.model).in_file(&files.model)?;
+        Ok(Self { files: files.clone(), ..model })
+    }
+
+    /// The graph of a model in several files.
+    ///
+    /// # Errors
+    /// A file that is no model; as [`parts::join`].
+    pub fn joined(files: &Files) -> Result<Graph> {
+        let mut read: Vec<parts::File<'_>> = vec![];
+        let mut model = Anatomy::default();
+        for (number, path) in files.all().enumerate() {
+            let inlined = onnx::inline_functions(&onnx::read(path)?).in_file(path)?;
+            let anatomy = Base::of(&inlined).in_file(path)?.anatomy;
+            let front = if number == 0 { Front::of_model(&anatomy) } else { Front::of_encoder(&anatomy, &model) };
+            if number == 0 {
+                model = anatomy;
+            }
+            read.push(parts::File { path, graph: onnx::raise(&inlined).in_file(path)?, front });
+        }
+        parts::join(&read, &files.joins)
+    }
+
     /// Recognises the graph that a file was read as.
     ///
     /// # Errors
     /// Operators of a form that is not known.
     pub fn of_file(graph: &Graph, file: &Path) -> Result<Self> {
-        Ok(Self { file: Some(file.to_path_buf()), beside: Beside::near(file), ..Self::of(graph)? })
+        Ok(Self { file: Some(file.to_path_buf()), files: Files::one(file), beside: Beside::near(file), ..Self::of(graph)? })
     }
 
     /// Reads and recognises a model in memory, whose weights are in it.
@@ -80,7 +115,7 @@ impl Model {
     /// As [`open`](Self::open).
     pub fn of(graph: &Graph) -> Result<Self> {
         let base = onnx::inline_functions(graph).and_then(|raw| Base::of(&raw))?;
-        Ok(Self { base, file: None, beside: Beside::default() })
+        Ok(Self { base, file: None, files: Files::default(), beside: Beside::default() })
     }
 
     /// The same model with a file that belongs to it, as `config.json`.
@@ -102,6 +137,12 @@ impl Model {
     #[must_use]
     pub fn file(&self) -> Option<&Path> {
         self.file.as_deref()
+    }
+
+    /// The files that it is read from.
+    #[must_use]
+    pub fn files(&self) -> &Files {
+        &self.files
     }
 
     /// The files that belong to it.

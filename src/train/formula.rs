@@ -114,6 +114,7 @@ impl Formula {
             Axis::Texts => texts.clone(),
             Axis::Positions => like.get(1).cloned(),
             Axis::Classes => classes.cloned(),
+            Axis::Symbols => Some(Dim::symbol("symbols")),
         };
         let dims = column.axes.iter().map(|axis| length(axis).ok_or_else(|| missing(*axis))).collect::<Result<Vec<_>>>()?;
         // A model that computes a loss of its own has an input of that name, which nothing asks for any more.

@@ -100,6 +100,19 @@ impl LossPlan {
         self.name == "kto"
     }
 
+    /// The number of the symbol that stands for nothing heard, of losses over frames.
+    #[must_use]
+    #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "the number of a symbol")]
+    pub fn blank(&self) -> i32 {
+        self.options.get("blank").map_or(0, |blank| *blank as i32)
+    }
+
+    /// Whether a batch's loss is the sum of its rows'.
+    #[must_use]
+    pub fn adds_rows_up(&self) -> bool {
+        self.options.get("mean").is_some_and(|mean| *mean == 0.0)
+    }
+
     /// Whether a preference's prompt counts in the loss.
     #[must_use]
     pub fn learns_prompts(&self) -> bool {

@@ -168,7 +168,7 @@ impl<'g> Prepared<'g> {
 
     /// What of the model a formula reads, and the mask of tokens.
     fn given(&self, model: Model<'_>, formula: &Formula) -> Result<(Vec<Expr<'g>>, Option<Expr<'g>>)> {
-        let of_logits = matches!(formula.loss.reads, Reads::Logits | Reads::TokenLogits) && formula.outputs.is_empty();
+        let of_logits = matches!(formula.loss.reads, Reads::Logits | Reads::TokenLogits | Reads::Frames) && formula.outputs.is_empty();
         let given = if of_logits { vec![self.logits(model)?] } else { formula.outputs.iter().map(|&id| self.value(model, id)).collect() };
         let given = given.into_iter().map(|value| Self::own_positions(model, value)).collect();
         let mask = model.anatomy.inputs.attention_mask.and_then(|id| self.b.input_named(model.graph.value_name(id)));

@@ -178,6 +178,7 @@ impl<'a> Run<'a> {
                 let evaluator = Evaluator::new(open(GraphName::Evaluation)?, dataset, source.filling(), data.batch_size.get());
                 let evaluator =
                     evaluator.narrowed_to(source.hard_prompt()).measuring(source.classes(), &names_of(dataset, manifest), &manifest.loss);
+                let evaluator = evaluator.spelled_by(source.tokenizer(), &manifest.loss);
                 measured(&watching.goal, &evaluator.names())?;
                 Some(evaluator.compared_with(Reference::of(runtime, bundle, options.device)?))
             }

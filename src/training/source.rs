@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -10,7 +11,7 @@ use crate::anatomy::{self, Feeding, Padding, SEGMENTS};
 use crate::data::{self, ColumnMap, Dataset, Filling, HeldOut, Labels, Limits, Media, OtherNames, Packing, Reading, Tokenizer};
 use crate::error::{Context, Error, Result};
 use crate::export::{Bundle, Manifest};
-use crate::model::{Model, class_names};
+use crate::model::{Beside, Model, class_names, declared};
 use crate::train::plan::LossPlan;
 use crate::train::verbalizer::HardPrompt;
 
@@ -46,7 +47,7 @@ pub fn batch_size_to_train(asked: Option<NonZeroUsize>, feeding: &Feeding) -> Re
 /// How files are read for a bundle.
 pub struct Source {
     task: Task,
-    tokenizer: Option<Tokenizer>,
+    tokenizer: Option<Arc<Tokenizer>>,
     limits: Limits,
     max_length: Option<usize>,
     packing: Packing,
@@ -59,6 +60,7 @@ pub struct Source {
     micro_batch: Option<usize>,
     /// Why rows cannot be kept apart in one; none if they can.
     unpackable: Option<String>,
+    decoder_start: Option<i32>,
 }
 
 impl Source {
@@ -75,7 +77,7 @@ impl Source {
             Some(path) => Some(Tokenizer::open(path)?),
             None => tokenizer_near(&bundle.places())?,
         };
-        Ok(Self::reading_with(bundle, task, tokenizer))
+        Self::reading_with(bundle, task, tokenizer)
     }
 
     /// Reads for a bundle with this tokenizer, or none, where files of tokens are read.
@@ -85,18 +87,22 @@ impl Source {
     pub fn with_tokenizer(bundle: &Bundle, tokenizer: Option<Tokenizer>) -> Result<Self> {
         let task = &bundle.manifest().task;
         let task = Task::from_name(task).ok_or_else(|| Error::not_found("task", &**task))?;
-        Ok(Self::reading_with(bundle, task, tokenizer))
+        Self::reading_with(bundle, task, tokenizer)
     }
 
-    fn reading_with(bundle: &Bundle, task: Task, tokenizer: Option<Tokenizer>) -> Self {
+    fn reading_with(bundle: &Bundle, task: Task, tokenizer: Option<Tokenizer>) -> Result<Self> {
         let manifest = bundle.manifest();
         let source = Self::with(task, tokenizer, manifest.classes, manifest.vocabulary, manifest.max_positions);
         let source = source.fed_as(manifest.feeding.clone());
         let limits = Limits { virtual_tokens: manifest.virtual_tokens, ..source.limits };
         let media = Media::near(&bundle.places(), None);
         let loss = manifest.loss.clone();
+        // A bundle in memory has no files beside it.
+        let beside = bundle.places().last().map(|model| Beside::near(model)).unwrap_or_default();
+        let decoder_start = decoder_start(&beside)?;
         let (hard_prompt, class_names) = (manifest.hard_prompt.clone(), manifest.class_names.clone());
-        Self { limits, loss, media, unpackable: unpackable(manifest), hard_prompt, class_names, ..source }
+        let unpackable = unpackable(manifest);
+        Ok(Self { limits, loss, media, unpackable, decoder_start, hard_prompt, class_names, ..source })
     }
 
     /// Reads for a plain model, with the named tokenizer or the one beside it, and the class names beside it.
@@ -114,7 +120,8 @@ impl Source {
         let class_names = class_names::of_model(model.beside(), task, classes)?;
         let source =
             Self::with(task, tokenizer, classes, anatomy.vocabulary(), anatomy.max_positions).fed_as(anatomy::feeding(graph, anatomy));
-        Ok(Self { class_names, media: Media::near(&near, None), ..source })
+        let decoder_start = decoder_start(model.beside())?;
+        Ok(Self { class_names, media: Media::near(&near, None), decoder_start, ..source })
     }
 
     fn with(task: Task, tokenizer: Option<Tokenizer>, classes: Option<i64>, vocabulary: Option<i64>, positions: Option<i64>) -> Self {
@@ -127,7 +134,7 @@ impl Source {
         };
         Self {
             task,
-            tokenizer,
+            tokenizer: tokenizer.map(Arc::new),
             limits,
             max_length: None,
             packing: Packing::Off,
@@ -139,6 +146,7 @@ impl Source {
             media: Media::NOTHING,
             micro_batch: None,
             unpackable: Some("it is a plain model, not a bundle".to_owned()),
+            decoder_start: None,
         }
     }
 
@@ -193,7 +201,7 @@ impl Source {
     /// As [`hard_prompt`](data::hard_prompt); without a verbalizer, words that have other tokens in this template.
     pub fn shown_in(mut self, template: &str, verbalizer: Option<&str>) -> Result<Self> {
         let missing = || Error::invalid("a template needs a tokenizer").with_hint("name one with --tokenizer FILE");
-        let tokenizer = self.tokenizer.as_ref().ok_or_else(missing)?;
+        let tokenizer = self.tokenizer.as_deref().ok_or_else(missing)?;
         let before = self.hard_prompt.take();
         let words = match (verbalizer, &before) {
             (Some(verbalizer), _) => verbalizer.to_owned(),
@@ -242,11 +250,18 @@ impl Source {
     /// What rows are filled up with.
     #[must_use]
     pub fn filling(&self) -> Filling {
-        let filling = self.tokenizer.as_ref().map(Filling::of).unwrap_or_default();
-        let filling = Filling { feeding: self.feeding.clone(), micro_batch: self.micro_batch, ..filling };
+        let filling = self.tokenizer.as_deref().map(Filling::of).unwrap_or_default();
+        let decoder_start = self.decoder_start;
+        let filling = Filling { feeding: self.feeding.clone(), micro_batch: self.micro_batch, decoder_start, ..filling };
         // A token that was added to the tokenizer, and that the model does not have, cannot fill up rows.
         let is_known = usize::try_from(filling.pad).is_ok_and(|pad| self.limits.vocabulary.is_none_or(|vocabulary| pad < vocabulary));
         if is_known { filling } else { Filling { pad: 0, ..filling } }
+    }
+
+    /// What text is read and spelled with.
+    #[must_use]
+    pub fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
+        self.tokenizer.clone()
     }
 
     /// What the rows are for.
@@ -291,13 +306,14 @@ impl Source {
     fn reading<'a>(&'a self, class_names: &'a [String], other_names: OtherNames) -> Reading<'a> {
         Reading {
             task: self.task,
-            tokenizer: self.tokenizer.as_ref(),
+            tokenizer: self.tokenizer.as_deref(),
             max_length: self.max_length,
             packing: self.packing,
             limits: self.limits,
             columns: &self.columns,
             loss: &self.loss,
             media: &self.media,
+            decoder_start: self.decoder_start,
             feeding: Some(&self.feeding),
             class_names,
             other_names,
@@ -311,6 +327,20 @@ fn unpackable(manifest: &Manifest) -> Option<String> {
     let has_input = || manifest.graph("training").is_ok_and(|graph| graph.inputs.iter().any(|input| input.name == SEGMENTS));
     let before = || "the bundle was written by a version that could not do it; inject the adapter again".to_owned();
     manifest.unpackable.clone().or_else(|| (!has_input()).then(before))
+}
+
+/// The token that a model's decoder starts with, where the files beside it say so.
+///
+/// # Errors
+/// A file that is not JSON.
+fn decoder_start(beside: &Beside) -> Result<Option<i32>> {
+    let number = |config: Option<serde_json::Value>| {
+        let config = config.unwrap_or_default();
+        let named = [&config["decoder_start_token_id"], &config["decoder"]["decoder_start_token_id"]];
+        named.into_iter().find_map(serde_json::Value::as_i64).and_then(|token| i32::try_from(token).ok())
+    };
+    let own = number(beside.json(declared::CONFIG)?);
+    Ok(own.or(number(beside.json(declared::GENERATION)?)))
 }
 
 /// The tokenizer beside the first of these files that has one.

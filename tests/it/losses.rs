@@ -64,6 +64,7 @@ impl Case {
     fn row(&self) -> &'static Row {
         let reads = match self.reads.as_str() {
             "Logits" => Reads::Logits,
+            "Frames" => Reads::Frames,
             "Spans" => Reads::Spans,
             "Embeddings" => Reads::Embeddings,
             "TokenLogProbs" => Reads::TokenLogProbs,

@@ -45,7 +45,7 @@ impl Features {
             return Err(error.with_hint("one number for each text is a regression or a relevance: `--task regression` or `--task rerank`"));
         }
         let each_position = match task.row().reads {
-            Reads::TokenLogits => true,
+            Reads::TokenLogits | Reads::Frames => true,
             Reads::Logits => false,
             Reads::Vocabulary | Reads::Spans | Reads::Embeddings | Reads::TokenLogProbs => {
                 let error = Error::mismatch("the task of a new head with labels", "a task with classes or numbers", task);

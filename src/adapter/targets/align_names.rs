@@ -113,22 +113,40 @@ fn module(key: &Key) -> Option<&str> {
     }
 }
 
+/// Writes something in front of the names of all modules.
+pub fn put_in_front(anatomy: &mut Anatomy, front: &str) {
+    rename(anatomy, &Naming::Add(front.to_owned()), None);
+}
+
+/// Gives each module, and each parameter, the name that `new` has for it, if it has one.
+pub fn rename_each(anatomy: &mut Anatomy, new: impl Fn(&str) -> Option<String>) {
+    for name in names(anatomy) {
+        if let Some(new) = new(name) {
+            *name = new;
+        }
+    }
+}
+
+/// The names of modules and parameters.
+fn names(anatomy: &mut Anatomy) -> impl Iterator<Item = &mut String> {
+    let projections = anatomy.projections.iter_mut().map(|projection| &mut projection.module);
+    let embeddings = anatomy.embeddings.iter_mut().map(|embedding| &mut embedding.module);
+    let attentions = anatomy.attentions.iter_mut().map(|attention| &mut attention.module);
+    let parameters = anatomy.parameters.iter_mut().map(|parameter| &mut parameter.name);
+    projections.chain(embeddings).chain(attentions).chain(parameters)
+}
+
 /// Leaves out what stands in front of the names of modules.
 pub fn take_off(anatomy: &mut Anatomy, front: &str) {
     rename(anatomy, &Naming::Remove(front.to_owned()), None);
 }
 
 fn rename(anatomy: &mut Anatomy, naming: &Naming, head: Option<&HeadModules>) {
-    let projections = anatomy.projections.iter_mut().map(|projection| &mut projection.module);
-    let embeddings = anatomy.embeddings.iter_mut().map(|embedding| &mut embedding.module);
-    let attentions = anatomy.attentions.iter_mut().map(|attention| &mut attention.module);
-    let parameters = anatomy.parameters.iter_mut().map(|parameter| &mut parameter.name);
-    let names = projections.chain(embeddings).chain(attentions).chain(parameters);
     let is_of_head = |name: &str| {
         let owner = name.rsplit_once('.').map_or(name, |(owner, _)| owner);
         head.is_some_and(|head| head.has(name) || head.has(owner))
     };
-    for name in names.filter(|name| !is_of_head(name)) {
+    for name in names(anatomy).filter(|name| !is_of_head(name)) {
         match naming {
             Naming::Same => {}
             Naming::Add(front) => name.insert_str(0, front),

@@ -30,6 +30,12 @@ const ARCHITECTURES: &[(&str, Task)] = &[
     ("ForTokenClassification", Task::TokenCls),
     ("ForImageClassification", Task::ImageCls),
     ("ForConditionalGeneration", Task::Seq2SeqLm),
+    ("ForSpeechSeq2Seq", Task::SpeechSeq2Seq),
+    ("SpeechEncoderDecoderModel", Task::SpeechSeq2Seq),
+    ("VisionEncoderDecoderModel", Task::Seq2SeqLm),
+    ("EncoderDecoderModel", Task::Seq2SeqLm),
+    ("MTModel", Task::Seq2SeqLm),
+    ("ForCTC", Task::Ctc),
 ];
 
 impl Declared {
@@ -121,6 +127,15 @@ impl<'a> View<'a> {
         let is_cache = |id: &ValueId| anatomy.cache.iter().any(|slot| slot.present == Some(*id));
         let outputs = graph.outputs().iter().filter(|id| !is_cache(id)).map(|&id| plain(graph.value_name(id))).collect();
         Self { graph, anatomy, declared, feeds: Feeds::of(graph, anatomy), outputs }
+    }
+
+    /// Whether an encoder is fed with sound.
+    pub(super) fn hears(&self) -> bool {
+        let is_sound = |&id: &ValueId| {
+            let (fact, name) = (self.graph.fact(id), plain(self.graph.value_name(id)));
+            fact.dtype.is_some_and(DType::is_float) && matches!(fact.rank(), Some(2 | 3)) && SOUNDS.iter().any(|word| name.contains(word))
+        };
+        self.graph.data_inputs().any(|id| is_sound(&id))
     }
 
     pub(super) fn head(&self) -> Option<&'a Head> {

@@ -46,7 +46,7 @@ pub fn decide(graph: &Graph, anatomy: &Anatomy, declared: &Declared, asked: Opti
     let is_same = |other: Task| other == task || (is_for_rows(task) && is_for_rows(other));
     let instead = guess.instead.as_ref().filter(|instead| !is_meant(instead));
     // What a task reads beside logits is looked for where its loss is settled.
-    let is_of_logits = matches!(task.row().reads, Reads::Logits | Reads::TokenLogits | Reads::Vocabulary);
+    let is_of_logits = matches!(task.row().reads, Reads::Logits | Reads::TokenLogits | Reads::Frames | Reads::Vocabulary);
     if !is_of_logits {
         return Ok(Decision { task, doubt: None });
     }
@@ -93,7 +93,7 @@ fn check_axes(task: Task, graph: &Graph, anatomy: &Anatomy, guess: &Guess) -> Re
     let Some(head) = &anatomy.head else { return Ok(()) };
     let (axes, scores) = match task.row().reads {
         Reads::Logits => (2, "[batch, classes]"),
-        Reads::TokenLogits | Reads::Vocabulary | Reads::TokenLogProbs => (3, "[batch, seq, scores]"),
+        Reads::TokenLogits | Reads::Frames | Reads::Vocabulary | Reads::TokenLogProbs => (3, "[batch, seq, scores]"),
         Reads::Spans | Reads::Embeddings => return Ok(()),
     };
     let found = head.axes(graph);
@@ -143,9 +143,12 @@ fn of_graph(view: &View<'_>, head: &Head) -> Guess {
     let because = |task, why: &str| Guess { task: Some(task), why: format!("{logits} {why}"), ..Guess::default() };
     let either =
         |candidates: &[Task], why: &str| Guess { why: format!("{logits} {why}"), candidates: candidates.to_vec(), ..Guess::default() };
-    if predicts_vocabulary(anatomy, head) {
+    if predicts_vocabulary(anatomy, head) || anatomy.inputs.decoder_input_ids.is_some() {
         let cross = anatomy.inputs.decoder_input_ids.is_some() || anatomy.attentions.iter().any(|attention| attention.cross);
         return match anatomy.sight() {
+            _ if cross && view.hears() => {
+                because(Task::SpeechSeq2Seq, "has a score for each token of the vocabulary, and a decoder looks at an encoder of sound")
+            }
             _ if cross => because(Task::Seq2SeqLm, "has a score for each token of the vocabulary, and a decoder looks at an encoder"),
             Sight::Back => because(Task::CausalLm, "has a score for each token of the vocabulary, and no position sees later ones"),
             Sight::BothWays => {
@@ -159,6 +162,7 @@ fn of_graph(view: &View<'_>, head: &Head) -> Guess {
     }
     let rank = view.axes().map(|axes| axes.len());
     let (task, what) = match rank {
+        Some(3) if view.declared.is("ForCTC") => (Task::Ctc, "has a score for each character at each frame of a sound"),
         Some(3) => (Task::TokenCls, "has a score for each class at each position"),
         _ => match view.feeds.classified() {
             task @ Task::ImageCls => (task, "has a score for each class, for an image"),
@@ -178,8 +182,9 @@ fn reconciled(guess: Guess, view: &View<'_>) -> Guess {
     let Some(declared) = view.declared.task() else { return guess };
     let says = format!("config.json beside the model says {}", view.declared.architecture.as_deref().unwrap_or_default());
     let is_rows = Task::is_one_class;
+    let writes = |task: Task| matches!(task, Task::Seq2SeqLm | Task::SpeechSeq2Seq);
     match guess.task {
-        Some(task) if task == declared || (is_rows(task) && is_rows(declared)) => guess,
+        Some(task) if task == declared || (is_rows(task) && is_rows(declared)) || (writes(task) && writes(declared)) => guess,
         None if guess.candidates.contains(&declared) || guess.candidates.is_empty() => {
             Guess { task: Some(declared), why: format!("{says}; {}", guess.why), ..guess }
         }

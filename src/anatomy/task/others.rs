@@ -26,8 +26,7 @@ pub(super) const OTHERS: &[Other] = &[
         what: "the decoder of an encoder-decoder, alone",
         evidence: |view| super::super::split::evidence(view.graph, view.anatomy),
         is_certain: true,
-        hint: "export encoder and decoder as one graph: `optimum-cli export onnx --monolith --task text2text-generation` \
-               (automatic-speech-recognition for speech), and give that file",
+        hint: "name the encoder's file with `--part encoder_model.onnx`; or export both as one graph: `optimum-cli export onnx --monolith`",
         tasks: &[],
     },
     Other {
@@ -103,16 +102,17 @@ pub(super) const OTHERS: &[Other] = &[
                 (matches!(view.feeds, Feeds::Sound | Feeds::Signal) && rank(view) == Some(3))
                     .then(|| format!("{} has scores for frames of a signal", view.output()))
             };
-            of_class.or_else(frames)
+            let has_decoder = view.anatomy.inputs.decoder_input_ids.is_some();
+            of_class.or_else(frames).filter(|_| !has_decoder && !view.declared.is("ForCTC"))
         },
         is_certain: false,
         hint: "",
-        tasks: &[],
+        tasks: &[Task::Ctc],
     },
     Other {
         what: "scores of patches",
         evidence: |view| {
-            (view.feeds == Feeds::Image && rank(view) == Some(3))
+            (view.feeds == Feeds::Image && rank(view) == Some(3) && view.anatomy.inputs.decoder_input_ids.is_none())
                 .then(|| format!("{} has scores at many places of an image, not for the image", view.output()))
         },
         is_certain: false,

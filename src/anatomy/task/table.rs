@@ -36,6 +36,10 @@ pub enum Task {
     ImageCls,
     /// A class for each sound.
     AudioCls,
+    /// What is said in a sound, a character or a piece of a word for each stretch of it.
+    Ctc,
+    /// What is said in a sound, by a decoder that writes it.
+    SpeechSeq2Seq,
 }
 
 impl fmt::Display for Task {
@@ -64,6 +68,8 @@ pub enum Reads {
     Logits,
     /// Scores of each position, `[batch, seq, classes]`.
     TokenLogits,
+    /// Scores of each frame of a sound, `[batch, frames, symbols]`, one symbol of which is blank.
+    Frames,
     /// Scores of each position for an answer's start and for its end, two values `[batch, seq]`.
     Spans,
     /// A vector of each text, `[texts, hidden]`: the first texts of all rows, then the second ones, and so on.
@@ -112,7 +118,7 @@ pub static TASKS: &[Row] = &[
     Row {
         task: Task::Seq2SeqLm, name: "seq2seq-lm", task_type: Some("SEQ_2_SEQ_LM"), heads: &[], reads: Reads::Vocabulary, losses: &["cross-entropy"],
         aliases: &["seq2seqlm", "seq2seq", "text2textgeneration", "conditionalgeneration", "translation", "summarization"],
-        columns: "input_ids + labels, or prompt + completion",
+        columns: "input_ids + labels, prompt + completion, or image + text",
     },
     Row {
         task: Task::SeqCls, name: "seq-cls", task_type: Some("SEQ_CLS"), heads: CLASSIFIER, reads: Reads::Logits, losses: &["cross-entropy", "focal"],
@@ -171,6 +177,16 @@ pub static TASKS: &[Row] = &[
         aliases: &["audiocls", "audioclassification"],
         columns: "audio (a file's path) + label",
     },
+    Row {
+        task: Task::Ctc, name: "ctc", task_type: None, heads: &[], reads: Reads::Frames, losses: &["ctc"],
+        aliases: &["ctc"],
+        columns: "audio (a file's path) + text",
+    },
+    Row {
+        task: Task::SpeechSeq2Seq, name: "speech-seq2seq", task_type: None, heads: &[], reads: Reads::Vocabulary, losses: &["cross-entropy"],
+        aliases: &["speechseq2seq", "speechseq2seqlm"],
+        columns: "audio (a file's path) + text",
+    },
 ];
 
 impl Task {
@@ -197,6 +213,12 @@ impl Task {
     #[must_use]
     pub fn predicts_tokens(self) -> bool {
         matches!(self.row().reads, Reads::Vocabulary | Reads::TokenLogProbs)
+    }
+
+    /// Whether labels are a text of its own, as long as it is, whatever the model reads.
+    #[must_use]
+    pub fn labels_texts(self) -> bool {
+        matches!(self, Self::Seq2SeqLm | Self::SpeechSeq2Seq | Self::Ctc)
     }
 
     /// Whether a row has one class.
@@ -236,7 +258,7 @@ impl Reads {
     pub fn names(self) -> &'static [&'static str] {
         match self {
             Self::Vocabulary => &[],
-            Self::Logits | Self::TokenLogits => &["logits"],
+            Self::Logits | Self::TokenLogits | Self::Frames => &["logits"],
             Self::Spans => &["start_logits", "end_logits"],
             Self::Embeddings => &["embeddings"],
             Self::TokenLogProbs => &["token_logps"],

@@ -27,6 +27,9 @@ pub(super) fn reader(task: Task, fields: &Fields) -> Option<fn(&Fields, &Encoder
         Task::Preference | Task::Reward => preferences::read,
         Task::ImageCls if has("image") => files::image,
         Task::AudioCls if has("audio") => files::sound,
+        Task::Ctc if has("audio") => files::transcribed_frames,
+        Task::Seq2SeqLm | Task::SpeechSeq2Seq if has("audio") => files::transcribed,
+        Task::Seq2SeqLm if has("image") => files::read_image,
         _ => return None,
     })
 }

@@ -80,10 +80,27 @@ const TOLD: &str = "with an output_shape, or pads that follow from it";
 
 /// `dX`: the transposed convolution of `dY` with the same weight.
 pub(super) fn conv_x<'g>(f: &Forward<'g>) -> Expr<'g> {
-    let rest = Window::of_weight(f).and_then(|w| Some((w.rest_of(f.x[0], f.y)?, w)));
-    let Some((rest, window)) = rest else { return f.refuse(UNKNOWN) };
-    let attrs = [window.attrs(f.int("group", 1)), vec![("output_padding", Attr::Ints(rest))]].concat();
-    f.b().op("ConvTranspose", &[f.dy, f.x[1]], &attrs)
+    let Some(window) = Window::of_weight(f) else { return f.refuse(UNKNOWN) };
+    match window.rest_of(f.x[0], f.y) {
+        Some(rest) => {
+            let attrs = [window.attrs(f.int("group", 1)), vec![("output_padding", Attr::Ints(rest))]].concat();
+            f.b().op("ConvTranspose", &[f.dy, f.x[1]], &attrs)
+        }
+        None => conv_x_of_any_length(f, &window),
+    }
+}
+
+/// The same where only the run tells how many elements at the end the window does not reach: all that it reaches and fewer zeros than a stride, cut to the
+/// length of `X`.
+fn conv_x_of_any_length<'g>(f: &Forward<'g>, window: &Window) -> Expr<'g> {
+    let count = window.kernel.len();
+    let axes: Vec<i64> = (2..f.rank()).collect();
+    let pads = window.pads[..count].iter().copied().chain(vec![0; count]).collect();
+    let reached = Window { pads, kernel: window.kernel.clone(), strides: window.strides.clone(), dilations: window.dilations.clone() };
+    let reached = f.b().op("ConvTranspose", &[f.dy, f.x[1]], &reached.attrs(f.int("group", 1)));
+    let zeros: Vec<i64> = vec![0; count].into_iter().chain(window.strides.iter().map(|stride| stride - 1)).collect();
+    let padded = reached.pad_at(f.b().ints(&zeros), &axes);
+    padded.slice_at(f.b().ints(&vec![0; count]), f.x[0].shape_of_axes(&axes), &axes).reshape_like(f.x[0])
 }
 
 /// `dW`: the convolution of `X` with `dY`, batch and channels exchanged, strides and dilations exchanged.

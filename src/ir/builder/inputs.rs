@@ -54,6 +54,12 @@ impl Builder {
         Expr::new(self, id)
     }
 
+    /// The named constants so far.
+    pub fn constants(&self) -> Vec<(Expr<'_>, Tensor)> {
+        let state = self.state.borrow();
+        state.graph.initializers.iter().map(|(&id, tensor)| (Expr::new(self, id), tensor.clone())).collect()
+    }
+
     /// Adds a value that neither a node nor a constant held here makes: a sparse initializer, which only the file knows.
     pub fn foreign_value(&self, name: &str, fact: Fact, declared: Option<bytes::Bytes>) -> Expr<'_> {
         let mut state = self.state.borrow_mut();

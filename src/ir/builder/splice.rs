@@ -5,7 +5,20 @@ use std::sync::Arc;
 
 use super::{Builder, NodeSpec};
 use crate::error::{Error, Result};
-use crate::ir::{Expr, Fact, Graph, ValueId};
+use crate::ir::{Expr, Fact, Graph, Tensor, ValueId};
+
+/// What names become in a graph that is written into another.
+#[derive(Clone, Copy, Default)]
+pub struct Renaming<'a> {
+    /// The name of a constant.
+    pub constant: Option<&'a dyn Fn(&str) -> String>,
+    /// The name of a node. Without it nodes get names of their scope.
+    pub node: Option<&'a dyn Fn(&str) -> String>,
+    /// The name of what a node gives.
+    pub value: Option<&'a dyn Fn(&str) -> String>,
+    /// An annotation of a node: its key and its value. Without it nodes have none.
+    pub annotation: Option<&'a dyn Fn(&str, &str) -> String>,
+}
 
 impl Builder {
     /// Writes all nodes of a graph here. `bind` gives the value that stands for an input without a value of its own, by the input's name and
@@ -13,10 +26,26 @@ impl Builder {
     ///
     /// # Errors
     /// Those of `bind`; [`Graph`](crate::ErrorKind::Graph) for a graph that reads what it does not have.
-    pub fn splice<'g>(&'g self, graph: &Graph, mut bind: impl FnMut(&str, Fact) -> Result<Expr<'g>>) -> Result<Vec<(Arc<str>, Expr<'g>)>> {
+    pub fn splice<'g>(&'g self, graph: &Graph, bind: impl FnMut(&str, Fact) -> Result<Expr<'g>>) -> Result<Vec<(Arc<str>, Expr<'g>)>> {
+        self.splice_renamed(graph, Renaming::default(), |_| None, bind)
+    }
+
+    /// The same with names of its own. `known` gives the value that stands for a constant, where there is one already.
+    ///
+    /// # Errors
+    /// As [`splice`](Self::splice).
+    pub fn splice_renamed<'g>(
+        &'g self,
+        graph: &Graph,
+        renaming: Renaming<'_>,
+        mut known: impl FnMut(&Tensor) -> Option<Expr<'g>>,
+        mut bind: impl FnMut(&str, Fact) -> Result<Expr<'g>>,
+    ) -> Result<Vec<(Arc<str>, Expr<'g>)>> {
         let mut here: HashMap<ValueId, Expr<'g>> = HashMap::new();
         for (id, tensor) in graph.initializers() {
-            here.insert(id, self.initializer(graph.value_name(id), tensor.clone()));
+            let name = graph.value_name(id);
+            let name = renaming.constant.map_or_else(|| name.to_owned(), |rename| rename(name));
+            here.insert(id, known(tensor).unwrap_or_else(|| self.initializer(&name, tensor.clone())));
         }
         for id in graph.data_inputs() {
             here.insert(id, bind(graph.value_name(id), graph.fact(id).clone())?);
@@ -24,12 +53,19 @@ impl Builder {
         let unknown = |id: ValueId| Error::graph(format!("{} is read before it is written", graph.value_name(id)));
         for node in graph.nodes() {
             let at = |id: ValueId| here.get(&id).map(|value| value.id()).ok_or_else(|| unknown(id));
+            let named = |name: &str| renaming.value.map_or_else(|| name.to_owned(), |rename| rename(name)).into();
+            let annotations = renaming
+                .annotation
+                .into_iter()
+                .flat_map(|rename| node.metadata.iter().map(move |(key, value)| (Arc::clone(key), Arc::from(rename(key, value)))));
             let spec = NodeSpec {
+                name: renaming.node.map(|rename| Arc::from(rename(&node.name))).unwrap_or_default(),
                 op: node.op.clone(),
                 inputs: node.inputs.iter().map(|input| input.map(at).transpose()).collect::<Result<_>>()?,
-                outputs: node.outputs.iter().map(|output| output.map(|id| graph.value_name(id).into())).collect(),
+                outputs: node.outputs.iter().map(|output| output.map(|id| named(graph.value_name(id)))).collect(),
                 attrs: node.attrs.clone(),
                 captures: node.captures.iter().map(|&id| at(id)).collect::<Result<_>>()?,
+                metadata: annotations.collect(),
                 ..NodeSpec::default()
             };
             let written = self.node(spec);

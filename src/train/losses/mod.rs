@@ -5,6 +5,7 @@
 
 mod classes;
 mod contrastive;
+mod ctc;
 mod numbers;
 mod preference;
 mod similarity;
@@ -32,6 +33,8 @@ pub enum Axis {
     Positions,
     /// One for each class.
     Classes,
+    /// One for each symbol of a row's text, as many as the longest has.
+    Symbols,
 }
 
 /// An input that carries labels.
@@ -110,6 +113,8 @@ const SCORE: Column = Column { name: LABELS, dtype: DType::F32, axes: &[Axis::Ro
 const OWN_POSITIVE: Column = CLASS;
 /// A class for each position.
 const CLASSES: Column = Column { name: LABELS, dtype: DType::I64, axes: &[Axis::Rows, Axis::Positions] };
+/// The symbols of a text.
+const SYMBOLS: Column = Column { name: LABELS, dtype: DType::I64, axes: &[Axis::Rows, Axis::Symbols] };
 /// The row's place in its batch: it tells how many rows there are, each of two texts.
 const PAIR: Column = Column { name: LABELS, dtype: DType::I64, axes: &[Axis::Pairs] };
 const STARTS: Column = Column { name: START_POSITIONS, dtype: DType::I64, axes: &[Axis::Rows] };
@@ -129,6 +134,7 @@ pub static LOSSES: &[Row] = &[
     Row { reads: Reads::Logits,        name: "huber",          columns: &[NUMBERS],      options: &[("delta", 1.0)],                    whole_batch: false, write: numbers::huber },
     Row { reads: Reads::Logits,        name: "bradley-terry",  columns: &[PAIR],        options: &[],                                  whole_batch: false, write: preference::bradley_terry },
     Row { reads: Reads::TokenLogits,   name: "cross-entropy",  columns: &[CLASSES],      options: &[],                                  whole_batch: false, write: classes::cross_entropy },
+    Row { reads: Reads::Frames,        name: "ctc",            columns: &[SYMBOLS],      options: &[("blank", 0.0), ("mean", 1.0), ("zero_infinity", 0.0)], whole_batch: false, write: ctc::ctc },
     Row { reads: Reads::Spans,         name: "cross-entropy",  columns: &[STARTS, ENDS], options: &[],                                  whole_batch: false, write: spans::cross_entropy },
     Row { reads: Reads::Embeddings,    name: "mnrl",           columns: &[OWN_POSITIVE], options: &[("scale", 20.0)],                   whole_batch: true,  write: contrastive::mnrl },
     Row { reads: Reads::Embeddings,    name: "mnrl-symmetric", columns: &[OWN_POSITIVE], options: &[("scale", 20.0)],                   whole_batch: true,  write: contrastive::mnrl_symmetric },

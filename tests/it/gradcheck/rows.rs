@@ -155,6 +155,13 @@ fn windows() -> Vec<Row> {
             .ints("strides", &[2, 1])
             .single(),
         row("AveragePool", [any(&[1, 2, 5])]).ints("kernel_shape", &[2]).attr("auto_pad", "SAME_LOWER").single(),
+        row("Conv", [any(&[1, 2, SEQ]), any(&[3, 2, 2])]).ints("strides", &[2]).single(),
+        row("Conv", [any(&[1, 2, SEQ]), any(&[3, 2, 3])]).ints("strides", &[3]).ints("pads", &[1, 2]).single(),
+        row("Conv", [any(&[1, 2, SEQ, 7]), any(&[3, 2, 2, 2])])
+            .ints("strides", &[3, 2])
+            .ints("dilations", &[1, 2])
+            .ints("pads", &[0, 1, 1, 0])
+            .single(),
         row("Conv", [any(&[1, 2, 5, 6]), any(&[3, 2, 3, 2])]).ints("strides", &[2, 2]).attr("auto_pad", "SAME_UPPER").single(),
         row("GlobalAveragePool", [any(&[2, 3, 4, 5])]).single(),
         row("GlobalMaxPool", [any(&[2, 3, 2, 2])]).single(),

@@ -1,0 +1,194 @@
+//! `peft-onnx generate` with an encoder-decoder: a text, a sound or an image in, a text out.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::generate::{Args, Told};
+use super::{Global, output};
+use crate::anatomy::{self, Feeding, Role};
+use crate::data::{Example, Media, Numbers, Pixels, Specials, Tokenizer};
+use crate::error::{Error, Result};
+use crate::export::INFERENCE;
+use crate::generate::{Graphs, Sampler, TextStream, Transducer, Writing};
+use crate::media::Features;
+use crate::model::parts::Split;
+use crate::model::{Beside, Model as Opened, declared};
+use crate::training::tokenizer_near;
+
+/// An encoder-decoder, and the files that belong to it.
+pub(super) struct Model {
+    graphs: Graphs,
+    feeding: Feeding,
+    /// Where its tokenizer and its configurations lie.
+    places: Vec<PathBuf>,
+    positions: Option<usize>,
+}
+
+/// The encoder-decoder that is meant, if one is.
+///
+/// # Errors
+/// A bundle or a model that cannot be opened.
+pub(super) fn model(args: &Args) -> Result<Option<Model>> {
+    let model = &args.model;
+    if model.join(crate::export::manifest::FILE).is_file() {
+        let bundle = args.which.open(model, args.base.as_deref())?;
+        let feeding = bundle.manifest().feeding.clone();
+        if !is_encoder_decoder(&feeding) {
+            return Ok(None);
+        }
+        let graph = bundle.runnable(INFERENCE)?;
+        let places = vec![graph.path.clone(), bundle.model().to_path_buf()];
+        let positions = bundle.manifest().max_positions.and_then(|most| usize::try_from(most).ok());
+        return Ok(Some(Model { graphs: Graphs::Whole(graph), feeding, places, positions }));
+    }
+    if let Some(found) = Split::inside(model) {
+        let with_past = found.with_past.as_deref().filter(|_| found.merged.is_none());
+        return split(&found.encoder, found.merged.as_deref().unwrap_or(found.to_train()), with_past).map(Some);
+    }
+    match &args.part[..] {
+        [] if model.is_dir() => Ok(None),
+        [] => {
+            let opened = Opened::open(model)?;
+            let feeding = anatomy::feeding(opened.graph(), opened.anatomy());
+            let positions = opened.anatomy().max_positions.and_then(|most| usize::try_from(most).ok());
+            let whole = Model { graphs: Graphs::Whole(model.into()), feeding, places: vec![model.clone()], positions };
+            Ok(is_encoder_decoder(&whole.feeding).then_some(whole))
+        }
+        [encoder] => split(encoder, model, None).map(Some),
+        _ => Err(Error::invalid("an encoder-decoder that writes has one part, the encoder").with_hint("name one file with --part")),
+    }
+}
+
+fn is_encoder_decoder(feeding: &Feeding) -> bool {
+    feeding.inputs.values().any(|role| *role == Role::DecoderInputIds)
+}
+
+fn split(encoder: &Path, decoder: &Path, with_past: Option<&Path>) -> Result<Model> {
+    let opened = Opened::open(encoder)?;
+    let feeding = anatomy::feeding(opened.graph(), opened.anatomy());
+    let positions = Opened::open(decoder)?.anatomy().max_positions.and_then(|most| usize::try_from(most).ok());
+    let graphs = Graphs::Split { encoder: encoder.into(), decoder: decoder.into(), with_past: with_past.map(Into::into) };
+    Ok(Model { graphs, feeding, places: vec![decoder.to_path_buf(), encoder.to_path_buf()], positions })
+}
+
+/// Writes a text for each source.
+///
+/// # Errors
+/// If there is no tokenizer or no start token, a source that cannot be read, or as [`Transducer::write`].
+pub(super) fn run(args: &Args, global: &Global, model: Model, sampler: &dyn Fn() -> Result<Sampler>) -> Result<()> {
+    let Model { graphs, feeding, places, positions } = model;
+    let tokenizer = match &args.tokenizer {
+        Some(path) => Tokenizer::open(path)?,
+        None => tokenizer_near(&places)?.ok_or_else(|| {
+            Error::not_found("tokenizer", "tokenizer.json").in_file(&args.model).with_hint("name one with --tokenizer FILE")
+        })?,
+    };
+    let writing = writing(args, &places, &tokenizer, positions)?;
+    let mut transducer = Transducer::open(global.runtime(args.threads)?, graphs, feeding.clone(), args.device)?;
+    let sources = sources(args, &tokenizer, &feeding, &Media::near(&places, None))?;
+    let mut answers = vec![];
+    for (number, (name, kind, source)) in sources.into_iter().enumerate() {
+        if number > 0 && !global.json {
+            output::print("\n---\n")?;
+        }
+        let mut told = Told::new(args, global, TextStream::after(&tokenizer, &[]));
+        let started = Instant::now();
+        let tokens = if writing.beams > 1 {
+            let tokens = transducer.search(&source, &writing)?;
+            tokens.iter().try_for_each(|token| told.tell(*token))?;
+            tokens
+        } else {
+            let mut texts = transducer.write(std::slice::from_ref(&source), &writing, &mut sampler()?, &mut |token| told.tell(token))?;
+            texts.pop().unwrap_or_default()
+        };
+        let completion = told.end()?;
+        let time = started.elapsed();
+        tracing::info!("{} tokens in {}", tokens.len(), output::duration(time));
+        answers.push(json!({kind: name, "completion": completion, "tokens": tokens, "seconds": time.as_secs_f64()}));
+    }
+    if global.json { output::print_json(&answers) } else { Ok(()) }
+}
+
+/// What is read: its name, what it is, and the row.
+type Source = (String, &'static str, Example);
+
+fn sources(args: &Args, tokenizer: &Tokenizer, feeding: &Feeding, media: &Media) -> Result<Vec<Source>> {
+    let mut found = vec![];
+    for text in &args.prompt {
+        let input_ids = tokenizer.encode(text, Specials::Added)?.ids;
+        found.push((text.clone(), "prompt", Example { line: 1, input_ids, ..Example::default() }));
+    }
+    for file in &args.audio {
+        let Features { shape, values } = media.sound()?.features(file)?;
+        let input = feeding.inputs.iter().find(|(_, role)| **role == Role::Column).map(|(name, _)| name.clone());
+        let input = input.ok_or_else(|| Error::unsupported("a sound", "the model has no input for one").in_file(file))?;
+        let numbers = Numbers { shape, values: values.into_iter().map(f64::from).collect() };
+        found.push((file.display().to_string(), "audio", Example { line: 1, columns: [(input, numbers)].into(), ..Example::default() }));
+    }
+    for file in &args.image {
+        let Features { shape, values } = media.image()?.pixels(file)?;
+        let example = Example { line: 1, pixel_values: Some(Pixels { shape, values }), ..Example::default() };
+        found.push((file.display().to_string(), "image", example));
+    }
+    Ok(found)
+}
+
+/// What is written, as the configurations beside the model and the options say.
+fn writing(args: &Args, places: &[PathBuf], tokenizer: &Tokenizer, positions: Option<usize>) -> Result<Writing> {
+    let mut configs = vec![];
+    for place in places {
+        let beside = Beside::near(place);
+        configs.extend(beside.json(declared::GENERATION)?);
+        configs.extend(beside.json(declared::CONFIG)?);
+    }
+    let get =
+        |name: &str| configs.iter().flat_map(|config| [&config[name], &config["decoder"][name]]).find(|value| !value.is_null()).cloned();
+    let token = |value: &Value| value.as_i64().and_then(|token| i32::try_from(token).ok());
+    let tokens = |name: &str| {
+        get(name).and_then(|list| list.as_array().map(|list| list.iter().filter_map(token).collect::<Vec<_>>())).unwrap_or_default()
+    };
+    let start = get("decoder_start_token_id").as_ref().and_then(token).or_else(|| get("bos_token_id").as_ref().and_then(token));
+    let mut start = vec![start.unwrap_or_else(|| tokenizer.bos().unwrap_or_else(|| tokenizer.pad()))];
+    let mut forced = BTreeMap::new();
+    match &args.decoder_prompt {
+        Some(text) => start.extend(tokenizer.encode(text, Specials::AsWritten)?.ids),
+        None => {
+            forced.extend(get("forced_bos_token_id").as_ref().and_then(token).map(|token| (1, token)));
+            let pairs = get("forced_decoder_ids").and_then(|pairs| pairs.as_array().cloned()).unwrap_or_default();
+            let pair = |pair: &Value| Some((usize::try_from(pair[0].as_u64()?).ok()?, token(&pair[1])?));
+            forced.extend(pairs.iter().filter_map(pair));
+        }
+    }
+    let folders: Vec<PathBuf> = places.iter().flat_map(|place| crate::files::near::folders(place)).collect();
+    let single = |words: &Value| words.as_array().filter(|words| words.len() == 1).and_then(|words| token(&words[0]));
+    let bad = get("bad_words_ids")
+        .and_then(|all| all.as_array().map(|all| all.iter().filter_map(single).collect::<Vec<_>>()))
+        .unwrap_or_default();
+    let unread: Vec<&str> = ["no_repeat_ngram_size", "min_length", "forced_eos_token_id", "encoder_no_repeat_ngram_size"]
+        .into_iter()
+        .filter(|name| get(name).is_some_and(|value| value.as_f64() != Some(0.0)))
+        .collect();
+    if !unread.is_empty() {
+        tracing::warn!("the configuration of generation says {}, which is not followed", unread.join(", "));
+    }
+    let is_drawn = args.temperature > 0.0;
+    let usual = get("num_beams").and_then(|count| count.as_u64()).and_then(|count| usize::try_from(count).ok()).filter(|_| !is_drawn);
+    let beams = args.num_beams.map_or(usual.unwrap_or(1), std::num::NonZeroUsize::get);
+    if is_drawn && beams > 1 {
+        return Err(Error::unsupported("--num-beams with --temperature", "beam search draws no tokens").with_hint("leave one of them out"));
+    }
+    Ok(Writing {
+        start,
+        stop: tokenizer.stops(&folders)?,
+        new_tokens: args.max_new_tokens,
+        positions,
+        suppressed: tokens("suppress_tokens").into_iter().chain(bad).collect(),
+        suppressed_first: tokens("begin_suppress_tokens"),
+        forced,
+        beams,
+        length_penalty: args.length_penalty.or_else(|| get("length_penalty").and_then(|value| value.as_f64())).unwrap_or(1.0),
+    })
+}

@@ -1,0 +1,393 @@
+//! Models in several files: what one file gives is what another reads, and all are one graph to train.
+//!
+//! Outputs of parts are joined to inputs by their names: equal ones, and those that transformers and optimum give the states of an encoder
+//! (`last_hidden_state`, read as `encoder_hidden_states`). A decoder's own inputs are then called as in the whole model: `decoder_input_ids`.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::anatomy::Front;
+use crate::ir::{Builder, DType, Dim, Expr, Fact, Graph, ModelInfo, Renaming, Tensor};
+use crate::{Context, Error, Place, Result};
+
+/// An output that fills an input of another name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Join {
+    /// The output, of one of the parts.
+    pub output: String,
+    /// The input, of another file.
+    pub input: String,
+}
+
+/// The files of a model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Files {
+    /// The file whose outputs are the model's.
+    pub model: PathBuf,
+    /// The files that fill inputs of it, or of each other.
+    pub parts: Vec<PathBuf>,
+    /// What is joined beside what names tell.
+    pub joins: Vec<Join>,
+}
+
+impl Files {
+    /// A model in one file.
+    #[must_use]
+    pub fn one(model: &Path) -> Self {
+        Self { model: model.to_path_buf(), ..Self::default() }
+    }
+
+    /// All files, the model's first.
+    pub fn all(&self) -> impl Iterator<Item = &Path> {
+        std::iter::once(&self.model).chain(&self.parts).map(PathBuf::as_path)
+    }
+}
+
+/// An encoder-decoder in the files that optimum writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Split {
+    /// The encoder.
+    pub encoder: PathBuf,
+    /// The decoder without a cache, if it has a file of its own.
+    pub decoder: Option<PathBuf>,
+    /// The decoder that reads a cache.
+    pub with_past: Option<PathBuf>,
+    /// Both decoders in one, with a branch for each.
+    pub merged: Option<PathBuf>,
+}
+
+impl Split {
+    /// The files in a folder, or in the folder `onnx` in it, by the names that optimum gives them; none where it has a whole model, or no encoder and decoder.
+    #[must_use]
+    pub fn inside(folder: &Path) -> Option<Self> {
+        let in_one = |folder: PathBuf| {
+            let file = |name: &str| Some(folder.join(name)).filter(|file| file.is_file());
+            let split = Self {
+                encoder: file("encoder_model.onnx")?,
+                decoder: file("decoder_model.onnx"),
+                with_past: file("decoder_with_past_model.onnx"),
+                merged: file("decoder_model_merged.onnx"),
+            };
+            (file("model.onnx").is_none() && (split.decoder.is_some() || split.merged.is_some())).then_some(split)
+        };
+        [folder.to_path_buf(), folder.join("onnx")].into_iter().find_map(in_one)
+    }
+
+    /// The decoder that is trained: the one without a cache where there is one.
+    #[must_use]
+    pub fn to_train(&self) -> &Path {
+        self.decoder.as_deref().or(self.merged.as_deref()).unwrap_or(&self.encoder)
+    }
+}
+
+/// What transformers and optimum call the states of an encoder, where it gives them and where a decoder reads them.
+const GIVEN: &[&str] =
+    &["last_hidden_state", "encoder_hidden_states", "hidden_states", "encoder_outputs", "encoder_output", "encoder_last_hidden_state"];
+const READ: &[&str] = &["encoder_hidden_states", "encoder_outputs", "encoder_output", "encoder_last_hidden_state"];
+
+/// The decoder's view of the encoder's mask, and what the encoder calls it.
+const ENCODER_MASK: &str = "encoder_attention_mask";
+const MASK: &str = "attention_mask";
+const TOKENS: &str = "input_ids";
+
+/// Inputs of a decoder that the whole model calls `decoder_..`.
+const OF_DECODER: &[&str] = &[TOKENS, MASK, "position_ids", "inputs_embeds", "token_type_ids"];
+
+/// Constants of fewer numbers are not looked for in the other files.
+const LARGE: usize = 1024;
+
+/// A file of a model, read.
+pub struct File<'a> {
+    /// The file.
+    pub path: &'a Path,
+    /// Its graph, functions inlined, in the dialect spoken inside.
+    pub graph: Graph,
+    /// Its names in the whole model.
+    pub front: Front,
+}
+
+/// An input that another file fills.
+struct Link {
+    input: String,
+    from: usize,
+    output: String,
+    /// Whether a decoder reads an encoder's states so.
+    is_states: bool,
+}
+
+/// Joins the files of a model, that with the model's outputs first, to one graph. Constants that files have in common are there once.
+///
+/// # Errors
+/// A part that fills nothing, an input that several outputs could fill, parts that wait for each other.
+pub fn join(files: &[File<'_>], joins: &[Join]) -> Result<Graph> {
+    check_joins(files, joins)?;
+    let links = (0..files.len()).map(|reader| links(files, reader, joins)).collect::<Result<Vec<_>>>()?;
+    if let Some(unread) = (1..files.len()).find(|part| !links.iter().flatten().any(|link| link.from == *part)) {
+        return Err(fills_nothing(files, unread));
+    }
+    let b = Builder::new(model(files));
+    let order = order(files, &links)?;
+    let mut writing = Writing { b: &b, files, constants: BTreeMap::new(), given: BTreeMap::new(), nodes: RefCell::default() };
+    for file in order {
+        writing.write(file, &links[file])?;
+    }
+    for (name, value) in writing.given.get(&0).into_iter().flatten() {
+        b.output(name, *value);
+    }
+    b.finish_whole()
+}
+
+/// What the joined model's file would say beside its graph: the newest of each.
+fn model(files: &[File<'_>]) -> ModelInfo {
+    let mut model = files[0].graph.model().clone();
+    for other in files.iter().map(|file| file.graph.model()) {
+        model.ir_version = model.ir_version.max(other.ir_version);
+        for opset in &other.opsets {
+            let known = model.version_of(&opset.domain).unwrap_or_default();
+            model = model.with_opset(&opset.domain, known.max(opset.version));
+        }
+    }
+    model
+}
+
+fn inputs(graph: &Graph) -> impl Iterator<Item = &str> {
+    graph.data_inputs().map(|id| graph.value_name(id))
+}
+
+fn outputs(graph: &Graph) -> impl Iterator<Item = &str> {
+    graph.outputs().iter().map(|&id| graph.value_name(id))
+}
+
+fn list<'n>(names: impl Iterator<Item = &'n str>) -> String {
+    names.take(12).collect::<Vec<_>>().join(", ")
+}
+
+/// Whether the graph of a file reads what an input gives.
+fn is_read(graph: &Graph, name: &str) -> bool {
+    graph.data_inputs().any(|id| graph.value_name(id) == name)
+}
+
+fn check_joins(files: &[File<'_>], joins: &[Join]) -> Result<()> {
+    for join in joins {
+        let of = |has: fn(&Graph, &str) -> bool, name: &str| files.iter().any(|file| has(&file.graph, name));
+        if !of(|graph, name| outputs(graph).any(|output| output == name), &join.output) {
+            let all = list(files.iter().skip(1).flat_map(|file| outputs(&file.graph)));
+            return Err(
+                Error::not_found("output", &*join.output).with_hint(format!("--join OUTPUT=INPUT names an output of a part: {all}"))
+            );
+        }
+        if !of(is_read, &join.input) {
+            let all = list(files.iter().flat_map(|file| inputs(&file.graph)));
+            return Err(
+                Error::not_found("input", &*join.input).with_hint(format!("--join OUTPUT=INPUT names an input of the model: {all}"))
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The inputs of a file that others fill.
+fn links(files: &[File<'_>], reader: usize, joins: &[Join]) -> Result<Vec<Link>> {
+    let mut found = vec![];
+    for input in inputs(&files[reader].graph) {
+        let asked: Vec<&str> = joins.iter().filter(|join| join.input == input).map(|join| join.output.as_str()).collect();
+        let is_states = READ.contains(&input);
+        let fits = |output: &str| match &asked[..] {
+            [] => output == input || (is_states && GIVEN.contains(&output)),
+            asked => asked.contains(&output),
+        };
+        // The model's own outputs fill nothing: a decoder's cache is not its input in the same run.
+        let others = files.iter().enumerate().skip(1).filter(|(number, _)| *number != reader);
+        let candidates: Vec<(usize, &str)> = others
+            .flat_map(|(number, file)| outputs(&file.graph).filter(|output| fits(output)).map(move |output| (number, output)))
+            .collect();
+        // An equal name says more than one that is alike.
+        let equal: Vec<_> = candidates.iter().filter(|(_, output)| *output == input).copied().collect();
+        match if equal.is_empty() { &candidates[..] } else { &equal[..] } {
+            [] => {}
+            [(from, output)] => found.push(Link { input: input.to_owned(), from: *from, output: (*output).to_owned(), is_states }),
+            several => {
+                let names = several.iter().map(|(number, output)| format!("{output} of {}", files[*number].path.display()));
+                let error = Error::mismatch(format!("outputs that fill {input}"), "one", names.collect::<Vec<_>>().join(", "));
+                return Err(error.in_file(files[reader].path).with_hint(format!("say which with `--join OUTPUT={input}`")));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn fills_nothing(files: &[File<'_>], part: usize) -> Error {
+    let (model, file) = (&files[0], &files[part]);
+    let found = format!("{}; {} reads {}", list(outputs(&file.graph)), model.path.display(), list(inputs(&model.graph)));
+    Error::mismatch("outputs of the part", "one with the name of an input of the model", found)
+        .in_file(file.path)
+        .with_hint("`--join OUTPUT=INPUT` joins an output to an input of another name")
+}
+
+/// Files each behind those that fill its inputs.
+fn order(files: &[File<'_>], links: &[Vec<Link>]) -> Result<Vec<usize>> {
+    let mut order: Vec<usize> = vec![];
+    while order.len() < files.len() {
+        let is_ready = |file: &usize| !order.contains(file) && links[*file].iter().all(|link| order.contains(&link.from));
+        match (0..files.len()).find(is_ready) {
+            Some(file) => order.push(file),
+            None => {
+                let waiting = files.iter().enumerate().filter(|(number, _)| !order.contains(number));
+                let names: Vec<String> = waiting.map(|(_, file)| file.path.display().to_string()).collect();
+                return Err(Error::invalid(format!("these files fill inputs of each other in a circle: {}", names.join(", "))));
+            }
+        }
+    }
+    Ok(order)
+}
+
+/// The joined graph while it is written.
+struct Writing<'a, 'g> {
+    b: &'g Builder,
+    files: &'a [File<'a>],
+    /// Large constants that are there already, by type and shape.
+    constants: BTreeMap<(String, Vec<usize>), Vec<(Tensor, Expr<'g>)>>,
+    /// What each file gives, by name.
+    given: BTreeMap<usize, Vec<(std::sync::Arc<str>, Expr<'g>)>>,
+    /// The names of nodes so far, and how often each was asked for.
+    nodes: RefCell<BTreeMap<String, usize>>,
+}
+
+impl<'g> Writing<'_, 'g> {
+    fn write(&mut self, number: usize, links: &[Link]) -> Result<()> {
+        let File { path, graph, front } = &self.files[number];
+        let filled = links.iter().map(|link| Ok((link.input.clone(), self.filled(link)?))).collect::<Result<BTreeMap<_, _>>>()?;
+        let has_encoder = links.iter().any(|link| link.is_states);
+        let lengths = lengths(graph, &filled, has_encoder).in_file(*path)?;
+        let states = links.iter().find(|link| link.is_states).map(|link| filled[&link.input]);
+        let b = self.b;
+        let bind = |name: &str, fact: Fact| -> Result<Expr<'g>> {
+            if let Some(value) = filled.get(name) {
+                return Ok(*value);
+            }
+            if has_encoder && name == ENCODER_MASK {
+                // Of an encoder that does not read tokens, the mask is not as long as its states.
+                return Ok(match b.input_named(MASK).filter(|_| b.input_named(TOKENS).is_some()) {
+                    Some(mask) => mask,
+                    None => all_seen(b, states.unwrap_or_else(|| b.unknown()), fact.dtype),
+                });
+            }
+            let is_decoders = has_encoder && OF_DECODER.contains(&name);
+            let named = if is_decoders { format!("decoder_{name}") } else { name.to_owned() };
+            let shape =
+                fact.shape.map(|shape| shape.iter().map(|dim| dim.substitute(|name| lengths.get(name).cloned())).collect::<Vec<_>>());
+            shared(b, &named, Fact::partial(fact.dtype, shape))
+        };
+        let (constant, value) = (|name: &str| front.constant(name), |name: &str| front.node(name));
+        let nodes = &self.nodes;
+        let node = |name: &str| unique(&mut nodes.borrow_mut(), &front.node(name));
+        let annotation = |key: &str, value: &str| front.annotation(key, value);
+        let renaming = Renaming { constant: Some(&constant), node: Some(&node), value: Some(&value), annotation: Some(&annotation) };
+        let constants = &self.constants;
+        let known = |tensor: &Tensor| {
+            let alike = constants.get(&key(tensor)?)?;
+            alike.iter().find(|(other, _)| other == tensor).map(|(_, value)| *value)
+        };
+        let given = b.splice_renamed(graph, renaming, known, bind).in_file(*path)?;
+        self.given.insert(number, given);
+        self.remember();
+        Ok(())
+    }
+
+    /// The value that a link's output has.
+    fn filled(&self, link: &Link) -> Result<Expr<'g>> {
+        let found = self.given.get(&link.from).into_iter().flatten().find(|(name, _)| **name == *link.output);
+        found.map(|(_, value)| *value).ok_or_else(|| Error::not_found("output", &*link.output))
+    }
+
+    /// Notes the large constants that are there.
+    fn remember(&mut self) {
+        self.constants.clear();
+        for (value, tensor) in self.b.constants() {
+            if let Some(key) = key(&tensor) {
+                self.constants.entry(key).or_default().push((tensor, value));
+            }
+        }
+    }
+}
+
+/// A name that no other node has; none for none.
+fn unique(names: &mut BTreeMap<String, usize>, wanted: &str) -> String {
+    if wanted.is_empty() {
+        return String::new();
+    }
+    let mut name = wanted.to_owned();
+    loop {
+        let count = names.entry(name.clone()).or_insert(0);
+        *count += 1;
+        if *count == 1 {
+            return name;
+        }
+        name = format!("{wanted}_{}", *count - 1);
+    }
+}
+
+/// What large constants are looked up by; none for small ones, and those of strings.
+fn key(tensor: &Tensor) -> Option<(String, Vec<usize>)> {
+    let is_large = tensor.shape().len() > 1 && tensor.len() >= LARGE && tensor.bytes().is_some();
+    is_large.then(|| (tensor.dtype().to_string(), tensor.shape().to_vec()))
+}
+
+/// What the names of lengths in a file's inputs mean in the joined graph: what fills an input tells them. A decoder's own lengths are not the
+/// encoder's, though they may be called so.
+fn lengths(graph: &Graph, filled: &BTreeMap<String, Expr<'_>>, is_decoder: bool) -> Result<BTreeMap<String, Dim>> {
+    let mut known: BTreeMap<String, Dim> = BTreeMap::new();
+    let (mut batches, mut others) = (BTreeSet::new(), BTreeSet::new());
+    for id in graph.data_inputs() {
+        let name = graph.value_name(id);
+        let Some(shape) = &graph.fact(id).shape else { continue };
+        if let Some(value) = filled.get(name) {
+            let given = value.fact();
+            let fits = given.shape.as_ref().is_none_or(|given| given.len() == shape.len());
+            if !fits || (given.dtype.is_some() && graph.fact(id).dtype.is_some() && given.dtype != graph.fact(id).dtype) {
+                let error = Error::mismatch("what fills this input", graph.fact(id), given).at(Place::Tensor(name.to_owned()));
+                return Err(error.with_hint("the files are of different models, or `--join` names the wrong output"));
+            }
+            for (own, given) in shape.iter().zip(given.shape.iter().flatten()) {
+                if let Some(symbol) = own.as_name() {
+                    known.entry(symbol.to_owned()).or_insert_with(|| given.clone());
+                }
+            }
+        } else {
+            batches.extend(shape.first().and_then(Dim::as_name).map(str::to_owned));
+            others.extend(shape.iter().skip(1).flat_map(Dim::names));
+        }
+    }
+    if let Some(batch) = filled.values().find_map(|value| value.fact().shape?.first().cloned()) {
+        for name in batches {
+            known.entry(name).or_insert_with(|| batch.clone());
+        }
+    }
+    for name in others.into_iter().filter(|_| is_decoder) {
+        let own = Dim::symbol(&format!("decoder_{}", name.trim_start_matches("decoder_")));
+        known.entry(name).or_insert(own);
+    }
+    Ok(known)
+}
+
+/// The input of a name, which files may share.
+fn shared<'g>(b: &'g Builder, name: &str, fact: Fact) -> Result<Expr<'g>> {
+    match b.input_named(name) {
+        None => Ok(b.input_value(name, fact, None)),
+        Some(input) if input.fact().rank() == fact.rank() => Ok(match fact.dtype {
+            Some(dtype) if input.fact().dtype != fact.dtype => input.cast(dtype),
+            _ => input,
+        }),
+        Some(input) => Err(Error::mismatch("an input of two files", input.fact(), fact).at(Place::Tensor(name.to_owned()))),
+    }
+}
+
+/// A mask that hides none of an encoder's states, `[batch, length]`.
+fn all_seen<'g>(b: &'g Builder, states: Expr<'g>, dtype: Option<DType>) -> Expr<'g> {
+    let shape = states.length(0).concat(&[states.length(1)], 0);
+    let one = b.int(1).cast(dtype.unwrap_or(DType::I64));
+    b.op("Expand", &[one, shape], &[])
+}
