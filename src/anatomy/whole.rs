@@ -17,7 +17,7 @@ pub struct Front {
     /// What scopes lack in the part itself, by their first word, with its dot.
     skipped: BTreeMap<String, String>,
     /// What the whole model has in front, with its dot; empty for nothing.
-    front: String,
+    outer: String,
 }
 
 /// The words for the two halves of a model in module paths.
@@ -28,20 +28,20 @@ impl Front {
     /// The names of the file that the others are parts of: only wrappers come off.
     #[must_use]
     pub fn of_model(model: &Anatomy) -> Self {
-        Self { wrapper: model.wrapper.clone(), skipped: model.skipped.clone(), front: String::new() }
+        Self { wrapper: model.wrapper.clone(), skipped: model.skipped.clone(), outer: String::new() }
     }
 
     /// The names of an encoder, in the model whose decoder is `decoder`.
     #[must_use]
     pub fn of_encoder(encoder: &Anatomy, decoder: &Anatomy) -> Self {
         let front = stack(decoder).and_then(|stack| before_encoder(encoder, &stack.split('.').collect::<Vec<_>>()));
-        Self { wrapper: encoder.wrapper.clone(), skipped: encoder.skipped.clone(), front: front.unwrap_or_default() }
+        Self { wrapper: encoder.wrapper.clone(), skipped: encoder.skipped.clone(), outer: front.unwrap_or_default() }
     }
 
     /// What the whole model has in front, with its dot.
     #[must_use]
     pub fn front(&self) -> &str {
-        &self.front
+        &self.outer
     }
 
     /// The name of a constant: `block.0.wi.weight` becomes `encoder.block.0.wi.weight`. Names that are no module's stay.
@@ -59,7 +59,7 @@ impl Front {
         }
         let rest = rest.strip_prefix(&self.wrapper.replace('.', "/")).unwrap_or(rest);
         let skipped = rest.split('/').next().map_or("", |scope| self.skipped(scope));
-        format!("{slash}{}{}{rest}", self.front.replace('.', "/"), skipped.replace('.', "/"))
+        format!("{slash}{}{}{rest}", self.outer.replace('.', "/"), skipped.replace('.', "/"))
     }
 
     /// An annotation of a node, in which torch's exporter keeps the paths of modules.
@@ -82,7 +82,7 @@ impl Front {
     fn scope(&self, path: &str) -> String {
         let is_outermost = path.is_empty() || self.wrapper.strip_suffix('.') == Some(path);
         let inner = path.strip_prefix(&self.wrapper).unwrap_or(path);
-        if is_outermost { String::new() } else { format!("{}{}{inner}", self.front, self.skipped(inner)) }
+        if is_outermost { String::new() } else { format!("{}{}{inner}", self.outer, self.skipped(inner)) }
     }
 
     /// What is missing in front of a scope.
@@ -91,7 +91,7 @@ impl Front {
     }
 
     fn path(&self, path: &str) -> String {
-        format!("{}{}", self.front, path.strip_prefix(&self.wrapper).unwrap_or(path))
+        format!("{}{}", self.outer, path.strip_prefix(&self.wrapper).unwrap_or(path))
     }
 }
 
@@ -99,9 +99,9 @@ impl Front {
 fn stack(anatomy: &Anatomy) -> Option<String> {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for projection in &anatomy.projections {
-        let is_number = |word: &&str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
+        let is_number = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
         let words: Vec<&str> = projection.module.split('.').collect();
-        if let Some(place) = words.iter().position(|word| is_number(&word)) {
+        if let Some(place) = words.iter().position(|word| is_number(word)) {
             *counts.entry(words[..place].join(".")).or_default() += 1;
         }
     }
@@ -115,7 +115,7 @@ fn before_encoder(encoder: &Anatomy, decoder: &[&str]) -> Option<String> {
     // `model.encoder`, as the decoder is `model.decoder`.
     let whole: Vec<&str> = outer.iter().copied().chain([ENCODER]).collect();
     let own = stack(encoder).unwrap_or_default();
-    let with_dot = |words: &[&str]| words.iter().map(|word| format!("{word}.")).collect::<String>();
+    let with_dot = |words: &[&str]| words.iter().flat_map(|word| [*word, "."]).collect::<String>();
     // Where both halves are built alike, the encoder's own path tells how much of the whole one it has.
     for missing in 0..=whole.len() {
         let there = with_dot(&whole[missing..]);
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn names_of_every_kind_get_the_front() {
-        let front = Front { wrapper: "m.".into(), front: "model.encoder.".into(), ..Front::default() };
+        let front = Front { wrapper: "m.".into(), outer: "model.encoder.".into(), ..Front::default() };
         let rows = [
             (front.constant("m.layers.0.fc1.bias"), "model.encoder.layers.0.fc1.bias"),
             (front.constant("onnx::MatMul_12"), "onnx::MatMul_12"),

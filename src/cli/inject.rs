@@ -18,8 +18,8 @@ use crate::evaluate::text_prefix;
 use crate::export::bundle::{self, Existing};
 use crate::export::{AdapterSource, Injected, Injection, PromptScale};
 use crate::model::Model;
-use crate::train::recompute::Recompute;
 use crate::model::parts::{Files, Join};
+use crate::train::recompute::Recompute;
 use crate::train::verbalizer::HardPrompt;
 use crate::training::Source;
 

@@ -153,14 +153,13 @@ fn writing(args: &Args, places: &[PathBuf], tokenizer: &Tokenizer, positions: Op
     let start = get("decoder_start_token_id").as_ref().and_then(token).or_else(|| get("bos_token_id").as_ref().and_then(token));
     let mut start = vec![start.unwrap_or_else(|| tokenizer.bos().unwrap_or_else(|| tokenizer.pad()))];
     let mut forced = BTreeMap::new();
-    match &args.decoder_prompt {
-        Some(text) => start.extend(tokenizer.encode(text, Specials::AsWritten)?.ids),
-        None => {
-            forced.extend(get("forced_bos_token_id").as_ref().and_then(token).map(|token| (1, token)));
-            let pairs = get("forced_decoder_ids").and_then(|pairs| pairs.as_array().cloned()).unwrap_or_default();
-            let pair = |pair: &Value| Some((usize::try_from(pair[0].as_u64()?).ok()?, token(&pair[1])?));
-            forced.extend(pairs.iter().filter_map(pair));
-        }
+    if let Some(text) = &args.decoder_prompt {
+        start.extend(tokenizer.encode(text, Specials::AsWritten)?.ids);
+    } else {
+        forced.extend(get("forced_bos_token_id").as_ref().and_then(token).map(|token| (1, token)));
+        let pairs = get("forced_decoder_ids").and_then(|pairs| pairs.as_array().cloned()).unwrap_or_default();
+        let pair = |pair: &Value| Some((usize::try_from(pair[0].as_u64()?).ok()?, token(&pair[1])?));
+        forced.extend(pairs.iter().filter_map(pair));
     }
     let folders: Vec<PathBuf> = places.iter().flat_map(|place| crate::files::near::folders(place)).collect();
     let single = |words: &Value| words.as_array().filter(|words| words.len() == 1).and_then(|words| token(&words[0]));

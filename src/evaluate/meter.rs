@@ -159,6 +159,7 @@ impl Meter {
             Kind::Relevance { .. } => &["accuracy", "average_precision", "mrr@10", "ndcg@10"],
             Kind::Tags { .. } => &["accuracy", "precision", "recall", "f1"],
             Kind::Answers { .. } => &["exact_match", "f1"],
+            Kind::Frames { .. } => &["wer", "cer"],
             Kind::Vectors(_) => &["spearman", "pearson", "recall@1", "recall@10", "mrr@10", "ndcg@10", "triplet_accuracy"],
             Kind::Rewards { .. } | Kind::Scores { .. } => &["accuracy", "margin"],
         }
@@ -276,7 +277,7 @@ impl Meter {
     #[must_use]
     pub fn metrics(&self) -> Metrics {
         match &self.kind {
-            Kind::Tokens => vec![],
+            Kind::Tokens | Kind::Frames { speller: None, .. } => vec![],
             Kind::Classes(table) => {
                 vec![("accuracy", table.accuracy()), ("f1_macro", table.f1_macro()), ("f1_micro", table.accuracy()), ("mcc", table.mcc())]
             }
@@ -300,7 +301,6 @@ impl Meter {
                 vec![("exact_match", exact / rows), ("f1", f1 / rows)]
             }
             Kind::Vectors(vectors) => vectors.metrics(),
-            Kind::Frames { speller: None, .. } => vec![],
             Kind::Frames { rate, .. } => vec![("wer", rate.words()), ("cer", rate.characters())],
             Kind::Rewards { chosen, rejected, .. } | Kind::Scores { chosen, rejected } => preferences(chosen, rejected),
         }

@@ -153,16 +153,11 @@ fn named(file: PathBuf, folders: &[PathBuf]) -> Result<Named> {
         let parts = path.components().map(|part| part.as_os_str().to_str()).collect::<Option<Vec<_>>>()?;
         Some(parts.join("/")).filter(|name| is_inside(name))
     };
-    match folders.iter().enumerate().find_map(|(part, folder)| Some((part, from(folder)?))) {
-        Some((part, path)) => Ok(Named { path, part, file }),
-        None => {
-            let error = Error::unsupported(
-                "a bundle of this model",
-                "a file with its weights has a path that is no UTF-8, or does not lead down from the model's folder",
-            );
-            Err(error.in_file(file))
-        }
-    }
+    let Some((part, path)) = folders.iter().enumerate().find_map(|(part, folder)| Some((part, from(folder)?))) else {
+        let why = "a file with its weights has a path that is no UTF-8, or does not lead down from the model's folder";
+        return Err(Error::unsupported("a bundle of this model", why).in_file(file));
+    };
+    Ok(Named { path, part, file })
 }
 
 fn described(Named { path, part, file }: Named) -> Result<BaseFile> {

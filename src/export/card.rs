@@ -61,6 +61,7 @@ fn pipeline(task: Task) -> &'static str {
         Task::Embedding => "sentence-similarity",
         Task::ImageCls => "image-classification",
         Task::AudioCls => "audio-classification",
+        Task::Ctc | Task::SpeechSeq2Seq => "automatic-speech-recognition",
     }
 }
 

@@ -57,6 +57,7 @@ pub struct Transducer {
     feeding: Feeding,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one for as long as texts are written")]
 enum Halves {
     Whole(Session),
     Split { encoder: Session, decoder: Session, with_past: Option<Session> },
@@ -445,13 +446,14 @@ fn last_rows(logits: &HostTensor) -> Result<Vec<Vec<f32>>> {
     Ok((0..rows).map(|row| values[(row * length + length - 1) * width..(row * length + length) * width].to_vec()).collect())
 }
 
+fn picked<T: Clone>(values: &[T], order: &[usize], size: usize) -> Vec<T> {
+    order.iter().flat_map(|row| values[row * size..(row + 1) * size].iter().cloned()).collect()
+}
+
 /// Some rows of a tensor's first axis.
 fn rows_of(tensor: &HostTensor, order: &[usize]) -> Result<HostTensor> {
     let shape: Vec<usize> = std::iter::once(order.len()).chain(tensor.shape().iter().skip(1).copied()).collect();
     let size: usize = tensor.shape().iter().skip(1).product();
-    fn picked<T: Clone>(values: &[T], order: &[usize], size: usize) -> Vec<T> {
-        order.iter().flat_map(|row| values[row * size..(row + 1) * size].iter().cloned()).collect()
-    }
     match tensor.elements() {
         Elements::Float32(values) => HostTensor::new(shape, Elements::Float32(picked(values, order, size))),
         Elements::Float16(values) => HostTensor::new(shape, Elements::Float16(picked(values, order, size))),

@@ -232,24 +232,25 @@ fn order(files: &[File<'_>], links: &[Vec<Link>]) -> Result<Vec<usize>> {
     let mut order: Vec<usize> = vec![];
     while order.len() < files.len() {
         let is_ready = |file: &usize| !order.contains(file) && links[*file].iter().all(|link| order.contains(&link.from));
-        match (0..files.len()).find(is_ready) {
-            Some(file) => order.push(file),
-            None => {
-                let waiting = files.iter().enumerate().filter(|(number, _)| !order.contains(number));
-                let names: Vec<String> = waiting.map(|(_, file)| file.path.display().to_string()).collect();
-                return Err(Error::invalid(format!("these files fill inputs of each other in a circle: {}", names.join(", "))));
-            }
-        }
+        let Some(file) = (0..files.len()).find(is_ready) else {
+            let waiting = files.iter().enumerate().filter(|(number, _)| !order.contains(number));
+            let names: Vec<String> = waiting.map(|(_, file)| file.path.display().to_string()).collect();
+            return Err(Error::invalid(format!("these files fill inputs of each other in a circle: {}", names.join(", "))));
+        };
+        order.push(file);
     }
     Ok(order)
 }
+
+/// The type and the shape of a constant.
+type Form = (String, Vec<usize>);
 
 /// The joined graph while it is written.
 struct Writing<'a, 'g> {
     b: &'g Builder,
     files: &'a [File<'a>],
     /// Large constants that are there already, by type and shape.
-    constants: BTreeMap<(String, Vec<usize>), Vec<(Tensor, Expr<'g>)>>,
+    constants: BTreeMap<Form, Vec<(Tensor, Expr<'g>)>>,
     /// What each file gives, by name.
     given: BTreeMap<usize, Vec<(std::sync::Arc<str>, Expr<'g>)>>,
     /// The names of nodes so far, and how often each was asked for.
@@ -331,7 +332,7 @@ fn unique(names: &mut BTreeMap<String, usize>, wanted: &str) -> String {
 }
 
 /// What large constants are looked up by; none for small ones, and those of strings.
-fn key(tensor: &Tensor) -> Option<(String, Vec<usize>)> {
+fn key(tensor: &Tensor) -> Option<Form> {
     let is_large = tensor.shape().len() > 1 && tensor.len() >= LARGE && tensor.bytes().is_some();
     is_large.then(|| (tensor.dtype().to_string(), tensor.shape().to_vec()))
 }

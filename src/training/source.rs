@@ -102,7 +102,7 @@ impl Source {
         let decoder_start = decoder_start(&beside)?;
         let (hard_prompt, class_names) = (manifest.hard_prompt.clone(), manifest.class_names.clone());
         let unpackable = unpackable(manifest);
-        Ok(Self { limits, loss, media, unpackable, decoder_start, hard_prompt, class_names, ..source })
+        Ok(Self { limits, class_names, hard_prompt, loss, media, unpackable, decoder_start, ..source })
     }
 
     /// Reads for a plain model, with the named tokenizer or the one beside it, and the class names beside it.

@@ -12,7 +12,14 @@ fn class_of(task: Task) -> Option<&'static str> {
         Task::TokenCls => Some("ForTokenClassification"),
         Task::ImageCls => Some("ForImageClassification"),
         Task::AudioCls => Some("ForAudioClassification"),
-        Task::CausalLm | Task::MaskedLm | Task::Seq2SeqLm | Task::Preference | Task::Qa | Task::Embedding => None,
+        Task::Ctc
+        | Task::CausalLm
+        | Task::MaskedLm
+        | Task::Seq2SeqLm
+        | Task::SpeechSeq2Seq
+        | Task::Preference
+        | Task::Qa
+        | Task::Embedding => None,
     }
 }
 

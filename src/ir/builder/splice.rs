@@ -7,17 +7,23 @@ use super::{Builder, NodeSpec};
 use crate::error::{Error, Result};
 use crate::ir::{Expr, Fact, Graph, Tensor, ValueId};
 
+/// An annotation's value made of its key and another value.
+type Annotate<'a> = &'a dyn Fn(&str, &str) -> String;
+
+/// A name made of another.
+type Rename<'a> = &'a dyn Fn(&str) -> String;
+
 /// What names become in a graph that is written into another.
 #[derive(Clone, Copy, Default)]
 pub struct Renaming<'a> {
     /// The name of a constant.
-    pub constant: Option<&'a dyn Fn(&str) -> String>,
+    pub constant: Option<Rename<'a>>,
     /// The name of a node. Without it nodes get names of their scope.
-    pub node: Option<&'a dyn Fn(&str) -> String>,
+    pub node: Option<Rename<'a>>,
     /// The name of what a node gives.
-    pub value: Option<&'a dyn Fn(&str) -> String>,
+    pub value: Option<Rename<'a>>,
     /// An annotation of a node: its key and its value. Without it nodes have none.
-    pub annotation: Option<&'a dyn Fn(&str, &str) -> String>,
+    pub annotation: Option<Annotate<'a>>,
 }
 
 impl Builder {

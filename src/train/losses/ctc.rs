@@ -32,7 +32,7 @@ pub(super) fn ctc<'g>(terms: &Terms<'g>) -> Sum<'g> {
     let losses = is_impossible.where_(b.number(f64::INFINITY, DType::F32), losses);
     let (losses, passing) = if terms.option("zero_infinity") == 0.0 {
         // The gradient of a loss that is infinite is no number.
-        let unknown = losses - losses;
+        let unknown = losses * 0.0;
         (losses, passing + unknown.unsqueeze(&[1]).unsqueeze(&[0]))
     } else {
         let zero = b.number(0.0, DType::F32);
