@@ -57,6 +57,16 @@ pub enum ErrorKind {
         /// What it is.
         found: String,
     },
+    /// An option that cannot be what it is. The command line names it as its flag.
+    #[error("{option}: expected {expected}, found {found}")]
+    Setting {
+        /// The option, in snake case: `learning_rate`.
+        option: &'static str,
+        /// What it may be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
     /// A thing that was named is not there.
     #[error("no {what} named {name:?}")]
     NotFound {
@@ -181,6 +191,11 @@ impl Error {
     /// An [`ErrorKind::Mismatch`].
     pub fn mismatch(what: impl Into<Cow<'static, str>>, expected: impl fmt::Display, found: impl fmt::Display) -> Self {
         ErrorKind::Mismatch { what: what.into(), expected: expected.to_string(), found: found.to_string() }.into()
+    }
+
+    /// An [`ErrorKind::Setting`].
+    pub fn setting(option: &'static str, expected: impl fmt::Display, found: impl fmt::Display) -> Self {
+        ErrorKind::Setting { option, expected: expected.to_string(), found: found.to_string() }.into()
     }
 
     /// An [`ErrorKind::NotFound`].

@@ -45,7 +45,7 @@ const LONGEST: usize = 16 * 1024;
 /// An error as the lines that a person reads: what happened, what caused it, what to do.
 #[must_use]
 pub fn describe(error: &Error) -> String {
-    let mut lines = vec![format!("error: {error}")];
+    let mut lines = vec![format!("error: {}", with_flag(error, error.to_string()))];
     lines.extend(causes(error).into_iter().map(|cause| format!("  because {cause}")));
     lines.extend(error.hint().map(|hint| format!("hint: {hint}")));
     let mut text = output::printable(&lines.join("\n"), |letter| letter == '\n' || letter == '\t');
@@ -57,6 +57,14 @@ pub fn describe(error: &Error) -> String {
     text
 }
 
+/// Words in which an option goes by its flag.
+fn with_flag(error: &Error, words: String) -> String {
+    match error.kind() {
+        ErrorKind::Setting { option, .. } => words.replacen(&format!("{option}: "), &format!("--{}: ", option.replace('_', "-")), 1),
+        _ => words,
+    }
+}
+
 fn causes(error: &Error) -> Vec<String> {
     let first = std::error::Error::source(error);
     std::iter::successors(first, |cause| cause.source()).map(ToString::to_string).collect()
@@ -64,7 +72,7 @@ fn causes(error: &Error) -> Vec<String> {
 
 /// An error as one JSON object: the words without the places, the places outermost first, the hint or null.
 fn in_json(error: &Error) -> Value {
-    let message = std::iter::once(error.kind().to_string()).chain(causes(error)).collect::<Vec<_>>().join(": ");
+    let message = std::iter::once(with_flag(error, error.kind().to_string())).chain(causes(error)).collect::<Vec<_>>().join(": ");
     json!({"error": message, "hint": error.hint(), "places": error.places().iter().map(place).collect::<Vec<_>>()})
 }
 
@@ -102,6 +110,14 @@ mod tests {
     fn an_error_is_described_with_its_hint() {
         let error = Error::invalid("no rows").in_file("a.jsonl").with_hint("write some");
         assert_eq!(describe(&error), "error: a.jsonl: no rows\nhint: write some");
+    }
+
+    #[test]
+    fn options_go_by_their_flags() {
+        let error = Error::setting("learning_rate", "a number from 0", -1);
+        assert_eq!(error.to_string(), "learning_rate: expected a number from 0, found -1");
+        assert_eq!(describe(&error), "error: --learning-rate: expected a number from 0, found -1");
+        assert_eq!(in_json(&error)["error"], "--learning-rate: expected a number from 0, found -1");
     }
 
     #[test]

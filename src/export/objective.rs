@@ -222,7 +222,7 @@ fn check_matryoshka(plan: &LossPlan, graph: &Graph, outputs: &[ValueId]) -> Resu
         None => Ok(()),
         Some(length) => {
             let most = width.map_or_else(|| "1 or more".to_owned(), |width| format!("1 to {width}, the vector's length"));
-            Err(Error::mismatch("--matryoshka-dims", most, length))
+            Err(Error::setting("matryoshka_dims", most, length))
         }
     }
 }

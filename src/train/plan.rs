@@ -135,7 +135,7 @@ impl LossPlan {
             Err(Error::unsupported(format!("{option} with the loss {} of {task}", self.name), why.to_owned()).with_hint("leave it out"))
         };
         if !(0.0..1.0).contains(&self.label_smoothing) {
-            return Err(Error::mismatch("--label-smoothing", "a share from 0 to below 1", self.label_smoothing));
+            return Err(Error::setting("label_smoothing", "a share from 0 to below 1", self.label_smoothing));
         }
         if self.label_smoothing > 0.0 && !is_class {
             return refused("--label-smoothing", "it goes with the cross-entropy of classes");
@@ -149,7 +149,7 @@ impl LossPlan {
                 return Err(Error::mismatch("numbers in --class-weights", expected, self.class_weights.len()));
             }
             if let Some(weight) = self.class_weights.iter().find(|weight| !weight.is_finite() || **weight < 0.0) {
-                return Err(Error::mismatch("--class-weights", "numbers of 0 or more", weight));
+                return Err(Error::setting("class_weights", "numbers of 0 or more", weight));
             }
         }
         if self.distillation.is_some() && !is_class {
@@ -157,10 +157,10 @@ impl LossPlan {
         }
         if let Some(Distillation { weight, temperature }) = self.distillation {
             if !(0.0..=1.0).contains(&weight) {
-                return Err(Error::mismatch("--distill-weight", "a share from 0 to 1", weight));
+                return Err(Error::setting("distill_weight", "a share from 0 to 1", weight));
             }
             if !temperature.is_finite() || temperature <= 0.0 {
-                return Err(Error::mismatch("--temperature", "a number above 0", temperature));
+                return Err(Error::setting("temperature", "a number above 0", temperature));
             }
         }
         if !self.matryoshka.is_empty() && task != Task::Embedding {

@@ -144,6 +144,48 @@ pub struct Optimizer {
     pub max_grad_norm: f64,
 }
 
+/// Three passes over the data, without a bundle or data, which the caller names.
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            bundle: PathBuf::new(),
+            base: None,
+            data: DataOptions::default(),
+            accumulation: NonZeroUsize::MIN,
+            micro_batch: MicroBatch::Whole,
+            length: Length::Epochs(3.0),
+            optimizer: Optimizer::default(),
+            decay: Decay::default(),
+            warmup: Warmup::Share(0.03),
+            seed: 42,
+            watching: Watching::default(),
+            saving: Saving::default(),
+            start: Start::Untrained,
+            run: None,
+            config: String::new(),
+            tensorboard: false,
+            device: Device::Cpu,
+            waiting: NonZeroUsize::MIN,
+        }
+    }
+}
+
+/// Batches of 8 rows in an order of their own in every epoch, of a file that the caller names.
+impl Default for DataOptions {
+    fn default() -> Self {
+        Self {
+            file: PathBuf::new(),
+            eval: EvalData::Nothing,
+            columns: ColumnMap::default(),
+            tokenizer: None,
+            max_length: None,
+            packing: Packing::Off,
+            order: Order::Shuffled { seed: 42 },
+            batch_size: super::source::BATCH_SIZE,
+        }
+    }
+}
+
 /// The command line's defaults: PyTorch's AdamW without decay, gradients up to a norm of 1.
 impl Default for Optimizer {
     fn default() -> Self {
@@ -207,7 +249,7 @@ impl Length {
                 let steps = epochs * float(u64::try_from(steps_per_epoch).unwrap_or(u64::MAX));
                 Ok(whole(steps.ceil()).max(1))
             }
-            Self::Epochs(epochs) => Err(Error::mismatch("--epochs", "a number above 0", epochs)),
+            Self::Epochs(epochs) => Err(Error::setting("epochs", "a number above 0", epochs)),
         }
     }
 }
@@ -216,26 +258,25 @@ impl Optimizer {
     /// Checks that the numbers make sense.
     ///
     /// # Errors
-    /// [`Mismatch`](crate::ErrorKind::Mismatch) with the option.
+    /// [`Setting`](crate::ErrorKind::Setting).
     pub(super) fn check(&self) -> Result<()> {
         type Check = fn(f64) -> bool;
         let rows: [(&'static str, f64, &str, Check); 6] = [
-            ("--learning-rate", self.learning_rate, "a number from 0", |x| x >= 0.0),
-            ("--weight-decay", self.weight_decay, "a number from 0", |x| x >= 0.0),
-            ("--adam-beta1", self.beta1, "a number from 0 to below 1", |x| (0.0..1.0).contains(&x)),
-            ("--adam-beta2", self.beta2, "a number from 0 to below 1", |x| (0.0..1.0).contains(&x)),
-            ("--adam-epsilon", self.epsilon, "a number above 0", |x| x > 0.0),
-            ("--max-grad-norm", self.max_grad_norm, "a number from 0", |x| x >= 0.0),
+            ("learning_rate", self.learning_rate, "a number from 0", |x| x >= 0.0),
+            ("weight_decay", self.weight_decay, "a number from 0", |x| x >= 0.0),
+            ("adam_beta1", self.beta1, "a number from 0 to below 1", |x| (0.0..1.0).contains(&x)),
+            ("adam_beta2", self.beta2, "a number from 0 to below 1", |x| (0.0..1.0).contains(&x)),
+            ("adam_epsilon", self.epsilon, "a number above 0", |x| x > 0.0),
+            ("max_grad_norm", self.max_grad_norm, "a number from 0", |x| x >= 0.0),
         ];
         if let Some((option, value, expected, _)) = rows.into_iter().find(|(_, value, _, is_fine)| !(value.is_finite() && is_fine(*value)))
         {
-            return Err(Error::mismatch(option, expected, value));
+            return Err(Error::setting(option, expected, value));
         }
         let is_lost = |value: f64| !rounded(value).is_finite() || (value != 0.0 && rounded(value) == 0.0);
         match rows.into_iter().find(|(_, value, ..)| is_lost(*value)) {
             Some((option, value, ..)) => {
-                let error =
-                    Error::mismatch(option, "a number of float32's range", format!("{value:e}, which rounds to {}", rounded(value)));
+                let error = Error::setting(option, "a number of float32's range", format!("{value:e}, which rounds to {}", rounded(value)));
                 Err(error.with_hint("the graph computes in float32: the smallest number above 0 is 1.4e-45, the largest 3.4e38"))
             }
             None => Ok(()),
@@ -290,7 +331,7 @@ mod tests {
         let good = Optimizer { learning_rate: 1e-3, weight_decay: 0.0, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, max_grad_norm: 1.0 };
         assert!(good.check().is_ok());
         let error = Optimizer { beta2: 1.0, ..good }.check().unwrap_err();
-        assert_eq!(error.to_string(), "--adam-beta2: expected a number from 0 to below 1, found 1");
+        assert_eq!(error.to_string(), "adam_beta2: expected a number from 0 to below 1, found 1");
         assert!(Optimizer { learning_rate: f64::INFINITY, ..good }.check().is_err());
         for lost in [
             Optimizer { epsilon: 1e-300, ..good },

@@ -201,7 +201,7 @@ impl Runs {
     pub fn check_new(&self, name: &str) -> Result<()> {
         if !is_name(name) {
             let what = format!("letters, digits, `-`, `_` and `.`, {LONGEST} at most, the first a letter or digit");
-            return Err(Error::mismatch("--run", what, name));
+            return Err(Error::setting("run", what, name));
         }
         let folder = inside::path(&self.bundle, &[FOLDER, name])?;
         match folder.symlink_metadata() {

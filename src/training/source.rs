@@ -16,7 +16,7 @@ use crate::train::plan::LossPlan;
 use crate::train::verbalizer::HardPrompt;
 
 /// Rows in a batch, where nothing else is said.
-const BATCH_SIZE: NonZeroUsize = NonZeroUsize::new(8).expect("8 is not 0");
+pub(super) const BATCH_SIZE: NonZeroUsize = NonZeroUsize::new(8).expect("8 is not 0");
 
 /// Rows in a batch: as many as were asked for, else as many as a model takes at once, else the usual number.
 #[must_use]
