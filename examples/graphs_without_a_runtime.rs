@@ -3,7 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use peft_onnx::adapter::config::{LoraConfig, Method};
+use peft_onnx::adapter::Method;
+use peft_onnx::adapter::methods::lora::LoraConfig;
 use peft_onnx::export::bundle::{self, Existing};
 use peft_onnx::export::{AdapterSource, Injection};
 use peft_onnx::{Bundle, Model};
@@ -13,7 +14,7 @@ fn main() -> peft_onnx::Result<()> {
     for projection in &model.anatomy().projections {
         println!("{}: {} -> {}", projection.module, projection.in_features, projection.out_features);
     }
-    let method = Method::Lora(LoraConfig { rank: 4, alpha: 8.0, ..LoraConfig::default() });
+    let method = Method::from(LoraConfig { rank: 4, alpha: 8.0, ..LoraConfig::default() });
     let injection = Injection { adapter: AdapterSource::Fresh(method), ..Injection::default() };
 
     // As values: graphs to look at, change or write where one likes.

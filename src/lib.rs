@@ -107,7 +107,9 @@
 //!
 //! ```
 //! # use peft_onnx::ir::{Builder, DType, Dim, ModelInfo, Tensor};
-//! use peft_onnx::adapter::config::{LoraConfig, Method, Task};
+//! use peft_onnx::adapter::Method;
+//! use peft_onnx::adapter::config::Task;
+//! use peft_onnx::adapter::methods::lora::LoraConfig;
 //! use peft_onnx::adapter::targets::Strictness;
 //! use peft_onnx::adapter::{Plan, Purpose};
 //! # fn main() -> peft_onnx::Result<()> {
@@ -118,7 +120,7 @@
 //! # b.output("logits", x.matmul(weight).tanh().matmul(head));
 //! # let model = peft_onnx::Model::of(&b.finish()?)?;
 //! let (graph, anatomy) = (model.graph(), model.anatomy());
-//! let method = Method::Lora(LoraConfig::default());
+//! let method = Method::from(LoraConfig::default());
 //! let plan = Plan::new(&method, Task::SeqCls, anatomy, Strictness::Every, 42, &|_| None)?;
 //! assert_eq!(plan.targets(), [("encoder.q_proj".to_owned(), 8)]);
 //! let b = Builder::on(graph);

@@ -55,14 +55,27 @@ FAMILIES = {
         "p_tuning": dict(method="PromptEncoderConfig", num_virtual_tokens=4, encoder_hidden_size=12),
         "prefix": dict(method="PrefixTuningConfig", num_virtual_tokens=3, prefix_projection=True, encoder_hidden_size=12)}),
     "qwen2": Family("CAUSAL_LM", "Qwen2Config", dict(DECODER, tie_word_embeddings=True, use_sliding_window=False), BOTH, {
-        "lora_bias": dict(target_modules=["q_proj", "v_proj"], bias="lora_only")}),
+        "lora_bias": dict(target_modules=["q_proj", "v_proj"], bias="lora_only"),
+        "adalora": dict(method="AdaLoraConfig", init_r=4, target_r=2, lora_alpha=6, total_step=100, target_modules=["q_proj", "v_proj", "down_proj"]),
+        "adalora_allocated": dict(method="AdaLoraConfig", init_r=4, target_r=1, tfinal=10, total_step=40, target_modules=["q_proj", "v_proj"]),
+        "oft": dict(method="OFTConfig", oft_block_size=8, target_modules=["q_proj", "v_proj", "down_proj"]),
+        "miss": dict(method="MissConfig", r=5, target_modules=["q_proj", "v_proj", "down_proj"]),
+        "fourierft": dict(method="FourierFTConfig", n_frequency=40, n_frequency_pattern={"v_proj": 20}, target_modules=["q_proj", "v_proj", "down_proj"]),
+        "hira": dict(method="HiraConfig", r=4, target_modules=["q_proj", "v_proj", "down_proj"])}),
     "gpt2": Family("CAUSAL_LM", "GPT2Config", dict(
         vocab_size=VOCABULARY, n_embd=HIDDEN, n_layer=LAYERS, n_head=HEADS, n_positions=POSITIONS, n_inner=INNER,
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **SPECIAL), BOTH, {
-        "lora_c_attn": dict(target_modules=["c_attn"], fan_in_fan_out=True)}),
+        "lora_c_attn": dict(target_modules=["c_attn"], fan_in_fan_out=True),
+        "adalora": dict(method="AdaLoraConfig", init_r=3, target_r=2, total_step=100, target_modules=["c_attn", "c_fc"], fan_in_fan_out=True),
+        "fourierft": dict(method="FourierFTConfig", n_frequency=30, scaling=50.0, target_modules=["c_attn"], fan_in_fan_out=True),
+        "hira": dict(method="HiraConfig", r=4, target_modules=["c_attn", "c_fc"], fan_in_fan_out=True)}),
     "bert_classifier": Family("SEQ_CLS", "BertConfig", dict(BERT, num_labels=3), BOTH + ("torchscript_opset12",), {
         "lora_classifier": dict(target_modules=ATTENTION, modules_to_save=["classifier"]),
-        "p_tuning_v2": dict(method="PrefixTuningConfig", num_virtual_tokens=3)}),
+        "p_tuning_v2": dict(method="PrefixTuningConfig", num_virtual_tokens=3),
+        "oft_shared": dict(method="OFTConfig", r=8, oft_block_size=0, block_share=True, num_cayley_neumann_terms=3, target_modules=ATTENTION,
+                           modules_to_save=["classifier"]),
+        "miss_bat": dict(method="MissConfig", r=4, init_weights="bat", target_modules=ATTENTION, modules_to_save=["classifier"], bias="MiSS_only"),
+        "miss_mini": dict(method="MissConfig", r=4, mini_r=4, init_weights="mini", target_modules=ATTENTION, modules_to_save=["classifier"])}),
     "bert_masked": Family("MASKED_LM", "BertConfig", BERT, BOTH, {"lora_qv": dict(target_modules=ATTENTION)}),
     "bert_encoder": Family("FEATURES", "BertConfig", BERT, BOTH, {  # the adapter of a classifier for its body; other cases are of scripts/fixtures/reference_heads.py
         "lora_tokens": dict(task="TOKEN_CLS", target_modules=ATTENTION)}),

@@ -10,26 +10,29 @@
 //! | [`config`] | what a user asks of a method, in PEFT's words |
 //! | [`params`] | the tensors of an adapter: names, initial values, how many there may be, dropout |
 //! | [`targets`] | which modules a method attaches to: PEFT's matching |
-//! | `part` | what a method is made of once it has found its places |
+//! | [`part`] | what a method is made of once it has found its places |
 //! | [`weights`] | the base's weights, read as matrices and changed |
 //! | [`virtual_tokens`] | tokens in front: longer inputs, longer masks, the networks that compute them |
-//! | [`methods`] | the methods |
+//! | [`method`] | what a method is: its row, its configuration |
+//! | [`methods`] | the methods: a file and a row each |
 //! | `plan` | a method applied to a graph |
 //!
 //! Beside them, [`combine`] makes one LoRA of several, and [`new_head`] puts a head on a body.
 
 pub mod combine;
 pub mod config;
+pub mod method;
 pub mod methods;
 pub mod new_head;
 pub mod params;
-mod part;
+pub mod part;
 mod plan;
 pub mod targets;
 pub mod virtual_tokens;
 pub mod weights;
 
+pub use method::Method;
 pub use params::{Form, Given, PEFT_PREFIX, Param, Params, Role};
 pub use part::{Purpose, Requantised};
-pub use plan::Plan;
+pub use plan::{PENALTY, Plan};
 pub use targets::Site;

@@ -3,14 +3,16 @@
 use std::cell::Cell;
 use std::fmt::Debug;
 
-use ndarray::Array2;
+use ndarray::{Array1, Array2};
+
+use crate::adapter::params::key::{Key, Part as KeyPart};
+use crate::adapter::params::matrices::matrix;
+use crate::adapter::params::{Form, Given, Params, budget, dropout::Masks};
 
 use crate::Result;
-use crate::adapter::config::Method;
-use crate::adapter::params::{Form, Given, Params, budget, dropout::Masks};
-use crate::adapter::targets::Strictness;
+
 use crate::anatomy::Anatomy;
-use crate::ir::{Builder, Graph, Tensor};
+use crate::ir::{Builder, Expr, Graph, Tensor};
 use crate::{Error, Place};
 
 /// What an adapted graph is for.
@@ -70,45 +72,81 @@ impl Requantised {
 }
 
 /// A graph that an adapter is being written into.
-pub(crate) struct Insertion<'g, 'a> {
-    pub(crate) b: &'g Builder,
+pub struct Insertion<'g, 'a> {
+    /// What writes it.
+    pub b: &'g Builder,
     /// The graph that the builder started from.
-    pub(crate) graph: &'a Graph,
-    pub(crate) anatomy: &'a Anatomy,
-    pub(crate) params: &'a Params<'g>,
-    pub(crate) purpose: Purpose<'g>,
+    pub graph: &'a Graph,
+    /// What was recognised in it.
+    pub anatomy: &'a Anatomy,
+    /// The adapter's tensors.
+    pub params: &'a Params<'g>,
+    /// What the graph is for.
+    pub purpose: Purpose<'g>,
 }
 
 /// A graph whose constants an adapter is being folded into.
-pub(crate) struct Folding<'a> {
-    pub(crate) b: &'a Builder,
+pub struct Folding<'a> {
+    /// What writes it.
+    pub b: &'a Builder,
     /// The graph that the builder started from.
-    pub(crate) graph: &'a Graph,
-    pub(crate) anatomy: &'a Anatomy,
-    pub(crate) given: &'a Given<'a>,
+    pub graph: &'a Graph,
+    /// What was recognised in it.
+    pub anatomy: &'a Anatomy,
+    /// The adapter's tensors by key.
+    pub given: &'a Given<'a>,
     /// What rounding quantised weights again has cost so far.
     pub(crate) requantised: &'a Cell<Requantised>,
 }
 
 impl Folding<'_> {
+    /// A float32 matrix of the adapter that belongs to a module.
+    ///
+    /// # Errors
+    /// One that it does not have, or that is none.
+    pub fn matrix(&self, module: &str, part: KeyPart) -> Result<Array2<f32>> {
+        let key = Key::module(module, part).to_string();
+        matrix(&self.tensor(&key)?).map_err(|error| error.at(Place::Tensor(key)))
+    }
+
+    /// The numbers of a tensor of the adapter that belongs to a module.
+    ///
+    /// # Errors
+    /// One that it does not have; integers.
+    pub fn vector(&self, module: &str, part: KeyPart) -> Result<Array1<f32>> {
+        self.numbers(&Key::module(module, part).to_string()).map(Array1::from)
+    }
+
     /// A tensor of the adapter.
-    pub(crate) fn tensor(&self, key: &str) -> Result<Tensor> {
+    ///
+    /// # Errors
+    /// One that it does not have.
+    pub fn tensor(&self, key: &str) -> Result<Tensor> {
         (self.given)(key).ok_or_else(|| Error::not_found("tensor", key))
     }
 
     /// A tensor of the adapter as float32 numbers.
-    pub(crate) fn numbers(&self, key: &str) -> Result<Vec<f32>> {
+    ///
+    /// # Errors
+    /// One that it does not have; integers.
+    pub fn numbers(&self, key: &str) -> Result<Vec<f32>> {
         let tensor = self.tensor(key)?;
         tensor.to_f32().ok_or_else(|| Error::mismatch("dtype", "float", tensor.dtype()).at(Place::Tensor(key.to_owned())))
     }
 }
 
 /// One part of a method, with its places.
-pub(crate) trait Part: Debug + Send + Sync {
+pub trait Part: Debug + Send + Sync {
     /// Writes the part into a graph.
+    ///
+    /// # Errors
+    /// Places that are written in a way that is not known.
     fn insert(&self, at: &Insertion<'_, '_>) -> Result<()>;
 
     /// Folds the part into the base's constants.
+    ///
+    /// # Errors
+    /// Tensors that are missing; weights that are not stored as plain floats.
     fn fold(&self, at: &Folding<'_>) -> Result<()>;
 
     /// Whether there is nothing to fold into: a merged model has the part in its graph, as constants.
@@ -151,6 +189,12 @@ pub(crate) trait Part: Debug + Send + Sync {
         0
     }
 
+    /// What is added to the loss while training, float32, rank 0.
+    fn penalty<'g>(&self, at: &Insertion<'g, '_>) -> Option<Expr<'g>> {
+        let _ = at;
+        None
+    }
+
     /// Positions in front of those that have labels.
     fn positions_without_label(&self) -> usize {
         0
@@ -160,22 +204,4 @@ pub(crate) trait Part: Debug + Send + Sync {
 /// A part, boxed.
 pub(crate) fn boxed(part: impl Part + 'static) -> Box<dyn Part> {
     Box::new(part)
-}
-
-/// What is known when a method looks for its places.
-pub(crate) struct Places<'a> {
-    pub(crate) anatomy: &'a Anatomy,
-    pub(crate) strictness: Strictness,
-    pub(crate) seed: u64,
-    /// Names of modules that are trained as a whole: those that were asked for, and the task's heads.
-    pub(crate) saved: &'a [String],
-    /// Values by key, for an adapter that is not fresh.
-    pub(crate) given: &'a Given<'a>,
-}
-
-/// A method that found its places.
-pub(crate) struct Placed {
-    pub(crate) parts: Vec<Box<dyn Part>>,
-    /// The method with what was found written down, so that PEFT comes to the same.
-    pub(crate) settled: Method,
 }

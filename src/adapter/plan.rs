@@ -2,37 +2,24 @@
 
 use std::cell::Cell;
 
-use crate::adapter::config::{Method, Task};
-use crate::adapter::methods::{ia3, loha, lokr, lora, prefix, prompt, trainable_tokens, trained, vera};
-use crate::adapter::params::{Given, Param, Params, budget, key::Family};
-use crate::adapter::part::{Folding, Insertion, Part, Placed, Places, Purpose, Requantised};
+use crate::adapter::config::Task;
+use crate::adapter::method::{Method, Placed, Places};
+use crate::adapter::methods::trained;
+use crate::adapter::params::{Given, Param, Params, budget};
+use crate::adapter::part::{Folding, Insertion, Part, Purpose, Requantised};
 use crate::adapter::targets::{self, Strictness};
 use crate::anatomy::Anatomy;
 use crate::ir::{Builder, Graph};
 use crate::{Error, Result};
+
+/// The output of a graph for training that is added to the mean loss, float32, rank 0.
+pub const PENALTY: &str = "adapter_penalty";
 
 /// What a method does to one graph.
 #[derive(Debug)]
 pub struct Plan {
     parts: Vec<Box<dyn Part>>,
     settled: Method,
-}
-
-/// Finds the places of every method: the table of methods.
-fn place(method: &Method, at: &Places<'_>) -> Result<Placed> {
-    match method {
-        Method::Lora(config) => lora::place(config, at),
-        Method::Ia3(config) => ia3::place(config, at),
-        Method::TrainableTokens(config) => trainable_tokens::place(config, at),
-        Method::LnTuning(config) => trained::normalisations(config, at),
-        Method::Head(config) => trained::head(config, at),
-        Method::Prompt(config) => prompt::place(config, at),
-        Method::Prefix(config) => prefix::place(config, at),
-        Method::PromptEncoder(config) => prompt::place_encoded(config, at),
-        Method::Vera(config) => vera::place(config, at),
-        Method::Loha(config) => loha::place(config, at),
-        Method::Lokr(config) => lokr::place(config, at),
-    }
 }
 
 impl Plan {
@@ -44,9 +31,9 @@ impl Plan {
         method.check()?;
         let saved = saved(method, task, anatomy, strictness);
         let at = Places { anatomy, strictness, seed, saved: &saved, given };
-        let Placed { mut parts, settled } = place(method, &at)?;
+        let Placed { mut parts, settled } = method.place(&at)?;
         budget::check(parts.iter().map(|part| part.numbers(anatomy)).fold(0, u128::saturating_add), anatomy)?;
-        let family = if method.is_prompt() { Family::Prompt } else { Family::Tuner };
+        let family = method.family();
         let targets = parts.iter().flat_map(|part| part.targets());
         if let Some((both, _)) = targets.into_iter().find(|(module, _)| targets::is_whole(module, settled.modules_to_save())) {
             return Err(Error::invalid(format!("{both} is a target, and is trained as a whole as well"))
@@ -134,8 +121,15 @@ impl Plan {
         purpose: Purpose<'g>,
     ) -> Result<Vec<Param>> {
         let params = Params::new(b, given, purpose.form());
+        let at = Insertion { b, graph, anatomy, params: &params, purpose };
         for part in &self.parts {
-            part.insert(&Insertion { b, graph, anatomy, params: &params, purpose })?;
+            part.insert(&at)?;
+        }
+        if purpose.is_training() {
+            let penalties = self.parts.iter().filter_map(|part| b.scoped("penalty", || part.penalty(&at)));
+            if let Some(penalty) = penalties.reduce(|sum, next| sum + next) {
+                b.output(PENALTY, penalty);
+            }
         }
         Ok(params.finish())
     }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Global, output, target};
 use crate::adapter::combine::{Majority, Recipe, Technique};
-use crate::adapter::config::Method;
+use crate::adapter::methods::lora::LoraConfig;
 use crate::error::{Error, Result};
 use crate::export::pending::ADAPTER_FILES;
 use crate::peft::combine::Share;
@@ -89,7 +89,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let combined = peft::combine::combine(&shares, &recipe, args.rank)?;
     peft::write(folder.path(), &combined)?;
     folder.finish()?;
-    let Method::Lora(config) = &combined.config.method else { return Ok(()) };
+    let Some(config) = combined.config.method.get::<LoraConfig>() else { return Ok(()) };
     if global.json {
         return output::print_json(&json!({"adapter": args.output, "rank": config.rank, "tensors": combined.tensors.len()}));
     }

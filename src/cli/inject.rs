@@ -10,7 +10,8 @@ use clap::ArgGroup;
 use serde_json::json;
 
 use super::{Global, output};
-use crate::adapter::config::{Method, Pooling, PrefixConfig, PrefixInit, PromptConfig, PromptInit, Task};
+use crate::adapter::Method;
+use crate::adapter::config::{Pooling, PrefixConfig, PrefixInit, PromptConfig, PromptInit, Task};
 use crate::anatomy::{self, Role};
 use crate::data::{Specials, Tokenizer};
 use crate::error::{Context, Error, Result};
@@ -213,20 +214,16 @@ fn join(text: &str) -> std::result::Result<Join, String> {
 
 /// The method, its prompt's text taken apart by the tokenizer beside the model, its prefix's text read by the model.
 fn with_text(mut method: Method, model: &Model, global: &Global) -> Result<Method> {
-    match &mut method {
-        Method::Prompt(PromptConfig { init, .. }) => {
-            if let PromptInit::Text(text) = init {
-                let tokens = tokens(text, model)?;
-                *init = PromptInit::Tokens(tokens.into_iter().filter_map(|token| usize::try_from(token).ok()).collect());
-            }
+    if let Some(PromptConfig { init, .. }) = method.get_mut() {
+        if let PromptInit::Text(text) = init {
+            let tokens = tokens(text, model)?;
+            *init = PromptInit::Tokens(tokens.into_iter().filter_map(|token| usize::try_from(token).ok()).collect());
         }
-        Method::Prefix(PrefixConfig { init, num_virtual_tokens, .. }) => {
-            if let PrefixInit::Text(text) = init {
-                let tokens: Vec<i32> = tokens(text, model)?.into_iter().cycle().take(*num_virtual_tokens).collect();
-                *init = PrefixInit::Rows(text_prefix::rows(global.runtime(None)?, model, &tokens)?);
-            }
-        }
-        _ => {}
+    } else if let Some(PrefixConfig { init, num_virtual_tokens, .. }) = method.get_mut()
+        && let PrefixInit::Text(text) = init
+    {
+        let tokens: Vec<i32> = tokens(text, model)?.into_iter().cycle().take(*num_virtual_tokens).collect();
+        *init = PrefixInit::Rows(text_prefix::rows(global.runtime(None)?, model, &tokens)?);
     }
     Ok(method)
 }

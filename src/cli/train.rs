@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::progress::Progress;
 use super::{Columns, Global, config, output, signals};
+use crate::adapter::methods;
 use crate::data::{HeldOut, Order, Packing, ValSize};
 use crate::error::{Context, Result};
 use crate::evaluate::Evaluation;
@@ -134,9 +135,8 @@ pub struct Training {
     #[arg(long, aliases = ["steps", "max-train-steps"], value_name = "STEPS", help_heading = "Length of the training")]
     pub max_steps: Option<NonZeroU64>,
 
-    /// Peak learning rate [default: 5e-4 for lora, loha, lokr, prefix_tuning; 1e-3 for ln_tuning, trainable_tokens, p_tuning; 5e-3 for ia3;
-    /// 1e-2 for vera, head, p_tuning_v2; 3e-2 for prompt_tuning]
-    #[arg(long, alias = "lr", value_name = "RATE", help_heading = "Optimizer (AdamW)")]
+    /// Peak learning rate; each method has its own default
+    #[arg(long, alias = "lr", value_name = "RATE", help = rates(), help_heading = "Optimizer (AdamW)")]
     pub learning_rate: Option<f64>,
     /// Learning rate schedule after the warm-up: constant, linear or cosine (both to zero)
     #[arg(long, alias = "lr-scheduler-type", value_name = "SCHEDULE", default_value_t = Decay::Linear, help_heading = "Optimizer (AdamW)")]
@@ -406,15 +406,23 @@ pub(super) const EPOCHS: f64 = 3.0;
 /// Steps whose losses wait on a GPU at most: what a batch of them costs to fetch does not count any more.
 const STEPS_ON_GPU: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
 
-/// Rates at which the methods learn well, by the method's name in the manifest.
-pub(super) fn default_rate(method: &str) -> f64 {
-    match method {
-        "prompt_tuning" => 3e-2,
-        "p_tuning_v2" | "head" | "vera" => 1e-2,
-        "ia3" => 5e-3,
-        "p_tuning" | "ln_tuning" | "trainable_tokens" => 1e-3,
-        _ => 5e-4,
+/// What the help says of the learning rate: the methods by their defaults.
+fn rates() -> String {
+    let mut by_rate: Vec<(f64, Vec<&str>)> = vec![];
+    for row in methods::METHODS {
+        match by_rate.iter_mut().find(|(rate, _)| rate.total_cmp(&row.learning_rate).is_eq()) {
+            Some((_, names)) => names.push(row.name),
+            None => by_rate.push((row.learning_rate, vec![row.name])),
+        }
     }
+    by_rate.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    let rates: Vec<String> = by_rate.into_iter().map(|(rate, names)| format!("{rate:e} for {}", names.join(", "))).collect();
+    format!("Peak learning rate [default: {}]", rates.join("; "))
+}
+
+/// The rate at which a method learns well, by its name in the manifest.
+pub(super) fn default_rate(method: &str) -> f64 {
+    methods::named(method).map_or(5e-4, |row| row.learning_rate)
 }
 
 fn report(args: &Args, global: &Global, summary: &Summary, classes: &[String]) -> Result<()> {

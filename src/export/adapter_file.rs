@@ -66,7 +66,7 @@ impl Frame {
         let config = if path.exists() { Some(inside::read(&path)?) } else { None };
         let encoder = match &config {
             Some(text) if files.0.contains_key(peft::ENCODER_FILE) => {
-                Encoder::of(&peft::AdapterConfig::from_json(text).in_file(&path)?.method).in_file(&path)?
+                peft::AdapterConfig::from_json(text).in_file(&path)?.method.encoder().in_file(&path)?
             }
             _ => None,
         };
@@ -82,7 +82,7 @@ impl Frame {
         if let Some(beside) = &adapter.beside {
             files.insert(peft::file_beside(&adapter.config.method).to_owned(), beside.clone());
         }
-        let encoder = if files.contains_key(peft::ENCODER_FILE) { Encoder::of(&adapter.config.method)? } else { None };
+        let encoder = if files.contains_key(peft::ENCODER_FILE) { adapter.config.method.encoder()? } else { None };
         Ok(Self { files: Files(files), config: Some(adapter.config.to_json().into_bytes()), encoder })
     }
 

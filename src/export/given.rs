@@ -5,7 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::adapter::config::{LoraConfig, Method};
+use crate::adapter::methods;
+use crate::adapter::methods::lora::{EMBEDDING_A, EMBEDDING_B, LORA_A, LORA_B, LoraConfig};
 use crate::adapter::params::key::{Family, Key, Part};
 use crate::adapter::{Plan, targets, weights::replace};
 use crate::anatomy::{Anatomy, Parameter, Task};
@@ -43,15 +44,15 @@ pub fn settle(files: &mut AdapterFiles, base: &Base) -> Result<()> {
 
 /// Refuses a rank that the configuration does not say.
 fn ranks(files: &AdapterFiles) -> Result<()> {
-    let Method::Lora(config) = &files.config.method else { return Ok(()) };
+    let Some(config) = files.config.method.get::<LoraConfig>() else { return Ok(()) };
     for (name, tensor) in &files.tensors {
-        let Some(Key::Module { module, part }) = Key::parse(name, Family::Tuner) else { continue };
+        let Some(Key::Module { module, part }) = methods::key(name, Family::Tuner) else { continue };
         let axis = match part {
-            Part::LoraA | Part::LoraEmbeddingA => 0,
-            Part::LoraB | Part::LoraEmbeddingB => 1,
+            LORA_A | EMBEDDING_A => 0,
+            LORA_B | EMBEDDING_B => 1,
             _ => continue,
         };
-        let declared = targets::site(config, &module)?.rank;
+        let declared = config.ranks().site(&module)?.rank;
         if let Some(&found) = tensor.shape().get(axis).filter(|&&found| found != declared && tensor.shape().len() == 2) {
             return Err(undeclared(config, &module, found, declared).at(Place::Tensor(name.clone())));
         }
@@ -72,12 +73,12 @@ fn owner(name: &str) -> Option<&str> {
 }
 
 fn tables(files: &mut AdapterFiles, base: &Base) -> Result<()> {
-    let family = if files.config.method.is_prompt() { Family::Prompt } else { Family::Tuner };
+    let family = files.config.method.family();
     let anatomy = &base.anatomy;
     for (key, tensor) in files.tensors.clone() {
-        let (name, is_adapted) = match Key::parse(&key, family) {
+        let (name, is_adapted) = match methods::key(&key, family) {
             Some(Key::Parameter { name } | Key::PromptParameter { name }) => (name, false),
-            Some(Key::Module { module, part: Part::BaseWeight }) => (format!("{module}.weight"), true),
+            Some(Key::Module { module, part: Part::BASE_WEIGHT }) => (format!("{module}.weight"), true),
             _ => continue,
         };
         let Some(rows) = owner(&name).and_then(|module| rows_of_tokens(anatomy, module)) else { continue };

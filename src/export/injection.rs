@@ -8,7 +8,9 @@ use super::manifest::{self, GraphFile, Manifest, Slot};
 use super::objective::{self, LossRequest};
 use super::to_train::{Put, ToTrain};
 use super::{PromptScale, cache, card, given, prompt_scale};
-use crate::adapter::config::{LoraConfig, Method, NewHead, Task};
+use crate::adapter::Method;
+use crate::adapter::config::{NewHead, PromptConfig, PromptEncoderConfig, Task};
+use crate::adapter::methods::lora::LoraConfig;
 use crate::adapter::targets::{Strictness, align_names, split_modules};
 use crate::adapter::{Given, Param, Plan, Purpose, Role};
 use crate::anatomy::{self, Anatomy, Feeding, Feeds};
@@ -48,7 +50,7 @@ pub struct Injection {
 impl Default for Injection {
     fn default() -> Self {
         Self {
-            adapter: AdapterSource::Fresh(Method::Lora(LoraConfig::default())),
+            adapter: AdapterSource::Fresh(LoraConfig::default().into()),
             base_model: None,
             task: None,
             new_head: None,
@@ -148,11 +150,11 @@ pub fn inject(mut model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<
     }
     let (method, strictness) = asked.adapter.method(given.as_ref())?;
     let mut feeding = feeding(base).in_file(&name)?;
-    split_modules::join(&mut base.anatomy, &method).in_file(&name)?;
+    split_modules::join(&mut base.anatomy, method.scope(), method.takes_parts()).in_file(&name)?;
     let loss = objective::settle(&asked.loss, task, &model.beside, &base.graph, &base.anatomy).in_file(&name)?;
     feed_columns(&mut feeding, base, loss.columns());
     let lookup = |key: &str| given.as_ref().and_then(|files| files.tensor(key)).cloned();
-    let has_prompt = matches!(method, Method::Prompt(_) | Method::PromptEncoder(_));
+    let has_prompt = method.get::<PromptConfig>().is_some() || method.get::<PromptEncoderConfig>().is_some();
     let prompt_scale = if has_prompt { prompt_scale::settle(&mut base.anatomy, asked.prompt_scale, &model.beside)? } else { None };
     let plan = Plan::new(&method, task, &base.anatomy, strictness, asked.seed, &lookup).in_file(&name)?;
     if let Some(files) = &given {
@@ -269,7 +271,7 @@ fn prepare_cached(cached: &mut Base, given: Option<&AdapterFiles>, method: &Meth
     if let Some(side) = scale {
         prompt_scale::apply(&mut cached.anatomy, side);
     }
-    split_modules::join(&mut cached.anatomy, method)
+    split_modules::join(&mut cached.anatomy, method.scope(), method.takes_parts())
 }
 
 /// Has the columns that a loss reads fed, but for those that the model gives itself.

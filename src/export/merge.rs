@@ -120,7 +120,7 @@ pub fn merge(model: Model, manifest: &Manifest, files: &AdapterFiles, quantised:
         if let Some(side) = manifest.prompt_scale {
             prompt_scale::apply(&mut base.anatomy, side);
         }
-        split_modules::join(&mut base.anatomy, &files.config.method)?;
+        split_modules::join(&mut base.anatomy, files.config.method.scope(), files.config.method.takes_parts())?;
         Plan::new(&files.config.method, task, &base.anatomy, Strictness::AsPeft, 0, &given)
     };
     let plan = planned(&mut base).in_file(&name)?;

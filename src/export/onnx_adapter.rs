@@ -106,8 +106,9 @@ pub(super) fn inputs(made: Made<'_>, manifest: &Manifest, files: &AdapterFiles) 
 
 /// Whether a tensor belongs to an adapter but is not trained: the projections that all modules share.
 fn is_fixed(key: &str) -> bool {
+    use crate::adapter::methods;
     use crate::adapter::params::key::{Family, Key};
-    matches!(Key::parse(key, Family::Tuner), Some(Key::Shared(_)))
+    matches!(methods::key(key, Family::Tuner), Some(Key::Shared(_)))
 }
 
 /// Whether `inject` put a tensor into the bundle's graphs with these numbers: a table that stands beside the adapter and is not trained.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::Result;
+use crate::adapter::PENALTY;
 use crate::adapter::params::dropout::Masks;
 use crate::adapter::{Param, Plan, Purpose};
 use crate::anatomy::Reads;
@@ -40,6 +41,11 @@ impl ToTrain<'_> {
             && formula.loss.whole_batch
             && formula.loss.reads == Reads::Embeddings
         {
+            if learnt.graph.outputs().iter().any(|&id| learnt.graph.value_name(id) == PENALTY) {
+                tracing::warn!(
+                    "with --micro-batch-size the adapter's penalty is not part of the gradient: give whole batches to the device"
+                );
+            }
             put(GraphName::Encode, cached::encode_graph(learnt, formula)?)?;
             put(GraphName::Loss, cached::loss_graph(formula, None)?)?;
             put(GraphName::Vjp, cached::vjp_graph(learnt, formula)?)?;

@@ -6,12 +6,11 @@ use indexmap::IndexMap;
 
 use super::folder::AdapterFiles;
 use crate::adapter::combine::{self, Factors, Recipe};
-use crate::adapter::config::{LoraConfig, Method, Selection, Targets};
+use crate::adapter::config::{Selection, Targets};
+use crate::adapter::methods;
+use crate::adapter::methods::lora::{EMBEDDING_A, EMBEDDING_B, LORA_A, LORA_B, LoraConfig};
 use crate::adapter::params::key::{Family, Key, Part};
-use crate::adapter::{
-    targets,
-    weights::linalg::{matrix, tensor},
-};
+use crate::adapter::params::matrices::{matrix, tensor};
 use crate::error::{Error, Place, Result};
 use crate::ir::Tensor;
 
@@ -25,7 +24,7 @@ pub struct Share<'a> {
 }
 
 /// The tensors of a module that stand for its update: those of projections, those of embeddings.
-const FACTORS: &[(Part, Part)] = &[(Part::LoraA, Part::LoraB), (Part::LoraEmbeddingA, Part::LoraEmbeddingB)];
+const FACTORS: &[(Part, Part)] = &[(LORA_A, LORA_B), (EMBEDDING_A, EMBEDDING_B)];
 
 /// Makes one LoRA of several, as PEFT's `add_weighted_adapter` does: the settings are the first one's, the rank is what the technique gives
 /// (`rank`, where it can be chosen), the scale is 1.
@@ -60,18 +59,18 @@ pub fn combine(shares: &[Share<'_>], recipe: &Recipe, rank: Option<usize>) -> Re
     }
     tensors.sort_unstable_keys();
     let mut config = first.files.config.clone();
-    config.method = Method::Lora(combined(&configs, rank, &modules));
+    config.method = combined(&configs, rank, &modules).into();
     Ok(AdapterFiles { config, tensors, beside: None, stored: IndexMap::new() })
 }
 
 fn lora(files: &AdapterFiles) -> Result<&LoraConfig> {
-    match &files.config.method {
-        Method::Lora(config) if config.use_dora => {
-            Err(Error::unsupported("combining DoRA", "the magnitudes of weights do not add up as updates do"))
-        }
-        Method::Lora(config) if config.lora_bias => Err(Error::unsupported("combining LoRAs with lora_bias", "only factors are combined")),
-        Method::Lora(config) => Ok(config),
-        other => Err(Error::unsupported(format!("combining adapters of {}", other.name()), "only LoRAs can be combined")),
+    let method = &files.config.method;
+    let refused = |what: &str, why: &'static str| Err(Error::unsupported(format!("combining {what}"), why));
+    match method.get::<LoraConfig>() {
+        None => refused(&format!("adapters of {}", method.name()), "only LoRAs can be combined"),
+        Some(config) if config.use_dora => refused("DoRA", "the magnitudes of weights do not add up as updates do"),
+        Some(config) if config.lora_bias => refused("LoRAs with lora_bias", "only factors are combined"),
+        Some(config) => Ok(config),
     }
 }
 
@@ -103,7 +102,7 @@ fn combined(configs: &[&LoraConfig], rank: usize, modules: &BTreeSet<String>) ->
 
 fn is_factor(name: &str) -> bool {
     let parts = |part| FACTORS.iter().any(|(a, b)| part == *a || part == *b);
-    matches!(Key::parse(name, Family::Tuner), Some(Key::Module { part, .. }) if parts(part))
+    matches!(methods::key(name, Family::Tuner), Some(Key::Module { part, .. }) if parts(part))
 }
 
 /// What all adapters have at one module.
@@ -116,12 +115,12 @@ fn by_module(shares: &[Share<'_>], configs: &[&LoraConfig]) -> Result<BTreeMap<S
     let mut modules = BTreeMap::<String, Parts>::new();
     for (share, config) in shares.iter().zip(configs) {
         for (name, a) in &share.files.tensors {
-            let Some(Key::Module { module, part }) = Key::parse(name, Family::Tuner) else { continue };
+            let Some(Key::Module { module, part }) = methods::key(name, Family::Tuner) else { continue };
             let Some(&names) = FACTORS.iter().find(|(first, _)| *first == part) else { continue };
             let b = Key::module(&*module, names.1).to_string();
             let b = share.files.tensors.get(&b).ok_or_else(|| Error::not_found("tensor", b))?;
             let (a, b) = (read(name, a)?, read(name, b)?);
-            let factors = Factors { a, b, scaling: targets::site(config, &module)?.scaling, weight: share.weight };
+            let factors = Factors { a, b, scaling: config.ranks().site(&module)?.scaling, weight: share.weight };
             let parts = modules.entry(module).or_insert_with(|| Parts { names, factors: vec![] });
             if parts.names != names {
                 return Err(Error::mismatch("kind of the factors", format!("{:?}", parts.names), format!("{names:?}"))

@@ -6,15 +6,16 @@
 //! that the base of the adapter is a body with a head put on it; PEFT ignores that setting with a warning.
 
 mod head;
-mod prompts;
-mod tuners;
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::fields::{Fields, Flag};
-use crate::adapter::config::{Method, NewHead, Task};
+use crate::adapter::Method;
+use crate::adapter::config::fields::Fields;
+use crate::adapter::config::settings::Settings;
+use crate::adapter::config::{NewHead, Task};
+use crate::adapter::methods;
 use crate::error::{Error, Result};
 
 /// What an adapter's configuration says.
@@ -31,24 +32,6 @@ pub struct AdapterConfig {
     /// All settings of the file that this was read from; those that are not known here are written again.
     original: Map<String, Value>,
 }
-
-/// Reads the options of a method.
-type Read = fn(&Fields<'_>) -> Result<Method>;
-
-/// Every method: PEFT's `peft_type`, and how its options are read.
-const METHODS: &[(&str, Read)] = &[
-    ("LORA", tuners::read_lora_or_head),
-    ("PROMPT_TUNING", |fields| prompts::read_prompt(fields).map(Method::Prompt)),
-    ("PREFIX_TUNING", |fields| prompts::read_prefix(fields).map(Method::Prefix)),
-    ("P_TUNING", |fields| prompts::read_encoder(fields).map(Method::PromptEncoder)),
-    ("IA3", |fields| tuners::read_ia3(fields).map(Method::Ia3)),
-    ("TRAINABLE_TOKENS", |fields| tuners::read_tokens(fields).map(Method::TrainableTokens)),
-    ("LN_TUNING", |fields| tuners::read_ln_tuning(fields).map(Method::LnTuning)),
-    ("VERA", |fields| tuners::read_vera(fields).map(Method::Vera)),
-    ("LOHA", |fields| tuners::read_product(fields).map(Method::Loha)),
-    ("LOKR", |fields| tuners::read_lokr(fields).map(Method::Lokr)),
-    ("HEAD", |fields| tuners::read_head(fields).map(Method::Head)),
-];
 
 /// Settings of every method that say nothing about the computation.
 const COMMON: &[&str] = &["auto_mapping", "peft_type", "peft_version", "revision", "inference_mode", "runtime_config", "method"];
@@ -73,16 +56,15 @@ impl AdapterConfig {
             (None, Some(method)) => method,
             (None, None) => return Err(Error::not_found("setting", "peft_type").with_hint("this is not PEFT's adapter_config.json")),
         };
-        let (_, read) = METHODS.iter().find(|(name, _)| name.eq_ignore_ascii_case(peft_type)).ok_or_else(|| {
-            let known: Vec<&str> = METHODS.iter().map(|(name, _)| *name).collect();
-            Error::unsupported(format!("peft_type {peft_type:?}"), format!("known are {}", known.join(", ")))
-        })?;
-        let method = read(&fields)?;
+        let method = (methods::of_peft_type(peft_type)?.read)(&fields)?;
         method.check()?;
         let task = fields.text("task_type")?.and_then(Task::from_task_type);
         let base_model = fields.text("base_model_name_or_path")?.map(str::to_owned);
         let new_head = head::read(&fields)?;
-        fields.warn_of_the_rest();
+        let unread = fields.unread();
+        if !unread.is_empty() {
+            tracing::warn!("adapter_config.json has settings that are not known here and are ignored: {}", unread.join(", "));
+        }
         Ok(Self { method, task, base_model, new_head, original })
     }
 
@@ -99,92 +81,22 @@ impl AdapterConfig {
     #[must_use]
     pub fn to_json(&self) -> String {
         let mut settings = Settings(self.original.clone());
-        settings.put("peft_type", json!(self.peft_type()));
+        settings.put("peft_type", self.method.row().peft_type);
         let task_type = match self.task {
-            Some(task) => json!(task_type(task, &self.method)),
+            Some(task) => json!(self.method.task_type(task)),
             None => self.original.get("task_type").cloned().unwrap_or(Value::Null),
         };
         settings.put("task_type", task_type);
         settings.put("base_model_name_or_path", json!(self.base_model));
-        settings.put("inference_mode", json!(true));
+        settings.put("inference_mode", true);
         settings.put_unless(head::FIELD, head::write(self.new_head.as_ref()), &Value::Null);
         settings.add("auto_mapping", Value::Null);
         settings.add("revision", Value::Null);
-        match &self.method {
-            Method::Lora(config) => tuners::write_lora(config, &mut settings),
-            Method::Prompt(config) => prompts::write_prompt(config, &mut settings),
-            Method::Prefix(config) => prompts::write_prefix(config, &mut settings),
-            Method::PromptEncoder(config) => prompts::write_encoder(config, &mut settings),
-            Method::Ia3(config) => tuners::write_ia3(config, &mut settings),
-            Method::TrainableTokens(config) => tuners::write_tokens(config, &mut settings),
-            Method::LnTuning(config) => tuners::write_ln_tuning(config, &mut settings),
-            Method::Vera(config) => tuners::write_vera(config, &mut settings),
-            Method::Loha(config) => tuners::write_product(config, &mut settings),
-            Method::Lokr(config) => tuners::write_lokr(config, &mut settings),
-            Method::Head(config) => tuners::write_head(config, &mut settings),
-        }
+        self.method.write(&mut settings);
         // Only the settings are sorted: the order of patterns is the order in which they are tried.
         let sorted: BTreeMap<String, Value> = settings.0.into_iter().collect();
         format!("{:#}\n", Value::Object(sorted.into_iter().collect()))
     }
-
-    fn peft_type(&self) -> &'static str {
-        match &self.method {
-            Method::Lora(_) | Method::Head(_) => "LORA",
-            Method::Prompt(_) => "PROMPT_TUNING",
-            Method::Prefix(_) => "PREFIX_TUNING",
-            Method::PromptEncoder(_) => "P_TUNING",
-            Method::Ia3(_) => "IA3",
-            Method::TrainableTokens(_) => "TRAINABLE_TOKENS",
-            Method::LnTuning(_) => "LN_TUNING",
-            Method::Vera(_) => "VERA",
-            Method::Loha(_) => "LOHA",
-            Method::Lokr(_) => "LOKR",
-        }
-    }
-}
-
-/// PEFT's name for a task, such that its class of that name takes the method: it has none for masked language models, but virtual tokens need
-/// one, and its class for features leaves the outputs as they are; its class for tokens wants modules that are saved as a whole, which
-/// trainable tokens cannot have (`PeftModelForFeatureExtraction`, `PeftModelForTokenClassification` in `peft/peft_model.py`).
-fn task_type(task: Task, method: &Method) -> Option<&'static str> {
-    match (task, method) {
-        (Task::MaskedLm, method) if method.is_prompt() => Some("FEATURE_EXTRACTION"),
-        (Task::TokenCls, Method::TrainableTokens(_)) => None,
-        (task, _) => task.task_type(),
-    }
-}
-
-/// The settings of a file to be written, on top of those of an original one.
-struct Settings(Map<String, Value>);
-
-impl Settings {
-    /// A setting that every version of PEFT knows.
-    fn put(&mut self, field: &str, value: Value) {
-        self.0.insert(field.to_owned(), value);
-    }
-
-    /// A setting that the original decides, if it has it.
-    fn add(&mut self, field: &str, value: Value) {
-        self.0.entry(field).or_insert(value);
-    }
-
-    /// A setting that old versions of PEFT refuse: written if it says something, or if the original had it.
-    fn put_unless(&mut self, field: &str, value: Value, default: &Value) {
-        if value != *default || self.0.contains_key(field) {
-            self.put(field, value);
-        }
-    }
-
-    /// A switch that old versions of PEFT refuse.
-    fn put_switch(&mut self, field: &str, value: bool, default: Flag) {
-        self.put_unless(field, json!(value), &json!(default == Flag::On));
-    }
-}
-
-/// A list, or null for an empty one, which is how PEFT writes what was not asked for.
-fn list_or_null<T: Into<Value> + Clone>(items: &[T]) -> Value {
-    if items.is_empty() { Value::Null } else { items.to_vec().into() }
 }
 
 #[cfg(test)]
@@ -192,7 +104,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::adapter::config::{LoraConfig, LoraInit, Selection, Targets};
+    use crate::adapter::config::{Selection, Targets};
+    use crate::adapter::methods::lora::{LoraConfig, LoraInit};
 
     /// Configurations as PEFT writes them, the shortest and with everything, one a line.
     const CONFIGS: &[&str] = &[
@@ -261,7 +174,8 @@ mod tests {
     #[test]
     fn names_that_are_repeated_count_once() -> Result<()> {
         let text = br#"{"peft_type":"LORA","target_modules":["v","q","v"],"modules_to_save":["classifier","score","classifier"]}"#;
-        let Method::Lora(config) = AdapterConfig::from_json(text)?.method else { panic!("LoRA") };
+        let method = AdapterConfig::from_json(text)?.method;
+        let config = method.get::<LoraConfig>().expect("LoRA");
         assert_eq!(config.scope.modules_to_save, ["classifier", "score"]);
         assert_eq!(config.scope.targets, Targets::Only(Selection::Names(vec!["q".into(), "v".into()])));
         Ok(())
@@ -287,7 +201,7 @@ mod tests {
 
     #[test]
     fn old_versions_of_peft_are_not_shown_what_they_refuse() {
-        let config = AdapterConfig::new(Method::Lora(LoraConfig::default()), Some(Task::CausalLm), None);
+        let config = AdapterConfig::new(LoraConfig::default().into(), Some(Task::CausalLm), None);
         let written: Map<String, Value> = serde_json::from_str(&config.to_json()).expect("JSON");
         // The settings of LoraConfig in PEFT 0.5.
         let known = [
@@ -370,7 +284,8 @@ mod tests {
     fn settings_at_their_defaults_are_inert() -> Result<()> {
         let text = br#"{"peft_type":"LORA","target_modules":["q"],"loftq_config":{},"megatron_core":"megatron.core","use_bdlora":null,
             "layer_replication":null,"qalora_group_size":16,"use_qalora":false,"eva_config":null,"init_lora_weights":"eva"}"#;
-        let Method::Lora(config) = AdapterConfig::from_json(text)?.method else { panic!("LoRA") };
+        let method = AdapterConfig::from_json(text)?.method;
+        let config = method.get::<LoraConfig>().expect("LoRA");
         assert_eq!(config.init, LoraInit::FromFile("eva".into()));
         Ok(())
     }

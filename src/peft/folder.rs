@@ -7,7 +7,9 @@ use indexmap::IndexMap;
 
 use super::config::AdapterConfig;
 use super::weights;
-use crate::adapter::config::{Method, Scope, Selection, Targets, TokensConfig};
+use crate::adapter::Method;
+use crate::adapter::config::{Scope, Selection, Targets};
+use crate::adapter::methods::{self, trainable_tokens::TokensConfig};
 use crate::adapter::params::key::{Family, Key};
 use crate::adapter::targets::SelectionMatcher;
 use crate::error::{Context, Error, Place, Result};
@@ -76,12 +78,12 @@ impl AdapterFiles {
     #[must_use]
     pub fn keys(&self) -> Vec<Key> {
         let family = family(&self.config);
-        self.tensors.keys().filter_map(|name| Key::parse(name, family)).collect()
+        self.tensors.keys().filter_map(|name| methods::key(name, family)).collect()
     }
 }
 
 fn family(config: &AdapterConfig) -> Family {
-    if config.method.is_prompt() { Family::Prompt } else { Family::Tuner }
+    config.method.family()
 }
 
 /// The file with what is trained, where the adapter's own file has what is made of it.
@@ -118,7 +120,10 @@ impl Read {
     /// `places` are what errors name: the configuration, the tensors, and what is beside them.
     fn settled(self, mut config: AdapterConfig, places: [&Path; 3]) -> Result<AdapterFiles> {
         let [path, weights, file] = places;
-        let raw = weights::canonical(self.raw, family(&config)).in_file(weights)?;
+        let mut raw = weights::canonical(self.raw, family(&config)).in_file(weights)?;
+        if config.method.has_empty_tensors() {
+            raw.retain(|_, tensor| !tensor.is_empty());
+        }
         let stored =
             raw.iter().filter(|(_, tensor)| tensor.dtype() != DType::F32).map(|(name, tensor)| (name.clone(), tensor.dtype())).collect();
         raw.iter().try_for_each(|(name, tensor)| not_empty(name, tensor)).in_file(weights)?;
@@ -221,7 +226,7 @@ fn as_f32(tensors: IndexMap<String, Tensor>) -> Result<IndexMap<String, Tensor>>
 
 /// Takes what wrappers put into names out of the targets, as out of the tensors' names.
 fn target_plain_names(config: &mut AdapterConfig) {
-    if let Some(Scope { targets: Targets::Only(Selection::Names(names)), .. }) = scope_of(&mut config.method) {
+    if let Some(Scope { targets: Targets::Only(Selection::Names(names)), .. }) = config.method.scope_mut() {
         for name in names {
             let plain = weights::unwrapped(name);
             if !plain.is_empty() {
@@ -231,23 +236,11 @@ fn target_plain_names(config: &mut AdapterConfig) {
     }
 }
 
-fn scope_of(method: &mut Method) -> Option<&mut Scope> {
-    match method {
-        Method::Lora(config) => Some(&mut config.scope),
-        Method::Ia3(config) => Some(&mut config.scope),
-        Method::LnTuning(config) => Some(&mut config.scope),
-        Method::Vera(config) => Some(&mut config.scope),
-        Method::Loha(config) => Some(&mut config.scope),
-        Method::Lokr(config) => Some(&mut config.product.scope),
-        Method::Prompt(_) | Method::Prefix(_) | Method::PromptEncoder(_) | Method::TrainableTokens(_) | Method::Head(_) => None,
-    }
-}
-
 /// PEFT looks up the targets of a configuration without any in its list of architectures. The tensors tell them without one.
 fn target_what_has_tensors(config: &mut AdapterConfig, tensors: &IndexMap<String, Tensor>) {
-    let Some(scope) = scope_of(&mut config.method) else { return };
+    let Some(scope) = config.method.scope_mut() else { return };
     if scope.targets == Targets::Default {
-        let mut modules: Vec<String> = tensors.keys().filter_map(|key| Key::parse(key, Family::Tuner)?.into_module()).collect();
+        let mut modules: Vec<String> = tensors.keys().filter_map(|key| methods::key(key, Family::Tuner)?.into_module()).collect();
         modules.dedup();
         scope.targets = Targets::Only(Selection::Names(modules));
     }
@@ -255,11 +248,11 @@ fn target_what_has_tensors(config: &mut AdapterConfig, tensors: &IndexMap<String
 
 /// PEFT writes trained rows of an embedding once more for a head that shares the table.
 fn leave_out_tied_rows(config: &AdapterConfig, tensors: &mut IndexMap<String, Tensor>) -> Result<()> {
-    let Method::TrainableTokens(TokensConfig { targets: Some(targets), .. }) = &config.method else { return Ok(()) };
+    let Some(TokensConfig { targets: Some(targets), .. }) = config.method.get() else { return Ok(()) };
     let matcher = SelectionMatcher::new("target_modules", targets)?;
     let mut of_targets = vec![];
     for (name, tensor) in tensors.iter() {
-        let module = Key::parse(name, Family::Tuner).and_then(Key::into_module);
+        let module = methods::key(name, Family::Tuner).and_then(Key::into_module);
         if module.map_or(Ok(false), |module| matcher.has(&module))? {
             of_targets.push((name.clone(), tensor.clone()));
         }
@@ -271,7 +264,7 @@ fn leave_out_tied_rows(config: &AdapterConfig, tensors: &mut IndexMap<String, Te
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapter::config::LoraConfig;
+    use crate::adapter::methods::lora::LoraConfig;
 
     const A: &str = "base_model.model.h.0.q.lora_A.weight";
 
@@ -298,7 +291,8 @@ mod tests {
     #[test]
     fn targets_that_are_left_out_are_those_with_tensors() -> Result<()> {
         let folder = folder_with(r#"{"peft_type":"LORA","target_modules":null}"#, &[(A, Tensor::from_f32(&[1, 1], &[1.0]))])?;
-        let Method::Lora(LoraConfig { scope, .. }) = read(folder.path())?.config.method else { panic!("LoRA") };
+        let method = read(folder.path())?.config.method;
+        let LoraConfig { scope, .. } = method.get().expect("LoRA");
         assert_eq!(scope.targets, Targets::Only(Selection::Names(vec!["h.0.q".into()])));
         Ok(())
     }

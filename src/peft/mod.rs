@@ -5,7 +5,6 @@
 
 pub mod combine;
 mod config;
-mod fields;
 mod folder;
 pub mod saved_head;
 mod weights;

@@ -73,7 +73,8 @@ impl Layer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapter::config::{LoraConfig, Method};
+    use crate::adapter::Method;
+    use crate::adapter::methods::lora::LoraConfig;
     use crate::ir::Tensor;
     use crate::peft::AdapterConfig;
 
@@ -83,7 +84,7 @@ mod tests {
         type Found = Option<(Vec<usize>, usize, Pooling, bool)>;
         let text = br#"{"peft_type":"PROMPT_TUNING","num_virtual_tokens":3}"#;
         let prompt = || AdapterConfig::from_json(text).expect("a configuration").method;
-        let lora = || Method::Lora(LoraConfig::default());
+        let lora = || Method::from(LoraConfig::default());
         let rows: &[(Method, Task, Tensors, Found)] = &[
             (
                 lora(),

@@ -4,6 +4,7 @@ use std::fmt;
 
 use indexmap::IndexMap;
 
+use crate::adapter::methods;
 use crate::adapter::params::key::{Family, Key};
 use crate::adapter::targets::nearest::near;
 use crate::adapter::{PEFT_PREFIX, Param};
@@ -61,10 +62,10 @@ pub(super) fn unwrapped(name: &str) -> String {
 
 fn canonical_name(name: &str, family: Family) -> String {
     let name = unwrapped(name);
-    if let Some(key) = Key::parse(&name, family) {
+    if let Some(key) = methods::key(&name, family) {
         return key.to_string();
     }
-    let wrapped = Key::parse(&Key::parameter(&name, family).to_string(), family);
+    let wrapped = methods::key(&Key::parameter(&name, family).to_string(), family);
     match wrapped {
         Some(key @ Key::Module { .. }) => key.to_string(),
         _ => name,

@@ -10,6 +10,7 @@ use super::objective::{LABELS, Model, Objective};
 use super::queries;
 use super::recompute::{self, Layers};
 use super::token_log_probs;
+use crate::adapter::PENALTY;
 use crate::contract::Input;
 use crate::grad;
 use crate::ir::{Builder, DType, Dim, Expr, ValueId};
@@ -65,11 +66,22 @@ impl<'g> Prepared<'g> {
     /// # Errors
     /// A graph that does not give what the loss reads.
     pub(super) fn loss(&self, model: Model<'_>, want: Want<'g>) -> Result<Loss<'g>> {
-        match model.objective {
-            Objective::Formula(formula) => self.formula(model, formula, want),
-            Objective::Graph(graph) => self.graph(graph, want),
-            Objective::NextToken | Objective::EachToken | Objective::Sequence => self.cross_entropy(model, want),
+        let loss = match model.objective {
+            Objective::Formula(formula) => self.formula(model, formula, want)?,
+            Objective::Graph(graph) => self.graph(graph, want)?,
+            Objective::NextToken | Objective::EachToken | Objective::Sequence => self.cross_entropy(model, want)?,
+        };
+        Ok(self.with_penalty(loss, want))
+    }
+
+    /// The loss that is trained, with what the adapter adds to its mean; an evaluation has the loss alone.
+    fn with_penalty(&self, mut loss: Loss<'g>, want: Want<'g>) -> Loss<'g> {
+        let penalty = self.outputs.iter().find(|(name, _)| **name == *PENALTY).map(|(_, penalty)| *penalty);
+        if let (Some(penalty), Want::Gradient { denominator, .. }) = (penalty, want) {
+            loss.sum = loss.sum + penalty * loss.count;
+            loss.seeds.push((penalty, loss.count / denominator));
         }
+        loss
     }
 
     /// The gradient of the mean with respect to the trainable vector.

@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
 use peft_onnx::adapter::combine::{Majority, Recipe, Technique};
-use peft_onnx::adapter::config::{LoraConfig, Method};
-use peft_onnx::adapter::params::key::{Family, Key, Part};
-use peft_onnx::adapter::weights::linalg::matrix;
+use peft_onnx::adapter::methods::{
+    self,
+    lora::{LORA_A, LORA_B, LoraConfig},
+};
+use peft_onnx::adapter::params::key::{Family, Key};
+use peft_onnx::adapter::params::matrices::matrix;
 use peft_onnx::ir::Tensor;
 use peft_onnx::peft::combine::{Share, combine};
 use peft_onnx::peft::{self, AdapterFiles};
@@ -26,8 +29,7 @@ fn recipe(technique: &str, density: Option<f64>, majority: Majority) -> Recipe {
 }
 
 fn settings(files: &AdapterFiles) -> &LoraConfig {
-    let Method::Lora(config) = &files.config.method else { panic!("not LoRA") };
-    config
+    files.config.method.get::<LoraConfig>().expect("LoRA")
 }
 
 /// One combination of the fixture.
@@ -70,13 +72,13 @@ const CASES: &[Case] = &[
 /// The updates `B·A` by module, under the beginnings of their keys.
 fn updates(tensors: &IndexMap<String, Tensor>) -> IndexMap<String, Tensor> {
     let factor = |module: &str, part| matrix(&tensors[&Key::module(module, part).to_string()]).expect("a matrix");
-    let modules = tensors.keys().filter_map(|key| match Key::parse(key, Family::Tuner)? {
-        Key::Module { module, part: Part::LoraA } => Some(module),
+    let modules = tensors.keys().filter_map(|key| match methods::key(key, Family::Tuner)? {
+        Key::Module { module, part: LORA_A } => Some(module),
         _ => None,
     });
     let update = |module: String| {
-        let product = factor(&module, Part::LoraB).dot(&factor(&module, Part::LoraA));
-        (format!("base_model.model.{module}"), peft_onnx::adapter::weights::linalg::tensor(&product.view()))
+        let product = factor(&module, LORA_B).dot(&factor(&module, LORA_A));
+        (format!("base_model.model.{module}"), peft_onnx::adapter::params::matrices::tensor(&product.view()))
     };
     modules.map(update).collect()
 }

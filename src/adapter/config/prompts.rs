@@ -1,5 +1,10 @@
 //! Options of the methods that put virtual tokens in front.
 
+use serde_json::{Value, json};
+
+use super::fields::Fields;
+use super::settings::{Settings, list_or_null};
+use crate::error::{Error, Result};
 use crate::ir::Tensor;
 
 /// Sizes of the base that PEFT writes into the configuration of a prompt method; filled in when the method is inserted.
@@ -13,6 +18,31 @@ pub struct PromptShape {
     pub num_attention_heads: Option<usize>,
     /// 2 for encoder-decoder models, else 1.
     pub num_transformer_submodules: Option<usize>,
+}
+
+impl PromptShape {
+    pub(in crate::adapter) fn read(fields: &Fields<'_>) -> Result<Self> {
+        Ok(Self {
+            token_dim: fields.size("token_dim")?,
+            num_layers: fields.size("num_layers")?,
+            num_attention_heads: fields.size("num_attention_heads")?,
+            num_transformer_submodules: fields.size("num_transformer_submodules")?,
+        })
+    }
+
+    /// Writes what the settings of all prompt methods have.
+    pub(in crate::adapter) fn write(&self, num_virtual_tokens: usize, modules_to_save: &[String], settings: &mut Settings) {
+        settings.put("num_virtual_tokens", num_virtual_tokens);
+        settings.put("token_dim", json!(self.token_dim));
+        settings.put("num_layers", json!(self.num_layers));
+        settings.put("num_attention_heads", json!(self.num_attention_heads));
+        settings.put("num_transformer_submodules", json!(self.num_transformer_submodules));
+        settings.put_unless("modules_to_save", list_or_null(modules_to_save), &Value::Null);
+    }
+
+    pub(in crate::adapter) fn virtual_tokens(fields: &Fields<'_>) -> Result<usize> {
+        fields.size("num_virtual_tokens")?.ok_or_else(|| Error::not_found("setting", "num_virtual_tokens"))
+    }
 }
 
 /// How a prompt starts.

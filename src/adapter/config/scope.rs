@@ -91,7 +91,11 @@ impl Scope {
         modules_to_save.clone_into(&mut self.modules_to_save);
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    /// Checks that the settings go together.
+    ///
+    /// # Errors
+    /// Layers beside a regular expression; a pattern of layers without layers.
+    pub fn check(&self) -> Result<()> {
         if !self.layers_pattern.is_empty() && self.layers_to_transform.is_empty() {
             return Err(Error::invalid("layers_pattern is given without layers_to_transform"));
         }

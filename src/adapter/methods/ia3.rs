@@ -1,55 +1,116 @@
 //! IA3: learned factors of what modules give, or of what feed-forward modules take (Liu et al., Few-Shot Parameter-Efficient Fine-Tuning,
 //! section 3.3; PEFT `tuners/ia3/layer.py`).
 
-use std::collections::BTreeMap;
+use std::ops::Range;
 
-use ndarray::{ArrayView1, Axis};
+use ndarray::{Array2, Axis};
+use serde_json::json;
 
-use crate::adapter::config::{Ia3Config, Method, Selection};
-use crate::adapter::params::{
-    key::{Key, Part as KeyPart},
-    param,
-};
-use crate::adapter::part::{Folding, Insertion, Part, Placed, Places};
-use crate::adapter::targets::{self, pattern::Pattern};
+use super::branch::{self, Branch, Forward, Linear, Side};
+use crate::adapter::config::fields::{Fields, Flag};
+use crate::adapter::config::options::Options;
+use crate::adapter::config::settings::{Settings, selection};
+use crate::adapter::config::{Bias, Scope, Selection, Targets};
+use crate::adapter::method::{Configuration, Placed, Places, Row};
+use crate::adapter::params::key::{Family, Part as KeyPart, Tensors};
+use crate::adapter::part::{Folding, Insertion};
+use crate::adapter::targets::pattern::Pattern;
 use crate::adapter::weights::fold;
 use crate::anatomy::{Anatomy, Projection};
-use crate::ir::{Builder, DType, Expr, NodeSpec, Tensor, ValueId};
+use crate::ir::Tensor;
 use crate::{Error, Result};
+
+/// `[out_features, 1]`, or `[1, in_features]` for the input's.
+const IA3: KeyPart = KeyPart::new("ia3_l", "");
+
+/// The row of IA3.
+pub static ROW: Row = Row {
+    name: "ia3",
+    aliases: &[],
+    variants: &[],
+    about: "Learned factors of activations",
+    peft_type: "IA3",
+    learning_rate: 5e-3,
+    family: Family::Tuner,
+    tensors: Tensors { parts: &[IA3], shared: &[] },
+    adapter_file: "ia3",
+    page: "ia3.md",
+    read: |fields| Ia3Config::read(fields).map(Into::into),
+    configure: |options: &Options| {
+        let (scope, feedforward) = (options.scope.clone(), options.feedforward.clone());
+        Ok(Ia3Config { scope, feedforward, fan_in_fan_out: false }.into())
+    },
+};
+
+/// The options of IA3 (`IA3Config`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ia3Config {
+    /// Where it attaches.
+    pub scope: Scope,
+    /// Targets whose input is scaled instead of their output.
+    pub feedforward: Option<Selection>,
+    /// Whether the base's weights are stored `[in, out]`.
+    pub fan_in_fan_out: bool,
+}
+
+impl Ia3Config {
+    fn read(fields: &Fields<'_>) -> Result<Self> {
+        fields.inert(&["init_ia3_weights"]);
+        Ok(Self {
+            scope: Scope::read(fields)?,
+            feedforward: fields.selection("feedforward_modules")?,
+            fan_in_fan_out: fields.flag("fan_in_fan_out", Flag::Off)?,
+        })
+    }
+}
 
 /// Factors at one module.
 #[derive(Debug)]
 struct Factors {
-    module: String,
-    /// Whether it is the input that is scaled.
-    of_input: bool,
+    linear: Linear,
+    side: Side,
 }
 
-/// Finds the modules; where none are named: keys, values, and what makes the hidden states of a feed-forward block narrow again.
-pub(crate) fn place(config: &Ia3Config, at: &Places<'_>) -> Result<Placed> {
-    let mut config = config.clone();
-    config.scope.modules_to_save = at.saved.to_vec();
-    if config.scope.targets.is_default() {
-        let (targets, feedforward) = defaults(at.anatomy);
-        config.scope.targets = crate::adapter::config::Targets::Only(Selection::Names(targets));
-        config.feedforward.get_or_insert(Selection::Names(feedforward));
+impl Configuration for Ia3Config {
+    fn row(&self) -> &'static Row {
+        &ROW
     }
-    let candidates = targets::candidates(at.anatomy);
-    let chosen = targets::select(&config.scope, &candidates, at.strictness)?;
-    let mut parts: Vec<Box<dyn Part>> = vec![];
-    for place in chosen {
-        let module = candidates[place].module.clone();
-        if !at.anatomy.projections.iter().any(|projection| projection.module == module) {
-            return Err(Error::unsupported(format!("IA3 on {module}"), "only linear projections have factors"));
+
+    fn check(&self) -> Result<()> {
+        self.scope.check()
+    }
+
+    fn write(&self, settings: &mut Settings) {
+        settings.put_scope(&self.scope);
+        settings.put("feedforward_modules", self.feedforward.as_ref().map_or(json!([]), selection));
+        settings.put("fan_in_fan_out", self.fan_in_fan_out);
+    }
+
+    fn scope(&self) -> Option<&Scope> {
+        Some(&self.scope)
+    }
+
+    fn scope_mut(&mut self) -> Option<&mut Scope> {
+        Some(&mut self.scope)
+    }
+
+    /// Finds the modules; where none are named: keys, values, and what makes the hidden states of a feed-forward block narrow again.
+    fn place(&self, at: &Places<'_>) -> Result<Placed> {
+        let mut config = self.clone();
+        if config.scope.targets.is_default() {
+            let (targets, feedforward) = defaults(at.anatomy);
+            config.scope.targets = Targets::Only(Selection::Names(targets));
+            config.feedforward.get_or_insert(Selection::Names(feedforward));
         }
-        let of_input = config.feedforward.as_ref().map_or(Ok(false), |selection| is_feedforward(selection, &module))?;
-        parts.push(Box::new(Factors { module, of_input }));
+        let factors = |linear: Linear| {
+            let of_input = config.feedforward.as_ref().map_or(Ok(false), |selection| is_feedforward(selection, &linear.module))?;
+            Ok(Factors { linear, side: if of_input { Side::Input } else { Side::Output } })
+        };
+        let branches = branch::choose(&config.scope, at)?.into_iter().map(factors).collect::<Result<Vec<_>>>()?;
+        let modules: Vec<String> = branches.iter().map(|branch| branch.linear.module.clone()).collect();
+        config.fan_in_fan_out |= at.has_conv1d(&modules);
+        Ok(branch::placed(config, branches, Bias::None, at))
     }
-    let modules: Vec<String> = parts.iter().flat_map(|part| part.targets()).map(|(module, _)| module).collect();
-    let modules: Vec<&str> = modules.iter().map(String::as_str).collect();
-    config.scope.settle(&modules, at.saved);
-    config.fan_in_fan_out |= at.anatomy.projections.iter().any(|p| p.conv1d && modules.contains(&p.module.as_str()));
-    Ok(Placed { parts, settled: Method::Ia3(config) })
 }
 
 /// PEFT's rule: names are ends of a path, with or without a dot before them (`_check_target_module_feedforward`).
@@ -77,90 +138,46 @@ fn defaults(anatomy: &Anatomy) -> (Vec<String>, Vec<String>) {
     (targets, feedforward)
 }
 
-/// How many nodes may stand between a product and what it reads: `DynamicQuantizeLinear`, `MatMulInteger`, `Cast`, `Mul` and one to spare.
-const BETWEEN: usize = 5;
-
-/// One product made to read another value. What rounds its input may be read by other products as well, so that it is written again.
-struct Again<'g> {
-    /// What stands for a value: the other input, and what was written for it.
-    instead: BTreeMap<ValueId, Expr<'g>>,
-    b: &'g Builder,
-}
-
-impl<'g> Again<'g> {
-    fn reading(old: Expr<'g>, new: Expr<'g>) -> Self {
-        Self { instead: BTreeMap::from([(old.id(), new)]), b: old.b() }
-    }
-
-    fn rewire(mut self, output: ValueId) {
-        let inputs = self.b.maker(output).map(|node| node.inputs).unwrap_or_default();
-        for (place, input) in inputs.into_iter().enumerate() {
-            if let Some(new) = input.and_then(|input| self.instead_of(input, BETWEEN)) {
-                self.b.rewire_input(output, place, new);
-            }
-        }
-    }
-
-    /// What stands for a value, if it is made of the old input by so many nodes at most.
-    fn instead_of(&mut self, value: ValueId, nodes: usize) -> Option<Expr<'g>> {
-        if let Some(known) = self.instead.get(&value) {
-            return Some(*known);
-        }
-        let node = self.b.maker(value).filter(|_| nodes > 0)?;
-        let inputs: Vec<Option<Expr<'g>>> = node.inputs.iter().map(|input| self.instead_of((*input)?, nodes - 1)).collect();
-        if inputs.iter().all(Option::is_none) {
-            return None;
-        }
-        let outputs = node.outputs.clone();
-        let written = self.b.node(NodeSpec {
-            name: "".into(),
-            op: node.op,
-            inputs: node.inputs.iter().zip(inputs).map(|(old, new)| new.map_or(*old, |new| Some(new.id()))).collect(),
-            outputs: outputs.iter().map(|output| output.map(|_| "".into())).collect(),
-            attrs: node.attrs,
-            ..NodeSpec::default()
-        });
-        self.instead.extend(outputs.iter().zip(written).filter_map(|(old, new)| old.zip(new)));
-        self.instead.get(&value).copied()
+impl Factors {
+    fn length(&self) -> usize {
+        if self.side == Side::Input { self.linear.in_features } else { self.linear.out_features }
     }
 }
 
-impl Part for Factors {
-    /// `[out_features, 1]`, or `[1, in_features]` for the input's; fresh ones are 1.
-    fn insert(&self, at: &Insertion<'_, '_>) -> Result<()> {
-        let b = at.b;
-        for projection in at.anatomy.projections.iter().filter(|projection| projection.module == self.module) {
-            let length = if self.of_input { projection.in_features } else { projection.out_features };
-            let length = usize::try_from(length).unwrap_or(0);
-            let shape = if self.of_input { [1, length] } else { [length, 1] };
-            let factors = param(at.params, &self.module, KeyPart::Ia3, || Tensor::from_f32(&shape, &vec![1.0; length]));
-            b.scoped(&format!("ia3/{}", self.module), || {
-                let row = factors.reshape(&[-1]);
-                if self.of_input {
-                    let x = b.current(projection.x);
-                    Again::reading(x, (x.cast(DType::F32) * row).cast(x.dtype())).rewire(projection.y);
-                } else {
-                    b.rewire(b.expr(projection.output), |y| (y.cast(DType::F32) * row).cast(y.dtype()));
-                }
-            });
+impl Branch for Factors {
+    fn module(&self) -> &str {
+        &self.linear.module
+    }
+
+    fn name(&self) -> &'static str {
+        "ia3"
+    }
+
+    fn side(&self) -> Side {
+        self.side
+    }
+
+    /// Fresh factors are 1.
+    fn forward<'s, 'g: 's>(&'s self, at: &Insertion<'g, '_>) -> Result<Forward<'s, 'g>> {
+        let length = self.length();
+        let shape = if self.side == Side::Input { [1, length] } else { [length, 1] };
+        let factors = at.params.of(self.module(), IA3, || Tensor::from_f32(&shape, &vec![1.0; length]));
+        Ok(Box::new(move |call| call.times(factors.reshape(&[-1]))))
+    }
+
+    fn folded(&self, at: &Folding<'_>, weight: Array2<f32>, _: Option<&Range<i64>>) -> Result<Array2<f32>> {
+        let factors = at.vector(self.module(), IA3)?;
+        let (length, axis) = if self.side == Side::Input { (weight.ncols(), Axis(0)) } else { (weight.nrows(), Axis(1)) };
+        if factors.len() != length {
+            return Err(Error::mismatch("number of factors", length, factors.len()));
         }
-        Ok(())
+        Ok(weight * factors.view().insert_axis(axis))
     }
 
-    fn fold(&self, at: &Folding<'_>) -> Result<()> {
-        let factors = at.numbers(&Key::module(&*self.module, KeyPart::Ia3).to_string())?;
-        let view = ArrayView1::from(&factors);
-        fold::change_weight(at, &self.module, |weight| {
-            let (length, axis) = if self.of_input { (weight.ncols(), Axis(0)) } else { (weight.nrows(), Axis(1)) };
-            if view.len() != length {
-                return Err(Error::mismatch("number of factors", length, view.len()));
-            }
-            Ok(weight * view.insert_axis(axis))
-        })?;
-        if self.of_input { Ok(()) } else { fold::scale_bias(at, &self.module, &factors) }
-    }
-
-    fn targets(&self) -> Vec<(String, usize)> {
-        vec![(self.module.clone(), 0)]
+    fn fold_bias(&self, at: &Folding<'_>) -> Result<()> {
+        match self.side {
+            Side::Input => Ok(()),
+            Side::Output => fold::scale_bias(at, self.module(), &at.vector(self.module(), IA3)?.to_vec()),
+        }
     }
 }

@@ -1,62 +1,123 @@
 //! LoHa: `ΔW = scaling · (A₁·B₁) ⊙ (A₂·B₂)` (Hyeon-Woo et al., FedPara; PEFT `tuners/loha/layer.py`).
 
-use crate::adapter::config::{Method, ProductConfig};
-use crate::adapter::params::{
-    budget::wide,
-    init,
-    key::{Key, Part as KeyPart},
-    narrow_uniform, param,
-};
-use crate::adapter::part::{Folding, Insertion, Placed, Places};
-use crate::adapter::weights::linalg;
+use std::ops::Range;
+
 use ndarray::Array2;
 
-use super::update::{self, Site, Update};
-use crate::Result;
-use crate::ir::Expr;
+use super::branch::{self, Branch, Forward, added};
+use super::product::{ProductConfig, Site};
+use crate::adapter::config::options::Options;
+use crate::adapter::config::{Bias, Scope, settings::Settings};
+use crate::adapter::method::{Configuration, Placed, Places, Row};
+use crate::adapter::params::budget::wide;
+use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
+use crate::adapter::params::{init, narrow_uniform};
+use crate::adapter::part::{Folding, Insertion};
+use crate::anatomy::Anatomy;
+use crate::error::Result;
+
+/// `[out_features, rank]`
+const W1_A: KeyPart = KeyPart::new("hada_w1_a", "");
+/// `[rank, in_features]`
+const W1_B: KeyPart = KeyPart::new("hada_w1_b", "");
+/// `[out_features, rank]`
+const W2_A: KeyPart = KeyPart::new("hada_w2_a", "");
+/// `[rank, in_features]`
+const W2_B: KeyPart = KeyPart::new("hada_w2_b", "");
+
+/// The row of LoHa.
+pub static ROW: Row = Row {
+    name: "loha",
+    aliases: &[],
+    variants: &[],
+    about: "Hadamard products of two low-rank matrices",
+    peft_type: "LOHA",
+    learning_rate: 5e-4,
+    family: Family::Tuner,
+    tensors: Tensors { parts: &[W1_A, W1_B, W2_A, W2_B], shared: &[] },
+    adapter_file: "loha",
+    page: "other-updates.md",
+    read: |fields| ProductConfig::read(fields).map(|product| LohaConfig(product).into()),
+    configure: |options: &Options| Ok(LohaConfig(ProductConfig::asked(options)).into()),
+};
+
+/// The options of LoHa (`LoHaConfig`).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LohaConfig(pub ProductConfig);
 
 /// The update of one module.
 #[derive(Debug)]
 struct Hadamard(Site);
 
-/// Finds the modules.
-pub(crate) fn place(config: &ProductConfig, at: &Places<'_>) -> Result<Placed> {
-    let (parts, config) = update::place(config, at, Hadamard)?;
-    Ok(Placed { parts, settled: Method::Loha(config) })
+impl Configuration for LohaConfig {
+    fn row(&self) -> &'static Row {
+        &ROW
+    }
+
+    fn check(&self) -> Result<()> {
+        self.0.checked()
+    }
+
+    fn write(&self, settings: &mut Settings) {
+        self.0.written(settings);
+    }
+
+    fn place(&self, at: &Places<'_>) -> Result<Placed> {
+        let branches = self.0.sites(at)?.into_iter().map(Hadamard).collect();
+        Ok(branch::placed(self.clone(), branches, Bias::None, at))
+    }
+
+    fn scope(&self) -> Option<&Scope> {
+        Some(&self.0.scope)
+    }
+
+    fn scope_mut(&mut self) -> Option<&mut Scope> {
+        Some(&mut self.0.scope)
+    }
+
+    fn constants(&self) -> Vec<(&'static str, String)> {
+        self.0.scales()
+    }
 }
 
-impl Update for Hadamard {
+impl Branch for Hadamard {
     fn module(&self) -> &str {
         &self.0.module
+    }
+
+    fn name(&self) -> &'static str {
+        "update"
     }
 
     fn rank(&self) -> usize {
         self.0.rank
     }
 
-    fn numbers(&self) -> u128 {
+    fn numbers(&self, _: &Anatomy) -> u128 {
         2 * wide(self.0.rank) * (wide(self.0.out_features) + wide(self.0.in_features))
     }
 
-    /// `hada_w1_a` and `hada_w2_a` are `[out_features, rank]`, `hada_w1_b` and `hada_w2_b` `[rank, in_features]`; a fresh `hada_w2_b` is zero.
-    fn write<'g>(&self, at: &Insertion<'g, '_>) -> Expr<'g> {
+    /// A fresh `hada_w2_b` is zero.
+    fn forward<'s, 'g: 's>(&'s self, at: &Insertion<'g, '_>) -> Result<Forward<'s, 'g>> {
         let Site { module, out_features, in_features, rank, scaling, seed } = &self.0;
         let (left, right) = ([*out_features, *rank], [*rank, *in_features]);
         let get = |part, shape: [usize; 2]| {
-            param(at.params, module, part, || match part {
-                KeyPart::HadaW2B => init::zeros(&shape),
-                _ => narrow_uniform(*seed, &Key::module(&**module, part), shape),
+            at.params.of(module, part, || {
+                if part == W2_B { init::zeros(&shape) } else { narrow_uniform(*seed, &Key::module(&**module, part), shape) }
             })
         };
-        let first = get(KeyPart::HadaW1A, left).matmul(get(KeyPart::HadaW1B, right));
-        let second = get(KeyPart::HadaW2A, left).matmul(get(KeyPart::HadaW2B, right));
-        first * second * *scaling
+        let delta = at.b.scoped(&format!("update/{module}"), || {
+            let first = get(W1_A, left).matmul(get(W1_B, right));
+            let second = get(W2_A, left).matmul(get(W2_B, right));
+            first * second * *scaling
+        });
+        Ok(Box::new(move |call| call.plus(call.x.matmul(delta.t()))))
     }
 
-    fn compute(&self, at: &Folding<'_>) -> Result<Array2<f32>> {
-        let get = |part| linalg::matrix(&at.tensor(&Key::module(&*self.0.module, part).to_string())?);
-        let first = get(KeyPart::HadaW1A)?.dot(&get(KeyPart::HadaW1B)?);
-        let second = get(KeyPart::HadaW2A)?.dot(&get(KeyPart::HadaW2B)?);
-        Ok(first * second * init::narrow(self.0.scaling))
+    fn folded(&self, at: &Folding<'_>, weight: Array2<f32>, rows: Option<&Range<i64>>) -> Result<Array2<f32>> {
+        let get = |part| at.matrix(self.module(), part);
+        let first = get(W1_A)?.dot(&get(W1_B)?);
+        let second = get(W2_A)?.dot(&get(W2_B)?);
+        added(weight, &(first * second * init::narrow(self.0.scaling)), rows)
     }
 }

@@ -7,10 +7,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::adapter::config::{Method, PrefixConfig, PrefixInit, PromptShape};
+use serde_json::json;
+
+use super::prompt::of_virtual_tokens;
+use crate::adapter::config::fields::{Fields, Flag};
+use crate::adapter::config::options::Options;
+use crate::adapter::config::settings::Settings;
+use crate::adapter::config::{PrefixConfig, PrefixInit, PromptShape, Task, at_least_one};
+use crate::adapter::method::{Configuration, Method, Placed, Places, Row};
 use crate::adapter::params::init;
-use crate::adapter::part::{Folding, Insertion, Part, Placed, Places};
-use crate::adapter::virtual_tokens::{check_room, decoder, extended_masks::Longer, rows::Rows, score_shapes};
+use crate::adapter::params::key::{Family, Tensors};
+use crate::adapter::part::{Folding, Insertion, Part};
+use crate::adapter::virtual_tokens::encoder::Encoder;
+use crate::adapter::virtual_tokens::extended_masks::Longer;
+use crate::adapter::virtual_tokens::rows::Rows;
+use crate::adapter::virtual_tokens::{check_room, decoder, score_shapes};
 use crate::anatomy::{Anatomy, Attention, Axis, Heads, Mask, Masking, PositionUse};
 use crate::ir::{Attr, Builder, DType, Expr, Graph, Tensor, ValueId};
 use crate::{Error, Result};
@@ -39,8 +50,100 @@ struct Sizes {
 /// comparison of methods on MetaMathQA has 35.8 for zeros against 18.6).
 const DEVIATION: f32 = 0.02;
 
+/// The keys and values, `prompt_embeddings` `[tokens, layers · 2 · heads · size]`, are the only tensor of a prefix.
+const TENSORS: Tensors = Tensors { parts: &[], shared: &[] };
+
+/// The row of prefixes that a network computes; both kinds are of one `peft_type`.
+pub static ROW: Row = Row {
+    name: "prefix_tuning",
+    aliases: &["prefix-tuning"],
+    variants: &[],
+    about: "Learned keys and values in front of every layer's, computed by a small network",
+    peft_type: "PREFIX_TUNING",
+    learning_rate: 5e-4,
+    family: Family::Prompt,
+    tensors: TENSORS,
+    adapter_file: "prefix",
+    page: "prefix-tuning.md",
+    read: |fields| read(fields).map(Into::into),
+    configure: |options: &Options| asked(options, true),
+};
+
+/// The row of prefixes that are trained as they are.
+pub static P_TUNING_V2: Row = Row {
+    name: "p_tuning_v2",
+    aliases: &["p-tuning-v2", "ptuning-v2", "ptuningv2"],
+    variants: &[],
+    about: "Learned keys and values in front of every layer's",
+    peft_type: "PREFIX_TUNING",
+    learning_rate: 1e-2,
+    family: Family::Prompt,
+    tensors: TENSORS,
+    adapter_file: "prefix",
+    page: "p-tuning-v2.md",
+    read: |fields| read(fields).map(Into::into),
+    configure: |options: &Options| asked(options, false),
+};
+
+fn asked(options: &Options, is_computed: bool) -> Result<Method> {
+    Ok(PrefixConfig {
+        num_virtual_tokens: options.virtual_tokens(),
+        prefix_projection: is_computed || options.prefix_projection,
+        encoder_hidden_size: options.encoder_hidden_size,
+        init: options.prefix_init()?,
+        modules_to_save: options.scope.modules_to_save.clone(),
+        ..PrefixConfig::default()
+    }
+    .into())
+}
+
+fn read(fields: &Fields<'_>) -> Result<PrefixConfig> {
+    fields.inert(&["init_weights"]);
+    Ok(PrefixConfig {
+        num_virtual_tokens: PromptShape::virtual_tokens(fields)?,
+        prefix_projection: fields.flag("prefix_projection", Flag::Off)?,
+        encoder_hidden_size: fields.size("encoder_hidden_size")?,
+        init: PrefixInit::Random,
+        modules_to_save: fields.names("modules_to_save")?,
+        shape: PromptShape::read(fields)?,
+    })
+}
+
+impl Configuration for PrefixConfig {
+    fn row(&self) -> &'static Row {
+        if self.prefix_projection { &ROW } else { &P_TUNING_V2 }
+    }
+
+    fn check(&self) -> Result<()> {
+        at_least_one("encoder_hidden_size", self.encoder_hidden_size.unwrap_or(1))?;
+        at_least_one("num_virtual_tokens", self.num_virtual_tokens)
+    }
+
+    fn write(&self, settings: &mut Settings) {
+        self.shape.write(self.num_virtual_tokens, &self.modules_to_save, settings);
+        settings.put("prefix_projection", self.prefix_projection);
+        settings.put("encoder_hidden_size", json!(self.encoder_hidden_size));
+    }
+
+    fn modules_to_save(&self) -> &[String] {
+        &self.modules_to_save
+    }
+
+    fn task_type(&self, task: Task) -> Option<&'static str> {
+        of_virtual_tokens(task)
+    }
+
+    fn encoder(&self) -> Result<Option<Encoder>> {
+        self.prefix_projection.then(|| Encoder::of_prefix(self)).transpose()
+    }
+
+    fn place(&self, at: &Places<'_>) -> Result<Placed> {
+        place(self, at)
+    }
+}
+
 /// Finds the place of a prefix: every attention of a token with its own kind.
-pub(crate) fn place(config: &PrefixConfig, at: &Places<'_>) -> Result<Placed> {
+fn place(config: &PrefixConfig, at: &Places<'_>) -> Result<Placed> {
     check_room(at.anatomy, config.num_virtual_tokens)?;
     let has_encoder = decoder::is_behind_encoder(at.anatomy);
     let shape = sizes(at.anatomy)?;
@@ -57,8 +160,8 @@ pub(crate) fn place(config: &PrefixConfig, at: &Places<'_>) -> Result<Placed> {
         return Err(Error::unsupported(format!("starting the prefix from {text:?}"), "its keys and values were not computed"));
     }
     let (tokens, start) = (config.num_virtual_tokens, config.init.rows().cloned());
-    let settled = Method::Prefix(config);
-    let prefix = Prefix { rows: Rows::of(&settled, at)?, start, seed: at.seed, tokens, shape, has_encoder };
+    let settled = Method::from(config);
+    let prefix = Prefix { rows: Rows::of(|| settled.encoder(), at.given, at.seed)?, start, seed: at.seed, tokens, shape, has_encoder };
     Ok(Placed { parts: vec![Box::new(prefix)], settled })
 }
 

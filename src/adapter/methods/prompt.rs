@@ -2,12 +2,22 @@
 //! `PeftModel.forward` and `tuners/prompt_tuning/model.py`), or computed by a network (P-tuning).
 
 use rand::RngExt;
+use serde_json::{Value, json};
 
-use crate::adapter::config::{Method, PromptConfig, PromptEncoderConfig, PromptInit, PromptShape};
+use crate::adapter::config::fields::Fields;
+use crate::adapter::config::options::{Options, PromptStart};
+use crate::adapter::config::settings::Settings;
+use crate::adapter::config::{
+    PromptConfig, PromptEncoderConfig, PromptInit, PromptShape, Reparameterization, Task, at_least_one, probability,
+};
+use crate::adapter::method::{Configuration, Method, Placed, Places, Row};
 use crate::adapter::params::init;
-use crate::adapter::part::{Folding, Insertion, Part, Placed, Places};
+use crate::adapter::params::key::{Family, Tensors};
+use crate::adapter::part::{Folding, Insertion, Part};
 use crate::adapter::targets::tables;
-use crate::adapter::virtual_tokens::{check_room, prepend, rows::Rows};
+use crate::adapter::virtual_tokens::encoder::Encoder;
+use crate::adapter::virtual_tokens::rows::Rows;
+use crate::adapter::virtual_tokens::{check_room, prepend};
 use crate::adapter::weights::dequantised_rows;
 use crate::anatomy::Anatomy;
 use crate::ir::{Graph, Tensor};
@@ -27,23 +37,175 @@ struct Prompt {
     has_decoder: bool,
 }
 
-/// Finds the place of a prompt.
-pub(crate) fn place(config: &PromptConfig, at: &Places<'_>) -> Result<Placed> {
-    let mut config = config.clone();
-    config.shape = shape(at.anatomy)?;
-    at.saved.clone_into(&mut config.modules_to_save);
-    let (tokens, init) = (config.num_virtual_tokens, config.init.clone());
-    placed(Method::Prompt(config), tokens, init, at)
+/// The embeddings of the virtual tokens, `prompt_embeddings` `[tokens, hidden]`, are the only tensor of a prompt.
+const TENSORS: Tensors = Tensors { parts: &[], shared: &[] };
+
+/// The row of prompt tuning.
+pub static ROW: Row = Row {
+    name: "prompt_tuning",
+    aliases: &["prompt-tuning"],
+    variants: &[],
+    about: "Learned embeddings in front of the tokens",
+    peft_type: "PROMPT_TUNING",
+    learning_rate: 3e-2,
+    family: Family::Prompt,
+    tensors: TENSORS,
+    adapter_file: "prompt",
+    page: "prompt-tuning.md",
+    read: |fields| read(fields).map(Into::into),
+    configure: |options: &Options| {
+        Ok(PromptConfig {
+            num_virtual_tokens: options.virtual_tokens(),
+            init: options.prompt_init()?,
+            modules_to_save: options.scope.modules_to_save.clone(),
+            ..PromptConfig::default()
+        }
+        .into())
+    },
+};
+
+/// The row of P-tuning.
+pub static P_TUNING: Row = Row {
+    name: "p_tuning",
+    aliases: &["p-tuning", "ptuning"],
+    variants: &[],
+    about: "Learned embeddings in front of the tokens, computed by a small network",
+    peft_type: "P_TUNING",
+    learning_rate: 1e-3,
+    family: Family::Prompt,
+    tensors: TENSORS,
+    adapter_file: "prompt",
+    page: "p-tuning.md",
+    read: |fields| read_encoded(fields).map(Into::into),
+    configure: |options: &Options| {
+        let default = PromptEncoderConfig::default();
+        Ok(PromptEncoderConfig {
+            num_virtual_tokens: options.virtual_tokens(),
+            reparameterization: options.reparameterization,
+            encoder_num_layers: options.encoder_num_layers.unwrap_or(default.encoder_num_layers),
+            encoder_hidden_size: options.encoder_hidden_size,
+            modules_to_save: options.scope.modules_to_save.clone(),
+            ..default
+        }
+        .into())
+    },
+};
+
+const STARTS: &[(&str, PromptStart)] =
+    &[("RANDOM", PromptStart::Random), ("SAMPLE_VOCAB", PromptStart::Vocabulary), ("TEXT", PromptStart::Text)];
+
+const REPARAMETERIZATIONS: &[(&str, Reparameterization)] = &[("MLP", Reparameterization::Mlp), ("LSTM", Reparameterization::Lstm)];
+
+fn read(fields: &Fields<'_>) -> Result<PromptConfig> {
+    fields.inert(&["tokenizer_kwargs", "tokenizer_name_or_path"]);
+    let text = fields.text("prompt_tuning_init_text")?.map(str::to_owned);
+    Ok(PromptConfig {
+        num_virtual_tokens: PromptShape::virtual_tokens(fields)?,
+        init: match (fields.one_of("prompt_tuning_init", STARTS, PromptStart::Random)?, text) {
+            (PromptStart::Vocabulary, _) => PromptInit::Vocabulary,
+            (PromptStart::Text, Some(text)) => PromptInit::Text(text),
+            (PromptStart::Random, _) | (PromptStart::Text, None) => PromptInit::Random,
+        },
+        modules_to_save: fields.names("modules_to_save")?,
+        shape: PromptShape::read(fields)?,
+    })
 }
 
-/// Finds the place of a prompt that a network computes.
-pub(crate) fn place_encoded(config: &PromptEncoderConfig, at: &Places<'_>) -> Result<Placed> {
-    let mut config = config.clone();
-    config.shape = shape(at.anatomy)?;
-    config.encoder_hidden_size = config.encoder_hidden_size.or(config.shape.token_dim);
-    at.saved.clone_into(&mut config.modules_to_save);
-    let tokens = config.num_virtual_tokens;
-    placed(Method::PromptEncoder(config), tokens, PromptInit::Random, at)
+fn read_encoded(fields: &Fields<'_>) -> Result<PromptEncoderConfig> {
+    let default = PromptEncoderConfig::default();
+    Ok(PromptEncoderConfig {
+        num_virtual_tokens: PromptShape::virtual_tokens(fields)?,
+        reparameterization: fields.one_of("encoder_reparameterization_type", REPARAMETERIZATIONS, Reparameterization::Mlp)?,
+        encoder_hidden_size: fields.size("encoder_hidden_size")?,
+        encoder_num_layers: fields.size("encoder_num_layers")?.unwrap_or(default.encoder_num_layers),
+        encoder_dropout: fields.number("encoder_dropout", default.encoder_dropout)?,
+        modules_to_save: fields.names("modules_to_save")?,
+        shape: PromptShape::read(fields)?,
+    })
+}
+
+impl Configuration for PromptConfig {
+    fn row(&self) -> &'static Row {
+        &ROW
+    }
+
+    fn check(&self) -> Result<()> {
+        at_least_one("num_virtual_tokens", self.num_virtual_tokens)
+    }
+
+    fn write(&self, settings: &mut Settings) {
+        self.shape.write(self.num_virtual_tokens, &self.modules_to_save, settings);
+        // PEFT refuses TEXT without the name of a tokenizer, and does not look at it once there are weights.
+        let has_tokenizer = settings.0.get("tokenizer_name_or_path").is_some_and(|name| !name.is_null());
+        let (start, text) = match &self.init {
+            PromptInit::Text(text) if has_tokenizer => ("TEXT", json!(text)),
+            PromptInit::Random | PromptInit::Text(_) | PromptInit::Tokens(_) => ("RANDOM", Value::Null),
+            PromptInit::Vocabulary => ("SAMPLE_VOCAB", Value::Null),
+        };
+        settings.put("prompt_tuning_init", start);
+        settings.put("prompt_tuning_init_text", text);
+    }
+
+    fn modules_to_save(&self) -> &[String] {
+        &self.modules_to_save
+    }
+
+    fn task_type(&self, task: Task) -> Option<&'static str> {
+        of_virtual_tokens(task)
+    }
+
+    fn place(&self, at: &Places<'_>) -> Result<Placed> {
+        let config = Self { shape: shape(at.anatomy)?, modules_to_save: at.saved.to_vec(), ..self.clone() };
+        let (tokens, init) = (config.num_virtual_tokens, config.init.clone());
+        placed(config.into(), tokens, init, at)
+    }
+}
+
+impl Configuration for PromptEncoderConfig {
+    fn row(&self) -> &'static Row {
+        &P_TUNING
+    }
+
+    fn check(&self) -> Result<()> {
+        at_least_one("num_virtual_tokens", self.num_virtual_tokens)?;
+        at_least_one("encoder_hidden_size", self.encoder_hidden_size.unwrap_or(1))?;
+        at_least_one("encoder_num_layers", self.encoder_num_layers)?;
+        probability("encoder_dropout", self.encoder_dropout)
+    }
+
+    fn write(&self, settings: &mut Settings) {
+        self.shape.write(self.num_virtual_tokens, &self.modules_to_save, settings);
+        let (name, _) = REPARAMETERIZATIONS.iter().find(|(_, kind)| *kind == self.reparameterization).expect("every kind has a row");
+        settings.put("encoder_reparameterization_type", *name);
+        settings.put("encoder_hidden_size", json!(self.encoder_hidden_size));
+        settings.put("encoder_num_layers", self.encoder_num_layers);
+        settings.put("encoder_dropout", self.encoder_dropout);
+    }
+
+    fn modules_to_save(&self) -> &[String] {
+        &self.modules_to_save
+    }
+
+    fn task_type(&self, task: Task) -> Option<&'static str> {
+        of_virtual_tokens(task)
+    }
+
+    fn encoder(&self) -> Result<Option<Encoder>> {
+        Encoder::of_prompt(self).map(Some)
+    }
+
+    fn place(&self, at: &Places<'_>) -> Result<Placed> {
+        let mut config = Self { shape: shape(at.anatomy)?, modules_to_save: at.saved.to_vec(), ..self.clone() };
+        config.encoder_hidden_size = config.encoder_hidden_size.or(config.shape.token_dim);
+        let tokens = config.num_virtual_tokens;
+        placed(config.into(), tokens, PromptInit::Random, at)
+    }
+}
+
+/// PEFT has no task type for masked language models, but virtual tokens need one; its class for features leaves the outputs as they are
+/// (`PeftModelForFeatureExtraction` in `peft/peft_model.py`).
+pub(super) fn of_virtual_tokens(task: Task) -> Option<&'static str> {
+    if task == Task::MaskedLm { Some("FEATURE_EXTRACTION") } else { task.task_type() }
 }
 
 fn placed(settled: Method, tokens: usize, init: PromptInit, at: &Places<'_>) -> Result<Placed> {
@@ -51,7 +213,7 @@ fn placed(settled: Method, tokens: usize, init: PromptInit, at: &Places<'_>) -> 
     let table = tables::of_tokens(at.anatomy)?;
     let has_decoder = at.anatomy.inputs.decoder_input_ids.is_some();
     let prompt = Prompt {
-        rows: Rows::of(&settled, at)?,
+        rows: Rows::of(|| settled.encoder(), at.given, at.seed)?,
         init,
         seed: at.seed,
         tokens,

@@ -1,22 +1,97 @@
 //! Rows of an embedding, trained as they are (PEFT `tuners/trainable_tokens/layer.py`).
 
-use crate::adapter::config::{Method, Selection, TokensConfig};
-use crate::adapter::params::{
-    key::{Key, Part as KeyPart},
-    param,
-};
-use crate::adapter::part::{Folding, Insertion, Part, Placed, Places, boxed};
-use crate::adapter::targets::{
-    SelectionMatcher,
-    tables::{self, Table},
-};
-use crate::adapter::weights::{fold, linalg};
 use indexmap::IndexMap;
 use ndarray::s;
+use serde_json::{Value, json};
 
+use crate::adapter::config::fields::Fields;
+use crate::adapter::config::options::Options;
+use crate::adapter::config::settings::{Settings, selection};
+use crate::adapter::config::{Selection, Targets, Task, at_least_one};
+use crate::adapter::method::{Configuration, Placed, Places, Row};
+use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
+use crate::adapter::params::matrices::matrix;
+use crate::adapter::part::{Folding, Insertion, Part, boxed};
+use crate::adapter::targets::SelectionMatcher;
+use crate::adapter::targets::tables::{self, Table};
+use crate::adapter::weights::fold;
 use crate::anatomy::{Anatomy, Embedding};
 use crate::ir::{DType, Expr, Tensor};
 use crate::{Error, Result};
+
+/// The rows of a table that LoRA attaches beside, `[rows, hidden]`.
+pub(crate) const TOKEN_DELTA: KeyPart = KeyPart::new("token_adapter.trainable_tokens_delta", "");
+/// The rows of a table where nothing else is trained, `[rows, hidden]`.
+const OWN_TOKEN_DELTA: KeyPart = KeyPart::new("trainable_tokens_delta", "");
+
+/// The row of the method that trains rows and nothing else.
+pub static ROW: Row = Row {
+    name: "trainable_tokens",
+    aliases: &["trainable-tokens"],
+    variants: &[],
+    about: "Rows of the embedding (--trainable-token-indices)",
+    peft_type: "TRAINABLE_TOKENS",
+    learning_rate: 1e-3,
+    family: Family::Tuner,
+    tensors: Tensors { parts: &[OWN_TOKEN_DELTA], shared: &[] },
+    adapter_file: "trainable_tokens",
+    page: "trainable-tokens.md",
+    read: |fields| TokensConfig::read(fields).map(Into::into),
+    configure: |options: &Options| {
+        let targets = match &options.scope.targets {
+            Targets::Only(selection) => Some(selection.clone()),
+            Targets::AllLinear => Some(Selection::Names(vec!["all-linear".to_owned()])),
+            Targets::Default => None,
+        };
+        Ok(TokensConfig { targets, rows: options.rows() }.into())
+    },
+};
+
+/// The options of training rows of embeddings (`TrainableTokensConfig`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokensConfig {
+    /// The tables; none: the one that tokens are looked up in.
+    pub targets: Option<Selection>,
+    /// The rows.
+    pub rows: Vec<usize>,
+}
+
+impl TokensConfig {
+    fn read(fields: &Fields<'_>) -> Result<Self> {
+        fields.inert(&["init_weights"]);
+        Ok(Self { targets: fields.selection("target_modules")?, rows: fields.sizes("token_indices")? })
+    }
+}
+
+impl Configuration for TokensConfig {
+    fn row(&self) -> &'static Row {
+        &ROW
+    }
+
+    fn check(&self) -> Result<()> {
+        at_least_one("number of token_indices", self.rows.len())
+            .map_err(|error| error.with_hint("--trainable-token-indices names the tokens whose rows are trained, by number"))
+    }
+
+    fn write(&self, settings: &mut Settings) {
+        settings.put("target_modules", self.targets.as_ref().map_or(Value::Null, selection));
+        settings.put("token_indices", json!(self.rows));
+    }
+
+    fn place(&self, at: &Places<'_>) -> Result<Placed> {
+        place(self, at)
+    }
+
+    /// PEFT's class for classes of tokens wants modules that are saved as a whole, which trainable tokens cannot have
+    /// (`PeftModelForTokenClassification` in `peft/peft_model.py`).
+    fn task_type(&self, task: Task) -> Option<&'static str> {
+        if task == Task::TokenCls { None } else { task.task_type() }
+    }
+
+    fn constants(&self) -> Vec<(&'static str, String)> {
+        vec![("token_indices", format!("{:?}", self.rows))]
+    }
+}
 
 /// Some rows of one table.
 #[derive(Debug)]
@@ -28,7 +103,7 @@ pub(crate) struct Tokens {
 }
 
 /// Finds the tables of the method that trains rows and nothing else.
-pub(crate) fn place(config: &TokensConfig, at: &Places<'_>) -> Result<Placed> {
+fn place(config: &TokensConfig, at: &Places<'_>) -> Result<Placed> {
     let all = tables::all(at.anatomy);
     let found: Vec<&Table<'_>> = match &config.targets {
         None => {
@@ -46,12 +121,12 @@ pub(crate) fn place(config: &TokensConfig, at: &Places<'_>) -> Result<Placed> {
     let mut parts = vec![];
     for table in &found {
         check_rows(table, &config.rows)?;
-        parts.push(boxed(Tokens { module: table.module.clone(), rows: config.rows.clone(), part: KeyPart::OwnTokenDelta }));
+        parts.push(boxed(Tokens { module: table.module.clone(), rows: config.rows.clone(), part: OWN_TOKEN_DELTA }));
     }
     let mut modules: Vec<String> = found.iter().map(|table| table.module.clone()).collect();
     modules.sort();
     let settled = TokensConfig { targets: Some(Selection::Names(modules)), ..config.clone() };
-    Ok(Placed { parts, settled: Method::TrainableTokens(settled) })
+    Ok(Placed { parts, settled: settled.into() })
 }
 
 fn names(tables: &[Table<'_>]) -> String {
@@ -77,7 +152,7 @@ pub(crate) fn find(settings: &IndexMap<String, Vec<usize>>, at: &Places<'_>) -> 
         let table = tokens.or_else(|| all.iter().find(is_named));
         let table = table.ok_or_else(|| Error::not_found("embedding", name.clone()).with_hint(format!("the model has {}", names(&all))))?;
         check_rows(table, rows)?;
-        found.push(Tokens { module: table.module.clone(), rows: rows.clone(), part: KeyPart::TokenDelta });
+        found.push(Tokens { module: table.module.clone(), rows: rows.clone(), part: TOKEN_DELTA });
     }
     Ok(found)
 }
@@ -87,7 +162,7 @@ impl Part for Tokens {
     fn insert(&self, at: &Insertion<'_, '_>) -> Result<()> {
         let table = self.table(at.anatomy)?;
         let base = self.base_rows(at, table.first())?;
-        let rows = param(at.params, &self.module, self.part, || base.clone());
+        let rows = at.params.of(&self.module, self.part, || base.clone());
         let b = at.b;
         let numbers: Vec<i64> = self.rows.iter().map(|&row| i64::try_from(row).unwrap_or(i64::MAX)).collect();
         b.scoped(&format!("tokens/{}", self.module), || {
@@ -107,7 +182,7 @@ impl Part for Tokens {
     }
 
     fn fold(&self, at: &Folding<'_>) -> Result<()> {
-        let trained = linalg::matrix(&at.tensor(&Key::module(&*self.module, self.part).to_string())?)?;
+        let trained = matrix(&at.tensor(&Key::module(&*self.module, self.part).to_string())?)?;
         let change = |table: &ndarray::Array2<f32>| {
             let mut table = table.clone();
             if trained.nrows() != self.rows.len() || trained.ncols() != table.ncols() {

@@ -1,23 +1,22 @@
-//! Parameters of the base that are trained as they are: modules saved as a whole, biases, normalisations.
+//! Parameters of the base that are trained as they are, beside any method: modules saved as a whole, biases.
 
-use crate::adapter::config::{Bias, HeadConfig, LnTuningConfig, Method};
-use crate::adapter::params::{
-    Role,
-    key::{Family, Key, Part as KeyPart},
-};
-use crate::adapter::part::{Folding, Insertion, Part, Placed, Places, boxed};
-use crate::adapter::targets::{self, CandidateKind};
+use crate::Result;
+use crate::adapter::config::Bias;
+use crate::adapter::method::{Method, Places};
+use crate::adapter::params::Role;
+use crate::adapter::params::key::{Family, Key, Part as KeyPart};
+use crate::adapter::part::{Folding, Insertion, Part, boxed};
+use crate::adapter::targets;
 use crate::adapter::weights::{fold, replace};
 use crate::anatomy::Parameter;
-use crate::{Error, Result};
 
 /// A parameter of the base that the adapter has instead.
 #[derive(Clone, Debug)]
-struct Trained {
-    parameter: Parameter,
-    key: String,
+pub(super) struct Trained {
+    pub(super) parameter: Parameter,
+    pub(super) key: String,
     /// Whether it is trained, or the adapter's file has other values for it that stay.
-    role: Role,
+    pub(super) role: Role,
 }
 
 impl Part for Trained {
@@ -59,7 +58,7 @@ pub(crate) fn given(at: &Places<'_>, family: Family) -> Vec<Box<dyn Part>> {
 pub(crate) fn modules(at: &Places<'_>, method: &Method, family: Family) -> Result<Vec<Box<dyn Part>>> {
     let names: Vec<&str> = at.anatomy.parameters.iter().map(|p| p.name.as_str()).collect();
     let places = targets::saved_parameters(at.saved, &names, at.strictness)?;
-    let is_head = matches!(method, Method::Head(_));
+    let is_head = method.is_head_alone();
     let is_wanted = |place: &usize| !is_head || is_part_of_head(at, names[*place]);
     Ok(places
         .into_iter()
@@ -94,51 +93,8 @@ pub(crate) fn biases(at: &Places<'_>, bias: Bias, targets: &[(String, usize)]) -
         if !wanted || saved {
             continue;
         }
-        let key = if target { Key::module(module, KeyPart::BaseBias) } else { Key::parameter(&*parameter.name, Family::Tuner) };
+        let key = if target { Key::module(module, KeyPart::BASE_BIAS) } else { Key::parameter(&*parameter.name, Family::Tuner) };
         found.push(Box::new(Trained { parameter: parameter.clone(), key: key.to_string(), role: Role::Trained }));
     }
     found
-}
-
-/// The head alone: nothing but the modules that are saved as a whole; the model's own head where none is named.
-pub(crate) fn head(config: &HeadConfig, at: &Places<'_>) -> Result<Placed> {
-    let mut config = config.clone();
-    config.modules_to_save = at.saved.to_vec();
-    if config.modules_to_save.is_empty() {
-        let head = at.anatomy.head.as_ref().and_then(|head| at.anatomy.projections.get(head.projection?));
-        let module = head.map(|projection| projection.module.clone());
-        config.modules_to_save.push(module.ok_or_else(|| {
-            Error::invalid("the model's head was not recognised").with_hint("name the module to train with `--modules-to-save`")
-        })?);
-    }
-    Ok(Placed { parts: vec![], settled: Method::Head(config) })
-}
-
-/// The normalisations (Zhao et al., Tuning LayerNorm in Attention; PEFT `tuners/ln_tuning/layer.py`): all of them where none are named.
-pub(crate) fn normalisations(config: &LnTuningConfig, at: &Places<'_>) -> Result<Placed> {
-    let mut config = config.clone();
-    config.scope.modules_to_save = at.saved.to_vec();
-    let candidates = targets::norms(at.anatomy);
-    let chosen: Vec<&str> = if config.scope.targets.is_default() {
-        candidates.iter().map(|norm| norm.module.as_str()).collect()
-    } else {
-        targets::select(&config.scope, &candidates, at.strictness)?.into_iter().map(|place| candidates[place].module.as_str()).collect()
-    };
-    debug_assert!(candidates.iter().all(|candidate| candidate.kind == CandidateKind::Norm), "only norms are candidates");
-    if chosen.is_empty() {
-        let error = Error::unsupported("tuning the normalisations", "none was found in this graph");
-        return Err(error.with_hint("`peft-onnx inspect MODEL` lists what the graph has, and what each method could train"));
-    }
-    let parts = [("weight", KeyPart::NormWeight), ("bias", KeyPart::NormBias)];
-    let mut found: Vec<Box<dyn Part>> = vec![];
-    for module in &chosen {
-        for (leaf, part) in parts {
-            let name = format!("{module}.{leaf}");
-            let parameter = at.anatomy.parameters.iter().find(|parameter| parameter.name == name).cloned();
-            let key = Key::module(*module, part).to_string();
-            found.extend(parameter.map(|parameter| boxed(Trained { parameter, key, role: Role::Trained })));
-        }
-    }
-    config.scope.settle(&chosen, at.saved);
-    Ok(Placed { parts: found, settled: Method::LnTuning(config) })
 }

@@ -1,122 +1,234 @@
 //! VeRA: `y = W·x + b ⊙ B·(d ⊙ A·dropout(x))` with frozen random `A` and `B` that all modules share (Kopiczko et al., VeRA; PEFT
 //! `tuners/vera/layer.py`).
 
-use crate::adapter::config::{Method, VeraConfig};
-use crate::adapter::params::{
-    init,
-    key::{Key, Part as KeyPart, Shared},
-    param,
-};
-use crate::adapter::part::{Folding, Insertion, Part, Placed, Places};
-use crate::adapter::weights::{fold, linalg};
-use ndarray::{Axis, s};
+use std::ops::Range;
 
-use super::{trained, update};
-use crate::ir::{DType, Expr, Tensor};
+use ndarray::{Array2, Axis, s};
+
+use super::branch::{self, Branch, Forward, Linear, added};
+use crate::adapter::config::fields::{Fields, Flag};
+use crate::adapter::config::options::Options;
+use crate::adapter::config::{Bias, Scope, at_least_one, probability, settings::Settings};
+use crate::adapter::method::{Configuration, Placed, Places, Row};
+use crate::adapter::params::init;
+use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
+use crate::adapter::params::matrices::matrix;
+use crate::adapter::part::{Folding, Insertion};
+use crate::ir::{Expr, Tensor};
 use crate::{Error, Result};
 
-/// The branches.
+/// `[out_features]`
+const LAMBDA_B: KeyPart = KeyPart::new("vera_lambda_b", "");
+/// `[rank]`
+const LAMBDA_D: KeyPart = KeyPart::new("vera_lambda_d", "");
+/// `[rank, in_features]` of the widest module.
+const SHARED_A: &str = "base_model.vera_A";
+/// `[out_features, rank]` of the widest module.
+const SHARED_B: &str = "base_model.vera_B";
+
+/// The row of VeRA.
+pub static ROW: Row = Row {
+    name: "vera",
+    aliases: &[],
+    variants: &[],
+    about: "Learned scales of shared random projections",
+    peft_type: "VERA",
+    learning_rate: 1e-2,
+    family: Family::Tuner,
+    tensors: Tensors { parts: &[LAMBDA_B, LAMBDA_D], shared: &[SHARED_A, SHARED_B] },
+    adapter_file: "vera",
+    page: "other-updates.md",
+    read: |fields| VeraConfig::read(fields).map(Into::into),
+    configure: |options: &Options| Ok(VeraConfig::asked(options).into()),
+};
+
+/// The options of VeRA (`VeraConfig`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct VeraConfig {
+    /// Where it attaches.
+    pub scope: Scope,
+    /// Length of the inner axis.
+    pub rank: usize,
+    /// Probability with which an element of the input is dropped while training.
+    pub dropout: f64,
+    /// Initial value of `vera_lambda_d`.
+    pub d_initial: f64,
+    /// Seed of the shared projections.
+    pub projection_prng_key: i64,
+    /// Whether the shared projections are kept in the file.
+    pub save_projection: bool,
+    /// Which biases of the base are trained.
+    pub bias: Bias,
+    /// Whether the base's weights are stored `[in, out]`.
+    pub fan_in_fan_out: bool,
+}
+
+impl Default for VeraConfig {
+    fn default() -> Self {
+        Self {
+            scope: Scope::default(),
+            rank: 256,
+            dropout: 0.0,
+            d_initial: 0.1,
+            projection_prng_key: 0,
+            save_projection: true,
+            bias: Bias::None,
+            fan_in_fan_out: false,
+        }
+    }
+}
+
+impl VeraConfig {
+    fn read(fields: &Fields<'_>) -> Result<Self> {
+        fields.inert(&["init_weights"]);
+        let default = Self::default();
+        Ok(Self {
+            scope: Scope::read(fields)?,
+            rank: fields.size("r")?.unwrap_or(default.rank),
+            dropout: fields.number("vera_dropout", default.dropout)?,
+            d_initial: fields.number("d_initial", default.d_initial)?,
+            projection_prng_key: fields.integer("projection_prng_key", default.projection_prng_key)?,
+            save_projection: fields.flag("save_projection", Flag::On)?,
+            bias: Bias::read(fields, "vera_only")?,
+            fan_in_fan_out: fields.flag("fan_in_fan_out", Flag::Off)?,
+        })
+    }
+
+    fn asked(options: &Options) -> Self {
+        let default = Self::default();
+        Self {
+            scope: options.scope.clone(),
+            rank: options.rank.unwrap_or(default.rank),
+            dropout: options.dropout.unwrap_or(default.dropout),
+            bias: options.bias,
+            ..default
+        }
+    }
+}
+
+/// The branch at one module.
 #[derive(Debug)]
 struct Vera {
-    /// Module, outputs, inputs.
-    sites: Vec<(String, usize, usize)>,
+    linear: Linear,
     rank: usize,
     dropout: f64,
     d_initial: f64,
+    /// Outputs and inputs of the widest modules.
+    widest: [usize; 2],
     /// Seed of the projections, which all modules share.
     key: u64,
 }
 
-/// Finds the modules.
-pub(crate) fn place(config: &VeraConfig, at: &Places<'_>) -> Result<Placed> {
-    let mut config = config.clone();
-    config.scope.modules_to_save = at.saved.to_vec();
-    let sites = update::projections(&config.scope, at)?;
-    let is_given = |key: Key| (at.given)(&key.to_string()).is_some();
-    let (first, _, _) = sites.first().ok_or_else(|| Error::invalid("VeRA has no targets"))?;
-    if is_given(Key::module(&**first, KeyPart::VeraLambdaB)) && !is_given(Key::Shared(Shared::VeraA)) {
-        return Err(Error::unsupported(
-            "this VeRA adapter",
-            "its file has no projections, which PEFT then draws again with PyTorch's generator",
-        )
-        .with_hint("save it with `save_projection=True`"));
+impl Configuration for VeraConfig {
+    fn row(&self) -> &'static Row {
+        &ROW
     }
-    config.save_projection = true;
-    let modules: Vec<String> = sites.iter().map(|(module, ..)| module.clone()).collect();
-    let modules: Vec<&str> = modules.iter().map(String::as_str).collect();
-    config.scope.settle(&modules, at.saved);
-    config.fan_in_fan_out |= at.anatomy.projections.iter().any(|p| p.conv1d && modules.contains(&p.module.as_str()));
-    let vera = Vera {
-        sites,
-        rank: config.rank,
-        dropout: config.dropout,
-        d_initial: config.d_initial,
-        key: config.projection_prng_key.unsigned_abs(),
-    };
-    let biases = trained::biases(at, config.bias, &vera.targets());
-    let mut parts: Vec<Box<dyn Part>> = vec![Box::new(vera)];
-    parts.extend(biases);
-    Ok(Placed { parts, settled: Method::Vera(config) })
+
+    fn check(&self) -> Result<()> {
+        at_least_one("r", self.rank)?;
+        probability("vera_dropout", self.dropout)?;
+        self.scope.check()
+    }
+
+    fn write(&self, settings: &mut Settings) {
+        settings.put_scope(&self.scope);
+        settings.put_layers(&self.scope);
+        settings.put("r", self.rank);
+        settings.put("vera_dropout", self.dropout);
+        settings.put("d_initial", self.d_initial);
+        settings.put("projection_prng_key", self.projection_prng_key);
+        settings.put("save_projection", self.save_projection);
+        settings.put("bias", self.bias.setting("vera_only"));
+        settings.put("fan_in_fan_out", self.fan_in_fan_out);
+    }
+
+    fn scope(&self) -> Option<&Scope> {
+        Some(&self.scope)
+    }
+
+    fn scope_mut(&mut self) -> Option<&mut Scope> {
+        Some(&mut self.scope)
+    }
+
+    fn place(&self, at: &Places<'_>) -> Result<Placed> {
+        let mut config = self.clone();
+        let sites = branch::choose(&config.scope, at)?;
+        let is_given = |key: Key| (at.given)(&key.to_string()).is_some();
+        let first = sites.first().ok_or_else(|| Error::invalid("VeRA has no targets"))?;
+        if is_given(Key::module(&*first.module, LAMBDA_B)) && !is_given(Key::Shared(SHARED_A)) {
+            return Err(Error::unsupported(
+                "this VeRA adapter",
+                "its file has no projections, which PEFT then draws again with PyTorch's generator",
+            )
+            .with_hint("save it with `save_projection=True`"));
+        }
+        config.save_projection = true;
+        let modules: Vec<String> = sites.iter().map(|site| site.module.clone()).collect();
+        config.fan_in_fan_out |= at.has_conv1d(&modules);
+        let widest = |of: fn(&Linear) -> usize| sites.iter().map(of).max().unwrap_or(0);
+        let widest = [widest(|site| site.out_features), widest(|site| site.in_features)];
+        let vera = |linear| Vera {
+            linear,
+            rank: config.rank,
+            dropout: config.dropout,
+            d_initial: config.d_initial,
+            widest,
+            key: config.projection_prng_key.unsigned_abs(),
+        };
+        let (branches, bias) = (sites.iter().cloned().map(vera).collect(), config.bias);
+        Ok(branch::placed(config, branches, bias, at))
+    }
 }
 
-impl Part for Vera {
-    /// `vera_A` is `[rank, widest input]`, `vera_B` `[widest output, rank]`; modules take their first columns and rows.
-    fn insert(&self, at: &Insertion<'_, '_>) -> Result<()> {
-        let b = at.b;
-        let size = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        let widest = |of: fn(&(String, usize, usize)) -> usize| self.sites.iter().map(of).max().unwrap_or(0);
-        let a_all = self.shared(at, Shared::VeraA, [self.rank, widest(|site| site.2)]);
-        let b_all = self.shared(at, Shared::VeraB, [widest(|site| site.1), self.rank]);
-        let mut place = 0;
-        for (module, n_out, n_in) in &self.sites {
-            let d = param(at.params, module, KeyPart::VeraLambdaD, || {
-                Tensor::from_f32(&[self.rank], &vec![init::narrow(self.d_initial); self.rank])
-            });
-            let scale = param(at.params, module, KeyPart::VeraLambdaB, || init::zeros(&[*n_out]));
-            for projection in at.anatomy.projections.iter().filter(|projection| projection.module == *module) {
-                place += 1;
-                b.scoped(&format!("vera/{module}"), || {
-                    let a = a_all.slice(&[0], &[size(*n_in)], &[1]);
-                    let up = b_all.slice(&[0], &[size(*n_out)], &[0]);
-                    let x = b.current(projection.x).cast(DType::F32);
-                    let x = at.purpose.masks().map_or(x, |masks| masks.drop(x, self.dropout, place));
-                    b.rewire(b.expr(projection.output), |y| {
-                        let change = scale * (d * x.matmul(a.t())).matmul(up.t());
-                        y + change.cast(y.dtype())
-                    });
-                });
-            }
-        }
-        Ok(())
+impl Branch for Vera {
+    fn module(&self) -> &str {
+        &self.linear.module
     }
 
-    fn fold(&self, at: &Folding<'_>) -> Result<()> {
-        let get = |shared| linalg::matrix(&at.tensor(&Key::Shared(shared).to_string())?);
-        let (a, b) = (get(Shared::VeraA)?, get(Shared::VeraB)?);
-        for (module, n_out, n_in) in &self.sites {
-            let vector = |part| Ok::<_, Error>(ndarray::Array1::from(at.numbers(&Key::module(&**module, part).to_string())?));
-            let (d, scale) = (vector(KeyPart::VeraLambdaD)?, vector(KeyPart::VeraLambdaB)?);
-            if a.ncols() < *n_in || b.nrows() < *n_out || d.len() != a.nrows() || d.len() != b.ncols() || scale.len() != *n_out {
-                return Err(Error::mismatch("shape of VeRA's tensors", format!("{n_out} outputs, {n_in} inputs"), module));
-            }
-            let down = &a.slice(s![.., ..*n_in]) * &d.view().insert_axis(Axis(1));
-            let up = &b.slice(s![..*n_out, ..]) * &scale.view().insert_axis(Axis(1));
-            fold::change_weight(at, module, |weight| Ok(weight + up.dot(&down)))?;
-        }
-        Ok(())
+    fn name(&self) -> &'static str {
+        "vera"
     }
 
-    fn targets(&self) -> Vec<(String, usize)> {
-        self.sites.iter().map(|(module, ..)| (module.clone(), self.rank)).collect()
+    fn rank(&self) -> usize {
+        self.rank
     }
 
     fn dropout(&self) -> f64 {
         self.dropout
     }
+
+    /// `vera_A` is `[rank, widest input]`, `vera_B` `[widest output, rank]`; modules take their first columns and rows.
+    fn forward<'s, 'g: 's>(&'s self, at: &Insertion<'g, '_>) -> Result<Forward<'s, 'g>> {
+        let size = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let Linear { module, out_features, in_features } = &self.linear;
+        let a_all = self.shared(at, SHARED_A, [self.rank, self.widest[1]]);
+        let b_all = self.shared(at, SHARED_B, [self.widest[0], self.rank]);
+        let d = at.params.of(module, LAMBDA_D, || Tensor::from_f32(&[self.rank], &vec![init::narrow(self.d_initial); self.rank]));
+        let scale = at.params.of(module, LAMBDA_B, || init::zeros(&[*out_features]));
+        Ok(Box::new(move |call| {
+            let a = a_all.slice(&[0], &[size(*in_features)], &[1]);
+            let up = b_all.slice(&[0], &[size(*out_features)], &[0]);
+            call.plus(scale * (d * call.dropped.matmul(a.t())).matmul(up.t()))
+        }))
+    }
+
+    fn folded(&self, at: &Folding<'_>, weight: Array2<f32>, rows: Option<&Range<i64>>) -> Result<Array2<f32>> {
+        let Linear { module, out_features, in_features } = &self.linear;
+        let get = |shared| matrix(&at.tensor(&Key::Shared(shared).to_string())?);
+        let (a, b) = (get(SHARED_A)?, get(SHARED_B)?);
+        let (d, scale) = (at.vector(module, LAMBDA_D)?, at.vector(module, LAMBDA_B)?);
+        let fits = a.ncols() >= *in_features && b.nrows() >= *out_features && scale.len() == *out_features;
+        if !fits || d.len() != a.nrows() || d.len() != b.ncols() {
+            return Err(Error::mismatch("shape of VeRA's tensors", format!("{out_features} outputs, {in_features} inputs"), module));
+        }
+        let down = &a.slice(s![.., ..*in_features]) * &d.view().insert_axis(Axis(1));
+        let up = &b.slice(s![..*out_features, ..]) * &scale.view().insert_axis(Axis(1));
+        added(weight, &up.dot(&down), rows)
+    }
 }
 
 impl Vera {
-    fn shared<'g>(&self, at: &Insertion<'g, '_>, shared: Shared, shape: [usize; 2]) -> Expr<'g> {
+    fn shared<'g>(&self, at: &Insertion<'g, '_>, shared: &'static str, shape: [usize; 2]) -> Expr<'g> {
         let key = Key::Shared(shared).to_string();
         // Kaiming's bound for linear layers with `a = 0`: `√(6 / fan_in)`, hence a deviation of `√(2 / fan_in)`.
         let bound = (6.0 / init::to_f32(shape[1])).sqrt();

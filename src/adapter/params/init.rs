@@ -39,13 +39,13 @@ pub fn zeros(shape: &[usize]) -> Tensor {
 /// A length as a number.
 #[must_use]
 #[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "lengths of axes are far below 2^24")]
-pub(crate) fn to_f32(length: usize) -> f32 {
+pub fn to_f32(length: usize) -> f32 {
     length as f32
 }
 
 /// A number as adapters compute with it.
 #[must_use]
 #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "adapters are float32")]
-pub(crate) fn narrow(number: f64) -> f32 {
+pub fn narrow(number: f64) -> f32 {
     number as f32
 }

@@ -4,8 +4,9 @@ pub(crate) mod budget;
 pub mod dropout;
 pub mod init;
 pub mod key;
+pub mod matrices;
 mod param;
 
 pub use key::PEFT_PREFIX;
-pub use param::{Form, Given, Param, Params, Role};
-pub(crate) use param::{input_name, narrow_uniform, param};
+pub(crate) use param::input_name;
+pub use param::{Form, Given, Param, Params, Role, narrow_uniform};

@@ -75,6 +75,12 @@ impl<'g> Params<'g> {
         self.put(key, name, Role::Trained, fresh)
     }
 
+    /// A tensor that a method adds to a module, under PEFT's name.
+    pub fn of(&self, module: &str, part: Part, fresh: impl FnOnce() -> Tensor) -> Expr<'g> {
+        let key = Key::module(module, part);
+        self.keyed(&key.to_string(), &input_name(&key), fresh)
+    }
+
     /// A parameter of the network that computes the prompt; its key is its name.
     pub fn encoder(&self, key: &str, fresh: impl FnOnce() -> Tensor) -> Expr<'g> {
         self.put(key, key, Role::Encoder, fresh)
@@ -126,13 +132,8 @@ pub(crate) fn input_name(key: &Key) -> String {
     key.strip_prefix(PEFT_PREFIX).map_or_else(|| key.clone(), str::to_owned)
 }
 
-/// A tensor of a module, under PEFT's name.
-pub(crate) fn param<'g>(params: &Params<'g>, module: &str, part: Part, fresh: impl FnOnce() -> Tensor) -> Expr<'g> {
-    let key = Key::module(module, part);
-    params.keyed(&key.to_string(), &input_name(&key), fresh)
-}
-
 /// Uniform numbers as PyTorch's `kaiming_uniform_(a=√5)`: a bound of `1/√columns`.
-pub(crate) fn narrow_uniform(seed: u64, key: &Key, shape: [usize; 2]) -> Tensor {
+#[must_use]
+pub fn narrow_uniform(seed: u64, key: &Key, shape: [usize; 2]) -> Tensor {
     init::uniform(&mut init::generator(seed, &key.to_string()), &shape, init::to_f32(shape[1]).sqrt().recip())
 }

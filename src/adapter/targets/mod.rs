@@ -7,27 +7,19 @@
 pub mod align_names;
 pub mod nearest;
 pub(crate) mod pattern;
+mod ranks;
 pub mod split_modules;
 pub(crate) mod tables;
 
 use std::collections::BTreeSet;
 
+pub use self::ranks::{Ranks, Site};
+
 use self::nearest::near;
 use self::pattern::Pattern;
-use crate::adapter::config::{LoraConfig, Scope, Selection, Targets, Task};
+use crate::adapter::config::{Scope, Selection, Targets, Task};
 use crate::anatomy::Anatomy;
 use crate::error::{Error, Result};
-
-/// One module that gets a branch.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Site {
-    /// The module's path.
-    pub module: String,
-    /// Rows of `A`, columns of `B`.
-    pub rank: usize,
-    /// What the branch is multiplied with: `alpha / r`, or `alpha / √r` for rank-stabilised LoRA.
-    pub scaling: f64,
-}
 
 /// A module that a method could attach to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,62 +91,11 @@ pub fn norms(anatomy: &Anatomy) -> Vec<Candidate> {
     owners.into_iter().map(|module| Candidate { module, kind: CandidateKind::Norm }).collect()
 }
 
-/// The modules that LoRA attaches to, in the order of the candidates.
-///
-/// # Errors
-/// If no module matches, or, with [`Strictness::Every`], if any name, pattern or layer matches none; the hint lists the nearest names.
-/// Also if a regular expression is not one.
-pub fn resolve(config: &LoraConfig, candidates: &[Candidate], strictness: Strictness) -> Result<Vec<Site>> {
-    let scales = Scales::new(config)?;
-    let mut sites = Vec::new();
-    for place in select(&config.scope, candidates, strictness)? {
-        sites.push(scales.site(&candidates[place].module)?);
-    }
-    let chosen: Vec<&str> = sites.iter().map(|site| site.module.as_str()).collect();
-    unused(&scales.ranks, "target for the rank pattern", &chosen, strictness)?;
-    unused(&scales.alphas, "target for the alpha pattern", &chosen, strictness)?;
-    Ok(sites)
-}
-
-/// Rank and scale of a module that LoRA attaches to.
-///
-/// # Errors
-/// If a pattern is not a regular expression.
-pub fn site(config: &LoraConfig, module: &str) -> Result<Site> {
-    Scales::new(config)?.site(module)
-}
-
-/// Ranks and scales by module.
-struct Scales<'c> {
-    config: &'c LoraConfig,
-    ranks: Vec<Keyed<usize>>,
-    alphas: Vec<Keyed<f64>>,
-}
-
-impl<'c> Scales<'c> {
-    fn new(config: &'c LoraConfig) -> Result<Self> {
-        let ranks = patterns("rank_pattern", config.rank_pattern.iter().map(|(key, &rank)| (key.as_str(), rank)))?;
-        let alphas = patterns("alpha_pattern", config.alpha_pattern.iter().map(|(key, &alpha)| (key.as_str(), alpha)))?;
-        Ok(Self { config, ranks, alphas })
-    }
-
-    fn site(&self, module: &str) -> Result<Site> {
-        let rank = first_hit(&self.ranks, module)?.unwrap_or(self.config.rank);
-        let alpha = first_hit(&self.alphas, module)?.unwrap_or(self.config.alpha);
-        Ok(Site { module: module.to_owned(), rank, scaling: scaling(alpha, rank, self.config.use_rslora) })
-    }
-}
-
-#[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "a rank is far below 2^53")]
-fn scaling(alpha: f64, rank: usize, use_rslora: bool) -> f64 {
-    let rank = rank as f64;
-    if use_rslora { alpha / rank.sqrt() } else { alpha / rank }
-}
-
 /// The places of the candidates that a method attaches to, in their order.
 ///
 /// # Errors
-/// As [`resolve`].
+/// If no module matches, or, with [`Strictness::Every`], if any name or layer matches none; the hint lists the nearest names. Also if a
+/// regular expression is not one.
 pub fn select(scope: &Scope, candidates: &[Candidate], strictness: Strictness) -> Result<Vec<usize>> {
     let matcher = Matcher::new(scope)?;
     let mut chosen = Vec::new();
@@ -408,39 +349,6 @@ fn nothing_matches(scope: &Scope, candidates: &[Candidate]) -> Error {
         wanted => format!("no module matches the targets {wanted:?}"),
     };
     Error::invalid(what + after).with_hint(hint)
-}
-
-/// Names, compiled, with what they stand for.
-struct Keyed<T> {
-    key: String,
-    pattern: Pattern,
-    value: T,
-}
-
-fn patterns<'k, T>(field: &str, entries: impl Iterator<Item = (&'k str, T)>) -> Result<Vec<Keyed<T>>> {
-    entries.map(|(key, value)| Ok(Keyed { key: key.to_owned(), pattern: Pattern::tail(field, key)?, value })).collect()
-}
-
-fn first_hit<T: Copy>(patterns: &[Keyed<T>], module: &str) -> Result<Option<T>> {
-    for keyed in patterns {
-        if keyed.pattern.matches(module)? {
-            return Ok(Some(keyed.value));
-        }
-    }
-    Ok(None)
-}
-
-fn unused<T>(patterns: &[Keyed<T>], what: &'static str, chosen: &[&str], strictness: Strictness) -> Result<()> {
-    for Keyed { key, pattern, .. } in patterns {
-        let mut hit = false;
-        for module in chosen {
-            hit = hit || pattern.matches(module)?;
-        }
-        if !hit {
-            report(Complaint { what, name: key.clone(), candidates: near(key, chosen) }, strictness)?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -6,20 +6,20 @@
 use std::ops::Range;
 
 use super::SelectionMatcher;
-use crate::adapter::config::{Method, Targets};
+use crate::adapter::config::{Scope, Targets};
 use crate::anatomy::{Anatomy, Projection};
 use crate::{Error, Result};
 
 /// What Hugging Face's models call a whole, and its parts in their order.
 const WHOLES: &[(&str, &[&str])] = &[("qkv_proj", &["q_proj", "k_proj", "v_proj"]), ("gate_up_proj", &["gate_proj", "up_proj"])];
 
-/// Gives the parts of every whole that the method's targets name the whole's path, and says which of its rows they are. Does nothing
+/// Gives the parts of every whole that a method's targets name the whole's path, and says which of its rows they are. Does nothing
 /// where the graph has the whole, or the targets name a part.
 ///
 /// # Errors
-/// If a regular expression is not one or needs too many steps; a method other than LoRA that names a whole.
-pub fn join(anatomy: &mut Anatomy, method: &Method) -> Result<()> {
-    let Some(scope) = method.scope() else { return Ok(()) };
+/// If a regular expression is not one or needs too many steps; a method that does not take modules in parts and names a whole.
+pub fn join(anatomy: &mut Anatomy, scope: Option<&Scope>, takes_parts: bool) -> Result<()> {
+    let Some(scope) = scope else { return Ok(()) };
     let Targets::Only(selection) = &scope.targets else { return Ok(()) };
     let wanted = SelectionMatcher::new("target_modules", selection)?;
     for (whole, places) in wholes(&anatomy.projections) {
@@ -30,7 +30,7 @@ pub fn join(anatomy: &mut Anatomy, method: &Method) -> Result<()> {
         if names_part || !wanted.has(&whole)? {
             continue;
         }
-        if !matches!(method, Method::Lora(config) if !config.use_dora && !config.lora_bias && !config.init.is_decomposed()) {
+        if !takes_parts {
             return Err(Error::unsupported(format!("{whole}, which is in parts in this graph,"), "only plain LoRA can be put there"));
         }
         let mut start = 0;
@@ -79,7 +79,7 @@ pub(crate) fn places(rows: &Range<i64>) -> Range<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapter::config::{LoraConfig, Selection};
+    use crate::adapter::config::Selection;
     use crate::anatomy;
     use crate::ir::{Builder, DType, Dim, Expr, ModelInfo, Tensor};
 
@@ -96,10 +96,9 @@ mod tests {
         anatomy::read(&b.finish().expect("a valid graph"))
     }
 
-    fn lora(names: &[&str]) -> Method {
-        let mut config = LoraConfig::default();
-        config.scope.targets = Targets::Only(Selection::Names(names.iter().map(|&name| name.to_owned()).collect()));
-        Method::Lora(config)
+    fn only(names: &[&str]) -> Scope {
+        let names = names.iter().map(|&name| name.to_owned()).collect();
+        Scope { targets: Targets::Only(Selection::Names(names)), ..Scope::default() }
     }
 
     #[test]
@@ -111,7 +110,7 @@ mod tests {
         ];
         for (names, expected) in rows {
             let mut anatomy = network();
-            join(&mut anatomy, &lora(names)).expect("plain LoRA");
+            join(&mut anatomy, Some(&only(names)), true).expect("parts are taken");
             let name = |p: &Projection| p.module.rsplit('.').next().unwrap_or("").to_owned();
             let found: Vec<_> = anatomy.projections.iter().map(|p| format!("{} {:?}", name(p), p.rows)).collect();
             assert_eq!(found, expected, "{names:?}");

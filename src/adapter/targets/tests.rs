@@ -1,6 +1,11 @@
 use indexmap::IndexMap;
 
 use super::*;
+use crate::adapter::methods::lora::LoraConfig;
+
+fn resolve(config: &LoraConfig, strictness: Strictness) -> Result<Vec<Site>> {
+    config.ranks().resolve(&config.scope, &llama(), strictness)
+}
 
 fn llama() -> Vec<Candidate> {
     let mut all = Vec::new();
@@ -94,7 +99,7 @@ fn patterns_give_ranks_and_alphas() -> Result<()> {
         ),
     ];
     for (config, expected) in rows {
-        let sites = resolve(&config, &llama(), Strictness::AsPeft)?;
+        let sites = resolve(&config, Strictness::AsPeft)?;
         let found: Vec<_> = sites.iter().take(4).map(|site| (site.rank, site.scaling)).collect();
         assert_eq!(found, expected, "{:?} {:?}", config.rank_pattern, config.alpha_pattern);
     }
@@ -123,7 +128,7 @@ fn what_a_user_types_has_to_match() {
         ),
     ];
     for (config, message, hint) in rows {
-        let error = resolve(&config, &llama(), Strictness::Every).expect_err(message);
+        let error = resolve(&config, Strictness::Every).expect_err(message);
         assert!(error.to_string().contains(message), "{error}");
         assert!(error.hint().unwrap_or_default().starts_with(hint), "{error}: {:?}", error.hint());
     }
@@ -132,8 +137,8 @@ fn what_a_user_types_has_to_match() {
 #[test]
 fn what_peft_wrote_may_name_more_than_there_is() -> Result<()> {
     let config = LoraConfig { scope: only(&["q_proj", "c_attn"]), ..LoraConfig::default() };
-    assert_eq!(resolve(&config, &llama(), Strictness::AsPeft)?.len(), 3);
-    assert!(resolve(&LoraConfig { scope: only(&["c_attn"]), ..config }, &llama(), Strictness::AsPeft).is_err());
+    assert_eq!(resolve(&config, Strictness::AsPeft)?.len(), 3);
+    assert!(resolve(&LoraConfig { scope: only(&["c_attn"]), ..config }, Strictness::AsPeft).is_err());
     Ok(())
 }
 

@@ -10,8 +10,8 @@ mod lstm;
 use ndarray::{Array1, Array2};
 
 use self::lstm::Lstm;
-use crate::adapter::config::{Method, PrefixConfig, PromptEncoderConfig, PromptShape, Reparameterization};
-use crate::adapter::params::{Given, Params, budget::wide, init, key::Key};
+use crate::adapter::config::{PrefixConfig, PromptEncoderConfig, PromptShape, Reparameterization};
+use crate::adapter::params::{Given, Params, budget::wide, init, key::Key, matrices};
 use crate::adapter::weights::linalg;
 use crate::ir::{Builder, Expr, Tensor};
 use crate::{Error, Place, Result};
@@ -61,19 +61,11 @@ struct Weight {
 type Values<'a> = dyn Fn(&str) -> Option<Tensor> + 'a;
 
 impl Encoder {
-    /// The network of a method, if it has one; the method's sizes must be settled.
+    /// That of prefix tuning; sizes must be settled.
     ///
     /// # Errors
-    /// Sizes that are missing; a network that is not known.
-    pub fn of(method: &Method) -> Result<Option<Self>> {
-        match method {
-            Method::Prefix(config) if config.prefix_projection => Self::of_prefix(config).map(Some),
-            Method::PromptEncoder(config) => Self::of_prompt(config).map(Some),
-            _ => Ok(None),
-        }
-    }
-
-    fn of_prefix(config: &PrefixConfig) -> Result<Self> {
+    /// Sizes that are missing.
+    pub fn of_prefix(config: &PrefixConfig) -> Result<Self> {
         let (width, layers) = (token_dim(&config.shape)?, size("num_layers", config.shape.num_layers)?);
         let hidden = config.encoder_hidden_size.unwrap_or(width);
         Ok(Self {
@@ -87,7 +79,11 @@ impl Encoder {
         })
     }
 
-    fn of_prompt(config: &PromptEncoderConfig) -> Result<Self> {
+    /// That of P-tuning; sizes must be settled.
+    ///
+    /// # Errors
+    /// Sizes that are missing; dropout between the layers of an LSTM.
+    pub fn of_prompt(config: &PromptEncoderConfig) -> Result<Self> {
         let width = token_dim(&config.shape)?;
         let hidden = config.encoder_hidden_size.unwrap_or(width);
         let layers = match config.reparameterization {
@@ -174,13 +170,13 @@ impl Encoder {
         };
         let features = self.values(&fresh, before)?;
         let bias = vector(&fresh, &last.keys()[1], last.outputs)?;
-        let wanted = linalg::matrix(rows)?;
+        let wanted = matrices::matrix(rows)?;
         if wanted.dim() != (self.rows, last.outputs) {
             let expected = (self.rows, last.outputs);
             return Err(Error::mismatch("shape of the rows to start from", format!("{expected:?}"), format!("{:?}", wanted.dim())));
         }
         let weight = linalg::solution(&features, &(wanted - bias))?;
-        Ok(linalg::tensor(&weight.t()))
+        Ok(matrices::tensor(&weight.t()))
     }
 
     /// Computes the rows `[tokens, numbers]` from the parameters.
@@ -188,7 +184,7 @@ impl Encoder {
     /// # Errors
     /// A parameter that is missing or of another shape.
     pub fn compute(&self, parameter: &Values<'_>) -> Result<Tensor> {
-        Ok(linalg::tensor(&self.values(parameter, self.layers.len())?.view()))
+        Ok(matrices::tensor(&self.values(parameter, self.layers.len())?.view()))
     }
 
     /// What the first `layers` layers give.
@@ -253,7 +249,7 @@ impl Linear {
 }
 
 fn matrix(parameter: &Values<'_>, key: &str, shape: [usize; 2]) -> Result<Array2<f32>> {
-    linalg::matrix(&get(parameter, key, &shape)?)
+    matrices::matrix(&get(parameter, key, &shape)?)
 }
 
 fn vector(parameter: &Values<'_>, key: &str, length: usize) -> Result<Array1<f32>> {

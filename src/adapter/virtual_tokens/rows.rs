@@ -2,9 +2,8 @@
 
 use super::encoder::{self, Encoder};
 use crate::Result;
-use crate::adapter::config::Method;
-use crate::adapter::params::{budget::wide, key::Key};
-use crate::adapter::part::{Insertion, Places, Purpose};
+use crate::adapter::params::{Given, budget::wide, key::Key};
+use crate::adapter::part::{Insertion, Purpose};
 use crate::ir::{Expr, Tensor};
 
 /// One row for each virtual token.
@@ -16,10 +15,9 @@ pub(crate) struct Rows {
 
 impl Rows {
     /// Where a method's rows come from. An adapter whose network was not kept (PEFT does not keep it) has its rows trained as they are.
-    pub(crate) fn of(settled: &Method, at: &Places<'_>) -> Result<Self> {
-        let lost = (at.given)(&Key::Prompt.to_string()).is_some() && !encoder::is_given(at.given);
-        let encoder = if lost { None } else { Encoder::of(settled)? };
-        Ok(Self { encoder, seed: at.seed })
+    pub(crate) fn of(encoder: impl FnOnce() -> Result<Option<Encoder>>, given: &Given<'_>, seed: u64) -> Result<Self> {
+        let lost = given(&Key::Prompt.to_string()).is_some() && !encoder::is_given(given);
+        Ok(Self { encoder: if lost { None } else { encoder()? }, seed })
     }
 
     /// How many numbers the rows have, with those of the network that computes them.

@@ -2,9 +2,9 @@
 //!
 //! What the graph does with them on the way is done here with some rows alone: a table may be too large to be unpacked as a whole.
 
-use super::linalg;
 use ndarray::Array2;
 
+use crate::adapter::params::matrices;
 use crate::anatomy::Embedding;
 use crate::ir::{DType, Graph, Node, Tensor, ValueId};
 use crate::{Error, Place, Result};
@@ -19,7 +19,7 @@ pub(crate) fn rows_of(graph: &Graph, table: &Embedding, rows: &[usize]) -> Resul
         return super::fold::rows_of(floats, rows);
     }
     let numbers = stored.and_then(|stored| Unpacking { graph, table, stored }.rows(rows));
-    numbers.map(|numbers| linalg::tensor(&numbers.view())).ok_or_else(|| {
+    numbers.map(|numbers| matrices::tensor(&numbers.view())).ok_or_else(|| {
         let kind = stored.map_or_else(|| "turned before it is read".to_owned(), |tensor| format!("stored as {}", tensor.dtype()));
         let why = format!("the table is {kind}, and how it is unpacked is not known");
         Error::unsupported(format!("starting from rows of {}", table.module), why)

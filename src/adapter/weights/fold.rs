@@ -1,6 +1,5 @@
 //! Folding trained numbers into the base's constants.
 
-use super::linalg;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -8,27 +7,20 @@ use ndarray::{Array2, Axis};
 
 use super::replace::{as_stored, wanted_layout};
 use crate::adapter::params::init;
+use crate::adapter::params::matrices;
 use crate::adapter::part::Folding;
 use crate::anatomy::{Anatomy, Embedding, Layout, Parameter, Projection};
 use crate::ir::{Builder, Graph, NodeId, Tensor, ValueId};
 use crate::{Error, Place, Result};
 
-/// Changes a module's weight, which `update` sees as `[out_features, in_features]`.
+/// Changes a module's weight, which `update` sees as `[out_features, in_features]`; where the graph has it in parts, `update` sees the rows of
+/// one, and which they are.
 ///
 /// A weight that other modules read too (a tied table) stays as it is for them.
 ///
 /// # Errors
 /// A weight that is stored neither as floats nor in a way that [`requantise`](super::requantise) knows, or one that `update` gives another shape.
-pub(crate) fn change_weight(at: &Folding<'_>, module: &str, update: impl FnOnce(Array2<f32>) -> Result<Array2<f32>>) -> Result<()> {
-    let projections: Vec<&Projection> = at.anatomy.projections.iter().filter(|p| p.module == module).collect();
-    change(at, module, &projections, update)
-}
-
-/// Changes a module's weight part by part, where the graph has it in parts: `update` sees the rows of one, and which they are.
-///
-/// # Errors
-/// As [`change_weight`].
-pub(crate) fn change_parts(
+pub(crate) fn change_weight(
     at: &Folding<'_>,
     module: &str,
     update: impl Fn(Array2<f32>, Option<&Range<i64>>) -> Result<Array2<f32>>,
@@ -66,7 +58,7 @@ fn change(
     let (whole, parts): (Vec<&Projection>, Vec<&Projection>) = projections.iter().partition(|projection| projection.weight.part.is_none());
     if let Some(first) = whole.first() {
         let stored = floats(at.graph, first.weight.value).and_then(|stored| flat(stored, first))?;
-        let folded = as_stored(&stored, &linalg::tensor(&turned(changed.clone(), first.weight.layout).view()), false)?;
+        let folded = as_stored(&stored, &matrices::tensor(&turned(changed.clone(), first.weight.layout).view()), false)?;
         put_weight(at.b, at.graph, at.anatomy, &whole, &folded, first.weight.layout);
     }
     // A module that is called several times may be a part of several constants; putting it twice into one does no harm.
@@ -83,7 +75,7 @@ fn put_part(at: &Folding<'_>, projection: &Projection, own: &Array2<f32>) -> Res
         return Err(Error::mismatch("shape of a copy", format!("{:?}", own.dim()), format!("{:?}", (part.len(), whole.ncols()))));
     }
     whole.slice_axis_mut(Axis(0), part.into()).assign(own);
-    at.b.set_initializer(id, as_stored(&stored, &linalg::tensor(&turned(whole, projection.weight.layout).view()), false)?);
+    at.b.set_initializer(id, as_stored(&stored, &matrices::tensor(&turned(whole, projection.weight.layout).view()), false)?);
     Ok(())
 }
 
@@ -149,7 +141,7 @@ fn checked(change: impl FnOnce(Array2<f32>) -> Result<Array2<f32>>, stored: Arra
 
 fn matrix_of(stored: &Tensor) -> Result<Array2<f32>> {
     let values = stored.to_f32().ok_or_else(|| Error::mismatch("dtype", "float", stored.dtype()))?;
-    linalg::matrix(&Tensor::from_f32(stored.shape(), &values))
+    matrices::matrix(&Tensor::from_f32(stored.shape(), &values))
 }
 
 /// Changes the table of some lookups, `[rows, hidden]`; everything else that reads it keeps it as it is.
@@ -180,7 +172,7 @@ pub(crate) fn change_tied_table(
     // Some exporters store the tied weight twice.
     if let (Some(head), Some((id, _))) = (head.filter(|head| !tables.contains_key(&head.weight.value)), tables.first_key_value()) {
         let folded = changed_table(at, *id, &change)?;
-        let own = if head.weight.layout == Layout::OutIn { folded } else { linalg::transposed(&folded)? };
+        let own = if head.weight.layout == Layout::OutIn { folded } else { matrices::transposed(&folded)? };
         at.b.set_initializer(head.weight.value, own);
     }
     Ok(())
@@ -199,7 +191,7 @@ fn changed_table(at: &Folding<'_>, id: ValueId, change: impl FnOnce(&Array2<f32>
     let place = || Place::Tensor(at.graph.value_name(id).to_owned());
     let stored = floats(at.graph, id)?;
     let changed = checked(|table| change(&table), matrix_of(&stored).map_err(|e| e.at(place()))?).map_err(|e| e.at(place()))?;
-    as_stored(&stored, &linalg::tensor(&changed.view()), false)
+    as_stored(&stored, &matrices::tensor(&changed.view()), false)
 }
 
 /// Some rows of a table, float32 `[rows, hidden]`.
@@ -208,7 +200,7 @@ fn changed_table(at: &Folding<'_>, id: ValueId, change: impl FnOnce(&Array2<f32>
 /// A table that is not stored as plain floats.
 pub(crate) fn rows_of(table: &Tensor, rows: &[usize]) -> Result<Tensor> {
     let table = matrix_of(table)?;
-    Ok(linalg::tensor(&table.select(ndarray::Axis(0), rows).view()))
+    Ok(matrices::tensor(&table.select(ndarray::Axis(0), rows).view()))
 }
 
 /// Adds `scaling · bias` to a module's bias.
@@ -304,7 +296,7 @@ fn floats(graph: &Graph, id: ValueId) -> Result<Tensor> {
 
 /// Replaces a weight in place where only this module reads it; else gives the module one of its own.
 fn put_weight(b: &Builder, graph: &Graph, anatomy: &Anatomy, projections: &[&Projection], folded: &Tensor, layout: Layout) {
-    let arranged = |wanted: Layout| if wanted == layout { Ok(folded.clone()) } else { linalg::transposed(folded) };
+    let arranged = |wanted: Layout| if wanted == layout { Ok(folded.clone()) } else { matrices::transposed(folded) };
     for projection in projections {
         // A module that is called twice may have its weight twice.
         let id = projection.weight.value;

@@ -1,36 +1,10 @@
-//! Float32 tensors as matrices, and matrices taken apart: singular values and orthogonal factors, in double precision.
+//! Matrices taken apart: singular values and orthogonal factors, in double precision.
 
 use nalgebra::DMatrix;
 use ndarray::{Array2, ArrayView2};
 
 use crate::adapter::params::init::narrow;
 use crate::error::{Error, Result};
-use crate::ir::{DType, Tensor};
-
-/// A float32 matrix as ndarray sees it.
-///
-/// # Errors
-/// A tensor of another rank or type.
-pub fn matrix(tensor: &Tensor) -> Result<ndarray::Array2<f32>> {
-    let (rows, columns) = match tensor.shape() {
-        [rows, columns] => (*rows, *columns),
-        other => return Err(Error::mismatch("rank", 2, other.len())),
-    };
-    let values = tensor.to_f32().ok_or_else(|| Error::mismatch("dtype", DType::F32, tensor.dtype()))?;
-    ndarray::Array2::from_shape_vec((rows, columns), values).map_err(|e| Error::invalid(e.to_string()))
-}
-
-/// A float32 matrix as a tensor.
-#[must_use]
-pub fn tensor(matrix: &ArrayView2<'_, f32>) -> Tensor {
-    let values: Vec<f32> = matrix.iter().copied().collect();
-    Tensor::from_f32(&[matrix.nrows(), matrix.ncols()], &values)
-}
-
-/// A float32 matrix with its axes swapped.
-pub(crate) fn transposed(tensor_in: &Tensor) -> Result<Tensor> {
-    Ok(tensor(&matrix(tensor_in)?.t()))
-}
 
 /// The factors `A` `[k, in]` and `B` `[out, k]` of the product of rank `rank` at most that is nearest to a matrix `[out, in]`: `B` has the
 /// singular values, `A` has orthonormal rows.

@@ -1,7 +1,7 @@
 //! Parameters of the base that are trained as a whole: `modules_to_save`, biases, normalisations.
 
-use super::linalg;
 use crate::adapter::params::Role;
+use crate::adapter::params::matrices;
 use crate::adapter::part::Insertion;
 use crate::anatomy::{Anatomy, Layout, Parameter, Projection};
 use crate::ir::{Builder, DType, Expr, Graph, NodeId, Tensor};
@@ -85,7 +85,7 @@ fn in_pytorch_order(stored: &Tensor, parameter: &Parameter) -> Result<Tensor> {
         .to_f32()
         .ok_or_else(|| Error::unsupported(format!("training {}", parameter.name), format!("it is stored as {}", stored.dtype())))?;
     let tensor = Tensor::from_f32(stored.shape(), &values);
-    if parameter.transposed { linalg::transposed(&tensor) } else { Ok(tensor) }
+    if parameter.transposed { matrices::transposed(&tensor) } else { Ok(tensor) }
 }
 
 /// The base's tensor with new numbers, in the base's order of axes and type.
@@ -93,7 +93,7 @@ fn in_pytorch_order(stored: &Tensor, parameter: &Parameter) -> Result<Tensor> {
 /// # Errors
 /// If the numbers do not fit the shape.
 pub fn as_stored(stored: &Tensor, trained: &Tensor, transposed: bool) -> Result<Tensor> {
-    let trained = if transposed { linalg::transposed(trained)? } else { trained.clone() };
+    let trained = if transposed { matrices::transposed(trained)? } else { trained.clone() };
     if trained.shape() != stored.shape() {
         return Err(Error::mismatch("shape", format!("{:?}", stored.shape()), format!("{:?}", trained.shape())));
     }

@@ -51,7 +51,7 @@ impl Decided {
         let mut decided = Self { adding, training, options, rows: survey.rows(), why: "as asked".to_owned(), head: None };
         decided.columns(&survey);
         if decided.adding.adapter.is_none() && decided.adding.method.method.is_none() {
-            decided.adding.method.method = Some(MethodName::Lora);
+            decided.adding.method.method = MethodName::find("lora");
             decided.set("method", "lora");
         }
         let is_told = decided.adding.adapter.is_some() || decided.adding.template.is_some() || decided.adding.head.num_labels.is_some();

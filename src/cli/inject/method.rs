@@ -1,12 +1,16 @@
 //! The options of methods.
 
 use clap::ValueEnum;
-use indexmap::IndexMap;
+use clap::builder::{PossibleValue, TypedValueParser, ValueParserFactory};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use serde_json::Value;
 
-use crate::adapter::config::{
-    Bias, HeadConfig, Ia3Config, LnTuningConfig, LokrConfig, LoraConfig, LoraInit, Method, PrefixConfig, PrefixInit, ProductConfig,
-    PromptConfig, PromptEncoderConfig, PromptInit, Reparameterization, Scope, Selection, Targets, TokensConfig, VeraConfig,
-};
+use crate::adapter::Method;
+use crate::adapter::config::options::{Options, PromptStart};
+use crate::adapter::config::{Bias, Reparameterization, Scope, Selection, Targets};
+use crate::adapter::method::Row;
+use crate::adapter::methods;
+use crate::adapter::methods::lora::LoraInit;
 use crate::error::{Error, Result};
 use crate::export::PromptScale;
 
@@ -64,7 +68,7 @@ pub struct MethodArgs {
     /// Initial values of the factors: kaiming (A uniform, B zero), gaussian (A normal, B zero), random (both, for tests), pissa, pissa_niter_N or olora (from the
     /// weights themselves) [default: kaiming]
     #[arg(long, value_name = "HOW", value_parser = lora_init, help_heading = LORA, conflicts_with = "adapter")]
-    pub init_lora_weights: Option<LoraInit>,
+    pub init_lora_weights: Option<String>,
     /// Tokens whose embeddings to train, for trainable_tokens and beside lora
     #[arg(long, value_name = "TOKENS", value_delimiter = ',', help_heading = SCOPE, conflicts_with = "adapter")]
     pub trainable_token_indices: Vec<usize>,
@@ -95,67 +99,68 @@ pub struct MethodArgs {
     #[arg(long, value_name = "TEXT", help_heading = PROMPTS, conflicts_with = "adapter")]
     pub prompt_init_text: Option<String>,
 
+    /// Any other setting of the method, by the name that it has in PEFT's configuration: --set oft_block_size=16 --set init_weights=mini
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting, help_heading = SCOPE, conflicts_with = "adapter")]
+    pub settings: Vec<(String, Value)>,
+
     /// Targets of ia3 whose input is scaled, not their output
     #[arg(long, value_name = "MODULES", help_heading = SCOPE, conflicts_with = "adapter")]
     pub feedforward_modules: Option<String>,
 }
 
-/// Names of methods.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "snake_case")]
-pub enum MethodName {
-    /// Low-rank updates of projections
-    Lora,
-    /// Learned embeddings in front of the tokens
-    #[value(alias = "prompt-tuning")]
-    PromptTuning,
-    /// Learned keys and values in front of every layer's, computed by a small network
-    #[value(alias = "prefix-tuning")]
-    PrefixTuning,
-    /// Learned keys and values in front of every layer's
-    #[value(name = "p_tuning_v2", aliases = ["p-tuning-v2", "ptuning-v2", "ptuningv2"])]
-    PTuningV2,
-    /// Learned embeddings in front of the tokens, computed by a small network
-    #[value(name = "p_tuning", aliases = ["p-tuning", "ptuning"])]
-    PTuning,
-    /// Learned factors of activations
-    Ia3,
-    /// Rows of the embedding (--trainable-token-indices)
-    #[value(alias = "trainable-tokens")]
-    TrainableTokens,
-    /// Some of the base's own modules (--modules-to-save)
-    Head,
-    /// Normalisation layers
-    #[value(alias = "ln-tuning")]
-    LnTuning,
-    /// Learned scales of shared random projections
-    Vera,
-    /// Hadamard products of two low-rank matrices
-    Loha,
-    /// Kronecker products
-    Lokr,
-    /// LoRA with --use-dora
-    #[value(hide = true)]
-    Dora,
-    /// LoRA with --use-rslora
-    #[value(hide = true)]
-    Rslora,
-    /// LoRA with --init-lora-weights pissa
-    #[value(hide = true)]
-    Pissa,
-    /// LoRA with --init-lora-weights olora
-    #[value(hide = true)]
-    Olora,
-}
+/// A method, by the name that was typed for it.
+#[derive(Clone, Copy, Debug)]
+pub struct MethodName(&'static str);
 
 impl MethodName {
-    /// How the factors start where the method is LoRA under the name of its start.
-    fn start(self) -> Option<LoraInit> {
-        match self {
-            Self::Pissa => Some(LoraInit::Pissa { iterations: None }),
-            Self::Olora => Some(LoraInit::Olora),
-            _ => None,
-        }
+    /// The method of a name.
+    #[must_use]
+    pub fn find(text: &str) -> Option<Self> {
+        let row = methods::named(text)?;
+        let mut names = [row.name].into_iter().chain(row.aliases.iter().copied()).chain(row.variants.iter().copied());
+        names.find(|name| name.eq_ignore_ascii_case(text)).map(Self)
+    }
+}
+
+impl ValueParserFactory for MethodName {
+    type Parser = Names;
+
+    fn value_parser() -> Names {
+        Names
+    }
+}
+
+/// Reads the name of a method: the rows of the table are the values that there are.
+#[derive(Clone, Copy, Debug)]
+pub struct Names;
+
+impl TypedValueParser for Names {
+    type Value = MethodName;
+
+    fn parse_ref(&self, command: &clap::Command, arg: Option<&clap::Arg>, value: &std::ffi::OsStr) -> Result<MethodName, clap::Error> {
+        let text = value.to_string_lossy();
+        MethodName::find(&text).ok_or_else(|| {
+            let mut error = clap::Error::new(ErrorKind::InvalidValue).with_cmd(command);
+            let names: Vec<String> = methods::all().iter().map(|row| row.name.to_owned()).collect();
+            let nearest = names.iter().max_by(|a, b| strsim::jaro(&text, a).total_cmp(&strsim::jaro(&text, b)));
+            if let Some(nearest) = nearest.filter(|name| strsim::jaro(&text, name) > 0.7) {
+                error.insert(ContextKind::SuggestedValue, ContextValue::String(nearest.clone()));
+            }
+            if let Some(arg) = arg {
+                error.insert(ContextKind::InvalidArg, ContextValue::String(arg.to_string()));
+            }
+            error.insert(ContextKind::InvalidValue, ContextValue::String(text.into_owned()));
+            error.insert(ContextKind::ValidValue, ContextValue::Strings(names));
+            error
+        })
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let shown = |row: &&'static Row| PossibleValue::new(row.name).help(row.about).aliases(row.aliases);
+        let hidden = |row: &&'static Row| row.variants.iter().map(|name| PossibleValue::new(*name).hide(true)).collect::<Vec<_>>();
+        let rows = methods::all();
+        let values: Vec<PossibleValue> = rows.iter().map(shown).chain(rows.iter().flat_map(hidden)).collect();
+        Some(Box::new(values.into_iter()))
     }
 }
 
@@ -210,18 +215,20 @@ pub enum PromptInitName {
 }
 
 /// A start by PEFT's name for it.
-fn lora_init(name: &str) -> Result<LoraInit> {
-    match name {
-        "kaiming" | "true" | "True" => Ok(LoraInit::Kaiming),
-        "gaussian" => Ok(LoraInit::Gaussian),
-        "random" | "false" | "False" => Ok(LoraInit::Random),
-        "pissa" => Ok(LoraInit::Pissa { iterations: None }),
-        "olora" => Ok(LoraInit::Olora),
-        other => match other.strip_prefix("pissa_niter_").map(str::parse) {
-            Some(Ok(iterations)) => Ok(LoraInit::Pissa { iterations: Some(iterations) }),
-            _ => Err(Error::mismatch("start", "kaiming, gaussian, random, pissa, pissa_niter_N or olora", other)),
-        },
-    }
+fn lora_init(name: &str) -> Result<String> {
+    name.parse::<LoraInit>().map(|_| name.to_owned())
+}
+
+/// A setting and its value: as JSON where it is that, else a text.
+fn setting(text: &str) -> Result<(String, Value)> {
+    let (name, value) = text.split_once('=').ok_or_else(|| Error::mismatch("a setting", "NAME=VALUE", text))?;
+    let plain = match value {
+        "True" => "true",
+        "False" => "false",
+        "None" => "null",
+        other => other,
+    };
+    Ok((name.trim().replace('-', "_"), serde_json::from_str(plain).unwrap_or_else(|_| Value::String(value.to_owned()))))
 }
 
 fn pair<T: std::str::FromStr>(text: &str) -> Result<(String, T)> {
@@ -237,59 +244,44 @@ impl MethodArgs {
     /// If options contradict each other.
     pub fn method(&self) -> Result<Method> {
         let name = self.method.ok_or_else(|| Error::invalid("neither --method nor --adapter is given"))?;
-        let (scope, tokens) = (self.scope(), self.num_virtual_tokens.unwrap_or(20));
-        let modules_to_save = self.modules_to_save.clone();
-        let method = match name {
-            MethodName::Lora | MethodName::Dora | MethodName::Rslora | MethodName::Pissa | MethodName::Olora => {
-                Method::Lora(self.lora(name, scope)?)
-            }
-            MethodName::PromptTuning => Method::Prompt(PromptConfig {
-                num_virtual_tokens: tokens,
-                init: self.prompt_init()?,
-                modules_to_save,
-                ..PromptConfig::default()
+        methods::configure(&self.options(name))
+    }
+
+    fn options(&self, name: MethodName) -> Options {
+        Options {
+            name: name.0.to_owned(),
+            scope: self.scope(),
+            rank: self.rank,
+            alpha: self.alpha,
+            dropout: self.dropout,
+            rank_pattern: self.rank_pattern.iter().cloned().collect(),
+            alpha_pattern: self.alpha_pattern.iter().cloned().collect(),
+            use_rslora: self.use_rslora,
+            use_dora: self.use_dora,
+            bias: match self.bias {
+                None | Some(BiasName::None) => Bias::None,
+                Some(BiasName::All) => Bias::All,
+                Some(BiasName::LoraOnly) => Bias::TargetsOnly,
+            },
+            init_lora_weights: self.init_lora_weights.clone(),
+            trainable_token_indices: self.trainable_token_indices.clone(),
+            feedforward: self.feedforward_modules.as_deref().map(Selection::from_text),
+            num_virtual_tokens: self.num_virtual_tokens,
+            prefix_projection: self.prefix_projection,
+            encoder_hidden_size: self.encoder_hidden_size,
+            reparameterization: match self.encoder_reparameterization_type {
+                None | Some(NetworkName::Mlp) => Reparameterization::Mlp,
+                Some(NetworkName::Lstm) => Reparameterization::Lstm,
+            },
+            encoder_num_layers: self.encoder_num_layers,
+            prompt_init: self.prompt_init.map(|name| match name {
+                PromptInitName::Random => PromptStart::Random,
+                PromptInitName::Vocab => PromptStart::Vocabulary,
+                PromptInitName::Text => PromptStart::Text,
             }),
-            MethodName::PrefixTuning | MethodName::PTuningV2 => Method::Prefix(PrefixConfig {
-                num_virtual_tokens: tokens,
-                prefix_projection: name == MethodName::PrefixTuning || self.prefix_projection,
-                encoder_hidden_size: self.encoder_hidden_size,
-                init: self.prefix_init()?,
-                modules_to_save,
-                ..PrefixConfig::default()
-            }),
-            MethodName::PTuning => Method::PromptEncoder(PromptEncoderConfig {
-                num_virtual_tokens: tokens,
-                reparameterization: match self.encoder_reparameterization_type {
-                    None | Some(NetworkName::Mlp) => Reparameterization::Mlp,
-                    Some(NetworkName::Lstm) => Reparameterization::Lstm,
-                },
-                encoder_num_layers: self.encoder_num_layers.unwrap_or(2),
-                encoder_hidden_size: self.encoder_hidden_size,
-                modules_to_save,
-                ..PromptEncoderConfig::default()
-            }),
-            MethodName::Ia3 => Method::Ia3(Ia3Config {
-                scope,
-                feedforward: self.feedforward_modules.as_deref().map(Selection::from_text),
-                ..Ia3Config::default()
-            }),
-            MethodName::TrainableTokens => Method::TrainableTokens(TokensConfig {
-                targets: self.target_modules.as_deref().map(Selection::from_text),
-                rows: self.rows(),
-            }),
-            MethodName::Head => Method::Head(HeadConfig { modules_to_save }),
-            MethodName::LnTuning => Method::LnTuning(LnTuningConfig { scope }),
-            MethodName::Vera => Method::Vera(VeraConfig {
-                scope,
-                rank: self.rank.unwrap_or(256),
-                dropout: self.dropout.unwrap_or(0.0),
-                ..VeraConfig::default()
-            }),
-            MethodName::Loha => Method::Loha(self.product(scope)),
-            MethodName::Lokr => Method::Lokr(LokrConfig { product: self.product(scope), ..LokrConfig::default() }),
-        };
-        method.check()?;
-        Ok(method)
+            prompt_init_text: self.prompt_init_text.clone(),
+            settings: self.settings.iter().cloned().collect(),
+        }
     }
 
     fn scope(&self) -> Scope {
@@ -301,95 +293,29 @@ impl MethodArgs {
             modules_to_save: self.modules_to_save.clone(),
         }
     }
-
-    fn rank_and_alpha(&self) -> (usize, f64) {
-        let rank = self.rank.unwrap_or(8);
-        (rank, self.alpha.unwrap_or_else(|| 2.0 * f64::from(u32::try_from(rank).unwrap_or(u32::MAX))))
-    }
-
-    fn lora(&self, name: MethodName, scope: Scope) -> Result<LoraConfig> {
-        let (rank, alpha) = self.rank_and_alpha();
-        let init = match (name.start(), &self.init_lora_weights) {
-            (Some(LoraInit::Pissa { .. }), Some(LoraInit::Pissa { iterations })) => LoraInit::Pissa { iterations: *iterations },
-            (Some(named), Some(other)) if named != *other => {
-                let hint = "name the start once: `--method lora --init-lora-weights HOW`";
-                return Err(Error::invalid("--method and --init-lora-weights name two starts of LoRA").with_hint(hint));
-            }
-            (named, other) => named.or_else(|| other.clone()).unwrap_or_default(),
-        };
-        Ok(LoraConfig {
-            scope,
-            rank,
-            alpha,
-            dropout: self.dropout.unwrap_or(0.0),
-            rank_pattern: self.rank_pattern.iter().cloned().collect(),
-            alpha_pattern: self.alpha_pattern.iter().cloned().collect(),
-            use_rslora: self.use_rslora || name == MethodName::Rslora,
-            use_dora: self.use_dora || name == MethodName::Dora,
-            bias: match self.bias {
-                None | Some(BiasName::None) => Bias::None,
-                Some(BiasName::All) => Bias::All,
-                Some(BiasName::LoraOnly) => Bias::TargetsOnly,
-            },
-            init,
-            trainable_token_indices: match self.rows() {
-                rows if rows.is_empty() => IndexMap::new(),
-                rows => IndexMap::from([("embed_tokens".to_owned(), rows)]),
-            },
-            ..LoraConfig::default()
-        })
-    }
-
-    /// The rows that are trained, each once.
-    fn rows(&self) -> Vec<usize> {
-        let rows: std::collections::BTreeSet<usize> = self.trainable_token_indices.iter().copied().collect();
-        rows.into_iter().collect()
-    }
-
-    fn prefix_init(&self) -> Result<PrefixInit> {
-        match (self.prompt_init, &self.prompt_init_text) {
-            (None | Some(PromptInitName::Random), None) => Ok(PrefixInit::Random),
-            (None | Some(PromptInitName::Text), Some(text)) => Ok(PrefixInit::Text(text.clone())),
-            (Some(PromptInitName::Vocab), _) => {
-                Err(Error::invalid("a prefix starts from random numbers or a text, not from the vocabulary"))
-            }
-            (Some(PromptInitName::Text), None) => Err(Error::invalid("--prompt-init text needs --prompt-init-text")),
-            (Some(PromptInitName::Random), Some(_)) => Err(Error::invalid("--prompt-init-text goes with --prompt-init text alone")),
-        }
-    }
-
-    fn product(&self, scope: Scope) -> ProductConfig {
-        let (rank, alpha) = self.rank_and_alpha();
-        let patterns = (self.rank_pattern.iter().cloned().collect::<IndexMap<_, _>>(), self.alpha_pattern.iter().cloned().collect());
-        ProductConfig { scope, rank, alpha, rank_pattern: patterns.0, alpha_pattern: patterns.1, ..ProductConfig::default() }
-    }
-
-    fn prompt_init(&self) -> Result<PromptInit> {
-        match (self.prompt_init, &self.prompt_init_text) {
-            (Some(PromptInitName::Random), None) => Ok(PromptInit::Random),
-            (None | Some(PromptInitName::Vocab), None) => Ok(PromptInit::Vocabulary),
-            (None | Some(PromptInitName::Text), Some(text)) => Ok(PromptInit::Text(text.clone())),
-            (Some(PromptInitName::Text), None) => Err(Error::invalid("--prompt-init text needs --prompt-init-text")),
-            (Some(_), Some(_)) => Err(Error::invalid("--prompt-init-text goes with --prompt-init text alone")),
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapter::methods::lora::LoraConfig;
+
+    fn named(name: &str) -> MethodName {
+        MethodName::find(name).expect("a name of the table")
+    }
 
     #[test]
     fn lora_is_configured_as_it_was_asked() -> Result<()> {
         let args = MethodArgs {
-            method: Some(MethodName::Lora),
+            method: Some(named("lora")),
             rank: Some(4),
             target_modules: Some("q_proj, v_proj".into()),
             rank_pattern: vec![pair("layers.0.q_proj=2")?],
             bias: Some(BiasName::LoraOnly),
             ..MethodArgs::default()
         };
-        let Method::Lora(config) = args.method()? else { panic!("not LoRA") };
+        let method = args.method()?;
+        let config = method.get::<LoraConfig>().expect("LoRA");
         assert_eq!((config.rank, config.bias), (4, Bias::TargetsOnly));
         assert!((config.alpha - 8.0).abs() < f64::EPSILON, "alpha is twice the rank by default");
         assert_eq!(config.scope.targets, Targets::Only(Selection::Names(vec!["q_proj".into(), "v_proj".into()])));
@@ -399,28 +325,48 @@ mod tests {
 
     #[test]
     fn names_of_kinds_of_lora_are_lora_with_its_options() -> Result<()> {
-        let of = |name, init| {
-            let args = MethodArgs { method: Some(name), init_lora_weights: init, ..MethodArgs::default() };
-            args.method().map(|method| if let Method::Lora(config) = method { config } else { panic!("not LoRA") })
+        let of = |name, init: Option<&str>| {
+            let args = MethodArgs { method: Some(named(name)), init_lora_weights: init.map(str::to_owned), ..MethodArgs::default() };
+            args.method().map(|method| method.get::<LoraConfig>().expect("LoRA").clone())
         };
-        assert!(of(MethodName::Dora, None)?.use_dora && of(MethodName::Rslora, None)?.use_rslora);
-        assert_eq!(of(MethodName::Olora, None)?.init, LoraInit::Olora);
-        let iterations = LoraInit::Pissa { iterations: Some(4) };
-        assert_eq!(of(MethodName::Pissa, Some(iterations.clone()))?.init, iterations);
-        assert!(of(MethodName::Pissa, Some(LoraInit::Olora)).is_err());
+        assert!(of("dora", None)?.use_dora && of("rslora", None)?.use_rslora);
+        assert_eq!(of("olora", None)?.init, LoraInit::Olora);
+        assert_eq!(of("pissa", Some("pissa_niter_4"))?.init, LoraInit::Pissa { iterations: Some(4) });
+        assert!(of("pissa", Some("olora")).is_err());
         Ok(())
     }
 
     #[test]
     fn every_method_has_the_name_of_its_configuration() -> Result<()> {
-        for name in MethodName::value_variants() {
-            let modules_to_save = vec!["classifier".into()];
-            let args = MethodArgs { method: Some(*name), modules_to_save, trainable_token_indices: vec![1], ..MethodArgs::default() };
-            let value = name.to_possible_value().expect("every method has a name");
-            let expected = if value.is_hide_set() { "lora" } else { value.get_name() };
-            assert_eq!(args.method()?.name(), expected);
+        for row in methods::METHODS {
+            for name in [row.name].iter().chain(row.aliases).chain(row.variants) {
+                let modules_to_save = vec!["classifier".into()];
+                let args =
+                    MethodArgs { method: Some(named(name)), modules_to_save, trainable_token_indices: vec![1], ..MethodArgs::default() };
+                assert_eq!(args.method()?.name(), row.name, "{name}");
+            }
         }
         assert!(pair::<usize>("a=b").is_err() && pair::<usize>("a").is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn any_setting_of_a_method_can_be_set_and_no_other() -> Result<()> {
+        let with = |name, text: &str| {
+            let args = MethodArgs { method: Some(named(name)), settings: vec![setting(text)?], ..MethodArgs::default() };
+            args.method()
+        };
+        let read = |method: &Method| {
+            let mut settings = crate::adapter::config::settings::Settings::default();
+            method.write(&mut settings);
+            settings.0
+        };
+        assert_eq!(read(&with("vera", "d_initial=0.5")?)["d_initial"], 0.5);
+        assert_eq!(read(&with("lokr", "decompose-both=True")?)["decompose_both"], true);
+        for (name, text) in [("vera", "d_inital=0.5"), ("loha", "decompose_both=true"), ("vera", "d_initial=far")] {
+            assert!(with(name, text).is_err(), "{name} {text}");
+        }
+        assert!(setting("alone").is_err());
         Ok(())
     }
 }

@@ -3,7 +3,9 @@
 use serde::Serialize;
 use tracing::subscriber::{NoSubscriber, with_default};
 
-use crate::adapter::config::{LoraConfig, Method, PrefixConfig, PromptConfig, PromptInit, Task};
+use crate::adapter::Method;
+use crate::adapter::config::{PrefixConfig, PromptConfig, PromptInit, Task};
+use crate::adapter::methods::lora::LoraConfig;
 use crate::adapter::targets::Strictness;
 use crate::adapter::{Param, Plan, Purpose};
 use crate::error::{Error, Result};
@@ -25,13 +27,13 @@ impl Sites {
         let virtual_tokens = PrefixConfig { num_virtual_tokens: TOKENS, ..PrefixConfig::default() };
         let prompt = PromptConfig { num_virtual_tokens: TOKENS, init: PromptInit::Random, ..PromptConfig::default() };
         let count = |method: Method| trained(base, &method, task.unwrap_or(Task::SeqCls)).ok();
-        let lora = count(Method::Lora(LoraConfig { rank: 8, ..LoraConfig::default() })).unwrap_or(0);
+        let lora = count(LoraConfig { rank: 8, ..LoraConfig::default() }.into()).unwrap_or(0);
         // What is to be said of the model was said by the first plan.
         let count = |method: Method| with_default(NoSubscriber::default(), || count(method));
         Self {
             lora_all_linear_rank_8: lora,
-            prompt_tokens_20: count(Method::Prompt(prompt)),
-            prefix_tokens_20: count(Method::Prefix(PrefixConfig { prefix_projection: false, ..virtual_tokens })),
+            prompt_tokens_20: count(prompt.into()),
+            prefix_tokens_20: count(PrefixConfig { prefix_projection: false, ..virtual_tokens }.into()),
         }
     }
 }

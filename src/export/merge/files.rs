@@ -102,7 +102,7 @@ struct Whole {
     anatomy: Anatomy,
     /// The modules of the model as the graph has them, and as the adapter calls them.
     names: Vec<(String, String)>,
-    method: crate::adapter::config::Method,
+    method: crate::adapter::Method,
     task: Task,
     plan: Plan,
     tensors: indexmap::IndexMap<String, crate::ir::Tensor>,
@@ -123,7 +123,7 @@ impl Whole {
         let before = modules(&anatomy);
         align_names::follow(&mut anatomy, &files.keys(), None);
         let names = before.into_iter().zip(modules(&anatomy)).filter(|(own, adapters)| own != adapters).collect();
-        split_modules::join(&mut anatomy, &files.config.method).in_file(bundle.model())?;
+        split_modules::join(&mut anatomy, files.config.method.scope(), files.config.method.takes_parts()).in_file(bundle.model())?;
         let given = |key: &str| files.tensors.get(key).cloned();
         let plan = Plan::new(&files.config.method, task, &anatomy, Strictness::AsPeft, 0, &given).in_file(bundle.model())?;
         if plan.virtual_tokens() > 0 {
@@ -161,7 +161,7 @@ impl Whole {
         if !modules(anatomy).into_iter().chain(parameters).any(|module| self.plan.touches(&module)) {
             return Ok(None);
         }
-        split_modules::join(anatomy, &self.method)?;
+        split_modules::join(anatomy, self.method.scope(), self.method.takes_parts())?;
         let given = |key: &str| self.tensors.get(key).cloned();
         let plan = Plan::new(&self.method, self.task, anatomy, Strictness::AsPeft, 0, &given)?;
         match plan.targets().into_iter().find(|(module, _)| !self.plan.touches(module)) {

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
+use crate::adapter::config::fields::{Fields, size, sizes, texts};
 use crate::adapter::config::{HeadModules, NewHead, Pooling};
 use crate::error::{Error, Result};
-use crate::peft::fields::{Fields, size, sizes, texts};
 
 /// The setting.
 pub(super) const FIELD: &str = "new_head";

@@ -2,8 +2,9 @@
 
 use ndarray::Array2;
 
+use super::{LoraConfig, LoraInit};
 use crate::adapter::params::init;
-use crate::adapter::weights::linalg::matrix;
+use crate::adapter::params::matrices::matrix;
 use crate::ir::Tensor;
 use crate::{Error, Result};
 
@@ -34,6 +35,15 @@ pub(crate) struct Branches {
 }
 
 impl Branches {
+    pub(crate) fn of(config: &LoraConfig, seed: u64) -> Self {
+        let start = match config.init {
+            LoraInit::Kaiming | LoraInit::FromFile(_) | LoraInit::Pissa { .. } | LoraInit::Olora => Start::Default,
+            LoraInit::Gaussian => Start::Gaussian,
+            LoraInit::Random => Start::Random,
+        };
+        Self { start, seed, dropout: config.dropout, bias: config.lora_bias, dora: config.use_dora }
+    }
+
     pub(crate) fn fresh_a(&self, name: &str, shape: &[usize; 2]) -> Tensor {
         let mut rng = init::generator(self.seed, name);
         match self.start {

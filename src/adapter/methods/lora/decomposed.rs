@@ -11,19 +11,15 @@ use indexmap::IndexMap;
 use nalgebra::DMatrix;
 use ndarray::{Array2, Axis, concatenate, s};
 
-use crate::adapter::config::{LoraConfig, LoraInit};
-use crate::adapter::params::{
-    PEFT_PREFIX,
-    dropout::Masks,
-    init, input_name,
-    key::{Key, Part as KeyPart},
-};
+use super::{LORA_A, LORA_B, LoraConfig, LoraInit};
+use crate::adapter::params::dropout::Masks;
+use crate::adapter::params::key::Key;
+use crate::adapter::params::matrices::{matrix, tensor};
+use crate::adapter::params::{PEFT_PREFIX, init, input_name};
 use crate::adapter::part::{Folding, Insertion, Part};
 use crate::adapter::targets::Site;
-use crate::adapter::weights::{
-    fold,
-    linalg::{self, Decomposed as Values, matrix, tensor},
-};
+use crate::adapter::weights::fold;
+use crate::adapter::weights::linalg::{self, Decomposed as Values};
 use crate::anatomy::Projection;
 use crate::ir::{DType, Tensor};
 use crate::{Error, Place, Result};
@@ -148,7 +144,7 @@ impl Decomposed {
 
 impl Module {
     fn keys(&self) -> [Key; 2] {
-        [KeyPart::LoraA, KeyPart::LoraB].map(|part| Key::module(&*self.site.module, part))
+        [LORA_A, LORA_B].map(|part| Key::module(&*self.site.module, part))
     }
 }
 

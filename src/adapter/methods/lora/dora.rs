@@ -3,8 +3,10 @@
 
 use ndarray::{Array2, Axis};
 
+use super::MAGNITUDE;
 use super::branches::delta;
-use crate::adapter::params::{Params, key::Part as KeyPart, param};
+use crate::adapter::methods::branch::{own_part, stored_weight};
+use crate::adapter::params::Params;
 use crate::adapter::weights::fold;
 use crate::anatomy::{Layout, Projection};
 use crate::ir::{DType, Expr, Graph, Tensor};
@@ -19,16 +21,11 @@ pub(crate) struct Dora<'g> {
     factor: Expr<'g>,
 }
 
-/// A projection's own part of a constant, along an axis.
-fn own<'g>(stored: Expr<'g>, projection: &Projection, axis: i64) -> Expr<'g> {
-    projection.weight.part.as_ref().map_or(stored, |part| stored.slice(&[part.start], &[part.end], &[axis]))
-}
-
 impl<'g> Dora<'g> {
     pub(crate) fn new(params: &Params<'g>, graph: &Graph, projection: &Projection, a: Expr<'g>, b: Expr<'g>, scaling: f64) -> Self {
         let module = &projection.module;
         let builder = a.b();
-        let magnitude = param(params, module, KeyPart::LoraMagnitude, || match norms_of_base(graph, projection, a, b, scaling) {
+        let magnitude = params.of(module, MAGNITUDE, || match norms_of_base(graph, projection, a, b, scaling) {
             Ok(norms) => norms,
             Err(error) => {
                 builder.fail(error);
@@ -36,8 +33,7 @@ impl<'g> Dora<'g> {
             }
         });
         builder.scoped(&format!("dora/{module}"), || {
-            let axis = i64::from(projection.weight.layout != Layout::OutIn);
-            let weight = own(builder.expr(projection.weight.value), projection, axis).cast(DType::F32);
+            let weight = stored_weight(builder, projection);
             let (update, axis) = match projection.weight.layout {
                 Layout::OutIn => (b.matmul(a), 1),
                 Layout::InOut => (a.t().matmul(b.t()), 0),
@@ -59,7 +55,7 @@ impl<'g> Dora<'g> {
             let y = b.expr(projection.y).cast(DType::F32);
             // A `Gemm` adds the bias itself.
             let bias = projection.bias.filter(|_| projection.y == projection.output);
-            bias.map_or(y, |bias| y - own(b.expr(bias), projection, 0).cast(DType::F32))
+            bias.map_or(y, |bias| y - own_part(b.expr(bias), projection, 0).cast(DType::F32))
         };
         (self.factor + -1.0) * product + self.factor * up
     }

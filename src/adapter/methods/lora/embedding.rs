@@ -1,11 +1,9 @@
 //! LoRA on an embedding: `y = E[ids] + scaling · Aᵀ[ids]·Bᵀ` (PEFT `tuners/lora/layer.py`, `Embedding`).
 
 use super::branches::{Branches, Start, delta};
-use crate::adapter::params::{
-    init,
-    key::{Key, Part as KeyPart},
-    param,
-};
+use super::{EMBEDDING_A, EMBEDDING_B};
+use crate::adapter::params::init;
+use crate::adapter::params::key::{Key, Part as KeyPart};
 use crate::adapter::part::{Folding, Insertion, Part};
 use crate::adapter::targets::Site;
 use crate::adapter::weights::fold;
@@ -27,12 +25,10 @@ impl Part for LoraEmbedding {
         for table in at.anatomy.embeddings.iter().filter(|table| table.module == *module) {
             let size = |n: i64| usize::try_from(n).unwrap_or(0);
             let [a, b] = [
-                (KeyPart::LoraEmbeddingA, [*rank, size(table.rows)], self.branches.start == Start::Random),
-                (KeyPart::LoraEmbeddingB, [size(table.hidden), *rank], true),
+                (EMBEDDING_A, [*rank, size(table.rows)], self.branches.start == Start::Random),
+                (EMBEDDING_B, [size(table.hidden), *rank], true),
             ]
-            .map(|(part, shape, random)| {
-                param(at.params, module, part, || self.fresh(&Key::module(module, part).to_string(), &shape, random))
-            });
+            .map(|(part, shape, random)| at.params.of(module, part, || self.fresh(&Key::module(module, part).to_string(), &shape, random)));
             let builder = at.b;
             let (indices, output) = (builder.expr(table.indices), builder.expr(table.output));
             builder.scoped(&format!("lora/{module}"), || {
@@ -41,7 +37,7 @@ impl Part for LoraEmbedding {
                     y + (rows.matmul(b.t()) * *scaling).cast(y.dtype())
                 });
             });
-            let saved = Key::module(module, KeyPart::BaseWeight).to_string();
+            let saved = Key::module(module, KeyPart::BASE_WEIGHT).to_string();
             if at.params.given(&saved).is_some() {
                 let stored = at.graph.initializer(table.weight).and_then(|tensor| Some((tensor.shape().to_vec(), tensor.to_f32()?)));
                 let (shape, values) =
@@ -55,7 +51,7 @@ impl Part for LoraEmbedding {
     fn fold(&self, at: &Folding<'_>) -> Result<()> {
         let Site { module, scaling, .. } = &self.site;
         let part = |part| at.tensor(&Key::module(module, part).to_string());
-        let delta = delta(&part(KeyPart::LoraEmbeddingA)?, &part(KeyPart::LoraEmbeddingB)?, *scaling)?;
+        let delta = delta(&part(EMBEDDING_A)?, &part(EMBEDDING_B)?, *scaling)?;
         let lookups: Vec<&Embedding> = at.anatomy.embeddings.iter().filter(|table| table.module == *module).collect();
         fold::change_table(at, &lookups, |table| Ok(table + &delta.t()))
     }

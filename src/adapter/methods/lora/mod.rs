@@ -1,59 +1,149 @@
 //! LoRA: `y = W·x + scaling · B·A·dropout(x)` (Hu et al., LoRA, equation 3; PEFT `tuners/lora/layer.py`).
 
 mod branches;
+mod config;
 pub mod decomposed;
 mod dora;
 mod embedding;
 
-use ndarray::Axis;
+use std::ops::Range;
 
-use self::branches::{Branches, Start, delta};
+use ndarray::Array2;
+use serde_json::Value;
+
+pub use self::config::{LoraConfig, LoraInit};
+
+use self::branches::{Branches, delta};
 use self::decomposed::{Decomposed, Decomposition};
 use self::dora::Dora;
 use self::embedding::LoraEmbedding;
-use crate::adapter::config::{LoraConfig, LoraInit, Method, Selection, Targets};
-use crate::adapter::methods::{
-    trainable_tokens::{self, Tokens},
-    trained,
-};
-use crate::adapter::params::{
-    dropout::Masks,
-    init,
-    key::{Key, Part as KeyPart},
-};
-use crate::adapter::part::{Folding, Insertion, Part, Placed, Places, boxed};
-use crate::adapter::targets::{self, CandidateKind, Site, split_modules};
+use super::branch::{self, Branch, Call, Forward, added};
+use super::trainable_tokens::{self, TOKEN_DELTA, Tokens};
+use super::{head, trained};
+use crate::adapter::config::fields::Fields;
+use crate::adapter::config::options::Options;
+use crate::adapter::config::settings::Settings;
+use crate::adapter::config::{Scope, Selection, Targets};
+use crate::adapter::method::{Configuration, Method, Placed, Places, Row};
+use crate::adapter::params::init;
+use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
+use crate::adapter::part::{Folding, Insertion, Part, boxed};
+use crate::adapter::targets::{self, CandidateKind, Site};
 use crate::adapter::weights::fold;
 use crate::anatomy::Projection;
-use crate::ir::{DType, Expr};
+use crate::ir::{Expr, Tensor, ValueId};
 use crate::{Error, Result};
 
-/// The branches at linear projections.
+/// `[rank, in_features]`
+pub const LORA_A: KeyPart = KeyPart::new("lora_A", "weight");
+/// `[out_features, rank]`
+pub const LORA_B: KeyPart = KeyPart::new("lora_B", "weight");
+/// `[out_features]`
+pub const LORA_B_BIAS: KeyPart = KeyPart::new("lora_B", "bias");
+/// `[rank, rows]` of a table.
+pub const EMBEDDING_A: KeyPart = KeyPart::new("lora_embedding_A", "");
+/// `[hidden, rank]`
+pub const EMBEDDING_B: KeyPart = KeyPart::new("lora_embedding_B", "");
+/// `[out_features]`
+pub const MAGNITUDE: KeyPart = KeyPart::new("lora_magnitude_vector", "");
+
+/// The row of LoRA.
+pub static ROW: Row = Row {
+    name: "lora",
+    aliases: &[],
+    variants: &["dora", "rslora", "pissa", "olora"],
+    about: "Low-rank updates of projections",
+    peft_type: "LORA",
+    learning_rate: 5e-4,
+    family: Family::Tuner,
+    tensors: Tensors { parts: &[LORA_A, LORA_B, LORA_B_BIAS, EMBEDDING_A, EMBEDDING_B, MAGNITUDE, TOKEN_DELTA], shared: &[] },
+    adapter_file: "lora",
+    page: "lora.md",
+    read,
+    configure: |options: &Options| LoraConfig::asked(options).map(Method::from),
+};
+
+/// Reads a LoRA, or the head alone that is written as one.
+fn read(fields: &Fields<'_>) -> Result<Method> {
+    let mut config = LoraConfig::read(fields)?;
+    if fields.value("target_modules").and_then(Value::as_str) != Some(head::NO_TARGETS) {
+        return Ok(config.into());
+    }
+    config.scope.targets = Targets::Only(Selection::Names(vec![]));
+    if config.trainable_token_indices.is_empty() { (head::ROW.read)(fields) } else { Ok(config.into()) }
+}
+
+/// The branch at a linear projection.
 #[derive(Debug)]
 struct Lora {
-    sites: Vec<Site>,
+    site: Site,
+    in_features: usize,
+    out_features: usize,
     branches: Branches,
 }
 
-/// Finds where LoRA attaches: projections, embeddings, rows of embeddings.
-pub(crate) fn place(config: &LoraConfig, at: &Places<'_>) -> Result<Placed> {
-    let mut config = config.clone();
+impl Configuration for LoraConfig {
+    fn row(&self) -> &'static Row {
+        &ROW
+    }
+
+    fn check(&self) -> Result<()> {
+        self.checked()
+    }
+
+    fn write(&self, settings: &mut Settings) {
+        self.written(settings);
+    }
+
+    fn scope(&self) -> Option<&Scope> {
+        Some(&self.scope)
+    }
+
+    fn scope_mut(&mut self) -> Option<&mut Scope> {
+        Some(&mut self.scope)
+    }
+
+    fn takes_parts(&self) -> bool {
+        !self.use_dora && !self.lora_bias && !self.init.is_decomposed()
+    }
+
+    /// Finds where LoRA attaches: projections, embeddings, rows of embeddings.
+    fn place(&self, at: &Places<'_>) -> Result<Placed> {
+        place(self.clone(), at)
+    }
+
+    /// The rows that are trained, whatever the table is called.
+    fn constants(&self) -> Vec<(&'static str, String)> {
+        let mut rows: Vec<&Vec<usize>> = self.trainable_token_indices.values().collect();
+        rows.sort();
+        vec![("trainable_token_indices", format!("{rows:?}"))]
+    }
+
+    fn fitted(&self, graph: &Method, key: &Key, tensor: Tensor) -> Result<Tensor> {
+        let (Some(graph), Key::Module { module, part }) = (graph.get::<Self>(), key) else { return Ok(tensor) };
+        let (own, wanted) = (graph.ranks().site(module)?.scaling, self.ranks().site(module)?.scaling);
+        // Tensors that the graph multiplies with the scale, each once.
+        if ![LORA_B, LORA_B_BIAS, EMBEDDING_B].contains(part) || own.to_bits() == wanted.to_bits() {
+            return Ok(tensor);
+        }
+        let values = tensor.to_f32().ok_or_else(|| Error::mismatch("dtype", "float", tensor.dtype()))?;
+        let scaled: Vec<f64> = values.iter().map(|number| f64::from(*number) * wanted / own).collect();
+        Tensor::from_f64(tensor.dtype(), tensor.shape(), &scaled)
+    }
+}
+
+fn place(mut config: LoraConfig, at: &Places<'_>) -> Result<Placed> {
     config.scope.modules_to_save = at.saved.to_vec();
     let candidates = targets::candidates(at.anatomy);
     let none = Targets::Only(Selection::Names(vec![]));
     let only_tokens = config.scope.targets == none && !config.trainable_token_indices.is_empty();
-    let sites = if only_tokens { vec![] } else { targets::resolve(&config, &candidates, at.strictness)? };
+    let sites = if only_tokens { vec![] } else { config.ranks().resolve(&config.scope, &candidates, at.strictness)? };
     let is_table = |site: &Site| candidates.iter().any(|c| c.module == site.module && c.kind == CandidateKind::Embedding);
     let (tables, sites): (Vec<Site>, Vec<Site>) = sites.into_iter().partition(is_table);
     if config.use_dora && !tables.is_empty() {
         return Err(Error::unsupported("DoRA of embeddings", "only those of linear projections are written"));
     }
-    let start = match config.init {
-        LoraInit::Kaiming | LoraInit::FromFile(_) | LoraInit::Pissa { .. } | LoraInit::Olora => Start::Default,
-        LoraInit::Gaussian => Start::Gaussian,
-        LoraInit::Random => Start::Random,
-    };
-    let branches = Branches { start, seed: at.seed, dropout: config.dropout, bias: config.lora_bias, dora: config.use_dora };
+    let branches = Branches::of(&config, at.seed);
     let modules: Vec<String> = sites.iter().chain(&tables).map(|site| site.module.clone()).collect();
     let mut parts: Vec<Box<dyn Part>> = vec![];
     let decomposition = Decomposition::of(&config.init);
@@ -63,7 +153,13 @@ pub(crate) fn place(config: &LoraConfig, at: &Places<'_>) -> Result<Placed> {
     match decomposition {
         _ if sites.is_empty() => {}
         Some(decomposition) => parts.push(boxed(Decomposed::new(sites, decomposition, branches.dropout, at.seed))),
-        None => parts.push(boxed(Lora { sites, branches })),
+        None => {
+            let lora = |site: Site| {
+                let branch::Linear { in_features, out_features, .. } = branch::linear(&site.module, at.anatomy)?;
+                Ok(Lora { site, in_features, out_features, branches })
+            };
+            parts.push(boxed(branch::Branches(sites.into_iter().map(lora).collect::<Result<Vec<_>>>()?)));
+        }
     }
     parts.extend(tables.into_iter().map(|site| boxed(LoraEmbedding { site, branches })));
     let rows = trainable_tokens::find(&config.trainable_token_indices, at)?;
@@ -72,85 +168,77 @@ pub(crate) fn place(config: &LoraConfig, at: &Places<'_>) -> Result<Placed> {
     let attached: Vec<(String, usize)> = parts.iter().flat_map(|part| part.targets()).collect();
     parts.extend(trained::biases(at, config.bias, &attached));
 
+    config.fan_in_fan_out |= at.has_conv1d(&modules);
     let modules: Vec<&str> = modules.iter().map(String::as_str).collect();
     config.scope.settle(&modules, at.saved);
-    config.fan_in_fan_out |= at.anatomy.projections.iter().any(|p| p.conv1d && modules.contains(&p.module.as_str()));
     let config = if decomposition.is_some() { decomposed::settled(config) } else { config };
-    Ok(Placed { parts, settled: Method::Lora(config) })
+    Ok(Placed { parts, settled: config.into() })
 }
 
-impl Part for Lora {
-    /// Adds a branch at each site: to every place where the module is used.
-    ///
-    /// `A` is `[rank, in_features]`, `B` `[out_features, rank]`, as PEFT stores them. The branch is computed in float32.
-    fn insert(&self, at: &Insertion<'_, '_>) -> Result<()> {
-        let mut place = 0;
-        for site in &self.sites {
-            for projection in at.anatomy.projections.iter().filter(|p| p.module == site.module) {
-                place += 1;
-                self.branch(at, projection, site, at.purpose.masks().map(|masks| (masks, place)));
-            }
-        }
-        Ok(())
+/// What the branch adds at one call of its module.
+struct AtCall<'g> {
+    output: ValueId,
+    b: Expr<'g>,
+    bias: Option<Expr<'g>>,
+    dora: Option<Dora<'g>>,
+}
+
+impl Branch for Lora {
+    fn module(&self) -> &str {
+        &self.site.module
     }
 
-    fn fold(&self, at: &Folding<'_>) -> Result<()> {
-        for Site { module, scaling, .. } in &self.sites {
-            let part = |part| at.tensor(&Key::module(module, part).to_string());
-            let delta = delta(&part(KeyPart::LoraA)?, &part(KeyPart::LoraB)?, *scaling)?;
-            let magnitude = self.branches.dora.then(|| at.numbers(&Key::module(module, KeyPart::LoraMagnitude).to_string())).transpose()?;
-            fold::change_parts(at, module, |weight, rows| {
-                let delta = delta.slice_axis(Axis(0), rows.map_or(0..delta.nrows(), split_modules::places).into());
-                match &magnitude {
-                    Some(magnitude) => dora::folded(&(weight + delta), magnitude),
-                    None => Ok(weight + delta),
-                }
-            })?;
-            if self.branches.bias {
-                fold::add_to_bias(at, module, &part(KeyPart::LoraBBias)?, *scaling)?;
-            }
-        }
-        Ok(())
+    fn name(&self) -> &'static str {
+        "lora"
     }
 
-    fn targets(&self) -> Vec<(String, usize)> {
-        self.sites.iter().map(|site| (site.module.clone(), site.rank)).collect()
+    fn rank(&self) -> usize {
+        self.site.rank
     }
 
     fn dropout(&self) -> f64 {
         self.branches.dropout
     }
-}
 
-impl Lora {
-    fn branch<'g>(&self, at: &Insertion<'g, '_>, projection: &Projection, site: &Site, masks: Option<(Masks<'g>, u32)>) {
-        let (branches, params) = (&self.branches, at.params);
-        let size = |n: i64| usize::try_from(n).unwrap_or(0);
-        let (n_in, n_out) = (size(projection.in_features), size(split_modules::out_features(at.anatomy, projection)));
-        let Site { module, rank, scaling } = site;
-        let a_name = format!("{module}.lora_A.weight");
-        let b_name = format!("{module}.lora_B.weight");
-        let a = params.get(&a_name, || branches.fresh_a(&a_name, &[*rank, n_in]));
-        let b = params.get(&b_name, || branches.fresh_b(&b_name, &[n_out, *rank]));
-        let bias = branches.bias.then(|| params.get(&format!("{module}.lora_B.bias"), || init::zeros(&[n_out])));
-        let own_rows = |whole: Expr<'g>| projection.rows.as_ref().map_or(whole, |rows| whole.slice(&[rows.start], &[rows.end], &[0]));
-        let (b, bias) = (own_rows(b), bias.map(own_rows));
-        let dora = branches.dora.then(|| Dora::new(params, at.graph, projection, a, b, *scaling));
-        let builder = a.b();
-        let (x, output) = (builder.current(projection.x), builder.expr(projection.output));
-        builder.scoped(&format!("lora/{module}"), || {
-            builder.rewire(output, |y| {
-                let whole = x.cast(DType::F32);
-                let x = masks.map_or(whole, |(masks, place)| masks.drop(whole, branches.dropout, place));
-                // The scale goes onto the narrow side.
-                let down = x.matmul(a.t()) * *scaling;
-                let up = down.matmul(b.t());
-                let up = bias.map_or(up, |bias| up + bias * *scaling);
-                match dora {
-                    Some(dora) => y + dora.change(projection, x, up, x.id() != whole.id()).cast(y.dtype()),
-                    None => y + up.cast(y.dtype()),
-                }
-            });
-        });
+    /// `A` is `[rank, in_features]`, `B` `[out_features, rank]`, as PEFT stores them. The branch is computed in float32.
+    fn forward<'s, 'g: 's>(&'s self, at: &Insertion<'g, '_>) -> Result<Forward<'s, 'g>> {
+        let (Site { module, rank, scaling }, branches, params) = (&self.site, &self.branches, at.params);
+        let (a_name, b_name) = (format!("{module}.lora_A.weight"), format!("{module}.lora_B.weight"));
+        let a = params.of(module, LORA_A, || branches.fresh_a(&a_name, &[*rank, self.in_features]));
+        let b = params.of(module, LORA_B, || branches.fresh_b(&b_name, &[self.out_features, *rank]));
+        let bias = branches.bias.then(|| params.of(module, LORA_B_BIAS, || init::zeros(&[self.out_features])));
+        let at_call = |projection: &Projection| {
+            let own_rows = |whole: Expr<'g>| projection.rows.as_ref().map_or(whole, |rows| whole.slice(&[rows.start], &[rows.end], &[0]));
+            let (b, bias) = (own_rows(b), bias.map(own_rows));
+            let dora = branches.dora.then(|| Dora::new(params, at.graph, projection, a, b, *scaling));
+            AtCall { output: projection.output, b, bias, dora }
+        };
+        let calls: Vec<AtCall<'g>> = at.anatomy.projections.iter().filter(|p| p.module == *module).map(at_call).collect();
+        Ok(Box::new(move |call: &Call<'g, '_>| {
+            let Some(own) = calls.iter().find(|own| own.output == call.projection.output) else { return call.y };
+            // The scale goes onto the narrow side.
+            let down = call.dropped.matmul(a.t()) * *scaling;
+            let up = down.matmul(own.b.t());
+            let up = own.bias.map_or(up, |bias| up + bias * *scaling);
+            call.plus(own.dora.map_or(up, |dora| dora.change(call.projection, call.dropped, up, call.dropped.id() != call.x.id())))
+        }))
+    }
+
+    fn folded(&self, at: &Folding<'_>, weight: Array2<f32>, rows: Option<&Range<i64>>) -> Result<Array2<f32>> {
+        let module = self.module();
+        let tensor = |part| at.tensor(&Key::module(module, part).to_string());
+        let whole = added(weight, &delta(&tensor(LORA_A)?, &tensor(LORA_B)?, self.site.scaling)?, rows)?;
+        if !self.branches.dora {
+            return Ok(whole);
+        }
+        dora::folded(&whole, &at.numbers(&Key::module(module, MAGNITUDE).to_string())?)
+    }
+
+    fn fold_bias(&self, at: &Folding<'_>) -> Result<()> {
+        if !self.branches.bias {
+            return Ok(());
+        }
+        let bias = at.tensor(&Key::module(self.module(), LORA_B_BIAS).to_string())?;
+        fold::add_to_bias(at, self.module(), &bias, self.site.scaling)
     }
 }

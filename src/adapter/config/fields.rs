@@ -6,48 +6,74 @@ use std::collections::BTreeSet;
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
-use crate::adapter::config::Selection;
+use super::Selection;
 use crate::error::{Error, Result};
 
-/// The settings of a file.
-pub(super) struct Fields<'j> {
+/// The settings of a file, to be read.
+pub struct Fields<'j> {
     json: &'j Map<String, Value>,
     read: RefCell<BTreeSet<&'static str>>,
 }
 
 impl<'j> Fields<'j> {
-    pub(super) fn new(json: &'j Map<String, Value>) -> Self {
+    /// Starts with nothing read.
+    #[must_use]
+    pub fn new(json: &'j Map<String, Value>) -> Self {
         Self { json, read: RefCell::default() }
     }
 
     /// A setting, if it is there and not null.
-    pub(super) fn value(&self, field: &'static str) -> Option<&'j Value> {
+    #[must_use]
+    pub fn value(&self, field: &'static str) -> Option<&'j Value> {
         self.read.borrow_mut().insert(field);
         self.json.get(field).filter(|value| !value.is_null())
     }
 
-    pub(super) fn flag(&self, field: &'static str, default: Flag) -> Result<bool> {
+    /// A switch.
+    ///
+    /// # Errors
+    /// A value of another kind.
+    pub fn flag(&self, field: &'static str, default: Flag) -> Result<bool> {
         self.read_as(field, "true or false", Value::as_bool).map(|value| value.unwrap_or(default == Flag::On))
     }
 
-    pub(super) fn text(&self, field: &'static str) -> Result<Option<&'j str>> {
+    /// A text.
+    ///
+    /// # Errors
+    /// A value of another kind.
+    pub fn text(&self, field: &'static str) -> Result<Option<&'j str>> {
         self.read_as(field, "a text", Value::as_str)
     }
 
-    pub(super) fn number(&self, field: &'static str, default: f64) -> Result<f64> {
+    /// A number.
+    ///
+    /// # Errors
+    /// A value of another kind.
+    pub fn number(&self, field: &'static str, default: f64) -> Result<f64> {
         self.read_as(field, "a number", Value::as_f64).map(|value| value.unwrap_or(default))
     }
 
-    pub(super) fn integer(&self, field: &'static str, default: i64) -> Result<i64> {
+    /// An integer.
+    ///
+    /// # Errors
+    /// A value of another kind.
+    pub fn integer(&self, field: &'static str, default: i64) -> Result<i64> {
         self.read_as(field, "an integer", Value::as_i64).map(|value| value.unwrap_or(default))
     }
 
-    pub(super) fn size(&self, field: &'static str) -> Result<Option<usize>> {
+    /// A length or a count.
+    ///
+    /// # Errors
+    /// A value of another kind.
+    pub fn size(&self, field: &'static str) -> Result<Option<usize>> {
         self.read_as(field, "a whole number from 0", size)
     }
 
     /// A list of texts, or one text; without repetitions, which PEFT writes.
-    pub(super) fn names(&self, field: &'static str) -> Result<Vec<String>> {
+    ///
+    /// # Errors
+    /// A value of another kind.
+    pub fn names(&self, field: &'static str) -> Result<Vec<String>> {
         let names = self.read_as(field, "a list of names", |value| match value {
             Value::String(name) => Some(vec![name.clone()]),
             _ => texts(value),
@@ -62,14 +88,20 @@ impl<'j> Fields<'j> {
     }
 
     /// A list of sizes, or one size.
-    pub(super) fn sizes(&self, field: &'static str) -> Result<Vec<usize>> {
+    ///
+    /// # Errors
+    /// A value of another kind.
+    pub fn sizes(&self, field: &'static str) -> Result<Vec<usize>> {
         let sizes =
             self.read_as(field, "a list of whole numbers from 0", |value| size(value).map(|one| vec![one]).or_else(|| sizes(value)))?;
         Ok(sizes.unwrap_or_default())
     }
 
     /// A list of names, or a regular expression.
-    pub(super) fn selection(&self, field: &'static str) -> Result<Option<Selection>> {
+    ///
+    /// # Errors
+    /// A value of another kind.
+    pub fn selection(&self, field: &'static str) -> Result<Option<Selection>> {
         self.read_as(field, "a list of names or a regular expression", |value| match value {
             Value::String(regex) => Some(Selection::Regex(regex.clone())),
             // A set has no order in PEFT: sorted, the same adapter gives the same bytes here.
@@ -82,12 +114,10 @@ impl<'j> Fields<'j> {
     }
 
     /// Values by name, in the order of the file, in which patterns are tried.
-    pub(super) fn by_name<T>(
-        &self,
-        field: &'static str,
-        expected: &'static str,
-        read: fn(&Value) -> Option<T>,
-    ) -> Result<IndexMap<String, T>> {
+    ///
+    /// # Errors
+    /// A value of another kind.
+    pub fn by_name<T>(&self, field: &'static str, expected: &'static str, read: fn(&Value) -> Option<T>) -> Result<IndexMap<String, T>> {
         let values = self.read_as(field, expected, |value| {
             value.as_object()?.iter().map(|(name, value)| Some((name.clone(), read(value)?))).collect::<Option<IndexMap<_, _>>>()
         })?;
@@ -95,7 +125,10 @@ impl<'j> Fields<'j> {
     }
 
     /// One of some texts, each standing for a value.
-    pub(super) fn one_of<T: Copy>(&self, field: &'static str, values: &[(&str, T)], default: T) -> Result<T> {
+    ///
+    /// # Errors
+    /// A value of another kind.
+    pub fn one_of<T: Copy>(&self, field: &'static str, values: &[(&str, T)], default: T) -> Result<T> {
         let Some(text) = self.text(field)? else { return Ok(default) };
         let known = values.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
         known.ok_or_else(|| {
@@ -105,12 +138,15 @@ impl<'j> Fields<'j> {
     }
 
     /// Marks settings that say nothing about the computation.
-    pub(super) fn inert(&self, fields: &[&'static str]) {
+    pub fn inert(&self, fields: &[&'static str]) {
         self.read.borrow_mut().extend(fields);
     }
 
     /// Refuses settings that change the computation in a way that is not known here.
-    pub(super) fn refuse(&self, fields: &[(&'static str, &'static str)]) -> Result<()> {
+    ///
+    /// # Errors
+    /// One that says something.
+    pub fn refuse(&self, fields: &[(&'static str, &'static str)]) -> Result<()> {
         for &(field, why) in fields {
             if let Some(value) = self.value(field).filter(|value| !says_nothing(value)) {
                 return Err(Error::unsupported(format!("{field} = {}", brief(value)), why));
@@ -119,14 +155,12 @@ impl<'j> Fields<'j> {
         Ok(())
     }
 
-    /// Warns of the settings that nobody has read: they are of a newer version of PEFT, and perhaps they matter.
-    pub(super) fn warn_of_the_rest(&self) {
+    /// The settings that nobody has read and that say something.
+    #[must_use]
+    pub fn unread(&self) -> Vec<String> {
         let read = self.read.borrow();
         let unread = self.json.iter().filter(|(field, value)| !read.contains(field.as_str()) && !says_nothing(value));
-        let unread: Vec<String> = unread.map(|(field, value)| format!("{field} = {}", brief(value))).collect();
-        if !unread.is_empty() {
-            tracing::warn!("adapter_config.json has settings that are not known here and are ignored: {}", unread.join(", "));
-        }
+        unread.map(|(field, value)| format!("{field} = {}", brief(value))).collect()
     }
 
     fn read_as<T>(&self, field: &'static str, expected: &str, read: impl Fn(&'j Value) -> Option<T>) -> Result<Option<T>> {
@@ -136,9 +170,11 @@ impl<'j> Fields<'j> {
 }
 
 /// A switch's position if the file does not say.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Flag {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flag {
+    /// On.
     On,
+    /// Off.
     Off,
 }
 
@@ -153,15 +189,21 @@ fn says_nothing(value: &Value) -> bool {
     }
 }
 
-pub(super) fn size(value: &Value) -> Option<usize> {
+/// A value as a length.
+#[must_use]
+pub fn size(value: &Value) -> Option<usize> {
     value.as_u64().and_then(|size| size.try_into().ok())
 }
 
-pub(super) fn sizes(value: &Value) -> Option<Vec<usize>> {
+/// A value as lengths.
+#[must_use]
+pub fn sizes(value: &Value) -> Option<Vec<usize>> {
     value.as_array()?.iter().map(size).collect()
 }
 
-pub(super) fn texts(value: &Value) -> Option<Vec<String>> {
+/// A value as texts.
+#[must_use]
+pub fn texts(value: &Value) -> Option<Vec<String>> {
     value.as_array()?.iter().map(|item| item.as_str().map(str::to_owned)).collect()
 }
 

@@ -1,0 +1,326 @@
+//! AdaLoRA: `y = W·x + alpha / (r + 1e-5) · B·(E ⊙ A)·dropout(x)`, an update in the form of its singular values, whose factors are kept nearly
+//! orthogonal by a penalty (Zhang et al., Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning, equations 3 and 4; PEFT
+//! `tuners/adalora`).
+//!
+//! Ranks stay at `init_r` while training. In PEFT they shrink where the user's own loop calls `update_and_allocate` after each step, which the
+//! trainer of transformers does not. An adapter whose ranks were allocated has them in `rank_pattern`, and each module its own.
+
+use std::ops::Range;
+
+use indexmap::IndexMap;
+use ndarray::Array2;
+use serde_json::{Value, json};
+
+use super::branch::{self, Branch, Forward, Linear, added};
+use crate::adapter::config::fields::{Fields, Flag};
+use crate::adapter::config::options::Options;
+use crate::adapter::config::settings::{Settings, number};
+use crate::adapter::config::{Bias, Scope, at_least_one, finite, probability};
+use crate::adapter::method::{Configuration, Placed, Places, Row};
+use crate::adapter::params::init;
+use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
+use crate::adapter::part::{Folding, Insertion};
+use crate::error::{Error, Result};
+use crate::ir::{Expr, Tensor};
+
+/// `[rank, in_features]`: right singular vectors.
+const A: KeyPart = KeyPart::new("lora_A", "");
+/// `[out_features, rank]`: left singular vectors.
+const B: KeyPart = KeyPart::new("lora_B", "");
+/// `[rank, 1]`: singular values.
+const E: KeyPart = KeyPart::new("lora_E", "");
+
+/// Deviation of fresh vectors (`reset_lora_parameters`).
+const DEVIATION: f32 = 0.02;
+/// What PEFT adds to the rank that the scale is divided by.
+const EPSILON: f64 = 1e-5;
+/// Settings of PEFT's `LoraConfig` that AdaLoRA has and does not use, or that say how ranks are allocated in a user's own loop.
+const INERT: &[&str] = &["r", "alpha_pattern", "use_rslora", "qalora_group_size", "megatron_core", "ensure_weight_tying"];
+/// Settings that change the computation in a way that is not known here.
+const REFUSED: &[(&str, &str)] = &[
+    ("use_dora", "AdaLoRA has no magnitudes"),
+    ("lora_bias", "AdaLoRA's factors have no bias"),
+    ("trainable_token_indices", "rows of embeddings are trained beside LoRA alone"),
+    ("layer_replication", "the layers of an exported graph are not replicated"),
+    ("target_parameters", "AdaLoRA on bare parameters is not known here"),
+];
+
+/// The row of AdaLoRA.
+pub static ROW: Row = Row {
+    name: "adalora",
+    aliases: &[],
+    variants: &[],
+    about: "Low-rank updates as singular values and nearly orthogonal vectors",
+    peft_type: "ADALORA",
+    learning_rate: 2e-3,
+    family: Family::Tuner,
+    tensors: Tensors { parts: &[A, B, E], shared: &[] },
+    adapter_file: "adalora",
+    page: "adalora.md",
+    read: |fields| AdaLoraConfig::read(fields).map(Into::into),
+    configure: |options: &Options| Ok(AdaLoraConfig::asked(options).into()),
+};
+
+/// The options of AdaLoRA (`AdaLoraConfig`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdaLoraConfig {
+    /// Where it attaches.
+    pub scope: Scope,
+    /// The rank that every module starts with.
+    pub init_r: usize,
+    /// The mean rank after allocation.
+    pub target_r: usize,
+    /// Numerator of the scale; 0: the rank.
+    pub alpha: f64,
+    /// Probability with which an element of the input is dropped while training.
+    pub dropout: f64,
+    /// What the penalty is multiplied with.
+    pub orth_reg_weight: f64,
+    /// Steps before, behind and between allocations, and of all the training.
+    pub schedule: Schedule,
+    /// Which of the first `init_r` singular values a module kept, by PEFT's name of `lora_E`.
+    pub rank_pattern: IndexMap<String, Vec<bool>>,
+    /// Which biases of the base are trained.
+    pub bias: Bias,
+    /// Whether a fresh adapter changes something, for tests.
+    pub random: bool,
+    /// Whether the base's weights are stored `[in, out]`.
+    pub fan_in_fan_out: bool,
+}
+
+/// When PEFT's own loop allocates ranks. It says nothing about what an adapter computes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Schedule {
+    /// Steps before the first allocation.
+    pub tinit: usize,
+    /// Steps behind the last one.
+    pub tfinal: usize,
+    /// Steps from one to the next.
+    pub delta_t: usize,
+    /// How slowly the mean of sensitivities moves.
+    pub beta1: f64,
+    /// How slowly the mean of their changes moves.
+    pub beta2: f64,
+    /// Steps of the training; PEFT loads no adapter without.
+    pub total_step: usize,
+}
+
+impl Default for AdaLoraConfig {
+    fn default() -> Self {
+        Self {
+            scope: Scope::default(),
+            init_r: 12,
+            target_r: 8,
+            alpha: 8.0,
+            dropout: 0.0,
+            orth_reg_weight: 0.5,
+            schedule: Schedule { tinit: 0, tfinal: 0, delta_t: 1, beta1: 0.85, beta2: 0.85, total_step: 1000 },
+            rank_pattern: IndexMap::new(),
+            bias: Bias::None,
+            random: false,
+            fan_in_fan_out: false,
+        }
+    }
+}
+
+impl AdaLoraConfig {
+    fn read(fields: &Fields<'_>) -> Result<Self> {
+        fields.inert(INERT);
+        fields.refuse(REFUSED)?;
+        let default = Self::default();
+        let size = |field, default: usize| Ok::<_, Error>(fields.size(field)?.unwrap_or(default));
+        let kept = |value: &Value| value.as_array()?.iter().map(Value::as_bool).collect();
+        Ok(Self {
+            scope: Scope::read(fields)?,
+            init_r: size("init_r", default.init_r)?,
+            target_r: size("target_r", default.target_r)?,
+            alpha: fields.number("lora_alpha", default.alpha)?,
+            dropout: fields.number("lora_dropout", default.dropout)?,
+            orth_reg_weight: fields.number("orth_reg_weight", default.orth_reg_weight)?,
+            schedule: Schedule {
+                tinit: size("tinit", default.schedule.tinit)?,
+                tfinal: size("tfinal", default.schedule.tfinal)?,
+                delta_t: size("deltaT", default.schedule.delta_t)?,
+                beta1: fields.number("beta1", default.schedule.beta1)?,
+                beta2: fields.number("beta2", default.schedule.beta2)?,
+                total_step: size("total_step", default.schedule.total_step)?,
+            },
+            rank_pattern: fields.by_name("rank_pattern", "lists of true and false by name", kept)?,
+            bias: Bias::read(fields, "lora_only")?,
+            random: !fields.flag("init_lora_weights", Flag::On)?,
+            fan_in_fan_out: fields.flag("fan_in_fan_out", Flag::Off)?,
+        })
+    }
+
+    fn asked(options: &Options) -> Self {
+        let default = Self::default();
+        let (init_r, alpha) = options.rank_and_alpha(default.init_r);
+        Self {
+            scope: options.scope.clone(),
+            init_r,
+            target_r: default.target_r.min(init_r),
+            alpha,
+            dropout: options.dropout.unwrap_or(default.dropout),
+            bias: options.bias,
+            ..default
+        }
+    }
+
+    /// The rank of a module: as many singular values as it kept.
+    fn rank(&self, module: &str) -> usize {
+        let is_of_module = |name: &str| name.strip_prefix(module).is_some_and(|rest| rest == ".lora_E" || rest.starts_with(".lora_E."));
+        let kept = self.rank_pattern.iter().find(|(name, _)| is_of_module(name));
+        kept.map_or(self.init_r, |(_, kept)| kept.iter().filter(|kept| **kept).count())
+    }
+}
+
+/// The branch at one module.
+#[derive(Debug)]
+struct Svd {
+    linear: Linear,
+    rank: usize,
+    /// `alpha / (init_r + 1e-5)`: the scale stays where ranks are allocated.
+    scaling: f64,
+    dropout: f64,
+    orth_reg_weight: f64,
+    random: bool,
+    seed: u64,
+}
+
+impl Configuration for AdaLoraConfig {
+    fn row(&self) -> &'static Row {
+        &ROW
+    }
+
+    fn check(&self) -> Result<()> {
+        at_least_one("init_r", self.init_r)?;
+        at_least_one("target_r", self.target_r)?;
+        finite("lora_alpha", self.alpha)?;
+        probability("lora_dropout", self.dropout)?;
+        let Schedule { tinit, tfinal, total_step, .. } = self.schedule;
+        if tinit.saturating_add(tfinal) >= total_step {
+            let wanted = format!("more than tinit + tfinal = {}", tinit.saturating_add(tfinal));
+            return Err(Error::mismatch("total_step", wanted, total_step).with_hint("PEFT loads no adapter without a phase of allocation"));
+        }
+        if !(self.orth_reg_weight.is_finite() && self.orth_reg_weight >= 0.0) {
+            return Err(Error::mismatch("orth_reg_weight", "a number from 0", self.orth_reg_weight));
+        }
+        self.scope.check()
+    }
+
+    fn write(&self, settings: &mut Settings) {
+        settings.put_scope(&self.scope);
+        settings.put_layers(&self.scope);
+        settings.put("init_r", self.init_r);
+        settings.put("target_r", self.target_r);
+        settings.put("lora_alpha", number(self.alpha));
+        settings.put("lora_dropout", self.dropout);
+        settings.put("orth_reg_weight", self.orth_reg_weight);
+        let Schedule { tinit, tfinal, delta_t, beta1, beta2, total_step } = self.schedule;
+        for (field, steps) in [("tinit", tinit), ("tfinal", tfinal), ("deltaT", delta_t), ("total_step", total_step)] {
+            settings.put(field, steps);
+        }
+        settings.put("beta1", beta1);
+        settings.put("beta2", beta2);
+        settings.put("rank_pattern", if self.rank_pattern.is_empty() { Value::Null } else { json!(self.rank_pattern) });
+        settings.put("bias", self.bias.setting("lora_only"));
+        settings.put("init_lora_weights", !self.random);
+        settings.put("fan_in_fan_out", self.fan_in_fan_out);
+    }
+
+    fn scope(&self) -> Option<&Scope> {
+        Some(&self.scope)
+    }
+
+    fn scope_mut(&mut self) -> Option<&mut Scope> {
+        Some(&mut self.scope)
+    }
+
+    fn has_empty_tensors(&self) -> bool {
+        !self.rank_pattern.is_empty()
+    }
+
+    fn constants(&self) -> Vec<(&'static str, String)> {
+        vec![("scale of the updates", format!("{} / {}", self.alpha, self.init_r))]
+    }
+
+    fn place(&self, at: &Places<'_>) -> Result<Placed> {
+        let mut config = self.clone();
+        let alpha = if self.alpha > 0.0 { self.alpha } else { f64::from(u32::try_from(self.init_r).unwrap_or(u32::MAX)) };
+        let scaling = alpha / (f64::from(u32::try_from(self.init_r).unwrap_or(u32::MAX)) + EPSILON);
+        let svd = |linear: Linear| Svd {
+            rank: self.rank(&linear.module),
+            linear,
+            scaling,
+            dropout: self.dropout,
+            orth_reg_weight: self.orth_reg_weight,
+            random: self.random,
+            seed: at.seed,
+        };
+        // A module that kept no singular value is as the base has it.
+        let branches: Vec<Svd> = branch::choose(&self.scope, at)?.into_iter().map(svd).filter(|branch| branch.rank > 0).collect();
+        let modules: Vec<String> = branches.iter().map(|branch| branch.linear.module.clone()).collect();
+        config.fan_in_fan_out |= at.has_conv1d(&modules);
+        Ok(branch::placed(config, branches, self.bias, at))
+    }
+}
+
+impl Svd {
+    fn tensors<'g>(&self, at: &Insertion<'g, '_>) -> [Expr<'g>; 3] {
+        let Linear { module, out_features, in_features } = &self.linear;
+        let fresh = |part: KeyPart, shape: [usize; 2]| -> Tensor {
+            let deviation = if self.random { 1.0 } else { DEVIATION };
+            if part == E && !self.random {
+                return init::zeros(&shape);
+            }
+            init::normal(&mut init::generator(self.seed, &Key::module(&**module, part).to_string()), &shape, deviation)
+        };
+        [(A, [self.rank, *in_features]), (B, [*out_features, self.rank]), (E, [self.rank, 1])]
+            .map(|(part, shape)| at.params.of(module, part, || fresh(part, shape)))
+    }
+}
+
+impl Branch for Svd {
+    fn module(&self) -> &str {
+        &self.linear.module
+    }
+
+    fn name(&self) -> &'static str {
+        "adalora"
+    }
+
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn dropout(&self) -> f64 {
+        self.dropout
+    }
+
+    fn forward<'s, 'g: 's>(&'s self, at: &Insertion<'g, '_>) -> Result<Forward<'s, 'g>> {
+        let [a, b, e] = self.tensors(at);
+        Ok(Box::new(move |call| {
+            let down = call.dropped.matmul((a * e).t()) * self.scaling;
+            call.plus(down.matmul(b.t()))
+        }))
+    }
+
+    fn folded(&self, at: &Folding<'_>, weight: Array2<f32>, rows: Option<&Range<i64>>) -> Result<Array2<f32>> {
+        let [a, b, e] = [A, B, E].map(|part| at.matrix(self.module(), part));
+        let delta = b?.dot(&(a? * e?)) * init::narrow(self.scaling);
+        added(weight, &delta, rows)
+    }
+
+    /// `orth_reg_weight · (‖A·Aᵀ − I‖ + ‖Bᵀ·B − I‖) / 2` (`AdaLoraModel.forward`; the mean over the modules is taken where they are put together).
+    fn penalty<'g>(&self, at: &Insertion<'g, '_>) -> Option<Expr<'g>> {
+        if self.orth_reg_weight <= 0.0 {
+            return None;
+        }
+        let [a, b, _] = self.tensors(at);
+        let mut ones = vec![0.0; self.rank * self.rank];
+        ones.iter_mut().step_by(self.rank + 1).for_each(|one| *one = 1.0);
+        let identity = at.b.constant(Tensor::from_f32(&[self.rank, self.rank], &ones));
+        let norm = |product: Expr<'g>| (product - identity).square().sum_all().sqrt();
+        Some((norm(a.matmul(a.t())) + norm(b.t().matmul(b))) * (self.orth_reg_weight / 2.0))
+    }
+}
