@@ -1,5 +1,7 @@
 //! `peft-onnx generate`
 
+mod transduce;
+
 use std::io::{Read, Write};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -7,17 +9,16 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::{Global, Which, output, transduce};
+use super::{Global, Which, output};
 use crate::anatomy::{self, Feeding};
 use crate::data::{Ending, Message, Specials, Tokenizer};
 use crate::error::{Context, Error, Result};
 use crate::export::INFERENCE;
-use crate::files;
 use crate::generate::{Generator, Limits, Sampler, Sampling, TextStream};
-use crate::model;
 use crate::onnx::Runnable;
 use crate::ort::Device;
 use crate::training::tokenizer_near;
+use crate::{files, model};
 
 const AFTER_HELP: &str = "\
 Without --temperature the most probable token comes every time. With it, tokens are drawn; the same --seed draws the same.

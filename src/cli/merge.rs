@@ -1,20 +1,21 @@
 //! `peft-onnx merge`
 
+mod several;
+
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
-use super::{Global, Which, merge_files, output, target};
+use super::{Global, Which, output, target};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::evaluate::verify::{self, Comparison, Samples};
 use crate::export::layout::{self, Layout, Placed};
 use crate::export::merge::{self, Quantised, Report, Request, Weights};
 use crate::export::{Bundle, INFERENCE};
-use crate::files;
 use crate::ir::DType;
 use crate::model::Model;
-use crate::onnx;
+use crate::{files, onnx};
 
 const AFTER_HELP: &str = "\
 The merged model has the base's inputs and outputs, and runs in any ONNX runtime. Unless --no-verify is given, it is compared with the bundle's
@@ -96,8 +97,8 @@ pub enum WeightsName {
 /// As [`merge::write`]; [`Diverged`](ErrorKind::Diverged) if the merged model computes something else than the unmerged one.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
     let bundle = args.which.open(&args.bundle, args.base.as_deref())?;
-    if merge_files::is_asked_for(args, &bundle) {
-        return merge_files::run(args, global, &bundle);
+    if several::is_asked_for(args, &bundle) {
+        return several::run(args, global, &bundle);
     }
     let merged = if args.is_of_folder() {
         let folder = Folder { path: &args.output, force: args.force, tokenizer: args.tokenizer.as_deref(), config: None };

@@ -23,7 +23,6 @@ pub mod inject;
 pub mod inspect;
 mod memory;
 pub mod merge;
-mod merge_files;
 mod output;
 pub mod plan;
 mod progress;
@@ -33,7 +32,6 @@ mod signals;
 mod target;
 mod task;
 pub mod train;
-mod transduce;
 mod usage;
 mod which;
 

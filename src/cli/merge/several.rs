@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::merge::{self, Args};
-use super::{Global, output};
+use super::Args;
+use crate::cli::{Global, output};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::evaluate::verify::{self, Comparison, Samples};
 use crate::export::merge::files::{self, Merged, Request};
@@ -85,7 +85,7 @@ fn compared(global: &Global, bundle: &Bundle, written: &[Merged], folder: &Path)
 }
 
 fn tell(args: &Args, global: &Global, written: &[Merged], verified: Option<&Verified>) -> Result<()> {
-    let size = |merged: &Merged| merge::size(&args.output.join(&merged.name));
+    let size = |merged: &Merged| super::size(&args.output.join(&merged.name));
     if global.json {
         let file = |merged: &Merged| {
             let rounded = (merged.requantised.weights > 0)

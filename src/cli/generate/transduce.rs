@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::generate::{Args, Told};
-use super::{Global, output};
+use super::{Args, Told};
 use crate::anatomy::{self, Feeding, Role};
+use crate::cli::{Global, output};
 use crate::data::{Example, Media, Numbers, Pixels, Specials, Tokenizer};
 use crate::error::{Error, Result};
 use crate::export::INFERENCE;
