@@ -17,6 +17,7 @@ fn every_command_explains_itself() {
         "finetune",
         "inspect",
         "inject",
+        "plan",
         "train",
         "runs",
         "eval",

@@ -28,6 +28,7 @@ mod onnx;
 mod optimizer;
 mod packing;
 mod peft_format;
+mod plan;
 mod properties;
 mod quiet;
 mod recompute;
