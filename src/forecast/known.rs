@@ -48,7 +48,15 @@ impl Settled {
     /// The lengths of a value's axes; none where its rank is not known.
     pub(super) fn shape(&self, id: ValueId) -> Option<Vec<i64>> {
         let fact = self.facts.get(&id)?;
-        Some(fact.shape.as_ref()?.iter().map(|dim| self.lengths.number(dim)).collect())
+        let mut is_counted = false;
+        let number = |dim: &Dim| {
+            // Of several lengths that only the running graph knows, one is that of the tokens.
+            let is_free = !dim.names().is_empty();
+            let number = if is_free && is_counted { 1 } else { self.lengths.number(dim) };
+            is_counted |= is_free;
+            number
+        };
+        Some(fact.shape.as_ref()?.iter().map(number).collect())
     }
 
     /// The bytes of a value.

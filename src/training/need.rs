@@ -10,9 +10,9 @@ use crate::forecast::{self, Lengths};
 use crate::ir::Graph;
 
 /// Private memory of the program with ONNX Runtime loaded and no graph open, in bytes; measured with 1.32 on Linux.
-const PROGRAM: u64 = 40 << 20;
-/// Private memory of a session for each node of its graph, in bytes; measured with 1.32 on graphs of 400 to 5,000 nodes.
-const NODE: u64 = 16 << 10;
+const PROGRAM: u64 = 12 << 20;
+/// Private memory of a session for each node of its graph, in bytes; measured with 1.32 on a graph of 1,500 nodes.
+const NODE: u64 = 12 << 10;
 
 /// What a step needs.
 #[derive(Clone, Debug, PartialEq)]
