@@ -114,7 +114,8 @@ pub fn map(path: &Path) -> Result<Bytes> {
     }
     // SAFETY: the mapping is read-only and private. Its bytes change only if another process writes into the very file, which
     // programs that make models do not do to a finished one; this program replaces files by renaming and never writes into one that
-    // it has read. Whoever cuts the file short meanwhile gets this process a SIGBUS, as with every program that maps weights.
+    // it has read. Whoever cuts the file short meanwhile gets this process a SIGBUS, as with every program that maps weights; the command
+    // line ends with an error then.
     #[expect(unsafe_code, reason = "mapping a file is the only way to read weights larger than memory")]
     let mapped = unsafe { Mmap::map(&file) }.in_file(path)?;
     Ok(Bytes::from_owner(mapped))

@@ -18,22 +18,15 @@ pub(super) enum First {
 }
 
 static ASKED: AtomicBool = AtomicBool::new(false);
-/// Whether the first signal asks.
-static ASKS: AtomicBool = AtomicBool::new(false);
-static LISTENS: AtomicBool = AtomicBool::new(false);
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 /// What shells add to a signal's number.
 const OF_SIGNALS: i32 = 128;
 /// The number of Ctrl-C's signal where the system gives none.
 const INTERRUPT: i32 = 2;
 
-/// Listens from now on; the flag is set when a signal asks the work to end. A later call changes what the first signal does.
+/// Listens from now on; the flag is set when a signal asks the work to end.
 pub(super) fn listen(first: First) -> &'static AtomicBool {
-    ASKS.store(first == First::Asks, Ordering::SeqCst);
-    if LISTENS.swap(true, Ordering::SeqCst) {
-        return &ASKED;
-    }
-    if let Err(error) = system::listen(came) {
+    if let Err(error) = system::listen(move |signal| came(signal, first)) {
         tracing::warn!("Ctrl-C will not save: {error}");
     }
     &ASKED
@@ -46,8 +39,8 @@ pub(super) fn exit_code() -> u8 {
     u8::try_from(OF_SIGNALS + if signal == 0 { INTERRUPT } else { signal }).unwrap_or(1)
 }
 
-fn came(signal: i32) {
-    if !ASKS.load(Ordering::SeqCst) || ASKED.swap(true, Ordering::SeqCst) {
+fn came(signal: i32, first: First) {
+    if first == First::Ends || ASKED.swap(true, Ordering::SeqCst) {
         unfinished::remove_all();
         std::process::exit(OF_SIGNALS + signal);
     }
@@ -57,13 +50,32 @@ fn came(signal: i32) {
 
 #[cfg(unix)]
 mod system {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+    use signal_hook::consts::{SIGBUS, SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
     use signal_hook::iterator::Signals;
+
+    /// What is said where a mapped file ends before its bytes.
+    const CUT_SHORT: &[u8] = b"error: a file was cut short, or its disk failed, while it was read\n\
+        hint: models and adapters must stay as they are while a command reads them; what was saved is whole: `train --resume` goes on from there\n";
+
+    /// Ends the process with an error where a mapped file was cut short.
+    fn cut_short() {
+        // SAFETY: `write` of bytes that are always there; it may be called by a signal's handler, as `_exit` may.
+        #[expect(unsafe_code, reason = "a handler may call next to nothing of the standard library")]
+        unsafe {
+            libc::write(libc::STDERR_FILENO, CUT_SHORT.as_ptr().cast(), CUT_SHORT.len());
+        }
+        signal_hook::low_level::exit(1);
+    }
 
     /// Calls `came` for every signal, in a thread of its own.
     pub(super) fn listen(came: impl Fn(i32) + Send + 'static) -> std::io::Result<()> {
         // A file that may not grow any more is an error of the write that wanted to, not the end of the process.
         signal_hook::flag::register(SIGXFSZ, std::sync::Arc::default())?;
+        // SAFETY: the handler calls `write` and `_exit` alone.
+        #[expect(unsafe_code, reason = "the handler must run where the read failed")]
+        unsafe {
+            signal_hook::low_level::register(SIGBUS, cut_short)?;
+        }
         let mut signals = Signals::new([SIGINT, SIGTERM])?;
         if !is_ignored(SIGHUP) {
             signals.add_signal(SIGHUP)?;

@@ -105,3 +105,30 @@ fn damaged_files_of_every_kind_are_refused_or_read() {
         println!("{}: {tried} damaged files", entry.name);
     }
 }
+
+#[cfg(unix)]
+#[test]
+fn a_model_that_is_cut_short_under_a_running_command_is_an_error() {
+    use std::io::{BufRead, BufReader, Read};
+
+    let folder = crate::common::Folder::empty();
+    let (model, bundle, rows) = (folder.path("model.onnx"), folder.path("bundle"), folder.path("rows.jsonl"));
+    std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-lm/model.onnx"), &model).expect("it is copied");
+    std::fs::write(&rows, "{\"input_ids\": [5, 9, 12, 30, 7]}\n".repeat(4)).expect("it is written");
+    done(&["inject", &model, "--method", "lora", "-o", &bundle, "-q"]);
+    let mut command = std::process::Command::new(crate::common::peft_onnx().get_program());
+    command.envs(crate::common::project_library().map(|library| ("ORT_DYLIB_PATH", library)));
+    command.args(["train", &bundle, "--data", &rows, "--max-steps", "100000", "--log-every", "1"]);
+    let mut running = command.stderr(std::process::Stdio::piped()).spawn().expect("the binary starts");
+    let mut said = BufReader::new(running.stderr.take().expect("a pipe"));
+    let mut line = String::new();
+    while !line.starts_with("step ") {
+        line.clear();
+        assert!(said.read_line(&mut line).expect("text") > 0, "training begins");
+    }
+    std::fs::File::options().write(true).open(&model).and_then(|file| file.set_len(4096)).expect("it is cut");
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).expect("text");
+    assert_eq!(running.wait().expect("it ends").code(), Some(1), "{rest}");
+    assert!(rest.contains("error: a file was cut short"), "{rest}");
+}
