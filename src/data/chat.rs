@@ -101,8 +101,8 @@ pub struct ChatTemplate {
     shown: Shown,
 }
 
-/// Steps that a template may take, of which one pays for 64 bytes of text: seconds, and a thousand times what the longest known ones take.
-const STEPS: u64 = 10_000_000;
+/// Steps that a template may take, of which one pays for 64 bytes of text: about a second, and hundreds of times what the longest known ones take.
+const STEPS: u64 = 3_000_000;
 
 /// Bytes of stack for the engine's compiler, which calls itself; [`Source`] bounds how often.
 const STACK: usize = 64 << 20;
