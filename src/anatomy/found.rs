@@ -149,10 +149,12 @@ pub struct Embedding {
 }
 
 /// Rows of a table times a number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scaling {
     /// The product.
     pub product: ValueId,
+    /// The number, if it is a constant that can be read.
+    pub factor: Option<f64>,
     /// Whether names tell if the table's own module multiplies, or the model that has it.
     pub is_told: bool,
 }

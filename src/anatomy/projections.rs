@@ -90,7 +90,8 @@ impl Hints {
         let evidence = Evidence::of(graph, &[node.id()], &[]);
         let is_told = !self.namer.genai && evidence.scope().is_some() && hint.scope().is_some();
         let scaled = if evidence.is_of_same_scope(hint) { product } else { table.output };
-        (scaled, Some(Scaling { product, is_told }))
+        let factor = scaled_by_number(node).ok().and_then(|(_, factor)| factor);
+        (scaled, Some(Scaling { product, factor, is_told }))
     }
 
     /// Every module path that names tell, those of norms and biases among them.

@@ -19,7 +19,7 @@ use crate::adapter::virtual_tokens::encoder::Encoder;
 use crate::adapter::virtual_tokens::rows::Rows;
 use crate::adapter::virtual_tokens::{check_room, prepend};
 use crate::adapter::weights::dequantised_rows;
-use crate::anatomy::Anatomy;
+use crate::anatomy::{Anatomy, Embedding};
 use crate::ir::{Graph, Tensor};
 use crate::{Error, Result};
 
@@ -283,6 +283,44 @@ impl Prompt {
             PromptInit::Tokens(tokens) if tokens.is_empty() => return Err(Error::invalid("the text that the prompt starts from is empty")),
             PromptInit::Tokens(tokens) => tokens.iter().copied().cycle().take(self.kept).collect::<Vec<usize>>(),
         };
-        dequantised_rows::rows_of(graph, table, &rows)
+        of_module(graph, table, &rows)
+    }
+}
+
+/// Rows as the table's module gives them: some modules multiply them, and virtual tokens come behind that. PEFT asks the module, too.
+fn of_module(graph: &Graph, table: &Embedding, rows: &[usize]) -> Result<Tensor> {
+    let rows = dequantised_rows::rows_of(graph, table, rows)?;
+    let own = table.scaling.filter(|scaling| scaling.product == table.scaled).and_then(|scaling| scaling.factor);
+    match (own, rows.to_f32()) {
+        (Some(factor), Some(numbers)) => {
+            let factor = init::narrow(factor);
+            Ok(Tensor::from_f32(rows.shape(), &numbers.into_iter().map(|number| number * factor).collect::<Vec<f32>>()))
+        }
+        _ => Ok(rows),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::anatomy;
+    use crate::ir::{Builder, DType, Dim, ModelInfo};
+
+    #[test]
+    fn prompts_start_from_rows_as_the_tables_module_gives_them() {
+        // Gemma 3 multiplies in the embedding's module, Gemma behind it.
+        for (scope, expected) in [("/model/embed_tokens", 1.0), ("/model", 0.5)] {
+            let b = Builder::new(ModelInfo::dialect());
+            let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+            let table = b.initializer("model.embed_tokens.weight", Tensor::from_f32(&[50, 4], &[0.5; 200]));
+            let rows = b.scoped("/model/embed_tokens", || table.gather(ids, 0));
+            let scaled = b.scoped(scope, || rows * 2.0);
+            let weight = b.initializer("onnx::MatMul_1", Tensor::from_f32(&[4, 4], &[0.5; 16]));
+            b.output("y", b.scoped("/model/layers.0/attn/q_proj", || scaled.matmul(weight)));
+            let graph = b.finish().expect("a valid graph");
+            let anatomy = anatomy::read(&graph);
+            let rows = of_module(&graph, tables::of_tokens(&anatomy).expect("a table"), &[3, 7]).expect("rows");
+            assert_eq!((rows.shape(), rows.to_f32()), (&[2, 4][..], Some(vec![expected; 8])), "{scope}");
+        }
     }
 }
