@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::input_role::{MaskForm, Role};
 use super::{Anatomy, fixed};
+use crate::error::{Error, Result};
 use crate::ir::Graph;
 
 /// The input of graphs of training that tells which of the rows that were put into one row a token belongs to.
@@ -51,7 +52,24 @@ impl Padding {
     }
 }
 
+/// Tokens that a graph computes with at once, at most: more than any model takes, and few enough to be filled in.
+const MOST_TOKENS: usize = 1 << 24;
+
 impl Feeding {
+    /// Checks the lengths that a file insists on, before anything is filled up to them.
+    ///
+    /// # Errors
+    /// [`Mismatch`](crate::ErrorKind::Mismatch) for more than any model takes.
+    pub fn check(&self) -> Result<()> {
+        let (rows, length) = (self.rows.unwrap_or(1), self.length.unwrap_or(1));
+        if rows.checked_mul(length).is_some_and(|tokens| tokens <= MOST_TOKENS) {
+            return Ok(());
+        }
+        let found = format!("{rows} rows of {length}");
+        let error = Error::mismatch("tokens that the model takes at once", format!("at most {MOST_TOKENS}"), found);
+        Err(error.with_hint("export the model with free lengths of batch and sequence"))
+    }
+
     /// What an input of this name is for; names of Hugging Face's models are known where nothing was recognised.
     #[must_use]
     pub fn role(&self, name: &str) -> Option<Role> {
@@ -97,5 +115,24 @@ pub fn feeding(graph: &Graph, anatomy: &Anatomy) -> Feeding {
         declares_any_rows: fixed.has_free_rows && fixed.rows.is_some(),
         length: size(fixed.length),
         padding,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_beyond_reason_are_refused() {
+        for (rows, length, is_right) in [
+            (None, None, true),
+            (Some(1), Some(8192), true),
+            (Some(4096), Some(4096), true),
+            (Some(1 << 30), None, false),
+            (None, Some(1 << 62), false),
+            (Some(1 << 40), Some(1 << 40), false),
+        ] {
+            assert_eq!(Feeding { rows, length, ..Feeding::default() }.check().is_ok(), is_right, "{rows:?} x {length:?}");
+        }
     }
 }

@@ -18,15 +18,22 @@ pub(super) enum First {
 }
 
 static ASKED: AtomicBool = AtomicBool::new(false);
+/// Whether the first signal asks.
+static ASKS: AtomicBool = AtomicBool::new(false);
+static LISTENS: AtomicBool = AtomicBool::new(false);
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 /// What shells add to a signal's number.
 const OF_SIGNALS: i32 = 128;
 /// The number of Ctrl-C's signal where the system gives none.
 const INTERRUPT: i32 = 2;
 
-/// Listens from now on; the flag is set when a signal asks the work to end.
+/// Listens from now on; the flag is set when a signal asks the work to end. A later call changes what the first signal does.
 pub(super) fn listen(first: First) -> &'static AtomicBool {
-    if let Err(error) = system::listen(move |signal| came(signal, first)) {
+    ASKS.store(first == First::Asks, Ordering::SeqCst);
+    if LISTENS.swap(true, Ordering::SeqCst) {
+        return &ASKED;
+    }
+    if let Err(error) = system::listen(came) {
         tracing::warn!("Ctrl-C will not save: {error}");
     }
     &ASKED
@@ -39,8 +46,8 @@ pub(super) fn exit_code() -> u8 {
     u8::try_from(OF_SIGNALS + if signal == 0 { INTERRUPT } else { signal }).unwrap_or(1)
 }
 
-fn came(signal: i32, first: First) {
-    if first == First::Ends || ASKED.swap(true, Ordering::SeqCst) {
+fn came(signal: i32) {
+    if !ASKS.load(Ordering::SeqCst) || ASKED.swap(true, Ordering::SeqCst) {
         unfinished::remove_all();
         std::process::exit(OF_SIGNALS + signal);
     }

@@ -106,6 +106,7 @@ impl<'a> Batches<'a> {
             return Err(error.with_hint("name a tokenizer that has a mask token, or write labels into the data file"));
         }
         let filling = filling.declared_by(inputs);
+        filling.feeding.check()?;
         let has_segments = dataset.examples.iter().any(|example| !example.segments.is_empty());
         let inputs = inputs
             .iter()

@@ -302,7 +302,10 @@ fn feeding(base: &Base) -> Result<Feeding> {
         fact.dtype.is_none_or(|dtype| !FED.contains(&dtype)) || fact.rank().is_none()
     });
     match unfillable {
-        None => Ok(anatomy::feeding(&base.graph, &base.anatomy)),
+        None => {
+            let feeding = anatomy::feeding(&base.graph, &base.anatomy);
+            feeding.check().map(|()| feeding)
+        }
         Some(&(id, _)) => {
             let what = format!("the input {} of type {}", base.graph.value_name(id), base.graph.fact(id));
             let error = Error::unsupported(what, "no column of a data file fills it");

@@ -235,6 +235,7 @@ impl Manifest {
         if let Some(file) = self.base.files.iter().find(|file| file.part > self.base.parts.len()) {
             return refuse("base.files".to_owned(), "parts that there are", &file.part.to_string());
         }
+        self.feeding.check()?;
         match self.base.files.iter().position(|file| !is_inside(&file.path)) {
             Some(number) => refuse(format!("base.files[{number}].path"), "a path in the model's folder", &self.base.files[number].path),
             None => Ok(()),

@@ -75,6 +75,7 @@ impl Generator {
         let ids = ids.ok_or_else(|| Error::not_found("input", "input_ids")).in_file(session.path())?;
         let declared = if let Some(Axis::Known(length)) = ids.shape.get(1) { Some(*length) } else { None };
         let length = feeding.length.or(declared).filter(|length| *length > 1);
+        Feeding { length, ..feeding.clone() }.check().in_file(session.path())?;
         let past = session.inputs().iter().filter(|port| port.name.starts_with("past"));
         let cache = past.map(|port| Some(Slot { past: port.clone(), present: present_of(port, &session)? })).collect::<Option<_>>();
         Ok(Self { cache: cache.unwrap_or_default(), logits, length, feeding, session })
