@@ -4,7 +4,7 @@ mod transduce;
 
 use std::io::{Read, Write};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::json;
@@ -80,21 +80,9 @@ pub struct Args {
     /// Maximum number of new tokens
     #[arg(long, aliases = ["max-tokens", "max-length"], value_name = "TOKENS", default_value_t = 128)]
     pub max_new_tokens: usize,
-    /// Sampling temperature: 0 always takes the most probable token, 1 samples the model's own distribution
-    #[arg(long, value_name = "NUMBER", default_value_t = 0.0, help_heading = "Choice of tokens")]
-    pub temperature: f64,
-    /// Sample from this many of the most probable tokens
-    #[arg(long, value_name = "TOKENS", help_heading = "Choice of tokens")]
-    pub top_k: Option<NonZeroUsize>,
-    /// Sample from the most probable tokens that together have this probability
-    #[arg(long, value_name = "SHARE", default_value_t = 1.0, help_heading = "Choice of tokens")]
-    pub top_p: f64,
-    /// Repetition penalty: above 1, tokens that already occurred become less probable
-    #[arg(long, value_name = "NUMBER", default_value_t = 1.0, help_heading = "Choice of tokens")]
-    pub repetition_penalty: f64,
-    /// Random seed of sampling
-    #[arg(long, value_name = "NUMBER", default_value_t = 42, help_heading = "Choice of tokens")]
-    pub seed: u64,
+    /// How tokens are chosen.
+    #[command(flatten)]
+    pub choice: Choice,
     /// Device: cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, help_heading = "Computing")]
     pub device: Device,
@@ -103,29 +91,58 @@ pub struct Args {
     pub threads: Option<NonZeroUsize>,
 }
 
+/// How tokens are chosen, of every command that writes.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Choice {
+    /// Sampling temperature: 0 always takes the most probable token, 1 samples the model's own distribution
+    #[arg(long, value_name = "NUMBER", default_value_t = 0.0, help_heading = CHOICE)]
+    pub temperature: f64,
+    /// Sample from this many of the most probable tokens
+    #[arg(long, value_name = "TOKENS", help_heading = CHOICE)]
+    pub top_k: Option<NonZeroUsize>,
+    /// Sample from the most probable tokens that together have this probability
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0, help_heading = CHOICE)]
+    pub top_p: f64,
+    /// Repetition penalty: above 1, tokens that already occurred become less probable
+    #[arg(long, value_name = "NUMBER", default_value_t = 1.0, help_heading = CHOICE)]
+    pub repetition_penalty: f64,
+    /// Random seed of sampling
+    #[arg(long, value_name = "NUMBER", default_value_t = 42, help_heading = CHOICE)]
+    pub seed: u64,
+}
+
+const CHOICE: &str = "Choice of tokens";
+
+impl Choice {
+    /// A sampler at the start of its choices.
+    ///
+    /// # Errors
+    /// As [`Sampler::new`].
+    pub(super) fn sampler(&self) -> Result<Sampler> {
+        Sampler::new(Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k.map(NonZeroUsize::get),
+            top_p: self.top_p,
+            repetition_penalty: self.repetition_penalty,
+            seed: self.seed,
+        })
+    }
+}
+
 /// Writes text.
 ///
 /// # Errors
 /// If there is no tokenizer, or as [`Generator::generate`].
 pub fn run(args: &Args, global: &Global) -> Result<()> {
-    let sampler = || {
-        Sampler::new(Sampling {
-            temperature: args.temperature,
-            top_k: args.top_k.map(NonZeroUsize::get),
-            top_p: args.top_p,
-            repetition_penalty: args.repetition_penalty,
-            seed: args.seed,
-        })
-    };
-    sampler()?;
+    args.choice.sampler()?;
     if let Some(model) = transduce::model(args)? {
-        return transduce::run(args, global, model, &sampler);
+        return transduce::run(args, global, model, &|| args.choice.sampler());
     }
     if let Some(option) = encoders_option(args) {
         let error = Error::unsupported(option, "the model is no encoder-decoder").in_file(&args.model);
         return Err(error.with_hint("it goes with a model in the files encoder_model.onnx and decoder_model.onnx, or with inputs for both"));
     }
-    let model = Model::of(args)?;
+    let model = Model::of(&args.model, args.base.as_deref(), &args.which, args.tokenizer.as_deref())?;
     let mut generator = Generator::fed(global.runtime(args.threads)?, model.graph.clone(), model.feeding.clone(), args.device)?;
     model.tokenizer.check_fits(generator.vocabulary())?;
     let end_of_turn = model.tokenizer.end_of_turn().filter(|_| args.chat);
@@ -140,7 +157,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         let mut told = Told::new(args, global, TextStream::after(&model.tokenizer, &prompt.tokens));
         told.begin(&prompt)?;
         let started = Instant::now();
-        let tokens = generator.generate(&prompt.tokens, &limits, &mut sampler()?, &mut |token| told.tell(token))?;
+        let tokens = generator.generate(&prompt.tokens, &limits, &mut args.choice.sampler()?, &mut |token| told.tell(token))?;
         let completion = told.end()?;
         let time = started.elapsed();
         tracing::info!("{} tokens in {}", tokens.len(), output::duration(time));
@@ -163,33 +180,33 @@ fn encoders_option(args: &Args) -> Option<&'static str> {
 }
 
 /// The graph that writes, with its tokenizer.
-struct Model {
-    graph: Runnable,
-    tokenizer: Tokenizer,
+pub(super) struct Model {
+    pub(super) graph: Runnable,
+    pub(super) tokenizer: Tokenizer,
     /// Folders in which the configuration of its generation may lie.
-    folders: Vec<PathBuf>,
-    positions: Option<usize>,
-    feeding: Feeding,
+    pub(super) folders: Vec<PathBuf>,
+    pub(super) positions: Option<usize>,
+    pub(super) feeding: Feeding,
 }
 
 impl Model {
-    fn of(args: &Args) -> Result<Self> {
-        let (graph, places, positions, feeding): (Runnable, _, _, _) = if args.model.is_dir() {
-            let bundle = args.which.open(&args.model, args.base.as_deref())?;
+    /// The model of a file, or of a bundle with its adapter.
+    pub(super) fn of(path: &Path, base: Option<&Path>, which: &Which, tokenizer: Option<&Path>) -> Result<Self> {
+        let (graph, places, positions, feeding): (Runnable, _, _, _) = if path.is_dir() {
+            let bundle = which.open(path, base)?;
             let graph = bundle.runnable(INFERENCE)?;
             let positions = bundle.manifest().max_positions.and_then(|most| usize::try_from(most).ok());
             let places = vec![graph.path.clone(), bundle.model().to_path_buf()];
             (graph, places, positions, bundle.manifest().feeding.clone())
         } else {
-            let model = model::Model::open(&args.model)?;
+            let model = model::Model::open(path)?;
             let feeding = anatomy::feeding(model.graph(), model.anatomy());
-            ((&args.model).into(), vec![args.model.clone()], None, feeding)
+            (path.into(), vec![path.to_path_buf()], None, feeding)
         };
-        let tokenizer = match &args.tokenizer {
-            Some(path) => Tokenizer::open(path)?,
-            None => tokenizer_near(&places)?.ok_or_else(|| {
-                Error::not_found("tokenizer", "tokenizer.json").in_file(&args.model).with_hint("name one with --tokenizer FILE")
-            })?,
+        let tokenizer = match tokenizer {
+            Some(file) => Tokenizer::open(file)?,
+            None => tokenizer_near(&places)?
+                .ok_or_else(|| Error::not_found("tokenizer", "tokenizer.json").in_file(path).with_hint("name one with --tokenizer FILE"))?,
         };
         let folders = places.iter().flat_map(|place| files::near::folders(place)).collect();
         Ok(Self { graph, tokenizer, folders, positions, feeding })

@@ -4,6 +4,7 @@
 //! error, which need not be readable. With `--json` the last line of standard error is the error as JSON. Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted (143 by SIGTERM, 129 by
 //! SIGHUP).
 
+pub mod chat;
 pub mod check;
 mod columns;
 pub mod combine;
@@ -100,6 +101,8 @@ pub enum Command {
     Combine(combine::Args),
     /// Write text with a model or bundle
     Generate(generate::Args),
+    /// Talk with a model or bundle, line by line
+    Chat(chat::Args),
     /// Compare a bundle's gradients with finite differences of its loss
     Check(check::Args),
     /// Show which ONNX Runtime is used, and how to get one
@@ -130,6 +133,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Convert(args) => convert::run(args, &cli.global),
         Command::Combine(args) => combine::run(args, &cli.global),
         Command::Generate(args) => generate::run(args, &cli.global),
+        Command::Chat(args) => chat::run(args, &cli.global),
         Command::Check(args) => check::run(args, &cli.global),
         Command::Runtime(args) => runtime::run(args, &cli.global),
         Command::Completions(args) => completions::run(args, &cli.global),

@@ -97,7 +97,7 @@ const COMMANDS: &[(&[&str], &str)] = &[
         &["fine-tune", "fit", "sft"],
         "`peft-onnx finetune MODEL --data FILE` does the whole way; `peft-onnx inject` adds an adapter, `peft-onnx train` trains it, `peft-onnx merge` makes one model of both",
     ),
-    (&["infer", "predict", "run", "chat"], "`peft-onnx generate MODEL --prompt TEXT` writes text; with `--chat` it answers"),
+    (&["infer", "predict", "run"], "`peft-onnx generate MODEL --prompt TEXT` writes text; with `--chat` it answers"),
     (&["info", "show", "list"], "`peft-onnx inspect MODEL` shows what is in a model"),
     (&["download", "pull"], "nothing is downloaded; `peft-onnx inspect FOLDER` looks into what is there"),
     (&["quantize", "quantise"], "a base that is quantised already stays so: `peft-onnx merge --requantize`"),

@@ -26,6 +26,7 @@ fn every_command_explains_itself() {
         "convert",
         "combine",
         "generate",
+        "chat",
         "check",
         "runtime",
         "completions",

@@ -1,0 +1,130 @@
+//! `peft-onnx chat`
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::generate::{Choice, Model};
+use super::{Global, Which, output};
+use crate::data::{ChatTemplate, Ending, Message, Specials, Tokenizer};
+use crate::error::{Error, Result};
+use crate::generate::{Generator, Limits, Sampler, TextStream};
+use crate::ort::Device;
+
+const AFTER_HELP: &str = "\
+Each line is a message; the answer is written word by word, and the whole conversation is read again with the next line, in the tokenizer's chat template.
+A line /clear forgets the conversation; /exit, or the end of the input, ends it.
+
+Examples:
+  peft-onnx chat model.lora
+  peft-onnx chat tuned/ --system 'You answer in one sentence.' --temperature 0.7
+  printf 'Hello!\\nAnd now?\\n' | peft-onnx chat tuned/ --json      # a line of JSON for each answer";
+
+/// Options of `chat`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// An ONNX model, or a bundle
+    #[arg(value_name = "MODEL|BUNDLE")]
+    pub model: PathBuf,
+    /// The model that the bundle was made of, if it moved
+    #[arg(long, value_name = "MODEL")]
+    pub base: Option<PathBuf>,
+    /// Which adapter
+    #[command(flatten)]
+    pub which: Which,
+    /// tokenizer.json, or its folder [default: beside the model]
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+    /// The system message
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Maximum number of new tokens of an answer
+    #[arg(long, aliases = ["max-tokens"], value_name = "TOKENS", default_value_t = 512)]
+    pub max_new_tokens: usize,
+    /// How tokens are chosen.
+    #[command(flatten)]
+    pub choice: Choice,
+    /// Device: cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, help_heading = "Computing")]
+    pub device: Device,
+    /// Number of threads [default: as many as this process may use]
+    #[arg(long, value_name = "COUNT", help_heading = "Computing")]
+    pub threads: Option<NonZeroUsize>,
+}
+
+/// Answers lines until they end.
+///
+/// # Errors
+/// A model without a tokenizer or a chat template; a conversation that is longer than the model takes.
+pub fn run(args: &Args, global: &Global) -> Result<()> {
+    let sampler = args.choice.sampler()?;
+    let model = Model::of(&args.model, args.base.as_deref(), &args.which, args.tokenizer.as_deref())?;
+    let template = model.tokenizer.chat().ok_or_else(|| {
+        let error = Error::invalid("the tokenizer has no chat template").in_file(&args.model);
+        error.with_hint("`peft-onnx generate` continues a text that is written as the model should read it")
+    })?;
+    let generator = Generator::fed(global.runtime(args.threads)?, model.graph.clone(), model.feeding.clone(), args.device)?;
+    model.tokenizer.check_fits(generator.vocabulary())?;
+    let stop = model.tokenizer.stops(&model.folders)?.into_iter().chain(model.tokenizer.end_of_turn()).collect();
+    let limits = Limits { new_tokens: args.max_new_tokens, stop, positions: model.positions };
+    let system: Vec<Message> = args.system.iter().map(|text| Message::says("system", text)).collect();
+    let mut talk = Talk { tokenizer: &model.tokenizer, template, generator, limits, sampler, global, messages: system.clone() };
+    let is_watched = std::io::stdin().is_terminal();
+    let mut lines = std::io::stdin().lock().lines();
+    loop {
+        if is_watched {
+            let _ = write!(std::io::stderr(), "> ").and_then(|()| std::io::stderr().flush());
+        }
+        let Some(line) = lines.next().transpose()? else { return Ok(()) };
+        match line.trim() {
+            "" => {}
+            "/exit" | "/quit" => return Ok(()),
+            "/clear" => talk.messages.clone_from(&system),
+            text => talk.answer(text)?,
+        }
+    }
+}
+
+/// A conversation.
+struct Talk<'a> {
+    tokenizer: &'a Tokenizer,
+    template: &'a ChatTemplate,
+    generator: Generator,
+    limits: Limits,
+    sampler: Sampler,
+    global: &'a Global,
+    messages: Vec<Message>,
+}
+
+impl Talk<'_> {
+    /// Answers a message, and remembers both.
+    fn answer(&mut self, text: &str) -> Result<()> {
+        self.messages.push(Message::says("user", text));
+        let prompt = self.template.render(&self.messages, Ending::AssistantsTurn)?;
+        let prompt = self.tokenizer.encode(&prompt, Specials::AsWritten)?.ids;
+        let (mut stream, mut answer, is_json) = (TextStream::after(self.tokenizer, &prompt), String::new(), self.global.json);
+        let mut tell = |part: String| {
+            answer += &part;
+            if is_json {
+                return Ok(());
+            }
+            let mut out = std::io::stdout().lock();
+            Ok(out.write_all(part.as_bytes()).and_then(|()| out.flush())?)
+        };
+        let write = &mut |token| stream.push(token).and_then(&mut tell);
+        let tokens = self.generator.generate(&prompt, &self.limits, &mut self.sampler, write)?;
+        let rest = stream.finish()?;
+        tell(rest)?;
+        if is_json {
+            let line = json!({"message": text, "answer": answer, "tokens": tokens.len()});
+            output::print(&line.to_string())?;
+        } else {
+            output::print("")?;
+        }
+        self.messages.push(Message::says("assistant", &answer));
+        Ok(())
+    }
+}
