@@ -173,7 +173,7 @@ fn writing(args: &Args, places: &[PathBuf], tokenizer: &Tokenizer, positions: Op
     if !unread.is_empty() {
         tracing::warn!("the configuration of generation says {}, which is not followed", unread.join(", "));
     }
-    let is_drawn = args.temperature > 0.0;
+    let is_drawn = args.choice.temperature > 0.0;
     let usual = get("num_beams").and_then(|count| count.as_u64()).and_then(|count| usize::try_from(count).ok()).filter(|_| !is_drawn);
     let beams = args.num_beams.map_or(usual.unwrap_or(1), std::num::NonZeroUsize::get);
     if is_drawn && beams > 1 {
