@@ -122,10 +122,10 @@
 //! let (graph, anatomy) = (model.graph(), model.anatomy());
 //! let method = Method::from(LoraConfig::default());
 //! let plan = Plan::new(&method, Task::SeqCls, anatomy, Strictness::Every, 42, &|_| None)?;
-//! assert_eq!(plan.targets(), [("encoder.q_proj".to_owned(), 8)]);
+//! assert_eq!(plan.targets().len(), 1);
 //! let b = Builder::on(graph);
 //! let params = plan.insert(&b, graph, anatomy, &|_| None, Purpose::Inference)?;
-//! assert_eq!(params[0].initial.shape(), [8, 4]);
+//! assert!(params.iter().all(|param| param.key.contains("encoder.q_proj")));
 //! # Ok(())
 //! # }
 //! ```
