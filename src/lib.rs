@@ -158,6 +158,8 @@ pub mod onnx;
 #[cfg(feature = "runtime")]
 pub mod ort;
 pub mod peft;
+#[cfg(feature = "runtime")]
+pub mod predict;
 pub mod safetensors;
 pub mod train;
 #[cfg(feature = "runtime")]

@@ -9,11 +9,12 @@ mod wrong;
 use std::path::{Path, PathBuf};
 
 use super::which::around;
-use super::{Command, Global};
+use super::{Command, Global, data};
+use crate::data::splits::{self, Split, Splits};
 use crate::error::{Error, Result};
 use crate::export::manifest;
 use crate::files::Kind;
-use crate::model::parts::Split;
+use crate::model::parts::Split as ModelParts;
 use crate::peft;
 
 /// What an argument of the command line should be.
@@ -69,7 +70,7 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
         Command::Convert(args) => take(Role::Model, &mut args.model, global)?,
         Command::Inject(args) => {
             // A folder with the files of an encoder-decoder stands for all of them.
-            if let Some(split) = Split::inside(&args.model).filter(|_| args.adding.part.is_empty()) {
+            if let Some(split) = ModelParts::inside(&args.model).filter(|_| args.adding.part.is_empty()) {
                 args.model = split.to_train().to_path_buf();
                 args.adding.part = vec![split.encoder];
             }
@@ -81,21 +82,33 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
         Command::Train(args) => {
             moved(&mut args.base, global)?;
             look(Role::Bundle, &args.bundle)?;
-            let training = &args.training;
-            all(Role::Data, [&training.data].into_iter().chain(&training.eval_data))?;
+            let training = &mut args.training;
+            if training.eval_data.is_none() {
+                training.eval_data = beside(&training.data)?;
+            }
+            part(&mut training.data, &[Split::Train], global)?;
+            training.eval_data.as_mut().map_or(Ok(()), |data| part(data, &[Split::Validation, Split::Test], global))?;
             all(Role::Tokenizer, &training.tokenizer)?;
         }
         Command::Eval(args) => {
             moved(&mut args.base, global)?;
             around(&mut args.model, &mut args.which);
             take(Role::ModelOrBundle, &mut args.model, global)?;
-            look(Role::Data, &args.data)?;
+            part(&mut args.data, &[Split::Test, Split::Validation], global)?;
+            all(Role::Tokenizer, &args.tokenizer)?;
+        }
+        Command::Data(args) => of_data(args, global)?,
+        Command::Predict(args) => {
+            moved(&mut args.base, global)?;
+            around(&mut args.model, &mut args.which);
+            take(Role::ModelOrBundle, &mut args.model, global)?;
+            part(&mut args.data, &[Split::Test, Split::Validation], global)?;
             all(Role::Tokenizer, &args.tokenizer)?;
         }
         Command::Generate(args) => {
             moved(&mut args.base, global)?;
             around(&mut args.model, &mut args.which);
-            if Split::inside(&args.model).is_none() {
+            if ModelParts::inside(&args.model).is_none() {
                 take(Role::ModelOrBundle, &mut args.model, global)?;
             }
             all(Role::Model, &args.part)?;
@@ -111,7 +124,7 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
             moved(&mut args.base, global)?;
             around(&mut args.bundle, &mut args.which);
             look(Role::Bundle, &args.bundle)?;
-            all(Role::Data, &args.data)?;
+            args.data.as_mut().map_or(Ok(()), |data| part(data, &[Split::Train], global))?;
             all(Role::Tokenizer, &args.tokenizer)?;
         }
         Command::Plan(args) => {
@@ -138,8 +151,53 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
     Ok(command)
 }
 
+/// The paths of `data` and of its commands.
+fn of_data(args: &mut data::Args, global: &Global) -> Result<()> {
+    match &mut args.command {
+        None => {
+            moved(&mut args.base, global)?;
+            all(Role::Bundle, &args.bundle)?;
+            args.file.as_mut().map_or(Ok(()), |file| part(file, &[Split::Train, Split::Validation, Split::Test], global))?;
+            all(Role::Tokenizer, &args.tokenizer)
+        }
+        Some(data::Command::MineNegatives(args)) => {
+            moved(&mut args.base, global)?;
+            around(&mut args.model, &mut args.which);
+            take(Role::ModelOrBundle, &mut args.model, global)?;
+            part(&mut args.file, &[Split::Train], global)?;
+            all(Role::Data, &args.corpus)?;
+            all(Role::Tokenizer, &args.tokenizer)
+        }
+    }
+}
+
 fn all<'a>(role: Role, paths: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
     paths.into_iter().try_for_each(|path| look(role, path))
+}
+
+/// Takes the file in a folder of data that is for one of these purposes, the first that there is, for the folder.
+fn part(path: &mut PathBuf, wanted: &[Split], global: &Global) -> Result<()> {
+    look(Role::Data, path)?;
+    let splits = if path.is_dir() { Splits::of(path)? } else { Splits::default() };
+    if splits.is_empty() {
+        return Ok(());
+    }
+    let names = |splits: &[Split]| splits.iter().map(|split| split.name()).collect::<Vec<_>>().join(" or ");
+    let Some(found) = splits.first(wanted) else {
+        let others: Vec<Split> =
+            [Split::Train, Split::Validation, Split::Test].into_iter().filter(|split| splits.get(*split).is_some()).collect();
+        let error = Error::not_found("data file", names(wanted)).in_file(path.as_path());
+        return Err(error.with_hint(format!("the folder has {}: name that file if it is meant", names(&others))));
+    };
+    global.note(&format!("{}: {}", path.display(), shown(found)));
+    *path = found.to_path_buf();
+    Ok(())
+}
+
+/// The file of a folder of data that training is evaluated on, where nobody named one.
+fn beside(data: &Path) -> Result<Option<PathBuf>> {
+    let splits = if data.is_dir() { Splits::of(data)? } else { Splits::default() };
+    Ok(splits.get(Split::Validation).map(Path::to_path_buf))
 }
 
 /// The base of a bundle, where it was said to be elsewhere now.
@@ -187,7 +245,7 @@ fn look_at_folder(role: Role, path: &Path) -> Result<()> {
         // An adapter may lie in a folder of its own inside; its reader looks there.
         Role::Adapter => is_of_bundle(path) || is_adapter(path) || folders_in(path).iter().any(|inner| is_adapter(inner)),
         Role::ModelOrBundle | Role::Tokenizer => true,
-        Role::Data => false,
+        Role::Data => splits::is_data(path),
     };
     if fits { Ok(()) } else { Err(wrong::folder(role, path)) }
 }

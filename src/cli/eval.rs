@@ -62,6 +62,12 @@ pub struct Args {
     /// Truncate rows to this many tokens [default: no truncation; a row that is too long for the model is an error]
     #[arg(long, aliases = ["max-seq-length", "max-seq-len"], value_name = "TOKENS")]
     pub max_length: Option<NonZeroUsize>,
+    /// For qa: part long texts into windows that share this many tokens with the one before [default: texts are cut]
+    #[arg(long, value_name = "TOKENS")]
+    pub doc_stride: Option<usize>,
+    /// What dpo, ipo and kto compare with: the base without the adapter, or the adapter as `inject` wrote it
+    #[arg(long, value_name = "WHICH", default_value = "base")]
+    pub reference: super::train::Comparison,
     /// Let a language model choose a label's word at `[MASK]`; several templates are compared [default: the bundle's]
     #[arg(long, value_name = "TEMPLATE", help_heading = super::hard_prompt::HEADING)]
     pub template: Vec<String>,
@@ -139,7 +145,7 @@ fn each(
     let verbalizer = args.verbalizer.as_deref().map(super::hard_prompt::verbalizer).transpose()?;
     let templates: Vec<Option<&String>> = if args.template.is_empty() { vec![None] } else { args.template.iter().map(Some).collect() };
     let one = |template: Option<&String>| {
-        let mut source = source()?.mapped(&args.columns.renamed()).cut(args.max_length);
+        let mut source = source()?.mapped(&args.columns.renamed()).cut(args.max_length).parted(args.doc_stride);
         if let Some(template) = template {
             source = source.shown_in(template, verbalizer.as_deref())?;
         }
@@ -170,7 +176,7 @@ fn of_bundle(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
         let evaluator = evaluator.narrowed_to(source.hard_prompt()).measuring(source.classes(), &names, &manifest.loss);
         let evaluator = evaluator.spelled_by(source.tokenizer(), &manifest.loss);
         evaluator
-            .compared_with(Reference::of(runtime, &bundle, args.device)?)
+            .compared_with(Reference::of(runtime, &bundle, args.reference.into(), args.device)?)
             .measure(Some(Feed::host(Input::Trainable.name(), &trainable)))
     })
 }

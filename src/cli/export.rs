@@ -8,7 +8,7 @@ use serde_json::json;
 use super::train::Hyperparameters;
 use super::{Global, Which, output, target};
 use crate::error::{Context, Error, Result};
-use crate::export::{Bundle, Manifest, adapter_file, card, layout, onnx_adapter, pending, training_loop};
+use crate::export::{Bundle, Manifest, adapter_file, card, layout, onnx_adapter, pending, training_loop, vjp};
 use crate::onnx::{self, Storage, WriteOptions};
 
 const AFTER_HELP: &str = "\
@@ -62,6 +62,9 @@ pub enum Format {
     /// A complete folder for training loops in any language: training.onnx is one step, with the state as ordinary inputs and outputs;
     /// initial.onnx gives the first state
     Training,
+    /// A complete folder for losses in another program: forward.onnx gives the outputs, vjp.onnx turns their gradients into the adapter's,
+    /// update.onnx makes the next state
+    Vjp,
 }
 
 /// The files of an adapter in PEFT's form; the last only for methods that have an encoder.
@@ -92,6 +95,11 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
             target::file(output, args.force)?;
             let graph = open(args)?.adapted()?;
             onnx::write(&graph, output, &WriteOptions { storage: Storage::Inline })?;
+        }
+        Format::Vjp => {
+            let folder = target::folder(output, args.force, &vjp::FILES)?;
+            vjp::write(&open(args)?, folder.path())?;
+            folder.finish()?;
         }
         Format::Training => {
             let folder = target::folder(output, args.force, &training_loop::FILES)?;

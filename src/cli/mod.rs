@@ -11,6 +11,7 @@ pub mod combine;
 pub mod completions;
 mod config;
 pub mod convert;
+pub mod data;
 mod door;
 pub mod eval;
 pub mod export;
@@ -24,8 +25,10 @@ pub mod inject;
 pub mod inspect;
 mod memory;
 pub mod merge;
+mod opening;
 mod output;
 pub mod plan;
+pub mod predict;
 mod progress;
 pub mod runs;
 pub mod runtime;
@@ -83,6 +86,8 @@ pub enum Command {
     Inspect(inspect::Args),
     /// Add an adapter to a model, and write the bundle of graphs that train and run it
     Inject(Box<inject::Args>),
+    /// Show what a data file is: columns, lengths, classes, and rows with what is learnt in colour
+    Data(Box<data::Args>),
     /// Foretell the memory and time of a training step, and the largest batch that fits
     Plan(plan::Args),
     /// Train the adapter of a bundle
@@ -91,6 +96,8 @@ pub enum Command {
     Runs(runs::Args),
     /// Measure loss and metrics of a model or bundle on a data file
     Eval(eval::Args),
+    /// Answer the rows of a data file: class and probability, score, vector, text, entities
+    Predict(Box<predict::Args>),
     /// Fold a bundle's adapter into its base: one ordinary ONNX model
     Merge(merge::Args),
     /// Write a bundle's adapter or inference graph in another form
@@ -124,10 +131,12 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Finetune(args) => finetune::run(args, &cli.global),
         Command::Inspect(args) => inspect::run(args, &cli.global),
         Command::Inject(args) => inject::run(args, &cli.global),
+        Command::Data(args) => data::run(args, &cli.global),
         Command::Plan(args) => plan::run(args, &cli.global),
         Command::Train(args) => train::run(args, &cli.global),
         Command::Runs(args) => runs::run(args, &cli.global),
         Command::Eval(args) => eval::run(args, &cli.global),
+        Command::Predict(args) => predict::run(args, &cli.global),
         Command::Merge(args) => merge::run(args, &cli.global),
         Command::Export(args) => export::run(args, &cli.global),
         Command::Convert(args) => convert::run(args, &cli.global),

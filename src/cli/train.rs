@@ -11,9 +11,10 @@ use serde_json::json;
 use super::progress::Progress;
 use super::{Columns, Global, config, output, signals};
 use crate::adapter::methods;
-use crate::data::{HeldOut, Order, Packing, ValSize};
+use crate::data::{HeldOut, Order, Packing, Sampler, ValSize};
 use crate::error::{Context, Result};
 use crate::evaluate::Evaluation;
+use crate::evaluate::reference::Referee;
 use crate::export::Manifest;
 use crate::ort::Device;
 use crate::training::schedule::Decay;
@@ -101,6 +102,15 @@ pub struct Training {
     /// Truncate rows to this many tokens [default: no truncation; a row that is too long for the model is an error]
     #[arg(long, aliases = ["max-seq-length", "max-seq-len", "cutoff-len"], value_name = "TOKENS", help_heading = "Data")]
     pub max_length: Option<NonZeroUsize>,
+    /// For qa: part long texts into windows that share this many tokens with the one before [default: texts are cut]
+    #[arg(long, value_name = "TOKENS", help_heading = "Data")]
+    pub doc_stride: Option<usize>,
+    /// Which rows may be in one batch: any, or none with a text of another (for losses that take a batch's texts for each other's negatives)
+    #[arg(long, value_name = "WHICH", default_value = "any", help_heading = "Data")]
+    pub batch_sampler: BatchSampler,
+    /// What dpo, ipo and kto compare with: the base without the adapter, or the adapter as `inject` wrote it
+    #[arg(long, value_name = "WHICH", default_value = "base", help_heading = "Optimizer (AdamW)")]
+    pub reference: Comparison,
     /// Put several rows into one of --max-length tokens, or of as many as the model takes; each attends to itself alone, and losses are those of separate rows
     #[arg(long, help_heading = "Data")]
     pub packing: bool,
@@ -199,6 +209,46 @@ pub struct Training {
     /// Number of threads [default: as many as this process may use]
     #[arg(long, value_name = "COUNT", help_heading = "Computing")]
     pub threads: Option<NonZeroUsize>,
+}
+
+/// Which rows may be in one batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum BatchSampler {
+    /// Any.
+    #[value(alias = "batch-sampler", alias = "batch_sampler")]
+    Any,
+    /// None with a text that another one has.
+    #[value(alias = "no_duplicates")]
+    NoDuplicates,
+}
+
+impl From<BatchSampler> for Sampler {
+    fn from(sampler: BatchSampler) -> Self {
+        match sampler {
+            BatchSampler::Any => Self::Any,
+            BatchSampler::NoDuplicates => Self::NoDuplicates,
+        }
+    }
+}
+
+/// What preferences are compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Comparison {
+    /// The base without the adapter.
+    Base,
+    /// The adapter as `inject` wrote it.
+    Initial,
+}
+
+impl From<Comparison> for Referee {
+    fn from(comparison: Comparison) -> Self {
+        match comparison {
+            Comparison::Base => Self::Base,
+            Comparison::Initial => Self::Initial,
+        }
+    }
 }
 
 /// Rows at a time: a number, or as many as there is memory for.
@@ -343,6 +393,8 @@ impl Training {
                 columns: self.columns.renamed(),
                 tokenizer: self.tokenizer.clone(),
                 max_length: self.max_length,
+                stride: self.doc_stride,
+                sampler: self.batch_sampler.into(),
                 packing: match (self.packing, self.packing_strategy) {
                     (false, _) => Packing::Off,
                     (true, PackingStrategy::Bfd) => Packing::Whole,
@@ -355,6 +407,7 @@ impl Training {
                 },
                 batch_size: batch_size_to_train(self.batch_size, &manifest.feeding).in_file(bundle)?,
             },
+            reference: self.reference.into(),
             accumulation: self.gradient_accumulation_steps,
             micro_batch: self.micro_batch_size.map_or(MicroBatch::Whole, |rows| rows.0),
             length: self.max_steps.map_or(Length::Epochs(epochs.unwrap_or(EPOCHS)), |steps| Length::Steps(steps.get())),

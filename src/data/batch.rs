@@ -3,13 +3,16 @@
 use super::columns::{Rows, role};
 use super::dataset::Dataset;
 use super::example::{Example, IGNORED, Labels, Numbers};
+use super::fields::single;
 use super::filling::Filling;
 use super::masking::hidden;
+use super::sampler::Epoch;
 use super::shuffle::{Cursor, Order, by_length};
 use crate::adapter::config::Task;
 use crate::anatomy::{Padding, Role};
 use crate::error::{Context, Error, Place, Result};
 use crate::ort::{Axis, Feed, HostTensor, Port};
+use crate::train::class_terms::CLASS_WEIGHTS;
 use crate::train::losses::{COMPLETION, DESIRABLE};
 
 /// Some rows as tensors, each as long as the longest of them.
@@ -25,6 +28,8 @@ pub struct Batch {
     pub lines: Vec<usize>,
     /// The rows themselves.
     pub rows: Vec<Example>,
+    /// The places of the rows in the dataset.
+    pub places: Vec<usize>,
 }
 
 impl Batch {
@@ -39,11 +44,12 @@ impl Batch {
 pub struct Batches<'a> {
     dataset: &'a Dataset,
     inputs: Vec<Input>,
+    takes_class_weights: bool,
     batch_size: usize,
     order: Order,
     filling: Filling,
     cursor: Cursor,
-    epoch: Option<(u64, Vec<usize>)>,
+    epoch: Option<(u64, Epoch)>,
 }
 
 /// A data input of the graph, and what it is for.
@@ -107,13 +113,14 @@ impl<'a> Batches<'a> {
         }
         let filling = filling.declared_by(inputs);
         filling.feeding.check()?;
+        let takes_class_weights = inputs.iter().any(|port| port.name == CLASS_WEIGHTS);
         let has_segments = dataset.examples.iter().any(|example| !example.segments.is_empty());
         let inputs = inputs
             .iter()
             .filter_map(|port| Some(Input { role: role(port, &filling.feeding)?, port: port.clone() }))
             .filter(|input| input.role != Role::Segments || has_segments)
             .collect();
-        Ok(Self { dataset, inputs, batch_size, order, filling, cursor: Cursor::default(), epoch: None })
+        Ok(Self { dataset, inputs, takes_class_weights, batch_size, order, filling, cursor: Cursor::default(), epoch: None })
     }
 
     /// Where the next batch begins.
@@ -174,9 +181,12 @@ impl<'a> Batches<'a> {
         let Cursor { epoch, position } = self.cursor;
         let order = match self.epoch.take() {
             Some((known, order)) if known == epoch => order,
-            _ => self.rows_of(epoch),
+            _ => {
+                let texts = |row: usize| self.dataset.examples[row].text_marks();
+                self.filling.sampler.parted(self.rows_of(epoch), self.batch_size, &texts)
+            }
         };
-        let rows = order[position..count.min(position + self.batch_size)].to_vec();
+        let rows = order.rows[position..order.end(position)].to_vec();
         self.cursor.position += rows.len();
         self.epoch = Some((epoch, order));
         (rows, epoch)
@@ -239,7 +249,11 @@ impl<'a> Batches<'a> {
             let tensor = rows.fill(port, *role).map_err(|error| error.at(Place::Tensor(port.name.clone())).in_file(&self.dataset.path))?;
             Ok((port.name.clone(), tensor))
         });
-        let tensors = tensors.collect::<Result<_>>()?;
+        let mut tensors = tensors.collect::<Result<Vec<_>>>()?;
+        if self.takes_class_weights && !self.dataset.class_weights.is_empty() {
+            let weights = self.dataset.class_weights.iter().copied().map(single).collect::<Vec<f32>>();
+            tensors.push((CLASS_WEIGHTS.to_owned(), HostTensor::vector(weights)));
+        }
         examples.truncate(count);
         Ok(Batch {
             tensors,
@@ -247,6 +261,7 @@ impl<'a> Batches<'a> {
             tokens: texts.iter().take(texts.len() - (own - count)).map(Example::tokens).sum(),
             lines: examples.iter().map(|example| example.line).collect(),
             rows: examples,
+            places: indices.to_vec(),
         })
     }
 }

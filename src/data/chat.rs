@@ -162,6 +162,17 @@ impl ChatTemplate {
         })
     }
 
+    /// A conversation as text, whatever its messages weigh.
+    ///
+    /// # Errors
+    /// As [`render`](Self::render).
+    pub(super) fn render_for(&self, mut conversation: Conversation, ending: Ending) -> Result<String> {
+        for message in &mut conversation.messages {
+            message.take_weight()?;
+        }
+        self.render_with(&conversation.messages, &conversation.variables, ending).map(|text| unmarked(&text).0)
+    }
+
     /// A conversation as text with the assistant's turns marked. Where the template does not mark them, a turn is what its message adds to the
     /// conversation so far with the turn opened.
     pub(super) fn render_marked(&self, mut conversation: Conversation) -> Result<Rendered> {

@@ -1,14 +1,14 @@
 //! Labels of classes: whole numbers, or names and which class each is.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use serde_json::{Number, Value};
+use serde_json::{Map, Number, Value};
 
 use super::fields::json;
 use super::reading::{OtherNames, Reading};
 use super::record::Record;
 use crate::adapter::config::Task;
-use crate::error::{Error, Place, Result};
+use crate::error::{Context, Error, Place, Result};
 
 const HINT: &str =
     "classes have the names that the model's config.json or the bundle's first training gave them; a label may also be a class's number";
@@ -25,48 +25,169 @@ enum Label {
     Name(String),
 }
 
-/// Settles what the labels of rows are, each a whole number or a name in the column `label`, and gives the names of the classes in the order of
-/// their numbers, if labels are names.
-///
-/// # Errors
-/// With the line: labels that are missing or no whole numbers, numbers among names, names that no class can have.
-pub(super) fn settle(records: &mut [Record], reading: &Reading<'_>) -> Result<Option<Vec<String>>> {
-    if matches!(reading.task, Task::MultiLabel | Task::TokenCls) && reading.hard_prompt.is_none() {
-        return of_lists(records, reading);
-    }
-    if !reading.task.is_one_class() && reading.hard_prompt.is_none() {
-        return Ok(None);
-    }
-    let shown = reading.hard_prompt.map(|prompt| prompt.labels.iter().map(|label| label.name.clone()).collect::<Vec<_>>());
-    let known = shown.as_deref().unwrap_or(reading.class_names);
-    let mut labels = vec![];
-    for (row, record) in records.iter_mut().enumerate() {
-        let name = if record.fields.contains_key("label") { "label" } else { "labels" };
-        // Rows of tokens have their own labels under a hard prompt; a row without any is an error of its form.
-        let is_tokens = shown.is_some() && record.fields.contains_key("input_ids");
-        let Some(value) = record.fields.get(name).filter(|_| !is_tokens) else { continue };
-        let label = label_of(value, known).map_err(|error| error.at(Place::Line(record.line)))?;
-        record.fields.shift_remove(name);
-        labels.push(Labelled { row, line: record.line, label });
-    }
-    let has_names = labels.iter().any(|labelled| matches!(labelled.label, Label::Name(_)));
-    if has_names {
-        one_kind(&labels)?;
-    }
-    for Labelled { row, label, .. } in &labels {
-        records[*row].fields.insert("label".to_owned(), label.value(has_names));
-    }
-    if !has_names || shown.is_some() {
-        return Ok(None);
-    }
-    names(&labels, reading).map(Some)
+/// The labels of a file's rows as they are looked through: each a whole number or a name, in the column `label` or in lists.
+pub(super) struct Labels<'a> {
+    reading: &'a Reading<'a>,
+    /// The names of a verbalizer.
+    shown: Option<Vec<String>>,
+    first: Option<Label>,
+    /// The first label of another kind than the first one, with its line.
+    other: Option<(usize, Label)>,
+    /// Every name, with its first line.
+    names: BTreeMap<String, usize>,
+    /// Whether one of them is no truth value.
+    has_names: bool,
 }
 
-/// The label of a row.
-struct Labelled {
-    row: usize,
-    line: usize,
-    label: Label,
+/// What the labels of a file are.
+pub(super) struct Settled<'a> {
+    labels: Labels<'a>,
+    /// The names of the classes in the order of their numbers, if labels are names.
+    pub names: Option<Vec<String>>,
+}
+
+impl<'a> Labels<'a> {
+    /// None yet.
+    pub(super) fn new(reading: &'a Reading<'a>) -> Self {
+        let shown = reading.hard_prompt.map(|prompt| prompt.labels.iter().map(|label| label.name.clone()).collect());
+        Self { reading, shown, first: None, other: None, names: BTreeMap::new(), has_names: false }
+    }
+
+    /// Looks at a row's labels.
+    ///
+    /// # Errors
+    /// With the line: labels that are missing or no whole numbers.
+    pub(super) fn add(&mut self, record: &Record) -> Result<()> {
+        if self.are_lists() {
+            self.add_list(record);
+            return Ok(());
+        }
+        let Some(label) = self.of_row(&record.fields).at(Place::Line(record.line))? else { return Ok(()) };
+        self.has_names |= matches!(label, Label::Name(_));
+        if let Some(name) = label.name() {
+            self.names.entry(name.to_owned()).or_insert(record.line);
+        }
+        let first = self.first.get_or_insert_with(|| label.clone());
+        if self.other.is_none() && first.name().is_none() != label.name().is_none() {
+            self.other = Some((record.line, label));
+        }
+        Ok(())
+    }
+
+    /// What the labels are, of all rows.
+    ///
+    /// # Errors
+    /// With the line: numbers among names, names that no class can have.
+    pub(super) fn settle(self) -> Result<Settled<'a>> {
+        let names = match (self.are_lists(), self.has_names) {
+            (true, true) => Some(self.in_order()?),
+            (true, false) => (!self.reading.class_names.is_empty()).then(|| self.reading.class_names.to_vec()),
+            (false, true) => {
+                self.check_kinds()?;
+                if self.shown.is_some() { None } else { Some(self.in_order()?) }
+            }
+            (false, false) => None,
+        };
+        Ok(Settled { labels: self, names })
+    }
+
+    /// Whether a row has a list of labels: labels of a text, tags of words, labels of entities.
+    fn are_lists(&self) -> bool {
+        matches!(self.reading.task, Task::MultiLabel | Task::TokenCls) && self.shown.is_none()
+    }
+
+    /// The label of a row; none for rows that have none, or have those of their tokens.
+    fn of_row(&self, fields: &Map<String, Value>) -> Result<Option<Label>> {
+        if !self.reading.task.is_one_class() && self.shown.is_none() {
+            return Ok(None);
+        }
+        // Rows of tokens have their own labels under a hard prompt; a row without any is an error of its form.
+        let is_tokens = self.shown.is_some() && fields.contains_key("input_ids");
+        let value = fields.get(column(fields)).filter(|_| !is_tokens);
+        let known = self.shown.as_deref().unwrap_or(self.reading.class_names);
+        value.map(|value| label_of(value, known)).transpose()
+    }
+
+    fn add_list(&mut self, record: &Record) {
+        let Record { line, fields } = record;
+        let list = |name: &str| match fields.get(name).map(json) {
+            Some(value) => value.as_array().cloned().unwrap_or_default(),
+            None => vec![],
+        };
+        let own = if self.reading.task == Task::MultiLabel { column(fields) } else { "labels" };
+        let mut found: Vec<String> = list(own).iter().filter_map(Value::as_str).map(ToOwned::to_owned).collect();
+        let known = self.reading.class_names;
+        let is_known = |name: &str| known.iter().any(|known| known == name);
+        for entity in list("entities").iter().filter_map(|entity| entity["label"].as_str()) {
+            if is_known(entity) {
+                found.push(entity.to_owned());
+            } else {
+                let tags = ["O".to_owned(), format!("B-{entity}"), format!("I-{entity}")];
+                found.extend(tags.into_iter().filter(|name| known.is_empty() || is_known(name)));
+            }
+        }
+        self.has_names |= !found.is_empty();
+        for name in found {
+            self.names.entry(name).or_insert(*line);
+        }
+    }
+
+    /// Checks that no number is among names.
+    fn check_kinds(&self) -> Result<()> {
+        let Some((line, label)) = &self.other else { return Ok(()) };
+        let of_numbers = self.first.as_ref().is_some_and(|first| first.name().is_none());
+        let expected = if of_numbers { "a whole number, as in other rows" } else { "a name, as in other rows" };
+        let found = label.name().map_or_else(|| label.value(true).to_string(), ToOwned::to_owned);
+        let error = Error::mismatch("label", expected, found).at(Place::Line(*line));
+        Err(error.with_hint("labels of one file are all names of classes, or all their numbers"))
+    }
+
+    /// The names of the classes in the order of their numbers.
+    fn in_order(&self) -> Result<Vec<String>> {
+        let Reading { class_names: known, limits, other_names, .. } = self.reading;
+        let others: Vec<&str> = self.names.keys().map(String::as_str).filter(|name| !known.iter().any(|known| known == name)).collect();
+        let numbered = match other_names {
+            OtherNames::Numbered => &others[..],
+            OtherNames::Refused if known.is_empty() => complete(&others, limits.classes)?,
+            OtherNames::Refused => &[],
+        };
+        let all = || known.iter().cloned().chain(numbered.iter().map(ToString::to_string));
+        match limits.classes {
+            Some(classes) if classes < known.len() + numbered.len() => {
+                let first = others.first().copied().unwrap_or_default();
+                if known.is_empty() {
+                    let names = all().take(24).collect::<Vec<_>>().join(", ");
+                    return Err(Error::mismatch("label names", format!("at most {classes}, the model's classes"), names)
+                        .with_hint("is the column label the one with the classes? --map COLUMN=label names another"));
+                }
+                let line = self.names.get(first).copied().unwrap_or(1);
+                Err(unknown(first, known.iter().map(String::as_str)).at(Place::Line(line)))
+            }
+            _ => Ok(all().collect()),
+        }
+    }
+}
+
+impl Settled<'_> {
+    /// Writes a row's label as what it is into the column `label`.
+    ///
+    /// # Errors
+    /// As [`Labels::add`].
+    pub(super) fn write(&self, fields: &mut Map<String, Value>) -> Result<()> {
+        if self.labels.are_lists() {
+            return Ok(());
+        }
+        if let Some(label) = self.labels.of_row(fields)? {
+            fields.shift_remove(column(fields));
+            fields.insert("label".to_owned(), label.value(self.labels.has_names));
+        }
+        Ok(())
+    }
+}
+
+/// The column with a row's label.
+fn column(fields: &Map<String, Value>) -> &'static str {
+    if fields.contains_key("label") { "label" } else { "labels" }
 }
 
 impl Label {
@@ -125,75 +246,6 @@ fn integral(number: f64) -> Option<i64> {
 fn missing(text: &str) -> Error {
     let found = if text.is_empty() { "an empty one".to_owned() } else { text.to_owned() };
     Error::mismatch("label", "a class", found).with_hint("this row has no label: leave the row out, or write its class")
-}
-
-/// Checks that no number is among names.
-fn one_kind(labels: &[Labelled]) -> Result<()> {
-    let first = labels.first().is_some_and(|labelled| labelled.label.name().is_none());
-    match labels.iter().find(|labelled| labelled.label.name().is_none() != first) {
-        None => Ok(()),
-        Some(Labelled { line, label, .. }) => {
-            let expected = if first { "a whole number, as in other rows" } else { "a name, as in other rows" };
-            let found = label.name().map_or_else(|| label.value(true).to_string(), ToOwned::to_owned);
-            let error = Error::mismatch("label", expected, found).at(Place::Line(*line));
-            Err(error.with_hint("labels of one file are all names of classes, or all their numbers"))
-        }
-    }
-}
-
-/// The names of classes of which a row has a list: labels of a text, tags of words, labels of entities; none if they are numbers.
-fn of_lists(records: &[Record], reading: &Reading<'_>) -> Result<Option<Vec<String>>> {
-    let mut labels = vec![];
-    for (row, Record { line, fields }) in records.iter().enumerate() {
-        let mut add = |name: String| labels.push(Labelled { row, line: *line, label: Label::Name(name) });
-        let list = |name: &str| match fields.get(name).map(json) {
-            Some(value) => value.as_array().cloned().unwrap_or_default(),
-            None => vec![],
-        };
-        let own = if reading.task == Task::MultiLabel && fields.contains_key("label") { "label" } else { "labels" };
-        list(own).iter().filter_map(Value::as_str).for_each(|name| add(name.to_owned()));
-        let is_known = |name: &str| reading.class_names.iter().any(|known| known == name);
-        for entity in list("entities").iter().filter_map(|entity| entity["label"].as_str()) {
-            if is_known(entity) {
-                add(entity.to_owned());
-            } else {
-                ["O".to_owned(), format!("B-{entity}"), format!("I-{entity}")]
-                    .into_iter()
-                    .filter(|name| reading.class_names.is_empty() || is_known(name))
-                    .for_each(&mut add);
-            }
-        }
-    }
-    if !labels.is_empty() {
-        return names(&labels, reading).map(Some);
-    }
-    Ok((!reading.class_names.is_empty()).then(|| reading.class_names.to_vec()))
-}
-
-/// The names of the classes in the order of their numbers.
-fn names(labels: &[Labelled], reading: &Reading<'_>) -> Result<Vec<String>> {
-    let known = reading.class_names;
-    let found: BTreeSet<&str> = labels.iter().filter_map(|labelled| labelled.label.name()).collect();
-    let others: Vec<&str> = found.iter().copied().filter(|name| !known.iter().any(|known| known == name)).collect();
-    let numbered = match reading.other_names {
-        OtherNames::Numbered => &others[..],
-        OtherNames::Refused if known.is_empty() => complete(&others, reading.limits.classes)?,
-        OtherNames::Refused => &[],
-    };
-    let all = || known.iter().cloned().chain(numbered.iter().map(ToString::to_string));
-    match reading.limits.classes {
-        Some(classes) if classes < known.len() + numbered.len() => {
-            let first = others.first().copied().unwrap_or_default();
-            if known.is_empty() {
-                let names = all().take(24).collect::<Vec<_>>().join(", ");
-                return Err(Error::mismatch("label names", format!("at most {classes}, the model's classes"), names)
-                    .with_hint("is the column label the one with the classes? --map COLUMN=label names another"));
-            }
-            let line = labels.iter().find(|labelled| labelled.label.name() == Some(first)).map_or(1, |labelled| labelled.line);
-            Err(unknown(first, known.iter().map(String::as_str)).at(Place::Line(line)))
-        }
-        _ => Ok(all().collect()),
-    }
 }
 
 /// The names of a file in alphabetical order, of which there must be one for each class.

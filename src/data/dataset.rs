@@ -1,18 +1,18 @@
 //! All examples of a data file: read, labelled, cut, checked, packed.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use super::classes;
-use super::encode::encode;
+use super::encode::encode_all;
 use super::encoder::Encoder;
 use super::example::{Example, IGNORED, Labels};
+use super::fit::shortened;
 use super::held_out::HeldOut;
 use super::packing::packed;
-use super::reading::{Packing, Reading};
-use super::record::{self, Record};
+use super::reading::{OtherNames, Packing, Reading};
+use super::record::{Record, RowFile};
 use super::roles;
 use crate::adapter::config::Task;
 use crate::error::{Context, Error, Place, Result};
@@ -63,7 +63,7 @@ impl Dataset {
     /// [`Unsupported`](crate::ErrorKind::Unsupported) or [`Invalid`](crate::ErrorKind::Invalid) for files and rows that cannot be read or that the
     /// model cannot take; [`Invalid`](crate::ErrorKind::Invalid) if no label counts in the whole file.
     pub fn read(path: &Path, reading: &Reading<'_>) -> Result<Self> {
-        Self::of_records(record::read(path)?, path, reading)
+        Self::of_file(&RowFile::open(path)?, path, reading)
     }
 
     /// Reads rows in memory: each an object with the columns that a line of a data file would have. Files that they name lie in the current folder.
@@ -80,11 +80,11 @@ impl Dataset {
         if records.is_empty() {
             return Err(Error::invalid("no rows").in_file(place));
         }
-        Self::of_records(records, place, reading)
+        Self::of_file(&RowFile::of_rows(place, records), place, reading)
     }
 
-    fn of_records(records: Vec<Record>, path: &Path, reading: &Reading<'_>) -> Result<Self> {
-        let Encoded { examples, class_names, summary } = Encoded::of(records, path, reading)?;
+    fn of_file(file: &RowFile, path: &Path, reading: &Reading<'_>) -> Result<Self> {
+        let Encoded { examples, class_names, summary } = Encoded::of(file, path, reading)?;
         Self::gathered(path, reading, examples, class_names, summary)
     }
 
@@ -93,7 +93,7 @@ impl Dataset {
     /// # Errors
     /// As [`read`](Self::read); [`Mismatch`](crate::ErrorKind::Mismatch) if no row would be left to learn from.
     pub fn read_parted(path: &Path, reading: &Reading<'_>, held_out: HeldOut) -> Result<(Self, Self)> {
-        let Encoded { examples, class_names, summary } = Encoded::of(record::read(path)?, path, reading)?;
+        let Encoded { examples, class_names, summary } = Encoded::of(&RowFile::open(path)?, path, reading)?;
         let (kept, held) = held_out.split(examples).in_file(path)?;
         let (of_held, of_kept) = (Summary { rows: held.len(), ..Summary::default() }, Summary { rows: kept.len(), ..summary });
         let kept = Self::gathered(path, reading, kept, class_names.clone(), of_kept)?;
@@ -123,7 +123,11 @@ impl Dataset {
                 "a label counts if it is not -100 and, for causal-lm, not the first of its row; --max-length may have cut all off",
             ));
         }
-        let class_weights = reading.loss.class_weights.clone();
+        let classes = reading.limits.classes.filter(|_| reading.loss.balances_classes && reading.other_names == OtherNames::Numbered);
+        let class_weights = match classes {
+            Some(classes) if reading.loss.class_weights.is_empty() => balanced(&examples, classes),
+            _ => reading.loss.class_weights.clone(),
+        };
         let counts_numbers = matches!(reading.task, Task::MultiLabel | Task::Regression | Task::Rerank);
         Ok(Self { path: path.to_path_buf(), task: reading.task, examples, class_names, summary, class_weights, counts_numbers })
     }
@@ -152,7 +156,10 @@ impl Dataset {
         };
         match &example.labels {
             Labels::Class(class) => of_class(*class),
-            Labels::Tokens(labels) if !self.class_weights.is_empty() => labels.iter().copied().map(of_class).sum(),
+            Labels::Tokens(labels) if !self.class_weights.is_empty() => {
+                // A causal model predicts no first token.
+                labels.iter().skip(usize::from(self.task == Task::CausalLm)).copied().map(of_class).sum()
+            }
             // Of texts that are compared, and of those that are heard, each row counts.
             Labels::Tokens(_) if self.task.row().reads.stacks_texts() || self.task == Task::Ctc => 1.0,
             Labels::Column if self.counts_numbers => float(example.columns.get(LABELS).map_or(1, |numbers| numbers.values.len())),
@@ -170,22 +177,33 @@ struct Encoded {
 }
 
 impl Encoded {
-    fn of(mut records: Vec<Record>, path: &Path, reading: &Reading<'_>) -> Result<Self> {
-        roles::assign(&mut records, path, reading).in_file(path)?;
-        let class_names = classes::settle(&mut records, reading).in_file(path)?;
-        let classes = match reading.hard_prompt {
-            Some(prompt) => Some(prompt.numbers().collect::<BTreeMap<_, _>>()),
-            None => class_names.as_ref().map(|names| names.iter().cloned().zip(0..).collect()),
-        };
-        let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
-        let encoder = Encoder { reading, classes, folder };
-        let mut summary = Summary { rows: records.len(), ..Summary::default() };
+    fn of(file: &RowFile, path: &Path, reading: &Reading<'_>) -> Result<Self> {
+        let survey = file.survey()?;
+        let mut columns = roles::assign(&survey, path, reading).in_file(path)?;
+        let mut labels = classes::Labels::new(reading);
+        file.each(&mut |mut record| {
+            columns.read(&mut record)?;
+            columns.note(&record)?;
+            labels.add(&record)
+        })?;
+        columns.tell();
+        let labels = labels.settle().in_file(path)?;
+        let class_names = labels.names.clone();
+        let encoder = Encoder::new(reading, class_names.as_deref(), path);
+        let mut summary = Summary { rows: survey.rows, ..Summary::default() };
         let mut examples = vec![];
-        // Each row's text is given back as soon as it is encoded.
-        for Record { line, fields } in records {
-            let example = encode(&encoder, &fields).and_then(|example| fitted(Example { line, ..example }, reading, &mut summary));
-            examples.push(example.at(Place::Line(line)).in_file(path)?);
-        }
+        file.each(&mut |mut record| {
+            columns.read(&mut record)?;
+            let Record { line, mut fields } = record;
+            let windows = labels.write(&mut fields).and_then(|()| encode_all(&encoder, &fields)).at(Place::Line(line))?;
+            // Windows of one text are answered together.
+            let group = (reading.task == Task::Qa).then(|| examples.len().to_string());
+            for example in windows {
+                let group = group.clone().or(example.group);
+                examples.push(fitted(Example { line, group, ..example }, reading, &mut summary).at(Place::Line(line))?);
+            }
+            Ok(())
+        })?;
         Ok(Self { examples, class_names, summary })
     }
 }
@@ -203,6 +221,23 @@ impl Example {
     }
 }
 
+/// `rows / (classes · rows of the class)` for each class, as scikit-learn's `balanced`; 1 for a class that no row has.
+fn balanced(examples: &[Example], classes: usize) -> Vec<f64> {
+    let mut counts = vec![0_usize; classes];
+    for example in examples {
+        let labels: &[i32] = match &example.labels {
+            Labels::Class(class) => std::slice::from_ref(class),
+            Labels::Tokens(labels) => labels,
+            Labels::Hidden | Labels::Column | Labels::Row => &[],
+        };
+        for count in labels.iter().filter_map(|label| usize::try_from(*label).ok()) {
+            counts.get_mut(count).into_iter().for_each(|count| *count += 1);
+        }
+    }
+    let (all, present) = (counts.iter().sum::<usize>(), counts.iter().filter(|count| **count > 0).count());
+    counts.into_iter().map(|count| if count == 0 { 1.0 } else { float(all) / (float(present) * float(count)) }).collect()
+}
+
 /// An example that the model can take, cut if it was asked for.
 fn fitted(mut example: Example, reading: &Reading<'_>, summary: &mut Summary) -> Result<Example> {
     let Reading { task, limits, .. } = reading;
@@ -215,46 +250,6 @@ fn fitted(mut example: Example, reading: &Reading<'_>, summary: &mut Summary) ->
     if example.pixel_values.is_none() && example.columns.is_empty() && example.input_ids.is_empty() {
         return Err(Error::invalid("this row has no tokens"));
     }
-    if let Some(length) = reading.max_length.filter(|length| reading.packing != Packing::Concatenate && *length < example.longest()) {
-        example.cut(length);
-        summary.cut += 1;
-    }
-    match limits.positions.filter(|positions| reading.packing != Packing::Concatenate && *positions < example.longest()) {
-        None => Ok(example),
-        Some(positions) => {
-            let room = match limits.virtual_tokens {
-                0 => "the model's positions".to_owned(),
-                taken => format!("the model's {} positions less {taken} virtual tokens", positions + taken),
-            };
-            let error = Error::mismatch("tokens in this row", format!("at most {positions}, {room}"), example.longest());
-            Err(error.with_hint(format!("--max-length {positions} cuts longer rows")))
-        }
-    }
-}
-
-impl Example {
-    /// Tokens of its longest part.
-    pub(super) fn longest(&self) -> usize {
-        let own = match &self.labels {
-            Labels::Tokens(labels) => self.input_ids.len().max(labels.len()),
-            _ => self.input_ids.len(),
-        };
-        self.others.iter().map(Self::longest).fold(own, usize::max)
-    }
-
-    fn cut(&mut self, length: usize) {
-        let tokens = self.input_ids.len();
-        for column in self.columns.values_mut().filter(|column| column.shape.first() == Some(&tokens) && tokens > length) {
-            column.values.truncate(column.values.len() / tokens * length);
-            column.shape[0] = length;
-        }
-        for column in [&mut self.input_ids, &mut self.attention_mask, &mut self.token_type_ids, &mut self.decoder_input_ids] {
-            column.truncate(length);
-            column.shrink_to_fit();
-        }
-        if let Labels::Tokens(labels) = &mut self.labels {
-            labels.truncate(length);
-            labels.shrink_to_fit();
-        }
-    }
+    summary.cut += usize::from(shortened(&mut example, reading)?);
+    Ok(example)
 }

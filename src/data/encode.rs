@@ -1,9 +1,9 @@
 //! Rows of data files → numbers: one function for each form that a row can have.
 
-use super::chat::{Conversation, Message};
-use super::encoder::Encoder;
-use super::example::{Example, IGNORED, Labels, Numbers, Pixels};
-use super::fields::{Fields, flatten, json, numbers, single, string};
+use super::chat::{Conversation, Ending, Message};
+use super::encoder::{Encoder, pixels, variables};
+use super::example::{Example, IGNORED, Labels};
+use super::fields::{Fields, empty_text, json, numbers, string};
 use super::roles::no_form;
 use super::rows;
 use super::template::from_template;
@@ -27,12 +27,20 @@ const FORMS: [Form; 5] = [
     Form { columns: &["text"], read: from_text },
 ];
 
+/// One row as numbers: an example, or one for each window of its text.
+///
+/// # Errors
+/// As [`encode`].
+pub(super) fn encode_all(encoder: &Encoder<'_>, fields: &Fields) -> Result<Vec<Example>> {
+    rows::windows(encoder.task(), fields, encoder).unwrap_or_else(|| Ok(vec![encode(encoder, fields)?]))
+}
+
 /// One row as numbers.
 ///
 /// # Errors
 /// [`Invalid`](crate::ErrorKind::Invalid) or [`Mismatch`](crate::ErrorKind::Mismatch) for a row of no known form, or with values of the wrong
 /// type, or one that does not go with the task.
-pub(super) fn encode(encoder: &Encoder<'_>, fields: &Fields) -> Result<Example> {
+fn encode(encoder: &Encoder<'_>, fields: &Fields) -> Result<Example> {
     if let Some(prompt) = encoder.reading.hard_prompt.filter(|_| !fields.contains_key("input_ids")) {
         let class = encoder.class(fields)?;
         return from_template(prompt, fields, class, encoder.tokenizer()?, encoder.task(), encoder.reading.max_length);
@@ -67,17 +75,17 @@ fn from_tokens(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
 
 /// `{"pixel_values": [[[..]]], "label"}`.
 fn from_pixels(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
-    let mut numbers = Numbers::default();
-    flatten(&json(&fields["pixel_values"]), 0, &mut numbers, "pixel_values")?;
-    let pixels = Pixels { shape: numbers.shape, values: numbers.values.into_iter().map(single).collect() };
     let labels = if encoder.task().labels_texts() { encoder.labels(fields, &[])? } else { Labels::Class(encoder.class(fields)?) };
-    Ok(Example { pixel_values: Some(pixels), labels, ..Example::default() })
+    Ok(Example { labels, ..pixels(fields)? })
 }
 
 /// `{"text", "text_pair"?, "label"?}`: a document to learn, or a text to classify.
 fn from_text(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
     let (tokenizer, text) = (encoder.tokenizer()?, string(fields, "text")?);
     let task = encoder.task();
+    if task == Task::SeqCls && text.trim().is_empty() {
+        return Err(empty_text("text"));
+    }
     let mut tokens = match fields.get("text_pair").filter(|pair| !pair.is_null()) {
         None => tokenizer.encode_beginning(text, Specials::Added, encoder.most())?,
         Some(_) => tokenizer.encode_pair(text, string(fields, "text_pair")?, encoder.reading.max_length)?,
@@ -100,6 +108,9 @@ fn from_text(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
 
 /// `{"prompt", "completion"}`: the completion is to be learnt, and where it ends.
 fn from_prompt(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
+    if let Some(turns) = turns_of(fields)? {
+        return from_turns(fields, turns, encoder);
+    }
     let (prompt, completion) = (string(fields, "prompt")?, string(fields, "completion")?);
     let tokenizer = encoder.tokenizer()?;
     match encoder.task() {
@@ -119,8 +130,32 @@ fn from_prompt(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
     }
 }
 
-/// Columns beside `messages` that a chat template may read.
-const VARIABLES: [&str; 2] = ["tools", "documents"];
+/// The turns of a prompt and of its completion, where both are lists of messages.
+fn turns_of(fields: &Fields) -> Result<Option<[Vec<Message>; 2]>> {
+    let [prompt, completion] = ["prompt", "completion"].map(|name| json(&fields[name]));
+    match (prompt.is_array(), completion.is_array()) {
+        (true, true) => Ok(Some([Message::list(&prompt)?, Message::list(&completion)?])),
+        (false, false) => Ok(None),
+        _ => Err(Error::mismatch("prompt and completion", "two texts, or two lists of messages", "one of each")),
+    }
+}
+
+/// `{"prompt": [messages], "completion": [messages]}`: what the completion adds to the prompt is to be learnt (TRL's conversational form).
+fn from_turns(fields: &Fields, [prompt, completion]: [Vec<Message>; 2], encoder: &Encoder<'_>) -> Result<Example> {
+    if encoder.task() != Task::CausalLm {
+        return Err(encoder.refuse("messages"));
+    }
+    let (template, variables) = (encoder.template()?, variables(fields));
+    let render = |messages: Vec<Message>, ending| template.render_for(Conversation { messages, variables: variables.clone() }, ending);
+    let whole = render(prompt.iter().chain(&completion).cloned().collect(), Ending::Complete)?;
+    let asked = render(prompt, Ending::AssistantsTurn)?;
+    if !whole.starts_with(&asked) {
+        let error = Error::invalid("the chat template writes the prompt otherwise once it has an answer");
+        return Err(error.with_hint("write the whole conversation as messages: what the assistant says there is learnt"));
+    }
+    let tokens = encoder.tokenizer()?.encode_beginning(&whole, Specials::AsWritten, encoder.most())?;
+    Ok(learn(tokens, |span| span.end > asked.len(), None))
+}
 
 /// `{"messages": [{"role", "content"}]}`: what the assistant says is to be learnt.
 fn from_messages(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
@@ -129,13 +164,7 @@ fn from_messages(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
     }
     let tokenizer = encoder.tokenizer()?;
     let messages = Message::list(&json(&fields["messages"]))?;
-    let template = tokenizer.chat().ok_or_else(|| {
-        Error::invalid("the tokenizer has no chat template").with_hint(
-            "messages need tokenizer_config.json with a chat_template, or chat_template.jinja, beside tokenizer.json; without one, write the text into prompt and completion",
-        )
-    })?;
-    let variables = VARIABLES.iter().filter_map(|name| Some(((*name).to_owned(), json(fields.get(*name)?).into_owned()))).collect();
-    let rendered = template.render_marked(Conversation { messages, variables })?;
+    let rendered = encoder.template()?.render_marked(Conversation { messages, variables: variables(fields) })?;
     // The template writes the special tokens itself.
     let tokens = tokenizer.encode_beginning(&rendered.text, Specials::AsWritten, encoder.most())?;
     let is_spoken = |span: &std::ops::Range<usize>| rendered.spoken.iter().any(|spoken| span.start < spoken.end && spoken.start < span.end);

@@ -1,13 +1,14 @@
 //! What the rows of a file are read with: the tokenizer, the classes, and what the model takes.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::chat::ChatTemplate;
 use super::classes::unknown;
-use super::example::{Example, Labels, Numbers};
-use super::fields::{Fields, flatten, is_text, json, numbers, string, whole};
+use super::example::{Example, Labels, Numbers, Pixels};
+use super::fields::{Fields, empty_text, flatten, is_text, json, numbers, single, string, whole};
 use super::forms;
 use super::reading::{Packing, Reading};
 use super::roles::{is_input, no_form, no_label};
@@ -19,12 +20,50 @@ use crate::error::{Error, Result};
 pub(super) struct Encoder<'a> {
     pub reading: &'a Reading<'a>,
     /// The numbers of class names, if labels are names.
-    pub classes: Option<BTreeMap<String, i32>>,
+    classes: Option<BTreeMap<String, i32>>,
     /// The data file's folder.
-    pub folder: PathBuf,
+    folder: PathBuf,
+}
+
+/// Columns beside `messages` that a chat template may read.
+const VARIABLES: [&str; 2] = ["tools", "documents"];
+
+/// What of a row a chat template is shown beside the messages.
+pub(super) fn variables(fields: &Fields) -> Fields {
+    VARIABLES.iter().filter_map(|name| Some(((*name).to_owned(), json(fields.get(*name)?).into_owned()))).collect()
+}
+
+/// `{"pixel_values": [[[..]]]}`, without its label.
+pub(super) fn pixels(fields: &Fields) -> Result<Example> {
+    let mut numbers = Numbers::default();
+    flatten(&json(&fields["pixel_values"]), 0, &mut numbers, "pixel_values")?;
+    let pixels = Pixels { shape: numbers.shape, values: numbers.values.into_iter().map(single).collect() };
+    Ok(Example { pixel_values: Some(pixels), ..Example::default() })
 }
 
 impl<'a> Encoder<'a> {
+    /// For the rows of a file, whose labels may have names.
+    pub(super) fn new(reading: &'a Reading<'a>, class_names: Option<&[String]>, file: &Path) -> Self {
+        let classes = match reading.hard_prompt {
+            Some(prompt) => Some(prompt.numbers().collect()),
+            None => class_names.map(|names| names.iter().cloned().zip(0..).collect()),
+        };
+        let folder = if file.is_dir() { Some(file) } else { file.parent() };
+        Self { reading, classes, folder: folder.map(Path::to_path_buf).unwrap_or_default() }
+    }
+
+    /// The tokenizer's chat template.
+    ///
+    /// # Errors
+    /// If it has none.
+    pub(super) fn template(&self) -> Result<&'a ChatTemplate> {
+        self.tokenizer()?.chat().ok_or_else(|| {
+            Error::invalid("the tokenizer has no chat template").with_hint(
+                "messages need tokenizer_config.json with a chat_template, or chat_template.jinja, beside tokenizer.json; without one, write the text into prompt and completion",
+            )
+        })
+    }
+
     /// Columns that go to the model's own inputs of their names as they are.
     pub(super) fn columns(&self, fields: &Fields) -> Result<BTreeMap<String, Numbers>> {
         let own = fields.iter().filter(|(name, value)| !value.is_null() && is_input(name, self.reading));
@@ -152,12 +191,16 @@ impl<'a> Encoder<'a> {
         }
         let text = string(fields, "text")?;
         if text.trim().is_empty() {
-            return Err(Error::mismatch("text", "a text", "an empty one"));
+            return Err(empty_text("text"));
         }
         if fields.get("text_pair").is_none_or(Value::is_null) {
             return self.plain_text(text);
         }
-        let tokens = self.tokenizer()?.encode_pair(text, string(fields, "text_pair")?, self.reading.max_length)?;
+        let second = string(fields, "text_pair")?;
+        if second.trim().is_empty() {
+            return Err(empty_text("text_pair"));
+        }
+        let tokens = self.tokenizer()?.encode_pair(text, second, self.reading.max_length)?;
         Ok(Example { input_ids: tokens.ids, token_type_ids: tokens.segments, ..Example::default() })
     }
 

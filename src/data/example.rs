@@ -44,21 +44,31 @@ pub struct Example {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Context {
     /// The text.
-    pub text: String,
+    pub text: Arc<str>,
     /// The positions of its tokens in the model's input, and the bytes of the text that each stands for.
     pub spans: Vec<(usize, Range<usize>)>,
     /// The right answers.
-    pub answers: Vec<String>,
+    pub answers: Arc<[String]>,
+}
+
+/// An answer that was found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// The sum of the scores of its start and its end.
+    pub score: f32,
+    /// Its place in the text, in bytes.
+    pub bytes: Range<usize>,
 }
 
 /// Answers with no more tokens than this are looked for, among so many starts and ends (transformers' `postprocess_qa_predictions`).
 const LONGEST_ANSWER: usize = 30;
+/// How many starts, ends and answers are looked at.
 const CANDIDATES: usize = 20;
 
 impl Context {
-    /// The answer of the best start and end, of scores for each position of the input.
+    /// The answers of the best starts and ends, of scores for each position of the input.
     #[must_use]
-    pub fn best(&self, starts: &[f32], ends: &[f32]) -> &str {
+    pub fn answers_by(&self, starts: &[f32], ends: &[f32]) -> Vec<Answer> {
         let best = |scores: &[f32]| {
             let mut order: Vec<usize> = (0..scores.len()).collect();
             order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
@@ -67,17 +77,31 @@ impl Context {
         };
         let span = |position: usize| self.spans.iter().find(|(at, _)| *at == position).map(|(_, span)| span);
         let (starts_at, ends_at) = (best(starts), best(ends));
-        let mut found: Option<(f32, Range<usize>)> = None;
+        let mut found = vec![];
         for &start in &starts_at {
             for &end in ends_at.iter().filter(|&&end| end >= start && end - start < LONGEST_ANSWER) {
-                let score = starts[start] + ends[end];
                 let Some((from, to)) = span(start).zip(span(end)) else { continue };
-                if found.as_ref().is_none_or(|(best, _)| score > *best) {
-                    found = Some((score, from.start..to.end));
-                }
+                found.push(Answer { score: starts[start] + ends[end], bytes: from.start..to.end });
             }
         }
-        found.and_then(|(_, span)| self.text.get(span)).unwrap_or_default()
+        found
+    }
+
+    /// The text of an answer.
+    #[must_use]
+    pub fn text_of(&self, answer: &Answer) -> &str {
+        self.text.get(answer.bytes.clone()).unwrap_or_default()
+    }
+}
+
+impl Answer {
+    /// The best of those of all windows of a text, the best first.
+    #[must_use]
+    pub fn best(mut found: Vec<Self>) -> Vec<Self> {
+        // Stable: of equal ones the first that was found.
+        found.sort_by(|one, other| other.score.total_cmp(&one.score));
+        found.truncate(CANDIDATES);
+        found
     }
 }
 
@@ -209,7 +233,8 @@ fn in_range(name: &'static str, column: &[i32], limit: Option<usize>) -> Result<
         None => Ok(()),
         Some(number) => {
             let expected = limit.map_or_else(|| "0 or more".to_owned(), |limit| format!("0 to {}", limit.saturating_sub(1)));
-            Err(Error::mismatch(format!("a number in {name}"), expected, number))
+            let error = Error::mismatch(format!("a number in {name}"), expected, number);
+            Err(error.with_hint("is the tokenizer that of the model, and are labels numbered from 0 on?"))
         }
     }
 }

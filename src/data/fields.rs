@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 use super::example::Numbers;
 use crate::error::{Error, Result};
 
-pub(super) type Fields = Map<String, Value>;
+/// The columns of a row.
+pub type Fields = Map<String, Value>;
 
 /// What a value is, or, of a table's cell, what its text says.
 pub(super) fn json(value: &Value) -> Cow<'_, Value> {
@@ -17,6 +18,11 @@ pub(super) fn json(value: &Value) -> Cow<'_, Value> {
 
 pub(super) fn string<'a>(fields: &'a Fields, column: &'static str) -> Result<&'a str> {
     fields[column].as_str().ok_or_else(|| Error::mismatch(column, "text", describe(&fields[column])))
+}
+
+/// The error about a text of spaces alone.
+pub(super) fn empty_text(column: &str) -> Error {
+    Error::mismatch(column.to_owned(), "a text", "an empty one").with_hint("leave rows without text out, or name another column with --map")
 }
 
 /// A column of whole numbers; empty if it is absent.

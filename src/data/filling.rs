@@ -1,5 +1,6 @@
 //! What the rows of a batch are filled up with.
 
+use super::sampler::Sampler;
 use super::tokenizer::Tokenizer;
 use crate::anatomy::Feeding;
 
@@ -20,6 +21,8 @@ pub struct Filling {
     pub feeding: Feeding,
     /// Rows that the model runs on at a time, where a batch is parted to save memory.
     pub micro_batch: Option<usize>,
+    /// Which rows may be in one batch.
+    pub sampler: Sampler,
 }
 
 impl Filling {
@@ -34,6 +37,7 @@ impl Filling {
             vocabulary: tokenizer.vocabulary_size(),
             feeding: Feeding::default(),
             micro_batch: None,
+            sampler: Sampler::Any,
         }
     }
 }

@@ -7,6 +7,7 @@
 //! ```
 //! Knows how rows look and what a tokenizer's files say; knows no graph: batches have the names and types that a session's inputs ask for.
 
+mod asked;
 mod batch;
 mod chat;
 mod classes;
@@ -18,16 +19,22 @@ mod encoder;
 mod example;
 mod fields;
 mod filling;
+mod fit;
 mod held_out;
 mod long;
 mod masking;
+mod meanings;
 mod media;
+mod other_forms;
 mod packing;
+pub mod profile;
 mod reading;
 mod record;
 mod roles;
 mod rows;
+mod sampler;
 mod shuffle;
+pub mod splits;
 mod survey;
 mod symbols;
 mod task;
@@ -36,15 +43,19 @@ mod tokenizer;
 mod tokens;
 mod wall;
 
+pub use asked::{Asked, ask, ask_text, each_row};
 pub use batch::{Batch, Batches};
 pub use chat::{ChatTemplate, Conversation, Ending, Message};
 pub use column_map::{ColumnMap, Renamed};
 pub use dataset::{Dataset, Summary};
-pub use example::{Context, Example, IGNORED, Labels, Limits, Numbers, Pixels};
+pub use example::{Answer, Context, Example, IGNORED, Labels, Limits, Numbers, Pixels};
+pub use fields::Fields;
 pub use filling::Filling;
 pub use held_out::{HeldOut, ValSize};
 pub use media::Media;
 pub use reading::{OtherNames, Packing, Reading};
+pub use rows::{Question, Shown};
+pub use sampler::Sampler;
 pub use shuffle::{Cursor, Order};
 pub use survey::{Classes, Survey, classes_of};
 pub use task::forms;

@@ -32,6 +32,8 @@ pub struct Reading<'a> {
     pub tokenizer: Option<&'a Tokenizer>,
     /// Where rows are cut, in tokens.
     pub max_length: Option<usize>,
+    /// Tokens that a window of a long text shares with the one before; without it the text is cut.
+    pub stride: Option<usize>,
     /// Whether rows are put together.
     pub packing: Packing,
     /// What numbers the model takes.
@@ -68,6 +70,7 @@ impl Reading<'_> {
             task,
             tokenizer: None,
             max_length: None,
+            stride: None,
             packing: Packing::Off,
             limits: Limits::default(),
             columns: &NOTHING,

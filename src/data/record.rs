@@ -1,15 +1,25 @@
-//! Data files → rows with line numbers. Knows file formats; what the columns mean is decided elsewhere.
+//! Data files → rows with line numbers, one at a time, as often as they are asked for. Knows file formats; what the columns mean is decided elsewhere.
+//!
+//! A file's bytes stay where they are: it is mapped, and a row is taken apart only while somebody looks at it. What is packed, or comes from standard
+//! input, is unpacked first: into memory if it is small, else into a temporary file.
 
+mod columnar;
 mod encoding;
 mod json;
 mod table;
+mod text;
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
+use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
+use super::splits::{Classes, ENDINGS};
 use crate::error::{Context, Error, Result};
+use crate::files;
+use text::Text;
 
 /// One row of a data file, as it stands there. Cells of tables are text.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,76 +30,167 @@ pub(super) struct Record {
     pub fields: Map<String, Value>,
 }
 
-/// A reader of one file format.
-type Reader = fn(&str) -> Result<Vec<Record>>;
+/// What looks at rows.
+type Visit<'v> = &'v mut dyn FnMut(Record) -> Result<()>;
 
 /// File formats by extension; each may be packed, as `.jsonl.gz`.
-const FORMATS: [(&str, Reader); 6] = [
-    ("jsonl", json::read),
-    ("ndjson", json::read),
-    ("json", json::read),
-    ("csv", table::read_csv),
-    ("tsv", table::read_tsv),
-    ("txt", |text| Ok(read_text(text))),
+const FORMATS: [(&str, Format); ENDINGS.len()] = [
+    (ENDINGS[0], Format::Json),
+    (ENDINGS[1], Format::Json),
+    (ENDINGS[2], Format::Json),
+    (ENDINGS[3], Format::Csv),
+    (ENDINGS[4], Format::Tsv),
+    (ENDINGS[5], Format::Parquet),
+    (ENDINGS[6], Format::Text),
 ];
 
-/// The path that stands for standard input.
-const STANDARD_INPUT: &str = "-";
-
-/// All rows of a data file. `-` is standard input, with JSON or a table.
-///
-/// # Errors
-/// [`Io`](crate::ErrorKind::Io), [`Format`](crate::ErrorKind::Format) with file and line, [`Unsupported`](crate::ErrorKind::Unsupported) for an
-/// unknown extension, [`Invalid`](crate::ErrorKind::Invalid) if there is no row.
-pub(super) fn read(path: &Path) -> Result<Vec<Record>> {
-    let records = if path == Path::new(STANDARD_INPUT) { read_input(path) } else { read_file(path) }.in_file(path)?;
-    if records.is_empty() {
-        return Err(Error::invalid("no rows in this data file")
-            .in_file(path)
-            .with_hint("a row is a line; the first line of a table only names its columns"));
-    }
-    Ok(records)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Json,
+    Csv,
+    Tsv,
+    Parquet,
+    Text,
 }
 
-fn read_file(path: &Path) -> Result<Vec<Record>> {
+/// The path that stands for standard input.
+pub(super) const STANDARD_INPUT: &str = "-";
+
+/// A data file, open. `-` is standard input, with JSON or a table.
+pub(super) struct RowFile {
+    path: PathBuf,
+    content: Content,
+}
+
+enum Content {
+    Json(Text),
+    Table(Text, table::Form),
+    Documents(Text),
+    /// Rows that nobody wrote into a file.
+    Rows(Vec<Record>),
+    Parquet(Bytes),
+    /// Files in folders named after their classes.
+    Classes(Classes),
+}
+
+/// What columns the rows of a file have.
+pub(super) struct Survey {
+    /// The columns in the order in which they come up, and whether the first value of each is a list.
+    pub columns: IndexMap<String, bool>,
+    /// How many rows there are.
+    pub rows: usize,
+}
+
+impl RowFile {
+    /// Opens a data file.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io), [`Format`](crate::ErrorKind::Format) with file and line, [`Unsupported`](crate::ErrorKind::Unsupported) for an
+    /// unknown extension.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let content = if path == Path::new(STANDARD_INPUT) { from_input(path) } else { from_file(path) }.in_file(path)?;
+        Ok(Self { path: path.to_path_buf(), content })
+    }
+
+    /// Rows that are in memory, and what stands for their file.
+    pub(super) fn of_rows(path: &Path, rows: Vec<Record>) -> Self {
+        Self { path: path.to_path_buf(), content: Content::Rows(rows) }
+    }
+
+    /// Shows every row.
+    ///
+    /// # Errors
+    /// [`Format`](crate::ErrorKind::Format) with file and line, or what `visit` returns, in this file.
+    pub(super) fn each(&self, visit: Visit<'_>) -> Result<()> {
+        match &self.content {
+            Content::Json(text) => text.read().and_then(|text| json::each(text, visit)),
+            Content::Table(text, form) => text.read().and_then(|text| form.each(text, visit)),
+            Content::Documents(text) => text.read().and_then(|text| documents(text, visit)),
+            Content::Rows(rows) => rows.iter().cloned().try_for_each(visit),
+            Content::Parquet(bytes) => columnar::each(bytes, visit),
+            Content::Classes(classes) => classes.files.iter().zip(1..).try_for_each(|((file, class), line)| {
+                let fields = [(classes.column.to_owned(), file.clone().into()), ("label".to_owned(), class.clone().into())];
+                visit(Record { line, fields: fields.into_iter().collect() })
+            }),
+        }
+        .in_file(&self.path)
+    }
+
+    /// Looks for columns.
+    ///
+    /// # Errors
+    /// As [`each`](Self::each); [`Invalid`](crate::ErrorKind::Invalid) if there is no row.
+    pub(super) fn survey(&self) -> Result<Survey> {
+        let mut survey = Survey { columns: IndexMap::new(), rows: 0 };
+        self.each(&mut |record| {
+            survey.rows += 1;
+            for (name, value) in record.fields {
+                if !survey.columns.contains_key(&name) {
+                    let is_list = value.is_array() || value.as_str().is_some_and(|cell| cell.trim_start().starts_with('['));
+                    survey.columns.insert(name, is_list);
+                }
+            }
+            Ok(())
+        })?;
+        if survey.rows > 0 {
+            return Ok(survey);
+        }
+        let error = Error::invalid("no rows in this data file").in_file(&self.path);
+        Err(error.with_hint("a row is a line; the first line of a table only names its columns"))
+    }
+}
+
+fn from_file(path: &Path) -> Result<Content> {
+    if path.is_dir() {
+        return Classes::of(path).map(Content::Classes);
+    }
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     let packed = name.strip_suffix(".gz");
     let extension = packed.unwrap_or(&name).rsplit_once('.').map_or("", |(_, extension)| extension);
-    let Some((_, reader)) = FORMATS.iter().find(|(known, _)| *known == extension) else {
+    let Some((_, format)) = FORMATS.iter().find(|(known, _)| *known == extension) else {
         let known = FORMATS.map(|(known, _)| known).join(", ");
         let error = Error::unsupported(format!("the extension {extension:?}"), format!("data files are {known}"));
-        return Err(error.with_hint("write the rows as jsonl: pandas has df.to_json(\"rows.jsonl\", orient=\"records\", lines=True), datasets has ds.to_json(\"rows.jsonl\")"));
+        return Err(error.with_hint("write the rows as jsonl or parquet: pandas has df.to_json(\"rows.jsonl\", orient=\"records\", lines=True), datasets has ds.to_json(\"rows.jsonl\")"));
     };
-    let bytes = std::fs::read(path)?;
+    let bytes = files::map(path)?;
     let bytes = if packed.is_some() { encoding::unpacked(&bytes)? } else { bytes };
-    reader(&encoding::text_of(bytes, path)?)
+    if *format == Format::Parquet {
+        return Ok(Content::Parquet(bytes));
+    }
+    let text = encoding::text_of(&bytes, path)?;
+    Ok(match format {
+        Format::Json => Content::Json(text),
+        Format::Csv => table::Form::of_csv(text.read()?).map(|form| Content::Table(text, form))?,
+        Format::Tsv => table::Form::of_tsv(text.read()?).map(|form| Content::Table(text, form))?,
+        Format::Text | Format::Parquet => Content::Documents(text),
+    })
 }
 
-fn read_input(path: &Path) -> Result<Vec<Record>> {
-    let mut bytes = vec![];
-    std::io::stdin().read_to_end(&mut bytes)?;
-    let text = encoding::text_of(bytes, path)?;
-    if text.trim_start().starts_with(['{', '[']) { json::read(&text) } else { table::read_csv(&text) }
+fn from_input(path: &Path) -> Result<Content> {
+    let bytes = encoding::spooled(&mut std::io::stdin().lock().take(u64::MAX))?;
+    let text = encoding::text_of(&bytes, path)?;
+    if text.read()?.trim_start().starts_with(['{', '[']) {
+        return Ok(Content::Json(text));
+    }
+    table::Form::of_csv(text.read()?).map(|form| Content::Table(text, form))
 }
 
 /// Plain text: documents are separated by blank lines. A line may end as on any system.
-fn read_text(text: &str) -> Vec<Record> {
+fn documents(text: &str, visit: Visit<'_>) -> Result<()> {
     let unix = text.contains('\r').then(|| text.replace("\r\n", "\n").replace('\r', "\n"));
-    let mut documents: Vec<(usize, Vec<&str>)> = vec![];
-    let mut is_between = true;
+    let mut give = |(line, lines): (usize, Vec<&str>)| {
+        let fields = [("text".to_owned(), lines.join("\n").into())].into_iter().collect();
+        visit(Record { line, fields })
+    };
+    let mut document: Option<(usize, Vec<&str>)> = None;
     for (line, text) in (1..).zip(unix.as_deref().unwrap_or(text).lines()) {
         if text.trim().is_empty() {
-            is_between = true;
-        } else if let Some((_, lines)) = documents.last_mut().filter(|_| !is_between) {
-            lines.push(text);
+            document.take().map_or(Ok(()), &mut give)?;
         } else {
-            documents.push((line, vec![text]));
-            is_between = false;
+            document.get_or_insert_with(|| (line, vec![])).1.push(text);
         }
     }
-    let record =
-        |(line, lines): (usize, Vec<&str>)| Record { line, fields: [("text".to_owned(), lines.join("\n").into())].into_iter().collect() };
-    documents.into_iter().map(record).collect()
+    document.map_or(Ok(()), give)
 }
 
 #[cfg(test)]
@@ -100,12 +201,16 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join(name);
         std::fs::write(&path, content)?;
-        let records = read(&path).map_err(|error| {
-            let text = error.to_string().replace(&format!("{}/", folder.path().display()), "");
-            Error::invalid(text)
-        })?;
-        let rows = records.into_iter().map(|record| format!("{} {}", record.line, Value::Object(record.fields)));
-        Ok(rows.collect::<Vec<_>>().join("\n"))
+        let mut rows = vec![];
+        let read = RowFile::open(&path).and_then(|file| {
+            file.survey()?;
+            file.each(&mut |record| {
+                rows.push(format!("{} {}", record.line, Value::Object(record.fields)));
+                Ok(())
+            })
+        });
+        read.map_err(|error| Error::invalid(error.to_string().replace(&format!("{}/", folder.path().display()), "")))?;
+        Ok(rows.join("\n"))
     }
 
     #[test]
@@ -170,9 +275,9 @@ mod tests {
             Case("a.csv", b"text,text\none,1\n", "a.csv: line 1: there are two columns named \"text\""),
             Case("a.csv", b"text,label\nx\n", "a.csv: line 2: columns: expected 2, found 1"),
             Case(
-                "a.parquet",
-                b"PAR1",
-                "a.parquet: the extension \"parquet\" is not supported: data files are jsonl, ndjson, json, csv, tsv, txt",
+                "a.xlsx",
+                b"PK",
+                "a.xlsx: the extension \"xlsx\" is not supported: data files are jsonl, ndjson, json, csv, tsv, parquet, txt",
             ),
         ] {
             assert_eq!(read_from(name, content).unwrap_err().to_string(), expected);

@@ -4,20 +4,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
 use super::column_map::Renamed;
-use super::forms;
+use super::fields::json;
+use super::forms as words;
+use super::meanings::{meaning, plain, refuse_meaning};
+use super::other_forms::translate;
 use super::reading::Reading;
-use super::record::Record;
+use super::record::{Record, Survey};
 use super::template::columns_of;
 use crate::adapter::config::Task;
 use crate::anatomy::{MaskForm, Role};
 use crate::error::{Error, Place, Result};
 
 /// What `--map COLUMN=ROLE` may name; besides, the columns of a template.
-const ROLES: [&str; 32] = [
+const ROLES: [&str; 36] = [
     "text",
     "text_pair",
     "label",
@@ -25,6 +27,10 @@ const ROLES: [&str; 32] = [
     "prompt",
     "completion",
     "messages",
+    "conversations",
+    "instruction",
+    "input",
+    "output",
     "tools",
     "documents",
     "input_ids",
@@ -86,7 +92,7 @@ struct Columns {
 const TEXT_ROLES: &[&str] = &["text", "text_pair", "label", "labels", "input_ids", "attention_mask", "token_type_ids"];
 
 /// Tasks whose rows are not those that language models and classifiers share.
-const TASK_COLUMNS: [Columns; 11] = [
+const TASK_COLUMNS: [Columns; 12] = [
     Columns { task: Task::MultiLabel, read: TEXT_ROLES, aliases: &[] },
     Columns { task: Task::Regression, read: TEXT_ROLES, aliases: &[("label", &["score"])] },
     Columns {
@@ -122,7 +128,12 @@ const TASK_COLUMNS: [Columns; 11] = [
         aliases: &[("prompt", &["question", "instruction"])],
     },
     Columns { task: Task::Reward, read: &["prompt", "chosen", "rejected"], aliases: &[("prompt", &["question", "instruction"])] },
-    Columns { task: Task::AudioCls, read: &["audio", "label", "labels"], aliases: &[("audio", &["file", "path"])] },
+    Columns {
+        task: Task::ImageCls,
+        read: &["image", "pixel_values", "label", "labels"],
+        aliases: &[("image", &["img", "file_name", "image_path", "file", "path"])],
+    },
+    Columns { task: Task::AudioCls, read: &["audio", "label", "labels"], aliases: &[("audio", &["file_name", "file", "path"])] },
     Columns { task: Task::Ctc, read: &["audio", "text", "labels"], aliases: HEARD },
     Columns { task: Task::SpeechSeq2Seq, read: &["audio", "text", "labels", "decoder_input_ids"], aliases: HEARD },
 ];
@@ -135,105 +146,66 @@ fn of_task(task: Task) -> Option<&'static Columns> {
     TASK_COLUMNS.iter().find(|columns| columns.task == task)
 }
 
-/// Columns that say something about what should be learnt, and what to do where a task does not read them.
-struct Meaning {
-    columns: &'static [&'static str],
-    what: &'static str,
-    hint: &'static str,
+/// What the columns of a file are for.
+pub(super) struct Assigned<'a> {
+    roles: Roles<'a>,
+    renamed: BTreeMap<String, String>,
+    /// Columns that nothing has read so far.
+    unread: BTreeSet<String>,
 }
 
-const MEANINGS: [Meaning; 11] = [
-    Meaning {
-        columns: &["label", "labels"],
-        what: "a label, which this form of rows does not learn",
-        hint: "`peft-onnx inject --task seq-cls` learns classes; for answers that were approved or not, `--task preference --loss kto`, or keep the approved ones",
-    },
-    Meaning {
-        columns: &["chosen", "rejected"],
-        what: "a preference, which this task does not learn",
-        hint: "`peft-onnx inject --task preference` or `--task reward` learns it; to learn the chosen answers alone: --map chosen=completion --map rejected=ignore",
-    },
-    Meaning {
-        columns: &["text_pair", "text2", "text_b", "sentence2", "second_text", "hypothesis", "question2"],
-        what: "a second text, which is not read here",
-        hint: "a classifier reads two texts as text and text_pair: --map COLUMN=text_pair",
-    },
-    Meaning {
-        columns: &["anchor", "positive", "negative", "negatives", "hard_negative"],
-        what: "a text to be near or far from, which this task does not learn",
-        hint: "`peft-onnx inject --task embedding` learns it",
-    },
-    Meaning {
-        columns: &["teacher_logits", "teacher_scores", "teacher_probs"],
-        what: "a teacher's answer, which this task does not learn",
-        hint: "with classes, `peft-onnx inject --distill-weight 0.5` learns the column teacher_logits beside the labels",
-    },
-    Meaning {
-        columns: &["score", "scores", "similarity"],
-        what: "a number to be predicted, which this task does not learn",
-        hint: "if it is the number of a class: --map COLUMN=label; `peft-onnx inject --task regression`, `rerank` and `embedding` learn numbers",
-    },
-    Meaning {
-        columns: &["weight", "weights", "sample_weight", "loss_weight"],
-        what: "the weight of a row, and all rows weigh the same here",
-        hint: "leave out rows of weight 0, and repeat rows that should count more; an assistant's message may have a weight of 0 or 1",
-    },
-    Meaning {
-        columns: &["tools", "functions", "documents"],
-        what: "something that only a chat template shows",
-        hint: "write messages, and the tools or documents beside them",
-    },
-    Meaning {
-        columns: &["loss_mask", "completion_mask", "assistant_mask", "assistant_masks"],
-        what: "a choice of tokens to learn, which is not read",
-        hint: "write labels beside input_ids, with -100 where nothing is to be learnt",
-    },
-    Meaning {
-        columns: &["answers", "answer_start", "start_positions", "end_positions", "entities", "ner_tags", "tags"],
-        what: "an answer or a tag within the text, which this task does not learn",
-        hint: "`peft-onnx inject --task qa` learns answers, `--task token-cls` tags and entities",
-    },
-    Meaning {
-        columns: &["image", "images", "audio"],
-        what: "something to look at or to listen to, which is not read",
-        hint: "image-cls and audio-cls read pictures and sounds",
-    },
-];
-
-/// Gives the columns of rows the names of their roles, and leaves out those that are to be ignored.
+/// Finds out what the columns of a file are for.
 ///
 /// # Errors
-/// Names of columns or roles that there are not; columns of which several could have one role; columns with a meaning that the task does not use,
-/// with their line.
-pub(super) fn assign(records: &mut [Record], path: &Path, reading: &Reading<'_>) -> Result<()> {
+/// Names of columns or roles that there are not; columns of which several could have one role.
+pub(super) fn assign<'a>(survey: &Survey, path: &'a Path, reading: &'a Reading<'a>) -> Result<Assigned<'a>> {
     let shown = reading.hard_prompt.map(columns_of).transpose()?.unwrap_or_default();
-    let columns: IndexMap<String, ()> = records.iter().flat_map(|record| record.fields.keys().cloned()).map(|name| (name, ())).collect();
-    let roles = Roles { path, columns: columns.into_keys().collect(), shown: &shown, reading };
-    let is_list = |value: &Value| value.is_array() || value.as_str().is_some_and(|cell| cell.trim_start().starts_with('['));
-    let renamed = roles.renamed(|column| records.iter().filter_map(|record| record.fields.get(column)).take(1).all(is_list))?;
-    if !renamed.is_empty() {
-        for record in &mut *records {
-            let fields = std::mem::take(&mut record.fields).into_iter();
-            let fields = fields.map(|(name, value)| (renamed.get(&name).cloned().unwrap_or(name), value));
-            record.fields = fields.filter(|(name, _)| name != IGNORED).collect();
+    let roles = Roles { path, columns: survey.columns.keys().cloned().collect(), shown, reading };
+    let renamed = roles.renamed(|column| survey.columns.get(column).copied().unwrap_or(true))?;
+    Ok(Assigned { roles, renamed, unread: BTreeSet::new() })
+}
+
+impl Assigned<'_> {
+    /// Gives the columns of a row the names of their roles, leaves out those that are to be ignored, and translates forms of other programs.
+    ///
+    /// # Errors
+    /// A row of such a form that is not whole, with the line.
+    pub(super) fn read(&self, record: &mut Record) -> Result<()> {
+        if !self.renamed.is_empty() {
+            let renamed = std::mem::take(&mut record.fields).into_iter();
+            let renamed = renamed.map(|(name, value)| (self.renamed.get(&name).cloned().unwrap_or(name), value));
+            record.fields = renamed.filter(|(name, _)| name != IGNORED).collect();
         }
+        translate(&mut record.fields, self.roles.reading).map_err(|error| error.at(Place::Line(record.line)))
     }
-    let mut unread = BTreeSet::new();
-    for record in &*records {
-        for role in roles.unread(&record.fields) {
+
+    /// Notes the columns of a row that nothing reads.
+    ///
+    /// # Errors
+    /// Columns with a meaning that the task does not use, with the line.
+    pub(super) fn note(&mut self, record: &Record) -> Result<()> {
+        let mut found = vec![];
+        for role in self.roles.unread(&record.fields) {
             // Columns are told by the names that the file gives them.
-            let column = renamed.iter().find_map(|(column, of)| (of == role).then_some(column.as_str())).unwrap_or(role);
-            if !roles.is_spare(role, &record.fields) {
-                refuse_meaning(role, column, reading.task).map_err(|error| error.at(Place::Line(record.line)))?;
+            let column = self.renamed.iter().find_map(|(column, of)| (of == role).then_some(column.as_str())).unwrap_or(role);
+            if !self.roles.is_spare(role, &record.fields) {
+                refuse_meaning(role, column, self.roles.reading.task).map_err(|error| error.at(Place::Line(record.line)))?;
             }
-            unread.insert(column.to_owned());
+            if !self.unread.contains(column) {
+                found.push(column.to_owned());
+            }
+        }
+        self.unread.extend(found);
+        Ok(())
+    }
+
+    /// Tells which columns nothing reads.
+    pub(super) fn tell(&self) {
+        if !self.unread.is_empty() {
+            let names = self.unread.iter().take(12).cloned().collect::<Vec<_>>().join(", ");
+            tracing::warn!("{}: columns that nothing reads are ignored: {names}", self.roles.path.display());
         }
     }
-    if !unread.is_empty() {
-        let names = unread.into_iter().take(12).collect::<Vec<_>>().join(", ");
-        tracing::warn!("{}: columns that nothing reads are ignored: {names}", path.display());
-    }
-    Ok(())
 }
 
 /// The columns of a file, and what they are wanted for.
@@ -241,13 +213,13 @@ struct Roles<'a> {
     path: &'a Path,
     columns: Vec<String>,
     /// Columns that a template shows.
-    shown: &'a [String],
+    shown: Vec<String>,
     reading: &'a Reading<'a>,
 }
 
-impl<'a> Roles<'a> {
+impl Roles<'_> {
     /// The roles of columns that are not called by them.
-    fn renamed(&'a self, has_numbers: impl Fn(&str) -> bool) -> Result<BTreeMap<String, String>> {
+    fn renamed(&self, has_numbers: impl Fn(&str) -> bool) -> Result<BTreeMap<String, String>> {
         let mut renamed: BTreeMap<String, String> = BTreeMap::new();
         for Renamed { column, role } in &self.reading.columns.0 {
             let found = self
@@ -391,7 +363,9 @@ impl<'a> Roles<'a> {
         } else if has("messages") {
             vec!["messages", "tools", "documents"]
         } else if has("prompt") && has("completion") {
-            vec!["prompt", "completion"]
+            // A template is shown what stands beside messages.
+            let beside: &[&str] = if json(&fields["prompt"]).is_array() { &["tools", "documents"] } else { &[] };
+            [&["prompt", "completion"], beside].concat()
         } else if has("text") {
             vec!["text", "text_pair", if is_classed { label } else { "" }]
         } else {
@@ -424,33 +398,13 @@ pub(super) fn is_input(column: &str, reading: &Reading<'_>) -> bool {
     !ROLES.contains(&column) && reading.feeding.is_some_and(|feeding| feeding.inputs.contains_key(column))
 }
 
-/// A name without what people change in it: capitals, spaces.
-pub(super) fn plain(name: &str) -> String {
-    name.trim().to_lowercase().replace([' ', '-'], "_")
-}
-
-fn meaning(column: &str) -> Option<&'static Meaning> {
-    let name = plain(column);
-    let numbered = name.rsplit_once('_').filter(|(_, number)| number.parse::<u8>().is_ok()).map(|(name, _)| name.to_owned());
-    let is_named = |meaning: &&Meaning| {
-        meaning.columns.contains(&name.as_str()) || numbered.as_deref() == Some("negative") && meaning.columns.contains(&"negative")
-    };
-    MEANINGS.iter().find(is_named)
-}
-
-fn refuse_meaning(role: &str, column: &str, task: Task) -> Result<()> {
-    let Some(Meaning { what, hint, .. }) = meaning(role) else { return Ok(()) };
-    let hint = format!("{}; --map \"{column}=ignore\" leaves it out", hint.replace("COLUMN", column));
-    Err(Error::unsupported(format!("the column {column} for {}", task.name()), format!("it is {what}")).with_hint(hint))
-}
-
 /// A row of no form that the task has.
 pub(super) fn no_form(fields: &Map<String, Value>, task: Task) -> Error {
     let names: Vec<String> = fields.keys().take(12).map(|name| name.chars().take(40).collect()).collect();
     let found = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-    Error::mismatch("columns", forms(task), found).with_hint(format!(
+    Error::mismatch("columns", words(task), found).with_hint(format!(
         "columns that are read: {}; --map COLUMN=ROLE says what another is for, and the first line of a table names its columns",
-        forms(task)
+        words(task)
     ))
 }
 

@@ -7,8 +7,9 @@ use indexmap::IndexMap;
 use serde_json::Value;
 
 use super::column_map::{ColumnMap, Renamed};
+use super::meanings::plain;
 use super::reading::Reading;
-use super::record::{self, Record};
+use super::record::RowFile;
 use super::{classes, fields, roles};
 use crate::adapter::config::Task;
 use crate::error::{Context, Result};
@@ -129,17 +130,21 @@ impl Survey {
     /// # Errors
     /// A file that cannot be read.
     pub fn read(path: &Path, columns: &[Renamed]) -> Result<Self> {
-        let records = record::read(path)?;
         let mut found: IndexMap<String, Column> = IndexMap::new();
-        for (name, value) in records.iter().flat_map(|record| &record.fields) {
-            let role = columns
-                .iter()
-                .find(|renamed| renamed.column() == name)
-                .map_or_else(|| roles::plain(name), |renamed| renamed.role().to_owned());
-            found.entry(role).or_default().add(value);
-        }
+        let mut rows = 0;
+        RowFile::open(path)?.each(&mut |record| {
+            rows += 1;
+            for (name, value) in &record.fields {
+                let role = columns
+                    .iter()
+                    .find(|renamed| renamed.column() == name)
+                    .map_or_else(|| plain(name), |renamed| renamed.role().to_owned());
+                found.entry(role).or_default().add(value);
+            }
+            Ok(())
+        })?;
         found.retain(|name, column| column.rows > 0 && name != roles::IGNORED);
-        Ok(Self { rows: records.len(), columns: found })
+        Ok(Self { rows, columns: found })
     }
 
     /// The number of rows.
@@ -203,18 +208,22 @@ impl Survey {
 /// A file that cannot be read; labels that are none.
 pub fn classes_of(path: &Path, task: Task, columns: &ColumnMap) -> Result<Classes> {
     let reading = Reading { columns, ..Reading::for_task(task) };
-    let mut records = record::read(path)?;
-    roles::assign(&mut records, path, &reading).in_file(path)?;
-    if let Some(names) = classes::settle(&mut records, &reading).in_file(path)?.filter(|names| !names.is_empty()) {
+    let file = RowFile::open(path)?;
+    let assigned = roles::assign(&file.survey()?, path, &reading).in_file(path)?;
+    let (mut labels, mut lists) = (classes::Labels::new(&reading), vec![]);
+    file.each(&mut |mut record| {
+        assigned.read(&mut record)?;
+        lists.extend(LABEL.iter().find_map(|name| record.fields.get(*name)).map(numbers));
+        labels.add(&record)
+    })?;
+    if let Some(names) = labels.settle().in_file(path)?.names.filter(|names| !names.is_empty()) {
         return Ok(Classes { count: names.len(), names });
     }
-    Ok(Classes { count: numbered(&records, task), names: vec![] })
+    Ok(Classes { count: numbered(&lists, task), names: vec![] })
 }
 
 /// The number of classes whose labels are numbers.
-fn numbered(records: &[Record], task: Task) -> usize {
-    let lists: Vec<Vec<u64>> =
-        records.iter().filter_map(|record| LABEL.iter().find_map(|name| record.fields.get(*name))).map(numbers).collect();
+fn numbered(lists: &[Vec<u64>], task: Task) -> usize {
     // A 0 or a 1 for each label.
     let length = lists.first().map_or(0, Vec::len);
     let is_for_each =

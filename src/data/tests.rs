@@ -3,6 +3,7 @@
 mod batches;
 mod columns;
 mod templates;
+mod windows;
 
 use std::path::{Path, PathBuf};
 
@@ -213,8 +214,16 @@ fn rows_that_do_not_fit_are_errors_with_the_line() -> Result<()> {
     let (_folder, tokenizer) = tokenizer([&[], &[]], &json!({}))?;
     let limits = Limits { positions: Some(8), vocabulary: Some(22), classes: Some(2), ..Limits::default() };
     for Case(task, row, expected) in [
-        Case(Task::CausalLm, r#"{"txt": "one"}"#, "columns: expected input_ids, text, prompt + completion, or messages, found txt"),
-        Case(Task::CausalLm, "{}", "columns: expected input_ids, text, prompt + completion, or messages, found none"),
+        Case(
+            Task::CausalLm,
+            r#"{"txt": "one"}"#,
+            "columns: expected input_ids, text, prompt + completion, messages, conversations, or instruction (+ input) + output, found txt",
+        ),
+        Case(
+            Task::CausalLm,
+            "{}",
+            "columns: expected input_ids, text, prompt + completion, messages, conversations, or instruction (+ input) + output, found none",
+        ),
         Case(Task::CausalLm, r#"{"text": 3}"#, "text: expected text, found 3"),
         Case(Task::CausalLm, r#"{"input_ids": "one"}"#, "input_ids: expected a list of whole numbers, found the text \"one\""),
         Case(Task::CausalLm, r#"{"input_ids": [1, 2.5]}"#, "input_ids: expected a whole number, found 2.5"),

@@ -13,7 +13,7 @@ use super::chat::{ChatTemplate, Ending, Message};
 use super::long;
 use super::symbols;
 use super::tokens::{Tokens, Words};
-use super::wall::behind_wall;
+use super::wall::{TOKENIZER, behind_wall};
 use crate::error::{Context, Error, Result};
 use crate::files;
 
@@ -93,7 +93,7 @@ impl Tokenizer {
             inner.with_truncation(None)?;
             Ok::<_, tokenizers::Error>(inner)
         };
-        let inner = behind_wall(read).in_file(file)?;
+        let inner = behind_wall(TOKENIZER, read).in_file(file)?;
         let inner = inner.map_err(|error| Error::format("a tokenizer", error).in_file(file))?;
         let special = SPECIAL.iter().filter_map(|(name, usual)| Some((*name, special_token(&inner, companions, name, usual)?))).collect();
         // `Wav2Vec2CTCTokenizer` reads texts in capitals where its configuration asks for one case.
@@ -158,7 +158,7 @@ impl Tokenizer {
             };
             self.inner.post_process(first, second, true)
         };
-        let joined = behind_wall(joined).in_file(&self.file)?.map_err(|error| Error::invalid(error.to_string()))?;
+        let joined = behind_wall(TOKENIZER, joined).in_file(&self.file)?.map_err(|error| Error::invalid(error.to_string()))?;
         let tokens = Tokens::new(&joined)?;
         if added == 0 && tokens.segments.iter().all(|segment| *segment == 0) {
             let error = Error::unsupported("a row of two texts", "the tokenizer puts nothing between them").in_file(&self.file);
@@ -172,7 +172,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`encode`](Self::encode).
     pub fn encode_words(&self, words: Vec<String>) -> Result<Words> {
-        let encoding = behind_wall(|| self.inner.encode(InputSequence::from(words), true)).in_file(&self.file)?;
+        let encoding = behind_wall(TOKENIZER, || self.inner.encode(InputSequence::from(words), true)).in_file(&self.file)?;
         Words::new(&encoding.map_err(|error| Error::invalid(error.to_string()))?)
     }
 
@@ -196,19 +196,29 @@ impl Tokenizer {
         Ok((words, places.into_iter().map(trimmed).collect()))
     }
 
-    /// A question and the text that its answer stands in, of which the end is cut where both are longer than `length`.
+    /// A question and the text that its answer stands in. Where both are longer than `length`, the end of the text is cut; or, with a `stride`, the
+    /// text is parted into windows of which each begins with the last `stride` tokens of the one before.
     ///
     /// # Errors
     /// As [`encode`](Self::encode); a question that leaves no room for the text.
-    pub fn encode_question(&self, question: &str, context: &str, length: Option<usize>) -> Result<Tokens> {
+    pub fn encode_question(&self, question: &str, context: &str, length: Option<usize>, stride: Option<usize>) -> Result<Vec<Tokens>> {
         let (question, context) = (self.encoding(question, false)?, self.encoding(context, false)?);
         let added = self.inner.get_post_processor().map_or(0, |processor| tokenizers::PostProcessor::added_tokens(processor, true));
+        let room = length.map(|length| length.saturating_sub(added + question.len()));
+        if let (Some(room), Some(stride)) = (room, stride.filter(|_| room.is_some_and(|room| room < context.len())))
+            && stride >= room
+        {
+            let error =
+                Error::mismatch("--doc-stride", format!("fewer than the {room} tokens of the text that fit beside the question"), stride);
+            return Err(error.with_hint("a larger --max-length leaves more room, a smaller --doc-stride needs less"));
+        }
         let joined = || {
             let (question, context) = match length {
                 Some(length) => {
                     let params = TruncationParams {
                         max_length: length.saturating_sub(added),
                         strategy: TruncationStrategy::OnlySecond,
+                        stride: stride.unwrap_or_default(),
                         ..TruncationParams::default()
                     };
                     truncate_encodings(question, Some(context), &params)?
@@ -217,10 +227,11 @@ impl Tokenizer {
             };
             self.inner.post_process(question, context, true)
         };
-        let joined = behind_wall(joined).in_file(&self.file)?;
+        let joined = behind_wall(TOKENIZER, joined).in_file(&self.file)?;
         let joined =
             joined.map_err(|error| Error::invalid(error.to_string()).with_hint("a larger --max-length leaves room for the text"))?;
-        Tokens::new(&joined)
+        let others = joined.get_overflowing().iter().filter(|_| stride.is_some());
+        std::iter::once(&joined).chain(others).map(Tokens::new).collect()
     }
 
     /// Tokens as text, without the special ones.
@@ -230,7 +241,7 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[i32]) -> Result<String> {
         let ids = ids.iter().map(|id| u32::try_from(*id)).collect::<Result<Vec<_>, _>>();
         let ids = ids.map_err(|_| Error::invalid("token numbers must not be below zero"))?;
-        behind_wall(|| self.inner.decode(&ids, true)).in_file(&self.file)?.map_err(|error| Error::invalid(error.to_string()))
+        behind_wall(TOKENIZER, || self.inner.decode(&ids, true)).in_file(&self.file)?.map_err(|error| Error::invalid(error.to_string()))
     }
 
     /// Symbols that were heard as text: special ones but the blank are told as they are, as transformers' `Wav2Vec2CTCTokenizer` does.
@@ -347,7 +358,7 @@ impl Tokenizer {
     fn encoding(&self, text: &str, with_specials: bool) -> Result<Encoding> {
         let text = if self.in_capitals { Cow::Owned(text.to_uppercase()) } else { Cow::Borrowed(text) };
         let text = text.as_ref();
-        let encoding = behind_wall(|| self.inner.encode(text, with_specials)).in_file(&self.file)?;
+        let encoding = behind_wall(TOKENIZER, || self.inner.encode(text, with_specials)).in_file(&self.file)?;
         encoding.map_err(|error| Error::invalid(error.to_string()))
     }
 

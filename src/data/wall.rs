@@ -6,15 +6,18 @@ use std::sync::Once;
 
 use crate::error::{Error, Result};
 
+/// The format of tokenizers.
+pub(super) const TOKENIZER: &str = "a tokenizer";
+
 thread_local! {
     static IS_BEHIND: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Does work of the tokenizers crate, which takes some parts of its files on trust.
+/// Does work of a crate that takes some parts of its files, which are of this format, on trust.
 ///
 /// # Errors
 /// [`Format`](crate::ErrorKind::Format) if the work panics, with the panic's own words.
-pub(super) fn behind_wall<T>(work: impl FnOnce() -> T) -> Result<T> {
+pub(super) fn behind_wall<T>(format: &'static str, work: impl FnOnce() -> T) -> Result<T> {
     static QUIET: Once = Once::new();
     QUIET.call_once(|| {
         let told = panic::take_hook();
@@ -31,7 +34,9 @@ pub(super) fn behind_wall<T>(work: impl FnOnce() -> T) -> Result<T> {
     done.map_err(|panic| {
         let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
         let line = said.unwrap_or("it cannot be worked with").lines().next().unwrap_or_default();
-        Error::format("a tokenizer", line).with_hint("is tokenizer.json complete, and the one that came with the model?")
+        let hint =
+            if format == TOKENIZER { "is tokenizer.json complete, and the one that came with the model?" } else { "is the file complete?" };
+        Error::format(format, line).with_hint(hint)
     })
 }
 
@@ -41,8 +46,8 @@ mod tests {
 
     #[test]
     fn a_panic_behind_the_wall_is_an_error() {
-        assert_eq!(behind_wall(|| 1).ok(), Some(1));
-        let error = behind_wall(|| -> i32 { panic!("no {}", "decoder") }).unwrap_err();
+        assert_eq!(behind_wall(TOKENIZER, || 1).ok(), Some(1));
+        let error = behind_wall(TOKENIZER, || -> i32 { panic!("no {}", "decoder") }).unwrap_err();
         assert_eq!(error.to_string(), "not a tokenizer: no decoder");
     }
 }

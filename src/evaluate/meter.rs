@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::adapter::config::Task;
-use crate::data::{Example, IGNORED, Labels, Tokenizer};
+use crate::data::{Answer, Example, IGNORED, Labels, Tokenizer};
 use crate::error::{Error, Result};
 use crate::measure::{self, Confusion, Entities, ErrorRate, LabelSets};
 use crate::ort::HostTensor;
@@ -39,11 +39,8 @@ enum Kind {
         all: usize,
         names: Vec<String>,
     },
-    Answers {
-        exact: f64,
-        f1: f64,
-        rows: usize,
-    },
+    /// The best answer of all windows of a text, by the text.
+    Answers(BTreeMap<String, Best>),
     Vectors(Vectors),
     Rewards {
         chosen: Vec<f64>,
@@ -61,6 +58,13 @@ enum Kind {
         blank: i32,
         speller: Option<Arc<Tokenizer>>,
     },
+}
+
+/// The best answer so far to a question.
+struct Best {
+    score: f32,
+    text: String,
+    right: Arc<[String]>,
 }
 
 /// How answers of a preference are scored.
@@ -97,7 +101,7 @@ impl Meter {
                 queries.clear();
             }
             Kind::Tags { entities, right, all, .. } => (*entities, *right, *all) = (Entities::default(), 0, 0),
-            Kind::Answers { exact, f1, rows } => (*exact, *f1, *rows) = (0.0, 0.0, 0),
+            Kind::Answers(answers) => answers.clear(),
             Kind::Vectors(vectors) => *vectors = Vectors::default(),
             Kind::Frames { rate, .. } => *rate = ErrorRate::default(),
             Kind::Rewards { chosen, rejected, .. } | Kind::Scores { chosen, rejected } => {
@@ -119,7 +123,7 @@ impl Meter {
             Task::Regression => Kind::Numbers { predicted: vec![], right: vec![] },
             Task::Rerank => Kind::Relevance { scores: vec![], labels: vec![], queries: vec![] },
             Task::TokenCls => Kind::Tags { entities: Entities::default(), right: 0, all: 0, names: (0..classes).map(name).collect() },
-            Task::Qa => Kind::Answers { exact: 0.0, f1: 0.0, rows: 0 },
+            Task::Qa => Kind::Answers(BTreeMap::new()),
             Task::Embedding => Kind::Vectors(Vectors::default()),
             Task::Preference => Kind::Rewards { chosen: vec![], rejected: vec![], beta: reward.beta, of_means: reward.of_means },
             Task::Reward => Kind::Scores { chosen: vec![], rejected: vec![] },
@@ -141,7 +145,7 @@ impl Meter {
     pub fn reads(&self) -> &'static [&'static str] {
         match self.kind {
             Kind::Tokens => &[],
-            Kind::Answers { .. } => &["start_logits", "end_logits"],
+            Kind::Answers(_) => &["start_logits", "end_logits"],
             Kind::Vectors(_) => &["embeddings"],
             Kind::Rewards { .. } => &["token_logps"],
             _ => &["logits"],
@@ -233,35 +237,23 @@ impl Meter {
                     rate.add(said, &speller.spell(&heard(&symbols, *blank))?);
                 }
             }
-            Kind::Answers { exact, f1, rows: count } => {
+            Kind::Answers(answers) => {
                 let ends = found.get(1).ok_or_else(|| Error::not_found("output", END_POSITIONS))?.to_f32()?;
                 for (at, row) in rows.iter().enumerate() {
                     let Some(context) = &row.context else { continue };
-                    let answer = context.best(row_of(at), &ends[at * width..(at + 1) * width]);
-                    *exact += measure::exact_match(answer, &context.answers);
-                    *f1 += measure::token_f1(answer, &context.answers);
-                    *count += 1;
+                    let found = Answer::best(context.answers_by(row_of(at), &ends[at * width..(at + 1) * width]));
+                    let score = found.first().map_or(f32::NEG_INFINITY, |answer| answer.score);
+                    let text = found.first().map(|answer| context.text_of(answer).to_owned()).unwrap_or_default();
+                    let group = row.group.clone().unwrap_or_else(|| format!("line {}", row.line));
+                    if answers.get(&group).is_none_or(|best| score > best.score) {
+                        answers.insert(group, Best { score, text, right: context.answers.clone() });
+                    }
                 }
             }
             Kind::Vectors(vectors) => vectors.add(rows, &|text| row_of(text)),
             Kind::Rewards { chosen, rejected, beta, of_means } => {
-                let reward = |text: usize, row: &Example| {
-                    let mask = column(row, COMPLETION);
-                    let sum: f64 = row_of(text).iter().zip(&mask).map(|(log_p, counts)| f64::from(*log_p) * counts).sum();
-                    let length: f64 = mask.iter().sum::<f64>().max(1.0);
-                    *beta * if *of_means { sum / length } else { sum - column(row, REFERENCE).first().copied().unwrap_or_default() }
-                };
-                for (at, row) in rows.iter().enumerate() {
-                    match (row.others.first(), row.columns.get(DESIRABLE)) {
-                        (_, Some(label)) if label.values.first() == Some(&1.0) => chosen.push(reward(at, row)),
-                        (_, Some(_)) => rejected.push(reward(at, row)),
-                        (Some(other), None) => {
-                            chosen.push(reward(at, row));
-                            rejected.push(reward(rows.len() + at, other));
-                        }
-                        (None, None) => {}
-                    }
-                }
+                let (beta, of_means) = (*beta, *of_means);
+                add_rewards(rows, &|text, row| reward(row_of(text), row, beta, of_means), chosen, rejected);
             }
             Kind::Scores { chosen, rejected } => {
                 for at in 0..rows.len() {
@@ -296,9 +288,11 @@ impl Meter {
                 ("recall", entities.recall()),
                 ("f1", entities.f1()),
             ],
-            Kind::Answers { exact, f1, rows } => {
-                let rows = measure::float((*rows).max(1));
-                vec![("exact_match", exact / rows), ("f1", f1 / rows)]
+            Kind::Answers(answers) => {
+                let mean = |measure: fn(&str, &[String]) -> f64| {
+                    answers.values().map(|best| measure(&best.text, &best.right)).sum::<f64>() / measure::float(answers.len().max(1))
+                };
+                vec![("exact_match", mean(measure::exact_match)), ("f1", mean(measure::token_f1))]
             }
             Kind::Vectors(vectors) => vectors.metrics(),
             Kind::Frames { rate, .. } => vec![("wer", rate.words()), ("cer", rate.characters())],
@@ -442,4 +436,27 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
     let lengths = (product(a, a) * product(b, b)).sqrt();
     if lengths > 0.0 { product(a, b) / lengths } else { 0.0 }
+}
+
+/// The reward of a text by the log-probabilities of its tokens: `β` times their sum over the completion less the reference's, or their mean.
+fn reward(log_p: &[f32], row: &Example, beta: f64, of_means: bool) -> f64 {
+    let mask = column(row, COMPLETION);
+    let sum: f64 = log_p.iter().zip(&mask).map(|(log_p, counts)| f64::from(*log_p) * counts).sum();
+    let length: f64 = mask.iter().sum::<f64>().max(1.0);
+    beta * if of_means { sum / length } else { sum - column(row, REFERENCE).first().copied().unwrap_or_default() }
+}
+
+/// Rewards of pairs, and of completions that are told to be desirable or not.
+fn add_rewards(rows: &[Example], reward: &dyn Fn(usize, &Example) -> f64, chosen: &mut Vec<f64>, rejected: &mut Vec<f64>) {
+    for (at, row) in rows.iter().enumerate() {
+        match (row.others.first(), row.columns.get(DESIRABLE)) {
+            (_, Some(label)) if label.values.first() == Some(&1.0) => chosen.push(reward(at, row)),
+            (_, Some(_)) => rejected.push(reward(at, row)),
+            (Some(other), None) => {
+                chosen.push(reward(at, row));
+                rejected.push(reward(rows.len() + at, other));
+            }
+            (None, None) => {}
+        }
+    }
 }

@@ -1,18 +1,49 @@
 //! The base without its adapter, which preferences are compared with: the log-probabilities of completions, each text computed once.
 
 use std::collections::HashMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::data::{Batch, IGNORED};
-use crate::error::{Error, Result};
-use crate::export::Bundle;
-use crate::ort::{Device, HostTensor, Purpose, Runtime, Session, Settings};
+use crate::error::{Context, Error, Result};
+use crate::export::{Bundle, INFERENCE, INITIAL};
+use crate::onnx::Runnable;
+use crate::ort::{Device, HostTensor, Port, Purpose, Runtime, Session, Settings};
 use crate::train::losses::{COMPLETION, LABELS, REFERENCE};
 
 /// An open base, and what it said of the texts that were asked for.
 pub struct Reference {
     session: Session,
     logits: String,
-    known: HashMap<Vec<i64>, f32>,
+    known: HashMap<u128, f32>,
+    /// Where values are kept from run to run.
+    file: Option<PathBuf>,
+}
+
+/// What preferences are compared with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Referee {
+    /// The base without the adapter.
+    #[default]
+    Base,
+    /// The adapter as `inject` wrote it.
+    Initial,
+}
+
+/// The file with the values beside a run: a line for each text, its mark and the bits of its log-probability.
+const FILE: &str = "reference.txt";
+
+impl Referee {
+    /// What tells runs with different ones apart.
+    #[must_use]
+    pub fn mark(self) -> &'static str {
+        match self {
+            Self::Base => "",
+            Self::Initial => ", compared with the initial adapter",
+        }
+    }
 }
 
 impl Reference {
@@ -20,13 +51,17 @@ impl Reference {
     ///
     /// # Errors
     /// As [`new`](Self::new), and if ONNX Runtime refuses the base.
-    pub fn of(runtime: &Runtime, bundle: &Bundle, device: Device) -> Result<Option<Self>> {
+    pub fn of(runtime: &Runtime, bundle: &Bundle, referee: Referee, device: Device) -> Result<Option<Self>> {
         let manifest = bundle.manifest();
         if !manifest.loss.needs_reference() {
             return Ok(None);
         }
         let settings = Settings { device, purpose: Purpose::Inference, ..Settings::default() };
-        Self::new(Session::open(runtime, bundle.unadapted()?, &settings)?, &manifest.logits).map(Some)
+        let model: Runnable = match referee {
+            Referee::Base => bundle.unadapted()?,
+            Referee::Initial => bundle.clone().with_adapter(bundle.folder().join(INITIAL)).runnable(INFERENCE)?,
+        };
+        Self::new(Session::open(runtime, model, &settings)?, &manifest.logits).map(Some)
     }
 
     /// Asks a model that gives logits of this name.
@@ -37,7 +72,46 @@ impl Reference {
         if session.output(logits).is_none() {
             return Err(Error::not_found("output", logits).in_file(session.path()));
         }
-        Ok(Self { session, logits: logits.to_owned(), known: HashMap::new() })
+        Ok(Self { session, logits: logits.to_owned(), known: HashMap::new(), file: None })
+    }
+
+    /// Keeps values in a run's folder, and takes those that are there.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn keep_in(&mut self, run: &Path) -> Result<()> {
+        let file = run.join(FILE);
+        let text = match std::fs::read_to_string(&file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(error).in_file(file),
+        };
+        // A line that a killed process has not finished is no value.
+        let value = |line: &str| {
+            let (mark, bits) = line.split_once(' ').filter(|(mark, bits)| mark.len() == 32 && bits.len() == 8)?;
+            Some((u128::from_str_radix(mark, 16).ok()?, f32::from_bits(u32::from_str_radix(bits, 16).ok()?)))
+        };
+        self.known.extend(text.lines().filter_map(value));
+        self.file = Some(file);
+        Ok(())
+    }
+
+    fn keep(&self, values: &[(u128, f32)]) -> Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let lines = values.iter().map(|(mark, value)| format!("{mark:032x} {:08x}\n", value.to_bits())).collect::<Vec<String>>().concat();
+        let mut out = std::fs::OpenOptions::new().create(true).append(true).open(file).in_file(file)?;
+        out.write_all(lines.as_bytes()).in_file(file)
+    }
+
+    /// The model's inputs.
+    #[must_use]
+    pub fn inputs(&self) -> &[Port] {
+        self.session.inputs()
+    }
+
+    /// Forgets what was said: of texts that come but once nothing need be kept.
+    pub fn forget(&mut self) {
+        self.known.clear();
     }
 
     /// Fills in the log-probabilities of a batch's completions, if its graph reads them.
@@ -71,12 +145,14 @@ impl Reference {
             while key.last() == Some(&i64::from(IGNORED)) {
                 key.pop();
             }
-            key
+            xxh3_128(&key.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>())
         };
-        let keys: Vec<Vec<i64>> = (0..texts).map(key).collect();
+        let keys: Vec<u128> = (0..texts).map(key).collect();
         if keys.iter().any(|key| !self.known.contains_key(key)) {
             let found = self.ask(batch, &labels, &mask, length)?;
-            self.known.extend(keys.iter().cloned().zip(found));
+            let fresh: Vec<(u128, f32)> = keys.iter().copied().zip(found).filter(|(key, _)| !self.known.contains_key(key)).collect();
+            self.keep(&fresh)?;
+            self.known.extend(fresh);
         }
         let values: Vec<f32> = keys.iter().filter_map(|key| self.known.get(key).copied()).collect();
         // Metrics of rows read it there.

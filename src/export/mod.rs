@@ -20,6 +20,7 @@ mod prompt_scale;
 pub mod to_train;
 pub mod trainable;
 pub mod training_loop;
+pub mod vjp;
 
 pub use injection::{AdapterSource, Injected, Injection};
 pub use manifest::Manifest;

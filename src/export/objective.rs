@@ -33,6 +33,8 @@ pub struct LossRequest {
     pub matryoshka: Vec<i64>,
     /// The weight of each class.
     pub class_weights: Vec<f64>,
+    /// Weights that make all classes of the training data count alike.
+    pub balances_classes: bool,
     /// How much of each target is spread over all classes.
     pub label_smoothing: f64,
     /// What is learnt from a teacher.
@@ -101,6 +103,7 @@ pub fn settle(asked: &LossRequest, task: Task, beside: &Beside, graph: &Graph, a
         vector: None,
         matryoshka: asked.matryoshka.clone(),
         class_weights: asked.class_weights.clone(),
+        balances_classes: asked.balances_classes,
         label_smoothing: asked.label_smoothing,
         distillation: asked.distillation,
         teacher: None,
@@ -111,8 +114,8 @@ pub fn settle(asked: &LossRequest, task: Task, beside: &Beside, graph: &Graph, a
     plan.check(task, classes)?;
     let is_plain = plan.is_plain_cross_entropy();
     let objective = match row.reads {
-        Reads::Vocabulary if task == Task::CausalLm => Objective::NextToken,
-        Reads::Vocabulary => Objective::EachToken,
+        Reads::Vocabulary if task == Task::CausalLm => Objective::NextToken(plan.class_terms(classes)),
+        Reads::Vocabulary => Objective::EachToken(plan.class_terms(classes)),
         Reads::Logits if is_plain => Objective::Sequence,
         reads => {
             let loss = Row::named(reads, &plan.name)?;
@@ -126,12 +129,14 @@ pub fn settle(asked: &LossRequest, task: Task, beside: &Beside, graph: &Graph, a
                 outputs,
                 vector,
                 matryoshka: plan.matryoshka.clone(),
-                classes: plan.class_terms(),
+                classes: plan.class_terms(classes),
                 distillation: plan.distillation,
             })
         }
     };
-    if let (Objective::NextToken | Objective::EachToken | Objective::Sequence, Some(option)) = (&objective, asked.options.keys().next()) {
+    if let (Objective::NextToken(_) | Objective::EachToken(_) | Objective::Sequence, Some(option)) =
+        (&objective, asked.options.keys().next())
+    {
         return Err(Error::not_found("option of the loss", option.as_str()).with_hint(format!("{} has none", plan.name)));
     }
     Ok(Settled { plan, objective })

@@ -27,16 +27,23 @@ pub const FILES: [&str; 4] = [TRAINING, INITIAL, "training.data", "initial.data"
 /// # Errors
 /// If the bundle is not whole, or the folder cannot be written.
 pub fn write(bundle: &Bundle, numbers: &[(&str, f64)], folder: &Path) -> Result<()> {
+    let storage = Storage::External { file: "training.data".to_owned() };
+    let training = portable::portable(&bundle.graph(GraphName::Training)?, numbers)?;
+    onnx::write(&training, &folder.join(TRAINING), &WriteOptions { storage })?;
+    write_initial(bundle, folder)
+}
+
+/// Writes [`INITIAL`] alone.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_initial(bundle: &Bundle, folder: &Path) -> Result<()> {
     let vector = trainable::read(bundle.folder(), bundle.manifest())?;
     let trainable = Tensor::from_f32(&[vector.len()], &vector);
     let zeros = Tensor::from_f32(&[vector.len()], &vec![0.0; vector.len()]);
     let state = [(Input::Trainable.name(), trainable), (Input::AdamM.name(), zeros.clone()), (Input::AdamV.name(), zeros)];
-    let training = portable::portable(&bundle.graph(GraphName::Training)?, numbers)?;
-    for (graph, file, weights) in [(training, TRAINING, "training.data"), (initial(state)?, INITIAL, "initial.data")] {
-        let storage = Storage::External { file: weights.to_owned() };
-        onnx::write(&graph, &folder.join(file), &WriteOptions { storage })?;
-    }
-    Ok(())
+    let storage = Storage::External { file: "initial.data".to_owned() };
+    onnx::write(&initial(state)?, &folder.join(INITIAL), &WriteOptions { storage })
 }
 
 fn initial(state: [(&'static str, Tensor); 3]) -> Result<Graph> {

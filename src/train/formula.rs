@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::class_terms::ClassTerms;
 use super::loss;
-use super::losses::{self, Axis, ClassTerms, Column, Reads, Sum};
+use super::losses::{self, Axis, Column, Reads, Sum};
 use super::pooling::SentenceVector;
 use crate::ir::{Builder, DType, Dim, Expr, ValueId};
 use crate::{Error, Result};
@@ -84,6 +85,10 @@ impl Formula {
         if self.is_cross_entropy_of_classes() {
             let (logits, labels) = (rows(outputs[0]).cast(DType::F32), columns[0].reshape(&[-1]));
             return b.scoped("loss", || losses::class_cross_entropy(logits, labels, &self.classes));
+        }
+        if self.loss.reads == Reads::Spans && self.classes.smoothing > 0.0 {
+            let of = |at: usize| losses::class_cross_entropy(outputs[at].cast(DType::F32), columns[at], &self.classes);
+            return b.scoped("loss", || Sum { sum: (of(0).sum + of(1).sum) * 0.5, count: of(0).count });
         }
         b.scoped("loss", || {
             let cut = |length: &i64| {

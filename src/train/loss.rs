@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::class_terms::{ClassTerms, Weights};
 use super::head::Head;
 use crate::Result;
 use crate::grad;
@@ -55,6 +56,14 @@ impl<'g> Labels<'g> {
         self.counts.cast(DType::F32).sum_all()
     }
 
+    /// The sum of the weights of the labels that count, float32, rank 0; none where all weigh the same.
+    #[must_use]
+    pub fn weighed(self, weights: &Weights) -> Option<Expr<'g>> {
+        let b = self.rows.b();
+        let weights = weights.write(b)?;
+        Some((weights.gather(self.rows.max(b.ints(&[0])), 0) * self.counts.cast(DType::F32)).sum_all())
+    }
+
     /// How many labels count, at least 1: what a mean is divided by.
     #[must_use]
     pub fn count(self) -> Expr<'g> {
@@ -92,8 +101,8 @@ pub enum Want<'g> {
 ///
 /// # Errors
 /// Operators of the head that have no gradient.
-pub fn cross_entropy<'g>(b: &'g Builder, head: &Head, labels: Labels<'g>, want: Want<'g>) -> Result<Loss<'g>> {
-    over_chunks(b, head, &Rows::of(labels, None), want)
+pub fn cross_entropy<'g>(b: &'g Builder, head: &Head, labels: Labels<'g>, terms: &ClassTerms, want: Want<'g>) -> Result<Loss<'g>> {
+    over_chunks(b, head, &Rows::of(labels, None), terms, want)
 }
 
 /// The same with a weight for each row of the logits, float32 `[rows]`.
@@ -101,7 +110,7 @@ pub fn cross_entropy<'g>(b: &'g Builder, head: &Head, labels: Labels<'g>, want: 
 /// # Errors
 /// As [`cross_entropy`].
 pub fn weighted_cross_entropy<'g>(b: &'g Builder, head: &Head, labels: Labels<'g>, weights: Expr<'g>, want: Want<'g>) -> Result<Loss<'g>> {
-    over_chunks(b, head, &Rows::of(labels, Some(weights)), want)
+    over_chunks(b, head, &Rows::of(labels, Some(weights)), &ClassTerms::default(), want)
 }
 
 /// `ln p` of each row's label, float32 `[rows]`, 0 where none counts; a chunk of rows at a time, as [`cross_entropy`].
@@ -118,7 +127,7 @@ pub fn log_probs<'g>(b: &'g Builder, head: &Head, labels: Labels<'g>) -> Result<
     Ok(none.scatter_nd_add(rows.positions.reshape(&[-1, 1]), of_chunks.reshape(&[-1])))
 }
 
-fn over_chunks<'g>(b: &'g Builder, head: &Head, rows: &Rows<'g>, want: Want<'g>) -> Result<Loss<'g>> {
+fn over_chunks<'g>(b: &'g Builder, head: &Head, rows: &Rows<'g>, terms: &ClassTerms, want: Want<'g>) -> Result<Loss<'g>> {
     let hidden = b.expr(head.x());
     let trained = match want {
         Want::Gradient { trainable, .. } => {
@@ -127,7 +136,8 @@ fn over_chunks<'g>(b: &'g Builder, head: &Head, rows: &Rows<'g>, want: Want<'g>)
         }
         Want::Accuracy => vec![],
     };
-    let body = chunk_body(b, head, hidden.rows(), &trained, want)?;
+    let each = Each { of_class: terms.weights.write(b), smoothing: terms.smoothing };
+    let body = chunk_body(b, head, hidden.rows(), &trained, each, want)?;
     let zero = b.number(0.0, DType::F32);
     let mut carried = vec![zero];
     match want {
@@ -214,7 +224,49 @@ impl<'b> Chunk<'b> {
     }
 }
 
-fn chunk_body<'g>(b: &'g Builder, head: &Head, hidden: Expr<'g>, trained: &[ValueId], want: Want<'g>) -> Result<Body> {
+/// What each row's loss is made of.
+#[derive(Clone, Copy)]
+struct Each<'g> {
+    /// The weights of the classes, `[classes]`; none: all 1.
+    of_class: Option<Expr<'g>>,
+    smoothing: f64,
+}
+
+impl Each<'_> {
+    /// `(1 − ε)·w_y·ln p_y + ε/C·Σ_c w_c·ln p_c` of each row of a chunk, `[CHUNK, 1]`.
+    fn log_p<'b>(self, body: &'b Builder, chunk: &Chunk<'b>) -> Expr<'b> {
+        let own = chunk.log_p.gather_elements(chunk.classes, -1) * self.of_rows(body, chunk);
+        if self.smoothing <= 0.0 {
+            return own;
+        }
+        let weighted = self.of_class.map_or(chunk.log_p, |weights| chunk.log_p * body.capture(weights));
+        own * (1.0 - self.smoothing) + weighted.mean(&[-1]) * chunk.weights * self.smoothing
+    }
+
+    /// Its negative's slope at the logits, over a denominator.
+    fn slope<'b>(self, body: &'b Builder, chunk: &Chunk<'b>, denominator: Expr<'b>) -> Expr<'b> {
+        // d(-log p)/d logits = p - onehot(class).
+        let p = chunk.log_p.exp();
+        let minus_one = chunk.classes.filled_like(0.0).cast(DType::F32) + -1.0;
+        let own = p.scatter_elements_add(chunk.classes, minus_one, -1) * (self.of_rows(body, chunk) / denominator);
+        if self.smoothing <= 0.0 {
+            return own;
+        }
+        // Of all classes alike: Σ_c w_c·(p - onehot(c)) / C.
+        let spread = match self.of_class.map(|weights| body.capture(weights)) {
+            Some(weights) => (p * weights.sum_all() - weights) / p.length(-1).reshape(&[]).cast(DType::F32),
+            None => p - 1.0 / p.length(-1).reshape(&[]).cast(DType::F32),
+        };
+        own * (1.0 - self.smoothing) + spread * (chunk.weights / denominator) * self.smoothing
+    }
+
+    /// What each row counts, `[CHUNK, 1]`.
+    fn of_rows<'b>(self, body: &'b Builder, chunk: &Chunk<'b>) -> Expr<'b> {
+        self.of_class.map_or(chunk.weights, |weights| body.capture(weights).gather(chunk.classes, 0) * chunk.weights)
+    }
+}
+
+fn chunk_body<'g>(b: &'g Builder, head: &Head, hidden: Expr<'g>, trained: &[ValueId], each: Each<'g>, want: Want<'g>) -> Result<Body> {
     let body = b.body("chunk");
     let loss = body.input("chunk/loss", DType::F32, &[]);
     let carried: Vec<Expr<'_>> = trained
@@ -224,8 +276,9 @@ fn chunk_body<'g>(b: &'g Builder, head: &Head, hidden: Expr<'g>, trained: &[Valu
         .collect();
 
     let right_so_far = matches!(want, Want::Accuracy).then(|| body.input("chunk/correct", DType::F32, &[]));
-    let Chunk { x, logits, log_p, classes, weights } = Chunk::write(b, &body, head, hidden);
-    let sum = loss - (log_p.gather_elements(classes, -1) * weights).sum_all();
+    let chunk = Chunk::write(b, &body, head, hidden);
+    let Chunk { x, logits, classes, weights, .. } = chunk;
+    let sum = loss - each.log_p(&body, &chunk).sum_all();
     body.output("chunk/loss_next", sum);
     match want {
         Want::Accuracy => {
@@ -234,10 +287,7 @@ fn chunk_body<'g>(b: &'g Builder, head: &Head, hidden: Expr<'g>, trained: &[Valu
             body.output("chunk/correct_next", correct + right.sum_all());
         }
         Want::Gradient { denominator, .. } => {
-            // d(-log p)/d logits = p - onehot(class).
-            let scale = weights / body.capture(denominator);
-            let minus_one = classes.filled_like(0.0).cast(DType::F32) + -1.0;
-            let d_logits = (log_p.exp().scatter_elements_add(classes, minus_one, -1) * scale).cast(logits.dtype());
+            let d_logits = each.slope(&body, &chunk, body.capture(denominator)).cast(logits.dtype());
             let operands: Vec<Expr<'_>> = trained.iter().map(|&id| body.capture(b.expr(id))).collect();
             let wrt: Vec<Expr<'_>> = std::iter::once(x).chain(operands.iter().copied()).collect();
             let gradients = grad::vjp(&body, &[(logits, d_logits)], &wrt)?;

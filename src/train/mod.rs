@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod cached;
+pub mod class_terms;
 pub mod formula;
 pub mod head;
 pub mod logits;
@@ -13,6 +14,7 @@ pub mod optimizer;
 mod order;
 pub mod plan;
 pub mod pooling;
+pub mod prediction;
 mod prepared;
 mod queries;
 pub mod recompute;

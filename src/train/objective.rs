@@ -1,5 +1,6 @@
 //! What is minimised, and the model that it is minimised in.
 
+use super::class_terms::ClassTerms;
 use super::formula::Formula;
 use super::loss_graph::LossGraph;
 use super::recompute::Recompute;
@@ -12,9 +13,9 @@ use crate::ir::Graph;
 #[derive(Clone, Debug)]
 pub enum Objective {
     /// Causal language models: each position predicts the next label. Labels `[batch, seq]`, not shifted.
-    NextToken,
+    NextToken(ClassTerms),
     /// Masked language models, token classification, decoders whose labels are in place: labels `[batch, seq]`.
-    EachToken,
+    EachToken(ClassTerms),
     /// Classification of whole sequences or images: labels `[batch]`.
     Sequence,
     /// A formula over what the model gives.

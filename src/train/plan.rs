@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::class_terms::{ClassTerms, Weights};
 use super::formula::Distillation;
-use super::losses::{ClassTerms, Reads, Row};
+use super::losses::{Reads, Row};
 use super::pooling::SentenceVector;
 use crate::anatomy::Task;
 use crate::{Error, Result};
@@ -27,6 +28,9 @@ pub struct LossPlan {
     /// The weight of each class, or none: all 1.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub class_weights: Vec<f64>,
+    /// Whether the weights are those that make all classes of the training data count alike.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub balances_classes: bool,
     /// How much of each target is spread over all classes.
     #[serde(default)]
     pub label_smoothing: f64,
@@ -56,10 +60,14 @@ impl LossPlan {
         Self { name: task.row().losses[0].to_owned(), ..Self::default() }
     }
 
-    /// What goes with a cross-entropy.
+    /// What goes with a cross-entropy of so many classes.
     #[must_use]
-    pub fn class_terms(&self) -> ClassTerms {
-        ClassTerms { weights: self.class_weights.clone(), smoothing: self.label_smoothing }
+    pub fn class_terms(&self, classes: Option<usize>) -> ClassTerms {
+        let weights = match classes.filter(|_| self.balances_classes) {
+            Some(classes) => Weights::Fed(classes),
+            None => Weights::of(self.class_weights.clone()),
+        };
+        ClassTerms { weights, smoothing: self.label_smoothing }
     }
 
     /// Whether it is a graph that somebody wrote.
@@ -79,7 +87,7 @@ impl LossPlan {
     /// Whether the cross-entropy that is fused with its gradient says it all.
     #[must_use]
     pub fn is_plain_cross_entropy(&self) -> bool {
-        self.name == CROSS_ENTROPY && self.class_weights.is_empty() && self.label_smoothing == 0.0 && self.distillation.is_none()
+        self.name == CROSS_ENTROPY && self.distillation.is_none() && self.class_terms(Some(0)).is_plain()
     }
 
     /// Whether a row's loss depends on the other rows of its batch.
@@ -130,22 +138,33 @@ impl LossPlan {
     /// # Errors
     /// The first that does not.
     pub fn check(&self, task: Task, classes: Option<usize>) -> Result<()> {
-        let is_class = self.name == CROSS_ENTROPY && matches!(task.row().reads, Reads::Logits | Reads::TokenLogits);
+        let reads = task.row().reads;
+        let is_cross_entropy = self.name == CROSS_ENTROPY;
+        let is_class = is_cross_entropy && matches!(reads, Reads::Logits | Reads::TokenLogits);
         let refused = |option: &str, why: &str| {
             Err(Error::unsupported(format!("{option} with the loss {} of {task}", self.name), why.to_owned()).with_hint("leave it out"))
         };
         if !(0.0..1.0).contains(&self.label_smoothing) {
             return Err(Error::setting("label_smoothing", "a share from 0 to below 1", self.label_smoothing));
         }
-        if self.label_smoothing > 0.0 && !is_class {
-            return refused("--label-smoothing", "it goes with the cross-entropy of classes");
+        if self.label_smoothing > 0.0 && !is_cross_entropy {
+            return refused("--label-smoothing", "it goes with a cross-entropy");
+        }
+        if self.balances_classes {
+            if !is_class {
+                return refused("--class-weights balanced", "it goes with the cross-entropy of classes");
+            }
+            if classes.is_none() {
+                return refused("--class-weights balanced", "the model does not tell how many classes it has");
+            }
         }
         if !self.class_weights.is_empty() {
-            if !is_class {
-                return refused("--class-weights", "it goes with the cross-entropy of classes");
+            if !is_cross_entropy || reads == Reads::Spans {
+                return refused("--class-weights", "it goes with the cross-entropy of classes or tokens");
             }
             if classes.is_some_and(|classes| classes != self.class_weights.len()) {
-                let expected = format!("{}, one for each class", classes.unwrap_or_default());
+                let what = if reads == Reads::Vocabulary { "token of the vocabulary" } else { "class" };
+                let expected = format!("{}, one for each {what}", classes.unwrap_or_default());
                 return Err(Error::mismatch("numbers in --class-weights", expected, self.class_weights.len()));
             }
             if let Some(weight) = self.class_weights.iter().find(|weight| !weight.is_finite() || **weight < 0.0) {

@@ -69,7 +69,7 @@ impl<'g> Prepared<'g> {
         let loss = match model.objective {
             Objective::Formula(formula) => self.formula(model, formula, want)?,
             Objective::Graph(graph) => self.graph(graph, want)?,
-            Objective::NextToken | Objective::EachToken | Objective::Sequence => self.cross_entropy(model, want)?,
+            Objective::NextToken(_) | Objective::EachToken(_) | Objective::Sequence => self.cross_entropy(model, want)?,
         };
         Ok(self.with_penalty(loss, want))
     }
@@ -130,13 +130,21 @@ impl<'g> Prepared<'g> {
 
     fn cross_entropy(&self, model: Model<'_>, want: Want<'g>) -> Result<Loss<'g>> {
         let (logits, labels) = (self.logits(model)?, labels(self.b, model)?);
-        let loss = if matches!(model.objective, Objective::Sequence) {
-            loss::classification(logits, labels, want)
-        } else {
-            let head = self.head(model, logits);
-            self.b.scoped("loss", || loss::cross_entropy(self.b, &head, labels, want))?
+        let (mut count, mut exact_count) = (labels.count(), labels.exact_count());
+        let mut loss = match model.objective {
+            Objective::NextToken(terms) | Objective::EachToken(terms) => {
+                let head = self.head(model, logits);
+                self.b.scoped("loss", || loss::cross_entropy(self.b, &head, labels, terms, want))?
+            }
+            _ => loss::classification(logits, labels, want),
         };
-        let (count, exact_count) = (labels.count(), labels.exact_count());
+        if let Objective::NextToken(terms) | Objective::EachToken(terms) = model.objective
+            && let Some(weighed) = labels.weighed(&terms.weights)
+        {
+            // What was right is counted by labels, and told as a share of what the loss is divided by.
+            loss.correct = loss.correct.map(|correct| correct / count * weighed);
+            (count, exact_count) = (weighed.max(weighed.same_type(1e-12)), weighed);
+        }
         // Scores of whole rows are small: metrics are measured with them.
         let of_rows = matches!(model.objective, Objective::Sequence) && matches!(want, Want::Accuracy);
         let predictions = if of_rows { vec![("logits", logits)] } else { vec![] };
@@ -281,7 +289,7 @@ fn labels<'g>(b: &'g Builder, model: Model<'_>) -> Result<Labels<'g>> {
         let before = i64::try_from(model.positions_without_label).unwrap_or(i64::MAX);
         let labels = if before == 0 || of_rows { labels } else { loss::with_ignored(labels, before) };
         match model.objective {
-            Objective::NextToken | Objective::Formula(_) => Labels::next_token(labels),
+            Objective::NextToken(_) | Objective::Formula(_) => Labels::next_token(labels),
             _ => Labels::in_place(labels),
         }
     }))

@@ -66,7 +66,7 @@ fn apart<'g>(mask: Expr<'g>, kind: Masking, same: Expr<'g>) -> Expr<'g> {
 /// Why segments cannot be kept apart.
 fn masks(b: &Builder, model: Model<'_>) -> Result<Vec<Mask>, String> {
     let anatomy = model.anatomy;
-    if !matches!(model.objective, Objective::NextToken) || model.hard_prompt.is_some() {
+    if !matches!(model.objective, Objective::NextToken(_)) || model.hard_prompt.is_some() {
         return Err("only rows of a causal language model, whose tokens are learnt, can follow one another".to_owned());
     }
     if model.virtual_tokens > 0 {

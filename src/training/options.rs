@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::best::Goal;
-use crate::data::{ColumnMap, HeldOut, Order, Packing};
+use crate::data::{ColumnMap, HeldOut, Order, Packing, Sampler};
 use crate::error::{Error, Result};
+use crate::evaluate::reference::Referee;
 use crate::ort::Device;
 use crate::training::schedule::{Decay, Schedule};
 
@@ -21,6 +22,8 @@ pub struct Options {
     pub base: Option<PathBuf>,
     /// What is learnt from.
     pub data: DataOptions,
+    /// What preferences are compared with.
+    pub reference: Referee,
     /// Batches whose gradients are added up for one optimizer step.
     pub accumulation: NonZeroUsize,
     /// Rows that the model runs on at a time.
@@ -77,6 +80,10 @@ pub struct DataOptions {
     pub tokenizer: Option<PathBuf>,
     /// Where rows are cut, in tokens.
     pub max_length: Option<NonZeroUsize>,
+    /// Tokens that windows of a long text share; none: texts are cut.
+    pub stride: Option<usize>,
+    /// Which rows may be in one batch.
+    pub sampler: Sampler,
     /// How short rows are put together.
     pub packing: Packing,
     /// The order of rows.
@@ -151,6 +158,7 @@ impl Default for Options {
             bundle: PathBuf::new(),
             base: None,
             data: DataOptions::default(),
+            reference: Referee::default(),
             accumulation: NonZeroUsize::MIN,
             micro_batch: MicroBatch::Whole,
             length: Length::Epochs(3.0),
@@ -182,6 +190,8 @@ impl Default for DataOptions {
             packing: Packing::Off,
             order: Order::Shuffled { seed: 42 },
             batch_size: super::source::BATCH_SIZE,
+            sampler: Sampler::default(),
+            stride: None,
         }
     }
 }

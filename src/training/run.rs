@@ -46,7 +46,12 @@ impl Material {
         let bundle = Bundle::open(&options.bundle, options.base.as_deref())?;
         let beginning = Beginning::find(options, bundle.manifest())?;
         let data = &options.data;
-        let source = Source::of(&bundle, data.tokenizer.as_deref())?.mapped(&data.columns).cut(data.max_length).packed(data.packing)?;
+        let source = Source::of(&bundle, data.tokenizer.as_deref())?
+            .mapped(&data.columns)
+            .cut(data.max_length)
+            .parted(data.stride)
+            .sampled(data.sampler)
+            .packed(data.packing)?;
         let (mut dataset, mut eval_data) = match &data.eval {
             EvalData::HeldOut(held_out) => source.read_parted(&data.file, *held_out).map(|(kept, held)| (kept, Some(held)))?,
             EvalData::File(file) => {
@@ -56,6 +61,9 @@ impl Material {
             }
             EvalData::Nothing => (source.read_to_learn(&data.file)?, None),
         };
+        if let Some(rows) = &mut eval_data {
+            rows.class_weights.clone_from(&dataset.class_weights);
+        }
         for rows in std::iter::once(&mut dataset).chain(&mut eval_data) {
             teacher::fill(runtime, &bundle, options.device, &source.filling(), rows)?;
         }
@@ -76,12 +84,15 @@ impl Material {
 
     /// Keeps the names of classes that the data has and the bundle does not know yet: whoever reads the bundle later must number them alike.
     fn keep_class_names(&self, bundle: &Path) -> Result<()> {
-        match &self.dataset.class_names {
-            Some(names) if *names != self.bundle.manifest().class_names => {
-                Manifest { class_names: names.clone(), ..self.bundle.manifest().clone() }.write(bundle)
-            }
-            _ => Ok(()),
+        let manifest = self.bundle.manifest();
+        let mut kept = manifest.clone();
+        kept.class_names = self.dataset.class_names.clone().unwrap_or(kept.class_names);
+        if manifest.loss.balances_classes {
+            // Whoever measures the loss later weighs classes alike.
+            kept.loss.class_weights.clone_from(&self.dataset.class_weights);
         }
+        let is_known = kept.class_names == manifest.class_names && kept.loss == manifest.loss;
+        if is_known { Ok(()) } else { kept.write(bundle) }
     }
 }
 
@@ -180,16 +191,16 @@ impl<'a> Run<'a> {
                     evaluator.narrowed_to(source.hard_prompt()).measuring(source.classes(), &names_of(dataset, manifest), &manifest.loss);
                 let evaluator = evaluator.spelled_by(source.tokenizer(), &manifest.loss);
                 measured(&watching.goal, &evaluator.names())?;
-                Some(evaluator.compared_with(Reference::of(runtime, bundle, options.device)?))
+                Some(evaluator.compared_with(Reference::of(runtime, bundle, options.reference, options.device)?))
             }
             None if watching.decides() => return Err(nothing_measured()),
             None => None,
         };
-        let reference = Reference::of(runtime, bundle, options.device)?;
+        let mut reference = Reference::of(runtime, bundle, options.reference, options.device)?;
         let conditions = Conditions {
             bundle: format!("{} with {} numbers on {}", manifest.method, manifest.trainable_count, manifest.base.fingerprint),
             data: checkpoint::file_hash(&data.file)?,
-            rows: checkpoint::numbers_hash(source::numbers(dataset)),
+            rows: format!("{}{}{}", checkpoint::numbers_hash(source::numbers(dataset)), data.sampler.mark(), options.reference.mark()),
             batch_size: data.batch_size.get(),
             accumulation,
             order: data.order,
@@ -212,6 +223,9 @@ impl<'a> Run<'a> {
         material.keep_class_names(&options.bundle)?;
         let frame = Frame::read(&beginning.adapter, manifest)?;
         let (run, metrics) = beginning.open(options)?;
+        if let Some(reference) = &mut reference {
+            reference.keep_in(&run.folder)?;
+        }
         let (begun, waiting, collected) = (done, vec![], Instant::now());
         let eval_steps = watching.every.or_else(|| NonZeroU64::new(whole(steps_per_epoch)).filter(|_| watching.decides()));
         let events = options.tensorboard.then(|| Events::create(&run.folder, done)).transpose()?;

@@ -8,7 +8,9 @@ use serde_json::Value;
 
 use crate::adapter::config::Task;
 use crate::anatomy::{self, Feeding, Padding, SEGMENTS};
-use crate::data::{self, ColumnMap, Dataset, Filling, HeldOut, Labels, Limits, Media, OtherNames, Packing, Reading, Tokenizer};
+use crate::data::{
+    self, Asked, ColumnMap, Dataset, Filling, HeldOut, Labels, Limits, Media, OtherNames, Packing, Reading, Sampler, Tokenizer,
+};
 use crate::error::{Context, Error, Result};
 use crate::export::{Bundle, Manifest};
 use crate::model::{Beside, Model, class_names, declared};
@@ -50,6 +52,7 @@ pub struct Source {
     tokenizer: Option<Arc<Tokenizer>>,
     limits: Limits,
     max_length: Option<usize>,
+    stride: Option<usize>,
     packing: Packing,
     class_names: Vec<String>,
     hard_prompt: Option<HardPrompt>,
@@ -61,6 +64,7 @@ pub struct Source {
     /// Why rows cannot be kept apart in one; none if they can.
     unpackable: Option<String>,
     decoder_start: Option<i32>,
+    sampler: Sampler,
 }
 
 impl Source {
@@ -137,6 +141,7 @@ impl Source {
             tokenizer: tokenizer.map(Arc::new),
             limits,
             max_length: None,
+            stride: None,
             packing: Packing::Off,
             class_names: vec![],
             hard_prompt: None,
@@ -147,6 +152,7 @@ impl Source {
             micro_batch: None,
             unpackable: Some("it is a plain model, not a bundle".to_owned()),
             decoder_start: None,
+            sampler: Sampler::Any,
         }
     }
 
@@ -251,8 +257,8 @@ impl Source {
     #[must_use]
     pub fn filling(&self) -> Filling {
         let filling = self.tokenizer.as_deref().map(Filling::of).unwrap_or_default();
-        let decoder_start = self.decoder_start;
-        let filling = Filling { feeding: self.feeding.clone(), micro_batch: self.micro_batch, decoder_start, ..filling };
+        let (decoder_start, sampler) = (self.decoder_start, self.sampler);
+        let filling = Filling { feeding: self.feeding.clone(), micro_batch: self.micro_batch, decoder_start, sampler, ..filling };
         // A token that was added to the tokenizer, and that the model does not have, cannot fill up rows.
         let is_known = usize::try_from(filling.pad).is_ok_and(|pad| self.limits.vocabulary.is_none_or(|vocabulary| pad < vocabulary));
         if is_known { filling } else { Filling { pad: 0, ..filling } }
@@ -268,6 +274,56 @@ impl Source {
     #[must_use]
     pub fn task(&self) -> Task {
         self.task
+    }
+
+    /// The names of the classes that are known, in the order of their numbers.
+    #[must_use]
+    pub fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+
+    /// The longest row that the model takes, in tokens, where it is known.
+    #[must_use]
+    pub fn positions(&self) -> Option<usize> {
+        self.limits.positions
+    }
+
+    /// Parts long texts that answers are looked for in into windows, of which each begins with so many tokens of the one before.
+    #[must_use]
+    pub fn parted(mut self, stride: Option<usize>) -> Self {
+        self.stride = stride;
+        self
+    }
+
+    /// Chooses which rows may be in one batch.
+    #[must_use]
+    pub fn sampled(mut self, sampler: Sampler) -> Self {
+        self.sampler = sampler;
+        self
+    }
+
+    /// Reads a file to be answered: rows without labels, `count` at a time.
+    ///
+    /// # Errors
+    /// As [`ask`](data::ask).
+    pub fn ask(&self, path: &Path, count: usize, answer: &mut dyn FnMut(Vec<Asked>) -> Result<()>) -> Result<()> {
+        data::ask(path, &self.reading(&self.class_names, OtherNames::Refused), count, answer)
+    }
+
+    /// Reads the rows of a file as they are, with the names of their roles.
+    ///
+    /// # Errors
+    /// As [`each_row`](data::each_row).
+    pub fn each_row(&self, path: &Path, visit: &mut dyn FnMut(usize, data::Fields, data::Fields) -> Result<()>) -> Result<()> {
+        data::each_row(path, &self.reading(&self.class_names, OtherNames::Refused), visit)
+    }
+
+    /// A text of a column as it is asked about.
+    ///
+    /// # Errors
+    /// A text that the model cannot take; no tokenizer.
+    pub fn ask_text(&self, text: &str, column: &str) -> Result<Asked> {
+        data::ask_text(text, column, &self.reading(&self.class_names, OtherNames::Refused))
     }
 
     /// Reads a file to learn from: class names that are not known yet take the next numbers.
@@ -308,6 +364,7 @@ impl Source {
             task: self.task,
             tokenizer: self.tokenizer.as_deref(),
             max_length: self.max_length,
+            stride: self.stride,
             packing: self.packing,
             limits: self.limits,
             columns: &self.columns,

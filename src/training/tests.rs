@@ -5,8 +5,9 @@ use std::sync::atomic::AtomicBool;
 use serde_json::Value;
 
 use super::{DataOptions, EvalData, Event, Length, MicroBatch, Optimizer, Options, Saving, Start, Warmup, Watching, train};
-use crate::data::{ColumnMap, HeldOut, Order, Packing, ValSize};
+use crate::data::{ColumnMap, HeldOut, Order, Packing, Sampler, ValSize};
 use crate::error::{ErrorKind, Result};
+use crate::evaluate::reference::Referee;
 use crate::ort::{Device, Options as RuntimeOptions, Runtime};
 use crate::training::schedule::Decay;
 
@@ -28,12 +29,15 @@ fn options(bundle: &Path) -> Options {
     Options {
         bundle: bundle.to_path_buf(),
         base: None,
+        reference: Referee::Base,
         data: DataOptions {
             file: bundle.join("train.jsonl"),
             eval: EvalData::Nothing,
             columns: ColumnMap::default(),
             tokenizer: None,
             max_length: None,
+            stride: None,
+            sampler: Sampler::Any,
             packing: Packing::Off,
             order: Order::Shuffled { seed: 3 },
             batch_size: NonZeroUsize::MIN,

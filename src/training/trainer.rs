@@ -8,7 +8,7 @@ use super::options::Optimizer;
 use crate::contract::Input;
 use crate::data::{Batch, Batches, Dataset, Order};
 use crate::error::{Error, Result};
-use crate::evaluate::reference::Reference;
+use crate::evaluate::reference::{Referee, Reference};
 use crate::export::Bundle;
 use crate::export::adapter_file::Frame;
 use crate::ort::{Device, Options as RuntimeOptions, Runtime};
@@ -71,7 +71,7 @@ impl Trainer {
         engine.write(Input::Trainable.name(), bundle.trainable()?)?;
         let adapter = bundle.files()?;
         Ok(Self {
-            reference: Reference::of(runtime, bundle, options.device)?,
+            reference: Reference::of(runtime, bundle, Referee::default(), options.device)?,
             frame: Frame::of(&adapter)?,
             bundle: bundle.clone(),
             learning_rate: options.optimizer.learning_rate,

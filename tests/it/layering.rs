@@ -23,6 +23,7 @@ const ROOMS: &[&[&str]] = &[
     &["data"],
     &["evaluate"],
     &["training", "generate"],
+    &["predict"],
     &["cli"],
     &["main", "lib"],
 ];

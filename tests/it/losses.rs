@@ -8,7 +8,8 @@ use peft_onnx::grad;
 use peft_onnx::ir::{Builder, DType, Dim, Expr, Graph, ModelInfo, Tensor};
 use peft_onnx::onnx::{self, WriteOptions};
 use peft_onnx::ort::{Device, Feed, HostTensor, Options, Runtime, Session, Settings};
-use peft_onnx::train::losses::{ClassTerms, LOSSES, Reads, Row, Sum, class_cross_entropy, distilled};
+use peft_onnx::train::class_terms::{ClassTerms, Weights};
+use peft_onnx::train::losses::{LOSSES, Reads, Row, Sum, class_cross_entropy, distilled};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -95,7 +96,7 @@ impl Case {
             return distilled(own, outputs[0], teacher, counts, *weight, *temperature).0;
         }
         if !self.weights.is_empty() || self.smoothing > 0.0 {
-            let terms = ClassTerms { weights: self.weights.clone(), smoothing: self.smoothing };
+            let terms = ClassTerms { weights: Weights::of(self.weights.clone()), smoothing: self.smoothing };
             return class_cross_entropy(outputs[0], columns[0], &terms);
         }
         let row = self.row();

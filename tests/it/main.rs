@@ -1,10 +1,11 @@
 //! All tests of the library and of the command line, one module a subject; unit tests are beside what they test.
 
-mod adapters;
 mod anatomy;
 mod bad_input;
+mod bad_rows;
 mod bombs;
 mod class_names;
+mod class_terms;
 mod cli;
 mod combine;
 mod common;
@@ -29,6 +30,7 @@ mod optimizer;
 mod packing;
 mod peft_format;
 mod plan;
+mod predict;
 mod properties;
 mod quiet;
 mod recompute;
@@ -38,3 +40,4 @@ mod shared_constants;
 mod tasks;
 mod train;
 mod training_loop;
+mod vjp;

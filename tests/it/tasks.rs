@@ -7,10 +7,10 @@ use std::path::Path;
 use crate::common::{Folder, done, json_of, number, refused};
 use serde_json::{Value, json};
 
-/// A tokenizer of the words `w0` to `w40`, which puts `[CLS]` and `[SEP]` around texts.
-fn tokenizer() -> String {
-    let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"];
-    let words: Vec<String> = special.iter().map(ToString::to_string).chain((0..41).map(|number| format!("w{number}"))).collect();
+/// A tokenizer of the words `w0` to `w39`, which puts `[CLS]` and `[SEP]` around texts.
+pub(crate) fn tokenizer() -> String {
+    let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+    let words: Vec<String> = special.iter().map(ToString::to_string).chain((0..40).map(|number| format!("w{number}"))).collect();
     let vocabulary: serde_json::Map<String, Value> = words.iter().zip(0..).map(|(word, id)| (word.clone(), json!(id))).collect();
     let added: Vec<Value> = special
         .iter()
@@ -36,8 +36,8 @@ fn tokenizer() -> String {
 }
 
 /// Some words, others for every number; rows differ in length.
-fn words(seed: usize) -> String {
-    (0..3 + seed % 4).map(|place| format!("w{}", (7 * seed + 5 * place + seed * place) % 41)).collect::<Vec<_>>().join(" ")
+pub(crate) fn words(seed: usize) -> String {
+    (0..3 + seed % 4).map(|place| format!("w{}", (7 * seed + 5 * place + seed * place) % 40)).collect::<Vec<_>>().join(" ")
 }
 
 /// A small number to compute with.

@@ -108,7 +108,7 @@ pub static TASKS: &[Row] = &[
     Row {
         task: Task::CausalLm, name: "causal-lm", task_type: Some("CAUSAL_LM"), heads: &[], reads: Reads::Vocabulary, losses: &["cross-entropy"],
         aliases: &["causallm", "textgeneration", "languagemodeling", "clm", "lm", "lmheadmodel"],
-        columns: "input_ids, text, prompt + completion, or messages",
+        columns: "input_ids, text, prompt + completion, messages, conversations, or instruction (+ input) + output",
     },
     Row {
         task: Task::MaskedLm, name: "masked-lm", task_type: None, heads: &[], reads: Reads::Vocabulary, losses: &["cross-entropy"],

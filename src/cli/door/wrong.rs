@@ -82,7 +82,7 @@ fn advice(role: Role) -> String {
         Role::Model | Role::ModelOrBundle => "name the file that ends in .onnx, or the folder that has it",
         Role::Bundle => "`peft-onnx inject MODEL.onnx -o BUNDLE` writes a bundle",
         Role::Adapter => "name the folder with adapter_config.json and adapter_model.safetensors, as PEFT's `save_pretrained` writes it",
-        Role::Data => "data files are jsonl, json, csv, tsv or txt; `peft-onnx train --help` shows what a row may be",
+        Role::Data => "data files are jsonl, json, csv, tsv, parquet or txt, or a folder with train.jsonl, validation.jsonl; `peft-onnx train --help` shows what a row may be",
         Role::Tokenizer => "name the file tokenizer.json; transformers' `save_pretrained` of a fast tokenizer writes it",
     }
     .to_owned()

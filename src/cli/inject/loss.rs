@@ -29,9 +29,9 @@ pub struct LossArgs {
     /// Train embeddings that may be truncated to these lengths: 768,256,64
     #[arg(long, value_name = "LENGTHS", value_delimiter = ',', help_heading = HEADING)]
     pub matryoshka_dims: Vec<i64>,
-    /// The weight of each class, in the order of their numbers: 1,2.5,0.5
-    #[arg(long, value_name = "WEIGHTS", value_delimiter = ',', help_heading = HEADING)]
-    pub class_weights: Vec<f64>,
+    /// The weight of each class, in the order of their numbers: 1,2.5,0.5; or `balanced`: rows / (classes * rows of the class), of the training data
+    #[arg(long, value_name = "WEIGHTS|balanced", help_heading = HEADING)]
+    pub class_weights: Option<ClassWeights>,
     /// Label smoothing of the cross-entropy, from 0 to below 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, help_heading = HEADING)]
     pub label_smoothing: f64,
@@ -47,6 +47,27 @@ pub struct LossArgs {
     /// Put a text in front of a column's texts, as anchor="query: "; may be given several times
     #[arg(long = "prompt", value_name = "COLUMN=TEXT", help_heading = HEADING)]
     pub prompts: Vec<Named<String>>,
+}
+
+/// Weights of classes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ClassWeights {
+    /// Those that make all classes of the training data count alike.
+    Balanced,
+    /// One for each class.
+    Each(Vec<f64>),
+}
+
+impl FromStr for ClassWeights {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if text.trim() == "balanced" {
+            return Ok(Self::Balanced);
+        }
+        let numbers: Result<Vec<f64>, _> = text.split(',').map(|number| number.trim().parse()).collect();
+        numbers.map(Self::Each).map_err(|_| Error::invalid(format!("expected numbers, such as 1,2.5,0.5, or balanced, found {text}")))
+    }
 }
 
 /// A value with a name.
@@ -85,7 +106,8 @@ impl LossArgs {
             pooling,
             normalize: self.normalize,
             matryoshka: self.matryoshka_dims.clone(),
-            class_weights: self.class_weights.clone(),
+            class_weights: if let Some(ClassWeights::Each(weights)) = &self.class_weights { weights.clone() } else { vec![] },
+            balances_classes: self.class_weights == Some(ClassWeights::Balanced),
             label_smoothing: self.label_smoothing,
             distillation: self.distill_weight.map(|weight| Distillation { weight, temperature: self.temperature.unwrap_or(1.0) }),
             teacher: self.teacher.clone(),

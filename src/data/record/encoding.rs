@@ -1,57 +1,76 @@
 //! Bytes → text: packed files are unpacked, and what is not UTF-8 is read as what it most likely is, which is said.
 
-use std::io::Read;
+use std::io::{self, Read, Write};
 use std::path::Path;
 
+use bytes::Bytes;
 use chardetng::{EncodingDetector, Iso2022JpDetection, Utf8Detection};
 use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
 
+use super::text::Text;
 use crate::error::{Error, Place, Result};
+use crate::files;
 
 /// A packed file may become this many times as large, or [`UNPACKED`] bytes, without being taken for a trap.
 const PACKED: u64 = 200;
 const UNPACKED: u64 = 256 << 20;
 
+/// What is unpacked is kept in memory up to this size, in bytes; more goes to a temporary file.
+const IN_MEMORY: u64 = 64 << 20;
+
 /// The content of a gzip file.
 ///
 /// # Errors
 /// Bytes that are none, or that unpack to a size beyond reason.
-pub(super) fn unpacked(bytes: &[u8]) -> Result<Vec<u8>> {
+pub(super) fn unpacked(bytes: &[u8]) -> Result<Bytes> {
     let most = u64::try_from(bytes.len()).unwrap_or(u64::MAX).saturating_mul(PACKED).max(UNPACKED);
-    let mut content = vec![];
-    let read = flate2::read::MultiGzDecoder::new(bytes).take(most + 1).read_to_end(&mut content);
-    let size = read.map_err(|error| Error::format("a gzip file", error).with_hint("is the file complete, and is .gz its right ending?"))?;
-    if u64::try_from(size).unwrap_or(u64::MAX) > most {
+    let content = spooled(&mut flate2::read::MultiGzDecoder::new(bytes).take(most + 1))
+        .map_err(|error| Error::format("a gzip file", error).with_hint("is the file complete, and is .gz its right ending?"))?;
+    if u64::try_from(content.len()).unwrap_or(u64::MAX) > most {
         return Err(Error::mismatch("unpacked bytes", format!("at most {most}"), "more").with_hint("unpack the file first, if it is meant"));
     }
     Ok(content)
+}
+
+/// All that a reader gives, which is read only once: in memory if it is little, else in a temporary file.
+///
+/// # Errors
+/// If it cannot be read, or the file not be written.
+pub(super) fn spooled(reader: &mut impl Read) -> Result<Bytes> {
+    let mut start = vec![];
+    reader.by_ref().take(IN_MEMORY).read_to_end(&mut start)?;
+    if u64::try_from(start.len()).is_ok_and(|length| length < IN_MEMORY) {
+        return Ok(start.into());
+    }
+    let mut file = tempfile::NamedTempFile::new()?;
+    file.write_all(&start)?;
+    drop(start);
+    io::copy(reader, &mut file)?;
+    file.flush()?;
+    // The mapping outlives the file's name.
+    files::map(file.path())
 }
 
 /// The text that bytes are, in whatever encoding; any but UTF-8 is told as a warning.
 ///
 /// # Errors
 /// [`Format`](crate::ErrorKind::Format) with the line for bytes that are no text.
-pub(super) fn text_of(bytes: Vec<u8>, path: &Path) -> Result<String> {
+pub(super) fn text_of(bytes: &Bytes, path: &Path) -> Result<Text> {
     if bytes.starts_with(&[0xff, 0xfe, 0, 0]) || bytes.starts_with(&[0, 0, 0xfe, 0xff]) {
         return Err(Error::unsupported("a file in UTF-32", "text is read as UTF-8").with_hint("save it as UTF-8"));
     }
-    if let Some((encoding, mark)) = Encoding::for_bom(&bytes).filter(|(encoding, _)| *encoding != UTF_8) {
-        return decoded(&bytes[mark..], encoding, path);
+    if let Some((encoding, mark)) = Encoding::for_bom(bytes).filter(|(encoding, _)| *encoding != UTF_8) {
+        return decoded(&bytes[mark..], encoding, path).map(Text::of);
     }
-    if let Some(encoding) = wide(&bytes) {
-        return decoded(&bytes, encoding, path);
+    if let Some(encoding) = wide(bytes) {
+        return decoded(bytes, encoding, path).map(Text::of);
     }
-    let (bytes, at) = match String::from_utf8(bytes) {
-        Ok(mut text) => {
-            if text.starts_with('\u{feff}') {
-                text.drain(..'\u{feff}'.len_utf8());
-            }
-            return Ok(text);
+    let at = match std::str::from_utf8(bytes) {
+        Ok(text) => {
+            let mark = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
+            return Ok(Text::stored(bytes.slice(mark..)));
         }
-        Err(error) => {
-            let at = error.utf8_error().valid_up_to();
-            (error.into_bytes(), at)
-        }
+        Err(error) => error.valid_up_to(),
     };
     let line = bytes[..at].split(|byte| *byte == b'\n').count();
     let broken = |why: &str| Error::format("UTF-8 text", why).at(Place::Line(line)).with_hint("save the file as UTF-8");
@@ -63,8 +82,8 @@ pub(super) fn text_of(bytes: Vec<u8>, path: &Path) -> Result<String> {
         return Err(broken("a character is broken"));
     }
     let mut detector = EncodingDetector::new(Iso2022JpDetection::Deny);
-    detector.feed(&bytes, true);
-    decoded(&bytes, detector.guess(None, Utf8Detection::Deny), path)
+    detector.feed(bytes, true);
+    decoded(bytes, detector.guess(None, Utf8Detection::Deny), path).map(Text::of)
 }
 
 fn decoded(bytes: &[u8], encoding: &'static Encoding, path: &Path) -> Result<String> {
@@ -109,7 +128,8 @@ mod tests {
             ("windows-1252", text.chars().map(|c| u8::try_from(u32::from(c)).unwrap_or(b'?')).collect()),
         ];
         for (what, bytes) in rows {
-            assert_eq!(text_of(bytes, Path::new("a.csv")).unwrap_or_default(), text, "{what}");
+            let read = text_of(&bytes.into(), Path::new("a.csv"));
+            assert_eq!(read.as_ref().ok().and_then(|read| read.read().ok()), Some(text), "{what}");
         }
         let rows: [(&[u8], &str); 3] = [
             (b"\xc3\xa9\nab\xe9\n", "line 2: not UTF-8 text: a character is broken"),
@@ -117,7 +137,7 @@ mod tests {
             (b"\xff\xfe\0\0a\0\0\0", "UTF-32"),
         ];
         for (bytes, expected) in rows {
-            let error = text_of(bytes.to_vec(), Path::new("a.csv")).unwrap_err();
+            let error = text_of(&bytes.into(), Path::new("a.csv")).map(|_| ()).unwrap_err();
             assert!(error.to_string().contains(expected) && error.hint().is_some(), "{error}");
         }
     }

@@ -2,78 +2,82 @@
 
 use serde_json::{Deserializer, Map, Value};
 
-use super::Record;
+use super::{Record, Visit};
 use crate::error::{Context, Error, Place, Result};
 
-/// The rows of a JSON file, however it is laid out.
-pub(super) fn read(text: &str) -> Result<Vec<Record>> {
+/// Shows the rows of a JSON file, however it is laid out.
+pub(super) fn each(text: &str, visit: Visit<'_>) -> Result<()> {
     match text.trim_start().chars().next() {
-        Some('[') => list(text, text.len() - text.trim_start().len()),
-        _ => lines(text).or_else(|error| match values(text) {
-            Some(rows) => rows,
-            None => Err(error),
-        }),
+        Some('[') => list(text, text.len() - text.trim_start().len(), visit),
+        _ => objects(text, visit),
     }
 }
 
-/// An object a line; a line may end as on any system.
-fn lines(text: &str) -> Result<Vec<Record>> {
-    let mut records = vec![];
-    let rows = text.split_inclusive(['\n', '\r']);
-    let mut line = 1;
-    for (row, next) in rows.clone().zip(rows.skip(1).chain([""])) {
-        if !row.trim().is_empty() {
-            let fields = serde_json::from_str(row).map_err(|error| bad_object(row, &error)).at(Place::Line(line))?;
-            records.push(Record { line, fields });
+/// Objects one after another, each in a line of its own or over several; a line may end as on any system.
+fn objects(text: &str, visit: Visit<'_>) -> Result<()> {
+    let mut lines = Lines::of(text);
+    // The only object of a file may have the rows in it.
+    let (mut only, mut several, mut at) = (None, false, 0);
+    while at < text.len() {
+        let length = text[at..].find(['\n', '\r']).map_or(text.len() - at, |end| end + 1);
+        let row = &text[at..at + length];
+        if row.trim().is_empty() {
+            at += length;
+            continue;
         }
-        line += usize::from(!(row.ends_with('\r') && next == "\n"));
-    }
-    match &records[..] {
-        [Record { fields, .. }] => nested(text, fields).unwrap_or(Ok(records)),
-        _ => Ok(records),
-    }
-}
-
-/// Objects one after another that go over lines; none if the text is something else.
-fn values(text: &str) -> Option<Result<Vec<Record>>> {
-    let (mut records, mut at, mut lines) = (vec![], 0, Lines::of(text));
-    loop {
-        at += text[at..].len() - text[at..].trim_start().len();
-        if at == text.len() {
-            break;
+        let line = lines.line(at);
+        let (fields, length) = match serde_json::from_str(row) {
+            Ok(fields) => (fields, length),
+            Err(error) => spread(&text[at..]).ok_or_else(|| bad_object(row, &error)).at(Place::Line(line))?,
+        };
+        at += length;
+        let record = Record { line, fields };
+        if !several && only.is_none() {
+            only = Some(record);
+            continue;
         }
-        let mut stream = Deserializer::from_str(&text[at..]).into_iter::<Map<String, Value>>();
-        let fields = stream.next()?.ok()?;
-        records.push(Record { line: lines.line(at), fields });
-        at += stream.byte_offset();
+        several = true;
+        only.take().map_or(Ok(()), &mut *visit)?;
+        visit(record)?;
     }
-    match &records[..] {
-        [Record { fields, .. }] => nested(text, fields).or(Some(Ok(records))),
-        _ => Some(Ok(records)),
+    match only {
+        None => Ok(()),
+        Some(Record { line, fields }) => match rows_in(text, &fields) {
+            Some(start) => list(text, start, visit),
+            None => visit(Record { line, fields }),
+        },
     }
 }
 
-/// The rows in a file that is one object with one list of objects in it, such as `{"version": .., "data": [..]}`; a conversation is a row itself.
-fn nested(text: &str, fields: &Map<String, Value>) -> Option<Result<Vec<Record>>> {
+/// An object that begins here and goes over lines, and its length in bytes.
+fn spread(text: &str) -> Option<(Map<String, Value>, usize)> {
+    let start = text.len() - text.trim_start().len();
+    let mut stream = Deserializer::from_str(&text[start..]).into_iter::<Map<String, Value>>();
+    let fields = stream.next()?.ok()?;
+    Some((fields, start + stream.byte_offset()))
+}
+
+/// Where the rows begin in a file that is one object with one list of objects in it, such as `{"version": .., "data": [..]}`; a conversation is a row
+/// itself.
+fn rows_in(text: &str, fields: &Map<String, Value>) -> Option<usize> {
+    const OF_ROWS: [&str; 6] = ["messages", "conversations", "tools", "entities", "prompt", "chosen"];
     let is_rows = |value: &Value| value.as_array().is_some_and(|items| !items.is_empty() && items.iter().all(Value::is_object));
-    let mut lists =
-        fields.iter().filter(|(name, value)| !["messages", "conversations", "tools"].contains(&name.as_str()) && is_rows(value));
+    let mut lists = fields.iter().filter(|(name, value)| !OF_ROWS.contains(&name.as_str()) && is_rows(value));
     let (name, _) = lists.next().filter(|_| lists.next().is_none() && !fields.contains_key("messages"))?;
     let key = text.find(&format!("\"{name}\""))?;
-    let at = key + text[key..].find('[')?;
-    Some(list(text, at))
+    Some(key + text[key..].find('[')?)
 }
 
 /// A list of objects that begins at a byte of the text.
-fn list(text: &str, start: usize) -> Result<Vec<Record>> {
-    let (mut records, mut at, mut lines) = (vec![], start + 1, Lines::of(text));
+fn list(text: &str, start: usize, visit: Visit<'_>) -> Result<()> {
+    let (mut is_empty, mut at, mut lines) = (true, start + 1, Lines::of(text));
     let skip = |at: usize| at + text[at..].len() - text[at..].trim_start().len();
     let bad = |line: usize, why: &str| Error::format("a list of JSON objects", why).at(Place::Line(line));
     loop {
         at = skip(at);
         match text[at..].chars().next() {
             None => return Err(bad(lines.line(at), "the file ends within it")),
-            Some(']') if records.is_empty() => return Ok(records),
+            Some(']') if is_empty => return Ok(()),
             Some(']') => return Err(bad(lines.line(at), "there is a comma behind the last object")),
             Some(_) => {}
         }
@@ -86,11 +90,12 @@ fn list(text: &str, start: usize) -> Result<Vec<Record>> {
             }
             None => return Err(bad(lines.line(at), "the file ends within it")),
         };
-        records.push(Record { line: lines.line(at), fields });
+        visit(Record { line: lines.line(at), fields })?;
+        is_empty = false;
         at = skip(at + stream.byte_offset());
         match text[at..].chars().next() {
             Some(',') => at += 1,
-            Some(']') => return Ok(records),
+            Some(']') => return Ok(()),
             _ => return Err(bad(lines.line(at), "a comma or ] was expected")),
         }
     }

@@ -1,8 +1,10 @@
 //! Tables: a line of names, then a line a row, with commas, tabs, semicolons or bars between.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
-use super::Record;
+use super::{Record, Visit};
 use crate::error::{Error, Place, Result};
 
 /// What may stand between the cells of a `.csv` file, the most usual first.
@@ -17,24 +19,98 @@ enum Quotes {
     AreText,
 }
 
-/// Comma separated values, whatever separates them.
-pub(super) fn read_csv(text: &str) -> Result<Vec<Record>> {
-    // What Excel writes to tell itself the separator.
-    if let Some((told, rest)) = text.split_once(['\n', '\r']).filter(|(line, _)| line.trim_end().len() == 5)
-        && let Some(separator) = told.trim_end().strip_prefix("sep=").and_then(|told| told.chars().next())
-    {
-        return read(rest, separator, Quotes::Enclose, 1);
-    }
-    read(text, separator(text).unwrap_or(','), Quotes::Enclose, 0)
+/// How a table is written.
+pub(super) struct Form {
+    separator: u8,
+    quotes: Quotes,
+    /// Where it begins, in bytes, and how many lines stand before it.
+    start: usize,
+    lines_before: usize,
 }
 
-/// Tab separated values; a file without tabs in its first line may be separated otherwise.
-pub(super) fn read_tsv(text: &str) -> Result<Vec<Record>> {
-    let has_tab = text.lines().next().is_some_and(|line| line.contains('\t'));
-    match separator(text).filter(|_| !has_tab) {
-        Some(separator) => read(text, separator, Quotes::Enclose, 0),
-        None => read(text, '\t', Quotes::AreText, 0),
+impl Form {
+    /// Comma separated values, whatever separates them.
+    ///
+    /// # Errors
+    /// Quotation marks that enclose no cell, with the line.
+    pub(super) fn of_csv(text: &str) -> Result<Self> {
+        // What Excel writes to tell itself the separator.
+        if let Some((told, rest)) = text.split_once(['\n', '\r']).filter(|(line, _)| line.trim_end().len() == 5)
+            && let Some(separator) = told.trim_end().strip_prefix("sep=").and_then(|told| told.chars().next())
+        {
+            return Self::new(text, separator, Quotes::Enclose, text.len() - rest.len());
+        }
+        Self::new(text, separator(text).unwrap_or(','), Quotes::Enclose, 0)
     }
+
+    /// Tab separated values; a file without tabs in its first line may be separated otherwise.
+    ///
+    /// # Errors
+    /// As [`of_csv`](Self::of_csv).
+    pub(super) fn of_tsv(text: &str) -> Result<Self> {
+        let has_tab = text.lines().next().is_some_and(|line| line.contains('\t'));
+        match separator(text).filter(|_| !has_tab) {
+            Some(separator) => Self::new(text, separator, Quotes::Enclose, 0),
+            None => Self::new(text, '\t', Quotes::AreText, 0),
+        }
+    }
+
+    fn new(text: &str, separator: char, quotes: Quotes, start: usize) -> Result<Self> {
+        let form = Self { separator: u8::try_from(separator).unwrap_or(b','), quotes, start, lines_before: usize::from(start > 0) };
+        if separator != ',' {
+            tracing::info!("cells are separated by {separator:?}");
+        }
+        match quotes {
+            Quotes::Enclose => check_quotes(&unix(&text[start..]), form.separator)?,
+            Quotes::AreText => form.tell_of_quotes(text)?,
+        }
+        Ok(form)
+    }
+
+    /// Shows the rows of a table.
+    ///
+    /// # Errors
+    /// Rows of another number of cells, with the line.
+    pub(super) fn each(&self, text: &str, visit: Visit<'_>) -> Result<()> {
+        let text = &*unix(&text[self.start..]);
+        let mut table = csv::ReaderBuilder::new()
+            .delimiter(self.separator)
+            .quoting(self.quotes == Quotes::Enclose)
+            .flexible(false)
+            .from_reader(text.as_bytes());
+        let names = names(table.headers().map_err(|error| bad(error, text, self.lines_before))?)?;
+        let (mut line, mut counted) = (self.lines_before + 1, 0);
+        for row in table.records() {
+            let row = row.map_err(|error| bad(error, text, self.lines_before))?;
+            let at = row.position().map_or(counted, |position| start(position, text));
+            line += lines(&text[counted..at]);
+            counted = at;
+            let fields = names.iter().zip(&row).map(|(name, cell)| (name.clone(), Value::String(cell.to_owned()))).collect();
+            visit(Record { line, fields })?;
+        }
+        Ok(())
+    }
+
+    /// Says so where every mark seems to enclose a cell.
+    fn tell_of_quotes(&self, text: &str) -> Result<()> {
+        let is_enclosed = |value: &Value| value.as_str().is_some_and(|cell| cell.len() > 1 && cell.starts_with('"') && cell.ends_with('"'));
+        let mut count = 0_usize;
+        self.each(text, &mut |record| {
+            count += usize::from(record.fields.values().any(is_enclosed));
+            Ok(())
+        })?;
+        if count > 0 {
+            tracing::warn!(
+                "{count} rows have cells between quotation marks, which are read as text in a .tsv file; name the file .csv if they enclose cells"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Text whose lines end with `\n`: without any, they end as on old Macs, which the csv crate does not count.
+fn unix(text: &str) -> Cow<'_, str> {
+    if !text.contains('\n') && text.contains('\r') { text.replace('\r', "\n").into() } else { text.into() }
 }
 
 /// The separator that makes most columns of the first line, outside of quotation marks.
@@ -43,36 +119,6 @@ fn separator(text: &str) -> Option<char> {
     let count = |separator: char| header.split('"').step_by(2).map(|part| part.matches(separator).count()).sum::<usize>();
     let most = SEPARATORS.into_iter().rev().max_by_key(|separator| count(*separator))?;
     (count(most) > 0).then_some(most)
-}
-
-fn read(text: &str, separator: char, quotes: Quotes, lines_before: usize) -> Result<Vec<Record>> {
-    // Without any \n, lines end as on old Macs; the csv crate counts only \n.
-    let unix = (!text.contains('\n') && text.contains('\r')).then(|| text.replace('\r', "\n"));
-    let text = unix.as_deref().unwrap_or(text);
-    let separator = u8::try_from(separator).unwrap_or(b',');
-    if quotes == Quotes::Enclose {
-        check_quotes(text, separator)?;
-    }
-    if separator != b',' {
-        tracing::info!("cells are separated by {:?}", char::from(separator));
-    }
-    let mut table =
-        csv::ReaderBuilder::new().delimiter(separator).quoting(quotes == Quotes::Enclose).flexible(false).from_reader(text.as_bytes());
-    let names = names(table.headers().map_err(|error| bad(error, text, lines_before))?)?;
-    let mut records = vec![];
-    let (mut line, mut counted) = (lines_before + 1, 0);
-    for row in table.records() {
-        let row = row.map_err(|error| bad(error, text, lines_before))?;
-        let at = row.position().map_or(counted, |position| start(position, text));
-        line += lines(&text[counted..at]);
-        counted = at;
-        let fields = names.iter().zip(&row).map(|(name, cell)| (name.clone(), Value::String(cell.to_owned()))).collect();
-        records.push(Record { line, fields });
-    }
-    if quotes == Quotes::AreText {
-        tell_of_quotes(&records);
-    }
-    Ok(records)
 }
 
 /// The names of the columns; one without a name is called by its place.
@@ -123,17 +169,6 @@ fn check_quotes(text: &str, separator: u8) -> Result<()> {
     match at {
         At::Quoted { since } => wrong(since, "opens a cell that no other closes"),
         _ => Ok(()),
-    }
-}
-
-/// Says so where every mark seems to enclose a cell.
-fn tell_of_quotes(records: &[Record]) {
-    let is_enclosed = |value: &Value| value.as_str().is_some_and(|cell| cell.len() > 1 && cell.starts_with('"') && cell.ends_with('"'));
-    let count = records.iter().filter(|record| record.fields.values().any(is_enclosed)).count();
-    if count > 0 {
-        tracing::warn!(
-            "{count} rows have cells between quotation marks, which are read as text in a .tsv file; name the file .csv if they enclose cells"
-        );
     }
 }
 

@@ -1,4 +1,4 @@
-//! Questions whose answers are spans of a text (transformers' `run_qa.py`).
+//! Questions whose answers are spans of a text (transformers' `run_qa.py`): a window of the text for each input, where it is parted.
 
 use std::sync::Arc;
 
@@ -6,36 +6,51 @@ use serde_json::Value;
 
 use crate::data::encoder::Encoder;
 use crate::data::example::{Context, Example, Labels, Numbers};
-use crate::data::fields::{Fields, describe, json, string};
+use crate::data::fields::{Fields, describe, empty_text, json, string};
+use crate::data::tokens::Tokens;
 use crate::error::{Error, Result};
 use crate::train::losses::{END_POSITIONS, START_POSITIONS};
 
-/// `{"question", "context", "answers": {"text": [..], "answer_start": [..]}}`. An answer that was cut off, or none, is at the first token.
-pub(super) fn read(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
+/// `{"question", "context", "answers": {"text": [..], "answer_start": [..]}}`: the windows of the context. An answer that is not in a window as a
+/// whole, or none, is at the window's first token.
+pub(super) fn read(fields: &Fields, encoder: &Encoder<'_>) -> Result<Vec<Example>> {
+    let answers = answers(fields, required(fields, "context")?)?;
+    windows(fields, &answers, encoder)
+}
+
+/// The windows of a text in which the answer to a question is looked for.
+pub(super) fn asked(fields: &Fields, encoder: &Encoder<'_>) -> Result<Vec<Example>> {
+    windows(fields, &[], encoder)
+}
+
+fn windows(fields: &Fields, answers: &[Found], encoder: &Encoder<'_>) -> Result<Vec<Example>> {
     let (question, context) = (required(fields, "question")?, required(fields, "context")?);
-    let answers = answers(fields, context)?;
     let length = encoder.reading.max_length.or(encoder.reading.limits.positions);
-    let tokens = encoder.tokenizer()?.encode_question(question, context, length)?;
-    let of_context: Vec<usize> = (0..tokens.ids.len()).filter(|&at| tokens.texts[at] == Some(1) && !tokens.spans[at].is_empty()).collect();
-    let place = answers.first().and_then(|answer| {
-        let (from, to) = (answer.start, answer.start + answer.text.len());
-        let start = of_context.iter().copied().find(|&at| tokens.spans[at].end > from)?;
-        let end = of_context.iter().rev().copied().find(|&at| tokens.spans[at].start < to)?;
-        let is_whole = tokens.spans[start].start < to && tokens.spans[end].end >= to && start <= end;
-        is_whole.then_some((start, end))
-    });
-    let (start, end) = place.unwrap_or((0, 0));
-    let number = |at: usize| Numbers { shape: vec![], values: vec![crate::measure::float(at)] };
-    let kept = Context {
-        text: context.to_owned(),
-        spans: of_context.iter().map(|&at| (at, tokens.spans[at].clone())).collect(),
-        answers: answers.into_iter().map(|answer| answer.text).collect(),
+    let windows = encoder.tokenizer()?.encode_question(question, context, length, encoder.reading.stride)?;
+    let text: Arc<str> = context.into();
+    let texts: Arc<[String]> = answers.iter().map(|answer| answer.text.clone()).collect();
+    let window = |tokens: Tokens| {
+        let of_context: Vec<usize> =
+            (0..tokens.ids.len()).filter(|&at| tokens.texts[at] == Some(1) && !tokens.spans[at].is_empty()).collect();
+        let (start, end) = answers.first().and_then(|answer| place(answer, &tokens, &of_context)).unwrap_or((0, 0));
+        let number = |at: usize| Numbers { shape: vec![], values: vec![crate::measure::float(at)] };
+        let spans = of_context.iter().map(|&at| (at, tokens.spans[at].clone())).collect();
+        let kept = Context { text: text.clone(), spans, answers: texts.clone() };
+        let columns = [(START_POSITIONS.to_owned(), number(start)), (END_POSITIONS.to_owned(), number(end))].into();
+        let (input_ids, token_type_ids) = (tokens.ids, tokens.segments);
+        Example { input_ids, token_type_ids, labels: Labels::Column, columns, context: Some(Arc::new(kept)), ..Example::default() }
     };
-    let mut example = Example { input_ids: tokens.ids, token_type_ids: tokens.segments, labels: Labels::Column, ..Example::default() };
-    example.columns.insert(START_POSITIONS.to_owned(), number(start));
-    example.columns.insert(END_POSITIONS.to_owned(), number(end));
-    example.context = Some(Arc::new(kept));
-    Ok(example)
+    Ok(windows.into_iter().map(window).collect())
+}
+
+/// The first and the last token of an answer, if the window has all of it.
+fn place(answer: &Found, tokens: &Tokens, of_context: &[usize]) -> Option<(usize, usize)> {
+    let (from, to) = (answer.start, answer.start + answer.text.len());
+    let start = of_context.iter().copied().find(|&at| tokens.spans[at].end > from)?;
+    let end = of_context.iter().rev().copied().find(|&at| tokens.spans[at].start < to)?;
+    let begins = of_context.first().is_some_and(|&first| tokens.spans[first].start <= from);
+    let is_whole = begins && tokens.spans[start].start < to && tokens.spans[end].end >= to && start <= end;
+    is_whole.then_some((start, end))
 }
 
 struct Found {
@@ -45,11 +60,19 @@ struct Found {
 }
 
 fn answers(fields: &Fields, context: &str) -> Result<Vec<Found>> {
-    let Some(value) = fields.get("answers").filter(|value| !value.is_null()) else { return Err(Error::not_found("column", "answers")) };
+    let Some(value) = fields.get("answers").filter(|value| !value.is_null()) else {
+        let error = Error::not_found("column", "answers");
+        return Err(
+            error.with_hint("answers are {\"text\": [\"Paris\"], \"answer_start\": [10]}, with empty lists where there is no answer")
+        );
+    };
     let value = json(value);
     let (Some(texts), Some(starts)) = (value["text"].as_array(), value["answer_start"].as_array()) else {
         return Err(Error::mismatch("answers", "{\"text\": [..], \"answer_start\": [..]}", describe(&value)));
     };
+    if texts.len() != starts.len() {
+        return Err(Error::mismatch("answer_start", format!("{}, one for each text of answers", texts.len()), starts.len()));
+    }
     let answer = |(text, start): (&Value, &Value)| {
         let text = text.as_str().ok_or_else(|| Error::mismatch("answers", "texts", describe(text)))?;
         let characters = start.as_u64().and_then(|start| usize::try_from(start).ok());
@@ -57,7 +80,10 @@ fn answers(fields: &Fields, context: &str) -> Result<Vec<Found>> {
         let place = byte.filter(|&at| context[at..].starts_with(text));
         let start = place.ok_or_else(|| {
             let error = Error::mismatch("an answer", format!("{text:?} at character {start} of the context"), "another text there");
-            error.with_hint("answer_start counts characters from 0, and the answer's text stands there in the context letter by letter")
+            error.with_hint(match context.find(text) {
+                Some(byte) => format!("it stands at character {}: answer_start counts characters from 0", context[..byte].chars().count()),
+                None => "the answer's text stands nowhere in the context, letter by letter".to_owned(),
+            })
         })?;
         Ok(Found { text: text.to_owned(), start })
     };
@@ -65,5 +91,11 @@ fn answers(fields: &Fields, context: &str) -> Result<Vec<Found>> {
 }
 
 fn required<'a>(fields: &'a Fields, column: &'static str) -> Result<&'a str> {
-    if fields.contains_key(column) { string(fields, column) } else { Err(Error::not_found("column", column)) }
+    if !fields.contains_key(column) {
+        return Err(
+            Error::not_found("column", column).with_hint("a row has question, context and answers; --map COLUMN=ROLE says which is which")
+        );
+    }
+    let text = string(fields, column)?;
+    if text.trim().is_empty() { Err(empty_text(column)) } else { Ok(text) }
 }

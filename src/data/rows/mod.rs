@@ -1,6 +1,7 @@
 //! Rows of tasks whose labels are not tokens or one class: one reader for each form.
 
 mod answers;
+mod asked;
 mod files;
 mod preferences;
 mod texts;
@@ -13,6 +14,14 @@ use super::fields::Fields;
 use crate::adapter::config::Task;
 use crate::error::Result;
 
+pub(super) use asked::question;
+pub use asked::{Question, Shown};
+
+/// The examples of a row that is parted into windows; none for tasks whose rows are not.
+pub(super) fn windows(task: Task, fields: &Fields, encoder: &Encoder<'_>) -> Option<Result<Vec<Example>>> {
+    (task == Task::Qa).then(|| answers::read(fields, encoder))
+}
+
 /// How rows of a task are read; none where the forms that language models and classifiers share do.
 pub(super) fn reader(task: Task, fields: &Fields) -> Option<fn(&Fields, &Encoder<'_>) -> Result<Example>> {
     let has = |name: &str| fields.contains_key(name);
@@ -22,7 +31,6 @@ pub(super) fn reader(task: Task, fields: &Fields) -> Option<fn(&Fields, &Encoder
         Task::Rerank => values::relevance,
         Task::TokenCls if has("tokens") => words::tags,
         Task::TokenCls if has("entities") => words::entities,
-        Task::Qa => answers::read,
         Task::Embedding => texts::read,
         Task::Preference | Task::Reward => preferences::read,
         Task::ImageCls if has("image") => files::image,

@@ -15,24 +15,36 @@ use crate::train::losses::{COMPLETION, LABELS};
 
 /// `{"prompt", "chosen", "rejected"}`, or for one answer a row `{"prompt", "completion", "label"}`.
 pub(super) fn read(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
-    let prompt = fields.get("prompt").ok_or_else(|| Error::not_found("column", "prompt"))?;
+    let parted = parted(fields);
+    let fields = parted.as_ref().unwrap_or(fields);
+    let prompt = fields.get("prompt").ok_or_else(no_prompt)?;
     if encoder.reading.loss.judges_single_answers() {
-        let completion = fields.get("completion").ok_or_else(|| Error::not_found("column", "completion"))?;
+        let missing = |name: &'static str| {
+            Error::not_found("column", name).with_hint("a row has prompt, completion and label; --map COLUMN=ROLE says which is which")
+        };
+        let completion = fields.get("completion").ok_or_else(|| missing("completion"))?;
         let mut example = answer(prompt, completion, encoder)?;
-        let label = fields.get("label").ok_or_else(|| Error::not_found("column", "label"))?;
+        let label = fields.get("label").ok_or_else(|| missing("label"))?;
         let is_good = match &*json(label) {
             Value::Bool(is_good) => *is_good,
             other if other.as_f64() == Some(1.0) => true,
             other if other.as_f64() == Some(0.0) => false,
-            other => return Err(Error::mismatch("label", "true for a good answer or false for a bad one", describe(other))),
+            other => {
+                let error = Error::mismatch("label", "true for a good answer or false for a bad one", describe(other));
+                return Err(error.with_hint("write true or false, or 1 or 0"));
+            }
         };
         example.columns.insert(LABELS_OF_ANSWERS.to_owned(), Numbers { shape: vec![], values: vec![f64::from(u8::from(is_good))] });
         return Ok(example);
     }
-    let side = |name: &'static str| fields.get(name).ok_or_else(|| Error::not_found("column", name));
+    let side = |name: &'static str| {
+        fields.get(name).ok_or_else(|| {
+            Error::not_found("column", name).with_hint("a row has prompt, chosen and rejected; --map COLUMN=ROLE says which is which")
+        })
+    };
     let (chosen, rejected) = (side("chosen")?, side("rejected")?);
     if chosen == rejected {
-        return Err(Error::invalid("chosen and rejected are the same: nothing can be learnt from this row"));
+        return Err(Error::invalid("chosen and rejected are the same: nothing can be learnt from this row").with_hint("leave the row out"));
     }
     let mut example = answer(prompt, chosen, encoder)?;
     example.others = vec![answer(prompt, rejected, encoder)?];
@@ -42,6 +54,48 @@ pub(super) fn read(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
         return Ok(Example { labels: Labels::Row, others, ..bare(example) });
     }
     Ok(example)
+}
+
+fn no_prompt() -> Error {
+    Error::not_found("column", "prompt")
+        .with_hint("a row has prompt, chosen and rejected; conversations that begin alike may do without prompt")
+}
+
+/// The row of two conversations without a prompt: what they begin with alike is the prompt (TRL's `extract_prompt`).
+fn parted(fields: &Fields) -> Option<Fields> {
+    if fields.contains_key("prompt") {
+        return None;
+    }
+    let turns = |name: &str| fields.get(name).map(json).and_then(|value| value.as_array().cloned());
+    let (chosen, rejected) = (turns("chosen")?, turns("rejected")?);
+    let alike = chosen.iter().zip(&rejected).take_while(|(one, other)| one == other).count();
+    // Where one goes on when the other has ended, its last turn is its answer.
+    let alike = alike.min(chosen.len().saturating_sub(1)).min(rejected.len().saturating_sub(1));
+    if alike == 0 {
+        return None;
+    }
+    let mut parted = fields.clone();
+    parted.insert("prompt".to_owned(), chosen[..alike].to_vec().into());
+    parted.insert("chosen".to_owned(), chosen[alike..].to_vec().into());
+    parted.insert("rejected".to_owned(), rejected[alike..].to_vec().into());
+    Some(parted)
+}
+
+/// The answers of a row, each with its column: `chosen` and `rejected`, or `completion`.
+pub(super) fn asked(fields: &Fields, encoder: &Encoder<'_>) -> Result<Vec<(String, Example)>> {
+    let parted = parted(fields);
+    let fields = parted.as_ref().unwrap_or(fields);
+    let prompt = fields.get("prompt").ok_or_else(no_prompt)?;
+    let given = ["chosen", "rejected", "completion"].into_iter().filter_map(|name| Some((name, fields.get(name)?)));
+    given
+        .map(|(name, given)| {
+            let example = answer(prompt, given, encoder)?;
+            // A score reads the text alone.
+            let is_scored = encoder.reading.task == Task::Reward;
+            let bare = if is_scored { Example { input_ids: example.input_ids, ..Example::default() } } else { example };
+            Ok((name.to_owned(), bare))
+        })
+        .collect()
 }
 
 /// The input of desirable and undesirable answers.

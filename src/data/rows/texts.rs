@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::values::number;
 use crate::data::encoder::Encoder;
 use crate::data::example::{Example, Labels, Numbers};
-use crate::data::fields::{Fields, json};
+use crate::data::fields::{Fields, empty_text, json};
 use crate::error::{Error, Result};
 use crate::train::losses::LABELS;
 
@@ -30,10 +30,32 @@ pub(super) fn read(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
         }
         None => example.labels = Labels::Row,
     }
+    let same = example.texts.get(1).and_then(|positive| names.iter().zip(&example.texts).skip(2).find(|(_, text)| *text == positive));
+    if let Some((name, _)) = same {
+        let error = Error::mismatch((*name).to_owned(), "a text that does not answer the anchor", "the positive itself");
+        return Err(error.with_hint("leave the row out, or write another negative: `peft-onnx data mine-negatives` finds some"));
+    }
     if example.others.is_empty() {
         return Err(Error::mismatch("texts in this row", "two or more: anchor and positive, or sentence1 and sentence2", 1));
     }
     Ok(example)
+}
+
+/// The texts of a row, each with its column: one text, or those of a row that is learnt from.
+pub(super) fn asked(fields: &Fields, encoder: &Encoder<'_>) -> Result<Vec<(String, Example)>> {
+    const SINGLE: [&str; 6] = ["text", "sentence", "sentence1", "sentence2", "anchor", "positive"];
+    let is_numbered = |name: &&str| name.strip_prefix("negative_").is_some_and(|number| number.parse::<u32>().is_ok());
+    let negatives = fields.keys().map(String::as_str).filter(|name| *name == "negative" || is_numbered(name));
+    let names: Vec<&str> = SINGLE.into_iter().filter(|name| fields.contains_key(*name)).chain(negatives).collect();
+    if names.is_empty() && fields.contains_key("input_ids") {
+        return Ok(vec![("text".to_owned(), encoder.text_or_tokens(fields)?)]);
+    }
+    if names.is_empty() {
+        let found: Vec<&str> = fields.keys().map(String::as_str).take(12).collect();
+        let error = Error::mismatch("columns", "text, or the texts of a row that is learnt from (anchor, positive, ..)", found.join(", "));
+        return Err(error.with_hint("--map COLUMN=text says which column is the text"));
+    }
+    names.into_iter().map(|name| Ok((name.to_owned(), text(fields, name, encoder)?))).collect()
 }
 
 /// The columns with texts, in the order in which losses take them.
@@ -56,7 +78,7 @@ fn columns(fields: &Fields) -> Result<Vec<&str>> {
 fn text(fields: &Fields, name: &str, encoder: &Encoder<'_>) -> Result<Example> {
     let text = fields[name].as_str().ok_or_else(|| Error::mismatch(name.to_owned(), "text", &fields[name]))?;
     if text.trim().is_empty() {
-        return Err(Error::mismatch(name.to_owned(), "a text", "an empty one"));
+        return Err(empty_text(name));
     }
     let prompt = encoder.reading.loss.prompts.iter().find(|(column, _)| column == name).map_or("", |(_, prompt)| prompt.as_str());
     encoder.plain_text(&format!("{prompt}{text}"))

@@ -13,7 +13,8 @@ pub(super) fn labels(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> 
     let value = labels_of(fields)?;
     let value = json(value);
     let Value::Array(given) = &*value else {
-        return Err(Error::mismatch("labels", "a list: the labels that are right, or 0 and 1 for each", describe(&value)));
+        let error = Error::mismatch("labels", "a list: the labels that are right, or 0 and 1 for each", describe(&value));
+        return Err(error.with_hint("write [\"news\", \"sport\"], or [] where none is right"));
     };
     let count = encoder.class_count()?;
     let mut truths = vec![0.0; count];
@@ -24,7 +25,10 @@ pub(super) fn labels(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> 
     } else {
         for label in given {
             let class = encoder.class_number(label)?;
-            let truth = truths.get_mut(class).ok_or_else(|| Error::mismatch("a label", format!("below {count}"), class))?;
+            let truth = truths.get_mut(class).ok_or_else(|| {
+                let error = Error::mismatch("a label", format!("below {count}"), class);
+                error.with_hint("labels are numbered from 0 on; the model has so many")
+            })?;
             *truth = 1.0;
         }
     }
@@ -40,7 +44,8 @@ pub(super) fn numbers(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example>
     };
     let count = encoder.class_count()?;
     if numbers.len() != count {
-        return Err(Error::mismatch("numbers in label", format!("{count}, one for each of the model's outputs"), numbers.len()));
+        let error = Error::mismatch("numbers in label", format!("{count}, one for each of the model's outputs"), numbers.len());
+        return Err(error.with_hint("`inject --num-labels N` puts a head with N outputs on a model"));
     }
     with(fields, encoder, Numbers { shape: vec![count], values: numbers })
 }
@@ -49,7 +54,8 @@ pub(super) fn numbers(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example>
 pub(super) fn relevance(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
     let label = number(&json(labels_of(fields)?))?;
     if !(0.0..=1.0).contains(&label) {
-        return Err(Error::mismatch("label", "a number from 0 (not relevant) to 1", label));
+        let error = Error::mismatch("label", "a number from 0 (not relevant) to 1", label);
+        return Err(error.with_hint("divide grades by the highest one"));
     }
     if !fields.contains_key("text_pair") {
         return Err(
@@ -62,13 +68,18 @@ pub(super) fn relevance(fields: &Fields, encoder: &Encoder<'_>) -> Result<Exampl
 
 fn labels_of(fields: &Fields) -> Result<&Value> {
     let found = ["label", "labels"].into_iter().find_map(|name| fields.get(name));
-    found.filter(|value| !value.is_null()).ok_or_else(|| Error::not_found("column", "label"))
+    found
+        .filter(|value| !value.is_null())
+        .ok_or_else(|| Error::not_found("column", "label").with_hint("--map COLUMN=label says which column has it"))
 }
 
 /// A finite number, perhaps a table's cell.
 pub(super) fn number(value: &Value) -> Result<f64> {
     let told = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
-    told.filter(|number: &f64| number.is_finite()).ok_or_else(|| Error::mismatch("label", "a number", describe(value)))
+    told.filter(|number: &f64| number.is_finite()).ok_or_else(|| {
+        Error::mismatch("label", "a number", describe(value))
+            .with_hint("leave the row out, or name the column with the number: --map COLUMN=label")
+    })
 }
 
 fn with(fields: &Fields, encoder: &Encoder<'_>, labels: Numbers) -> Result<Example> {

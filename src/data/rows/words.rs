@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::data::encoder::Encoder;
 use crate::data::example::{Example, IGNORED, Labels};
 use crate::data::fields::{Fields, describe, json};
+use crate::data::roles::no_form;
 use crate::data::tokens::Words;
 use crate::error::{Error, Result};
 
@@ -20,13 +21,40 @@ pub(super) fn tags(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
         return Err(Error::mismatch("tokens and tags", "two lists", format!("{} and {}", describe(&tokens), describe(&tags))));
     };
     if words.len() != tags.len() {
-        return Err(Error::mismatch("tags", format!("{}, one for each of the tokens", words.len()), tags.len()));
+        let error = Error::mismatch("tags", format!("{}, one for each of the tokens", words.len()), tags.len());
+        return Err(error.with_hint("a word without an entity has a tag too, such as O"));
     }
-    let words =
-        words.iter().map(|word| word.as_str().map(ToOwned::to_owned).ok_or_else(|| Error::mismatch("tokens", "words", describe(word))));
-    let encoded = encoder.tokenizer()?.encode_words(words.collect::<Result<_>>()?)?;
+    if words.is_empty() {
+        return Err(Error::mismatch("tokens", "words", "an empty list").with_hint("leave rows without words out"));
+    }
+    let encoded = encoder.tokenizer()?.encode_words(given(words)?)?;
     let classes = tags.iter().map(|tag| encoder.class_of(tag)).collect::<Result<Vec<_>>>()?;
     Ok(labelled(encoded, encoder, |word| classes.get(word).copied().unwrap_or(IGNORED)))
+}
+
+fn given(words: &[Value]) -> Result<Vec<String>> {
+    words
+        .iter()
+        .map(|word| word.as_str().map(ToOwned::to_owned).ok_or_else(|| Error::mismatch("tokens", "words", describe(word))))
+        .collect()
+}
+
+/// A word, and its bytes in the text that it is of.
+pub(super) type Word = (String, Option<Range<usize>>);
+
+/// `{"tokens"}` or `{"text"}`: each word's first token is labelled with the word's number; and the words, with their bytes in the text.
+pub(super) fn asked(fields: &Fields, encoder: &Encoder<'_>) -> Result<(Example, Vec<Word>)> {
+    let number = |word: usize| i32::try_from(word).unwrap_or(IGNORED);
+    if let Some(tokens) = fields.get("tokens").map(json) {
+        let Value::Array(words) = &*tokens else { return Err(Error::mismatch("tokens", "a list of words", describe(&tokens))) };
+        let words = given(words)?;
+        let encoded = encoder.tokenizer()?.encode_words(words.clone())?;
+        return Ok((labelled(encoded, encoder, number), words.into_iter().map(|word| (word, None)).collect()));
+    }
+    let text = fields.get("text").and_then(Value::as_str).ok_or_else(|| no_form(fields, encoder.reading.task))?;
+    let (encoded, places) = encoder.tokenizer()?.encode_text_words(text)?;
+    let words = places.into_iter().map(|place| (text.get(place.clone()).unwrap_or_default().to_owned(), Some(place))).collect();
+    Ok((labelled(encoded, encoder, number), words))
 }
 
 /// `{"text", "entities": [{"start", "end", "label"}]}`: characters of the text that are something.
@@ -34,7 +62,12 @@ pub(super) fn entities(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example
     let text = fields.get("text").and_then(Value::as_str).ok_or_else(|| Error::not_found("column", "text"))?;
     let entities = json(&fields["entities"]);
     let Value::Array(items) = &*entities else { return Err(Error::mismatch("entities", "a list", describe(&entities))) };
-    let spans = items.iter().map(|item| Entity::read(item, text)).collect::<Result<Vec<_>>>()?;
+    let mut spans = items.iter().map(|item| Entity::read(item, text)).collect::<Result<Vec<_>>>()?;
+    spans.sort_by_key(|entity| entity.bytes.start);
+    if let Some(pair) = spans.windows(2).find(|pair| pair[1].bytes.start < pair[0].bytes.end) {
+        let error = Error::invalid(format!("the entities {} and {} overlap", pair[0].label, pair[1].label));
+        return Err(error.with_hint("a word has one tag: leave one of them out"));
+    }
     let (encoded, places) = encoder.tokenizer()?.encode_text_words(text)?;
     let mut classes = vec![];
     for (number, place) in places.iter().enumerate() {
@@ -56,18 +89,21 @@ struct Entity {
 impl Entity {
     fn read(item: &Value, text: &str) -> Result<Self> {
         let place = |name: &str| item[name].as_u64().and_then(|number| usize::try_from(number).ok());
-        let wrong = || Error::mismatch("entities", "start, end and label of each", describe(item));
+        let wrong = || {
+            let error = Error::mismatch("entities", "start, end and label of each", describe(item));
+            error.with_hint("an entity is {\"start\": 0, \"end\": 4, \"label\": \"PER\"}")
+        };
         let (start, end) = place("start").zip(place("end")).ok_or_else(wrong)?;
         let label = item["label"].as_str().ok_or_else(wrong)?.to_owned();
         // Characters, as Python counts them.
         let byte = |characters: usize| text.char_indices().map(|(at, _)| at).chain([text.len()]).nth(characters);
         match (byte(start), byte(end)) {
             (Some(from), Some(to)) if from < to => Ok(Self { bytes: from..to, label }),
-            _ => Err(Error::mismatch(
-                "an entity",
-                format!("characters within the text's {}", text.chars().count()),
-                format!("{start} to {end}"),
-            )),
+            _ => {
+                let expected = format!("characters within the text's {}", text.chars().count());
+                let error = Error::mismatch("an entity", expected, format!("{start} to {end}"));
+                Err(error.with_hint("start and end count characters from 0; end is the one behind the last"))
+            }
         }
     }
 }

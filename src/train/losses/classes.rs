@@ -1,17 +1,9 @@
 //! Losses of classes: one right class a row, or a truth for each class.
 
 use super::{Sum, Terms};
-use crate::ir::{Builder, DType, Expr, Tensor};
+use crate::ir::{DType, Expr};
+use crate::train::class_terms::ClassTerms;
 use crate::train::loss::IGNORED;
-
-/// What goes with every cross-entropy.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct ClassTerms {
-    /// The weight of each class, or none: all 1.
-    pub weights: Vec<f64>,
-    /// How much of each target is spread over all classes, in `[0, 1)`.
-    pub smoothing: f64,
-}
 
 pub(super) fn cross_entropy<'g>(terms: &Terms<'g>) -> Sum<'g> {
     let logits = terms.outputs[0];
@@ -27,7 +19,7 @@ pub(super) fn cross_entropy<'g>(terms: &Terms<'g>) -> Sum<'g> {
 pub fn class_cross_entropy<'g>(logits: Expr<'g>, labels: Expr<'g>, terms: &ClassTerms) -> Sum<'g> {
     let b = logits.b();
     let target = Target::of(logits, labels);
-    let weights = class_weights(b, &terms.weights);
+    let weights = terms.weights.write(b);
     let of_row = match weights {
         Some(weights) => weights.gather(target.classes, 0) * target.counts,
         None => target.counts,
@@ -102,17 +94,6 @@ impl<'g> Target<'g> {
     }
 }
 
-fn class_weights<'g>(b: &'g Builder, weights: &[f64]) -> Option<Expr<'g>> {
-    let numbers: Vec<f32> = weights.iter().map(|&weight| rounded(weight)).collect();
-    (!numbers.is_empty()).then(|| b.constant(Tensor::from_f32(&[numbers.len()], &numbers)))
-}
-
 fn at_least(x: Expr<'_>, least: f64) -> Expr<'_> {
     x.max(x.same_type(least))
-}
-
-/// A number rounded once to float32.
-#[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "rounding is what is meant")]
-fn rounded(number: f64) -> f32 {
-    number as f32
 }

@@ -17,7 +17,7 @@ pub use crate::anatomy::Reads;
 use crate::ir::{DType, Expr};
 use crate::{Error, Result};
 
-pub use classes::{ClassTerms, class_cross_entropy, distilled};
+pub use classes::{class_cross_entropy, distilled};
 pub use similarity::normalized;
 
 /// How long an axis of a label input is.

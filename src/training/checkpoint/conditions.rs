@@ -57,11 +57,18 @@ impl Conditions {
     }
 }
 
-/// A hash of a file's bytes.
+/// A hash of a file's bytes; of a folder of pictures or sounds, of what lies in it.
 ///
 /// # Errors
 /// [`Io`](crate::ErrorKind::Io) with the file.
 pub fn file_hash(path: &Path) -> Result<String> {
+    // What came once cannot be looked at again; the rows that it had have a hash of their own.
+    if path == Path::new("-") {
+        return Ok("standard input".to_owned());
+    }
+    if path.is_dir() {
+        return folder_hash(path);
+    }
     let mut hash = Sha256::new();
     let mut reader = BufReader::with_capacity(1 << 20, fs::File::open(path).in_file(path)?);
     loop {
@@ -73,6 +80,25 @@ pub fn file_hash(path: &Path) -> Result<String> {
         let length = bytes.len();
         reader.consume(length);
     }
+}
+
+/// A hash of the names and sizes of what lies in a folder and in the folders in it.
+fn folder_hash(folder: &Path) -> Result<String> {
+    let mut hash = Sha256::new();
+    let (mut folders, mut files) = (vec![folder.to_path_buf()], vec![]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).in_file(&folder)? {
+            let path = entry.in_file(&folder)?.path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    files.sort();
+    for file in files {
+        let size = fs::metadata(&file).in_file(&file)?.len();
+        hash.update(file.strip_prefix(folder).unwrap_or(&file).to_string_lossy().as_bytes());
+        hash.update(size.to_le_bytes());
+    }
+    Ok(text(&hash.finalize()))
 }
 
 /// A hash of numbers.

@@ -1,0 +1,183 @@
+//! `peft-onnx predict`
+
+use std::io::Write;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::opening::Opening;
+use super::{Columns, Global, Which, output, target};
+use crate::adapter::config::{Pooling, Task};
+use crate::error::{Error, Result};
+use crate::files::Staged;
+use crate::ort::Device;
+use crate::predict::{Predictor, Running, Shape};
+
+const AFTER_HELP: &str = "\
+A row in, a row out, as jsonl: its columns, and behind them what the model says. Labels need not be there.
+
+  seq-cls, image-cls, audio-cls  prediction (the class), probability, probabilities
+  multi-label                    prediction (the labels), probabilities
+  regression, rerank             prediction (a number)
+  token-cls                      prediction: for tokens a tag each, for text the entities with start, end, label, text, probability
+  qa                             prediction (the answer), start, end, probability, candidates
+  embedding                      vector; for rows of several texts similarity and vectors
+  causal-lm, seq2seq-lm          prediction (the text that goes on)
+  masked-lm                      prediction (the text with its hidden words), words
+  preference, reward             prediction (chosen or rejected), and what each got; a number for a single answer
+
+Examples:
+  peft-onnx predict model.lora --data new.csv -o answers.jsonl
+  peft-onnx predict tuned.onnx --data new.jsonl --task seq-cls --map headline=text
+  cat new.jsonl | peft-onnx predict model.lora --data - | jq .prediction";
+
+/// Options of `predict`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// An ONNX model, or a bundle
+    #[arg(value_name = "MODEL|BUNDLE")]
+    pub model: PathBuf,
+    /// The model that the bundle was made of, if it moved
+    #[arg(long, value_name = "MODEL")]
+    pub base: Option<PathBuf>,
+    /// Which adapter
+    #[command(flatten)]
+    pub which: Which,
+    /// The rows to answer
+    #[arg(long, aliases = ["predict-data", "test-file"], value_name = "FILE")]
+    pub data: PathBuf,
+    /// Where to write the answered rows [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Replace what is there
+    #[arg(long)]
+    pub force: bool,
+    /// What columns are for.
+    #[command(flatten)]
+    pub columns: Columns,
+    /// tokenizer.json, or its folder [default: beside the model, if it is needed]
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+    /// The model's task, if the graph does not say (for models; a bundle knows its task)
+    #[arg(long, value_name = "TASK", alias = "task-type", value_parser = super::task::parse)]
+    pub task: Option<Task>,
+    /// How a text's vector is made of its tokens' (for models; a bundle knows it): cls, mean, last or none
+    #[arg(long, value_name = "POOLING")]
+    pub pooling: Option<Pooling>,
+    /// Whether vectors have length 1 (for models; a bundle knows it)
+    #[arg(long, value_name = "true|false")]
+    pub normalize: Option<bool>,
+    /// Batch size, in rows of the data [default: 8, or as many as the model takes at once]
+    #[arg(long, aliases = ["per-device-eval-batch-size", "bs"], value_name = "ROWS")]
+    pub batch_size: Option<NonZeroUsize>,
+    /// Truncate rows to this many tokens [default: no truncation; a row that is too long for the model is an error]
+    #[arg(long, aliases = ["max-seq-length", "max-seq-len"], value_name = "TOKENS")]
+    pub max_length: Option<NonZeroUsize>,
+    /// For qa: part long texts into windows that share this many tokens with the one before [default: texts are cut]
+    #[arg(long, value_name = "TOKENS")]
+    pub doc_stride: Option<usize>,
+    /// Maximum number of tokens that a language model writes
+    #[arg(long, aliases = ["max-tokens"], value_name = "TOKENS", default_value_t = 128)]
+    pub max_new_tokens: usize,
+    /// Of many labels, take those from this probability on
+    #[arg(long, value_name = "PROBABILITY", default_value_t = 0.5)]
+    pub threshold: f64,
+    /// How many classes, words and answers are written with their probabilities
+    #[arg(long, alias = "top-k", value_name = "COUNT", default_value_t = 10)]
+    pub top: usize,
+    /// Put this before the names of the new columns
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub prefix: String,
+    /// Device: cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, help_heading = "Computing")]
+    pub device: Device,
+    /// Number of threads [default: as many as this process may use]
+    #[arg(long, value_name = "COUNT", help_heading = "Computing")]
+    pub threads: Option<NonZeroUsize>,
+}
+
+/// Answers rows.
+///
+/// # Errors
+/// Rows that do not fit the model; a model that does not give what its task reads.
+pub fn run(args: &Args, global: &Global) -> Result<()> {
+    if !(0.0..=1.0).contains(&args.threshold) {
+        return Err(Error::mismatch("--threshold", "a probability, from 0 to 1", args.threshold));
+    }
+    if let Some(path) = &args.output {
+        target::file(path, args.force)?;
+    }
+    let runtime = global.runtime(args.threads)?;
+    let model = args.opening().open()?;
+    let running =
+        Running { device: args.device, batch_size: model.source.batch_size(args.batch_size).get(), new_tokens: args.max_new_tokens };
+    let shape = Shape { threshold: args.threshold, top: args.top, prefix: args.prefix.clone() };
+    let mut predictor = Predictor::open(runtime, model, shape, running)?;
+    let mut lines = Lines::new(args.output.as_deref(), global.json)?;
+    let count = predictor.answer(&args.data, &mut |rows| rows.iter().try_for_each(|row| lines.write(row)))?;
+    lines.finish()?;
+    match &args.output {
+        Some(path) if global.json => output::print_json(&json!({"rows": count, "task": predictor.task().name(), "output": path})),
+        Some(path) if !global.quiet => output::print(&format!("answered {count} rows for {}: {}", predictor.task(), path.display())),
+        _ => Ok(()),
+    }
+}
+
+impl Args {
+    fn opening(&self) -> Opening<'_> {
+        Opening {
+            model: &self.model,
+            base: self.base.as_deref(),
+            which: &self.which,
+            tokenizer: self.tokenizer.as_deref(),
+            task: self.task,
+            pooling: self.pooling,
+            normalize: self.normalize,
+            columns: self.columns.renamed(),
+            max_length: self.max_length,
+            stride: self.doc_stride,
+        }
+    }
+}
+
+/// Where answered rows go, a line each; one list of all, where JSON is asked for on standard output.
+enum Lines {
+    Output { is_list: bool, count: usize },
+    File(Staged),
+}
+
+impl Lines {
+    fn new(file: Option<&Path>, is_list: bool) -> Result<Self> {
+        Ok(match file {
+            Some(path) => Self::File(Staged::new(path)?),
+            None => Self::Output { is_list, count: 0 },
+        })
+    }
+
+    fn write(&mut self, row: &Map<String, Value>) -> Result<()> {
+        let text = serde_json::to_string(row).map_err(|error| Error::format("JSON", error))?;
+        match self {
+            Self::File(file) => file.write(format!("{text}\n").as_bytes()),
+            Self::Output { is_list, count } => {
+                let before = match (*is_list, *count) {
+                    (false, _) => "",
+                    (true, 0) => "[\n",
+                    (true, _) => ",\n",
+                };
+                *count += 1;
+                let mut out = std::io::stdout().lock();
+                Ok(write!(out, "{before}{text}{}", if *is_list { "" } else { "\n" })?)
+            }
+        }
+    }
+
+    fn finish(self) -> Result<()> {
+        match self {
+            Self::File(file) => file.finish(),
+            Self::Output { is_list: true, .. } => output::print("\n]"),
+            Self::Output { is_list: false, .. } => Ok(std::io::stdout().lock().flush()?),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Parquet: rows one after another, a group of rows in memory at a time.
+
+use bytes::Bytes;
+use parquet::errors::ParquetError;
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use serde_json::Value;
+
+use super::{Record, Visit};
+use crate::data::wall::behind_wall;
+use crate::error::{Error, Place, Result};
+
+/// Shows the rows of a Parquet file. A row's line is its number.
+pub(super) fn each(bytes: &Bytes, visit: Visit<'_>) -> Result<()> {
+    let reader = behind_wall("a Parquet file", || SerializedFileReader::new(bytes.clone()))?.map_err(|error| bad(&error))?;
+    let mut rows = behind_wall("a Parquet file", || reader.get_row_iter(None))?.map_err(|error| bad(&error))?;
+    for line in 1.. {
+        let row = behind_wall("a Parquet file", || rows.next()).map_err(|error| error.at(Place::Line(line)))?;
+        let Some(row) = row else { break };
+        let row = row.map_err(|error| bad(&error).at(Place::Line(line)))?;
+        let Value::Object(fields) = row.to_json_value() else { continue };
+        visit(Record { line, fields })?;
+    }
+    Ok(())
+}
+
+fn bad(error: &ParquetError) -> Error {
+    let why = error.to_string();
+    let hint = if why.contains("Disabled feature") {
+        "write the file with snappy or gzip: pandas has df.to_parquet(\"rows.parquet\", compression=\"snappy\")"
+    } else {
+        "is the file complete?"
+    };
+    Error::format("a Parquet file", why).with_hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use parquet::basic::{Compression, GzipLevel};
+    use parquet::column::writer::ColumnWriter;
+    use parquet::data_type::ByteArray;
+    use parquet::file::properties::WriterProperties;
+    use parquet::file::writer::SerializedFileWriter;
+    use parquet::schema::parser::parse_message_type;
+    use serde_json::json;
+
+    use super::*;
+
+    const SCHEMA: &str = "message rows {
+        REQUIRED BYTE_ARRAY text (UTF8);
+        OPTIONAL INT64 label;
+        OPTIONAL GROUP tags (LIST) { REPEATED GROUP list { OPTIONAL INT32 element; } }
+    }";
+
+    fn written(compression: Compression) -> Result<Vec<u8>, ParquetError> {
+        let properties = WriterProperties::builder().set_compression(compression).build();
+        let mut bytes = vec![];
+        let mut writer = SerializedFileWriter::new(&mut bytes, Arc::new(parse_message_type(SCHEMA)?), Arc::new(properties))?;
+        let mut group = writer.next_row_group()?;
+        while let Some(mut column) = group.next_column()? {
+            match column.untyped() {
+                ColumnWriter::ByteArrayColumnWriter(column) => {
+                    column.write_batch(&[ByteArray::from("one"), ByteArray::from("two")], None, None)?;
+                }
+                ColumnWriter::Int64ColumnWriter(column) => {
+                    column.write_batch(&[7], Some(&[1, 0]), None)?;
+                }
+                ColumnWriter::Int32ColumnWriter(column) => {
+                    column.write_batch(&[1, 2], Some(&[3, 3, 0]), Some(&[0, 1, 0]))?;
+                }
+                _ => {}
+            }
+            column.close()?;
+        }
+        group.close()?;
+        writer.close()?;
+        Ok(bytes)
+    }
+
+    #[test]
+    fn rows_are_read_whatever_they_are_packed_with() -> Result<()> {
+        for compression in [Compression::UNCOMPRESSED, Compression::SNAPPY, Compression::GZIP(GzipLevel::default())] {
+            let bytes = written(compression).map_err(|error| bad(&error))?;
+            let mut rows = vec![];
+            each(&bytes.into(), &mut |record| {
+                rows.push((record.line, Value::Object(record.fields)));
+                Ok(())
+            })?;
+            let expected =
+                vec![(1, json!({"text": "one", "label": 7, "tags": [1, 2]})), (2, json!({"text": "two", "label": null, "tags": null}))];
+            assert_eq!(rows, expected, "{compression:?}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn damaged_files_are_errors() -> Result<()> {
+        let whole = written(Compression::SNAPPY).map_err(|error| bad(&error))?;
+        for length in [0, 3, 8, whole.len() / 2, whole.len() - 1] {
+            let error = each(&Bytes::from(whole[..length].to_vec()), &mut |_| Ok(())).expect_err("a part of a file");
+            assert!(error.to_string().contains("not a Parquet file") && error.hint().is_some(), "{error}");
+        }
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x55;
+            // Whatever comes of it: no panic.
+            let _ = each(&bytes.into(), &mut |_| Ok(()));
+        }
+        Ok(())
+    }
+}

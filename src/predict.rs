@@ -1,0 +1,205 @@
+//! Answers of a model to rows: of every task, row by row, as people read them.
+//!
+//! ```text
+//! file ─data::ask→ questions ─runner→ what the task reads of the model ─answers→ columns of a row
+//!                            ─writer→ text
+//! ```
+
+mod answers;
+pub mod mining;
+mod numbers;
+mod runner;
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::adapter::config::Task;
+use crate::anatomy::Reads;
+use crate::data::Asked;
+use crate::error::{Context, Error, Place, Result};
+use crate::evaluate::reference::Reference;
+use crate::generate::{Generator, Limits, Sampler, Sampling};
+use crate::onnx::Runnable;
+use crate::ort::{Device, Purpose, Runtime, Session, Settings};
+use crate::train::plan::LossPlan;
+use crate::training::Source;
+
+use answers::Answers;
+pub use answers::Shape;
+use runner::Runner;
+
+/// A model that answers rows.
+pub struct Predictor {
+    source: Source,
+    mind: Mind,
+    shape: Shape,
+    loss: LossPlan,
+    class_names: Vec<String>,
+    batch_size: usize,
+}
+
+/// What gives the answers.
+enum Mind {
+    /// Scores or vectors of rows.
+    Runner(Runner),
+    /// The probabilities of answers that rows have.
+    Judge(Reference),
+    /// Text that goes on from a row's.
+    Writer { generator: Box<Generator>, limits: Limits },
+}
+
+/// A model and what is known of it.
+pub struct Opened {
+    /// How rows are read.
+    pub source: Source,
+    /// What is minimised in training, which says how scores are meant.
+    pub loss: LossPlan,
+    /// The names of the classes in the order of their numbers.
+    pub class_names: Vec<String>,
+    /// The whole model, with logits of this name, for tasks that ask for words.
+    pub whole: Box<dyn Fn() -> Result<Whole>>,
+    /// The graph that gives what the task reads, and its trainable vector, if it has one.
+    pub graph: Box<dyn Fn() -> Result<Read>>,
+    /// Tokens that end a text.
+    pub stop: Vec<i32>,
+}
+
+/// A whole model, and the name of its logits.
+pub type Whole = (Runnable, String);
+
+/// A graph that gives what a task reads, and its trainable vector.
+pub type Read = (Runnable, Option<Vec<f32>>);
+
+/// How a model is run.
+#[derive(Clone, Copy, Debug)]
+pub struct Running {
+    /// The device.
+    pub device: Device,
+    /// Rows at a time.
+    pub batch_size: usize,
+    /// Tokens that are written at most.
+    pub new_tokens: usize,
+}
+
+impl Predictor {
+    /// Opens a model to answer rows.
+    ///
+    /// # Errors
+    /// A graph that does not give what the task reads, or that ONNX Runtime refuses.
+    pub fn open(runtime: &Runtime, model: Opened, shape: Shape, running: Running) -> Result<Self> {
+        let Opened { source, loss, class_names, whole, graph, stop } = model;
+        let settings = Settings { device: running.device, purpose: Purpose::Inference, ..Settings::default() };
+        if matches!(source.task(), Task::Ctc | Task::SpeechSeq2Seq) {
+            let error = Error::unsupported(format!("answers for {}", source.task()), "rows of sounds are not written out here");
+            return Err(error.with_hint("`peft-onnx eval` measures them, `peft-onnx generate` writes what one sound says"));
+        }
+        let asks_words = source.hard_prompt().is_some() || source.task() == Task::MaskedLm;
+        let mind = match source.task().row().reads {
+            _ if asks_words => {
+                let (graph, logits) = whole()?;
+                Mind::Runner(Runner::new(Session::open(runtime, graph, &settings)?, vec![logits], None)?)
+            }
+            Reads::Vocabulary => {
+                let (graph, _) = whole()?;
+                let generator = Generator::fed(runtime, graph, source.filling().feeding, running.device)?;
+                let limits = Limits { new_tokens: running.new_tokens, stop, positions: source.positions() };
+                Mind::Writer { generator: Box::new(generator), limits }
+            }
+            Reads::TokenLogProbs => {
+                let (graph, logits) = whole()?;
+                Mind::Judge(Reference::new(Session::open(runtime, graph, &settings)?, &logits)?)
+            }
+            reads => {
+                let (graph, trainable) = graph()?;
+                let names = reads.names().iter().map(ToString::to_string).collect();
+                Mind::Runner(Runner::new(Session::open(runtime, graph, &settings)?, names, trainable)?)
+            }
+        };
+        Ok(Self { source, mind, shape, loss, class_names, batch_size: running.batch_size })
+    }
+
+    /// The task.
+    #[must_use]
+    pub fn task(&self) -> Task {
+        self.source.task()
+    }
+
+    /// The vectors of texts of a column, in their order.
+    ///
+    /// # Errors
+    /// A model that gives none; texts that it cannot take.
+    pub fn vectors(&mut self, texts: &[&str], column: &str) -> Result<Vec<Vec<f32>>> {
+        let Mind::Runner(runner) = &mut self.mind else {
+            return Err(Error::unsupported("vectors of this model", "it is not asked for embeddings"));
+        };
+        let mut found = vec![];
+        for texts in texts.chunks(self.batch_size * 16) {
+            let asked = texts.iter().map(|text| self.source.ask_text(text, column)).collect::<Result<Vec<_>>>()?;
+            let given = runner.run(&asked, Path::new(""), &self.source, self.batch_size)?;
+            found.extend(given.into_iter().filter_map(|mut parts| Some(parts.pop()?.pop()?.1)));
+        }
+        Ok(found)
+    }
+
+    /// Answers all rows of a file, in their order; `tell` gets some at a time, each with its columns and the answer's behind them.
+    ///
+    /// # Errors
+    /// As [`ask`](crate::data::ask); a column that has the name of one of the answer's; whatever `tell` returns.
+    pub fn answer(&mut self, file: &Path, tell: &mut dyn FnMut(Vec<Map<String, Value>>) -> Result<()>) -> Result<usize> {
+        /// Batches whose rows are in memory together: enough to sort their texts by length.
+        const BATCHES: usize = 16;
+        let Self { source, mind, shape, loss, class_names, batch_size } = self;
+        let source = &*source;
+        let answers = Answers { source, shape, loss, names: class_names };
+        let mut count = 0;
+        source.ask(file, *batch_size * BATCHES, &mut |asked| {
+            let found = match mind {
+                Mind::Runner(runner) => {
+                    runner.run(&asked, file, source, *batch_size).and_then(|found| answers.of_scores(&asked, &found))?
+                }
+                Mind::Judge(judge) => {
+                    runner::judged(judge, &asked, file, source, *batch_size).map(|found| answers::of_chances(&asked, &found))?
+                }
+                Mind::Writer { generator, limits } => {
+                    asked.iter().map(|row| written(generator, limits, row, source)).collect::<Result<_>>()?
+                }
+            };
+            count += asked.len();
+            let rows = asked.into_iter().zip(found).map(|(row, found)| joined(row, found, &shape.prefix)).collect::<Result<_>>();
+            tell(rows.in_file(file)?)
+        })?;
+        Ok(count)
+    }
+}
+
+/// A row's own columns, and those of its answer.
+fn joined(row: Asked, found: Map<String, Value>, prefix: &str) -> Result<Map<String, Value>> {
+    let mut fields = row.fields;
+    for (name, value) in found {
+        let name = format!("{prefix}{name}");
+        if fields.contains_key(&name) {
+            let error =
+                Error::invalid(format!("the data has a column {name}, which is what the answer is called")).at(Place::Line(row.line));
+            return Err(error.with_hint("--prefix TEXT puts a text before the names of the answer's columns"));
+        }
+        fields.insert(name, value);
+    }
+    Ok(fields)
+}
+
+/// What a model writes behind a row's text.
+fn written(generator: &mut Generator, limits: &Limits, row: &Asked, source: &Source) -> Result<Map<String, Value>> {
+    let prompt = row.question.parts.first().map(|(_, example)| example.input_ids.as_slice()).unwrap_or_default();
+    let mut sampler = Sampler::new(Sampling { temperature: 0.0, top_k: None, top_p: 1.0, repetition_penalty: 1.0, seed: 0 })?;
+    let tokens = generator.generate(prompt, limits, &mut sampler, &mut |_| Ok(())).at(Place::Line(row.line))?;
+    let text = match source.tokenizer() {
+        // The first word keeps the space in front of it only if it is decoded behind the prompt.
+        Some(tokenizer) => {
+            let (before, all) = (tokenizer.decode(prompt)?, tokenizer.decode(&[prompt, &tokens].concat())?);
+            all.strip_prefix(&before).map_or_else(|| tokenizer.decode(&tokens), |text| Ok(text.to_owned()))?.into()
+        }
+        None => tokens.into(),
+    };
+    Ok([("prediction".to_owned(), text)].into_iter().collect())
+}
