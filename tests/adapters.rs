@@ -169,7 +169,7 @@ fn an_adapter_of_other_modules_or_ranks_is_refused() {
     done(&[word("combine"), &case("lora_qv"), &case("lora_schedule"), word("-o"), &both]);
     for (adapter, expected) in [
         (case("lora_all_linear_rslora"), "no optional input of the inference graph named"),
-        (case("prompt"), "method: expected \"lora\", found \"prompt_tuning\""),
+        (case("prompt"), "method: expected lora, found prompt_tuning"),
         (both, "shape: expected [4,32], found [8,32]"),
     ] {
         let output = peft_onnx(&[

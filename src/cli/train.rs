@@ -1,20 +1,21 @@
 //! `peft-onnx train`
 
+mod choices;
+
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
-use clap::ValueEnum;
 use serde::{Serialize, Serializer};
 use serde_json::json;
+
+pub use choices::{BatchSampler, Comparison, PackingStrategy, ReportTo, RowsAtATime};
 
 use super::progress::Progress;
 use super::{Columns, Global, config, output, signals};
 use crate::adapter::methods;
-use crate::data::{HeldOut, Order, Packing, Sampler, ValSize};
+use crate::data::{HeldOut, Order, Packing, ValSize};
 use crate::error::{Context, Result};
 use crate::evaluate::Evaluation;
-use crate::evaluate::reference::Referee;
 use crate::export::Manifest;
 use crate::ort::Device;
 use crate::training::schedule::Decay;
@@ -211,82 +212,6 @@ pub struct Training {
     pub threads: Option<NonZeroUsize>,
 }
 
-/// Which rows may be in one batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum BatchSampler {
-    /// Any.
-    #[value(alias = "batch-sampler", alias = "batch_sampler")]
-    Any,
-    /// None with a text that another one has.
-    #[value(alias = "no_duplicates")]
-    NoDuplicates,
-}
-
-impl From<BatchSampler> for Sampler {
-    fn from(sampler: BatchSampler) -> Self {
-        match sampler {
-            BatchSampler::Any => Self::Any,
-            BatchSampler::NoDuplicates => Self::NoDuplicates,
-        }
-    }
-}
-
-/// What preferences are compared with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Comparison {
-    /// The base without the adapter.
-    Base,
-    /// The adapter as `inject` wrote it.
-    Initial,
-}
-
-impl From<Comparison> for Referee {
-    fn from(comparison: Comparison) -> Self {
-        match comparison {
-            Comparison::Base => Self::Base,
-            Comparison::Initial => Self::Initial,
-        }
-    }
-}
-
-/// Rows at a time: a number, or as many as there is memory for.
-#[derive(Clone, Copy, Debug)]
-pub struct RowsAtATime(MicroBatch);
-
-impl FromStr for RowsAtATime {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "auto" {
-            return Ok(Self(MicroBatch::Fitting));
-        }
-        let rows = text.parse().map_err(|_| format!("expected a number of rows from 1, or auto, found {text:?}"))?;
-        Ok(Self(MicroBatch::Rows(rows)))
-    }
-}
-
-impl Serialize for RowsAtATime {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            MicroBatch::Rows(rows) => serializer.serialize_u64(u64::try_from(rows.get()).unwrap_or(u64::MAX)),
-            MicroBatch::Fitting => serializer.serialize_str("auto"),
-            MicroBatch::Whole => serializer.serialize_none(),
-        }
-    }
-}
-
-/// How rows are packed, in TRL's words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum PackingStrategy {
-    /// Whole rows, best fit decreasing.
-    Bfd,
-    /// All rows one after another, cut into blocks.
-    Wrapped,
-}
-
 /// Numbers of the optimizer, of every command that writes or makes its steps.
 #[derive(Clone, Copy, Debug, Serialize, clap::Args)]
 #[serde(rename_all = "kebab-case")]
@@ -319,16 +244,6 @@ impl Hyperparameters {
             ("max_grad_norm", self.max_grad_norm),
         ]
     }
-}
-
-/// Programs that read what happened in a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum ReportTo {
-    /// metrics.jsonl and report.html alone
-    None,
-    /// TensorBoard: files of events in the run's folder
-    Tensorboard,
 }
 
 /// Writes what has a name by that.

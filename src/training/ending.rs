@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Summary;
 use super::best::{Best, Goal};
 use super::options::Watching;
+use crate::data::Dataset;
 use crate::error::{Context, Error, Result};
 use crate::evaluate::{Evaluation, Metrics};
 use crate::export::{Bundle, Manifest, adapter_file, card, pending};
@@ -103,4 +104,18 @@ pub(super) fn report(
 pub(super) fn mean(losses: &[f32]) -> Option<f32> {
     let sum: f64 = losses.iter().copied().map(f64::from).sum();
     (!losses.is_empty()).then(|| (sum / losses.len() as f64) as f32)
+}
+
+#[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "numbers of steps are far below 2^53")]
+pub(super) fn ratio(step: u64, of: usize) -> f64 {
+    step as f64 / of.max(1) as f64
+}
+
+pub(super) fn whole(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}
+
+/// The names of classes that predictions are told by: those of the data, else the bundle's.
+pub(super) fn names_of(dataset: &Dataset, manifest: &Manifest) -> Vec<String> {
+    dataset.class_names.clone().unwrap_or_else(|| manifest.class_names.clone())
 }

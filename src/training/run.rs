@@ -9,7 +9,7 @@ use indexmap::IndexMap;
 
 use super::ahead::{Ahead, Group};
 use super::best::Best;
-use super::ending::{describe, environment, finished, is_exhausted, mean, measured, nothing_measured, report};
+use super::ending::{describe, environment, finished, is_exhausted, mean, measured, names_of, nothing_measured, ratio, report, whole};
 use super::engine::{Engine, Opening};
 use super::events::Events;
 use super::graphs::{STATES, open as open_graph};
@@ -22,8 +22,8 @@ use crate::data::{Cursor, Dataset};
 use crate::error::{Error, ErrorKind, Result};
 use crate::evaluate::reference::Reference;
 use crate::evaluate::{Evaluation, Evaluator, teacher};
+use crate::export::Bundle;
 use crate::export::adapter_file::Frame;
-use crate::export::{Bundle, Manifest};
 use crate::ort::{Feed, Runtime};
 use crate::training::checkpoint::{self, Checkpoint, Conditions, Keep, Record};
 use crate::training::metrics::{Metrics, StepRecord};
@@ -496,17 +496,3 @@ const SMALLER: &str = "try a smaller --learning-rate, a longer --warmup-steps or
 /// What to do about a loss that was no number before anything was learnt.
 const UNTRAINED: &str = "nothing was learnt before, so it is not the learning rate: the model itself computes no number for these rows, because of what \
                          they hold or because its weights are not all finite (`peft-onnx eval` on each row tells which)";
-
-#[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "numbers of steps are far below 2^53")]
-fn ratio(step: u64, of: usize) -> f64 {
-    step as f64 / of.max(1) as f64
-}
-
-fn whole(number: usize) -> u64 {
-    u64::try_from(number).unwrap_or(u64::MAX)
-}
-
-/// The names of classes that predictions are told by: those of the data, else the bundle's.
-fn names_of(dataset: &Dataset, manifest: &Manifest) -> Vec<String> {
-    dataset.class_names.clone().unwrap_or_else(|| manifest.class_names.clone())
-}

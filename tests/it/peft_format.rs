@@ -36,13 +36,19 @@ fn every_setting_and_tensor_survives() {
 
         let copy = tempfile::tempdir().expect("a folder");
         let offsets = peft::write(copy.path(), &files).unwrap_or_else(|error| panic!("{error}"));
-        let [before, after] = [folder.as_path(), copy.path()].map(|f| safetensors::read(&f.join(peft::WEIGHTS_FILE)).expect("tensors"));
+        let [mut before, after] = [folder.as_path(), copy.path()].map(|f| safetensors::read(&f.join(peft::WEIGHTS_FILE)).expect("tensors"));
+        // A module to which AdaLoRA gave no rank has tensors without elements.
+        before.retain(|_, tensor| tensor.shape().iter().all(|length| *length > 0));
         assert_eq!(before, after, "{}", folder.display());
         assert_eq!(offsets.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
 
         let [mut before, mut after] = [folder.as_path(), copy.path()].map(|f| settings(&f.join(peft::CONFIG_FILE)));
         for settings in [&mut before, &mut after] {
             settings.remove("inference_mode");
+            // PEFT writes a scaling of 50.0 as it was given; 50 is the same number.
+            for number in settings.values_mut().filter(|value| value.is_number()) {
+                *number = number.as_f64().into();
+            }
             for list in settings.values_mut().filter_map(serde_json::Value::as_array_mut) {
                 list.sort_by_key(ToString::to_string);
                 list.dedup();
