@@ -2,7 +2,7 @@
 //!
 //! Optimum merges a decoder with a cache and one without into one graph, which the input `use_cache_branch` chooses from. Training sees
 //! whole sequences, so that the one without is trained; weights stand outside of both. An adapter that stays in the graph is put into each,
-//! and [`join`](super::join) makes one graph of them again.
+//! and [`join`](super::join()) makes one graph of them again.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -75,7 +75,7 @@ impl Bundle {
     /// A bundle in memory: a model with an adapter in it, and the graphs that train and run that.
     ///
     /// # Errors
-    /// As [`inject`](super::injection::inject).
+    /// As `inject`.
     pub fn of(model: &Model, asked: &Injection) -> Result<Self> {
         let mut graphs = IndexMap::new();
         let Injected { manifest, files, .. } = inject(model.clone(), asked, &mut |purpose, graph| {

@@ -36,7 +36,7 @@ pub fn write(bundle: &Bundle, numbers: &[(&str, f64)], folder: &Path) -> Result<
 /// Writes [`INITIAL`] alone.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_initial(bundle: &Bundle, folder: &Path) -> Result<()> {
     let vector = trainable::read(bundle.folder(), bundle.manifest())?;
     let trainable = Tensor::from_f32(&[vector.len()], &vector);

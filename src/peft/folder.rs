@@ -58,7 +58,7 @@ impl AdapterFiles {
         Read { raw, beside }.settled(config, [CONFIG_FILE, WEIGHTS_FILE, file].map(Path::new))
     }
 
-    /// The files of the adapter by their names, as [`write`] writes them.
+    /// The files of the adapter by their names, as [`write()`] writes them.
     ///
     /// # Errors
     /// A tensor of a type that the safetensors format does not have.

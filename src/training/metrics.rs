@@ -86,7 +86,7 @@ impl Metrics {
         fault::point().and_then(|()| self.file.sync_data()).in_file(&self.path)
     }
 
-    /// Appends one record: a [`StepRecord`] or an [`EvalRecord`].
+    /// Appends one record: a [`StepRecord`] or that of an evaluation.
     ///
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) with the file.
