@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::error::{Error, Result};
-use crate::ir::{Attr, Builder, Dim, Expr, Fact, Graph, Node, NodeSpec, ValueId};
+use crate::ir::{Attr, Builder, DType, Dim, Expr, Fact, Graph, LATER, Node, NodeSpec, ValueId};
 
 /// The lengths of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +106,9 @@ fn nodes<'b>(b: &'b Builder, graph: &Graph, mut here: HashMap<ValueId, Expr<'b>>
             ..NodeSpec::default()
         };
         let written = b.node(spec);
+        if let Some((fact, output)) = told(node, &here).zip(written.first().copied().flatten()) {
+            b.assume(output.id(), fact);
+        }
         here.extend(node.outputs.iter().zip(written).filter_map(|(output, value)| output.zip(value)));
         if let Some(Attr::Graph(body)) = node.attrs.get("body").filter(|_| &*node.op == "Scan") {
             let inner = round(b, node, body, &here, lengths)?;
@@ -115,6 +118,23 @@ fn nodes<'b>(b: &'b Builder, graph: &Graph, mut here: HashMap<ValueId, Expr<'b>>
     }
     let facts = here.iter().map(|(&id, value)| (id, value.fact())).collect();
     Ok(Settled { facts, bodies, lengths })
+}
+
+/// What is told of a node's output beyond what inference finds.
+fn told(node: &Node, here: &HashMap<ValueId, Expr<'_>>) -> Option<Fact> {
+    let input = here.get(&node.input(0)?)?.fact();
+    // A view that waits has the shape of what it is of, though its target is computed.
+    if node.metadata(LATER).is_some() {
+        return Some(Fact { contents: None, ..input });
+    }
+    // Which axes were stretched, of a gradient: with numbers for lengths, the comparison of two shapes is known.
+    if &*node.op != "NonZero" || input.rank() != Some(1) {
+        return None;
+    }
+    let elements: Vec<i64> = input.contents?.iter().map(Dim::as_known).collect::<Option<_>>()?;
+    let places: Vec<Dim> = (0..).map(Dim::known).zip(elements).filter(|(_, element)| *element != 0).map(|(place, _)| place).collect();
+    let count = Dim::known(i64::try_from(places.len()).ok()?);
+    Some(Fact { contents: Some(places), ..Fact::new(DType::I64, vec![Dim::known(1), count]) })
 }
 
 /// How many values a `Scan` carries, and the axes of what it reads slice by slice.

@@ -163,5 +163,7 @@ fn scores_of_all_queries_never_exist_at_once() {
     for choice in CHOICES {
         assert_eq!(scores(&of(choice)), Vec::<String>::new(), "{choice}");
     }
-    assert_eq!(of("attention").nodes().iter().filter(|node| &*node.op == "Scan").count(), 4, "two layers, forward and backward");
+    let scans = |choice: &str| of(choice).nodes().iter().filter(|node| &*node.op == "Scan").count();
+    assert_eq!(scans("none"), 1, "the loss alone");
+    assert_eq!(scans("attention"), 1 + 4, "the loss; two layers, forward and backward");
 }
