@@ -22,10 +22,12 @@ struct Case {
     task: Option<&'static str>,
     /// The name of a start that takes the factors out of the base's weights: a fresh adapter, since PEFT's is of a base of its own.
     start: Option<&'static str>,
+    /// The largest difference of trained weights, as a share of the tensor's largest.
+    weight: f64,
 }
 
 const fn case(family: &'static str, folder: &'static str) -> Case {
-    Case { family, folder, task: None, start: None }
+    Case { family, folder, task: None, start: None, weight: WEIGHT }
 }
 
 const CASES: &[Case] = &[
@@ -48,7 +50,8 @@ const CASES: &[Case] = &[
     case("qwen2", "fourierft"),
     case("qwen2", "hira"),
     case("gpt2", "lora_c_attn"),
-    case("gpt2", "adalora"),
+    // One element's first gradient is 9e-9, of 1e-2: less than AdamW's epsilon, so the last digit of that sum is a twentieth of a step.
+    Case { weight: 1e-2, ..case("gpt2", "adalora") },
     case("gpt2", "fourierft"),
     case("gpt2", "hira"),
     case("bert_encoder", "head_mean"),
@@ -171,7 +174,7 @@ fn follow(case: &Case, model: &Path) -> Result<(), String> {
     run(&train_arguments(&source, &expected, &bundle))?;
     losses_are(&expected, &bundle)?;
     if case.start.is_none() {
-        weights_are(&source, &bundle)?;
+        weights_are(&source, &bundle, case.weight)?;
     }
     run(&["merge".into(), text(&bundle), "-o".into(), text(&merged)])?;
     logits_are(&source, &merged, "final")
@@ -227,7 +230,7 @@ fn losses_are(expected: &Value, bundle: &Path) -> Result<(), String> {
     Ok(())
 }
 
-fn weights_are(source: &Path, bundle: &Path) -> Result<(), String> {
+fn weights_are(source: &Path, bundle: &Path, tolerance: f64) -> Result<(), String> {
     let read = |path: PathBuf| safetensors::read(&path).map_err(|e| e.to_string());
     let (ours, theirs) = (read(bundle.join("adapter_model.safetensors"))?, read(source.join("adapter_final/adapter_model.safetensors"))?);
     let names = |tensors: &indexmap::IndexMap<String, Tensor>| tensors.keys().cloned().collect::<std::collections::BTreeSet<_>>();
@@ -235,7 +238,7 @@ fn weights_are(source: &Path, bundle: &Path) -> Result<(), String> {
         return Err(format!("tensors {:?}, expected {:?}", names(&ours), names(&theirs)));
     }
     for (name, theirs) in &theirs {
-        close(name, &ours[name].to_f32().unwrap(), &theirs.to_f32().unwrap(), WEIGHT)?;
+        close(name, &ours[name].to_f32().unwrap(), &theirs.to_f32().unwrap(), tolerance)?;
     }
     Ok(())
 }
