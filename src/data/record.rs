@@ -240,6 +240,11 @@ mod tests {
             Case("a.json", "[{\"text\":\"x\"},\n {\"text\":\"y\"}]\n", "1 {\"text\":\"x\"}\n2 {\"text\":\"y\"}"),
             Case("a.json", "{\n \"text\": \"x\"\n}\n{\"text\":\"y\"}", "1 {\"text\":\"x\"}\n4 {\"text\":\"y\"}"),
             Case("a.json", "{\"version\": 1,\n\"data\": [\n{\"text\":\"x\"}]}", "3 {\"text\":\"x\"}"),
+            Case("a.json", "{\"info\": {\"data\": [{}]}, \"data\" : [\n{\"text\":\"x\"}]}", "2 {\"text\":\"x\"}"),
+            // The only row of a file, with a list of objects in it.
+            Case("a.jsonl", "{\"text\":\"x\",\"spans\":[{\"at\":1}]}\n", "1 {\"text\":\"x\",\"spans\":[{\"at\":1}]}"),
+            Case("a.jsonl", "{\"chat\":[{\"role\":\"user\"}]}\n", "1 {\"chat\":[{\"role\":\"user\"}]}"),
+            Case("a.json", "\u{feff}[\r\n{\"text\":\"x\"},\r\n{\"text\":\"y\"}\r\n]", "2 {\"text\":\"x\"}\n3 {\"text\":\"y\"}"),
             Case("a.tsv", "prompt\tcompletion\nWhy, then?\tSo.\n", "2 {\"prompt\":\"Why, then?\",\"completion\":\"So.\"}"),
             Case("a.txt", "\none\ntwo\n \n\nthree\n", "2 {\"text\":\"one\\ntwo\"}\n6 {\"text\":\"three\"}"),
         ] {

@@ -1,5 +1,6 @@
 //! JSON: an object a line, objects that go over several lines, or a list of objects.
 
+use serde::de::IgnoredAny;
 use serde_json::{Deserializer, Map, Value};
 
 use super::{Record, Visit};
@@ -57,15 +58,63 @@ fn spread(text: &str) -> Option<(Map<String, Value>, usize)> {
     Some((fields, start + stream.byte_offset()))
 }
 
-/// Where the rows begin in a file that is one object with one list of objects in it, such as `{"version": .., "data": [..]}`; a conversation is a row
-/// itself.
+/// Columns of rows: an object with one of these is a row itself, whatever lists are in it.
+const OF_ROWS: [&str; 23] = [
+    "text",
+    "label",
+    "labels",
+    "prompt",
+    "completion",
+    "chosen",
+    "rejected",
+    "messages",
+    "conversations",
+    "tools",
+    "instruction",
+    "output",
+    "input_ids",
+    "tokens",
+    "entities",
+    "question",
+    "context",
+    "answers",
+    "query",
+    "anchor",
+    "sentence1",
+    "image",
+    "audio",
+];
+
+/// Where the rows begin in a file that is one object with one list of objects in it, such as `{"version": .., "data": [..]}`; a row, and a list of
+/// messages under whatever name, are not taken apart.
 fn rows_in(text: &str, fields: &Map<String, Value>) -> Option<usize> {
-    const OF_ROWS: [&str; 6] = ["messages", "conversations", "tools", "entities", "prompt", "chosen"];
-    let is_rows = |value: &Value| value.as_array().is_some_and(|items| !items.is_empty() && items.iter().all(Value::is_object));
-    let mut lists = fields.iter().filter(|(name, value)| !OF_ROWS.contains(&name.as_str()) && is_rows(value));
-    let (name, _) = lists.next().filter(|_| lists.next().is_none() && !fields.contains_key("messages"))?;
-    let key = text.find(&format!("\"{name}\""))?;
-    Some(key + text[key..].find('[')?)
+    if fields.keys().any(|name| OF_ROWS.contains(&name.as_str())) {
+        return None;
+    }
+    let is_message = |item: &Value| item.get("role").or_else(|| item.get("from")).is_some_and(Value::is_string);
+    let is_rows = |items: &Vec<Value>| !items.is_empty() && items.iter().all(Value::is_object) && !items.iter().all(is_message);
+    let mut lists = fields.iter().filter(|(_, value)| value.as_array().is_some_and(is_rows));
+    let (name, _) = lists.next().filter(|_| lists.next().is_none())?;
+    let value = value_of(text, name)?;
+    Some(value + text[value..].find('[')?)
+}
+
+/// The byte behind the colon of a name in the object that a text is; names in its values do not count.
+fn value_of(text: &str, name: &str) -> Option<usize> {
+    let mut at = text.find('{')? + 1;
+    loop {
+        let mut key = Deserializer::from_str(&text[at..]).into_iter::<String>();
+        let found = key.next()?.ok()?;
+        at += key.byte_offset();
+        at += text[at..].find(':')? + 1;
+        if found == name {
+            return Some(at);
+        }
+        let mut value = Deserializer::from_str(&text[at..]).into_iter::<IgnoredAny>();
+        value.next()?.ok()?;
+        at += value.byte_offset();
+        at += text[at..].find(',')? + 1;
+    }
 }
 
 /// A list of objects that begins at a byte of the text.
