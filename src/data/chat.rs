@@ -36,7 +36,10 @@ impl Message {
     /// # Errors
     /// [`Mismatch`](crate::ErrorKind::Mismatch) if this is no list of objects with a role.
     pub(super) fn list(value: &Value) -> Result<Vec<Self>> {
-        let wrong = |found: String| Error::mismatch("messages", "a list of objects with role and content", found);
+        let wrong = |found: String| {
+            let error = Error::mismatch("messages", "a list of objects with role and content", found);
+            error.with_hint("a message is {\"role\": \"user\", \"content\": \"Hello\"}; usual roles are system, user and assistant")
+        };
         let messages: Vec<Self> = Deserialize::deserialize(value).map_err(|error: serde_json::Error| wrong(error.to_string()))?;
         match messages.iter().position(|message| message.role().is_empty()) {
             Some(at) => Err(wrong(format!("message {} without a role", at + 1))),

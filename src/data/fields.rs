@@ -17,7 +17,10 @@ pub(super) fn json(value: &Value) -> Cow<'_, Value> {
 }
 
 pub(super) fn string<'a>(fields: &'a Fields, column: &'static str) -> Result<&'a str> {
-    fields[column].as_str().ok_or_else(|| Error::mismatch(column, "text", describe(&fields[column])))
+    fields[column].as_str().ok_or_else(|| {
+        let error = Error::mismatch(column, "text", describe(&fields[column]));
+        error.with_hint(format!("write it in quotation marks, or name the column that has the texts: --map COLUMN={column}"))
+    })
 }
 
 /// The error about a text of spaces alone.

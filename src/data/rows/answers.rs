@@ -59,19 +59,22 @@ struct Found {
     start: usize,
 }
 
+/// What answers look like.
+const FORM: &str = "answers are {\"text\": [\"Paris\"], \"answer_start\": [10]}, with empty lists where there is no answer";
+
 fn answers(fields: &Fields, context: &str) -> Result<Vec<Found>> {
     let Some(value) = fields.get("answers").filter(|value| !value.is_null()) else {
         let error = Error::not_found("column", "answers");
-        return Err(
-            error.with_hint("answers are {\"text\": [\"Paris\"], \"answer_start\": [10]}, with empty lists where there is no answer")
-        );
+        return Err(error.with_hint(FORM));
     };
     let value = json(value);
     let (Some(texts), Some(starts)) = (value["text"].as_array(), value["answer_start"].as_array()) else {
-        return Err(Error::mismatch("answers", "{\"text\": [..], \"answer_start\": [..]}", describe(&value)));
+        let error = Error::mismatch("answers", "{\"text\": [..], \"answer_start\": [..]}", describe(&value));
+        return Err(error.with_hint(FORM));
     };
     if texts.len() != starts.len() {
-        return Err(Error::mismatch("answer_start", format!("{}, one for each text of answers", texts.len()), starts.len()));
+        let error = Error::mismatch("answer_start", format!("{}, one for each text of answers", texts.len()), starts.len());
+        return Err(error.with_hint(FORM));
     }
     let answer = |(text, start): (&Value, &Value)| {
         let text = text.as_str().ok_or_else(|| Error::mismatch("answers", "texts", describe(text)))?;

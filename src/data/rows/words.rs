@@ -18,7 +18,10 @@ pub(super) fn tags(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
         fields.get("labels").ok_or_else(|| Error::not_found("column", "tags").with_hint("a row of tokens has tags, one for each"))?;
     let tags = json(tags);
     let (Value::Array(words), Value::Array(tags)) = (&*tokens, &*tags) else {
-        return Err(Error::mismatch("tokens and tags", "two lists", format!("{} and {}", describe(&tokens), describe(&tags))));
+        let error = Error::mismatch("tokens and tags", "two lists", format!("{} and {}", describe(&tokens), describe(&tags)));
+        return Err(
+            error.with_hint("a row is {\"tokens\": [\"Ada\", \"wrote\"], \"tags\": [\"B-PER\", \"O\"]}; a whole text goes with entities")
+        );
     };
     if words.len() != tags.len() {
         let error = Error::mismatch("tags", format!("{}, one for each of the tokens", words.len()), tags.len());
