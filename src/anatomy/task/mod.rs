@@ -143,7 +143,10 @@ fn of_graph(view: &View<'_>, head: &Head) -> Guess {
     let because = |task, why: &str| Guess { task: Some(task), why: format!("{logits} {why}"), ..Guess::default() };
     let either =
         |candidates: &[Task], why: &str| Guess { why: format!("{logits} {why}"), candidates: candidates.to_vec(), ..Guess::default() };
-    if predicts_vocabulary(anatomy, head) || anatomy.inputs.decoder_input_ids.is_some() {
+    let rank = view.axes().map(|axes| axes.len());
+    // Characters may be as many as tokens.
+    let spells = rank == Some(3) && view.declared.is("ForCTC");
+    if (predicts_vocabulary(anatomy, head) && !spells) || anatomy.inputs.decoder_input_ids.is_some() {
         let cross = anatomy.inputs.decoder_input_ids.is_some() || anatomy.attentions.iter().any(|attention| attention.cross);
         return match anatomy.sight() {
             _ if cross && view.hears() => {
@@ -160,9 +163,8 @@ fn of_graph(view: &View<'_>, head: &Head) -> Guess {
             ),
         };
     }
-    let rank = view.axes().map(|axes| axes.len());
     let (task, what) = match rank {
-        Some(3) if view.declared.is("ForCTC") => (Task::Ctc, "has a score for each character at each frame of a sound"),
+        Some(3) if spells => (Task::Ctc, "has a score for each character at each frame of a sound"),
         Some(3) => (Task::TokenCls, "has a score for each class at each position"),
         _ => match view.feeds.classified() {
             task @ Task::ImageCls => (task, "has a score for each class, for an image"),

@@ -121,16 +121,41 @@ fn the_folder_of_a_model_is_evidence() {
     let rows = [
         (Declared::default(), Some(Task::SeqCls)),
         (of_class("BertForSequenceClassification"), Some(Task::SeqCls)),
-        // A body's configuration stays with what was made of it.
+        // A body's configuration stays with what was made of it: these are no scores of tokens or frames.
         (of_class("LlamaForCausalLM"), Some(Task::SeqCls)),
+        (of_class("Wav2Vec2ForCTC"), Some(Task::SeqCls)),
         (of_class("BertForQuestionAnswering"), None),
-        (of_class("Wav2Vec2ForCTC"), None),
         (of_type("single_label_classification"), Some(Task::SeqCls)),
         (of_type("multi_label_classification"), None),
         (of_type("regression"), None),
     ];
     for (declared, expected) in rows {
         assert_eq!(guess(&graph, &anatomy, &declared).task, expected, "{declared:?}");
+    }
+}
+
+#[test]
+fn classes_of_models_of_speech_have_their_tasks() {
+    let of_class = |name: &str| Declared { architecture: Some(name.to_owned()), is_encoder_decoder: true, ..Declared::default() };
+    for (name, task) in [
+        ("Wav2Vec2ForCTC", Task::Ctc),
+        ("WhisperForConditionalGeneration", Task::SpeechSeq2Seq),
+        ("Speech2TextForConditionalGeneration", Task::SpeechSeq2Seq),
+        ("SpeechT5ForSpeechToText", Task::SpeechSeq2Seq),
+        ("T5ForConditionalGeneration", Task::Seq2SeqLm),
+    ] {
+        assert_eq!(of_class(name).task(), Some(task), "{name}");
+    }
+    // Few characters, and as many as tokens are.
+    for characters in [32, 4000] {
+        let b = Builder::new(ModelInfo::dialect());
+        let sound = b.input("input_values", DType::F32, &[Dim::symbol("batch"), Dim::symbol("samples")]);
+        let states = sound.unsqueeze(&[-1]).matmul(matrix(&b, "body.weight", 1, 4)).tanh();
+        let bias = b.initializer("lm_head.bias", Tensor::from_f32(&[characters], &vec![0.1; characters]));
+        b.output("logits", states.matmul(matrix(&b, "lm_head.w", 4, characters)) + bias);
+        let graph = b.finish().expect("a valid graph");
+        let found = guess(&graph, &anatomy::read(&graph), &of_class("Wav2Vec2ForCTC"));
+        assert_eq!(found.task, Some(Task::Ctc), "{characters}: {found:?}");
     }
 }
 
