@@ -107,6 +107,8 @@ fn what_is_given_for_a_model_is_recognised() {
 #[test]
 fn what_is_given_for_bundles_adapters_and_data_is_recognised() {
     let place = Place::with_bundle();
+    place.copy("lone/model.onnx");
+    place.put("other/notes.md", b"words");
     place.refuses(&[
         ("train model.onnx --data train.jsonl", "expected a bundle", "`peft-onnx inject model.onnx --method lora`"),
         ("train adapter --data train.jsonl", "found an adapter without a model", "--adapter adapter -o BUNDLE"),
@@ -122,11 +124,15 @@ fn what_is_given_for_bundles_adapters_and_data_is_recognised() {
         ("inject model.onnx --adapter model.onnx", "expected an adapter", "adapter_config.json"),
         ("combine adapter model.onnx -o both", "expected an adapter", "adapter_config.json"),
         ("train bundle --data model.onnx", "expected a data file, found an ONNX model", "jsonl"),
-        ("train bundle --data .", "expected a data file, found a model's folder", "train.jsonl"),
+        ("train bundle --data lone", "expected a data file, found a model's folder", "train.jsonl"),
+        ("train bundle --data adapter", "expected a data file, found an adapter", "train.jsonl"),
+        ("train bundle --data other", "expected a data file, found a folder", "train.jsonl"),
         ("eval bundle --data bundle", "expected a data file, found a bundle", "jsonl"),
         ("train bundle --data train.jsonl --eval-data model.onnx", "model.onnx: expected a data file", "jsonl"),
         ("eval bundle --data train.jsonl --tokenizer model.onnx", "expected a tokenizer", "tokenizer.json"),
     ]);
+    // A folder with train.jsonl is one of data, whatever else is in it.
+    assert_eq!(place.run(&["train", "bundle", "--data", ".", "--max-steps", "1", "-q"]).0, 0);
     // A bundle is a PEFT folder, too.
     assert_eq!(place.run(&["inject", "model.onnx", "--adapter", "bundle", "-o", "again", "-q"]), (0, String::new()));
 }

@@ -70,7 +70,7 @@ const CASES: &[Case] = &[
         what: "embedding, negatives, Matryoshka",
         model: "bert_encoder/torchscript.onnx",
         inject: &["--task", "embedding", "--pooling", "cls", "--normalize", "true", "--matryoshka-dims", "16,8"],
-        row: |at| json!({"query": words(at), "passage": words(at + 100), "negative_1": words(at + 200), "negative_2": words(at + 300)}),
+        row: |at| json!({"query": words(at), "passage": words(at + 100), "negative_1": words(at + 200), "negative_2": words(at + 303)}),
         metrics: &["loss", "recall@1", "recall@10", "mrr@10", "ndcg@10", "triplet_accuracy"],
         parted: true,
     },
