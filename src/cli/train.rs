@@ -25,7 +25,7 @@ use crate::training::{
 };
 
 const AFTER_HELP: &str = "\
-Data files are jsonl, csv, tsv or txt. What a row has depends on the task:
+Data files are jsonl, json, csv, tsv, parquet or txt, also .gz; - is standard input. What a row has depends on the task:
   {\"prompt\": ..., \"completion\": ...}           language models; only the completion is learnt
   {\"messages\": [{\"role\", \"content\"}, ...]}     a chat; only the assistant's words are learnt
   {\"text\": ...}                                language models; the whole text is learnt

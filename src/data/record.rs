@@ -35,8 +35,8 @@ type Visit<'v> = &'v mut dyn FnMut(Record) -> Result<()>;
 
 /// File formats by extension; each may be packed, as `.jsonl.gz`.
 const FORMATS: [(&str, Format); ENDINGS.len()] = [
-    (ENDINGS[0], Format::Json),
-    (ENDINGS[1], Format::Json),
+    (ENDINGS[0], Format::JsonLines),
+    (ENDINGS[1], Format::JsonLines),
     (ENDINGS[2], Format::Json),
     (ENDINGS[3], Format::Csv),
     (ENDINGS[4], Format::Tsv),
@@ -47,6 +47,7 @@ const FORMATS: [(&str, Format); ENDINGS.len()] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {
     Json,
+    JsonLines,
     Csv,
     Tsv,
     Parquet,
@@ -63,7 +64,7 @@ pub(super) struct RowFile {
 }
 
 enum Content {
-    Json(Text),
+    Json(Text, json::Only),
     Table(Text, table::Form),
     Documents(Text),
     /// Rows that nobody wrote into a file.
@@ -103,7 +104,7 @@ impl RowFile {
     /// [`Format`](crate::ErrorKind::Format) with file and line, or what `visit` returns, in this file.
     pub(super) fn each(&self, visit: Visit<'_>) -> Result<()> {
         match &self.content {
-            Content::Json(text) => text.read().and_then(|text| json::each(text, visit)),
+            Content::Json(text, only) => text.read().and_then(|text| json::each(text, *only, visit)),
             Content::Table(text, form) => text.read().and_then(|text| form.each(text, visit)),
             Content::Documents(text) => text.read().and_then(|text| documents(text, visit)),
             Content::Rows(rows) => rows.iter().cloned().try_for_each(visit),
@@ -159,7 +160,8 @@ fn from_file(path: &Path) -> Result<Content> {
     }
     let text = encoding::text_of(&bytes, path)?;
     Ok(match format {
-        Format::Json => Content::Json(text),
+        Format::Json => Content::Json(text, json::Only::MayHoldRows),
+        Format::JsonLines => Content::Json(text, json::Only::IsRow),
         Format::Csv => table::Form::of_csv(text.read()?).map(|form| Content::Table(text, form))?,
         Format::Tsv => table::Form::of_tsv(text.read()?).map(|form| Content::Table(text, form))?,
         Format::Text | Format::Parquet => Content::Documents(text),
@@ -170,7 +172,7 @@ fn from_input(path: &Path) -> Result<Content> {
     let bytes = encoding::spooled(&mut std::io::stdin().lock().take(u64::MAX))?;
     let text = encoding::text_of(&bytes, path)?;
     if text.read()?.trim_start().starts_with(['{', '[']) {
-        return Ok(Content::Json(text));
+        return Ok(Content::Json(text, json::Only::MayHoldRows));
     }
     table::Form::of_csv(text.read()?).map(|form| Content::Table(text, form))
 }
@@ -243,6 +245,7 @@ mod tests {
             Case("a.json", "{\"info\": {\"data\": [{}]}, \"data\" : [\n{\"text\":\"x\"}]}", "2 {\"text\":\"x\"}"),
             // The only row of a file, with a list of objects in it.
             Case("a.jsonl", "{\"text\":\"x\",\"spans\":[{\"at\":1}]}\n", "1 {\"text\":\"x\",\"spans\":[{\"at\":1}]}"),
+            Case("a.jsonl", "{\"title\":\"x\",\"parts\":[{\"at\":1}]}\n", "1 {\"title\":\"x\",\"parts\":[{\"at\":1}]}"),
             Case("a.jsonl", "{\"chat\":[{\"role\":\"user\"}]}\n", "1 {\"chat\":[{\"role\":\"user\"}]}"),
             Case("a.json", "\u{feff}[\r\n{\"text\":\"x\"},\r\n{\"text\":\"y\"}\r\n]", "2 {\"text\":\"x\"}\n3 {\"text\":\"y\"}"),
             Case("a.tsv", "prompt\tcompletion\nWhy, then?\tSo.\n", "2 {\"prompt\":\"Why, then?\",\"completion\":\"So.\"}"),

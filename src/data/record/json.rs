@@ -6,16 +6,25 @@ use serde_json::{Deserializer, Map, Value};
 use super::{Record, Visit};
 use crate::error::{Context, Error, Place, Result};
 
+/// What the only object of a file is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Only {
+    /// A row: each line of JSON Lines is one.
+    IsRow,
+    /// A row, or an object with the rows in it.
+    MayHoldRows,
+}
+
 /// Shows the rows of a JSON file, however it is laid out.
-pub(super) fn each(text: &str, visit: Visit<'_>) -> Result<()> {
+pub(super) fn each(text: &str, only: Only, visit: Visit<'_>) -> Result<()> {
     match text.trim_start().chars().next() {
         Some('[') => list(text, text.len() - text.trim_start().len(), visit),
-        _ => objects(text, visit),
+        _ => objects(text, only, visit),
     }
 }
 
 /// Objects one after another, each in a line of its own or over several; a line may end as on any system.
-fn objects(text: &str, visit: Visit<'_>) -> Result<()> {
+fn objects(text: &str, kind: Only, visit: Visit<'_>) -> Result<()> {
     let mut lines = Lines::of(text);
     // The only object of a file may have the rows in it.
     let (mut only, mut several, mut at) = (None, false, 0);
@@ -43,7 +52,7 @@ fn objects(text: &str, visit: Visit<'_>) -> Result<()> {
     }
     match only {
         None => Ok(()),
-        Some(Record { line, fields }) => match rows_in(text, &fields) {
+        Some(Record { line, fields }) => match rows_in(text, &fields).filter(|_| kind == Only::MayHoldRows) {
             Some(start) => list(text, start, visit),
             None => visit(Record { line, fields }),
         },
