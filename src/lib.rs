@@ -149,6 +149,7 @@ pub mod forecast;
 #[cfg(feature = "runtime")]
 pub mod generate;
 pub mod grad;
+pub mod inspect;
 pub mod ir;
 pub mod measure;
 #[cfg(feature = "runtime")]

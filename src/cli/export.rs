@@ -17,6 +17,7 @@ Examples:
   peft-onnx export model.lora --format onnx_adapter -o a.onnx_adapter     # activated run by run on model.lora/inference.onnx
   peft-onnx export model.lora --format onnx_adapter --adapter other.lora -o b.onnx_adapter
   peft-onnx export model.lora --format inference -o adapted.onnx          # a complete model with the adapter as optional inputs
+  peft-onnx export model.lora --format inference --required-inputs -o fed.onnx    # the same where every input must be fed: adapters swapped in a browser
   peft-onnx export model.lora --format training -o loop                   # for a training loop of your own, its numbers fixed: examples/training_loop";
 
 /// Options of `export`.
@@ -44,6 +45,9 @@ pub struct Args {
     /// Where to write it
     #[arg(short, long, value_name = "PATH")]
     pub output: PathBuf,
+    /// Have the adapter's tensors fed in every run, for inference: for onnxruntime-web and -node, which feed no optional inputs
+    #[arg(long)]
+    pub required_inputs: bool,
     /// Replace what is there
     #[arg(long)]
     pub force: bool,
@@ -60,7 +64,7 @@ pub enum Format {
     /// The inference graph as one complete model, with the adapter's tensors as optional inputs
     Inference,
     /// A complete folder for training loops in any language: training.onnx is one step, with the state as ordinary inputs and outputs;
-    /// initial.onnx gives the first state
+    /// gradient.onnx and update.onnx are its halves, initial.onnx gives the first state; evaluation.onnx and inference.onnx run the result
     Training,
     /// A complete folder for losses in another program: forward.onnx gives the outputs, vjp.onnx turns their gradients into the adapter's,
     /// update.onnx makes the next state
@@ -78,6 +82,9 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     if args.adapter.is_some() && args.format != Format::OnnxAdapter {
         return Err(Error::invalid("--adapter goes with --format onnx_adapter alone"));
     }
+    if args.required_inputs && args.format != Format::Inference {
+        return Err(Error::invalid("--required-inputs goes with --format inference alone"));
+    }
     let adapter = match args.which.folder(&args.bundle)? {
         Some(folder) => folder,
         None => pending::adapter_folder(&args.bundle),
@@ -93,7 +100,8 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         }
         Format::Inference => {
             target::file(output, args.force)?;
-            let graph = open(args)?.adapted()?;
+            let bundle = open(args)?;
+            let graph = if args.required_inputs { training_loop::fed_inference(&bundle)? } else { bundle.adapted()? };
             onnx::write(&graph, output, &WriteOptions { storage: Storage::Inline })?;
         }
         Format::Vjp => {

@@ -1,17 +1,15 @@
 //! `peft-onnx inspect`
 
 mod group;
-mod kind;
-mod report;
-mod sites;
 mod text;
 
 use std::path::PathBuf;
 
 use super::{Global, output};
 use crate::error::Result;
+use crate::inspect::{self, Report};
+use crate::model::Beside;
 use crate::onnx;
-use report::Report;
 
 const AFTER_HELP: &str = "\
 Module names are those of Hugging Face's model, as --target-modules takes them; numbers of layers that look alike are joined: layers.{0..29}.
@@ -53,7 +51,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     if args.text {
         return output::print(&graph.to_string());
     }
-    let mut report = Report::of(&args.model, &graph);
-    report.values = args.values.then(|| report::values(&graph));
+    let mut report = Report::of(&args.model, &graph, &Beside::near(&args.model));
+    report.values = args.values.then(|| inspect::values(&graph));
     if global.json { output::print_json(&report) } else { output::print(&text::render(&report, args)) }
 }

@@ -175,18 +175,26 @@ impl Manifest {
     pub fn read(bundle: &Path) -> Result<Self> {
         let path = bundle.join(FILE);
         let text = std::fs::read_to_string(&path).in_file(&path).hint("`peft-onnx inject MODEL.onnx -o BUNDLE` writes a bundle")?;
-        let wrong = |error: serde_json::Error| Error::format("a bundle's manifest", error).in_file(&path);
-        let Version { version } = serde_json::from_str(&text).map_err(wrong)?;
+        Self::from_json(&text).in_file(&path)
+    }
+
+    /// The same of its text.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn from_json(text: &str) -> Result<Self> {
+        let wrong = |error: serde_json::Error| Error::format("a bundle's manifest", error);
+        let Version { version } = serde_json::from_str(text).map_err(wrong)?;
         if version != VERSION {
-            let error = Error::mismatch("version of the bundle", VERSION, version).in_file(&path);
+            let error = Error::mismatch("version of the bundle", VERSION, version);
             return Err(error.with_hint(if version > VERSION {
                 "a newer peft-onnx wrote this bundle; use that one"
             } else {
                 "an older peft-onnx wrote this bundle; put its adapter into the model again: `peft-onnx inject MODEL --adapter BUNDLE -o NEW`"
             }));
         }
-        let manifest: Self = serde_json::from_str(&text).map_err(wrong)?;
-        manifest.check().in_file(&path)?;
+        let manifest: Self = serde_json::from_str(text).map_err(wrong)?;
+        manifest.check()?;
         Ok(manifest)
     }
 

@@ -69,6 +69,14 @@ pub fn write(bundle: &Path, adapter: Option<&Path>, output: &Path) -> Result<usi
     Ok(inputs.len())
 }
 
+/// What a graph that was made for the adapter `own` is fed for another one: tensors by the inference graph's inputs, at the graph's scales.
+///
+/// # Errors
+/// As [`write()`].
+pub fn fed(manifest: &Manifest, own: &AdapterFiles, adapter: AdapterFiles) -> Result<IndexMap<String, Tensor>> {
+    inputs(Made::Memory(own), manifest, &fitting::fitted(adapter, own)?)
+}
+
 /// The tensors of an adapter by the inference graph's inputs, each of the input's shape.
 ///
 /// # Errors

@@ -78,10 +78,11 @@ impl Bundle {
     /// As `inject`.
     pub fn of(model: &Model, asked: &Injection) -> Result<Self> {
         let mut graphs = IndexMap::new();
-        let Injected { manifest, files, .. } = inject(model.clone(), asked, &mut |purpose, graph| {
+        let Injected { mut manifest, files, .. } = inject(model.clone(), asked, &mut |purpose, graph| {
             graphs.insert(purpose.name(), graph);
             Ok(())
         })?;
+        manifest.base.file = model.name().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let memory = InMemory { model: Arc::new(model.clone()), graphs: Arc::new(graphs), made: Arc::new(files) };
         let (folder, place) = (PathBuf::new(), model.name().to_path_buf());
         Ok(Self { adapter: folder.clone(), folder, manifest, model: Files::one(&place), lent: vec![], memory: Some(memory), other: None })
@@ -92,6 +93,20 @@ impl Bundle {
     pub fn with_files(mut self, files: AdapterFiles) -> Self {
         self.other = Some(Arc::new(files));
         self
+    }
+
+    /// The same with names for its classes, in the order of their numbers.
+    ///
+    /// # Errors
+    /// More names than the model has classes.
+    pub fn with_class_names(mut self, names: &[String]) -> Result<Self> {
+        let classes = self.manifest.classes.and_then(|classes| usize::try_from(classes).ok());
+        if let Some(classes) = classes.filter(|classes| names.len() > *classes) {
+            let error = Error::mismatch("names of classes", format!("{classes} at most, as many as the model has classes"), names.len());
+            return Err(error.with_hint("`--num-labels` puts a head with so many classes on a model"));
+        }
+        self.manifest.class_names = names.to_vec();
+        Ok(self)
     }
 
     /// The adapter.

@@ -26,4 +26,4 @@ pub use raise::raise;
 pub use read::{producer, read, read_bytes, read_lent};
 pub use runnable::Runnable;
 pub use storage::{Storage, has_external};
-pub use write::{WriteOptions, to_bytes, write};
+pub use write::{Sharing, WriteOptions, to_bytes, write};

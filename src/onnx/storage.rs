@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::proto::{EXTERNAL, TensorProto, entry};
 use super::tensor;
@@ -92,8 +93,11 @@ pub(super) trait Store {
 #[derive(Debug)]
 pub(super) struct Stored {
     storage: Storage,
-    folder: PathBuf,
+    /// None: in memory.
+    folder: Option<PathBuf>,
     data: Option<Data>,
+    /// Whether several models share the data file.
+    is_shared: bool,
     /// Bytes of default values in the model file.
     defaults: usize,
 }
@@ -107,26 +111,59 @@ const SMALL_INSIDE: usize = 1 << 16;
 /// A data file being written.
 #[derive(Debug)]
 struct Data {
-    file: Staged,
+    to: Sink,
     end: u64,
-    /// Where each piece of memory was written, so that weights with two names are written once.
-    written: HashMap<(usize, usize), u64>,
+    /// Where each piece of memory was written, so that weights with two names, or of two models, are written once. The memory is kept: another
+    /// tensor must not come to lie there.
+    written: HashMap<(usize, usize), (u64, Bytes)>,
+    /// The same by their bytes' hash, of models that share the file: each may have its weights from a file of its own.
+    shared: Option<HashMap<(u128, usize), u64>>,
+}
+
+/// Where the bytes of a data file go.
+#[derive(Debug)]
+enum Sink {
+    File(Staged),
+    Memory(Vec<u8>),
+}
+
+impl Sink {
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        match self {
+            Self::File(file) => file.write(bytes),
+            Self::Memory(memory) => {
+                memory.try_reserve(bytes.len()).map_err(|why| Error::invalid(format!("no memory for the weights: {why}")))?;
+                memory.extend_from_slice(bytes);
+                Ok(())
+            }
+        }
+    }
 }
 
 impl Stored {
     pub(super) fn new(path: &Path, storage: &Storage) -> Self {
-        Self { storage: storage.clone(), folder: path.parent().map(Path::to_path_buf).unwrap_or_default(), data: None, defaults: 0 }
+        let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        Self { storage: storage.clone(), folder: Some(folder), data: None, is_shared: false, defaults: 0 }
     }
 
-    /// Puts the data into its place.
-    pub(super) fn finish(self) -> Result<()> {
-        self.data.map_or(Ok(()), |data| data.file.finish())
+    /// For several models that share a data file, in a folder or in memory.
+    pub(super) fn shared(folder: Option<PathBuf>, file: &str) -> Self {
+        Self { storage: Storage::External { file: file.to_owned() }, folder, data: None, is_shared: true, defaults: 0 }
+    }
+
+    /// Puts the data into its place; gives it if it is in memory.
+    pub(super) fn finish(self) -> Result<Option<Vec<u8>>> {
+        match self.data.map(|data| data.to) {
+            None => Ok(None),
+            Some(Sink::File(file)) => file.finish().map(|()| None),
+            Some(Sink::Memory(bytes)) => Ok(Some(bytes)),
+        }
     }
 
     fn append(&mut self, file: &str, bytes: &Bytes) -> Result<u64> {
         let data = match &mut self.data {
             Some(data) => data,
-            None => self.data.insert(Data { file: Staged::new(&self.folder.join(file))?, end: 0, written: HashMap::new() }),
+            None => self.data.insert(Data::start(self.folder.as_deref(), file, self.is_shared)?),
         };
         data.append(bytes)
     }
@@ -176,18 +213,33 @@ impl Store for Stored {
 }
 
 impl Data {
-    fn append(&mut self, bytes: &[u8]) -> Result<u64> {
+    fn start(folder: Option<&Path>, file: &str, is_shared: bool) -> Result<Self> {
+        let to = match folder {
+            Some(folder) => Sink::File(Staged::new(&folder.join(file))?),
+            None => Sink::Memory(vec![]),
+        };
+        Ok(Self { to, end: 0, written: HashMap::new(), shared: is_shared.then(HashMap::new) })
+    }
+
+    fn append(&mut self, bytes: &Bytes) -> Result<u64> {
         let memory = (bytes.as_ptr().addr(), bytes.len());
-        if let Some(&offset) = self.written.get(&memory) {
-            return Ok(offset);
+        if let Some((offset, _)) = self.written.get(&memory) {
+            return Ok(*offset);
+        }
+        let content = self.shared.as_ref().map(|_| (xxh3_128(bytes), bytes.len()));
+        if let Some(offset) = content.and_then(|content| self.shared.as_ref()?.get(&content)) {
+            return Ok(*offset);
         }
         let start = self.end.next_multiple_of(if bytes.len() >= LARGE { PAGE } else { LINE });
         let gap = usize::try_from(start - self.end).expect("less than a page");
-        self.file.write(&vec![0; gap])?;
-        self.file.write(bytes)?;
+        self.to.write(&vec![0; gap])?;
+        self.to.write(bytes)?;
         let length = u64::try_from(bytes.len()).expect("a usize has at most 64 bits");
         self.end = start.checked_add(length).ok_or_else(|| Error::invalid("a data file of more than 2^64 bytes"))?;
-        self.written.insert(memory, start);
+        self.written.insert(memory, (start, bytes.clone()));
+        if let Some((shared, content)) = self.shared.as_mut().zip(content) {
+            shared.insert(content, start);
+        }
         Ok(start)
     }
 }

@@ -53,6 +53,36 @@ pub fn to_bytes(graph: &Graph) -> Result<Vec<u8>> {
     encoded(&model(graph, &mut Stored::new(Path::new(""), &Storage::Inline))?)
 }
 
+/// Models that share one file of weights: what several of them have is written once.
+#[derive(Debug)]
+pub struct Sharing {
+    store: Stored,
+}
+
+impl Sharing {
+    /// With the weights in a new file of this name: in a folder, or in memory.
+    #[must_use]
+    pub fn new(folder: Option<&Path>, file: &str) -> Self {
+        Self { store: Stored::shared(folder.map(Path::to_path_buf), file) }
+    }
+
+    /// The bytes of a model's own file.
+    ///
+    /// # Errors
+    /// If they are more than 2 GB, or the file of the weights cannot be written.
+    pub fn put(&mut self, graph: &Graph) -> Result<Vec<u8>> {
+        encoded(&model(graph, &mut self.store)?)
+    }
+
+    /// Puts the file of the weights into its place, or gives it if it is in memory; none if no model has weights to put there.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn finish(self) -> Result<Option<Vec<u8>>> {
+        self.store.finish()
+    }
+}
+
 fn encoded(message: &ModelProto) -> Result<Vec<u8>> {
     let size = message.encoded_len();
     if size > MAX_MESSAGE {

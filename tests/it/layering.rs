@@ -18,7 +18,7 @@ const ROOMS: &[&[&str]] = &[
     &["train"],
     &["peft"],
     &["model"],
-    &["export"],
+    &["export", "inspect"],
     &["ort"],
     &["data"],
     &["evaluate"],

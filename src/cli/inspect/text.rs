@@ -2,8 +2,8 @@
 
 use super::Args;
 use super::group::group;
-use super::report::{Attention, Known, Port, Report};
 use crate::cli::output::{self, Align, Table};
+use crate::inspect::{Attention, Known, Port, Report};
 
 /// The report as text.
 pub(super) fn render(report: &Report, args: &Args) -> String {
@@ -80,7 +80,7 @@ fn projections(report: &Report) -> Option<String> {
     let columns = [("module", Align::Left), ("", Align::Right), ("in", Align::Right), ("out", Align::Right), ("stored", Align::Left)];
     let more = [("bias", Align::Left), ("parameters each", Align::Right)];
     let mut table = Table::new(&[&columns[..], &more[..]].concat());
-    let key = |row: &super::report::Projection| format!("{} {} {} {}", row.in_features, row.out_features, row.layout, row.bias);
+    let key = |row: &crate::inspect::Projection| format!("{} {} {} {}", row.in_features, row.out_features, row.layout, row.bias);
     for group in group(&report.projections, |row| &row.module, key) {
         let Some(first) = group.rows.first() else { continue };
         table.row([

@@ -40,6 +40,18 @@ pub(super) fn portable(graph: &Graph, numbers: &[(&str, f64)]) -> Result<Graph> 
     b.finish()
 }
 
+/// The graph with some of its optional inputs required.
+///
+/// # Errors
+/// None for a graph that was finished.
+pub(super) fn requiring(graph: &Graph, is_required: impl Fn(&str) -> bool) -> Result<Graph> {
+    let b = Builder::on(graph);
+    for &id in graph.inputs().iter().filter(|id| is_required(graph.value_name(**id))) {
+        b.require_input(b.expr(id));
+    }
+    b.finish_whole()
+}
+
 fn is(graph: &Graph, value: ValueId, dtype: DType) -> bool {
     graph.fact(value).dtype == Some(dtype)
 }

@@ -14,9 +14,12 @@ use crate::model::base::Base;
 
 /// Where methods could attach, and how many numbers they would train.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct Sites {
+pub struct Sites {
+    /// A LoRA of rank 8 at every projection.
     pub lora_all_linear_rank_8: i64,
+    /// A prompt of 20 tokens.
     pub prompt_tokens_20: Option<i64>,
+    /// A prefix of 20 tokens.
     pub prefix_tokens_20: Option<i64>,
 }
 

@@ -1,164 +1,29 @@
-//! What is known of a model, as data.
+//! What is known of a model, as data: what `inspect` shows and `inspect --json` prints.
+
+mod kind;
+mod report;
+mod sites;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use indexmap::IndexMap;
-use serde::Serialize;
 
-use super::kind;
-use super::sites::Sites;
 use crate::anatomy::{self, Anatomy, Layout, Masking};
 use crate::ir::{DType, Dim, Graph, ValueId};
 use crate::model::{Beside, Model, declared};
 use crate::{grad, onnx};
 
-/// What is known of a model.
-#[derive(Debug, Serialize)]
-pub(super) struct Report {
-    /// The program that wrote it.
-    pub producer: Option<String>,
-    pub file: String,
-    pub opset: i64,
-    pub domains: Vec<Domain>,
-    pub ir_version: i64,
-    pub nodes: usize,
-    pub constants: Vec<Constants>,
-    pub inputs: Vec<Port>,
-    pub outputs: Vec<Port>,
-    /// What it is, if no transformer was recognised.
-    pub kind: Option<String>,
-    pub unknown_operators: Vec<String>,
-    pub task: Option<&'static str>,
-    pub task_because: String,
-    pub layers: usize,
-    pub max_positions: Option<i64>,
-    pub projections: Vec<Projection>,
-    pub attentions: Vec<Attention>,
-    pub embeddings: Vec<Embedding>,
-    pub head: Option<Head>,
-    pub cache: Option<Cache>,
-    pub sites: Sites,
-    pub operators: Vec<Operator>,
-    pub no_gradient: Vec<NoGradient>,
-    pub misses: Vec<Miss>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub values: Option<Vec<Known>>,
-}
-
-/// What is known of a value without running the graph.
-#[derive(Debug, Serialize)]
-pub(super) struct Known {
-    pub name: String,
-    pub dtype: Option<&'static str>,
-    /// Lengths of the axes; `?` for one of which nothing is known. None if even their number is unknown.
-    pub shape: Option<Vec<String>>,
-    /// The operator that makes it; none for inputs and constants.
-    pub made_by: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-pub(super) struct Domain {
-    pub name: String,
-    pub version: i64,
-}
-
-/// Constants of one type.
-#[derive(Debug, Serialize)]
-pub(super) struct Constants {
-    pub dtype: &'static str,
-    pub tensors: usize,
-    pub numbers: u64,
-    pub bytes: u64,
-}
-
-#[derive(Debug, Serialize)]
-pub(super) struct Port {
-    pub name: String,
-    pub dtype: &'static str,
-    pub shape: Option<Vec<String>>,
-    pub optional: bool,
-}
-
-#[derive(Debug, Serialize)]
-pub(super) struct Projection {
-    pub module: String,
-    pub in_features: i64,
-    pub out_features: i64,
-    pub layout: &'static str,
-    pub bias: bool,
-    pub conv1d: bool,
-    pub parameters: i64,
-    pub weight: String,
-}
-
-#[derive(Debug, Serialize)]
-pub(super) struct Attention {
-    pub module: String,
-    pub heads: Option<i64>,
-    pub kv_heads: Option<i64>,
-    pub head_size: Option<i64>,
-    pub scale: Option<f64>,
-    pub causal: bool,
-    pub cross: bool,
-    pub masks: Vec<&'static str>,
-    pub q: Option<String>,
-    pub k: Option<String>,
-    pub v: Option<String>,
-    pub o: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-pub(super) struct Embedding {
-    pub module: String,
-    pub rows: i64,
-    pub hidden: i64,
-    pub tokens: bool,
-}
-
-#[derive(Debug, Serialize)]
-pub(super) struct Head {
-    pub logits: String,
-    pub module: Option<String>,
-    pub classes: Option<i64>,
-    pub tied: bool,
-}
-
-#[derive(Debug, Serialize)]
-pub(super) struct Cache {
-    pub layers: usize,
-    pub inputs: Vec<String>,
-}
-
-#[derive(Debug, Serialize)]
-pub(super) struct Operator {
-    pub name: String,
-    pub count: usize,
-    /// `yes`, `none needed` or `no`.
-    pub gradient: &'static str,
-    /// How many of them stand between adapters and logits and stop gradients.
-    pub missing: usize,
-}
-
-#[derive(Debug, Serialize)]
-pub(super) struct NoGradient {
-    pub node: String,
-    pub operator: String,
-    pub why: String,
-}
-
-#[derive(Debug, Serialize)]
-pub(super) struct Miss {
-    pub at: String,
-    pub wanted: String,
-}
+pub use report::{Attention, Cache, Constants, Domain, Embedding, Head, Known, Miss, NoGradient, Operator, Port, Projection, Report};
+pub use sites::Sites;
 
 impl Report {
-    /// Looks at a model. Whatever is not recognised is missing from the answer and named in `misses`.
-    pub(super) fn of(file: &Path, raw: &Graph) -> Self {
-        let declared = declared::of_model(&Beside::near(file)).unwrap_or_default();
+    /// Looks at a model's graph, and at the files that belong to it. Whatever is not recognised is missing from the answer and named in `misses`.
+    #[must_use]
+    pub fn of(file: &Path, raw: &Graph, beside: &Beside) -> Self {
+        let declared = declared::of_model(beside).unwrap_or_default();
         let mut sites = Sites::default();
-        let (graph, anatomy, not_raised) = match Model::of_file(raw, file) {
+        let (graph, anatomy, not_raised) = match Model::of(raw) {
             Ok(Model { base, .. }) => {
                 let guess = anatomy::guess(&base.graph, &base.anatomy, &declared);
                 sites = Sites::of(&base, guess.task);
@@ -202,7 +67,8 @@ impl Report {
 }
 
 /// Every value of a graph.
-pub(super) fn values(graph: &Graph) -> Vec<Known> {
+#[must_use]
+pub fn values(graph: &Graph) -> Vec<Known> {
     let rows = graph.value_ids().map(|(id, value)| Known {
         name: value.name.to_string(),
         dtype: value.fact.dtype.map(DType::name),
