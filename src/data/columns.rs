@@ -67,6 +67,11 @@ impl<'a> Rows<'a> {
         }
         match role {
             Role::InputIds => self.matrix(port, Fill::With(self.pad), |row| row.input_ids.clone()),
+            Role::AttentionMask(form) | Role::EncoderAttentionMask(form) if self.length == 0 => {
+                let samples = self.examples.iter().map(|row| samples(row, &port.name)).collect::<Result<Vec<_>>>()?;
+                let longest = samples.into_iter().max().unwrap_or_default();
+                self.mask(port, form, longest, |row| vec![1; self::samples(row, &port.name).unwrap_or_default()])
+            }
             Role::AttentionMask(form) | Role::EncoderAttentionMask(form) => self.mask(port, form, self.length, Example::mask),
             Role::PositionIds => self.matrix(port, Fill::LastOfRow, |row| positions(&row.mask(), &row.segments)),
             // What fills a row up belongs to its last segment, so that every position sees something.
@@ -277,6 +282,21 @@ impl<'a> Rows<'a> {
 impl Example {
     fn mask(&self) -> Vec<i32> {
         or_constant(&self.attention_mask, 1, self.input_ids.len())
+    }
+}
+
+/// How long a row without tokens is: as its one input of one axis, a signal.
+fn samples(row: &Example, mask: &str) -> Result<usize> {
+    let signals = row.columns.iter().filter(|(name, numbers)| *name != LABELS && numbers.shape.len() == 1);
+    let mut lengths: Vec<usize> = signals.map(|(_, numbers)| numbers.values.len()).collect();
+    lengths.sort_unstable();
+    lengths.dedup();
+    match lengths[..] {
+        [length] => Ok(length),
+        _ => {
+            let error = Error::not_found("column", mask.to_owned()).at(Place::Line(row.line));
+            Err(error.with_hint(format!("rows without tokens say in a column {mask} which of their positions are there")))
+        }
     }
 }
 

@@ -161,6 +161,18 @@ impl Builder {
         body
     }
 
+    /// Starts from a finished body of a node of this graph. Its values keep their ids; `captures` are the values of this graph that it reads.
+    #[must_use]
+    pub fn body_of(&self, body: &Graph, captures: &[ValueId]) -> Self {
+        let b = Self::on(body);
+        {
+            let mut state = b.state.borrow_mut();
+            state.captures = captures.to_vec();
+            state.captured = captures.iter().copied().zip(body.captured.iter().copied()).collect();
+        }
+        b
+    }
+
     /// Accepts nodes whose inputs can never go together. A body that is read may have some: the branch that is for other shapes.
     pub fn may_not_run(&self) {
         self.state.borrow_mut().impossible = Impossible::Unknown;
@@ -173,7 +185,9 @@ impl Builder {
         if let Some(&id) = state.captured.get(&outer.id()) {
             return Expr::new(self, id);
         }
-        state.names.insert(Arc::clone(&value.name));
+        if !state.names.insert(Arc::clone(&value.name)) {
+            state.step_back(&value.name);
+        }
         let id = state.push(value);
         state.graph.captured.push(id);
         state.captures.push(outer.id());
@@ -365,6 +379,14 @@ impl State {
         self.readers.push(vec![]);
         self.writers.push(None);
         ValueId::new(self.graph.values.len() - 1)
+    }
+
+    /// Gives the value that bears a name another one: what a body names itself must not hide what it reads around it.
+    fn step_back(&mut self, name: &Arc<str>) {
+        let Some(at) = self.graph.values.iter().position(|value| value.name == *name) else { return };
+        let other = self.claim(name);
+        self.outputs.iter_mut().filter(|(output, _)| output == name).for_each(|(output, _)| *output = Arc::clone(&other));
+        self.graph.values[at].name = other;
     }
 
     /// The wanted name, or the wanted name with the first number that makes it unique.

@@ -10,7 +10,8 @@ use std::ops::{Add, Mul, Neg, Sub};
 use std::sync::Arc;
 
 use limit::Operation;
-use symbol::{Applied, Function, Symbol};
+pub(super) use symbol::Function;
+use symbol::{Applied, Symbol};
 
 /// The length of an axis, or an element of a shape tensor: a polynomial with integer coefficients over named symbols.
 ///
@@ -187,6 +188,14 @@ impl Dim {
             return Self::beyond(Operation::Applied(function), left, right);
         }
         Self::of(Symbol::Applied(Arc::new(Applied { function, left: left.clone(), right: right.clone(), size })))
+    }
+
+    /// What this length is a function of, if it is a single symbol that stands for what no polynomial can say.
+    pub(super) fn function(&self) -> Option<(Function, &Self, &Self)> {
+        match self.as_symbol()? {
+            Symbol::Applied(applied) => Some((applied.function, &applied.left, &applied.right)),
+            Symbol::Length(_) | Symbol::Number(_) => None,
+        }
     }
 
     /// The sum that this length is: products of symbols, each with its coefficient; the product of no symbols is the constant.

@@ -5,7 +5,7 @@
 
 use super::builder::Builder;
 use super::builder::expr::Expr;
-use super::dim::Dim;
+use super::dim::{Dim, Function};
 use super::fact::Shape;
 use super::graph::attr::Attr;
 
@@ -34,6 +34,33 @@ impl Builder {
             factors.into_iter().reduce(|a, b| a * b)
         });
         let sum = terms.collect::<Option<Vec<Expr>>>()?.into_iter().reduce(|a, b| a + b);
+        Some(sum.unwrap_or_else(|| self.ints(&[0])))
+    }
+
+    /// A length for each row, int64 `[rows]`, where `symbol` has another value in each: `values`, int64 `[rows]`. What a convolution makes of a signal of
+    /// `seq` samples, it makes of a row of so many samples. Nothing if the inputs do not tell what else the length is made of.
+    pub fn length_of_rows<'g>(&'g self, length: &Dim, symbol: &Dim, values: Expr<'g>) -> Option<Expr<'g>> {
+        let of = |length: &Dim| self.length_of_rows(length, symbol, values);
+        let factor = |factor: &Dim| {
+            if factor == symbol {
+                return Some(values);
+            }
+            let Some((function, left, right)) = factor.function() else { return self.symbol(factor) };
+            let (left, right) = (of(left)?, of(right)?);
+            Some(match function {
+                // `Div` rounds towards zero.
+                Function::FloorDiv => (left - left.modulo(right)) / right,
+                Function::Mod => left.modulo(right),
+                Function::Max => left.max(right),
+                Function::Min => left.min(right),
+            })
+        };
+        let terms = length.summands().into_iter().map(|(symbols, coefficient)| {
+            let factors = symbols.iter().map(factor).collect::<Option<Vec<Expr<'_>>>>()?;
+            let coefficient = self.ints(&[coefficient]);
+            Some(factors.into_iter().fold(coefficient, |a, b| a * b))
+        });
+        let sum = terms.collect::<Option<Vec<Expr<'_>>>>()?.into_iter().reduce(|a, b| a + b);
         Some(sum.unwrap_or_else(|| self.ints(&[0])))
     }
 

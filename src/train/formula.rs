@@ -40,6 +40,16 @@ pub struct Distillation {
 /// The input with the teacher's logits, of the shape of the student's.
 pub const TEACHER_LOGITS: &str = "teacher_logits";
 
+/// What of a model a formula reads.
+pub(super) struct Given<'g> {
+    /// Its outputs.
+    pub outputs: Vec<Expr<'g>>,
+    /// The mask of positions, `[texts, seq]`.
+    pub mask: Option<Expr<'g>>,
+    /// The number of frames of each row, int64 `[batch]`; all if nothing tells.
+    pub frames: Option<Expr<'g>>,
+}
+
 /// A formula's value in a graph, and what evaluation measures with.
 pub(super) struct Written<'g> {
     pub sum: Sum<'g>,
@@ -50,9 +60,11 @@ pub(super) struct Written<'g> {
 }
 
 impl Formula {
-    /// Writes the loss behind a model whose data inputs are `like` (`[texts, seq]` for texts) and whose outputs are `given`.
-    pub(super) fn write<'g>(&self, b: &'g Builder, given: Vec<Expr<'g>>, mask: Option<Expr<'g>>, like: &[Dim]) -> Result<Written<'g>> {
-        self.of_outputs(b, &self.pooled(given, mask), like)
+    /// Writes the loss behind a model whose data inputs are `like` (`[texts, seq]` for texts) and whose outputs are `given`; of frames, `frames` tells
+    /// how many each row has, int64 `[batch]`.
+    pub(super) fn write<'g>(&self, b: &'g Builder, given: Given<'g>, like: &[Dim]) -> Result<Written<'g>> {
+        let Given { outputs, mask, frames } = given;
+        self.of(b, &self.pooled(outputs, mask), frames, like)
     }
 
     /// What the loss reads, of what the model gives: vectors of texts where these are of tokens.
@@ -65,8 +77,13 @@ impl Formula {
 
     /// Writes the loss behind what it reads.
     pub(super) fn of_outputs<'g>(&self, b: &'g Builder, outputs: &[Expr<'g>], like: &[Dim]) -> Result<Written<'g>> {
+        self.of(b, outputs, None, like)
+    }
+
+    fn of<'g>(&self, b: &'g Builder, outputs: &[Expr<'g>], frames: Option<Expr<'g>>, like: &[Dim]) -> Result<Written<'g>> {
         let classes = outputs.first().map(|output| output.dim(-1));
-        let columns = self.loss.columns.iter().map(|column| self.column(b, column, like, classes.as_ref())).collect::<Result<Vec<_>>>()?;
+        let columns = self.loss.columns.iter().map(|column| self.column(b, column, like, classes.as_ref()));
+        let columns = columns.chain(frames.map(Ok)).collect::<Result<Vec<_>>>()?;
         let sum = self.summed(b, outputs, &columns);
         let names = self.loss.reads.names();
         let mut written = Written { sum, predictions: names.iter().copied().zip(outputs.iter().copied()).collect(), divergence: None };

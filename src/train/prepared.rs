@@ -1,6 +1,6 @@
 //! A model made ready to be trained: its adapter one flat vector, its labels inputs, its loss behind it.
 
-use super::formula::{Formula, Written};
+use super::formula::{Formula, Given, Written};
 use super::head::Head;
 use super::logits;
 use super::loss::{self, Labels, Want};
@@ -174,25 +174,28 @@ impl<'g> Prepared<'g> {
             let dims = b.input_named(LABELS).map(|labels| labels.length(0).concat(&[labels.length(1)], 0));
             let dims = dims.ok_or_else(|| Error::not_found("input", LABELS))?;
             let tokens = b.scoped("loss", || token_log_probs::write(b, &head, labels, dims, before))?;
-            let Written { sum, predictions, .. } = formula.write(b, vec![tokens.values()], None, &like)?;
+            let Written { sum, predictions, .. } =
+                formula.write(b, Given { outputs: vec![tokens.values()], mask: None, frames: None }, &like)?;
             let seeds = match want {
                 Want::Accuracy => vec![],
                 Want::Gradient { denominator, trainable } => b.scoped("loss", || tokens.seeds(sum.sum / denominator, trainable))?,
             };
             return Ok(Loss { sum: sum.sum, count: sum.count, exact_count: sum.count, seeds, correct: None, predictions });
         }
-        let (given, mask) = self.given(model, formula)?;
-        let written = formula.write(b, given, mask, &like)?;
+        let written = formula.write(b, self.given(model, formula)?, &like)?;
         Ok(self.differentiated(written, want))
     }
 
-    /// What of the model a formula reads, and the mask of tokens.
-    fn given(&self, model: Model<'_>, formula: &Formula) -> Result<(Vec<Expr<'g>>, Option<Expr<'g>>)> {
+    /// What of the model a formula reads.
+    fn given(&self, model: Model<'_>, formula: &Formula) -> Result<Given<'g>> {
         let of_logits = matches!(formula.loss.reads, Reads::Logits | Reads::TokenLogits | Reads::Frames) && formula.outputs.is_empty();
         let given = if of_logits { vec![self.logits(model)?] } else { formula.outputs.iter().map(|&id| self.value(model, id)).collect() };
-        let given = given.into_iter().map(|value| Self::own_positions(model, value)).collect();
+        let outputs: Vec<Expr<'_>> = given.into_iter().map(|value| Self::own_positions(model, value)).collect();
         let mask = model.anatomy.inputs.attention_mask.and_then(|id| self.b.input_named(model.graph.value_name(id)));
-        Ok((given, mask.filter(|mask| mask.rank() == 2)))
+        let mask = mask.filter(|mask| mask.rank() == 2);
+        let of_frames = mask.zip(outputs.first()).filter(|_| formula.loss.reads == Reads::Frames);
+        let frames = of_frames.and_then(|(mask, logits)| self.b.scoped("loss", || frames(*logits, mask)));
+        Ok(Given { outputs, mask, frames })
     }
 
     /// The vectors of texts that a formula reads, `[texts, hidden]`.
@@ -200,8 +203,8 @@ impl<'g> Prepared<'g> {
     /// # Errors
     /// A graph that does not give them.
     pub(super) fn vectors(&self, model: Model<'_>, formula: &Formula) -> Result<Expr<'g>> {
-        let (given, mask) = self.given(model, formula)?;
-        formula.pooled(given, mask).into_iter().next().ok_or_else(|| Error::invalid("the loss reads no vectors"))
+        let Given { outputs, mask, .. } = self.given(model, formula)?;
+        formula.pooled(outputs, mask).into_iter().next().ok_or_else(|| Error::invalid("the loss reads no vectors"))
     }
 
     /// Positions without those of virtual tokens in front.
@@ -225,6 +228,22 @@ impl<'g> Prepared<'g> {
         predictions.extend(divergence.map(|divergence| ("divergence_sum", divergence)));
         Loss { sum: sum.sum, count: sum.count, exact_count: sum.count, seeds, correct: None, predictions }
     }
+}
+
+/// The frames of each row, int64 `[batch]`, of a signal whose `mask` is 1 at each row's own samples: what the model makes of so many. As
+/// `_get_feat_extract_output_lengths` of transformers, from the lengths that the graph itself has. Nothing, with a warning, if they do not tell.
+fn frames<'g>(logits: Expr<'g>, mask: Expr<'g>) -> Option<Expr<'g>> {
+    let b = logits.b();
+    let frames = logits.dim(1);
+    let inputs = b.inputs().into_iter().filter_map(|input| input.dims()?.get(1).cloned());
+    let signal =
+        [mask.dim(1)].into_iter().chain(inputs).find(|length| matches!(&length.names()[..], [name] if frames.names().contains(name)));
+    let samples = mask.cast(DType::I64).sum_away(&[1]);
+    let told = signal.and_then(|signal| b.length_of_rows(&frames, &signal, samples));
+    if told.is_none() {
+        tracing::warn!("frames of padding count in the loss: logits have {frames} frames, which does not tell how many a shorter row has");
+    }
+    told
 }
 
 /// Replaces the adapter's inputs by parts of one flat input.

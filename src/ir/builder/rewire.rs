@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Builder;
-use crate::ir::{Dim, Expr, Fact, Node, ValueId};
+use crate::ir::{Dim, Expr, Fact, Node, Tensor, ValueId};
 
 impl Builder {
     /// Makes everything that reads `old` so far, outputs of the graph among them, read `new(old)` instead.
@@ -75,6 +75,17 @@ impl Builder {
         form.outputs.clone_from(&state.graph.nodes[place].outputs);
         state.graph.nodes[place] = form;
         state.index(place);
+        state.interned.clear();
+    }
+
+    /// Makes a value that a node writes a constant, under its name. The node writes it no more.
+    pub fn store(&self, value: ValueId, tensor: Tensor) {
+        let mut state = self.state.borrow_mut();
+        if let Some(place) = state.writers.get_mut(value.index()).and_then(Option::take) {
+            state.graph.nodes[place].outputs.iter_mut().filter(|output| **output == Some(value)).for_each(|output| *output = None);
+        }
+        state.graph.values[value.index()].fact = Fact::of(&tensor);
+        state.graph.initializers.insert(value, tensor);
         state.interned.clear();
     }
 

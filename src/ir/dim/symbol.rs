@@ -24,11 +24,16 @@ pub(super) struct Applied {
     pub(super) size: usize,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Function {
+/// What no polynomial can say, of two lengths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(in crate::ir) enum Function {
+    /// The quotient, rounded down.
     FloorDiv,
+    /// The remainder, with the sign of the divisor.
     Mod,
+    /// The larger.
     Max,
+    /// The smaller.
     Min,
 }
 

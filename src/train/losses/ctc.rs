@@ -12,12 +12,13 @@ const NEVER: f64 = -1e30;
 /// A loss above this is one of a text that cannot be: more symbols than frames.
 const IMPOSSIBLE: f64 = 1e20;
 
-/// `torch.nn.functional.ctc_loss` as transformers calls it: labels below 0 are not there, and every frame counts. Options: `blank`, the blank's number; `mean`,
+/// `torch.nn.functional.ctc_loss` as transformers calls it: labels below 0 are not there, and each row has the
+/// frames that the second of `columns` tells, int64 `[batch]`, or all. Options: `blank`, the blank's number; `mean`,
 /// whether a row's loss is divided by its symbols and the batch's by its rows, or all are added up; `zero_infinity`, whether texts that cannot be cost nothing.
 pub(super) fn ctc<'g>(terms: &Terms<'g>) -> Sum<'g> {
     let (logits, labels) = (terms.outputs[0], terms.columns[0]);
     let b = logits.b();
-    let states = States::new(labels, terms.option("blank"));
+    let states = States::new(labels, terms.option("blank"), terms.columns.get(1).copied());
     let log_p = logits.log_softmax(-1);
     // `[frames, batch, states]`
     let of_frames = states.symbols.unsqueeze(&[1]).expand(log_p.length(0).concat(&[log_p.length(1), states.symbols.length(1)], 0));
@@ -58,10 +59,12 @@ struct States<'g> {
     ends: Expr<'g>,
     /// Symbols of each row, `[batch]`, int64.
     lengths: Expr<'g>,
+    /// Frames of each row, `[batch, 1]`, int64; all if none are told.
+    frames: Option<Expr<'g>>,
 }
 
 impl<'g> States<'g> {
-    fn new(labels: Expr<'g>, blank: f64) -> Self {
+    fn new(labels: Expr<'g>, blank: f64, frames: Option<Expr<'g>>) -> Self {
         let b = labels.b();
         let is_there = labels.less(labels.same_type(0.0)).logical_not();
         let lengths = is_there.cast(DType::I64).sum_away(&[1]);
@@ -81,7 +84,13 @@ impl<'g> States<'g> {
         let behind = lengths.unsqueeze(&[1]) * 2.0 - place;
         // The last blank, or the last symbol where there is one.
         let is_end = behind.equal(behind.same_type(0.0)).or(behind.equal(behind.same_type(1.0)));
-        Self { symbols, skips: may_not.where_(never, zero), ends: is_end.where_(zero, never), lengths }
+        Self {
+            symbols,
+            skips: may_not.where_(never, zero),
+            ends: is_end.where_(zero, never),
+            lengths,
+            frames: frames.map(|frames| frames.unsqueeze(&[1])),
+        }
     }
 }
 
@@ -96,9 +105,13 @@ fn backward<'g>(b: &'g Builder, emitted: Expr<'g>, states: &States<'g>) -> Expr<
     let stay = next;
     let one = moved(next, 1);
     let two = moved(next + skips, 2);
-    let is_last = number.equal(body.int(0));
-    let rest = is_last.where_(ends, log_sum3(stay, one, two));
     let frame = emitted_in.length(0).reshape(&[]) - 1.0 - number;
+    let is_last = match states.frames {
+        None => number.equal(body.int(0)),
+        // Behind a row's last frame it does not matter what is left.
+        Some(frames) => frame.greater_or_equal(body.capture(frames) - 1.0),
+    };
+    let rest = is_last.where_(ends, log_sum3(stay, one, two));
     body.output("ctc/rest/continue", go_on.identity());
     body.output("ctc/rest/next_next", rest + emitted_in.gather(frame, 0));
     body.output("ctc/rest/of_frame", rest);
@@ -123,7 +136,13 @@ fn passing<'g>(b: &'g Builder, emitted: Expr<'g>, rest: Expr<'g>, losses: Expr<'
     let skips = body.capture(states.skips);
     let came = log_sum3(so_far, moved(so_far, -1), moved(so_far, -2) + skips) + emitted_in.gather(number, 0);
     let left = emitted_in.length(0).reshape(&[]) - 1.0 - number;
-    let passing = (came + rest_in.gather(left, 0) + losses_in.unsqueeze(&[1])).exp();
+    let passing = came + rest_in.gather(left, 0) + losses_in.unsqueeze(&[1]);
+    let passing = match states.frames {
+        None => passing,
+        // Nothing passes behind a row's last frame.
+        Some(frames) => number.less(body.capture(frames)).where_(passing, body.number(NEVER, DType::F32)),
+    };
+    let passing = passing.exp();
     body.output("ctc/passing/continue", go_on.identity());
     body.output("ctc/passing/so_far_next", came);
     body.output("ctc/passing/of_frame", passing);
