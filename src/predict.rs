@@ -9,8 +9,9 @@ mod answers;
 pub mod mining;
 mod numbers;
 mod runner;
+mod transcriber;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
@@ -28,6 +29,7 @@ use crate::training::Source;
 use answers::Answers;
 pub use answers::Shape;
 use runner::Runner;
+pub use transcriber::Transcriber;
 
 /// A model that answers rows.
 pub struct Predictor {
@@ -45,6 +47,8 @@ enum Mind {
     Runner(Runner),
     /// The probabilities of answers that rows have.
     Judge(Reference),
+    /// Text that an encoder-decoder writes for a row.
+    Transcriber(Box<Transcriber>),
     /// Text that goes on from a row's.
     Writer { generator: Box<Generator>, limits: Limits },
 }
@@ -63,6 +67,8 @@ pub struct Opened {
     pub graph: Box<dyn Fn() -> Result<Read>>,
     /// Tokens that end a text.
     pub stop: Vec<i32>,
+    /// Where the model's configurations lie.
+    pub places: Vec<PathBuf>,
 }
 
 /// A whole model, and the name of its logits.
@@ -88,17 +94,18 @@ impl Predictor {
     /// # Errors
     /// A graph that does not give what the task reads, or that ONNX Runtime refuses.
     pub fn open(runtime: &Runtime, model: Opened, shape: Shape, running: Running) -> Result<Self> {
-        let Opened { source, loss, class_names, whole, graph, stop } = model;
+        let Opened { source, loss, class_names, whole, graph, stop, places } = model;
         let settings = Settings { device: running.device, purpose: Purpose::Inference, ..Settings::default() };
-        if matches!(source.task(), Task::Ctc | Task::SpeechSeq2Seq) {
-            let error = Error::unsupported(format!("answers for {}", source.task()), "rows of sounds are not written out here");
-            return Err(error.with_hint("`peft-onnx eval` measures them, `peft-onnx generate` writes what one sound says"));
-        }
         let asks_words = source.hard_prompt().is_some() || source.task() == Task::MaskedLm;
         let mind = match source.task().row().reads {
             _ if asks_words => {
                 let (graph, logits) = whole()?;
                 Mind::Runner(Runner::new(Session::open(runtime, graph, &settings)?, vec![logits], None)?)
+            }
+            Reads::Vocabulary if source.task() != Task::CausalLm => {
+                let (graph, _) = whole()?;
+                let transcriber = Transcriber::open(runtime, graph, &source, &places, running.new_tokens, running.device)?;
+                Mind::Transcriber(Box::new(transcriber))
             }
             Reads::Vocabulary => {
                 let (graph, _) = whole()?;
@@ -116,7 +123,9 @@ impl Predictor {
                 Mind::Runner(Runner::new(Session::open(runtime, graph, &settings)?, names, trainable)?)
             }
         };
-        Ok(Self { source, mind, shape, loss, class_names, batch_size: running.batch_size })
+        // Frames of padding say something, too: a row of frames is read alone.
+        let batch_size = if source.task().row().reads == Reads::Frames { 1 } else { running.batch_size };
+        Ok(Self { source, mind, shape, loss, class_names, batch_size })
     }
 
     /// The task.
@@ -161,6 +170,7 @@ impl Predictor {
                 Mind::Judge(judge) => {
                     runner::judged(judge, &asked, file, source, *batch_size).map(|found| answers::of_chances(&asked, &found))?
                 }
+                Mind::Transcriber(transcriber) => asked.iter().map(|row| transcribed(transcriber, row)).collect::<Result<_>>()?,
                 Mind::Writer { generator, limits } => {
                     asked.iter().map(|row| written(generator, limits, row, source)).collect::<Result<_>>()?
                 }
@@ -186,6 +196,12 @@ fn joined(row: Asked, found: Map<String, Value>, prefix: &str) -> Result<Map<Str
         fields.insert(name, value);
     }
     Ok(fields)
+}
+
+/// What an encoder-decoder writes for a row.
+fn transcribed(transcriber: &mut Transcriber, row: &Asked) -> Result<Map<String, Value>> {
+    let (_, example) = row.question.parts.first().ok_or_else(|| Error::not_found("question", "of the row").at(Place::Line(row.line)))?;
+    Ok([("prediction".to_owned(), transcriber.text(example)?.into())].into_iter().collect())
 }
 
 /// What a model writes behind a row's text.

@@ -347,7 +347,8 @@ fn free(wanted: String, taken: &FxHashSet<Arc<str>>) -> String {
     if !taken.contains(&*wanted) {
         return wanted;
     }
-    (1..).map(|number| format!("{wanted}_{number}")).find(|name| !taken.contains(&**name)).unwrap_or(wanted)
+    let mut numbered = (1..=taken.len()).map(|number| format!("{wanted}_{number}"));
+    numbered.find(|name| !taken.contains(&**name)).unwrap_or(wanted)
 }
 
 /// A place that reads a copy from now on: a value of the graph that is written there.

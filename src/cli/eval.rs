@@ -13,11 +13,12 @@ use crate::contract::{GraphName, Input};
 use crate::data::Dataset;
 use crate::error::{Context, Error, Result};
 use crate::evaluate::reference::Reference;
-use crate::evaluate::{Evaluation, Evaluator, teacher};
+use crate::evaluate::{Evaluation, Evaluator, Metrics, teacher};
 use crate::export::{INFERENCE, adapter_file};
 use crate::model::Model;
 use crate::onnx::Runnable;
 use crate::ort::{Device, Feed, HostTensor, Purpose, Runtime, Session, Settings};
+use crate::predict::Transcriber;
 use crate::train::logits;
 use crate::training::{Source, open_graph};
 
@@ -167,6 +168,7 @@ fn of_bundle(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
         return each(args, source, |source, dataset| of_logits(args, runtime, model.clone(), &manifest.logits, source, &dataset));
     }
     let trainable = HostTensor::vector(adapter_file::read(bundle.adapter(), manifest)?);
+    let places = [args.model.join("inference.onnx"), bundle.model().to_path_buf()];
     each(args, source, |source, mut dataset| {
         teacher::fill(runtime, &bundle, args.device, &source.filling(), &mut dataset)?;
         let dataset = &dataset;
@@ -175,10 +177,29 @@ fn of_bundle(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
         let names = dataset.class_names.clone().unwrap_or_else(|| manifest.class_names.clone());
         let evaluator = evaluator.narrowed_to(source.hard_prompt()).measuring(source.classes(), &names, &manifest.loss);
         let evaluator = evaluator.spelled_by(source.tokenizer(), &manifest.loss);
-        evaluator
+        let mut found = evaluator
             .compared_with(Reference::of(runtime, &bundle, args.reference.into(), args.device)?)
-            .measure(Some(Feed::host(Input::Trainable.name(), &trainable)))
+            .measure(Some(Feed::host(Input::Trainable.name(), &trainable)))?;
+        found.metrics.extend(written(args, runtime, || bundle.runnable(INFERENCE), &places, source, dataset)?);
+        Ok(found)
     })
+}
+
+/// How far what a model that listens writes is from what was said; nothing for other tasks, and where no tokenizer spells it.
+fn written(
+    args: &Args,
+    runtime: &Runtime,
+    graph: impl FnOnce() -> Result<Runnable>,
+    places: &[PathBuf],
+    source: &Source,
+    dataset: &Dataset,
+) -> Result<Metrics> {
+    /// As many tokens as any text of Whisper's has.
+    const MOST: usize = 448;
+    if source.task() != Task::SpeechSeq2Seq || source.tokenizer().is_none() {
+        return Ok(vec![]);
+    }
+    Transcriber::open(runtime, graph()?, source, places, MOST, args.device)?.error_rates(&dataset.examples)
 }
 
 fn of_logits(args: &Args, runtime: &Runtime, model: Runnable, logits: &str, source: &Source, dataset: &Dataset) -> Result<Evaluation> {
@@ -206,5 +227,10 @@ fn of_model(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
         Some(shown) => (Runnable::of(&shown, &args.model)?, logits::SHOWN),
         None => (Runnable::from(&args.model), graph.value_name(head.logits)),
     };
-    each(args, source, |source, dataset| of_logits(args, runtime, runnable.clone(), logits, source, &dataset))
+    each(args, source, |source, dataset| {
+        let mut found = of_logits(args, runtime, runnable.clone(), logits, source, &dataset)?;
+        let places = [args.model.clone()];
+        found.metrics.extend(written(args, runtime, || Ok(Runnable::from(&args.model)), &places, source, &dataset)?);
+        Ok(found)
+    })
 }

@@ -63,7 +63,8 @@ fn of_bundle(args: &Opening<'_>) -> Result<Opened> {
         move || Ok((bundle.runnable(INFERENCE)?, bundle.manifest().logits.clone()))
     };
     let graph = move || of_evaluation(&bundle, reads);
-    Ok(Opened { stop: stops(&source, &places)?, source, loss, class_names, whole: Box::new(whole), graph: Box::new(graph) })
+    let (stop, places) = (stops(&source, &places)?, places.to_vec());
+    Ok(Opened { source, loss, class_names, stop, places, whole: Box::new(whole), graph: Box::new(graph) })
 }
 
 fn of_evaluation(bundle: &Bundle, reads: anatomy::Reads) -> Result<(Runnable, Option<Vec<f32>>)> {
@@ -98,7 +99,8 @@ fn of_model(args: &Opening<'_>) -> Result<Opened> {
         let graph = prediction::of_model(model.graph(), model.anatomy(), &settled.objective, reads).in_file(&path)?;
         Ok((Runnable::of(&graph, &path)?, None))
     };
-    Ok(Opened { source, loss: settled.plan, class_names, stop, whole: Box::new(whole), graph: Box::new(graph) })
+    let places = vec![args.model.to_path_buf()];
+    Ok(Opened { source, loss: settled.plan, class_names, stop, places, whole: Box::new(whole), graph: Box::new(graph) })
 }
 
 /// Tokens that end a text which a language model writes.

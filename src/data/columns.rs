@@ -291,13 +291,11 @@ fn samples(row: &Example, mask: &str) -> Result<usize> {
     let mut lengths: Vec<usize> = signals.map(|(_, numbers)| numbers.values.len()).collect();
     lengths.sort_unstable();
     lengths.dedup();
-    match lengths[..] {
-        [length] => Ok(length),
-        _ => {
-            let error = Error::not_found("column", mask.to_owned()).at(Place::Line(row.line));
-            Err(error.with_hint(format!("rows without tokens say in a column {mask} which of their positions are there")))
-        }
+    if let [length] = lengths[..] {
+        return Ok(length);
     }
+    let error = Error::not_found("column", mask.to_owned()).at(Place::Line(row.line));
+    Err(error.with_hint(format!("rows without tokens say in a column {mask} which of their positions are there")))
 }
 
 fn or_constant(column: &[i32], value: i32, length: usize) -> Vec<i32> {

@@ -41,7 +41,7 @@ pub(super) fn tokenizer(vocab: &Value, config: &Value) -> Result<Value> {
         "version": "1.0",
         "added_tokens": added.collect::<Vec<_>>(),
         "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": space},
-        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(?s)."}, "behavior": "Isolated", "invert": false},
+        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": false},
         "decoder": {"type": "CTC", "pad_token": pad, "word_delimiter_token": space, "cleanup": false},
         "model": {"type": "WordLevel", "vocab": table, "unk_token": unknown},
     }))

@@ -255,6 +255,17 @@ impl Tokenizer {
         Ok(spaced.collect::<String>().trim().to_owned())
     }
 
+    /// The text that frames say: of equal symbols in a row the first, no blanks, spelled.
+    ///
+    /// # Errors
+    /// As [`spell`](Self::spell).
+    pub fn hear(&self, frames: &[i32], blank: i32) -> Result<String> {
+        let mut symbols = frames.to_vec();
+        symbols.dedup();
+        symbols.retain(|symbol| *symbol != blank);
+        self.spell(&symbols)
+    }
+
     /// Checks that a model with so many tokens can read what this tokenizer writes.
     ///
     /// # Errors

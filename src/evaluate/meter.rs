@@ -231,10 +231,15 @@ impl Meter {
             Kind::Frames { rate, blank, speller } => {
                 let frames = first.shape().get(1).copied().unwrap_or_default();
                 for (at, row) in rows.iter().enumerate() {
-                    let (Some(speller), Some(said)) = (speller.as_ref(), row.texts.first()) else { continue };
+                    let Some(speller) = speller.as_ref() else { continue };
+                    let said = match (row.texts.first(), &row.labels) {
+                        (Some(text), _) => text.clone(),
+                        (None, Labels::Tokens(symbols)) => speller.spell(symbols)?,
+                        (None, _) => continue,
+                    };
                     let symbols: Vec<i32> =
                         (0..frames).map(|frame| i32::try_from(largest(row_of(at * frames + frame))).unwrap_or_default()).collect();
-                    rate.add(said, &speller.spell(&heard(&symbols, *blank))?);
+                    rate.add(&said, &speller.hear(&symbols, *blank)?);
                 }
             }
             Kind::Answers(answers) => {
@@ -305,14 +310,6 @@ impl Meter {
     pub fn confusion(&self) -> Option<&Confusion> {
         if let Kind::Classes(table) = &self.kind { Some(table) } else { None }
     }
-}
-
-/// The symbols that frames give: of equal ones in a row the first, and no blanks.
-fn heard(frames: &[i32], blank: i32) -> Vec<i32> {
-    let mut symbols = frames.to_vec();
-    symbols.dedup();
-    symbols.retain(|symbol| *symbol != blank);
-    symbols
 }
 
 fn column(row: &Example, name: &str) -> Vec<f64> {

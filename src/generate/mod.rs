@@ -6,10 +6,12 @@
 mod sampler;
 mod stream;
 mod transducer;
+mod wish;
 
 pub use sampler::{Sampler, Sampling};
 pub use stream::TextStream;
 pub use transducer::{Graphs, Transducer, Writing};
+pub use wish::Wish;
 
 use crate::adapter::config::Task;
 use crate::anatomy::{Feeding, MaskForm, Role};

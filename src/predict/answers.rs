@@ -62,7 +62,8 @@ impl Answers<'_> {
                 Ok(compared(question, &scores, "score"))
             }
             Task::MaskedLm => self.filled(example, first),
-            Task::CausalLm | Task::Seq2SeqLm | Task::Preference | Task::Ctc | Task::SpeechSeq2Seq => Err(missing()),
+            Task::Ctc => self.spoken(first),
+            Task::CausalLm | Task::Seq2SeqLm | Task::Preference | Task::SpeechSeq2Seq => Err(missing()),
         }
     }
 
@@ -91,6 +92,20 @@ impl Answers<'_> {
         let all: Vec<f64> = logits.iter().copied().map(sigmoid).collect();
         let chosen = (0..all.len()).filter(|&label| all[label] >= self.shape.threshold).map(|label| self.name(label)).collect();
         columns([("prediction", Value::Array(chosen)), ("probabilities", self.probabilities(&all))])
+    }
+
+    /// What frames say, or their symbols where no tokenizer spells them.
+    fn spoken(&self, found: &Found) -> Result<Columns> {
+        let frames = found.first().and_then(|(shape, _)| shape.first().copied()).unwrap_or_default();
+        let symbol = |frame: usize| i32::try_from(largest(&softmax(row(found, frame)))).unwrap_or_default();
+        let symbols: Vec<i32> = (0..frames).map(symbol).collect();
+        Ok(one(
+            "prediction",
+            match self.source.tokenizer() {
+                Some(tokenizer) => tokenizer.hear(&symbols, self.loss.blank())?.into(),
+                None => symbols.into(),
+            },
+        ))
     }
 
     /// The label whose words a language model holds for the most probable.

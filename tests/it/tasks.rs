@@ -314,3 +314,24 @@ fn bad_rows_of_a_task_are_named_with_their_line() {
         refused(&["train", &bundle, "--data", &data, "--tokenizer", &tokenizer, "--max-steps", "1"], said);
     }
 }
+
+#[test]
+fn frames_of_padding_do_not_count_and_rows_are_heard_alone() {
+    let folder = Folder::with("wav2vec2_ctc/model.onnx");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/fixtures/wav2vec2_ctc");
+    for file in ["config.json", "vocab.json", "tokenizer_config.json", "preprocessor_config.json"] {
+        std::fs::copy(source.join(file), folder.path(file)).unwrap();
+    }
+    let expected: Value = serde_json::from_str(&std::fs::read_to_string(source.join("expected.json")).unwrap()).unwrap();
+    let (rows, bundle) = (source.join("rows.jsonl").display().to_string(), folder.path("bundle"));
+    done(&["inject", &folder.path("model.onnx"), "--method", "lora", "-o", &bundle, "-q"]);
+    for batch_size in ["1", "2"] {
+        let told = done(&["eval", &bundle, "--data", &rows, "--batch-size", batch_size, "--json"]);
+        let loss = serde_json::from_str::<Value>(&told).unwrap()["loss"].as_f64().unwrap();
+        let theirs = expected["loss"].as_f64().unwrap();
+        assert!((loss - theirs).abs() < 1e-5 * theirs, "batches of {batch_size}: {loss}, transformers {theirs}");
+    }
+    let told = done(&["predict", &bundle, "--data", &rows]);
+    let heard: Vec<Value> = told.lines().map(|row| serde_json::from_str::<Value>(row).unwrap()["prediction"].clone()).collect();
+    assert_eq!(Value::Array(heard), expected["heard"]);
+}

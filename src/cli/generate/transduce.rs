@@ -1,10 +1,9 @@
 //! `peft-onnx generate` with an encoder-decoder: a text, a sound or an image in, a text out.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{Args, Told};
 use crate::anatomy::{self, Feeding, Role};
@@ -12,10 +11,10 @@ use crate::cli::{Global, output};
 use crate::data::{Example, Media, Numbers, Pixels, Specials, Tokenizer};
 use crate::error::{Error, Result};
 use crate::export::INFERENCE;
-use crate::generate::{Graphs, Sampler, TextStream, Transducer, Writing};
+use crate::generate::{Graphs, Sampler, TextStream, Transducer, Wish};
 use crate::media::Features;
+use crate::model::Model as Opened;
 use crate::model::parts::Split;
-use crate::model::{Beside, Model as Opened, declared};
 use crate::training::tokenizer_near;
 
 /// An encoder-decoder, and the files that belong to it.
@@ -86,7 +85,14 @@ pub(super) fn run(args: &Args, global: &Global, model: Model, sampler: &dyn Fn()
             Error::not_found("tokenizer", "tokenizer.json").in_file(&args.model).with_hint("name one with --tokenizer FILE")
         })?,
     };
-    let writing = writing(args, &places, &tokenizer, positions)?;
+    let wish = Wish {
+        begins: args.decoder_prompt.as_deref(),
+        new_tokens: args.max_new_tokens,
+        is_drawn: args.choice.temperature > 0.0,
+        beams: args.num_beams.map(std::num::NonZeroUsize::get),
+        length_penalty: args.length_penalty,
+    };
+    let writing = wish.writing(&places, &tokenizer, positions)?;
     let mut transducer = Transducer::open(global.runtime(args.threads)?, graphs, feeding.clone(), args.device)?;
     let sources = sources(args, &tokenizer, &feeding, &Media::near(&places, None))?;
     let mut answers = vec![];
@@ -134,60 +140,4 @@ fn sources(args: &Args, tokenizer: &Tokenizer, feeding: &Feeding, media: &Media)
         found.push((file.display().to_string(), "image", example));
     }
     Ok(found)
-}
-
-/// What is written, as the configurations beside the model and the options say.
-fn writing(args: &Args, places: &[PathBuf], tokenizer: &Tokenizer, positions: Option<usize>) -> Result<Writing> {
-    let mut configs = vec![];
-    for place in places {
-        let beside = Beside::near(place);
-        configs.extend(beside.json(declared::GENERATION)?);
-        configs.extend(beside.json(declared::CONFIG)?);
-    }
-    let get =
-        |name: &str| configs.iter().flat_map(|config| [&config[name], &config["decoder"][name]]).find(|value| !value.is_null()).cloned();
-    let token = |value: &Value| value.as_i64().and_then(|token| i32::try_from(token).ok());
-    let tokens = |name: &str| {
-        get(name).and_then(|list| list.as_array().map(|list| list.iter().filter_map(token).collect::<Vec<_>>())).unwrap_or_default()
-    };
-    let start = get("decoder_start_token_id").as_ref().and_then(token).or_else(|| get("bos_token_id").as_ref().and_then(token));
-    let mut start = vec![start.unwrap_or_else(|| tokenizer.bos().unwrap_or_else(|| tokenizer.pad()))];
-    let mut forced = BTreeMap::new();
-    if let Some(text) = &args.decoder_prompt {
-        start.extend(tokenizer.encode(text, Specials::AsWritten)?.ids);
-    } else {
-        forced.extend(get("forced_bos_token_id").as_ref().and_then(token).map(|token| (1, token)));
-        let pairs = get("forced_decoder_ids").and_then(|pairs| pairs.as_array().cloned()).unwrap_or_default();
-        let pair = |pair: &Value| Some((usize::try_from(pair[0].as_u64()?).ok()?, token(&pair[1])?));
-        forced.extend(pairs.iter().filter_map(pair));
-    }
-    let folders: Vec<PathBuf> = places.iter().flat_map(|place| crate::files::near::folders(place)).collect();
-    let single = |words: &Value| words.as_array().filter(|words| words.len() == 1).and_then(|words| token(&words[0]));
-    let bad = get("bad_words_ids")
-        .and_then(|all| all.as_array().map(|all| all.iter().filter_map(single).collect::<Vec<_>>()))
-        .unwrap_or_default();
-    let unread: Vec<&str> = ["no_repeat_ngram_size", "min_length", "forced_eos_token_id", "encoder_no_repeat_ngram_size"]
-        .into_iter()
-        .filter(|name| get(name).is_some_and(|value| value.as_f64() != Some(0.0)))
-        .collect();
-    if !unread.is_empty() {
-        tracing::warn!("the configuration of generation says {}, which is not followed", unread.join(", "));
-    }
-    let is_drawn = args.choice.temperature > 0.0;
-    let usual = get("num_beams").and_then(|count| count.as_u64()).and_then(|count| usize::try_from(count).ok()).filter(|_| !is_drawn);
-    let beams = args.num_beams.map_or(usual.unwrap_or(1), std::num::NonZeroUsize::get);
-    if is_drawn && beams > 1 {
-        return Err(Error::unsupported("--num-beams with --temperature", "beam search draws no tokens").with_hint("leave one of them out"));
-    }
-    Ok(Writing {
-        start,
-        stop: tokenizer.stops(&folders)?,
-        new_tokens: args.max_new_tokens,
-        positions,
-        suppressed: tokens("suppress_tokens").into_iter().chain(bad).collect(),
-        suppressed_first: tokens("begin_suppress_tokens"),
-        forced,
-        beams,
-        length_penalty: args.length_penalty.or_else(|| get("length_penalty").and_then(|value| value.as_f64())).unwrap_or(1.0),
-    })
 }

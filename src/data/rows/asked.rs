@@ -76,7 +76,10 @@ pub(in crate::data) fn question(fields: &Fields, encoder: &Encoder<'_>) -> Resul
             Err(error.with_hint("a row has query and passage; --map COLUMN=passage says which is which"))
         }
         Task::ImageCls if has("image") => files::picture(fields, encoder).map(|example| Question::of("image", example)),
-        Task::AudioCls if has("audio") => files::recording(fields, encoder).map(|example| Question::of("audio", example)),
+        Task::SpeechSeq2Seq if has("image") => files::picture(fields, encoder).map(|example| Question::of("image", example)),
+        Task::AudioCls | Task::Ctc | Task::SpeechSeq2Seq if has("audio") => {
+            files::recording(fields, encoder).map(|example| Question::of("audio", example))
+        }
         _ => of_numbers_or_text(fields, encoder).map(|example| Question::of("text", example)),
     }
 }
