@@ -77,11 +77,15 @@ fn manual(folder: &Path, global: &Global) -> Result<()> {
     std::fs::create_dir_all(folder).in_file(folder)?;
     let mut command = help::command();
     command.build();
-    let mut files = vec![write_page(folder, &command)?];
-    for command in command.get_subcommands().filter(|command| command.get_name() != "help") {
-        files.push(write_page(folder, command)?);
-    }
+    let mut files = vec![];
+    write_pages(folder, &command, &mut files)?;
     written(&files, global)
+}
+
+/// Writes the pages of a command and of those below it.
+fn write_pages(folder: &Path, command: &clap::Command, files: &mut Vec<PathBuf>) -> Result<()> {
+    files.push(write_page(folder, command)?);
+    command.get_subcommands().filter(|below| below.get_name() != "help").try_for_each(|below| write_pages(folder, below, files))
 }
 
 /// Writes the page of a command: `peft-onnx-train.1`.

@@ -6,6 +6,12 @@ use super::Surroundings;
 
 /// The folders of the package, those of the active environment first.
 pub(super) fn folders(around: &Surroundings) -> Vec<PathBuf> {
+    // Where pip put this program, its Python stands beside it, whether the environment is active or not.
+    let beside = around
+        .executable
+        .iter()
+        .filter_map(|program| Some(program.parent()?.to_path_buf()))
+        .flat_map(|folder| prefixes_of_programs(&folder));
     let environments = ["VIRTUAL_ENV", "CONDA_PREFIX"].iter().filter_map(|name| around.folder_of(name));
     let started_by =
         around.parent.iter().filter(|program| program.is_absolute()).filter_map(|program| Some(program.parent()?.to_path_buf()));
@@ -13,7 +19,7 @@ pub(super) fn folders(around: &Surroundings) -> Vec<PathBuf> {
     let installed = programs.flat_map(|folder| prefixes_of_programs(&folder));
     let user = around.folder_of("HOME").map(|home| home.join(".local"));
     let mut folders = vec![];
-    for prefix in environments.chain(installed).chain(user).flat_map(with_base) {
+    for prefix in beside.chain(environments).chain(installed).chain(user).flat_map(with_base) {
         for folder in package_folders(&prefix).into_iter().filter(|folder| folder.is_dir()) {
             if !folders.contains(&folder) {
                 folders.push(folder);
@@ -100,6 +106,20 @@ mod tests {
             let around = Surroundings { variables: vec![("VIRTUAL_ENV".into(), environment.clone().into())], ..Surroundings::default() };
             assert_eq!(folders(&around), expected, "{both}");
         }
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_program_that_pip_installed_finds_the_package_beside_it() {
+        let root = tempfile::tempdir().expect("a folder");
+        let [own, other] = ["own", "other"].map(|name| make(root.path(), &format!("{name}/lib/python3.11/site-packages/onnxruntime/capi")));
+        let programs = make(root.path(), "own/bin");
+        for name in ["peft-onnx", "python3"] {
+            std::fs::write(programs.join(name), b"").expect("a file");
+        }
+        let variables = vec![("VIRTUAL_ENV".into(), root.path().join("other").into())];
+        let around = Surroundings { executable: Some(programs.join("peft-onnx")), variables, ..Surroundings::default() };
+        assert_eq!(folders(&around), [own, other]);
     }
 
     #[test]
