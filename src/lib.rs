@@ -150,6 +150,8 @@ pub mod forecast;
 pub mod generate;
 pub mod grad;
 pub mod inspect;
+#[cfg(feature = "cli")]
+pub mod install;
 pub mod ir;
 pub mod measure;
 #[cfg(feature = "runtime")]
@@ -162,6 +164,8 @@ pub mod peft;
 #[cfg(feature = "runtime")]
 pub mod predict;
 pub mod safetensors;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod train;
 #[cfg(feature = "runtime")]
 pub mod training;

@@ -8,26 +8,27 @@
 mod answers;
 pub mod mining;
 mod numbers;
+mod opened;
 mod runner;
 mod transcriber;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use crate::adapter::config::Task;
 use crate::anatomy::Reads;
-use crate::data::Asked;
+use crate::data::{Asked, Fields};
 use crate::error::{Context, Error, Place, Result};
 use crate::evaluate::reference::Reference;
 use crate::generate::{Generator, Limits, Sampler, Sampling};
-use crate::onnx::Runnable;
 use crate::ort::{Device, Purpose, Runtime, Session, Settings};
 use crate::train::plan::LossPlan;
 use crate::training::Source;
 
 use answers::Answers;
 pub use answers::Shape;
+pub use opened::{Opened, Read, Whole};
 use runner::Runner;
 pub use transcriber::Transcriber;
 
@@ -52,30 +53,6 @@ enum Mind {
     /// Text that goes on from a row's.
     Writer { generator: Box<Generator>, limits: Limits },
 }
-
-/// A model and what is known of it.
-pub struct Opened {
-    /// How rows are read.
-    pub source: Source,
-    /// What is minimised in training, which says how scores are meant.
-    pub loss: LossPlan,
-    /// The names of the classes in the order of their numbers.
-    pub class_names: Vec<String>,
-    /// The whole model, with logits of this name, for tasks that ask for words.
-    pub whole: Box<dyn Fn() -> Result<Whole>>,
-    /// The graph that gives what the task reads, and its trainable vector, if it has one.
-    pub graph: Box<dyn Fn() -> Result<Read>>,
-    /// Tokens that end a text.
-    pub stop: Vec<i32>,
-    /// Where the model's configurations lie.
-    pub places: Vec<PathBuf>,
-}
-
-/// A whole model, and the name of its logits.
-pub type Whole = (Runnable, String);
-
-/// A graph that gives what a task reads, and its trainable vector.
-pub type Read = (Runnable, Option<Vec<f32>>);
 
 /// How a model is run.
 #[derive(Clone, Copy, Debug)]
@@ -139,16 +116,66 @@ impl Predictor {
     /// # Errors
     /// A model that gives none; texts that it cannot take.
     pub fn vectors(&mut self, texts: &[&str], column: &str) -> Result<Vec<Vec<f32>>> {
-        let Mind::Runner(runner) = &mut self.mind else {
-            return Err(Error::unsupported("vectors of this model", "it is not asked for embeddings"));
-        };
         let mut found = vec![];
         for texts in texts.chunks(self.batch_size * 16) {
             let asked = texts.iter().map(|text| self.source.ask_text(text, column)).collect::<Result<Vec<_>>>()?;
-            let given = runner.run(&asked, Path::new(""), &self.source, self.batch_size)?;
-            found.extend(given.into_iter().filter_map(|mut parts| Some(parts.pop()?.pop()?.1)));
+            found.extend(self.vectors_of(&asked)?);
         }
         Ok(found)
+    }
+
+    /// Whether the model can take [another adapter](Self::wear).
+    #[must_use]
+    pub fn can_change(&self) -> bool {
+        matches!(&self.mind, Mind::Runner(runner) if runner.has_trainable())
+    }
+
+    /// Takes the trainable vector of another adapter for the same graph, and the names of its classes.
+    ///
+    /// # Errors
+    /// A model that [cannot](Self::can_change).
+    pub fn wear(&mut self, vector: Vec<f32>, class_names: Vec<String>) -> Result<()> {
+        match &mut self.mind {
+            Mind::Runner(runner) if runner.has_trainable() => {
+                runner.train_with(vector);
+                self.class_names = class_names;
+                Ok(())
+            }
+            _ => Err(Error::unsupported("another adapter for this model", "its graph has the adapter as a constant")),
+        }
+    }
+
+    /// The names of the classes in the order of their numbers.
+    #[must_use]
+    pub fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+
+    /// How rows are read.
+    #[must_use]
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// Answers rows in memory: the columns of each one's answer, in their order.
+    ///
+    /// # Errors
+    /// As [`answer`](Self::answer).
+    pub fn answers(&mut self, asked: &[Asked]) -> Result<Vec<Fields>> {
+        let Self { source, mind, shape, loss, class_names, batch_size } = self;
+        of_asked(mind, &Answers { source, shape, loss, names: class_names }, asked, Path::new(""), *batch_size)
+    }
+
+    /// The vectors of rows in memory, in their order.
+    ///
+    /// # Errors
+    /// As [`vectors`](Self::vectors).
+    pub fn vectors_of(&mut self, asked: &[Asked]) -> Result<Vec<Vec<f32>>> {
+        let Mind::Runner(runner) = &mut self.mind else {
+            return Err(Error::unsupported("vectors of this model", "it is not asked for embeddings"));
+        };
+        let given = runner.run(asked, Path::new(""), &self.source, self.batch_size)?;
+        Ok(given.into_iter().filter_map(|mut parts| Some(parts.pop()?.pop()?.1)).collect())
     }
 
     /// Answers all rows of a file, in their order; `tell` gets some at a time, each with its columns and the answer's behind them.
@@ -163,23 +190,23 @@ impl Predictor {
         let answers = Answers { source, shape, loss, names: class_names };
         let mut count = 0;
         source.ask(file, *batch_size * BATCHES, &mut |asked| {
-            let found = match mind {
-                Mind::Runner(runner) => {
-                    runner.run(&asked, file, source, *batch_size).and_then(|found| answers.of_scores(&asked, &found))?
-                }
-                Mind::Judge(judge) => {
-                    runner::judged(judge, &asked, file, source, *batch_size).map(|found| answers::of_chances(&asked, &found))?
-                }
-                Mind::Transcriber(transcriber) => asked.iter().map(|row| transcribed(transcriber, row)).collect::<Result<_>>()?,
-                Mind::Writer { generator, limits } => {
-                    asked.iter().map(|row| written(generator, limits, row, source)).collect::<Result<_>>()?
-                }
-            };
+            let found = of_asked(mind, &answers, &asked, file, *batch_size)?;
             count += asked.len();
             let rows = asked.into_iter().zip(found).map(|(row, found)| joined(row, found, &shape.prefix)).collect::<Result<_>>();
             tell(rows.in_file(file)?)
         })?;
         Ok(count)
+    }
+}
+
+/// The answers to rows.
+fn of_asked(mind: &mut Mind, answers: &Answers<'_>, asked: &[Asked], file: &Path, batch_size: usize) -> Result<Vec<Map<String, Value>>> {
+    let source = answers.source;
+    match mind {
+        Mind::Runner(runner) => runner.run(asked, file, source, batch_size).and_then(|found| answers.of_scores(asked, &found)),
+        Mind::Judge(judge) => runner::judged(judge, asked, file, source, batch_size).map(|found| answers::of_chances(asked, &found)),
+        Mind::Transcriber(transcriber) => asked.iter().map(|row| transcribed(transcriber, row)).collect(),
+        Mind::Writer { generator, limits } => asked.iter().map(|row| written(generator, limits, row, source)).collect(),
     }
 }
 

@@ -114,6 +114,13 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
             all(Role::Model, &args.part)?;
             all(Role::Tokenizer, &args.tokenizer)?;
         }
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => {
+            moved(&mut args.base, global)?;
+            around(&mut args.model, &mut args.which);
+            take(Role::ModelOrBundle, &mut args.model, global)?;
+            all(Role::Tokenizer, &args.tokenizer)?;
+        }
         Command::Chat(args) => {
             moved(&mut args.base, global)?;
             around(&mut args.model, &mut args.which);

@@ -228,12 +228,7 @@ impl Prompt {
             text.truncate(text.trim_end_matches(['\n', '\r']).len());
         }
         if !args.chat {
-            let mut tokens = tokenizer.encode(&text, Specials::Added)?.ids;
-            // Some tokenizers end every text; this one goes on.
-            if tokens.len() > 1 && tokens.last() == tokenizer.eos().as_ref() {
-                tokens.pop();
-            }
-            return Ok(Self { text, tokens });
+            return Ok(Self { tokens: tokenizer.encode_to_continue(&text)?, text });
         }
         let template = tokenizer.chat().ok_or_else(|| {
             Error::invalid("the tokenizer has no chat template")

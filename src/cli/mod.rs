@@ -32,6 +32,8 @@ pub mod predict;
 mod progress;
 pub mod runs;
 pub mod runtime;
+#[cfg(feature = "serve")]
+pub mod serve;
 mod signals;
 mod target;
 mod task;
@@ -110,6 +112,9 @@ pub enum Command {
     Generate(generate::Args),
     /// Talk with a model or bundle, line by line
     Chat(chat::Args),
+    /// Answer over HTTP, in the words of OpenAI's API; with many adapters on one base
+    #[cfg(feature = "serve")]
+    Serve(serve::Args),
     /// Compare a bundle's gradients with finite differences of its loss
     Check(check::Args),
     /// Show which ONNX Runtime is used, and how to get one
@@ -143,6 +148,8 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Combine(args) => combine::run(args, &cli.global),
         Command::Generate(args) => generate::run(args, &cli.global),
         Command::Chat(args) => chat::run(args, &cli.global),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::run(args, &cli.global),
         Command::Check(args) => check::run(args, &cli.global),
         Command::Runtime(args) => runtime::run(args, &cli.global),
         Command::Completions(args) => completions::run(args, &cli.global),

@@ -1,21 +1,14 @@
 //! Models and bundles, opened to answer rows.
 
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::Which;
 use crate::adapter::config::{Pooling, Task};
-use crate::anatomy;
-use crate::contract::GraphName;
 use crate::data::ColumnMap;
-use crate::error::{Context, Error, Result};
-use crate::export::objective::{self, LossRequest};
-use crate::export::{Bundle, INFERENCE, adapter_file};
-use crate::files;
-use crate::model::Model;
-use crate::onnx::Runnable;
+use crate::error::{Error, Result};
+use crate::export::objective::LossRequest;
 use crate::predict::Opened;
-use crate::train::prediction;
 use crate::training::Source;
 
 /// What is opened, and how its rows are read.
@@ -53,59 +46,11 @@ fn of_bundle(args: &Opening<'_>) -> Result<Opened> {
         let error = Error::invalid(format!("{option} with a bundle, which knows it")).in_file(args.model);
         return Err(error.with_hint("leave it out, or inject another bundle with it"));
     }
-    let manifest = bundle.manifest();
     let source = args.read(Source::of(&bundle, args.tokenizer)?);
-    let reads = source.task().row().reads;
-    let places = [args.model.join("inference.onnx"), bundle.model().to_path_buf()];
-    let (loss, class_names) = (manifest.loss.clone(), manifest.class_names.clone());
-    let whole = {
-        let bundle = bundle.clone();
-        move || Ok((bundle.runnable(INFERENCE)?, bundle.manifest().logits.clone()))
-    };
-    let graph = move || of_evaluation(&bundle, reads);
-    let (stop, places) = (stops(&source, &places)?, places.to_vec());
-    Ok(Opened { source, loss, class_names, stop, places, whole: Box::new(whole), graph: Box::new(graph) })
-}
-
-fn of_evaluation(bundle: &Bundle, reads: anatomy::Reads) -> Result<(Runnable, Option<Vec<f32>>)> {
-    let graph = prediction::of_evaluation(&bundle.graph(GraphName::Evaluation)?, reads).in_file(bundle.folder())?;
-    let vector = adapter_file::read(bundle.adapter(), bundle.manifest())?;
-    Ok((Runnable::of(&graph, &bundle.folder().join("evaluation.onnx"))?, Some(vector)))
+    Opened::of_bundle(bundle, source)
 }
 
 fn of_model(args: &Opening<'_>) -> Result<Opened> {
-    let model = Model::open(args.model)?;
-    let (graph, anatomy) = (model.graph(), model.anatomy());
-    let decision = anatomy::decide(graph, anatomy, &model.declared()?, args.task).in_file(args.model)?;
-    if let Some(doubt) = decision.doubt {
-        tracing::warn!("answered for {}, as asked, but {doubt}", decision.task);
-    }
-    let source = args.read(Source::of_model(&model, decision.task, args.tokenizer)?);
     let asked = LossRequest { pooling: args.pooling, normalize: args.normalize, ..LossRequest::default() };
-    let settled = objective::settle(&asked, decision.task, model.beside(), graph, anatomy).in_file(args.model)?;
-    let class_names = source.class_names().to_vec();
-    let stop = stops(&source, &[args.model.to_path_buf()])?;
-    let logits = anatomy.head.as_ref().map(|head| graph.value_name(head.output).to_owned());
-    let path = args.model.to_path_buf();
-    let whole = {
-        let path = path.clone();
-        move || {
-            let unknown = || Error::unsupported("predicting with this model", "it has no output that looks like logits").in_file(&path);
-            Ok((Runnable::from(&path), logits.clone().ok_or_else(unknown)?))
-        }
-    };
-    let graph = move || {
-        let reads = decision.task.row().reads;
-        let graph = prediction::of_model(model.graph(), model.anatomy(), &settled.objective, reads).in_file(&path)?;
-        Ok((Runnable::of(&graph, &path)?, None))
-    };
-    let places = vec![args.model.to_path_buf()];
-    Ok(Opened { source, loss: settled.plan, class_names, stop, places, whole: Box::new(whole), graph: Box::new(graph) })
-}
-
-/// Tokens that end a text which a language model writes.
-fn stops(source: &Source, places: &[PathBuf]) -> Result<Vec<i32>> {
-    let Some(tokenizer) = source.tokenizer() else { return Ok(vec![]) };
-    let folders: Vec<PathBuf> = places.iter().flat_map(|place| files::near::folders(place)).collect();
-    Ok(tokenizer.stops(&folders)?.into_iter().chain(tokenizer.end_of_turn()).collect())
+    Opened::of_model(args.model, args.task, &asked, |model, task| Ok(args.read(Source::of_model(model, task, args.tokenizer)?)))
 }

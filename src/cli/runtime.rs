@@ -1,5 +1,8 @@
 //! `peft-onnx runtime`
 
+mod install;
+
+use clap::Subcommand;
 use serde_json::json;
 
 use super::{Global, output};
@@ -15,18 +18,33 @@ have changed is not loaded, and none that is loaded reports to anybody.
 Examples:
   peft-onnx runtime
   peft-onnx runtime --onnxruntime /opt/onnxruntime/lib
-  pip install onnxruntime        # one way to get it; onnxruntime-gpu for CUDA";
+  peft-onnx runtime install cpu  # gets it without Python; cuda for NVIDIA's GPUs
+  pip install onnxruntime        # another way; onnxruntime-gpu for CUDA";
 
 /// Options of `runtime`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub struct Args {}
+pub struct Args {
+    /// What to do; without it, show which one is used.
+    #[command(subcommand)]
+    pub action: Option<Action>,
+}
 
-/// Shows which ONNX Runtime is used.
+/// What is done about the library.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Action {
+    /// Get an ONNX Runtime from the index of Python packages, without Python
+    Install(install::Args),
+}
+
+/// Shows which ONNX Runtime is used, or gets one.
 ///
 /// # Errors
 /// If there is none; the error says where was looked and how to get one.
-pub fn run(_args: &Args, global: &Global) -> Result<()> {
+pub fn run(args: &Args, global: &Global) -> Result<()> {
+    if let Some(Action::Install(args)) = &args.action {
+        return install::run(args, global);
+    }
     let facts = global.runtime(None)?.facts();
     if global.json {
         return output::print_json(&json!({

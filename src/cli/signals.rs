@@ -3,6 +3,7 @@
 //! Training saves first: the first signal sets a flag, the second ends the process at once. Everything else ends with the first. What was being
 //! written vanishes, and the exit code is what shells give to that signal.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use super::output;
@@ -13,13 +14,14 @@ use crate::files::unfinished;
 pub(super) enum First {
     /// It ends the process.
     Ends,
-    /// It asks the work to save and end.
-    Asks,
+    /// It asks the work to end in good order; with what is said then.
+    Asks(&'static str),
 }
 
 static ASKED: AtomicBool = AtomicBool::new(false);
 /// Whether the first signal asks.
 static ASKS: AtomicBool = AtomicBool::new(false);
+static WORDS: OnceLock<&'static str> = OnceLock::new();
 static LISTENS: AtomicBool = AtomicBool::new(false);
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 /// What shells add to a signal's number.
@@ -29,7 +31,10 @@ const INTERRUPT: i32 = 2;
 
 /// Listens from now on; the flag is set when a signal asks the work to end. A later call changes what the first signal does.
 pub(super) fn listen(first: First) -> &'static AtomicBool {
-    ASKS.store(first == First::Asks, Ordering::SeqCst);
+    if let First::Asks(words) = first {
+        WORDS.get_or_init(|| words);
+    }
+    ASKS.store(matches!(first, First::Asks(_)), Ordering::SeqCst);
     if LISTENS.swap(true, Ordering::SeqCst) {
         return &ASKED;
     }
@@ -52,7 +57,7 @@ fn came(signal: i32) {
         std::process::exit(OF_SIGNALS + signal);
     }
     SIGNAL.store(signal, Ordering::SeqCst);
-    output::note("\nstopping: saving after this step (once more to quit at once)");
+    output::note(&format!("\nstopping: {} (once more to quit at once)", WORDS.get().copied().unwrap_or_default()));
 }
 
 #[cfg(unix)]

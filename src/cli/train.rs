@@ -271,7 +271,7 @@ impl Training {
         let options = self.options(bundle, base, &manifest)?;
         let runtime = global.runtime(self.threads)?;
         let mut progress = Progress::new(global, self.log_every);
-        let stop = signals::listen(signals::First::Asks);
+        let stop = signals::listen(signals::First::Asks("saving after this step"));
         let trained = training::train(runtime, &options, stop, &mut |event| progress.show(&event));
         progress.finish();
         trained

@@ -53,13 +53,12 @@ pub fn ask(path: &Path, reading: &Reading<'_>, count: usize, answer: &mut dyn Fn
     }
 }
 
-/// A text of a column, which belongs to no file.
+/// A row of columns under the names of their roles, which belongs to no file.
 ///
 /// # Errors
-/// A text that the model cannot take; no tokenizer.
-pub fn ask_text(text: &str, column: &str, reading: &Reading<'_>) -> Result<Asked> {
+/// A row that the model cannot take; no tokenizer.
+pub fn ask_row(fields: Fields, reading: &Reading<'_>) -> Result<Asked> {
     let encoder = Encoder::new(reading, Some(reading.class_names), Path::new(""));
-    let fields: Fields = [(column.to_owned(), text.into())].into_iter().collect();
     let question = rows::question(&fields, &encoder)?.fitted(0, reading)?;
     Ok(Asked { line: 0, fields, question })
 }

@@ -43,7 +43,7 @@ mod tokenizer;
 mod tokens;
 mod wall;
 
-pub use asked::{Asked, ask, ask_text, each_row};
+pub use asked::{Asked, ask, ask_row, each_row};
 pub use batch::{Batch, Batches};
 pub use chat::{ChatTemplate, Conversation, Ending, Message};
 pub use column_map::{ColumnMap, Renamed};

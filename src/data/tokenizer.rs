@@ -121,6 +121,18 @@ impl Tokenizer {
         self.encoding(text, specials == Specials::Added).and_then(|encoding| Tokens::new(&encoding))
     }
 
+    /// A text that a language model goes on with, as tokens: some tokenizers end every text, this one goes on.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_to_continue(&self, text: &str) -> Result<Vec<i32>> {
+        let mut ids = self.encode(text, Specials::Added)?.ids;
+        if ids.len() > 1 && ids.last() == self.eos().as_ref() {
+            ids.pop();
+        }
+        Ok(ids)
+    }
+
     /// A text as tokens, of which no more than the first `most` are kept: at least these are those of the whole text. Of a long text, no more is
     /// taken apart than that needs.
     ///

@@ -16,6 +16,7 @@ mod fitting;
 
 use std::path::Path;
 
+pub(super) use fitting::fitted;
 use flatbuffers::{FlatBufferBuilder, WIPOffset};
 use indexmap::IndexMap;
 
@@ -57,7 +58,7 @@ pub fn write(bundle: &Path, adapter: Option<&Path>, output: &Path) -> Result<usi
     let manifest = Manifest::read(bundle)?;
     let (folder, own) = (adapter.unwrap_or(bundle), peft::read(bundle)?);
     let files = match adapter {
-        Some(folder) => fitting::fitted(peft::read(folder)?, &own).in_file(folder)?,
+        Some(folder) => fitted(peft::read(folder)?, &own).in_file(folder)?,
         None => own,
     };
     let inputs = inputs(Made::Folder(bundle), &manifest, &files).in_file(folder)?;

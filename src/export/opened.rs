@@ -109,6 +109,31 @@ impl Bundle {
         Ok(self)
     }
 
+    /// The same with another adapter, in memory, that has the same tensors; its scales are brought to those of the graphs.
+    ///
+    /// # Errors
+    /// An adapter of another method, for other modules, of other ranks, or with other numbers where the graphs have constants.
+    pub fn fitted(&self, files: AdapterFiles) -> Result<Self> {
+        let own = self.files()?;
+        let missing =
+            |one: &AdapterFiles, other: &AdapterFiles| one.tensors.keys().find(|name| !other.tensors.contains_key(*name)).cloned();
+        if let Some(name) = missing(&own, &files).or_else(|| missing(&files, &own)) {
+            return Err(Error::not_found("tensor in both adapters", name).with_hint("they attach to different modules"));
+        }
+        let fitted = self.clone().with_files(onnx_adapter::fitted(files, &own)?);
+        fitted.inputs()?;
+        Ok(fitted)
+    }
+
+    /// The adapter's tensors by the optional inputs of the inference graph.
+    ///
+    /// # Errors
+    /// An adapter that is not of the graph's inputs.
+    pub fn inputs(&self) -> Result<IndexMap<String, Tensor>> {
+        let made = self.memory.as_ref().map_or(Made::Folder(&self.folder), |memory| Made::Memory(&memory.made));
+        onnx_adapter::inputs(made, &self.manifest, &self.files()?).in_file(self.adapter.join(peft::WEIGHTS_FILE))
+    }
+
     /// The adapter.
     ///
     /// # Errors
@@ -228,10 +253,7 @@ impl Bundle {
     /// # Errors
     /// As [`runnable`](Self::runnable).
     pub fn adapted(&self) -> Result<Graph> {
-        let graph = self.graph(INFERENCE)?;
-        let files = self.files()?;
-        let made = self.memory.as_ref().map_or(Made::Folder(&self.folder), |memory| Made::Memory(&memory.made));
-        with_adapter(&graph, &onnx_adapter::inputs(made, &self.manifest, &files).in_file(self.adapter.join(peft::WEIGHTS_FILE))?)
+        with_adapter(&self.graph(INFERENCE)?, &self.inputs()?)
     }
 
     /// Writes `inference.onnx` again, with the adapter as its file is now: what has to follow when the adapter's file was replaced, for those who open

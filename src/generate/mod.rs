@@ -5,11 +5,13 @@
 
 mod sampler;
 mod stream;
+mod text;
 mod transducer;
 mod wish;
 
 pub use sampler::{Sampler, Sampling};
 pub use stream::TextStream;
+pub use text::{Next, Text};
 pub use transducer::{Graphs, Transducer, Writing};
 pub use wish::Wish;
 
@@ -109,37 +111,53 @@ impl Generator {
         sampler: &mut Sampler,
         write: &mut dyn FnMut(i32) -> Result<()>,
     ) -> Result<Vec<i32>> {
-        if prompt.is_empty() {
-            return Err(Error::invalid("the prompt has no tokens").with_hint("write at least a word"));
-        }
-        let room = limits.positions.into_iter().chain(self.length).min();
-        if room.is_some_and(|room| room <= prompt.len()) {
-            return Err(Error::mismatch("tokens in the prompt", format!("fewer than {}", room.unwrap_or_default()), prompt.len()));
-        }
-        let most = room.map_or(limits.new_tokens, |room| limits.new_tokens.min(room - prompt.len()));
-        let mut tokens = prompt.to_vec();
-        let mut past: Vec<DeviceTensor> = vec![];
-        let mut known = 0;
-        for _ in 0..most {
-            let (logits, present) = self.run(&tokens, known, &past)?;
-            if self.has_cache() {
-                (past, known) = (present, tokens.len());
-            }
-            let token = sampler.pick(logits, &tokens)?;
-            if limits.stop.contains(&token) {
-                break;
-            }
-            tokens.push(token);
+        let mut text = self.begin(prompt, limits)?;
+        while let Next::Token(token) = self.next(&mut text, limits, sampler, &[])? {
             write(token)?;
         }
-        Ok(tokens.split_off(prompt.len()))
+        Ok(text.into_written())
+    }
+
+    /// A text that goes on from a prompt, of which nothing is written yet. Texts that were begun can be written in turns.
+    ///
+    /// # Errors
+    /// An empty prompt, or one that leaves no room.
+    pub fn begin(&self, prompt: &[i32], limits: &Limits) -> Result<Text> {
+        Text::new(prompt, limits.new_tokens, limits.positions.into_iter().chain(self.length).min())
+    }
+
+    /// Writes the next token of a text. `adapter` has values for optional inputs of the graph, the same for all of a text.
+    ///
+    /// # Errors
+    /// A run that fails; logits that are no numbers.
+    pub fn next(&mut self, text: &mut Text, limits: &Limits, sampler: &mut Sampler, adapter: &[(String, DeviceTensor)]) -> Result<Next> {
+        if text.is_full() {
+            return Ok(Next::Full);
+        }
+        let (logits, present) = self.run(&text.tokens, text.known, &text.past, adapter)?;
+        if self.has_cache() {
+            (text.past, text.known) = (present, text.tokens.len());
+        }
+        let token = sampler.pick(logits, &text.tokens)?;
+        if limits.stop.contains(&token) {
+            return Ok(Next::Stop);
+        }
+        text.tokens.push(token);
+        Ok(Next::Token(token))
     }
 
     /// The logits behind the last token, and the cache with all tokens. `known` tokens are in the cache already.
-    fn run(&mut self, tokens: &[i32], known: usize, past: &[DeviceTensor]) -> Result<(Vec<f32>, Vec<DeviceTensor>)> {
+    fn run(
+        &mut self,
+        tokens: &[i32],
+        known: usize,
+        past: &[DeviceTensor],
+        adapter: &[(String, DeviceTensor)],
+    ) -> Result<(Vec<f32>, Vec<DeviceTensor>)> {
         let given = self.inputs(tokens, known)?;
         let mut feeds: Vec<Feed<'_>> = given.iter().map(|(name, tensor)| Feed::host(name, tensor)).collect();
         feeds.extend(self.cache.iter().zip(past).map(|(slot, tensor)| Feed::device(&slot.past.name, tensor)));
+        feeds.extend(adapter.iter().map(|(name, tensor)| Feed::device(name, tensor)));
         let mut outputs = vec![self.logits.as_str()];
         outputs.extend(self.cache.iter().map(|slot| slot.present.as_str()));
         let mut found = self.session.run_on_device(&feeds, &outputs)?.into_iter();

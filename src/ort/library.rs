@@ -9,7 +9,7 @@
 //! | project | `$PEFT_ONNX_HOME/.ort`, and `.ort` of the checkout whose `target` has the executable (`scripts/get_onnxruntime.sh` fills it) |
 //! | program | beside the executable |
 //! | user | the user's data folder: `$XDG_DATA_HOME/peft-onnx/onnxruntime`, by default below `~/.local/share` |
-//! | python | the `onnxruntime` package of the active Python: `VIRTUAL_ENV`, `CONDA_PREFIX`, the Python that started this program, those on `PATH`, the user's site folder |
+//! | python | the `onnxruntime` package of the Python beside the executable, and of the active one: `VIRTUAL_ENV`, `CONDA_PREFIX`, the Python that started this program, those on `PATH`, the user's site folder |
 //! | system | the loader's folders |
 //!
 //! What is named outright (option, variable) must load; what is merely found and does not is passed over. A library is code: the current
@@ -28,10 +28,10 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind};
 
-pub(in crate::ort) use fitness::unfit;
+pub use fitness::unfit;
 
 /// What to do when there is no library, or none that will do.
-pub const HINT: &str = "run `pip install -U \"onnxruntime>=1.31\"` (onnxruntime-gpu for CUDA) or scripts/get_onnxruntime.sh, or name a library with --onnxruntime PATH";
+pub const HINT: &str = "run `peft-onnx runtime install cpu` (or cuda), or `pip install -U \"onnxruntime>=1.21\"` (onnxruntime-gpu for CUDA), or name a library with --onnxruntime PATH";
 
 /// How a library was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,13 +199,17 @@ fn version_numbers(path: &Path) -> Vec<u32> {
 }
 
 fn is_library(path: &Path) -> bool {
-    let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return false };
-    let is_named_so = match env::consts::OS {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(is_named_as_library) && path.is_file()
+}
+
+/// Whether a file's name is that of ONNX Runtime's library on this system.
+#[must_use]
+pub fn is_named_as_library(name: &str) -> bool {
+    match env::consts::OS {
         "windows" => name.eq_ignore_ascii_case("onnxruntime.dll"),
         "macos" => name.strip_prefix("libonnxruntime.").is_some_and(|rest| rest.split('.').next_back() == Some("dylib")),
         _ => name == "libonnxruntime.so" || name.starts_with("libonnxruntime.so."),
-    };
-    is_named_so && path.is_file()
+    }
 }
 
 fn project_folders(around: &Surroundings) -> Vec<PathBuf> {
@@ -222,8 +226,9 @@ fn checkout_of(executable: &Path) -> Option<PathBuf> {
     project.join("Cargo.toml").is_file().then(|| project.to_path_buf())
 }
 
-/// Where a user's programs keep their data.
-fn user_folder(around: &Surroundings) -> Option<PathBuf> {
+/// The folder of the user's data in which the library is looked for.
+#[must_use]
+pub fn user_folder(around: &Surroundings) -> Option<PathBuf> {
     let home = |below: &str| around.folder_of("HOME").map(|home| home.join(below));
     let data = match env::consts::OS {
         "windows" => around.folder_of("LOCALAPPDATA"),

@@ -7,6 +7,8 @@ use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, Memory
 use ort::session::IoBinding;
 use ort::value::ValueType;
 
+use super::library::HINT;
+use super::process::Facts;
 use super::settings::SETTINGS;
 use super::value::{DeviceTensor, Feed, element_type};
 use super::{Runtime, Settings, cuda, lent, refused};
@@ -103,7 +105,7 @@ impl Session {
         }
         let mut builder = ort::session::Session::builder(&runtime.environment).map_err(refused)?;
         for setting in SETTINGS {
-            builder = (setting.apply)(builder, settings).map_err(|error| at_opening(refused(error), settings.device))?;
+            builder = (setting.apply)(builder, settings).map_err(|error| at_opening(refused(error), settings.device, runtime.facts()))?;
         }
         builder = lent::lend(builder, &lent).in_file(&path)?;
         if let Some(root) = root {
@@ -113,7 +115,7 @@ impl Session {
             Some(message) => builder.commit_from_memory(message),
             None => builder.commit_from_file(&path),
         };
-        let inner = opened.map_err(|error| at_opening(refused(error), settings.device)).in_file(&path)?;
+        let inner = opened.map_err(|error| at_opening(refused(error), settings.device, runtime.facts())).in_file(&path)?;
         let required = inner.inputs().iter().map(|port| Port::new(port.name(), port.dtype(), Presence::Required));
         let optional = inner.overridable_initializers();
         let inputs = required.chain(optional.iter().map(|port| Port::new(port.name(), port.dtype(), Presence::Optional))).collect();
@@ -251,12 +253,17 @@ impl Session {
     }
 }
 
-fn at_opening(error: Error, device: Device) -> Error {
-    match (device, error.kind()) {
-        (Device::Cuda(_), ErrorKind::Runtime(message)) => {
-            let hint = cuda::hint(message);
-            error.with_hint(hint)
-        }
-        _ => error,
+fn at_opening(error: Error, device: Device, facts: &Facts) -> Error {
+    let hint = match (error.kind(), device) {
+        (ErrorKind::Runtime(message), _) if facts.is_behind(message) => Some(format!(
+            "this ONNX Runtime is {}, and the graph may need a newer one: {HINT}",
+            facts.version.as_deref().unwrap_or("of unknown version")
+        )),
+        (ErrorKind::Runtime(message), Device::Cuda(_)) => Some(cuda::hint(message)),
+        _ => None,
+    };
+    match hint {
+        Some(hint) => error.with_hint(hint),
+        None => error,
     }
 }

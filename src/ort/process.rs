@@ -43,6 +43,26 @@ pub struct Facts {
     pub threads: usize,
 }
 
+/// The newest version, behind `1.`, that graphs of ours were run on.
+const NEWEST: u32 = 32;
+/// What ONNX Runtime says of a graph that is newer than itself: of another version of the format, of an operator set, with an operator or a type of
+/// tensors that it does not know.
+const TOO_NEW: [&str; 5] = [
+    "Unsupported model IR version",
+    "only *guarantees* support for models stamped",
+    "is not a registered function/op",
+    "No Op registered for",
+    "is not supported till opset",
+];
+
+impl Facts {
+    /// Whether the library is not the newest, and what it says of a graph is what it says of graphs that are newer than itself.
+    pub(super) fn is_behind(&self, message: &str) -> bool {
+        let minor = self.version.as_deref().and_then(|version| version.split('.').nth(1)?.parse::<u32>().ok());
+        minor.is_some_and(|minor| minor < NEWEST) && TOO_NEW.iter().any(|words| message.contains(words))
+    }
+}
+
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
 static STARTING: Mutex<()> = Mutex::new(());
 
@@ -208,6 +228,20 @@ pub(super) mod tests {
         assert!(minor.is_some_and(|minor| minor >= ort::MINOR_VERSION), "{facts}");
         assert!(facts.providers.contains(&"CPUExecutionProvider"));
         assert!(facts.path.is_file());
+    }
+
+    #[test]
+    fn a_graph_that_is_newer_than_the_library_is_told_from_one_that_is_wrong() {
+        let of = |version: &str| Facts { version: Some(version.to_owned()), ..runtime().facts().clone() };
+        let newer = "Unsupported model IR version: 13, max supported IR version: 10";
+        for (version, message, expected) in [
+            ("1.20.1", newer, true),
+            ("1.32.0", newer, false),
+            ("1.20.1", "Fatal error: RMSNormalization(-1) is not a registered function/op", true),
+            ("1.20.1", "Node (x) Op (MatMul) [ShapeInferenceError] Incompatible dimensions", false),
+        ] {
+            assert_eq!(of(version).is_behind(message), expected, "{version}: {message}");
+        }
     }
 
     #[test]

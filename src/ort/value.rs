@@ -37,6 +37,14 @@ impl DeviceTensor {
         self.0.shape().iter().map(|axis| usize::try_from(*axis).unwrap_or_default()).collect()
     }
 
+    /// A tensor in ordinary memory, copied once for many runs. Sessions on another device copy it in every run.
+    ///
+    /// # Errors
+    /// [`Runtime`](crate::ErrorKind::Runtime) if there is no memory for it.
+    pub fn of(tensor: &HostTensor) -> Result<Self> {
+        upload(tensor).map(Self)
+    }
+
     /// A copy in ordinary memory.
     ///
     /// # Errors

@@ -32,6 +32,16 @@ impl Runner {
         }
     }
 
+    /// Whether the adapter is given run by run.
+    pub(super) fn has_trainable(&self) -> bool {
+        self.trainable.is_some()
+    }
+
+    /// Runs with another trainable vector from now on.
+    pub(super) fn train_with(&mut self, vector: Vec<f32>) {
+        self.trainable = Some(HostTensor::vector(vector));
+    }
+
     /// What the model gives for each part of each question.
     pub(super) fn run(&mut self, asked: &[Asked], file: &Path, source: &Source, batch_size: usize) -> Result<Vec<Vec<Found>>> {
         let dataset = dataset(asked, file, source);

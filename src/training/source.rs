@@ -323,7 +323,15 @@ impl Source {
     /// # Errors
     /// A text that the model cannot take; no tokenizer.
     pub fn ask_text(&self, text: &str, column: &str) -> Result<Asked> {
-        data::ask_text(text, column, &self.reading(&self.class_names, OtherNames::Refused))
+        self.ask_row([(column.to_owned(), text.into())].into_iter().collect())
+    }
+
+    /// A row of columns under the names of their roles as it is asked about.
+    ///
+    /// # Errors
+    /// A row that the model cannot take; no tokenizer.
+    pub fn ask_row(&self, fields: data::Fields) -> Result<Asked> {
+        data::ask_row(fields, &self.reading(&self.class_names, OtherNames::Refused))
     }
 
     /// Reads a file to learn from: class names that are not known yet take the next numbers.

@@ -27,6 +27,8 @@ fn every_command_explains_itself() {
         "combine",
         "generate",
         "chat",
+        #[cfg(feature = "serve")]
+        "serve",
         "check",
         "runtime",
         "completions",

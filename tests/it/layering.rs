@@ -20,10 +20,11 @@ const ROOMS: &[&[&str]] = &[
     &["model"],
     &["export", "inspect"],
     &["ort"],
-    &["data"],
+    &["data", "install"],
     &["evaluate"],
     &["training", "generate"],
     &["predict"],
+    &["serve"],
     &["cli"],
     &["main", "lib"],
 ];

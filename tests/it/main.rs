@@ -36,6 +36,9 @@ mod quiet;
 mod recompute;
 mod rounded;
 mod runs;
+mod runtime_install;
+#[cfg(feature = "serve")]
+mod serve;
 mod shared_constants;
 mod tasks;
 mod train;

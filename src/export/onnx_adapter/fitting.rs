@@ -10,7 +10,7 @@ use crate::{Error, Place, Result};
 ///
 /// # Errors
 /// Adapters of different methods; other rows, scales or shared projections than the graph has.
-pub(super) fn fitted(mut files: AdapterFiles, own: &AdapterFiles) -> Result<AdapterFiles> {
+pub(in crate::export) fn fitted(mut files: AdapterFiles, own: &AdapterFiles) -> Result<AdapterFiles> {
     same_fixed(&files, own)?;
     let (graph, method) = (&own.config.method, &files.config.method);
     if graph.row().adapter_file != method.row().adapter_file {

@@ -21,7 +21,8 @@ const SYSTEMS: [(&[u8], &str); 5] = [
 const PROCESSORS: [(u16, &str); 6] = [(3, "x86"), (40, "arm"), (62, "x86_64"), (183, "aarch64"), (243, "riscv64"), (258, "loongarch64")];
 
 /// Why a file cannot be loaded, where its header tells.
-pub(in crate::ort) fn unfit(path: &Path) -> Option<String> {
+#[must_use]
+pub fn unfit(path: &Path) -> Option<String> {
     let length = std::fs::metadata(path).ok()?.len();
     let mut head = vec![];
     File::open(path).ok()?.take(1 << 16).read_to_end(&mut head).ok()?;

@@ -1,0 +1,57 @@
+//! A text that is being written.
+
+use crate::error::{Error, Result};
+use crate::ort::DeviceTensor;
+
+/// What came next in a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// A token.
+    Token(i32),
+    /// The text's end: a token that ends texts came.
+    Stop,
+    /// Nothing: as many tokens were written as may be.
+    Full,
+}
+
+/// A text that is being written: its tokens, and what the model remembers of them.
+#[derive(Debug)]
+pub struct Text {
+    pub(super) tokens: Vec<i32>,
+    pub(super) past: Vec<DeviceTensor>,
+    /// Tokens that `past` has.
+    pub(super) known: usize,
+    prompt: usize,
+    /// Tokens with which it is full, those of the prompt among them.
+    most: usize,
+}
+
+impl Text {
+    /// A text behind a prompt, of at most `new_tokens` and of at most `room` tokens in all.
+    pub(super) fn new(prompt: &[i32], new_tokens: usize, room: Option<usize>) -> Result<Self> {
+        if prompt.is_empty() {
+            return Err(Error::invalid("the prompt has no tokens").with_hint("write at least a word"));
+        }
+        if let Some(room) = room.filter(|room| *room <= prompt.len()) {
+            return Err(Error::mismatch("tokens in the prompt", format!("fewer than {room}"), prompt.len()));
+        }
+        let most = prompt.len().saturating_add(new_tokens).min(room.unwrap_or(usize::MAX));
+        Ok(Self { tokens: prompt.to_vec(), past: vec![], known: 0, prompt: prompt.len(), most })
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.tokens.len() >= self.most
+    }
+
+    /// The tokens that were written so far.
+    #[must_use]
+    pub fn written(&self) -> &[i32] {
+        &self.tokens[self.prompt..]
+    }
+
+    /// The tokens that were written.
+    #[must_use]
+    pub fn into_written(mut self) -> Vec<i32> {
+        self.tokens.split_off(self.prompt)
+    }
+}
