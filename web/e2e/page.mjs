@@ -160,7 +160,34 @@ async function through(page, address, device, what, expected) {
     const after = answers.slice(answers.indexOf("after") + "after".length);
     assert.ok(after.startsWith(best), `the merged model answers ${best}, the page ${after}`);
   }
+  if (device === "wasm") await asPeopleDo(page, what);
   console.log(`works  ${what.name} on ${device}: ${losses.length} steps, losses off by ${furthest.toExponential(1)} at most, adapter's cosine ${cosine.toFixed(6)}`);
+}
+
+/** Rows are mixed and some are held back, as the page has it by default, gradients are added up, and the run is stopped. */
+async function asPeopleDo(page, what) {
+  await page.check("#shuffle");
+  await page.check("#hold");
+  await page.fill("#accumulation", "2");
+  await page.evaluate(() => history.replaceState(null, "", "?steps=1000"));
+  const stopped = page.evaluate(() => new Promise((resolve) => document.addEventListener("peft-onnx:evaluation", ({ detail }) => {
+    document.getElementById("stop").click();
+    resolve(detail);
+  }, { once: true })));
+  await page.click("#train");
+  const { loss, accuracy } = await stopped;
+  await idle(page);
+  assert.ok(loss > 0 && accuracy >= 0 && accuracy <= 1);
+  assert.ok(Number(await page.getAttribute("body", "data-done")) < 1000);
+  assert.match(await page.textContent("#held"), /at step \d+: loss .*% right/);
+  // What is refused is said, and the page goes on.
+  await page.setInputFiles("#files", [{ name: "broken.onnx", mimeType: "application/octet-stream", buffer: Buffer.from("no model") }]);
+  await page.click("#open");
+  await page.waitForFunction(() => document.body.dataset.busy === undefined && document.getElementById("message").textContent !== "");
+  assert.match(await page.textContent("#message"), /not an ONNX model[\s\S]*hint: /);
+  await page.setInputFiles("#files", [what.files[0]]);
+  await page.click("#open");
+  await idle(page);
 }
 
 const { server, address } = await serve();

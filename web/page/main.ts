@@ -185,6 +185,7 @@ byId<HTMLFormElement>("options").onsubmit = (event) => {
     const told = `${count(trainable)} of ${count(base)} parameters (${share} %), ${count(learnt)} rows to learn, ${heldBack} held back${cut > 0 ? `, ${cut} cut` : ""}`;
     byId("progress").textContent = told;
     show("run");
+    byId("held").textContent = "";
     curve = undefined;
     byId<HTMLButtonElement>("stop").disabled = false;
     const { steps: taken, seconds } = await ask("train", {
@@ -216,8 +217,9 @@ function told<Name extends keyof Events>(event: Name, value: Events[Name]): void
     byId("progress").textContent = `step ${number} of ${of}: loss ${loss.toFixed(4)}, ${seconds.toFixed(2)} s a step, ${Math.ceil((of - number) * seconds)} s to go`;
     if (!isUpdated) say(`step ${number} changed nothing: its gradient is not finite\nhint: a lower learning rate`);
   } else {
-    const { step, loss } = value as Events["evaluation"];
+    const { step, loss, accuracy } = value as Events["evaluation"];
     curve?.addHeld({ step, loss });
+    byId("held").textContent = `, at step ${step}: loss ${loss.toFixed(4)}${accuracy === undefined ? "" : `, ${(100 * accuracy).toFixed(1)} % right`}`;
   }
   // What happened, for those who look on.
   document.dispatchEvent(new CustomEvent(`peft-onnx:${event}`, { detail: value }));

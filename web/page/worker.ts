@@ -9,6 +9,8 @@ import {
 import type { Answer, Device, Events, Given, Prepared, Requests, TrainOptions } from "./messages.js";
 import { classesOf, readTable, rowsOf, type Table } from "./table.js";
 
+/** Files that name special tokens, the most trusted first. */
+const COMPANIONS = ["tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "config.json"];
 /** From so many rows on some are held back. */
 const FEWEST_TO_PART = 20;
 /** The share that is held back. */
@@ -59,12 +61,13 @@ async function opened({ model: bytes, data, beside, table: rows }: Given) {
   });
   await letGo();
   model?.free();
+  model = words = table = undefined;
   const near = files(beside);
   model = core.model(new Uint8Array(bytes), { data: files(data), files: near });
-  const [tokenizer, config] = [near["tokenizer.json"], near["tokenizer_config.json"]];
+  const tokenizer = near["tokenizer.json"];
   if (tokenizer === undefined) throw new Error("there is no tokenizer.json\nhint: it lies beside the model");
-  const said = config === undefined ? {} : parsed(config);
-  words = vocabulary(new Tokenizer(parsed(tokenizer), said), said);
+  const said = COMPANIONS.flatMap((name) => (near[name] === undefined ? [] : [parsed(near[name])]));
+  words = vocabulary(new Tokenizer(parsed(tokenizer), near["tokenizer_config.json"] === undefined ? {} : said[0]!), ...said);
   table = readTable(rows);
   return { inspection: model.inspect(), columns: table.columns, rows: table.rows.length };
 }

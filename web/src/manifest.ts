@@ -51,7 +51,7 @@ export interface Manifest {
     readonly length?: number;
     readonly padding?: string;
   };
-  readonly loss: { readonly name: string };
+  readonly loss: { readonly name: string; readonly class_weights?: readonly number[] };
 }
 
 /** The file. */

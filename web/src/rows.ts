@@ -51,13 +51,19 @@ export interface Vocabulary {
   readonly pad: number;
 }
 
-/** The special tokens of a tokenizer, of `tokenizer_config.json`'s contents. */
-export function vocabulary(tokenizer: Tokenizer, config: Readonly<Record<string, unknown>> = {}): Vocabulary {
-  const named = (name: "eos" | "pad") => {
-    const told = config[`${name}_token`];
-    const text = typeof told === "string" ? told : (told as { content?: string } | null | undefined)?.content;
-    return [text, ...USUAL[name]].map((token) => (token === undefined ? undefined : tokenizer.token_to_id(token))).find((id) => id !== undefined);
+/**
+ * The special tokens of a tokenizer, of what the files beside it say, the most trusted first: `tokenizer_config.json`, `special_tokens_map.json`,
+ * `generation_config.json`, `config.json`.
+ */
+export function vocabulary(tokenizer: Tokenizer, ...files: readonly Readonly<Record<string, unknown>>[]): Vocabulary {
+  const told = (file: Readonly<Record<string, unknown>>, name: "eos" | "pad") => {
+    const [token, id] = [file[`${name}_token`], file[`${name}_token_id`]];
+    const text = typeof token === "string" ? token : (token as { content?: string } | null | undefined)?.content;
+    const number: unknown = Array.isArray(id) ? id[0] : id;
+    return (text === undefined ? undefined : tokenizer.token_to_id(text)) ?? (typeof number === "number" ? number : undefined);
   };
+  const named = (name: "eos" | "pad") =>
+    [...files.map((file) => told(file, name)), ...USUAL[name].map((token) => tokenizer.token_to_id(token))].find((id) => id !== undefined);
   const eos = named("eos");
   return { tokenizer, eos, pad: named("pad") ?? eos ?? 0 };
 }
@@ -153,7 +159,10 @@ function seam(tokenizer: Tokenizer, ids: readonly number[], prompt: string): num
 /** Some examples as one batch, each as long as the longest of them. */
 export function batchOf(manifest: Manifest, examples: readonly Example[], pad: number): Batch {
   const inputs = inputsOf(manifest, "training", examples, pad);
-  const labelled = examples.map(({ labels }) => (typeof labels === "number" ? 1 : labels.slice(1).filter((label) => label !== IGNORED).length));
+  const weights = manifest.loss.class_weights ?? [];
+  const weight = (label: number) => (label === IGNORED ? 0 : weights[label] ?? 1);
+  // A language model predicts no first token.
+  const labelled = examples.map(({ labels }) => (typeof labels === "number" ? weight(labels) : labels.slice(1).reduce((sum, label) => sum + weight(label), 0)));
   inputs["labels"] = labelsOf(examples, inputs["labels"]?.dims[1] ?? lengthOf(manifest, examples));
   return { inputs, labelCount: labelled.reduce((sum, count) => sum + count, 0) };
 }
@@ -179,6 +188,12 @@ function inputsOf(manifest: Manifest, purpose: string, examples: readonly Exampl
   const { rows } = manifest.feeding;
   if (rows !== undefined && rows !== examples.length) {
     throw new Error(`rows in a batch: expected ${rows}, as many as the model takes, found ${examples.length}`);
+  }
+  const { padding = "hidden" } = manifest.feeding;
+  const isRead = padding === "read" || (padding === "later" && manifest.task !== "causal-lm");
+  if (isRead && examples.some(({ ids }) => ids.length !== length)) {
+    const hint = "rows of one length go together: the model has no input that hides what fills up short ones";
+    throw new Error(`rows of ${[...new Set(examples.map(({ ids }) => ids.length))].join(" and ")} tokens in a batch\nhint: ${hint}`);
   }
   const ports = graphOf(manifest, purpose).inputs.filter((port) => port.role === "data");
   return Object.fromEntries(ports.map((port) => [port.name, filled(port, manifest.feeding.inputs[port.name], examples, length, pad)]));
