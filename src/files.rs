@@ -7,6 +7,8 @@ pub mod leftovers;
 pub mod near;
 mod staged_folder;
 pub mod unfinished;
+#[cfg(feature = "runtime")]
+pub(crate) mod wall;
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -16,7 +18,7 @@ use bytes::Bytes;
 use memmap2::Mmap;
 use tempfile::{NamedTempFile, TempPath};
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use unfinished::Unfinished;
 
 pub use kind::Kind;
@@ -27,7 +29,7 @@ pub use staged_folder::StagedFolder;
 pub struct Staged {
     path: PathBuf,
     file: BufWriter<NamedTempFile>,
-    _unfinished: Unfinished,
+    unfinished: Unfinished,
 }
 
 impl Staged {
@@ -37,8 +39,9 @@ impl Staged {
     /// If the folder is not there or cannot be written to.
     pub fn new(path: &Path) -> Result<Self> {
         fault::point().in_file(path)?;
-        let file = temporary(&leftovers::prefix()).tempfile_in(folder(path)).in_file(path)?;
-        Ok(Self { path: path.to_owned(), _unfinished: Unfinished::new(file.path()), file: BufWriter::new(file) })
+        let make = || temporary(&leftovers::prefix()).tempfile_in(folder(path));
+        let (file, unfinished) = Unfinished::made(make, NamedTempFile::path).in_file(path)?;
+        Ok(Self { path: path.to_owned(), unfinished, file: BufWriter::new(file) })
     }
 
     /// Adds bytes at the end.
@@ -54,10 +57,54 @@ impl Staged {
     /// # Errors
     /// If the disk is full or fails.
     pub fn finish(self) -> Result<()> {
+        let Synced { path, file, unfinished } = self.synced()?;
+        fault::point().in_file(&path)?;
+        unfinished.placed(|| file.persist(&path).map_err(|error| error.error)).in_file(&path)?;
+        sync_folder(folder(&path));
+        Ok(())
+    }
+
+    /// Puts the file in its place right behind another one that it refers to, and removes files that nothing refers to any more. The other one goes with
+    /// it if it does not get its place, unless it took another's.
+    ///
+    /// # Errors
+    /// If the disk is full or fails.
+    pub fn finish_behind(self, data: Self, gone: &[PathBuf]) -> Result<()> {
+        let (data, own) = (data.synced()?, self.synced()?);
+        fault::point().in_file(&data.path)?;
+        let place = || {
+            let is_new = data.path.symlink_metadata().is_err();
+            data.file.persist(&data.path).map_err(|error| error.error)?;
+            let placed = fault::point().and_then(|()| own.file.persist(&own.path).map_err(|error| error.error));
+            if placed.is_err() && is_new {
+                let _ = std::fs::remove_file(&data.path);
+            }
+            placed
+        };
+        let ((), gone_files) = unfinished::placed_for(gone, place).in_file(&own.path)?;
+        sync_folder(folder(&own.path));
+        for path in gone {
+            if let Err(error) = std::fs::remove_file(path) {
+                tracing::warn!("{}: what nothing refers to any more could not be removed: {error}", path.display());
+            }
+        }
+        drop(gone_files);
+        Ok(())
+    }
+
+    /// Brings the bytes to the disk.
+    fn synced(self) -> Result<Synced> {
         let file = self.file.into_inner().map_err(std::io::IntoInnerError::into_error).in_file(&self.path)?;
         file.as_file().sync_all().in_file(&self.path)?;
-        place(file.into_temp_path(), &self.path)
+        Ok(Synced { path: self.path, file: file.into_temp_path(), unfinished: self.unfinished })
     }
+}
+
+/// A file that is complete, and lacks its place.
+struct Synced {
+    path: PathBuf,
+    file: TempPath,
+    unfinished: Unfinished,
 }
 
 /// Writes a whole file.
@@ -68,13 +115,6 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut staged = Staged::new(path)?;
     staged.write(bytes)?;
     staged.finish()
-}
-
-fn place(file: TempPath, path: &Path) -> Result<()> {
-    fault::point().in_file(path)?;
-    file.persist(path).map_err(|error| error.error).in_file(path)?;
-    sync_folder(folder(path));
-    Ok(())
 }
 
 /// New names, too, must survive a crash. Where folders cannot be opened there is nothing to be done about it.
@@ -104,10 +144,17 @@ pub fn folder(path: &Path) -> &Path {
 /// # Errors
 /// [`Io`](crate::ErrorKind::Io) with the file.
 pub fn map(path: &Path) -> Result<Bytes> {
-    let file = File::open(path).in_file(path)?;
-    let facts = file.metadata().in_file(path)?;
+    File::open(path).map_err(Error::from).and_then(|file| map_open(&file)).in_file(path)
+}
+
+/// The bytes of an open file, as [`map`] gives them.
+///
+/// # Errors
+/// [`Io`](crate::ErrorKind::Io).
+pub fn map_open(file: &File) -> Result<Bytes> {
+    let facts = file.metadata()?;
     if facts.is_dir() {
-        return Err(std::io::Error::from(std::io::ErrorKind::IsADirectory)).in_file(path);
+        return Err(std::io::Error::from(std::io::ErrorKind::IsADirectory).into());
     }
     if facts.len() == 0 {
         return Ok(Bytes::new());
@@ -117,7 +164,7 @@ pub fn map(path: &Path) -> Result<Bytes> {
     // it has read. Whoever cuts the file short meanwhile gets this process a SIGBUS, as with every program that maps weights; the command
     // line ends with an error then.
     #[expect(unsafe_code, reason = "mapping a file is the only way to read weights larger than memory")]
-    let mapped = unsafe { Mmap::map(&file) }.in_file(path)?;
+    let mapped = unsafe { Mmap::map(file) }?;
     Ok(Bytes::from_owner(mapped))
 }
 
@@ -126,6 +173,35 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn two_files_get_their_places_together_or_neither_does() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = |name: &str| folder.path().join(name);
+        let names = || {
+            let mut names: Vec<_> = fs::read_dir(folder.path())?.flatten().map(|entry| entry.file_name()).collect();
+            names.sort();
+            Ok::<_, Error>(names)
+        };
+        let pair = || {
+            let (mut model, mut data) = (Staged::new(&path("m"))?, Staged::new(&path("m.2.data"))?);
+            model.write(b"new")?;
+            data.write(b"new")?;
+            model.finish_behind(data, &[path("m.data")])
+        };
+        for name in ["m", "m.data"] {
+            fs::write(path(name), "old")?;
+        }
+        // Steps 1 to 4 make and write the two; the last two put them in their places.
+        for step in 1..=6 {
+            fault::test::at(step);
+            assert!(pair().is_err(), "step {step}");
+            assert_eq!((names()?, fs::read(path("m"))?), (vec!["m".into(), "m.data".into()], b"old".to_vec()), "step {step}");
+        }
+        pair()?;
+        assert_eq!((names()?, fs::read(path("m"))?), (vec!["m".into(), "m.2.data".into()], b"new".to_vec()));
+        Ok(())
+    }
 
     #[test]
     fn a_dropped_file_leaves_nothing() -> Result<()> {

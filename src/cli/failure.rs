@@ -16,6 +16,7 @@ const CLOSED_PIPE: u8 = 128 + 13;
 /// Says why a command failed, on standard error, and gives the exit code that goes with it. With `is_json` the last line is the same as JSON.
 #[must_use]
 pub fn report(error: &Error, is_json: bool) -> ExitCode {
+    signals::wait_for_end();
     match error.kind() {
         // Nobody reads the output any more: `peft-onnx inspect ... | head`.
         ErrorKind::Io(refusal) if refusal.kind() == io::ErrorKind::BrokenPipe => return ExitCode::from(CLOSED_PIPE),

@@ -23,6 +23,8 @@ static ASKED: AtomicBool = AtomicBool::new(false);
 static ASKS: AtomicBool = AtomicBool::new(false);
 static WORDS: OnceLock<&'static str> = OnceLock::new();
 static LISTENS: AtomicBool = AtomicBool::new(false);
+/// Whether a signal is ending the process.
+static ENDS: AtomicBool = AtomicBool::new(false);
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 /// What shells add to a signal's number.
 const OF_SIGNALS: i32 = 128;
@@ -51,8 +53,16 @@ pub(super) fn exit_code() -> u8 {
     u8::try_from(OF_SIGNALS + if signal == 0 { INTERRUPT } else { signal }).unwrap_or(1)
 }
 
+/// Does not come back if a signal is ending the process: what was being written is gone, and the work failed of it.
+pub(super) fn wait_for_end() {
+    while ENDS.load(Ordering::SeqCst) {
+        std::thread::park();
+    }
+}
+
 fn came(signal: i32) {
     if !ASKS.load(Ordering::SeqCst) || ASKED.swap(true, Ordering::SeqCst) {
+        ENDS.store(true, Ordering::SeqCst);
         unfinished::remove_all();
         std::process::exit(OF_SIGNALS + signal);
     }

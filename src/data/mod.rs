@@ -41,7 +41,6 @@ mod task;
 mod template;
 mod tokenizer;
 mod tokens;
-mod wall;
 
 pub use asked::{Asked, ask, ask_row, each_row};
 pub use batch::{Batch, Batches};

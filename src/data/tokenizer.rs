@@ -13,9 +13,9 @@ use super::chat::{ChatTemplate, Ending, Message};
 use super::long;
 use super::symbols;
 use super::tokens::{Tokens, Words};
-use super::wall::{TOKENIZER, behind_wall};
 use crate::error::{Context, Error, Result};
 use crate::files;
+use crate::files::wall::{TOKENIZER, behind_wall};
 
 const FILE: &str = "tokenizer.json";
 

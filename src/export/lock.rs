@@ -9,14 +9,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::files::inside;
+use crate::files::unfinished::Unfinished;
 
-/// The lock's file in a bundle. It stays when the lock is gone; whether somebody holds it is what the system knows, not whether it is there.
+/// The lock's file in a bundle. Who made it removes it; that of a killed process stays. Whether somebody holds it is what the system knows, not whether it
+/// is there.
 pub const FILE: &str = ".lock";
+
+/// How often a lock is tried for whose file is removed by others.
+const ATTEMPTS: usize = 100;
 
 /// The right to change a bundle, until it is dropped.
 #[derive(Debug)]
 pub struct Lock {
-    _file: Option<File>,
+    file: Option<File>,
+    /// The file's name, where this made the file; a signal that ends the process removes it.
+    made: Option<(PathBuf, Unfinished)>,
 }
 
 /// Who holds a lock: what the file says.
@@ -37,22 +44,29 @@ impl Lock {
     /// If another process holds it, with that process; if the file cannot be opened.
     pub fn take(bundle: &Path, work: &str) -> Result<Self> {
         let path = bundle.join(FILE);
-        let mut file = inside::open(&path)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(held(bundle, &mut file)),
-            Err(TryLockError::Error(error)) => {
-                tracing::warn!(
-                    "{}: this file system has no locks ({error}): take care that nothing else changes the bundle",
-                    path.display()
-                );
-                return Ok(Self { _file: None });
+        // Who held it a moment ago may have removed its file since this process opened it: such a lock keeps nobody out.
+        for _ in 0..ATTEMPTS {
+            let is_new = inside::facts(&path)?.is_none();
+            let mut file = inside::open(&path)?;
+            match file.try_lock() {
+                Ok(()) if !is_at(&file, &path) => continue,
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(held(bundle, &mut file)),
+                Err(TryLockError::Error(error)) => {
+                    tracing::warn!(
+                        "{}: this file system has no locks ({error}): take care that nothing else changes the bundle",
+                        path.display()
+                    );
+                    return Ok(Self { file: None, made: None });
+                }
             }
+            let holder = Holder { pid: std::process::id(), since: now(), work: work.to_owned() };
+            // Who cannot tell, for want of room on the disk, holds it all the same.
+            let _ = tell(&mut file, &holder);
+            let made = is_new.then(|| (path.clone(), Unfinished::new(&path)));
+            return Ok(Self { file: Some(file), made });
         }
-        let holder = Holder { pid: std::process::id(), since: now(), work: work.to_owned() };
-        // Who cannot tell, for want of room on the disk, holds it all the same.
-        let _ = tell(&mut file, &holder);
-        Ok(Self { _file: Some(file) })
+        Err(Error::invalid("other commands change this bundle again and again").in_file(bundle).with_hint("wait until they are done"))
     }
 
     /// Who holds the lock of a bundle now, if anybody does.
@@ -65,6 +79,31 @@ impl Lock {
             _ => None,
         }
     }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // A folder that took the bundle's place meanwhile may have a lock of its own.
+        if let (Some(file), Some((path, _))) = (&self.file, &self.made)
+            && is_at(file, path)
+        {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Whether a name still leads to an open file. Where files have no numbers it is taken to.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let number = |facts: std::io::Result<std::fs::Metadata>| facts.ok().map(|facts| (facts.dev(), facts.ino()));
+    let there = number(std::fs::symlink_metadata(path));
+    there.is_some() && there == number(file.metadata())
+}
+
+#[cfg(not(unix))]
+fn is_at(_: &File, _: &Path) -> bool {
+    true
 }
 
 fn tell(file: &mut File, holder: &Holder) -> std::io::Result<()> {
@@ -110,6 +149,31 @@ mod tests {
         assert_eq!(Lock::holder(bundle.path()).map(|holder| holder.pid), Some(pid));
         drop(lock);
         Lock::take(bundle.path(), "peft-onnx inject").map(drop)
+    }
+
+    #[test]
+    fn who_made_the_file_removes_it_and_nobody_elses() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let (bundle, aside) = (folder.path().join("bundle"), folder.path().join("aside"));
+        std::fs::create_dir(&bundle)?;
+        let lock = Lock::take(&bundle, "peft-onnx inject")?;
+        assert!(bundle.join(FILE).is_file());
+        drop(lock);
+        assert!(!bundle.join(FILE).exists());
+        // A new bundle takes the place of the one that is held.
+        let lock = Lock::take(&bundle, "peft-onnx inject")?;
+        std::fs::rename(&bundle, &aside)?;
+        std::fs::create_dir(&bundle)?;
+        let other = Lock::take(&bundle, "peft-onnx train")?;
+        drop(lock);
+        assert!(bundle.join(FILE).is_file(), "the other's file stays");
+        assert!(Lock::take(&bundle, "peft-onnx train").is_err());
+        drop(other);
+        // What somebody else left there stays.
+        std::fs::write(bundle.join(FILE), "left by a process that died")?;
+        Lock::take(&bundle, "peft-onnx train").map(drop)?;
+        assert!(bundle.join(FILE).exists());
+        Ok(())
     }
 
     #[cfg(unix)]

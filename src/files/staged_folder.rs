@@ -27,8 +27,9 @@ impl StagedFolder {
         let parent = target.parent().ok_or_else(|| Error::invalid("not a folder that can be replaced").in_file(&target))?;
         fs::create_dir_all(parent).in_file(parent)?;
         leftovers::sweep(parent);
-        let temporary = tempfile::Builder::new().prefix(&leftovers::prefix()).tempdir_in(parent).in_file(parent)?;
-        Ok(Self { unfinished: Unfinished::new(temporary.path()), temporary, target })
+        let make = || tempfile::Builder::new().prefix(&leftovers::prefix()).tempdir_in(parent);
+        let (temporary, unfinished) = Unfinished::made(make, TempDir::path).in_file(parent)?;
+        Ok(Self { temporary, target, unfinished })
     }
 
     /// Where it is filled.
@@ -52,9 +53,8 @@ impl StagedFolder {
         }
         sync_folder(self.path());
         let filled = self.temporary.keep();
-        // What takes its place must not be removed any more by a signal.
-        drop(self.unfinished);
-        let placed = if old.is_some() { exchange(&filled, target) } else { fs::rename(&filled, target) };
+        // Afterwards the old one has the new one's name, and is what a signal removes.
+        let placed = self.unfinished.placed(|| if old.is_some() { exchange(&filled, target) } else { fs::rename(&filled, target) });
         if let Err(error) = placed {
             let _ = fs::remove_dir_all(&filled);
             return Err(error).in_file(target);

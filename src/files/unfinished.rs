@@ -1,4 +1,7 @@
 //! Files and folders that are being written: a signal that ends the process removes them.
+//!
+//! The signal's thread and the one that writes go on side by side. What is made, and what gets its place, does so while the list of what is unfinished is
+//! held: then either the signal comes first, and nothing is made or placed any more, or it finds everything in the list.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -19,10 +22,46 @@ impl Unfinished {
     /// Counts a file or folder among those that are being written.
     #[must_use]
     pub fn new(path: &Path) -> Self {
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let path = absolute(path);
         PATHS.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone());
         Self(path)
     }
+
+    /// Makes a file or folder that is being written.
+    ///
+    /// # Errors
+    /// If it is not made.
+    pub fn made<T>(make: impl FnOnce() -> std::io::Result<T>, path: impl FnOnce(&T) -> &Path) -> std::io::Result<(T, Self)> {
+        let mut paths = PATHS.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = make()?;
+        let path = absolute(path(&made));
+        paths.insert(path.clone());
+        Ok((made, Self(path)))
+    }
+
+    /// Gives a file or folder its place by a rename, or another place by an exchange; no signal comes between.
+    ///
+    /// # Errors
+    /// If it does not get it.
+    pub fn placed<T>(&self, place: impl FnOnce() -> std::io::Result<T>) -> std::io::Result<T> {
+        placed_for(&[], place).map(|(placed, _)| placed)
+    }
+}
+
+/// Gives files their places, for which others go: from then on those are what a signal removes.
+///
+/// # Errors
+/// If they do not get them.
+pub fn placed_for<T>(gone: &[PathBuf], place: impl FnOnce() -> std::io::Result<T>) -> std::io::Result<(T, Vec<Unfinished>)> {
+    let mut paths = PATHS.lock().unwrap_or_else(PoisonError::into_inner);
+    let placed = place()?;
+    let gone: Vec<Unfinished> = gone.iter().map(|path| Unfinished(absolute(path))).collect();
+    paths.extend(gone.iter().map(|unfinished| unfinished.0.clone()));
+    Ok((placed, gone))
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 impl Drop for Unfinished {
@@ -35,7 +74,7 @@ impl Drop for Unfinished {
 #[derive(Debug)]
 pub struct Folder {
     folder: TempDir,
-    _unfinished: Unfinished,
+    unfinished: Unfinished,
 }
 
 impl Folder {
@@ -45,8 +84,10 @@ impl Folder {
     /// If that cannot be written to.
     pub fn new(within: &Path) -> Result<Self> {
         fault::point().in_file(within)?;
-        let folder = tempfile::Builder::new().prefix(&super::leftovers::prefix()).tempdir_in(within).in_file(within)?;
-        Ok(Self { _unfinished: Unfinished::new(folder.path()), folder })
+        let prefix = super::leftovers::prefix();
+        let make = || tempfile::Builder::new().prefix(&prefix).tempdir_in(within);
+        let (folder, unfinished) = Unfinished::made(make, TempDir::path).in_file(within)?;
+        Ok(Self { folder, unfinished })
     }
 
     /// Where it is.
@@ -55,19 +96,30 @@ impl Folder {
         self.folder.path()
     }
 
-    /// Lets it stay: it has its place.
-    pub fn finished(self) {
-        let _ = self.folder.keep();
+    /// Gives it its place, where nothing stands.
+    ///
+    /// # Errors
+    /// If it does not get it; then it vanishes.
+    pub fn placed(self, target: &Path) -> Result<()> {
+        let Self { folder, unfinished } = self;
+        fault::point().and_then(|()| unfinished.placed(|| std::fs::rename(folder.path(), target))).in_file(target)?;
+        let _ = folder.keep();
+        Ok(())
     }
 }
 
+/// How often a folder is removed into which somebody still writes.
+const ATTEMPTS: usize = 1000;
+
 /// Removes everything that is being written: the process is about to end.
 pub fn remove_all() {
-    // Nobody may put a finished file in its place meanwhile: the lock is not given back.
+    // Nobody may make another one, or put a finished one in its place: the list is not given back.
     let paths = PATHS.lock().unwrap_or_else(PoisonError::into_inner);
     for path in paths.iter() {
-        let is_folder = path.symlink_metadata().is_ok_and(|facts| facts.is_dir());
-        let _ = if is_folder { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+        for _ in 0..ATTEMPTS {
+            let Ok(facts) = path.symlink_metadata() else { break };
+            let _ = if facts.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+        }
     }
     std::mem::forget(paths);
 }

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
 use serde::Deserialize;
 
 use super::Features;
 use super::resample::{self, Filter};
 use crate::error::{Context, Error, Result};
+use crate::files::wall::{PICTURE, behind_wall};
 
 /// What becomes of a picture, as `preprocessor_config.json` has it (transformers 4.57, `image_processing_vit.py`, `_clip.py`, `_convnext.py`).
 #[derive(Clone, Debug, PartialEq)]
@@ -21,8 +22,14 @@ pub struct ImageProcessor {
     std: [f64; 3],
 }
 
-/// The longest side that a picture is resized to.
-const LARGEST: u32 = 1 << 14;
+/// The longest side of a picture.
+const LONGEST: u32 = 1 << 16;
+/// The most pixels of a picture's file: where Pillow refuses one as a decompression bomb.
+const MOST_PIXELS: u64 = 178_956_970;
+/// The most bytes that a picture has in memory; 3 a pixel, 6 where a file has 16 bits a channel.
+const MOST_BYTES: u64 = 1 << 29;
+/// The most pixels of what is made of a picture: as float32, 768 MiB.
+const MOST_MADE: u64 = 1 << 26;
 
 /// The size that a picture is resized to.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -94,11 +101,17 @@ impl ImageProcessor {
             None => (None, crop),
             Some(size) => size.target(config.crop_pct, crops, crop)?,
         };
+        if let Some((height, width)) = crop {
+            check("crop_size", (width, height), MOST_MADE)?;
+        }
         let rescales = config.do_rescale.unwrap_or(true);
         let (mean, std) = match (config.do_normalize.unwrap_or(true), &config.image_mean, &config.image_std) {
             (true, Some(mean), Some(std)) => (three("image_mean", mean)?, three("image_std", std)?),
             _ => ([0.0; 3], [1.0; 3]),
         };
+        if let Some(bad) = std.iter().find(|std| **std <= 0.0) {
+            return Err(Error::mismatch("image_std", "numbers above 0, by which pixels are divided", bad));
+        }
         Ok(Self {
             target,
             filter: filter(config.resample.unwrap_or(2))?,
@@ -115,15 +128,10 @@ impl ImageProcessor {
     /// [`Io`](crate::ErrorKind::Io) or [`Format`](crate::ErrorKind::Format) with the file, if it cannot be read or is no PNG, JPEG, WebP, BMP or GIF.
     pub fn pixels(&self, path: &Path) -> Result<Features> {
         let picture = decode(path)?;
-        let picture = match self.target.map(|target| target.of(picture.width(), picture.height())) {
-            Some((width, height)) if width > LARGEST || height > LARGEST => {
-                let expected = format!("at most {LARGEST} x {LARGEST}");
-                return Err(Error::mismatch("the size of a picture", expected, format!("{width} x {height}"))).in_file(path);
-            }
-            Some((width, height)) => resample::resized(&picture, width, height, self.filter),
-            None => picture,
-        };
-        let picture = self.crop.map_or(picture.clone(), |(height, width)| cropped(&picture, height, width));
+        let (width, height) = self.target.map_or(picture.dimensions(), |target| target.of(picture.width(), picture.height()));
+        check("the size that a picture gets", (width, height), MOST_MADE).in_file(path)?;
+        let picture = if self.target.is_some() { resample::resized(&picture, width, height, self.filter) } else { picture };
+        let picture = if let Some((height, width)) = self.crop { cropped(&picture, height, width) } else { picture };
         Ok(self.normalised(&picture))
     }
 
@@ -220,14 +228,36 @@ fn filter(resample: u32) -> Result<Filter> {
 
 /// The first frame of a picture, turned as its camera says, in RGB without its alpha.
 fn decode(path: &Path) -> Result<RgbImage> {
-    let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format).in_file(path)?;
-    let decoded = reader.into_decoder().and_then(|mut decoder| {
+    let mut reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format).in_file(path)?;
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MOST_BYTES);
+    reader.limits(limits);
+    let decode = || -> Result<RgbImage> {
+        let mut decoder = reader.into_decoder().map_err(|error| PICTURE.refused(error))?;
+        // What a file says of itself, before memory is asked for.
+        check("the size of a picture", decoder.dimensions(), MOST_PIXELS)?;
+        if decoder.total_bytes() > MOST_BYTES {
+            return Err(Error::mismatch("bytes of a picture", format!("at most {MOST_BYTES}"), decoder.total_bytes()).with_hint(SMALLER));
+        }
         let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-        let mut picture = DynamicImage::from_decoder(decoder)?;
+        let mut picture = DynamicImage::from_decoder(decoder).map_err(|error| PICTURE.refused(error))?;
         picture.apply_orientation(orientation);
         Ok(picture.into_rgb8())
-    });
-    decoded.map_err(|error| Error::format("a picture (PNG, JPEG, WebP, BMP or GIF)", error).in_file(path))
+    };
+    behind_wall(PICTURE, decode).and_then(|picture| picture).in_file(path)
+}
+
+/// What to do about a picture that is too large.
+const SMALLER: &str = "make it smaller first: the model sees no more than a few hundred pixels a side";
+
+/// Refuses a size, in pixels, that has none or too many.
+fn check(what: &'static str, (width, height): (u32, u32), most: u64) -> Result<()> {
+    let is_possible = [width, height].iter().all(|side| (1..=LONGEST).contains(side)) && u64::from(width) * u64::from(height) <= most;
+    if is_possible {
+        return Ok(());
+    }
+    let expected = format!("sides of 1 to {LONGEST}, and at most {most} pixels");
+    Err(Error::mismatch(what, expected, format!("{width} x {height}")).with_hint(SMALLER))
 }
 
 /// The middle of a picture; what lies outside of it is black (transformers' `center_crop`).
@@ -272,8 +302,51 @@ mod tests {
             assert_eq!((found.target.map(|target| target.of(picture.0, picture.1)), found.crop), (Some(resized), crop), "{json}");
         }
         assert!(processor(r#"{"do_pad": true}"#).is_err() && processor(r#"{"size": {"longest_edge": 800, "shortest_edge": 3}}"#).is_err());
+        for bomb in
+            [r#"{"size": 8, "crop_size": 4294967295, "do_center_crop": true}"#, r#"{"size": 8, "crop_size": 0, "do_center_crop": true}"#]
+        {
+            assert!(processor(bomb).unwrap_err().to_string().contains("crop_size: expected sides of 1 to"), "{bomb}");
+        }
+        let divides_by_nothing = processor(r#"{"image_mean": [0, 0, 0], "image_std": [1, 0, 1]}"#).unwrap_err();
+        assert!(divides_by_nothing.to_string().contains("image_std: expected numbers above 0"), "{divides_by_nothing}");
         assert!(processor(r#"{"resample": 9}"#).is_err() && processor(r#"{"image_mean": [1, 2], "image_std": [1, 2]}"#).is_err());
         Ok(())
+    }
+
+    /// A PNG that says how large it is, and then nothing more than `rows` bytes of zeros.
+    fn png(width: u32, height: u32, rows: usize) -> Vec<u8> {
+        let chunk = |kind: &[u8; 4], data: &[u8]| {
+            let body = [&kind[..], data].concat();
+            let mut check = flate2::Crc::new();
+            check.update(&body);
+            [&u32::try_from(data.len()).unwrap_or(0).to_be_bytes(), &body[..], &check.sum().to_be_bytes()].concat()
+        };
+        let mut packed = flate2::write::ZlibEncoder::new(vec![], flate2::Compression::default());
+        std::io::Write::write_all(&mut packed, &vec![0; rows]).expect("memory takes it");
+        let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[8, 2, 0, 0, 0]].concat();
+        let parts = [chunk(b"IHDR", &header), chunk(b"IDAT", &packed.finish().expect("it is packed")), chunk(b"IEND", &[])];
+        [&b"\x89PNG\r\n\x1a\n"[..], &parts.concat()].concat()
+    }
+
+    #[test]
+    fn what_a_picture_says_of_itself_is_checked_before_memory_is_asked_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("bomb.png");
+        let (plain, as_it_is) = (ImageProcessor::plain(8, 8), processor(r#"{"do_resize": false}"#).expect("a processor"));
+        let stretched = processor(r#"{"size": {"shortest_edge": 4000}}"#).expect("a processor");
+        for (width, height, rows, processor, expected) in [
+            (65_535, 65_535, 100, &plain, "the size of a picture: expected sides of 1 to 65536, and at most 178956970 pixels"),
+            (2_000_000_000, 1, 100, &plain, "not a picture"),
+            (13_000, 13_000, 100, &plain, "not a picture"),
+            (10_000, 10_000, 0, &as_it_is, "not a picture"),
+            (300, 2, 301 * 6, &stretched, "the size that a picture gets"),
+        ] {
+            std::fs::write(&file, png(width, height, rows)).expect("it is written");
+            let error = processor.pixels(&file).unwrap_err();
+            assert!(error.to_string().contains(expected) && error.hint().is_some(), "{width} x {height}: {error}");
+        }
+        std::fs::write(&file, png(20, 10, 10 * 61)).expect("it is written");
+        assert_eq!(plain.pixels(&file).expect("a picture").shape, [3, 8, 8]);
     }
 
     #[test]

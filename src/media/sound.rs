@@ -16,9 +16,14 @@ use symphonia::core::meta::MetadataOptions;
 use super::Features;
 use super::mel::LogMel;
 use crate::error::{Context, Error, Result};
+use crate::files::wall::{SOUND, behind_wall};
 
-/// The longest sound that is read, in seconds: a file that says it is longer is refused before it fills the memory.
-const LONGEST: usize = 3600;
+/// The longest sound that is read, in seconds: a longer one is refused before it fills the memory.
+const LONGEST: u64 = 3600;
+/// The highest rate, in Hz: four times that of studios.
+const FASTEST: u32 = 768_000;
+/// The most samples of a sound, at its own rate and at the model's: an hour at 48 kHz.
+const MOST_SAMPLES: u64 = LONGEST * 48_000;
 
 /// One channel of sound.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,11 +41,13 @@ impl Waveform {
     /// [`Io`](crate::ErrorKind::Io) or [`Format`](crate::ErrorKind::Format) with the file.
     pub fn read(path: &Path) -> Result<Self> {
         let file = File::open(path).in_file(path)?;
-        let found = Self::decode(file).map_err(|error| match error {
-            Broken::Decoder(error) => Error::format("sound (WAV, FLAC, MP3 or OGG)", error),
-            Broken::Other(error) => error,
+        let decoded = behind_wall(SOUND, || Self::decode(file)).and_then(|decoded| {
+            decoded.map_err(|error| match error {
+                Broken::Decoder(error) => SOUND.refused(error),
+                Broken::Other(error) => error,
+            })
         });
-        found.in_file(path)
+        decoded.in_file(path)
     }
 
     fn decode(file: File) -> std::result::Result<Self, Broken> {
@@ -59,12 +66,11 @@ impl Waveform {
             let buffer = decoder.decode(&packet)?;
             let channels = buffer.spec().channels().count().max(1);
             rate = buffer.spec().rate();
+            check_rate("samples a second", rate).map_err(Broken::Other)?;
             interleaved.resize(buffer.samples_interleaved(), 0.0_f32);
             buffer.copy_to_slice_interleaved(&mut interleaved);
             samples.extend(interleaved.chunks_exact(channels).map(mean));
-            if samples.len() > LONGEST.saturating_mul(usize::try_from(rate).unwrap_or(usize::MAX)) {
-                return Err(Broken::Other(Error::mismatch("seconds of sound", format!("at most {LONGEST}"), "more")));
-            }
+            check_length(samples.len(), rate).map_err(Broken::Other)?;
         }
         if samples.is_empty() || rate == 0 { Err(nothing()) } else { Ok(Self { rate, samples }) }
     }
@@ -81,11 +87,33 @@ impl Waveform {
             |error: &dyn std::fmt::Display| Error::invalid(format!("sound of {} Hz cannot be resampled to {rate} Hz: {error}", self.rate));
         let size = |rate: u32| usize::try_from(rate).unwrap_or(usize::MAX);
         let length = self.samples.len();
+        check_rate("samples a second", self.rate)?;
+        check_rate("sampling_rate", rate)?;
+        check_length(length, self.rate)?;
+        let resampled = count(length).saturating_mul(u64::from(rate)) / u64::from(self.rate);
+        check_length(usize::try_from(resampled).unwrap_or(usize::MAX), rate)?;
         let input = InterleavedSlice::new(&self.samples, 1, length).map_err(|e| bad(&e))?;
         let mut resampler = Fft::<f32>::new(size(self.rate), size(rate), 1024, 1, FixedSync::Both).map_err(|e| bad(&e))?;
         let output = resampler.process_all(&input, length, None).map_err(|e| bad(&e))?;
         Ok(Self { rate, samples: output.take_data() })
     }
+}
+
+fn check_rate(what: &'static str, rate: u32) -> Result<()> {
+    if (1..=FASTEST).contains(&rate) { Ok(()) } else { Err(Error::mismatch(what, format!("1 to {FASTEST}"), rate)) }
+}
+
+fn check_length(samples: usize, rate: u32) -> Result<()> {
+    let most = MOST_SAMPLES.min(LONGEST * u64::from(rate));
+    if count(samples) <= most {
+        return Ok(());
+    }
+    let error = Error::mismatch("samples of a sound", format!("at most {most}: an hour, at 48 kHz at most"), "more");
+    Err(error.with_hint("cut the sound: the model takes some seconds of it"))
+}
+
+fn count(samples: usize) -> u64 {
+    u64::try_from(samples).unwrap_or(u64::MAX)
 }
 
 /// Why a sound was not decoded.
@@ -127,8 +155,12 @@ struct Config {
     n_samples: Option<usize>,
 }
 
-/// The largest sizes of a configuration that are computed with.
-const LARGEST: usize = 1 << 26;
+/// The most numbers of a spectrogram: 40 times what Whisper takes.
+const MOST_NUMBERS: usize = 1 << 24;
+/// The most products of a spectrogram, `frames · mels · bins`: 50 times what Whisper takes.
+const MOST_PRODUCTS: usize = 1 << 32;
+/// The largest window, in samples.
+const LARGEST_WINDOW: usize = 1 << 14;
 
 impl FeatureExtractor {
     /// Reads `preprocessor_config.json`.
@@ -151,17 +183,14 @@ impl FeatureExtractor {
 
     fn of(config: &Config) -> Result<Self> {
         let rate = config.sampling_rate.unwrap_or(16_000);
+        check_rate("sampling_rate", rate)?;
         let kind = match config.feature_extractor_type.as_deref() {
             Some("Wav2Vec2FeatureExtractor") => Kind::Samples { normalises: config.do_normalize.unwrap_or(true) },
             Some("WhisperFeatureExtractor") => {
                 let seconds = config.chunk_length.unwrap_or(30);
                 let samples = config.n_samples.unwrap_or(seconds.saturating_mul(usize::try_from(rate).unwrap_or(usize::MAX)));
                 let (mels, size, hop) = (config.feature_size.unwrap_or(80), config.n_fft.unwrap_or(400), config.hop_length.unwrap_or(160));
-                let is_sane =
-                    [mels, size, hop, samples].iter().all(|&size| (1..=LARGEST).contains(&size)) && mels <= 4096 && size <= 1 << 16;
-                if !is_sane {
-                    return Err(Error::mismatch("sizes of the feature extractor", "sizes above 0 of a few seconds", "others"));
-                }
+                check_sizes(mels, size, hop, samples)?;
                 Kind::LogMel { frames: LogMel::new(mels, size, hop, rate), samples }
             }
             other => {
@@ -203,6 +232,22 @@ impl FeatureExtractor {
     }
 }
 
+/// Refuses sizes of a spectrogram that take more memory or time than models of speech want.
+fn check_sizes(mels: usize, size: usize, hop: usize, samples: usize) -> Result<()> {
+    let frames = samples.checked_div(hop).unwrap_or(0).max(1);
+    let (numbers, bins) = (mels.saturating_mul(frames), size / 2 + 1);
+    let is_possible = [mels, size, hop, samples].iter().all(|&size| size > 0)
+        && size <= LARGEST_WINDOW
+        && samples.max(numbers).max(mels.saturating_mul(bins)) <= MOST_NUMBERS
+        && numbers.saturating_mul(bins) <= MOST_PRODUCTS;
+    if is_possible {
+        return Ok(());
+    }
+    let found = format!("feature_size {mels}, n_fft {size}, hop_length {hop}, n_samples {samples}");
+    let expected = format!("sizes above 0, n_fft up to {LARGEST_WINDOW}, and up to {MOST_NUMBERS} numbers");
+    Err(Error::mismatch("sizes of the feature extractor", expected, found))
+}
+
 /// Mean 0 and variance 1: `(x − mean) / √(variance + 1e-7)` (`zero_mean_unit_var_norm`).
 #[expect(clippy::as_conversions, clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "sums in float64, rounded once")]
 fn normalise(samples: &mut [f32]) {
@@ -218,4 +263,67 @@ fn normalise(samples: &mut [f32]) {
 #[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "channels are few")]
 fn mean(frame: &[f32]) -> f32 {
     frame.iter().sum::<f32>() / frame.len() as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A WAV of silence: 8 bits, one channel; its header says that there are `says` bytes of it.
+    fn wav(rate: u32, samples: usize, says: u32) -> Vec<u8> {
+        let format = [
+            &1_u16.to_le_bytes()[..],
+            &1_u16.to_le_bytes(),
+            &rate.to_le_bytes(),
+            &rate.to_le_bytes(),
+            &1_u16.to_le_bytes(),
+            &8_u16.to_le_bytes(),
+        ];
+        let head =
+            [&b"RIFF"[..], &u32::MAX.to_le_bytes(), b"WAVEfmt ", &16_u32.to_le_bytes(), &format.concat(), b"data", &says.to_le_bytes()];
+        [head.concat(), vec![128; samples]].concat()
+    }
+
+    #[test]
+    fn headers_that_lie_are_refused_or_read_for_what_is_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("a.wav");
+        for (rate, says, expected) in [
+            (16_000, 4000, None),
+            (16_000, u32::MAX, Some("unexpected end of file")),
+            (1, 4000, Some("at most 3600")),
+            // A prime: the transform that goes from one rate to the other would be as long.
+            (4_294_967_291, 4000, Some("samples a second: expected 1 to 768000, found 4294967291")),
+            (0, 4000, Some("")),
+        ] {
+            std::fs::write(&file, wav(rate, 4000, says)).expect("it is written");
+            let read = Waveform::read(&file).and_then(|sound| sound.resampled(8_000).map(|sound| sound.samples.len()));
+            match (read, expected) {
+                (Ok(samples), None) => assert!((2000..2100).contains(&samples), "{rate}: {samples}"),
+                (Err(error), Some(words)) => assert!(error.to_string().contains(words), "{rate}: {error}"),
+                (read, _) => panic!("{rate}, {says}: {read:?}"),
+            }
+        }
+        let long = Waveform { rate: 10, samples: vec![0.0; 36_000] };
+        assert!(long.resampled(768_000).unwrap_err().to_string().contains("samples of a sound"));
+    }
+
+    #[test]
+    fn sizes_of_a_configuration_are_checked_before_they_are_computed_with() {
+        let extractor = |config: &str| FeatureExtractor::of(&serde_json::from_str(config).expect("JSON"));
+        for bomb in [
+            r#""sampling_rate": 4294967295"#,
+            r#""sampling_rate": 0"#,
+            r#""hop_length": 1, "n_samples": 60000000"#,
+            r#""hop_length": 0"#,
+            r#""feature_size": 4096, "n_fft": 65536"#,
+            r#""feature_size": 18446744073709551615"#,
+            r#""chunk_length": 18446744073709551615"#,
+            r#""feature_size": 512, "n_fft": 16384, "hop_length": 1, "n_samples": 30000"#,
+        ] {
+            let error = extractor(&format!(r#"{{"feature_extractor_type": "WhisperFeatureExtractor", {bomb}}}"#)).unwrap_err();
+            assert!(error.to_string().contains("expected"), "{bomb}: {error}");
+        }
+        assert!(extractor(r#"{"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 128}"#).is_ok());
+    }
 }

@@ -89,7 +89,7 @@ pub(super) trait Store {
     }
 }
 
-/// A [`Storage`] at work. The model's folder is changed only by [`finish`](Self::finish).
+/// A [`Storage`] at work.
 #[derive(Debug)]
 pub(super) struct Stored {
     storage: Storage,
@@ -157,6 +157,14 @@ impl Stored {
             None => Ok(None),
             Some(Sink::File(file)) => file.finish().map(|()| None),
             Some(Sink::Memory(bytes)) => Ok(Some(bytes)),
+        }
+    }
+
+    /// The data file, which has no place yet; none where the data is in memory.
+    pub(super) fn into_data(self) -> Option<Staged> {
+        match self.data?.to {
+            Sink::File(file) => Some(file),
+            Sink::Memory(_) => None,
         }
     }
 

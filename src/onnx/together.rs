@@ -38,7 +38,12 @@ impl Way {
         let old = data_of(path, &folder);
         let (stem, ending) = file.rsplit_once('.').unwrap_or((file, "data"));
         let names = std::iter::once(file.clone()).chain((2..).map(|number| format!("{stem}.{number}.{ending}")));
-        let free = { names }.find(|name| folder.join(name).symlink_metadata().is_err()).expect("numbers do not end");
+        // A numbered one that the old model does not refer to is what a command that was killed left.
+        let is_free = |name: &String| {
+            let path = folder.join(name);
+            path.symlink_metadata().map_or(true, |facts| facts.is_file() && *name != *file && !old.contains(&path))
+        };
+        let free = { names }.find(is_free).expect("numbers do not end");
         Ok(Self::Beside { storage: Storage::External { file: free }, old })
     }
 
@@ -51,19 +56,13 @@ impl Way {
         }
     }
 
+    /// The files that go when the new ones are there.
+    pub(super) fn gone(&self) -> &[PathBuf] {
+        if let Self::Beside { old, .. } = self { old } else { &[] }
+    }
+
     pub(super) fn finish(self) -> Result<()> {
-        match self {
-            Self::Single => Ok(()),
-            Self::Folder(staged) => staged.finish(),
-            Self::Beside { old, .. } => {
-                for file in old {
-                    if let Err(error) = std::fs::remove_file(&file) {
-                        tracing::warn!("{}: the old model's data could not be removed: {error}", file.display());
-                    }
-                }
-                Ok(())
-            }
-        }
+        if let Self::Folder(staged) = self { staged.finish() } else { Ok(()) }
     }
 }
 

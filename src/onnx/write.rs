@@ -40,8 +40,10 @@ pub fn write(graph: &Graph, path: &Path, options: &WriteOptions) -> Result<()> {
     let bytes = encoded(&message).in_file(path)?;
     let mut staged = Staged::new(&target)?;
     staged.write(&bytes)?;
-    store.finish()?;
-    staged.finish()?;
+    match store.into_data() {
+        Some(data) => staged.finish_behind(data, way.gone())?,
+        None => staged.finish()?,
+    }
     way.finish()
 }
 

@@ -192,8 +192,7 @@ impl Checkpoints {
         readable(staged.path()).in_file(&target)?;
         // A damaged one may stand there, of which the run went on from an older one.
         let aside = inside::facts(&target)?.map(|_| self.put_aside(&target)).transpose()?;
-        fault::point().and_then(|()| fs::rename(staged.path(), &target)).in_file(&target)?;
-        staged.finished();
+        staged.placed(&target)?;
         sync(&self.folder);
         drop(aside);
         self.forget_all_but(keep);

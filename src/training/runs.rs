@@ -189,8 +189,7 @@ impl Runs {
         let run = Run { folder: folder.join(&name), name, record };
         Run { folder: staged.path().to_owned(), ..run.clone() }.write()?;
         open_to_all(staged.path()).in_file(&run.folder)?;
-        fault::point().and_then(|()| fs::rename(staged.path(), &run.folder)).in_file(&run.folder)?;
-        staged.finished();
+        staged.placed(&run.folder)?;
         Ok(run)
     }
 

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 /// From the bottom to the top; rooms of one row do not use each other.
 const ROOMS: &[&[&str]] = &[
     &["error", "measure", "contract"],
-    &["media"],
     &["files"],
+    &["media"],
     &["ir"],
     &["onnx", "decompose", "anatomy", "grad", "safetensors", "forecast"],
     &["adapter"],

@@ -1,20 +1,25 @@
 //! Parquet: rows one after another, a group of rows in memory at a time.
 
+mod limits;
+mod thrift;
+
 use bytes::Bytes;
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::Value;
 
 use super::{Record, Visit};
-use crate::data::wall::behind_wall;
 use crate::error::{Error, Place, Result};
+use crate::files::wall::{PARQUET, behind_wall};
 
 /// Shows the rows of a Parquet file. A row's line is its number.
 pub(super) fn each(bytes: &Bytes, visit: Visit<'_>) -> Result<()> {
-    let reader = behind_wall("a Parquet file", || SerializedFileReader::new(bytes.clone()))?.map_err(|error| bad(&error))?;
-    let mut rows = behind_wall("a Parquet file", || reader.get_row_iter(None))?.map_err(|error| bad(&error))?;
+    limits::check_footer(bytes)?;
+    let reader = behind_wall(PARQUET, || SerializedFileReader::new(bytes.clone()))?.map_err(|error| bad(&error))?;
+    behind_wall(PARQUET, || limits::check_pages(bytes, &reader))??;
+    let mut rows = behind_wall(PARQUET, || reader.get_row_iter(None))?.map_err(|error| bad(&error))?;
     for line in 1.. {
-        let row = behind_wall("a Parquet file", || rows.next()).map_err(|error| error.at(Place::Line(line)))?;
+        let row = behind_wall(PARQUET, || rows.next()).map_err(|error| error.at(Place::Line(line)))?;
         let Some(row) = row else { break };
         let row = row.map_err(|error| bad(&error).at(Place::Line(line)))?;
         let Value::Object(fields) = row.to_json_value() else { continue };
@@ -53,8 +58,11 @@ mod tests {
         OPTIONAL GROUP tags (LIST) { REPEATED GROUP list { OPTIONAL INT32 element; } }
     }";
 
-    fn written(compression: Compression) -> Result<Vec<u8>, ParquetError> {
-        let properties = WriterProperties::builder().set_compression(compression).build();
+    pub(super) fn written(compression: Compression) -> Result<Vec<u8>, ParquetError> {
+        written_with(WriterProperties::builder().set_compression(compression).build())
+    }
+
+    pub(super) fn written_with(properties: WriterProperties) -> Result<Vec<u8>, ParquetError> {
         let mut bytes = vec![];
         let mut writer = SerializedFileWriter::new(&mut bytes, Arc::new(parse_message_type(SCHEMA)?), Arc::new(properties))?;
         let mut group = writer.next_row_group()?;
@@ -91,6 +99,20 @@ mod tests {
                 vec![(1, json!({"text": "one", "label": 7, "tags": [1, 2]})), (2, json!({"text": "two", "label": null, "tags": null}))];
             assert_eq!(rows, expected, "{compression:?}");
         }
+        Ok(())
+    }
+
+    #[test]
+    fn rows_are_read_as_other_programs_keep_them() -> Result<()> {
+        let bytes = Bytes::from_static(include_bytes!("../../../tests/fixtures/rows.parquet"));
+        let mut rows = vec![];
+        each(&bytes, &mut |record| {
+            rows.push(Value::Object(record.fields));
+            Ok(())
+        })?;
+        assert_eq!(rows.len(), 5);
+        let third = json!({"text": "row 2: na na ", "label": null, "weight": 0.25, "tokens": null, "source": {"name": "a", "page": 2}, "kept": true, "lengths": "002"});
+        assert_eq!((&rows[2], &rows[4]["tokens"], &rows[4]["lengths"]), (&third, &json!([5, 6]), &json!("004")));
         Ok(())
     }
 

@@ -42,13 +42,13 @@ pub(super) fn spooled(reader: &mut impl Read) -> Result<Bytes> {
     if u64::try_from(start.len()).is_ok_and(|length| length < IN_MEMORY) {
         return Ok(start.into());
     }
-    let mut file = tempfile::NamedTempFile::new()?;
+    // A file without a name: nothing is left of it however the process ends.
+    let mut file = tempfile::tempfile()?;
     file.write_all(&start)?;
     drop(start);
     io::copy(reader, &mut file)?;
     file.flush()?;
-    // The mapping outlives the file's name.
-    files::map(file.path())
+    files::map_open(&file)
 }
 
 /// The text that bytes are, in whatever encoding; any but UTF-8 is told as a warning.

@@ -6,6 +6,7 @@ pub mod decomposed;
 mod dora;
 mod embedding;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use ndarray::Array2;
@@ -138,8 +139,8 @@ fn place(mut config: LoraConfig, at: &Places<'_>) -> Result<Placed> {
     let none = Targets::Only(Selection::Names(vec![]));
     let only_tokens = config.scope.targets == none && !config.trainable_token_indices.is_empty();
     let sites = if only_tokens { vec![] } else { config.ranks().resolve(&config.scope, &candidates, at.strictness)? };
-    let is_table = |site: &Site| candidates.iter().any(|c| c.module == site.module && c.kind == CandidateKind::Embedding);
-    let (tables, sites): (Vec<Site>, Vec<Site>) = sites.into_iter().partition(is_table);
+    let tables: BTreeSet<&str> = candidates.iter().filter(|c| c.kind == CandidateKind::Embedding).map(|c| &*c.module).collect();
+    let (tables, sites): (Vec<Site>, Vec<Site>) = sites.into_iter().partition(|site| tables.contains(site.module.as_str()));
     if config.use_dora && !tables.is_empty() {
         return Err(Error::unsupported("DoRA of embeddings", "only those of linear projections are written"));
     }

@@ -6,8 +6,29 @@ use std::sync::Once;
 
 use crate::error::{Error, Result};
 
-/// The format of tokenizers.
-pub(super) const TOKENIZER: &str = "a tokenizer";
+/// What others' code reads: in the words of an error, and what to look at then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Format {
+    name: &'static str,
+    hint: &'static str,
+}
+
+/// tokenizer.json.
+pub(crate) const TOKENIZER: Format =
+    Format { name: "a tokenizer", hint: "is tokenizer.json complete, and the one that came with the model?" };
+/// Tables.
+pub(crate) const PARQUET: Format = Format { name: "a Parquet file", hint: "is the file complete?" };
+/// Pictures.
+pub(crate) const PICTURE: Format = Format { name: "a picture (PNG, JPEG, WebP, BMP or GIF)", hint: "is the file complete?" };
+/// Sound.
+pub(crate) const SOUND: Format = Format { name: "sound (WAV, FLAC, MP3 or OGG)", hint: "is the file complete?" };
+
+impl Format {
+    /// A file that is not of this format, for this reason.
+    pub(crate) fn refused(self, why: impl std::fmt::Display) -> Error {
+        Error::format(self.name, why).with_hint(self.hint)
+    }
+}
 
 thread_local! {
     static IS_BEHIND: Cell<bool> = const { Cell::new(false) };
@@ -17,7 +38,7 @@ thread_local! {
 ///
 /// # Errors
 /// [`Format`](crate::ErrorKind::Format) if the work panics, with the panic's own words.
-pub(super) fn behind_wall<T>(format: &'static str, work: impl FnOnce() -> T) -> Result<T> {
+pub(crate) fn behind_wall<T>(format: Format, work: impl FnOnce() -> T) -> Result<T> {
     static QUIET: Once = Once::new();
     QUIET.call_once(|| {
         let told = panic::take_hook();
@@ -34,9 +55,7 @@ pub(super) fn behind_wall<T>(format: &'static str, work: impl FnOnce() -> T) -> 
     done.map_err(|panic| {
         let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
         let line = said.unwrap_or("it cannot be worked with").lines().next().unwrap_or_default();
-        let hint =
-            if format == TOKENIZER { "is tokenizer.json complete, and the one that came with the model?" } else { "is the file complete?" };
-        Error::format(format, line).with_hint(hint)
+        format.refused(line)
     })
 }
 
