@@ -14,12 +14,16 @@ use crate::ort::{Device, DeviceTensor, Feed, HostTensor, Runtime, Session, Stepp
 /// The optional input that seeds the dropout masks.
 const DROPOUT_SEED: &str = Input::DropoutSeed.name();
 
-/// What the update tells of itself; the second not in bundles of before it was there.
+/// What the update tells of itself.
 const TOLD: [&str; 2] = [Output::GradNorm.name(), Output::Updated.name()];
 
-/// The names of what the update tells.
-fn told(session: &Session) -> Vec<&'static str> {
-    TOLD.into_iter().filter(|name| *name == Output::GradNorm.name() || session.output(name).is_some()).collect()
+/// A graph that makes updates; it tells whether it made one.
+fn open_update(runtime: &Runtime, bundle: &Bundle, graph: GraphName, device: Device) -> Result<Session> {
+    let session = open(runtime, bundle, graph, device)?;
+    let missing = TOLD.into_iter().find(|name| session.output(name).is_none());
+    let Some(missing) = missing else { return Ok(session) };
+    let error = Error::not_found("output of its graphs", missing).in_file(bundle.folder());
+    Err(error.with_hint("an earlier version wrote this bundle: inject again (with --adapter, from what it learnt)"))
 }
 
 /// What makes an optimizer step.
@@ -66,8 +70,9 @@ pub(super) struct Outcome {
 impl Outcome {
     /// `update` is what the update tells, in the order of [`TOLD`].
     fn new(loss: f32, update: &[HostTensor]) -> Result<Self> {
-        let told = |at: usize| update.get(at).map(HostTensor::item).transpose();
-        Ok(Self { loss, grad_norm: told(0)?.unwrap_or(f32::NAN), is_updated: told(1)?.is_none_or(|flag| flag > 0.0) })
+        let [grad_norm, updated] = update else { return Err(Error::mismatch("numbers that an update tells", TOLD.len(), update.len())) };
+        let updated: f32 = updated.item()?;
+        Ok(Self { loss, grad_norm: grad_norm.item()?, is_updated: updated > 0.0 })
     }
 
     pub(super) fn is_finite(self) -> bool {
@@ -81,7 +86,6 @@ impl Engine {
     /// # Errors
     /// A bundle without the graphs, or with other inputs and outputs than training needs.
     pub(super) fn open(runtime: &Runtime, bundle: &Bundle, options: &Opening, parts: NonZeroUsize) -> Result<Self> {
-        let open = |purpose: GraphName| open(runtime, bundle, purpose, options.device);
         let (accumulation, waiting) = (options.accumulation.saturating_mul(parts), options.waiting);
         let is_cached = parts.get() > 1 && bundle.manifest().graphs.contains_key(GraphName::Vjp.name());
         let graphs = if is_cached {
@@ -90,20 +94,19 @@ impl Engine {
                     Error::unsupported("--gradient-accumulation-steps with this loss", "it compares all rows of a batch with each other");
                 return Err(error.with_hint("a larger --batch-size with --micro-batch-size takes as little memory, and learns more"));
             }
-            let update = open(GraphName::Update)?;
-            let results = told(&update);
-            let update = Box::new(Stepper::new(update, &STATES, &results, waiting)?);
+            let update = Box::new(Stepper::new(open_update(runtime, bundle, GraphName::Update, options.device)?, &STATES, &TOLD, waiting)?);
             Graphs::Cached { cached: Box::new(Cached::open(runtime, bundle, options.device)?), update, losses: vec![] }
         } else if accumulation.get() > 1 {
-            let (batches, update) = (waiting.saturating_mul(accumulation), open(GraphName::Update)?);
-            let results = told(&update);
+            let batches = waiting.saturating_mul(accumulation);
+            let gradient = open(runtime, bundle, GraphName::Gradient, options.device)?;
+            let update = open_update(runtime, bundle, GraphName::Update, options.device)?;
             Graphs::Parts {
-                gradient: Box::new(Stepper::new(open(GraphName::Gradient)?, &[GRADIENT], &[Output::Loss.name()], batches)?),
-                update: Box::new(Stepper::new(update, &STATES, &results, waiting)?),
+                gradient: Box::new(Stepper::new(gradient, &[GRADIENT], &[Output::Loss.name()], batches)?),
+                update: Box::new(Stepper::new(update, &STATES, &TOLD, waiting)?),
             }
         } else {
-            let session = open(GraphName::Training)?;
-            let results = [&[Output::Loss.name()], &told(&session)[..]].concat();
+            let session = open_update(runtime, bundle, GraphName::Training, options.device)?;
+            let results = [&[Output::Loss.name()], &TOLD[..]].concat();
             Graphs::Whole(Box::new(Stepper::new(session, &STATES, &results, waiting)?))
         };
         Ok(Self { graphs, accumulation: accumulation.get(), seed: 0, waiting: vec![] })
