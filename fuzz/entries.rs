@@ -10,6 +10,7 @@ use std::path::Path;
 use peft_onnx::anatomy::{self, Task};
 use peft_onnx::data::{ChatTemplate, Dataset, Ending, Message, Reading};
 use peft_onnx::export::manifest::Manifest;
+use peft_onnx::media::{FeatureExtractor, ImageProcessor, Waveform};
 use peft_onnx::onnx::{self, WriteOptions};
 use peft_onnx::peft::AdapterConfig;
 use peft_onnx::training::checkpoint::Checkpoint;
@@ -46,6 +47,9 @@ pub(crate) const ENTRIES: &[Entry] = &[
     Entry { name: "checkpoint", run: checkpoint, seeds: &[] },
     Entry { name: "data_rows", run: data_rows, seeds: &["finetune/eval.jsonl"] },
     Entry { name: "template", run: template, seeds: &[] },
+    Entry { name: "parquet", run: parquet, seeds: &[] },
+    Entry { name: "image", run: image, seeds: &[] },
+    Entry { name: "sound", run: sound, seeds: &[] },
 ];
 
 /// The name of a kind's file in the folder that is read.
@@ -94,10 +98,18 @@ pub(crate) fn manifest(bytes: &[u8]) {
     });
 }
 
+/// What stands before a line of its own, and what behind it.
+fn parted(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let end = bytes.windows(PARTING.len()).position(|window| window == PARTING);
+    end.map_or((bytes, &[][..]), |end| (&bytes[..end], &bytes[end + PARTING.len()..]))
+}
+
+/// The line between a configuration or record and the bytes that go with it.
+pub(crate) const PARTING: &[u8] = b"\n---\n";
+
 /// Reads a checkpoint's record and, where the bytes go on behind a line of its own, its numbers.
 pub(crate) fn checkpoint(bytes: &[u8]) {
-    let end = bytes.windows(5).position(|window| window == b"\n---\n");
-    let (record, state) = end.map_or((bytes, &[][..]), |end| (&bytes[..end], &bytes[end + 5..]));
+    let (record, state) = parted(bytes);
     with_file("trainer.json", record, |file| {
         let folder = file.parent().expect("a file has a folder");
         fs::write(folder.join("state.safetensors"), state).expect("the file is written");
@@ -123,4 +135,34 @@ pub(crate) fn template(bytes: &[u8]) {
     if let Ok(template) = ChatTemplate::new(source, tokens) {
         let _ = template.render(&[Message::says("user", "Hello"), Message::says("assistant", "Good day")], Ending::AssistantsTurn);
     }
+}
+
+/// Reads rows of Parquet.
+pub(crate) fn parquet(bytes: &[u8]) {
+    with_file("rows.parquet", bytes, |file| {
+        let _ = Dataset::read(file, &Reading::for_task(Task::CausalLm));
+    });
+}
+
+/// Decodes a picture, as the configuration says that stands before it; as models without one want it, if there is none.
+pub(crate) fn image(bytes: &[u8]) {
+    let (config, picture) = parted(bytes);
+    with_file("preprocessor_config.json", config, |config| {
+        let processor = ImageProcessor::read(config).unwrap_or_else(|_| ImageProcessor::plain(8, 8));
+        with_file("picture", picture, |file| {
+            let _ = processor.pixels(file);
+        });
+    });
+}
+
+/// Decodes a sound, as the configuration says that stands before it; to 16 kHz, if there is none.
+pub(crate) fn sound(bytes: &[u8]) {
+    let (config, sound) = parted(bytes);
+    with_file("preprocessor_config.json", config, |config| {
+        let extractor = FeatureExtractor::read(config).unwrap_or_else(|_| FeatureExtractor::plain());
+        with_file("sound", sound, |file| {
+            let _ = Waveform::read(file);
+            let _ = extractor.features(file);
+        });
+    });
 }

@@ -27,4 +27,11 @@ for choice in 0 1 2 3 4 8 12; do
 done
 printf '{{ bos_token }}{%% for m in messages %%}{{ m.role | upper }}: {{ m["content"] | trim }}{%% endfor %%}' | put template loop
 python3 -c 'import json; print(json.load(open("models/tiny-lm/tokenizer_config.json")).get("chat_template") or "", end="")' | put template tiny-lm
+put parquet rows <tests/fixtures/rows.parquet
+for file in tests/fixtures/media/*; do
+    case $file in
+    *.png | *.bmp | *.gif | *.webp | *.jpg) { printf '{"size": {"shortest_edge": 9}, "crop_pct": 0.9}\n---\n' && cat "$file"; } | put image "$(basename "$file")" ;;
+    *.wav | *.flac | *.mp3 | *.ogg) { printf '{"feature_extractor_type": "WhisperFeatureExtractor", "chunk_length": 1}\n---\n' && cat "$file"; } | put sound "$(basename "$file")" ;;
+    esac
+done
 ls fuzz/corpus

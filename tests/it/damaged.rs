@@ -6,8 +6,8 @@ mod entries;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::common::{done, fixture};
-use entries::{ENTRIES, Entry};
+use crate::common::{Running, done, fixture};
+use entries::{ENTRIES, Entry, PARTING};
 
 /// Time for each kind. What is tried first is the same in every run; slower machines try less of it.
 const TIME: Duration = Duration::from_millis(1500);
@@ -76,6 +76,15 @@ fn seeds(entry: &Entry, bundle: &Path) -> Vec<Vec<u8>> {
         "data_rows" => {
             seeds = vec![[&[0], &seeds[0][..seeds[0].len().min(2000)]].concat(), b"\x05text,label\n\"a, b\",red\nc,green\n".to_vec()];
         }
+        "parquet" => seeds.push(read(&models.join("../tests/fixtures/rows.parquet"))),
+        "image" => seeds = media(&models, &["png", "bmp", "webp", "gif", "jpg"], br#"{"size": {"shortest_edge": 9}, "crop_pct": 0.9}"#),
+        "sound" => {
+            seeds = media(
+                &models,
+                &["wav", "flac", "mp3", "ogg"],
+                br#"{"feature_extractor_type": "WhisperFeatureExtractor", "chunk_length": 1}"#,
+            )
+        }
         "template" => seeds.push(
             b"{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ m['content'] | trim ~ eos_token }}{% endif %}{% endfor %}"
                 .to_vec(),
@@ -83,6 +92,16 @@ fn seeds(entry: &Entry, bundle: &Path) -> Vec<Vec<u8>> {
         _ => {}
     }
     seeds
+}
+
+/// The files of these formats, each behind the configuration of its processor.
+fn media(models: &Path, formats: &[&str], config: &[u8]) -> Vec<Vec<u8>> {
+    let folder = std::fs::read_dir(models.join("../tests/fixtures/media")).expect("the folder is there");
+    let paths = folder.map(|entry| entry.expect("an entry").path());
+    let mut paths: Vec<_> =
+        paths.filter(|path| path.extension().is_some_and(|ending| formats.iter().any(|format| ending == *format))).collect();
+    paths.sort();
+    paths.iter().map(|path| [config, PARTING, &std::fs::read(path).expect("the fixture is there")].concat()).collect()
 }
 
 #[test]
@@ -118,9 +137,9 @@ fn a_model_that_is_cut_short_under_a_running_command_is_an_error() {
     done(&["inject", &model, "--method", "lora", "-o", &bundle, "-q"]);
     let mut command = std::process::Command::new(crate::common::peft_onnx().get_program());
     command.envs(crate::common::project_library().map(|library| ("ORT_DYLIB_PATH", library)));
-    command.args(["train", &bundle, "--data", &rows, "--max-steps", "100000", "--log-every", "1"]);
-    let mut running = command.stderr(std::process::Stdio::piped()).spawn().expect("the binary starts");
-    let mut said = BufReader::new(running.stderr.take().expect("a pipe"));
+    command.args(["train", &bundle, "--data", &rows, "--max-steps", "20000", "--log-every", "1"]);
+    let mut running = Running(command.stderr(std::process::Stdio::piped()).spawn().expect("the binary starts"));
+    let mut said = BufReader::new(running.0.stderr.take().expect("a pipe"));
     let mut line = String::new();
     while !line.starts_with("step ") {
         line.clear();
@@ -129,6 +148,6 @@ fn a_model_that_is_cut_short_under_a_running_command_is_an_error() {
     std::fs::File::options().write(true).open(&model).and_then(|file| file.set_len(4096)).expect("it is cut");
     let mut rest = String::new();
     said.read_to_string(&mut rest).expect("text");
-    assert_eq!(running.wait().expect("it ends").code(), Some(1), "{rest}");
+    assert_eq!(running.0.wait().expect("it ends").code(), Some(1), "{rest}");
     assert!(rest.contains("error: a file was cut short"), "{rest}");
 }

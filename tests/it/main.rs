@@ -16,6 +16,7 @@ mod door;
 mod examples;
 mod feeding;
 mod finetune;
+mod forged;
 mod formats;
 mod golden;
 mod gradcheck;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::common::{done, fixture, json_of, number, refused, text};
+use crate::common::{Running, done, fixture, json_of, number, refused, text};
 
 /// A LoRA of the smallest decoder, and rows to learn from.
 struct Case {
@@ -130,24 +130,22 @@ fn a_signal_saves_and_tells_which_it_was() {
     let bundle = case.bundle();
     let mut start: &[&str] = &[];
     for (signal, code) in [("TERM", 143), ("HUP", 129), ("INT", 130)] {
-        let arguments = case.train(text(&bundle), &[&["--max-steps", "100000", "--save-steps", "100000"], start].concat());
+        // It would end by itself, should this process be killed.
+        let arguments = case.train(text(&bundle), &[&["--max-steps", "20000", "--save-steps", "20000"], start].concat());
         let runs = || std::fs::read_dir(bundle.join("runs")).map_or(0, Iterator::count);
         let before = runs();
-        let mut process = Command::new(env!("CARGO_BIN_EXE_peft-onnx"))
-            .args(arguments)
-            .envs(crate::common::project_library().map(|library| ("ORT_DYLIB_PATH", library)))
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary starts");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_peft-onnx"));
+        command.args(arguments).envs(crate::common::project_library().map(|library| ("ORT_DYLIB_PATH", library)));
+        let mut process = Running(command.stderr(Stdio::piped()).spawn().expect("the binary starts"));
         let began = Instant::now();
         while runs() == before && began.elapsed() < Duration::from_mins(1) {
             std::thread::sleep(Duration::from_millis(20));
         }
         // While it runs, nobody else changes the bundle.
         refused(&case.train(text(&bundle), &["--max-steps", "1", "--restart"]), &["is changing this bundle", "hint: wait"]);
-        let sent = Command::new("kill").args(["-s", signal, &process.id().to_string()]).status().expect("kill is there");
+        let sent = Command::new("kill").args(["-s", signal, &process.0.id().to_string()]).status().expect("kill is there");
         assert!(sent.success());
-        assert_eq!(process.wait().expect("the process ends").code(), Some(code), "{signal}");
+        assert_eq!(process.0.wait().expect("the process ends").code(), Some(code), "{signal}");
         start = &["--restart"];
     }
     let runs = json_of(&["runs", text(&bundle)]);
