@@ -32,6 +32,8 @@ const METRICS: &str = "metrics.jsonl";
 const REPORT: &str = "report.html";
 const CHECKPOINTS: &str = "checkpoints";
 const VERSION: u32 = 1;
+/// The largest number of a run.
+const MOST: u64 = 1 << 32;
 /// Characters of a run's name at most.
 const LONGEST: usize = 100;
 
@@ -56,7 +58,7 @@ pub struct Run {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     version: u32,
-    /// Its number among the bundle's runs, from 1: the largest is the newest.
+    /// Its number among the bundle's runs, from 1 to 2³²: the largest is the newest.
     pub number: u64,
     /// When it began, in seconds since 1970.
     pub began: u64,
@@ -234,6 +236,9 @@ impl Runs {
             serde_json::from_slice(&inside::read(&path)?).map_err(|error| Error::format("a run's record", error).in_file(&path))?;
         if record.version > VERSION {
             return Err(Error::mismatch("version of the run", format!("{VERSION} at most"), record.version).in_file(&path));
+        }
+        if record.number > MOST {
+            return Err(Error::mismatch("number of the run", format!("{MOST} at most"), record.number).in_file(&path));
         }
         Ok(Some(Run { name: name.to_owned(), folder, record }))
     }

@@ -20,6 +20,18 @@ fn runs_are_numbered_and_the_last_is_the_newest() -> Result<()> {
 }
 
 #[test]
+fn a_number_beyond_reason_is_refused() -> Result<()> {
+    let bundle = tempfile::tempdir()?;
+    let runs = Runs::of(bundle.path());
+    let mut run = runs.begin(None, StartedFrom::Initial)?;
+    run.record.number = u64::MAX;
+    run.write()?;
+    let error = runs.begin(None, StartedFrom::Initial).unwrap_err();
+    assert!(error.to_string().contains("number of the run: expected 4294967296 at most"), "{error}");
+    Ok(())
+}
+
+#[test]
 fn a_name_is_one_plain_folder() -> Result<()> {
     let bundle = tempfile::tempdir()?;
     let runs = Runs::of(bundle.path());
