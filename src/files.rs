@@ -72,16 +72,19 @@ impl Staged {
     pub fn finish_behind(self, data: Self, gone: &[PathBuf]) -> Result<()> {
         let (data, own) = (data.synced()?, self.synced()?);
         fault::point().in_file(&data.path)?;
+        let mut at = &data.path;
         let place = || {
-            let is_new = data.path.symlink_metadata().is_err();
+            let is_new = at.symlink_metadata().is_err();
             data.file.persist(&data.path).map_err(|error| error.error)?;
+            at = &own.path;
             let placed = fault::point().and_then(|()| own.file.persist(&own.path).map_err(|error| error.error));
             if placed.is_err() && is_new {
                 let _ = std::fs::remove_file(&data.path);
             }
             placed
         };
-        let ((), gone_files) = unfinished::placed_for(gone, place).in_file(&own.path)?;
+        let placed = unfinished::placed_for(gone, place);
+        let ((), gone_files) = placed.in_file(at)?;
         sync_folder(folder(&own.path));
         for path in gone {
             if let Err(error) = std::fs::remove_file(path) {
