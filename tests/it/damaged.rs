@@ -79,11 +79,8 @@ fn seeds(entry: &Entry, bundle: &Path) -> Vec<Vec<u8>> {
         "parquet" => seeds.push(read(&models.join("../tests/fixtures/rows.parquet"))),
         "image" => seeds = media(&models, &["png", "bmp", "webp", "gif", "jpg"], br#"{"size": {"shortest_edge": 9}, "crop_pct": 0.9}"#),
         "sound" => {
-            seeds = media(
-                &models,
-                &["wav", "flac", "mp3", "ogg"],
-                br#"{"feature_extractor_type": "WhisperFeatureExtractor", "chunk_length": 1}"#,
-            )
+            let config = br#"{"feature_extractor_type": "WhisperFeatureExtractor", "chunk_length": 1}"#;
+            seeds = media(&models, &["wav", "flac", "mp3", "ogg"], config);
         }
         "template" => seeds.push(
             b"{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ m['content'] | trim ~ eos_token }}{% endif %}{% endfor %}"

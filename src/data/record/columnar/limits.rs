@@ -289,7 +289,7 @@ mod tests {
     #[test]
     fn groups_in_groups_without_end_are_refused() {
         for (depth, is_refused) in [(20, false), (40, true)] {
-            let groups: String = (0..depth).map(|at| format!("REQUIRED GROUP g{at} {{ ")).collect();
+            let groups = (0..depth).fold(String::new(), |groups, at| groups + &format!("REQUIRED GROUP g{at} {{ "));
             let schema = format!("message rows {{ {groups} REQUIRED INT32 x; {} }}", "}".repeat(depth));
             let mut bytes = vec![];
             let schema = Arc::new(parse_message_type(&schema).expect("a schema"));
@@ -328,7 +328,7 @@ mod tests {
             header.push(0x15);
             put(&mut header, number);
         }
-        header.push((kind - 3) << 4 | 12);
+        header.push((kind - 3) * 16 + 12);
         for number in [values, encoding] {
             header.push(0x15);
             put(&mut header, number);
