@@ -8,11 +8,11 @@ use std::path::Path;
 
 use ndarray::{Array2, Axis};
 use peft_onnx::adapter::Method;
-use peft_onnx::adapter::config::options::Options;
+use peft_onnx::adapter::config::options::{Options, SCOPE};
 use peft_onnx::adapter::config::settings::Settings;
 use peft_onnx::adapter::config::{Bias, Scope};
 use peft_onnx::adapter::method::{Configuration, Placed, Places, Row};
-use peft_onnx::adapter::methods::branch::{self, Branch, Forward, Linear};
+use peft_onnx::adapter::methods::branch::{self, Attached, Branch, Forward, Linear};
 use peft_onnx::adapter::methods::register;
 use peft_onnx::adapter::params::init;
 use peft_onnx::adapter::params::key::{Family, Part, Tensors};
@@ -38,6 +38,7 @@ static RANK_ONE: Row = Row {
     family: Family::Tuner,
     tensors: Tensors { parts: &[U, V], shared: &[] },
     adapter_file: "rank_one",
+    takes: &[SCOPE],
     page: "",
     read: |fields| Ok(RankOneConfig { scope: Scope::read(fields)? }.into()),
     configure: |options: &Options| Ok(RankOneConfig { scope: options.scope.clone() }.into()),
@@ -83,16 +84,8 @@ struct RankOne {
 }
 
 impl Branch for RankOne {
-    fn module(&self) -> &str {
-        &self.linear.module
-    }
-
-    fn name(&self) -> &'static str {
-        "rank_one"
-    }
-
-    fn rank(&self) -> usize {
-        1
+    fn attached(&self) -> Attached<'_> {
+        Attached { name: "rank_one", module: &self.linear.module, rank: 1, ..Attached::default() }
     }
 
     /// The tensors of the branch with their first values, and what becomes of the module's output at each of its calls.

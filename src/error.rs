@@ -1,9 +1,15 @@
 //! One error type: *where* (a list of places, outermost first), *what* (a kind) and, where something can be done about it, a hint.
 
+mod only_with;
+mod refusal;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+
+pub use only_with::OnlyWith;
+pub use refusal::{Refusal, Refused};
 
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -78,6 +84,14 @@ pub enum ErrorKind {
     /// Ops on the differentiable path for which there is no gradient. All of them at once.
     #[error("no gradient for {} {}:{}", .0.len(), if .0.len() == 1 { "node" } else { "nodes" }, list(.0))]
     NoGradient(Vec<String>),
+    /// A node that a rule refuses, with the reason (see [`Refusal`]).
+    #[error("{op}: {why}")]
+    Refused {
+        /// The operator, with its domain in front unless that is ONNX's own.
+        op: String,
+        /// What stands in the way.
+        why: Cow<'static, str>,
+    },
     /// Something valid that this tool does not do.
     #[error("{what} is not supported: {why}")]
     Unsupported {

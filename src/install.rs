@@ -133,7 +133,7 @@ fn by_hand(error: Error, build: Build, machine: &Machine) -> Error {
     let (package, tag) = (build.package(), machine.words());
     error.with_hint(format!(
         "fetch the wheel of {package} for {tag} on a machine with a network (`pip download --no-deps {package}`), then `peft-onnx runtime install {} --from FILE.whl`; \
-         another index: --index URL or PIP_INDEX_URL",
+         another index: `index URL` or PIP_INDEX_URL",
         if build == Build::Cpu { "cpu" } else { "cuda" }
     ))
 }

@@ -157,6 +157,7 @@ pub mod measure;
 #[cfg(feature = "runtime")]
 pub mod media;
 pub mod model;
+pub mod num;
 pub mod onnx;
 #[cfg(feature = "runtime")]
 pub mod ort;

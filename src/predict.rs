@@ -65,6 +65,13 @@ pub struct Running {
     pub new_tokens: usize,
 }
 
+/// On the processor, 8 rows at a time, 128 tokens at most.
+impl Default for Running {
+    fn default() -> Self {
+        Self { device: Device::Cpu, batch_size: 8, new_tokens: 128 }
+    }
+}
+
 impl Predictor {
     /// Opens a model to answer rows.
     ///
@@ -86,7 +93,7 @@ impl Predictor {
             }
             Reads::Vocabulary => {
                 let (graph, _) = whole()?;
-                let generator = Generator::fed(runtime, graph, source.filling().feeding, running.device)?;
+                let generator = Generator::fed(runtime, graph, source.collation().feeding, running.device)?;
                 let limits = Limits { new_tokens: running.new_tokens, stop, positions: source.positions() };
                 Mind::Writer { generator: Box::new(generator), limits }
             }
@@ -218,7 +225,7 @@ fn joined(row: Asked, found: Map<String, Value>, prefix: &str) -> Result<Map<Str
         if fields.contains_key(&name) {
             let error =
                 Error::invalid(format!("the data has a column {name}, which is what the answer is called")).at(Place::Line(row.line));
-            return Err(error.with_hint("--prefix TEXT puts a text before the names of the answer's columns"));
+            return Err(error.with_hint("`prefix TEXT` puts a text before the names of the answer's columns"));
         }
         fields.insert(name, value);
     }

@@ -101,13 +101,13 @@ impl Technique {
             Space::Stacked => ranks.iter().sum(),
             Space::Factors if ranks.iter().any(|&rank| rank != largest) => {
                 return Err(Error::mismatch("ranks of the adapters", format!("the same for {}", self.name), format!("{ranks:?}"))
-                    .with_hint("`--method cat` and `--method svd` combine adapters of different ranks"));
+                    .with_hint("`method cat` and `method svd` combine adapters of different ranks"));
             }
             Space::Factors => largest,
         };
         match wanted {
             Some(wanted) if wanted != rank => Err(Error::mismatch(format!("rank of a combination by {}", self.name), rank, wanted)
-                .with_hint("the rank can be chosen with `--method svd` and the others that end in svd")),
+                .with_hint("the rank can be chosen with `method svd` and the others that end in svd")),
             _ => Ok(rank),
         }
     }
@@ -132,7 +132,7 @@ pub struct Recipe {
     pub density: Option<f64>,
     /// Whose sign counts.
     pub majority: Majority,
-    /// The seed of which are left out by chance.
+    /// Random seed of which elements are left out.
     pub seed: u64,
 }
 
@@ -146,7 +146,7 @@ impl Recipe {
         match (self.technique.pruning, self.density) {
             (Pruning::None, None) => Ok(()),
             (Pruning::None, Some(_)) => Err(Error::invalid(format!("{name} leaves no numbers out, so it has no density"))),
-            (_, None) => Err(Error::invalid(format!("{name} needs the share of the numbers that are kept")).with_hint("`--density 0.5`")),
+            (_, None) => Err(Error::invalid(format!("{name} needs the share of the numbers that are kept")).with_hint("`density 0.5`")),
             (_, Some(density)) if density > 0.0 && density <= 1.0 => Ok(()),
             (_, Some(density)) => Err(Error::mismatch("density", "above 0 and up to 1", density)),
         }
@@ -171,7 +171,7 @@ pub struct Factors {
 }
 
 /// Combines the factors of a module: `A` `[rank, in]` and `B` `[out, rank]`, to be used with a scale of 1. `name` tells modules apart for
-/// what is left out by chance.
+/// which elements are left out at random.
 ///
 /// # Errors
 /// Factors that do not go together; numbers that are not finite.

@@ -14,7 +14,7 @@ use super::part::Part;
 use super::targets::Strictness;
 use super::virtual_tokens::encoder::Encoder;
 use crate::anatomy::Anatomy;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::ir::Tensor;
 
 /// What is the same for all adapters of a method.
@@ -38,6 +38,8 @@ pub struct Row {
     pub tensors: Tensors,
     /// Adapters of rows with the same name here fit one another's graphs as ONNX Runtime's adapter files.
     pub adapter_file: &'static str,
+    /// The options that it takes, by their names in [`TABLE`](super::config::options::TABLE); others are refused.
+    pub takes: &'static [&'static [&'static str]],
     /// Its page in `docs/methods`.
     pub page: &'static str,
     /// Reads the settings of an `adapter_config.json`.
@@ -47,6 +49,12 @@ pub struct Row {
 }
 
 impl Row {
+    /// Whether the method takes an option.
+    #[must_use]
+    pub fn takes(&self, option: &str) -> bool {
+        self.takes.concat().contains(&option)
+    }
+
     /// Whether a name is the row's.
     #[must_use]
     pub fn is_called(&self, name: &str) -> bool {
@@ -82,6 +90,11 @@ pub trait Configuration: Object + Debug + Send + Sync {
 
     /// The same, to be changed.
     fn scope_mut(&mut self) -> Option<&mut Scope> {
+        None
+    }
+
+    /// Whether the base's weights are stored `[in, out]`, to be settled with the places; none for methods that do not tell.
+    fn fan_in_fan_out_mut(&mut self) -> Option<&mut bool> {
         None
     }
 
@@ -167,6 +180,9 @@ impl<C: Configuration + Clone + PartialEq> Object for C {
 #[derive(Debug)]
 pub struct Method(Box<dyn Configuration>);
 
+/// What settings are.
+const NAMES: &str = "settings have the names and the values that they have in PEFT's configuration of the method";
+
 impl Method {
     /// The name on the command line and in manifests: `lora`, `p_tuning_v2`, ...
     #[must_use]
@@ -216,11 +232,10 @@ impl Method {
         self.write(&mut settings);
         settings.0.extend(wanted.iter().map(|(field, value)| (field.clone(), value.clone())));
         let fields = Fields::new(&settings.0);
-        let method = (self.row().read)(&fields)?;
+        let method = (self.row().read)(&fields).hint(NAMES)?;
         match fields.unread().as_slice() {
             [] => Ok(method),
-            unread => Err(Error::invalid(format!("{} has no setting {}", self.name(), unread.join(", ")))
-                .with_hint("settings have the names that they have in PEFT's configuration of the method")),
+            unread => Err(Error::invalid(format!("{} has no setting {}", self.name(), unread.join(", "))).with_hint(NAMES)),
         }
     }
 }
@@ -268,8 +283,8 @@ pub struct Places<'a> {
 impl Places<'_> {
     /// Whether one of some modules stores its weight `[in, out]`, as GPT-2's do.
     #[must_use]
-    pub fn has_conv1d(&self, modules: &[String]) -> bool {
-        self.anatomy.projections.iter().any(|projection| projection.conv1d && modules.contains(&projection.module))
+    pub fn has_conv1d(&self, modules: &[&str]) -> bool {
+        self.anatomy.projections.iter().any(|projection| projection.conv1d && modules.contains(&projection.module.as_str()))
     }
 }
 

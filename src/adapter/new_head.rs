@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The head is written into the base before anything else happens, with the values it starts from as constants. So it is a module like others:
-//! methods train and save it as a whole (`modules_to_save`), merging puts the trained numbers in place.
+//! methods train and save it as a whole (`modules_to_save`), merging puts the trained parameters in place.
 
 mod channels;
 mod features;

@@ -31,7 +31,7 @@ pub(super) struct Site<'g> {
 }
 
 enum Kind<'g> {
-    /// Written out.
+    /// Decomposed.
     Open { scores: Scores<'g>, before_softmax: ValueRef<'g> },
     /// One operator.
     Fused(Fused<'g>),

@@ -2,8 +2,7 @@
 //!
 //! Exporters write that as a comparison of positions with positions, as `Trilu`, or as a stored triangle.
 
-use crate::ir::Trait;
-use crate::ir::{DType, Graph, Node, Tensor, ValueId};
+use crate::ir::{DType, Graph, Node, Tensor, Trait, ValueId};
 
 /// Values that are positions, values that are made with a triangle, and values that are made with a mask of another kind.
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 //! Embedding tables: matrices of floats, or of integers that stand for floats, whose rows are read by index.
 //!
 //! ```text
-//! W → [unpacking] ─→ Gather (ids) → [unpacking] → rows
+//! W → [dequantising] ─→ Gather (ids) → [dequantising] → rows
 //! ```
 
 use crate::ir::{Graph, NodeId, Tensor, ValueId};
@@ -49,7 +49,7 @@ fn table(node: NodeRef<'_>) -> Found<Table> {
         1 | -1 if !is_floats => [second, first],
         _ => return Err(node.miss("rows read by index")),
     };
-    let output = if is_floats || is_scaled { gathered } else { stored::unpacked(gathered)? };
+    let output = if is_floats || is_scaled { gathered } else { stored::dequantised(gathered)? };
     // Rows of floats that are columns where they are stored cannot be changed there.
     let weight = if is_floats && (layout == Layout::OutIn || value.fact().rank() != Some(2)) { read } else { value };
     // A list of numbers that is looked up is no embedding.
@@ -129,10 +129,10 @@ mod tests {
     /// What stands between the table and the rows, and the name of what is stored.
     const FORMS: &[(&str, Write, &str)] = &[
         ("floats", |b, ids| gather(b, floats(b, "w", &[50, 4]), ids, 0), "w"),
-        ("half precision, widened", |b, ids| gather(b, bytes(b, "w", DType::F16, &[50, 4]).cast(DType::F32), ids, 0), "w"),
-        ("unpacked before", |b, ids| gather(b, dequantised(b, bytes(b, "w", DType::I8, &[50, 4]), 0), ids, 0), "w"),
+        ("half precision, upcast", |b, ids| gather(b, bytes(b, "w", DType::F16, &[50, 4]).cast(DType::F32), ids, 0), "w"),
+        ("dequantised before", |b, ids| gather(b, dequantised(b, bytes(b, "w", DType::I8, &[50, 4]), 0), ids, 0), "w"),
         ("four bits", |b, ids| gather(b, dequantised(b, bytes(b, "w", DType::U4, &[50, 4]), 0), ids, 0), "w"),
-        ("unpacked after", |b, ids| dequantised(b, gather(b, bytes(b, "w", DType::U8, &[50, 4]), ids, 0), 0), "w"),
+        ("dequantised after", |b, ids| dequantised(b, gather(b, bytes(b, "w", DType::U8, &[50, 4]), ids, 0), 0), "w"),
         ("a number times integers", |b, ids| gather(b, bytes(b, "w", DType::I8, &[50, 4]).cast(DType::F32) * 0.25, ids, 0), "w"),
         (
             "a scale for each row, first",
@@ -158,12 +158,12 @@ mod tests {
             "w",
         ),
         (
-            "columns of the head's own matrix, turned and unpacked",
+            "columns of the head's own matrix, turned and dequantised",
             |b, ids| dequantised(b, gather(b, bytes(b, "w", DType::I8, &[4, 50]), ids, 1).transpose(&[1, 2, 0]), 2),
             "w",
         ),
         (
-            "columns of the head's own matrix, unpacked and turned",
+            "columns of the head's own matrix, dequantised and turned",
             |b, ids| dequantised(b, gather(b, bytes(b, "w", DType::I8, &[4, 50]), ids, 1), 0).transpose(&[1, 2, 0]),
             "w",
         ),

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::ir::Trait;
-use crate::ir::{Graph, ValueId};
+use crate::ir::{Graph, Trait, ValueId};
+use crate::num;
 
 use super::walk::{NodeRef, ValueRef};
 
@@ -86,7 +86,7 @@ impl<'g> Found<'g> {
     /// Scores under a softmax: before views that stand between them and their classes' last axis.
     fn softmax(scores: ValueRef<'g>, axis: Option<i64>, node: NodeRef<'g>) -> Self {
         let Some(rank) = scores.fact().rank() else { return Self { scores, squash: Some(Squash::Softmax), node } };
-        let axis = axis.and_then(|axis| usize::try_from(if axis < 0 { axis + i64::try_from(rank).unwrap_or(0) } else { axis }).ok());
+        let axis = axis.and_then(|axis| usize::try_from(if axis < 0 { axis + num::int(rank) } else { axis }).ok());
         match axis.and_then(|axis| last_axis(scores, axis)) {
             Some(scores) => Self { scores, squash: Some(Squash::Softmax), node },
             None => Self { scores, squash: Some(Squash::SoftmaxElsewhere), node },

@@ -18,7 +18,7 @@ pub(super) struct Fixed {
     pub(super) has_free_rows: bool,
 }
 
-/// What is tried first: numbers that constants of a graph are not by chance.
+/// What is tried first: numbers that no constant of a graph equals by accident.
 const ROWS: i64 = 37;
 const LENGTH: i64 = 61;
 

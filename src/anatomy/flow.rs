@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::ir::Trait;
-use crate::ir::{Graph, Node, ValueId};
+use crate::ir::{Graph, Node, Trait, ValueId};
 
 /// Something whose output is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::ir::Trait;
-use crate::ir::{DType, Dim, Graph, ValueId};
+use crate::ir::{DType, Dim, Graph, Trait, ValueId};
 
 use super::copies;
 use super::ending::{self, Behind};

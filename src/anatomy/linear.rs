@@ -1,13 +1,12 @@
 //! Linear projections: products with a constant matrix.
 //!
 //! ```text
-//!        W (initializer) → [unpacking] → [Identity | Cast | Transpose]*
+//!        W (initializer) → [dequantising] → [Identity | Cast | Transpose]*
 //!                            ↓
 //! x ──────────────────→ MatMul | Gemm | FusedMatMul ─ y → [Add bias] ─ output →
 //! ```
 
-use crate::ir::Trait;
-use crate::ir::{DType, Graph, NodeId, Tensor, ValueId};
+use crate::ir::{DType, Graph, NodeId, Tensor, Trait, ValueId};
 
 use super::stored;
 use super::walk::{Found, NodeRef, ValueRef};

@@ -45,7 +45,7 @@ pub use found::{
 pub use images::image_size;
 pub use input_role::{MaskForm, Role};
 pub use split::evidence as missing_encoder;
-pub use task::{Decision, Declared, Feeds, Guess, Instead, Reads, Row, TASKS, Task, decide, guess};
+pub use task::{Decision, Declared, Feeds, Guess, Instead, Modality, Reads, Row, TASKS, Task, decide, guess};
 pub use walk::Miss;
 pub use whole::Front;
 

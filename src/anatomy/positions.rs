@@ -111,16 +111,16 @@ mod tests {
 
     #[test]
     fn positions_are_found_at_tables_of_integers() {
-        for unpacks_first in [false, true] {
+        for dequantises_first in [false, true] {
             let b = Builder::new(ModelInfo::dialect());
             let positions = b.input("position_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
             let table = b.initializer("table", Tensor::from_f64(DType::I8, &[8, 4], &[1.0; 32]).expect("small integers"));
-            let unpacked = |x: Expr<'_>| x.b().op("DequantizeLinear", &[x, x.b().number(0.5, DType::F32)], &[]).id();
-            let stored = if unpacks_first { b.expr(unpacked(table)) } else { table };
+            let dequantised = |x: Expr<'_>| x.b().op("DequantizeLinear", &[x, x.b().number(0.5, DType::F32)], &[]).id();
+            let stored = if dequantises_first { b.expr(dequantised(table)) } else { table };
             let rows = stored.gather(positions, 0).id();
-            b.output("rows", if unpacks_first { b.expr(rows) } else { b.expr(unpacked(b.expr(rows))) });
+            b.output("rows", if dequantises_first { b.expr(rows) } else { b.expr(dequantised(b.expr(rows))) });
             let graph = b.finish().expect("a valid graph");
-            assert_eq!(find(&graph, &Causal::find(&graph), None), [PositionUse { output: rows, input: 1 }], "{unpacks_first}");
+            assert_eq!(find(&graph, &Causal::find(&graph), None), [PositionUse { output: rows, input: 1 }], "{dequantises_first}");
         }
     }
 

@@ -13,7 +13,7 @@ use super::walk::{Found, NodeRef, ValueRef};
 /// Steps that keep the numbers as they are.
 const PLAIN: &[&str] = &["Identity", "Cast", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"];
 /// Steps from small integers to the numbers that they stand for.
-const UNPACKING: &[&str] = &["DequantizeLinear", "Mul", "Div", "Sub", "Add", "Slice", "Pad"];
+const DEQUANTISING: &[&str] = &["DequantizeLinear", "Mul", "Div", "Sub", "Add", "Slice", "Pad"];
 /// The steps that multiply with the scale.
 const SCALING: &[&str] = &["DequantizeLinear", "Mul", "Div"];
 
@@ -50,7 +50,7 @@ pub(super) fn behind(value: ValueRef<'_>) -> Found<Stored<'_>> {
             (at, is_packed) = (codes, true);
             continue;
         }
-        let node = at.from(&[PLAIN, UNPACKING].concat())?;
+        let node = at.from(&[PLAIN, DEQUANTISING].concat())?;
         if node.is(&["Transpose"]) {
             if is_reshaped && !is_packed {
                 return Err(node.miss("a constant that is reshaped before anything else"));
@@ -58,7 +58,7 @@ pub(super) fn behind(value: ValueRef<'_>) -> Found<Stored<'_>> {
             layout = layout.swapped();
         }
         is_reshaped |= node.is(&["Reshape", "Flatten", "Squeeze", "Unsqueeze"]);
-        is_packed |= node.is(UNPACKING);
+        is_packed |= node.is(DEQUANTISING);
         is_scaled |= node.is(SCALING);
         at = operand(node)?;
     }
@@ -91,12 +91,12 @@ fn operand(node: NodeRef<'_>) -> Found<ValueRef<'_>> {
     Ok(if size(second) > size(first) { second } else { first })
 }
 
-/// The numbers that a row of small integers stands for, where they are unpacked after the row was read. `Gather` on the second axis of a table
+/// The numbers that a row of small integers stands for, where they are dequantised after the row was read. `Gather` on the second axis of a table
 /// puts the row's numbers first, and a `Transpose` puts them behind again.
-pub(super) fn unpacked(row: ValueRef<'_>) -> Found<ValueRef<'_>> {
+pub(super) fn dequantised(row: ValueRef<'_>) -> Found<ValueRef<'_>> {
     let (mut at, mut is_scaled) = (row, false);
     loop {
-        let next = at.into(&[PLAIN, UNPACKING].concat());
+        let next = at.into(&[PLAIN, DEQUANTISING].concat());
         match next {
             Ok(node) if !is_scaled || node.is(&["Transpose"]) => {
                 is_scaled |= node.is(SCALING);

@@ -1,7 +1,6 @@
 //! Means to walk a finished graph: every step either arrives or says what it missed.
 
-use crate::ir::Trait;
-use crate::ir::{Attr, Fact, Graph, Node, NodeId, Tensor, ValueId};
+use crate::ir::{Attr, Fact, Graph, Node, NodeId, Tensor, Trait, ValueId};
 
 use super::flow;
 

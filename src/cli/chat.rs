@@ -1,17 +1,14 @@
 //! `peft-onnx chat`
 
 use std::io::{BufRead, IsTerminal, Write};
-use std::num::NonZeroUsize;
-use std::path::PathBuf;
 
 use serde_json::json;
 
 use super::generate::{Choice, Model};
-use super::{Global, Which, output};
+use super::{Global, ModelArgs, output};
 use crate::data::{ChatTemplate, Ending, Message, Specials, Tokenizer};
 use crate::error::{Error, Result};
 use crate::generate::{Generator, Limits, Sampler, TextStream};
-use crate::ort::Device;
 
 const AFTER_HELP: &str = "\
 Each line is a message; the answer is written word by word, and the whole conversation is read again with the next line, in the tokenizer's chat template.
@@ -26,18 +23,9 @@ Examples:
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
-    /// An ONNX model, or a bundle
-    #[arg(value_name = "MODEL|BUNDLE")]
-    pub model: PathBuf,
-    /// The model that the bundle was made of, if it moved
-    #[arg(long, value_name = "MODEL")]
-    pub base: Option<PathBuf>,
-    /// Which adapter
+    /// The model.
     #[command(flatten)]
-    pub which: Which,
-    /// tokenizer.json, or its folder [default: beside the model]
-    #[arg(long, value_name = "FILE")]
-    pub tokenizer: Option<PathBuf>,
+    pub model: ModelArgs,
     /// The system message
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
@@ -47,12 +35,6 @@ pub struct Args {
     /// How tokens are chosen.
     #[command(flatten)]
     pub choice: Choice,
-    /// Device: cpu, cuda or cuda:N
-    #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, help_heading = "Computing")]
-    pub device: Device,
-    /// Number of threads [default: as many as this process may use]
-    #[arg(long, value_name = "COUNT", help_heading = "Computing")]
-    pub threads: Option<NonZeroUsize>,
 }
 
 /// Answers lines until they end.
@@ -61,12 +43,12 @@ pub struct Args {
 /// A model without a tokenizer or a chat template; a conversation that is longer than the model takes.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
     let sampler = args.choice.sampler()?;
-    let model = Model::of(&args.model, args.base.as_deref(), &args.which, args.tokenizer.as_deref())?;
+    let model = Model::of(&args.model.path, args.model.base.as_deref(), &args.model.which, args.model.tokenizer.as_deref())?;
     let template = model.tokenizer.chat().ok_or_else(|| {
-        let error = Error::invalid("the tokenizer has no chat template").in_file(&args.model);
+        let error = Error::invalid("the tokenizer has no chat template").in_file(&args.model.path);
         error.with_hint("`peft-onnx generate` continues a text that is written as the model should read it")
     })?;
-    let generator = Generator::fed(global.runtime(args.threads)?, model.graph.clone(), model.feeding.clone(), args.device)?;
+    let generator = Generator::fed(global.runtime(args.model.threads)?, model.graph.clone(), model.feeding.clone(), args.model.device)?;
     model.tokenizer.check_fits(generator.vocabulary())?;
     let stop = model.tokenizer.stops(&model.folders)?.into_iter().chain(model.tokenizer.end_of_turn()).collect();
     let limits = Limits { new_tokens: args.max_new_tokens, stop, positions: model.positions };

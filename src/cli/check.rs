@@ -4,8 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use super::output::{self, Align, Table};
-use super::which::Which;
-use super::{Columns, Global};
+use super::{BundleArgs, Columns, Global};
 use crate::adapter::config::Task;
 use crate::contract::GraphName;
 use crate::data::{Batch, Batches, Order};
@@ -32,15 +31,9 @@ Examples:
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
-    /// The bundle
-    #[arg(value_name = "BUNDLE")]
-    pub bundle: PathBuf,
-    /// The model that the bundle was made of, if it moved
-    #[arg(long, value_name = "MODEL")]
-    pub base: Option<PathBuf>,
-    /// The adapter that is checked.
+    /// The bundle.
     #[command(flatten)]
-    pub which: Which,
+    pub bundle: BundleArgs,
     /// Data; the check takes the first few rows [default: random tokens]
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
@@ -63,7 +56,7 @@ pub struct Args {
 /// # Errors
 /// [`Diverged`](ErrorKind::Diverged) if they disagree.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
-    let bundle = args.which.open(&args.bundle, args.base.as_deref())?;
+    let bundle = args.bundle.open()?;
     let session = open(global.runtime(args.threads)?, &bundle)?;
     let batches = match &args.data {
         Some(data) => rows(args, &bundle, data, &session)?,
@@ -84,7 +77,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
             rows.len()
         );
     }
-    let error = |what: String| Error::from(ErrorKind::Diverged(what)).in_file(&args.bundle);
+    let error = |what: String| Error::from(ErrorKind::Diverged(what)).in_file(&args.bundle.path);
     if wrong > 0 {
         let what = format!("the gradient is not that of the loss in {wrong} of {} directions", rows.len());
         return Err(error(what).with_hint(
@@ -134,7 +127,7 @@ fn roundings(graph: &Graph) -> String {
 fn rows(args: &Args, bundle: &Bundle, data: &Path, session: &Session) -> Result<Vec<Batch>> {
     let source = Source::of(bundle, args.tokenizer.as_deref())?.mapped(&args.columns.renamed()).cut(None);
     let dataset = source.read_to_measure(data, None)?;
-    Batches::new(&dataset, session.inputs(), args.batch_size.get(), Order::File, source.filling())?.next_parts()
+    Batches::new(&dataset, session.inputs(), args.batch_size.get(), Order::File, source.collation())?.next_parts()
 }
 
 fn samples(args: &Args, bundle: &Bundle, session: &Session) -> Result<Vec<Batch>> {

@@ -18,7 +18,7 @@ Examples:
   peft-onnx convert model.onnx -o small.onnx --weights external   # weights in small.onnx.data, for models of more than 2 GB
   peft-onnx convert model.onnx -o one-file.onnx --weights inline
   peft-onnx convert old.onnx -o new.onnx --form raised             # opset 18, functions inlined
-  peft-onnx convert fused.onnx -o plain.onnx --form plain          # fused and quantised operators written out, as for training";
+  peft-onnx convert fused.onnx -o plain.onnx --form plain          # fused and quantised operators decomposed, as for training";
 
 /// Options of `convert`.
 #[derive(Clone, Debug, clap::Args)]

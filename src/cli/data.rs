@@ -15,6 +15,7 @@ use crate::data::profile::{Characters, Profile};
 use crate::data::{Dataset, Labels};
 use crate::error::{Error, Result};
 use crate::export::Bundle;
+use crate::num;
 use crate::training::Source;
 
 pub use mine::Args as MineArgs;
@@ -242,5 +243,5 @@ impl ForBundle {
 }
 
 fn wide(count: usize) -> u64 {
-    u64::try_from(count).unwrap_or(u64::MAX)
+    num::wide(count)
 }

@@ -9,7 +9,7 @@ mod wrong;
 use std::path::{Path, PathBuf};
 
 use super::which::around;
-use super::{Command, Global, data};
+use super::{BundleArgs, Command, Global, ModelArgs, data};
 use crate::data::splits::{self, Split, Splits};
 use crate::error::{Error, Result};
 use crate::export::manifest;
@@ -91,28 +91,20 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
             all(Role::Tokenizer, &training.tokenizer)?;
         }
         Command::Eval(args) => {
-            moved(&mut args.base, global)?;
-            around(&mut args.model, &mut args.which);
-            take(Role::ModelOrBundle, &mut args.model, global)?;
+            run(&mut args.model, global)?;
             part(&mut args.data, &[Split::Test, Split::Validation], global)?;
-            all(Role::Tokenizer, &args.tokenizer)?;
         }
         Command::Data(args) => of_data(args, global)?,
         Command::Predict(args) => {
-            moved(&mut args.base, global)?;
-            around(&mut args.model, &mut args.which);
-            take(Role::ModelOrBundle, &mut args.model, global)?;
+            run(&mut args.model, global)?;
             part(&mut args.data, &[Split::Test, Split::Validation], global)?;
-            all(Role::Tokenizer, &args.tokenizer)?;
         }
         Command::Generate(args) => {
-            moved(&mut args.base, global)?;
-            around(&mut args.model, &mut args.which);
-            if ModelParts::inside(&args.model).is_none() {
-                take(Role::ModelOrBundle, &mut args.model, global)?;
+            if ModelParts::inside(&args.model.path).is_none() {
+                run(&mut args.model, global)?;
             }
             all(Role::Model, &args.part)?;
-            all(Role::Tokenizer, &args.tokenizer)?;
+            all(Role::Tokenizer, &args.model.tokenizer)?;
         }
         #[cfg(feature = "serve")]
         Command::Serve(args) => {
@@ -121,16 +113,9 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
             take(Role::ModelOrBundle, &mut args.model, global)?;
             all(Role::Tokenizer, &args.tokenizer)?;
         }
-        Command::Chat(args) => {
-            moved(&mut args.base, global)?;
-            around(&mut args.model, &mut args.which);
-            take(Role::ModelOrBundle, &mut args.model, global)?;
-            all(Role::Tokenizer, &args.tokenizer)?;
-        }
+        Command::Chat(args) => run(&mut args.model, global)?,
         Command::Check(args) => {
-            moved(&mut args.base, global)?;
-            around(&mut args.bundle, &mut args.which);
-            look(Role::Bundle, &args.bundle)?;
+            bundle(&mut args.bundle, global)?;
             args.data.as_mut().map_or(Ok(()), |data| part(data, &[Split::Train], global))?;
             all(Role::Tokenizer, &args.tokenizer)?;
         }
@@ -140,22 +125,34 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
         }
         Command::Runs(args) => look(Role::Bundle, &args.bundle)?,
         Command::Merge(args) => {
-            moved(&mut args.base, global)?;
-            around(&mut args.bundle, &mut args.which);
-            look(Role::Bundle, &args.bundle)?;
+            bundle(&mut args.bundle, global)?;
             all(Role::Tokenizer, &args.tokenizer)?;
             all(Role::Model, &args.into)?;
         }
         Command::Export(args) => {
-            moved(&mut args.base, global)?;
-            around(&mut args.bundle, &mut args.which);
-            look(Role::Bundle, &args.bundle)?;
+            bundle(&mut args.bundle, global)?;
             all(Role::Adapter, &args.adapter)?;
         }
         Command::Combine(args) => all(Role::Adapter, &args.adapters)?,
         Command::Runtime(_) | Command::Completions(_) => {}
     }
     Ok(command)
+}
+
+/// The paths of a bundle.
+fn bundle(args: &mut BundleArgs, global: &Global) -> Result<()> {
+    moved(&mut args.base, global)?;
+    around(&mut args.path, &mut args.which);
+    look(Role::Bundle, &args.path)
+}
+
+/// The paths of a model that is run.
+fn run(args: &mut ModelArgs, global: &Global) -> Result<()> {
+    moved(&mut args.base, global)?;
+    around(&mut args.path, &mut args.which);
+    take(Role::ModelOrBundle, &mut args.path, global)?;
+    all(Role::Tokenizer, &args.tokenizer)?;
+    args.check()
 }
 
 /// The paths of `data` and of its commands.

@@ -6,20 +6,22 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::output::{self, Align, Table};
-use super::{Columns, Global, Which};
+use super::train::Comparison;
+use super::{Columns, Global, ModelArgs};
 use crate::adapter::config::Task;
 use crate::anatomy;
 use crate::contract::{GraphName, Input};
 use crate::data::Dataset;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, OnlyWith, Result};
 use crate::evaluate::reference::Reference;
 use crate::evaluate::{Evaluation, Evaluator, Metrics, teacher};
 use crate::export::{INFERENCE, adapter_file};
 use crate::model::Model;
 use crate::onnx::Runnable;
-use crate::ort::{Device, Feed, HostTensor, Purpose, Runtime, Session, Settings};
+use crate::ort::{Feed, HostTensor, Purpose, Runtime, Session, Settings};
 use crate::predict::Transcriber;
 use crate::train::logits;
+use crate::train::plan::LossPlan;
 use crate::training::{Source, open_graph};
 
 const AFTER_HELP: &str = "\
@@ -36,24 +38,15 @@ Examples:
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
-    /// An ONNX model, or a bundle
-    #[arg(value_name = "MODEL|BUNDLE")]
-    pub model: PathBuf,
-    /// The model that the bundle was made of, if it moved
-    #[arg(long, value_name = "MODEL")]
-    pub base: Option<PathBuf>,
-    /// Which adapter
+    /// The model.
     #[command(flatten)]
-    pub which: Which,
+    pub model: ModelArgs,
     /// Eval data: a row for each example
     #[arg(long, aliases = ["eval-data", "test-file"], value_name = "FILE")]
     pub data: PathBuf,
     /// What columns are for.
     #[command(flatten)]
     pub columns: Columns,
-    /// tokenizer.json, or its folder [default: beside the model, if it is needed]
-    #[arg(long, value_name = "FILE")]
-    pub tokenizer: Option<PathBuf>,
     /// The model's task, if the graph does not say (for models; a bundle knows its task)
     #[arg(long, value_name = "TASK", alias = "task-type", value_parser = super::task::parse)]
     pub task: Option<Task>,
@@ -68,19 +61,36 @@ pub struct Args {
     pub doc_stride: Option<usize>,
     /// What dpo, ipo and kto compare with: the base without the adapter, or the adapter as `inject` wrote it
     #[arg(long, value_name = "WHICH", default_value = "base")]
-    pub reference: super::train::Comparison,
+    pub reference: Comparison,
     /// Let a language model choose a label's word at `[MASK]`; several templates are compared [default: the bundle's]
     #[arg(long, value_name = "TEMPLATE", help_heading = super::hard_prompt::HEADING)]
     pub template: Vec<String>,
     /// The words of each label, each one token, as JSON (see the examples below) or in a file [default: the bundle's]
     #[arg(long, value_name = "JSON", requires = "template", help_heading = super::hard_prompt::HEADING)]
     pub verbalizer: Option<String>,
-    /// Device: cpu, cuda or cuda:N
-    #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, help_heading = "Computing")]
-    pub device: Device,
-    /// Number of threads [default: as many as this process may use]
-    #[arg(long, value_name = "COUNT", help_heading = "Computing")]
-    pub threads: Option<NonZeroUsize>,
+}
+
+/// What is measured: whether it is a bundle, its task, and the loss.
+struct Case {
+    is_bundle: bool,
+    task: Task,
+    loss: LossPlan,
+}
+
+/// Options that not every task, or not every loss, has a use for.
+#[rustfmt::skip]
+static OPTIONS: &[OnlyWith<Args, Case>] = &[
+    OnlyWith { option: "task",       is_given: |args| args.task.is_some(),       with: "a model: a bundle knows its task",                 holds: |case| !case.is_bundle },
+    OnlyWith { option: "max_length", is_given: |args| args.max_length.is_some(), with: "a task whose rows are tokens",                     holds: |case| case.task.reads_tokens() },
+    OnlyWith { option: "doc_stride", is_given: |args| args.doc_stride.is_some(), with: "the task qa",                                      holds: |case| case.task == Task::Qa },
+    OnlyWith { option: "reference",  is_given: |args| args.reference == Comparison::Initial, with: "a bundle whose loss compares (dpo, ipo, kto)", holds: |case| case.is_bundle && case.loss.needs_reference() },
+];
+
+impl Case {
+    fn check(&self, args: &Args) -> Result<()> {
+        let what = if self.is_bundle { "a bundle" } else { "a model" };
+        OnlyWith::check(OPTIONS, args, self, format!("{what} for {}", self.task)).in_file(&args.model.path)
+    }
 }
 
 /// What was measured with one template, or without.
@@ -105,8 +115,8 @@ impl Measured {
 /// # Errors
 /// Data that does not fit the model; a model whose logits are not recognised.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
-    let runtime = global.runtime(args.threads)?;
-    let measured = if args.model.is_dir() { of_bundle(args, runtime)? } else { of_model(args, runtime)? };
+    let runtime = global.runtime(args.model.threads)?;
+    let measured = if args.model.is_bundle() { of_bundle(args, runtime)? } else { of_model(args, runtime)? };
     match (&measured[..], global.json) {
         ([only], true) => output::print_json(&only.json()),
         ([only], false) => output::print(&describe(only)),
@@ -159,26 +169,27 @@ fn each(
 }
 
 fn of_bundle(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
-    let bundle = args.which.open(&args.model, args.base.as_deref())?;
+    let bundle = args.model.which.open(&args.model.path, args.model.base.as_deref())?;
     let manifest = bundle.manifest();
-    let source = || Source::of(&bundle, args.tokenizer.as_deref());
+    let source = || Source::of(&bundle, args.model.tokenizer.as_deref());
+    Case { is_bundle: true, task: source()?.task(), loss: manifest.loss.clone() }.check(args)?;
     if manifest.hard_prompt.is_none() && !args.template.is_empty() {
         // The graphs of training have logits of all tokens; the words are picked out of those of the inference graph.
         let model = bundle.runnable(INFERENCE)?;
         return each(args, source, |source, dataset| of_logits(args, runtime, model.clone(), &manifest.logits, source, &dataset));
     }
     let trainable = HostTensor::vector(adapter_file::read(bundle.adapter(), manifest)?);
-    let places = [args.model.join("inference.onnx"), bundle.model().to_path_buf()];
+    let places = [args.model.path.join("inference.onnx"), bundle.model().to_path_buf()];
     each(args, source, |source, mut dataset| {
-        teacher::fill(runtime, &bundle, args.device, &source.filling(), &mut dataset)?;
+        teacher::fill(runtime, &bundle, args.model.device, &source.collation(), &mut dataset)?;
         let dataset = &dataset;
-        let session = open_graph(runtime, &bundle, GraphName::Evaluation, args.device)?;
-        let evaluator = Evaluator::new(session, dataset, source.filling(), source.batch_size(args.batch_size).get());
+        let session = open_graph(runtime, &bundle, GraphName::Evaluation, args.model.device)?;
+        let evaluator = Evaluator::new(session, dataset, source.collation(), source.batch_size(args.batch_size).get());
         let names = dataset.class_names.clone().unwrap_or_else(|| manifest.class_names.clone());
         let evaluator = evaluator.narrowed_to(source.hard_prompt()).measuring(source.classes(), &names, &manifest.loss);
         let evaluator = evaluator.spelled_by(source.tokenizer(), &manifest.loss);
         let mut found = evaluator
-            .compared_with(Reference::of(runtime, &bundle, args.reference.into(), args.device)?)
+            .compared_with(Reference::of(runtime, &bundle, args.reference.into(), args.model.device)?)
             .measure(Some(Feed::host(Input::Trainable.name(), &trainable)))?;
         found.metrics.extend(written(args, runtime, || bundle.runnable(INFERENCE), &places, source, dataset)?);
         Ok(found)
@@ -199,38 +210,39 @@ fn written(
     if source.task() != Task::SpeechSeq2Seq || source.tokenizer().is_none() {
         return Ok(vec![]);
     }
-    Transcriber::open(runtime, graph()?, source, places, MOST, args.device)?.error_rates(&dataset.examples)
+    Transcriber::open(runtime, graph()?, source, places, MOST, args.model.device)?.error_rates(&dataset.examples)
 }
 
 fn of_logits(args: &Args, runtime: &Runtime, model: Runnable, logits: &str, source: &Source, dataset: &Dataset) -> Result<Evaluation> {
-    let settings = Settings { device: args.device, purpose: Purpose::Inference, ..Settings::default() };
+    let settings = Settings { device: args.model.device, purpose: Purpose::Inference, ..Settings::default() };
     let session = Session::open(runtime, model, &settings)?;
-    let evaluator = Evaluator::of_logits(session, logits, dataset, source.filling(), source.batch_size(args.batch_size).get())?;
+    let evaluator = Evaluator::of_logits(session, logits, dataset, source.collation(), source.batch_size(args.batch_size).get())?;
     evaluator.narrowed_to(source.hard_prompt()).measure(None)
 }
 
 fn of_model(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
-    let model = Model::open(&args.model)?;
+    let model = Model::open(&args.model.path)?;
     let (graph, anatomy, declared) = (model.graph(), model.anatomy(), model.declared()?);
-    let decision = anatomy::decide(graph, anatomy, &declared, args.task).in_file(&args.model)?;
+    let decision = anatomy::decide(graph, anatomy, &declared, args.task).in_file(&args.model.path)?;
     if let Some(doubt) = decision.doubt {
         tracing::warn!("measured for {}, as asked, but {doubt}", decision.task);
     }
     let unknown = || {
-        let error = Error::unsupported("measuring this model", "it has no output that looks like logits").in_file(&args.model);
+        let error = Error::unsupported("measuring this model", "it has no output that looks like logits").in_file(&args.model.path);
         error.with_hint("`peft-onnx inspect MODEL --explain` says what was looked for")
     };
     let head = anatomy.head.as_ref().ok_or_else(unknown)?;
-    let source = || Source::of_model(&model, decision.task, args.tokenizer.as_deref());
+    Case { is_bundle: false, task: decision.task, loss: LossPlan::default_of(decision.task) }.check(args)?;
+    let source = || Source::of_model(&model, decision.task, args.model.tokenizer.as_deref());
     // Of a file that gives probabilities, the logits behind them are measured.
     let (runnable, logits) = match logits::shown(graph, anatomy)? {
-        Some(shown) => (Runnable::of(&shown, &args.model)?, logits::SHOWN),
-        None => (Runnable::from(&args.model), graph.value_name(head.logits)),
+        Some(shown) => (Runnable::of(&shown, &args.model.path)?, logits::SHOWN),
+        None => (Runnable::from(&args.model.path), graph.value_name(head.logits)),
     };
     each(args, source, |source, dataset| {
         let mut found = of_logits(args, runtime, runnable.clone(), logits, source, &dataset)?;
-        let places = [args.model.clone()];
-        found.metrics.extend(written(args, runtime, || Ok(Runnable::from(&args.model)), &places, source, &dataset)?);
+        let places = [args.model.path.clone()];
+        found.metrics.extend(written(args, runtime, || Ok(Runnable::from(&args.model.path)), &places, source, &dataset)?);
         Ok(found)
     })
 }

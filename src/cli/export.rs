@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use serde_json::json;
 
 use super::train::Hyperparameters;
-use super::{Global, Which, output, target};
+use super::{BundleArgs, Global, output, target};
 use crate::error::{Context, Error, Result};
 use crate::export::{Bundle, Manifest, adapter_file, card, layout, onnx_adapter, pending, training_loop, vjp};
 use crate::onnx::{self, Storage, WriteOptions};
@@ -24,15 +24,9 @@ Examples:
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
-    /// The bundle
-    #[arg(value_name = "BUNDLE")]
-    pub bundle: PathBuf,
-    /// The model that the bundle was made of, if it moved
-    #[arg(long, value_name = "MODEL")]
-    pub base: Option<PathBuf>,
-    /// Which adapter
+    /// The bundle.
     #[command(flatten)]
-    pub which: Which,
+    pub bundle: BundleArgs,
     /// What to write
     #[arg(long, value_name = "FORMAT")]
     pub format: Format,
@@ -85,9 +79,9 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     if args.required_inputs && args.format != Format::Inference {
         return Err(Error::invalid("--required-inputs goes with --format inference alone"));
     }
-    let adapter = match args.which.folder(&args.bundle)? {
+    let adapter = match args.bundle.which.folder(&args.bundle.path)? {
         Some(folder) => folder,
-        None => pending::adapter_folder(&args.bundle),
+        None => pending::adapter_folder(&args.bundle.path),
     };
     // An adapter that is none is not handed on in any form.
     crate::peft::read(&adapter)?;
@@ -96,7 +90,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         Format::Peft => peft(args, &adapter)?,
         Format::OnnxAdapter => {
             target::file(output, args.force)?;
-            onnx_adapter::write(&args.bundle, args.adapter.as_deref().or(Some(&adapter)), output).map(|_| ())?;
+            onnx_adapter::write(&args.bundle.path, args.adapter.as_deref().or(Some(&adapter)), output).map(|_| ())?;
         }
         Format::Inference => {
             target::file(output, args.force)?;
@@ -122,9 +116,9 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
 }
 
 fn peft(args: &Args, from: &Path) -> Result<()> {
-    let manifest = Manifest::read(&args.bundle)?;
+    let manifest = Manifest::read(&args.bundle.path)?;
     let folder = target::folder(&args.output, args.force, &layout::adapter_files())?;
-    let card = args.bundle.join(card::FILE);
+    let card = args.bundle.path.join(card::FILE);
     for file in PEFT_FILES.iter().map(|name| from.join(name)).chain([card.clone()]).filter(|file| file.exists()) {
         let bytes = std::fs::read(&file).in_file(&file)?;
         crate::files::replace(&folder.path().join(file.file_name().unwrap_or_default()), &bytes)?;
@@ -133,11 +127,11 @@ fn peft(args: &Args, from: &Path) -> Result<()> {
         card::write(folder.path(), &manifest, &[])?;
     }
     // An adapter is read without its base, too: where that is not there, neither is its tokenizer.
-    let base = args.base.clone().unwrap_or_else(|| args.bundle.join(&manifest.base.path));
+    let base = args.bundle.base.clone().unwrap_or_else(|| args.bundle.path.join(&manifest.base.path));
     layout::copy_tokenizer(&base, folder.path())?;
     folder.finish()
 }
 
 fn open(args: &Args) -> Result<Bundle> {
-    args.which.open(&args.bundle, args.base.as_deref())
+    args.bundle.open()
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue};
 use serde_json::{Map, Value, json};
 
-use super::{output, signals};
+use super::{flags, output, signals};
 use crate::error::{Error, ErrorKind, Place};
 
 /// What shells report of a program that wrote to a pipe whose reader had gone: the signal 13.
@@ -46,9 +46,9 @@ const LONGEST: usize = 16 * 1024;
 /// An error as the lines that a person reads: what happened, what caused it, what to do.
 #[must_use]
 pub fn describe(error: &Error) -> String {
-    let mut lines = vec![format!("error: {}", with_flag(error, error.to_string()))];
+    let mut lines = vec![format!("error: {}", flags::words(error, &error.to_string()))];
     lines.extend(causes(error).into_iter().map(|cause| format!("  because {cause}")));
-    lines.extend(error.hint().map(|hint| format!("hint: {hint}")));
+    lines.extend(error.hint().map(|hint| format!("hint: {}", flags::with_flags(hint))));
     let mut text = output::printable(&lines.join("\n"), |letter| letter == '\n' || letter == '\t');
     // A name in a file may have any length.
     if let Some((end, _)) = text.char_indices().nth(LONGEST) {
@@ -58,14 +58,6 @@ pub fn describe(error: &Error) -> String {
     text
 }
 
-/// Words in which an option goes by its flag.
-fn with_flag(error: &Error, words: String) -> String {
-    match error.kind() {
-        ErrorKind::Setting { option, .. } => words.replacen(&format!("{option}: "), &format!("--{}: ", option.replace('_', "-")), 1),
-        _ => words,
-    }
-}
-
 fn causes(error: &Error) -> Vec<String> {
     let first = std::error::Error::source(error);
     std::iter::successors(first, |cause| cause.source()).map(ToString::to_string).collect()
@@ -73,8 +65,8 @@ fn causes(error: &Error) -> Vec<String> {
 
 /// An error as one JSON object: the words without the places, the places outermost first, the hint or null.
 fn in_json(error: &Error) -> Value {
-    let message = std::iter::once(with_flag(error, error.kind().to_string())).chain(causes(error)).collect::<Vec<_>>().join(": ");
-    json!({"error": message, "hint": error.hint(), "places": error.places().iter().map(place).collect::<Vec<_>>()})
+    let message = std::iter::once(flags::words(error, &error.kind().to_string())).chain(causes(error)).collect::<Vec<_>>().join(": ");
+    json!({"error": message, "hint": error.hint().map(flags::with_flags), "places": error.places().iter().map(place).collect::<Vec<_>>()})
 }
 
 fn place(place: &Place) -> Value {

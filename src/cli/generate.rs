@@ -9,14 +9,13 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::{Global, Which, output};
+use super::{Global, ModelArgs, Which, output};
 use crate::anatomy::{self, Feeding};
 use crate::data::{Ending, Message, Specials, Tokenizer};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, OnlyWith, Result};
 use crate::export::INFERENCE;
 use crate::generate::{Generator, Limits, Sampler, Sampling, TextStream};
 use crate::onnx::Runnable;
-use crate::ort::Device;
 use crate::training::tokenizer_near;
 use crate::{files, model};
 
@@ -35,15 +34,9 @@ Examples:
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
-    /// An ONNX model, or a bundle
-    #[arg(value_name = "MODEL|BUNDLE")]
-    pub model: PathBuf,
-    /// The model that the bundle was made of, if it moved
-    #[arg(long, value_name = "MODEL")]
-    pub base: Option<PathBuf>,
-    /// Which adapter
+    /// The model.
     #[command(flatten)]
-    pub which: Which,
+    pub model: ModelArgs,
     /// The text to continue; may be given several times; - reads standard input
     #[arg(long, value_name = "TEXT", required_unless_present_any = ["audio", "image"])]
     pub prompt: Vec<String>,
@@ -65,9 +58,6 @@ pub struct Args {
     /// Beam search: the power of its length that a text's log-probability is divided by [default: as generation_config.json, else 1]
     #[arg(long, value_name = "NUMBER", help_heading = "Encoder-decoders")]
     pub length_penalty: Option<f64>,
-    /// tokenizer.json, or its folder [default: beside the model]
-    #[arg(long, value_name = "FILE")]
-    pub tokenizer: Option<PathBuf>,
     /// Put the prompt into the tokenizer's chat template, as a user's message
     #[arg(long)]
     pub chat: bool,
@@ -83,12 +73,6 @@ pub struct Args {
     /// How tokens are chosen.
     #[command(flatten)]
     pub choice: Choice,
-    /// Device: cpu, cuda or cuda:N
-    #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, help_heading = "Computing")]
-    pub device: Device,
-    /// Number of threads [default: as many as this process may use]
-    #[arg(long, value_name = "COUNT", help_heading = "Computing")]
-    pub threads: Option<NonZeroUsize>,
 }
 
 /// How tokens are chosen, of every command that writes.
@@ -100,31 +84,40 @@ pub struct Choice {
     /// Sample from this many of the most probable tokens
     #[arg(long, value_name = "TOKENS", help_heading = CHOICE)]
     pub top_k: Option<NonZeroUsize>,
-    /// Sample from the most probable tokens that together have this probability
-    #[arg(long, value_name = "SHARE", default_value_t = 1.0, help_heading = CHOICE)]
-    pub top_p: f64,
+    /// Sample from the most probable tokens that together have this probability [default: 1]
+    #[arg(long, value_name = "SHARE", help_heading = CHOICE)]
+    pub top_p: Option<f64>,
     /// Repetition penalty: above 1, tokens that already occurred become less probable
     #[arg(long, value_name = "NUMBER", default_value_t = 1.0, help_heading = CHOICE)]
     pub repetition_penalty: f64,
-    /// Random seed of sampling
-    #[arg(long, value_name = "NUMBER", default_value_t = 42, help_heading = CHOICE)]
-    pub seed: u64,
+    /// Random seed of sampling [default: 42]
+    #[arg(long, value_name = "NUMBER", help_heading = CHOICE)]
+    pub seed: Option<u64>,
 }
 
 const CHOICE: &str = "Choice of tokens";
+
+/// Options that say how tokens are drawn.
+#[rustfmt::skip]
+static OF_SAMPLING: &[OnlyWith<Choice, Choice>] = &[
+    OnlyWith { option: "top_k", is_given: |choice| choice.top_k.is_some(), with: "a temperature above 0", holds: |choice| choice.temperature != 0.0 },
+    OnlyWith { option: "top_p", is_given: |choice| choice.top_p.is_some(), with: "a temperature above 0", holds: |choice| choice.temperature != 0.0 },
+    OnlyWith { option: "seed",  is_given: |choice| choice.seed.is_some(),  with: "a temperature above 0", holds: |choice| choice.temperature != 0.0 },
+];
 
 impl Choice {
     /// A sampler at the start of its choices.
     ///
     /// # Errors
-    /// As [`Sampler::new`].
+    /// As [`Sampler::new`]; an option that says how tokens are drawn where none are.
     pub(super) fn sampler(&self) -> Result<Sampler> {
+        OnlyWith::check(OF_SAMPLING, self, self, "0, which takes the most probable token each time")?;
         Sampler::new(Sampling {
             temperature: self.temperature,
             top_k: self.top_k.map(NonZeroUsize::get),
-            top_p: self.top_p,
+            top_p: self.top_p.unwrap_or(1.0),
             repetition_penalty: self.repetition_penalty,
-            seed: self.seed,
+            seed: self.seed.unwrap_or(42),
         })
     }
 }
@@ -138,12 +131,9 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     if let Some(model) = transduce::model(args)? {
         return transduce::run(args, global, model, &|| args.choice.sampler());
     }
-    if let Some(option) = encoders_option(args) {
-        let error = Error::unsupported(option, "the model is no encoder-decoder").in_file(&args.model);
-        return Err(error.with_hint("it goes with a model in the files encoder_model.onnx and decoder_model.onnx, or with inputs for both"));
-    }
-    let model = Model::of(&args.model, args.base.as_deref(), &args.which, args.tokenizer.as_deref())?;
-    let mut generator = Generator::fed(global.runtime(args.threads)?, model.graph.clone(), model.feeding.clone(), args.device)?;
+    OnlyWith::check(OF_ARCHITECTURES, args, &Architecture::Decoder, "a decoder alone").in_file(&args.model.path)?;
+    let model = Model::of(&args.model.path, args.model.base.as_deref(), &args.model.which, args.model.tokenizer.as_deref())?;
+    let mut generator = Generator::fed(global.runtime(args.model.threads)?, model.graph.clone(), model.feeding.clone(), args.model.device)?;
     model.tokenizer.check_fits(generator.vocabulary())?;
     let end_of_turn = model.tokenizer.end_of_turn().filter(|_| args.chat);
     let stop = model.tokenizer.stops(&model.folders)?.into_iter().chain(end_of_turn).collect();
@@ -166,18 +156,27 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     if global.json { output::print_json(&answers) } else { Ok(()) }
 }
 
-/// An option that only encoder-decoders have a use for.
-fn encoders_option(args: &Args) -> Option<&'static str> {
-    let given = [
-        ("--audio", !args.audio.is_empty()),
-        ("--image", !args.image.is_empty()),
-        ("--part", !args.part.is_empty()),
-        ("--decoder-prompt", args.decoder_prompt.is_some()),
-        ("--num-beams", args.num_beams.is_some_and(|beams| beams.get() > 1)),
-        ("--length-penalty", args.length_penalty.is_some()),
-    ];
-    given.into_iter().find(|(_, is_given)| *is_given).map(|(name, _)| name)
+/// What writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Architecture {
+    Decoder,
+    EncoderDecoder,
 }
+
+const SPLIT: &str = "an encoder-decoder (the files encoder_model.onnx and decoder_model.onnx, or inputs for both)";
+
+/// Options that one of the two architectures has no use for.
+#[rustfmt::skip]
+static OF_ARCHITECTURES: &[OnlyWith<Args, Architecture>] = &[
+    OnlyWith { option: "audio",          is_given: |args| !args.audio.is_empty(),          with: SPLIT, holds: |is| *is == Architecture::EncoderDecoder },
+    OnlyWith { option: "image",          is_given: |args| !args.image.is_empty(),          with: SPLIT, holds: |is| *is == Architecture::EncoderDecoder },
+    OnlyWith { option: "part",           is_given: |args| !args.part.is_empty(),           with: SPLIT, holds: |is| *is == Architecture::EncoderDecoder },
+    OnlyWith { option: "decoder_prompt", is_given: |args| args.decoder_prompt.is_some(),   with: SPLIT, holds: |is| *is == Architecture::EncoderDecoder },
+    OnlyWith { option: "num_beams",      is_given: |args| args.num_beams.is_some_and(|beams| beams.get() > 1), with: SPLIT, holds: |is| *is == Architecture::EncoderDecoder },
+    OnlyWith { option: "length_penalty", is_given: |args| args.length_penalty.is_some(),   with: SPLIT, holds: |is| *is == Architecture::EncoderDecoder },
+    OnlyWith { option: "chat",           is_given: |args| args.chat,                       with: "a decoder alone", holds: |is| *is == Architecture::Decoder },
+    OnlyWith { option: "no_prompt",      is_given: |args| args.no_prompt,                  with: "a decoder alone, whose text continues the prompt", holds: |is| *is == Architecture::Decoder },
+];
 
 /// The graph that writes, with its tokenizer.
 pub(super) struct Model {

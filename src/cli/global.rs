@@ -1,5 +1,6 @@
 //! Options of every command.
 
+use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -9,6 +10,22 @@ use tracing_subscriber::EnvFilter;
 
 use crate::error::Result;
 use crate::ort::{Options, Runtime};
+
+/// Standard error, on which options go by their flags.
+struct Flagged;
+
+impl Write for Flagged {
+    /// Writes the whole text, an event as it is: flags are longer than what stands for them.
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        let words = String::from_utf8_lossy(text);
+        std::io::stderr().lock().write_all(super::flags::with_flags(&words).as_bytes())?;
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().lock().flush()
+    }
+}
 
 /// Options of every command.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -55,7 +72,7 @@ impl Global {
         let filter = EnvFilter::try_from_env("PEFT_ONNX_LOG").unwrap_or_else(|_| EnvFilter::new(format!("peft_onnx={level}")));
         // Colours are for terminals alone, and not where NO_COLOR or CLICOLOR say no: as clap decides for its own.
         let is_coloured = AutoStream::choice(&std::io::stderr()) != ColorChoice::Never;
-        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().with_target(false);
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Flagged).without_time().with_target(false);
         // A second start, as in tests that run two commands, changes nothing.
         let _ = log.with_ansi(is_coloured).log_internal_errors(false).try_init();
     }

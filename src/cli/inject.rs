@@ -14,12 +14,13 @@ use crate::adapter::Method;
 use crate::adapter::config::{Pooling, PrefixConfig, PrefixInit, PromptConfig, PromptInit, Task};
 use crate::anatomy::{self, Role};
 use crate::data::{Specials, Tokenizer};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Refusal, Result};
 use crate::evaluate::text_prefix;
 use crate::export::bundle::{self, Existing};
 use crate::export::{AdapterSource, Injected, Injection, PromptScale};
 use crate::model::Model;
 use crate::model::parts::{Files, Join};
+use crate::num;
 use crate::train::recompute::Recompute;
 use crate::train::verbalizer::HardPrompt;
 use crate::training::Source;
@@ -206,7 +207,7 @@ impl Adding {
 }
 
 /// Reads `OUTPUT=INPUT`.
-fn join(text: &str) -> std::result::Result<Join, String> {
+fn join(text: &str) -> Result<Join, Refusal> {
     let parts = text.split_once('=').filter(|(output, input)| !output.is_empty() && !input.is_empty());
     let (output, input) = parts.ok_or_else(|| format!("expected OUTPUT=INPUT, such as states=encoder_hidden_states, found {text}"))?;
     Ok(Join { output: output.to_owned(), input: input.to_owned() })
@@ -261,7 +262,7 @@ fn files(folder: &Path) -> Result<Vec<File>> {
 
 fn describe(folder: &Path, report: &Injected, files: &[File]) -> String {
     let manifest = &report.manifest;
-    let trainable = u64::try_from(manifest.trainable_count).unwrap_or(u64::MAX);
+    let trainable = num::wide(manifest.trainable_count);
     let mut lines = vec![
         format!("method     {}, for {}", manifest.method, manifest.task),
         format!(

@@ -1,5 +1,7 @@
 //! Sizes of memory as people write them: `8GB`, `500 MB`, `1.5GiB`.
 
+use crate::error::Refusal;
+
 /// Units, the longest first.
 const UNITS: &[(&str, f64)] = &[
     ("kib", 1024.0),
@@ -21,14 +23,14 @@ const UNITS: &[(&str, f64)] = &[
 ///
 /// # Errors
 /// What is no number with one of the units.
-pub(super) fn parse(text: &str) -> Result<u64, String> {
+pub(super) fn parse(text: &str) -> Result<u64, Refusal> {
     let small = text.trim().to_lowercase();
     let (number, factor) = UNITS
         .iter()
         .find_map(|(unit, factor)| Some((small.strip_suffix(unit)?.trim_end().to_owned(), *factor)))
         .unwrap_or((small.clone(), 1.0));
     let bytes = number.parse::<f64>().ok().map(|number| number * factor).filter(|bytes| *bytes >= 1.0 && *bytes < 9e18);
-    bytes.map(rounded).ok_or_else(|| format!("expected a size such as 8GB or 500MB, found {text:?}"))
+    bytes.map(rounded).ok_or_else(|| format!("expected a size such as 8GB or 500MB, found {text:?}").into())
 }
 
 #[expect(clippy::as_conversions, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 1 and 9e18")]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
-use super::{Global, Which, output, target};
+use super::{BundleArgs, Global, output, target};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::evaluate::verify::{self, Comparison, Samples};
 use crate::export::layout::{self, Layout, Placed};
@@ -33,15 +33,9 @@ Examples:
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
-    /// The bundle
-    #[arg(value_name = "BUNDLE")]
-    pub bundle: PathBuf,
-    /// The model that the bundle was made of, if it moved
-    #[arg(long, value_name = "MODEL")]
-    pub base: Option<PathBuf>,
-    /// Which adapter
+    /// The bundle.
     #[command(flatten)]
-    pub which: Which,
+    pub bundle: BundleArgs,
     /// The model to write, or the folder: with the tokenizer and the configurations of the base's folder
     #[arg(short, long, value_name = "MODEL.onnx|FOLDER")]
     pub output: PathBuf,
@@ -96,7 +90,7 @@ pub enum WeightsName {
 /// # Errors
 /// As [`merge::write`]; [`Diverged`](ErrorKind::Diverged) if the merged model computes something else than the unmerged one.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
-    let bundle = args.which.open(&args.bundle, args.base.as_deref())?;
+    let bundle = args.bundle.open()?;
     if several::is_asked_for(args, &bundle) {
         return several::run(args, global, &bundle);
     }
@@ -169,7 +163,7 @@ impl Merging {
 
     fn request<'a>(&self, bundle: &'a Bundle, output: &'a Path, data: Option<&'a str>) -> Request<'a> {
         let (weights, quantised) = self.storage();
-        Request { bundle, output, weights, data, quantised }
+        Request { weights, data, quantised, ..Request::new(bundle, output) }
     }
 
     /// Writes a merged model with everything that belongs to it. The folder appears when it is complete.

@@ -11,6 +11,7 @@ use super::{Global, memory};
 use crate::error::{Error, Result};
 use crate::export::{Bundle, Manifest};
 use crate::forecast::Lengths;
+use crate::num;
 use crate::training::need::{self, Need, Step};
 use crate::training::speed;
 
@@ -115,7 +116,7 @@ fn tokens(args: &Args, manifest: &Manifest) -> Result<Vec<i64>> {
 }
 
 fn whole(number: usize) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
+    num::int(number)
 }
 
 impl Planned {

@@ -7,11 +7,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::opening::Opening;
-use super::{Columns, Global, Which, output, target};
+use super::{Columns, Global, ModelArgs, output, target};
 use crate::adapter::config::{Pooling, Task};
-use crate::error::{Error, Result};
+use crate::error::{Error, OnlyWith, Result};
 use crate::files::Staged;
-use crate::ort::Device;
 use crate::predict::{Predictor, Running, Shape};
 
 const AFTER_HELP: &str = "\
@@ -36,15 +35,9 @@ Examples:
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
-    /// An ONNX model, or a bundle
-    #[arg(value_name = "MODEL|BUNDLE")]
-    pub model: PathBuf,
-    /// The model that the bundle was made of, if it moved
-    #[arg(long, value_name = "MODEL")]
-    pub base: Option<PathBuf>,
-    /// Which adapter
+    /// The model.
     #[command(flatten)]
-    pub which: Which,
+    pub model: ModelArgs,
     /// The rows to answer
     #[arg(long, aliases = ["predict-data", "test-file"], value_name = "FILE")]
     pub data: PathBuf,
@@ -57,9 +50,6 @@ pub struct Args {
     /// What columns are for.
     #[command(flatten)]
     pub columns: Columns,
-    /// tokenizer.json, or its folder [default: beside the model, if it is needed]
-    #[arg(long, value_name = "FILE")]
-    pub tokenizer: Option<PathBuf>,
     /// The model's task, if the graph does not say (for models; a bundle knows its task)
     #[arg(long, value_name = "TASK", alias = "task-type", value_parser = super::task::parse)]
     pub task: Option<Task>,
@@ -78,42 +68,53 @@ pub struct Args {
     /// For qa: part long texts into windows that share this many tokens with the one before [default: texts are cut]
     #[arg(long, value_name = "TOKENS")]
     pub doc_stride: Option<usize>,
-    /// Maximum number of tokens that a language model writes
-    #[arg(long, aliases = ["max-tokens"], value_name = "TOKENS", default_value_t = 128)]
-    pub max_new_tokens: usize,
-    /// Of many labels, take those from this probability on
-    #[arg(long, value_name = "PROBABILITY", default_value_t = 0.5)]
-    pub threshold: f64,
-    /// How many classes, words and answers are written with their probabilities
-    #[arg(long, alias = "top-k", value_name = "COUNT", default_value_t = 10)]
-    pub top: usize,
+    /// Maximum number of tokens that a language model writes [default: 128]
+    #[arg(long, aliases = ["max-tokens"], value_name = "TOKENS")]
+    pub max_new_tokens: Option<usize>,
+    /// For multi-label: take the labels from this probability on [default: 0.5]
+    #[arg(long, value_name = "PROBABILITY")]
+    pub threshold: Option<f64>,
+    /// How many classes, words and answers are written with their probabilities [default: 10]
+    #[arg(long, alias = "top-k", value_name = "COUNT")]
+    pub top: Option<usize>,
     /// Put this before the names of the new columns
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub prefix: String,
-    /// Device: cpu, cuda or cuda:N
-    #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, help_heading = "Computing")]
-    pub device: Device,
-    /// Number of threads [default: as many as this process may use]
-    #[arg(long, value_name = "COUNT", help_heading = "Computing")]
-    pub threads: Option<NonZeroUsize>,
 }
+
+/// Options that not every task has a use for.
+#[rustfmt::skip]
+static OF_TASKS: &[OnlyWith<Args, Task>] = &[
+    OnlyWith { option: "max_length",     is_given: |args| args.max_length.is_some(),     with: "a task whose rows are tokens",       holds: |task| task.reads_tokens() },
+    OnlyWith { option: "doc_stride",     is_given: |args| args.doc_stride.is_some(),     with: "the task qa",                        holds: |task| *task == Task::Qa },
+    OnlyWith { option: "threshold",      is_given: |args| args.threshold.is_some(),      with: "the task multi-label",               holds: |task| *task == Task::MultiLabel },
+    OnlyWith { option: "top",            is_given: |args| args.top.is_some(),            with: "a task of classes, words or answers", holds: |task| task.is_one_class() || matches!(task, Task::MultiLabel | Task::MaskedLm | Task::Qa) },
+    OnlyWith { option: "max_new_tokens", is_given: |args| args.max_new_tokens.is_some(), with: "a task that writes text",            holds: |task| matches!(task, Task::CausalLm | Task::Seq2SeqLm) },
+];
 
 /// Answers rows.
 ///
 /// # Errors
 /// Rows that do not fit the model; a model that does not give what its task reads.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
-    if !(0.0..=1.0).contains(&args.threshold) {
-        return Err(Error::mismatch("--threshold", "a probability, from 0 to 1", args.threshold));
+    if let Some(threshold) = args.threshold.filter(|threshold| !(0.0..=1.0).contains(threshold)) {
+        return Err(Error::setting("threshold", "a probability, from 0 to 1", threshold));
     }
     if let Some(path) = &args.output {
         target::file(path, args.force)?;
     }
-    let runtime = global.runtime(args.threads)?;
+    let runtime = global.runtime(args.model.threads)?;
     let model = args.opening().open()?;
-    let running =
-        Running { device: args.device, batch_size: model.source.batch_size(args.batch_size).get(), new_tokens: args.max_new_tokens };
-    let shape = Shape { threshold: args.threshold, top: args.top, prefix: args.prefix.clone() };
+    let task = model.source.task();
+    OnlyWith::check(OF_TASKS, args, &task, format!("the task {task}"))?;
+    let (usual, shown) = (Running::default(), Shape::default());
+    let running = Running {
+        device: args.model.device,
+        batch_size: model.source.batch_size(args.batch_size).get(),
+        new_tokens: args.max_new_tokens.unwrap_or(usual.new_tokens),
+    };
+    let shape =
+        Shape { threshold: args.threshold.unwrap_or(shown.threshold), top: args.top.unwrap_or(shown.top), prefix: args.prefix.clone() };
     let mut predictor = Predictor::open(runtime, model, shape, running)?;
     let mut lines = Lines::new(args.output.as_deref(), global.json)?;
     let count = predictor.answer(&args.data, &mut |rows| rows.iter().try_for_each(|row| lines.write(row)))?;
@@ -128,10 +129,10 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
 impl Args {
     fn opening(&self) -> Opening<'_> {
         Opening {
-            model: &self.model,
-            base: self.base.as_deref(),
-            which: &self.which,
-            tokenizer: self.tokenizer.as_deref(),
+            model: &self.model.path,
+            base: self.model.base.as_deref(),
+            which: &self.model.which,
+            tokenizer: self.model.tokenizer.as_deref(),
             task: self.task,
             pooling: self.pooling,
             normalize: self.normalize,

@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{Global, output};
 use crate::evaluate::Evaluation;
+use crate::num;
 use crate::training::metrics::StepRecord;
 use crate::training::{Event, Plan};
 
@@ -117,7 +118,7 @@ impl Smooth {
     fn add(&mut self, record: &StepRecord) {
         let loss = f64::from(record.loss);
         self.loss = Some(self.loss.map_or(loss, |mean| mean + NEW * (loss - mean)));
-        self.tokens += u64::try_from(record.tokens).unwrap_or_default();
+        self.tokens += num::wide(record.tokens);
     }
 
     /// The loss, what is going on, and how long it will take.
@@ -179,5 +180,5 @@ fn evaluated(step: u64, evaluation: &Evaluation, is_best: bool) -> String {
 }
 
 fn number(count: usize) -> u64 {
-    u64::try_from(count).unwrap_or(u64::MAX)
+    num::wide(count)
 }

@@ -41,7 +41,7 @@ pub struct Args {
     pub force: bool,
 }
 
-/// What is told of a run.
+/// What is reported of a run.
 struct Told {
     name: String,
     state: &'static str,

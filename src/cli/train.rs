@@ -117,7 +117,7 @@ pub struct Training {
     pub packing: bool,
     /// How rows are packed: bfd (whole rows, best fit decreasing) or wrapped (all rows one after another, an end token between, cut into blocks; what
     /// stands before a row is attended to)
-    #[arg(long, value_name = "STRATEGY", default_value = "bfd", help_heading = "Data")]
+    #[arg(long, value_name = "STRATEGY", default_value = "bfd", requires = "packing", help_heading = "Data")]
     pub packing_strategy: PackingStrategy,
     /// Put rows of about the same length into a batch, so that little is filled up; the longest row is in the first batch
     #[arg(long, conflicts_with = "no_shuffle", help_heading = "Data")]

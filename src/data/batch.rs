@@ -1,16 +1,17 @@
 //! A dataset's batches in their order: which rows come together, and what is counted in them.
 
+use super::collation::Collation;
 use super::columns::{Rows, role};
 use super::dataset::Dataset;
 use super::example::{Example, IGNORED, Labels, Numbers};
 use super::fields::single;
-use super::filling::Filling;
 use super::masking::hidden;
 use super::sampler::Epoch;
 use super::shuffle::{Cursor, Order, by_length};
 use crate::adapter::config::Task;
 use crate::anatomy::{Padding, Role};
 use crate::error::{Context, Error, Place, Result};
+use crate::num;
 use crate::ort::{Axis, Feed, HostTensor, Port};
 use crate::train::class_terms::CLASS_WEIGHTS;
 use crate::train::losses::{COMPLETION, DESIRABLE};
@@ -47,7 +48,7 @@ pub struct Batches<'a> {
     takes_class_weights: bool,
     batch_size: usize,
     order: Order,
-    filling: Filling,
+    collation: Collation,
     cursor: Cursor,
     epoch: Option<(u64, Epoch)>,
 }
@@ -58,7 +59,7 @@ struct Input {
     role: Role,
 }
 
-impl Filling {
+impl Collation {
     /// Whether rows that are given to the model together must be of one length, because what fills up short ones would be read.
     fn keeps_lengths_apart(&self, task: Task) -> bool {
         let is_read = match self.feeding.padding {
@@ -103,24 +104,24 @@ impl<'a> Batches<'a> {
     ///
     /// # Errors
     /// [`Invalid`](crate::ErrorKind::Invalid) if `batch_size` is 0, or if the task hides tokens and there is none to hide them behind.
-    pub fn new(dataset: &'a Dataset, inputs: &[Port], batch_size: usize, order: Order, filling: Filling) -> Result<Self> {
+    pub fn new(dataset: &'a Dataset, inputs: &[Port], batch_size: usize, order: Order, collation: Collation) -> Result<Self> {
         if batch_size == 0 {
             return Err(Error::invalid("a batch must have at least one row"));
         }
-        if filling.mask.is_none() && dataset.examples.iter().any(|example| example.labels == Labels::Hidden) {
+        if collation.mask.is_none() && dataset.examples.iter().any(|example| example.labels == Labels::Hidden) {
             let error = Error::invalid("rows without labels need a mask token to hide tokens behind").in_file(&dataset.path);
             return Err(error.with_hint("name a tokenizer that has a mask token, or write labels into the data file"));
         }
-        let filling = filling.declared_by(inputs);
-        filling.feeding.check()?;
+        let collation = collation.declared_by(inputs);
+        collation.feeding.check()?;
         let takes_class_weights = inputs.iter().any(|port| port.name == CLASS_WEIGHTS);
         let has_segments = dataset.examples.iter().any(|example| !example.segments.is_empty());
         let inputs = inputs
             .iter()
-            .filter_map(|port| Some(Input { role: role(port, &filling.feeding)?, port: port.clone() }))
+            .filter_map(|port| Some(Input { role: role(port, &collation.feeding)?, port: port.clone() }))
             .filter(|input| input.role != Role::Segments || has_segments)
             .collect();
-        Ok(Self { dataset, inputs, takes_class_weights, batch_size, order, filling, cursor: Cursor::default(), epoch: None })
+        Ok(Self { dataset, inputs, takes_class_weights, batch_size, order, collation, cursor: Cursor::default(), epoch: None })
     }
 
     /// Where the next batch begins.
@@ -183,7 +184,7 @@ impl<'a> Batches<'a> {
             Some((known, order)) if known == epoch => order,
             _ => {
                 let texts = |row: usize| self.dataset.examples[row].text_marks();
-                self.filling.sampler.parted(self.rows_of(epoch), self.batch_size, &texts)
+                self.collation.sampler.parted(self.rows_of(epoch), self.batch_size, &texts)
             }
         };
         let rows = order.rows[position..order.end(position)].to_vec();
@@ -204,14 +205,14 @@ impl<'a> Batches<'a> {
     fn parts(&self, rows: &[usize]) -> Vec<Vec<usize>> {
         let mut groups: Vec<Vec<usize>> = vec![];
         let length = |row: usize| self.dataset.examples[row].input_ids.len();
-        let apart = self.filling.keeps_lengths_apart(self.dataset.task);
+        let apart = self.collation.keeps_lengths_apart(self.dataset.task);
         for &row in rows {
             match groups.iter_mut().find(|group| !apart || length(group[0]) == length(row)) {
                 Some(group) => group.push(row),
                 None => groups.push(vec![row]),
             }
         }
-        let most = self.filling.most_rows().unwrap_or(usize::MAX).max(1);
+        let most = self.collation.most_rows().unwrap_or(usize::MAX).max(1);
         groups.iter().flat_map(|group| group.chunks(most)).map(<[usize]>::to_vec).collect()
     }
 
@@ -224,11 +225,11 @@ impl<'a> Batches<'a> {
     fn batch_of(&self, indices: &[usize], epoch: u64) -> Result<Batch> {
         let task = self.dataset.task;
         let seed = self.order.seed().unwrap_or_default();
-        let count = u64::try_from(self.dataset.examples.len()).unwrap_or_default();
-        let drawn = |index: usize| epoch.wrapping_mul(count).wrapping_add(u64::try_from(index).unwrap_or_default());
-        let example = |index: &usize| hidden(&self.dataset.examples[*index], &self.filling, seed, drawn(*index));
+        let count = num::wide(self.dataset.examples.len());
+        let drawn = |index: usize| epoch.wrapping_mul(count).wrapping_add(num::wide(index));
+        let example = |index: &usize| hidden(&self.dataset.examples[*index], &self.collation, seed, drawn(*index));
         let mut examples: Vec<Example> = indices.iter().map(example).collect();
-        let (count, own) = (examples.len(), self.filling.feeding.rows.unwrap_or(examples.len()));
+        let (count, own) = (examples.len(), self.collation.feeding.rows.unwrap_or(examples.len()));
         if count > own {
             return Err(Error::mismatch("rows in a batch", format!("{own}, as many as the model takes"), count));
         }
@@ -240,8 +241,8 @@ impl<'a> Batches<'a> {
             return Err(error.with_hint("rows of this task cannot be padded: leave some out so that every batch is full"));
         }
         let texts = texts_of(&examples, task).in_file(&self.dataset.path)?;
-        let rows = Rows::new(&examples, task, &self.filling, self.filling.feeding.length);
-        let stacked = Rows::new(&texts, task, &self.filling, self.filling.feeding.length);
+        let rows = Rows::new(&examples, task, &self.collation, self.collation.feeding.length);
+        let stacked = Rows::new(&texts, task, &self.collation, self.collation.feeding.length);
         let tensors = self.inputs.iter().map(|Input { port, role }| {
             // Labels of rows go with the first text alone.
             let is_of_rows = rows.are_labelled_by(&port.name) && !stacked.are_labelled_by(&port.name);

@@ -157,7 +157,7 @@ impl ChatTemplate {
         template.render(given).map_err(|error| {
             if error.kind() == ErrorKind::OutOfFuel {
                 return Error::invalid("the chat template does not come to an end, or makes a text beyond reason")
-                    .with_hint("is it the one that came with the tokenizer? name another folder with --tokenizer");
+                    .with_hint("is it the one that came with the tokenizer? name another folder with `tokenizer`");
             }
             let why = error.detail().map_or_else(|| error.to_string(), ToOwned::to_owned);
             Error::invalid(format!("the chat template refuses these messages: {why}"))

@@ -158,7 +158,7 @@ impl<'a> Labels<'a> {
                 if known.is_empty() {
                     let names = all().take(24).collect::<Vec<_>>().join(", ");
                     return Err(Error::mismatch("label names", format!("at most {classes}, the model's classes"), names)
-                        .with_hint("is the column label the one with the classes? --map COLUMN=label names another"));
+                        .with_hint("is the column label the one with the classes? `map COLUMN=label` names another"));
                 }
                 let line = self.names.get(first).copied().unwrap_or(1);
                 Err(unknown(first, known.iter().map(String::as_str)).at(Place::Line(line)))

@@ -1,7 +1,7 @@
 //! The data inputs of graphs, by their roles: what each is filled with from the rows of a batch, in the type and rank that the graph asks for.
 
+use super::collation::Collation;
 use super::example::{Example, IGNORED, Labels, Numbers};
-use super::filling::Filling;
 use crate::adapter::config::Task;
 use crate::anatomy::{Feeding, MaskForm, Role};
 use crate::error::{Error, Place, Result};
@@ -37,15 +37,15 @@ pub(super) struct Rows<'a> {
 
 impl<'a> Rows<'a> {
     /// Rows that are as long as the longest of them, or as a graph insists on.
-    pub(super) fn new(examples: &'a [Example], task: Task, filling: &Filling, length: Option<usize>) -> Self {
+    pub(super) fn new(examples: &'a [Example], task: Task, collation: &Collation, length: Option<usize>) -> Self {
         let label_length = |example: &Example| if let Labels::Tokens(labels) = &example.labels { labels.len() } else { 0 };
         let longest = |of: &dyn Fn(&Example) -> usize| examples.iter().map(of).max().unwrap_or_default();
         let own_lengths = task.labels_texts();
         Self {
             examples,
             task,
-            pad: filling.pad,
-            decoder_start: filling.decoder_start.unwrap_or(filling.pad),
+            pad: collation.pad,
+            decoder_start: collation.decoder_start.unwrap_or(collation.pad),
             length: longest(&|example| example.input_ids.len()).max(length.unwrap_or_default()),
             label_length: longest(&label_length).max(length.filter(|_| !own_lengths).unwrap_or_default()),
         }
@@ -127,7 +127,7 @@ impl<'a> Rows<'a> {
             };
             let Some(missing) = length.checked_sub(row.len()) else {
                 let error = Error::mismatch("tokens in this row", format!("at most {length}, the model's only length"), row.len());
-                return Err(error.at(Place::Line(example.line)).with_hint(format!("--max-length {length} cuts longer rows")));
+                return Err(error.at(Place::Line(example.line)).with_hint(format!("`max_length {length}` cuts longer rows")));
             };
             values.extend(row);
             values.extend(std::iter::repeat_n(fill, missing));

@@ -88,10 +88,10 @@ impl Dataset {
         Self::gathered(path, reading, examples, class_names, summary)
     }
 
-    /// Reads a data file, of which some rows are held back: the rows to learn from, and those to measure on.
+    /// Reads a data file, some of whose rows are held back: the training and the eval examples.
     ///
     /// # Errors
-    /// As [`read`](Self::read); [`Mismatch`](crate::ErrorKind::Mismatch) if no row would be left to learn from.
+    /// As [`read`](Self::read); [`Mismatch`](crate::ErrorKind::Mismatch) if no training example would be left.
     pub fn read_parted(path: &Path, reading: &Reading<'_>, held_out: HeldOut) -> Result<(Self, Self)> {
         let Encoded { examples, class_names, summary } = Encoded::of(&RowFile::open(path)?, path, reading)?;
         let (kept, held) = held_out.split(examples).in_file(path)?;
@@ -120,7 +120,7 @@ impl Dataset {
         if summary.labels == 0 {
             let error = Error::invalid("no label counts in any row of this data file").in_file(path);
             return Err(error.with_hint(
-                "a label counts if it is not -100 and, for causal-lm, not the first of its row; --max-length may have cut all off",
+                "a label counts if it is not -100 and, for causal-lm, not the first of its row; `max_length` may have cut all off",
             ));
         }
         let classes = reading.limits.classes.filter(|_| reading.loss.balances_classes && reading.other_names == OtherNames::Numbered);

@@ -92,7 +92,7 @@ impl<'a> Encoder<'a> {
     }
 
     pub(super) fn tokenizer(&self) -> Result<&'a Tokenizer> {
-        let missing = || Error::invalid("a row of text needs a tokenizer").with_hint("name one with --tokenizer FILE");
+        let missing = || Error::invalid("a row of text needs a tokenizer").with_hint("name one with `tokenizer FILE`");
         let tokenizer = self.reading.tokenizer.ok_or_else(missing)?;
         tokenizer.check_fits(self.reading.limits.vocabulary)?;
         Ok(tokenizer)

@@ -19,13 +19,13 @@ pub(super) fn json(value: &Value) -> Cow<'_, Value> {
 pub(super) fn string<'a>(fields: &'a Fields, column: &'static str) -> Result<&'a str> {
     fields[column].as_str().ok_or_else(|| {
         let error = Error::mismatch(column, "text", describe(&fields[column]));
-        error.with_hint(format!("write it in quotation marks, or name the column that has the texts: --map COLUMN={column}"))
+        error.with_hint(format!("write it in quotation marks, or name the column that has the texts: `map COLUMN={column}`"))
     })
 }
 
 /// The error about a text of spaces alone.
 pub(super) fn empty_text(column: &str) -> Error {
-    Error::mismatch(column.to_owned(), "a text", "an empty one").with_hint("leave rows without text out, or name another column with --map")
+    Error::mismatch(column.to_owned(), "a text", "an empty one").with_hint("leave rows without text out, or name another column with `map`")
 }
 
 /// A column of whole numbers; empty if it is absent.

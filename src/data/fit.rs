@@ -22,7 +22,7 @@ pub(super) fn shortened(example: &mut Example, reading: &Reading<'_>) -> Result<
                 taken => format!("the model's {} positions less {taken} virtual tokens", positions + taken),
             };
             let error = Error::mismatch("tokens in this row", format!("at most {positions}, {room}"), example.longest());
-            Err(error.with_hint(format!("--max-length {positions} cuts longer rows")))
+            Err(error.with_hint(format!("`max_length {positions}` cuts longer rows")))
         }
     }
 }

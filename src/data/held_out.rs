@@ -64,11 +64,11 @@ struct Unit {
 }
 
 impl HeldOut {
-    /// Rows to learn from and rows to measure on, each in file order. Every class has its share of both. The windows of one text, and the passages
+    /// Training and eval examples, each in file order. Every class has its share of both. The windows of one text, and the passages
     /// of one query, stay together.
     ///
     /// # Errors
-    /// [`Mismatch`](crate::ErrorKind::Mismatch) if nothing would be left to learn from.
+    /// [`Mismatch`](crate::ErrorKind::Mismatch) if no training example would be left.
     pub(super) fn split(self, examples: Vec<Example>) -> Result<(Vec<Example>, Vec<Example>)> {
         let units = units(&examples);
         let count = units.len();
@@ -78,7 +78,7 @@ impl HeldOut {
         };
         if wanted >= count {
             let error = Error::mismatch("rows to hold back", format!("fewer than the {count} of the data"), wanted);
-            return Err(error.with_hint("a smaller --val-size, or --eval-data FILE with rows of its own"));
+            return Err(error.with_hint("a smaller `val_size`, or `eval_data FILE` with rows of its own"));
         }
         let mut order = shuffle::permutation(Use::HeldOut, self.seed, count);
         order.sort_by_key(|&unit| units[unit].class);

@@ -14,17 +14,17 @@ const MEANINGS: [Meaning; 11] = [
     Meaning {
         columns: &["label", "labels"],
         what: "a label, which this form of rows does not learn",
-        hint: "`peft-onnx inject --task seq-cls` learns classes; for answers that were approved or not, `--task preference --loss kto`, or keep the approved ones",
+        hint: "`peft-onnx inject --task seq-cls` learns classes; for answers that were approved or not, `task preference` and `loss kto`, or keep the approved ones",
     },
     Meaning {
         columns: &["chosen", "rejected"],
         what: "a preference, which this task does not learn",
-        hint: "`peft-onnx inject --task preference` or `--task reward` learns it; to learn the chosen answers alone: --map chosen=completion --map rejected=ignore",
+        hint: "`peft-onnx inject --task preference` or `task reward` learns it; to learn the chosen answers alone: `map chosen=completion` and `map rejected=ignore`",
     },
     Meaning {
         columns: &["text_pair", "text2", "text_b", "sentence2", "second_text", "hypothesis", "question2"],
         what: "a second text, which is not read here",
-        hint: "a classifier reads two texts as text and text_pair: --map COLUMN=text_pair",
+        hint: "a classifier reads two texts as text and text_pair: `map COLUMN=text_pair`",
     },
     Meaning {
         columns: &["anchor", "positive", "negative", "negatives", "hard_negative"],
@@ -39,7 +39,7 @@ const MEANINGS: [Meaning; 11] = [
     Meaning {
         columns: &["score", "scores", "similarity"],
         what: "a number to be predicted, which this task does not learn",
-        hint: "if it is the number of a class: --map COLUMN=label; `peft-onnx inject --task regression`, `rerank` and `embedding` learn numbers",
+        hint: "if it is the number of a class: `map COLUMN=label`; `peft-onnx inject --task regression`, `rerank` and `embedding` learn numbers",
     },
     Meaning {
         columns: &["weight", "weights", "sample_weight", "loss_weight"],
@@ -59,7 +59,7 @@ const MEANINGS: [Meaning; 11] = [
     Meaning {
         columns: &["answers", "answer_start", "start_positions", "end_positions", "entities", "ner_tags", "tags"],
         what: "an answer or a tag within the text, which this task does not learn",
-        hint: "`peft-onnx inject --task qa` learns answers, `--task token-cls` tags and entities",
+        hint: "`peft-onnx inject --task qa` learns answers, `task token-cls` tags and entities",
     },
     Meaning {
         columns: &["image", "images", "audio"],
@@ -86,6 +86,6 @@ pub(super) fn meaning(column: &str) -> Option<&'static Meaning> {
 /// Refuses a column with a meaning that a task does not use.
 pub(super) fn refuse_meaning(role: &str, column: &str, task: Task) -> Result<()> {
     let Some(Meaning { what, hint, .. }) = meaning(role) else { return Ok(()) };
-    let hint = format!("{}; --map \"{column}=ignore\" leaves it out", hint.replace("COLUMN", column));
+    let hint = format!("{}; `map \"{column}=ignore\"` leaves it out", hint.replace("COLUMN", column));
     Err(Error::unsupported(format!("the column {column} for {}", task.name()), format!("it is {what}")).with_hint(hint))
 }

@@ -29,7 +29,7 @@ fn length(examples: &[Example], reading: &Reading<'_>) -> Result<usize> {
         ));
     }
     let Some(length) = reading.max_length.or(reading.limits.positions).filter(|length| *length > 1) else {
-        return Err(Error::invalid("packing needs a length").with_hint("give --max-length, the tokens of a block"));
+        return Err(Error::invalid("packing needs a length").with_hint("give `max_length`, the tokens of a block"));
     };
     if let Some(positions) = reading.limits.positions.filter(|positions| *positions < length) {
         return Err(Error::mismatch("the length of a block", format!("at most {positions}, the model's positions"), length));

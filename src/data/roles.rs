@@ -13,50 +13,11 @@ use super::meanings::{meaning, plain, refuse_meaning};
 use super::other_forms::translate;
 use super::reading::Reading;
 use super::record::{Record, Survey};
+use super::role_names::ROLES;
 use super::template::columns_of;
 use crate::adapter::config::Task;
 use crate::anatomy::{MaskForm, Role};
 use crate::error::{Error, Place, Result};
-
-/// What `--map COLUMN=ROLE` may name; besides, the columns of a template.
-const ROLES: [&str; 36] = [
-    "text",
-    "text_pair",
-    "label",
-    "labels",
-    "prompt",
-    "completion",
-    "messages",
-    "conversations",
-    "instruction",
-    "input",
-    "output",
-    "tools",
-    "documents",
-    "input_ids",
-    "attention_mask",
-    "token_type_ids",
-    "decoder_input_ids",
-    "pixel_values",
-    "query",
-    "passage",
-    "anchor",
-    "positive",
-    "negative",
-    "sentence1",
-    "sentence2",
-    "score",
-    "question",
-    "context",
-    "answers",
-    "tokens",
-    "tags",
-    "entities",
-    "chosen",
-    "rejected",
-    "image",
-    "audio",
-];
 
 /// The role of a column that is left out on purpose.
 pub(super) const IGNORED: &str = "ignore";
@@ -229,7 +190,7 @@ impl Roles<'_> {
                 .or_else(|| self.columns.iter().find(|known| plain(known) == plain(column)));
             let Some(found) = found else {
                 let error = Error::not_found("column", column.as_str());
-                return Err(error.with_hint(format!("--map names a column of the data, which has {}", self.columns.join(", "))));
+                return Err(error.with_hint(format!("`map` names a column of the data, which has {}", self.columns.join(", "))));
             };
             if role != IGNORED && !self.is_role(role) {
                 let roles = self.roles().collect::<Vec<_>>().join(", ");
@@ -290,7 +251,7 @@ impl Roles<'_> {
             _ => {
                 let names = widest.iter().map(|alias| alias.columns.join(" + ")).collect::<Vec<_>>().join(", or ");
                 let error = Error::invalid(format!("the text could be {names}"));
-                return Err(error.with_hint("--map COLUMN=text says which, and --map COLUMN=text_pair which is the second one"));
+                return Err(error.with_hint("`map COLUMN=text` says which, and `map COLUMN=text_pair` which is the second one"));
             }
         };
         let pairs: Vec<(String, String)> =
@@ -403,7 +364,7 @@ pub(super) fn no_form(fields: &Map<String, Value>, task: Task) -> Error {
     let names: Vec<String> = fields.keys().take(12).map(|name| name.chars().take(40).collect()).collect();
     let found = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     Error::mismatch("columns", words(task), found).with_hint(format!(
-        "columns that are read: {}; --map COLUMN=ROLE says what another is for, and the first line of a table names its columns",
+        "columns that are read: {}; `map COLUMN=ROLE` says what another is for, and the first line of a table names its columns",
         words(task)
     ))
 }
@@ -415,5 +376,5 @@ pub(super) fn no_label(fields: &Map<String, Value>) -> Error {
     if names.is_empty() {
         return error.with_hint("each row needs its class in a column label");
     }
-    error.with_hint(format!("if one of {} has the class, --map COLUMN=label says so", names.join(", ")))
+    error.with_hint(format!("if one of {} has the class, `map COLUMN=label` says so", names.join(", ")))
 }

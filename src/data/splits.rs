@@ -1,4 +1,4 @@
-//! Folders of data: files to learn from, to evaluate on while learning and to test with; or a folder of pictures or sounds for each class.
+//! Folders of data: training, validation and test files; or a folder of pictures or sounds for each class.
 
 use std::path::{Path, PathBuf};
 

@@ -90,7 +90,7 @@ impl Template {
             Task::CausalLm => Err(Error::invalid("the template has text behind [MASK], which a causal language model cannot see")
                 .with_hint("end the template with [MASK]: for example \"{text} All in all, it was [MASK]\"")),
             other => Err(Error::unsupported(format!("a template for {other}"), "a language model is asked for a word, masked or next")
-                .with_hint("--task masked-lm or --task causal-lm, where the graph has logits of tokens")),
+                .with_hint("`task masked-lm` or `task causal-lm`, where the graph has logits of tokens")),
         }
     }
 
@@ -251,7 +251,7 @@ pub(super) fn from_template(
 }
 
 fn no_mask() -> Error {
-    Error::invalid("the tokenizer has no mask token").with_hint("a masked language model comes with one: is --tokenizer that of the model?")
+    Error::invalid("the tokenizer has no mask token").with_hint("a masked language model comes with one: is `tokenizer` that of the model?")
 }
 
 /// Takes tokens away from the ends of columns, from the longest first, until no more than `length` are left.
@@ -266,7 +266,7 @@ fn shorten(tokens: &mut Tokens, columns: &[Range<usize>], length: Option<usize>)
         let longest = columns.iter().map(of_column).max_by_key(|(count, _)| *count);
         let Some((_, Some(last))) = longest else {
             let error = Error::mismatch("tokens of the template alone", format!("at most {length}"), tokens.ids.len());
-            return Err(error.with_hint("write a shorter template, or raise --max-length"));
+            return Err(error.with_hint("write a shorter template, or raise `max_length`"));
         };
         tokens.ids.remove(last);
         tokens.spans.remove(last);

@@ -183,7 +183,7 @@ fn long_rows_are_cut_only_where_it_is_asked_for() -> Result<()> {
     let content = "{\"text\":\"one\"}\n{\"text\":\"one two three four five six\"}";
     let error = read("a.jsonl", content, &reading).unwrap_err();
     assert_eq!(error.to_string(), "a.jsonl: line 2: tokens in this row: expected at most 6, the model's positions, found 8");
-    assert_eq!(error.hint(), Some("--max-length 6 cuts longer rows"));
+    assert_eq!(error.hint(), Some("`max_length 6` cuts longer rows"));
     let dataset = read("a.jsonl", content, &Reading { max_length: Some(6), ..reading })?;
     assert_eq!(dataset.examples[1].input_ids, [1, 10, 11, 12, 13, 14]);
     assert_eq!((dataset.summary.rows, dataset.summary.cut, dataset.summary.longest, dataset.summary.labels), (2, 1, 6, 7));

@@ -99,7 +99,7 @@ impl Tokenizer {
         // `Wav2Vec2CTCTokenizer` reads texts in capitals where its configuration asks for one case.
         let asks = companions.first().is_some_and(|config| config["do_lower_case"].as_bool() == Some(true));
         let in_capitals = asks && is_ctc(&inner);
-        Ok(Self { why: "it was named with --tokenizer", inner, special, chat: None, in_capitals, file: file.to_path_buf() })
+        Ok(Self { why: "it was named with `tokenizer`", inner, special, chat: None, in_capitals, file: file.to_path_buf() })
     }
 
     /// Opens the tokenizer that belongs to a model's file or folder.
@@ -221,8 +221,8 @@ impl Tokenizer {
             && stride >= room
         {
             let error =
-                Error::mismatch("--doc-stride", format!("fewer than the {room} tokens of the text that fit beside the question"), stride);
-            return Err(error.with_hint("a larger --max-length leaves more room, a smaller --doc-stride needs less"));
+                Error::setting("doc_stride", format!("fewer than the {room} tokens of the text that fit beside the question"), stride);
+            return Err(error.with_hint("a larger `max_length` leaves more room, a smaller `doc_stride` needs less"));
         }
         let joined = || {
             let (question, context) = match length {
@@ -241,7 +241,7 @@ impl Tokenizer {
         };
         let joined = behind_wall(TOKENIZER, joined).in_file(&self.file)?;
         let joined =
-            joined.map_err(|error| Error::invalid(error.to_string()).with_hint("a larger --max-length leaves room for the text"))?;
+            joined.map_err(|error| Error::invalid(error.to_string()).with_hint("a larger `max_length` leaves room for the text"))?;
         let others = joined.get_overflowing().iter().filter(|_| stride.is_some());
         std::iter::once(&joined).chain(others).map(Tokens::new).collect()
     }
@@ -288,7 +288,7 @@ impl Tokenizer {
             None => Ok(()),
             Some(vocabulary) => {
                 let error = Error::invalid(format!("wrong tokenizer: it has {} tokens, the model {}", grouped(own), grouped(vocabulary)));
-                Err(error.in_file(&self.file).with_hint(format!("{}; name the one that came with the model with --tokenizer", self.why)))
+                Err(error.in_file(&self.file).with_hint(format!("{}; name the one that came with the model with `tokenizer`", self.why)))
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Activations with the bias before them, and products with what is around them.
 
 use super::{Fused, Outputs, known};
+use crate::error::Refusal;
 use crate::ir::{Attr, Expr};
 
 /// `√(2/π)`
@@ -11,7 +12,7 @@ const CUBIC: f64 = 0.044_715;
 const GELU_OPSET: i64 = 20;
 
 /// The input with the bias that may be added first.
-pub(super) fn biased<'g>(f: &Fused<'g>) -> Result<Expr<'g>, String> {
+pub(super) fn biased<'g>(f: &Fused<'g>) -> Result<Expr<'g>, Refusal> {
     let x = f.x(0)?;
     Ok(f.given(1).map_or(x, |bias| x + bias))
 }
@@ -43,7 +44,7 @@ fn scaled(x: Expr<'_>, alpha: f64) -> Expr<'_> {
 }
 
 /// With `x + bias` in two halves `a`, `b` along the last axis: `a · gelu(b)`.
-pub(super) fn split_gelu<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
+pub(super) fn split_gelu<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, Refusal> {
     let x = f.x(0)? + f.x(1)?;
     let half = known(x, -1, "the length of the last axis")? / 2;
     let halves = x.split(&[half, half], -1);
@@ -51,12 +52,12 @@ pub(super) fn split_gelu<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
 }
 
 /// `α A' B'`, where `'` stands for the transposition that `transA` and `transB` ask for.
-pub(super) fn fused_mat_mul<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
+pub(super) fn fused_mat_mul<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, Refusal> {
     f.refuse_attrs(&["transBatchA", "transBatchB"])?;
     let operand = |input: usize, name: &str| {
         let x = f.x(input)?;
         let is_matrix = x.dims().is_none_or(|dims| dims.len() >= 2);
-        Ok::<_, String>(if f.int(name, 0) != 0 && is_matrix { x.t() } else { x })
+        Ok::<_, Refusal>(if f.int(name, 0) != 0 && is_matrix { x.t() } else { x })
     };
     let y = operand(0, "transA")?.matmul(operand(1, "transB")?);
     Ok(vec![Some(scaled(y, f.float("alpha", 1.0)))])
@@ -75,7 +76,7 @@ const ACTIVATIONS: &[(&str, &[&str])] = &[
 ];
 
 /// `Gemm` with an activation behind it.
-pub(super) fn fused_gemm<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
+pub(super) fn fused_gemm<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, Refusal> {
     let name = f.node.str("activation").ok_or("its activation is not given")?;
     let &(op, own) = ACTIVATIONS.iter().find(|(op, _)| *op == name).ok_or_else(|| format!("with the activation {name}"))?;
     let inputs: Vec<Option<Expr<'g>>> = (0..f.node.inputs.len()).map(|input| f.given(input)).collect();

@@ -1,6 +1,7 @@
-//! Attention written out, and the operator that attends after projections.
+//! Attention decomposed, and the operator that attends after projections.
 
 use super::{Fused, Outputs, known};
+use crate::error::Refusal;
 use crate::ir::{DType, Expr};
 
 /// Queries, keys and values, and what happens to their scores.
@@ -23,7 +24,7 @@ pub(super) struct Attend<'g> {
 
 impl<'g> Attend<'g> {
     /// `softmax(α q kᵀ + masks) · v`, the heads joined: `[batch, seq, heads · size]`.
-    pub(super) fn joined(self) -> Result<Expr<'g>, String> {
+    pub(super) fn joined(self) -> Result<Expr<'g>, Refusal> {
         let size = known(self.q, -1, "the size of a head")?;
         let scale = self.scale.map_or_else(|| i32::try_from(size).map(|n| f64::from(n).sqrt().recip()).map_err(|e| e.to_string()), Ok)?;
         let groups = known(self.q, 1, "the number of heads")? / known(self.k, 1, "the number of key heads")?.max(1);
@@ -101,7 +102,7 @@ fn repeated(heads: Expr<'_>, times: i64) -> Expr<'_> {
 ///
 /// Query is `[batch, seq, hidden]`, or `[batch, seq, heads, 3, size]` with key and value in it; key may be `[batch, keys, heads, 2, size]`
 /// with the value in it; key and value may be split into heads already.
-pub(super) fn multi_head<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
+pub(super) fn multi_head<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, Refusal> {
     f.refuse_inputs(&[8, 9])?;
     let heads = f.count("num_heads")?;
     let [q, k, v] = operands(f, heads)?;
@@ -122,7 +123,7 @@ pub(super) fn scale(f: &Fused<'_>) -> Option<f64> {
 }
 
 /// Query, key and value with their biases, heads apart.
-fn operands<'g>(f: &Fused<'g>, heads: i64) -> Result<[Expr<'g>; 3], String> {
+fn operands<'g>(f: &Fused<'g>, heads: i64) -> Result<[Expr<'g>; 3], Refusal> {
     let rank = |x: Expr<'g>| x.dims().map(|dims| dims.len()).ok_or("the rank of an operand is not known");
     let part = |packed: Expr<'g>, at: i64| packed.gather(packed.b().int(at), 3);
     let query = f.x(0)?;
@@ -152,7 +153,7 @@ fn operands<'g>(f: &Fused<'g>, heads: i64) -> Result<[Expr<'g>; 3], String> {
 }
 
 /// A mask of whole numbers as what is added to scores: lengths `[batch]`, or 1 where a key is seen, `[batch, keys]` or `[batch, seq, keys]`.
-pub(super) fn key_mask<'g>(f: &Fused<'g>, mask: Expr<'g>, keys: Expr<'g>) -> Result<Expr<'g>, String> {
+pub(super) fn key_mask<'g>(f: &Fused<'g>, mask: Expr<'g>, keys: Expr<'g>) -> Result<Expr<'g>, Refusal> {
     let dims = mask.dims().ok_or("the form of its mask is not known")?;
     let seen = match dims.len() {
         1 if dims[0] == keys.dim(0) => {

@@ -1,6 +1,7 @@
 //! Weights of 4 bits that stand for numbers of a table (`com.microsoft:MatMulBnb4`): the forms of bitsandbytes.
 
 use super::{Fused, Outputs, known};
+use crate::error::Refusal;
 use crate::ir::{DType, Tensor};
 
 /// Normal floats, each as likely as the others among numbers with a normal distribution (Dettmers et al., QLoRA, appendix E).
@@ -45,7 +46,7 @@ const FP4: [f32; 16] = [
 
 /// `y = x · Wᵀ` with `W` `[N, K]`: inputs `x`, two codes a byte (the first one in the high bits) in blocks of the flattened matrix, and the largest
 /// magnitude of each block.
-pub(super) fn product<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
+pub(super) fn product<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, Refusal> {
     let (rows, columns, block) = (f.count("N")?, f.count("K")?, f.count("block_size")?);
     if f.int("transB", 1) != 1 {
         return Err("with transB 0".into());
@@ -53,7 +54,7 @@ pub(super) fn product<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
     let table = match f.int("quant_type", 1) {
         0 => FP4,
         1 => NF4,
-        kind => return Err(format!("with quant_type {kind}")),
+        kind => return Err(format!("with quant_type {kind}").into()),
     };
     let (b, x, packed, largest) = (f.b, f.x(0)?, f.x(1)?, f.x(2)?);
     if (rows * columns) % 2 != 0 {

@@ -4,6 +4,7 @@
 
 use super::quantized::{Packed, Packing};
 use super::{Fused, Outputs, activation, known};
+use crate::error::Refusal;
 use crate::ir::{Attr, Expr};
 
 /// One of the (up to three) layers of all experts.
@@ -24,7 +25,7 @@ impl<'g> Layer<'g> {
 }
 
 /// Inputs: `x` `[.., hidden]`, scores of the experts `[tokens, experts]`, weight and bias of layers 1, 2 and 3.
-pub(super) fn plain<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
+pub(super) fn plain<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, Refusal> {
     let layer = |weight: usize| f.given(weight).map(|stored| Layer { weight: stored, bias: f.given(weight + 1) });
     let [first, second] = [2, 4].map(layer).map(|layer| layer.ok_or("a layer is missing"));
     mixed(f, first?, second?, layer(6), None)
@@ -32,7 +33,7 @@ pub(super) fn plain<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
 
 /// The same with quantised weights. Inputs: `x`, scores, then weight, scales and bias of layers 1, 2 and 3, zero points of each, and
 /// the numbers that weigh the experts if those are not the scores.
-pub(super) fn quantized<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
+pub(super) fn quantized<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, Refusal> {
     f.refuse_inputs(&[15, 16, 17, 18, 19])?;
     if f.node.str("quant_type").is_some_and(|kind| kind != "int") {
         return Err("with numbers that are not integers".into());
@@ -41,15 +42,15 @@ pub(super) fn quantized<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
         return Err("with weights in the order of one kernel".into());
     }
     let hidden = known(f.x(0)?, -1, "the number of hidden units")?;
-    let [first, second] = [unpacked(f, 1, hidden)?, unpacked(f, 2, inner(f)?)?];
-    let third = f.given(8).is_some().then(|| unpacked(f, 3, hidden)).transpose()?;
+    let [first, second] = [dequantised(f, 1, hidden)?, dequantised(f, 2, inner(f)?)?];
+    let third = f.given(8).is_some().then(|| dequantised(f, 3, hidden)).transpose()?;
     mixed(f, first, second, third, f.given(14))
 }
 
 /// The numbers of an expert between its layers: the width of the second one's rows.
-fn inner(f: &Fused<'_>) -> Result<i64, String> {
+fn inner(f: &Fused<'_>) -> Result<i64, Refusal> {
     let bytes = known(f.x(5)?, 2, "the width of an expert's weight")?;
-    (bytes * 8).checked_div(bits(f, 2)).ok_or_else(|| "with 0 bits".to_owned())
+    (bytes * 8).checked_div(bits(f, 2)).ok_or_else(|| "with 0 bits".into())
 }
 
 fn bits(f: &Fused<'_>, layer: usize) -> i64 {
@@ -57,7 +58,7 @@ fn bits(f: &Fused<'_>, layer: usize) -> i64 {
 }
 
 /// Layer 1, 2 or 3, whose rows hold `columns` numbers each.
-fn unpacked<'g>(f: &Fused<'g>, layer: usize, columns: i64) -> Result<Layer<'g>, String> {
+fn dequantised<'g>(f: &Fused<'g>, layer: usize, columns: i64) -> Result<Layer<'g>, Refusal> {
     let at = 3 * layer - 1;
     let values = f.x(at)?;
     let [experts, rows] = [known(values, 0, "the number of experts")?, known(values, 1, "the width of an expert")?];
@@ -74,7 +75,7 @@ fn mixed<'g>(
     second: Layer<'g>,
     third: Option<Layer<'g>>,
     weighing: Option<Expr<'g>>,
-) -> Result<Outputs<'g>, String> {
+) -> Result<Outputs<'g>, Refusal> {
     f.refuse_attrs(&["use_sparse_mixer", "swiglu_limit_after_activation"])?;
     let x = f.x(0)?;
     let hidden = known(x, -1, "the number of hidden units")?;
@@ -86,7 +87,7 @@ fn mixed<'g>(
         "gelu" => activation::tanh_gelu(first.of(tokens)),
         "silu" => activation::quick_gelu(first.of(tokens), 1.0),
         "identity" => first.of(tokens),
-        other => return Err(format!("with the activation {other}")),
+        other => return Err(format!("with the activation {other}").into()),
     };
     let shares = shares(f, weighing)?.transpose(&[1, 0]).unsqueeze(&[1]);
     let y = (second.of(inner) * shares).sum_away(&[0]).transpose(&[1, 0]);
@@ -98,7 +99,7 @@ fn relu(x: Expr<'_>) -> Expr<'_> {
 }
 
 /// How much each expert has part in each token, `[tokens, experts]`: 0 for all but the `k` highest scores.
-fn shares<'g>(f: &Fused<'g>, weighing: Option<Expr<'g>>) -> Result<Expr<'g>, String> {
+fn shares<'g>(f: &Fused<'g>, weighing: Option<Expr<'g>>) -> Result<Expr<'g>, Refusal> {
     let (scores, b) = (f.x(1)?, f.b);
     let highest = b.op_n("TopK", &[Some(scores.without_gradient()), Some(b.ints(&[f.int("k", 1)]))], &[("axis", Attr::Int(-1))], 2)[1];
     let ones = highest.cast(scores.dtype()).filled_like(1.0);
@@ -108,7 +109,7 @@ fn shares<'g>(f: &Fused<'g>, weighing: Option<Expr<'g>>) -> Result<Expr<'g>, Str
 }
 
 /// `G · sigmoid(α G) · (L + β)`, the gate `G` and the linear part `L` kept below a limit: two layers, or one whose rows are both.
-fn swiglu<'g>(f: &Fused<'g>, first: Layer<'g>, third: Option<Layer<'g>>, tokens: Expr<'g>) -> Result<Expr<'g>, String> {
+fn swiglu<'g>(f: &Fused<'g>, first: Layer<'g>, third: Option<Layer<'g>>, tokens: Expr<'g>) -> Result<Expr<'g>, Refusal> {
     let y = first.of(tokens);
     let rows = known(y, 1, "the width of an expert")?;
     let (gate, linear) = match (f.int("swiglu_fusion", 0), third) {

@@ -3,9 +3,10 @@
 
 use super::{Fused, Outputs};
 use super::{activation, attention, bits4, experts, grouped, norm, packed, quantized, resample, rotary};
+use crate::error::Refusal;
 
 /// Writes a fused node out. The error is why it cannot.
-pub(super) type Form = for<'g> fn(&Fused<'g>) -> Result<Outputs<'g>, String>;
+pub(super) type Form = for<'g> fn(&Fused<'g>) -> Result<Outputs<'g>, Refusal>;
 
 /// Attention, and what stands around it: where virtual tokens are put.
 #[rustfmt::skip]

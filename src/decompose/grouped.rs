@@ -3,6 +3,7 @@
 use super::attention::{Attend, scale};
 use super::rotary::Rotation;
 use super::{Fused, Outputs, known};
+use crate::error::Refusal;
 use crate::ir::Expr;
 
 /// Lengths of what a packed query holds.
@@ -13,14 +14,14 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn of(f: &Fused<'_>) -> Result<Self, String> {
+    fn of(f: &Fused<'_>) -> Result<Self, Refusal> {
         let (heads, kv_heads) = (f.count("num_heads")?, f.count("kv_num_heads")?);
         let all = if f.given(1).is_some() { heads } else { heads + 2 * kv_heads };
         Ok(Self { heads, kv_heads, size: known(f.x(0)?, -1, "the length of the query")? / all })
     }
 
     /// Query, key and value, side by side or each for itself.
-    fn parts<'g>(&self, f: &Fused<'g>) -> Result<[Expr<'g>; 3], String> {
+    fn parts<'g>(&self, f: &Fused<'g>) -> Result<[Expr<'g>; 3], Refusal> {
         if let Some(key) = f.given(1) {
             return Ok([f.x(0)?, key, f.x(2)?]);
         }
@@ -34,7 +35,7 @@ impl Sizes {
 /// Outputs: `y`, present key, present value.
 ///
 /// Always causal. Rows are padded at their ends, where later keys are hidden anyway, so that lengths have no part in it.
-pub(super) fn attention<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
+pub(super) fn attention<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, Refusal> {
     f.refuse_inputs(&[12, 13, 14, 15])?;
     f.refuse_attrs(&["kv_cache_bit_width", "qk_output"])?;
     let sizes = Sizes::of(f)?;
@@ -65,7 +66,7 @@ pub(super) fn attention<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
     Ok(vec![Some(a.joined()?), Some(k), Some(v)])
 }
 
-fn rotation<'g>(f: &Fused<'g>) -> Result<Option<Rotation<'g>>, String> {
+fn rotation<'g>(f: &Fused<'g>) -> Result<Option<Rotation<'g>>, Refusal> {
     if f.int("do_rotary", 0) == 0 {
         return Ok(None);
     }
@@ -82,7 +83,7 @@ fn positions<'g>(f: &Fused<'g>, q: Expr<'g>) -> Expr<'g> {
 }
 
 /// The same operator with query, key and value apart.
-pub(super) fn separate<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
+pub(super) fn separate<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, Refusal> {
     if f.given(1).is_some() {
         return Err("query, key and value are apart already".into());
     }

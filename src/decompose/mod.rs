@@ -1,7 +1,7 @@
-//! Fused and quantised operators written out in standard ones, so that gradient can pass and projections can be seen.
+//! Fused and quantised operators decomposed into standard ones, so that gradients can pass and projections can be seen.
 //!
 //! `forms` has one row an operator: a function that writes what the operator's page says it computes. Values keep their ids and names,
-//! those of a fused node's outputs too, so that what is found in the graph written out holds in the fused graph as far as its values are
+//! those of a fused node's outputs too, so that what is found in the decomposed graph holds in the fused graph as far as its values are
 //! there. A node whose form is beyond what is written here stays as it is.
 //!
 //! A cache is taken to hold as many keys as it is long, the same for every row, as while training and with caches that grow.
@@ -30,30 +30,30 @@ pub use still::{Stilled, still};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Refusal, Result};
 use crate::ir::{Attr, Builder, Expr, Graph, Node, NodeSpec};
 use forms::Form;
 
-/// The same graph with every fused or quantised operator written out in standard ones.
+/// The same graph with every fused or quantised operator decomposed into standard ones.
 ///
 /// # Errors
 /// Nodes that do not go together, such as a product of matrices that do not fit.
 pub fn decompose(graph: &Graph) -> Result<Graph> {
     let b = Builder::on(graph);
-    let mut replaced = written_out(&b, graph, &[forms::ATTENTION, forms::ELSEWHERE]);
+    let mut replaced = decomposed(&b, graph, &[forms::ATTENTION, forms::ELSEWHERE]);
     replaced.extend(quantized::integer_products(&b, graph));
     take_over(&b, graph, replaced);
     keep_names(&b, graph);
     b.finish()
 }
 
-/// The same graph with attention and embeddings written out, where virtual tokens are put; norms, activations and products stay fused.
+/// The same graph with attention and embeddings decomposed, where virtual tokens are put; norms, activations and products stay fused.
 ///
 /// # Errors
 /// As [`decompose`].
 pub fn open(graph: &Graph) -> Result<Graph> {
     let b = Builder::on(graph);
-    take_over(&b, graph, written_out(&b, graph, &[forms::ATTENTION]));
+    take_over(&b, graph, decomposed(&b, graph, &[forms::ATTENTION]));
     keep_names(&b, graph);
     b.finish()
 }
@@ -65,13 +65,13 @@ pub fn open(graph: &Graph) -> Result<Graph> {
 /// As [`decompose`].
 pub fn separate(graph: &Graph) -> Result<Graph> {
     let b = Builder::on(graph);
-    let replaced = written_out(&b, graph, &[forms::SEPARATE]);
+    let replaced = decomposed(&b, graph, &[forms::SEPARATE]);
     take_over(&b, graph, replaced);
     keep_names(&b, graph);
     b.finish()
 }
 
-/// The operators that [`decompose`] writes out, with their domains in front.
+/// The operators that [`decompose`] decomposes, with their domains in front.
 pub fn operators() -> impl Iterator<Item = &'static str> {
     [forms::ATTENTION, forms::ELSEWHERE].into_iter().flatten().map(|(op, _)| *op).chain(["MatMulInteger"])
 }
@@ -83,7 +83,7 @@ type Forms = &'static [(&'static str, Form)];
 type Replaced<'g> = Vec<(Expr<'g>, Expr<'g>)>;
 
 /// Writes what the forms say behind the graph's own nodes.
-fn written_out<'g>(b: &'g Builder, graph: &'g Graph, tables: &[Forms]) -> Replaced<'g> {
+fn decomposed<'g>(b: &'g Builder, graph: &'g Graph, tables: &[Forms]) -> Replaced<'g> {
     let mut replaced = vec![];
     for (id, node) in graph.node_ids() {
         let Some((_, form)) = tables.iter().copied().flatten().find(|(op, _)| *op == &*node.op) else { continue };
@@ -144,8 +144,8 @@ struct Fused<'g> {
 
 impl<'g> Fused<'g> {
     /// An input that the operator cannot do without.
-    fn x(&self, input: usize) -> Result<Expr<'g>, String> {
-        self.given(input).ok_or_else(|| format!("input {input} is missing"))
+    fn x(&self, input: usize) -> Result<Expr<'g>, Refusal> {
+        self.given(input).ok_or_else(|| format!("input {input} is missing").into())
     }
 
     /// An input, unless it was left out.
@@ -172,22 +172,22 @@ impl<'g> Fused<'g> {
     }
 
     /// A positive number of heads or elements.
-    fn count(&self, name: &str) -> Result<i64, String> {
-        Some(self.int(name, 0)).filter(|&n| n > 0).and_then(within_reason).ok_or_else(|| format!("{name} is not given"))
+    fn count(&self, name: &str) -> Result<i64, Refusal> {
+        Some(self.int(name, 0)).filter(|&n| n > 0).and_then(within_reason).ok_or_else(|| format!("{name} is not given").into())
     }
 
     /// Refuses inputs that the form does not know.
-    fn refuse_inputs(&self, inputs: &[usize]) -> Result<(), String> {
-        inputs.iter().find(|&&input| self.given(input).is_some()).map_or(Ok(()), |input| Err(format!("with input {input}")))
+    fn refuse_inputs(&self, inputs: &[usize]) -> Result<(), Refusal> {
+        inputs.iter().find(|&&input| self.given(input).is_some()).map_or(Ok(()), |input| Err(format!("with input {input}").into()))
     }
 
     /// Refuses attributes that ask for more than the form knows: those that are not zero.
-    fn refuse_attrs(&self, names: &[&str]) -> Result<(), String> {
-        names.iter().find(|name| self.int(name, 0) != 0).map_or(Ok(()), |name| Err(format!("with {name}")))
+    fn refuse_attrs(&self, names: &[&str]) -> Result<(), Refusal> {
+        names.iter().find(|name| self.int(name, 0) != 0).map_or(Ok(()), |name| Err(format!("with {name}").into()))
     }
 
     /// A product inside the node, under a name that tells the module the node is of.
-    fn product(&self, op: &str, inputs: &[Option<Expr<'g>>], attrs: &[(&str, Attr)]) -> Result<Expr<'g>, String> {
+    fn product(&self, op: &str, inputs: &[Option<Expr<'g>>], attrs: &[(&str, Attr)]) -> Result<Expr<'g>, Refusal> {
         let output = self.b.name(self.node.writes().next().ok_or("it has no output")?);
         let spec = NodeSpec {
             name: format!("{}:product", self.node.name.trim_start_matches(FUSED_NAME)).into(),
@@ -201,7 +201,7 @@ impl<'g> Fused<'g> {
     }
 
     /// Each output of the node with what stands for it.
-    fn paired(&self, outputs: Outputs<'g>) -> Result<Replaced<'g>, String> {
+    fn paired(&self, outputs: Outputs<'g>) -> Result<Replaced<'g>, Refusal> {
         let mut new = outputs.into_iter();
         let mut pairs = vec![];
         for (i, old) in self.node.outputs.iter().enumerate() {
@@ -215,10 +215,10 @@ impl<'g> Fused<'g> {
 }
 
 /// The length of an axis, where it must be known.
-fn known(x: Expr<'_>, axis: i64, what: &str) -> Result<i64, String> {
+fn known(x: Expr<'_>, axis: i64, what: &str) -> Result<i64, Refusal> {
     x.dims().ok_or_else(|| format!("the rank of {} is not known", x.name()))?;
     let length = x.dim(axis).as_known().ok_or_else(|| format!("{what} is not known"))?;
-    within_reason(length).ok_or_else(|| format!("{what} is {length}"))
+    within_reason(length).ok_or_else(|| format!("{what} is {length}").into())
 }
 
 /// A number, if it is one of a model: products of two of them fit into 64 bits.

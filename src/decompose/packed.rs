@@ -2,10 +2,11 @@
 
 use super::attention::{Attend, key_mask, scale, split_heads};
 use super::{Fused, Outputs, known};
+use crate::error::Refusal;
 use crate::ir::{Attr, Expr, NodeSpec};
 
 /// The product with the packed weight, its bias added, in three parts along the last axis.
-fn projected<'g>(f: &Fused<'g>, x: Expr<'g>, weight: Expr<'g>, bias: Option<Expr<'g>>) -> Result<[Expr<'g>; 3], String> {
+fn projected<'g>(f: &Fused<'g>, x: Expr<'g>, weight: Expr<'g>, bias: Option<Expr<'g>>) -> Result<[Expr<'g>; 3], Refusal> {
     let all = known(weight, 1, "the width of the weight")?;
     let lengths = match f.node.ints("qkv_hidden_sizes") {
         Some(&[q, k, v]) => [q, k, v],
@@ -33,14 +34,14 @@ fn named<'g>(f: &Fused<'g>, op: &str, x: Expr<'g>, other: Expr<'g>) -> Expr<'g> 
 }
 
 /// Inputs: `x` `[batch, seq, in]`, weight, bias, mask, past `[2, batch, heads, length, size]`, bias of scores. Outputs: `y`, present.
-pub(super) fn attention<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
+pub(super) fn attention<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, Refusal> {
     let parts = projected(f, f.x(0)?, f.x(1)?, f.given(2))?;
     attended(f, parts, Surroundings { mask: f.given(3), past: f.given(4), bias: f.given(5) })
 }
 
 /// The same with `x` and the weight quantised: inputs `x`, weight, bias, scale of `x`, scale of the weight, mask, zero point of `x`, zero
 /// point of the weight, past.
-pub(super) fn quantized_attention<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
+pub(super) fn quantized_attention<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, Refusal> {
     let floats = |x: Expr<'g>, scale: Expr<'g>, zero: Option<Expr<'g>>, axis: i64| {
         f.b.op_n("DequantizeLinear", &[Some(x), Some(scale), zero], &[("axis", Attr::Int(axis))], 1)[0]
     };
@@ -58,7 +59,7 @@ struct Surroundings<'g> {
     bias: Option<Expr<'g>>,
 }
 
-fn attended<'g>(f: &Fused<'g>, [q, k, v]: [Expr<'g>; 3], around: Surroundings<'g>) -> Result<Outputs<'g>, String> {
+fn attended<'g>(f: &Fused<'g>, [q, k, v]: [Expr<'g>; 3], around: Surroundings<'g>) -> Result<Outputs<'g>, Refusal> {
     f.refuse_attrs(&["do_rotary", "past_present_share_buffer"])?;
     let heads = f.count("num_heads")?;
     let Surroundings { mask, past, bias } = around;
@@ -75,7 +76,7 @@ fn attended<'g>(f: &Fused<'g>, [q, k, v]: [Expr<'g>; 3], around: Surroundings<'g
 }
 
 /// The projections, and `MultiHeadAttention` after them.
-pub(super) fn separate_attention<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
+pub(super) fn separate_attention<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, Refusal> {
     f.refuse_attrs(&["do_rotary", "past_present_share_buffer"])?;
     f.refuse_inputs(&[6])?;
     let mask = f.given(3);

@@ -1,6 +1,7 @@
 //! Products with quantised weights, which stay packed: only a product's own weight is alive as floats, and only while it runs.
 
 use super::{Fused, Outputs, within_reason};
+use crate::error::Refusal;
 use crate::ir::{Attr, Builder, DType, Expr, Graph, Node, Tensor};
 
 /// The opset that came with blocks in `DequantizeLinear` and with elements of 4 bits.
@@ -11,7 +12,7 @@ const BLOCKS_IR_VERSION: i64 = 10;
 const CHANGED: &[&str] = &["DFT", "GridSample", "GroupNormalization"];
 
 /// `y = x · Wᵀ + bias` with `W` `[N, K]` in blocks along `K`: inputs `x`, values, scales, zero points, group of each column, bias.
-pub(super) fn blocks<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
+pub(super) fn blocks<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, Refusal> {
     let packing = Packing::new(f, f.count("N")?, f.count("K")?, f.count("block_size")?, f.int("bits", 4))?;
     let packed = Packed { values: f.x(1)?, scales: f.x(2)?, zeros: f.given(3) };
     let x = f.x(0)?;
@@ -45,15 +46,15 @@ pub(super) struct Packing {
 }
 
 impl Packing {
-    pub(super) fn new(f: &Fused<'_>, rows: i64, columns: i64, block: i64, bits: i64) -> Result<Self, String> {
+    pub(super) fn new(f: &Fused<'_>, rows: i64, columns: i64, block: i64, bits: i64) -> Result<Self, Refusal> {
         let dtype = match bits {
             4 => DType::U4,
             8 => DType::U8,
-            bits => return Err(format!("with {bits} bits")),
+            bits => return Err(format!("with {bits} bits").into()),
         };
         dialect_of_blocks(f)?;
         let (Some(block @ 1..), Some(columns @ 0..)) = (within_reason(block), within_reason(columns)) else {
-            return Err(format!("with rows of {columns} numbers in blocks of {block}"));
+            return Err(format!("with rows of {columns} numbers in blocks of {block}").into());
         };
         let blocks = (columns + block - 1) / block;
         let padded = blocks * block;
@@ -62,7 +63,7 @@ impl Packing {
     }
 
     /// The matrix in floats, `[rows, columns]`.
-    pub(super) fn weight<'g>(&self, f: &Fused<'g>, packed: Packed<'g>) -> Result<Expr<'g>, String> {
+    pub(super) fn weight<'g>(&self, f: &Fused<'g>, packed: Packed<'g>) -> Result<Expr<'g>, Refusal> {
         if self.dtype == DType::U8 {
             return Ok(self.unpadded(self.bytes(f, packed)?));
         }
@@ -83,7 +84,7 @@ impl Packing {
 
     /// Whole bytes in floats, `[rows, blocks · block]`: each block a row with a scale of its own. CUDA's `DequantizeLinear` takes blocks of 4 bits, and
     /// bytes along an axis, but no blocks of bytes.
-    fn bytes<'g>(&self, f: &Fused<'g>, packed: Packed<'g>) -> Result<Expr<'g>, String> {
+    fn bytes<'g>(&self, f: &Fused<'g>, packed: Packed<'g>) -> Result<Expr<'g>, Refusal> {
         let of_blocks = self.rows * self.blocks;
         let values = self.typed(f, packed.values, of_blocks, self.block)?;
         let scales = packed.scales.reshape(&[of_blocks]);
@@ -101,7 +102,7 @@ impl Packing {
     }
 
     /// `(q - zero[group]) · scale[group]` for columns whose group is given one by one.
-    fn grouped_weight<'g>(&self, f: &Fused<'g>, packed: Packed<'g>, groups: Expr<'g>) -> Result<Expr<'g>, String> {
+    fn grouped_weight<'g>(&self, f: &Fused<'g>, packed: Packed<'g>, groups: Expr<'g>) -> Result<Expr<'g>, Refusal> {
         let (stored, scales) = (self.values(f, packed)?, self.scales(packed));
         let one = f.b.number(1.0, scales.dtype());
         let whole = |values: Expr<'g>| f.b.op("DequantizeLinear", &[values, one], &[]);
@@ -124,12 +125,12 @@ impl Packing {
     }
 
     /// `[rows, blocks · block]`, the same bytes.
-    fn values<'g>(&self, f: &Fused<'g>, packed: Packed<'g>) -> Result<Expr<'g>, String> {
+    fn values<'g>(&self, f: &Fused<'g>, packed: Packed<'g>) -> Result<Expr<'g>, Refusal> {
         self.typed(f, packed.values, self.rows, self.padded)
     }
 
     /// `[rows, blocks]`
-    fn zeros<'g>(&self, f: &Fused<'g>, packed: Packed<'g>) -> Result<Expr<'g>, String> {
+    fn zeros<'g>(&self, f: &Fused<'g>, packed: Packed<'g>) -> Result<Expr<'g>, Refusal> {
         let Some(zero) = packed.zeros else {
             let middle = if self.dtype == DType::U4 { 0x88 } else { 0x80 };
             let bytes = vec![middle; self.dtype.bytes(size(self.rows * self.blocks)?)];
@@ -150,7 +151,7 @@ impl Packing {
     }
 
     /// A constant of bytes as a matrix of this packing's type, at the place where it lies.
-    fn typed<'g>(&self, f: &Fused<'g>, bytes: Expr<'g>, rows: i64, width: i64) -> Result<Expr<'g>, String> {
+    fn typed<'g>(&self, f: &Fused<'g>, bytes: Expr<'g>, rows: i64, width: i64) -> Result<Expr<'g>, Refusal> {
         let stored = f.b.constant_of(bytes.id()).ok_or("its weight is not constant")?;
         let raw = stored.bytes().ok_or("its weight is not a tensor of bytes")?;
         let typed = Tensor::new(self.dtype, vec![size(rows)?, size(width)?], raw.clone()).map_err(|e| e.to_string())?;
@@ -159,18 +160,18 @@ impl Packing {
     }
 }
 
-fn size(length: i64) -> Result<usize, String> {
-    usize::try_from(length).map_err(|error| error.to_string())
+fn size(length: i64) -> Result<usize, Refusal> {
+    usize::try_from(length).map_err(|error| error.to_string().into())
 }
 
 /// Goes on to the opset that has blocks, if nothing in the graph means something else there.
-fn dialect_of_blocks(f: &Fused<'_>) -> Result<(), String> {
+fn dialect_of_blocks(f: &Fused<'_>) -> Result<(), Refusal> {
     let mut model = f.b.model();
     if model.opset() >= BLOCKS_OPSET {
         return Ok(());
     }
     if let Some(node) = f.graph.nodes().iter().find(|node| CHANGED.contains(&&*node.op)) {
-        return Err(format!("the graph has {}, which is another in opset {BLOCKS_OPSET}", node.op));
+        return Err(format!("the graph has {}, which is another in opset {BLOCKS_OPSET}", node.op).into());
     }
     model.ir_version = model.ir_version.max(BLOCKS_IR_VERSION);
     f.b.set_model(model.with_opset("", BLOCKS_OPSET));
@@ -183,20 +184,20 @@ fn floats<'g>(x: Expr<'g>, scale: Expr<'g>, zero: Option<Expr<'g>>) -> Expr<'g> 
 }
 
 /// `y = x̂ · Ŵ + bias` with `x̂` rounded as `DynamicQuantizeLinear` does: inputs `x`, `W`, scale and zero point of `W`, bias.
-pub(super) fn dynamic<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
+pub(super) fn dynamic<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, Refusal> {
     let rounded = f.b.op_n("DynamicQuantizeLinear", &[Some(f.x(0)?)], &[], 3);
     let y = floats(rounded[0], rounded[1], Some(rounded[2])).matmul(floats(f.x(1)?, f.x(2)?, f.given(3)));
     Ok(vec![Some(f.given(4).map_or(y, |bias| y + bias))])
 }
 
 /// `y = Â · B̂ + bias`: inputs `A`, `B`, scale of each, zero point of each, bias.
-pub(super) fn integer_to_float<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
+pub(super) fn integer_to_float<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, Refusal> {
     let y = floats(f.x(0)?, f.x(2)?, f.given(4)).matmul(floats(f.x(1)?, f.x(3)?, f.given(5)));
     Ok(vec![Some(f.given(6).map_or(y, |bias| y + bias))])
 }
 
 /// The product of numbers, rounded again: inputs `A`, `B` and `Y`'s scale and zero point, each behind its operand.
-pub(super) fn linear<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
+pub(super) fn linear<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, Refusal> {
     let operands = [floats(f.x(0)?, f.x(1)?, f.given(2)), floats(f.x(3)?, f.x(4)?, f.given(5))];
     let y = f.product("MatMul", &operands.map(Some), &[])?;
     Ok(vec![Some(f.b.op("QuantizeLinear", &[y, f.x(6)?, f.x(7)?], &[]))])

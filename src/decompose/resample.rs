@@ -4,10 +4,11 @@
 //! the last two. Where constants are folded first, as tables of positions in images are up to a limit, nobody sees that.
 
 use super::{Fused, Outputs};
+use crate::error::Refusal;
 use crate::ir::{Attr, Expr};
 
 /// `Y` of `X` `[batch, channels, height, width]`: what the operator makes of the unit vectors of height and width, times `X`.
-pub(super) fn cubic<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
+pub(super) fn cubic<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, Refusal> {
     let is_text = |name: &str, wanted: &str| matches!(f.node.attrs.get(name), Some(Attr::Str(text)) if &**text == wanted.as_bytes());
     if !is_text("mode", "cubic") || is_text("coordinate_transformation_mode", "tf_crop_and_resize") || f.node.attrs.contains_key("axes") {
         return Err("not a cubic one of whole images".into());

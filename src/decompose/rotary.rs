@@ -1,6 +1,7 @@
 //! Rotary position embeddings.
 
 use super::{Fused, Outputs, known};
+use crate::error::Refusal;
 use crate::ir::Expr;
 
 /// How heads are rotated.
@@ -16,7 +17,7 @@ pub(super) struct Rotation<'g> {
 
 /// Inputs `x` `[batch, seq, heads · size]` or `[batch, heads, seq, size]`, positions (`[batch, seq]`, or `[1]`: those of the first token),
 /// cosines, sines.
-pub(super) fn embedding<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
+pub(super) fn embedding<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, Refusal> {
     f.refuse_attrs(&["is_packed_batching"])?;
     let (x, b) = (f.x(0)?, f.b);
     let rotation = Rotation { cos: f.x(2)?, sin: f.x(3)?, interleaved: f.int("interleaved", 0) != 0 };
@@ -41,7 +42,7 @@ pub(super) fn embedding<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, String> {
 }
 
 /// Where only a part of each head is rotated, the number of heads is given.
-fn head_size<'g>(f: &Fused<'g>, x: Expr<'g>, cos: Expr<'g>) -> Result<i64, String> {
+fn head_size<'g>(f: &Fused<'g>, x: Expr<'g>, cos: Expr<'g>) -> Result<i64, Refusal> {
     match f.int("num_heads", 0) {
         heads @ 1.. => Ok(known(x, -1, "the length of its last axis")? / heads),
         _ => Ok(2 * known(cos, 1, "the number of frequencies")?),
@@ -52,7 +53,7 @@ impl<'g> Rotation<'g> {
     /// With `(a, b)` the pairs of a head's numbers: `(a cos - b sin, b cos + a sin)`. What lies beyond the frequencies stays.
     ///
     /// `heads` is `x`'s axis of heads: 1 for `[batch, heads, seq, size]`, 2 for `[batch, seq, heads, size]`. Positions are `[batch or 1, seq]`.
-    pub(super) fn rotate(self, x: Expr<'g>, positions: Expr<'g>, heads: i64) -> Result<Expr<'g>, String> {
+    pub(super) fn rotate(self, x: Expr<'g>, positions: Expr<'g>, heads: i64) -> Result<Expr<'g>, Refusal> {
         let half = known(self.cos, 1, "the number of frequencies")?;
         let size = known(x, -1, "the size of a head")?;
         let at = |table: Expr<'g>| table.gather(positions, 0).unsqueeze(&[heads]);

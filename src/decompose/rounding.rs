@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use super::{decompose, keep_names};
 use crate::error::Result;
-use crate::ir::Trait;
-use crate::ir::{Attr, Builder, Graph, Node};
+use crate::ir::{Attr, Builder, Graph, Node, Trait};
 
-/// The graph with fused operators written out and without the rounding of what is computed, or nothing if it rounds nothing. Constants stay
+/// The graph with fused operators decomposed and without the rounding of what is computed, or nothing if it rounds nothing. Constants stay
 /// rounded.
 ///
 /// Rounding makes a step of a difference in the last bit, so that two ways to compute the same are told from two models only without it.
@@ -63,7 +62,7 @@ fn inside(node: &Node) -> Result<Option<Node>> {
     Ok(is_rounded.then_some(new))
 }
 
-/// Whether kernels of fused operators round what they compute, which leaves no trace when they are written out: products with packed weights at
+/// Whether kernels of fused operators round what they compute, which leaves no trace when they are decomposed: products with packed weights at
 /// `accuracy_level` 4.
 #[must_use]
 pub fn rounds_inside(graph: &Graph) -> bool {

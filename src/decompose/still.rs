@@ -53,7 +53,7 @@ impl fmt::Display for Stilled {
 /// Where seeds of random nodes start; each has its own.
 const SEED: u16 = 42;
 
-/// The same graph with its nodes of chance standing still, as for inference, and what was changed.
+/// The same graph in inference mode (random nodes replaced by what they give at inference), and what was changed.
 ///
 /// # Errors
 /// Nodes that do not go together.

@@ -7,6 +7,7 @@ use crate::adapter::config::Task;
 use crate::data::{Answer, Example, IGNORED, Labels, Tokenizer};
 use crate::error::{Error, Result};
 use crate::measure::{self, Confusion, Entities, ErrorRate, LabelSets};
+use crate::num;
 use crate::ort::HostTensor;
 use crate::train::losses::{COMPLETION, DESIRABLE, END_POSITIONS, LABELS, REFERENCE};
 use crate::train::plan::LossPlan;
@@ -187,7 +188,7 @@ impl Meter {
             Kind::Classes(table) => {
                 for (at, row) in rows.iter().enumerate() {
                     if let Labels::Class(class) = row.labels {
-                        table.add(usize::try_from(class).unwrap_or(usize::MAX), largest(row_of(at)));
+                        table.add(num::index(class.into()), largest(row_of(at)));
                     }
                 }
             }
@@ -219,7 +220,7 @@ impl Meter {
                     let (mut own, mut predicted) = (vec![], vec![]);
                     for (place, label) in labels.iter().enumerate().filter(|(place, label)| **label != IGNORED && *place < length) {
                         let class = largest(row_of(at * length + place));
-                        let label = usize::try_from(*label).unwrap_or(usize::MAX);
+                        let label = num::index((*label).into());
                         *all += 1;
                         *right += usize::from(class == label);
                         own.push(names.get(label).map_or("O", String::as_str));

@@ -19,9 +19,10 @@ use serde_json::{Map, Value, json};
 use crate::adapter::config::Task;
 use crate::anatomy::Role;
 use crate::contract::Output;
-use crate::data::{Batch, Batches, Dataset, Filling, Order, Tokenizer};
+use crate::data::{Batch, Batches, Collation, Dataset, Order, Tokenizer};
 use crate::error::{Error, Result};
 use crate::measure::Confusion;
+use crate::num;
 use crate::ort::{Feed, Port, Session};
 use crate::train::plan::LossPlan;
 use crate::train::verbalizer::HardPrompt;
@@ -131,7 +132,7 @@ const DIVERGENCE: &str = "divergence_sum";
 pub struct Evaluator<'a> {
     session: Session,
     dataset: &'a Dataset,
-    filling: Filling,
+    collation: Collation,
     batch_size: usize,
     form: Form,
     hard_prompt: Option<&'a HardPrompt>,
@@ -151,10 +152,10 @@ enum Form {
 impl<'a> Evaluator<'a> {
     /// Measures with an open graph that has the outputs `loss_sum`, `label_count` and `correct`.
     #[must_use]
-    pub fn new(session: Session, dataset: &'a Dataset, filling: Filling, batch_size: usize) -> Self {
+    pub fn new(session: Session, dataset: &'a Dataset, collation: Collation, batch_size: usize) -> Self {
         let has_teacher = session.output(DIVERGENCE).is_some();
         let meter = Meter::new(dataset.task, 0, &[], Reward::default());
-        Self { session, dataset, filling, batch_size, form: Form::Graph, hard_prompt: None, meter, reference: None, has_teacher }
+        Self { session, dataset, collation, batch_size, form: Form::Graph, hard_prompt: None, meter, reference: None, has_teacher }
     }
 
     /// Measures what the task is measured with, of so many classes.
@@ -179,13 +180,13 @@ impl<'a> Evaluator<'a> {
     ///
     /// # Errors
     /// If the model has no such output.
-    pub fn of_logits(session: Session, logits: &str, dataset: &'a Dataset, filling: Filling, batch_size: usize) -> Result<Self> {
+    pub fn of_logits(session: Session, logits: &str, dataset: &'a Dataset, collation: Collation, batch_size: usize) -> Result<Self> {
         if session.output(logits).is_none() {
             return Err(Error::not_found("output", logits).in_file(session.path()));
         }
         let meter = Meter::new(dataset.task, 0, &[], Reward::default());
         let form = Form::Logits(logits.to_owned());
-        Ok(Self { session, dataset, filling, batch_size, form, hard_prompt: None, meter, reference: None, has_teacher: false })
+        Ok(Self { session, dataset, collation, batch_size, form, hard_prompt: None, meter, reference: None, has_teacher: false })
     }
 
     /// Labels are numbers of the words that a language model is asked for. (A graph with a loss has narrowed its logits to them itself.)
@@ -217,9 +218,9 @@ impl<'a> Evaluator<'a> {
     pub fn measure(&mut self, trainable: Option<Feed<'_>>) -> Result<Evaluation> {
         let started = Instant::now();
         let inputs = self.inputs();
-        let mut filling = self.filling.clone();
-        filling.feeding.inputs.insert(logits::LABELS.to_owned(), Role::Labels);
-        let mut batches = Batches::new(self.dataset, &inputs, self.batch_size, Order::File, filling)?;
+        let mut collation = self.collation.clone();
+        collation.feeding.inputs.insert(logits::LABELS.to_owned(), Role::Labels);
+        let mut batches = Batches::new(self.dataset, &inputs, self.batch_size, Order::File, collation)?;
         let (mut sums, mut tokens) = (Sums::default(), 0_u64);
         self.meter.clear();
         for _ in 0..batches.per_epoch() {
@@ -234,7 +235,7 @@ impl<'a> Evaluator<'a> {
                     correct: found.correct.map(|correct| sums.correct.unwrap_or_default() + correct),
                     divergence: sums.divergence + found.divergence,
                 };
-                tokens += u64::try_from(batch.tokens).unwrap_or_default();
+                tokens += num::wide(batch.tokens);
             }
         }
         let Sums { loss, labels, correct, divergence } = sums;

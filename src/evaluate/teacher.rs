@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::anatomy;
-use crate::data::{Batches, Dataset, Filling, Numbers, Order};
+use crate::data::{Batches, Collation, Dataset, Numbers, Order};
 use crate::error::{Context, Error, Result};
 use crate::export::Bundle;
 use crate::model::Model;
@@ -17,7 +17,7 @@ const ROWS: usize = 8;
 ///
 /// # Errors
 /// A teacher that is not there, that does not take the rows, or that gives other logits than the model learns from.
-pub fn fill(runtime: &Runtime, bundle: &Bundle, device: Device, filling: &Filling, dataset: &mut Dataset) -> Result<()> {
+pub fn fill(runtime: &Runtime, bundle: &Bundle, device: Device, collation: &Collation, dataset: &mut Dataset) -> Result<()> {
     let manifest = bundle.manifest();
     let Some(teacher) = &manifest.loss.teacher else { return Ok(()) };
     if dataset.examples.iter().all(|example| example.columns.contains_key(TEACHER_LOGITS)) {
@@ -29,11 +29,11 @@ pub fn fill(runtime: &Runtime, bundle: &Bundle, device: Device, filling: &Fillin
     let mut session = Session::open(runtime, path.as_path(), &settings)?;
     let head = teacher.anatomy().head.as_ref().ok_or_else(|| Error::not_found("output", "logits")).in_file(&path)?;
     let logits = teacher.graph().value_name(head.output).to_owned();
-    let filling = Filling { feeding: anatomy::feeding(teacher.graph(), teacher.anatomy()), ..filling.clone() };
-    let rows = if filling.parts_batches(dataset, ROWS) { 1 } else { ROWS };
+    let collation = Collation { feeding: anatomy::feeding(teacher.graph(), teacher.anatomy()), ..collation.clone() };
+    let rows = if collation.parts_batches(dataset, ROWS) { 1 } else { ROWS };
     let mut found = vec![];
     {
-        let mut batches = Batches::new(dataset, session.inputs(), rows, Order::File, filling)?;
+        let mut batches = Batches::new(dataset, session.inputs(), rows, Order::File, collation)?;
         for _ in 0..batches.per_epoch() {
             let batch = batches.next_batch()?;
             let scores = session.run(&batch.feeds(), &[&logits])?.remove(0);

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::adapter::config::Task;
 use crate::anatomy::{self, Feeding, Padding, Role};
-use crate::data::{Batch, Batches, Dataset, Example, Filling, Labels, Numbers, Order, Pixels};
+use crate::data::{Batch, Batches, Collation, Dataset, Example, Labels, Numbers, Order, Pixels};
 use crate::decompose;
 use crate::error::{Context, Error, Result};
 use crate::ir::{DType, Graph};
@@ -212,12 +212,12 @@ pub fn sample_batches(session: &Session, samples: &Samples) -> Result<Vec<Batch>
     let mut random = ChaCha8Rng::seed_from_u64(1);
     // What fills rows up is the same for whoever reads it.
     let feeding = Feeding { padding: Padding::Hidden, ..samples.feeding.clone() };
-    let filling = Filling { feeding, ..Filling::default() };
+    let collation = Collation { feeding, ..Collation::default() };
     let batches = samples.batches.iter().map(|lengths| {
         let lengths = taken(&samples.feeding, lengths);
         let examples = lengths.iter().map(|length| example(session, samples, *length, &mut random)).collect();
         let dataset = Dataset::of(session.path(), samples.task, examples);
-        let batch = Batches::new(&dataset, session.inputs(), lengths.len(), Order::File, filling.clone())?.next_batch()?;
+        let batch = Batches::new(&dataset, session.inputs(), lengths.len(), Order::File, collation.clone())?.next_batch()?;
         let missing = session.inputs().iter().find(|port| is_missing(port, &batch) && !samples.beside.contains(&port.name));
         missing.map_or(Ok(batch), |port| {
             let what = format!("an input named {}", port.name);

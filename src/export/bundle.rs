@@ -34,7 +34,7 @@ pub enum Existing {
 /// A folder that is there and may not be replaced.
 pub fn check_target(target: &Path, existing: Existing) -> Result<()> {
     if target.exists() && existing == Existing::Keep {
-        return Err(Error::invalid("already there").in_file(target).with_hint("`--force` replaces it, `-o` names another folder"));
+        return Err(Error::invalid("already there").in_file(target).with_hint("`force` replaces it, `-o` names another folder"));
     }
     if target.exists() && !target.join(manifest::FILE).exists() && target.read_dir().map_or(true, |mut entries| entries.next().is_some()) {
         return Err(Error::invalid("not a bundle, so it is not replaced").in_file(target).with_hint("`-o` names another folder"));

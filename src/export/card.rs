@@ -48,23 +48,6 @@ pub fn write(folder: &Path, manifest: &Manifest, results: &[(String, f64)]) -> R
 /// What tells a card of this program from one that somebody wrote or changed.
 const OURS: &str = "<!-- peft-onnx writes this page: take this line out to keep your own -->";
 
-/// What the Hub calls a task.
-fn pipeline(task: Task) -> &'static str {
-    match task {
-        Task::CausalLm | Task::Preference => "text-generation",
-        Task::MaskedLm => "fill-mask",
-        Task::Seq2SeqLm => "text2text-generation",
-        Task::SeqCls | Task::MultiLabel | Task::Regression | Task::Reward => "text-classification",
-        Task::Rerank => "text-ranking",
-        Task::TokenCls => "token-classification",
-        Task::Qa => "question-answering",
-        Task::Embedding => "sentence-similarity",
-        Task::ImageCls => "image-classification",
-        Task::AudioCls => "audio-classification",
-        Task::Ctc | Task::SpeechSeq2Seq => "automatic-speech-recognition",
-    }
-}
-
 /// The card of a bundle's adapter, with what the last run measured.
 #[must_use]
 pub fn text(manifest: &Manifest, base: Option<&str>, results: &[(String, f64)]) -> String {
@@ -76,7 +59,7 @@ pub fn text(manifest: &Manifest, base: Option<&str>, results: &[(String, f64)]) 
         line(&format!("base_model: {base}"));
     }
     if let Some(task) = Task::from_name(&manifest.task) {
-        line(&format!("pipeline_tag: {}", pipeline(task)));
+        line(&format!("pipeline_tag: {}", task.row().pipeline_tag));
     }
     line("tags:");
     for tag in [manifest.method.as_str(), "onnx", "peft-onnx"] {

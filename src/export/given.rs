@@ -12,6 +12,7 @@ use crate::adapter::{Plan, targets, weights::replace};
 use crate::anatomy::{Anatomy, Parameter, Task};
 use crate::ir::Tensor;
 use crate::model::base::Base;
+use crate::num;
 use crate::peft::AdapterFiles;
 use crate::{Error, Place, Result};
 
@@ -112,7 +113,7 @@ fn rows_of_tokens(anatomy: &Anatomy, module: &str) -> Option<i64> {
 }
 
 fn same_rows(key: &str, tensor: &Tensor, rows: i64) -> Result<()> {
-    match tensor.shape().first().map(|&found| i64::try_from(found).unwrap_or(i64::MAX)) {
+    match tensor.shape().first().map(|&found| num::int(found)) {
         Some(found) if found != rows => {
             let error = Error::mismatch("rows of tokens", format!("{rows}, as the base has"), found);
             Err(error.at(Place::Tensor(key.to_owned())).with_hint(format!(

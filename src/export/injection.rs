@@ -17,6 +17,7 @@ use crate::anatomy::{self, Anatomy, Feeding, Feeds};
 use crate::contract::GraphName;
 use crate::ir::{Builder, DType, Graph, Tensor};
 use crate::model::{Base, Model, class_names};
+use crate::num;
 use crate::peft::{self, AdapterConfig, AdapterFiles};
 use crate::train::recompute::Recompute;
 use crate::train::segments;
@@ -155,6 +156,9 @@ pub fn inject(mut model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<
     feed_columns(&mut feeding, base, loss.columns());
     let lookup = |key: &str| given.as_ref().and_then(|files| files.tensor(key)).cloned();
     let has_prompt = method.get::<PromptConfig>().is_some() || method.get::<PromptEncoderConfig>().is_some();
+    if !has_prompt && asked.prompt_scale.is_some() {
+        return Err(Error::setting("prompt_scale", "a method that puts virtual tokens in front", method.name()).with_hint("leave it out"));
+    }
     let prompt_scale = if has_prompt { prompt_scale::settle(&mut base.anatomy, asked.prompt_scale, &model.beside)? } else { None };
     let plan = Plan::new(&method, task, &base.anatomy, strictness, asked.seed, &lookup).in_file(&name)?;
     if let Some(files) = &given {
@@ -191,7 +195,7 @@ pub fn inject(mut model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<
         recompute: asked.recompute,
     };
     to_train.graphs(&untrained, &mut put).in_file(&name)?;
-    let unpackable = segments::refusal(to_train.model(&untrained, &params));
+    let unpackable = segments::refusal(to_train.model(&untrained, &params)).map(|refusal| refusal.to_string());
     let manifest = Manifest {
         version: manifest::VERSION,
         producer: format!("peft-onnx {}", env!("CARGO_PKG_VERSION")),
@@ -206,7 +210,7 @@ pub fn inject(mut model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<
         classes,
         class_names: class_names(asked, &model, new_head.as_ref(), task, classes)?,
         vocabulary: model.base.anatomy.vocabulary(),
-        max_positions: model.base.anatomy.max_positions.map(|positions| positions - i64::try_from(plan.virtual_tokens()).unwrap_or(0)),
+        max_positions: model.base.anatomy.max_positions.map(|positions| positions - num::int(plan.virtual_tokens())),
         virtual_tokens: plan.virtual_tokens(),
         prompt_scale,
         dropout: plan.dropout(),

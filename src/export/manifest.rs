@@ -40,7 +40,7 @@ pub struct Manifest {
     pub graphs: IndexMap<String, GraphFile>,
     /// The layout of the trainable vector.
     pub trainable: Vec<Slot>,
-    /// The number of trainable numbers.
+    /// The number of trainable parameters.
     pub trainable_count: usize,
     /// The number of numbers in the base's constants.
     pub base_count: u64,

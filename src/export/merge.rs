@@ -85,6 +85,14 @@ pub struct Request<'a> {
     pub quantised: Quantised,
 }
 
+impl<'a> Request<'a> {
+    /// A bundle and the model to write; weights go where the base has its own, and an adapter of quantised weights stays beside them.
+    #[must_use]
+    pub fn new(bundle: &'a Bundle, output: &'a Path) -> Self {
+        Self { bundle, output, weights: Weights::default(), data: None, quantised: Quantised::default() }
+    }
+}
+
 /// A model with an adapter folded into it.
 #[derive(Clone, Debug)]
 pub struct Merged {
@@ -111,7 +119,7 @@ pub fn merge(model: Model, manifest: &Manifest, files: &AdapterFiles, quantised:
     let task = Task::from_name(&manifest.task).ok_or_else(|| Error::not_found("task", &*manifest.task))?;
     finite::warn(&base.raw);
     if let Some(head) = &files.config.new_head {
-        // Whatever it starts from, the adapter has its trained numbers.
+        // Whatever it starts from, the adapter has its trained parameters.
         base = base.with_head(head, task, 0).in_file(&name)?.base;
     }
     let given = |key: &str| files.tensors.get(key).cloned();
@@ -125,6 +133,10 @@ pub fn merge(model: Model, manifest: &Manifest, files: &AdapterFiles, quantised:
     };
     let plan = planned(&mut base).in_file(&name)?;
     let (without_cache, requantised) = merged(&base, &plan, &given, quantised).in_file(&name)?;
+    if quantised == Quantised::Requantised && requantised.weights == 0 {
+        let error = Error::setting("requantize", "an adapter of quantised weights", "none among those that it changes").in_file(&name);
+        return Err(error.with_hint("leave it out: it would do nothing here"));
+    }
     let with_cache = |cached: &mut Base| {
         let plan = planned(cached)?;
         Ok(merged(cached, &plan, &given, quantised)?.0)

@@ -9,6 +9,7 @@ pub mod given;
 pub mod injection;
 pub mod layout;
 pub mod lock;
+mod loss_request;
 pub mod manifest;
 pub mod merge;
 mod names;

@@ -1,64 +1,21 @@
 //! The loss of a bundle: settled from what was asked for, the task, and the files beside the model; and found in the graph.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
+use super::loss_request;
+pub use super::loss_request::{LossRequest, LossSource};
 use crate::adapter::config::{Pooling, Task};
 use crate::adapter::new_head;
 use crate::anatomy::{Anatomy, Reads};
 use crate::ir::{Graph, ValueId};
 use crate::model::{Beside, declared, raised};
-use crate::train::formula::{Distillation, Formula, TEACHER_LOGITS};
+use crate::train::formula::{Formula, TEACHER_LOGITS};
 use crate::train::loss_graph::LossGraph;
 use crate::train::losses::{LABELS, Row};
 use crate::train::objective::Objective;
 use crate::train::plan::{GRAPH, LossPlan};
 use crate::train::pooling::SentenceVector;
 use crate::{Context, Error, Result, onnx};
-
-/// What is asked of the loss.
-#[derive(Clone, Debug, Default)]
-pub struct LossRequest {
-    /// The loss by name; the task's first by default.
-    pub name: Option<String>,
-    /// A graph with the loss, in place of a name.
-    pub graph: Option<LossSource>,
-    /// Options of the loss.
-    pub options: BTreeMap<String, f64>,
-    /// How a text's vector is made of its tokens'.
-    pub pooling: Option<Pooling>,
-    /// Whether vectors have length 1.
-    pub normalize: Option<bool>,
-    /// Lengths at which vectors are compared.
-    pub matryoshka: Vec<i64>,
-    /// The weight of each class.
-    pub class_weights: Vec<f64>,
-    /// Weights that make all classes of the training data count alike.
-    pub balances_classes: bool,
-    /// How much of each target is spread over all classes.
-    pub label_smoothing: f64,
-    /// What is learnt from a teacher.
-    pub distillation: Option<Distillation>,
-    /// A model whose logits are learnt from, in place of a column of the data.
-    pub teacher: Option<PathBuf>,
-    /// What stands before the texts of a column.
-    pub prompts: Vec<(String, String)>,
-}
-
-/// Where a loss of one's own is.
-#[derive(Clone, Debug)]
-pub enum LossSource {
-    /// In an ONNX file.
-    File(PathBuf),
-    /// In memory.
-    Graph(Box<Graph>),
-}
-
-impl From<Graph> for LossSource {
-    fn from(graph: Graph) -> Self {
-        Self::Graph(Box::new(graph))
-    }
-}
 
 /// A loss found in a graph.
 pub struct Settled {
@@ -86,17 +43,19 @@ impl Settled {
 /// A loss or an option that the task does not have; outputs that the loss reads and the graph does not give.
 pub fn settle(asked: &LossRequest, task: Task, beside: &Beside, graph: &Graph, anatomy: &Anatomy) -> Result<Settled> {
     if let Some(source) = &asked.graph {
+        loss_request::check(asked, task, None)?;
         return of_graph(asked, source);
     }
     let row = task.row();
     let name = match &asked.name {
         Some(name) if row.losses.contains(&name.as_str()) => name.clone(),
         Some(name) => {
-            let hint = format!("losses of {task} are {}; --loss-graph FILE brings any other", row.losses.join(", "));
+            let hint = format!("losses of {task} are {}; `loss_graph FILE` brings any other", row.losses.join(", "));
             return Err(Error::not_found("loss", name.as_str()).with_hint(hint));
         }
         None => row.losses[0].to_owned(),
     };
+    loss_request::check(asked, task, Some(&name))?;
     let mut plan = LossPlan {
         name,
         options: BTreeMap::new(),
@@ -209,7 +168,7 @@ fn vectors(asked: &LossRequest, beside: &Beside, graph: &Graph, anatomy: &Anatom
     let usual = if causal { Pooling::Last } else { Pooling::Mean };
     let pooling = asked.pooling.or(folder.map(|vector| vector.pooling)).unwrap_or(usual);
     if pooling == Pooling::Nothing {
-        return Err(missing(graph, "a vector of each text [batch, hidden], which --pooling none asks for", "sentence_embedding"));
+        return Err(missing(graph, "a vector of each text [batch, hidden], which `pooling none` asks for", "sentence_embedding"));
     }
     let normalize = asked.normalize.or(folder.map(|vector| vector.normalize)).unwrap_or(false);
     Ok((states, SentenceVector { pooling, normalize }))
@@ -263,7 +222,7 @@ fn pooled_in_folder(beside: &Beside) -> Result<Option<SentenceVector>> {
         _ => {
             let what = format!("the pooling of {folder}/config.json");
             Err(Error::unsupported(what, "it is none of cls, mean and last alone")
-                .with_hint("--pooling cls, mean or last says which is meant"))
+                .with_hint("`pooling` cls, mean or last says which is meant"))
         }
     }
 }

@@ -25,6 +25,7 @@ use super::names::INITIAL;
 use crate::adapter::PEFT_PREFIX;
 use crate::contract::{GraphName, PortRole};
 use crate::ir::Tensor;
+use crate::num;
 use crate::peft::{self, AdapterFiles};
 use crate::{Context, Error, Place, Result};
 
@@ -149,7 +150,7 @@ fn encode(inputs: &IndexMap<String, Tensor>) -> Result<Vec<u8>> {
     let mut parameters = Vec::with_capacity(inputs.len());
     for (name, tensor) in inputs {
         let values = tensor.to_f32().ok_or_else(|| Error::mismatch("dtype", "float", tensor.dtype()).at(Place::Tensor(name.clone())))?;
-        let dims: Vec<i64> = tensor.shape().iter().map(|&length| i64::try_from(length).unwrap_or(i64::MAX)).collect();
+        let dims: Vec<i64> = tensor.shape().iter().map(|&length| num::int(length)).collect();
         let bytes: Vec<u8> = values.iter().flat_map(|number| number.to_le_bytes()).collect();
         let (name, dims, bytes) = (b.create_string(name), b.create_vector(&dims), b.create_vector(&bytes));
         let table = b.start_table();

@@ -103,7 +103,7 @@ impl Bundle {
         let classes = self.manifest.classes.and_then(|classes| usize::try_from(classes).ok());
         if let Some(classes) = classes.filter(|classes| names.len() > *classes) {
             let error = Error::mismatch("names of classes", format!("{classes} at most, as many as the model has classes"), names.len());
-            return Err(error.with_hint("`--num-labels` puts a head with so many classes on a model"));
+            return Err(error.with_hint("`num_labels` puts a head with so many classes on a model"));
         }
         self.manifest.class_names = names.to_vec();
         Ok(self)
@@ -146,7 +146,7 @@ impl Bundle {
         }
     }
 
-    /// All trainable numbers, in the order of the trainable vector.
+    /// All trainable parameters, in the order of the trainable vector.
     ///
     /// # Errors
     /// As [`files`](Self::files).
@@ -312,10 +312,10 @@ fn not_the_base(error: Error, manifest: &Manifest) -> Error {
     let name = &manifest.base.file;
     match error.kind() {
         ErrorKind::Io(why) if why.kind() == std::io::ErrorKind::NotFound => error.with_hint(format!(
-            "the bundle's base {name} is not there any more: say where it went with `--base MODEL`"
+            "the bundle's base {name} is not there any more: say where it went with `base MODEL`"
         )),
         _ => error.with_hint(format!(
-            "the base {name} was changed after the bundle was made of it: name the one that it was with `--base MODEL`, or put the adapter into this \
+            "the base {name} was changed after the bundle was made of it: name the one that it was with `base MODEL`, or put the adapter into this \
              one with `peft-onnx inject MODEL --adapter BUNDLE`"
         )),
     }

@@ -40,7 +40,7 @@ const FAMILIES: &[(&str, PromptScale)] = &[
 pub(super) fn settle(anatomy: &mut Anatomy, asked: Option<PromptScale>, beside: &Beside) -> Result<Option<PromptScale>> {
     let table = anatomy.token_embedding.and_then(|at| anatomy.embeddings.get(at));
     let Some((table, scaling)) = table.and_then(|table| Some((table, table.scaling?))) else {
-        let error = || Error::unsupported("--prompt-scale for this model", "the embeddings of its tokens are not multiplied with a number");
+        let error = || Error::unsupported("`prompt_scale` for this model", "the embeddings of its tokens are not multiplied with a number");
         return asked.map_or(Ok(None), |_| Err(error()));
     };
     let likely = if table.scaled == scaling.product { PromptScale::After } else { PromptScale::Before };
@@ -54,7 +54,7 @@ pub(super) fn settle(anatomy: &mut Anatomy, asked: Option<PromptScale>, beside: 
             };
             tracing::warn!(
                 "virtual tokens go {taken} the number that this model multiplies embeddings with: neither the graph nor a config.json beside it tells; \
-                 `--prompt-scale {other}` has them on its other side"
+                 `prompt_scale {other}` has them on its other side"
             );
             likely
         }),

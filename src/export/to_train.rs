@@ -43,7 +43,7 @@ impl ToTrain<'_> {
         {
             if learnt.graph.outputs().iter().any(|&id| learnt.graph.value_name(id) == PENALTY) {
                 tracing::warn!(
-                    "with --micro-batch-size the adapter's penalty is not part of the gradient: give whole batches to the device"
+                    "with `micro_batch_size` the adapter's penalty is not part of the gradient: give whole batches to the device"
                 );
             }
             put(GraphName::Encode, cached::encode_graph(learnt, formula)?)?;

@@ -10,7 +10,7 @@ use crate::ir::Tensor;
 use crate::peft::{self, AdapterFiles};
 use crate::{Context, Error, Place, Result, safetensors};
 
-/// All trainable numbers, in the order of the trainable vector.
+/// All trainable parameters, in the order of the trainable vector.
 ///
 /// # Errors
 /// If a file cannot be read, or its tensors are not those of the manifest.

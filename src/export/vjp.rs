@@ -9,6 +9,7 @@ use crate::error::{Context, Error, Result};
 use crate::grad;
 use crate::ir::{Builder, DType, Dim, Expr, Graph};
 use crate::model::base::Base;
+use crate::num;
 use crate::onnx::{self, Storage, WriteOptions};
 use crate::train::cache;
 use crate::train::prediction::without_unread_inputs;
@@ -93,7 +94,7 @@ fn with_required_adapter(bundle: &Bundle) -> Result<Graph> {
 /// Replaces the adapter's inputs by parts of the trainable vector.
 fn flatten<'g>(b: &'g Builder, bundle: &Bundle) -> Result<Expr<'g>> {
     let manifest = bundle.manifest();
-    let length = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+    let length = num::int;
     let trainable = b.input(Input::Trainable.name(), DType::F32, &[Dim::known(length(manifest.trainable_count))]);
     for slot in &manifest.trainable {
         let count = slot.shape.iter().product::<usize>();

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use crate::error::{Error, Result};
 use crate::ir::{Attr, Builder, DType, Dim, Expr, Fact, Graph, LATER, Node, NodeSpec, ValueId};
+use crate::num;
 
 /// The lengths of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +64,7 @@ impl Settled {
     pub(super) fn bytes(&self, id: ValueId) -> u64 {
         let Some((dtype, shape)) = self.facts.get(&id).and_then(|fact| fact.dtype).zip(self.shape(id)) else { return 0 };
         let elements = shape.iter().fold(1_i64, |n, &length| n.saturating_mul(length));
-        u64::try_from(dtype.bytes(usize::try_from(elements).unwrap_or(usize::MAX))).unwrap_or(u64::MAX)
+        num::wide(dtype.bytes(usize::try_from(elements).unwrap_or(usize::MAX)))
     }
 }
 
@@ -120,7 +121,7 @@ fn nodes<'b>(b: &'b Builder, graph: &Graph, mut here: HashMap<ValueId, Expr<'b>>
     Ok(Settled { facts, bodies, lengths })
 }
 
-/// What is told of a node's output beyond what inference finds.
+/// What is known of a node's output beyond what inference finds.
 fn told(node: &Node, here: &HashMap<ValueId, Expr<'_>>) -> Option<Fact> {
     let input = here.get(&node.input(0)?)?.fact();
     // A view that waits has the shape of what it is of, though its target is computed.
@@ -139,7 +140,7 @@ fn told(node: &Node, here: &HashMap<ValueId, Expr<'_>>) -> Option<Fact> {
 
 /// How many values a `Scan` carries, and the axes of what it reads slice by slice.
 fn carried(node: &Node) -> (usize, Vec<i64>) {
-    let read = usize::try_from(node.int("num_scan_inputs", 0)).unwrap_or(0);
+    let read = num::index(node.int("num_scan_inputs", 0)).min(node.inputs.len());
     let axes = node.ints("scan_input_axes").map_or_else(|| vec![0; read], <[i64]>::to_vec);
     (node.inputs.len().saturating_sub(read), axes)
 }
@@ -152,8 +153,9 @@ fn round(b: &Builder, node: &Node, body: &Graph, here: &HashMap<ValueId, Expr<'_
     for (at, (&id, input)) in body.inputs().iter().zip(&node.inputs).enumerate() {
         let outer = input.and_then(|input| here.get(&input)).map_or_else(Fact::unknown, |value| value.fact());
         let mut fact = Fact { contents: None, ..outer };
-        if let (Some(dims), Some(axis)) = (&mut fact.shape, at.checked_sub(states).and_then(|slice| axes.get(slice))) {
-            let axis = usize::try_from(*axis).unwrap_or(0).min(dims.len().saturating_sub(1));
+        if let (Some(dims), Some(axis)) = (&mut fact.shape, at.checked_sub(states).and_then(|slice| axes.get(slice)))
+            && let Some(axis) = num::axis(*axis, dims.len())
+        {
             dims.remove(axis);
         }
         values.insert(id, inside.input_value(body.value_name(id), fact, None));
@@ -182,7 +184,7 @@ fn collect(b: &Builder, node: &Node, body: &Graph, inner: &Settled, here: &HashM
         let mut fact = Fact { contents: None, ..fact.clone() };
         if let (Some(dims), Some(slice), Some(rounds)) = (&mut fact.shape, at.checked_sub(states), &rounds) {
             let axis = output_axes.get(slice).copied().unwrap_or(0);
-            dims.insert(usize::try_from(axis).unwrap_or(0).min(dims.len()), rounds.clone());
+            dims.insert(num::axis(axis, dims.len() + 1).unwrap_or(0), rounds.clone());
         }
         b.assume(value.id(), fact);
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::known::Settled;
 use super::{order, products};
-use crate::ir::{Attr, Graph, Node, ValueId};
+use crate::ir::{Attr, Graph, Node, Trait, ValueId};
 
 /// What a run takes.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,30 +16,6 @@ pub struct Peak {
     /// Multiplications and additions of products.
     pub operations: f64,
 }
-
-/// Operators whose output is their input, seen otherwise.
-const VIEWS: &[&str] = &["Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"];
-
-/// Operators that may write their output where an input is that nobody reads afterwards (`MayInplace` in ONNX Runtime's processor kernels).
-const IN_PLACE: &[&str] = &[
-    "Abs",
-    "Add",
-    "Cast",
-    "Clip",
-    "Div",
-    "Erf",
-    "Exp",
-    "Log",
-    "Mul",
-    "Neg",
-    "Reciprocal",
-    "Relu",
-    "Sigmoid",
-    "Sqrt",
-    "Sub",
-    "Sum",
-    "Tanh",
-];
 
 /// The peak of a graph in ONNX Runtime's order.
 #[must_use]
@@ -123,11 +99,11 @@ impl<'a> Buffers<'a> {
 
     /// The memory of an input that the output takes over.
     fn shared(&self, node: &Node, output: ValueId) -> Option<ValueId> {
-        if VIEWS.contains(&&*node.op) {
+        if Trait::View.is_of(&node.op) || &*node.op == "Identity" {
             let home = self.home_of(node.input(0)?);
             return self.held.contains_key(&home).then_some(home);
         }
-        if !IN_PLACE.contains(&&*node.op) {
+        if !Trait::InPlace.is_of(&node.op) {
             return None;
         }
         let bytes = self.settled.bytes(output);

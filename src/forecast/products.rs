@@ -2,6 +2,7 @@
 
 use super::known::Settled;
 use crate::ir::{Attr, Graph, Node};
+use crate::num;
 
 /// Multiplications and additions of the products of a graph, its bodies' as often as they run.
 pub(super) fn operations(graph: &Graph, settled: &Settled) -> f64 {
@@ -19,7 +20,7 @@ fn of_node(node: &Node, place: usize, settled: &Settled) -> f64 {
         ("MatMul", _) => 2.0 * elements(&output()) * exact(inner(1)),
         ("Gemm", _) => 2.0 * elements(&output()) * exact(inner(if node.int("transA", 0) == 0 { 1 } else { 2 })),
         ("Conv", _) => 2.0 * elements(&output()) * elements(shape(1).get(1..).unwrap_or_default()),
-        // Queries with keys, and weights with values; the backward pass is written out.
+        // Queries with keys, and weights with values; the backward pass is decomposed.
         ("Attention", _) => {
             let (queries, keys) = (shape(0), shape(1));
             let length = keys.len().checked_sub(2).map_or(1, |at| keys[at]);
@@ -35,7 +36,7 @@ fn of_node(node: &Node, place: usize, settled: &Settled) -> f64 {
 
 /// How often a `Scan` runs its body.
 fn rounds(node: &Node, settled: &Settled) -> f64 {
-    let read = usize::try_from(node.int("num_scan_inputs", 0)).unwrap_or(0);
+    let read = num::index(node.int("num_scan_inputs", 0)).min(node.inputs.len());
     let first = node.inputs.len().checked_sub(read).and_then(|at| node.input(at));
     let axis = node.ints("scan_input_axes").and_then(|axes| axes.first().copied()).unwrap_or(0);
     let length = first.and_then(|id| settled.shape(id)?.get(usize::try_from(axis).ok()?).copied());

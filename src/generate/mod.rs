@@ -17,8 +17,9 @@ pub use wish::Wish;
 
 use crate::adapter::config::Task;
 use crate::anatomy::{Feeding, MaskForm, Role};
-use crate::data::{Batches, Dataset, Example, Filling, Labels, Order};
+use crate::data::{Batches, Collation, Dataset, Example, Labels, Order};
 use crate::error::{Context, Error, Place, Result};
+use crate::num;
 use crate::onnx::Runnable;
 use crate::ort::{
     Axis, Device, DeviceTensor, ElementType, Elements, Feed, HostTensor, Port, Presence, Purpose, Runtime, Session, Settings,
@@ -201,8 +202,8 @@ impl Generator {
         let example = Example { line: 1, input_ids: tokens.to_vec(), labels: Labels::Tokens(tokens.to_vec()), ..Example::default() };
         let path = self.session.path().to_path_buf();
         let dataset = Dataset::of(&path, Task::CausalLm, vec![example]);
-        let filling = Filling { feeding: self.feeding.clone(), ..Filling::default() };
-        let batch = Batches::new(&dataset, self.session.inputs(), 1, Order::File, filling)?.next_batch()?;
+        let collation = Collation { feeding: self.feeding.clone(), ..Collation::default() };
+        let batch = Batches::new(&dataset, self.session.inputs(), 1, Order::File, collation)?.next_batch()?;
         let is_given = |port: &&Port| port.presence == Presence::Optional || batch.tensors.iter().any(|(name, _)| *name == port.name);
         match self.session.inputs().iter().find(|port| !is_given(port)) {
             None => Ok(batch.tensors),
@@ -267,7 +268,7 @@ fn as_logits(mut row: Vec<f32>) -> Vec<f32> {
 }
 
 fn count(number: usize) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
+    num::int(number)
 }
 
 #[cfg(test)]

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use super::sampler::Sampler;
 use crate::adapter::config::Task;
 use crate::anatomy::{Feeding, Role};
-use crate::data::{Batches, Dataset, Example, Filling, Labels, Order};
+use crate::data::{Batches, Collation, Dataset, Example, Labels, Order};
 use crate::error::{Context, Error, Result};
+use crate::num;
 use crate::onnx::Runnable;
 use crate::ort::{Axis, Device, ElementType, Elements, Feed, HostTensor, Port, Presence, Purpose, Runtime, Session, Settings};
 
@@ -341,11 +342,11 @@ impl State {
             },
             "decoder_attention_mask" | "attention_mask" => HostTensor::new(vec![rows, length], whole(port, vec![1; rows * length]))?,
             "position_ids" | "decoder_position_ids" => {
-                let places = (0..rows).flat_map(|_| known..length).map(|at| i64::try_from(at).unwrap_or(i64::MAX));
+                let places = (0..rows).flat_map(|_| known..length).map(num::int);
                 HostTensor::new(vec![rows, length - known], whole(port, places.collect()))?
             }
             "cache_position" => {
-                let places = (known..length).map(|at| i64::try_from(at).unwrap_or(i64::MAX)).collect();
+                let places = (known..length).map(num::int).collect();
                 HostTensor::new(vec![length - known], whole(port, places))?
             }
             USE_CACHE => HostTensor::vector(vec![known > 0]),
@@ -417,8 +418,8 @@ fn batch_of(session: &Session, feeding: &Feeding, rows: Vec<Example>) -> Result<
     let count = rows.len();
     let path = session.path().to_path_buf();
     let dataset = Dataset::of(&path, Task::Seq2SeqLm, rows);
-    let filling = Filling { feeding: feeding.clone(), ..Filling::default() };
-    let batch = Batches::new(&dataset, session.inputs(), count, Order::File, filling)?.next_batch()?;
+    let collation = Collation { feeding: feeding.clone(), ..Collation::default() };
+    let batch = Batches::new(&dataset, session.inputs(), count, Order::File, collation)?.next_batch()?;
     let is_given = |port: &&Port| port.presence == Presence::Optional || batch.tensors.iter().any(|(name, _)| *name == port.name);
     match session.inputs().iter().find(|port| !is_given(port)) {
         None => Ok(batch.tensors),

@@ -102,7 +102,7 @@ impl Wish<'_> {
         let usual = configured.get("num_beams").and_then(Value::as_u64).and_then(|count| usize::try_from(count).ok());
         let beams = self.beams.or(usual.filter(|_| !self.is_drawn)).unwrap_or(1);
         if self.is_drawn && beams > 1 {
-            let error = Error::unsupported("--num-beams with --temperature", "beam search draws no tokens");
+            let error = Error::unsupported("`num_beams` with `temperature`", "beam search draws no tokens");
             return Err(error.with_hint("leave one of them out"));
         }
         let folders: Vec<PathBuf> = places.iter().flat_map(|place| crate::files::near::folders(place)).collect();

@@ -1,7 +1,6 @@
 //! The reverse sweep.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use rustc_hash::FxHashSet;
 
@@ -9,26 +8,8 @@ use super::forward::Forward;
 use super::refusals::reason;
 use super::rules::{Rule, rule};
 use super::scan;
-use crate::error::{Error, ErrorKind, Result};
-use crate::ir::Trait;
-use crate::ir::{Builder, Expr, Graph, NO_GRADIENT, Node, NodeSpec, ValueId};
-
-/// A node that gradient cannot pass.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Missing {
-    /// The operator, with its domain in front unless that is ONNX's own.
-    pub op: String,
-    /// The node's name, or its first output's where it has none.
-    pub node: String,
-    /// What is missing.
-    pub why: String,
-}
-
-impl fmt::Display for Missing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}): {}", self.op, self.node, self.why)
-    }
-}
+use crate::error::{Error, ErrorKind, Refusal, Result};
+use crate::ir::{Builder, Expr, Graph, NO_GRADIENT, Node, NodeSpec, Trait, ValueId};
 
 /// The gradient of a loss (rank 0) with respect to each value of `wrt`, in its shape and type; zeros where the loss does not
 /// depend on a value.
@@ -96,7 +77,7 @@ pub fn pull_back<'g>(b: &'g Builder, seeds: &[(Expr<'g>, Expr<'g>)], wrt: &[Expr
 ///
 /// # Errors
 /// [`ErrorKind::Graph`] where the graph has a cycle, which a finished one has not.
-pub fn missing(graph: &Graph, from: &[ValueId], to: &[ValueId]) -> Result<Vec<Missing>> {
+pub fn missing(graph: &Graph, from: &[ValueId], to: &[ValueId]) -> Result<Vec<Refusal>> {
     let b = Builder::on(graph);
     let seeds: Vec<(Expr, Expr)> = to.iter().map(|&y| (b.expr(y), b.expr(y))).collect();
     let wrt: Vec<Expr> = from.iter().map(|&x| b.expr(x)).collect();
@@ -108,13 +89,13 @@ struct Sweep<'g> {
     b: &'g Builder,
     /// Values that depend on those asked for, these among them.
     live: FxHashSet<ValueId>,
-    /// Weights that the graph unpacks: large values made of constants alone.
-    unpacked: FxHashSet<ValueId>,
+    /// Weights that the graph dequantises: large values made of constants alone.
+    dequantised: FxHashSet<ValueId>,
     /// Values that may be NaN, and what the graph has in their place.
     guarded: BTreeMap<ValueId, ValueId>,
     /// Sum of the contributions so far.
     gradients: BTreeMap<ValueId, Expr<'g>>,
-    missing: Vec<Missing>,
+    missing: Vec<Refusal>,
 }
 
 impl<'g> Sweep<'g> {
@@ -123,7 +104,7 @@ impl<'g> Sweep<'g> {
         let mut sweep = Self {
             b,
             live: live(b, &nodes, wrt),
-            unpacked: unpacked(b, &nodes),
+            dequantised: dequantised(b, &nodes),
             guarded: guarded(b, &nodes),
             gradients: BTreeMap::new(),
             missing: vec![],
@@ -162,10 +143,10 @@ impl<'g> Sweep<'g> {
             };
         }
         let Some(rule) = rule(&node.op) else {
-            return self.stuck(node, reason(&node.op).to_owned());
+            return self.stuck(node, reason(&node.op));
         };
         let second = dys.iter().skip(1).position(Option::is_some);
-        if matches!(rule, Rule::Straight(_)) && dys[0].is_none() {
+        if matches!(rule, Rule::StraightThrough(_)) && dys[0].is_none() {
             return;
         }
         if let (Some(at), Rule::Inputs(_) | Rule::Each(_)) = (second, rule) {
@@ -185,8 +166,8 @@ impl<'g> Sweep<'g> {
                     None => f.refuse(format!("with respect to input {i}")),
                 },
                 Rule::Each(dx) => dx(&f, i),
-                Rule::Straight(dx) if i == 0 => dx(&f),
-                Rule::Straight(_) => continue,
+                Rule::StraightThrough(dx) if i == 0 => dx(&f),
+                Rule::StraightThrough(_) => continue,
                 Rule::Stop => unreachable!("outputs of a stop are not live"),
             };
             match f.refused() {
@@ -196,10 +177,10 @@ impl<'g> Sweep<'g> {
         }
     }
 
-    /// The node with weights of its own: unpacked a second time, so that they need not stay in memory from the forward pass on. Outputs are
+    /// The node with weights of its own: dequantised a second time, so that they need not stay in memory from the forward pass on. Outputs are
     /// without NaN where the graph has them so: no gradient comes from there, but zero times NaN would be NaN.
     fn as_rules_see_it(&self, node: &Node) -> Node {
-        let again = |id: &Option<ValueId>| id.map(|id| if self.unpacked.contains(&id) { self.made_again(id) } else { id });
+        let again = |id: &Option<ValueId>| id.map(|id| if self.dequantised.contains(&id) { self.made_again(id) } else { id });
         let guarded = |id: &Option<ValueId>| id.map(|id| self.guarded.get(&id).copied().unwrap_or(id));
         Node { inputs: node.inputs.iter().map(again).collect(), outputs: node.outputs.iter().map(guarded).collect(), ..node.clone() }
     }
@@ -207,7 +188,7 @@ impl<'g> Sweep<'g> {
     fn made_again(&self, id: ValueId) -> ValueId {
         let Some(maker) = self.b.maker(id) else { return id };
         let again =
-            |input: &Option<ValueId>| input.map(|input| if self.unpacked.contains(&input) { self.made_again(input) } else { input });
+            |input: &Option<ValueId>| input.map(|input| if self.dequantised.contains(&input) { self.made_again(input) } else { input });
         let spec = NodeSpec {
             op: maker.op.clone(),
             inputs: maker.inputs.iter().map(again).collect(),
@@ -219,8 +200,8 @@ impl<'g> Sweep<'g> {
     }
 
     /// Notes a node that gradient cannot pass, and goes on as if it could, so that nodes before it are looked at too.
-    fn stuck(&mut self, node: &Node, why: String) {
-        self.missing.push(Missing { op: node.op.to_string(), node: label(self.b, node), why });
+    fn stuck(&mut self, node: &Node, why: impl Into<Refusal>) {
+        self.missing.push(why.into().of(&*node.op, label(self.b, node)));
         for x in node.reads().filter(|x| self.live.contains(x)) {
             self.gradients.entry(x).or_insert_with(|| self.b.expr(x));
         }
@@ -236,7 +217,7 @@ fn live(b: &Builder, nodes: &[Node], wrt: &[Expr<'_>]) -> FxHashSet<ValueId> {
         let stops = matches!(rule, Some(Rule::Stop)) || node.metadata(NO_GRADIENT).is_some();
         if !stops && node.reads().any(|x| live.contains(&x)) {
             let is_number = |y: ValueId| b.fact(y).dtype.is_none_or(crate::ir::DType::is_float);
-            let rounds = matches!(rule, Some(Rule::Straight(_))) || node.reads().any(|x| live.contains(&x) && !is_number(x));
+            let rounds = matches!(rule, Some(Rule::StraightThrough(_))) || node.reads().any(|x| live.contains(&x) && !is_number(x));
             live.extend(node.writes().filter(|&y| rounds || is_number(y)));
         }
     }
@@ -248,8 +229,8 @@ const LARGE: i64 = 1024;
 /// Operators that may stand behind them, before the product.
 const BEHIND: &[&str] = &["Transpose", "Reshape", "Slice", "Pad", "Sub", "Mul"];
 
-/// Large values of one output that follow from constants alone, by way of an operator that unpacks.
-fn unpacked(b: &Builder, nodes: &[Node]) -> FxHashSet<ValueId> {
+/// Large values of one output that follow from constants alone, by way of an operator that dequantises.
+fn dequantised(b: &Builder, nodes: &[Node]) -> FxHashSet<ValueId> {
     let (mut found, mut fixed) = (FxHashSet::default(), FxHashSet::default());
     for node in nodes.iter().filter(|node| node.captures.is_empty()) {
         let [Some(y)] = node.outputs[..] else { continue };
@@ -257,10 +238,10 @@ fn unpacked(b: &Builder, nodes: &[Node]) -> FxHashSet<ValueId> {
             continue;
         }
         fixed.insert(y);
-        let is_unpacked = &*node.op == "Cast" || Trait::Dequantises.is_of(&node.op);
+        let is_dequantised = &*node.op == "Cast" || Trait::Dequantises.is_of(&node.op);
         let goes_on = BEHIND.contains(&&*node.op) && node.reads().any(|x| found.contains(&x));
         let is_large = || b.fact(y).known_shape().is_some_and(|shape| shape.iter().fold(1_i64, |n, &d| n.saturating_mul(d)) >= LARGE);
-        if (is_unpacked || goes_on) && is_large() {
+        if (is_dequantised || goes_on) && is_large() {
             found.insert(y);
         }
     }
@@ -314,7 +295,7 @@ mod tests {
         ];
         assert_eq!(lines.len(), expected.len(), "{error}");
         assert!(expected.iter().all(|part| error.to_string().contains(part)), "{error}");
-        assert!(error.hint().is_some_and(|hint| hint.contains("--ops")));
+        assert!(error.hint().is_some_and(|hint| hint.contains("inspect MODEL")));
     }
 
     #[test]
@@ -356,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_unpacked_again_for_the_way_back() -> Result<()> {
+    fn weights_are_dequantised_again_for_the_way_back() -> Result<()> {
         let stored = |dtype| crate::ir::Tensor::from_f64(dtype, &[4, 512], &[1.0; 4 * 512]);
         // The scales as a vector, or as a matrix that a node makes of it.
         for (op, dtype, in_blocks) in

@@ -3,8 +3,9 @@
 use std::cell::{OnceCell, RefCell};
 use std::ops::Index;
 
-use crate::error::Error;
+use crate::error::{Error, Refusal};
 use crate::ir::{Attr, Builder, Expr, Node, ValueId};
+use crate::num;
 
 /// A forward node and the gradients of its outputs, as a gradient rule sees them.
 pub struct Forward<'g> {
@@ -20,7 +21,7 @@ pub struct Forward<'g> {
     pub dys: Vec<Option<Expr<'g>>>,
     b: &'g Builder,
     node: Node,
-    refused: RefCell<Option<String>>,
+    refused: RefCell<Option<Refusal>>,
 }
 
 /// The inputs or outputs of a node. `values[i]` is one that the operator always has, [`get`](Self::get) one that may be left out.
@@ -108,7 +109,7 @@ impl<'g> Forward<'g> {
 
     /// The rank of the first input.
     pub fn rank(&self) -> i64 {
-        i64::try_from(self.x[0].rank()).unwrap_or(i64::MAX)
+        num::int(self.x[0].rank())
     }
 
     /// The attribute `axis`, counted from the first axis of the first input.
@@ -132,12 +133,12 @@ impl<'g> Forward<'g> {
     }
 
     /// Says that this use of the operator has no gradient. What it returns only lets the rule end.
-    pub fn refuse(&self, why: impl Into<String>) -> Expr<'g> {
+    pub fn refuse(&self, why: impl Into<Refusal>) -> Expr<'g> {
         self.refused.borrow_mut().get_or_insert(why.into());
         self.dy
     }
 
-    pub(super) fn refused(&self) -> Option<String> {
+    pub(super) fn refused(&self) -> Option<Refusal> {
         self.refused.borrow().clone()
     }
 }

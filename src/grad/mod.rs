@@ -18,7 +18,7 @@
 //!
 //! 3. `GRADCHECK_DOCS=write cargo test --test it gradcheck` writes `docs/OPERATORS.md` again.
 //!
-//! Who forgets the second step is told by `every_rule_has_a_row_and_every_row_a_rule`, who forgets the third by
+//! The second step is checked by `every_rule_has_a_row_and_every_row_a_rule`, the third by
 //! `the_operators_page_is_up_to_date`.
 
 mod engine;
@@ -27,7 +27,7 @@ mod refusals;
 mod rules;
 mod scan;
 
-pub use engine::{Gradients, Missing, gradients, missing, pull_back, vjp};
+pub use engine::{Gradients, gradients, missing, pull_back, vjp};
 pub use forward::Forward;
 pub use refusals::refusals;
 pub use rules::{Rule, Vjp, rules};

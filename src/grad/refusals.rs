@@ -18,9 +18,9 @@ const AUDIO: &str = "it stands before a model, where nothing is trained";
 /// Vision models before transformers.
 const CONVOLUTIONAL: &str = "it is found in convolutional networks only";
 /// Experts chosen inside one operator.
-const EXPERTS: &str = "it is written out with every expert run on every token, unless it is a form that only one kernel knows";
+const EXPERTS: &str = "it is decomposed with every expert run on every token, unless it is a form that only one kernel knows";
 /// Integers.
-const INTEGERS: &str = "integers have no slope; products of matrices are written out as products of floats, this is not";
+const INTEGERS: &str = "integers have no slope; products of matrices are decomposed into products of floats, this is not";
 
 #[rustfmt::skip]
 static REFUSALS: &[(&str, &str)] = &[
@@ -31,7 +31,6 @@ static REFUSALS: &[(&str, &str)] = &[
     ("DeformConv", REGIONS),
     ("Det", "no transformer takes determinants of what it computes"),
     ("GRU", RECURRENT),
-    ("GlobalLpPool", CONVOLUTIONAL),
     ("GridSample", REGIONS),
     ("If", "its condition is known only when the graph runs"),
     ("LRN", CONVOLUTIONAL),
@@ -46,7 +45,7 @@ static REFUSALS: &[(&str, &str)] = &[
     ("Optional", NO_TENSOR),
     ("OptionalGetElement", NO_TENSOR),
     ("QLinearConv", INTEGERS),
-    ("QLinearMatMul", "it is written out as a product of floats, unless its scales or zero points are missing"),
+    ("QLinearMatMul", "it is decomposed into a product of floats, unless its scales or zero points are missing"),
     ("RNN", RECURRENT),
     ("RoiAlign", REGIONS),
     ("STFT", AUDIO),

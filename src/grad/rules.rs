@@ -24,7 +24,7 @@ use super::forward::Forward;
 use crate::ir::Expr;
 use activation::{celu, clip, elu, gelu, hard_sigmoid, hard_swish, leaky_relu, mish, selu, shrink, swish, thresholded_relu};
 use attention::{attention_k, attention_mask, attention_past_k, attention_past_v, attention_q, attention_v, rotary};
-use conv::{average_pool, conv_transpose_w, conv_transpose_x, conv_w, conv_x, global_average_pool, max_pool};
+use conv::{average_pool, conv_transpose_w, conv_transpose_x, conv_w, conv_x, global_average_pool, global_lp_pool, max_pool};
 use einsum::einsum;
 use elementwise::{extremum, pow_base, pow_exponent, share};
 use index::{compress, gather, gather_elements, gather_nd, scatter_data, scatter_updates, slice, top_k};
@@ -49,11 +49,11 @@ pub enum Rule {
     /// One function for all inputs of an operator that takes any number of them; it is told which.
     Each(for<'g> fn(&Forward<'g>, usize) -> Expr<'g>),
     /// Rounding, whose slope is taken to be that of what it rounds: from the first output to the first input, whole numbers or not.
-    Straight(Vjp),
+    StraightThrough(Vjp),
     /// Nothing passes: truth values, places, lengths, and steps whose slope is zero.
     Stop,
 }
-use Rule::{Each, Inputs, Outputs, Stop, Straight};
+use Rule::{Each, Inputs, Outputs, Stop, StraightThrough};
 
 /// The rule of an operator.
 pub(super) fn rule(op: &str) -> Option<&'static Rule> {
@@ -141,6 +141,7 @@ static RULES: &[(&str, Rule)] = &[
     ("AveragePool",        Inputs(&[average_pool])),
     ("GlobalAveragePool",  Inputs(&[global_average_pool])),
     ("MaxPool",            Inputs(&[max_pool])),
+    ("GlobalLpPool",       Inputs(&[global_lp_pool])),
     ("GlobalMaxPool",      Inputs(&[global_max_pool])),
     ("Resize",             Inputs(&[resize])),
     ("DFT",                Inputs(&[dft])),
@@ -202,9 +203,9 @@ static RULES: &[(&str, Rule)] = &[
     ("TopK",               Inputs(&[top_k])),
 
     // Rounding to small integers and back.
-    ("QuantizeLinear",        Straight(|f| f.dy / quantized::scale(f))),
-    ("DequantizeLinear",      Straight(|f| f.dy * quantized::scale(f))),
-    ("DynamicQuantizeLinear", Straight(|f| f.dy / f.ys[1])),
+    ("QuantizeLinear",        StraightThrough(|f| f.dy / quantized::scale(f))),
+    ("DequantizeLinear",      StraightThrough(|f| f.dy * quantized::scale(f))),
+    ("DynamicQuantizeLinear", StraightThrough(|f| f.dy / f.ys[1])),
 
     // Nothing passes.
     ("And", Stop), ("Or", Stop), ("Xor", Stop), ("Not", Stop), ("Equal", Stop), ("Greater", Stop), ("GreaterOrEqual", Stop),

@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
-use crate::error::Result;
+use crate::error::{Refusal, Result};
 use crate::ir::{Attr, Body, Builder, Expr, Fact, Graph, Node, NodeSpec, ValueId};
+use crate::num;
 
 /// A gradient that goes back to a value.
 pub(super) type Contribution<'g> = (Expr<'g>, Expr<'g>);
@@ -31,17 +32,17 @@ struct Rounds<'n> {
 impl<'n> Rounds<'n> {
     /// # Errors
     /// Why not.
-    fn of(node: &'n Node) -> Result<Self, String> {
-        let Some(Attr::Graph(body)) = node.attrs.get("body") else { return Err("it has no body".to_owned()) };
-        let read = usize::try_from(node.int("num_scan_inputs", 0)).unwrap_or(0);
+    fn of(node: &'n Node) -> Result<Self, Refusal> {
+        let Some(Attr::Graph(body)) = node.attrs.get("body") else { return Err("it has no body".into()) };
+        let read = num::index(node.int("num_scan_inputs", 0));
         if read != node.inputs.len() || node.inputs.iter().any(Option::is_none) {
-            return Err("it carries values from round to round".to_owned());
+            return Err("it carries values from round to round".into());
         }
         let is_reversed = ["scan_input_directions", "scan_output_directions"]
             .into_iter()
             .any(|name| node.ints(name).is_some_and(|directions| directions.iter().any(|&direction| direction != 0)));
         if is_reversed {
-            return Err("it goes from the last slice to the first".to_owned());
+            return Err("it goes from the last slice to the first".into());
         }
         let axes = |name: &str, count: usize| node.ints(name).map_or_else(|| vec![0; count], <[i64]>::to_vec);
         let (input_axes, output_axes) = (axes("scan_input_axes", read), axes("scan_output_axes", node.outputs.len()));
@@ -59,7 +60,7 @@ pub(super) fn backward<'g>(
     dys: &[Option<Expr<'g>>],
     live: impl Fn(ValueId) -> bool,
     vjp: Differentiate,
-) -> Result<Vec<Contribution<'g>>, String> {
+) -> Result<Vec<Contribution<'g>>, Refusal> {
     let rounds = Rounds::of(node)?;
     let slices: Vec<usize> = (0..node.inputs.len()).filter(|&at| node.input(at).is_some_and(&live)).collect();
     let mut outside: Vec<ValueId> = vec![];
@@ -71,7 +72,7 @@ pub(super) fn backward<'g>(
     let body = body(b, &rounds, dys, &outside, &slices, vjp).map_err(|error| error.to_string())?;
     let given = dys.iter().flatten().count();
     let attrs = [
-        ("num_scan_inputs", Attr::Int(i64::try_from(node.inputs.len() + given).unwrap_or(i64::MAX))),
+        ("num_scan_inputs", Attr::Int(num::int(node.inputs.len() + given))),
         ("scan_input_axes", Attr::Ints(input_axes(&rounds, dys))),
         ("scan_output_axes", Attr::Ints(slices.iter().map(|&at| rounds.input_axes[at]).collect())),
         ("body", Attr::Graph(Arc::new(body.graph))),

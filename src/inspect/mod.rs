@@ -12,6 +12,7 @@ use indexmap::IndexMap;
 use crate::anatomy::{self, Anatomy, Layout, Masking};
 use crate::ir::{DType, Dim, Graph, ValueId};
 use crate::model::{Beside, Model, declared};
+use crate::num;
 use crate::{grad, onnx};
 
 pub use report::{Attention, Cache, Constants, Domain, Embedding, Head, Known, Miss, NoGradient, Operator, Port, Projection, Report};
@@ -94,8 +95,8 @@ fn constants(graph: &Graph) -> Vec<Constants> {
         let dtype = tensor.dtype();
         let row = found.entry(dtype).or_insert_with(|| Constants { dtype: dtype.name(), tensors: 0, numbers: 0, bytes: 0 });
         row.tensors += 1;
-        row.numbers += u64::try_from(tensor.len()).unwrap_or_default();
-        row.bytes += u64::try_from(dtype.bytes(tensor.len())).unwrap_or_default();
+        row.numbers += num::wide(tensor.len());
+        row.bytes += num::wide(dtype.bytes(tensor.len()));
     }
     let mut rows: Vec<Constants> = found.into_values().collect();
     rows.sort_by_key(|row| std::cmp::Reverse(row.bytes));
@@ -195,7 +196,7 @@ fn no_gradient(graph: &Graph, anatomy: &Anatomy) -> Vec<NoGradient> {
     let Some(head) = &anatomy.head else { return vec![] };
     let from: Vec<ValueId> = anatomy.projections.iter().map(|projection| projection.output).collect();
     match grad::missing(graph, &from, &[head.logits]) {
-        Ok(missing) => missing.into_iter().map(|at| NoGradient { node: at.node, operator: at.op, why: at.why }).collect(),
+        Ok(missing) => missing.into_iter().map(NoGradient::from).collect(),
         Err(error) => vec![NoGradient { node: String::new(), operator: String::new(), why: error.to_string() }],
     }
 }

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::sites::Sites;
+use crate::error::Refusal;
 
 /// What is known of a model.
 #[derive(Debug, Serialize)]
@@ -215,6 +216,13 @@ pub struct NoGradient {
     pub operator: String,
     /// Why gradients do not pass.
     pub why: String,
+}
+
+impl From<Refusal> for NoGradient {
+    fn from(Refusal { node, why }: Refusal) -> Self {
+        let (node, operator) = node.map(|node| (node.name, node.op)).unwrap_or_default();
+        Self { node, operator, why: why.into_owned() }
+    }
 }
 
 /// What was looked for in vain.

@@ -46,7 +46,7 @@ impl Address {
         }
         if scheme == "http" && !is_loopback(host) {
             let error = Error::invalid(format!("{shown}: hashes that come over plain http prove nothing"));
-            return Err(error.with_hint("name an https address, or fetch the wheel yourself and give it with --from FILE.whl"));
+            return Err(error.with_hint("name an https address, or fetch the wheel yourself and give it with `from FILE.whl`"));
         }
         let authorization = user.map(|user| format!("Basic {}", STANDARD.encode(decoded(user))));
         Ok(Self { base: shown, authorization })

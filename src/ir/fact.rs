@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use crate::error::Refusal;
+use crate::num;
+
 use super::dim::Dim;
 use super::dtype::DType;
 use super::tensor::Tensor;
@@ -59,7 +62,7 @@ impl Fact {
     /// What is known of a constant: everything but large contents.
     #[must_use]
     pub fn of(tensor: &Tensor) -> Self {
-        let shape = tensor.shape().iter().map(|&n| Dim::known(i64::try_from(n).unwrap_or(i64::MAX))).collect();
+        let shape = tensor.shape().iter().map(|&n| Dim::known(num::int(n))).collect();
         let small = tensor.len() <= MAX_CONTENTS;
         let contents = small.then(|| tensor.to_i64()).flatten().map(|all| all.into_iter().map(Dim::known).collect());
         Self { contents, ..Self::new(tensor.dtype(), shape) }
@@ -99,7 +102,7 @@ impl fmt::Display for Fact {
 ///
 /// # Errors
 /// The two lengths that can never go together.
-pub fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Shape, String> {
+pub fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Shape, Refusal> {
     let rank = a.len().max(b.len());
     let at = |shape: &[Dim], axis: usize| (axis + shape.len()).checked_sub(rank).map_or(Dim::known(1), |i| shape[i].clone());
     (0..rank)
@@ -109,7 +112,7 @@ pub fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Shape, String> {
             (x, y) if y.as_known() == Some(1) => Ok(x),
             // A length that is known and not 1 wins: the other must be the same or 1.
             (x, y) => match (x.as_known(), y.as_known()) {
-                (Some(_), Some(_)) => Err(format!("{a:?} and {b:?} do not broadcast")),
+                (Some(_), Some(_)) => Err(format!("{a:?} and {b:?} do not broadcast").into()),
                 (Some(_), None) => Ok(x),
                 (None, Some(_)) => Ok(y),
                 // Equal, or one of them 1: that which cannot be longer, if there is one.

@@ -1,8 +1,11 @@
-//! What others ask of an operator, in one table: whoever needs to know whether an operator only moves elements, or computes with chance, asks here.
+//! What others ask of an operator, in one table: whether an operator only moves elements, or is random, is asked here.
 //!
 //! Operators of ONNX's own domain go by their name, others by domain and name. Lists that say which steps a search takes stay with the search.
 
-use Trait::{Choice, Comparison, Convolution, Dequantises, Elementwise, Probability, Product, Random, Rounds, ShapeOnly, View, Weighs};
+use Trait::{
+    Choice, Comparison, Convolution, Dequantises, Elementwise, InPlace, Lengths, Probability, Product, Random, Rounds, ShapeOnly, View,
+    Weighs,
+};
 
 /// A property of an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,28 +32,33 @@ pub enum Trait {
     Choice,
     /// Looks at the shape of its input only.
     ShapeOnly,
+    /// Gives lengths of its input.
+    Lengths,
+    /// ONNX Runtime may write its output where an input is that nobody reads afterwards (`MayInplace` in its kernels).
+    InPlace,
     /// Computes an element from many others, so that what comes out is no mask any more.
     Weighs,
 }
 
 /// Every operator that somebody asks about, in the order of the names.
 static OPERATORS: &[(&str, &[Trait])] = &[
-    ("Add", &[Elementwise]),
+    ("Abs", &[InPlace]),
+    ("Add", &[Elementwise, InPlace]),
     ("ArgMax", &[Choice]),
     ("Attention", &[Weighs]),
     ("Bernoulli", &[Random]),
-    ("Cast", &[Elementwise]),
-    ("Clip", &[Elementwise]),
+    ("Cast", &[Elementwise, InPlace]),
+    ("Clip", &[Elementwise, InPlace]),
     ("ConstantOfShape", &[ShapeOnly]),
     ("Conv", &[Convolution]),
     ("ConvTranspose", &[Convolution]),
     ("DequantizeLinear", &[Dequantises]),
-    ("Div", &[Elementwise]),
+    ("Div", &[Elementwise, InPlace]),
     ("Dropout", &[Random]),
     ("DynamicQuantizeLinear", &[Rounds]),
     ("Elu", &[Elementwise]),
-    ("Erf", &[Elementwise]),
-    ("Exp", &[Probability]),
+    ("Erf", &[Elementwise, InPlace]),
+    ("Exp", &[Probability, InPlace]),
     ("EyeLike", &[ShapeOnly]),
     ("Flatten", &[View]),
     ("Gelu", &[Elementwise]),
@@ -63,14 +71,14 @@ static OPERATORS: &[(&str, &[Trait])] = &[
     ("LayerNormalization", &[Weighs]),
     ("Less", &[Comparison]),
     ("LessOrEqual", &[Comparison]),
-    ("Log", &[Probability]),
+    ("Log", &[Probability, InPlace]),
     ("LogSoftmax", &[Probability]),
     ("MatMul", &[Product, Weighs]),
     ("Max", &[Elementwise]),
     ("Min", &[Elementwise]),
-    ("Mul", &[Elementwise]),
+    ("Mul", &[Elementwise, InPlace]),
     ("Multinomial", &[Random]),
-    ("Neg", &[Elementwise]),
+    ("Neg", &[Elementwise, InPlace]),
     ("Pow", &[Elementwise]),
     ("QuantizeLinear", &[Rounds]),
     ("RMSNormalization", &[Weighs]),
@@ -79,19 +87,20 @@ static OPERATORS: &[(&str, &[Trait])] = &[
     ("RandomUniform", &[Random]),
     ("RandomUniformLike", &[Random]),
     ("Range", &[ShapeOnly]),
+    ("Reciprocal", &[InPlace]),
     ("ReduceMax", &[Choice]),
-    ("Relu", &[Elementwise]),
+    ("Relu", &[Elementwise, InPlace]),
     ("Reshape", &[View]),
-    ("Shape", &[ShapeOnly]),
-    ("Sigmoid", &[Elementwise, Probability]),
-    ("Size", &[ShapeOnly]),
+    ("Shape", &[ShapeOnly, Lengths]),
+    ("Sigmoid", &[Elementwise, Probability, InPlace]),
+    ("Size", &[ShapeOnly, Lengths]),
     ("Softmax", &[Probability, Weighs]),
     ("Softplus", &[Elementwise, Probability]),
-    ("Sqrt", &[Elementwise]),
+    ("Sqrt", &[Elementwise, InPlace]),
     ("Squeeze", &[View]),
-    ("Sub", &[Elementwise]),
-    ("Sum", &[Elementwise]),
-    ("Tanh", &[Elementwise]),
+    ("Sub", &[Elementwise, InPlace]),
+    ("Sum", &[Elementwise, InPlace]),
+    ("Tanh", &[Elementwise, InPlace]),
     ("TopK", &[Choice]),
     ("Unsqueeze", &[View]),
     ("ai.onnx.ml:LabelEncoder", &[Choice]),

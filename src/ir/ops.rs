@@ -4,6 +4,8 @@
 
 mod shapes;
 
+use crate::num;
+
 use super::builder::NodeSpec;
 use super::builder::expr::Expr;
 use super::dim::Dim;
@@ -242,7 +244,7 @@ impl Expr<'_> {
             return self;
         }
         let lead = from.len().saturating_sub(to.len());
-        let leading: Vec<i64> = (0..i64::try_from(lead).unwrap_or(0)).collect();
+        let leading: Vec<i64> = (0..num::int(lead)).collect();
         let summed = self.sum_away(&leading);
         let rest = &from[lead..];
         let stretched = |(have, want): (&Dim, &Dim)| match (have == want, want.as_known()) {

@@ -138,7 +138,7 @@ impl<'g> Pass<'g> {
             && node.captures.is_empty()
             && !Trait::Random.is_of(&node.op)
             && !node.attrs.values().any(|attr| matches!(attr, Attr::Graph(_)));
-        let is_determined = is_plain && (matches!(&*node.op, "Shape" | "Size") || node.reads().all(|id| self.is_determined(id)));
+        let is_determined = is_plain && (Trait::Lengths.is_of(&node.op) || node.reads().all(|id| self.is_determined(id)));
         for output in node.writes() {
             self.determined[output.index()] = is_determined;
         }

@@ -176,14 +176,14 @@ impl Tensor {
         self.origin.as_ref()
     }
 
-    /// The elements as whole numbers, for integer and boolean types.
+    /// The elements as whole numbers, for integer and boolean types; none where one is beyond int64.
     #[must_use]
     pub fn to_i64(&self) -> Option<Vec<i64>> {
         let b = self.bytes()?;
         let all = |size: usize, read: fn(&[u8]) -> i64| Some(b.chunks_exact(size).map(read).collect());
         match self.dtype {
             DType::I64 => all(8, |c| i64::from_le_bytes(array(c))),
-            DType::U64 => all(8, |c| i64::try_from(u64::from_le_bytes(array(c))).unwrap_or(i64::MAX)),
+            DType::U64 => b.chunks_exact(8).map(|c| i64::try_from(u64::from_le_bytes(array(c))).ok()).collect(),
             DType::I32 => all(4, |c| i32::from_le_bytes(array(c)).into()),
             DType::U32 => all(4, |c| u32::from_le_bytes(array(c)).into()),
             DType::I16 => all(2, |c| i16::from_le_bytes(array(c)).into()),

@@ -4,6 +4,8 @@ use std::f64::consts::PI;
 
 use realfft::RealFftPlanner;
 
+use crate::num;
+
 /// A spectrogram's settings, with its filters.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct LogMel {
@@ -64,11 +66,11 @@ impl LogMel {
 fn reflected(samples: &[f32], count: usize) -> Vec<f32> {
     let last = samples.len().saturating_sub(1);
     let at = |place: i64| {
-        let period = i64::try_from(2 * last.max(1)).unwrap_or(i64::MAX);
+        let period = num::int(2 * last.max(1));
         let place = usize::try_from(place.rem_euclid(period)).unwrap_or(0);
         samples.get(if place > last { (2 * last).saturating_sub(place) } else { place }).copied().unwrap_or(0.0)
     };
-    let (count, length) = (i64::try_from(count).unwrap_or(0), i64::try_from(samples.len()).unwrap_or(0));
+    let (count, length) = (num::int(count), num::int(samples.len()));
     (-count..length + count).map(at).collect()
 }
 

@@ -11,19 +11,20 @@ use crate::adapter::targets::align_names;
 use crate::anatomy::{self, Anatomy};
 use crate::decompose::{self, Decoder, Stilled};
 use crate::ir::{DType, Graph, Tensor, ValueId};
+use crate::num;
 use crate::{Result, onnx, train};
 
 /// A base model, ready to be adapted.
 #[derive(Clone, Debug)]
 pub struct Base {
-    /// The graph as its file has it, functions inlined, chance taken out, and no vector shared by modules by chance. What an adapter is folded into.
+    /// The graph of the file: functions inlined, randomness removed, a vector of its own for each module. Adapters are folded into it.
     pub raw: Graph,
     /// The same in the dialect spoken inside, with projections that fused operators pack made visible, and without choices that training has
     /// made. What runs at inference.
     pub fused: Graph,
-    /// The same with attention and embeddings written out. What virtual tokens are put into that the fused graph has no place for.
+    /// The same with attention and embeddings decomposed. Used for virtual tokens where the fused graph has no insertion point.
     open: Graph,
-    /// The same with all fused operators written out. What is recognised and trained.
+    /// The same with all fused operators decomposed. What is recognised and trained.
     ///
     /// Values keep their ids from each of the graphs to the next.
     pub graph: Graph,
@@ -31,7 +32,7 @@ pub struct Base {
     wide: Option<Graph>,
     /// What was recognised in `graph`.
     pub anatomy: Anatomy,
-    /// What computed by chance, or by the batch, and does so no more.
+    /// What was random, or computed statistics of the batch, and is neither now.
     pub stilled: Stilled,
 }
 
@@ -119,8 +120,8 @@ impl Base {
         Ok(WithHead { base: with_head, head: settled, on: features.name().to_owned() })
     }
 
-    /// The graph that an adapter is put into for inference, and what was recognised as far as it is there: of the fused one, that with
-    /// attention written out, and that with everything written out, the first one that has every value that the plan touches.
+    /// The graph that an adapter is put into for inference, with what was recognised in it: the least decomposed one that contains every
+    /// value the plan touches.
     #[must_use]
     pub fn carrier(&self, plan: &Plan) -> (&Graph, Anatomy) {
         let fitting = |graph| {
@@ -159,7 +160,7 @@ impl Base {
     /// The number of numbers in the base's constants.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.raw.initializers().map(|(_, tensor)| u64::try_from(tensor.len()).unwrap_or(0)).sum()
+        self.raw.initializers().map(|(_, tensor)| num::wide(tensor.len())).sum()
     }
 }
 

@@ -176,13 +176,13 @@ fn check_joins(files: &[File<'_>], joins: &[Join]) -> Result<()> {
         if !of(|graph, name| outputs(graph).any(|output| output == name), &join.output) {
             let all = list(files.iter().skip(1).flat_map(|file| outputs(&file.graph)));
             return Err(
-                Error::not_found("output", &*join.output).with_hint(format!("--join OUTPUT=INPUT names an output of a part: {all}"))
+                Error::not_found("output", &*join.output).with_hint(format!("`join OUTPUT=INPUT` names an output of a part: {all}"))
             );
         }
         if !of(is_read, &join.input) {
             let all = list(files.iter().flat_map(|file| inputs(&file.graph)));
             return Err(
-                Error::not_found("input", &*join.input).with_hint(format!("--join OUTPUT=INPUT names an input of the model: {all}"))
+                Error::not_found("input", &*join.input).with_hint(format!("`join OUTPUT=INPUT` names an input of the model: {all}"))
             );
         }
     }
@@ -212,7 +212,7 @@ fn links(files: &[File<'_>], reader: usize, joins: &[Join]) -> Result<Vec<Link>>
             several => {
                 let names = several.iter().map(|(number, output)| format!("{output} of {}", files[*number].path.display()));
                 let error = Error::mismatch(format!("outputs that fill {input}"), "one", names.collect::<Vec<_>>().join(", "));
-                return Err(error.in_file(files[reader].path).with_hint(format!("say which with `--join OUTPUT={input}`")));
+                return Err(error.in_file(files[reader].path).with_hint(format!("say which with `join OUTPUT={input}`")));
             }
         }
     }
@@ -224,7 +224,7 @@ fn fills_nothing(files: &[File<'_>], part: usize) -> Error {
     let found = format!("{}; {} reads {}", list(outputs(&file.graph)), model.path.display(), list(inputs(&model.graph)));
     Error::mismatch("outputs of the part", "one with the name of an input of the model", found)
         .in_file(file.path)
-        .with_hint("`--join OUTPUT=INPUT` joins an output to an input of another name")
+        .with_hint("`join OUTPUT=INPUT` joins an output to an input of another name")
 }
 
 /// Files each behind those that fill its inputs.
@@ -350,7 +350,7 @@ fn lengths(graph: &Graph, filled: &BTreeMap<String, Expr<'_>>, is_decoder: bool)
             let fits = given.shape.as_ref().is_none_or(|given| given.len() == shape.len());
             if !fits || (given.dtype.is_some() && graph.fact(id).dtype.is_some() && given.dtype != graph.fact(id).dtype) {
                 let error = Error::mismatch("what fills this input", graph.fact(id), given).at(Place::Tensor(name.to_owned()));
-                return Err(error.with_hint("the files are of different models, or `--join` names the wrong output"));
+                return Err(error.with_hint("the files are of different models, or `join` names the wrong output"));
             }
             for (own, given) in shape.iter().zip(given.shape.iter().flatten()) {
                 if let Some(symbol) = own.as_name() {

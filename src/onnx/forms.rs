@@ -3,6 +3,7 @@
 #![expect(clippy::unnecessary_wraps, reason = "all forms have one signature, those that cannot fail too")]
 
 use super::older::{Form, Old, set_input, take, take_ints};
+use crate::error::Refusal;
 use crate::ir::{Attr, DType, Expr, Node, Tensor};
 
 /// Operator, the first opset in which the new form is valid, how to get it.
@@ -39,7 +40,7 @@ pub(super) static TABLE: &[(&str, i64, Form)] = &[
 ];
 
 /// Axes were an attribute. No axes and none given are the same: all of them.
-fn axes(old: &Old<'_>, mut node: Node) -> Result<Node, String> {
+fn axes(old: &Old<'_>, mut node: Node) -> Result<Node, Refusal> {
     if let Some(axes) = take_ints(&mut node, "axes").filter(|axes| !axes.is_empty()) {
         set_input(&mut node, 1, old.builder.ints(&axes).id());
     }
@@ -47,7 +48,7 @@ fn axes(old: &Old<'_>, mut node: Node) -> Result<Node, String> {
 }
 
 /// Training was asked for by using the other outputs, of which there were four; `spatial = 0` went away in opset 9.
-fn batch_normalization(old: &Old<'_>, mut node: Node) -> Result<Node, String> {
+fn batch_normalization(old: &Old<'_>, mut node: Node) -> Result<Node, Refusal> {
     if take(&mut node, "spatial").and_then(|attr| attr.as_int()) == Some(0) {
         return Err("statistics for each element (spatial = 0) exist no more".into());
     }
@@ -58,7 +59,7 @@ fn batch_normalization(old: &Old<'_>, mut node: Node) -> Result<Node, String> {
 }
 
 /// The type was a name before opset 6, and some exporters went on so.
-fn cast(_: &Old<'_>, mut node: Node) -> Result<Node, String> {
+fn cast(_: &Old<'_>, mut node: Node) -> Result<Node, Refusal> {
     if let Some(name) = node.str("to") {
         let named = |dtype: &DType| dtype.name().eq_ignore_ascii_case(name);
         let dtype = (0..).map_while(|code| DType::from_code(code + 1)).find(named).ok_or_else(|| format!("no type is named {name}"))?;
@@ -68,7 +69,7 @@ fn cast(_: &Old<'_>, mut node: Node) -> Result<Node, String> {
 }
 
 /// The bounds were attributes.
-fn clip(old: &Old<'_>, mut node: Node) -> Result<Node, String> {
+fn clip(old: &Old<'_>, mut node: Node) -> Result<Node, Refusal> {
     for (index, name) in [(1, "min"), (2, "max")] {
         if let Some(Attr::Float(bound)) = take(&mut node, name) {
             let dtype = old.input(0)?.fact().dtype.ok_or("the type of its input is unknown")?;
@@ -79,7 +80,7 @@ fn clip(old: &Old<'_>, mut node: Node) -> Result<Node, String> {
 }
 
 /// It never dropped anything then. The mask was of the input's type before opset 10.
-fn dropout(old: &Old<'_>, mut node: Node) -> Result<Node, String> {
+fn dropout(old: &Old<'_>, mut node: Node) -> Result<Node, Refusal> {
     if old.opset < 10 && old.node.output(1).is_some() {
         return Err("its mask is not a boolean one".into());
     }
@@ -88,7 +89,7 @@ fn dropout(old: &Old<'_>, mut node: Node) -> Result<Node, String> {
 }
 
 /// `Softmax` and its kin flattened the axes from `axis` (default 1) on into one.
-fn along_the_last_axis(old: &Old<'_>, mut node: Node) -> Result<Node, String> {
+fn along_the_last_axis(old: &Old<'_>, mut node: Node) -> Result<Node, Refusal> {
     let x = old.input(0)?;
     let axis = old.node.int("axis", 1);
     let last = x.dims().is_some_and(|dims| i64::try_from(dims.len()).ok() == axis.checked_add(1));
@@ -103,7 +104,7 @@ fn along_the_last_axis(old: &Old<'_>, mut node: Node) -> Result<Node, String> {
 }
 
 /// Before there was `Range`, `0, 1, .., n - 1` were the places of `n` ones.
-fn non_zero(old: &Old<'_>, node: Node) -> Result<Node, String> {
+fn non_zero(old: &Old<'_>, node: Node) -> Result<Node, Refusal> {
     let x = old.input(0)?;
     let filled = old.graph.producer(x.id()).map(|id| old.graph.node(id)).filter(|maker| &*maker.op == "ConstantOfShape");
     let is_vector = x.dims().is_some_and(|dims| dims.len() == 1);
@@ -120,7 +121,7 @@ fn non_zero(old: &Old<'_>, node: Node) -> Result<Node, String> {
 }
 
 /// Pads and the value were attributes.
-fn pad(old: &Old<'_>, mut node: Node) -> Result<Node, String> {
+fn pad(old: &Old<'_>, mut node: Node) -> Result<Node, Refusal> {
     let pads = take_ints(&mut node, "pads").ok_or("it has no pads")?;
     set_input(&mut node, 1, old.builder.ints(&pads).id());
     if let Some(Attr::Float(value)) = take(&mut node, "value").filter(|value| *value != Attr::Float(0.0)) {
@@ -131,7 +132,7 @@ fn pad(old: &Old<'_>, mut node: Node) -> Result<Node, String> {
 }
 
 /// Opset 10 had scales as the second input. Until opset 13, inputs that were not meant were empty tensors.
-fn resize(old: &Old<'_>, mut node: Node) -> Result<Node, String> {
+fn resize(old: &Old<'_>, mut node: Node) -> Result<Node, Refusal> {
     if old.opset < 11 {
         let scales = old.input(1)?;
         return stretched(node, scales, old.constant(scales));
@@ -146,7 +147,7 @@ fn resize(old: &Old<'_>, mut node: Node) -> Result<Node, String> {
 }
 
 /// Scales were an attribute before opset 9; the operator is called `Resize` since opset 10.
-fn upsample(old: &Old<'_>, mut node: Node) -> Result<Node, String> {
+fn upsample(old: &Old<'_>, mut node: Node) -> Result<Node, Refusal> {
     if let Some(Attr::Floats(scales)) = take(&mut node, "scales") {
         let scales = Tensor::from_f32(&[scales.len()], &scales);
         let known = scales.to_f64();
@@ -158,7 +159,7 @@ fn upsample(old: &Old<'_>, mut node: Node) -> Result<Node, String> {
 
 /// `Resize` as it was before one could say how: coordinates divided by the scale. Rounding of the nearest one was left to the runtime;
 /// ONNX Runtime's rounds down where it enlarges and up where it shrinks.
-fn stretched(mut node: Node, scales: Expr<'_>, known: Option<Vec<f64>>) -> Result<Node, String> {
+fn stretched(mut node: Node, scales: Expr<'_>, known: Option<Vec<f64>>) -> Result<Node, Refusal> {
     node.op = "Resize".into();
     node.attrs.insert("coordinate_transformation_mode".into(), "asymmetric".into());
     if node.str("mode").is_none_or(|mode| mode == "nearest") {
@@ -175,35 +176,35 @@ fn stretched(mut node: Node, scales: Expr<'_>, known: Option<Vec<f64>>) -> Resul
 }
 
 /// Coordinates were not shifted by half a pixel.
-fn roi_align(_: &Old<'_>, mut node: Node) -> Result<Node, String> {
+fn roi_align(_: &Old<'_>, mut node: Node) -> Result<Node, Refusal> {
     node.attrs.entry("coordinate_transformation_mode".into()).or_insert_with(|| "output_half_pixel".into());
     Ok(node)
 }
 
 /// Opset 8's had a batch axis around everything.
-fn scan(_: &Old<'_>, _: Node) -> Result<Node, String> {
+fn scan(_: &Old<'_>, _: Node) -> Result<Node, Refusal> {
     Err("it scans batches of sequences of different lengths".into())
 }
 
 /// The name was changed in opset 11.
-fn scatter(_: &Old<'_>, node: Node) -> Result<Node, String> {
+fn scatter(_: &Old<'_>, node: Node) -> Result<Node, Refusal> {
     Ok(Node { op: "ScatterElements".into(), ..node })
 }
 
 /// Everything was an attribute.
-fn slice(old: &Old<'_>, mut node: Node) -> Result<Node, String> {
+fn slice(old: &Old<'_>, mut node: Node) -> Result<Node, Refusal> {
     for (index, name) in [(1, "starts"), (2, "ends"), (3, "axes")] {
         match take_ints(&mut node, name) {
             Some(values) => set_input(&mut node, index, old.builder.ints(&values).id()),
             None if name == "axes" => {}
-            None => return Err(format!("it has no {name}")),
+            None => return Err(format!("it has no {name}").into()),
         }
     }
     Ok(node)
 }
 
 /// Lengths were an attribute before opset 13. Since opset 18 equal parts must be asked for by their number.
-fn split(old: &Old<'_>, mut node: Node) -> Result<Node, String> {
+fn split(old: &Old<'_>, mut node: Node) -> Result<Node, Refusal> {
     match take_ints(&mut node, "split") {
         Some(lengths) => set_input(&mut node, 1, old.builder.ints(&lengths).id()),
         None if node.input(1).is_some() => {}
@@ -216,7 +217,7 @@ fn split(old: &Old<'_>, mut node: Node) -> Result<Node, String> {
 }
 
 /// The number of elements was an attribute.
-fn top_k(old: &Old<'_>, mut node: Node) -> Result<Node, String> {
+fn top_k(old: &Old<'_>, mut node: Node) -> Result<Node, Refusal> {
     let k = take(&mut node, "k").and_then(|attr| attr.as_int()).ok_or("it has no k")?;
     set_input(&mut node, 1, old.builder.ints(&[k]).id());
     Ok(node)

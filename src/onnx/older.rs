@@ -1,5 +1,6 @@
 //! A node of an older operator set, and how its form is changed.
 
+use crate::error::Refusal;
 use crate::ir::{Attr, Builder, Expr, Graph, Node, ValueId};
 
 /// A node in an old form.
@@ -13,12 +14,12 @@ pub(super) struct Old<'a> {
 }
 
 /// Gives a node the form it has had since opset 18. It may write nodes before it; the outputs stay. The error is why it cannot be.
-pub(super) type Form = fn(&Old<'_>, Node) -> Result<Node, String>;
+pub(super) type Form = fn(&Old<'_>, Node) -> Result<Node, Refusal>;
 
 impl<'a> Old<'a> {
     /// An input of the node.
-    pub(super) fn input(&self, index: usize) -> Result<Expr<'a>, String> {
-        self.node.input(index).map(|id| self.builder.expr(id)).ok_or_else(|| format!("input {index} is missing"))
+    pub(super) fn input(&self, index: usize) -> Result<Expr<'a>, Refusal> {
+        self.node.input(index).map(|id| self.builder.expr(id)).ok_or_else(|| format!("input {index} is missing").into())
     }
 
     /// The numbers of a constant.

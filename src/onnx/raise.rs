@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::forms;
 use super::inline::inline_functions;
 use super::older::Old;
-use crate::error::{Error, Place, Result};
-use crate::ir::{Attr, Builder, DIALECT, Graph, Node, ValueId};
+use crate::error::{Error, Result};
+use crate::ir::{Attr, Builder, DIALECT, Graph, Node, NodeId, ValueId};
 
 /// The oldest opset whose operators are understood: broadcasting has been as in numpy since then.
 const OLDEST: i64 = 7;
@@ -56,7 +56,7 @@ fn raised(graph: &Graph, opset: i64) -> Result<Graph> {
     builder.set_model(model);
     for (id, node) in graph.node_ids() {
         let Some(output) = node.writes().next() else { continue };
-        let new = form(&builder, graph, node, opset).map_err(|error| error.at(Place::Node(graph.node_label(id))))?;
+        let new = form(&builder, graph, id, opset)?;
         if let Some(new) = new {
             builder.replace_node(output, new);
         }
@@ -65,7 +65,8 @@ fn raised(graph: &Graph, opset: i64) -> Result<Graph> {
 }
 
 /// The new form of a node, unless it stays as it is.
-fn form(builder: &Builder, graph: &Graph, node: &Node, opset: i64) -> Result<Option<Node>> {
+fn form(builder: &Builder, graph: &Graph, id: NodeId, opset: i64) -> Result<Option<Node>> {
+    let node = graph.node(id);
     let row = forms::TABLE.iter().find(|(op, before, _)| *op == &*node.op && opset < *before);
     let has_bodies = node.attrs.values().any(|attr| !attr.graphs().is_empty());
     if row.is_none() && !has_bodies {
@@ -84,6 +85,7 @@ fn form(builder: &Builder, graph: &Graph, node: &Node, opset: i64) -> Result<Opt
     let Some((op, _, form)) = row else { return Ok(Some(new)) };
     let scope = if node.name.is_empty() { &node.op } else { &node.name };
     let old = Old { builder, graph, node, opset };
-    let new = builder.scoped(scope, || form(&old, new)).map_err(|why| Error::unsupported(format!("{op} of opset {opset}"), why))?;
+    let new =
+        builder.scoped(scope, || form(&old, new)).map_err(|refusal| refusal.of(format!("{op} of opset {opset}"), graph.node_label(id)))?;
     Ok(Some(new))
 }

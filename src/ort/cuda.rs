@@ -21,7 +21,7 @@ pub(super) fn prepare(facts: &Facts) -> Result<()> {
     if !facts.providers.contains(&CUDA::NAME) {
         let what = format!("the library {} was built without CUDA", facts.path.display());
         return Err(Error::from(ErrorKind::Runtime(what)).with_hint(
-            "run scripts/get_onnxruntime.sh cuda, or `pip install onnxruntime-gpu`; `peft-onnx runtime` shows which library is found, and --onnxruntime PATH names another",
+            "run scripts/get_onnxruntime.sh cuda, or `pip install onnxruntime-gpu`; `peft-onnx runtime` shows which library is found, and `onnxruntime PATH` names another",
         ));
     }
     PRELOAD.call_once(|| preload(&package_libraries(&facts.path)));
@@ -35,10 +35,10 @@ pub(super) fn hint(message: &str) -> String {
         .map(|word| word.trim_matches([':', ',', '\'', '"']))
         .find(|word| LIBRARIES.iter().any(|name| word.starts_with(name)) || word.starts_with("libcuda.so"));
     match missing {
-        Some(name) if name.starts_with("libcuda.so") => format!("{name} belongs to the NVIDIA driver: install it, or use --device cpu"),
+        Some(name) if name.starts_with("libcuda.so") => format!("{name} belongs to the NVIDIA driver: install it, or use `device cpu`"),
         Some(name) => format!("{name} is missing: `pip install onnxruntime-gpu[cuda,cudnn]`, or put the folders of the CUDA and cuDNN libraries on LD_LIBRARY_PATH"),
         None => "check that the GPU exists and has room (nvidia-smi), and that the CUDA libraries are of the version that this ONNX Runtime was built for; \
-                 --device cpu does without"
+                 `device cpu` does without"
             .to_owned(),
     }
 }

@@ -26,12 +26,12 @@ use std::ffi::OsString;
 use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Refusal};
 
 pub use fitness::unfit;
 
 /// What to do when there is no library, or none that will do.
-pub const HINT: &str = "run `peft-onnx runtime install cpu` (or cuda), or `pip install -U \"onnxruntime>=1.21\"` (onnxruntime-gpu for CUDA), or name a library with --onnxruntime PATH";
+pub const HINT: &str = "run `peft-onnx runtime install cpu` (or cuda), or `pip install -U \"onnxruntime>=1.21\"` (onnxruntime-gpu for CUDA), or name a library with `onnxruntime PATH`";
 
 /// How a library was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl Source {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Option => "--onnxruntime",
+            Self::Option => "`onnxruntime`",
             Self::Variable => "ORT_DYLIB_PATH",
             Self::Project => "the project's .ort folder",
             Self::Program => "the program's folder",
@@ -84,7 +84,7 @@ pub struct Attempt {
     /// The library there, if any.
     pub found: Option<PathBuf>,
     /// Why the library that was found will not do.
-    pub refused: Option<String>,
+    pub refused: Option<Refusal>,
 }
 
 /// What decides where to look: a snapshot of the process, so that a search can be repeated anywhere.
@@ -385,7 +385,7 @@ mod tests {
         around.variables.pop();
         let attempt = attempts(&around).find(|attempt| attempt.source == Source::Python).expect("it is one of the sources");
         assert_eq!(attempt.found, Some(open));
-        assert!(attempt.refused.is_some_and(|why| why.contains("chmod go-w")));
+        assert!(attempt.refused.is_some_and(|why| why.to_string().contains("chmod go-w")));
     }
 
     #[test]
@@ -413,7 +413,7 @@ mod tests {
         let error = not_found(&attempts);
         assert_eq!(
             error.to_string(),
-            "ONNX Runtime: no library found; looked in\n  --onnxruntime: not given\n  the project's .ort folder: nothing in a/.ort, .ort\n  \
+            "ONNX Runtime: no library found; looked in\n  `onnxruntime`: not given\n  the project's .ort folder: nothing in a/.ort, .ort\n  \
              the active Python's onnxruntime package: capi/x.so: version 1.17.0"
         );
         assert!(error.hint().is_some_and(|hint| hint.contains("scripts/get_onnxruntime.sh") && hint.contains("pip install -U")));

@@ -136,16 +136,15 @@ fn find(option: Option<PathBuf>) -> Result<(ort::environment::EnvironmentBuilder
     for mut attempt in library::attempts(&surroundings) {
         let named = attempt.places.first().filter(|_| attempt.source.is_named());
         match (&attempt.found, named) {
-            (Some(path), named) if attempt.refused.is_some() => {
+            (Some(path), named) if let Some(why) = &attempt.refused => {
                 if named.is_some() {
-                    let why = attempt.refused.unwrap_or_default();
-                    return Err(Error::from(ErrorKind::Runtime(why)).in_file(path).with_hint(library::HINT));
+                    return Err(Error::from(ErrorKind::Runtime(why.to_string())).in_file(path).with_hint(library::HINT));
                 }
             }
             (Some(path), _) => match load_library(path) {
                 Ok(builder) => return Ok((builder, path.clone(), attempt.source)),
                 Err(error) if attempt.source.is_named() => return Err(error.with_hint(library::HINT)),
-                Err(error) => attempt.refused = Some(error.to_string()),
+                Err(error) => attempt.refused = Some(error.to_string().into()),
             },
             (None, Some(place)) => {
                 let what = format!("{} names {}, where there is no library", attempt.source, place.display());
@@ -256,7 +255,7 @@ pub(super) mod tests {
     #[test]
     fn a_named_library_that_is_not_there_is_an_error_and_nothing_takes_its_place() {
         let error = find(Some("no/such/library.so".into())).map(|_| ()).unwrap_err();
-        assert_eq!(error.to_string(), "ONNX Runtime: --onnxruntime names no/such/library.so, where there is no library");
+        assert_eq!(error.to_string(), "ONNX Runtime: `onnxruntime` names no/such/library.so, where there is no library");
         assert!(error.hint().is_some());
     }
 }

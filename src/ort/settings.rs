@@ -79,7 +79,7 @@ pub static SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "constant folding up to 64 KiB",
-        why: "a transposed or widened weight would be stored a second time; a product transposes while it reads",
+        why: "a transposed or upcast weight would be stored a second time; a product transposes while it reads",
         apply: |builder, _| builder.with_config_entry("optimization.constant_folding_max_output_size_in_bytes", "65536"),
     },
     Setting {

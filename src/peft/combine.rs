@@ -13,6 +13,7 @@ use crate::adapter::params::key::{Family, Key, Part};
 use crate::adapter::params::matrices::{matrix, tensor};
 use crate::error::{Error, Place, Result};
 use crate::ir::Tensor;
+use crate::num;
 
 /// An adapter, and how much of it is wanted.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +78,7 @@ fn lora(files: &AdapterFiles) -> Result<&LoraConfig> {
 /// The settings of a combination: the first adapter's, with the modules of all.
 fn combined(configs: &[&LoraConfig], rank: usize, modules: &BTreeSet<String>) -> LoraConfig {
     let mut config = configs[0].clone();
-    let alpha = f64::from(u32::try_from(rank).unwrap_or(u32::MAX));
+    let alpha = num::float(rank);
     (config.rank, config.alpha, config.use_rslora) = (rank, alpha, false);
     (config.rank_pattern, config.alpha_pattern) = (IndexMap::new(), IndexMap::new());
     config.trainable_token_indices = configs.iter().flat_map(|config| config.trainable_token_indices.clone()).collect();

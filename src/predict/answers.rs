@@ -24,6 +24,13 @@ pub struct Shape {
     pub prefix: String,
 }
 
+/// Labels from a probability of a half on, ten of everything, columns under their own names.
+impl Default for Shape {
+    fn default() -> Self {
+        Self { threshold: 0.5, top: 10, prefix: String::new() }
+    }
+}
+
 /// What answers are made with.
 pub(super) struct Answers<'a> {
     pub source: &'a Source,
@@ -208,7 +215,7 @@ impl Answers<'_> {
         let tokenizer = self
             .source
             .tokenizer()
-            .ok_or_else(|| Error::invalid("hidden words need a tokenizer").with_hint("name one with --tokenizer FILE"))?;
+            .ok_or_else(|| Error::invalid("hidden words need a tokenizer").with_hint("name one with `tokenizer FILE`"))?;
         let mask = tokenizer.mask().ok_or_else(|| Error::invalid("the tokenizer has no mask token"))?;
         let hidden: Vec<usize> = (0..example.input_ids.len()).filter(|&at| example.input_ids[at] == mask).collect();
         if hidden.is_empty() {

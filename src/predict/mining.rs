@@ -9,6 +9,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::Predictor;
 use crate::error::Result;
+use crate::num;
 
 /// Queries whose scores are in memory together.
 const QUERIES: usize = 256;
@@ -32,6 +33,22 @@ pub struct Choice {
     pub relative_margin: Option<f64>,
     /// Draws among those that are left, from this seed; without it the nearest are taken.
     pub seed: Option<u64>,
+}
+
+/// The three nearest, whatever their scores.
+impl Default for Choice {
+    fn default() -> Self {
+        Self {
+            count: 3,
+            range_min: 0,
+            range_max: None,
+            max_score: None,
+            min_score: None,
+            absolute_margin: None,
+            relative_margin: None,
+            seed: None,
+        }
+    }
 }
 
 /// A query with a text that answers it.
@@ -117,7 +134,7 @@ impl Choice {
         let mut left: Vec<(usize, f64)> = candidates.iter().filter(is_taken).skip(self.range_min).copied().collect();
         if let Some(random) = random {
             while left.len() > self.count {
-                let bound = u64::try_from(left.len()).unwrap_or(u64::MAX);
+                let bound = num::wide(left.len());
                 left.remove(usize::try_from(random.next_u64() % bound).unwrap_or_default());
             }
         }

@@ -48,7 +48,7 @@ impl Runner {
         let inputs = self.session.inputs().to_vec();
         let trainable = self.trainable.as_ref().map(|vector| Feed::host(Input::Trainable.name(), vector));
         let mut found: Vec<Found> = vec![vec![]; dataset.examples.len()];
-        let mut batches = Batches::new(&dataset, &inputs, batch_size, Order::File, source.filling())?;
+        let mut batches = Batches::new(&dataset, &inputs, batch_size, Order::File, source.collation())?;
         for _ in 0..batches.per_epoch() {
             for batch in batches.next_parts()? {
                 let mut feeds = batch.feeds();
@@ -81,11 +81,11 @@ pub(super) fn judged(judge: &mut Reference, asked: &[Asked], file: &Path, source
     };
     let labels = [port(LABELS, ElementType::Int64, 2), port(COMPLETION, ElementType::Float32, 2), port(REFERENCE, ElementType::Float32, 1)];
     let inputs: Vec<Port> = judge.inputs().iter().filter(|input| input.name != LABELS).cloned().chain(labels).collect();
-    let mut filling = source.filling();
-    filling.feeding.inputs.insert(LABELS.to_owned(), Role::Labels);
-    filling.feeding.inputs.extend([COMPLETION, REFERENCE].map(|name| (name.to_owned(), Role::Column)));
+    let mut collation = source.collation();
+    collation.feeding.inputs.insert(LABELS.to_owned(), Role::Labels);
+    collation.feeding.inputs.extend([COMPLETION, REFERENCE].map(|name| (name.to_owned(), Role::Column)));
     let mut found = vec![f64::NAN; dataset.examples.len()];
-    let mut batches = Batches::new(&dataset, &inputs, batch_size, Order::File, filling)?;
+    let mut batches = Batches::new(&dataset, &inputs, batch_size, Order::File, collation)?;
     for _ in 0..batches.per_epoch() {
         for mut batch in batches.next_parts()? {
             judge.complete(&mut batch)?;

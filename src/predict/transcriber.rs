@@ -33,10 +33,10 @@ impl Transcriber {
         device: Device,
     ) -> Result<Self> {
         let tokenizer = source.tokenizer().ok_or_else(|| {
-            Error::not_found("tokenizer", "tokenizer.json").in_file(&graph.path).with_hint("name one with --tokenizer FILE")
+            Error::not_found("tokenizer", "tokenizer.json").in_file(&graph.path).with_hint("name one with `tokenizer FILE`")
         })?;
         let writing = Wish { new_tokens, ..Wish::default() }.writing(places, &tokenizer, source.positions())?;
-        let transducer = Transducer::open(runtime, Graphs::Whole(graph), source.filling().feeding, device)?;
+        let transducer = Transducer::open(runtime, Graphs::Whole(graph), source.collation().feeding, device)?;
         Ok(Self { transducer, writing, tokenizer })
     }
 

@@ -68,7 +68,7 @@ impl Engine {
             && adapters::list(folder).contains_key(&name)
         {
             let error = Error::invalid(format!("the adapter {name:?} has the name of the model itself")).in_file(folder);
-            return Err(error.with_hint("give the model another name with --name"));
+            return Err(error.with_hint("give the model another name with `name`"));
         }
         let (loaded, worn) = (BTreeMap::new(), BTreeMap::from([(0, name.clone())]));
         Ok(Self { offer, common, tokenizer, hosts: vec![host], name, folder, loaded, worn })

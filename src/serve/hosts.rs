@@ -112,7 +112,7 @@ pub(super) fn first(offer: &Offer, running: Running) -> Result<(Common, Host, Ar
     let tokenizer = opened
         .source
         .tokenizer()
-        .ok_or_else(|| Error::not_found("tokenizer", "tokenizer.json").with_hint("name one with --tokenizer FILE"))?;
+        .ok_or_else(|| Error::not_found("tokenizer", "tokenizer.json").with_hint("name one with `tokenizer FILE`"))?;
     let common = Common { kind, task: opened.source.task(), stop: opened.stop.clone(), positions: opened.source.positions(), running };
     let bundle = if let Offer::Bundle(bundle) = offer { Some((**bundle).clone()) } else { None };
     let mind = common.mind(opened)?;
@@ -123,7 +123,7 @@ impl Common {
     fn mind(&self, opened: Opened) -> Result<Mind> {
         let Running { runtime, device, batch_size, .. } = self.running;
         if self.kind == Kind::Text {
-            let ((graph, _), feeding) = ((opened.whole)()?, opened.source.filling().feeding);
+            let ((graph, _), feeding) = ((opened.whole)()?, opened.source.collation().feeding);
             return Ok(Mind::Writer(Box::new(Generator::fed(runtime, graph, feeding, device)?)));
         }
         let shape = Shape { threshold: 0.5, top: usize::MAX, prefix: String::new() };

@@ -1,6 +1,7 @@
 //! What goes with every cross-entropy: weights of classes, and label smoothing, as `torch.nn.CrossEntropyLoss` has them.
 
 use crate::ir::{Builder, DType, Dim, Expr, Tensor};
+use crate::num;
 
 /// The optional input with the weights of classes, where they are known only once there are data.
 pub const CLASS_WEIGHTS: &str = "class_weights";
@@ -43,7 +44,7 @@ impl Weights {
                 Some(b.constant(Tensor::from_f32(&[numbers.len()], &numbers)))
             }
             Self::Fed(classes) => Some(b.input_named(CLASS_WEIGHTS).unwrap_or_else(|| {
-                let input = b.input(CLASS_WEIGHTS, DType::F32, &[Dim::known(i64::try_from(*classes).unwrap_or(i64::MAX))]);
+                let input = b.input(CLASS_WEIGHTS, DType::F32, &[Dim::known(num::int(*classes))]);
                 b.set_initializer(input.id(), Tensor::from_f32(&[*classes], &vec![1.0; *classes]));
                 input
             })),

@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::ir::Trait;
-use crate::ir::{Attr, Builder, Expr, Node, NodeSpec, ValueId};
+use crate::error::Refusal;
+use crate::ir::{Attr, Builder, Expr, Node, NodeSpec, Trait, ValueId};
+use crate::num;
 
 /// A row-wise part of a graph: `logits = f(x)`, each row of the result following from the same row of `x`.
 #[derive(Debug)]
@@ -27,11 +28,11 @@ impl Head {
     ///
     /// # Errors
     /// The first node that does not treat each row alone, and why.
-    pub fn between(b: &Builder, x: Expr<'_>, logits: Expr<'_>) -> Result<Self, String> {
+    pub fn between(b: &Builder, x: Expr<'_>, logits: Expr<'_>) -> Result<Self, Refusal> {
         let all = b.nodes();
         let after: BTreeSet<ValueId> = reachable(&all, [x.id()]);
         if !after.contains(&logits.id()) {
-            return Err(format!("{} does not lead to {}", x.name(), logits.name()));
+            return Err(format!("{} does not lead to {}", x.name(), logits.name()).into());
         }
         let mut wanted = BTreeSet::from([logits.id()]);
         let mut nodes: Vec<Node> = vec![];
@@ -53,7 +54,7 @@ impl Head {
             read_before_transpose(b, node);
         }
         for node in &nodes {
-            row_wise(b, node, &after).map_err(|why| format!("{} ({}): {why}", node.name, node.op))?;
+            row_wise(b, node, &after).map_err(|refusal| refusal.of(&*node.op, &*node.name))?;
         }
         Ok(Self { x: x.id(), logits: logits.id(), nodes: in_order(nodes) })
     }
@@ -129,7 +130,7 @@ pub fn reachable(nodes: &[Node], from: impl IntoIterator<Item = ValueId>) -> BTr
     reached
 }
 
-fn row_wise(b: &Builder, node: &Node, inside: &BTreeSet<ValueId>) -> Result<(), String> {
+fn row_wise(b: &Builder, node: &Node, inside: &BTreeSet<ValueId>) -> Result<(), Refusal> {
     let dims = |id: ValueId| b.fact(id).shape;
     let is_inside = |i: usize| node.input(i).is_some_and(|id| inside.contains(&id));
     // An operand from outside must look the same to every row.
@@ -145,7 +146,7 @@ fn row_wise(b: &Builder, node: &Node, inside: &BTreeSet<ValueId>) -> Result<(), 
             (before.is_some() && before == after).then_some(()).ok_or_else(|| "it takes rows apart".into())
         }
         "Gather" => {
-            let rank = node.input(0).and_then(dims).map(|dims| i64::try_from(dims.len()).unwrap_or(0));
+            let rank = node.input(0).and_then(dims).map(|dims| num::int(dims.len()));
             let axis = node.int("axis", 0);
             let takes_columns = is_inside(0) && !is_inside(1) && (axis == -1 || rank.is_some_and(|rank| axis == rank - 1));
             let is_list = node.input(1).and_then(dims).is_some_and(|dims| dims.len() == 1);
@@ -153,7 +154,7 @@ fn row_wise(b: &Builder, node: &Node, inside: &BTreeSet<ValueId>) -> Result<(), 
         }
         op if Trait::Elementwise.is_of(op) => {
             let differs = node.reads().find(|&id| !inside.contains(&id) && !shared(id));
-            differs.map_or(Ok(()), |id| Err(format!("operand {} differs from row to row", b.name(id))))
+            differs.map_or(Ok(()), |id| Err(format!("operand {} differs from row to row", b.name(id)).into()))
         }
         _ => Err("it is not known to treat each row alone".into()),
     }

@@ -2,6 +2,7 @@
 
 use crate::contract::{Input, NEXT, Output};
 use crate::ir::{Builder, DType, Dim, Expr, Tensor};
+use crate::num;
 
 /// The hyper-parameters' defaults, which callers override through the optional inputs of the same names.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -106,7 +107,7 @@ fn clip_factor<'g>(norm: Expr<'g>, max: Expr<'g>) -> Expr<'g> {
 /// `updated` and the next state.
 pub fn update_graph(optimizer: &AdamW, count: usize) -> crate::Result<crate::ir::Graph> {
     let b = Builder::new(crate::ir::ModelInfo::dialect());
-    let length = Dim::known(i64::try_from(count).unwrap_or(i64::MAX));
+    let length = Dim::known(num::int(count));
     let vector = b.input(Input::Trainable.name(), DType::F32, std::slice::from_ref(&length));
     let gradient = b.input(Input::Gradient.name(), DType::F32, &[length]);
     let state = AdamW::moments(&b, vector);

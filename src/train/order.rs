@@ -4,7 +4,7 @@
 //! file. The gradient ends in one `Concat` of every trainable tensor's part. Were the first layer's part to stand last, it would be computed
 //! first, after the whole backward pass, and every layer would keep what its own parts are computed from until then. So the parts stand
 //! in the order of the layers: the last layer's is computed first, as soon as the backward pass has been there, and its operands are free.
-//! For the same reason what unpacks weights stands before everything else.
+//! For the same reason what dequantises weights stands before everything else.
 
 use crate::ir::{Graph, NodeId, ValueId};
 
@@ -58,10 +58,10 @@ pub(super) fn parts_last(graph: Graph, gradient: ValueId) -> Graph {
     })
 }
 
-/// Moves what follows from constants alone before everything else, such as the nodes that unpack weights.
+/// Moves what follows from constants alone before everything else, such as the nodes that dequantise weights.
 ///
 /// Of a product that waits for its activations and for its weight, the one that stands later is computed first. Were that the weight,
-/// the weights of all layers would be unpacked before the first one is used.
+/// the weights of all layers would be dequantised before the first one is used.
 #[must_use]
 pub(super) fn weights_first(graph: Graph) -> Graph {
     let fixed = fixed(&graph);
@@ -112,7 +112,7 @@ mod tests {
     use crate::ir::{Attr, Builder, DType, Dim, ModelInfo, Tensor};
 
     #[test]
-    fn weights_are_unpacked_before_anything_else_stands() -> Result<()> {
+    fn weights_are_dequantised_before_anything_else_stands() -> Result<()> {
         let b = Builder::new(ModelInfo::dialect());
         let x = b.input("x", DType::F32, &[Dim::symbol("batch"), Dim::known(4)]);
         let first = x.tanh();

@@ -133,46 +133,27 @@ impl LossPlan {
         matches!(self.name.as_str(), "dpo" | "ipo" | "kto")
     }
 
-    /// Checks that options go with the loss and the task.
+    /// Checks the values of the options, which go with the loss.
     ///
     /// # Errors
-    /// The first that does not.
+    /// The first that cannot be.
     pub fn check(&self, task: Task, classes: Option<usize>) -> Result<()> {
-        let reads = task.row().reads;
-        let is_cross_entropy = self.name == CROSS_ENTROPY;
-        let is_class = is_cross_entropy && matches!(reads, Reads::Logits | Reads::TokenLogits);
-        let refused = |option: &str, why: &str| {
-            Err(Error::unsupported(format!("{option} with the loss {} of {task}", self.name), why.to_owned()).with_hint("leave it out"))
-        };
         if !(0.0..1.0).contains(&self.label_smoothing) {
             return Err(Error::setting("label_smoothing", "a share from 0 to below 1", self.label_smoothing));
         }
-        if self.label_smoothing > 0.0 && !is_cross_entropy {
-            return refused("--label-smoothing", "it goes with a cross-entropy");
-        }
-        if self.balances_classes {
-            if !is_class {
-                return refused("--class-weights balanced", "it goes with the cross-entropy of classes");
-            }
-            if classes.is_none() {
-                return refused("--class-weights balanced", "the model does not tell how many classes it has");
-            }
+        if self.balances_classes && classes.is_none() {
+            let why = "the model does not tell how many classes it has";
+            return Err(Error::unsupported("class_weights balanced", why).with_hint("give the weight of each class"));
         }
         if !self.class_weights.is_empty() {
-            if !is_cross_entropy || reads == Reads::Spans {
-                return refused("--class-weights", "it goes with the cross-entropy of classes or tokens");
-            }
             if classes.is_some_and(|classes| classes != self.class_weights.len()) {
-                let what = if reads == Reads::Vocabulary { "token of the vocabulary" } else { "class" };
+                let what = if task.row().reads == Reads::Vocabulary { "token of the vocabulary" } else { "class" };
                 let expected = format!("{}, one for each {what}", classes.unwrap_or_default());
-                return Err(Error::mismatch("numbers in --class-weights", expected, self.class_weights.len()));
+                return Err(Error::mismatch("numbers in class_weights", expected, self.class_weights.len()));
             }
             if let Some(weight) = self.class_weights.iter().find(|weight| !weight.is_finite() || **weight < 0.0) {
                 return Err(Error::setting("class_weights", "numbers of 0 or more", weight));
             }
-        }
-        if self.distillation.is_some() && !is_class {
-            return refused("--distill-weight", "a teacher's logits are compared with those of classes");
         }
         if let Some(Distillation { weight, temperature }) = self.distillation {
             if !(0.0..=1.0).contains(&weight) {
@@ -181,9 +162,6 @@ impl LossPlan {
             if !temperature.is_finite() || temperature <= 0.0 {
                 return Err(Error::setting("temperature", "a number above 0", temperature));
             }
-        }
-        if !self.matryoshka.is_empty() && task != Task::Embedding {
-            return refused("--matryoshka-dims", "it goes with vectors");
         }
         Ok(())
     }

@@ -12,9 +12,10 @@ use super::recompute::{self, Layers};
 use super::token_log_probs;
 use crate::adapter::PENALTY;
 use crate::contract::Input;
+use crate::error::{Error, Refusal, Result};
 use crate::grad;
 use crate::ir::{Builder, DType, Dim, Expr, ValueId};
-use crate::{Error, Result};
+use crate::num;
 
 /// A loss in its graph.
 pub(super) struct Loss<'g> {
@@ -39,7 +40,7 @@ pub(super) struct Prepared<'g> {
     /// What was output under which name.
     outputs: Vec<(std::sync::Arc<str>, Expr<'g>)>,
     /// Attentions whose scores are computed for all queries at once though they should not be, with the reason.
-    whole: Vec<String>,
+    whole: Vec<Refusal>,
 }
 
 impl<'g> Prepared<'g> {
@@ -120,7 +121,7 @@ impl<'g> Prepared<'g> {
     fn logits(&self, model: Model<'_>) -> Result<Expr<'g>> {
         let head = model.anatomy.head.as_ref().ok_or_else(|| {
             Error::unsupported("training this graph", "it has no output that looks like logits")
-                .with_hint("a body without a head gets one with `--num-labels`; `peft-onnx inspect --explain` says what was looked for")
+                .with_hint("a body without a head gets one with `num_labels`; `peft-onnx inspect --explain` says what was looked for")
         })?;
         let named = |wanted: &str| self.outputs.iter().find(|(name, _)| **name == *wanted).map(|(_, value)| *value);
         let logits =
@@ -170,7 +171,7 @@ impl<'g> Prepared<'g> {
         if formula.loss.reads == Reads::TokenLogProbs {
             let (logits, labels) = (self.logits(model)?, labels(b, model)?);
             let head = self.head(model, logits);
-            let before = i64::try_from(model.positions_without_label).unwrap_or(i64::MAX);
+            let before = num::int(model.positions_without_label);
             let dims = b.input_named(LABELS).map(|labels| labels.length(0).concat(&[labels.length(1)], 0));
             let dims = dims.ok_or_else(|| Error::not_found("input", LABELS))?;
             let tokens = b.scoped("loss", || token_log_probs::write(b, &head, labels, dims, before))?;
@@ -209,7 +210,7 @@ impl<'g> Prepared<'g> {
 
     /// Positions without those of virtual tokens in front.
     fn own_positions(model: Model<'_>, value: Expr<'g>) -> Expr<'g> {
-        let before = i64::try_from(model.positions_without_label).unwrap_or(i64::MAX);
+        let before = num::int(model.positions_without_label);
         let spans = matches!(model.objective, Objective::Formula(formula) if formula.loss.reads == Reads::Spans);
         if before > 0 && (spans || value.rank() == 3) { value.slice(&[before], &[i64::MAX], &[1]) } else { value }
     }
@@ -249,7 +250,7 @@ fn frames<'g>(logits: Expr<'g>, mask: Expr<'g>) -> Option<Expr<'g>> {
 /// Replaces the adapter's inputs by parts of one flat input.
 fn flatten<'g>(b: &'g Builder, model: Model<'_>) -> Result<Expr<'g>> {
     let params = model.params;
-    let length = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    let length = num::int;
     let count: usize = params.iter().map(|param| param.initial.len()).sum();
     if count == 0 {
         return Err(Error::invalid("there is nothing to train: the adapter has no tensors"));
@@ -305,7 +306,7 @@ fn labels<'g>(b: &'g Builder, model: Model<'_>) -> Result<Labels<'g>> {
         }
     };
     Ok(b.scoped("loss", || {
-        let before = i64::try_from(model.positions_without_label).unwrap_or(i64::MAX);
+        let before = num::int(model.positions_without_label);
         let labels = if before == 0 || of_rows { labels } else { loss::with_ignored(labels, before) };
         match model.objective {
             Objective::NextToken(_) | Objective::Formula(_) => Labels::next_token(labels),

@@ -15,8 +15,9 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
-use crate::error::Result;
+use crate::error::{Refusal, Result};
 use crate::ir::{Attr, Builder, DType, Dim, Expr, Fact, Node, NodeSpec, ValueId};
+use crate::num;
 
 /// Scores of one head that exist at a time: 512 queries with 512 keys.
 const SCORES: i64 = 1 << 18;
@@ -27,7 +28,7 @@ const FEWEST_ROWS: i64 = 64;
 const ELEMENTWISE: &[&str] =
     &["Add", "And", "Cast", "Clip", "Div", "Equal", "Identity", "IsNaN", "Max", "Min", "Mul", "Neg", "Not", "Or", "Sub", "Tanh", "Where"];
 
-/// An attention, written out.
+/// A decomposed attention.
 struct Core {
     /// Its nodes, from the product with the keys to that with the values.
     nodes: Vec<Node>,
@@ -44,11 +45,11 @@ struct Operand {
     rows: Dim,
 }
 
-/// Writes every attention that is written out as rounds over some of its queries each. What stays whole is in the answer, with the reason.
+/// Rewrites every decomposed attention as rounds over some of its queries each. Returns what stays whole, with the reason.
 ///
 /// # Errors
 /// A cycle.
-pub(super) fn in_rounds(b: &Builder, is_hidden: impl Fn(ValueId) -> bool) -> Result<Vec<String>> {
+pub(super) fn in_rounds(b: &Builder, is_hidden: impl Fn(ValueId) -> bool) -> Result<Vec<Refusal>> {
     let nodes = b.sorted_nodes()?;
     let graph = Written::new(b, &nodes);
     let softmaxes = nodes.iter().enumerate().filter(|(_, node)| &*node.op == "Softmax" && node.input(0).is_some_and(&is_hidden));
@@ -61,10 +62,12 @@ pub(super) fn in_rounds(b: &Builder, is_hidden: impl Fn(ValueId) -> bool) -> Res
                 b.rewire(output, |_| written);
             }
             Ok(None) => {}
-            Err(why) => whole.push(format!("{}: {why}", softmax.name)),
+            Err(refusal) => whole.push(refusal.of(&*softmax.op, &*softmax.name)),
         }
     }
-    whole.extend(nodes.iter().filter(|node| &*node.op == "Attention").map(|node| format!("{}: it is one operator", node.name)));
+    whole.extend(
+        nodes.iter().filter(|node| &*node.op == "Attention").map(|node| Refusal::new("it is one operator").of(&*node.op, &*node.name)),
+    );
     Ok(whole)
 }
 
@@ -92,14 +95,14 @@ impl<'a, 'g> Written<'a, 'g> {
     ///
     /// # Errors
     /// Why it has to stay whole.
-    fn core(&self, softmax: usize) -> Result<Option<Core>, String> {
+    fn core(&self, softmax: usize) -> Result<Option<Core>, Refusal> {
         let node = &self.nodes[softmax];
         let Some((scores, probabilities)) = node.input(0).zip(node.output(0)) else { return Ok(None) };
         let (Some(product), Some(context)) = (self.product_behind(scores), self.product_before(probabilities)) else { return Ok(None) };
         let rank = self.b.fact(scores).rank().ok_or("the rank of its scores is unknown")?;
-        let last = i64::try_from(rank).unwrap_or(i64::MAX) - 1;
+        let last = num::int(rank) - 1;
         if ![-1, last].contains(&node.int("axis", -1)) {
-            return Err("its softmax is not along the keys".to_owned());
+            return Err("its softmax is not along the keys".into());
         }
         let inside = self.between(product, context);
         self.check(&inside, context)?;
@@ -109,7 +112,7 @@ impl<'a, 'g> Written<'a, 'g> {
         let rows = rows.filter(|rows| rows.as_known() != Some(1)).ok_or("its queries have no axis of their own")?;
         let is_like = |id: ValueId| self.b.fact(id).rank() == Some(rank);
         if !is_like(output) || !self.nodes[product].output(0).is_some_and(is_like) {
-            return Err("its heads have another form than its scores".to_owned());
+            return Err("its heads have another form than its scores".into());
         }
         let core = Core { nodes: core, queries: Operand { value: queries, rows }, output, rank };
         core.operands().try_for_each(|id| core.reading(&self.b.fact(id)).map(|_| ()))?;
@@ -175,20 +178,20 @@ impl<'a, 'g> Written<'a, 'g> {
 
     /// # Errors
     /// A node that cannot run for some queries alone, or whose result is read elsewhere.
-    fn check(&self, inside: &[usize], last: usize) -> Result<(), String> {
+    fn check(&self, inside: &[usize], last: usize) -> Result<(), Refusal> {
         for (at, &place) in inside.iter().enumerate() {
             let node = &self.nodes[place];
             let is_end = at == 0 || place == last;
             let is_fine = (is_end && &*node.op == "MatMul") || (!is_end && (ELEMENTWISE.contains(&&*node.op) || &*node.op == "Softmax"));
             if !is_fine {
-                return Err(format!("{} ({}) is between its scores and its output", node.name, node.op));
+                return Err(format!("{} ({}) is between its scores and its output", node.name, node.op).into());
             }
             let is_read_elsewhere = |id: ValueId| {
                 let readers = self.readers.get(&id).map_or(&[][..], Vec::as_slice);
                 readers.iter().any(|reader| !inside.contains(reader))
             };
             if place != last && node.writes().any(is_read_elsewhere) {
-                return Err(format!("what {} ({}) gives is read elsewhere too", node.name, node.op));
+                return Err(format!("what {} ({}) gives is read elsewhere too", node.name, node.op).into());
             }
         }
         Ok(())
@@ -218,16 +221,16 @@ impl Core {
 
     /// # Errors
     /// An operand whose rows cannot be told from those of something else.
-    fn reading(&self, fact: &Fact) -> Result<Reading, String> {
+    fn reading(&self, fact: &Fact) -> Result<Reading, Refusal> {
         let dims = fact.shape.as_ref().ok_or("the rank of an operand of its scores is unknown")?;
         if dims.len() > self.rank {
-            return Err("an operand of its scores has more axes than they".to_owned());
+            return Err("an operand of its scores has more axes than they".into());
         }
         match dims.len().checked_sub(2).map(|axis| (axis, &dims[axis])) {
             None => Ok(Reading::Whole),
             Some((_, rows)) if rows.as_known() == Some(1) => Ok(Reading::Whole),
             Some((axis, rows)) if *rows == self.queries.rows => Ok(Reading::Rows(axis)),
-            Some((_, rows)) => Err(format!("an operand of its scores has {rows} rows, there are {} queries", self.queries.rows)),
+            Some((_, rows)) => Err(format!("an operand of its scores has {rows} rows, there are {} queries", self.queries.rows).into()),
         }
     }
 }
@@ -259,7 +262,7 @@ impl<'g> Parts<'g> {
 
 /// The attention, as a `Scan`.
 fn rounds<'g>(b: &'g Builder, core: &Core) -> Result<Expr<'g>> {
-    let rank = i64::try_from(core.rank).unwrap_or(i64::MAX);
+    let rank = num::int(core.rank);
     let queries = b.expr(core.queries.value);
     let keys = core.nodes[0].input(1).map_or(queries, |id| b.expr(id));
     let parts = Parts::of(queries, keys, rank);
@@ -334,7 +337,7 @@ fn round<'g, 'b>(b: &'g Builder, body: &'b Builder, core: &Core, queries: Expr<'
             let outer = body.capture(b.expr(id));
             let is_whole = at == first || (at == last && input == 1);
             match core.reading(&outer.fact()) {
-                Ok(Reading::Rows(axis)) if !is_whole => Some(outer.gather(rows, i64::try_from(axis).unwrap_or(0))),
+                Ok(Reading::Rows(axis)) if !is_whole => Some(outer.gather(rows, num::int(axis))),
                 _ => Some(outer),
             }
         };

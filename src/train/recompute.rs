@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 use crate::anatomy::Anatomy;
 use crate::error::{Error, Result};
 use crate::grad::Gradients;
-use crate::ir::{Attr, Builder, DType, Dim, Expr, Fact, LATER, Node, NodeSpec, ValueId};
+use crate::ir::{Attr, Builder, DType, Dim, Expr, Fact, LATER, Node, NodeSpec, Trait, ValueId};
+use crate::num;
 
 /// What is computed again in the backward pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,8 +84,10 @@ const SMALL: i64 = 1 << 16;
 const NOMINAL: i64 = 256;
 /// Operators that are products with a weight where one operand does not depend on hidden states.
 const PRODUCTS: &[&str] = &["MatMul", "Gemm", "Conv", "Scan", "Attention"];
-/// Operators that are not written a second time: what they give is not the same twice, or much work.
-const ONCE: &[&str] = &["RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout", "Loop", "If"];
+/// Whether a node is not written a second time: what it gives is not the same twice, or much work.
+fn runs_once(node: &Node) -> bool {
+    Trait::Random.is_of(&node.op) || matches!(&*node.op, "Loop" | "If")
+}
 
 /// The forward pass, in layers.
 pub(super) struct Layers {
@@ -141,7 +144,7 @@ impl Layers {
         let attentions = Some(places(false)).filter(|own| !own.is_empty()).unwrap_or_else(|| places(true));
         if attentions.is_empty() {
             let error =
-                Error::unsupported(format!("--recompute {}", self.choice), "no attention was recognised, so layers are not told apart");
+                Error::unsupported(format!("`recompute {}`", self.choice), "no attention was recognised, so layers are not told apart");
             return Err(error.with_hint("`peft-onnx inspect --explain` says what was looked for"));
         }
         let live = self.live(b);
@@ -233,7 +236,7 @@ impl<'g> Again<'_, 'g> {
         let is_hidden = self.layers.hidden.contains(&id);
         let by_weight = || node.reads().any(|read| !self.layers.hidden.contains(&read));
         let is_product = PRODUCTS.contains(&&*node.op) && is_hidden && (by_weight() || &*node.op != "MatMul");
-        let is_kept = (is_small && !is_hidden) || ONCE.contains(&&*node.op) || (self.layers.choice == Recompute::Auto && is_product);
+        let is_kept = (is_small && !is_hidden) || runs_once(node) || (self.layers.choice == Recompute::Auto && is_product);
         !is_kept && self.wait(layer, gradients).is_some()
     }
 
@@ -292,7 +295,7 @@ impl<'g> Again<'_, 'g> {
             1 => Some(wait),
             _ => {
                 let zeros = b.ints(&vec![0; rank - 1]).id();
-                let length = Dim::known(i64::try_from(rank).unwrap_or(i64::MAX));
+                let length = Dim::known(num::int(rank));
                 let spec = NodeSpec {
                     op: "Concat".into(),
                     inputs: vec![Some(wait), Some(zeros)],
@@ -386,7 +389,7 @@ fn needed(nodes: Vec<Node>, ends: &[ValueId]) -> Vec<Node> {
 pub(super) fn hidden(nodes: &[Node], anatomy: &Anatomy) -> BTreeSet<ValueId> {
     let embedding = anatomy.token_embedding.and_then(|at| anatomy.embeddings.get(at)).map(|embedding| embedding.output);
     let mut hidden: BTreeSet<ValueId> = anatomy.projections.iter().map(|projection| projection.y).chain(embedding).collect();
-    for node in nodes.iter().filter(|node| !["Shape", "Size"].contains(&&*node.op)) {
+    for node in nodes.iter().filter(|node| !Trait::Lengths.is_of(&node.op)) {
         if node.reads().any(|id| hidden.contains(&id)) {
             hidden.extend(node.writes());
         }

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use super::objective::{Model, Objective};
 use crate::anatomy::{Anatomy, Mask, Masking, SEGMENTS};
+use crate::error::Refusal;
 use crate::ir::{Builder, DType, Dim, Expr, Fact, Tensor, ValueId};
 
 /// What hides a key from a query where a mask is subtracted from scores: far above every score, and a number of half precision too.
@@ -13,7 +14,7 @@ const LARGE: f64 = 3e4;
 
 /// Why rows cannot be put into one; none if they can.
 #[must_use]
-pub fn refusal(model: Model<'_>) -> Option<String> {
+pub fn refusal(model: Model<'_>) -> Option<Refusal> {
     let b = Builder::on(model.graph);
     super::cache::close(&b, model.anatomy);
     masks(&b, model).err()
@@ -64,31 +65,31 @@ fn apart<'g>(mask: Expr<'g>, kind: Masking, same: Expr<'g>) -> Expr<'g> {
 ///
 /// # Errors
 /// Why segments cannot be kept apart.
-fn masks(b: &Builder, model: Model<'_>) -> Result<Vec<Mask>, String> {
+fn masks(b: &Builder, model: Model<'_>) -> Result<Vec<Mask>, Refusal> {
     let anatomy = model.anatomy;
     if !matches!(model.objective, Objective::NextToken(_)) || model.hard_prompt.is_some() {
-        return Err("only rows of a causal language model, whose tokens are learnt, can follow one another".to_owned());
+        return Err("only rows of a causal language model, whose tokens are learnt, can follow one another".into());
     }
     if model.virtual_tokens > 0 {
-        return Err("virtual tokens stand before each row, and there is one place for them".to_owned());
+        return Err("virtual tokens stand before each row, and there is one place for them".into());
     }
     if counts_itself(anatomy) {
         let why = "the graph counts positions itself and looks them up in a learned table";
-        return Err(format!("{why}; export it with the input position_ids"));
+        return Err(format!("{why}; export it with the input position_ids").into());
     }
     let Some(main) = anatomy.inputs.main.filter(|&id| b.fact(id).rank() == Some(2)) else {
-        return Err("it has no input of tokens".to_owned());
+        return Err("it has no input of tokens".into());
     };
     let seq = b.expr(main).dim(1);
     let own: Vec<_> = anatomy.attentions.iter().filter(|attention| !attention.cross).collect();
     if own.is_empty() {
-        return Err("no attention was recognised".to_owned());
+        return Err("no attention was recognised".into());
     }
     let (mut found, mut seen) = (vec![], BTreeSet::new());
     for attention in own {
         let is_open = |scores: ValueId| b.fact(scores).rank() == Some(4);
         if !attention.scores.is_none_or(is_open) {
-            return Err(format!("the attention {} has batch and heads on one axis", attention.module));
+            return Err(format!("the attention {} has batch and heads on one axis", attention.module).into());
         }
         let usable = attention.masks.iter().find(|mask| is_usable(&b.fact(mask.value), &seq));
         let mask = usable.ok_or_else(|| format!("the attention {} has no mask of all queries and keys", attention.module))?;

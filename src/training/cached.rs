@@ -6,6 +6,7 @@ use crate::contract::{GraphName, Output};
 use crate::data::{Batch, Example, Labels};
 use crate::error::{Error, Result};
 use crate::export::Bundle;
+use crate::num;
 use crate::ort::{Device, DeviceTensor, Elements, Feed, HostTensor, Runtime, Session, Stepper};
 use crate::train::cached::{VECTORS, VECTORS_GRADIENT};
 use crate::train::losses::LABELS;
@@ -121,7 +122,7 @@ fn labels(parts: &[Batch]) -> Result<HostTensor> {
     let rows = || parts.iter().flat_map(|part| &part.rows);
     let count = rows().count();
     if rows().all(|row| row.labels == Labels::Row) {
-        let places: Vec<i64> = (0..count).map(|place| i64::try_from(place).unwrap_or(i64::MAX)).collect();
+        let places: Vec<i64> = (0..count).map(num::int).collect();
         return HostTensor::new([count], places);
     }
     let number = |row: &Example| row.columns.get(LABELS)?.values.first().copied().map(narrow);

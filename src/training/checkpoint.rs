@@ -53,7 +53,7 @@ pub struct Keep {
 }
 
 /// What to do about a checkpoint that is not what was written.
-const DAMAGED: &str = "the checkpoint was damaged after it was written: take another one, with --checkpoint or --resume PATH";
+const DAMAGED: &str = "the checkpoint was damaged after it was written: take another one, with `checkpoint` or `resume PATH`";
 
 /// What is known of a checkpoint beside its numbers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

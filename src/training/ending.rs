@@ -1,4 +1,4 @@
-//! How a run ends: early, well, and what is told of it.
+//! How a run ends: early or in full, and what is reported.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use crate::data::Dataset;
 use crate::error::{Context, Error, Result};
 use crate::evaluate::{Evaluation, Metrics};
 use crate::export::{Bundle, Manifest, adapter_file, card, pending};
+use crate::num;
 use crate::ort::{Device, Runtime};
 use crate::training::report::{self, Facts};
 use crate::training::runs::{self, Ended};
@@ -24,12 +25,12 @@ pub(super) fn measured(goal: &Goal, names: &[&str]) -> Result<()> {
     if names.contains(&goal.metric()) {
         return Ok(());
     }
-    Err(Error::not_found("metric", goal.metric()).with_hint(format!("--metric is one of {}", names.join(", "))))
+    Err(Error::not_found("metric", goal.metric()).with_hint(format!("`metric` is one of {}", names.join(", "))))
 }
 
 pub(super) fn nothing_measured() -> Error {
-    let error = Error::invalid("which step is best is told by rows that are not trained on, and there are none");
-    error.with_hint("`--val-size 0.1` holds back a tenth of the data, `--eval-data FILE` names other rows")
+    let error = Error::invalid("choosing the best step needs eval data, and there is none");
+    error.with_hint("`val_size 0.1` holds back a tenth of the data, `eval_data FILE` names other rows")
 }
 
 /// Puts the adapter of a run's last checkpoint, or of its best one, into the bundle, unless it is there.
@@ -37,7 +38,7 @@ pub(super) fn finished(bundle: &Bundle, run: &mut runs::Run, last: u64, watching
     let best = if watching.load_best { run.best_saved()? } else { None };
     let kept = run.record.kept.or(best).unwrap_or(last);
     if run.record.ended != Some(Ended::Finished) {
-        let hint = format!("step {kept} of run {} is saved: the same command with --resume puts it into the bundle", run.name);
+        let hint = format!("step {kept} of run {} is saved: the same command with `resume` puts it into the bundle", run.name);
         pending::follow(bundle.folder(), &pending::Source { run: run.name.clone(), step: kept }).hint(hint)?;
         bundle.renew_inference()?;
         if let Err(error) = run.finish(kept) {
@@ -112,7 +113,7 @@ pub(super) fn ratio(step: u64, of: usize) -> f64 {
 }
 
 pub(super) fn whole(number: usize) -> u64 {
-    u64::try_from(number).unwrap_or(u64::MAX)
+    num::wide(number)
 }
 
 /// The names of classes that predictions are told by: those of the data, else the bundle's.

@@ -6,9 +6,10 @@ use super::cached::Cached;
 use super::graphs::{GRADIENT, STATES, narrow, number, open, with_optional};
 use super::options::Optimizer;
 use crate::contract::{GraphName, Input, Output};
-use crate::data::{Batch, Batches, Dataset, Filling, Order};
+use crate::data::{Batch, Batches, Collation, Dataset, Order};
 use crate::error::{Error, Result};
 use crate::export::Bundle;
+use crate::num;
 use crate::ort::{Device, DeviceTensor, Feed, HostTensor, Runtime, Session, Stepper};
 
 /// The optional input that seeds the dropout masks.
@@ -23,7 +24,7 @@ fn open_update(runtime: &Runtime, bundle: &Bundle, graph: GraphName, device: Dev
     let missing = TOLD.into_iter().find(|name| session.output(name).is_none());
     let Some(missing) = missing else { return Ok(session) };
     let error = Error::not_found("output of its graphs", missing).in_file(bundle.folder());
-    Err(error.with_hint("an earlier version wrote this bundle: inject again (with --adapter, from what it learnt)"))
+    Err(error.with_hint("an earlier version wrote this bundle: inject again (with `adapter`, from what it learnt)"))
 }
 
 /// What makes an optimizer step.
@@ -91,8 +92,8 @@ impl Engine {
         let graphs = if is_cached {
             if options.accumulation.get() > 1 {
                 let error =
-                    Error::unsupported("--gradient-accumulation-steps with this loss", "it compares all rows of a batch with each other");
-                return Err(error.with_hint("a larger --batch-size with --micro-batch-size takes as little memory, and learns more"));
+                    Error::unsupported("`gradient_accumulation_steps` with this loss", "it compares all rows of a batch with each other");
+                return Err(error.with_hint("a larger `batch_size` with `micro_batch_size` takes as little memory, and learns more"));
             }
             let update = Box::new(Stepper::new(open_update(runtime, bundle, GraphName::Update, options.device)?, &STATES, &TOLD, waiting)?);
             Graphs::Cached { cached: Box::new(Cached::open(runtime, bundle, options.device)?), update, losses: vec![] }
@@ -138,8 +139,8 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Batches::new`].
-    pub(super) fn batches<'a>(&self, dataset: &'a Dataset, batch_size: usize, order: Order, filling: Filling) -> Result<Batches<'a>> {
-        Batches::new(dataset, self.reader().inputs(), batch_size, order, filling)
+    pub(super) fn batches<'a>(&self, dataset: &'a Dataset, batch_size: usize, order: Order, collation: Collation) -> Result<Batches<'a>> {
+        Batches::new(dataset, self.reader().inputs(), batch_size, order, collation)
     }
 
     /// One optimizer step over `batches`. `step` counts from 1. What came of it waits on the device until it is [collected](Self::collect).
@@ -269,7 +270,7 @@ impl Engine {
     /// Follows from the run's seed and the batch's number alone, so that a resumed run drops the same.
     fn dropout_seed(&self, step: u64, at: usize) -> i64 {
         let accumulation = u64::try_from(self.accumulation).unwrap_or(1);
-        let number = (step.wrapping_sub(1)).wrapping_mul(accumulation).wrapping_add(u64::try_from(at).unwrap_or_default());
+        let number = (step.wrapping_sub(1)).wrapping_mul(accumulation).wrapping_add(num::wide(at));
         i64::try_from(scrambled(self.seed.wrapping_add(scrambled(number))) >> 33).unwrap_or_default()
     }
 }

@@ -14,6 +14,7 @@ use prost::Message;
 use crate::error::{Context, Result};
 use crate::evaluate::EvalRecord;
 use crate::files::inside;
+use crate::num;
 use crate::training::metrics::StepRecord;
 
 static CHECKSUM: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
@@ -116,7 +117,7 @@ impl Events {
 
 /// A message with its length and its checksums.
 fn record(message: &[u8]) -> Vec<u8> {
-    let length = u64::try_from(message.len()).unwrap_or(u64::MAX).to_le_bytes();
+    let length = num::wide(message.len()).to_le_bytes();
     [&length[..], &masked(&length), message, &masked(message)].concat()
 }
 

@@ -16,6 +16,7 @@ pub mod checkpoint;
 mod ending;
 mod engine;
 mod events;
+mod fitting;
 mod graphs;
 pub mod metrics;
 pub mod need;
@@ -78,7 +79,7 @@ pub struct Plan {
     pub steps_per_epoch: usize,
     /// Trainable numbers.
     pub trainable: usize,
-    /// What was read to learn from.
+    /// The training examples that were read.
     pub data: crate::data::Summary,
     /// Rows a step, at most.
     pub rows_per_step: usize,

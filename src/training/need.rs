@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::export::Bundle;
 use crate::forecast::{self, Lengths};
 use crate::ir::Graph;
+use crate::num;
 
 /// Private memory of the program with ONNX Runtime loaded and no graph open, in bytes; measured with 1.32 on Linux.
 const PROGRAM: u64 = 12 << 20;
@@ -41,7 +42,7 @@ impl Step {
     /// A bundle without it.
     pub fn read(bundle: &Bundle, is_parted: bool) -> Result<Self> {
         let graph = bundle.graph(if is_parted { "gradient" } else { "training" })?;
-        let numbers = u64::try_from(bundle.manifest().trainable_count).unwrap_or(u64::MAX);
+        let numbers = num::wide(bundle.manifest().trainable_count);
         // The vector and its two moments; with parts, the gradient so far, and the next of each while they are updated.
         let vectors = if is_parted { 8 } else { 3 };
         Ok(Self { graph, state: numbers.saturating_mul(4 * vectors) })
@@ -54,7 +55,7 @@ impl Step {
     pub fn need(&self, lengths: Lengths) -> Result<Need> {
         let settled = forecast::settled(&self.graph, lengths)?;
         let peak = forecast::peak(&self.graph, &settled);
-        let nodes = u64::try_from(self.graph.nodes().len()).unwrap_or(u64::MAX);
+        let nodes = num::wide(self.graph.nodes().len());
         let bytes = peak.bytes.saturating_add(self.state).saturating_add(PROGRAM).saturating_add(nodes.saturating_mul(NODE));
         Ok(Need { bytes, values: peak.bytes, at: peak.at, operations: peak.operations })
     }
@@ -114,8 +115,8 @@ pub(super) fn warn(bundle: &Bundle, dataset: &Dataset, rows: usize, batch: usize
     let needed = Step::read(bundle, rows < whole(batch)).and_then(|step| step.need(Lengths { rows, tokens }));
     match needed {
         Ok(need) if need.bytes > memory => tracing::warn!(
-            "a step of {rows} x {tokens} tokens needs about {} MB of memory, and {} MB are available: --micro-batch-size auto takes as many rows at \
-             a time as fit, --max-length cuts rows, and `inject --recompute layer` needs the least",
+            "a step of {rows} x {tokens} tokens needs about {} MB of memory, and {} MB are available: `micro_batch_size auto` takes as many rows at \
+             a time as fit, `max_length` cuts rows, and `inject --recompute layer` needs the least",
             need.bytes / 1_000_000,
             memory / 1_000_000
         ),
@@ -130,7 +131,7 @@ fn tokens(dataset: &Dataset) -> i64 {
 }
 
 fn whole(number: usize) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
+    num::int(number)
 }
 
 /// Memory that processes can still take, in bytes: the machine's, or what a control group leaves of it. None where the system does not tell.

@@ -10,6 +10,7 @@ use super::best::Goal;
 use crate::data::{ColumnMap, HeldOut, Order, Packing, Sampler};
 use crate::error::{Error, Result};
 use crate::evaluate::reference::Referee;
+use crate::num;
 use crate::ort::Device;
 use crate::training::schedule::{Decay, Schedule};
 
@@ -70,9 +71,9 @@ pub enum MicroBatch {
 /// What is learnt from, and how it is read.
 #[derive(Clone, Debug)]
 pub struct DataOptions {
-    /// Rows to learn from.
+    /// The training examples.
     pub file: PathBuf,
-    /// Rows to measure on.
+    /// The eval examples.
     pub eval: EvalData,
     /// What columns are renamed to.
     pub columns: ColumnMap,
@@ -88,7 +89,7 @@ pub struct DataOptions {
     pub packing: Packing,
     /// The order of rows.
     pub order: Order,
-    /// Rows a batch.
+    /// Batch size, in rows.
     pub batch_size: NonZeroUsize,
 }
 
@@ -139,7 +140,7 @@ pub enum Length {
 pub struct Optimizer {
     /// The learning rate at the end of the warm-up.
     pub learning_rate: f64,
-    /// Decoupled decay of every trainable number.
+    /// Decoupled weight decay of every trainable parameter.
     pub weight_decay: f64,
     /// Decay of the first moment.
     pub beta1: f64,
@@ -245,7 +246,7 @@ impl Options {
         let total_steps = self.length.steps(steps_per_epoch)?;
         let warmup_steps = match self.warmup {
             Warmup::Steps(steps) => steps,
-            Warmup::Share(share) => whole(share * float(total_steps)),
+            Warmup::Share(share) => whole(share * num::float_of(total_steps)),
         };
         Ok(Schedule { decay: self.decay, peak: self.optimizer.learning_rate, warmup_steps, total_steps })
     }
@@ -256,7 +257,7 @@ impl Length {
         match self {
             Self::Steps(steps) => Ok(steps),
             Self::Epochs(epochs) if epochs.is_finite() && epochs > 0.0 => {
-                let steps = epochs * float(u64::try_from(steps_per_epoch).unwrap_or(u64::MAX));
+                let steps = epochs * num::float(steps_per_epoch);
                 Ok(whole(steps.ceil()).max(1))
             }
             Self::Epochs(epochs) => Err(Error::setting("epochs", "a number above 0", epochs)),
@@ -304,11 +305,6 @@ impl fmt::Display for Optimizer {
 #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "numbers are rounded once, where they become tensors")]
 fn rounded(value: f64) -> f32 {
     value as f32
-}
-
-#[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "numbers of steps are far below 2^53")]
-fn float(number: u64) -> f64 {
-    number as f64
 }
 
 #[expect(

@@ -15,7 +15,7 @@ use super::events::Events;
 use super::graphs::{STATES, open as open_graph};
 use super::options::EvalData;
 use super::start::{Beginning, begin};
-use super::{Event, Options, Plan, Source, Summary, need, source};
+use super::{Event, Options, Plan, Source, Summary, fitting, need, source};
 use crate::adapter::config::Task;
 use crate::contract::{GraphName, Input};
 use crate::data::{Cursor, Dataset};
@@ -24,6 +24,7 @@ use crate::evaluate::reference::Reference;
 use crate::evaluate::{Evaluation, Evaluator, teacher};
 use crate::export::Bundle;
 use crate::export::adapter_file::Frame;
+use crate::num;
 use crate::ort::{Feed, Runtime};
 use crate::training::checkpoint::{self, Checkpoint, Conditions, Keep, Record};
 use crate::training::metrics::{Metrics, StepRecord};
@@ -46,12 +47,7 @@ impl Material {
         let bundle = Bundle::open(&options.bundle, options.base.as_deref())?;
         let beginning = Beginning::find(options, bundle.manifest())?;
         let data = &options.data;
-        let source = Source::of(&bundle, data.tokenizer.as_deref())?
-            .mapped(&data.columns)
-            .cut(data.max_length)
-            .parted(data.stride)
-            .sampled(data.sampler)
-            .packed(data.packing)?;
+        let source = fitting::source(options, &bundle)?;
         let (mut dataset, mut eval_data) = match &data.eval {
             EvalData::HeldOut(held_out) => source.read_parted(&data.file, *held_out).map(|(kept, held)| (kept, Some(held)))?,
             EvalData::File(file) => {
@@ -65,7 +61,7 @@ impl Material {
             rows.class_weights.clone_from(&dataset.class_weights);
         }
         for rows in std::iter::once(&mut dataset).chain(&mut eval_data) {
-            teacher::fill(runtime, &bundle, options.device, &source.filling(), rows)?;
+            teacher::fill(runtime, &bundle, options.device, &source.collation(), rows)?;
         }
         let rows = need::rows_at_a_time(&bundle, options, &dataset)?;
         Ok(Self { source: source.in_parts_of(rows), bundle, dataset, eval_data, beginning })
@@ -74,7 +70,7 @@ impl Material {
     /// Says before the first step if it needs more memory than the machine has.
     pub(super) fn warn_of_memory(&self, options: &Options) {
         let batch = options.data.batch_size.get();
-        need::warn(&self.bundle, &self.dataset, self.source.filling().micro_batch.unwrap_or(batch), batch);
+        need::warn(&self.bundle, &self.dataset, self.source.collation().micro_batch.unwrap_or(batch), batch);
     }
 
     /// The bundle, open.
@@ -168,7 +164,7 @@ impl<'a> Run<'a> {
         let Material { bundle, source, dataset, eval_data, beginning } = material;
         let manifest = bundle.manifest();
         let (data, accumulation) = (&options.data, options.accumulation.get());
-        let is_parted = source.filling().parts_batches(dataset, data.batch_size.get());
+        let is_parted = source.collation().parts_batches(dataset, data.batch_size.get());
         let parts = if is_parted { data.batch_size } else { NonZeroUsize::MIN };
         let task = Task::from_name(&manifest.task);
         if is_parted
@@ -177,7 +173,7 @@ impl<'a> Run<'a> {
         {
             let what = format!("running the loss {} on parts of a batch", manifest.loss.name);
             let error = Error::unsupported(what, "it compares all rows of a batch with each other");
-            return Err(error.with_hint("leave --micro-batch-size out, and take a smaller --batch-size"));
+            return Err(error.with_hint("leave `micro_batch_size` out, and take a smaller `batch_size`"));
         }
         let opening = Opening { device: options.device, accumulation: options.accumulation, waiting: options.waiting };
         let mut engine = Engine::open(runtime, bundle, &opening, parts)?;
@@ -186,7 +182,7 @@ impl<'a> Run<'a> {
         let watching = &options.watching;
         let evaluator = match eval_data {
             Some(dataset) => {
-                let evaluator = Evaluator::new(open(GraphName::Evaluation)?, dataset, source.filling(), data.batch_size.get());
+                let evaluator = Evaluator::new(open(GraphName::Evaluation)?, dataset, source.collation(), data.batch_size.get());
                 let evaluator =
                     evaluator.narrowed_to(source.hard_prompt()).measuring(source.classes(), &names_of(dataset, manifest), &manifest.loss);
                 let evaluator = evaluator.spelled_by(source.tokenizer(), &manifest.loss);
@@ -206,7 +202,7 @@ impl<'a> Run<'a> {
             order: data.order,
             seed: options.seed,
         };
-        let batches = engine.batches(dataset, data.batch_size.get(), data.order, source.filling())?;
+        let batches = engine.batches(dataset, data.batch_size.get(), data.order, source.collation())?;
         let steps_per_epoch = batches.groups_per_epoch(accumulation);
         let schedule = options.schedule(steps_per_epoch)?;
         let optimization = format!("{schedule}; {}", options.optimizer);
@@ -218,7 +214,7 @@ impl<'a> Run<'a> {
         }
         if done >= schedule.total_steps {
             let error = Error::mismatch("steps of this run", format!("more than the {done} of the checkpoint"), schedule.total_steps);
-            return Err(error.with_hint("raise --max-steps or --epochs"));
+            return Err(error.with_hint("raise `max_steps` or `epochs`"));
         }
         material.keep_class_names(&options.bundle)?;
         let frame = Frame::read(&beginning.adapter, manifest)?;
@@ -259,7 +255,7 @@ impl<'a> Run<'a> {
     pub(super) fn go(self, stop: &AtomicBool) -> Result<Summary> {
         let data = &self.options.data;
         let Material { dataset, source, .. } = self.material;
-        let mut batches = self.engine.batches(dataset, data.batch_size.get(), data.order, source.filling())?;
+        let mut batches = self.engine.batches(dataset, data.batch_size.get(), data.order, source.collation())?;
         batches.seek(self.cursor);
         let count = self.options.accumulation.get();
         std::thread::scope(|scope| self.take_steps(&Ahead::start(scope, batches, count), stop))
@@ -356,7 +352,7 @@ impl<'a> Run<'a> {
                 return Err(self.diverged(&record, &waiting.lines, seen));
             }
             seen.losses.push(outcome.loss);
-            seen.tokens += u64::try_from(record.tokens).unwrap_or_default();
+            seen.tokens += num::wide(record.tokens);
             (self.report)(Event::Step(&record));
         }
         Ok(())
@@ -450,7 +446,7 @@ impl<'a> Run<'a> {
 
     fn interrupted(&self, step: u64) -> Error {
         let name = &self.kept.name;
-        let hint = format!("step {step} of run {name} was saved; the same command with --resume goes on from there");
+        let hint = format!("step {step} of run {name} was saved; the same command with `resume` goes on from there");
         Error::from(ErrorKind::Interrupted).with_hint(hint)
     }
 
@@ -491,7 +487,7 @@ impl<'a> Run<'a> {
 }
 
 /// What to do about an update that left the range of numbers.
-const SMALLER: &str = "try a smaller --learning-rate, a longer --warmup-steps or a smaller --max-grad-norm";
+const SMALLER: &str = "try a smaller `learning_rate`, a longer `warmup_steps` or a smaller `max_grad_norm`";
 
 /// What to do about a loss that was no number before anything was learnt.
 const UNTRAINED: &str = "nothing was learnt before, so it is not the learning rate: the model itself computes no number for these rows, because of what \

@@ -209,7 +209,7 @@ impl Runs {
             Err(_) => Ok(()),
             Ok(_) => Err(Error::invalid("a run of this name is there")
                 .in_file(folder)
-                .with_hint(format!("`--resume --run {name}` goes on with it; a new run needs another name"))),
+                .with_hint(format!("`resume` and `run {name}` go on with it; a new run needs another name"))),
         }
     }
 

@@ -6,6 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
+use crate::num;
 
 /// How the learning rate goes on after the warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,8 +73,7 @@ impl Schedule {
 }
 
 fn ratio(part: u64, whole: u64) -> f64 {
-    let float = |steps: u64| f64::from(u32::try_from(steps).unwrap_or(u32::MAX));
-    float(part) / float(whole.max(1))
+    num::float_of(part) / num::float_of(whole.max(1))
 }
 
 impl fmt::Display for Schedule {

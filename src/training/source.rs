@@ -9,11 +9,12 @@ use serde_json::Value;
 use crate::adapter::config::Task;
 use crate::anatomy::{self, Feeding, Padding, SEGMENTS};
 use crate::data::{
-    self, Asked, ColumnMap, Dataset, Filling, HeldOut, Labels, Limits, Media, OtherNames, Packing, Reading, Sampler, Tokenizer,
+    self, Asked, Collation, ColumnMap, Dataset, HeldOut, Labels, Limits, Media, OtherNames, Packing, Reading, Sampler, Tokenizer,
 };
 use crate::error::{Context, Error, Result};
 use crate::export::{Bundle, Manifest};
 use crate::model::{Beside, Model, class_names, declared};
+use crate::num;
 use crate::train::plan::LossPlan;
 use crate::train::verbalizer::HardPrompt;
 
@@ -37,7 +38,7 @@ pub fn batch_size_to_train(asked: Option<NonZeroUsize>, feeding: &Feeding) -> Re
             let usual = BATCH_SIZE.get().next_multiple_of(rows.max(1));
             let what = format!("rows a step: the model's file declares any number at once, but its graph computes with {rows} alone");
             Err(Error::invalid(format!("{what}; how many is each step to learn from?")).with_hint(format!(
-                "`--batch-size {rows}` takes what the graph does, and so will the model that comes out; `--batch-size {usual}` adds up {} runs a step; an \
+                "`batch_size {rows}` takes what the graph does, and so will the model that comes out; `batch_size {usual}` adds up {} runs a step; an \
                  export with a free batch has none of this",
                 usual / rows.max(1)
             )))
@@ -206,7 +207,7 @@ impl Source {
     /// # Errors
     /// As [`hard_prompt`](data::hard_prompt); without a verbalizer, words that have other tokens in this template.
     pub fn shown_in(mut self, template: &str, verbalizer: Option<&str>) -> Result<Self> {
-        let missing = || Error::invalid("a template needs a tokenizer").with_hint("name one with --tokenizer FILE");
+        let missing = || Error::invalid("a template needs a tokenizer").with_hint("name one with `tokenizer FILE`");
         let tokenizer = self.tokenizer.as_deref().ok_or_else(missing)?;
         let before = self.hard_prompt.take();
         let words = match (verbalizer, &before) {
@@ -214,7 +215,7 @@ impl Source {
             (None, Some(prompt)) => prompt.verbalizer(),
             (None, None) => {
                 let error = Error::invalid("a template needs the words that labels stand for");
-                return Err(error.with_hint("name them with --verbalizer '{\"positive\": [\"great\"], \"negative\": [\"bad\"]}'"));
+                return Err(error.with_hint("name them with `verbalizer '{\"positive\": [\"great\"], \"negative\": [\"bad\"]}'`"));
             }
         };
         let prompt = data::hard_prompt(template, &words, tokenizer, self.task)?;
@@ -246,8 +247,8 @@ impl Source {
     /// Whole rows, for graphs that cannot keep them apart.
     pub fn packed(mut self, packing: Packing) -> Result<Self> {
         if let (Packing::Whole, Some(why)) = (packing, &self.unpackable) {
-            let hint = "--group-by-length pads little too; --packing-strategy wrapped joins rows that see each other";
-            return Err(Error::unsupported("--packing with this bundle", why.clone()).with_hint(hint));
+            let hint = "`group_by_length` pads little too; `packing_strategy wrapped` joins rows that see each other";
+            return Err(Error::unsupported("`packing` with this bundle", why.clone()).with_hint(hint));
         }
         self.packing = packing;
         Ok(self)
@@ -255,13 +256,13 @@ impl Source {
 
     /// What rows are filled up with.
     #[must_use]
-    pub fn filling(&self) -> Filling {
-        let filling = self.tokenizer.as_deref().map(Filling::of).unwrap_or_default();
+    pub fn collation(&self) -> Collation {
+        let collation = self.tokenizer.as_deref().map(Collation::of).unwrap_or_default();
         let (decoder_start, sampler) = (self.decoder_start, self.sampler);
-        let filling = Filling { feeding: self.feeding.clone(), micro_batch: self.micro_batch, decoder_start, sampler, ..filling };
+        let collation = Collation { feeding: self.feeding.clone(), micro_batch: self.micro_batch, decoder_start, sampler, ..collation };
         // A token that was added to the tokenizer, and that the model does not have, cannot fill up rows.
-        let is_known = usize::try_from(filling.pad).is_ok_and(|pad| self.limits.vocabulary.is_none_or(|vocabulary| pad < vocabulary));
-        if is_known { filling } else { Filling { pad: 0, ..filling } }
+        let is_known = usize::try_from(collation.pad).is_ok_and(|pad| self.limits.vocabulary.is_none_or(|vocabulary| pad < vocabulary));
+        if is_known { collation } else { Collation { pad: 0, ..collation } }
     }
 
     /// What text is read and spelled with.
@@ -334,7 +335,7 @@ impl Source {
         data::ask_row(fields, &self.reading(&self.class_names, OtherNames::Refused))
     }
 
-    /// Reads a file to learn from: class names that are not known yet take the next numbers.
+    /// Reads training examples from a file: class names that are not known yet take the next numbers.
     ///
     /// # Errors
     /// As [`Dataset::read`].
@@ -342,7 +343,7 @@ impl Source {
         Dataset::read(path, &self.reading(&self.class_names, OtherNames::Numbered))
     }
 
-    /// Reads rows in memory to learn from: objects with the columns that a line of a data file would have.
+    /// Reads training examples from memory: objects with the columns that a line of a data file would have.
     ///
     /// # Errors
     /// As [`Dataset::of_rows`].
@@ -350,7 +351,7 @@ impl Source {
         Dataset::of_rows(rows, &self.reading(&self.class_names, OtherNames::Numbered))
     }
 
-    /// Reads a file to learn from, of which some rows are held back to measure on.
+    /// Reads training examples from a file, some of which are held back for evaluation.
     ///
     /// # Errors
     /// As [`Dataset::read_parted`].
@@ -429,7 +430,7 @@ pub(super) fn numbers(dataset: &Dataset) -> impl Iterator<Item = i64> + '_ {
             Labels::Class(class) => std::slice::from_ref(class),
             Labels::Hidden | Labels::Column | Labels::Row => &[],
         };
-        let line = i64::try_from(example.line).unwrap_or(i64::MAX);
+        let line = num::int(example.line);
         std::iter::once(line).chain(example.input_ids.iter().chain(labels).chain(&example.segments).map(|number| i64::from(*number)))
     })
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::error::Result;
 use crate::ir::{Builder, DType, Dim, ModelInfo};
+use crate::num;
 use crate::onnx::Runnable;
 use crate::ort::{Feed, HostTensor, Runtime, Session, Settings};
 
@@ -19,7 +20,7 @@ const RUNS: usize = 4;
 /// If ONNX Runtime refuses.
 pub fn matmul_rate(runtime: &Runtime) -> Result<f64> {
     let b = Builder::new(ModelInfo::dialect());
-    let size = Dim::from(i64::try_from(SIZE).unwrap_or(i64::MAX));
+    let size = Dim::from(num::int(SIZE));
     let shape = [size.clone(), size];
     let (x, y) = (b.input("x", DType::F32, &shape), b.input("y", DType::F32, &shape));
     b.output("z", x.matmul(y).sum_all());
@@ -31,6 +32,6 @@ pub fn matmul_rate(runtime: &Runtime) -> Result<f64> {
         session.run(&[Feed::host("x", &ones), Feed::host("y", &ones)], &["z"])?;
         best = best.min(started.elapsed().as_secs_f64());
     }
-    let size = f64::from(u32::try_from(SIZE).unwrap_or(u32::MAX));
+    let size = num::float(SIZE);
     Ok(2.0 * size.powi(3) / best)
 }

@@ -33,8 +33,8 @@ enum Kind {
     Branch(Option<Run>),
 }
 
-const CHOICES: &str = "`--resume` continues the newest run, bit for bit; `--continue` begins a new run from the trained adapter, with a new optimizer; \
-                       `--restart` begins one from the untrained adapter, as `inject` wrote it";
+const CHOICES: &str = "`resume` continues the newest run, bit for bit; `continue` begins a new run from the trained adapter, with a new optimizer; \
+                       `restart` begins one from the untrained adapter, as `inject` wrote it";
 
 impl Beginning {
     /// Finds where a run starts. Whoever calls this holds the bundle's lock.
@@ -57,7 +57,7 @@ impl Beginning {
                     && run.record.ended != Some(crate::training::runs::Ended::Finished)
                 {
                     tracing::warn!(
-                        "run {} did not finish: the adapter lacks what it learnt until step {step} (--resume continues it)",
+                        "run {} did not finish: the adapter lacks what it learnt until step {step} (`resume` continues it)",
                         run.name
                     );
                 }
@@ -88,13 +88,13 @@ impl Beginning {
         };
         let Some(run) = run else {
             let error = Error::invalid("there is no run to go on with").in_file(bundle);
-            return Err(error.with_hint("leave out --resume to begin one at step 1"));
+            return Err(error.with_hint("leave out `resume` to begin one at step 1"));
         };
         let Some((folder, checkpoint)) = run.checkpoints()?.newest()? else {
             let again = match run.record.from {
-                StartedFrom::Initial => "without --resume, or with --restart if the bundle was trained before",
-                StartedFrom::Adapter => "with --continue instead of --resume",
-                StartedFrom::Checkpoint(_) => "with --resume PATH, the checkpoint that it started from",
+                StartedFrom::Initial => "without `resume`, or with `restart` if the bundle was trained before",
+                StartedFrom::Adapter => "with `continue` instead of `resume`",
+                StartedFrom::Checkpoint(_) => "with `resume PATH`, the checkpoint that it started from",
             };
             let error = Error::invalid(format!("run {} saved nothing to go on from", run.name)).in_file(&run.folder);
             return Err(error.with_hint(format!("begin it again, {again}")));
@@ -206,5 +206,5 @@ fn finite(vector: &[f32], manifest: &Manifest) -> Result<()> {
     let slot = manifest.trainable.iter().rev().find(|slot| slot.offset <= place);
     let error = Error::invalid(format!("a number to start from is {}", vector[place]));
     let place = Place::Tensor(slot.map(|slot| slot.name.clone()).unwrap_or_default());
-    Err(error.at(place).with_hint("training cannot continue from there: `--restart` begins with the adapter that `inject` wrote"))
+    Err(error.at(place).with_hint("training cannot continue from there: `restart` begins with the adapter that `inject` wrote"))
 }

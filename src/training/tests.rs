@@ -191,7 +191,7 @@ fn an_interrupted_run_can_go_on() -> Result<()> {
     let mut asked = options(&bundle(folder.path())?);
     let error = train(runtime(), &asked, &AtomicBool::new(true), &mut |_| {}).unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Interrupted), "{error}");
-    assert!(error.hint().is_some_and(|hint| hint.contains("--resume")));
+    assert!(error.hint().is_some_and(|hint| hint.contains("`resume`")));
     asked.start = Start::Resumed;
     run(&asked)?;
     assert_eq!(metrics(folder.path())?.len(), 6);
@@ -206,7 +206,7 @@ fn a_run_that_is_not_the_same_is_not_resumed() -> Result<()> {
     run(&Options { start: Start::Untrained, ..asked.clone() })?;
     let longer = Options { length: Length::Steps(8), seed: 4, ..asked };
     let error = run(&longer).unwrap_err();
-    assert_eq!(error.to_string(), "--seed: expected 3, as in the checkpoint, found 4");
+    assert_eq!(error.to_string(), "`seed`: expected 3, as in the checkpoint, found 4");
     Ok(())
 }
 
@@ -265,7 +265,7 @@ fn where_a_trained_bundle_starts_must_be_said() -> Result<()> {
     let error = run(&asked).unwrap_err();
     let hint = error.hint().unwrap_or_default();
     assert!(error.to_string().contains("run 001 saved its step 6"), "{error}");
-    assert!(["--resume", "--continue", "--restart"].iter().all(|choice| hint.contains(choice)), "{hint}");
+    assert!(["`resume`", "`continue`", "`restart`"].iter().all(|choice| hint.contains(choice)), "{hint}");
     assert_eq!(run(&Options { start: Start::Restarted, ..asked.clone() })?.run, "002");
     assert_eq!(adapter(folder.path())?, first, "the same start, the same end");
     assert_eq!(run(&Options { start: Start::Continued, run: Some("more".into()), ..asked.clone() })?.run, "more");
@@ -421,7 +421,7 @@ fn a_metric_that_is_not_measured_is_refused_before_any_step() -> Result<()> {
     assert!(error.to_string().contains("rouge") && error.hint().is_some_and(|hint| hint.contains("loss, perplexity, accuracy")), "{error}");
     assert!(!folder.path().join("runs").exists());
     asked.data.eval = EvalData::Nothing;
-    assert!(run(&asked).unwrap_err().hint().is_some_and(|hint| hint.contains("--val-size")));
+    assert!(run(&asked).unwrap_err().hint().is_some_and(|hint| hint.contains("`val_size 0.1`")));
     Ok(())
 }
 

@@ -86,7 +86,7 @@ impl Trainer {
     /// # Errors
     /// As [`Batches::new`].
     pub fn batches<'d>(&self, source: &Source, dataset: &'d Dataset, batch_size: usize, order: Order) -> Result<Batches<'d>> {
-        self.engine.batches(dataset, batch_size, order, source.filling())
+        self.engine.batches(dataset, batch_size, order, source.collation())
     }
 
     /// Takes an optimizer step.

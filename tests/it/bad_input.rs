@@ -138,7 +138,7 @@ fn rows_that_the_model_cannot_take_are_refused_by_their_line() {
         ("gpt2/torchscript.onnx", r#"{"input_ids": [1, 2], "labels": [1, 3000]}"#, "line 1: a number in labels: expected 0 to "),
         ("gpt2/torchscript.onnx", r#"{"input_ids": [1, 2], "labels": [1, -5]}"#, "line 1: a number in labels: expected 0 to "),
         ("gpt2/torchscript.onnx", r#"{"input_ids": [1, 2], "labels": [1]}"#, "line 1: length of labels: expected 2, found 1"),
-        ("gpt2/torchscript.onnx", &long, "hint: --max-length 64 cuts longer rows"),
+        ("gpt2/torchscript.onnx", &long, "hint: `--max-length 64` cuts longer rows"),
         ("gpt2/torchscript.onnx", r#"{"input_ids": [1, 2"#, "line 1: not a JSON object"),
         ("bert_classifier/dynamo.onnx", r#"{"input_ids": [1, 2], "label": 17}"#, "line 1: a number in label: expected 0 to "),
         ("bert_classifier/dynamo.onnx", "", "no rows in this data file"),
@@ -288,7 +288,7 @@ fn what_a_model_has_no_site_for_is_said_with_what_to_do() {
         (&bert, &["prompt_tuning", "--num-virtual-tokens", "0"], &["num_virtual_tokens: expected at least 1, found 0"]),
         (&bert, &["prefix_tuning", "--encoder-hidden-size", "0"], &["encoder_hidden_size: expected at least 1, found 0"]),
         (&bert, &["p_tuning", "--encoder-hidden-size", "0"], &["encoder_hidden_size: expected at least 1, found 0"]),
-        (&bert, &["trainable_tokens"], &["number of token_indices: expected at least 1", "hint: --trainable-token-indices"]),
+        (&bert, &["trainable_tokens"], &["number of token_indices: expected at least 1", "hint: `--trainable-token-indices`"]),
         (
             &bert,
             &["lora", "--task", "causal-lm"],
@@ -298,7 +298,7 @@ fn what_a_model_has_no_site_for_is_said_with_what_to_do() {
         (
             &fixture("llama/dynamo.onnx"),
             &["lora", "--task", "seq-cls"],
-            &["logits for seq-cls: expected [batch, classes]", "--num-labels puts a new head"],
+            &["logits for seq-cls: expected [batch, classes]", "`--num-labels` puts a new head"],
         ),
         (
             &body,

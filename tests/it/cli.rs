@@ -267,7 +267,7 @@ fn what_a_new_head_cannot_stand_on_is_said() {
         (&["--method", "head"], "`--num-labels N` puts a classifier on the model's body"),
         (&["--method", "head", "--num-labels", "1"], "num_labels: expected at least 2 classes for seq-cls, found 1"),
         (&["--method", "head", "--num-labels", "2", "--head-layers", "8,0"], "width of a head's layer: expected at least 1"),
-        (&["--method", "head", "--num-labels", "2", "--task", "causal-lm"], "hint: leave --num-labels out to keep the model's own head"),
+        (&["--method", "head", "--num-labels", "2", "--task", "causal-lm"], "hint: leave `--num-labels` out to keep the model's own head"),
         (&["--method", "lora", "--num-labels", "2", "--task", "token-cls", "--pooling", "mean"], "hint: each token has a class of its own"),
         (&["--method", "lora", "--num-labels", "2", "--pooling", "max"], "cls, mean, last or none"),
     ];

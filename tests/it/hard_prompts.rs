@@ -99,7 +99,7 @@ fn what_cannot_be_asked_is_said() {
         (&folder, &rows, MASKED, &twice, &[], "the label word \"bad\" is there twice"),
         (&folder, &rows, MASKED, "{", &[], "not a verbalizer"),
         (&folder, &strange, MASKED, WORDS, &[], "line 1: label: expected one of positive, negative, found mixed"),
-        (&folder, &long, MASKED, WORDS, &[], "hint: --max-length 64 cuts longer rows"),
+        (&folder, &long, MASKED, WORDS, &[], "hint: `--max-length 64` cuts longer rows"),
         (&folder, &rows, &endless, WORDS, &["--max-length", "64"], "tokens of the template alone: expected at most 64"),
         (&causal, &rows, MASKED, WORDS, &[], "end the template with [MASK]"),
     ];

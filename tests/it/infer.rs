@@ -57,7 +57,7 @@ impl Case {
         Self { op, inputs, attrs: attrs.iter().map(|&(name, value)| (Arc::from(name), Attr::Int(value))).collect() }
     }
 
-    fn answer(&self) -> Result<Vec<Fact>, String> {
+    fn answer(&self) -> Result<Vec<Fact>, peft_onnx::error::Refusal> {
         infer(&Question {
             op: self.op,
             opset: 18,

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 /// From the bottom to the top; rooms of one row do not use each other.
 const ROOMS: &[&[&str]] = &[
     &["error", "measure", "contract"],
+    &["num"],
     &["files"],
     &["media"],
     &["ir"],
@@ -87,6 +88,32 @@ fn files_are_short() {
             })
             .collect();
     assert!(long.is_empty(), "files of more than {LONGEST} lines:\n{}", long.join("\n"));
+}
+
+/// Below the command line there are no flags: a room names an option by its words, in backticks, and `cli` makes a flag of it. Whole commands, in backticks
+/// too, may have them.
+#[test]
+fn rooms_below_the_command_line_name_no_flags() {
+    let mut wrong = vec![];
+    for path in rust_files(&folder("src")) {
+        let inside = path.strip_prefix(folder("src")).expect("a file of src").to_path_buf();
+        if inside.starts_with("cli") || inside.ends_with("main.rs") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).expect("source is readable UTF-8");
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
+            let flags = line.match_indices("--").filter(|(at, _)| line[at + 2..].starts_with(|letter: char| letter.is_ascii_lowercase()));
+            let is_alone = |at: usize| {
+                let before = &line[..at];
+                let span = before.rsplit('`').next().unwrap_or_default();
+                before.matches('`').count() % 2 == 0 || span.is_empty()
+            };
+            if flags.into_iter().any(|(at, _)| is_alone(at)) {
+                wrong.push(format!("{}:{}: {}", inside.display(), number + 1, line.trim()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
 /// The files of the crate by their modules.

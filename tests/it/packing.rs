@@ -63,6 +63,6 @@ fn rows_are_not_packed_where_they_could_not_be_kept_apart() {
         let folder = Folder::empty();
         let (bundle, data, model_file) = (folder.path("bundle"), rows(&folder), fixture(model));
         done(&[&["inject", &model_file, "--quiet", "-o", &bundle], options].concat());
-        refused(&["train", &bundle, "--data", &data, "--packing", "--max-length", "20"], &["--packing with this bundle", why, "hint: "]);
+        refused(&["train", &bundle, "--data", &data, "--packing", "--max-length", "20"], &["`--packing` with this bundle", why, "hint: "]);
     }
 }

@@ -6,7 +6,7 @@ use rand::RngExt;
 use super::{Majority, Merging, Pruning, Recipe};
 use crate::adapter::params::init;
 
-/// Leaves numbers out of each tensor, and combines what stays. `name` decides what is left out by chance.
+/// Leaves numbers out of each tensor, and combines what stays. `name` seeds which elements are left out.
 pub(super) fn combine(mut tensors: Vec<Array2<f32>>, weights: &[f32], recipe: &Recipe, name: &str) -> Array2<f32> {
     let density = recipe.density();
     if density < 1.0 {

@@ -2,10 +2,11 @@
 
 use indexmap::IndexMap;
 
-use super::{Bias, PrefixInit, PromptInit, Reparameterization, Scope, Selection};
+use super::{Bias, PrefixInit, PromptInit, Reparameterization, Scope, Selection, Targets};
 use crate::error::{Error, Result};
+use crate::num;
 
-/// The options of a new adapter. What is not said is the method's own default.
+/// The options of a new adapter. What is not said is the method's own default; what is said, the method must take (see [`TABLE`]).
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// The method's name as it was typed: a row's name, or another name of it.
@@ -41,7 +42,7 @@ pub struct Options {
     /// Width of the network that computes virtual tokens.
     pub encoder_hidden_size: Option<usize>,
     /// What computes the prompt of P-tuning.
-    pub reparameterization: Reparameterization,
+    pub reparameterization: Option<Reparameterization>,
     /// Number of layers of its LSTM.
     pub encoder_num_layers: Option<usize>,
     /// How virtual tokens start.
@@ -51,6 +52,39 @@ pub struct Options {
     /// Other settings of the method, by PEFT's names.
     pub settings: serde_json::Map<String, serde_json::Value>,
 }
+
+/// Whether a user said an option.
+type Given = fn(&Options) -> bool;
+
+/// Options that a method takes or not: the name, by which a method's row lists it, and whether a user said it.
+pub static TABLE: &[(&str, Given)] = &[
+    ("target_modules", |options| options.scope.targets != Targets::Default),
+    ("exclude_modules", |options| options.scope.exclude.is_some()),
+    ("layers_to_transform", |options| !options.scope.layers_to_transform.is_empty()),
+    ("layers_pattern", |options| !options.scope.layers_pattern.is_empty()),
+    ("modules_to_save", |options| !options.scope.modules_to_save.is_empty()),
+    ("rank", |options| options.rank.is_some()),
+    ("alpha", |options| options.alpha.is_some()),
+    ("dropout", |options| options.dropout.is_some()),
+    ("rank_pattern", |options| !options.rank_pattern.is_empty()),
+    ("alpha_pattern", |options| !options.alpha_pattern.is_empty()),
+    ("use_rslora", |options| options.use_rslora),
+    ("use_dora", |options| options.use_dora),
+    ("bias", |options| options.bias != Bias::None),
+    ("init_lora_weights", |options| options.init_lora_weights.is_some()),
+    ("trainable_token_indices", |options| !options.trainable_token_indices.is_empty()),
+    ("feedforward_modules", |options| options.feedforward.is_some()),
+    ("num_virtual_tokens", |options| options.num_virtual_tokens.is_some()),
+    ("prefix_projection", |options| options.prefix_projection),
+    ("encoder_hidden_size", |options| options.encoder_hidden_size.is_some()),
+    ("encoder_reparameterization_type", |options| options.reparameterization.is_some()),
+    ("encoder_num_layers", |options| options.encoder_num_layers.is_some()),
+    ("prompt_init", |options| options.prompt_init.is_some()),
+    ("prompt_init_text", |options| options.prompt_init_text.is_some()),
+];
+
+/// The options that say where a method attaches.
+pub const SCOPE: &[&str] = &["target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"];
 
 /// How virtual tokens start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +102,7 @@ impl Options {
     #[must_use]
     pub fn rank_and_alpha(&self, rank: usize) -> (usize, f64) {
         let rank = self.rank.unwrap_or(rank);
-        (rank, self.alpha.unwrap_or_else(|| 2.0 * f64::from(u32::try_from(rank).unwrap_or(u32::MAX))))
+        (rank, self.alpha.unwrap_or_else(|| 2.0 * num::float(rank)))
     }
 
     /// The number of virtual tokens.
@@ -93,8 +127,8 @@ impl Options {
             (Some(PromptStart::Random), None) => Ok(PromptInit::Random),
             (None | Some(PromptStart::Vocabulary), None) => Ok(PromptInit::Vocabulary),
             (None | Some(PromptStart::Text), Some(text)) => Ok(PromptInit::Text(text.clone())),
-            (Some(PromptStart::Text), None) => Err(Error::invalid("--prompt-init text needs --prompt-init-text")),
-            (Some(_), Some(_)) => Err(Error::invalid("--prompt-init-text goes with --prompt-init text alone")),
+            (Some(PromptStart::Text), None) => Err(Error::setting("prompt_init_text", "the text to start from", "none")),
+            (Some(_), Some(_)) => Err(Error::setting("prompt_init", "text, as a text to start from is given", "another start")),
         }
     }
 
@@ -109,8 +143,10 @@ impl Options {
             (Some(PromptStart::Vocabulary), _) => {
                 Err(Error::invalid("a prefix starts from random numbers or a text, not from the vocabulary"))
             }
-            (Some(PromptStart::Text), None) => Err(Error::invalid("--prompt-init text needs --prompt-init-text")),
-            (Some(PromptStart::Random), Some(_)) => Err(Error::invalid("--prompt-init-text goes with --prompt-init text alone")),
+            (Some(PromptStart::Text), None) => Err(Error::setting("prompt_init_text", "the text to start from", "none")),
+            (Some(PromptStart::Random), Some(_)) => {
+                Err(Error::setting("prompt_init", "text, as a text to start from is given", "another start"))
+            }
         }
     }
 }

@@ -11,9 +11,9 @@ use indexmap::IndexMap;
 use ndarray::Array2;
 use serde_json::{Value, json};
 
-use super::branch::{self, Branch, Forward, Linear, added};
+use super::branch::{self, Attached, Branch, Forward, Linear, added};
 use crate::adapter::config::fields::{Fields, Flag};
-use crate::adapter::config::options::Options;
+use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::settings::{Settings, number};
 use crate::adapter::config::{Bias, Scope, at_least_one, finite, probability};
 use crate::adapter::method::{Configuration, Placed, Places, Row};
@@ -22,6 +22,7 @@ use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
 use crate::adapter::part::{Folding, Insertion};
 use crate::error::{Error, Result};
 use crate::ir::{Expr, Tensor};
+use crate::num;
 
 /// `[rank, in_features]`: right singular vectors.
 const A: KeyPart = KeyPart::new("lora_A", "");
@@ -56,6 +57,7 @@ pub static ROW: Row = Row {
     family: Family::Tuner,
     tensors: Tensors { parts: &[A, B, E], shared: &[] },
     adapter_file: "adalora",
+    takes: &[SCOPE, &["rank", "alpha", "dropout", "bias"]],
     page: "adalora.md",
     read: |fields| AdaLoraConfig::read(fields).map(Into::into),
     configure: |options: &Options| Ok(AdaLoraConfig::asked(options).into()),
@@ -236,6 +238,10 @@ impl Configuration for AdaLoraConfig {
         Some(&mut self.scope)
     }
 
+    fn fan_in_fan_out_mut(&mut self) -> Option<&mut bool> {
+        Some(&mut self.fan_in_fan_out)
+    }
+
     fn has_empty_tensors(&self) -> bool {
         !self.rank_pattern.is_empty()
     }
@@ -245,9 +251,8 @@ impl Configuration for AdaLoraConfig {
     }
 
     fn place(&self, at: &Places<'_>) -> Result<Placed> {
-        let mut config = self.clone();
-        let alpha = if self.alpha > 0.0 { self.alpha } else { f64::from(u32::try_from(self.init_r).unwrap_or(u32::MAX)) };
-        let scaling = alpha / (f64::from(u32::try_from(self.init_r).unwrap_or(u32::MAX)) + EPSILON);
+        let alpha = if self.alpha > 0.0 { self.alpha } else { num::float(self.init_r) };
+        let scaling = alpha / (num::float(self.init_r) + EPSILON);
         let svd = |linear: Linear| Svd {
             rank: self.rank(&linear.module),
             linear,
@@ -259,9 +264,7 @@ impl Configuration for AdaLoraConfig {
         };
         // A module that kept no singular value is as the base has it.
         let branches: Vec<Svd> = branch::choose(&self.scope, at)?.into_iter().map(svd).filter(|branch| branch.rank > 0).collect();
-        let modules: Vec<String> = branches.iter().map(|branch| branch.linear.module.clone()).collect();
-        config.fan_in_fan_out |= at.has_conv1d(&modules);
-        Ok(branch::placed(config, branches, self.bias, at))
+        Ok(branch::placed(self.clone(), branches, self.bias, at))
     }
 }
 
@@ -281,20 +284,8 @@ impl Svd {
 }
 
 impl Branch for Svd {
-    fn module(&self) -> &str {
-        &self.linear.module
-    }
-
-    fn name(&self) -> &'static str {
-        "adalora"
-    }
-
-    fn rank(&self) -> usize {
-        self.rank
-    }
-
-    fn dropout(&self) -> f64 {
-        self.dropout
+    fn attached(&self) -> Attached<'_> {
+        Attached { name: "adalora", module: &self.linear.module, rank: self.rank, dropout: self.dropout }
     }
 
     fn forward<'s, 'g: 's>(&'s self, at: &Insertion<'g, '_>) -> Result<Forward<'s, 'g>> {

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::ops::Range;
 
+use indexmap::IndexMap;
 use ndarray::{Array2, Axis};
 
 use super::new_input::Again;
@@ -11,33 +12,26 @@ use crate::adapter::config::{Bias, Scope};
 use crate::adapter::method::{Configuration, Method, Placed, Places};
 use crate::adapter::params::budget;
 use crate::adapter::part::{Folding, Insertion, Part, boxed};
-use crate::adapter::targets::{self, split_modules};
+use crate::adapter::targets::{self, Ranks, split_modules};
 use crate::adapter::weights::fold;
 use crate::anatomy::{Anatomy, Layout, Projection};
 use crate::ir::{Builder, DType, Expr};
+use crate::num;
 use crate::{Error, Result};
 
 /// What a method does at one module.
 pub trait Branch: Debug + Send + Sync {
+    /// Where it is, and what is asked of every branch.
+    fn attached(&self) -> Attached<'_>;
+
     /// The module's path.
-    fn module(&self) -> &str;
-
-    /// What stands before the module's path in the names of nodes.
-    fn name(&self) -> &'static str;
-
-    /// Length of the inner axis, 0 if there is none.
-    fn rank(&self) -> usize {
-        0
+    fn module(&self) -> &str {
+        self.attached().module
     }
 
-    /// How many numbers its tensors have, or about as many.
+    /// How many parameters it has, or about as many.
     fn numbers(&self, anatomy: &Anatomy) -> u128 {
-        budget::of_factors(anatomy, self.module(), self.rank())
-    }
-
-    /// Share of the input's elements that are dropped while training.
-    fn dropout(&self) -> f64 {
-        0.0
+        budget::of_factors(anatomy, self.module(), self.attached().rank)
     }
 
     /// Where the module is changed.
@@ -72,6 +66,19 @@ pub trait Branch: Debug + Send + Sync {
         let _ = at;
         None
     }
+}
+
+/// Where a branch is, and what is asked of every branch.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Attached<'a> {
+    /// What stands before the module's path in the names of nodes.
+    pub name: &'static str,
+    /// The module's path.
+    pub module: &'a str,
+    /// Length of the inner axis, 0 if there is none.
+    pub rank: usize,
+    /// Probability with which an element of the input is dropped while training.
+    pub dropout: f64,
 }
 
 /// A side of a module.
@@ -118,14 +125,15 @@ pub(crate) struct Branches<B>(pub(crate) Vec<B>);
 
 impl<B: Branch> Branches<B> {
     fn add<'g>(at: &Insertion<'g, '_>, branch: &B, forward: &Forward<'_, 'g>, place: &mut u32) {
-        for projection in at.anatomy.projections.iter().filter(|projection| projection.module == branch.module()) {
+        let Attached { name, module, dropout, .. } = branch.attached();
+        for projection in at.anatomy.projections.iter().filter(|projection| projection.module == module) {
             *place += 1;
             let call = |y| {
                 let x = at.b.current(projection.x).cast(DType::F32);
-                let dropped = at.purpose.masks().map_or(x, |masks| masks.drop(x, branch.dropout(), *place));
+                let dropped = at.purpose.masks().map_or(x, |masks| masks.drop(x, dropout, *place));
                 forward(&Call { projection, x, dropped, y })
             };
-            at.b.scoped(&format!("{}/{}", branch.name(), branch.module()), || match branch.side() {
+            at.b.scoped(&format!("{name}/{module}"), || match branch.side() {
                 Side::Output => at.b.rewire(at.b.expr(projection.output), call),
                 Side::Input => {
                     let x = at.b.current(projection.x);
@@ -156,7 +164,7 @@ impl<B: Branch> Part for Branches<B> {
     }
 
     fn targets(&self) -> Vec<(String, usize)> {
-        self.0.iter().map(|branch| (branch.module().to_owned(), branch.rank())).collect()
+        self.0.iter().map(Branch::attached).map(|branch| (branch.module.to_owned(), branch.rank)).collect()
     }
 
     fn numbers(&self, anatomy: &Anatomy) -> u128 {
@@ -164,13 +172,13 @@ impl<B: Branch> Part for Branches<B> {
     }
 
     fn dropout(&self) -> f64 {
-        self.0.iter().map(Branch::dropout).fold(0.0, f64::max)
+        self.0.iter().map(|branch| branch.attached().dropout).fold(0.0, f64::max)
     }
 
     fn penalty<'g>(&self, at: &Insertion<'g, '_>) -> Option<Expr<'g>> {
         let all: Vec<Expr<'g>> = self.0.iter().filter_map(|branch| branch.penalty(at)).collect();
         let sum = all.iter().copied().reduce(|sum, next| sum + next)?;
-        Some(sum * (1.0 / f64::from(u32::try_from(all.len()).unwrap_or(u32::MAX))))
+        Some(sum * (1.0 / num::float(all.len())))
     }
 }
 
@@ -196,19 +204,32 @@ pub fn choose(scope: &Scope, at: &Places<'_>) -> Result<Vec<Linear>> {
     chosen.into_iter().map(|place| linear(&candidates[place].module, at.anatomy)).collect()
 }
 
+/// The linear projections that a scope chooses, each with its own of some ranks: a number for all, and others by patterns as LoRA's.
+///
+/// # Errors
+/// As [`choose`]; patterns that are no regular expressions.
+pub fn choose_ranks(rank: usize, rank_pattern: &IndexMap<String, usize>, scope: &Scope, at: &Places<'_>) -> Result<Vec<(Linear, usize)>> {
+    let scope = Scope { modules_to_save: at.saved.to_vec(), ..scope.clone() };
+    let none = IndexMap::new();
+    let ranks = Ranks { rank, alpha: 1.0, rank_pattern, alpha_pattern: &none, use_rslora: false };
+    let sites = ranks.resolve(&scope, &targets::candidates(at.anatomy), at.strictness)?;
+    sites.into_iter().map(|site| Ok((linear(&site.module, at.anatomy)?, site.rank))).collect()
+}
+
 /// The linear projection of a module.
 pub(crate) fn linear(module: &str, anatomy: &Anatomy) -> Result<Linear> {
-    let size = |n: i64| usize::try_from(n).unwrap_or(0);
     let projection = anatomy.projections.iter().find(|projection| projection.module == module);
     let projection =
         projection.ok_or_else(|| Error::unsupported(format!("this method on {module}"), "only linear projections have updates"))?;
-    let out_features = size(split_modules::out_features(anatomy, projection));
-    Ok(Linear { module: module.to_owned(), out_features, in_features: size(projection.in_features) })
+    let out_features = num::size("out_features", split_modules::out_features(anatomy, projection))?;
+    let in_features = num::size("in_features", projection.in_features)?;
+    Ok(Linear { module: module.to_owned(), out_features, in_features })
 }
 
 /// Says that PEFT has a method for `Linear` layers alone where a target is another one.
-pub(crate) fn warn_of_conv1d(method: &str, modules: &[String], at: &Places<'_>) {
-    if at.has_conv1d(modules) {
+pub(crate) fn warn_of_conv1d<B: Branch>(method: &str, branches: &[B], at: &Places<'_>) {
+    let modules: Vec<&str> = branches.iter().map(Branch::module).collect();
+    if at.has_conv1d(&modules) {
         tracing::warn!("PEFT has {method} for Linear layers alone: it will not load this adapter of Conv1D; training and merging work");
     }
 }
@@ -221,6 +242,9 @@ pub fn placed<C: Configuration, B: Branch + 'static>(mut config: C, branches: Ve
     let modules: Vec<&str> = attached.iter().map(|(module, _)| module.as_str()).collect();
     if let Some(scope) = config.scope_mut() {
         scope.settle(&modules, at.saved);
+    }
+    if let Some(fan_in_fan_out) = config.fan_in_fan_out_mut() {
+        *fan_in_fan_out |= at.has_conv1d(&modules);
     }
     let mut parts = vec![boxed(branches)];
     parts.extend(trained::biases(at, bias, &attached));

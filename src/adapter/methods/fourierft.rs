@@ -17,9 +17,9 @@ use indexmap::IndexMap;
 use ndarray::{Array2, Axis};
 use serde_json::json;
 
-use super::branch::{self, Branch, Forward, Linear, added};
+use super::branch::{self, Attached, Branch, Forward, Linear, added};
 use crate::adapter::config::fields::{Fields, Flag, size};
-use crate::adapter::config::options::Options;
+use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::settings::{Settings, number};
 use crate::adapter::config::{Bias, Scope, at_least_one, finite};
 use crate::adapter::method::{Configuration, Placed, Places, Row};
@@ -27,10 +27,10 @@ use crate::adapter::params::budget::wide;
 use crate::adapter::params::init;
 use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
 use crate::adapter::part::{Folding, Insertion};
-use crate::adapter::targets::{self, Ranks};
 use crate::anatomy::Anatomy;
 use crate::error::{Error, Result};
 use crate::ir::{Builder, DType, Expr};
+use crate::num;
 
 /// `[n_frequency]`
 const SPECTRUM: KeyPart = KeyPart::new("fourierft_spectrum", "");
@@ -46,6 +46,7 @@ pub static ROW: Row = Row {
     family: Family::Tuner,
     tensors: Tensors { parts: &[SPECTRUM], shared: &[] },
     adapter_file: "fourierft",
+    takes: &[SCOPE, &["bias"]],
     page: "fourierft.md",
     read: |fields| FourierFtConfig::read(fields).map(Into::into),
     configure: |options: &Options| {
@@ -110,7 +111,7 @@ impl FourierFtConfig {
         let elements = out_features * in_features;
         if count > elements {
             let error = Error::mismatch(format!("n_frequency of {module}"), format!("at most its {elements} weights"), count);
-            return Err(error.with_hint("choose fewer: `--set n_frequency=N`"));
+            return Err(error.with_hint("choose fewer: `set n_frequency=N`"));
         }
         let places = first_of_permutation(elements, count, self.random_loc_seed);
         let frequencies = places.iter().map(|place| [place / in_features, place % in_features]).collect();
@@ -163,6 +164,10 @@ impl Configuration for FourierFtConfig {
         Some(&mut self.scope)
     }
 
+    fn fan_in_fan_out_mut(&mut self) -> Option<&mut bool> {
+        Some(&mut self.fan_in_fan_out)
+    }
+
     fn constants(&self) -> Vec<(&'static str, String)> {
         let Self { n_frequency, n_frequency_pattern, .. } = self;
         vec![
@@ -173,17 +178,9 @@ impl Configuration for FourierFtConfig {
     }
 
     fn place(&self, at: &Places<'_>) -> Result<Placed> {
-        let mut config = self.clone();
-        let scope = Scope { modules_to_save: at.saved.to_vec(), ..self.scope.clone() };
-        let none = IndexMap::new();
-        let (rank, rank_pattern) = (self.n_frequency, &self.n_frequency_pattern);
-        let counts = Ranks { rank, alpha: 1.0, rank_pattern, alpha_pattern: &none, use_rslora: false };
-        let sites = counts.resolve(&scope, &targets::candidates(at.anatomy), at.strictness)?;
-        let fourier = |site: targets::Site| self.branch(branch::linear(&site.module, at.anatomy)?, site.rank, at.seed);
-        let branches = sites.into_iter().map(fourier).collect::<Result<Vec<_>>>()?;
-        let modules: Vec<String> = branches.iter().map(|branch| branch.linear.module.clone()).collect();
-        config.fan_in_fan_out |= at.has_conv1d(&modules);
-        Ok(branch::placed(config, branches, self.bias, at))
+        let chosen = branch::choose_ranks(self.n_frequency, &self.n_frequency_pattern, &self.scope, at)?;
+        let branches = chosen.into_iter().map(|(linear, count)| self.branch(linear, count, at.seed)).collect::<Result<Vec<_>>>()?;
+        Ok(branch::placed(self.clone(), branches, self.bias, at))
     }
 }
 
@@ -191,7 +188,7 @@ impl Fourier {
     /// `cos` and `sin` of `2π · frequency · place / length`, each `[frequencies, length]`, float32. The graph computes them: as constants they would
     /// be larger than the weight.
     fn tables<'g>(&self, b: &'g Builder, axis: usize, length: usize) -> [Expr<'g>; 2] {
-        let size = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let size = num::int;
         let frequencies: Vec<i64> = self.frequencies.iter().map(|frequency| size(frequency[axis])).collect();
         let places: Vec<i64> = (0..size(length)).collect();
         // Whole numbers below the length are exact in float32, however large the product is.
@@ -217,12 +214,8 @@ fn float(length: usize) -> f64 {
 }
 
 impl Branch for Fourier {
-    fn module(&self) -> &str {
-        &self.linear.module
-    }
-
-    fn name(&self) -> &'static str {
-        "fourierft"
+    fn attached(&self) -> Attached<'_> {
+        Attached { name: "fourierft", module: &self.linear.module, ..Attached::default() }
     }
 
     fn numbers(&self, _: &Anatomy) -> u128 {

@@ -18,12 +18,13 @@ pub static ROW: Row = Row {
     name: "head",
     aliases: &[],
     variants: &[],
-    about: "Some of the base's own modules (--modules-to-save)",
+    about: "Some of the base's own modules",
     peft_type: "HEAD",
     learning_rate: 1e-2,
     family: Family::Tuner,
     tensors: Tensors { parts: &[], shared: &[] },
     adapter_file: "head",
+    takes: &[&["modules_to_save"]],
     page: "head.md",
     read: |fields| HeadConfig::read(fields).map(Into::into),
     configure: |options: &Options| Ok(HeadConfig { modules_to_save: options.scope.modules_to_save.clone() }.into()),
@@ -77,7 +78,7 @@ impl Configuration for HeadConfig {
             let head = at.anatomy.head.as_ref().and_then(|head| at.anatomy.projections.get(head.projection?));
             let module = head.map(|projection| projection.module.clone());
             modules_to_save.push(module.ok_or_else(|| {
-                Error::invalid("the model's head was not recognised").with_hint("name the module to train with `--modules-to-save`")
+                Error::invalid("the model's head was not recognised").with_hint("name the module to train with `modules_to_save`")
             })?);
         }
         Ok(Placed { parts: vec![], settled: Self { modules_to_save }.into() })

@@ -7,15 +7,14 @@ use indexmap::IndexMap;
 use ndarray::Array2;
 use serde_json::{Value, json};
 
-use super::branch::{self, Branch, Forward, Linear, added, stored_weight};
+use super::branch::{self, Attached, Branch, Forward, Linear, added, stored_weight};
 use crate::adapter::config::fields::{Fields, Flag, size};
-use crate::adapter::config::options::Options;
+use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::{Bias, Scope, at_least_one, probability, settings::Settings};
 use crate::adapter::method::{Configuration, Placed, Places, Row};
 use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
 use crate::adapter::params::{init, narrow_uniform};
 use crate::adapter::part::{Folding, Insertion};
-use crate::adapter::targets::{self, Ranks};
 use crate::anatomy::Layout;
 use crate::error::{Error, Result};
 use crate::ir::Tensor;
@@ -36,6 +35,7 @@ pub static ROW: Row = Row {
     family: Family::Tuner,
     tensors: Tensors { parts: &[A, B], shared: &[] },
     adapter_file: "hira",
+    takes: &[SCOPE, &["rank", "dropout", "rank_pattern"]],
     page: "hira.md",
     read: |fields| HiraConfig::read(fields).map(Into::into),
     configure: |options: &Options| {
@@ -157,38 +157,20 @@ impl Configuration for HiraConfig {
         Some(&mut self.scope)
     }
 
+    fn fan_in_fan_out_mut(&mut self) -> Option<&mut bool> {
+        Some(&mut self.fan_in_fan_out)
+    }
+
     fn place(&self, at: &Places<'_>) -> Result<Placed> {
-        let mut config = self.clone();
-        let scope = Scope { modules_to_save: at.saved.to_vec(), ..config.scope.clone() };
-        let none = IndexMap::new();
-        let ranks = Ranks { rank: config.rank, alpha: 1.0, rank_pattern: &config.rank_pattern, alpha_pattern: &none, use_rslora: false };
-        let sites = ranks.resolve(&scope, &targets::candidates(at.anatomy), at.strictness)?;
-        let hira = |site: targets::Site| {
-            let linear = branch::linear(&site.module, at.anatomy)?;
-            Ok(Hira { linear, rank: site.rank, dropout: self.dropout, init: self.init, seed: at.seed })
-        };
-        let branches = sites.into_iter().map(hira).collect::<Result<Vec<_>>>()?;
-        let modules: Vec<String> = branches.iter().map(|branch| branch.linear.module.clone()).collect();
-        config.fan_in_fan_out |= at.has_conv1d(&modules);
-        Ok(branch::placed(config, branches, Bias::None, at))
+        let hira = |(linear, rank)| Hira { linear, rank, dropout: self.dropout, init: self.init, seed: at.seed };
+        let branches = branch::choose_ranks(self.rank, &self.rank_pattern, &self.scope, at)?.into_iter().map(hira).collect();
+        Ok(branch::placed(self.clone(), branches, Bias::None, at))
     }
 }
 
 impl Branch for Hira {
-    fn module(&self) -> &str {
-        &self.linear.module
-    }
-
-    fn name(&self) -> &'static str {
-        "hira"
-    }
-
-    fn rank(&self) -> usize {
-        self.rank
-    }
-
-    fn dropout(&self) -> f64 {
-        self.dropout
+    fn attached(&self) -> Attached<'_> {
+        Attached { name: "hira", module: &self.linear.module, rank: self.rank, dropout: self.dropout }
     }
 
     fn forward<'s, 'g: 's>(&'s self, at: &Insertion<'g, '_>) -> Result<Forward<'s, 'g>> {

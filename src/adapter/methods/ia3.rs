@@ -6,9 +6,9 @@ use std::ops::Range;
 use ndarray::{Array2, Axis};
 use serde_json::json;
 
-use super::branch::{self, Branch, Forward, Linear, Side};
+use super::branch::{self, Attached, Branch, Forward, Linear, Side};
 use crate::adapter::config::fields::{Fields, Flag};
-use crate::adapter::config::options::Options;
+use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::settings::{Settings, selection};
 use crate::adapter::config::{Bias, Scope, Selection, Targets};
 use crate::adapter::method::{Configuration, Placed, Places, Row};
@@ -34,6 +34,7 @@ pub static ROW: Row = Row {
     family: Family::Tuner,
     tensors: Tensors { parts: &[IA3], shared: &[] },
     adapter_file: "ia3",
+    takes: &[SCOPE, &["feedforward_modules"]],
     page: "ia3.md",
     read: |fields| Ia3Config::read(fields).map(Into::into),
     configure: |options: &Options| {
@@ -94,6 +95,10 @@ impl Configuration for Ia3Config {
         Some(&mut self.scope)
     }
 
+    fn fan_in_fan_out_mut(&mut self) -> Option<&mut bool> {
+        Some(&mut self.fan_in_fan_out)
+    }
+
     /// Finds the modules; where none are named: keys, values, and what makes the hidden states of a feed-forward block narrow again.
     fn place(&self, at: &Places<'_>) -> Result<Placed> {
         let mut config = self.clone();
@@ -107,8 +112,6 @@ impl Configuration for Ia3Config {
             Ok(Factors { linear, side: if of_input { Side::Input } else { Side::Output } })
         };
         let branches = branch::choose(&config.scope, at)?.into_iter().map(factors).collect::<Result<Vec<_>>>()?;
-        let modules: Vec<String> = branches.iter().map(|branch| branch.linear.module.clone()).collect();
-        config.fan_in_fan_out |= at.has_conv1d(&modules);
         Ok(branch::placed(config, branches, Bias::None, at))
     }
 }
@@ -145,12 +148,8 @@ impl Factors {
 }
 
 impl Branch for Factors {
-    fn module(&self) -> &str {
-        &self.linear.module
-    }
-
-    fn name(&self) -> &'static str {
-        "ia3"
+    fn attached(&self) -> Attached<'_> {
+        Attached { name: "ia3", module: &self.linear.module, ..Attached::default() }
     }
 
     fn side(&self) -> Side {

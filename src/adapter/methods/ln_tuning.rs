@@ -1,7 +1,7 @@
 //! The normalisations, trained as they are (Zhao et al., Tuning LayerNorm in Attention; PEFT `tuners/ln_tuning/layer.py`).
 
 use super::trained::Trained;
-use crate::adapter::config::options::Options;
+use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::{Scope, settings::Settings};
 use crate::adapter::method::{Configuration, Placed, Places, Row};
 use crate::adapter::params::Role;
@@ -26,6 +26,7 @@ pub static ROW: Row = Row {
     family: Family::Tuner,
     tensors: Tensors { parts: &[WEIGHT, BIAS], shared: &[] },
     adapter_file: "ln_tuning",
+    takes: &[SCOPE],
     page: "layer-norm-and-bias.md",
     read: |fields| Ok(LnTuningConfig { scope: Scope::read(fields)? }.into()),
     configure: |options: &Options| Ok(LnTuningConfig { scope: options.scope.clone() }.into()),

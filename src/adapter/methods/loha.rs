@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use ndarray::Array2;
 
-use super::branch::{self, Branch, Forward, added};
+use super::branch::{self, Attached, Branch, Forward, added};
 use super::product::{ProductConfig, Site};
-use crate::adapter::config::options::Options;
+use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::{Bias, Scope, settings::Settings};
 use crate::adapter::method::{Configuration, Placed, Places, Row};
 use crate::adapter::params::budget::wide;
@@ -36,6 +36,7 @@ pub static ROW: Row = Row {
     family: Family::Tuner,
     tensors: Tensors { parts: &[W1_A, W1_B, W2_A, W2_B], shared: &[] },
     adapter_file: "loha",
+    takes: &[SCOPE, &["rank", "alpha", "rank_pattern", "alpha_pattern"]],
     page: "other-updates.md",
     read: |fields| ProductConfig::read(fields).map(|product| LohaConfig(product).into()),
     configure: |options: &Options| Ok(LohaConfig(ProductConfig::asked(options)).into()),
@@ -81,16 +82,8 @@ impl Configuration for LohaConfig {
 }
 
 impl Branch for Hadamard {
-    fn module(&self) -> &str {
-        &self.0.module
-    }
-
-    fn name(&self) -> &'static str {
-        "update"
-    }
-
-    fn rank(&self) -> usize {
-        self.0.rank
+    fn attached(&self) -> Attached<'_> {
+        Attached { name: "update", module: &self.0.module, rank: self.0.rank, ..Attached::default() }
     }
 
     fn numbers(&self, _: &Anatomy) -> u128 {

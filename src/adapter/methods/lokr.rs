@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use ndarray::{Array2, linalg::kron};
 
-use super::branch::{self, Branch, Forward, added};
+use super::branch::{self, Attached, Branch, Forward, added};
 use super::product::{ProductConfig, Site};
 use crate::adapter::config::fields::{Fields, Flag};
-use crate::adapter::config::options::Options;
+use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::{Bias, Scope, settings::Settings};
 use crate::adapter::method::{Configuration, Placed, Places, Row};
 use crate::adapter::params::budget::wide;
@@ -17,6 +17,7 @@ use crate::adapter::part::{Folding, Insertion};
 use crate::anatomy::Anatomy;
 use crate::error::Result;
 use crate::ir::{Expr, Tensor};
+use crate::num;
 
 /// The left factor: whole, or its left and right factors.
 const LEFT: [KeyPart; 3] = [KeyPart::new("lokr_w1", ""), KeyPart::new("lokr_w1_a", ""), KeyPart::new("lokr_w1_b", "")];
@@ -34,6 +35,7 @@ pub static ROW: Row = Row {
     family: Family::Tuner,
     tensors: Tensors { parts: &[LEFT[0], LEFT[1], LEFT[2], RIGHT[0], RIGHT[1], RIGHT[2]], shared: &[] },
     adapter_file: "lokr",
+    takes: &[SCOPE, &["rank", "alpha", "rank_pattern", "alpha_pattern"]],
     page: "other-updates.md",
     read: |fields| LokrConfig::read(fields).map(Into::into),
     configure: |options: &Options| Ok(LokrConfig { product: ProductConfig::asked(options), ..LokrConfig::default() }.into()),
@@ -145,16 +147,8 @@ fn factors(length: usize, wanted: Option<usize>) -> (usize, usize) {
 }
 
 impl Branch for Kronecker {
-    fn module(&self) -> &str {
-        &self.site.module
-    }
-
-    fn name(&self) -> &'static str {
-        "update"
-    }
-
-    fn rank(&self) -> usize {
-        self.site.rank
+    fn attached(&self) -> Attached<'_> {
+        Attached { name: "update", module: &self.site.module, rank: self.site.rank, ..Attached::default() }
     }
 
     fn numbers(&self, _: &Anatomy) -> u128 {
@@ -166,7 +160,7 @@ impl Branch for Kronecker {
 
     /// A fresh left factor is zero.
     fn forward<'s, 'g: 's>(&'s self, at: &Insertion<'g, '_>) -> Result<Forward<'s, 'g>> {
-        let size = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let size = num::int;
         let delta = at.b.scoped(&format!("update/{}", self.module()), || {
             let (left, right) = (self.factor(at, self.left, LEFT), self.factor(at, self.right, RIGHT));
             let blocks = left.unsqueeze(&[1, 3]) * right.unsqueeze(&[0, 2]);

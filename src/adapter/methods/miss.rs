@@ -12,9 +12,9 @@ use std::ops::Range;
 use ndarray::{Array2, ArrayView2, Axis, s};
 use serde_json::{Value, json};
 
-use super::branch::{self, Branch, Call, Forward, Linear, added, stored_weight};
+use super::branch::{self, Attached, Branch, Call, Forward, Linear, added, stored_weight};
 use crate::adapter::config::fields::Fields;
-use crate::adapter::config::options::Options;
+use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::{Bias, Scope, at_least_one, probability, settings::Settings};
 use crate::adapter::method::{Configuration, Placed, Places, Row};
 use crate::adapter::params::budget::wide;
@@ -24,6 +24,7 @@ use crate::adapter::part::{Folding, Insertion};
 use crate::anatomy::{Anatomy, Layout};
 use crate::error::{Error, Result};
 use crate::ir::{Expr, Tensor};
+use crate::num;
 
 /// `D`, of the shape that goes with the kind.
 const BLOCK: KeyPart = KeyPart::new("miss_block", "");
@@ -39,6 +40,7 @@ pub static ROW: Row = Row {
     family: Family::Tuner,
     tensors: Tensors { parts: &[BLOCK], shared: &[] },
     adapter_file: "miss",
+    takes: &[SCOPE, &["rank", "dropout", "bias"]],
     page: "miss.md",
     read: |fields| MissConfig::read(fields).map(Into::into),
     configure: |options: &Options| {
@@ -182,8 +184,13 @@ impl Configuration for MissConfig {
     fn place(&self, at: &Places<'_>) -> Result<Placed> {
         let branches =
             branch::choose(&self.scope, at)?.into_iter().map(|linear| self.branch(linear, at.seed)).collect::<Result<Vec<_>>>()?;
-        let modules: Vec<String> = branches.iter().map(|branch| branch.linear.module.clone()).collect();
-        branch::warn_of_conv1d("MiSS", &modules, at);
+        branch::warn_of_conv1d("MiSS", &branches, at);
+        if self.kind == MissKind::Bat && self.dropout > 0.0 {
+            tracing::warn!(
+                "miss_dropout = {}: nothing is dropped where weights are multiplied (init_weights = bat), as in PEFT",
+                self.dropout
+            );
+        }
         Ok(branch::placed(self.clone(), branches, self.bias, at))
     }
 }
@@ -241,29 +248,18 @@ impl Miss {
 }
 
 fn size(length: usize) -> i64 {
-    i64::try_from(length).unwrap_or(i64::MAX)
+    num::int(length)
 }
 
 impl Branch for Miss {
-    fn module(&self) -> &str {
-        &self.linear.module
-    }
-
-    fn name(&self) -> &'static str {
-        "miss"
-    }
-
-    fn rank(&self) -> usize {
-        self.rank
+    fn attached(&self) -> Attached<'_> {
+        // PEFT drops nothing where the weight itself is multiplied.
+        let dropout = if self.kind == MissKind::Bat { 0.0 } else { self.dropout };
+        Attached { name: "miss", module: &self.linear.module, rank: self.rank, dropout }
     }
 
     fn numbers(&self, _: &Anatomy) -> u128 {
         self.shape().into_iter().map(wide).product()
-    }
-
-    fn dropout(&self) -> f64 {
-        // PEFT drops nothing where the weight itself is multiplied.
-        if self.kind == MissKind::Bat { 0.0 } else { self.dropout }
     }
 
     fn forward<'s, 'g: 's>(&'s self, at: &Insertion<'g, '_>) -> Result<Forward<'s, 'g>> {

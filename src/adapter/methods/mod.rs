@@ -26,10 +26,10 @@ pub mod vera;
 
 use std::sync::{PoisonError, RwLock};
 
-use super::config::options::Options;
+use super::config::options::{self, Options};
 use super::method::{Method, Row};
 use super::params::key::{Family, Key, Tensors};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 
 /// The methods, in the order in which they are shown.
 pub static METHODS: &[&Row] = &[
@@ -104,8 +104,17 @@ pub fn of_peft_type(peft_type: &str) -> Result<&'static Row> {
 /// An unknown name; options that contradict each other, or that the method cannot have.
 pub fn configure(options: &Options) -> Result<Method> {
     let row = named(&options.name).ok_or_else(|| Error::not_found("method", options.name.clone()))?;
+    let untaken = options::TABLE.iter().find(|(name, is_said)| is_said(options) && !row.takes(name));
+    if let Some((name, _)) = untaken {
+        let takers: Vec<&str> = all().into_iter().filter(|other| other.takes(name)).map(|other| other.name).collect();
+        return Err(Error::setting(name, format!("a method that takes it ({})", takers.join(", ")), row.name).with_hint(format!(
+            "{} takes {}",
+            row.name,
+            row.takes.concat().join(", ")
+        )));
+    }
     let method = (row.configure)(options)?.with_settings(&options.settings)?;
-    method.check()?;
+    method.check().hint("the default of every setting is PEFT's: leave it out")?;
     Ok(method)
 }
 

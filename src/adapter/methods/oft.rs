@@ -2,13 +2,14 @@
 //! Text-to-Image Diffusion by Orthogonal Finetuning; PEFT `tuners/oft/layer.py`). The inverse is a sum of powers of `Q`, as PEFT has it by
 //! default (`use_cayley_neumann`).
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use ndarray::{Array2, s};
 
-use super::branch::{self, Branch, Forward, Linear, Side, stored_weight};
+use super::branch::{self, Attached, Branch, Forward, Linear, Side, stored_weight};
 use crate::adapter::config::fields::{Fields, Flag};
-use crate::adapter::config::options::Options;
+use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::{Bias, Scope, probability, settings::Settings};
 use crate::adapter::method::{Configuration, Placed, Places, Row};
 use crate::adapter::params::budget::wide;
@@ -18,6 +19,7 @@ use crate::adapter::part::{Folding, Insertion};
 use crate::anatomy::{Anatomy, Layout};
 use crate::error::{Error, Result};
 use crate::ir::{DType, Expr, Tensor};
+use crate::num;
 
 /// `[blocks, size · (size − 1) / 2]`: what stands above the diagonal of each `Q`, row by row.
 const R: KeyPart = KeyPart::new("oft_R", "weight");
@@ -33,6 +35,7 @@ pub static ROW: Row = Row {
     family: Family::Tuner,
     tensors: Tensors { parts: &[R], shared: &[] },
     adapter_file: "oft",
+    takes: &[SCOPE, &["rank", "bias"]],
     page: "oft.md",
     read: |fields| OftConfig::read(fields).map(Into::into),
     configure: |options: &Options| {
@@ -118,6 +121,24 @@ impl OftConfig {
     }
 }
 
+impl OftConfig {
+    /// Says where modules have other blocks than were asked for, because these do not divide what the modules take.
+    fn warn_of_other_blocks(&self, branches: &[Oft]) {
+        let (what, asked) = if self.blocks == 0 { ("oft_block_size", self.block_size) } else { ("r", self.blocks) };
+        let mut told = BTreeSet::new();
+        for branch in branches {
+            let inputs = branch.linear.in_features;
+            let taken = if self.blocks == 0 { branch.block } else { inputs / branch.block };
+            if taken != asked && told.insert((inputs, taken)) {
+                tracing::warn!(
+                    "{what} = {asked} does not divide the {inputs} inputs of {}: {taken} is taken, as PEFT does",
+                    branch.linear.module
+                );
+            }
+        }
+    }
+}
+
 /// The divisor of a length that is nearest to what was asked for, the smaller one of two (`adjust_oft_parameters`).
 fn divisor(length: usize, wanted: usize) -> usize {
     if wanted >= length {
@@ -179,6 +200,10 @@ impl Configuration for OftConfig {
         Some(&mut self.scope)
     }
 
+    fn fan_in_fan_out_mut(&mut self) -> Option<&mut bool> {
+        Some(&mut self.fan_in_fan_out)
+    }
+
     fn constants(&self) -> Vec<(&'static str, String)> {
         vec![("num_cayley_neumann_terms", self.terms.to_string())]
     }
@@ -187,12 +212,10 @@ impl Configuration for OftConfig {
         if self.module_dropout > 0.0 {
             return Err(Error::unsupported("module_dropout", "rotations are trained without dropout").with_hint("set it to 0"));
         }
-        let mut config = self.clone();
         let branches = branch::choose(&self.scope, at)?.into_iter().map(|linear| self.branch(linear, at)).collect::<Result<Vec<_>>>()?;
-        let modules: Vec<String> = branches.iter().map(|branch| branch.linear.module.clone()).collect();
-        config.fan_in_fan_out |= at.has_conv1d(&modules);
-        branch::warn_of_conv1d("OFT", &modules, at);
-        Ok(branch::placed(config, branches, self.bias, at))
+        branch::warn_of_conv1d("OFT", &branches, at);
+        self.warn_of_other_blocks(&branches);
+        Ok(branch::placed(self.clone(), branches, self.bias, at))
     }
 }
 
@@ -255,16 +278,12 @@ impl Oft {
 }
 
 fn size(length: usize) -> i64 {
-    i64::try_from(length).unwrap_or(i64::MAX)
+    num::int(length)
 }
 
 impl Branch for Oft {
-    fn module(&self) -> &str {
-        &self.linear.module
-    }
-
-    fn name(&self) -> &'static str {
-        "oft"
+    fn attached(&self) -> Attached<'_> {
+        Attached { name: "oft", module: &self.linear.module, ..Attached::default() }
     }
 
     fn numbers(&self, _: &Anatomy) -> u128 {

@@ -24,6 +24,7 @@ use crate::adapter::virtual_tokens::rows::Rows;
 use crate::adapter::virtual_tokens::{check_room, decoder, score_shapes};
 use crate::anatomy::{Anatomy, Attention, Axis, Heads, Mask, Masking, PositionUse};
 use crate::ir::{Attr, Builder, DType, Expr, Graph, Tensor, ValueId};
+use crate::num;
 use crate::{Error, Result};
 
 /// Keys and values in front of those of every layer.
@@ -64,6 +65,7 @@ pub static ROW: Row = Row {
     family: Family::Prompt,
     tensors: TENSORS,
     adapter_file: "prefix",
+    takes: &[&["modules_to_save", "num_virtual_tokens", "prefix_projection", "encoder_hidden_size", "prompt_init", "prompt_init_text"]],
     page: "prefix-tuning.md",
     read: |fields| read(fields).map(Into::into),
     configure: |options: &Options| asked(options, true),
@@ -80,6 +82,7 @@ pub static P_TUNING_V2: Row = Row {
     family: Family::Prompt,
     tensors: TENSORS,
     adapter_file: "prefix",
+    takes: &[&["modules_to_save", "num_virtual_tokens", "prompt_init", "prompt_init_text"]],
     page: "p-tuning-v2.md",
     read: |fields| read(fields).map(Into::into),
     configure: |options: &Options| asked(options, false),
@@ -248,7 +251,7 @@ impl Prefix {
 
     /// Keys and values layer by layer, each `[1, kv heads, tokens, size]`.
     fn pieces<'g>(&self, rows: Expr<'g>) -> Vec<Expr<'g>> {
-        let size = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let size = num::int;
         let Sizes { layers, kv_heads, head } = self.shape;
         let apart = rows.reshape(&[size(self.tokens), size(2 * layers), size(kv_heads), size(head)]);
         apart.transpose(&[1, 2, 0, 3]).split(&vec![1; 2 * layers], 0)
@@ -267,7 +270,7 @@ impl Prefix {
     }
 }
 
-/// The node's own output where a position is read, and the position. Rows of half precision are widened behind the node that reads them.
+/// The node's own output where a position is read, and the position. Rows of half precision are upcast behind the node that reads them.
 fn reader(graph: &Graph, place: PositionUse) -> Option<(ValueId, ValueId)> {
     let mut output = place.output;
     loop {
@@ -321,7 +324,7 @@ impl<'g> Site<'g, '_> {
             return Err(self.refuse("it reads keys or values of another size than a cache holds"));
         }
         let piece = self.arranged(heads, piece, own)?.cast(own.dtype());
-        let joined = piece.concat(&[own], i64::try_from(place).unwrap_or(0));
+        let joined = piece.concat(&[own], num::int(place));
         let readers = self.readers(heads.value);
         if readers.is_empty() {
             return Err(self.refuse("keys and values are made inside of its operator"));
@@ -355,7 +358,7 @@ impl<'g> Site<'g, '_> {
         use Axis::{Batch, BatchHeads, Heads as HeadAxis, HeadsSize, Seq, Size};
         let size = |n: Option<i64>| n.ok_or_else(|| self.refuse("its numbers of heads are not known"));
         let (kv_heads, head) = (size(self.attention.kv_heads)?, size(self.attention.head_size)?);
-        let tokens = i64::try_from(self.tokens).unwrap_or(i64::MAX);
+        let tokens = num::int(self.tokens);
         let length = |axis: Axis| heads.axis(axis).and_then(|place| own.dims()?.get(place)?.as_known());
         let all_heads = match length(HeadsSize) {
             Some(joined) => joined / head,
@@ -370,7 +373,7 @@ impl<'g> Site<'g, '_> {
             piece
         };
         let batch = match heads.axis(Batch) {
-            Some(place) => own.length(i64::try_from(place).unwrap_or(0)),
+            Some(place) => own.length(num::int(place)),
             None => own.length(0) / self.b.ints(&[all_heads]),
         };
         let whole = piece.expand(batch.concat(&[self.b.ints(&[1, 1, 1])], 0));
@@ -390,7 +393,7 @@ impl<'g> Site<'g, '_> {
     /// Keys or values of one text as `[tokens, kv heads · size]`: what [`arranged`](Self::arranged) undoes.
     fn flattened(&self, heads: &Heads, shape: Sizes) -> Result<Expr<'g>> {
         use Axis::{Batch, BatchHeads, Heads as HeadAxis, HeadsSize, Seq, Size};
-        let size = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let size = num::int;
         let (kv_heads, head) = (size(shape.kv_heads), size(shape.head));
         let own = self.b.expr(heads.value);
         let order = |wanted: &[Axis]| -> Result<Expr<'g>> {
@@ -449,7 +452,7 @@ impl<'g> Site<'g, '_> {
         };
         let dims = own.known_dims();
         let (_, leading) = dims.split_last()?;
-        let tokens = self.b.ints(&[i64::try_from(self.tokens).unwrap_or(i64::MAX)]);
+        let tokens = self.b.ints(&[num::int(self.tokens)]);
         let lengths = if leading.is_empty() {
             tokens
         } else {

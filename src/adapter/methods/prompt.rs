@@ -21,6 +21,7 @@ use crate::adapter::virtual_tokens::{check_room, prepend};
 use crate::adapter::weights::dequantised_rows;
 use crate::anatomy::{Anatomy, Embedding};
 use crate::ir::{Graph, Tensor};
+use crate::num;
 use crate::{Error, Result};
 
 /// Virtual tokens in front of the tokens; in front of the encoder's alone where there is a decoder.
@@ -51,6 +52,7 @@ pub static ROW: Row = Row {
     family: Family::Prompt,
     tensors: TENSORS,
     adapter_file: "prompt",
+    takes: &[&["modules_to_save", "num_virtual_tokens", "prompt_init", "prompt_init_text"]],
     page: "prompt-tuning.md",
     read: |fields| read(fields).map(Into::into),
     configure: |options: &Options| {
@@ -75,13 +77,18 @@ pub static P_TUNING: Row = Row {
     family: Family::Prompt,
     tensors: TENSORS,
     adapter_file: "prompt",
+    takes: &[&["modules_to_save", "num_virtual_tokens", "encoder_hidden_size", "encoder_reparameterization_type", "encoder_num_layers"]],
     page: "p-tuning.md",
     read: |fields| read_encoded(fields).map(Into::into),
     configure: |options: &Options| {
         let default = PromptEncoderConfig::default();
+        if let (Some(layers), None | Some(Reparameterization::Mlp)) = (options.encoder_num_layers, options.reparameterization) {
+            return Err(Error::setting("encoder_num_layers", "to be left out with an MLP, which always has three layers", layers)
+                .with_hint("an LSTM has layers to choose: `encoder_reparameterization_type lstm`"));
+        }
         Ok(PromptEncoderConfig {
             num_virtual_tokens: options.virtual_tokens(),
-            reparameterization: options.reparameterization,
+            reparameterization: options.reparameterization.unwrap_or_default(),
             encoder_num_layers: options.encoder_num_layers.unwrap_or(default.encoder_num_layers),
             encoder_hidden_size: options.encoder_hidden_size,
             modules_to_save: options.scope.modules_to_save.clone(),
@@ -218,7 +225,7 @@ fn placed(settled: Method, tokens: usize, init: PromptInit, at: &Places<'_>) -> 
         seed: at.seed,
         tokens,
         kept: if has_decoder { 2 * tokens } else { tokens },
-        hidden: usize::try_from(table.hidden).unwrap_or(0),
+        hidden: num::size("hidden size", table.hidden)?,
         has_decoder,
     };
     Ok(Placed { parts: vec![Box::new(prompt)], settled })
@@ -240,7 +247,7 @@ fn shape(anatomy: &Anatomy) -> Result<PromptShape> {
 impl Part for Prompt {
     fn insert(&self, at: &Insertion<'_, '_>) -> Result<()> {
         let rows = self.rows.write(at, || self.fresh(at.graph, at.anatomy));
-        let used = if self.kept == self.tokens { rows } else { rows.slice(&[0], &[i64::try_from(self.tokens).unwrap_or(i64::MAX)], &[0]) };
+        let used = if self.kept == self.tokens { rows } else { rows.slice(&[0], &[num::int(self.tokens)], &[0]) };
         prepend::insert(at, used, self.tokens)
     }
 
@@ -273,11 +280,11 @@ impl Prompt {
         let rows = match &self.init {
             PromptInit::Random => return Ok(init::normal(&mut rng, &[self.kept, self.hidden], 1.0)),
             PromptInit::Vocabulary => {
-                let count = usize::try_from(table.rows).unwrap_or(1).max(1);
+                let count = num::size("rows of the table", table.rows)?.max(1);
                 (0..self.kept).map(|_| rng.random_range(0..count)).collect()
             }
             PromptInit::Text(text) => {
-                let hint = "its tokenizer was not found; `--prompt-init vocab` needs none";
+                let hint = "its tokenizer was not found; `prompt_init vocab` needs none";
                 return Err(Error::unsupported(format!("starting the prompt from {text:?}"), "its tokens are not known").with_hint(hint));
             }
             PromptInit::Tokens(tokens) if tokens.is_empty() => return Err(Error::invalid("the text that the prompt starts from is empty")),

@@ -1,7 +1,9 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::adapter::config::options::PromptStart;
 use crate::adapter::config::settings::Settings;
+use crate::adapter::config::{Bias, Reparameterization, Selection, Targets};
 use crate::adapter::params::key::Part;
 
 #[test]
@@ -11,9 +13,7 @@ fn every_row_has_names_of_its_own_and_reads_what_it_writes() -> Result<()> {
         for name in [row.name].iter().chain(row.aliases).chain(row.variants) {
             assert!(seen.insert(*name), "{name} is two methods'");
         }
-        let mut options = Options { name: row.name.to_owned(), trainable_token_indices: vec![1], ..Options::default() };
-        options.scope.modules_to_save = vec!["classifier".to_owned()];
-        let method = configure(&options)?;
+        let method = configure(&asked(row))?;
         assert_eq!((method.name(), method.family()), (row.name, row.family));
         let mut settings = Settings::default();
         settings.put("peft_type", row.peft_type);
@@ -25,6 +25,88 @@ fn every_row_has_names_of_its_own_and_reads_what_it_writes() -> Result<()> {
     }
     assert!(of_peft_type("POLY").is_err() && named("poly").is_none());
     Ok(())
+}
+
+/// What a user says at least of a method.
+fn asked(row: &Row) -> Options {
+    let mut options = Options { name: row.name.to_owned(), ..Options::default() };
+    match row.name {
+        "trainable_tokens" => options.trainable_token_indices = vec![1],
+        "head" => options.scope.modules_to_save = vec!["classifier".to_owned()],
+        _ => {}
+    }
+    options
+}
+
+/// Says an option, in a way that is no method's default.
+type Say = fn(&mut Options);
+
+/// Every option, said.
+static SAID: &[(&str, Say)] = &[
+    ("target_modules", |options| options.scope.targets = Targets::Only(Selection::from_text("q_proj"))),
+    ("exclude_modules", |options| options.scope.exclude = Some(Selection::from_text("v_proj"))),
+    ("layers_to_transform", |options| options.scope.layers_to_transform = vec![1]),
+    ("layers_pattern", |options| {
+        options.scope.layers_to_transform = vec![1];
+        options.scope.layers_pattern = vec!["h".to_owned()];
+    }),
+    ("modules_to_save", |options| options.scope.modules_to_save = vec!["score".to_owned()]),
+    ("rank", |options| options.rank = Some(2)),
+    ("alpha", |options| options.alpha = Some(3.0)),
+    ("dropout", |options| options.dropout = Some(0.25)),
+    ("rank_pattern", |options| _ = options.rank_pattern.insert("q_proj".to_owned(), 2)),
+    ("alpha_pattern", |options| _ = options.alpha_pattern.insert("q_proj".to_owned(), 2.0)),
+    ("use_rslora", |options| options.use_rslora = true),
+    ("use_dora", |options| options.use_dora = true),
+    ("bias", |options| options.bias = Bias::All),
+    ("init_lora_weights", |options| options.init_lora_weights = Some("gaussian".to_owned())),
+    ("trainable_token_indices", |options| options.trainable_token_indices = vec![5]),
+    ("feedforward_modules", |options| options.feedforward = Some(Selection::from_text("fc2"))),
+    ("num_virtual_tokens", |options| options.num_virtual_tokens = Some(3)),
+    ("prefix_projection", |options| options.prefix_projection = true),
+    ("encoder_hidden_size", |options| options.encoder_hidden_size = Some(7)),
+    ("encoder_reparameterization_type", |options| options.reparameterization = Some(Reparameterization::Lstm)),
+    ("encoder_num_layers", |options| {
+        options.reparameterization = Some(Reparameterization::Lstm);
+        options.encoder_num_layers = Some(3);
+    }),
+    ("prompt_init", |options| {
+        options.prompt_init = Some(PromptStart::Text);
+        options.prompt_init_text = Some("Answer:".to_owned());
+    }),
+    ("prompt_init_text", |options| options.prompt_init_text = Some("Answer:".to_owned())),
+];
+
+#[test]
+fn a_method_heeds_the_options_of_its_row_and_refuses_all_others() -> Result<()> {
+    assert!(options::TABLE.iter().map(|(name, _)| name).eq(SAID.iter().map(|(name, _)| name)), "an option is said nowhere");
+    for row in METHODS {
+        let plain = configure(&asked(row))?;
+        assert!(row.takes.concat().iter().all(|taken| SAID.iter().any(|(name, _)| name == taken)), "{}", row.name);
+        for (name, say) in SAID {
+            let mut options = asked(row);
+            say(&mut options);
+            match configure(&options) {
+                // A prefix that a network computes says so by its name already.
+                Ok(method) => assert!(row.takes(name) && (method != plain || *name == "prefix_projection"), "{} {name}", row.name),
+                Err(error) => {
+                    assert!(!row.takes(name), "{} {name}: {error}", row.name);
+                    assert!(error.to_string().contains("a method that takes it") && error.to_string().ends_with(row.name), "{error}");
+                    assert!(error.hint().is_some_and(|hint| hint.starts_with(row.name)), "{error}");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn layers_are_of_an_lstm_alone() {
+    for reparameterization in [None, Some(Reparameterization::Mlp)] {
+        let options = Options { reparameterization, encoder_num_layers: Some(3), ..asked(&prompt::P_TUNING) };
+        let error = configure(&options).expect_err("an MLP has three layers");
+        assert!(error.to_string().starts_with("encoder_num_layers") && error.hint().is_some(), "{error}");
+    }
 }
 
 #[test]
@@ -130,6 +212,7 @@ fn a_method_of_ones_own_is_known_once_it_is_registered() -> Result<()> {
         family: Family::Tuner,
         tensors: Tensors { parts: &[], shared: &[] },
         adapter_file: "",
+        takes: &[options::SCOPE],
         page: "",
         read: |_| Err(Error::invalid("not read")),
         configure: |_| Err(Error::invalid("not configured")),

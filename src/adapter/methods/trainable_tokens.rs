@@ -17,6 +17,7 @@ use crate::adapter::targets::tables::{self, Table};
 use crate::adapter::weights::fold;
 use crate::anatomy::{Anatomy, Embedding};
 use crate::ir::{DType, Expr, Tensor};
+use crate::num;
 use crate::{Error, Result};
 
 /// The rows of a table that LoRA attaches beside, `[rows, hidden]`.
@@ -29,12 +30,13 @@ pub static ROW: Row = Row {
     name: "trainable_tokens",
     aliases: &["trainable-tokens"],
     variants: &[],
-    about: "Rows of the embedding (--trainable-token-indices)",
+    about: "Rows of the embedding",
     peft_type: "TRAINABLE_TOKENS",
     learning_rate: 1e-3,
     family: Family::Tuner,
     tensors: Tensors { parts: &[OWN_TOKEN_DELTA], shared: &[] },
     adapter_file: "trainable_tokens",
+    takes: &[&["target_modules", "trainable_token_indices"]],
     page: "trainable-tokens.md",
     read: |fields| TokensConfig::read(fields).map(Into::into),
     configure: |options: &Options| {
@@ -70,7 +72,7 @@ impl Configuration for TokensConfig {
 
     fn check(&self) -> Result<()> {
         at_least_one("number of token_indices", self.rows.len())
-            .map_err(|error| error.with_hint("--trainable-token-indices names the tokens whose rows are trained, by number"))
+            .map_err(|error| error.with_hint("`trainable_token_indices` names the tokens whose rows are trained, by number"))
     }
 
     fn write(&self, settings: &mut Settings) {
@@ -164,7 +166,7 @@ impl Part for Tokens {
         let base = self.base_rows(at, table.first())?;
         let rows = at.params.of(&self.module, self.part, || base.clone());
         let b = at.b;
-        let numbers: Vec<i64> = self.rows.iter().map(|&row| i64::try_from(row).unwrap_or(i64::MAX)).collect();
+        let numbers: Vec<i64> = self.rows.iter().map(|&row| num::int(row)).collect();
         b.scoped(&format!("tokens/{}", self.module), || {
             for lookup in &table.lookups {
                 let indices = b.expr(lookup.indices).cast(DType::I64);
@@ -226,7 +228,7 @@ impl Tokens {
     fn change_head<'g>(&self, at: &Insertion<'g, '_>, change: Expr<'g>, numbers: &[i64]) {
         let Some(head) = at.anatomy.head.as_ref().filter(|head| head.tied) else { return };
         let Some(projection) = head.projection.map(|place| &at.anatomy.projections[place]) else { return };
-        let classes = usize::try_from(projection.out_features).unwrap_or(0);
+        let Ok(classes) = usize::try_from(projection.out_features) else { return };
         let mut places = vec![0.0_f32; numbers.len() * classes];
         for (i, row) in self.rows.iter().enumerate() {
             places[i * classes + row] = 1.0;

@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use ndarray::{Array2, Axis, s};
 
-use super::branch::{self, Branch, Forward, Linear, added};
+use super::branch::{self, Attached, Branch, Forward, Linear, added};
 use crate::adapter::config::fields::{Fields, Flag};
-use crate::adapter::config::options::Options;
+use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::{Bias, Scope, at_least_one, probability, settings::Settings};
 use crate::adapter::method::{Configuration, Placed, Places, Row};
 use crate::adapter::params::init;
@@ -15,6 +15,7 @@ use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
 use crate::adapter::params::matrices::matrix;
 use crate::adapter::part::{Folding, Insertion};
 use crate::ir::{Expr, Tensor};
+use crate::num;
 use crate::{Error, Result};
 
 /// `[out_features]`
@@ -37,6 +38,7 @@ pub static ROW: Row = Row {
     family: Family::Tuner,
     tensors: Tensors { parts: &[LAMBDA_B, LAMBDA_D], shared: &[SHARED_A, SHARED_B] },
     adapter_file: "vera",
+    takes: &[SCOPE, &["rank", "dropout", "bias"]],
     page: "other-updates.md",
     read: |fields| VeraConfig::read(fields).map(Into::into),
     configure: |options: &Options| Ok(VeraConfig::asked(options).into()),
@@ -150,6 +152,10 @@ impl Configuration for VeraConfig {
         Some(&mut self.scope)
     }
 
+    fn fan_in_fan_out_mut(&mut self) -> Option<&mut bool> {
+        Some(&mut self.fan_in_fan_out)
+    }
+
     fn place(&self, at: &Places<'_>) -> Result<Placed> {
         let mut config = self.clone();
         let sites = branch::choose(&config.scope, at)?;
@@ -163,8 +169,6 @@ impl Configuration for VeraConfig {
             .with_hint("save it with `save_projection=True`"));
         }
         config.save_projection = true;
-        let modules: Vec<String> = sites.iter().map(|site| site.module.clone()).collect();
-        config.fan_in_fan_out |= at.has_conv1d(&modules);
         let widest = |of: fn(&Linear) -> usize| sites.iter().map(of).max().unwrap_or(0);
         let widest = [widest(|site| site.out_features), widest(|site| site.in_features)];
         let vera = |linear| Vera {
@@ -181,25 +185,13 @@ impl Configuration for VeraConfig {
 }
 
 impl Branch for Vera {
-    fn module(&self) -> &str {
-        &self.linear.module
-    }
-
-    fn name(&self) -> &'static str {
-        "vera"
-    }
-
-    fn rank(&self) -> usize {
-        self.rank
-    }
-
-    fn dropout(&self) -> f64 {
-        self.dropout
+    fn attached(&self) -> Attached<'_> {
+        Attached { name: "vera", module: &self.linear.module, rank: self.rank, dropout: self.dropout }
     }
 
     /// `vera_A` is `[rank, widest input]`, `vera_B` `[widest output, rank]`; modules take their first columns and rows.
     fn forward<'s, 'g: 's>(&'s self, at: &Insertion<'g, '_>) -> Result<Forward<'s, 'g>> {
-        let size = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let size = num::int;
         let Linear { module, out_features, in_features } = &self.linear;
         let a_all = self.shared(at, SHARED_A, [self.rank, self.widest[1]]);
         let b_all = self.shared(at, SHARED_B, [self.widest[0], self.rank]);

@@ -6,7 +6,8 @@ use std::collections::{BTreeSet, VecDeque};
 use super::{LOGITS, channels};
 use crate::adapter::config::{HeadModules, NewHead, Pooling, Task};
 use crate::anatomy::{self, Anatomy, Ending, Projection, Reads};
-use crate::ir::{Builder, DType, Expr, Fact, Graph, ValueId};
+use crate::ir::{Builder, DType, Expr, Fact, Graph, Trait, ValueId};
+use crate::num;
 use crate::{Error, Result};
 
 /// What a head stands on.
@@ -42,14 +43,14 @@ impl Features {
         head.check()?;
         if head.labels < 2 && (task.is_one_class() || task.row().reads == Reads::TokenLogits) {
             let error = Error::mismatch("num_labels", format!("at least 2 classes for {task}"), head.labels);
-            return Err(error.with_hint("one number for each text is a regression or a relevance: `--task regression` or `--task rerank`"));
+            return Err(error.with_hint("one number for each text is a regression or a relevance: `task regression` or `task rerank`"));
         }
         let each_position = match task.row().reads {
             Reads::TokenLogits | Reads::Frames => true,
             Reads::Logits => false,
             Reads::Vocabulary | Reads::Spans | Reads::Embeddings | Reads::TokenLogProbs => {
                 let error = Error::mismatch("the task of a new head with labels", "a task with classes or numbers", task);
-                return Err(error.with_hint("leave --num-labels out to keep the model's own head"));
+                return Err(error.with_hint("leave `num_labels` out to keep the model's own head"));
             }
         };
         if anatomy.inputs.decoder_input_ids.is_some() {
@@ -61,7 +62,7 @@ impl Features {
         }
         if let Some(wanted) = head.pooling.filter(|pooling| each_position && *pooling != Pooling::Nothing) {
             let error = Error::mismatch("pooling for token-cls", Pooling::Nothing, wanted);
-            return Err(error.with_hint("each token has a class of its own: leave --pooling out"));
+            return Err(error.with_hint("each token has a class of its own: leave `pooling` out"));
         }
         let search = Search { graph, anatomy, learned: learned(graph, anatomy) };
         let (value, pooling) = if each_position { (search.states(), Pooling::Nothing) } else { search.of_text(head.pooling) };
@@ -95,8 +96,8 @@ impl Features {
     /// The features as the head reads them: `[batch, width]`, or `[batch, places, width]`.
     pub(super) fn rows<'g>(&self, b: &'g Builder) -> Expr<'g> {
         let (value, rank) = (b.expr(self.value), self.fact.rank().unwrap_or(0));
-        let axes = 0..i64::try_from(rank).unwrap_or(0);
-        let own = i64::try_from(self.axis).unwrap_or(0);
+        let axes = 0..num::int(rank);
+        let own = num::int(self.axis);
         let perm: Vec<i64> = axes.filter(|&axis| axis != own).chain([own]).collect();
         let last = value.transpose(&perm);
         if rank < 4 {
@@ -170,7 +171,7 @@ fn learned(graph: &Graph, anatomy: &Anatomy) -> Vec<bool> {
         learned[id.index()] = true;
     }
     for node in graph.nodes() {
-        let follows = !["Shape", "Size"].contains(&&*node.op) && node.reads().any(|id| learned[id.index()]);
+        let follows = !Trait::Lengths.is_of(&node.op) && node.reads().any(|id| learned[id.index()]);
         for output in node.writes() {
             learned[output.index()] |= follows;
         }

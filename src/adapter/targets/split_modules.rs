@@ -8,6 +8,7 @@ use std::ops::Range;
 use super::SelectionMatcher;
 use crate::adapter::config::{Scope, Targets};
 use crate::anatomy::{Anatomy, Projection};
+use crate::num;
 use crate::{Error, Result};
 
 /// What Hugging Face's models call a whole, and its parts in their order.
@@ -72,8 +73,7 @@ pub(crate) fn out_features(anatomy: &Anatomy, projection: &Projection) -> i64 {
 
 /// Rows of a matrix as places.
 pub(crate) fn places(rows: &Range<i64>) -> Range<usize> {
-    let place = |n: i64| usize::try_from(n).unwrap_or(0);
-    place(rows.start)..place(rows.end)
+    num::index(rows.start)..num::index(rows.end)
 }
 
 #[cfg(test)]

@@ -13,8 +13,8 @@ use super::decoder;
 use super::prepend::plain_token;
 use crate::adapter::part::Insertion;
 use crate::anatomy::Anatomy;
-use crate::ir::Trait;
-use crate::ir::{Builder, Dim, Expr, Graph, Node, NodeSpec, ValueId};
+use crate::ir::{Builder, Dim, Expr, Graph, Node, NodeSpec, Trait, ValueId};
+use crate::num;
 
 /// A graph's values for a sequence with tokens in front.
 pub(crate) struct Longer<'g, 'a> {
@@ -33,7 +33,7 @@ pub(crate) struct Longer<'g, 'a> {
 
 impl<'g, 'a> Longer<'g, 'a> {
     pub(crate) fn new(at: &Insertion<'g, 'a>, tokens: usize) -> Self {
-        let tokens = i64::try_from(tokens).unwrap_or(i64::MAX);
+        let tokens = num::int(tokens);
         let inputs = &decoder::inputs(at.anatomy);
         let past: BTreeSet<ValueId> = at.anatomy.past(at.graph).collect();
         let has_cache = !past.is_empty();
@@ -100,7 +100,7 @@ impl<'g, 'a> Longer<'g, 'a> {
             if self.hidden.contains(&id) {
                 return true;
             }
-            let maker = self.graph.producer(id).map(|node| self.graph.node(node)).filter(|node| !["Shape", "Size"].contains(&&*node.op));
+            let maker = self.graph.producer(id).map(|node| self.graph.node(node)).filter(|node| !Trait::Lengths.is_of(&node.op));
             waiting.extend(maker.into_iter().flat_map(Node::reads).filter(|&input| seen.insert(input)));
         }
         false

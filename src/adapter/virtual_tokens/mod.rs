@@ -8,13 +8,14 @@ pub(crate) mod rows;
 pub(crate) mod score_shapes;
 
 use crate::anatomy::Anatomy;
+use crate::num;
 use crate::{Error, Result};
 
 /// # Errors
 /// More virtual tokens than the model has positions.
 pub(crate) fn check_room(anatomy: &Anatomy, tokens: usize) -> Result<()> {
     match anatomy.max_positions {
-        Some(positions) if i64::try_from(tokens).unwrap_or(i64::MAX) >= positions => {
+        Some(positions) if num::int(tokens) >= positions => {
             let error = Error::mismatch("num_virtual_tokens", format!("fewer than the model's {positions} positions"), tokens);
             Err(error.with_hint("virtual tokens take positions from the text: 8 to 100 are usual"))
         }

@@ -20,6 +20,7 @@ use crate::adapter::part::Insertion;
 use crate::adapter::targets::tables;
 use crate::anatomy::Anatomy;
 use crate::ir::{Builder, DType, Dim, Expr, Fact, Graph, ValueId};
+use crate::num;
 use crate::{Error, Result};
 
 /// Puts `prompt`, `[tokens, hidden]`, in front of the tokens.
@@ -71,7 +72,7 @@ struct Front<'g> {
 impl<'g> Front<'g> {
     fn new(at: &Insertion<'g, '_>, ids: Expr<'g>, tokens: usize) -> Self {
         let b = at.b;
-        let tokens = i64::try_from(tokens).unwrap_or(i64::MAX);
+        let tokens = num::int(tokens);
         // Training sees whole sequences.
         let past = if at.purpose.is_training() { None } else { past_length(b, at.graph, at.anatomy) };
         let count = match past {

@@ -33,7 +33,7 @@ impl Rows {
     }
 
     fn computed(&self, encoder: &Encoder, at: &Insertion<'_, '_>) -> Result<Tensor> {
-        // A start that cannot be made is said by the graph that is trained; here it is a tensor that is not there.
+        // Initialisation errors are reported when the training graph is built; here the tensor is missing.
         encoder.compute(&|key| at.params.given(key).or_else(|| encoder.fresh(key, self.seed).unwrap_or_default()))
     }
 

@@ -10,6 +10,7 @@
 use std::collections::BTreeSet;
 
 use crate::ir::{Builder, Graph, Node, ValueId};
+use crate::num;
 use crate::{Error, Result};
 
 /// Adds `tokens` keys to the shapes that scores are given on their way from `product` to `output`, neither of them included.
@@ -39,7 +40,7 @@ fn lengthen_shape(b: &Builder, graph: &Graph, node: &Node, given: ValueId, token
         return Ok(());
     }
     let mut dims = graph.fact(given).shape.clone().unwrap_or_default();
-    let longer = dims.last_mut().map(|keys| *keys = &*keys + &i64::try_from(tokens).unwrap_or(i64::MAX).into());
+    let longer = dims.last_mut().map(|keys| *keys = &*keys + &num::int(tokens).into());
     let shape = longer.and_then(|()| b.shape(&dims));
     let refused =
         || Error::unsupported(format!("a prefix at {}", graph.value_name(given)), "scores get a shape that only the running graph knows");

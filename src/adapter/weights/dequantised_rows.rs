@@ -1,6 +1,6 @@
 //! Rows of a table of small integers, as the numbers that they stand for.
 //!
-//! What the graph does with them on the way is done here with some rows alone: a table may be too large to be unpacked as a whole.
+//! What the graph does with them on the way is done here with some rows alone: a table may be too large to be dequantised as a whole.
 
 use ndarray::Array2;
 
@@ -12,7 +12,7 @@ use crate::{Error, Place, Result};
 /// Some rows of a table, float32 `[rows, hidden]`, whether it is stored as floats or not.
 ///
 /// # Errors
-/// A table that is unpacked in a way that is not known here.
+/// A table that is dequantised in a way that is not known here.
 pub(crate) fn rows_of(graph: &Graph, table: &Embedding, rows: &[usize]) -> Result<Tensor> {
     let stored = graph.initializer(table.weight);
     if let Some(floats) = stored.filter(|tensor| tensor.dtype().is_float()) {
@@ -21,10 +21,10 @@ pub(crate) fn rows_of(graph: &Graph, table: &Embedding, rows: &[usize]) -> Resul
     let numbers = stored.and_then(|stored| Unpacking { graph, table, stored }.rows(rows));
     numbers.map(|numbers| matrices::tensor(&numbers.view())).ok_or_else(|| {
         let kind = stored.map_or_else(|| "turned before it is read".to_owned(), |tensor| format!("stored as {}", tensor.dtype()));
-        let why = format!("the table is {kind}, and how it is unpacked is not known");
+        let why = format!("the table is {kind}, and how it is dequantised is not known");
         Error::unsupported(format!("starting from rows of {}", table.module), why)
             .at(Place::Tensor(graph.value_name(table.weight).to_owned()))
-            .with_hint("`--prompt-init random` starts from random numbers")
+            .with_hint("`prompt_init random` starts from random numbers")
     })
 }
 

@@ -1,4 +1,4 @@
-//! Folding trained numbers into the base's constants.
+//! Folding trained parameters into the base's constants.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,6 +11,7 @@ use crate::adapter::params::matrices;
 use crate::adapter::part::Folding;
 use crate::anatomy::{Anatomy, Embedding, Layout, Parameter, Projection};
 use crate::ir::{Builder, Graph, NodeId, Tensor, ValueId};
+use crate::num;
 use crate::{Error, Place, Result};
 
 /// Changes a module's weight, which `update` sees as `[out_features, in_features]`; where the graph has it in parts, `update` sees the rows of
@@ -108,8 +109,7 @@ fn flat(stored: Tensor, projection: &Projection) -> Result<Tensor> {
     if stored.shape().len() == 2 {
         return Ok(stored);
     }
-    let size = |n: i64| usize::try_from(n).unwrap_or(0);
-    let (rows, columns) = (size(projection.in_features), size(projection.out_features));
+    let (rows, columns) = (num::size("in_features", projection.in_features)?, num::size("out_features", projection.out_features)?);
     stored.reshaped(if projection.weight.layout == Layout::InOut { vec![rows, columns] } else { vec![columns, rows] })
 }
 
@@ -124,8 +124,7 @@ fn turned(matrix: Array2<f32>, layout: Layout) -> Array2<f32> {
 /// The places of a part among `all`.
 fn part_of(part: Option<&Range<i64>>, all: usize) -> Result<Range<usize>> {
     let Some(part) = part else { return Ok(0..all) };
-    let place = |n: i64| usize::try_from(n).unwrap_or(usize::MAX);
-    let (start, end) = (place(part.start), place(part.end));
+    let (start, end) = (num::index(part.start), num::index(part.end));
     if start <= end && end <= all { Ok(start..end) } else { Err(Error::mismatch("length", end, all)) }
 }
 

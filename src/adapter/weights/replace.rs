@@ -5,6 +5,7 @@ use crate::adapter::params::matrices;
 use crate::adapter::part::Insertion;
 use crate::anatomy::{Anatomy, Layout, Parameter, Projection};
 use crate::ir::{Builder, DType, Expr, Graph, NodeId, Tensor};
+use crate::num;
 use crate::{Error, Result};
 
 /// Puts a tensor of the adapter, under a PEFT key, in the place of a parameter of the base: everything that reads the parameter as part of its
@@ -74,9 +75,8 @@ pub fn pytorch_layout(projection: &Projection) -> Layout {
 /// The elements that are the parameter: all, or a part of a vector.
 pub(crate) fn own_part(stored: &Tensor, parameter: &Parameter) -> Result<Tensor> {
     let Some(part) = &parameter.part else { return Ok(stored.clone()) };
-    let place = |n: i64| usize::try_from(n).unwrap_or(0);
     let all = stored.to_f64().ok_or_else(|| Error::mismatch("dtype", "float", stored.dtype()))?;
-    let own = all.get(place(part.start)..place(part.end)).ok_or_else(|| Error::mismatch("length", part.end, all.len()))?;
+    let own = all.get(num::index(part.start)..num::index(part.end)).ok_or_else(|| Error::mismatch("length", part.end, all.len()))?;
     Tensor::from_f64(stored.dtype(), &[own.len()], own)
 }
 

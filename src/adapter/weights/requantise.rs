@@ -1,4 +1,4 @@
-//! Weights of small integers that an adapter is folded into: unpacked, changed, and rounded again in their own scheme.
+//! Weights of small integers that an adapter is folded into: dequantised, changed, and rounded again in their own scheme.
 //!
 //! A weight is `(value - zero[group]) · scale[group]`, its groups rows, columns, or blocks of either. Each group keeps its scale and zero
 //! point, or gets those that its new numbers span, whichever rounds with less error; so a change of nothing changes nothing.
@@ -18,7 +18,7 @@ pub(super) fn change(at: &Folding<'_>, projection: &Projection, update: impl FnO
     let Some(stored) = Stored::of(at.graph, projection) else {
         let name = at.graph.values().get(projection.weight.value.index()).map_or(projection.module.as_str(), |value| &value.name);
         return Err(Error::unsupported(format!("rounding {name} again"), "how it is packed is not known")
-            .with_hint("without `--requantize` the adapter stays beside the weights, which is exact"));
+            .with_hint("without `requantize` the adapter stays beside the weights, which is exact"));
     };
     let place = || Place::Tensor(at.graph.value_name(stored.values).to_owned());
     if at.graph.uses(stored.values).len() > 1 {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::ir::{Attr, DType, Graph, Node, Tensor, ValueId};
+use crate::ir::{Attr, DType, Graph, Node, Tensor, Trait, ValueId};
 
 use super::super::{Attention, Mask, MaskForm, Masking};
 
@@ -83,7 +83,7 @@ pub(super) fn reaches(graph: &Graph, input: ValueId, value: ValueId) -> bool {
             return true;
         }
         // Lengths are not made from what is in a tensor.
-        let maker = graph.producer(id).map(|node| graph.node(node)).filter(|node| !["Shape", "Size"].contains(&&*node.op));
+        let maker = graph.producer(id).map(|node| graph.node(node)).filter(|node| !Trait::Lengths.is_of(&node.op));
         waiting.extend(maker.into_iter().flat_map(Node::reads).filter(|&read| seen.insert(read)));
     }
     false

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::ir::Trait;
-use crate::ir::{DType, Graph, ValueId};
+use crate::ir::{DType, Graph, Trait, ValueId};
 
 use super::super::walk::{NodeRef, ValueRef};
 use super::super::{Attention, CacheSlot, Embedding, MaskForm, Role};

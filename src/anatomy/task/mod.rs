@@ -16,7 +16,7 @@ use others::{OTHERS, Other};
 
 pub use evidence::{Declared, Feeds};
 pub use guessed::{Guess, Instead};
-pub use table::{Reads, Row, TASKS, Task};
+pub use table::{Modality, Reads, Row, TASKS, Task};
 
 /// A task that a model is trained for, and what speaks against it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,14 +64,14 @@ fn names(tasks: impl Iterator<Item = Task>) -> String {
 }
 
 fn refusal(instead: &Instead, why: &str) -> Error {
-    let new_head = "`--num-labels N` puts a classifier on the model's body";
+    let new_head = "`num_labels N` puts a classifier on the model's body";
     let trained = names(instead.tasks.iter().copied());
     let hint = match (instead.hint, instead.is_certain) {
-        _ if !trained.is_empty() => format!("say with `--task` what it is trained for: {trained}; {new_head} in place of its own outputs"),
+        _ if !trained.is_empty() => format!("say with `task` what it is trained for: {trained}; {new_head} in place of its own outputs"),
         ("", true) => format!("{new_head} in place of its own outputs"),
         ("", false) => {
             format!(
-                "{new_head}; if they are scores of classes all the same, say with `--task` which: {}",
+                "{new_head}; if they are scores of classes all the same, say with `task` which: {}",
                 names(TASKS.iter().map(|row| row.task))
             )
         }
@@ -83,8 +83,7 @@ fn refusal(instead: &Instead, why: &str) -> Error {
 
 fn unknown(guess: &Guess) -> Error {
     let candidates = if guess.candidates.is_empty() { TASKS.iter().map(|row| row.task).collect() } else { guess.candidates.clone() };
-    let hint =
-        format!("name the task with `--task`: {}; a body without a head gets one with `--num-labels`", names(candidates.into_iter()));
+    let hint = format!("name the task with `task`: {}; a body without a head gets one with `num_labels`", names(candidates.into_iter()));
     Error::unsupported("finding out the task", guess.why.clone()).with_hint(hint)
 }
 
@@ -106,7 +105,7 @@ fn check_axes(task: Task, graph: &Graph, anatomy: &Anatomy, guess: &Guess) -> Re
         Fact::partial(graph.fact(head.logits).dtype, found),
     );
     let made_for = guess.task.map(|task| format!("the graph looks made for {task}")).unwrap_or_default();
-    let new_head = if is_for_rows(task) { "; --num-labels puts a new head on it" } else { "" };
+    let new_head = if is_for_rows(task) { "; `num_labels` puts a new head on it" } else { "" };
     Err(error.with_hint(format!("{made_for}{new_head}")))
 }
 

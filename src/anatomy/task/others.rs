@@ -26,7 +26,7 @@ pub(super) const OTHERS: &[Other] = &[
         what: "the decoder of an encoder-decoder, alone",
         evidence: |view| super::super::split::evidence(view.graph, view.anatomy),
         is_certain: true,
-        hint: "name the encoder's file with `--part encoder_model.onnx`; or export both as one graph: `optimum-cli export onnx --monolith`",
+        hint: "name the encoder's file with `part encoder_model.onnx`; or export both as one graph: `optimum-cli export onnx --monolith`",
         tasks: &[],
     },
     Other {

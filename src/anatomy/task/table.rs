@@ -78,6 +78,17 @@ pub enum Reads {
     TokenLogProbs,
 }
 
+/// What a model reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Modality {
+    /// Tokens of texts.
+    Tokens,
+    /// Pixels.
+    Image,
+    /// Samples or spectrograms.
+    Sound,
+}
+
 /// A task: how it is called, what its rows have, and what is minimised.
 pub struct Row {
     /// The task.
@@ -96,6 +107,14 @@ pub struct Row {
     pub reads: Reads,
     /// Its losses by their names; the first is the default.
     pub losses: &'static [&'static str],
+    /// What the model reads.
+    pub modality: Modality,
+    /// What the Hub calls it (`pipeline_tag` of a model card).
+    pub pipeline_tag: &'static str,
+    /// What transformers calls the class of a model for it, behind the name of its architecture; none for tasks that keep the base's.
+    pub class: Option<&'static str>,
+    /// What transformers calls the kind of a classifier's labels (`problem_type` in `config.json`).
+    pub problem_type: Option<&'static str>,
     /// The columns of its rows, in words.
     pub columns: &'static str,
 }
@@ -108,83 +127,99 @@ pub static TASKS: &[Row] = &[
     Row {
         task: Task::CausalLm, name: "causal-lm", task_type: Some("CAUSAL_LM"), heads: &[], reads: Reads::Vocabulary, losses: &["cross-entropy"],
         aliases: &["causallm", "textgeneration", "languagemodeling", "clm", "lm", "lmheadmodel"],
+        modality: Modality::Tokens, pipeline_tag: "text-generation", class: None, problem_type: None,
         columns: "input_ids, text, prompt + completion, messages, conversations, or instruction (+ input) + output",
     },
     Row {
         task: Task::MaskedLm, name: "masked-lm", task_type: None, heads: &[], reads: Reads::Vocabulary, losses: &["cross-entropy"],
         aliases: &["maskedlm", "fillmask", "mlm", "maskedlanguagemodeling"],
+        modality: Modality::Tokens, pipeline_tag: "fill-mask", class: None, problem_type: None,
         columns: "input_ids (+ labels), or text",
     },
     Row {
         task: Task::Seq2SeqLm, name: "seq2seq-lm", task_type: Some("SEQ_2_SEQ_LM"), heads: &[], reads: Reads::Vocabulary, losses: &["cross-entropy"],
         aliases: &["seq2seqlm", "seq2seq", "text2textgeneration", "conditionalgeneration", "translation", "summarization"],
+        modality: Modality::Tokens, pipeline_tag: "text2text-generation", class: None, problem_type: None,
         columns: "input_ids + labels, prompt + completion, or image + text",
     },
     Row {
         task: Task::SeqCls, name: "seq-cls", task_type: Some("SEQ_CLS"), heads: CLASSIFIER, reads: Reads::Logits, losses: &["cross-entropy", "focal"],
         aliases: &["seqcls", "textclassification", "sequenceclassification", "sentimentanalysis"],
+        modality: Modality::Tokens, pipeline_tag: "text-classification", class: Some("ForSequenceClassification"), problem_type: Some("single_label_classification"),
         columns: "text (+ text_pair) + label, or input_ids + label",
     },
     Row {
         task: Task::MultiLabel, name: "multi-label", task_type: Some("SEQ_CLS"), heads: CLASSIFIER, reads: Reads::Logits, losses: &["bce"],
         aliases: &["multilabel", "multilabelclassification"],
+        modality: Modality::Tokens, pipeline_tag: "text-classification", class: Some("ForSequenceClassification"), problem_type: Some("multi_label_classification"),
         columns: "text (+ text_pair) + labels (a list of names or numbers, or 0 and 1 for each label)",
     },
     Row {
         task: Task::Regression, name: "regression", task_type: Some("SEQ_CLS"), heads: CLASSIFIER, reads: Reads::Logits, losses: &["mse", "mae", "huber"],
         aliases: &["regression"],
+        modality: Modality::Tokens, pipeline_tag: "text-classification", class: Some("ForSequenceClassification"), problem_type: Some("regression"),
         columns: "text (+ text_pair) + label (a number, or a list of them)",
     },
     Row {
         task: Task::Rerank, name: "rerank", task_type: Some("SEQ_CLS"), heads: CLASSIFIER, reads: Reads::Logits, losses: &["bce", "mse"],
         aliases: &["rerank", "reranker", "textranking", "crossencoder"],
+        modality: Modality::Tokens, pipeline_tag: "text-ranking", class: Some("ForSequenceClassification"), problem_type: None,
         columns: "query + passage + label (from 0 to 1)",
     },
     Row {
         task: Task::TokenCls, name: "token-cls", task_type: Some("TOKEN_CLS"), heads: CLASSIFIER, reads: Reads::TokenLogits, losses: &["cross-entropy"],
         aliases: &["tokencls", "tokenclassification", "ner", "namedentityrecognition"],
+        modality: Modality::Tokens, pipeline_tag: "token-classification", class: Some("ForTokenClassification"), problem_type: None,
         columns: "tokens + tags, text + entities, or input_ids + labels",
     },
     Row {
         task: Task::Qa, name: "qa", task_type: Some("QUESTION_ANS"), heads: &["qa_outputs"], reads: Reads::Spans, losses: &["cross-entropy"],
         aliases: &["qa", "questionans", "questionanswering"],
+        modality: Modality::Tokens, pipeline_tag: "question-answering", class: None, problem_type: None,
         columns: "question + context + answers",
     },
     Row {
         task: Task::Embedding, name: "embedding", task_type: Some("FEATURE_EXTRACTION"), heads: &[], reads: Reads::Embeddings,
         losses: &["mnrl", "mnrl-symmetric", "triplet", "margin-mse", "cosent", "angle", "cosine", "contrastive"],
         aliases: &["embedding", "embeddings", "featureextraction", "sentencesimilarity"],
+        modality: Modality::Tokens, pipeline_tag: "sentence-similarity", class: None, problem_type: None,
         columns: "anchor + positive (+ negative, or negative_1, negative_2, ..), or sentence1 + sentence2 + score",
     },
     Row {
         task: Task::Preference, name: "preference", task_type: Some("CAUSAL_LM"), heads: &[], reads: Reads::TokenLogProbs,
         losses: &["dpo", "ipo", "simpo", "orpo", "kto"],
         aliases: &["preference", "dpo"],
+        modality: Modality::Tokens, pipeline_tag: "text-generation", class: None, problem_type: None,
         columns: "prompt + chosen + rejected; for kto prompt + completion + label",
     },
     Row {
         task: Task::Reward, name: "reward", task_type: Some("SEQ_CLS"), heads: CLASSIFIER, reads: Reads::Logits, losses: &["bradley-terry"],
         aliases: &["reward", "rewardmodel"],
+        modality: Modality::Tokens, pipeline_tag: "text-classification", class: Some("ForSequenceClassification"), problem_type: None,
         columns: "prompt + chosen + rejected",
     },
     Row {
         task: Task::ImageCls, name: "image-cls", task_type: None, heads: CLASSIFIER, reads: Reads::Logits, losses: &["cross-entropy", "focal"],
         aliases: &["imagecls", "imageclassification"],
+        modality: Modality::Image, pipeline_tag: "image-classification", class: Some("ForImageClassification"), problem_type: None,
         columns: "image (a file's path) + label, or pixel_values + label",
     },
     Row {
         task: Task::AudioCls, name: "audio-cls", task_type: None, heads: CLASSIFIER, reads: Reads::Logits, losses: &["cross-entropy", "focal"],
         aliases: &["audiocls", "audioclassification"],
+        modality: Modality::Sound, pipeline_tag: "audio-classification", class: Some("ForAudioClassification"), problem_type: None,
         columns: "audio (a file's path) + label",
     },
     Row {
         task: Task::Ctc, name: "ctc", task_type: None, heads: &[], reads: Reads::Frames, losses: &["ctc"],
         aliases: &["ctc"],
+        modality: Modality::Sound, pipeline_tag: "automatic-speech-recognition", class: None, problem_type: None,
         columns: "audio (a file's path) + text",
     },
     Row {
         task: Task::SpeechSeq2Seq, name: "speech-seq2seq", task_type: None, heads: &[], reads: Reads::Vocabulary, losses: &["cross-entropy"],
         aliases: &["speechseq2seq", "speechseq2seqlm"],
+        modality: Modality::Sound, pipeline_tag: "automatic-speech-recognition", class: None, problem_type: None,
         columns: "audio (a file's path) + text",
     },
 ];
@@ -219,6 +254,12 @@ impl Task {
     #[must_use]
     pub fn labels_texts(self) -> bool {
         matches!(self, Self::Seq2SeqLm | Self::SpeechSeq2Seq | Self::Ctc)
+    }
+
+    /// Whether what the model reads are tokens, not pictures or sounds.
+    #[must_use]
+    pub fn reads_tokens(self) -> bool {
+        self.row().modality == Modality::Tokens
     }
 
     /// Whether a row has one class.

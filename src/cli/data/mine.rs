@@ -9,7 +9,7 @@ use crate::adapter::config::{Pooling, Task};
 use crate::cli::opening::Opening;
 use crate::cli::{Columns, Global, Which, output, target};
 use crate::data::Fields;
-use crate::error::{Error, Result};
+use crate::error::{Error, OnlyWith, Result};
 use crate::files::Staged;
 use crate::ort::Device;
 use crate::predict::mining::{self, Choice, Negative, Pair};
@@ -82,9 +82,9 @@ pub struct Args {
     /// Which of those that are left: the nearest, or drawn ones
     #[arg(long, value_name = "WHICH", default_value = "top", help_heading = "Choice of negatives")]
     pub sampling_strategy: Sampling,
-    /// Random seed of --sampling-strategy random
-    #[arg(long, value_name = "NUMBER", default_value_t = 42, help_heading = "Choice of negatives")]
-    pub seed: u64,
+    /// Random seed of --sampling-strategy random [default: 42]
+    #[arg(long, value_name = "NUMBER", help_heading = "Choice of negatives")]
+    pub seed: Option<u64>,
     /// Rows: triplet (one for each negative), n-tuple (negative_1, negative_2, ..), labeled-pair (anchor, passage, label 1 or 0)
     #[arg(long, value_name = "FORMAT", default_value = "triplet")]
     pub output_format: Format,
@@ -122,12 +122,21 @@ pub enum Format {
     LabeledPair,
 }
 
+/// Options of drawn negatives.
+static OPTIONS: &[OnlyWith<Args, Sampling>] = &[OnlyWith {
+    option: "seed",
+    is_given: |args| args.seed.is_some(),
+    with: "the sampling strategy random",
+    holds: |strategy| *strategy == Sampling::Random,
+}];
+
 /// Mines negatives.
 ///
 /// # Errors
 /// Rows without anchor and positive; a model that gives no vectors.
 pub(super) fn run(args: &Args, global: &Global) -> Result<()> {
     target::file(&args.output, args.force)?;
+    OnlyWith::check(OPTIONS, args, &args.sampling_strategy, "the nearest")?;
     let opening = Opening {
         model: &args.model,
         base: args.base.as_deref(),
@@ -155,7 +164,7 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<()> {
             Ok(())
         })?;
     }
-    let shape = Shape { threshold: 0.5, top: 1, prefix: String::new() };
+    let shape = Shape::default();
     let running = Running { device: args.device, batch_size: args.batch_size.get(), new_tokens: 0 };
     let mut predictor = Predictor::open(global.runtime(args.threads)?, model, shape, running)?;
     let choice = Choice {
@@ -166,7 +175,7 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<()> {
         min_score: args.min_score,
         absolute_margin: args.absolute_margin,
         relative_margin: args.relative_margin,
-        seed: (args.sampling_strategy == Sampling::Random).then_some(args.seed),
+        seed: (args.sampling_strategy == Sampling::Random).then(|| args.seed.unwrap_or(42)),
     };
     let (only, own): (Vec<Pair>, Vec<Fields>) = pairs.into_iter().unzip();
     let found = mining::negatives(&mut predictor, &only, &corpus, &choice)?;

@@ -14,6 +14,7 @@ use crate::data::{Classes, ColumnMap, Renamed, Survey, ValSize, classes_of};
 use crate::error::{Context, Error, Result};
 use crate::export::{Injected, Manifest};
 use crate::model::{Model, class_names};
+use crate::num;
 
 /// From so many rows on some are held back.
 const FEWEST_TO_PART: usize = 20;
@@ -158,16 +159,12 @@ impl Decided {
         } else {
             String::new()
         };
-        let trainable = u64::try_from(manifest.trainable_count).unwrap_or(u64::MAX);
+        let trainable = num::wide(manifest.trainable_count);
         let on = self.head.as_ref().map(|head| format!(", {head}")).unwrap_or_default();
         vec![
             format!("task      {} ({})", manifest.task, self.why),
             format!("adapter   {}, {} trainable parameters{on}", manifest.method, output::count(trainable)),
-            format!(
-                "data      {} rows of {}, {held}",
-                output::count(u64::try_from(self.rows).unwrap_or(u64::MAX)),
-                training.data.display()
-            ),
+            format!("data      {} rows of {}, {held}", output::count(num::wide(self.rows)), training.data.display()),
             format!("training  {length} at a learning rate of {}{kept}", training.learning_rate.unwrap_or_default()),
             format!("output    {}; these options: {}", folder.display(), folder.join("config.yaml").display()),
         ]

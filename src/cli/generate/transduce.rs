@@ -5,11 +5,11 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::{Args, Told};
+use super::{Architecture, Args, OF_ARCHITECTURES, Told};
 use crate::anatomy::{self, Feeding, Role};
 use crate::cli::{Global, output};
 use crate::data::{Example, Media, Numbers, Pixels, Specials, Tokenizer};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, OnlyWith, Result};
 use crate::export::INFERENCE;
 use crate::generate::{Graphs, Sampler, TextStream, Transducer, Wish};
 use crate::media::Features;
@@ -31,9 +31,9 @@ pub(super) struct Model {
 /// # Errors
 /// A bundle or a model that cannot be opened.
 pub(super) fn model(args: &Args) -> Result<Option<Model>> {
-    let model = &args.model;
+    let model = &args.model.path;
     if model.join(crate::export::manifest::FILE).is_file() {
-        let bundle = args.which.open(model, args.base.as_deref())?;
+        let bundle = args.model.which.open(model, args.model.base.as_deref())?;
         let feeding = bundle.manifest().feeding.clone();
         if !is_encoder_decoder(&feeding) {
             return Ok(None);
@@ -79,12 +79,13 @@ fn split(encoder: &Path, decoder: &Path, with_past: Option<&Path>) -> Result<Mod
 /// If there is no tokenizer or no start token, a source that cannot be read, or as [`Transducer::write`].
 pub(super) fn run(args: &Args, global: &Global, model: Model, sampler: &dyn Fn() -> Result<Sampler>) -> Result<()> {
     let Model { graphs, feeding, places, positions } = model;
-    let tokenizer = match &args.tokenizer {
+    let tokenizer = match &args.model.tokenizer {
         Some(path) => Tokenizer::open(path)?,
         None => tokenizer_near(&places)?.ok_or_else(|| {
-            Error::not_found("tokenizer", "tokenizer.json").in_file(&args.model).with_hint("name one with --tokenizer FILE")
+            Error::not_found("tokenizer", "tokenizer.json").in_file(&args.model.path).with_hint("name one with --tokenizer FILE")
         })?,
     };
+    OnlyWith::check(OF_ARCHITECTURES, args, &Architecture::EncoderDecoder, "an encoder-decoder").in_file(&args.model.path)?;
     let wish = Wish {
         begins: args.decoder_prompt.as_deref(),
         new_tokens: args.max_new_tokens,
@@ -93,7 +94,8 @@ pub(super) fn run(args: &Args, global: &Global, model: Model, sampler: &dyn Fn()
         length_penalty: args.length_penalty,
     };
     let writing = wish.writing(&places, &tokenizer, positions)?;
-    let mut transducer = Transducer::open(global.runtime(args.threads)?, graphs, feeding.clone(), args.device)?;
+    OnlyWith::check(OF_BEAMS, args, &(writing.beams > 1), format!("{} beams", writing.beams))?;
+    let mut transducer = Transducer::open(global.runtime(args.model.threads)?, graphs, feeding.clone(), args.model.device)?;
     let sources = sources(args, &tokenizer, &feeding, &Media::near(&places, None))?;
     let mut answers = vec![];
     for (number, (name, kind, source)) in sources.into_iter().enumerate() {
@@ -117,6 +119,13 @@ pub(super) fn run(args: &Args, global: &Global, model: Model, sampler: &dyn Fn()
     }
     if global.json { output::print_json(&answers) } else { Ok(()) }
 }
+
+/// Options of beam search, and of texts that are followed alone.
+#[rustfmt::skip]
+static OF_BEAMS: &[OnlyWith<Args, bool>] = &[
+    OnlyWith { option: "length_penalty",     is_given: |args| args.length_penalty.is_some(),            with: "beam search (num_beams above 1)",       holds: |has_beams| *has_beams },
+    OnlyWith { option: "repetition_penalty", is_given: |args| args.choice.repetition_penalty.to_bits() != 1.0_f64.to_bits(), with: "one beam: beam search has none", holds: |has_beams| !has_beams },
+];
 
 /// What is read: its name, what it is, and the row.
 type Source = (String, &'static str, Example);

@@ -269,10 +269,10 @@ impl MethodArgs {
             num_virtual_tokens: self.num_virtual_tokens,
             prefix_projection: self.prefix_projection,
             encoder_hidden_size: self.encoder_hidden_size,
-            reparameterization: match self.encoder_reparameterization_type {
-                None | Some(NetworkName::Mlp) => Reparameterization::Mlp,
-                Some(NetworkName::Lstm) => Reparameterization::Lstm,
-            },
+            reparameterization: self.encoder_reparameterization_type.map(|name| match name {
+                NetworkName::Mlp => Reparameterization::Mlp,
+                NetworkName::Lstm => Reparameterization::Lstm,
+            }),
             encoder_num_layers: self.encoder_num_layers,
             prompt_init: self.prompt_init.map(|name| match name {
                 PromptInitName::Random => PromptStart::Random,
@@ -340,9 +340,8 @@ mod tests {
     fn every_method_has_the_name_of_its_configuration() -> Result<()> {
         for row in methods::METHODS {
             for name in [row.name].iter().chain(row.aliases).chain(row.variants) {
-                let modules_to_save = vec!["classifier".into()];
-                let args =
-                    MethodArgs { method: Some(named(name)), modules_to_save, trainable_token_indices: vec![1], ..MethodArgs::default() };
+                let trainable_token_indices = if row.name == "trainable_tokens" { vec![1] } else { vec![] };
+                let args = MethodArgs { method: Some(named(name)), trainable_token_indices, ..MethodArgs::default() };
                 assert_eq!(args.method()?.name(), row.name, "{name}");
             }
         }

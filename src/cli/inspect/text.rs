@@ -4,6 +4,7 @@ use super::Args;
 use super::group::group;
 use crate::cli::output::{self, Align, Table};
 use crate::inspect::{Attention, Known, Port, Report};
+use crate::num;
 
 /// The report as text.
 pub(super) fn render(report: &Report, args: &Args) -> String {
@@ -90,7 +91,7 @@ fn projections(report: &Report) -> Option<String> {
             first.out_features.to_string(),
             format!("{}{}", first.layout, if first.conv1d { " (Conv1D)" } else { "" }),
             if first.bias { "yes" } else { "no" }.to_owned(),
-            output::count(u64::try_from(first.parameters).unwrap_or_default()),
+            output::count(first.parameters.unsigned_abs()),
         ]);
     }
     (!report.projections.is_empty()).then(|| format!("projections\n{}", table.render(2)))
@@ -195,5 +196,5 @@ fn misses(report: &Report) -> String {
 }
 
 fn number(count: usize) -> u64 {
-    u64::try_from(count).unwrap_or(u64::MAX)
+    num::wide(count)
 }

@@ -30,7 +30,7 @@ pub(super) fn run(args: &Args, global: &Global, bundle: &Bundle) -> Result<()> {
     check_folder(&args.output, args.force, &sources)?;
     let folder = StagedFolder::new(&args.output)?;
     let (weights, quantised) = args.merging.storage();
-    let written = files::write(&Request { bundle, into: &args.into, folder: folder.path(), weights, quantised })?;
+    let written = files::write(&Request { into: &args.into, weights, quantised, ..Request::new(bundle, folder.path()) })?;
     let comparison = if args.merging.no_verify { None } else { compared(global, bundle, &written, folder.path())? };
     folder.finish()?;
     tell(args, global, &written, comparison.as_ref())?;

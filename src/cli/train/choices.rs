@@ -6,7 +6,9 @@ use clap::ValueEnum;
 use serde::{Serialize, Serializer};
 
 use crate::data::Sampler;
+use crate::error::Refusal;
 use crate::evaluate::reference::Referee;
+use crate::num;
 use crate::training::MicroBatch;
 
 /// Which rows may be in one batch.
@@ -54,9 +56,9 @@ impl From<Comparison> for Referee {
 pub struct RowsAtATime(pub(super) MicroBatch);
 
 impl FromStr for RowsAtATime {
-    type Err = String;
+    type Err = Refusal;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, Refusal> {
         if text == "auto" {
             return Ok(Self(MicroBatch::Fitting));
         }
@@ -68,7 +70,7 @@ impl FromStr for RowsAtATime {
 impl Serialize for RowsAtATime {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.0 {
-            MicroBatch::Rows(rows) => serializer.serialize_u64(u64::try_from(rows.get()).unwrap_or(u64::MAX)),
+            MicroBatch::Rows(rows) => serializer.serialize_u64(num::wide(rows.get())),
             MicroBatch::Fitting => serializer.serialize_str("auto"),
             MicroBatch::Whole => serializer.serialize_none(),
         }

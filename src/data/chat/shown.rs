@@ -34,14 +34,14 @@ impl Shown {
     pub(super) fn check(&self, conversation: &Conversation, reads: impl Fn(&str) -> bool) -> Result<()> {
         if let Some((name, _)) = conversation.variables.iter().find(|(name, value)| is_there(value) && !reads(name)) {
             let error = Error::unsupported(format!("the column {name} with this tokenizer"), "its chat template does not show it");
-            return Err(error.with_hint(format!("--map \"{name}=ignore\" trains without it; a template that reads {name} shows it")));
+            return Err(error.with_hint(format!("`map \"{name}=ignore\"` trains without it; a template that reads {name} shows it")));
         }
         for part in conversation.messages.iter().flat_map(|message| self.hidden(message)) {
             if part == CALLS {
                 let error =
                     Error::unsupported(format!("{CALLS} of a message with this tokenizer"), "its chat template does not write them");
                 return Err(
-                    error.with_hint("name a tokenizer whose template writes calls with --tokenizer, or write the calls into content")
+                    error.with_hint("name a tokenizer whose template writes calls with `tokenizer`, or write the calls into content")
                 );
             }
             if self.told.lock().is_ok_and(|mut told| told.insert(part.to_owned())) {

@@ -83,7 +83,7 @@ fn with_modulo(source: &str) -> Result<String> {
 
 fn too_long(what: &str) -> Error {
     Error::invalid(format!("a chat template with more than {MOST} {what} in a row"))
-        .with_hint("is this the chat template of the tokenizer? name another folder with --tokenizer")
+        .with_hint("is this the chat template of the tokenizer? name another folder with `tokenizer`")
 }
 
 /// Words before which no operand ends.

@@ -10,6 +10,7 @@ use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
 use super::text::Text;
 use crate::error::{Error, Place, Result};
 use crate::files;
+use crate::num;
 
 /// A packed file may become this many times as large, or [`UNPACKED`] bytes, without being taken for a trap.
 const PACKED: u64 = 200;
@@ -23,10 +24,10 @@ const IN_MEMORY: u64 = 64 << 20;
 /// # Errors
 /// Bytes that are none, or that unpack to a size beyond reason.
 pub(super) fn unpacked(bytes: &[u8]) -> Result<Bytes> {
-    let most = u64::try_from(bytes.len()).unwrap_or(u64::MAX).saturating_mul(PACKED).max(UNPACKED);
+    let most = num::wide(bytes.len()).saturating_mul(PACKED).max(UNPACKED);
     let content = spooled(&mut flate2::read::MultiGzDecoder::new(bytes).take(most + 1))
         .map_err(|error| Error::format("a gzip file", error).with_hint("is the file complete, and is .gz its right ending?"))?;
-    if u64::try_from(content.len()).unwrap_or(u64::MAX) > most {
+    if num::wide(content.len()) > most {
         return Err(Error::mismatch("unpacked bytes", format!("at most {most}"), "more").with_hint("unpack the file first, if it is meant"));
     }
     Ok(content)

@@ -4,6 +4,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Deserializer, Map, Value};
 
 use super::{Record, Visit};
+use crate::data::role_names::ROLES;
 use crate::error::{Context, Error, Place, Result};
 
 /// What the only object of a file is.
@@ -67,37 +68,15 @@ fn spread(text: &str) -> Option<(Map<String, Value>, usize)> {
     Some((fields, start + stream.byte_offset()))
 }
 
-/// Columns of rows: an object with one of these is a row itself, whatever lists are in it.
-const OF_ROWS: [&str; 23] = [
-    "text",
-    "label",
-    "labels",
-    "prompt",
-    "completion",
-    "chosen",
-    "rejected",
-    "messages",
-    "conversations",
-    "tools",
-    "instruction",
-    "output",
-    "input_ids",
-    "tokens",
-    "entities",
-    "question",
-    "context",
-    "answers",
-    "query",
-    "anchor",
-    "sentence1",
-    "image",
-    "audio",
-];
+/// Whether an object with this name is a row itself, whatever lists are in it: it is the name of a role. What is read beside a chat may be a list of rows.
+fn is_of_a_row(name: &str) -> bool {
+    ROLES.contains(&name) && name != "documents"
+}
 
 /// Where the rows begin in a file that is one object with one list of objects in it, such as `{"version": .., "data": [..]}`; a row, and a list of
 /// messages under whatever name, are not taken apart.
 fn rows_in(text: &str, fields: &Map<String, Value>) -> Option<usize> {
-    if fields.keys().any(|name| OF_ROWS.contains(&name.as_str())) {
+    if fields.keys().any(|name| is_of_a_row(name)) {
         return None;
     }
     let is_message = |item: &Value| item.get("role").or_else(|| item.get("from")).is_some_and(Value::is_string);

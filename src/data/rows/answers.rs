@@ -96,7 +96,7 @@ fn answers(fields: &Fields, context: &str) -> Result<Vec<Found>> {
 fn required<'a>(fields: &'a Fields, column: &'static str) -> Result<&'a str> {
     if !fields.contains_key(column) {
         return Err(
-            Error::not_found("column", column).with_hint("a row has question, context and answers; --map COLUMN=ROLE says which is which")
+            Error::not_found("column", column).with_hint("a row has question, context and answers; `map COLUMN=ROLE` says which is which")
         );
     }
     let text = string(fields, column)?;

@@ -73,7 +73,7 @@ pub(in crate::data) fn question(fields: &Fields, encoder: &Encoder<'_>) -> Resul
         Task::CausalLm | Task::Seq2SeqLm => prompt(fields, encoder).map(|example| Question::of("prompt", example)),
         Task::Rerank if !has("text_pair") => {
             let error = Error::not_found("column", "passage");
-            Err(error.with_hint("a row has query and passage; --map COLUMN=passage says which is which"))
+            Err(error.with_hint("a row has query and passage; `map COLUMN=passage` says which is which"))
         }
         Task::ImageCls if has("image") => files::picture(fields, encoder).map(|example| Question::of("image", example)),
         Task::SpeechSeq2Seq if has("image") => files::picture(fields, encoder).map(|example| Question::of("image", example)),

@@ -20,7 +20,7 @@ pub(super) fn read(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
     let prompt = fields.get("prompt").ok_or_else(no_prompt)?;
     if encoder.reading.loss.judges_single_answers() {
         let missing = |name: &'static str| {
-            Error::not_found("column", name).with_hint("a row has prompt, completion and label; --map COLUMN=ROLE says which is which")
+            Error::not_found("column", name).with_hint("a row has prompt, completion and label; `map COLUMN=ROLE` says which is which")
         };
         let completion = fields.get("completion").ok_or_else(|| missing("completion"))?;
         let mut example = answer(prompt, completion, encoder)?;
@@ -39,7 +39,7 @@ pub(super) fn read(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
     }
     let side = |name: &'static str| {
         fields.get(name).ok_or_else(|| {
-            Error::not_found("column", name).with_hint("a row has prompt, chosen and rejected; --map COLUMN=ROLE says which is which")
+            Error::not_found("column", name).with_hint("a row has prompt, chosen and rejected; `map COLUMN=ROLE` says which is which")
         })
     };
     let (chosen, rejected) = (side("chosen")?, side("rejected")?);
@@ -115,7 +115,7 @@ fn answer(prompt: &Value, completion: &Value, encoder: &Encoder<'_>) -> Result<E
         ids.truncate(length);
     }
     if before >= ids.len() {
-        return Err(Error::invalid("this row has no token of an answer").with_hint("the answer is empty, or --max-length has cut it off"));
+        return Err(Error::invalid("this row has no token of an answer").with_hint("the answer is empty, or `max_length` has cut it off"));
     }
     let learnt: Vec<f64> = (0..ids.len()).map(|at| f64::from(u8::from(at >= before))).collect();
     let keeps_prompt = encoder.reading.loss.learns_prompts();

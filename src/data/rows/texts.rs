@@ -53,7 +53,7 @@ pub(super) fn asked(fields: &Fields, encoder: &Encoder<'_>) -> Result<Vec<(Strin
     if names.is_empty() {
         let found: Vec<&str> = fields.keys().map(String::as_str).take(12).collect();
         let error = Error::mismatch("columns", "text, or the texts of a row that is learnt from (anchor, positive, ..)", found.join(", "));
-        return Err(error.with_hint("--map COLUMN=text says which column is the text"));
+        return Err(error.with_hint("`map COLUMN=text` says which column is the text"));
     }
     names.into_iter().map(|name| Ok((name.to_owned(), text(fields, name, encoder)?))).collect()
 }
@@ -70,7 +70,7 @@ fn columns(fields: &Fields) -> Result<Vec<&str>> {
     let (Some(anchor), Some(positive)) = (named("anchor"), named("positive")) else {
         let names: Vec<&str> = fields.keys().map(String::as_str).take(12).collect();
         let error = Error::mismatch("columns", "anchor + positive (+ negative), or sentence1 + sentence2 + score", names.join(", "));
-        return Err(error.with_hint("--map COLUMN=anchor and --map COLUMN=positive say which text is which"));
+        return Err(error.with_hint("`map COLUMN=anchor` and `map COLUMN=positive` say which text is which"));
     };
     Ok([anchor, positive].into_iter().chain(named("negative")).chain(negatives.into_iter().map(|(_, name)| name)).collect())
 }

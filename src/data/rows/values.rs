@@ -59,7 +59,7 @@ pub(super) fn relevance(fields: &Fields, encoder: &Encoder<'_>) -> Result<Exampl
     }
     if !fields.contains_key("text_pair") {
         return Err(
-            Error::not_found("column", "passage").with_hint("a row has query, passage and label; --map COLUMN=passage says which is which")
+            Error::not_found("column", "passage").with_hint("a row has query, passage and label; `map COLUMN=passage` says which is which")
         );
     }
     let example = with(fields, encoder, Numbers { shape: vec![1], values: vec![label] })?;
@@ -70,7 +70,7 @@ fn labels_of(fields: &Fields) -> Result<&Value> {
     let found = ["label", "labels"].into_iter().find_map(|name| fields.get(name));
     found
         .filter(|value| !value.is_null())
-        .ok_or_else(|| Error::not_found("column", "label").with_hint("--map COLUMN=label says which column has it"))
+        .ok_or_else(|| Error::not_found("column", "label").with_hint("`map COLUMN=label` says which column has it"))
 }
 
 /// A finite number, perhaps a table's cell.
@@ -78,7 +78,7 @@ pub(super) fn number(value: &Value) -> Result<f64> {
     let told = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
     told.filter(|number: &f64| number.is_finite()).ok_or_else(|| {
         Error::mismatch("label", "a number", describe(value))
-            .with_hint("leave the row out, or name the column with the number: --map COLUMN=label")
+            .with_hint("leave the row out, or name the column with the number: `map COLUMN=label`")
     })
 }
 

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{encoder, read};
 use crate::adapter::config::Task;
-use crate::data::{Batch, Batches, Cursor, Filling, Order, Reading};
+use crate::data::{Batch, Batches, Collation, Cursor, Order, Reading};
 use crate::error::Result;
 use crate::ort::{Axis, ElementType, HostTensor, Port, Presence};
 
@@ -27,7 +27,7 @@ const LENGTHS: &str =
 fn a_batch_is_as_long_as_its_longest_row() -> Result<()> {
     let dataset = read("a.jsonl", LENGTHS, &Reading::for_task(Task::CausalLm))?;
     let inputs = ports(&["input_ids", "trainable", "attention_mask", "position_ids", "token_type_ids", "labels"]);
-    let mut batches = Batches::new(&dataset, &inputs, 2, Order::File, Filling { pad: 99, ..Filling::default() })?;
+    let mut batches = Batches::new(&dataset, &inputs, 2, Order::File, Collation { pad: 99, ..Collation::default() })?;
     let batch = batches.next_batch()?;
     let expected = [
         ("input_ids", tensor(&[&[5, 99, 99], &[6, 7, 8]])),
@@ -44,7 +44,7 @@ fn a_batch_is_as_long_as_its_longest_row() -> Result<()> {
 #[test]
 fn batches_go_round_and_the_last_of_an_epoch_may_be_short() -> Result<()> {
     let dataset = read("a.jsonl", LENGTHS, &Reading::for_task(Task::CausalLm))?;
-    let mut batches = Batches::new(&dataset, &ports(&["input_ids"]), 2, Order::File, Filling::default())?;
+    let mut batches = Batches::new(&dataset, &ports(&["input_ids"]), 2, Order::File, Collation::default())?;
     let lines = (0..5).map(|_| batches.next_batch().map(|batch| batch.lines)).collect::<Result<Vec<_>>>()?;
     assert_eq!(lines, [vec![1, 2], vec![3, 4], vec![5], vec![1, 2], vec![3, 4]]);
     assert_eq!((batches.per_epoch(), batches.groups_per_epoch(2), batches.cursor()), (3, 2, Cursor { epoch: 1, position: 4 }));
@@ -52,14 +52,14 @@ fn batches_go_round_and_the_last_of_an_epoch_may_be_short() -> Result<()> {
     let groups = (0..3).map(|_| batches.next_group(2)).collect::<Result<Vec<_>>>()?;
     let lines: Vec<Vec<_>> = groups.into_iter().map(|group| group.into_iter().map(|batch| batch.lines).collect()).collect();
     assert_eq!(lines, [vec![vec![5]], vec![vec![1, 2], vec![3, 4]], vec![vec![5]]]);
-    assert!(Batches::new(&dataset, &[], 0, Order::File, Filling::default()).is_err());
+    assert!(Batches::new(&dataset, &[], 0, Order::File, Collation::default()).is_err());
     Ok(())
 }
 
 #[test]
 fn a_shuffled_run_goes_on_where_it_stopped() -> Result<()> {
     let dataset = read("a.jsonl", LENGTHS, &Reading::for_task(Task::CausalLm))?;
-    let new = || Batches::new(&dataset, &ports(&["input_ids", "labels"]), 2, Order::Shuffled { seed: 3 }, Filling::default());
+    let new = || Batches::new(&dataset, &ports(&["input_ids", "labels"]), 2, Order::Shuffled { seed: 3 }, Collation::default());
     let mut whole = new()?;
     let mut cursors = vec![];
     let mut expected = vec![];
@@ -97,7 +97,7 @@ fn inputs_have_the_types_and_ranks_that_the_graph_asks_for() -> Result<()> {
         past,
         optional,
     ];
-    let batch = Batches::new(&dataset, &inputs, 2, Order::File, Filling::default())?.next_batch()?;
+    let batch = Batches::new(&dataset, &inputs, 2, Order::File, Collation::default())?.next_batch()?;
     let expected = [
         ("input_ids", HostTensor::new([2, 2], vec![5_i32, 6, 7, 0])?),
         ("attention_mask", HostTensor::new([2, 2], vec![1.0_f32, 1.0, 1.0, 0.0])?),
@@ -107,7 +107,7 @@ fn inputs_have_the_types_and_ranks_that_the_graph_asks_for() -> Result<()> {
     ];
     assert_eq!(batch.tensors, expected.map(|(name, tensor)| (name.to_owned(), tensor)));
     assert_eq!((counted(&batch), batch.tokens), (2, 3));
-    let error = Batches::new(&dataset, &ports(&["labels"]), 2, Order::File, Filling::default())?.next_batch().unwrap_err();
+    let error = Batches::new(&dataset, &ports(&["labels"]), 2, Order::File, Collation::default())?.next_batch().unwrap_err();
     assert!(
         error.to_string().ends_with("tensor labels: line 1: labels: expected one for each token, found a class for the row"),
         "{error}"
@@ -119,9 +119,9 @@ fn inputs_have_the_types_and_ranks_that_the_graph_asks_for() -> Result<()> {
 fn a_decoder_reads_the_labels_one_place_to_the_right() -> Result<()> {
     let content = "{\"input_ids\":[5,6],\"labels\":[7,8,2]}\n{\"input_ids\":[5],\"labels\":[9]}";
     let dataset = read("a.jsonl", content, &Reading::for_task(Task::Seq2SeqLm))?;
-    let filling = Filling { pad: 0, decoder_start: Some(1), ..Filling::default() };
+    let collation = Collation { pad: 0, decoder_start: Some(1), ..Collation::default() };
     let inputs = ports(&["input_ids", "decoder_input_ids", "decoder_attention_mask", "labels"]);
-    let batch = Batches::new(&dataset, &inputs, 2, Order::File, filling)?.next_batch()?;
+    let batch = Batches::new(&dataset, &inputs, 2, Order::File, collation)?.next_batch()?;
     let expected = [
         ("input_ids", tensor(&[&[5, 6], &[5, 0]])),
         ("decoder_input_ids", tensor(&[&[1, 7, 8], &[1, 0, 0]])),
@@ -138,7 +138,7 @@ fn images_are_stacked() -> Result<()> {
     let content = "{\"pixel_values\":[[[1,2],[3,4]]],\"label\":0}\n{\"pixel_values\":[[[5,6],[7,8]]],\"label\":1}";
     let dataset = read("a.jsonl", content, &Reading::for_task(Task::ImageCls))?;
     let batch =
-        Batches::new(&dataset, &[port("pixel_values", ElementType::Float32, 4)], 2, Order::File, Filling::default())?.next_batch()?;
+        Batches::new(&dataset, &[port("pixel_values", ElementType::Float32, 4)], 2, Order::File, Collation::default())?.next_batch()?;
     assert_eq!(batch.tensors[0].1, HostTensor::new([2, 1, 2, 2], (1_u8..9).map(f32::from).collect::<Vec<_>>())?);
     Ok(())
 }
@@ -148,7 +148,7 @@ fn a_masked_model_hides_tokens_of_its_own() -> Result<()> {
     let (_folder, tokenizer) = encoder()?;
     let reading = Reading { tokenizer: Some(&tokenizer), ..Reading::for_task(Task::MaskedLm) };
     let dataset = read("a.jsonl", r#"{"text": "one two three four five six seven"}"#, &reading)?;
-    let mut batches = Batches::new(&dataset, &ports(&["input_ids", "labels"]), 1, Order::Shuffled { seed: 1 }, Filling::of(&tokenizer))?;
+    let mut batches = Batches::new(&dataset, &ports(&["input_ids", "labels"]), 1, Order::Shuffled { seed: 1 }, Collation::of(&tokenizer))?;
     let (first, second) = (batches.next_batch()?, batches.next_batch()?);
     assert_ne!(first.tensors, second.tensors);
     for batch in [first, second] {
@@ -156,7 +156,7 @@ fn a_masked_model_hides_tokens_of_its_own() -> Result<()> {
         assert_eq!(counted(&batch), labels.iter().filter(|label| **label != -100).count());
         assert!(counted(&batch) > 0 && labels[0] == -100 && labels[8] == -100);
     }
-    assert!(Batches::new(&dataset, &[], 1, Order::File, Filling::default()).is_err());
+    assert!(Batches::new(&dataset, &[], 1, Order::File, Collation::default()).is_err());
     Ok(())
 }
 

@@ -84,7 +84,7 @@ fn columns_with_a_meaning_that_the_task_does_not_use_are_refused() -> Result<()>
         let error =
             read("a.jsonl", row, &Reading { tokenizer: Some(&tokenizer), columns: &columns, ..Reading::for_task(task) }).unwrap_err();
         assert!(error.to_string().contains(expected), "{row}: {error}");
-        assert!(error.hint().is_some_and(|hint| hint.contains("--map") || hint.contains("roles of columns are text, ")), "{row}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("`map") || hint.contains("roles of columns are text, ")), "{row}");
     }
     assert!("headline".parse::<super::super::Renamed>().is_err());
     Ok(())
@@ -192,7 +192,7 @@ fn a_tokenizer_of_another_model_is_refused_with_both_sizes() -> Result<()> {
     let reading = Reading { tokenizer: Some(&tokenizer), limits, ..Reading::for_task(Task::SeqCls) };
     let error = read("a.jsonl", r#"{"text": "one", "label": 0}"#, &reading).unwrap_err();
     assert!(error.to_string().contains("wrong tokenizer: it has 22 tokens, the model 9"), "{error}");
-    assert_eq!(error.hint(), Some("it was named with --tokenizer; name the one that came with the model with --tokenizer"));
+    assert_eq!(error.hint(), Some("it was named with `tokenizer`; name the one that came with the model with `tokenizer`"));
     // Rows of tokens need none.
     assert!(read("a.jsonl", r#"{"input_ids": [1], "label": 0}"#, &reading).is_ok());
     Ok(())

@@ -34,7 +34,7 @@ fn a_text_that_is_too_long_is_parted_into_windows_that_overlap() -> Result<()> {
     let cut = read("a.jsonl", &row.to_string(), &Reading { stride: None, ..reading })?;
     assert_eq!(windows(&cut), expected[..1]);
     let error = read("a.jsonl", &row.to_string(), &Reading { stride: Some(4), ..reading }).expect_err("no room");
-    assert!(error.to_string().contains("--doc-stride") && error.hint().is_some(), "{error}");
+    assert!(error.to_string().contains("doc_stride") && error.hint().is_some(), "{error}");
     Ok(())
 }
 

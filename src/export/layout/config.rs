@@ -3,44 +3,15 @@
 use serde_json::{Map, Value, json};
 
 use super::{Layout, Source};
-use crate::adapter::config::Task;
-
-/// What transformers calls the class of a model for a task, behind the name of its architecture; none for tasks that keep the base's.
-fn class_of(task: Task) -> Option<&'static str> {
-    match task {
-        Task::SeqCls | Task::MultiLabel | Task::Regression | Task::Rerank | Task::Reward => Some("ForSequenceClassification"),
-        Task::TokenCls => Some("ForTokenClassification"),
-        Task::ImageCls => Some("ForImageClassification"),
-        Task::AudioCls => Some("ForAudioClassification"),
-        Task::Ctc
-        | Task::CausalLm
-        | Task::MaskedLm
-        | Task::Seq2SeqLm
-        | Task::SpeechSeq2Seq
-        | Task::Preference
-        | Task::Qa
-        | Task::Embedding => None,
-    }
-}
-
-/// What transformers calls the kind of a classifier's labels.
-fn problem_type(task: Task) -> Option<&'static str> {
-    match task {
-        Task::SeqCls => Some("single_label_classification"),
-        Task::MultiLabel => Some("multi_label_classification"),
-        Task::Regression => Some("regression"),
-        _ => None,
-    }
-}
 
 /// The configuration of a tuned model.
 pub(super) fn corrected(mut config: Map<String, Value>, layout: Layout, is_external: bool, source: &Source<'_>) -> Map<String, Value> {
-    if let Some(class) = class_of(source.task) {
+    if let Some(class) = source.task.row().class {
         name_classes(&mut config, source);
         if source.has_new_head {
             rename_architecture(&mut config, class);
         }
-        if let Some(kind) = problem_type(source.task).filter(|_| source.has_new_head || config.contains_key("problem_type")) {
+        if let Some(kind) = source.task.row().problem_type.filter(|_| source.has_new_head || config.contains_key("problem_type")) {
             config.insert("problem_type".into(), kind.into());
         }
     }

@@ -28,7 +28,7 @@ pub(super) fn config(source: &Source<'_>) -> Result<Value> {
     let beside = Beside::near(source.base);
     let Some(Value::Object(config)) = beside.json(declared::CONFIG)? else {
         let error = refused("config.json is not beside the base, which tells its sizes and tokens");
-        return Err(error.with_hint("put the model's config.json beside it, or take another --layout"));
+        return Err(error.with_hint("put the model's config.json beside it, or take another `layout`"));
     };
     let hint = "export the base with its cache: `optimum-cli export onnx --task text-generation-with-past`";
     let cache =

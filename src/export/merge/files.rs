@@ -43,6 +43,14 @@ pub struct Request<'a> {
     pub quantised: Quantised,
 }
 
+impl<'a> Request<'a> {
+    /// A bundle and the folder to write into: the files of the bundle's base, with weights as they have them.
+    #[must_use]
+    pub fn new(bundle: &'a Bundle, folder: &'a Path) -> Self {
+        Self { bundle, into: &[], folder, weights: Weights::default(), quantised: Quantised::default() }
+    }
+}
+
 /// Folds a bundle's adapter into every file that has its modules, and writes all files into a folder, with what lies beside the model for those who run
 /// it: its configuration and its tokenizer.
 ///
@@ -182,7 +190,7 @@ impl Whole {
         }
         let shown = missing.iter().take(4).cloned().collect::<Vec<_>>().join(", ");
         let error = Error::invalid(format!("{} modules of the adapter are in none of these files: {shown}", missing.len()));
-        Err(error.in_file(&self.folder).with_hint("name the files that have them with `--into`, too: encoder, decoder, decoder with past"))
+        Err(error.in_file(&self.folder).with_hint("name the files that have them with `into`, too: encoder, decoder, decoder with past"))
     }
 }
 

@@ -1,6 +1,7 @@
 //! A training graph that every binding feeds and every execution provider runs: what may be left out is fixed, nothing is float64, and no node has many outputs.
 
 use crate::ir::{Builder, DType, Expr, Graph, Node, Tensor, ValueId};
+use crate::num;
 use crate::{Error, Result};
 
 /// Outputs of a node, at most: WebGPU binds so many buffers to a shader.
@@ -60,11 +61,10 @@ fn is(graph: &Graph, value: ValueId, dtype: DType) -> bool {
 fn slices(b: &Builder, graph: &Graph, node: &Node) -> Result<()> {
     let axis = node.int("axis", 0);
     let Some(x) = node.input(0) else { return Ok(()) };
-    let rank = graph.fact(x).rank().and_then(|rank| i64::try_from(rank).ok()).unwrap_or_default();
-    let place = usize::try_from(if axis < 0 { axis + rank } else { axis }).unwrap_or_default();
+    let place = graph.fact(x).rank().and_then(|rank| num::axis(axis, rank));
     let mut start = 0;
     for output in node.outputs.iter().copied() {
-        let length = output.and_then(|id| graph.fact(id).shape.as_ref()?.get(place)?.as_known());
+        let length = output.and_then(|id| graph.fact(id).shape.as_ref()?.get(place?)?.as_known());
         let (Some(output), Some(length)) = (output, length) else {
             return Err(Error::unsupported("a large split", "the lengths of its outputs are not known"));
         };

@@ -57,7 +57,7 @@ fn after_past<'g>(f: &Forward<'g>, input: usize, d_all: Expr<'g>) -> Expr<'g> {
     }
 }
 
-/// The operator written out, all of shape `[batch, head, ..]`, keys and values repeated for each query head of their group.
+/// The operator decomposed, all of shape `[batch, head, ..]`, keys and values repeated for each query head of their group.
 struct Attention<'g> {
     q: Expr<'g>,
     k: Expr<'g>,

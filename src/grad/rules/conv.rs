@@ -184,6 +184,14 @@ pub(super) fn global_average_pool<'g>(f: &Forward<'g>) -> Expr<'g> {
     (f.dy / super::reduce::count(f)).expand_like(f.x[0])
 }
 
+/// `dX = dY ⊙ sign(X) ⊙ (|X| / Y)ᵖ⁻¹` for `Y = (Σ |X|ᵖ)^(1/p)`, and 0 where `Y` is 0.
+pub(super) fn global_lp_pool<'g>(f: &Forward<'g>) -> Expr<'g> {
+    let Some(p) = i32::try_from(f.int("p", 2)).ok().filter(|&p| p > 0) else { return f.refuse("p below 1") };
+    let (x, y) = (f.x[0], f.y);
+    let share = x.abs() / y.equal(y.same_type(0.0)).where_(y.same_type(1.0), y);
+    f.dy * x.sign() * share.pow(share.same_type(f64::from(p - 1)))
+}
+
 /// Adds each element of `dY` to the place its maximum was found at.
 pub(super) fn max_pool<'g>(f: &Forward<'g>) -> Expr<'g> {
     if f.int("storage_order", 0) != 0 {

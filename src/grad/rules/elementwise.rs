@@ -2,6 +2,7 @@
 
 use crate::grad::Forward;
 use crate::ir::Expr;
+use crate::num;
 
 /// `dx = p xᵖ⁻¹ ⊙ dY`; the powers that models are made of are written without `Pow`, which is slow.
 pub(super) fn pow_base<'g>(f: &Forward<'g>) -> Expr<'g> {
@@ -33,7 +34,7 @@ pub(super) fn pow_exponent<'g>(f: &Forward<'g>) -> Expr<'g> {
 
 /// `dxᵢ = dY / n` for the mean of `n` values.
 pub(super) fn share<'g>(f: &Forward<'g>, _input: usize) -> Expr<'g> {
-    f.dy * (1.0 / f64::from(u32::try_from(f.x.all().len()).unwrap_or(u32::MAX)))
+    f.dy * (1.0 / num::float(f.x.all().len()))
 }
 
 /// `dxᵢ = dY / k` where `xᵢ` is one of the `k` inputs that equal the extremum, else 0.

@@ -3,6 +3,7 @@
 use super::again::{inverse_of, with_attrs_of};
 use crate::grad::Forward;
 use crate::ir::{Attr, DType, Expr};
+use crate::num;
 
 /// The place of each element of `x` in row-major order, in the shape of `x`.
 pub(super) fn places(x: Expr<'_>) -> Expr<'_> {
@@ -24,7 +25,7 @@ pub(super) fn gather<'g>(f: &Forward<'g>) -> Expr<'g> {
     if let (Some([index]), 0) = (f.whole_numbers(1).as_deref(), indices.rank()) {
         return between_zeros(data, f.dy.unsqueeze(&[axis]), axis, *index);
     }
-    let (read, rank) = (i64::try_from(indices.rank()).unwrap_or(0), f.rank());
+    let (read, rank) = (num::int(indices.rank()), f.rank());
     let dy_to_front: Vec<i64> = (axis..axis + read).chain(0..axis).chain(axis + read..rank - 1 + read).collect();
     let data_to_front: Vec<i64> = std::iter::once(axis).chain(0..axis).chain(axis + 1..rank).collect();
     let shape = data.shape_of_axes(&data_to_front);

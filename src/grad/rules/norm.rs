@@ -3,7 +3,7 @@
 use crate::grad::Forward;
 use crate::ir::{DType, Expr};
 
-/// The type that a normalization computes in: half precision is widened, as the operators do themselves (`stash_type`).
+/// The type that a normalization computes in: half precision is upcast, as the operators do themselves (`stash_type`).
 fn wide(x: Expr<'_>) -> Expr<'_> {
     match x.dtype() {
         DType::F16 | DType::BF16 => x.cast(DType::F32),

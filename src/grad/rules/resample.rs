@@ -2,6 +2,7 @@
 
 use crate::grad::Forward;
 use crate::ir::{Attr, Expr};
+use crate::num;
 
 /// `dX = Mᵀ dY` along each axis: `Resize` is a matrix along each axis it resamples, whose columns are what it makes of unit vectors.
 pub(super) fn resize<'g>(f: &Forward<'g>) -> Expr<'g> {
@@ -45,7 +46,7 @@ fn matrix<'g>(f: &Forward<'g>, axis: i64, place: i64) -> Expr<'g> {
 
 /// The product of the vectors along an axis with a matrix on their right.
 fn along<'g>(x: Expr<'g>, axis: i64, matrix: Expr<'g>) -> Expr<'g> {
-    let last = i64::try_from(x.rank()).unwrap_or(i64::MAX) - 1;
+    let last = num::int(x.rank()) - 1;
     match last - axis {
         0 => x.matmul(matrix),
         1 => matrix.t().matmul(x),

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::{Body, Builder, Impossible, Key, NodeSpec};
-use crate::error::{Error, Place};
 use crate::ir::{Attr, DType, Expr, Fact, Node, Tensor, Trait, Value, ValueId, infer};
 
 impl Builder {
@@ -132,9 +131,9 @@ impl Builder {
                 facts
             }
             Err(_) if self.state.borrow().impossible == Impossible::Unknown => vec![Fact::unknown(); spec.outputs.len()],
-            Err(why) => {
+            Err(refusal) => {
                 let label = if spec.name.is_empty() { symbol } else { spec.name.to_string() };
-                self.fail(Error::graph(format!("{}: {why}", spec.op)).at(Place::Node(label)));
+                self.fail(refusal.of(&*spec.op, label).into());
                 vec![Fact::unknown(); spec.outputs.len()]
             }
         }

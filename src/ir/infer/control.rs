@@ -36,7 +36,7 @@ fn if_(q: &Question<'_>) -> Answer {
     let (Some(then), Some(other)) = (body(q, "then_branch"), body(q, "else_branch")) else { return Ok(vec![]) };
     let (then, other) = (outputs(then), outputs(other));
     if then.len() != other.len() {
-        return Err(format!("outputs of the branches: expected as many of both, found {} and {}", then.len(), other.len()));
+        return Err(format!("outputs of the branches: expected as many of both, found {} and {}", then.len(), other.len()).into());
     }
     let outer = q.captured.iter().flat_map(|fact| fact.shape.iter().chain(&fact.contents).flatten());
     let outer: HashSet<String> = outer.flat_map(Dim::names).collect();
@@ -120,9 +120,9 @@ fn loop_(q: &Question<'_>) -> Answer {
 /// Inputs: carried values, then values that are read slice by slice. In opset 8 there was a batch axis around everything.
 fn scan(q: &Question<'_>) -> Answer {
     let Some(body) = body(q, "body").filter(|_| q.opset >= 9) else { return Ok(vec![]) };
-    let read = usize::try_from(q.int("num_scan_inputs", 0)).unwrap_or(0);
+    let read = q.count("num_scan_inputs", 0)?;
     let Some(states) = q.inputs.len().checked_sub(read) else {
-        return Err(format!("num_scan_inputs: expected at most {}, found {read}", q.inputs.len()));
+        return Err(format!("num_scan_inputs: expected at most {}, found {read}", q.inputs.len()).into());
     };
     let nth = |name: &str, i: usize| q.ints(name).and_then(|axes| axes.get(i).copied()).unwrap_or(0);
     let rounds = (0..read).find_map(|i| q.dim(states + i, nth("scan_input_axes", i)));

@@ -5,6 +5,7 @@ use super::super::dtype::DType;
 use super::super::fact::{Fact, Shape};
 use super::question::length;
 use super::{Answer, Question, Rule, contents};
+use crate::error::Refusal;
 use crate::ir::graph::attr::Attr;
 
 pub(super) static TABLE: &[(&str, Rule)] = &[
@@ -39,12 +40,12 @@ fn constant(q: &Question<'_>) -> Answer {
 }
 
 /// The shape that an input of whole numbers tells, with fresh lengths for elements that may be negative.
-fn shape_in(q: &Question<'_>, input: usize) -> Result<Option<Shape>, String> {
+fn shape_in(q: &Question<'_>, input: usize) -> Result<Option<Shape>, Refusal> {
     let Some(elements) = q.contents(input) else {
         return Ok(q.rank_told_by(input).map(|rank| q.fresh_shape(0, rank)));
     };
     if let Some(negative) = elements.iter().find(|dim| dim.as_known().is_some_and(|n| n < 0)) {
-        return Err(format!("length {negative} in the shape {elements:?}"));
+        return Err(format!("length {negative} in the shape {elements:?}").into());
     }
     let checked = |(axis, dim): (usize, &Dim)| if dim.is_length() { dim.clone() } else { q.fresh(0, axis) };
     Ok(Some(elements.iter().enumerate().map(checked).collect()))

@@ -7,6 +7,7 @@ use super::contents::{self, Small};
 use super::numbers::{decided, fits, on_numbers};
 use super::question::axis_at;
 use super::{Answer, Question, Rule};
+use crate::error::Refusal;
 
 pub(super) static TABLE: &[(&str, Rule)] = &[
     ("Abs", unary),
@@ -174,7 +175,7 @@ fn where_(q: &Question<'_>) -> Answer {
     Ok(vec![broadcast_result(q, dtype)?])
 }
 
-fn broadcast_result(q: &Question<'_>, dtype: Option<DType>) -> Result<Fact, String> {
+fn broadcast_result(q: &Question<'_>, dtype: Option<DType>) -> Result<Fact, Refusal> {
     // Before opset 7 the second operand was stretched to the first, from an axis that an attribute names.
     if q.opset < 7 && !q.op.contains(':') && !matches!(q.op, "Sum" | "Max" | "Min" | "Mean") {
         return Ok(Fact::partial(dtype, q.shape(0).cloned()));
@@ -184,7 +185,7 @@ fn broadcast_result(q: &Question<'_>, dtype: Option<DType>) -> Result<Fact, Stri
 }
 
 /// The shape that all inputs broadcast to.
-pub(super) fn broadcast_inputs(q: &Question<'_>) -> Result<Option<Shape>, String> {
+pub(super) fn broadcast_inputs(q: &Question<'_>) -> Result<Option<Shape>, Refusal> {
     let mut shape = Some(vec![]);
     for (fact, _) in q.inputs.iter().flatten() {
         shape = match (shape, &fact.shape) {
@@ -195,14 +196,14 @@ pub(super) fn broadcast_inputs(q: &Question<'_>) -> Result<Option<Shape>, String
     Ok(shape)
 }
 
-fn common_dtype(q: &Question<'_>) -> Result<Option<DType>, String> {
+fn common_dtype(q: &Question<'_>) -> Result<Option<DType>, Refusal> {
     q.inputs.iter().flatten().try_fold(None, |dtype, (fact, _)| same_dtype(dtype, fact.dtype))
 }
 
 /// The type of two values that must have the same.
-pub(super) fn same_dtype(a: Option<DType>, b: Option<DType>) -> Result<Option<DType>, String> {
+pub(super) fn same_dtype(a: Option<DType>, b: Option<DType>) -> Result<Option<DType>, Refusal> {
     match (a, b) {
-        (Some(a), Some(b)) if a != b => Err(format!("operands of one type expected, found {a} and {b}")),
+        (Some(a), Some(b)) if a != b => Err(format!("operands of one type expected, found {a} and {b}").into()),
         _ => Ok(a.or(b)),
     }
 }

@@ -52,7 +52,9 @@ fn gather_elements(q: &Question<'_>) -> Answer {
         axis_at(q.int("axis", 0), rank)?;
     }
     match (q.rank(0), q.rank(1)) {
-        (Some(data), Some(indices)) if data != indices => return Err(format!("rank of the indices: expected {data}, found {indices}")),
+        (Some(data), Some(indices)) if data != indices => {
+            return Err(format!("rank of the indices: expected {data}, found {indices}").into());
+        }
         _ => {}
     }
     let shape = q.shape(1).cloned().or_else(|| q.rank(0).map(|rank| q.fresh_shape(0, rank)));
@@ -65,11 +67,11 @@ fn gather_nd(q: &Question<'_>) -> Answer {
     let (Some(dims), Some((depth, places))) = (q.shape(0), q.shape(1).and_then(|shape| shape.split_last())) else {
         return unknown;
     };
-    let batch = usize::try_from(q.int("batch_dims", 0)).unwrap_or(0);
+    let batch = q.count("batch_dims", 0)?;
     let Some(depth) = depth.as_known().and_then(|n| usize::try_from(n).ok()) else { return unknown };
     match dims.get(batch + depth..) {
         Some(rest) => Ok(vec![Fact::partial(q.dtype(0), Some([places, rest].concat()))]),
-        None => Err(format!("indices of {depth} axes after {batch} of a value of rank {}", dims.len())),
+        None => Err(format!("indices of {depth} axes after {batch} of a value of rank {}", dims.len()).into()),
     }
 }
 

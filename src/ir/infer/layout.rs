@@ -26,7 +26,7 @@ fn transpose(q: &Question<'_>) -> Answer {
     let mut once = perm.clone();
     once.sort_unstable();
     if !once.iter().copied().eq(0..rank) {
-        return Err(format!("perm: expected each of the {rank} axes once, found {perm:?}"));
+        return Err(format!("perm: expected each of the {rank} axes once, found {perm:?}").into());
     }
     let shape = match q.shape(0) {
         Some(dims) => perm.iter().map(|&axis| dims[axis].clone()).collect(),

@@ -6,6 +6,7 @@ use super::super::fact::{Fact, Shape, broadcast};
 use super::elementwise::same_dtype;
 use super::question::expect_rank;
 use super::{Answer, Question, Rule};
+use crate::error::Refusal;
 
 pub(super) static TABLE: &[(&str, Rule)] = &[
     ("Det", det),
@@ -42,7 +43,7 @@ fn matmul_to_float(q: &Question<'_>) -> Answer {
     Ok(vec![Fact::partial(q.dtype(2), shapes(q, 1)?)])
 }
 
-fn shapes(q: &Question<'_>, second: usize) -> Result<Option<Shape>, String> {
+fn shapes(q: &Question<'_>, second: usize) -> Result<Option<Shape>, Refusal> {
     match (q.shape(0), q.shape(second)) {
         (Some(a), Some(b)) => product(a, b).map(Some),
         _ => Ok(None),
@@ -50,16 +51,16 @@ fn shapes(q: &Question<'_>, second: usize) -> Result<Option<Shape>, String> {
 }
 
 /// The shape of a product; a vector is a row on the left, a column on the right, and that axis falls away.
-pub(super) fn product(a: &Shape, b: &Shape) -> Result<Shape, String> {
+pub(super) fn product(a: &Shape, b: &Shape) -> Result<Shape, Refusal> {
     if a.is_empty() || b.is_empty() {
-        return Err(format!("a product of {a:?} and {b:?}: expected a rank of at least 1"));
+        return Err(format!("a product of {a:?} and {b:?}: expected a rank of at least 1").into());
     }
     let one = Dim::known(1);
     let left = if a.len() == 1 { vec![one.clone(), a[0].clone()] } else { a.clone() };
     let right = if b.len() == 1 { vec![b[0].clone(), one] } else { b.clone() };
     let ((a_rows, m), (b_rows, n)) = (left.split_at(left.len() - 2), right.split_at(right.len() - 2));
     if m[1].surely_differs(&n[0]) {
-        return Err(format!("{a:?} and {b:?} do not multiply: {} columns and {} rows", m[1], n[0]));
+        return Err(format!("{a:?} and {b:?} do not multiply: {} columns and {} rows", m[1], n[0]).into());
     }
     let mut shape = broadcast(a_rows, b_rows)?;
     if a.len() > 1 {
@@ -81,7 +82,7 @@ fn gemm(q: &Question<'_>) -> Answer {
     let turned = |dims: &Shape, name: &str| if q.int(name, 0) == 0 { dims.clone() } else { vec![dims[1].clone(), dims[0].clone()] };
     let shape = product(&turned(a, "transA"), &turned(b, "transB"))?;
     match q.shape(2) {
-        Some(c) if c.len() > 2 || broadcast(&shape, c).is_err() => Err(format!("C of shape {c:?} does not broadcast to {shape:?}")),
+        Some(c) if c.len() > 2 || broadcast(&shape, c).is_err() => Err(format!("C of shape {c:?} does not broadcast to {shape:?}").into()),
         _ => Ok(vec![Fact::partial(dtype, Some(shape))]),
     }
 }
@@ -123,7 +124,7 @@ fn einsum(q: &Question<'_>) -> Answer {
     };
     let terms: Vec<&str> = terms.split(',').collect();
     if terms.len() != q.inputs.len() {
-        return Err(format!("equation {equation:?}: expected {} inputs, found {}", terms.len(), q.inputs.len()));
+        return Err(format!("equation {equation:?}: expected {} inputs, found {}", terms.len(), q.inputs.len()).into());
     }
     let mut letters: Vec<(char, Dim)> = vec![];
     let mut hidden = Some(vec![]);
@@ -134,7 +135,7 @@ fn einsum(q: &Question<'_>) -> Answer {
         let (front, back) = term.split_once("...").unwrap_or((term, ""));
         let named = front.chars().count() + back.chars().count();
         let around = dims.len().checked_sub(named).filter(|n| *n == 0 || term.contains("..."));
-        let Some(around) = around else { return Err(format!("term {term:?} and the shape {dims:?}")) };
+        let Some(around) = around else { return Err(format!("term {term:?} and the shape {dims:?}").into()) };
         let first = front.chars().count();
         hidden = match hidden {
             Some(so_far) => Some(broadcast(&so_far, &dims[first..first + around])?),
@@ -160,14 +161,14 @@ fn einsum(q: &Question<'_>) -> Answer {
     Ok(vec![Fact::partial(dtype, Some(shape))])
 }
 
-fn note_letter(letters: &mut Vec<(char, Dim)>, letter: char, dim: &Dim) -> Result<(), String> {
+fn note_letter(letters: &mut Vec<(char, Dim)>, letter: char, dim: &Dim) -> Result<(), Refusal> {
     let Some((_, known)) = letters.iter_mut().find(|(l, _)| *l == letter) else {
         letters.push((letter, dim.clone()));
         return Ok(());
     };
     match broadcast(std::slice::from_ref(known), std::slice::from_ref(dim)) {
         Ok(joined) => known.clone_from(&joined[0]),
-        Err(_) => return Err(format!("letter {letter:?} stands for {known} and for {dim}")),
+        Err(_) => return Err(format!("letter {letter:?} stands for {known} and for {dim}").into()),
     }
     Ok(())
 }

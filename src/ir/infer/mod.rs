@@ -30,6 +30,7 @@ mod window;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
+use crate::error::Refusal;
 use indexmap::IndexMap;
 
 use super::fact::Fact;
@@ -55,7 +56,7 @@ pub struct Question<'a> {
 }
 
 /// The outputs' facts, or what is wrong with the node.
-type Answer = Result<Vec<Fact>, String>;
+type Answer = Result<Vec<Fact>, Refusal>;
 
 /// What an operator makes of its inputs.
 type Rule = fn(&Question<'_>) -> Answer;
@@ -85,7 +86,7 @@ static RULES: LazyLock<HashMap<&str, Rule>> = LazyLock::new(|| TABLES.iter().cop
 ///
 /// # Errors
 /// What is wrong with the node, in words: inputs that can never go together, an axis that is not there.
-pub fn infer(question: &Question<'_>) -> Result<Vec<Fact>, String> {
+pub fn infer(question: &Question<'_>) -> Result<Vec<Fact>, Refusal> {
     let name = question.op.strip_prefix("ai.onnx:").unwrap_or(question.op);
     RULES.get(name).map_or(Ok(vec![]), |rule| rule(question))
 }

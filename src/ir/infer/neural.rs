@@ -6,6 +6,7 @@ use super::super::fact::{Fact, Shape};
 use super::elementwise::{first, unary};
 use super::question::{axis_at, expect_rank};
 use super::{Answer, Question, Rule};
+use crate::error::Refusal;
 
 pub(super) static TABLE: &[(&str, Rule)] = &[
     ("Attention", attention),
@@ -64,14 +65,14 @@ fn loss(q: &Question<'_>) -> Answer {
 }
 
 /// `[batch, heads, length, size]` of an input of rank 4, or of rank 3 with its heads side by side.
-fn by_head(q: &Question<'_>, input: usize, heads: &str) -> Result<Option<Shape>, String> {
+fn by_head(q: &Question<'_>, input: usize, heads: &str) -> Result<Option<Shape>, Refusal> {
     let Some(dims) = q.shape(input) else { return Ok(None) };
     match (dims.as_slice(), q.attr_int(heads)) {
         ([batch, length, hidden], Some(heads)) => {
             let (heads, size) = (Dim::known(heads), hidden.floor_div(&Dim::known(heads)));
             Ok(Some(vec![batch.clone(), heads, length.clone(), size]))
         }
-        ([_, _, _], None) => Err(format!("inputs of rank 3 need the attribute {heads}")),
+        ([_, _, _], None) => Err(format!("inputs of rank 3 need the attribute {heads}").into()),
         _ => {
             expect_rank("query, key or value", dims, 4)?;
             Ok(Some(dims.clone()))

@@ -6,6 +6,7 @@ use super::contents::{self, Small};
 use super::elementwise::same_dtype;
 use super::question::{List, axes_at, axis_at, length, number};
 use super::{Answer, Question, Rule};
+use crate::error::Refusal;
 
 pub(super) static TABLE: &[(&str, Rule)] =
     &[("CenterCropPad", center_crop_pad), ("Concat", concat), ("Pad", pad), ("Slice", slice), ("Split", split)];
@@ -22,11 +23,11 @@ fn concat(q: &Question<'_>) -> Answer {
     for fact in &inputs {
         let Some(dims) = &fact.shape else { continue };
         if dims.len() != rank {
-            return Err(format!("ranks to join: expected {rank}, found {} ({dims:?})", dims.len()));
+            return Err(format!("ranks to join: expected {rank}, found {} ({dims:?})", dims.len()).into());
         }
         for i in (0..rank).filter(|&i| i != axis) {
             if dims[i].surely_differs(&shape[i]) {
-                return Err(format!("length of axis {i} to join: expected {}, found {} ({dims:?})", shape[i], dims[i]));
+                return Err(format!("length of axis {i} to join: expected {}, found {} ({dims:?})", shape[i], dims[i]).into());
             }
             if shape[i].as_known().is_none() && dims[i].as_known().is_some() {
                 shape[i] = dims[i].clone();
@@ -93,11 +94,11 @@ fn split(q: &Question<'_>) -> Answer {
         List::Absent => equal_lengths(q, &dims[axis], axis),
     };
     if lengths.len() < q.outputs {
-        return Err(format!("lengths of parts: expected {}, found {}", q.outputs, lengths.len()));
+        return Err(format!("lengths of parts: expected {}, found {}", q.outputs, lengths.len()).into());
     }
     let sum = lengths.iter().fold(Dim::known(0), |sum, dim| &sum + dim);
     if sum.surely_differs(&dims[axis]) && q.list("split", 1).is_known() {
-        return Err(format!("sum of the parts of axis {axis}: expected {}, found {sum}", dims[axis]));
+        return Err(format!("sum of the parts of axis {axis}: expected {}, found {sum}", dims[axis]).into());
     }
     let mut start = Dim::known(0);
     let mut facts = Vec::with_capacity(q.outputs);
@@ -166,7 +167,7 @@ fn slice(q: &Question<'_>) -> Answer {
     Ok(vec![fact])
 }
 
-fn cuts(q: &Question<'_>, rank: usize) -> Result<Option<Vec<Cut>>, String> {
+fn cuts(q: &Question<'_>, rank: usize) -> Result<Option<Vec<Cut>>, Refusal> {
     let bounds = |name: &str, input: usize| match q.ints(name) {
         Some(values) => Some(values.iter().map(|&n| Some(Dim::known(n))).collect::<Vec<_>>()),
         None => q.contents(input).map(|elements| elements.iter().cloned().map(Some).collect()),
@@ -184,7 +185,7 @@ fn cuts(q: &Question<'_>, rank: usize) -> Result<Option<Vec<Cut>>, String> {
     let axes = match q.list("axes", 3) {
         List::Known(axes) => axes_at(&axes, rank)?,
         List::Absent if count <= rank => (0..count).collect(),
-        List::Absent => return Err(format!("{count} axes to slice of a value of rank {rank}")),
+        List::Absent => return Err(format!("{count} axes to slice of a value of rank {rank}").into()),
         List::Unknown(_) => return Ok(None),
     };
     let steps = match q.list("steps", 4) {
@@ -199,7 +200,8 @@ fn cuts(q: &Question<'_>, rank: usize) -> Result<Option<Vec<Cut>>, String> {
             ends.len(),
             axes.len(),
             steps.len()
-        ));
+        )
+        .into());
     }
     let all = starts.into_iter().zip(ends).zip(axes).zip(steps);
     Ok(Some(all.map(|(((start, end), axis), step)| Cut { axis, start, end, step }).collect()))
@@ -283,7 +285,7 @@ fn pad(q: &Question<'_>) -> Answer {
         return Ok(vec![Fact::partial(q.dtype(0), Some(q.fresh_shape(0, dims.len())))]);
     };
     if pads.len() != 2 * axes.len() {
-        return Err(format!("number of pads: expected {}, found {}", 2 * axes.len(), pads.len()));
+        return Err(format!("number of pads: expected {}, found {}", 2 * axes.len(), pads.len()).into());
     }
     let mut shape = dims.clone();
     for (i, &axis) in axes.iter().enumerate() {

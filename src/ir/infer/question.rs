@@ -5,7 +5,9 @@ use super::super::dtype::DType;
 use super::super::fact::{Fact, MAX_RANK, Shape};
 use super::super::tensor::Tensor;
 use super::Question;
+use crate::error::Refusal;
 use crate::ir::graph::attr::Attr;
+use crate::num;
 
 /// Longer lists of whole numbers are data, not lengths or axes.
 const MAX_LISTED: usize = 1 << 16;
@@ -74,6 +76,12 @@ impl Question<'_> {
         self.attrs.get(name).and_then(Attr::as_int)
     }
 
+    /// A number of things, or the default of the operator's page.
+    pub(super) fn count(&self, name: &str, default: usize) -> Result<usize, Refusal> {
+        let Some(given) = self.attr_int(name) else { return Ok(default) };
+        usize::try_from(given).map_err(|_| format!("{name}: expected a number from 0, found {given}").into())
+    }
+
     /// An integer attribute, or the default of the operator's page.
     pub(super) fn int(&self, name: &str, default: i64) -> i64 {
         self.attr_int(name).unwrap_or(default)
@@ -130,23 +138,23 @@ impl Question<'_> {
 }
 
 /// The axis that a perhaps negative number names.
-pub(super) fn axis_at(axis: i64, rank: usize) -> Result<usize, String> {
+pub(super) fn axis_at(axis: i64, rank: usize) -> Result<usize, Refusal> {
     let length = number(rank);
     let at = if axis < 0 { axis + length } else { axis };
     match usize::try_from(at) {
         Ok(at) if at < rank => Ok(at),
-        _ => Err(format!("axis {axis} of a value of rank {rank}")),
+        _ => Err(format!("axis {axis} of a value of rank {rank}").into()),
     }
 }
 
 /// The axes that perhaps negative numbers name.
-pub(super) fn axes_at(axes: &[i64], rank: usize) -> Result<Vec<usize>, String> {
+pub(super) fn axes_at(axes: &[i64], rank: usize) -> Result<Vec<usize>, Refusal> {
     axes.iter().map(|&axis| axis_at(axis, rank)).collect()
 }
 
 /// A count as one of ONNX's whole numbers.
 pub(super) fn number(count: usize) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
+    num::int(count)
 }
 
 /// A count as a length.
@@ -155,8 +163,8 @@ pub(super) fn length(count: usize) -> Dim {
 }
 
 /// Says that a rank is not what the operator asks for.
-pub(super) fn expect_rank(what: &str, shape: &Shape, rank: usize) -> Result<(), String> {
-    if shape.len() == rank { Ok(()) } else { Err(format!("rank of {what}: expected {rank}, found {} ({shape:?})", shape.len())) }
+pub(super) fn expect_rank(what: &str, shape: &Shape, rank: usize) -> Result<(), Refusal> {
+    if shape.len() == rank { Ok(()) } else { Err(format!("rank of {what}: expected {rank}, found {} ({shape:?})", shape.len()).into()) }
 }
 
 impl List {

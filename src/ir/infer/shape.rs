@@ -6,6 +6,7 @@ use super::super::fact::{Fact, MAX_RANK, Shape};
 use super::contents::{self, Small};
 use super::question::{List, axes_at, length, number};
 use super::{Answer, Question, Rule};
+use crate::error::Refusal;
 
 pub(super) static TABLE: &[(&str, Rule)] = &[
     ("Expand", expand),
@@ -61,7 +62,7 @@ enum Length {
     Rest,
 }
 
-fn reshape_to(q: &Question<'_>, target: &[Dim]) -> Result<Shape, String> {
+fn reshape_to(q: &Question<'_>, target: &[Dim]) -> Result<Shape, Refusal> {
     let copies = q.int("allowzero", 0) == 0;
     let mut lengths = Vec::with_capacity(target.len());
     for (axis, wanted) in target.iter().enumerate() {
@@ -69,10 +70,10 @@ fn reshape_to(q: &Question<'_>, target: &[Dim]) -> Result<Shape, String> {
             (Some(-1), _) => Length::Rest,
             (Some(0), Some(dims)) if copies => match dims.get(axis) {
                 Some(dim) => Length::Told(dim.clone()),
-                None => return Err(format!("length 0 at axis {axis} copies a length that {dims:?} does not have")),
+                None => return Err(format!("length 0 at axis {axis} copies a length that {dims:?} does not have").into()),
             },
             (Some(0), None) if copies => Length::Told(q.fresh(0, axis)),
-            (Some(n), _) if n < 0 => return Err(format!("length {n} at axis {axis} of the target {target:?}")),
+            (Some(n), _) if n < 0 => return Err(format!("length {n} at axis {axis} of the target {target:?}").into()),
             // May turn out to be -1.
             (None, _) if !wanted.is_length() => Length::Rest,
             _ => Length::Told(wanted.clone()),
@@ -95,7 +96,7 @@ fn reshape_to(q: &Question<'_>, target: &[Dim]) -> Result<Shape, String> {
 }
 
 /// What the number of elements of `dims` leaves when `told` are taken out of it.
-fn remaining(dims: &Shape, told: &[&Dim], open: usize, target: &[Dim]) -> Result<Option<Dim>, String> {
+fn remaining(dims: &Shape, told: &[&Dim], open: usize, target: &[Dim]) -> Result<Option<Dim>, Refusal> {
     let (mut have, mut taken) = (dims.clone(), vec![]);
     // Lengths that stand on both sides fall out, so that less has to be divided.
     for &dim in told {
@@ -105,7 +106,7 @@ fn remaining(dims: &Shape, told: &[&Dim], open: usize, target: &[Dim]) -> Result
         }
     }
     let (have, taken) = (Dim::product(&have), Dim::product(&taken));
-    let impossible = || Err(format!("a value of shape {dims:?} cannot be reshaped to {target:?}"));
+    let impossible = || Err(format!("a value of shape {dims:?} cannot be reshaped to {target:?}").into());
     match (open, have.as_known(), taken.as_known()) {
         (0, ..) if have.surely_differs(&taken) => impossible(),
         (0, ..) | (_, _, Some(0)) => Ok(None),
@@ -120,7 +121,7 @@ fn flatten(q: &Question<'_>) -> Answer {
     };
     let (axis, rank) = (q.int("axis", 1), number(dims.len()));
     let at = usize::try_from(if axis < 0 { axis + rank } else { axis }).ok().filter(|&at| at <= dims.len());
-    let Some(at) = at else { return Err(format!("axis {axis} of a value of rank {rank}")) };
+    let Some(at) = at else { return Err(format!("axis {axis} of a value of rank {rank}").into()) };
     reshaped(q, Some(vec![Dim::product(&dims[..at]), Dim::product(&dims[at..])]))
 }
 
@@ -140,7 +141,7 @@ fn squeeze(q: &Question<'_>) -> Answer {
         }
     };
     if let Some(axis) = axes.iter().find(|&&axis| dims[axis].surely_differs(&Dim::known(1))) {
-        return Err(format!("axis {axis} to squeeze: expected length 1, found {} ({dims:?})", dims[*axis]));
+        return Err(format!("axis {axis} to squeeze: expected length 1, found {} ({dims:?})", dims[*axis]).into());
     }
     reshaped(q, Some((0..dims.len()).filter(|axis| !axes.contains(axis)).map(|axis| dims[axis].clone()).collect()))
 }
@@ -163,7 +164,7 @@ fn unsqueeze(q: &Question<'_>) -> Answer {
     let shape: Option<Shape> = (0..rank).map(one_or_next).collect();
     match shape {
         Some(shape) if rest.next().is_none() => reshaped(q, Some(shape)),
-        _ => Err(format!("an axis is named twice in {axes:?}")),
+        _ => Err(format!("an axis is named twice in {axes:?}").into()),
     }
 }
 
@@ -216,7 +217,7 @@ fn tile(q: &Question<'_>) -> Answer {
         return Ok(vec![Fact::partial(q.dtype(0), Some(q.fresh_shape(0, dims.len())))]);
     };
     if repeats.len() != dims.len() {
-        return Err(format!("repeats: expected {} numbers, found {}", dims.len(), repeats.len()));
+        return Err(format!("repeats: expected {} numbers, found {}", dims.len(), repeats.len()).into());
     }
     let times = |(axis, (dim, n)): (usize, (&Dim, &Dim))| if n.is_length() { dim * n } else { q.fresh(0, axis) };
     let shape: Shape = dims.iter().zip(repeats).enumerate().map(times).collect();

@@ -5,6 +5,7 @@ use super::super::dtype::DType;
 use super::super::fact::{Fact, MAX_RANK, Shape};
 use super::question::{List, axes_at, number};
 use super::{Answer, Question, Rule};
+use crate::error::Refusal;
 
 pub(super) static TABLE: &[(&str, Rule)] = &[
     ("AffineGrid", affine_grid),
@@ -89,20 +90,20 @@ struct Image<'a> {
     spatial: &'a [Dim],
 }
 
-fn image<'a>(q: &'a Question<'_>) -> Result<Option<Image<'a>>, String> {
+fn image<'a>(q: &'a Question<'_>) -> Result<Option<Image<'a>>, Refusal> {
     match q.shape(0).map(Vec::as_slice) {
         Some([batch, channels, spatial @ ..]) => Ok(Some(Image { batch, channels, spatial })),
-        Some(dims) => Err(format!("rank of the input: expected at least 2, found {} ({dims:?})", dims.len())),
+        Some(dims) => Err(format!("rank of the input: expected at least 2, found {} ({dims:?})", dims.len()).into()),
         None => Ok(None),
     }
 }
 
-fn convolved(q: &Question<'_>, weight: usize) -> Result<Option<Shape>, String> {
+fn convolved(q: &Question<'_>, weight: usize) -> Result<Option<Shape>, Refusal> {
     let (Some(Image { batch, spatial, .. }), Some(dims)) = (image(q)?, q.shape(weight)) else {
         return Ok(q.rank(0).map(|rank| q.fresh_shape(0, rank)));
     };
     if dims.len() != spatial.len() + 2 {
-        return Err(format!("rank of the weight: expected {}, found {} ({dims:?})", spatial.len() + 2, dims.len()));
+        return Err(format!("rank of the weight: expected {}, found {} ({dims:?})", spatial.len() + 2, dims.len()).into());
     }
     let windows = windows(q, &dims[2..]);
     let places = windows.iter().zip(spatial).map(|(window, length)| window.places(length));
@@ -128,7 +129,7 @@ fn conv_transpose(q: &Question<'_>) -> Answer {
         return Ok(vec![Fact::partial(q.dtype(0), q.rank(0).map(|rank| q.fresh_shape(0, rank)))]);
     };
     if dims.len() != spatial.len() + 2 {
-        return Err(format!("rank of the weight: expected {}, found {} ({dims:?})", spatial.len() + 2, dims.len()));
+        return Err(format!("rank of the weight: expected {}, found {} ({dims:?})", spatial.len() + 2, dims.len()).into());
     }
     let channels = &dims[1] * &Dim::known(q.int("group", 1));
     let told = q.ints("output_shape").unwrap_or_default();
@@ -149,7 +150,7 @@ fn pool(q: &Question<'_>) -> Answer {
         return Ok(vec![Fact::partial(q.dtype(0), shape.clone()), Fact::partial(Some(DType::I64), shape)]);
     };
     if kernel.len() != spatial.len() {
-        return Err(format!("kernel_shape: expected {} lengths, found {}", spatial.len(), kernel.len()));
+        return Err(format!("kernel_shape: expected {} lengths, found {}", spatial.len(), kernel.len()).into());
     }
     let upwards = q.int("ceil_mode", 0) != 0;
     let mut shape = vec![batch.clone(), channels.clone()];

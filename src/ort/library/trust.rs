@@ -7,12 +7,13 @@
 use std::path::Path;
 
 use super::Source;
+use crate::error::Refusal;
 
 /// Why a library will not be loaded, if it will not.
 ///
 /// # Errors
 /// What is wrong with which file or folder, and how to set it right.
-pub(super) fn check(library: &Path, source: Source) -> Result<(), String> {
+pub(super) fn check(library: &Path, source: Source) -> Result<(), Refusal> {
     let real = library.canonicalize().map_err(|error| error.to_string())?;
     check_path(&real, source)?;
     // Where the path has a link in it, who may change the link decides too.
@@ -26,7 +27,7 @@ pub(super) fn check(library: &Path, source: Source) -> Result<(), String> {
 }
 
 #[cfg(unix)]
-fn check_path(library: &Path, source: Source) -> Result<(), String> {
+fn check_path(library: &Path, source: Source) -> Result<(), Refusal> {
     use std::os::unix::fs::MetadataExt as _;
 
     const WRITABLE_BY_OTHERS: u32 = 0o022;
@@ -37,20 +38,22 @@ fn check_path(library: &Path, source: Source) -> Result<(), String> {
         let facts = place.metadata().map_err(|error| format!("{}: {error}", place.display()))?;
         let (owner, mode) = (facts.uid(), facts.mode());
         if !source.is_named() && owner != ADMINISTRATOR && owner != user {
-            return Err(format!("{} belongs to user {owner}, who is neither the administrator nor the one who runs this", place.display()));
+            return Err(
+                format!("{} belongs to user {owner}, who is neither the administrator nor the one who runs this", place.display()).into()
+            );
         }
         // Entries of a sticky folder are their owners' alone; in the library's own folder others could still put what it loads.
         let open = mode & WRITABLE_BY_OTHERS != 0 && (above < 2 || mode & STICKY == 0);
         if open {
             let place = place.display();
-            return Err(format!("others may write to {place}, and could have changed it (to allow it: chmod go-w '{place}')"));
+            return Err(format!("others may write to {place}, and could have changed it (to allow it: chmod go-w '{place}')").into());
         }
     }
     Ok(())
 }
 
 #[cfg(not(unix))]
-fn check_path(_library: &Path, _source: Source) -> Result<(), String> {
+fn check_path(_library: &Path, _source: Source) -> Result<(), Refusal> {
     Ok(())
 }
 
@@ -118,7 +121,7 @@ mod tests {
         fs::write(&library, b"").expect("a file");
         // Only the administrator can give files away.
         if std::os::unix::fs::chown(&library, Some(12345), None).is_ok() {
-            assert!(check(&library, Source::Python).is_err_and(|why| why.contains("user 12345")));
+            assert!(check(&library, Source::Python).is_err_and(|refusal| refusal.to_string().contains("user 12345")));
             assert_eq!(check(&library, Source::Option), Ok(()));
         }
     }

@@ -177,7 +177,7 @@ impl Row {
                 return Err(Error::not_found("option of the loss", name).with_hint(format!("{} {known}", self.name)));
             };
             if !value.is_finite() {
-                return Err(Error::mismatch(format!("--loss-option {name}"), "a finite number", value));
+                return Err(Error::mismatch(format!("option {name} of the loss"), "a finite number", value));
             }
             *option = *value;
         }

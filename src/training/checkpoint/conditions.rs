@@ -36,23 +36,23 @@ impl Conditions {
     /// [`Mismatch`](crate::ErrorKind::Mismatch) with the first that differs, and what to do.
     pub fn check(&self, now: &Self) -> Result<()> {
         let text = |order: Order| match order {
-            Order::File => "the file's (--no-shuffle)".to_owned(),
-            Order::Shuffled { seed } => format!("shuffled by --seed {seed}"),
-            Order::ByLength { seed } => format!("--group-by-length, shuffled by --seed {seed}"),
+            Order::File => "the file's (`no_shuffle`)".to_owned(),
+            Order::Shuffled { seed } => format!("shuffled by `seed {seed}`"),
+            Order::ByLength { seed } => format!("`group_by_length`, shuffled by `seed {seed}`"),
         };
         let rows = [
             ("the bundle", self.bundle.clone(), now.bundle.clone()),
             ("the data file's contents", self.data.clone(), now.data.clone()),
-            ("the rows as they were read (--max-length, --packing, --tokenizer)", self.rows.clone(), now.rows.clone()),
-            ("--batch-size", self.batch_size.to_string(), now.batch_size.to_string()),
-            ("--gradient-accumulation-steps", self.accumulation.to_string(), now.accumulation.to_string()),
+            ("the rows as they were read (`max_length`, `packing`, `tokenizer`)", self.rows.clone(), now.rows.clone()),
+            ("`batch_size`", self.batch_size.to_string(), now.batch_size.to_string()),
+            ("`gradient_accumulation_steps`", self.accumulation.to_string(), now.accumulation.to_string()),
             ("the order of rows", text(self.order), text(now.order)),
-            ("--seed", self.seed.to_string(), now.seed.to_string()),
+            ("`seed`", self.seed.to_string(), now.seed.to_string()),
         ];
         match rows.into_iter().find(|(_, then, now)| then != now) {
             None => Ok(()),
             Some((what, then, now)) => Err(Error::mismatch(what, format!("{then}, as in the checkpoint"), now)
-                .with_hint("give the options of the interrupted run; `--restart` begins a new one")),
+                .with_hint("give the options of the interrupted run; `restart` begins a new one")),
         }
     }
 }

@@ -109,6 +109,6 @@ fn another_condition_is_named() {
     let then = checkpoint(1).record.conditions;
     assert!(then.check(&then).is_ok());
     let error = then.check(&Conditions { batch_size: 8, ..then.clone() }).unwrap_err();
-    assert_eq!(error.to_string(), "--batch-size: expected 4, as in the checkpoint, found 8");
+    assert_eq!(error.to_string(), "`batch_size`: expected 4, as in the checkpoint, found 8");
     assert!(then.check(&Conditions { data: "e".into(), ..then.clone() }).is_err());
 }

@@ -73,7 +73,7 @@ fn page() -> String {
                 stopped += 1;
                 "none: its slope is zero, or its result no number".to_owned()
             }
-            (Some(Rule::Straight(_)), _) => {
+            (Some(Rule::StraightThrough(_)), _) => {
                 straight += 1;
                 "straight through".to_owned()
             }
@@ -124,7 +124,7 @@ only between an adapter and the loss; what stands before the first adapter may b
 const FUSED: &str = "
 ## Fused and quantised operators
 
-These are written out in the operators above where gradient has to pass (`tests/it/decompose.rs` compares each with ONNX Runtime's kernel); the
+These are decomposed into the operators above where gradient has to pass (`tests/it/decompose.rs` compares each with ONNX Runtime's kernel); the
 inference graph and the merged model keep them where the adapter allows. Others of `com.microsoft` have no rule.
 
 ";

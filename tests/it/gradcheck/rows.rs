@@ -164,6 +164,8 @@ fn windows() -> Vec<Row> {
             .single(),
         row("Conv", [any(&[1, 2, 5, 6]), any(&[3, 2, 3, 2])]).ints("strides", &[2, 2]).attr("auto_pad", "SAME_UPPER").single(),
         row("GlobalAveragePool", [any(&[2, 3, 4, 5])]).single(),
+        row("GlobalLpPool", [any(&[2, 3, 4, 5])]).single(),
+        row("GlobalLpPool", [any(&[2, 3, 4])]).int("p", 3).single(),
         row("GlobalMaxPool", [any(&[2, 3, 2, 2])]).single(),
         row("MaxPool", [any(&[2, 3, 6, 5])]).ints("kernel_shape", &[3, 2]).ints("strides", &[2, 1]),
         row("MaxPool", [any(&[2, 3, 6])]).ints("kernel_shape", &[2]).ints("strides", &[2]).outputs(2, &[0]),

@@ -36,12 +36,12 @@ fn built(opset: i64, text: &str, attributes: &[(&str, AttributeProto)]) -> peft_
 /// As exporters wrote `0, 1, .., n - 1` before there was `Range`.
 #[test]
 fn places_of_ones_are_a_range() -> peft_onnx::Result<()> {
-    let filling = |value: i64| {
+    let collation = |value: i64| {
         let tensor = TensorProto { dims: vec![1], data_type: 7, int64_data: vec![value], ..TensorProto::default() };
         AttributeProto { type_: AttributeType::TENSOR.into(), t: Some(tensor).into(), ..AttributeProto::default() }
     };
     for (opset, filled, op) in [(10, 1, "Unsqueeze"), (10, 0, "NonZero"), (11, 1, "NonZero")] {
-        let ones = with(node("ConstantOfShape n -> ones"), "value", filling(filled));
+        let ones = with(node("ConstantOfShape n -> ones"), "value", collation(filled));
         let g = graph(&[typed("n", tensor_proto::DataType::INT64, &["1"])], &[ones, node("NonZero ones -> y")], &["y"]);
         let raised = raise(&read(&model(opset, g))?)?;
         let last = raised.producer(raised.outputs()[0]).map(|id| &*raised.node(id).op);

@@ -269,8 +269,8 @@ fn asked_init(name: &str, asked: Option<&str>) -> Result<LoraInit> {
     match (named, asked.map(str::parse::<LoraInit>).transpose()?) {
         (Some(LoraInit::Pissa { .. }), Some(LoraInit::Pissa { iterations })) => Ok(LoraInit::Pissa { iterations }),
         (Some(named), Some(other)) if named != other => {
-            let hint = "name the start once: `--method lora --init-lora-weights HOW`";
-            Err(Error::invalid("--method and --init-lora-weights name two starts of LoRA").with_hint(hint))
+            let hint = "name the start once: `method lora` and `init_lora_weights HOW`";
+            Err(Error::invalid("`method` and `init_lora_weights` name two starts of LoRA").with_hint(hint))
         }
         (named, other) => Ok(named.or(other).unwrap_or_default()),
     }

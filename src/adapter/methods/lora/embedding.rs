@@ -9,6 +9,7 @@ use crate::adapter::targets::Site;
 use crate::adapter::weights::fold;
 use crate::anatomy::Embedding;
 use crate::ir::Tensor;
+use crate::num;
 use crate::{Error, Result};
 
 /// A branch at an embedding table.
@@ -23,12 +24,10 @@ impl Part for LoraEmbedding {
     fn insert(&self, at: &Insertion<'_, '_>) -> Result<()> {
         let Site { module, rank, scaling } = &self.site;
         for table in at.anatomy.embeddings.iter().filter(|table| table.module == *module) {
-            let size = |n: i64| usize::try_from(n).unwrap_or(0);
-            let [a, b] = [
-                (EMBEDDING_A, [*rank, size(table.rows)], self.branches.start == Start::Random),
-                (EMBEDDING_B, [size(table.hidden), *rank], true),
-            ]
-            .map(|(part, shape, random)| at.params.of(module, part, || self.fresh(&Key::module(module, part).to_string(), &shape, random)));
+            let (rows, hidden) = (num::size("rows of the table", table.rows)?, num::size("hidden size", table.hidden)?);
+            let [a, b] = [(EMBEDDING_A, [*rank, rows], self.branches.start == Start::Random), (EMBEDDING_B, [hidden, *rank], true)].map(
+                |(part, shape, random)| at.params.of(module, part, || self.fresh(&Key::module(module, part).to_string(), &shape, random)),
+            );
             let builder = at.b;
             let (indices, output) = (builder.expr(table.indices), builder.expr(table.output));
             builder.scoped(&format!("lora/{module}"), || {

@@ -18,11 +18,11 @@ use self::branches::{Branches, delta};
 use self::decomposed::{Decomposed, Decomposition};
 use self::dora::Dora;
 use self::embedding::LoraEmbedding;
-use super::branch::{self, Branch, Call, Forward, added};
+use super::branch::{self, Attached, Branch, Call, Forward, added};
 use super::trainable_tokens::{self, TOKEN_DELTA, Tokens};
 use super::{head, trained};
 use crate::adapter::config::fields::Fields;
-use crate::adapter::config::options::Options;
+use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::settings::Settings;
 use crate::adapter::config::{Scope, Selection, Targets};
 use crate::adapter::method::{Configuration, Method, Placed, Places, Row};
@@ -59,6 +59,21 @@ pub static ROW: Row = Row {
     family: Family::Tuner,
     tensors: Tensors { parts: &[LORA_A, LORA_B, LORA_B_BIAS, EMBEDDING_A, EMBEDDING_B, MAGNITUDE, TOKEN_DELTA], shared: &[] },
     adapter_file: "lora",
+    takes: &[
+        SCOPE,
+        &[
+            "rank",
+            "alpha",
+            "dropout",
+            "rank_pattern",
+            "alpha_pattern",
+            "use_rslora",
+            "use_dora",
+            "bias",
+            "init_lora_weights",
+            "trainable_token_indices",
+        ],
+    ],
     page: "lora.md",
     read,
     configure: |options: &Options| LoraConfig::asked(options).map(Method::from),
@@ -169,8 +184,8 @@ fn place(mut config: LoraConfig, at: &Places<'_>) -> Result<Placed> {
     let attached: Vec<(String, usize)> = parts.iter().flat_map(|part| part.targets()).collect();
     parts.extend(trained::biases(at, config.bias, &attached));
 
-    config.fan_in_fan_out |= at.has_conv1d(&modules);
     let modules: Vec<&str> = modules.iter().map(String::as_str).collect();
+    config.fan_in_fan_out |= at.has_conv1d(&modules);
     config.scope.settle(&modules, at.saved);
     let config = if decomposition.is_some() { decomposed::settled(config) } else { config };
     Ok(Placed { parts, settled: config.into() })
@@ -185,20 +200,8 @@ struct AtCall<'g> {
 }
 
 impl Branch for Lora {
-    fn module(&self) -> &str {
-        &self.site.module
-    }
-
-    fn name(&self) -> &'static str {
-        "lora"
-    }
-
-    fn rank(&self) -> usize {
-        self.site.rank
-    }
-
-    fn dropout(&self) -> f64 {
-        self.branches.dropout
+    fn attached(&self) -> Attached<'_> {
+        Attached { name: "lora", module: &self.site.module, rank: self.site.rank, dropout: self.branches.dropout }
     }
 
     /// `A` is `[rank, in_features]`, `B` `[out_features, rank]`, as PEFT stores them. The branch is computed in float32.

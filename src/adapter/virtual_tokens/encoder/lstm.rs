@@ -15,6 +15,7 @@ use ndarray::{Array1, Array2, s};
 use super::{Values, Weight, init, key, matrix, vector};
 use crate::Result;
 use crate::ir::{Builder, Expr};
+use crate::num;
 
 /// One layer.
 #[derive(Clone, Debug)]
@@ -63,7 +64,7 @@ impl Lstm {
 
     /// Writes the layer on `x` `[rows, inputs]`: `[rows, 2 · hidden]`.
     pub(super) fn write<'g>(&self, b: &'g Builder, x: Expr<'g>, rows: usize, param: &dyn Fn(&str) -> Expr<'g>) -> Expr<'g> {
-        let hidden = i64::try_from(self.hidden).unwrap_or(i64::MAX);
+        let hidden = num::int(self.hidden);
         let sigmoid = |x: Expr<'g>| b.op("Sigmoid", &[x], &[]);
         let of = |direction| {
             let Keys { input, state, biases: [of_input, of_state] } = self.keys(direction);

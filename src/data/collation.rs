@@ -6,7 +6,7 @@ use crate::anatomy::Feeding;
 
 /// What rows are filled up with, and what hides tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filling {
+pub struct Collation {
     /// The token behind the end of a short row.
     pub pad: i32,
     /// The token with which a decoder starts; by default the one that fills up.
@@ -25,7 +25,7 @@ pub struct Filling {
     pub sampler: Sampler,
 }
 
-impl Filling {
+impl Collation {
     /// What a tokenizer's own tokens are for.
     #[must_use]
     pub fn of(tokenizer: &Tokenizer) -> Self {

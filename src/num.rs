@@ -1,0 +1,78 @@
+//! Numbers of one type as numbers of another: never a wrong one.
+//!
+//! A count of things in memory fits into 63 bits, so [`int`] and [`wide`] lose nothing. What comes from a file or from a user may be negative
+//! or larger than memory: [`size`] and [`index`] are told apart from it.
+
+use crate::error::{Error, Result};
+
+/// A count of things in memory as one of ONNX's whole numbers.
+#[must_use]
+pub fn int(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// A count of things in memory as a number of 64 bits.
+#[must_use]
+pub fn wide(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+/// A count as the nearest number of type float64.
+#[must_use]
+pub fn float(count: usize) -> f64 {
+    float_of(wide(count))
+}
+
+/// A number of 64 bits as the nearest number of type float64.
+#[must_use]
+pub fn float_of(number: u64) -> f64 {
+    let half = |bits: u64| f64::from(u32::try_from(bits & 0xFFFF_FFFF).unwrap_or(u32::MAX));
+    half(number >> 32) * 4_294_967_296.0 + half(number)
+}
+
+/// One of ONNX's whole numbers as a number of elements in memory; `what` names it.
+///
+/// # Errors
+/// If it is negative, or more than memory can have.
+pub fn size(what: &'static str, number: i64) -> Result<usize> {
+    usize::try_from(number).map_err(|_| Error::mismatch(what, "a number of elements", number))
+}
+
+/// A place in a list; one that no list has if it is negative, so that nothing is found there.
+#[must_use]
+pub fn index(place: i64) -> usize {
+    usize::try_from(place).unwrap_or(usize::MAX)
+}
+
+/// The axis that a number names among `rank` axes, from the last one if it is negative; none that is not there.
+#[must_use]
+pub fn axis(axis: i64, rank: usize) -> Option<usize> {
+    let from_first = if axis < 0 { axis.checked_add(int(rank))? } else { axis };
+    usize::try_from(from_first).ok().filter(|&at| at < rank)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_numbers_become_the_nearest_float() {
+        for (number, expected) in [(0, 0.0), (3, 3.0), (1 << 32, 4_294_967_296.0), (u64::MAX, 18_446_744_073_709_551_616.0)] {
+            assert_eq!(float_of(number).to_bits(), f64::to_bits(expected), "{number}");
+        }
+    }
+
+    #[test]
+    fn an_axis_may_be_counted_from_the_last() {
+        let found = [(0, 2), (1, 2), (-1, 2), (-2, 2), (2, 2), (-3, 2), (0, 0), (i64::MIN, 3)].map(|(at, rank)| axis(at, rank));
+        assert_eq!(found, [Some(0), Some(1), Some(1), Some(0), None, None, None, None]);
+    }
+
+    #[test]
+    fn a_negative_number_is_no_size_and_no_place() {
+        assert_eq!(size("rows", 3).ok(), Some(3));
+        let error = size("rows", -1).expect_err("negative");
+        assert_eq!(error.to_string(), "rows: expected a number of elements, found -1");
+        assert_eq!([1, 2, 3].get(index(-1)), None);
+    }
+}
