@@ -17,7 +17,7 @@ step "the library without its runtime in a browser"
 if rustup target list --installed 2>/dev/null | grep -qx wasm32-unknown-unknown; then
     cargo check --no-default-features --lib --target wasm32-unknown-unknown
 else
-    echo "not checked: the target wasm32-unknown-unknown is not installed (rustup target add wasm32-unknown-unknown)"
+    echo "not checked: the target wasm32-unknown-unknown is not installed (rustup target add wasm32-unknown-unknown); scripts/checks/check_web.sh builds it with Debian's Rust, too"
 fi
 step "docs"
 RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
