@@ -227,8 +227,8 @@ impl<'a> Batches<'a> {
         let seed = self.order.seed().unwrap_or_default();
         let count = num::wide(self.dataset.examples.len());
         let drawn = |index: usize| epoch.wrapping_mul(count).wrapping_add(num::wide(index));
-        let example = |index: &usize| hidden(&self.dataset.examples[*index], &self.collation, seed, drawn(*index));
-        let mut examples: Vec<Example> = indices.iter().map(example).collect();
+        let example = |index: &usize| hidden(&self.dataset.examples[*index], &self.collation, seed, drawn(*index)).with_media();
+        let mut examples: Vec<Example> = indices.iter().map(example).collect::<Result<_>>().in_file(&self.dataset.path)?;
         let (count, own) = (examples.len(), self.collation.feeding.rows.unwrap_or(examples.len()));
         if count > own {
             return Err(Error::mismatch("rows in a batch", format!("{own}, as many as the model takes"), count));

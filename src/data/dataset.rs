@@ -247,7 +247,7 @@ fn fitted(mut example: Example, reading: &Reading<'_>, summary: &mut Summary) ->
         None => limits.vocabulary,
     };
     example.check(limits, label_limit, task.labels_texts())?;
-    if example.pixel_values.is_none() && example.columns.is_empty() && example.input_ids.is_empty() {
+    if example.pixel_values.is_none() && example.media.is_none() && example.columns.is_empty() && example.input_ids.is_empty() {
         return Err(Error::invalid("this row has no tokens"));
     }
     summary.cut += usize::from(shortened(&mut example, reading)?);

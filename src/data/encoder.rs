@@ -10,6 +10,7 @@ use super::classes::unknown;
 use super::example::{Example, Labels, Numbers, Pixels};
 use super::fields::{Fields, empty_text, flatten, is_text, json, numbers, single, string, whole};
 use super::forms;
+use super::media_file::Processors;
 use super::reading::{Packing, Reading};
 use super::roles::{is_input, no_form, no_label};
 use super::tokenizer::{Specials, Tokenizer};
@@ -23,6 +24,8 @@ pub(super) struct Encoder<'a> {
     classes: Option<BTreeMap<String, i32>>,
     /// The data file's folder.
     folder: PathBuf,
+    /// What pictures and sounds are read with.
+    pub processors: Processors,
 }
 
 /// Columns beside `messages` that a chat template may read.
@@ -49,7 +52,7 @@ impl<'a> Encoder<'a> {
             None => class_names.map(|names| names.iter().cloned().zip(0..).collect()),
         };
         let folder = if file.is_dir() { Some(file) } else { file.parent() };
-        Self { reading, classes, folder: folder.map(Path::to_path_buf).unwrap_or_default() }
+        Self { reading, classes, folder: folder.map(Path::to_path_buf).unwrap_or_default(), processors: Processors::default() }
     }
 
     /// The tokenizer's chat template.

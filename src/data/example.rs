@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::media_file::MediaFile;
 use crate::error::{Error, Result};
 
 /// The label of a token that does not count (`ignore_index` of `PyTorch`).
@@ -26,6 +27,8 @@ pub struct Example {
     pub decoder_input_ids: Vec<i32>,
     /// An image, already resized and normalised.
     pub pixel_values: Option<Pixels>,
+    /// A picture or a sound that is read when a batch is made of the row ([`with_media`](Self::with_media)).
+    pub media: Option<MediaFile>,
     /// Columns with the names of the model's own inputs, which go there as they are.
     pub columns: BTreeMap<String, Numbers>,
     /// What the model should answer.

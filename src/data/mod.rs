@@ -25,6 +25,7 @@ mod long;
 mod masking;
 mod meanings;
 mod media;
+mod media_file;
 mod other_forms;
 mod packing;
 pub mod profile;
@@ -53,6 +54,7 @@ pub use example::{Answer, Context, Example, IGNORED, Labels, Limits, Numbers, Pi
 pub use fields::Fields;
 pub use held_out::{HeldOut, ValSize};
 pub use media::Media;
+pub use media_file::MediaFile;
 pub use reading::{OtherNames, Packing, Reading};
 pub use rows::{Question, Shown};
 pub use sampler::Sampler;

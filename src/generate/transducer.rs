@@ -154,7 +154,7 @@ impl Transducer {
     /// As [`write`](Self::write).
     pub fn search(&mut self, source: &Example, writing: &Writing) -> Result<Vec<i32>> {
         let count = writing.beams.max(1);
-        let mut state = self.begin(vec![source.clone(); count])?;
+        let mut state = self.begin(vec![source.clone().with_media()?; count])?;
         let mut beams: Vec<Beam> =
             (0..count).map(|at| Beam { tokens: writing.start.clone(), score: if at == 0 { 0.0 } else { f64::NEG_INFINITY } }).collect();
         let mut ended: Vec<Beam> = vec![];
@@ -201,6 +201,7 @@ impl Transducer {
 
     /// Reads the sources.
     fn begin(&mut self, source: Vec<Example>) -> Result<State> {
+        let source: Vec<Example> = source.into_iter().map(Example::with_media).collect::<Result<_>>()?;
         let Halves::Split { encoder, .. } = &mut self.half else { return Ok(State { source, ..State::default() }) };
         let feeding = self.feeding.clone();
         let batch = batch_of(encoder, &feeding, source.clone())?;

@@ -122,6 +122,14 @@ impl ImageProcessor {
         })
     }
 
+    /// Reads as much of a file as tells that it is a picture.
+    ///
+    /// # Errors
+    /// As [`pixels`](Self::pixels), but for what is wrong behind a file's head.
+    pub fn check(path: &Path) -> Result<()> {
+        behind_wall(PICTURE, || head(path).map(drop)).and_then(|checked| checked).in_file(path)
+    }
+
     /// The pixels of a picture's file, float32 `[3, height, width]`.
     ///
     /// # Errors
@@ -226,19 +234,24 @@ fn filter(resample: u32) -> Result<Filter> {
     })
 }
 
-/// The first frame of a picture, turned as its camera says, in RGB without its alpha.
-fn decode(path: &Path) -> Result<RgbImage> {
-    let mut reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format).in_file(path)?;
+/// What decodes a picture, whose file says nothing of itself that cannot be: memory is asked for after that.
+fn head(path: &Path) -> Result<impl ImageDecoder> {
+    let mut reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format)?;
     let mut limits = Limits::default();
     limits.max_alloc = Some(MOST_BYTES);
     reader.limits(limits);
+    let decoder = reader.into_decoder().map_err(|error| PICTURE.refused(error))?;
+    check("the size of a picture", decoder.dimensions(), MOST_PIXELS)?;
+    if decoder.total_bytes() > MOST_BYTES {
+        return Err(Error::mismatch("bytes of a picture", format!("at most {MOST_BYTES}"), decoder.total_bytes()).with_hint(SMALLER));
+    }
+    Ok(decoder)
+}
+
+/// The first frame of a picture, turned as its camera says, in RGB without its alpha.
+fn decode(path: &Path) -> Result<RgbImage> {
     let decode = || -> Result<RgbImage> {
-        let mut decoder = reader.into_decoder().map_err(|error| PICTURE.refused(error))?;
-        // What a file says of itself, before memory is asked for.
-        check("the size of a picture", decoder.dimensions(), MOST_PIXELS)?;
-        if decoder.total_bytes() > MOST_BYTES {
-            return Err(Error::mismatch("bytes of a picture", format!("at most {MOST_BYTES}"), decoder.total_bytes()).with_hint(SMALLER));
-        }
+        let mut decoder = head(path)?;
         let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
         let mut picture = DynamicImage::from_decoder(decoder).map_err(|error| PICTURE.refused(error))?;
         picture.apply_orientation(orientation);

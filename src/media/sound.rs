@@ -25,6 +25,13 @@ const FASTEST: u32 = 768_000;
 /// The most samples of a sound, at its own rate and at the model's: an hour at 48 kHz.
 const MOST_SAMPLES: u64 = LONGEST * 48_000;
 
+/// How much of a file is decoded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    First,
+    Whole,
+}
+
 /// One channel of sound.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Waveform {
@@ -41,16 +48,28 @@ impl Waveform {
     /// [`Io`](crate::ErrorKind::Io) or [`Format`](crate::ErrorKind::Format) with the file.
     pub fn read(path: &Path) -> Result<Self> {
         let file = File::open(path).in_file(path)?;
-        let decoded = behind_wall(SOUND, || Self::decode(file)).and_then(|decoded| {
+        Self::behind_the_wall(file, Extent::Whole).in_file(path)
+    }
+
+    /// Reads as much of a file as tells that it is a sound.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), but for what is wrong behind a file's first packet.
+    pub fn check(path: &Path) -> Result<()> {
+        let file = File::open(path).in_file(path)?;
+        Self::behind_the_wall(file, Extent::First).map(drop).in_file(path)
+    }
+
+    fn behind_the_wall(file: File, extent: Extent) -> Result<Self> {
+        behind_wall(SOUND, || Self::decode(file, extent)).and_then(|decoded| {
             decoded.map_err(|error| match error {
                 Broken::Decoder(error) => SOUND.refused(error),
                 Broken::Other(error) => error,
             })
-        });
-        decoded.in_file(path)
+        })
     }
 
-    fn decode(file: File) -> std::result::Result<Self, Broken> {
+    fn decode(file: File, extent: Extent) -> std::result::Result<Self, Broken> {
         let stream = MediaSourceStream::new(Box::new(file), MediaSourceStreamOptions::default());
         let mut format =
             symphonia::default::get_probe().probe(&Hint::new(), stream, FormatOptions::default(), MetadataOptions::default())?;
@@ -71,6 +90,9 @@ impl Waveform {
             buffer.copy_to_slice_interleaved(&mut interleaved);
             samples.extend(interleaved.chunks_exact(channels).map(mean));
             check_length(samples.len(), rate).map_err(Broken::Other)?;
+            if extent == Extent::First {
+                break;
+            }
         }
         if samples.is_empty() || rate == 0 { Err(nothing()) } else { Ok(Self { rate, samples }) }
     }

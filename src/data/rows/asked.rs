@@ -99,7 +99,8 @@ impl Question {
             let places = std::mem::replace(&mut example.labels, Labels::Row);
             example.check(&reading.limits, None, true)?;
             example.labels = if has_places { places } else { unlabelled };
-            let is_empty = example.input_ids.is_empty() && example.pixel_values.is_none() && example.columns.is_empty();
+            let has_file = example.pixel_values.is_some() || example.media.is_some();
+            let is_empty = example.input_ids.is_empty() && !has_file && example.columns.is_empty();
             if is_empty {
                 return Err(Error::mismatch(name.clone(), "a text", "an empty one"));
             }
