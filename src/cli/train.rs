@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Serialize, Serializer};
 use serde_json::json;
 
-pub use choices::{BatchSampler, Comparison, PackingStrategy, ReportTo, RowsAtATime};
+pub use choices::{BatchSampler, Change, Comparison, PackingStrategy, ReportTo, RowsAtATime};
 
 use super::progress::Progress;
 use super::{Columns, Global, config, output, signals};
@@ -109,6 +109,9 @@ pub struct Training {
     /// Which rows may be in one batch: any, or none with a text of another (for losses that take a batch's texts for each other's negatives)
     #[arg(long, value_name = "WHICH", default_value = "any", help_heading = "Data")]
     pub batch_sampler: BatchSampler,
+    /// Change pictures by chance while the model learns: random-resized-crop, horizontal-flip, or both [default: neither]
+    #[arg(long, value_name = "CHANGES", value_delimiter = ',', help_heading = "Data")]
+    pub augment: Vec<Change>,
     /// What dpo, ipo and kto compare with: the base without the adapter, or the adapter as `inject` wrote it
     #[arg(long, value_name = "WHICH", default_value = "base", help_heading = "Optimizer (AdamW)")]
     pub reference: Comparison,
@@ -310,6 +313,7 @@ impl Training {
                 max_length: self.max_length,
                 stride: self.doc_stride,
                 sampler: self.batch_sampler.into(),
+                augmentation: Change::all(&self.augment),
                 packing: match (self.packing, self.packing_strategy) {
                     (false, _) => Packing::Off,
                     (true, PackingStrategy::Bfd) => Packing::Whole,

@@ -7,7 +7,7 @@ use super::example::{Example, IGNORED, Labels, Numbers};
 use super::fields::single;
 use super::masking::hidden;
 use super::sampler::Epoch;
-use super::shuffle::{Cursor, Order, by_length};
+use super::shuffle::{Cursor, Order, Use, by_length, generator, share};
 use crate::adapter::config::Task;
 use crate::anatomy::{Padding, Role};
 use crate::error::{Context, Error, Place, Result};
@@ -227,7 +227,11 @@ impl<'a> Batches<'a> {
         let seed = self.order.seed().unwrap_or_default();
         let count = num::wide(self.dataset.examples.len());
         let drawn = |index: usize| epoch.wrapping_mul(count).wrapping_add(num::wide(index));
-        let example = |index: &usize| hidden(&self.dataset.examples[*index], &self.collation, seed, drawn(*index)).with_media();
+        let example = |index: &usize| {
+            let mut random = generator(Use::Augmentation, seed, drawn(*index));
+            let example = hidden(&self.dataset.examples[*index], &self.collation, seed, drawn(*index));
+            example.with_media_changed(self.collation.augmentation, &mut || share(&mut random))
+        };
         let mut examples: Vec<Example> = indices.iter().map(example).collect::<Result<_>>().in_file(&self.dataset.path)?;
         let (count, own) = (examples.len(), self.collation.feeding.rows.unwrap_or(examples.len()));
         if count > own {

@@ -3,6 +3,7 @@
 use super::sampler::Sampler;
 use super::tokenizer::Tokenizer;
 use crate::anatomy::Feeding;
+use crate::media::Augmentation;
 
 /// What rows are filled up with, and what hides tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub struct Collation {
     pub micro_batch: Option<usize>,
     /// Which rows may be in one batch.
     pub sampler: Sampler,
+    /// What is changed of pictures by chance.
+    pub augmentation: Augmentation,
 }
 
 impl Collation {
@@ -38,6 +41,7 @@ impl Collation {
             feeding: Feeding::default(),
             micro_batch: None,
             sampler: Sampler::Any,
+            augmentation: Augmentation::default(),
         }
     }
 }

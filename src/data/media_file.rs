@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::example::{Example, Numbers, Pixels};
 use super::media::Media;
 use crate::error::{Context, Place, Result};
-use crate::media::{FeatureExtractor, Features, ImageProcessor, Waveform};
+use crate::media::{Augmentation, FeatureExtractor, Features, ImageProcessor, Waveform};
 
 /// A file that a row names, and what becomes of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,13 +63,11 @@ impl Processors {
 }
 
 fn known<T>(cell: &OnceCell<Arc<T>>, read: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
-    match cell.get() {
-        Some(known) => Ok(Arc::clone(known)),
-        None => {
-            let made = Arc::new(read()?);
-            Ok(Arc::clone(cell.get_or_init(|| made)))
-        }
+    if let Some(known) = cell.get() {
+        return Ok(Arc::clone(known));
     }
+    let made = Arc::new(read()?);
+    Ok(Arc::clone(cell.get_or_init(|| made)))
 }
 
 impl Example {
@@ -77,11 +75,19 @@ impl Example {
     ///
     /// # Errors
     /// With the row's line, a file that cannot be read to its end.
-    pub fn with_media(mut self) -> Result<Self> {
+    pub fn with_media(self) -> Result<Self> {
+        self.with_media_changed(Augmentation::default(), &mut || 0.0)
+    }
+
+    /// The same, a picture changed by chance; `random` draws numbers from 0 to 1, 1 left out.
+    pub(super) fn with_media_changed(mut self, augmentation: Augmentation, random: &mut dyn FnMut() -> f64) -> Result<Self> {
         let Some(MediaFile { path, kind }) = self.media.take() else { return Ok(self) };
         match kind {
             Kind::Picture(processor) => {
-                let Features { shape, values } = processor.pixels(&path).hint(PICTURES).at(Place::Line(self.line))?;
+                let Features { shape, values } =
+                    (if augmentation.is_none() { processor.pixels(&path) } else { processor.augmented(&path, augmentation, random) })
+                        .hint(PICTURES)
+                        .at(Place::Line(self.line))?;
                 self.pixel_values = Some(Pixels { shape, values });
             }
             Kind::Sound { extractor, input, mask } => {

@@ -96,6 +96,7 @@ pub(super) enum Use {
     Hiding,
     HeldOut,
     BatchOrder,
+    Augmentation,
 }
 
 /// A generator that depends on its arguments alone. The algorithm and the way numbers are drawn from it are fixed here: a run that was begun
@@ -106,6 +107,7 @@ pub(super) fn generator(purpose: Use, seed: u64, index: u64) -> ChaCha8Rng {
         Use::Hiding => 1,
         Use::HeldOut => 2,
         Use::BatchOrder => 3,
+        Use::Augmentation => 4,
     };
     let mut key = [0; 32];
     for (part, value) in key.chunks_exact_mut(8).zip([seed, index, purpose]) {
@@ -125,6 +127,11 @@ pub(super) fn below(random: &mut ChaCha8Rng, bound: usize) -> usize {
             return usize::try_from(drawn % bound).expect("a remainder is below the bound, which was a usize");
         }
     }
+}
+
+/// A number from 0 to 1, 1 left out, of 32 random bits.
+pub(super) fn share(random: &mut ChaCha8Rng) -> f64 {
+    f64::from(random.next_u32()) / (f64::from(u32::MAX) + 1.0)
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
 use serde::Deserialize;
 
-use super::Features;
 use super::resample::{self, Filter};
+use super::{Augmentation, Features};
 use crate::error::{Context, Error, Result};
 use crate::files::wall::{PICTURE, behind_wall};
 
@@ -137,9 +137,34 @@ impl ImageProcessor {
     pub fn pixels(&self, path: &Path) -> Result<Features> {
         let picture = decode(path)?;
         let (width, height) = self.target.map_or(picture.dimensions(), |target| target.of(picture.width(), picture.height()));
-        check("the size that a picture gets", (width, height), MOST_MADE).in_file(path)?;
-        let picture = if self.target.is_some() { resample::resized(&picture, width, height, self.filter) } else { picture };
-        let picture = if let Some((height, width)) = self.crop { cropped(&picture, height, width) } else { picture };
+        self.sized(picture, (width, height), self.crop).in_file(path)
+    }
+
+    /// The same of a picture that is changed by chance; `random` draws numbers from 0 to 1, 1 left out.
+    ///
+    /// # Errors
+    /// As [`pixels`](Self::pixels).
+    pub fn augmented(&self, path: &Path, augmentation: Augmentation, random: &mut dyn FnMut() -> f64) -> Result<Features> {
+        let picture = augmentation.of(decode(path)?, random);
+        let own = self.target.map_or(picture.dimensions(), |target| target.of(picture.width(), picture.height()));
+        // A part has any shape: it becomes what the model takes, as a whole.
+        let (size, crop) = match (augmentation.resized_crop, self.crop, self.target) {
+            (true, Some((height, width)), _) => ((width, height), None),
+            (true, None, Some(Target::Shorter(side))) => ((side, side), None),
+            _ => (own, self.crop),
+        };
+        self.sized(picture, size, crop).in_file(path)
+    }
+
+    /// A picture resized to a width and a height, of which the middle is taken, as numbers.
+    fn sized(&self, picture: RgbImage, (width, height): (u32, u32), crop: Option<(u32, u32)>) -> Result<Features> {
+        check("the size that a picture gets", (width, height), MOST_MADE)?;
+        let picture = if picture.dimensions() != (width, height) || self.target.is_some() {
+            resample::resized(&picture, width, height, self.filter)
+        } else {
+            picture
+        };
+        let picture = if let Some((height, width)) = crop { cropped(&picture, height, width) } else { picture };
         Ok(self.normalised(&picture))
     }
 

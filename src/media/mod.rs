@@ -6,11 +6,13 @@
 //! ```
 //! What is done is read from `preprocessor_config.json` beside the model. Knows no graph and no task.
 
+mod augmentation;
 mod image;
 mod mel;
 mod resample;
 mod sound;
 
+pub use self::augmentation::Augmentation;
 pub use self::image::ImageProcessor;
 pub use self::sound::{FeatureExtractor, Waveform};
 

@@ -21,6 +21,7 @@ static OPTIONS: &[OnlyWith<Options, Case>] = &[
     OnlyWith { option: "group_by_length", is_given: |options| matches!(options.data.order, Order::ByLength { .. }),  with: "a task whose rows are tokens",              holds: |case| case.task.reads_tokens() },
     OnlyWith { option: "doc_stride",      is_given: |options| options.data.stride.is_some(),                         with: "the task qa",                               holds: |case| case.task == Task::Qa },
     OnlyWith { option: "batch_sampler",   is_given: |options| options.data.sampler != Sampler::Any,                  with: "a task whose rows are tokens",              holds: |case| case.task.reads_tokens() },
+    OnlyWith { option: "augment",         is_given: |options| !options.data.augmentation.is_none(),                  with: "the task image-cls",                        holds: |case| case.task == Task::ImageCls },
     OnlyWith { option: "packing",         is_given: |options| options.data.packing != Packing::Off,                  with: "a task that predicts a row's own tokens (causal-lm, masked-lm)", holds: |case| matches!(case.task, Task::CausalLm | Task::MaskedLm) },
     OnlyWith { option: "reference",       is_given: |options| options.reference != Referee::Base,                    with: "a loss that compares (dpo, ipo, kto)",      holds: |case| case.loss.needs_reference() },
 ];
@@ -33,7 +34,13 @@ pub(super) fn source(options: &Options, bundle: &Bundle) -> Result<Source> {
     let data = &options.data;
     let source = Source::of(bundle, data.tokenizer.as_deref())?;
     check(options, source.task(), &bundle.manifest().loss).in_file(bundle.folder())?;
-    source.mapped(&data.columns).cut(data.max_length).parted(data.stride).sampled(data.sampler).packed(data.packing)
+    source
+        .mapped(&data.columns)
+        .cut(data.max_length)
+        .parted(data.stride)
+        .sampled(data.sampler)
+        .augmented(data.augmentation)
+        .packed(data.packing)
 }
 
 /// Refuses options that do not go with what is trained.
@@ -57,6 +64,7 @@ mod tests {
         ("group_by_length", |options| options.data.order = Order::ByLength { seed: 1 }),
         ("doc_stride", |options| options.data.stride = Some(8)),
         ("batch_sampler", |options| options.data.sampler = Sampler::NoDuplicates),
+        ("augment", |options| options.data.augmentation.horizontal_flip = true),
         ("packing", |options| options.data.packing = Packing::Concatenate),
         ("reference", |options| options.reference = Referee::Initial),
     ];
@@ -73,6 +81,7 @@ mod tests {
                     give(&mut options);
                     let is_taken = match *option {
                         "doc_stride" => row.name == "qa",
+                        "augment" => row.name == "image-cls",
                         "packing" => ["causal-lm", "masked-lm"].contains(&row.name),
                         "reference" => ["dpo", "ipo", "kto"].contains(name),
                         _ => !["image-cls", "audio-cls", "ctc", "speech-seq2seq"].contains(&row.name),

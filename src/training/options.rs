@@ -10,6 +10,7 @@ use super::best::Goal;
 use crate::data::{ColumnMap, HeldOut, Order, Packing, Sampler};
 use crate::error::{Error, Result};
 use crate::evaluate::reference::Referee;
+use crate::media::Augmentation;
 use crate::num;
 use crate::ort::Device;
 use crate::training::schedule::{Decay, Schedule};
@@ -85,6 +86,8 @@ pub struct DataOptions {
     pub stride: Option<usize>,
     /// Which rows may be in one batch.
     pub sampler: Sampler,
+    /// What is changed of pictures by chance.
+    pub augmentation: Augmentation,
     /// How short rows are put together.
     pub packing: Packing,
     /// The order of rows.
@@ -192,6 +195,7 @@ impl Default for DataOptions {
             order: Order::Shuffled { seed: 42 },
             batch_size: super::source::BATCH_SIZE,
             sampler: Sampler::default(),
+            augmentation: Augmentation::default(),
             stride: None,
         }
     }

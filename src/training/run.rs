@@ -196,7 +196,13 @@ impl<'a> Run<'a> {
         let conditions = Conditions {
             bundle: format!("{} with {} numbers on {}", manifest.method, manifest.trainable_count, manifest.base.fingerprint),
             data: checkpoint::file_hash(&data.file)?,
-            rows: format!("{}{}{}", checkpoint::numbers_hash(source::numbers(dataset)), data.sampler.mark(), options.reference.mark()),
+            rows: [
+                &checkpoint::numbers_hash(source::numbers(dataset)),
+                data.sampler.mark(),
+                data.augmentation.mark(),
+                options.reference.mark(),
+            ]
+            .concat(),
             batch_size: data.batch_size.get(),
             accumulation,
             order: data.order,

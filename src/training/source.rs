@@ -13,6 +13,7 @@ use crate::data::{
 };
 use crate::error::{Context, Error, Result};
 use crate::export::{Bundle, Manifest};
+use crate::media::Augmentation;
 use crate::model::{Beside, Model, class_names, declared};
 use crate::num;
 use crate::train::plan::LossPlan;
@@ -66,6 +67,7 @@ pub struct Source {
     unpackable: Option<String>,
     decoder_start: Option<i32>,
     sampler: Sampler,
+    augmentation: Augmentation,
 }
 
 impl Source {
@@ -154,6 +156,7 @@ impl Source {
             unpackable: Some("it is a plain model, not a bundle".to_owned()),
             decoder_start: None,
             sampler: Sampler::Any,
+            augmentation: Augmentation::default(),
         }
     }
 
@@ -258,8 +261,9 @@ impl Source {
     #[must_use]
     pub fn collation(&self) -> Collation {
         let collation = self.tokenizer.as_deref().map(Collation::of).unwrap_or_default();
-        let (decoder_start, sampler) = (self.decoder_start, self.sampler);
-        let collation = Collation { feeding: self.feeding.clone(), micro_batch: self.micro_batch, decoder_start, sampler, ..collation };
+        let (decoder_start, sampler, augmentation) = (self.decoder_start, self.sampler, self.augmentation);
+        let (feeding, micro_batch) = (self.feeding.clone(), self.micro_batch);
+        let collation = Collation { decoder_start, feeding, micro_batch, sampler, augmentation, ..collation };
         // A token that was added to the tokenizer, and that the model does not have, cannot fill up rows.
         let is_known = usize::try_from(collation.pad).is_ok_and(|pad| self.limits.vocabulary.is_none_or(|vocabulary| pad < vocabulary));
         if is_known { collation } else { Collation { pad: 0, ..collation } }
@@ -300,6 +304,13 @@ impl Source {
     #[must_use]
     pub fn sampled(mut self, sampler: Sampler) -> Self {
         self.sampler = sampler;
+        self
+    }
+
+    /// Changes pictures by chance while the model learns.
+    #[must_use]
+    pub fn augmented(mut self, augmentation: Augmentation) -> Self {
+        self.augmentation = augmentation;
         self
     }
 

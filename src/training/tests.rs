@@ -8,6 +8,7 @@ use super::{DataOptions, EvalData, Event, Length, MicroBatch, Optimizer, Options
 use crate::data::{ColumnMap, HeldOut, Order, Packing, Sampler, ValSize};
 use crate::error::{ErrorKind, Result};
 use crate::evaluate::reference::Referee;
+use crate::media::Augmentation;
 use crate::ort::{Device, Options as RuntimeOptions, Runtime};
 use crate::training::schedule::Decay;
 
@@ -38,6 +39,7 @@ fn options(bundle: &Path) -> Options {
             max_length: None,
             stride: None,
             sampler: Sampler::Any,
+            augmentation: Augmentation::default(),
             packing: Packing::Off,
             order: Order::Shuffled { seed: 3 },
             batch_size: NonZeroUsize::MIN,

@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::common::{Folder, done};
 use peft_onnx::media::{FeatureExtractor, Features, ImageProcessor, Waveform};
 use serde::Deserialize;
+use serde_json::json;
 
 #[derive(Deserialize)]
 struct Case {
@@ -91,4 +93,30 @@ fn files_that_are_neither_are_named() {
         assert!(errors.iter().all(|error| error.to_string().contains("photo.png")), "{errors:?}");
     }
     assert!(ImageProcessor::plain(4, 4).pixels(&folder.path().join("none.png")).is_err());
+}
+
+#[test]
+fn pictures_that_are_changed_by_chance_are_changed_alike_after_a_resume() {
+    let folder = Folder::with("vit_classifier/dynamo.onnx");
+    for (name, shade) in [("a.png", 20), ("b.png", 200)] {
+        let picture =
+            image::RgbImage::from_fn(40, 24, |x, y| image::Rgb([shade, u8::try_from(5 * x).unwrap(), u8::try_from(9 * y).unwrap()]));
+        picture.save(folder.path(name)).unwrap();
+    }
+    let row = |at: usize| json!({"image": (["a.png", "b.png"][at % 2]), "label": (at % 2)}).to_string();
+    let rows = (0..8).map(row).collect::<Vec<_>>().join("\n");
+    let (data, bundle) = (folder.write("rows.jsonl", &rows), folder.path("bundle"));
+    done(&["inject", &folder.path("model.onnx"), "--method", "lora", "-o", &bundle, "-q"]);
+    let train = |more: &[&str]| {
+        let args = ["train", &bundle, "--data", &data, "--batch-size", "2", "--save-steps", "2", "--learning-rate", "0.01", "-q"];
+        done(&[&args[..], more].concat());
+        std::fs::read(Path::new(&bundle).join("adapter_model.safetensors")).unwrap()
+    };
+    let augment = ["--augment", "random-resized-crop,horizontal-flip"];
+    let whole = train(&[&augment[..], &["--max-steps", "4"]].concat());
+    let plain = train(&["--restart", "--max-steps", "4"]);
+    assert_ne!(whole, plain);
+    train(&[&augment[..], &["--restart", "--max-steps", "2"]].concat());
+    let resumed = train(&[&augment[..], &["--resume", "--max-steps", "4"]].concat());
+    assert!(whole == resumed, "a run that was resumed sees the same parts of the pictures");
 }

@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer};
 use crate::data::Sampler;
 use crate::error::Refusal;
 use crate::evaluate::reference::Referee;
+use crate::media::Augmentation;
 use crate::num;
 use crate::training::MicroBatch;
 
@@ -29,6 +30,25 @@ impl From<BatchSampler> for Sampler {
             BatchSampler::Any => Self::Any,
             BatchSampler::NoDuplicates => Self::NoDuplicates,
         }
+    }
+}
+
+/// What is changed of pictures by chance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// A part of any place, size and shape stands for the picture, as torchvision's RandomResizedCrop.
+    #[value(alias = "crop", alias = "resized-crop")]
+    RandomResizedCrop,
+    /// Every other picture is mirrored.
+    #[value(alias = "flip", alias = "random-horizontal-flip")]
+    HorizontalFlip,
+}
+
+impl Change {
+    /// All that is changed.
+    pub(super) fn all(changes: &[Self]) -> Augmentation {
+        Augmentation { resized_crop: changes.contains(&Self::RandomResizedCrop), horizontal_flip: changes.contains(&Self::HorizontalFlip) }
     }
 }
 
