@@ -118,10 +118,10 @@ pub struct Training {
     /// Put several rows into one of --max-length tokens, or of as many as the model takes; each attends to itself alone, and losses are those of separate rows
     #[arg(long, help_heading = "Data")]
     pub packing: bool,
-    /// How rows are packed: bfd (whole rows, best fit decreasing) or wrapped (all rows one after another, an end token between, cut into blocks; what
+    /// How rows are packed [default: bfd]: bfd (whole rows, best fit decreasing) or wrapped (all rows one after another, an end token between, cut into blocks; what
     /// stands before a row is attended to)
-    #[arg(long, value_name = "STRATEGY", default_value = "bfd", requires = "packing", help_heading = "Data")]
-    pub packing_strategy: PackingStrategy,
+    #[arg(long, value_name = "STRATEGY", requires = "packing", help_heading = "Data")]
+    pub packing_strategy: Option<PackingStrategy>,
     /// Put rows of about the same length into a batch, so that little is filled up; the longest row is in the first batch
     #[arg(long, conflicts_with = "no_shuffle", help_heading = "Data")]
     pub group_by_length: bool,
@@ -314,7 +314,7 @@ impl Training {
                 stride: self.doc_stride,
                 sampler: self.batch_sampler.into(),
                 augmentation: Change::all(&self.augment),
-                packing: match (self.packing, self.packing_strategy) {
+                packing: match (self.packing, self.packing_strategy.unwrap_or(PackingStrategy::Bfd)) {
                     (false, _) => Packing::Off,
                     (true, PackingStrategy::Bfd) => Packing::Whole,
                     (true, PackingStrategy::Wrapped) => Packing::Concatenate,

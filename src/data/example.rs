@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::media_file::MediaFile;
-use crate::error::{Error, Result};
+use super::media_file::{MediaFile, Read};
+use crate::error::{Error, Place, Result};
+use crate::media::{Augmentation, Features};
 
 /// The label of a token that does not count (`ignore_index` of `PyTorch`).
 pub const IGNORED: i32 = -100;
@@ -175,6 +176,30 @@ pub struct Limits {
 }
 
 impl Example {
+    /// The row with the picture or the sound that it names in its columns.
+    ///
+    /// # Errors
+    /// With the row's line, a file that cannot be read to its end.
+    pub fn with_media(self) -> Result<Self> {
+        self.with_media_changed(Augmentation::default(), &mut || 0.0)
+    }
+
+    /// The same, a picture changed by chance; `random` draws numbers from 0 to 1, 1 left out.
+    pub(super) fn with_media_changed(mut self, augmentation: Augmentation, random: &mut dyn FnMut() -> f64) -> Result<Self> {
+        let Some(file) = self.media.take() else { return Ok(self) };
+        match file.read(augmentation, random).map_err(|error| error.at(Place::Line(self.line)))? {
+            Read::Pixels(Features { shape, values }) => self.pixel_values = Some(Pixels { shape, values }),
+            Read::Sound { features: Features { shape, values }, input, mask } => {
+                // Of a spectrogram the last axis is time.
+                let seen = shape.last().copied().unwrap_or_default();
+                let seen = mask.map(|mask| (mask.to_string(), Numbers { shape: vec![seen], values: vec![1.0; seen] }));
+                let numbers = Numbers { shape, values: values.into_iter().map(f64::from).collect() };
+                self.columns.extend([(input.to_string(), numbers)].into_iter().chain(seen));
+            }
+        }
+        Ok(self)
+    }
+
     /// Checks that columns go together and numbers are in range. `label_limit` is what token labels must be below.
     ///
     /// # Errors

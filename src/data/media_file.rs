@@ -4,9 +4,8 @@ use std::cell::OnceCell;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::example::{Example, Numbers, Pixels};
 use super::media::Media;
-use crate::error::{Context, Place, Result};
+use crate::error::{Context, Result};
 use crate::media::{Augmentation, FeatureExtractor, Features, ImageProcessor, Waveform};
 
 /// A file that a row names, and what becomes of it.
@@ -70,35 +69,25 @@ fn known<T>(cell: &OnceCell<Arc<T>>, read: impl FnOnce() -> Result<T>) -> Result
     Ok(Arc::clone(cell.get_or_init(|| made)))
 }
 
-impl Example {
-    /// The row with the picture or the sound that it names in its columns.
+/// What a file gave, in the inputs that take it.
+pub(super) enum Read {
+    /// A picture.
+    Pixels(Features),
+    /// A sound, its input, and the input of its mask.
+    Sound { features: Features, input: Arc<str>, mask: Option<Arc<str>> },
+}
+
+impl MediaFile {
+    /// What the file gives, a picture changed by chance; `random` draws numbers from 0 to 1, 1 left out.
     ///
     /// # Errors
-    /// With the row's line, a file that cannot be read to its end.
-    pub fn with_media(self) -> Result<Self> {
-        self.with_media_changed(Augmentation::default(), &mut || 0.0)
-    }
-
-    /// The same, a picture changed by chance; `random` draws numbers from 0 to 1, 1 left out.
-    pub(super) fn with_media_changed(mut self, augmentation: Augmentation, random: &mut dyn FnMut() -> f64) -> Result<Self> {
-        let Some(MediaFile { path, kind }) = self.media.take() else { return Ok(self) };
+    /// A file that cannot be read to its end.
+    pub(super) fn read(self, augmentation: Augmentation, random: &mut dyn FnMut() -> f64) -> Result<Read> {
+        let Self { path, kind } = self;
         match kind {
-            Kind::Picture(processor) => {
-                let Features { shape, values } =
-                    (if augmentation.is_none() { processor.pixels(&path) } else { processor.augmented(&path, augmentation, random) })
-                        .hint(PICTURES)
-                        .at(Place::Line(self.line))?;
-                self.pixel_values = Some(Pixels { shape, values });
-            }
-            Kind::Sound { extractor, input, mask } => {
-                let Features { shape, values } = extractor.features(&path).hint(SOUNDS).at(Place::Line(self.line))?;
-                // Of a spectrogram the last axis is time.
-                let seen = shape.last().copied().unwrap_or_default();
-                let seen = mask.map(|mask| (mask.to_string(), Numbers { shape: vec![seen], values: vec![1.0; seen] }));
-                let numbers = Numbers { shape, values: values.into_iter().map(f64::from).collect() };
-                self.columns.extend([(input.to_string(), numbers)].into_iter().chain(seen));
-            }
+            Kind::Picture(processor) if augmentation.is_none() => Ok(Read::Pixels(processor.pixels(&path).hint(PICTURES)?)),
+            Kind::Picture(processor) => Ok(Read::Pixels(processor.augmented(&path, augmentation, random).hint(PICTURES)?)),
+            Kind::Sound { extractor, input, mask } => Ok(Read::Sound { features: extractor.features(&path).hint(SOUNDS)?, input, mask }),
         }
-        Ok(self)
     }
 }

@@ -416,6 +416,6 @@ mod tests {
             "ONNX Runtime: no library found; looked in\n  `onnxruntime`: not given\n  the project's .ort folder: nothing in a/.ort, .ort\n  \
              the active Python's onnxruntime package: capi/x.so: version 1.17.0"
         );
-        assert!(error.hint().is_some_and(|hint| hint.contains("scripts/get_onnxruntime.sh") && hint.contains("pip install -U")));
+        assert!(error.hint().is_some_and(|hint| hint.contains("runtime install") && hint.contains("pip install -U")));
     }
 }

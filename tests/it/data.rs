@@ -73,5 +73,5 @@ fn what_would_be_learnt_wrongly_is_refused_with_what_to_do() {
     let words: serde_json::Map<String, serde_json::Value> = (0..9000).map(|at| (format!("w{at}"), at.into())).collect();
     tokenizer["model"] = serde_json::json!({"type": "WordLevel", "vocab": words, "unk_token": "w0"});
     let other = write("tokenizer.json", &tokenizer.to_string());
-    refused(&rows, &["--tokenizer", text(&other)], "wrong tokenizer: it has 9,000 tokens, the model ", "it was named with --tokenizer");
+    refused(&rows, &["--tokenizer", text(&other)], "wrong tokenizer: it has 9,000 tokens, the model ", "it was named with `--tokenizer`");
 }

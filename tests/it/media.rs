@@ -103,12 +103,28 @@ fn pictures_that_are_changed_by_chance_are_changed_alike_after_a_resume() {
             image::RgbImage::from_fn(40, 24, |x, y| image::Rgb([shade, u8::try_from(5 * x).unwrap(), u8::try_from(9 * y).unwrap()]));
         picture.save(folder.path(name)).unwrap();
     }
+    let side = json!({"size": 12, "do_normalize": false});
+    folder.write("preprocessor_config.json", &side.to_string());
     let row = |at: usize| json!({"image": (["a.png", "b.png"][at % 2]), "label": (at % 2)}).to_string();
     let rows = (0..8).map(row).collect::<Vec<_>>().join("\n");
     let (data, bundle) = (folder.write("rows.jsonl", &rows), folder.path("bundle"));
     done(&["inject", &folder.path("model.onnx"), "--method", "lora", "-o", &bundle, "-q"]);
     let train = |more: &[&str]| {
-        let args = ["train", &bundle, "--data", &data, "--batch-size", "2", "--save-steps", "2", "--learning-rate", "0.01", "-q"];
+        let args = [
+            "train",
+            &bundle,
+            "--data",
+            &data,
+            "--batch-size",
+            "2",
+            "--save-steps",
+            "2",
+            "--lr-scheduler",
+            "constant",
+            "--learning-rate",
+            "0.01",
+            "-q",
+        ];
         done(&[&args[..], more].concat());
         std::fs::read(Path::new(&bundle).join("adapter_model.safetensors")).unwrap()
     };

@@ -55,14 +55,15 @@ fn packed_rows_have_the_losses_and_gradients_of_separate_ones() {
 
 #[test]
 fn rows_are_not_packed_where_they_could_not_be_kept_apart() {
-    for (model, options, why) in [
-        ("llama/torchscript.onnx", &["--method", "prompt_tuning", "--num-virtual-tokens", "2"][..], "virtual tokens stand before each row"),
-        ("llama/torchscript.onnx", &["--method", "p_tuning_v2", "--num-virtual-tokens", "2"], "virtual tokens stand before each row"),
-        ("llama_classifier/torchscript.onnx", &["--method", "lora"], "only rows of a causal language model"),
+    let virtual_tokens = ["`--packing` with this bundle", "virtual tokens stand before each row", "hint: "];
+    for (model, options, expected) in [
+        ("llama/torchscript.onnx", &["--method", "prompt_tuning", "--num-virtual-tokens", "2"][..], virtual_tokens),
+        ("llama/torchscript.onnx", &["--method", "p_tuning_v2", "--num-virtual-tokens", "2"], virtual_tokens),
+        ("llama_classifier/torchscript.onnx", &["--method", "lora"], ["--packing: expected a task", "causal-lm, masked-lm", "hint: "]),
     ] {
         let folder = Folder::empty();
         let (bundle, data, model_file) = (folder.path("bundle"), rows(&folder), fixture(model));
         done(&[&["inject", &model_file, "--quiet", "-o", &bundle], options].concat());
-        refused(&["train", &bundle, "--data", &data, "--packing", "--max-length", "20"], &["`--packing` with this bundle", why, "hint: "]);
+        refused(&["train", &bundle, "--data", &data, "--packing", "--max-length", "20"], &expected);
     }
 }

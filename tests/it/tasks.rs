@@ -317,9 +317,9 @@ fn bad_rows_of_a_task_are_named_with_their_line() {
 
 #[test]
 fn frames_of_padding_do_not_count_and_rows_are_heard_alone() {
-    let folder = Folder::with("wav2vec2_ctc/model.onnx");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/fixtures/wav2vec2_ctc");
-    for file in ["config.json", "vocab.json", "tokenizer_config.json", "preprocessor_config.json"] {
+    let folder = Folder::empty();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/wav2vec2_ctc");
+    for file in ["model.onnx", "config.json", "vocab.json", "tokenizer_config.json", "preprocessor_config.json"] {
         std::fs::copy(source.join(file), folder.path(file)).unwrap();
     }
     let expected: Value = serde_json::from_str(&std::fs::read_to_string(source.join("expected.json")).unwrap()).unwrap();

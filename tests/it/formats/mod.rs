@@ -16,8 +16,8 @@ use rewrite::{Half, Scheme, in_half, listing_constants, quantised};
 struct Outcome {
     losses: Vec<f64>,
     merged: Value,
-    /// The same with quantised weights rounded again.
-    requantized: Value,
+    /// Where the bundle lies.
+    folder: tempfile::TempDir,
 }
 
 fn outcome(model: &Path, case: &str) -> Outcome {
@@ -31,9 +31,15 @@ fn outcome(model: &Path, case: &str) -> Outcome {
     let metrics = std::fs::read_to_string(bundle.join("metrics.jsonl")).expect("there are metrics");
     let loss = |line: &str| serde_json::from_str::<Value>(line).ok()?["loss"].as_f64();
     let merged = json_of(&["merge", text(&bundle), "-o", text(&merged)]);
-    let rounded = folder.path().join("rounded.onnx");
-    let requantized = json_of(&["merge", text(&bundle), "-o", text(&rounded), "--requantize"]);
-    Outcome { losses: metrics.lines().filter_map(loss).collect(), merged, requantized }
+    Outcome { losses: metrics.lines().filter_map(loss).collect(), merged, folder }
+}
+
+impl Outcome {
+    /// What merging says where quantised weights are rounded again.
+    fn requantized(&self) -> Value {
+        let rounded = self.folder.path().join("rounded.onnx");
+        json_of(&["merge", text(&self.folder.path().join("bundle")), "-o", text(&rounded), "--requantize"])
+    }
 }
 
 /// How a file differs from the exporter's.
@@ -78,7 +84,8 @@ fn quantised_models_are_trained_and_merged_beside_their_weights_or_into_them() {
     for (what, change, error) in rows {
         let path = folder.path().join("changed.onnx");
         rewrite::rewrite(Path::new(&fixture("llama/torchscript.onnx")), &path, change);
-        let Outcome { losses, merged, requantized } = outcome(&path, "llama/cases/lora_qv");
+        let outcome = outcome(&path, "llama/cases/lora_qv");
+        let (Outcome { losses, merged, .. }, requantized) = (&outcome, outcome.requantized());
         assert!(losses.last() < losses.first(), "{what}: {losses:?}");
         let apart = merged["verified"]["relative"].as_f64();
         assert!(merged["requantized"].is_null() && apart.is_some_and(|apart| apart < 1e-6), "{what}: {merged}");
