@@ -70,7 +70,7 @@ impl Drop for Unfinished {
     }
 }
 
-/// A folder that is being filled, under a name that no other has. Dropped before it is [`finished`](Self::finished), it vanishes.
+/// A folder that is being filled, under a name that no other has. Dropped before it is [`placed`](Self::placed), it vanishes.
 #[derive(Debug)]
 pub struct Folder {
     folder: TempDir,

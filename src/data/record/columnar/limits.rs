@@ -34,7 +34,7 @@ mod field {
     pub(super) const VALUES: i64 = 1;
     pub(super) const ENCODING: i64 = 2;
     pub(super) const ENCODING_V2: i64 = 4;
-    /// Of [`Encoding`]: lengths, then bytes; and prefixes, then both.
+    /// Of `Encoding`: lengths, then bytes; and prefixes, then both.
     pub(super) const DELTA_LENGTHS: i64 = 6;
     pub(super) const DELTA_BYTES: i64 = 7;
 }
