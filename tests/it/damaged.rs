@@ -134,7 +134,7 @@ fn a_model_that_is_cut_short_under_a_running_command_is_an_error() {
     done(&["inject", &model, "--method", "lora", "-o", &bundle, "-q"]);
     let mut command = std::process::Command::new(crate::common::peft_onnx().get_program());
     command.envs(crate::common::project_library().map(|library| ("ORT_DYLIB_PATH", library)));
-    command.args(["train", &bundle, "--data", &rows, "--max-steps", "20000", "--log-every", "1"]);
+    command.args(["train", &bundle, "--data", &rows, "--max-steps", "200000", "--log-every", "1"]);
     let mut running = Running(command.stderr(std::process::Stdio::piped()).spawn().expect("the binary starts"));
     let mut said = BufReader::new(running.0.stderr.take().expect("a pipe"));
     let mut line = String::new();

@@ -131,7 +131,7 @@ fn a_signal_saves_and_tells_which_it_was() {
     let mut start: &[&str] = &[];
     for (signal, code) in [("TERM", 143), ("HUP", 129), ("INT", 130)] {
         // It would end by itself, should this process be killed.
-        let arguments = case.train(text(&bundle), &[&["--max-steps", "20000", "--save-steps", "20000"], start].concat());
+        let arguments = case.train(text(&bundle), &[&["--max-steps", "200000", "--save-steps", "200000"], start].concat());
         let runs = || std::fs::read_dir(bundle.join("runs")).map_or(0, Iterator::count);
         let before = runs();
         let mut command = Command::new(env!("CARGO_BIN_EXE_peft-onnx"));
