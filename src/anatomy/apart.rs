@@ -86,8 +86,9 @@ fn spread(graph: &Graph) -> Result<Graph> {
 /// A node with one output written once more.
 fn again<'g>(b: &'g Builder, graph: &Graph, node: &Node) -> Expr<'g> {
     let outputs = node.outputs.iter().map(|id| id.map(|id| graph.value_name(id).into())).collect();
-    let Node { name, op, inputs, attrs, metadata, extra, .. } = node.clone();
-    let spec = crate::ir::NodeSpec { name, op, inputs, outputs, attrs, captures: vec![], metadata, extra };
+    let Node { op, inputs, attrs, metadata, extra, .. } = node.clone();
+    // ONNX Runtime refuses two nodes of one name.
+    let spec = crate::ir::NodeSpec { name: "".into(), op, inputs, outputs, attrs, captures: vec![], metadata, extra };
     b.node(spec).into_iter().flatten().next().unwrap_or_else(|| b.unknown())
 }
 

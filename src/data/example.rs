@@ -186,7 +186,13 @@ impl Example {
 
     /// The same, a picture changed by chance; `random` draws numbers from 0 to 1, 1 left out.
     pub(super) fn with_media_changed(mut self, augmentation: Augmentation, random: &mut dyn FnMut() -> f64) -> Result<Self> {
-        let Some(file) = self.media.take() else { return Ok(self) };
+        let Some(file) = self.media.take() else {
+            if augmentation.is_none() {
+                return Ok(self);
+            }
+            let error = Error::mismatch("the row", "a picture's file, which `augment` changes", "numbers").at(Place::Line(self.line));
+            return Err(error.with_hint("name pictures in a column `image`, or leave `augment` out"));
+        };
         match file.read(augmentation, random).map_err(|error| error.at(Place::Line(self.line)))? {
             Read::Pixels(Features { shape, values }) => self.pixel_values = Some(Pixels { shape, values }),
             Read::Sound { features: Features { shape, values }, input, mask } => {

@@ -22,7 +22,6 @@ use crate::contract::Output;
 use crate::data::{Batch, Batches, Collation, Dataset, Order, Tokenizer};
 use crate::error::{Error, Result};
 use crate::measure::Confusion;
-use crate::media::Augmentation;
 use crate::num;
 use crate::ort::{Feed, Port, Session};
 use crate::train::plan::LossPlan;
@@ -154,8 +153,6 @@ impl<'a> Evaluator<'a> {
     /// Measures with an open graph that has the outputs `loss_sum`, `label_count` and `correct`.
     #[must_use]
     pub fn new(session: Session, dataset: &'a Dataset, collation: Collation, batch_size: usize) -> Self {
-        // What is measured is not changed.
-        let collation = Collation { augmentation: Augmentation::default(), ..collation };
         let has_teacher = session.output(DIVERGENCE).is_some();
         let meter = Meter::new(dataset.task, 0, &[], Reward::default());
         Self { session, dataset, collation, batch_size, form: Form::Graph, hard_prompt: None, meter, reference: None, has_teacher }

@@ -208,7 +208,7 @@ impl<'a> Run<'a> {
             order: data.order,
             seed: options.seed,
         };
-        let batches = engine.batches(dataset, data.batch_size.get(), data.order, source.collation())?;
+        let batches = engine.batches(dataset, data.batch_size.get(), data.order, source.learning_collation())?;
         let steps_per_epoch = batches.groups_per_epoch(accumulation);
         let schedule = options.schedule(steps_per_epoch)?;
         let optimization = format!("{schedule}; {}", options.optimizer);
@@ -261,7 +261,7 @@ impl<'a> Run<'a> {
     pub(super) fn go(self, stop: &AtomicBool) -> Result<Summary> {
         let data = &self.options.data;
         let Material { dataset, source, .. } = self.material;
-        let mut batches = self.engine.batches(dataset, data.batch_size.get(), data.order, source.collation())?;
+        let mut batches = self.engine.batches(dataset, data.batch_size.get(), data.order, source.learning_collation())?;
         batches.seek(self.cursor);
         let count = self.options.accumulation.get();
         std::thread::scope(|scope| self.take_steps(&Ahead::start(scope, batches, count), stop))

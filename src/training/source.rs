@@ -261,9 +261,8 @@ impl Source {
     #[must_use]
     pub fn collation(&self) -> Collation {
         let collation = self.tokenizer.as_deref().map(Collation::of).unwrap_or_default();
-        let (decoder_start, sampler, augmentation) = (self.decoder_start, self.sampler, self.augmentation);
-        let (feeding, micro_batch) = (self.feeding.clone(), self.micro_batch);
-        let collation = Collation { decoder_start, feeding, micro_batch, sampler, augmentation, ..collation };
+        let (decoder_start, sampler) = (self.decoder_start, self.sampler);
+        let collation = Collation { feeding: self.feeding.clone(), micro_batch: self.micro_batch, decoder_start, sampler, ..collation };
         // A token that was added to the tokenizer, and that the model does not have, cannot fill up rows.
         let is_known = usize::try_from(collation.pad).is_ok_and(|pad| self.limits.vocabulary.is_none_or(|vocabulary| pad < vocabulary));
         if is_known { collation } else { Collation { pad: 0, ..collation } }
@@ -312,6 +311,12 @@ impl Source {
     pub fn augmented(mut self, augmentation: Augmentation) -> Self {
         self.augmentation = augmentation;
         self
+    }
+
+    /// What the rows that are learnt from are made into batches with: pictures change. A teacher and a measurement see them as they are.
+    #[must_use]
+    pub fn learning_collation(&self) -> Collation {
+        Collation { augmentation: self.augmentation, ..self.collation() }
     }
 
     /// Reads a file to be answered: rows without labels, `count` at a time.

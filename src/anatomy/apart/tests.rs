@@ -97,6 +97,9 @@ fn modules_behind_one_cast_get_constants_of_their_own() {
     b.output("y", y);
     let graph = apart(&b.finish().expect("a valid graph")).expect("a valid graph");
     assert_eq!(scales(&graph), ["a.norm.weight", "b.norm.weight", "b.norm.weight"]);
+    let named = || graph.nodes().iter().map(|node| &*node.name).filter(|name| !name.is_empty());
+    let names: std::collections::BTreeSet<&str> = named().collect();
+    assert_eq!(names.len(), named().count(), "names of nodes are their own");
 }
 
 /// A node as a file has it: with a name of its own.
