@@ -5,6 +5,7 @@
 //! keep one constant: a module that is called several times, a merged decoder's branches. Matrices of products and tables stay as they are; who
 //! changes one of them gives its module its own.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -24,13 +25,14 @@ const VIEWS: &[&str] = &["Cast", "Reshape", "Unsqueeze"];
 /// None but those of writing a graph that was read.
 pub fn apart(graph: &Graph) -> Result<Graph> {
     let graph = &spread(&under_own_names(graph)?)?;
+    let candidates: Vec<_> = Site::all(graph).into_iter().filter(|(id, sites)| is_candidate(graph, *id, sites)).collect();
+    if candidates.is_empty() {
+        return Ok(graph.clone());
+    }
     let b = Builder::on(graph);
     let taken = names_in_bodies(graph);
     let mut changes = vec![];
-    for (id, sites) in Site::all(graph) {
-        if !is_candidate(graph, id, &sites) {
-            continue;
-        }
+    for (id, sites) in candidates {
         let Some(tensor) = graph.initializer(id) else { continue };
         let mut groups = Readers::of(graph, id, sites);
         let own = groups.own();
@@ -51,23 +53,20 @@ pub fn apart(graph: &Graph) -> Result<Graph> {
 
 /// An `Identity` of a constant is what exporters write for a parameter that equals another one: a constant again, under its own name.
 fn under_own_names(graph: &Graph) -> Result<Graph> {
-    let b = Builder::on(graph);
-    let mut is_changed = false;
+    let b = OnceCell::new();
     for node in graph.nodes().iter().filter(|node| &*node.op == "Identity") {
         let (Some(constant), Some(output)) = (node.input(0), node.output(0)) else { continue };
         let vector = graph.initializer(constant).filter(|tensor| is_vector(tensor) && !graph.is_input(constant));
         if let Some(tensor) = vector.filter(|_| !graph.is_output(output)) {
-            b.store(output, tensor.clone());
-            is_changed = true;
+            b.get_or_init(|| Builder::on(graph)).store(output, tensor.clone());
         }
     }
-    if is_changed { b.finish() } else { Ok(graph.clone()) }
+    b.into_inner().map_or_else(|| Ok(graph.clone()), Builder::finish)
 }
 
 /// Views of constants that several nodes read, written once for each of them.
 fn spread(graph: &Graph) -> Result<Graph> {
-    let b = Builder::on(graph);
-    let mut is_changed = false;
+    let b = OnceCell::new();
     for node in graph.nodes().iter().filter(|node| VIEWS.contains(&&*node.op)) {
         let (Some(constant), Some(output)) = (node.input(0), node.output(0)) else { continue };
         if !graph.initializer(constant).is_some_and(is_vector) || graph.is_output(output) {
@@ -75,12 +74,12 @@ fn spread(graph: &Graph) -> Result<Graph> {
         }
         for a_use in graph.uses(output).iter().skip(1) {
             if let (Some(reader), Some(input)) = (graph.node(a_use.node).writes().next(), a_use.input) {
-                b.rewire_input(reader, input, again(&b, graph, node));
-                is_changed = true;
+                let b = b.get_or_init(|| Builder::on(graph));
+                b.rewire_input(reader, input, again(b, graph, node));
             }
         }
     }
-    if is_changed { b.finish() } else { Ok(graph.clone()) }
+    b.into_inner().map_or_else(|| Ok(graph.clone()), Builder::finish)
 }
 
 /// A node with one output written once more.

@@ -70,14 +70,16 @@ fn own_names<'a>(graph: &'a Graph, namer: &'a Namer) -> impl Iterator<Item = (Ow
     floats.filter_map(|(id, _)| Some((namer.parameter(graph.value_name(id))?, id)))
 }
 
-/// Parameters of normalizations that lost their names, by the node that uses them.
+/// Parameters of normalizations that lost their names, by the node that uses them. One that is stored in another type stands behind a `Cast`.
 fn norms<'a>(graph: &'a Graph, namer: &'a Namer) -> impl Iterator<Item = (Owned, ValueId)> + 'a {
     graph.node_ids().flat_map(move |(id, _)| {
         let node = NodeRef::new(graph, id);
         let inputs = NORMS.iter().find(|(op, _)| *op == node.op()).map_or(&[][..], |(_, inputs)| inputs);
         let module = if inputs.is_empty() { None } else { namer.module(&Evidence::of(graph, &[id], &[])) };
         inputs.iter().filter_map(move |&(input, leaf)| {
-            let value = node.input(input).ok().filter(|value| value.stored().is_some() && namer.parameter(value.name()).is_none())?;
+            let value = node.input(input).ok()?.behind(&["Identity", "Cast"]);
+            value.stored().filter(|tensor| tensor.dtype().is_float())?;
+            namer.parameter(value.name()).is_none().then_some(())?;
             Some((Owned { module: module.clone()?, leaf: leaf.to_owned() }, value.id()))
         })
     })

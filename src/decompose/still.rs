@@ -1,6 +1,7 @@
 //! Chance inside a model, taken out: an export in training mode drops activations, norms rows by the batch that they come in, and adds noise.
 //! What an adapter is trained in, measured in and merged into computes the same every time.
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::sync::Arc;
 
@@ -58,22 +59,23 @@ const SEED: u16 = 42;
 /// # Errors
 /// Nodes that do not go together.
 pub fn still(graph: &Graph) -> Result<(Graph, Stilled)> {
-    let b = Builder::on(graph);
+    let b = OnceCell::new();
     let mut all = Stilled::default();
     for node in graph.nodes() {
         let Some(output) = node.writes().next() else { continue };
         let done = if &*node.op == "BatchNormalization" {
-            norm(&b, graph, node)
+            norm(b.get_or_init(|| Builder::on(graph)), graph, node)
         } else {
             let (form, done) = form(graph, node)?;
             if let Some(form) = form {
-                b.replace_node(output, form);
+                b.get_or_init(|| Builder::on(graph)).replace_node(output, form);
             }
             done
         };
         all = all.and(done);
     }
-    Ok(if all.is_none() { (graph.clone(), all) } else { (b.finish()?, all) })
+    let still = b.into_inner().filter(|_| !all.is_none()).map_or_else(|| Ok(graph.clone()), Builder::finish)?;
+    Ok((still, all))
 }
 
 fn form(graph: &Graph, node: &Node) -> Result<(Option<Node>, Stilled)> {

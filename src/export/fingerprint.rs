@@ -24,6 +24,9 @@ pub const REMEMBERED: &str = ".base-checked.json";
 /// Bytes that are hashed on their own, by whichever thread is free.
 const PIECE: u64 = 16 << 20;
 
+/// Bytes that are read at once: they stay in a processor's own cache until they are hashed.
+const BUFFER: usize = 256 << 10;
+
 /// A file whose time of change is not older than this may change again without another time.
 const TICK: Duration = Duration::from_secs(2);
 
@@ -40,10 +43,11 @@ pub fn of_file(path: &Path, bytes: u64) -> Result<String> {
         return Err(Error::mismatch("bytes of the base", bytes, found.len()).in_file(path));
     }
     let count = bytes.div_ceil(PIECE);
-    let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    // One processor is left to the work that goes on meanwhile.
+    let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get).saturating_sub(1).max(1);
     let (next, pieces) = (AtomicU64::new(0), Mutex::new(Ok(vec![0_u128; usize::try_from(count).unwrap_or_default()])));
     let work = || {
-        let mut buffer = vec![0; 1 << 20];
+        let mut buffer = vec![0; BUFFER];
         loop {
             let piece = next.fetch_add(1, Ordering::Relaxed);
             if piece >= count {

@@ -240,7 +240,7 @@ impl Builder {
     /// The nodes that were written so far, in the order of writing.
     #[must_use]
     pub fn nodes(&self) -> Vec<Node> {
-        self.state.borrow().graph.nodes.clone()
+        self.state.borrow().graph.nodes.to_vec()
     }
 
     /// How many nodes were written so far.
@@ -375,7 +375,7 @@ impl State {
     }
 
     fn push(&mut self, value: Value) -> ValueId {
-        self.graph.values.push(value);
+        self.graph.values_mut().push(value);
         self.readers.push(vec![]);
         self.writers.push(None);
         ValueId::new(self.graph.values.len() - 1)
@@ -386,7 +386,7 @@ impl State {
         let Some(at) = self.graph.values.iter().position(|value| value.name == *name) else { return };
         let other = self.claim(name);
         self.outputs.iter_mut().filter(|(output, _)| output == name).for_each(|(output, _)| *output = Arc::clone(&other));
-        self.graph.values[at].name = other;
+        self.graph.values_mut()[at].name = other;
     }
 
     /// The wanted name, or the wanted name with the first number that makes it unique.

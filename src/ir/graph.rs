@@ -202,22 +202,28 @@ impl ModelInfo {
 
 /// A finished graph. Nodes stand after the nodes whose values they read; every value has a unique name and a [`Fact`].
 ///
-/// Only a [`Builder`](super::Builder) makes one; it never changes afterwards. Cloning copies tables, never weights.
+/// Only a [`Builder`](super::Builder) makes one; it never changes afterwards, so that clones share what they hold.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
     pub(super) name: Arc<str>,
     pub(super) model: ModelInfo,
-    pub(super) values: Vec<Value>,
-    pub(super) nodes: Vec<Node>,
+    pub(super) values: Arc<Vec<Value>>,
+    pub(super) nodes: Arc<Vec<Node>>,
     /// In the order of their ids.
     pub(super) inputs: Vec<ValueId>,
     pub(super) outputs: Vec<ValueId>,
     pub(super) captured: Vec<ValueId>,
-    pub(super) initializers: BTreeMap<ValueId, Tensor>,
+    pub(super) initializers: Arc<BTreeMap<ValueId, Tensor>>,
     pub(super) extra: Option<Bytes>,
-    pub(super) producers: Vec<Option<NodeId>>,
-    pub(super) uses: Vec<Vec<Use>>,
-    pub(super) is_output: Vec<bool>,
+    pub(super) index: Arc<Index>,
+}
+
+/// Who writes and who reads the values of a finished graph, by their ids.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Index {
+    producers: Vec<Option<NodeId>>,
+    uses: Vec<Vec<Use>>,
+    is_output: Vec<bool>,
 }
 
 impl Graph {
@@ -276,7 +282,7 @@ impl Graph {
     /// Whether a value is an output.
     #[must_use]
     pub fn is_output(&self, id: ValueId) -> bool {
-        self.is_output.get(id.index()).is_some_and(|is| *is)
+        self.index.is_output.get(id.index()).is_some_and(|is| *is)
     }
     /// In a body: the values that come from the graph around it.
     #[must_use]
@@ -315,12 +321,12 @@ impl Graph {
     /// The node that makes a value; none for a value of a graph that was written on top of this one.
     #[must_use]
     pub fn producer(&self, id: ValueId) -> Option<NodeId> {
-        self.producers.get(id.index()).copied().flatten()
+        self.index.producers.get(id.index()).copied().flatten()
     }
     /// The places where a value is read. Being an output of the graph is not among them.
     #[must_use]
     pub fn uses(&self, id: ValueId) -> &[Use] {
-        self.uses.get(id.index()).map_or(&[], Vec::as_slice)
+        self.index.uses.get(id.index()).map_or(&[], Vec::as_slice)
     }
     /// The value of a name. Takes time linear in the number of values.
     #[must_use]
@@ -366,32 +372,47 @@ impl Graph {
         if !sound {
             return self;
         }
-        let nodes = order.iter().map(|id| self.nodes[id.index()].clone()).collect();
-        Self { nodes, ..self }.indexed()
+        let nodes: Vec<Node> = order.iter().map(|id| self.nodes[id.index()].clone()).collect();
+        Self { nodes: Arc::new(nodes), ..self }.indexed()
     }
 
     /// Fills the tables of producers, uses and outputs.
     pub(super) fn indexed(mut self) -> Self {
-        self.is_output = vec![false; self.values.len()];
+        let count = self.values.len();
+        let mut index = Index { producers: vec![None; count], uses: vec![Vec::new(); count], is_output: vec![false; count] };
         for output in &self.outputs {
-            self.is_output[output.index()] = true;
+            index.is_output[output.index()] = true;
         }
-        self.producers = vec![None; self.values.len()];
-        self.uses = vec![Vec::new(); self.values.len()];
         for (i, node) in self.nodes.iter().enumerate() {
             let id = NodeId::new(i);
             for output in node.writes() {
-                self.producers[output.index()] = Some(id);
+                index.producers[output.index()] = Some(id);
             }
             for (position, input) in node.inputs.iter().enumerate() {
                 if let Some(input) = input {
-                    self.uses[input.index()].push(Use { node: id, input: Some(position) });
+                    index.uses[input.index()].push(Use { node: id, input: Some(position) });
                 }
             }
             for captured in &node.captures {
-                self.uses[captured.index()].push(Use { node: id, input: None });
+                index.uses[captured.index()].push(Use { node: id, input: None });
             }
         }
+        self.index = Arc::new(index);
         self
+    }
+
+    /// The values, to be changed: copied first where another graph has them too.
+    pub(super) fn values_mut(&mut self) -> &mut Vec<Value> {
+        Arc::make_mut(&mut self.values)
+    }
+
+    /// The nodes, to be changed: copied first where another graph has them too.
+    pub(super) fn nodes_mut(&mut self) -> &mut Vec<Node> {
+        Arc::make_mut(&mut self.nodes)
+    }
+
+    /// The constants, to be changed: copied first where another graph has them too.
+    pub(super) fn initializers_mut(&mut self) -> &mut BTreeMap<ValueId, Tensor> {
+        Arc::make_mut(&mut self.initializers)
     }
 }

@@ -35,6 +35,7 @@ mod predict;
 mod properties;
 mod quiet;
 mod recompute;
+mod resampled_positions;
 mod rounded;
 mod runs;
 mod runtime_install;

@@ -35,19 +35,31 @@ fn layer<'g>(b: &'g Builder, number: usize, x: Expr<'g>, shared: &Shared<'g>) ->
     x + b.scoped(&format!("/layers.{number}/fc"), || normed.matmul(shared.weight) + shared.bias).tanh()
 }
 
-fn model(path: &str) {
+/// How a model keeps the parameters of its norms.
+#[derive(Clone, Copy, Debug)]
+enum Stored {
+    /// Under the names of the first layer's.
+    AsTheyAre,
+    /// In half precision, under names that are no parameters', behind one `Cast` each.
+    InHalves,
+}
+
+fn model(path: &str, stored: Stored) {
     let b = Builder::new(ModelInfo::dialect());
     let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
     let constant = |name: &str, shape: &[usize]| b.initializer(name, numbers(name, shape));
     let table = constant("embed.weight", &[20, WIDTH]);
-    // The same zeros are the bias of norms and projections.
-    let zeros = b.initializer("layers.0.norm.bias", Tensor::from_f32(&[WIDTH], &[0.0; WIDTH]));
-    let shared = Shared {
-        scale: b.initializer("layers.0.norm.weight", Tensor::from_f32(&[WIDTH], &[1.0; WIDTH])),
-        shift: zeros,
-        weight: constant("onnx::MatMul_7", &[WIDTH, WIDTH]),
-        bias: zeros,
+    let of_norm = |leaf: &str, value: f64| match stored {
+        Stored::AsTheyAre => {
+            b.initializer(&format!("layers.0.norm.{leaf}"), Tensor::from_f64(DType::F32, &[WIDTH], &[value; WIDTH]).expect("floats"))
+        }
+        Stored::InHalves => {
+            b.initializer(&format!("{leaf}_f16"), Tensor::from_f64(DType::F16, &[WIDTH], &[value; WIDTH]).expect("floats")).cast(DType::F32)
+        }
     };
+    // The same zeros are the bias of norms and projections.
+    let zeros = of_norm("bias", 0.0);
+    let shared = Shared { scale: of_norm("weight", 1.0), shift: zeros, weight: constant("onnx::MatMul_7", &[WIDTH, WIDTH]), bias: zeros };
     let x = b.scoped("/embed", || table.gather(ids, 0));
     let x = layer(&b, 1, layer(&b, 0, x, &shared), &shared);
     let pooled = x.mean(&[1]).reshape(&[-1, 4]);
@@ -81,7 +93,7 @@ fn what_is_trained_in_one_layer_changes_no_other_that_shares_its_constants() {
     for (options, changed) in rows {
         let folder = Folder::empty();
         let (base, data) = (folder.path("model.onnx"), folder.write("rows.jsonl", ROWS));
-        model(&base);
+        model(&base, Stored::AsTheyAre);
         let (bundle, merged) = (folder.path("bundle"), folder.path("merged.onnx"));
         done(&[&["inject", &base, "--task", "seq-cls", "-o", &bundle, "-q"], *options].concat());
         done(&["train", &bundle, "--data", &data, "--max-steps", "4", "--learning-rate", "0.1", "-q"]);
@@ -100,15 +112,19 @@ fn what_is_trained_in_one_layer_changes_no_other_that_shares_its_constants() {
 
 #[test]
 fn every_layer_has_parameters_of_its_own_though_their_numbers_are_stored_once() {
-    let folder = Folder::empty();
-    let (base, bundle) = (folder.path("model.onnx"), folder.path("bundle"));
-    model(&base);
-    done(&["inject", &base, "--task", "seq-cls", "--method", "ln_tuning", "-o", &bundle, "-q"]);
-    let weights = peft_onnx::safetensors::read(&Path::new(&bundle).join("adapter_model.safetensors")).expect("tensors");
-    for layer in 0..2 {
-        for leaf in ["weight", "bias"] {
-            let name = format!("layers.{layer}.norm.");
-            assert!(weights.keys().any(|key| key.contains(&name) && key.ends_with(leaf)), "{name}{leaf}: {:?}", weights.keys());
+    for stored in [Stored::AsTheyAre, Stored::InHalves] {
+        for options in
+            [&["--method", "ln_tuning"][..], &["--method", "lora", "--rank", "2", "--target-modules", "layers.0.fc", "--bias", "all"]]
+        {
+            let folder = Folder::empty();
+            let (base, bundle) = (folder.path("model.onnx"), folder.path("bundle"));
+            model(&base, stored);
+            done(&[&["inject", &base, "--task", "seq-cls", "-o", &bundle, "-q"], options].concat());
+            let weights = peft_onnx::safetensors::read(&Path::new(&bundle).join("adapter_model.safetensors")).expect("tensors");
+            for name in ["layers.0.norm.", "layers.1.norm."] {
+                let is_there = weights.keys().any(|key| key.contains(name) && key.ends_with("bias"));
+                assert!(is_there, "{stored:?} {options:?}, {name}bias: {:?}", weights.keys());
+            }
         }
     }
 }

@@ -21,13 +21,15 @@ impl State {
             return Err(error);
         }
         self.name_outputs();
-        name_captures(&mut self.graph.nodes, &self.graph.values);
+        let Graph { nodes, values, .. } = &mut self.graph;
+        name_captures(nodes, values);
         self.graph.outputs = self.outputs.iter().map(|(_, id)| *id).collect();
-        self.graph.nodes = sorted(std::mem::take(&mut self.graph.nodes), &self.graph, keep)?;
+        let written = Arc::unwrap_or_clone(std::mem::take(&mut self.graph.nodes));
+        self.graph.nodes = Arc::new(sorted(written, &self.graph, keep)?);
         if keep == Keep::Needed {
             let mut read: FxHashSet<ValueId> = self.graph.nodes.iter().flat_map(Node::reads).collect();
             read.extend(self.graph.outputs.iter().chain(&self.graph.inputs));
-            self.graph.initializers.retain(|id, _| read.contains(id));
+            self.graph.initializers_mut().retain(|id, _| read.contains(id));
         }
         Ok(self.graph.indexed())
     }
@@ -56,13 +58,13 @@ impl State {
                 });
                 let free: Arc<str> = { free }.find(|n| !self.names.contains(n) && !wanted.contains(n)).expect("numbers do not end");
                 self.names.insert(Arc::clone(&free));
-                self.graph.values[other].name = free;
+                self.graph.values_mut()[other].name = free;
             }
             if source || !named.insert(*id) {
                 let value = Value { name: Arc::clone(name), fact: self.graph.values[id.index()].fact.clone(), declared: None };
-                self.graph.values.push(value);
+                self.graph.values_mut().push(value);
                 let renamed = ValueId::new(self.graph.values.len() - 1);
-                self.graph.nodes.push(Node {
+                self.graph.nodes_mut().push(Node {
                     name: format!("{name}/Identity").into(),
                     op: "Identity".into(),
                     inputs: vec![Some(*id)],
@@ -75,7 +77,7 @@ impl State {
                 *id = renamed;
                 named.insert(renamed);
             } else {
-                self.graph.values[id.index()].name = Arc::clone(name);
+                self.graph.values_mut()[id.index()].name = Arc::clone(name);
             }
             self.names.insert(Arc::clone(name));
         }
@@ -83,8 +85,11 @@ impl State {
 }
 
 /// Bodies read what is around them by its name: gives what each captures the name that it has now.
-fn name_captures(nodes: &mut [Node], values: &[Value]) {
-    for node in nodes.iter_mut().filter(|node| !node.captures.is_empty()) {
+fn name_captures(nodes: &mut Arc<Vec<Node>>, values: &[Value]) {
+    if nodes.iter().all(|node| node.captures.is_empty()) {
+        return;
+    }
+    for node in Arc::make_mut(nodes).iter_mut().filter(|node| !node.captures.is_empty()) {
         let mut names = node.captures.iter().map(|id| &values[id.index()].name);
         for attr in node.attrs.values_mut() {
             match attr {
@@ -107,13 +112,14 @@ fn name_captured<'a>(body: &mut Arc<Graph>, names: &mut impl Iterator<Item = &'a
     // Several may be one value around the body by now.
     let captured: FxHashSet<usize> = body.captured.iter().map(|id| id.index()).collect();
     let taken: FxHashSet<&Arc<str>> = renamed.iter().map(|(_, name)| *name).collect();
-    for (_, own) in body.values.iter_mut().enumerate().filter(|(at, own)| taken.contains(&own.name) && !captured.contains(at)) {
+    for (_, own) in body.values_mut().iter_mut().enumerate().filter(|(at, own)| taken.contains(&own.name) && !captured.contains(at)) {
         own.name = format!("{}_inside", own.name).into();
     }
     for (id, name) in renamed {
-        body.values[id.index()].name = Arc::clone(name);
+        body.values_mut()[id.index()].name = Arc::clone(name);
     }
-    name_captures(&mut body.nodes, &body.values);
+    let Graph { nodes, values, .. } = body;
+    name_captures(nodes, values);
 }
 
 /// Puts each node after those it reads from, otherwise in the order of writing: depth first from each node in turn, so that a node

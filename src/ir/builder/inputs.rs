@@ -22,13 +22,13 @@ impl Builder {
     /// Adds an input with a default value: an initializer that callers may override (an *optional input*).
     pub fn optional_input(&self, name: &str, default: Tensor) -> Expr<'_> {
         let input = self.input_value(name, Fact { contents: None, ..Fact::of(&default) }, None);
-        self.state.borrow_mut().graph.initializers.insert(input.id(), default);
+        self.state.borrow_mut().graph.initializers_mut().insert(input.id(), default);
         input
     }
 
     /// Takes an input's default value away: callers must feed it.
     pub fn require_input(&self, input: Expr<'_>) {
-        self.state.borrow_mut().graph.initializers.remove(&input.id());
+        self.state.borrow_mut().graph.initializers_mut().remove(&input.id());
     }
 
     /// Takes an input away: from now on its value is `replacement`.
@@ -36,7 +36,7 @@ impl Builder {
         self.rewire(input, |_| replacement);
         let mut state = self.state.borrow_mut();
         state.forget_input(input.id());
-        state.graph.initializers.remove(&input.id());
+        state.graph.initializers_mut().remove(&input.id());
     }
 
     /// Adds a named constant.
@@ -49,7 +49,7 @@ impl Builder {
         let mut state = self.state.borrow_mut();
         let name = state.claim(name);
         let id = state.push(Value { name, fact: Fact::of(&tensor), declared });
-        state.graph.initializers.insert(id, tensor);
+        state.graph.initializers_mut().insert(id, tensor);
         drop(state);
         Expr::new(self, id)
     }
@@ -74,8 +74,8 @@ impl Builder {
         let mut state = self.state.borrow_mut();
         let overridable = state.graph.is_input(id);
         let fact = Fact::of(&tensor);
-        state.graph.values[id.index()].fact = if overridable { Fact { contents: None, ..fact } } else { fact };
-        state.graph.initializers.insert(id, tensor);
+        state.graph.values_mut()[id.index()].fact = if overridable { Fact { contents: None, ..fact } } else { fact };
+        state.graph.initializers_mut().insert(id, tensor);
     }
 
     /// A constant; small ones are written once.
@@ -130,7 +130,7 @@ impl Builder {
     pub fn fix_input(&self, input: Expr<'_>) {
         let mut state = self.state.borrow_mut();
         let Some(fact) = state.graph.initializers.get(&input.id()).map(Fact::of) else { return };
-        state.graph.values[input.id().index()].fact = fact;
+        state.graph.values_mut()[input.id().index()].fact = fact;
         state.forget_input(input.id());
     }
 

@@ -91,7 +91,7 @@ impl Builder {
                 state.push(Value { name, fact, declared: None })
             }));
         }
-        state.graph.nodes.push(Node {
+        state.graph.nodes_mut().push(Node {
             name: label,
             op: spec.op,
             inputs: spec.inputs,
@@ -171,7 +171,7 @@ impl Builder {
             let mut state = self.state.borrow_mut();
             for (id, fact) in outputs.into_iter().zip(facts) {
                 let Some(id) = id else { continue };
-                let known = &mut state.graph.values[id.index()].fact;
+                let known = &mut state.graph.values_mut()[id.index()].fact;
                 *known = Fact { dtype: fact.dtype.or(known.dtype), ..fact };
             }
         }

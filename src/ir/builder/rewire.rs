@@ -21,7 +21,7 @@ impl Builder {
             let readers = std::mem::take(&mut state.readers[old.index()]);
             let (moved, stay): (Vec<usize>, Vec<usize>) = readers.into_iter().partition(|&place| place < before);
             for &place in &moved {
-                let node = &mut state.graph.nodes[place];
+                let node = &mut state.graph.nodes_mut()[place];
                 node.inputs.iter_mut().flatten().chain(&mut node.captures).filter(|id| **id == old).for_each(|id| *id = new);
             }
             state.readers[old.index()] = stay;
@@ -39,7 +39,7 @@ impl Builder {
     pub fn rewire_input(&self, output: ValueId, input: usize, new: Expr<'_>) {
         let mut state = self.state.borrow_mut();
         let Some(place) = state.writers.get(output.index()).copied().flatten() else { return };
-        if let Some(slot) = state.graph.nodes[place].inputs.get_mut(input) {
+        if let Some(slot) = state.graph.nodes_mut()[place].inputs.get_mut(input) {
             *slot = Some(new.id());
             state.readers[new.id().index()].push(place);
         }
@@ -52,7 +52,7 @@ impl Builder {
     pub fn read_instead(&self, output: ValueId, instead: &BTreeMap<ValueId, ValueId>) {
         let mut state = self.state.borrow_mut();
         let Some(place) = state.writers.get(output.index()).copied().flatten() else { return };
-        let node = &mut state.graph.nodes[place];
+        let node = &mut state.graph.nodes_mut()[place];
         let mut read = vec![];
         for id in node.inputs.iter_mut().flatten().chain(&mut node.captures) {
             if let Some(&other) = instead.get(id) {
@@ -73,7 +73,7 @@ impl Builder {
         let mut state = self.state.borrow_mut();
         let Some(place) = state.writers.get(output.index()).copied().flatten() else { return };
         form.outputs.clone_from(&state.graph.nodes[place].outputs);
-        state.graph.nodes[place] = form;
+        state.graph.nodes_mut()[place] = form;
         state.index(place);
         state.interned.clear();
     }
@@ -82,10 +82,10 @@ impl Builder {
     pub fn store(&self, value: ValueId, tensor: Tensor) {
         let mut state = self.state.borrow_mut();
         if let Some(place) = state.writers.get_mut(value.index()).and_then(Option::take) {
-            state.graph.nodes[place].outputs.iter_mut().filter(|output| **output == Some(value)).for_each(|output| *output = None);
+            state.graph.nodes_mut()[place].outputs.iter_mut().filter(|output| **output == Some(value)).for_each(|output| *output = None);
         }
-        state.graph.values[value.index()].fact = Fact::of(&tensor);
-        state.graph.initializers.insert(value, tensor);
+        state.graph.values_mut()[value.index()].fact = Fact::of(&tensor);
+        state.graph.initializers_mut().insert(value, tensor);
         state.interned.clear();
     }
 
@@ -98,19 +98,19 @@ impl Builder {
         let state = &mut *state;
         let Some(to) = state.writers[new.index()].take() else { return };
         if let Some(from) = state.writers[old.index()].replace(to) {
-            let outputs = &mut state.graph.nodes[from].outputs;
+            let outputs = &mut state.graph.nodes_mut()[from].outputs;
             outputs.iter_mut().filter(|output| **output == Some(old)).for_each(|output| *output = None);
         }
-        state.graph.nodes[to].outputs.iter_mut().flatten().filter(|id| **id == new).for_each(|id| *id = old);
+        state.graph.nodes_mut()[to].outputs.iter_mut().flatten().filter(|id| **id == new).for_each(|id| *id = old);
         let readers = std::mem::take(&mut state.readers[new.index()]);
         for &place in &readers {
-            let node = &mut state.graph.nodes[place];
+            let node = &mut state.graph.nodes_mut()[place];
             node.inputs.iter_mut().flatten().chain(&mut node.captures).filter(|id| **id == new).for_each(|id| *id = old);
         }
         state.readers[old.index()].extend(readers);
         state.outputs.iter_mut().filter(|(_, id)| *id == new).for_each(|(_, id)| *id = old);
         let known = state.graph.values[new.index()].fact.clone();
-        let fact = &mut state.graph.values[old.index()].fact;
+        let fact = &mut state.graph.values_mut()[old.index()].fact;
         if fact.dtype.is_none() || fact.shape.is_none() {
             *fact = known;
         }
@@ -121,7 +121,7 @@ impl Builder {
     pub fn relabel(&self, output: ValueId, name: Arc<str>, metadata: Vec<(Arc<str>, Arc<str>)>) {
         let mut state = self.state.borrow_mut();
         if let Some(place) = state.writers.get(output.index()).copied().flatten() {
-            let node = &mut state.graph.nodes[place];
+            let node = &mut state.graph.nodes_mut()[place];
             (node.name, node.metadata) = (name, metadata);
         }
     }
@@ -150,19 +150,19 @@ impl Builder {
                 *dim = dim.substitute(|s| (s == name).then(|| length.clone()));
             }
         };
-        for value in &mut self.state.borrow_mut().graph.values {
+        for value in self.state.borrow_mut().graph.values_mut() {
             value.fact.shape.iter_mut().chain(&mut value.fact.contents).for_each(replace);
         }
     }
 
     /// Corrects what is known of a value, where the caller knows more than inference does.
     pub fn assume(&self, id: ValueId, fact: Fact) {
-        self.state.borrow_mut().graph.values[id.index()].fact = fact;
+        self.state.borrow_mut().graph.values_mut()[id.index()].fact = fact;
     }
 
     /// Keeps what the file said of a value.
     pub fn declare(&self, id: ValueId, declared: bytes::Bytes) {
-        self.state.borrow_mut().graph.values[id.index()].declared = Some(declared);
+        self.state.borrow_mut().graph.values_mut()[id.index()].declared = Some(declared);
     }
 }
 
