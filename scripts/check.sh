@@ -10,6 +10,12 @@ step "format"
 cargo fmt --check
 step "lints"
 cargo clippy --all-targets -- -D warnings
+step "with MPI"
+if command -v mpicc >/dev/null; then
+    cargo clippy --all-targets --features mpi -- -D warnings
+else
+    echo "not checked: there is no MPI library (Debian: libopenmpi-dev, libclang-dev); scripts/checks/check_mpi.sh gets one and tries it"
+fi
 step "the library without the command line, and without its runtime"
 cargo clippy --no-default-features --features runtime --lib --examples -- -D warnings
 cargo clippy --no-default-features --lib --examples -- -D warnings

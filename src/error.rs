@@ -115,6 +115,9 @@ pub enum ErrorKind {
     /// The user stopped the work.
     #[error("interrupted")]
     Interrupted,
+    /// A process of several ended as the others did, and the one that leads them says why.
+    #[error("process 0 says why")]
+    Elsewhere,
 }
 
 /// What can be done about a refusal of the operating system, whatever was read or written.
@@ -184,6 +187,13 @@ impl Error {
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
         self.0.hint.get_or_insert_with(|| hint.into());
+        self
+    }
+
+    /// Says what can be done, in place of what was said before.
+    #[must_use]
+    pub fn hinted(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
+        self.0.hint = Some(hint.into());
         self
     }
 

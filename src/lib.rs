@@ -161,6 +161,8 @@ pub mod num;
 pub mod onnx;
 #[cfg(feature = "runtime")]
 pub mod ort;
+#[cfg(feature = "runtime")]
+pub mod parallel;
 pub mod peft;
 #[cfg(feature = "runtime")]
 pub mod predict;

@@ -1,12 +1,15 @@
 //! The door: every path of the command line is looked at before any work begins. A folder is taken for the model in it; what stands in the
 //! wrong place is recognised, and the error says what it is and where it belongs. What is inside a file of the right kind is not asked here.
 
+mod launched;
 mod missing;
 mod model;
 mod models;
 mod wrong;
 
 use std::path::{Path, PathBuf};
+
+pub(super) use launched::alone;
 
 use super::which::around;
 use super::{BundleArgs, Command, Global, ModelArgs, data};

@@ -20,6 +20,8 @@ pub fn report(error: &Error, is_json: bool) -> ExitCode {
     match error.kind() {
         // Nobody reads the output any more: `peft-onnx inspect ... | head`.
         ErrorKind::Io(refusal) if refusal.kind() == io::ErrorKind::BrokenPipe => return ExitCode::from(CLOSED_PIPE),
+        // It is said once for all processes.
+        ErrorKind::Elsewhere => return ExitCode::FAILURE,
         _ => output::note(&describe(error)),
     }
     if is_json {

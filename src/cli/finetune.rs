@@ -73,7 +73,8 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     for line in decided.lines(&manifest, &places.folder) {
         global.note(&line);
     }
-    let summary = decided.training.run(&places.bundle, None, global)?;
+    // The command line refused several processes: this one leads.
+    let Some(summary) = decided.training.run(&places.bundle, None, global)? else { return Ok(()) };
     signals::listen(signals::First::Ends);
     let bundle = Bundle::open(&places.bundle, None)?;
     let config = config::text("finetune", &decided.options)?;

@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::error::Result;
 use crate::ort::{Options, Runtime};
+use crate::parallel::launcher::Launched;
 
 /// Standard error, on which options go by their flags.
 struct Flagged;
@@ -63,7 +64,9 @@ impl Global {
 
     /// Starts to write what the program says about its work to standard error.
     pub(super) fn start_log(&self) {
-        let level = match (self.quiet, self.verbose) {
+        // Of several processes one speaks for all.
+        let is_follower = Launched::here().is_some_and(Launched::is_follower);
+        let level = match (self.quiet || is_follower, self.verbose) {
             (true, _) => "error",
             (false, 0) => "warn",
             (false, 1) => "info",

@@ -135,6 +135,7 @@ pub fn run(cli: &Cli) -> Result<()> {
     if !matches!(cli.command, Command::Train(_)) {
         signals::listen(signals::First::Ends);
     }
+    door::alone(&cli.command)?;
     match &door::open(&cli.command, &cli.global)? {
         Command::Finetune(args) => finetune::run(args, &cli.global),
         Command::Inspect(args) => inspect::run(args, &cli.global),

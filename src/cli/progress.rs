@@ -53,6 +53,11 @@ impl Progress {
         Self { form, log_every, steps: 0, smooth: Smooth::default() }
     }
 
+    /// A view that shows nothing: of several processes one speaks for all.
+    pub(super) fn silent() -> Self {
+        Self { form: Form::Quiet, log_every: None, steps: 0, smooth: Smooth::default() }
+    }
+
     /// Shows something that happened.
     pub(super) fn show(&mut self, event: &Event<'_>) {
         match event {
@@ -159,6 +164,9 @@ fn description(plan: &Plan) -> Vec<String> {
             plan.learning_rate
         ),
     ];
+    if plan.processes > 1 {
+        lines.push(format!("in {} processes, which part the rows of a step", plan.processes));
+    }
     if let Some(rows) = plan.eval_rows {
         let when = plan.eval_steps.map_or_else(|| "at the end".to_owned(), |every| format!("every {every} steps and at the end"));
         lines.push(format!("measuring on {} rows, {when}", output::count(number(rows))));

@@ -1,6 +1,7 @@
 //! `peft-onnx train`
 
 mod choices;
+mod group;
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
@@ -10,6 +11,8 @@ use serde_json::json;
 
 pub use choices::{BatchSampler, Change, Comparison, PackingStrategy, ReportTo, RowsAtATime};
 
+use group::Group;
+
 use super::progress::Progress;
 use super::{Columns, Global, config, output, signals};
 use crate::adapter::methods;
@@ -18,6 +21,7 @@ use crate::error::{Context, Result};
 use crate::evaluate::Evaluation;
 use crate::export::Manifest;
 use crate::ort::Device;
+use crate::parallel::Ranks;
 use crate::training::schedule::Decay;
 use crate::training::{
     self, DataOptions, EvalData, Goal, Length, MicroBatch, Optimizer, Options, Saving, Start, Summary, Warmup, Watching,
@@ -40,6 +44,9 @@ Data files are jsonl, json, csv, tsv, parquet or txt, also .gz; - is standard in
 
 Each run has its own folder in the bundle, runs/001, runs/002, ..: config.yaml (the options), metrics.jsonl (one line a step), report.html (curves),
 checkpoints/step-N/ (PEFT folders). A run that ends well replaces the bundle's adapter. Ctrl-C saves a checkpoint first; --resume continues a stopped run bit for bit.
+
+Several processes (a program with the feature mpi): mpirun -n 4 peft-onnx train BUNDLE --data FILE ... Batch size and accumulation are those of each process, as in
+transformers: a step learns from processes x batch size x accumulation rows, and is the step of one process with so many times the accumulation.
 
 Examples:
   peft-onnx train model.lora --data train.jsonl
@@ -132,7 +139,7 @@ pub struct Training {
     #[arg(long, value_name = "NUMBER", default_value_t = 42, help_heading = "Data")]
     pub seed: u64,
 
-    /// Batch size, in rows of the data [default: 8, or as many as the model takes at once]
+    /// Batch size, in rows of the data; of several processes, that of each [default: 8, or as many as the model takes at once]
     #[arg(long, aliases = ["per-device-train-batch-size", "train-batch-size", "bs"], value_name = "ROWS", help_heading = "Length of the training")]
     pub batch_size: Option<NonZeroUsize>,
     /// Number of batches whose gradients are summed for one optimizer step
@@ -210,7 +217,7 @@ pub struct Training {
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, help_heading = "Computing")]
     #[serde(serialize_with = "by_name")]
     pub device: Device,
-    /// Number of threads [default: as many as this process may use]
+    /// Number of threads [default: as many as this process may use; of several processes, its share of the host's cores]
     #[arg(long, value_name = "COUNT", help_heading = "Computing")]
     pub threads: Option<NonZeroUsize>,
 }
@@ -259,25 +266,27 @@ fn by_name<S: Serializer>(value: &impl ToString, serializer: S) -> Result<S::Ok,
 /// # Errors
 /// Whatever [`training::train`] refuses, and options that do not go with the bundle.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
-    let trained = args.training.run(&args.bundle, args.base.as_deref(), global)?;
+    let Some(trained) = args.training.run(&args.bundle, args.base.as_deref(), global)? else { return Ok(()) };
     // Training may have named the classes.
     report(args, global, &trained, &Manifest::read(&args.bundle)?.class_names)
 }
 
 impl Training {
-    /// Trains the adapter of a bundle.
+    /// Trains the adapter of a bundle. Of several processes, the one that leads has a summary.
     ///
     /// # Errors
     /// As [`run`].
-    pub(super) fn run(&self, bundle: &Path, base: Option<&Path>, global: &Global) -> Result<Summary> {
+    pub(super) fn run(&self, bundle: &Path, base: Option<&Path>, global: &Global) -> Result<Option<Summary>> {
+        let group = Group::join();
         let manifest = Manifest::read(bundle)?;
-        let options = self.options(bundle, base, &manifest)?;
-        let runtime = global.runtime(self.threads)?;
-        let mut progress = Progress::new(global, self.log_every);
+        let options = self.options(bundle, base, &manifest, group.communicator().size())?;
+        let runtime = global.runtime(self.threads.or_else(|| group.threads()))?;
         let stop = signals::listen(signals::First::Asks("saving after this step"));
-        let trained = training::train(runtime, &options, stop, &mut |event| progress.show(&event));
+        let ranks = Ranks::of(group.communicator(), stop);
+        let mut progress = if ranks.is_lead() { Progress::new(global, self.log_every) } else { Progress::silent() };
+        let trained = training::train_among(runtime, &options, &ranks, &mut |event| progress.show(&event));
         progress.finish();
-        trained
+        group.ended(trained, ranks.are_settled(), global)
     }
 
     /// Options that mean nothing without rows to measure on, where there are none.
@@ -292,7 +301,7 @@ impl Training {
         asks.iter().find(|(is_asked, _)| *is_asked && !is_measured).map(|(_, option)| *option)
     }
 
-    fn options(&self, bundle: &Path, base: Option<&Path>, manifest: &Manifest) -> Result<Options> {
+    fn options(&self, bundle: &Path, base: Option<&Path>, manifest: &Manifest, processes: usize) -> Result<Options> {
         let learning_rate = self.learning_rate.unwrap_or_else(|| default_rate(&manifest.method));
         let epochs = self.max_steps.is_none().then(|| self.epochs.unwrap_or(EPOCHS));
         let load_best = self.load_best || self.early_stopping.is_some();
@@ -360,7 +369,7 @@ impl Training {
                 None => Start::Untrained,
             },
             run: self.run.clone(),
-            config: config::text("train", &used)?,
+            config: config::text("train", &used)? + &group::note(processes),
             tensorboard: self.report_to == ReportTo::Tensorboard,
             device: self.device,
             waiting: match self.device {

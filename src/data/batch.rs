@@ -13,6 +13,7 @@ use crate::anatomy::{Padding, Role};
 use crate::error::{Context, Error, Place, Result};
 use crate::num;
 use crate::ort::{Axis, Feed, HostTensor, Port};
+use crate::parallel::Share;
 use crate::train::class_terms::CLASS_WEIGHTS;
 use crate::train::losses::{COMPLETION, DESIRABLE};
 
@@ -31,6 +32,17 @@ pub struct Batch {
     pub rows: Vec<Example>,
     /// The places of the rows in the dataset.
     pub places: Vec<usize>,
+    /// Which of the parts of a step it is, from 0.
+    pub number: usize,
+}
+
+/// What the model runs on for one optimizer step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Group {
+    /// The parts that this process computes.
+    pub batches: Vec<Batch>,
+    /// The lines of the data file that the rows of all parts come from.
+    pub lines: Vec<usize>,
 }
 
 impl Batch {
@@ -157,18 +169,35 @@ impl<'a> Batches<'a> {
     /// As [`next_batch`](Self::next_batch).
     pub fn next_parts(&mut self) -> Result<Vec<Batch>> {
         let (rows, epoch) = self.next_rows();
-        self.parts(&rows).iter().map(|rows| self.batch_of(rows, epoch)).collect()
+        self.parts(&rows).iter().enumerate().map(|(number, rows)| Ok(Batch { number, ..self.batch_of(rows, epoch)? })).collect()
     }
 
-    /// What the model runs on for one optimizer step: the parts of `count` batches, of fewer where the epoch ends.
+    /// Goes past the next batch, and gives the rows that it would have, part by part.
+    pub fn skip_parts(&mut self) -> Vec<Vec<Example>> {
+        let (rows, _) = self.next_rows();
+        let parts = self.parts(&rows);
+        parts.iter().map(|rows| rows.iter().map(|row| self.dataset.examples[*row].clone()).collect()).collect()
+    }
+
+    /// What the model runs on for one optimizer step: the parts of `count` batches, of fewer where the epoch ends. Of several processes each makes
+    /// its share of the parts alone.
     ///
     /// # Errors
     /// As [`next_batch`](Self::next_batch).
-    pub fn next_group(&mut self, count: usize) -> Result<Vec<Batch>> {
-        let mut group = self.next_parts()?;
-        for _ in 1..count {
-            if self.cursor.position < self.dataset.examples.len() {
-                group.extend(self.next_parts()?);
+    pub fn next_group(&mut self, count: usize, share: Share) -> Result<Group> {
+        let mut group = Group::default();
+        let mut number = 0;
+        for at in 0..count.max(1) {
+            if at > 0 && self.cursor.position >= self.dataset.examples.len() {
+                break;
+            }
+            let (rows, epoch) = self.next_rows();
+            group.lines.extend(rows.iter().map(|row| self.dataset.examples[*row].line));
+            for part in self.parts(&rows) {
+                if share.has(number) {
+                    group.batches.push(Batch { number, ..self.batch_of(&part, epoch)? });
+                }
+                number += 1;
             }
         }
         Ok(group)
@@ -267,6 +296,7 @@ impl<'a> Batches<'a> {
             lines: examples.iter().map(|example| example.line).collect(),
             rows: examples,
             places: indices.to_vec(),
+            number: 0,
         })
     }
 }

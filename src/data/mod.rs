@@ -45,7 +45,7 @@ mod tokenizer;
 mod tokens;
 
 pub use asked::{Asked, ask, ask_row, each_row};
-pub use batch::{Batch, Batches};
+pub use batch::{Batch, Batches, Group};
 pub use chat::{ChatTemplate, Conversation, Ending, Message};
 pub use collation::Collation;
 pub use column_map::{ColumnMap, Renamed};

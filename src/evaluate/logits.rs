@@ -1,6 +1,6 @@
 //! Cross-entropy computed here, for models that give logits and no loss.
 
-use super::Sums;
+use super::found::Sums;
 use crate::adapter::config::Task;
 use crate::data::{Batch, IGNORED};
 use crate::error::{Error, Result};

@@ -1,5 +1,6 @@
 //! The loss of a model on data it does not learn from.
 
+mod found;
 mod logits;
 mod meter;
 pub mod reference;
@@ -11,6 +12,7 @@ pub use meter::{Meter, Metrics, Reward};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -19,13 +21,15 @@ use serde_json::{Map, Value, json};
 use crate::adapter::config::Task;
 use crate::anatomy::Role;
 use crate::contract::Output;
-use crate::data::{Batch, Batches, Collation, Dataset, Order, Tokenizer};
+use crate::data::{Batch, Batches, Collation, Dataset, Example, Order, Tokenizer};
 use crate::error::{Error, Result};
 use crate::measure::Confusion;
 use crate::num;
-use crate::ort::{Feed, Port, Session};
+use crate::ort::{Feed, HostTensor, Port, Session};
+use crate::parallel::{Alone, Ranks};
 use crate::train::plan::LossPlan;
 use crate::train::verbalizer::HardPrompt;
+use found::{Found, Sums};
 use reference::Reference;
 
 /// What an evaluation found.
@@ -112,17 +116,6 @@ impl Evaluation {
         let first = first.into_iter().filter_map(|(name, value)| Some((name, value?)));
         first.chain(self.metrics.iter().copied().filter(|(name, _)| *name != "accuracy")).collect()
     }
-}
-
-/// Sums over the labels that count.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Sums {
-    loss: f64,
-    labels: f64,
-    /// None where predictions are no classes.
-    correct: Option<f64>,
-    /// Added up over rows, where there is a teacher.
-    divergence: f64,
 }
 
 /// The output with the divergence from a teacher.
@@ -216,26 +209,44 @@ impl<'a> Evaluator<'a> {
     /// # Errors
     /// If rows do not fit the graph or a run fails.
     pub fn measure(&mut self, trainable: Option<Feed<'_>>) -> Result<Evaluation> {
+        self.measure_among(&Ranks::of(&Alone, &AtomicBool::new(false)), trainable)
+    }
+
+    /// The same; of several processes each runs its share of the batches, and all of them know what was found.
+    ///
+    /// # Errors
+    /// As [`measure`](Self::measure).
+    pub fn measure_among(&mut self, ranks: &Ranks<'_>, trainable: Option<Feed<'_>>) -> Result<Evaluation> {
         let started = Instant::now();
         let inputs = self.inputs();
         let mut collation = self.collation.clone();
         collation.feeding.inputs.insert(logits::LABELS.to_owned(), Role::Labels);
         let mut batches = Batches::new(self.dataset, &inputs, self.batch_size, Order::File, collation)?;
-        let (mut sums, mut tokens) = (Sums::default(), 0_u64);
+        let (mut sums, mut tokens) = (Sums::default(), 0_usize);
         self.meter.clear();
-        for _ in 0..batches.per_epoch() {
-            for mut batch in batches.next_parts()? {
-                if let Some(reference) = &mut self.reference {
-                    reference.complete(&mut batch)?;
+        let share = ranks.share();
+        let count = batches.per_epoch();
+        for first in (0..count).step_by(share.size) {
+            let mut rows = vec![];
+            let mut own = Ok(vec![]);
+            for number in first..count.min(first + share.size) {
+                if share.has(number) {
+                    own = batches.next_parts().and_then(|parts| {
+                        let found = parts.into_iter().map(|part| {
+                            let (found, own) = self.found(part, trainable)?;
+                            rows.push(own);
+                            Ok(found)
+                        });
+                        found.collect()
+                    });
+                } else {
+                    rows.extend(batches.skip_parts());
                 }
-                let found = self.run(&batch, trainable)?;
-                sums = Sums {
-                    loss: sums.loss + found.loss,
-                    labels: sums.labels + found.labels,
-                    correct: found.correct.map(|correct| sums.correct.unwrap_or_default() + correct),
-                    divergence: sums.divergence + found.divergence,
-                };
-                tokens += num::wide(batch.tokens);
+            }
+            for (found, rows) in found::exchanged(ranks, own)?.into_iter().zip(rows) {
+                (sums, tokens) = (sums.with(&found.sums), tokens + found.tokens);
+                let rows = found.completed(rows);
+                self.meter.add(&rows, &found.predictions)?;
             }
         }
         let Sums { loss, labels, correct, divergence } = sums;
@@ -255,7 +266,7 @@ impl<'a> Evaluator<'a> {
             metrics,
             confusion: self.meter.confusion().filter(|table| self.hard_prompt.is_none() && table.classes() > 0).cloned(),
             labels: whole(labels),
-            tokens,
+            tokens: num::wide(tokens),
             time: started.elapsed(),
         })
     }
@@ -269,15 +280,23 @@ impl<'a> Evaluator<'a> {
         }
     }
 
-    fn run(&mut self, batch: &Batch, trainable: Option<Feed<'_>>) -> Result<Sums> {
+    /// What a batch gives, and its rows.
+    fn found(&mut self, mut batch: Batch, trainable: Option<Feed<'_>>) -> Result<(Found, Vec<Example>)> {
+        let compared = self.reference.as_mut().map_or(Ok(vec![]), |reference| reference.complete(&mut batch))?;
+        let (sums, predictions) = self.run(&batch, trainable)?;
+        Ok((Found { sums, tokens: batch.tokens, predictions, compared }, batch.rows))
+    }
+
+    fn run(&mut self, batch: &Batch, trainable: Option<Feed<'_>>) -> Result<(Sums, Vec<HostTensor>)> {
         let mut feeds = batch.feeds();
         match &self.form {
             Form::Graph => {
                 feeds.extend(trainable.filter(|feed| self.session.input(feed.name()).is_some()));
                 let read: Vec<&str> = self.meter.reads().iter().copied().filter(|name| self.session.output(name).is_some()).collect();
+                let is_metered = read.len() == self.meter.reads().len() && self.hard_prompt.is_none();
                 let told = ["correct", DIVERGENCE].into_iter().filter(|name| self.session.output(name).is_some());
                 let sums: Vec<&str> = [Output::LossSum.name(), Output::LabelCount.name()].into_iter().chain(told).collect();
-                let found = self.session.run(&feeds, &[&sums[..], &read[..]].concat())?;
+                let mut found = self.session.run(&feeds, &[&sums[..], &read[..]].concat())?;
                 let number = |name: &str| match sums.iter().position(|sum| *sum == name) {
                     Some(at) => found[at].item().map(|value| Some(f64::from(value))),
                     None => Ok(None),
@@ -285,15 +304,13 @@ impl<'a> Evaluator<'a> {
                 let (loss, labels) =
                     (number(Output::LossSum.name())?.unwrap_or(f64::NAN), number(Output::LabelCount.name())?.unwrap_or_default());
                 let (correct, divergence) = (number("correct")?, number(DIVERGENCE)?.unwrap_or_default());
-                if read.len() == self.meter.reads().len() && self.hard_prompt.is_none() {
-                    self.meter.add(&batch.rows, &found[sums.len()..])?;
-                }
-                Ok(Sums { loss, labels, correct, divergence })
+                let predictions = if is_metered { found.split_off(sums.len()) } else { vec![] };
+                Ok((Sums { loss, labels, correct, divergence }, predictions))
             }
             Form::Logits(name) => {
                 let (labels, feeds) = logits::without_labels(batch, feeds)?;
                 let found = self.session.run(&feeds, &[name])?;
-                logits::sums(&found[0], labels, self.dataset.task, self.hard_prompt)
+                Ok((logits::sums(&found[0], labels, self.dataset.task, self.hard_prompt)?, vec![]))
             }
         }
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::data::{Batch, IGNORED};
+use crate::data::{Batch, Example, IGNORED, Numbers};
 use crate::error::{Context, Error, Result};
 use crate::export::{Bundle, INFERENCE, INITIAL};
 use crate::onnx::Runnable;
@@ -114,13 +114,13 @@ impl Reference {
         self.known.clear();
     }
 
-    /// Fills in the log-probabilities of a batch's completions, if its graph reads them.
+    /// Fills in the log-probabilities of a batch's completions, if its graph reads them, and gives them.
     ///
     /// # Errors
     /// If the base does not take the batch.
-    pub fn complete(&mut self, batch: &mut Batch) -> Result<()> {
+    pub fn complete(&mut self, batch: &mut Batch) -> Result<Vec<f32>> {
         let find = |name: &str| batch.tensors.iter().position(|(known, _)| known == name);
-        let Some(place) = find(REFERENCE) else { return Ok(()) };
+        let Some(place) = find(REFERENCE) else { return Ok(vec![]) };
         let missing = |name: &str| Error::not_found("input", name);
         let labels = find(LABELS).ok_or_else(|| missing(LABELS))?;
         let mask = find(COMPLETION).ok_or_else(|| missing(COMPLETION))?;
@@ -155,20 +155,9 @@ impl Reference {
             self.known.extend(fresh);
         }
         let values: Vec<f32> = keys.iter().filter_map(|key| self.known.get(key).copied()).collect();
-        // Metrics of rows read it there.
-        let rows = batch.rows.len();
-        for (at, row) in batch.rows.iter_mut().enumerate() {
-            let number = |text: usize| crate::data::Numbers {
-                shape: vec![],
-                values: values.get(text).map(|value| f64::from(*value)).into_iter().collect(),
-            };
-            row.columns.insert(REFERENCE.to_owned(), number(at));
-            for (place, other) in row.others.iter_mut().enumerate() {
-                other.columns.insert(REFERENCE.to_owned(), number((place + 1) * rows + at));
-            }
-        }
-        batch.tensors[place].1 = HostTensor::vector(values);
-        Ok(())
+        note(&mut batch.rows, &values);
+        batch.tensors[place].1 = HostTensor::vector(values.clone());
+        Ok(values)
     }
 
     /// The sum of each text's completion's log-probabilities.
@@ -186,6 +175,18 @@ impl Reference {
             tokens.map(|at| log_p(&values[(text * length + at - 1) * classes..][..classes], labels[text * length + at])).sum::<f64>()
         };
         Ok((0..labels.len() / length.max(1)).map(|text| narrow(sum(text))).collect())
+    }
+}
+
+/// Writes the log-probabilities of all texts into their rows, where metrics read them: all first texts, then all second ones.
+pub(super) fn note(rows: &mut [Example], values: &[f32]) {
+    let count = rows.len();
+    for (at, row) in rows.iter_mut().enumerate() {
+        let number = |text: usize| Numbers { shape: vec![], values: values.get(text).map(|value| f64::from(*value)).into_iter().collect() };
+        row.columns.insert(REFERENCE.to_owned(), number(at));
+        for (place, other) in row.others.iter_mut().enumerate() {
+            other.columns.insert(REFERENCE.to_owned(), number((place + 1) * count + at));
+        }
     }
 }
 

@@ -182,6 +182,22 @@ impl Stepper {
         part.buffers[turn].overwrite(value)
     }
 
+    /// Changes the numbers of a part of the state, of type float32, where they are; from another memory they come to ordinary memory and go back.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), and what the change refuses.
+    pub fn change(&mut self, name: &str, change: &mut dyn FnMut(&mut [f32]) -> Result<()>) -> Result<()> {
+        let turn = self.turn;
+        let part = self.parts.iter_mut().find(|part| part.name == name).ok_or_else(|| Error::not_found("state", name))?;
+        if part.is_reset {
+            // Who reads zeros from a buffer of their own gets one to write to.
+            let zeros = part.current(turn).to_host()?;
+            part.buffers[turn].overwrite(&zeros)?;
+            part.is_reset = false;
+        }
+        part.buffers[turn].change(change)
+    }
+
     /// Makes a part of the state zero without touching its buffers: the next step reads zeros.
     ///
     /// # Errors

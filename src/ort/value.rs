@@ -67,6 +67,16 @@ impl DeviceTensor {
         }
     }
 
+    /// Changes numbers of type float32.
+    pub(super) fn change(&mut self, change: &mut dyn FnMut(&mut [f32]) -> Result<()>) -> Result<()> {
+        if self.0.memory_info().is_cpu_accessible() {
+            return change(self.0.try_extract_tensor_mut().map_err(refused)?.1);
+        }
+        let mut values = self.to_host()?.to_f32()?;
+        change(&mut values)?;
+        self.overwrite(&HostTensor::new(self.shape(), values)?)
+    }
+
     pub(super) fn from_output(value: DynValue) -> Result<Self> {
         value.downcast().map(Self).map_err(refused)
     }

@@ -1,13 +1,14 @@
 //! A step over a batch that is encoded in parts and whose loss is one: first all vectors, then the loss's gradient with respect to them, then
 //! each part's gradient with respect to the adapter.
 
-use super::graphs::{GRADIENT, narrow, open, with_optional};
+use super::graphs::{DROPOUT_SEED, GRADIENT, narrow, open, with_optional};
 use crate::contract::{GraphName, Output};
 use crate::data::{Batch, Example, Labels};
 use crate::error::{Error, Result};
 use crate::export::Bundle;
 use crate::num;
-use crate::ort::{Device, DeviceTensor, Elements, Feed, HostTensor, Runtime, Session, Stepper};
+use crate::ort::{Device, DeviceTensor, Feed, HostTensor, Runtime, Session, Stepper};
+use crate::parallel::{Ranks, Reader, Writer};
 use crate::train::cached::{VECTORS, VECTORS_GRADIENT};
 use crate::train::losses::LABELS;
 
@@ -37,27 +38,62 @@ impl Cached {
         self.vjp.session()
     }
 
-    /// The loss of a batch in parts; its gradient is then in [`gradient`](Self::gradient). `optional` are fed where a graph has such inputs.
+    /// The loss of a batch in parts, of which every process has its share; its gradient is then in [`gradient`](Self::gradient).
     ///
     /// # Errors
-    /// If ONNX Runtime refuses.
-    pub(super) fn step(&mut self, parts: &[Batch], trainable: Feed<'_>, seeds: &[Feed<'_>], step: Feed<'_>) -> Result<f32> {
-        let mut vectors = vec![];
-        for (part, seed) in parts.iter().zip(seeds) {
-            let feeds = with_optional(&self.encode, part, &[trainable], &[*seed, step]);
-            let known: Vec<Feed<'_>> = feeds.into_iter().filter(|feed| self.encode.input(feed.name()).is_some()).collect();
-            vectors.extend(self.encode.run(&known, &[VECTORS])?);
+    /// If no parts were made, or ONNX Runtime refuses.
+    pub(super) fn step(
+        &mut self,
+        ranks: &Ranks<'_>,
+        made: Result<&[Batch]>,
+        trainable: Feed<'_>,
+        seed: &dyn Fn(&Batch) -> HostTensor,
+        step: Feed<'_>,
+    ) -> Result<f32> {
+        let (parts, own) = match made {
+            Ok(parts) => (parts, Ok(())),
+            Err(error) => (&[][..], Err(error)),
+        };
+        let encoded = own.and_then(|()| parts.iter().map(|part| self.encoded(part, trainable, &seed(part), step)).collect());
+        let all = exchanged(ranks, encoded)?;
+        let added = self.add_up(parts, &all, trainable, seed, step);
+        if !ranks.are_several() {
+            return added;
         }
-        let whole = joined(&vectors, parts)?;
-        let labels = labels(parts)?;
+        self.vjp.change(GRADIENT.input, &mut |values| ranks.reduce(values))?;
+        // Each has the loss of all.
+        ranks.agree(added)
+    }
+
+    /// The vectors of a part.
+    fn encoded(&mut self, part: &Batch, trainable: Feed<'_>, seed: &HostTensor, step: Feed<'_>) -> Result<Encoded> {
+        let feeds = with_optional(&self.encode, part, &[trainable], &[Feed::host(DROPOUT_SEED, seed), step]);
+        let known: Vec<Feed<'_>> = feeds.into_iter().filter(|feed| self.encode.input(feed.name()).is_some()).collect();
+        let found = self.encode.run(&known, &[VECTORS])?;
+        let vectors = found.first().ok_or_else(|| Error::not_found("output", VECTORS))?;
+        Encoded::of(part, vectors)
+    }
+
+    /// The loss of all vectors, and the gradients of this process's own parts, added up.
+    fn add_up(
+        &mut self,
+        parts: &[Batch],
+        all: &[Encoded],
+        trainable: Feed<'_>,
+        seed: &dyn Fn(&Batch) -> HostTensor,
+        step: Feed<'_>,
+    ) -> Result<f32> {
+        self.vjp.reset(GRADIENT.input)?;
+        let whole = joined(all)?;
+        let labels = labels(all)?;
         let mut feeds = vec![Feed::host(VECTORS, &whole)];
         feeds.extend(self.loss.input(LABELS).map(|_| Feed::host(LABELS, &labels)));
         let found = self.loss.run(&feeds, &[Output::Loss.name(), VECTORS_GRADIENT])?;
-        let gradients = parted(&found[1], &vectors, parts)?;
-        self.vjp.reset(GRADIENT.input)?;
-        for ((part, seed), gradient) in parts.iter().zip(seeds).zip(&gradients) {
-            let given = [Feed::host(VECTORS_GRADIENT, gradient), trainable];
-            let feeds = with_optional(self.vjp.session(), part, &given, &[*seed, step]);
+        let gradients = parted(&found[1], all)?;
+        for part in parts {
+            let Some((_, gradient)) = gradients.iter().find(|(number, _)| *number == part.number) else { continue };
+            let (given, seed) = ([Feed::host(VECTORS_GRADIENT, gradient), trainable], seed(part));
+            let feeds = with_optional(self.vjp.session(), part, &given, &[Feed::host(DROPOUT_SEED, &seed), step]);
             let known: Vec<Feed<'_>> = feeds.into_iter().filter(|feed| self.vjp.session().input(feed.name()).is_some()).collect();
             self.vjp.step(&known)?;
             self.vjp.collect()?;
@@ -74,58 +110,101 @@ impl Cached {
     }
 }
 
-/// Texts that each row of a batch has.
-fn texts(part: &Batch) -> usize {
-    part.rows.first().map_or(1, |row| 1 + row.others.len())
+/// The vectors of a part's texts.
+struct Encoded {
+    /// Which of the parts of the step it is.
+    number: usize,
+    rows: usize,
+    /// Texts of each row.
+    texts: usize,
+    width: usize,
+    /// `[texts, rows, width]`.
+    vectors: Vec<f32>,
+    /// A number for each row; none where a row's label is its place.
+    labels: Vec<f32>,
 }
 
-fn width(vectors: &HostTensor) -> Result<usize> {
-    vectors
-        .shape()
-        .last()
-        .copied()
-        .filter(|width| *width > 0)
-        .ok_or_else(|| Error::mismatch("axes of embeddings", 2, vectors.shape().len()))
+impl Encoded {
+    fn of(part: &Batch, vectors: &HostTensor) -> Result<Self> {
+        let width = vectors.shape().last().copied().filter(|width| *width > 0);
+        let width = width.ok_or_else(|| Error::mismatch("axes of embeddings", 2, vectors.shape().len()))?;
+        let texts = part.rows.first().map_or(1, |row| 1 + row.others.len());
+        let number = |row: &Example| row.columns.get(LABELS)?.values.first().copied().map(narrow);
+        let labels: Option<Vec<f32>> =
+            if part.rows.iter().all(|row| row.labels == Labels::Row) { Some(vec![]) } else { part.rows.iter().map(number).collect() };
+        let labels = labels.ok_or_else(|| Error::not_found("column", LABELS))?;
+        let (vectors, rows) = (vectors.to_f32()?, part.rows.len());
+        if vectors.len() != texts * rows * width {
+            return Err(Error::mismatch("numbers of a part's embeddings", texts * rows * width, vectors.len()));
+        }
+        Ok(Self { number: part.number, rows, texts, width, vectors, labels })
+    }
+
+    fn write(&self, out: Writer) -> Writer {
+        out.counts(&[self.number, self.rows, self.texts, self.width]).numbers(&self.vectors).numbers(&self.labels)
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self> {
+        let facts = reader.counts()?;
+        let [number, rows, texts, width] = facts[..] else { return Err(Error::mismatch("facts of a part", 4, facts.len())) };
+        Ok(Self { number, rows, texts, width, vectors: reader.numbers()?, labels: reader.numbers()? })
+    }
+
+    /// The vectors of its texts of a place.
+    fn of_text(&self, text: usize) -> &[f32] {
+        let size = self.rows * self.width;
+        &self.vectors[text * size..(text + 1) * size]
+    }
+}
+
+/// The parts of all processes, in the order of the batch.
+fn exchanged(ranks: &Ranks<'_>, own: Result<Vec<Encoded>>) -> Result<Vec<Encoded>> {
+    if !ranks.are_several() {
+        return own;
+    }
+    let all = ranks.gather(own.map(|parts| parts.iter().fold(Writer::default(), |out, part| part.write(out)).finish()))?;
+    let mut parts = vec![];
+    for bytes in &all {
+        let mut reader = Reader::new(bytes);
+        while !reader.is_at_end() {
+            parts.push(Encoded::read(&mut reader)?);
+        }
+    }
+    parts.sort_by_key(|part| part.number);
+    Ok(parts)
 }
 
 /// The vectors of all parts as the whole batch has them: all first texts, then all second ones, and so on.
-fn joined(vectors: &[HostTensor], parts: &[Batch]) -> Result<HostTensor> {
-    let (texts, width) = (parts.first().map_or(1, texts), vectors.first().map_or(Ok(1), width)?);
-    let values = vectors.iter().map(HostTensor::to_f32).collect::<Result<Vec<_>>>()?;
-    let mut whole = vec![];
-    for text in 0..texts {
-        for (values, part) in values.iter().zip(parts) {
-            let rows = part.rows.len();
-            whole.extend_from_slice(&values[text * rows * width..(text + 1) * rows * width]);
-        }
+fn joined(parts: &[Encoded]) -> Result<HostTensor> {
+    let (texts, width) = parts.first().map_or((1, 1), |part| (part.texts, part.width));
+    if let Some(other) = parts.iter().find(|part| (part.texts, part.width) != (texts, width)) {
+        return Err(Error::mismatch("texts of a row", texts, other.texts));
     }
+    let whole: Vec<f32> = (0..texts).flat_map(|text| parts.iter().flat_map(move |part| part.of_text(text)).copied()).collect();
     HostTensor::new(vec![whole.len() / width, width], whole)
 }
 
-/// The reverse: each part's share of what is as the whole batch has it.
-fn parted(whole: &HostTensor, like: &[HostTensor], parts: &[Batch]) -> Result<Vec<HostTensor>> {
-    let (texts, width, values) = (parts.first().map_or(1, texts), width(whole)?, whole.to_f32()?);
-    let all: usize = parts.iter().map(|part| part.rows.len()).sum();
+/// The reverse: each part's share of what is as the whole batch has it, with the part's number.
+fn parted(whole: &HostTensor, parts: &[Encoded]) -> Result<Vec<(usize, HostTensor)>> {
+    let values = whole.to_f32()?;
+    let all: usize = parts.iter().map(|part| part.rows).sum();
     let mut first = 0;
     let mut shares = vec![];
-    for (part, like) in parts.iter().zip(like) {
-        let rows = part.rows.len();
+    for Encoded { number, rows, texts, width, .. } in parts {
         let of_text = |text: usize| values[(text * all + first) * width..(text * all + first + rows) * width].iter().copied();
-        shares.push(HostTensor::new(like.shape().to_vec(), (0..texts).flat_map(of_text).collect::<Vec<f32>>())?);
+        let share: Vec<f32> = (0..*texts).flat_map(of_text).collect();
+        shares.push((*number, HostTensor::new(vec![texts * rows, *width], share)?));
         first += rows;
     }
     Ok(shares)
 }
 
 /// The labels of all parts: the rows' own places, or their numbers.
-fn labels(parts: &[Batch]) -> Result<HostTensor> {
-    let rows = || parts.iter().flat_map(|part| &part.rows);
-    let count = rows().count();
-    if rows().all(|row| row.labels == Labels::Row) {
+fn labels(parts: &[Encoded]) -> Result<HostTensor> {
+    let count = parts.iter().map(|part| part.rows).sum();
+    if parts.iter().all(|part| part.labels.is_empty()) {
         let places: Vec<i64> = (0..count).map(num::int).collect();
         return HostTensor::new([count], places);
     }
-    let number = |row: &Example| row.columns.get(LABELS)?.values.first().copied().map(narrow);
-    let numbers: Option<Vec<f32>> = rows().map(number).collect();
-    HostTensor::new([count], Elements::Float32(numbers.ok_or_else(|| Error::not_found("column", LABELS))?))
+    HostTensor::new([count], parts.iter().flat_map(|part| part.labels.iter().copied()).collect::<Vec<f32>>())
 }

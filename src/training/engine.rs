@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use super::cached::Cached;
-use super::graphs::{GRADIENT, STATES, narrow, number, open, with_optional};
+use super::graphs::{DROPOUT_SEED, GRADIENT, STATES, narrow, number, open, with_optional};
 use super::options::Optimizer;
 use crate::contract::{GraphName, Input, Output};
 use crate::data::{Batch, Batches, Collation, Dataset, Order};
@@ -11,9 +11,7 @@ use crate::error::{Error, Result};
 use crate::export::Bundle;
 use crate::num;
 use crate::ort::{Device, DeviceTensor, Feed, HostTensor, Runtime, Session, Stepper};
-
-/// The optional input that seeds the dropout masks.
-const DROPOUT_SEED: &str = Input::DropoutSeed.name();
+use crate::parallel::Ranks;
 
 /// What the update tells of itself.
 const TOLD: [&str; 2] = [Output::GradNorm.name(), Output::Updated.name()];
@@ -40,8 +38,8 @@ pub(super) struct Engine {
 enum Graphs {
     /// One graph does it all: one batch a step.
     Whole(Box<Stepper>),
-    /// The gradient of each batch is added up; then the update.
-    Parts { gradient: Box<Stepper>, update: Box<Stepper> },
+    /// The gradient of each batch is added up; then the update. Of several processes, the losses are known as soon as the gradient is.
+    Parts { gradient: Box<Stepper>, update: Box<Stepper>, losses: Vec<f32> },
     /// The batch is encoded in parts; its loss is one.
     Cached { cached: Box<Cached>, update: Box<Stepper>, losses: Vec<f32> },
 }
@@ -55,6 +53,8 @@ pub(super) struct Opening {
     pub accumulation: NonZeroUsize,
     /// Steps whose outcome may wait on the device.
     pub waiting: NonZeroUsize,
+    /// Processes that part the batches of a step.
+    pub processes: NonZeroUsize,
 }
 
 /// What a step found.
@@ -87,7 +87,8 @@ impl Engine {
     /// # Errors
     /// A bundle without the graphs, or with other inputs and outputs than training needs.
     pub(super) fn open(runtime: &Runtime, bundle: &Bundle, options: &Opening, parts: NonZeroUsize) -> Result<Self> {
-        let (accumulation, waiting) = (options.accumulation.saturating_mul(parts), options.waiting);
+        let (own, waiting) = (options.accumulation.saturating_mul(parts), options.waiting);
+        let accumulation = own.saturating_mul(options.processes);
         let is_cached = parts.get() > 1 && bundle.manifest().graphs.contains_key(GraphName::Vjp.name());
         let graphs = if is_cached {
             if options.accumulation.get() > 1 {
@@ -98,12 +99,13 @@ impl Engine {
             let update = Box::new(Stepper::new(open_update(runtime, bundle, GraphName::Update, options.device)?, &STATES, &TOLD, waiting)?);
             Graphs::Cached { cached: Box::new(Cached::open(runtime, bundle, options.device)?), update, losses: vec![] }
         } else if accumulation.get() > 1 {
-            let batches = waiting.saturating_mul(accumulation);
+            let batches = waiting.saturating_mul(own);
             let gradient = open(runtime, bundle, GraphName::Gradient, options.device)?;
             let update = open_update(runtime, bundle, GraphName::Update, options.device)?;
             Graphs::Parts {
                 gradient: Box::new(Stepper::new(gradient, &[GRADIENT], &[Output::Loss.name()], batches)?),
                 update: Box::new(Stepper::new(update, &STATES, &TOLD, waiting)?),
+                losses: vec![],
             }
         } else {
             let session = open_update(runtime, bundle, GraphName::Training, options.device)?;
@@ -143,47 +145,57 @@ impl Engine {
         Batches::new(dataset, self.reader().inputs(), batch_size, order, collation)
     }
 
-    /// One optimizer step over `batches`. `step` counts from 1. What came of it waits on the device until it is [collected](Self::collect).
+    /// One optimizer step over the batches that were made for it, of several processes over those of all. `step` counts from 1. What came of it waits
+    /// on the device until it is [collected](Self::collect).
     ///
     /// If the gradient is not finite the state stays what it was.
     ///
     /// # Errors
-    /// If ONNX Runtime refuses.
-    pub(super) fn step(&mut self, batches: &[Batch], step: u64, learning_rate: f64) -> Result<()> {
-        let seeds: Vec<HostTensor> = (0..batches.len()).map(|at| HostTensor::scalar(self.dropout_seed(step, at))).collect();
+    /// If no batches were made, or ONNX Runtime refuses; the state is then what it was.
+    pub(super) fn step(&mut self, ranks: &Ranks<'_>, made: Result<&[Batch]>, step: u64, learning_rate: f64) -> Result<()> {
+        let seed = |batch: &Batch| HostTensor::scalar(dropout_seed(self.seed, self.accumulation, step, batch.number));
         let number = HostTensor::scalar(i64::try_from(step).unwrap_or(i64::MAX));
         let rate = HostTensor::scalar(narrow(learning_rate));
         let (step, rate) = (Feed::host(Input::Step.name(), &number), Feed::host(Input::LearningRate.name(), &rate));
-        match &mut self.graphs {
+        let batches = match &mut self.graphs {
             Graphs::Whole(stepper) => {
-                let [batch] = batches else { return Err(Error::mismatch("batches in a step", 1, batches.len())) };
-                stepper.step(&with_optional(stepper.session(), batch, &[step, rate], &[Feed::host(DROPOUT_SEED, &seeds[0])]))?;
+                let [batch] = made? else { return Err(Error::invalid("a step of one batch did not get one")) };
+                let seed = seed(batch);
+                stepper.step(&with_optional(stepper.session(), batch, &[step, rate], &[Feed::host(DROPOUT_SEED, &seed)]))?;
+                1
             }
-            Graphs::Parts { gradient, update } => {
-                let labels: f64 = batches.iter().map(|batch| batch.label_count).sum();
+            Graphs::Parts { gradient, update, losses } => {
+                let (batches, own) = match made {
+                    Ok(batches) => (batches, Ok(counted(batches))),
+                    Err(error) => (&[][..], Err(error)),
+                };
+                let labels = ranks.total(own)?;
                 let count = HostTensor::scalar(narrow(if labels > 0.0 { labels } else { 1.0 }));
                 gradient.reset(GRADIENT.input)?;
-                for (batch, seed) in batches.iter().zip(&seeds) {
+                let added = batches.iter().try_for_each(|batch| {
                     let trainable = Feed::device(Input::Trainable.name(), update.state(Input::Trainable.name())?);
-                    let optional = [Feed::host(DROPOUT_SEED, seed), step];
-                    gradient.step(&with_optional(
-                        gradient.session(),
-                        batch,
-                        &[Feed::host(Input::LabelCount.name(), &count), trainable],
-                        &optional,
-                    ))?;
-                }
+                    let (seed, count) = (seed(batch), Feed::host(Input::LabelCount.name(), &count));
+                    let optional = [Feed::host(DROPOUT_SEED, &seed), step];
+                    gradient.step(&with_optional(gradient.session(), batch, &[count, trainable], &optional))
+                });
+                losses.extend(reduced(ranks, gradient, added)?);
                 update.step(&[Feed::device(GRADIENT.input, gradient.state(GRADIENT.input)?), step, rate])?;
+                batches.len()
             }
             Graphs::Cached { cached, update, losses } => {
-                let seeds: Vec<Feed<'_>> = seeds.iter().map(|seed| Feed::host(DROPOUT_SEED, seed)).collect();
                 let trainable = Feed::device(Input::Trainable.name(), update.state(Input::Trainable.name())?);
-                losses.push(cached.step(batches, trainable, &seeds, step)?);
+                losses.push(cached.step(ranks, made, trainable, &seed, step)?);
                 update.step(&[Feed::device(GRADIENT.input, cached.gradient()?), step, rate])?;
+                1
             }
-        }
-        self.waiting.push(batches.len());
+        };
+        self.waiting.push(batches);
         Ok(())
+    }
+
+    /// Whether a loss compares all rows of a step, those of all processes, and the model runs on parts of them.
+    pub(super) fn compares_all_rows(&self) -> bool {
+        matches!(self.graphs, Graphs::Cached { .. })
     }
 
     /// Whether what came of the steps has to be collected before the next one.
@@ -202,7 +214,11 @@ impl Engine {
             Graphs::Whole(stepper) => {
                 stepper.collect()?.iter().map(|row| Outcome::new(row[0].item()?, &row[1..])).collect::<Result<_>>()?
             }
-            Graphs::Parts { gradient, update } => {
+            Graphs::Parts { update, losses, .. } if !losses.is_empty() => {
+                let steps = std::mem::take(losses).into_iter().zip(update.collect()?);
+                steps.map(|(loss, row)| Outcome::new(loss, &row)).collect::<Result<_>>()?
+            }
+            Graphs::Parts { gradient, update, .. } => {
                 let losses = gradient.collect()?.iter().map(|row| row[0].item()).collect::<Result<Vec<_>>>()?;
                 let mut losses = losses.into_iter();
                 let steps = self.waiting.iter().zip(update.collect()?);
@@ -266,13 +282,29 @@ impl Engine {
             Graphs::Cached { cached, .. } => cached.session(),
         }
     }
+}
 
-    /// Follows from the run's seed and the batch's number alone, so that a resumed run drops the same.
-    fn dropout_seed(&self, step: u64, at: usize) -> i64 {
-        let accumulation = u64::try_from(self.accumulation).unwrap_or(1);
-        let number = (step.wrapping_sub(1)).wrapping_mul(accumulation).wrapping_add(num::wide(at));
-        i64::try_from(scrambled(self.seed.wrapping_add(scrambled(number))) >> 33).unwrap_or_default()
+/// What the losses of batches are divided by.
+fn counted(batches: &[Batch]) -> f64 {
+    batches.iter().map(|batch| batch.label_count).sum()
+}
+
+/// Adds the gradients of all processes up, and gives the loss of all their batches; none where there is but one, whose losses stay on the device. `added` is
+/// what came of adding up this one's own.
+fn reduced(ranks: &Ranks<'_>, gradient: &mut Stepper, added: Result<()>) -> Result<Option<f32>> {
+    if !ranks.are_several() {
+        return added.map(|()| None);
     }
+    let own =
+        added.and_then(|()| Ok(gradient.collect()?.iter().map(|row| row[0].item()).collect::<Result<Vec<_>>>()?.into_iter().sum::<f32>()));
+    gradient.change(GRADIENT.input, &mut |values| ranks.reduce(values))?;
+    ranks.total(own.map(f64::from)).map(|loss| Some(narrow(loss)))
+}
+
+/// The seed of a part's dropout: it follows from the run's seed and the part's number alone, so that a resumed run drops the same, and so do several processes.
+fn dropout_seed(seed: u64, accumulation: usize, step: u64, at: usize) -> i64 {
+    let number = (step.wrapping_sub(1)).wrapping_mul(num::wide(accumulation)).wrapping_add(num::wide(at));
+    i64::try_from(scrambled(seed.wrapping_add(scrambled(number))) >> 33).unwrap_or_default()
 }
 
 /// The finalizer of `SplitMix64` (Steele, Lea & Flood 2014): every bit of the result depends on every bit of the argument.

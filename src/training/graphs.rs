@@ -13,6 +13,9 @@ pub(crate) const STATES: [State<'static>; 3] = [
     State { input: Input::AdamV.name(), output: Output::AdamVNext.name() },
 ];
 
+/// The optional input that seeds the dropout masks.
+pub(super) const DROPOUT_SEED: &str = Input::DropoutSeed.name();
+
 pub(super) const GRADIENT: State<'static> = State { input: Input::Gradient.name(), output: Output::GradientNext.name() };
 
 /// The graph of a bundle for a purpose, opened to be trained or to be run beside it.

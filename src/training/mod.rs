@@ -18,6 +18,8 @@ mod engine;
 mod events;
 mod fitting;
 mod graphs;
+mod journal;
+mod material;
 pub mod metrics;
 pub mod need;
 mod options;
@@ -30,7 +32,7 @@ pub mod speed;
 mod start;
 mod trainer;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -40,11 +42,12 @@ pub use options::{DataOptions, EvalData, Length, MicroBatch, Optimizer, Options,
 pub use source::{Source, batch_size, batch_size_to_train, tokenizer_near};
 pub use trainer::{Step, Trainer, TrainerOptions};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::evaluate::Evaluation;
 use crate::export::lock::Lock;
 use crate::export::pending;
 use crate::ort::Runtime;
+use crate::parallel::{Alone, Ranks};
 use metrics::StepRecord;
 use runs::Runs;
 
@@ -81,8 +84,10 @@ pub struct Plan {
     pub trainable: usize,
     /// The training examples that were read.
     pub data: crate::data::Summary,
-    /// Rows a step, at most.
+    /// Rows a step, at most, of all processes.
     pub rows_per_step: usize,
+    /// Processes that compute.
+    pub processes: usize,
     /// The learning rate at its highest.
     pub learning_rate: f64,
     /// Rows that are measured on.
@@ -129,21 +134,40 @@ pub struct Summary {
 /// Data, options or graphs that do not go together; [`Diverged`](crate::ErrorKind::Diverged) if loss or gradient are no numbers any more, with the
 /// step and the rows, after the last good state was saved; [`Interrupted`](crate::ErrorKind::Interrupted) if `stop` was set.
 pub fn train(runtime: &Runtime, options: &Options, stop: &AtomicBool, report: &mut dyn FnMut(Event<'_>)) -> Result<Summary> {
-    let _lock = Lock::take(&options.bundle, "peft-onnx train")?;
-    Runs::of(&options.bundle).tidy();
-    let is_completed = pending::complete(&options.bundle)?;
-    let material = run::Material::read(runtime, options)?;
-    if is_completed {
-        material.bundle().renew_inference()?;
+    let alone = train_among(runtime, options, &Ranks::of(&Alone, stop), report)?;
+    alone.ok_or_else(|| Error::invalid("a process by itself did not lead"))
+}
+
+/// The same by several processes, each with the same options: the batches of a step are parted among them and their gradients added up, so that the result is that
+/// of one process with so many times the `accumulation` (of a loss that compares all rows and runs on parts of a batch: with so many times the batch size).
+/// The process that leads alone writes and has a summary.
+///
+/// # Errors
+/// As [`train`]; if a process is gone. Of an error that all processes know of, those that do not lead have [`Elsewhere`](crate::ErrorKind::Elsewhere);
+/// whether they do is what [`are_settled`](Ranks::are_settled) tells.
+pub fn train_among(runtime: &Runtime, options: &Options, ranks: &Ranks<'_>, report: &mut dyn FnMut(Event<'_>)) -> Result<Option<Summary>> {
+    if ranks.are_several() && options.data.file == Path::new("-") {
+        let error = Error::unsupported("rows of standard input in several processes", "each of them reads the data");
+        return Err(ranks.alike(error.with_hint("write them to a file that all processes see")));
     }
+    let _lock = ranks.lead(|| Lock::take(&options.bundle, "peft-onnx train"))?;
+    let is_completed = ranks.lead(|| {
+        Runs::of(&options.bundle).tidy();
+        pending::complete(&options.bundle)
+    })?;
+    let material = ranks.agree(material::Material::read(runtime, options, ranks))?;
+    ranks.lead(|| if is_completed == Some(true) { material.bundle.renew_inference() } else { Ok(()) })?;
+    let (is_lead, processes) = (ranks.is_lead(), ranks.on_this_host());
     let prepared = std::thread::scope(|scope| {
         // While the graphs are opened.
-        scope.spawn(|| material.warn_of_memory(options));
-        run::Run::prepare(runtime, options, &material, report)
+        if is_lead {
+            scope.spawn(|| material.warn_of_memory(options, processes));
+        }
+        run::Run::prepare(runtime, options, &material, ranks, report)
     });
     match prepared? {
-        run::Prepared::Ready(run) => run.go(stop),
-        run::Prepared::Finished(summary) => Ok(*summary),
+        run::Prepared::Ready(run) => run.go(),
+        run::Prepared::Finished(summary) => Ok(summary.map(|summary| *summary)),
     }
 }
 

@@ -9,6 +9,7 @@ use crate::export::Bundle;
 use crate::forecast::{self, Lengths};
 use crate::ir::Graph;
 use crate::num;
+use crate::parallel::{Ranks, Reader, Writer};
 
 /// Private memory of the program with ONNX Runtime loaded and no graph open, in bytes; measured with 1.32 on Linux.
 const PROGRAM: u64 = 12 << 20;
@@ -88,29 +89,45 @@ const MOST_ROWS: i64 = 1 << 14;
 ///
 /// # Errors
 /// A bundle whose graphs cannot be read.
-pub(super) fn rows_at_a_time(bundle: &Bundle, options: &Options, dataset: &Dataset) -> Result<Option<NonZeroUsize>> {
-    let batch = options.data.batch_size;
-    match (options.micro_batch, available()) {
-        (MicroBatch::Whole, _) | (MicroBatch::Fitting, None) => Ok(None),
-        (MicroBatch::Rows(rows), _) => Ok(Some(rows)),
-        (MicroBatch::Fitting, Some(memory)) => {
-            let tokens = tokens(dataset);
-            // Other processes take some of it too.
-            let budget = memory / 10 * 9;
-            if Step::read(bundle, false)?.need(Lengths { rows: whole(batch.get()), tokens })?.bytes <= budget {
-                return Ok(None);
+pub(super) fn rows_at_a_time(bundle: &Bundle, options: &Options, dataset: &Dataset, ranks: &Ranks<'_>) -> Result<Option<NonZeroUsize>> {
+    match options.micro_batch {
+        MicroBatch::Whole => Ok(None),
+        MicroBatch::Rows(rows) => Ok(Some(rows)),
+        MicroBatch::Fitting => {
+            let batch = options.data.batch_size;
+            let own = fitting(bundle, batch, tokens(dataset), ranks.on_this_host());
+            // All take the least of what each has memory for: parts are numbered alike.
+            let all = ranks.gather(own.map(|rows| Writer::default().count(rows.get()).finish()))?;
+            let rows = all.iter().map(|bytes| Reader::new(bytes).count()).collect::<Result<Vec<_>>>()?.into_iter().min();
+            let rows = rows.and_then(NonZeroUsize::new).filter(|rows| *rows < batch);
+            if let Some(rows) = rows {
+                tracing::info!("the model runs on {rows} of {batch} rows at a time: as many as there is memory for");
             }
-            let most = Step::read(bundle, true)?.most_rows(tokens, budget)?.unwrap_or(1);
-            let rows = usize::try_from(most).ok().and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN).min(batch);
-            tracing::info!("the model runs on {rows} of {batch} rows at a time: as many as there is memory for");
-            Ok(Some(rows))
+            Ok(rows)
         }
     }
 }
 
+/// As many rows of a batch as one of so many processes of this host has memory for; all of them where that is not known.
+fn fitting(bundle: &Bundle, batch: NonZeroUsize, tokens: i64, processes: usize) -> Result<NonZeroUsize> {
+    let Some(memory) = share(processes) else { return Ok(batch) };
+    // Other programs take some of it too.
+    let budget = memory / 10 * 9;
+    if Step::read(bundle, false)?.need(Lengths { rows: whole(batch.get()), tokens })?.bytes <= budget {
+        return Ok(batch);
+    }
+    let most = Step::read(bundle, true)?.most_rows(tokens, budget)?.unwrap_or(1);
+    Ok(usize::try_from(most).ok().and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN).min(batch))
+}
+
+/// The memory that one of so many processes of this host can take.
+fn share(processes: usize) -> Option<u64> {
+    Some(available()? / num::wide(processes.max(1)))
+}
+
 /// Says if a step needs more memory than there is; nothing where that is not known.
-pub(super) fn warn(bundle: &Bundle, dataset: &Dataset, rows: usize, batch: usize) {
-    let Some(memory) = available() else { return };
+pub(super) fn warn(bundle: &Bundle, dataset: &Dataset, rows: usize, batch: usize, processes: usize) {
+    let Some(memory) = share(processes) else { return };
     let (rows, tokens) = (whole(rows.min(batch)), tokens(dataset));
     let needed = Step::read(bundle, rows < whole(batch)).and_then(|step| step.need(Lengths { rows, tokens }));
     match needed {

@@ -247,12 +247,29 @@ impl Options {
     /// # Errors
     /// If there would be no step.
     pub(super) fn schedule(&self, steps_per_epoch: usize) -> Result<Schedule> {
-        let total_steps = self.length.steps(steps_per_epoch)?;
+        Ok(self.schedule_of(self.length.steps(steps_per_epoch)?))
+    }
+
+    /// The same of a run that took its steps so far with other numbers of rows: it ends where its epochs do. `left` is how many steps are left of the
+    /// epoch that it is in.
+    ///
+    /// # Errors
+    /// If there would be no step.
+    pub(super) fn schedule_from(&self, steps_per_epoch: usize, done: u64, left: u64, epoch: u64) -> Result<Schedule> {
+        let all = self.length.steps(steps_per_epoch)?;
+        if matches!(self.length, Length::Steps(_)) {
+            return Ok(self.schedule_of(all));
+        }
+        let behind_this_epoch = (epoch + 1).saturating_mul(num::wide(steps_per_epoch));
+        Ok(self.schedule_of(done + (left + all).saturating_sub(behind_this_epoch)))
+    }
+
+    fn schedule_of(&self, total_steps: u64) -> Schedule {
         let warmup_steps = match self.warmup {
             Warmup::Steps(steps) => steps,
             Warmup::Share(share) => whole(share * num::float_of(total_steps)),
         };
-        Ok(Schedule { decay: self.decay, peak: self.optimizer.learning_rate, warmup_steps, total_steps })
+        Schedule { decay: self.decay, peak: self.optimizer.learning_rate, warmup_steps, total_steps }
     }
 }
 

@@ -1,101 +1,38 @@
 //! One run, from its options to its summary.
 
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indexmap::IndexMap;
+use xxhash_rust::xxh3::Xxh3Default;
 
-use super::ahead::{Ahead, Group};
+use super::ahead::{Ahead, Next};
 use super::best::Best;
-use super::ending::{describe, environment, finished, is_exhausted, mean, measured, names_of, nothing_measured, ratio, report, whole};
+use super::ending::{finished, is_exhausted, mean, ratio, whole};
 use super::engine::{Engine, Opening};
-use super::events::Events;
-use super::graphs::{STATES, open as open_graph};
-use super::options::EvalData;
-use super::start::{Beginning, begin};
-use super::{Event, Options, Plan, Source, Summary, fitting, need, source};
-use crate::adapter::config::Task;
-use crate::contract::{GraphName, Input};
-use crate::data::{Cursor, Dataset};
+use super::graphs::STATES;
+use super::journal::Journal;
+use super::material::Material;
+use super::start::begin;
+use super::{Event, Options, Plan, Summary};
+use crate::contract::Input;
+use crate::data::{Batches, Cursor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::evaluate::reference::Reference;
-use crate::evaluate::{Evaluation, Evaluator, teacher};
-use crate::export::Bundle;
-use crate::export::adapter_file::Frame;
+use crate::evaluate::{Evaluation, Evaluator};
 use crate::num;
 use crate::ort::{Feed, Runtime};
-use crate::training::checkpoint::{self, Checkpoint, Conditions, Keep, Record};
-use crate::training::metrics::{Metrics, StepRecord};
-use crate::training::runs::{self, Ended};
+use crate::parallel::Ranks;
+use crate::training::checkpoint::{Checkpoint, Conditions, Keep, Record};
+use crate::training::metrics::StepRecord;
+use crate::training::runs::Ended;
 use crate::training::schedule::Schedule;
-
-/// What a run works on.
-pub(super) struct Material {
-    bundle: Bundle,
-    source: Source,
-    dataset: Dataset,
-    eval_data: Option<Dataset>,
-    beginning: Beginning,
-}
-
-impl Material {
-    /// Reads the manifest, where the run starts, and the data.
-    pub(super) fn read(runtime: &Runtime, options: &Options) -> Result<Self> {
-        options.optimizer.check()?;
-        let bundle = Bundle::open(&options.bundle, options.base.as_deref())?;
-        let beginning = Beginning::find(options, bundle.manifest())?;
-        let data = &options.data;
-        let source = fitting::source(options, &bundle)?;
-        let (mut dataset, mut eval_data) = match &data.eval {
-            EvalData::HeldOut(held_out) => source.read_parted(&data.file, *held_out).map(|(kept, held)| (kept, Some(held)))?,
-            EvalData::File(file) => {
-                let dataset = source.read_to_learn(&data.file)?;
-                let eval_data = source.read_to_measure(file, Some(&dataset))?;
-                (dataset, Some(eval_data))
-            }
-            EvalData::Nothing => (source.read_to_learn(&data.file)?, None),
-        };
-        if let Some(rows) = &mut eval_data {
-            rows.class_weights.clone_from(&dataset.class_weights);
-        }
-        for rows in std::iter::once(&mut dataset).chain(&mut eval_data) {
-            teacher::fill(runtime, &bundle, options.device, &source.collation(), rows)?;
-        }
-        let rows = need::rows_at_a_time(&bundle, options, &dataset)?;
-        Ok(Self { source: source.in_parts_of(rows), bundle, dataset, eval_data, beginning })
-    }
-
-    /// Says before the first step if it needs more memory than the machine has.
-    pub(super) fn warn_of_memory(&self, options: &Options) {
-        let batch = options.data.batch_size.get();
-        need::warn(&self.bundle, &self.dataset, self.source.collation().micro_batch.unwrap_or(batch), batch);
-    }
-
-    /// The bundle, open.
-    pub(super) fn bundle(&self) -> &Bundle {
-        &self.bundle
-    }
-
-    /// Keeps the names of classes that the data has and the bundle does not know yet: whoever reads the bundle later must number them alike.
-    fn keep_class_names(&self, bundle: &Path) -> Result<()> {
-        let manifest = self.bundle.manifest();
-        let mut kept = manifest.clone();
-        kept.class_names = self.dataset.class_names.clone().unwrap_or(kept.class_names);
-        if manifest.loss.balances_classes {
-            // Whoever measures the loss later weighs classes alike.
-            kept.loss.class_weights.clone_from(&self.dataset.class_weights);
-        }
-        let is_known = kept.class_names == manifest.class_names && kept.loss == manifest.loss;
-        if is_known { Ok(()) } else { kept.write(bundle) }
-    }
-}
 
 /// A run, ready to take steps.
 pub(super) struct Run<'a> {
     options: &'a Options,
     material: &'a Material,
+    ranks: &'a Ranks<'a>,
     report: &'a mut dyn FnMut(Event<'_>),
     engine: Engine,
     evaluator: Option<Evaluator<'a>>,
@@ -106,18 +43,24 @@ pub(super) struct Run<'a> {
     conditions: Conditions,
     optimization: String,
     schedule: Schedule,
+    grouping: Grouping,
     steps_per_epoch: usize,
-    kept: runs::Run,
-    frame: Frame,
-    metrics: Metrics,
-    events: Option<Events>,
-    /// What it computes with, for people.
-    environment: Vec<(&'static str, String)>,
+    /// What is written, by the process that leads.
+    journal: Option<Journal<'a>>,
     begun: u64,
     done: u64,
     cursor: Cursor,
     waiting: Vec<Waiting>,
     collected: Instant,
+}
+
+/// The batches of a step, of all processes together.
+#[derive(Clone, Copy)]
+struct Grouping {
+    /// Rows of each.
+    rows: usize,
+    /// How many there are.
+    batches: usize,
 }
 
 /// A step that was taken and whose outcome is still on the device.
@@ -149,8 +92,8 @@ struct Seen {
 pub(super) enum Prepared<'a> {
     /// Steps can be taken.
     Ready(Box<Run<'a>>),
-    /// All steps were taken before; the bundle has the adapter.
-    Finished(Box<Summary>),
+    /// All steps were taken before; the bundle has the adapter. The process that leads tells of it.
+    Finished(Option<Box<Summary>>),
 }
 
 impl<'a> Run<'a> {
@@ -159,81 +102,81 @@ impl<'a> Run<'a> {
         runtime: &Runtime,
         options: &'a Options,
         material: &'a Material,
+        ranks: &'a Ranks<'a>,
         report: &'a mut dyn FnMut(Event<'_>),
     ) -> Result<Prepared<'a>> {
-        let Material { bundle, source, dataset, eval_data, beginning } = material;
-        let manifest = bundle.manifest();
-        let (data, accumulation) = (&options.data, options.accumulation.get());
-        let is_parted = source.collation().parts_batches(dataset, data.batch_size.get());
-        let parts = if is_parted { data.batch_size } else { NonZeroUsize::MIN };
-        let task = Task::from_name(&manifest.task);
-        if is_parted
-            && !manifest.graphs.contains_key(GraphName::Vjp.name())
-            && task.is_some_and(|task| manifest.loss.needs_whole_batch(task))
-        {
-            let what = format!("running the loss {} on parts of a batch", manifest.loss.name);
-            let error = Error::unsupported(what, "it compares all rows of a batch with each other");
-            return Err(error.with_hint("leave `micro_batch_size` out, and take a smaller `batch_size`"));
+        let mut run = ranks.agree(Self::opened(runtime, options, material, ranks, report))?;
+        let asked = format!(
+            "{:?}; {}; {} steps; peft-onnx {}",
+            run.conditions,
+            run.optimization,
+            run.schedule.total_steps,
+            env!("CARGO_PKG_VERSION")
+        );
+        ranks.same("what the processes of this run work on", &asked)?;
+        let (done, watching) = (run.done, &options.watching);
+        let is_over = done == run.schedule.total_steps || is_exhausted(&run.best, watching);
+        if let Some(kept) = material.beginning.run_that_goes_on().filter(|_| is_over) {
+            let summary = ranks.lead(|| finished(&material.bundle, &mut kept.clone(), done, watching))?;
+            return Ok(Prepared::Finished(summary.map(Box::new)));
         }
-        let opening = Opening { device: options.device, accumulation: options.accumulation, waiting: options.waiting };
-        let mut engine = Engine::open(runtime, bundle, &opening, parts)?;
+        if done >= run.schedule.total_steps {
+            let error = Error::mismatch("steps of this run", format!("more than the {done} of the checkpoint"), run.schedule.total_steps);
+            return Err(ranks.alike(error.with_hint("raise `max_steps` or `epochs`")));
+        }
+        run.journal = ranks.lead(|| Journal::open(runtime, options, material, done))?;
+        if let Some((reference, journal)) = run.reference.as_mut().zip(run.journal.as_ref()) {
+            reference.keep_in(&journal.run.folder)?;
+        }
+        Ok(Prepared::Ready(Box::new(run)))
+    }
+
+    /// A run with its graphs open, which nothing was written of.
+    fn opened(
+        runtime: &Runtime,
+        options: &'a Options,
+        material: &'a Material,
+        ranks: &'a Ranks<'a>,
+        report: &'a mut dyn FnMut(Event<'_>),
+    ) -> Result<Self> {
+        let Material { bundle, source, dataset, beginning, .. } = material;
+        let (manifest, batch_size) = (bundle.manifest(), options.data.batch_size);
+        let is_parted = source.collation().parts_batches(dataset, batch_size.get());
+        material.check_parts(is_parted)?;
+        let processes = NonZeroUsize::new(ranks.size()).unwrap_or(NonZeroUsize::MIN);
+        // Of several processes each step waits for the others anyway.
+        let waiting = if ranks.are_several() { NonZeroUsize::MIN } else { options.waiting };
+        let opening = Opening { device: options.device, accumulation: options.accumulation, waiting, processes };
+        let mut engine = Engine::open(runtime, bundle, &opening, if is_parted { batch_size } else { NonZeroUsize::MIN })?;
         engine.configure(&options.optimizer, options.seed)?;
-        let open = |purpose| open_graph(runtime, bundle, purpose, options.device);
-        let watching = &options.watching;
-        let evaluator = match eval_data {
-            Some(dataset) => {
-                let evaluator = Evaluator::new(open(GraphName::Evaluation)?, dataset, source.collation(), data.batch_size.get());
-                let evaluator =
-                    evaluator.narrowed_to(source.hard_prompt()).measuring(source.classes(), &names_of(dataset, manifest), &manifest.loss);
-                let evaluator = evaluator.spelled_by(source.tokenizer(), &manifest.loss);
-                measured(&watching.goal, &evaluator.names())?;
-                Some(evaluator.compared_with(Reference::of(runtime, bundle, options.reference, options.device)?))
-            }
-            None if watching.decides() => return Err(nothing_measured()),
-            None => None,
+        let evaluator = material.evaluator(runtime, options)?;
+        let reference = Reference::of(runtime, bundle, options.reference, options.device)?;
+        let conditions = material.conditions(options, ranks.size())?;
+        let (rows, batches) = (batch_size.get(), options.accumulation.get());
+        let grouping = if engine.compares_all_rows() {
+            Grouping { rows: rows * ranks.size(), batches }
+        } else {
+            Grouping { rows, batches: batches * ranks.size() }
         };
-        let mut reference = Reference::of(runtime, bundle, options.reference, options.device)?;
-        let conditions = Conditions {
-            bundle: format!("{} with {} numbers on {}", manifest.method, manifest.trainable_count, manifest.base.fingerprint),
-            data: checkpoint::file_hash(&data.file)?,
-            rows: [
-                &checkpoint::numbers_hash(source::numbers(dataset)),
-                data.sampler.mark(),
-                data.augmentation.mark(),
-                options.reference.mark(),
-            ]
-            .concat(),
-            batch_size: data.batch_size.get(),
-            accumulation,
-            order: data.order,
-            seed: options.seed,
-        };
-        let batches = engine.batches(dataset, data.batch_size.get(), data.order, source.learning_collation())?;
-        let steps_per_epoch = batches.groups_per_epoch(accumulation);
-        let schedule = options.schedule(steps_per_epoch)?;
+        let batches = engine.batches(dataset, grouping.rows, options.data.order, source.learning_collation())?;
+        let steps_per_epoch = batches.groups_per_epoch(grouping.batches);
+        let mut schedule = options.schedule(steps_per_epoch)?;
+        let (done, cursor) = begin(beginning, manifest, &mut engine, dataset.examples.len(), &conditions)?;
+        if let Some(checkpoint) =
+            beginning.checkpoint.as_ref().filter(|checkpoint| checkpoint.record.conditions.differs_in_steps(&conditions))
+        {
+            let left = (dataset.examples.len() - cursor.position).div_ceil(grouping.rows).div_ceil(grouping.batches);
+            schedule = options.schedule_from(steps_per_epoch, checkpoint.record.step, num::wide(left), cursor.epoch)?;
+        }
         let optimization = format!("{schedule}; {}", options.optimizer);
-        let (done, cursor) = begin(beginning, manifest, &mut engine, dataset.examples.len(), &conditions, &optimization)?;
+        beginning.compare(&optimization);
+        let watching = &options.watching;
         let best = Best::of(watching.goal.clone(), beginning.evaluations(watching.goal.metric(), done)?);
-        let is_over = done == schedule.total_steps || is_exhausted(&best, watching);
-        if let Some(run) = beginning.run_that_goes_on().filter(|_| is_over) {
-            return Ok(Prepared::Finished(Box::new(finished(bundle, &mut run.clone(), done, watching)?)));
-        }
-        if done >= schedule.total_steps {
-            let error = Error::mismatch("steps of this run", format!("more than the {done} of the checkpoint"), schedule.total_steps);
-            return Err(error.with_hint("raise `max_steps` or `epochs`"));
-        }
-        material.keep_class_names(&options.bundle)?;
-        let frame = Frame::read(&beginning.adapter, manifest)?;
-        let (run, metrics) = beginning.open(options)?;
-        if let Some(reference) = &mut reference {
-            reference.keep_in(&run.folder)?;
-        }
-        let (begun, waiting, collected) = (done, vec![], Instant::now());
         let eval_steps = watching.every.or_else(|| NonZeroU64::new(whole(steps_per_epoch)).filter(|_| watching.decides()));
-        let events = options.tensorboard.then(|| Events::create(&run.folder, done)).transpose()?;
-        Ok(Prepared::Ready(Box::new(Self {
+        Ok(Self {
             options,
             material,
+            ranks,
             report,
             engine,
             evaluator,
@@ -243,39 +186,41 @@ impl<'a> Run<'a> {
             conditions,
             optimization,
             schedule,
+            grouping,
             steps_per_epoch,
-            kept: run,
-            frame,
-            metrics,
-            events,
-            environment: environment(runtime, manifest, options.device),
-            begun,
+            journal: None,
+            begun: done,
             done,
             cursor,
-            waiting,
-            collected,
-        })))
+            waiting: vec![],
+            collected: Instant::now(),
+        })
     }
 
-    /// Takes the steps.
-    pub(super) fn go(self, stop: &AtomicBool) -> Result<Summary> {
-        let data = &self.options.data;
+    fn batches(&self) -> Result<Batches<'a>> {
         let Material { dataset, source, .. } = self.material;
-        let mut batches = self.engine.batches(dataset, data.batch_size.get(), data.order, source.learning_collation())?;
-        batches.seek(self.cursor);
-        let count = self.options.accumulation.get();
-        std::thread::scope(|scope| self.take_steps(&Ahead::start(scope, batches, count), stop))
+        self.engine.batches(dataset, self.grouping.rows, self.options.data.order, source.learning_collation())
     }
 
-    fn take_steps(mut self, groups: &Ahead, stop: &AtomicBool) -> Result<Summary> {
+    /// Takes the steps. The process that leads tells of them.
+    pub(super) fn go(self) -> Result<Option<Summary>> {
+        let mut batches = self.batches()?;
+        batches.seek(self.cursor);
+        let (count, share) = (self.grouping.batches, self.ranks.share());
+        std::thread::scope(|scope| self.take_steps(&Ahead::start(scope, batches, count, share)))
+    }
+
+    fn take_steps(mut self, groups: &Ahead) -> Result<Option<Summary>> {
         let plan = self.plan();
         (self.report)(Event::Started(&plan));
         let begun = self.material.beginning.run_that_goes_on().map(|_| self.done);
         let (started, mut seen) = (Instant::now(), Seen { saved: begun, ..Seen::default() });
         for step in self.done + 1..=self.schedule.total_steps {
-            self.step(step, groups)?;
+            if let Err(error) = self.step(step, groups) {
+                return Err(self.broken_off(error, &mut seen));
+            }
             let (evaluates, saves) = (self.is_due(step, self.eval_steps), self.is_due(step, self.options.saving.every));
-            let stops = stop.load(Ordering::SeqCst);
+            let stops = self.ranks.stops();
             let is_last = step == self.schedule.total_steps;
             if self.engine.is_full() || evaluates || saves || stops || is_last || self.collected.elapsed() > PATIENCE {
                 self.collect(&mut seen)?;
@@ -286,7 +231,7 @@ impl<'a> Run<'a> {
             if stops {
                 self.save(step, &mut seen)?;
                 self.end(Ended::Interrupted, &seen);
-                return Err(self.interrupted(step));
+                return Err(self.ranks.alike(self.interrupted(step)));
             }
             if saves {
                 self.save(step, &mut seen)?;
@@ -299,14 +244,14 @@ impl<'a> Run<'a> {
     }
 
     fn plan(&self) -> Plan {
-        let accumulation = self.options.accumulation.get();
         Plan {
             done: self.done,
             steps: self.schedule.total_steps,
             steps_per_epoch: self.steps_per_epoch,
             trainable: self.material.bundle.manifest().trainable_count,
             data: self.material.dataset.summary,
-            rows_per_step: self.options.data.batch_size.get() * accumulation,
+            rows_per_step: self.grouping.rows * self.grouping.batches,
+            processes: self.ranks.size(),
             learning_rate: self.schedule.peak,
             eval_rows: self.material.eval_data.as_ref().map(|data| data.summary.rows),
             eval_steps: self.eval_steps.map(NonZeroU64::get),
@@ -320,26 +265,37 @@ impl<'a> Run<'a> {
     /// Takes a step and leaves its outcome on the device.
     fn step(&mut self, step: u64, groups: &Ahead) -> Result<()> {
         let started = Instant::now();
-        let Group { batches: mut group, after } = groups.next()?;
-        if let Some(reference) = &mut self.reference {
-            group.iter_mut().try_for_each(|batch| reference.complete(batch))?;
-        }
+        let (next, failed) = match self.next(groups) {
+            Ok(next) => (next, None),
+            Err(error) => (Next::default(), Some(error)),
+        };
         let learning_rate = self.schedule.rate(step);
-        self.engine.step(&group, step, learning_rate)?;
+        self.engine.step(self.ranks, failed.map_or(Ok(&next.group.batches), Err), step, learning_rate)?;
+        let before = std::mem::replace(&mut self.cursor, next.after);
+        self.done = step;
+        let own: usize = next.group.batches.iter().map(|batch| batch.tokens).sum();
         let record = StepRecord {
             step,
             loss: f32::NAN,
             learning_rate,
             grad_norm: f32::NAN,
-            tokens: group.iter().map(|batch| batch.tokens).sum(),
+            tokens: self.ranks.count(own)?,
             seconds: started.elapsed().as_secs_f64(),
             epoch: ratio(step, self.steps_per_epoch),
             diverged: false,
         };
-        let lines = group.iter().flat_map(|batch| &batch.lines).map(ToString::to_string).collect();
-        self.waiting.push(Waiting { record, lines, cursor: self.cursor });
-        (self.cursor, self.done) = (after, step);
+        let lines = next.group.lines.iter().map(ToString::to_string).collect();
+        self.waiting.push(Waiting { record, lines, cursor: before });
         Ok(())
+    }
+
+    /// The batches of the next step.
+    fn next(&mut self, groups: &Ahead) -> Result<Next> {
+        let mut next = groups.next()?;
+        if let Some(reference) = &mut self.reference {
+            next.group.batches.iter_mut().try_for_each(|batch| reference.complete(batch).map(drop))?;
+        }
+        Ok(next)
     }
 
     /// Brings the outcomes of the steps since the last time from the device, and tells of them.
@@ -349,13 +305,13 @@ impl<'a> Run<'a> {
         for (waiting, outcome) in std::mem::take(&mut self.waiting).into_iter().zip(outcomes) {
             let (loss, grad_norm, diverged) = (outcome.loss, outcome.grad_norm, !outcome.is_finite());
             let record = StepRecord { loss, grad_norm, diverged, ..waiting.record };
-            self.metrics.write(&record)?;
-            self.events.as_mut().map_or(Ok(()), |events| events.step(&record))?;
+            self.journal.as_mut().map_or(Ok(()), |journal| journal.step(&record))?;
             if diverged {
                 if record.step == self.done {
                     (self.cursor, self.done) = (waiting.cursor, record.step - 1);
                 }
-                return Err(self.diverged(&record, &waiting.lines, seen));
+                let error = self.diverged(&record, &waiting.lines, seen);
+                return Err(self.ranks.alike(error));
             }
             seen.losses.push(outcome.loss);
             seen.tokens += num::wide(record.tokens);
@@ -369,10 +325,10 @@ impl<'a> Run<'a> {
         let Some(evaluator) = self.evaluator.as_mut().filter(|_| seen.evaluated.as_ref().is_none_or(|(last, _)| *last != step)) else {
             return Ok(());
         };
-        let evaluation = evaluator.measure(Some(Feed::device(Input::Trainable.name(), self.engine.trainable()?)))?;
+        let trainable = Feed::device(Input::Trainable.name(), self.engine.trainable()?);
+        let evaluation = evaluator.measure_among(self.ranks, Some(trainable))?;
         let record = evaluation.record(step);
-        self.metrics.write(&record)?;
-        self.events.as_mut().map_or(Ok(()), |events| events.evaluation(&record))?;
+        self.journal.as_mut().map_or(Ok(()), |journal| journal.evaluation(&record))?;
         let value = self.best.goal().value(&evaluation)?;
         let before = self.best.step();
         let is_best = self.best.add(step, value);
@@ -403,29 +359,53 @@ impl<'a> Run<'a> {
             STATES.iter().map(|part| Ok((part.input.to_owned(), self.engine.read(part.input)?))).collect::<Result<_>>()?;
         if let Some((part, _)) = state.iter().find(|(_, values)| values.iter().any(|value| !value.is_finite())) {
             let what = format!("the state after step {step} is not saved: {part} has numbers that are not finite");
-            return Err(Error::from(ErrorKind::Diverged(what)).with_hint(SMALLER));
+            return Err(self.ranks.alike(Error::from(ErrorKind::Diverged(what)).with_hint(SMALLER)));
         }
+        self.ranks.same("the state after a step", &format!("{:016x} after step {step}", mark(&state)))?;
         let total = self.schedule.total_steps;
         let record = Record::new(step, total, self.cursor, self.conditions.clone(), self.optimization.clone());
         let checkpoint = Checkpoint { record, state };
-        let (frame, manifest) = (&self.frame, self.material.bundle.manifest());
-        let adapter = |folder: &Path| frame.write(folder, manifest, &checkpoint.state[Input::Trainable.name()]);
-        self.metrics.sync()?;
         let newest = self.options.saving.keep.map(NonZeroUsize::get);
         let keep = Keep { newest, best: self.best.step().filter(|_| self.options.watching.load_best), superseded };
-        let folder = self.kept.checkpoints()?.write(&checkpoint, keep, &adapter)?;
+        let journal = &mut self.journal;
+        let folder = self.ranks.lead(|| journal.as_mut().map(|journal| journal.save(&checkpoint, keep)).transpose())?;
         seen.saved = Some(step);
-        (self.report)(Event::Saved(&folder));
+        if let Some(folder) = folder.flatten() {
+            (self.report)(Event::Saved(&folder));
+        }
         Ok(())
     }
 
-    /// Keeps how the run ended. That is said nowhere else but in a list of runs: it is no reason to fail.
     fn end(&mut self, ended: Ended, seen: &Seen) {
-        if let Err(error) = self.kept.end(ended) {
-            tracing::warn!("the end of run {} could not be recorded: {error}", self.kept.name);
+        if let Some(journal) = &mut self.journal {
+            journal.end(ended, seen.evaluated.as_ref().map(|(_, evaluation)| evaluation));
         }
-        let (evaluation, manifest) = (seen.evaluated.as_ref().map(|(_, evaluation)| evaluation), self.material.bundle.manifest());
-        report(&self.kept, manifest, &self.environment, &names_of(&self.material.dataset, manifest), evaluation);
+    }
+
+    /// The name of the run, where it is known.
+    fn name(&self) -> &str {
+        self.journal.as_ref().map_or("", |journal| &journal.run.name)
+    }
+
+    /// What is said of a step that could not be taken: the state before it is saved.
+    fn broken_off(&mut self, error: Error, seen: &mut Seen) -> Error {
+        if !self.ranks.are_settled() {
+            return error;
+        }
+        if !self.waiting.is_empty()
+            && let Err(earlier) = self.collect(seen)
+        {
+            return earlier;
+        }
+        let (step, is_new) = (self.done, seen.saved != Some(self.done) && self.done > self.begun);
+        match self.save(step, seen) {
+            Ok(()) if is_new && self.journal.is_some() => {
+                let saved = format!("step {step} of run {} was saved; the same command with `resume` goes on from there", self.name());
+                let before = error.hint().map(|hint| format!("{hint}; ")).unwrap_or_default();
+                error.hinted(format!("{before}{saved}"))
+            }
+            _ => error,
+        }
     }
 
     fn diverged(&mut self, record: &StepRecord, lines: &[String], seen: &mut Seen) -> Error {
@@ -451,31 +431,29 @@ impl<'a> Run<'a> {
     }
 
     fn interrupted(&self, step: u64) -> Error {
-        let name = &self.kept.name;
+        let name = self.name();
         let hint = format!("step {step} of run {name} was saved; the same command with `resume` goes on from there");
         Error::from(ErrorKind::Interrupted).with_hint(hint)
     }
 
-    fn finish(mut self, mut seen: Seen, time: Duration) -> Result<Summary> {
+    fn finish(mut self, mut seen: Seen, time: Duration) -> Result<Option<Summary>> {
         let last = self.done;
         self.evaluate(last, &mut seen)?;
         self.save(last, &mut seen)?;
         let stopped_early = last < self.schedule.total_steps;
-        let Self { material, kept: mut of_run, engine, evaluator, reference, options, best, environment, .. } = self;
+        let Self { material, journal, engine, evaluator, reference, options, best, .. } = self;
         // All is saved: what computed the steps makes room before another graph is read.
         drop((engine, evaluator, reference));
-        let Summary { run, adapter, kept, .. } = finished(&material.bundle, &mut of_run, last, &options.watching)?;
+        let Some(mut journal) = journal else { return Ok(None) };
+        let Summary { run, adapter, kept, .. } = finished(&material.bundle, &mut journal.run, last, &options.watching)?;
         if options.watching.load_best && best.step().is_some_and(|step| step != kept) {
             tracing::warn!("step {} was better than step {kept}, but there is no checkpoint of it", best.step().unwrap_or_default());
         }
         let tenth = seen.losses.len().div_ceil(10);
         let evaluation =
             [seen.evaluated, seen.best].into_iter().flatten().find(|(step, _)| *step == kept).map(|(_, evaluation)| evaluation);
-        let manifest = material.bundle.manifest();
-        let results = evaluation.as_ref().map(Evaluation::all).unwrap_or_default();
-        describe(material.bundle.folder(), &results);
-        report(&of_run, manifest, &environment, &names_of(&material.dataset, manifest), evaluation.as_ref());
-        Ok(Summary {
+        journal.tell(evaluation.as_ref());
+        Ok(Some(Summary {
             run,
             was_finished: false,
             steps: last,
@@ -488,8 +466,15 @@ impl<'a> Run<'a> {
             kept,
             best: best.found.filter(|_| options.watching.decides()).map(|(_, value)| (best.goal().metric().to_owned(), value)),
             stopped_early,
-        })
+        }))
     }
+}
+
+/// What tells states apart.
+fn mark(state: &IndexMap<String, Vec<f32>>) -> u64 {
+    let mut mark = Xxh3Default::new();
+    state.values().for_each(|values| mark.update(bytemuck::cast_slice(values)));
+    mark.digest()
 }
 
 /// What to do about an update that left the range of numbers.

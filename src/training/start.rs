@@ -131,6 +131,15 @@ impl Beginning {
         Ok(Told::evaluations(&run.metrics(), metric)?.into_iter().filter(|(at, _)| *at <= step).collect())
     }
 
+    /// Says if the run that is gone on from was optimized in another way.
+    pub(super) fn compare(&self, optimization: &str) {
+        if let Some(Checkpoint { record, .. }) = &self.checkpoint
+            && record.optimization != optimization
+        {
+            tracing::warn!("the checkpoint's run had {}; this one continues with {optimization}", record.optimization);
+        }
+    }
+
     /// Opens the run's folder and its metrics; the bundle's links lead to it from now on.
     pub(super) fn open(&self, options: &Options) -> Result<(Run, Metrics)> {
         let step = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.record.step);
@@ -180,7 +189,6 @@ pub(super) fn begin(
     engine: &mut Engine,
     rows: usize,
     conditions: &Conditions,
-    optimization: &str,
 ) -> Result<(u64, Cursor)> {
     let Some(Checkpoint { record, .. }) = &beginning.checkpoint else {
         let start = adapter_file::read(&beginning.adapter, manifest)?;
@@ -190,9 +198,6 @@ pub(super) fn begin(
     };
     record.conditions.check(conditions)?;
     let cursor = record.place_in(rows)?;
-    if record.optimization != optimization {
-        tracing::warn!("the checkpoint's run had {}; this one continues with {optimization}", record.optimization);
-    }
     for part in STATES {
         let values = beginning.checkpoint.as_ref().map(|checkpoint| checkpoint.part(part.input, manifest.trainable_count));
         engine.write(part.input, values.transpose()?.unwrap_or_default().to_vec())?;

@@ -1,6 +1,7 @@
 //! Training in steps of the caller's own: over batches in memory, with nothing written to the disk.
 
 use std::num::NonZeroUsize;
+use std::sync::atomic::AtomicBool;
 
 use super::Source;
 use super::engine::{Engine, Opening};
@@ -12,6 +13,7 @@ use crate::evaluate::reference::{Referee, Reference};
 use crate::export::Bundle;
 use crate::export::adapter_file::Frame;
 use crate::ort::{Device, Options as RuntimeOptions, Runtime};
+use crate::parallel::{Alone, Ranks};
 use crate::peft::AdapterFiles;
 
 /// How a [`Trainer`] takes its steps.
@@ -65,7 +67,8 @@ impl Trainer {
     pub fn new(bundle: &Bundle, options: &TrainerOptions) -> Result<Self> {
         options.optimizer.check()?;
         let runtime = Runtime::start(&RuntimeOptions { threads: options.threads, ..RuntimeOptions::default() })?;
-        let opening = Opening { device: options.device, accumulation: NonZeroUsize::MIN, waiting: NonZeroUsize::MIN };
+        let one = NonZeroUsize::MIN;
+        let opening = Opening { device: options.device, accumulation: one, waiting: one, processes: one };
         let mut engine = Engine::open(runtime, bundle, &opening, NonZeroUsize::MIN)?;
         engine.configure(&options.optimizer, options.seed)?;
         engine.write(Input::Trainable.name(), bundle.trainable()?)?;
@@ -99,7 +102,8 @@ impl Trainer {
             reference.complete(&mut batch)?;
         }
         let number = self.taken + 1;
-        self.engine.step(std::slice::from_ref(&batch), number, self.learning_rate)?;
+        let stop = AtomicBool::new(false);
+        self.engine.step(&Ranks::of(&Alone, &stop), Ok(std::slice::from_ref(&batch)), number, self.learning_rate)?;
         let outcome = self.engine.collect()?.pop().ok_or_else(|| Error::invalid("the step told nothing"))?;
         self.taken = number;
         Ok(Step { number, loss: outcome.loss, grad_norm: outcome.grad_norm, is_updated: outcome.is_finite() })

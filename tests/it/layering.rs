@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const ROOMS: &[&[&str]] = &[
     &["error", "measure", "contract"],
     &["num"],
-    &["files"],
+    &["files", "parallel"],
     &["media"],
     &["ir"],
     &["onnx", "decompose", "anatomy", "grad", "safetensors", "forecast"],

@@ -29,6 +29,7 @@ mod media;
 mod onnx;
 mod optimizer;
 mod packing;
+mod parallel;
 mod peft_format;
 mod plan;
 mod predict;

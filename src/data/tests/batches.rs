@@ -7,6 +7,7 @@ use crate::adapter::config::Task;
 use crate::data::{Batch, Batches, Collation, Cursor, Order, Reading};
 use crate::error::Result;
 use crate::ort::{Axis, ElementType, HostTensor, Port, Presence};
+use crate::parallel::Share;
 
 fn port(name: &str, element_type: ElementType, rank: usize) -> Port {
     Port { name: name.into(), element_type: Some(element_type), shape: vec![Axis::Free(String::new()); rank], presence: Presence::Required }
@@ -49,10 +50,32 @@ fn batches_go_round_and_the_last_of_an_epoch_may_be_short() -> Result<()> {
     assert_eq!(lines, [vec![1, 2], vec![3, 4], vec![5], vec![1, 2], vec![3, 4]]);
     assert_eq!((batches.per_epoch(), batches.groups_per_epoch(2), batches.cursor()), (3, 2, Cursor { epoch: 1, position: 4 }));
     // The last group of an epoch has what is left of it.
-    let groups = (0..3).map(|_| batches.next_group(2)).collect::<Result<Vec<_>>>()?;
-    let lines: Vec<Vec<_>> = groups.into_iter().map(|group| group.into_iter().map(|batch| batch.lines).collect()).collect();
+    let groups = (0..3).map(|_| batches.next_group(2, Share::ALL)).collect::<Result<Vec<_>>>()?;
+    let lines: Vec<Vec<_>> = groups.into_iter().map(|group| group.batches.into_iter().map(|batch| batch.lines).collect()).collect();
     assert_eq!(lines, [vec![vec![5]], vec![vec![1, 2], vec![3, 4]], vec![vec![5]]]);
     assert!(Batches::new(&dataset, &[], 0, Order::File, Collation::default()).is_err());
+    Ok(())
+}
+
+#[test]
+fn processes_read_each_row_once_and_lose_none() -> Result<()> {
+    let dataset = read("a.jsonl", LENGTHS, &Reading::for_task(Task::CausalLm))?;
+    let order = Order::Shuffled { seed: 3 };
+    for (micro_batch, size, count) in [(None, 2, 1), (None, 3, 2), (Some(1), 2, 2), (Some(1), 4, 1)] {
+        let collation = Collation { micro_batch, ..Collation::default() };
+        let groups = |share| -> Result<Vec<_>> {
+            let mut batches = Batches::new(&dataset, &ports(&["input_ids", "labels"]), 2, order, collation.clone())?;
+            (0..4).map(|_| Ok((batches.next_group(count * size, share)?, batches.cursor()))).collect()
+        };
+        let whole = groups(Share::ALL)?;
+        let shares = (0..size).map(|rank| groups(Share { rank, size })).collect::<Result<Vec<_>>>()?;
+        for (step, (expected, cursor)) in whole.into_iter().enumerate() {
+            let mut parts: Vec<Batch> = shares.iter().flat_map(|share| share[step].0.batches.clone()).collect();
+            parts.sort_by_key(|batch| batch.number);
+            assert_eq!(parts, expected.batches, "{micro_batch:?} {size} {count}");
+            assert!(shares.iter().all(|share| share[step].0.lines == expected.lines && share[step].1 == cursor));
+        }
+    }
     Ok(())
 }
 

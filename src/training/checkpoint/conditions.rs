@@ -21,15 +21,33 @@ pub struct Conditions {
     pub rows: String,
     /// Rows a batch.
     pub batch_size: usize,
-    /// Batches a step.
+    /// Batches a step, of each process.
     pub accumulation: usize,
+    /// Processes that part a step's batches.
+    #[serde(default = "one")]
+    pub processes: usize,
     /// The order of rows.
     pub order: Order,
     /// The seed of dropout.
     pub seed: u64,
 }
 
+fn one() -> usize {
+    1
+}
+
 impl Conditions {
+    /// Whether a step has another number of batches.
+    #[must_use]
+    pub fn differs_in_steps(&self, now: &Self) -> bool {
+        self.accumulation * self.processes != now.accumulation * now.processes
+    }
+
+    /// Whether a run goes on with another number of processes: with the same steps, or with as many batches for each process.
+    fn goes_on_with_others(&self, now: &Self) -> bool {
+        self.processes != now.processes && (self.accumulation == now.accumulation || !self.differs_in_steps(now))
+    }
+
     /// Compares the conditions of a checkpoint with those of the run that is to go on from it.
     ///
     /// # Errors
@@ -49,7 +67,17 @@ impl Conditions {
             ("the order of rows", text(self.order), text(now.order)),
             ("`seed`", self.seed.to_string(), now.seed.to_string()),
         ];
-        match rows.into_iter().find(|(_, then, now)| then != now) {
+        let with_others = self.goes_on_with_others(now);
+        let is_allowed = |what: &str| with_others && what == "`gradient_accumulation_steps`";
+        match rows.into_iter().find(|(what, then, now)| then != now && !is_allowed(what)) {
+            None if self.differs_in_steps(now) => {
+                let batches = |of: &Self| format!("{} batches a step, in {} processes", of.accumulation * of.processes, of.processes);
+                let (before, now) = (batches(self), batches(now));
+                tracing::warn!(
+                    "the checkpoint's run took {before}; this one takes {now}, from the same place in the data (`gradient_accumulation_steps` can keep a step what it was)"
+                );
+                Ok(())
+            }
             None => Ok(()),
             Some((what, then, now)) => Err(Error::mismatch(what, format!("{then}, as in the checkpoint"), now)
                 .with_hint("give the options of the interrupted run; `restart` begins a new one")),

@@ -8,6 +8,7 @@ fn checkpoint(step: u64) -> Checkpoint {
         rows: "r".into(),
         batch_size: 4,
         accumulation: 2,
+        processes: 1,
         order: Order::Shuffled { seed: 1 },
         seed: 1,
     };

@@ -1,0 +1,125 @@
+//! What a run works on: the bundle, the rows, and where it starts.
+
+use std::path::Path;
+
+use super::ending::{measured, names_of, nothing_measured};
+use super::graphs::open as open_graph;
+use super::options::EvalData;
+use super::start::Beginning;
+use super::{Options, Source, fitting, need, source};
+use crate::adapter::config::Task;
+use crate::contract::GraphName;
+use crate::data::Dataset;
+use crate::error::{Error, Result};
+use crate::evaluate::reference::Reference;
+use crate::evaluate::{Evaluator, teacher};
+use crate::export::Bundle;
+use crate::ort::Runtime;
+use crate::parallel::Ranks;
+use crate::training::checkpoint::{self, Conditions};
+
+/// What a run works on.
+pub(super) struct Material {
+    pub bundle: Bundle,
+    pub source: Source,
+    pub dataset: Dataset,
+    pub eval_data: Option<Dataset>,
+    pub beginning: Beginning,
+}
+
+impl Material {
+    /// Reads the manifest, where the run starts, and the data: each process all of it.
+    pub(super) fn read(runtime: &Runtime, options: &Options, ranks: &Ranks<'_>) -> Result<Self> {
+        options.optimizer.check()?;
+        let bundle = Bundle::open(&options.bundle, options.base.as_deref())?;
+        let beginning = Beginning::find(options, bundle.manifest())?;
+        let data = &options.data;
+        let source = fitting::source(options, &bundle)?;
+        let (mut dataset, mut eval_data) = match &data.eval {
+            EvalData::HeldOut(held_out) => source.read_parted(&data.file, *held_out).map(|(kept, held)| (kept, Some(held)))?,
+            EvalData::File(file) => {
+                let dataset = source.read_to_learn(&data.file)?;
+                let eval_data = source.read_to_measure(file, Some(&dataset))?;
+                (dataset, Some(eval_data))
+            }
+            EvalData::Nothing => (source.read_to_learn(&data.file)?, None),
+        };
+        if let Some(rows) = &mut eval_data {
+            rows.class_weights.clone_from(&dataset.class_weights);
+        }
+        for rows in std::iter::once(&mut dataset).chain(&mut eval_data) {
+            teacher::fill(runtime, &bundle, options.device, &source.collation(), rows)?;
+        }
+        let rows = need::rows_at_a_time(&bundle, options, &dataset, ranks)?;
+        Ok(Self { source: source.in_parts_of(rows), bundle, dataset, eval_data, beginning })
+    }
+
+    /// Says before the first step if so many processes of this host need more memory for it than the machine has.
+    pub(super) fn warn_of_memory(&self, options: &Options, processes: usize) {
+        let batch = options.data.batch_size.get();
+        need::warn(&self.bundle, &self.dataset, self.source.collation().micro_batch.unwrap_or(batch), batch, processes);
+    }
+
+    /// Refuses a loss that compares all rows of a batch, where the model runs on parts of it and the bundle has no graphs for that.
+    pub(super) fn check_parts(&self, is_parted: bool) -> Result<()> {
+        let manifest = self.bundle.manifest();
+        let task = Task::from_name(&manifest.task);
+        let has_graphs = manifest.graphs.contains_key(GraphName::Vjp.name());
+        if is_parted && !has_graphs && task.is_some_and(|task| manifest.loss.needs_whole_batch(task)) {
+            let what = format!("running the loss {} on parts of a batch", manifest.loss.name);
+            let error = Error::unsupported(what, "it compares all rows of a batch with each other");
+            return Err(error.with_hint("leave `micro_batch_size` out, and take a smaller `batch_size`"));
+        }
+        Ok(())
+    }
+
+    /// What measures, if there is anything to measure on.
+    pub(super) fn evaluator(&self, runtime: &Runtime, options: &Options) -> Result<Option<Evaluator<'_>>> {
+        let Self { bundle, source, eval_data, .. } = self;
+        let (manifest, watching) = (bundle.manifest(), &options.watching);
+        let Some(dataset) = eval_data else {
+            return if watching.decides() { Err(nothing_measured()) } else { Ok(None) };
+        };
+        let session = open_graph(runtime, bundle, GraphName::Evaluation, options.device)?;
+        let evaluator = Evaluator::new(session, dataset, source.collation(), options.data.batch_size.get());
+        let evaluator =
+            evaluator.narrowed_to(source.hard_prompt()).measuring(source.classes(), &names_of(dataset, manifest), &manifest.loss);
+        let evaluator = evaluator.spelled_by(source.tokenizer(), &manifest.loss);
+        measured(&watching.goal, &evaluator.names())?;
+        Ok(Some(evaluator.compared_with(Reference::of(runtime, bundle, options.reference, options.device)?)))
+    }
+
+    /// What must be the same for this run to go on, and for all of its processes.
+    pub(super) fn conditions(&self, options: &Options, processes: usize) -> Result<Conditions> {
+        let (manifest, data) = (self.bundle.manifest(), &options.data);
+        Ok(Conditions {
+            bundle: format!("{} with {} numbers on {}", manifest.method, manifest.trainable_count, manifest.base.fingerprint),
+            data: checkpoint::file_hash(&data.file)?,
+            rows: [
+                &checkpoint::numbers_hash(source::numbers(&self.dataset)),
+                data.sampler.mark(),
+                data.augmentation.mark(),
+                options.reference.mark(),
+            ]
+            .concat(),
+            batch_size: data.batch_size.get(),
+            accumulation: options.accumulation.get(),
+            processes,
+            order: data.order,
+            seed: options.seed,
+        })
+    }
+
+    /// Keeps the names of classes that the data has and the bundle does not know yet: whoever reads the bundle later must number them alike.
+    pub(super) fn keep_class_names(&self, bundle: &Path) -> Result<()> {
+        let manifest = self.bundle.manifest();
+        let mut kept = manifest.clone();
+        kept.class_names = self.dataset.class_names.clone().unwrap_or(kept.class_names);
+        if manifest.loss.balances_classes {
+            // Whoever measures the loss later weighs classes alike.
+            kept.loss.class_weights.clone_from(&self.dataset.class_weights);
+        }
+        let is_known = kept.class_names == manifest.class_names && kept.loss == manifest.loss;
+        if is_known { Ok(()) } else { kept.write(bundle) }
+    }
+}
