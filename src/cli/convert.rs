@@ -73,6 +73,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let graph = formed(&read, args.form).in_file(&args.model)?;
     let storage = storage(args, &graph)?;
     onnx::write(&graph, &args.output, &WriteOptions { storage })?;
+    model::finite::warn(&graph);
     if global.json {
         let (opset, nodes) = (graph.model().opset(), graph.nodes().len());
         return output::print_json(&json!({"model": args.output, "opset": opset, "nodes": nodes}));

@@ -26,6 +26,7 @@ mod infer;
 mod layering;
 mod losses;
 mod media;
+mod not_finite;
 mod onnx;
 mod optimizer;
 mod packing;
