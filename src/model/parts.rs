@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::anatomy::Front;
-use crate::ir::{Builder, DType, Dim, Expr, Fact, Graph, ModelInfo, Renaming, Tensor};
+use crate::ir::{Attr, Builder, DType, Dim, Expr, Fact, Graph, ModelInfo, Renaming, Tensor};
 use crate::{Context, Error, Place, Result};
 
 /// An output that fills an input of another name.
@@ -130,7 +130,11 @@ pub fn join(files: &[File<'_>], joins: &[Join]) -> Result<Graph> {
     }
     let b = Builder::new(model(files));
     let order = order(files, &links)?;
-    let mut writing = Writing { b: &b, files, constants: BTreeMap::new(), given: BTreeMap::new(), nodes: RefCell::default() };
+    let inside = files.iter().fold(BTreeSet::new(), |mut names, file| {
+        names_inside(&file.graph, &mut names);
+        names
+    });
+    let mut writing = Writing { b: &b, files, inside, constants: BTreeMap::new(), given: BTreeMap::new(), nodes: RefCell::default() };
     for file in order {
         writing.write(file, &links[file])?;
     }
@@ -249,6 +253,8 @@ type Form = (String, Vec<usize>);
 struct Writing<'a, 'g> {
     b: &'g Builder,
     files: &'a [File<'a>],
+    /// What bodies of any file name themselves.
+    inside: BTreeSet<String>,
     /// Large constants that are there already, by type and shape.
     constants: BTreeMap<Form, Vec<(Tensor, Expr<'g>)>>,
     /// What each file gives, by name.
@@ -282,9 +288,10 @@ impl<'g> Writing<'_, 'g> {
                 fact.shape.map(|shape| shape.iter().map(|dim| dim.substitute(|name| lengths.get(name).cloned())).collect::<Vec<_>>());
             shared(b, &named, Fact::partial(fact.dtype, shape))
         };
-        let (constant, value) = (|name: &str| front.constant(name), |name: &str| front.node(name));
+        let constant = |name: &str| self.outside(number, front.constant(name));
+        let value = |name: &str| self.outside(number, front.node(name));
         let nodes = &self.nodes;
-        let node = |name: &str| unique(&mut nodes.borrow_mut(), &front.node(name));
+        let node = |name: &str| unique(&mut nodes.borrow_mut(), &self.outside(number, front.node(name)));
         let annotation = |key: &str, value: &str| front.annotation(key, value);
         let renaming = Renaming { constant: Some(&constant), node: Some(&node), value: Some(&value), annotation: Some(&annotation) };
         let constants = &self.constants;
@@ -304,6 +311,13 @@ impl<'g> Writing<'_, 'g> {
         found.map(|(_, value)| *value).ok_or_else(|| Error::not_found("output", &*link.output))
     }
 
+    /// A name of a part's that no body of another file has: around a body, nothing may be called as something in it. Names of modules are one
+    /// and the same.
+    fn outside(&self, file: usize, name: String) -> String {
+        let is_free = file == 0 || name.contains('.') || !self.inside.contains(&name);
+        if is_free { name } else { format!("{name}_of_part_{file}") }
+    }
+
     /// Notes the large constants that are there.
     fn remember(&mut self) {
         self.constants.clear();
@@ -311,6 +325,22 @@ impl<'g> Writing<'_, 'g> {
             if let Some(key) = key(&tensor) {
                 self.constants.entry(key).or_default().push((tensor, value));
             }
+        }
+    }
+}
+
+/// What the bodies in a graph name themselves.
+fn names_inside(graph: &Graph, names: &mut BTreeSet<String>) {
+    for attr in graph.nodes().iter().flat_map(|node| node.attrs.values()) {
+        let bodies = match attr {
+            Attr::Graph(body) => std::slice::from_ref(body),
+            Attr::Graphs(bodies) => &bodies[..],
+            _ => &[],
+        };
+        for body in bodies {
+            names.extend(body.values().iter().map(|value| value.name.to_string()));
+            names.extend(body.nodes().iter().map(|node| node.name.to_string()));
+            names_inside(body, names);
         }
     }
 }

@@ -31,6 +31,7 @@ mod onnx;
 mod optimizer;
 mod packing;
 mod parallel;
+mod parts;
 mod peft_format;
 mod plan;
 mod predict;
