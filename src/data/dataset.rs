@@ -36,6 +36,8 @@ pub struct Dataset {
     pub class_weights: Vec<f64>,
     /// Whether the loss is a mean over all numbers of a label.
     pub counts_numbers: bool,
+    /// Tokens at the beginning of a row that nothing predicts: one in a causal model, none where virtual tokens stand before it.
+    pub unpredicted: usize,
 }
 
 /// What was read, for people.
@@ -110,8 +112,9 @@ impl Dataset {
         if reading.packing != Packing::Off {
             examples = packed(examples, reading).in_file(path)?;
         }
+        let unpredicted = if reading.limits.positions_without_label > 0 { 0 } else { unpredicted(reading.task) };
         for example in &examples {
-            let labels = example.label_count(reading.task);
+            let labels = example.label_count(unpredicted);
             summary.labels += labels;
             summary.tokens += example.tokens();
             summary.unlabelled += usize::from(labels == 0);
@@ -129,7 +132,16 @@ impl Dataset {
             _ => reading.loss.class_weights.clone(),
         };
         let counts_numbers = matches!(reading.task, Task::MultiLabel | Task::Regression | Task::Rerank);
-        Ok(Self { path: path.to_path_buf(), task: reading.task, examples, class_names, summary, class_weights, counts_numbers })
+        Ok(Self {
+            path: path.to_path_buf(),
+            task: reading.task,
+            examples,
+            class_names,
+            summary,
+            class_weights,
+            counts_numbers,
+            unpredicted,
+        })
     }
 
     /// Rows that were made, not read.
@@ -144,6 +156,7 @@ impl Dataset {
             summary: Summary::default(),
             class_weights: vec![],
             counts_numbers,
+            unpredicted: unpredicted(task),
         }
     }
 
@@ -156,15 +169,12 @@ impl Dataset {
         };
         match &example.labels {
             Labels::Class(class) => of_class(*class),
-            Labels::Tokens(labels) if !self.class_weights.is_empty() => {
-                // A causal model predicts no first token.
-                labels.iter().skip(usize::from(self.task == Task::CausalLm)).copied().map(of_class).sum()
-            }
+            Labels::Tokens(labels) if !self.class_weights.is_empty() => labels.iter().skip(self.unpredicted).copied().map(of_class).sum(),
             // Of texts that are compared, and of those that are heard, each row counts.
             Labels::Tokens(_) if self.task.row().reads.stacks_texts() || self.task == Task::Ctc => 1.0,
             Labels::Column if self.counts_numbers => float(example.columns.get(LABELS).map_or(1, |numbers| numbers.values.len())),
             Labels::Column | Labels::Row => 1.0,
-            Labels::Tokens(_) | Labels::Hidden => float(example.label_count(self.task)),
+            Labels::Tokens(_) | Labels::Hidden => float(example.label_count(self.unpredicted)),
         }
     }
 }
@@ -209,16 +219,20 @@ impl Encoded {
 }
 
 impl Example {
-    /// Labels that count. A causal model predicts each token from those before it, so that the first of a row has nothing to be predicted from.
-    /// Of tokens that will be hidden, each counts as one label here.
+    /// Labels that count, where nothing predicts the row's first ones. Of tokens that will be hidden, each counts as one label here.
     #[must_use]
-    pub fn label_count(&self, task: Task) -> usize {
+    pub fn label_count(&self, unpredicted: usize) -> usize {
         match &self.labels {
-            Labels::Tokens(labels) => labels.iter().skip(usize::from(task == Task::CausalLm)).filter(|label| **label != IGNORED).count(),
+            Labels::Tokens(labels) => labels.iter().skip(unpredicted).filter(|label| **label != IGNORED).count(),
             Labels::Class(_) | Labels::Column | Labels::Row => 1,
             Labels::Hidden => self.tokens(),
         }
     }
+}
+
+/// A causal model predicts each token from those before it, so that the first of a row has nothing to be predicted from.
+fn unpredicted(task: Task) -> usize {
+    usize::from(task == Task::CausalLm)
 }
 
 /// `rows / (classes · rows of the class)` for each class, as scikit-learn's `balanced`; 1 for a class that no row has.

@@ -169,6 +169,8 @@ pub struct Limits {
     pub positions: Option<usize>,
     /// Positions of the model that an adapter's virtual tokens take, which `positions` are less by.
     pub virtual_tokens: usize,
+    /// Positions in front of those that have labels, in a graph for training: those of virtual tokens that stand among the tokens.
+    pub positions_without_label: usize,
     /// How many tokens there are.
     pub vocabulary: Option<usize>,
     /// How many classes there are.

@@ -146,6 +146,29 @@ fn rows_of_a_causal_model_become_tokens_and_labels() -> Result<()> {
 }
 
 #[test]
+fn labels_that_are_right_are_named_or_told_one_by_one() -> Result<()> {
+    let (_folder, tokenizer) = encoder()?;
+    let reading = Reading {
+        tokenizer: Some(&tokenizer),
+        limits: Limits { classes: Some(3), ..Limits::default() },
+        ..Reading::for_task(Task::MultiLabel)
+    };
+    for (labels, truths) in [
+        ("[true, false, true]", [1.0, 0.0, 1.0]),
+        ("[1, 0, 1]", [1.0, 0.0, 1.0]),
+        ("[0.0, 1.0, 0.25]", [0.0, 1.0, 0.25]),
+        ("[2]", [0.0, 0.0, 1.0]),
+        ("[]", [0.0; 3]),
+    ] {
+        let dataset = read("a.jsonl", &format!("{{\"text\": \"one\", \"labels\": {labels}}}"), &reading)?;
+        assert_eq!(dataset.examples[0].columns[crate::train::losses::LABELS].values, truths, "{labels}");
+    }
+    let error = read("a.jsonl", r#"{"text": "one", "labels": [true, false]}"#, &reading).unwrap_err();
+    assert!(error.to_string().contains("line 1: labels: expected 3 of true and false") && error.hint().is_some(), "{error}");
+    Ok(())
+}
+
+#[test]
 fn rows_of_a_classifier_become_tokens_and_classes() -> Result<()> {
     struct Case(&'static str, &'static str, &'static [i32], &'static [&'static str]);
     let (_folder, tokenizer) = encoder()?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tokenizers::utils::truncation::{TruncationParams, TruncationStrategy, truncate_encodings};
-use tokenizers::{DecoderWrapper, Encoding, InputSequence};
+use tokenizers::{DecoderWrapper, Encoding, InputSequence, PostProcessor, PostProcessorWrapper};
 
 use super::chat::{ChatTemplate, Ending, Message};
 use super::long;
@@ -36,7 +36,10 @@ pub struct Tokenizer {
     file: PathBuf,
     /// Why this file, in words.
     why: &'static str,
+    /// Without its last step, which is taken once, on all texts of a row: it moves the places of tokens.
     inner: tokenizers::Tokenizer,
+    /// The last step: special tokens, and which text a token is of.
+    processor: Option<PostProcessorWrapper>,
     special: BTreeMap<&'static str, i32>,
     chat: Option<ChatTemplate>,
     /// Whether texts are read in capitals.
@@ -91,15 +94,17 @@ impl Tokenizer {
             // Some files ask for padding or truncation, for servers; rows are padded and cut elsewhere.
             inner.with_padding(None);
             inner.with_truncation(None)?;
-            Ok::<_, tokenizers::Error>(inner)
+            let processor = inner.get_post_processor().cloned();
+            inner.with_post_processor(None::<PostProcessorWrapper>);
+            Ok::<_, tokenizers::Error>((inner, processor))
         };
         let inner = behind_wall(TOKENIZER, read).in_file(file)?;
-        let inner = inner.map_err(|error| Error::format("a tokenizer", error).in_file(file))?;
+        let (inner, processor) = inner.map_err(|error| Error::format("a tokenizer", error).in_file(file))?;
         let special = SPECIAL.iter().filter_map(|(name, usual)| Some((*name, special_token(&inner, companions, name, usual)?))).collect();
         // `Wav2Vec2CTCTokenizer` reads texts in capitals where its configuration asks for one case.
         let asks = companions.first().is_some_and(|config| config["do_lower_case"].as_bool() == Some(true));
         let in_capitals = asks && is_ctc(&inner);
-        Ok(Self { why: "it was named with `tokenizer`", inner, special, chat: None, in_capitals, file: file.to_path_buf() })
+        Ok(Self { why: "it was named with `tokenizer`", inner, processor, special, chat: None, in_capitals, file: file.to_path_buf() })
     }
 
     /// Opens the tokenizer that belongs to a model's file or folder.
@@ -152,10 +157,10 @@ impl Tokenizer {
             let end = kept.spans.last().map_or(0, |span| span.end).min(text.len());
             // Of a text that is taken whole, what stands behind its last token too.
             let text = if length.is_some_and(|length| kept.ids.len() > length) { &text[..text.floor_char_boundary(end)] } else { text };
-            self.encoding(text, false)
+            self.unprocessed(text)
         };
         let (first, second) = (part(first)?, part(second)?);
-        let added = self.inner.get_post_processor().map_or(0, |processor| tokenizers::PostProcessor::added_tokens(processor, true));
+        let added = self.added_to_pairs();
         let joined = || {
             let (first, second) = match length {
                 Some(length) => {
@@ -168,10 +173,9 @@ impl Tokenizer {
                 }
                 None => (first, Some(second)),
             };
-            self.inner.post_process(first, second, true)
+            self.processed(first, second, true)
         };
-        let joined = behind_wall(TOKENIZER, joined).in_file(&self.file)?.map_err(|error| Error::invalid(error.to_string()))?;
-        let tokens = Tokens::new(&joined)?;
+        let tokens = Tokens::new(&self.guarded(joined)?)?;
         if added == 0 && tokens.segments.iter().all(|segment| *segment == 0) {
             let error = Error::unsupported("a row of two texts", "the tokenizer puts nothing between them").in_file(&self.file);
             return Err(error.with_hint("join the texts in one column, with words or a sign between them that the model knows"));
@@ -184,8 +188,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`encode`](Self::encode).
     pub fn encode_words(&self, words: Vec<String>) -> Result<Words> {
-        let encoding = behind_wall(TOKENIZER, || self.inner.encode(InputSequence::from(words), true)).in_file(&self.file)?;
-        Words::new(&encoding.map_err(|error| Error::invalid(error.to_string()))?)
+        Words::new(&self.guarded(|| self.processed(self.inner.encode(InputSequence::from(words), false)?, None, true))?)
     }
 
     /// A text as words that the tokenizer takes apart: the word of each token, and the bytes of each word.
@@ -214,8 +217,8 @@ impl Tokenizer {
     /// # Errors
     /// As [`encode`](Self::encode); a question that leaves no room for the text.
     pub fn encode_question(&self, question: &str, context: &str, length: Option<usize>, stride: Option<usize>) -> Result<Vec<Tokens>> {
-        let (question, context) = (self.encoding(question, false)?, self.encoding(context, false)?);
-        let added = self.inner.get_post_processor().map_or(0, |processor| tokenizers::PostProcessor::added_tokens(processor, true));
+        let (question, context) = (self.unprocessed(question)?, self.unprocessed(context)?);
+        let added = self.added_to_pairs();
         let room = length.map(|length| length.saturating_sub(added + question.len()));
         if let (Some(room), Some(stride)) = (room, stride.filter(|_| room.is_some_and(|room| room < context.len())))
             && stride >= room
@@ -237,7 +240,7 @@ impl Tokenizer {
                 }
                 None => (question, Some(context)),
             };
-            self.inner.post_process(question, context, true)
+            self.processed(question, context, true)
         };
         let joined = behind_wall(TOKENIZER, joined).in_file(&self.file)?;
         let joined =
@@ -379,10 +382,31 @@ impl Tokenizer {
     }
 
     fn encoding(&self, text: &str, with_specials: bool) -> Result<Encoding> {
+        let tokens = self.unprocessed(text)?;
+        self.guarded(|| self.processed(tokens, None, with_specials))
+    }
+
+    /// A text's tokens before the last step.
+    fn unprocessed(&self, text: &str) -> Result<Encoding> {
         let text = if self.in_capitals { Cow::Owned(text.to_uppercase()) } else { Cow::Borrowed(text) };
-        let text = text.as_ref();
-        let encoding = behind_wall(TOKENIZER, || self.inner.encode(text, with_specials)).in_file(&self.file)?;
-        encoding.map_err(|error| Error::invalid(error.to_string()))
+        self.guarded(|| self.inner.encode(text.as_ref(), false))
+    }
+
+    /// The last step, on a text or two.
+    fn processed(&self, first: Encoding, second: Option<Encoding>, with_specials: bool) -> tokenizers::Result<Encoding> {
+        match &self.processor {
+            Some(processor) => processor.process(first, second, with_specials),
+            None => self.inner.post_process(first, second, with_specials),
+        }
+    }
+
+    /// How many special tokens two texts get.
+    fn added_to_pairs(&self) -> usize {
+        self.processor.as_ref().map_or(0, |processor| processor.added_tokens(true))
+    }
+
+    fn guarded<T>(&self, work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+        behind_wall(TOKENIZER, work).in_file(&self.file)?.map_err(|error| Error::invalid(error.to_string()))
     }
 
     fn chat_template(&self, folder: &Path, config: &Value) -> Result<Option<ChatTemplate>> {

@@ -33,6 +33,7 @@ enum Kind {
         scores: Vec<f64>,
         labels: Vec<f64>,
         queries: Vec<String>,
+        above: f64,
     },
     Tags {
         entities: Entities,
@@ -68,20 +69,23 @@ struct Best {
     right: Arc<[String]>,
 }
 
-/// How answers of a preference are scored.
+/// What a loss makes of the outputs that are measured.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Reward {
+pub struct Scoring {
     /// What log-probabilities are multiplied with.
     pub beta: f64,
     /// Whether a completion's mean log-probability counts, not its log-ratio to the reference's.
     pub of_means: bool,
+    /// The output above which a passage is relevant: a probability of a half, as a logit where the loss learns logits.
+    pub relevant_above: f64,
 }
 
-impl Reward {
+impl Scoring {
     /// That of a loss.
     #[must_use]
     pub fn of(loss: &LossPlan) -> Self {
-        Self { beta: loss.options.get("beta").copied().unwrap_or(1.0), of_means: !loss.needs_reference() }
+        let relevant_above = if loss.is_of_probabilities() { 0.0 } else { 0.5 };
+        Self { beta: loss.options.get("beta").copied().unwrap_or(1.0), of_means: !loss.needs_reference(), relevant_above }
     }
 }
 
@@ -96,7 +100,7 @@ impl Meter {
                 predicted.clear();
                 right.clear();
             }
-            Kind::Relevance { scores, labels, queries } => {
+            Kind::Relevance { scores, labels, queries, .. } => {
                 scores.clear();
                 labels.clear();
                 queries.clear();
@@ -114,7 +118,7 @@ impl Meter {
 
     /// For a task with so many classes, named so where their names are known.
     #[must_use]
-    pub fn new(task: Task, classes: usize, names: &[String], reward: Reward) -> Self {
+    pub fn new(task: Task, classes: usize, names: &[String], scoring: Scoring) -> Self {
         let name = |class: usize| names.get(class).cloned().unwrap_or_else(|| format!("B-{class}"));
         let kind = match task {
             Task::CausalLm | Task::MaskedLm | Task::Seq2SeqLm | Task::SpeechSeq2Seq => Kind::Tokens,
@@ -122,11 +126,11 @@ impl Meter {
             Task::SeqCls | Task::ImageCls | Task::AudioCls => Kind::Classes(Confusion::new(classes)),
             Task::MultiLabel => Kind::Sets(LabelSets::new(classes)),
             Task::Regression => Kind::Numbers { predicted: vec![], right: vec![] },
-            Task::Rerank => Kind::Relevance { scores: vec![], labels: vec![], queries: vec![] },
+            Task::Rerank => Kind::Relevance { scores: vec![], labels: vec![], queries: vec![], above: scoring.relevant_above },
             Task::TokenCls => Kind::Tags { entities: Entities::default(), right: 0, all: 0, names: (0..classes).map(name).collect() },
             Task::Qa => Kind::Answers(BTreeMap::new()),
             Task::Embedding => Kind::Vectors(Vectors::default()),
-            Task::Preference => Kind::Rewards { chosen: vec![], rejected: vec![], beta: reward.beta, of_means: reward.of_means },
+            Task::Preference => Kind::Rewards { chosen: vec![], rejected: vec![], beta: scoring.beta, of_means: scoring.of_means },
             Task::Reward => Kind::Scores { chosen: vec![], rejected: vec![] },
         };
         Self { kind }
@@ -206,7 +210,7 @@ impl Meter {
                     right.extend(column(row, LABELS));
                 }
             }
-            Kind::Relevance { scores, labels, queries } => {
+            Kind::Relevance { scores, labels, queries, .. } => {
                 for (at, row) in rows.iter().enumerate() {
                     scores.push(f64::from(row_of(at)[0]));
                     labels.extend(column(row, LABELS).first());
@@ -287,7 +291,7 @@ impl Meter {
                 metrics.extend(measure::spearman(predicted, right).map(|value| ("spearman", value)));
                 metrics
             }
-            Kind::Relevance { scores, labels, queries } => relevance(scores, labels, queries),
+            Kind::Relevance { scores, labels, queries, above } => relevance(scores, labels, queries, *above),
             Kind::Tags { entities, right, all, .. } => vec![
                 ("accuracy", measure::float(*right) / measure::float((*all).max(1))),
                 ("precision", entities.precision()),
@@ -325,9 +329,9 @@ fn largest(values: &[f32]) -> usize {
 /// How many of each query's passages are measured.
 const DEPTH: usize = 10;
 
-fn relevance(scores: &[f64], labels: &[f64], queries: &[String]) -> Metrics {
+fn relevance(scores: &[f64], labels: &[f64], queries: &[String], above: f64) -> Metrics {
     let relevant: Vec<bool> = labels.iter().map(|label| *label >= 0.5).collect();
-    let right = scores.iter().zip(&relevant).filter(|(score, relevant)| (**score > 0.0) == **relevant).count();
+    let right = scores.iter().zip(&relevant).filter(|(score, relevant)| (**score > above) == **relevant).count();
     let mut metrics = vec![
         ("accuracy", measure::float(right) / measure::float(scores.len().max(1))),
         ("average_precision", measure::average_precision(scores, &relevant)),
@@ -456,5 +460,18 @@ fn add_rewards(rows: &[Example], reward: &dyn Fn(usize, &Example) -> f64, chosen
             }
             (None, None) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_passage_is_relevant_from_a_half_on_whether_logits_or_numbers_are_learnt() {
+        let accuracy = |above| relevance(&[0.1, 0.9, -2.0], &[0.0, 1.0, 0.0], &[], above)[0];
+        assert_eq!(accuracy(Scoring::of(&LossPlan { name: "mse".to_owned(), ..LossPlan::default() }).relevant_above), ("accuracy", 1.0));
+        let of_logits = accuracy(Scoring::of(&LossPlan { name: "bce".to_owned(), ..LossPlan::default() }).relevant_above);
+        assert!((of_logits.1 - 2.0 / 3.0).abs() < 1e-9, "{of_logits:?}");
     }
 }

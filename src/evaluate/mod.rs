@@ -8,7 +8,7 @@ pub mod teacher;
 pub mod text_prefix;
 pub mod verify;
 
-pub use meter::{Meter, Metrics, Reward};
+pub use meter::{Meter, Metrics, Scoring};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -147,14 +147,14 @@ impl<'a> Evaluator<'a> {
     #[must_use]
     pub fn new(session: Session, dataset: &'a Dataset, collation: Collation, batch_size: usize) -> Self {
         let has_teacher = session.output(DIVERGENCE).is_some();
-        let meter = Meter::new(dataset.task, 0, &[], Reward::default());
+        let meter = Meter::new(dataset.task, 0, &[], Scoring::default());
         Self { session, dataset, collation, batch_size, form: Form::Graph, hard_prompt: None, meter, reference: None, has_teacher }
     }
 
     /// Measures what the task is measured with, of so many classes.
     #[must_use]
     pub fn measuring(self, classes: usize, names: &[String], loss: &LossPlan) -> Self {
-        Self { meter: Meter::new(self.dataset.task, classes, names, Reward::of(loss)), ..self }
+        Self { meter: Meter::new(self.dataset.task, classes, names, Scoring::of(loss)), ..self }
     }
 
     /// Spells what is heard.
@@ -177,7 +177,7 @@ impl<'a> Evaluator<'a> {
         if session.output(logits).is_none() {
             return Err(Error::not_found("output", logits).in_file(session.path()));
         }
-        let meter = Meter::new(dataset.task, 0, &[], Reward::default());
+        let meter = Meter::new(dataset.task, 0, &[], Scoring::default());
         let form = Form::Logits(logits.to_owned());
         Ok(Self { session, dataset, collation, batch_size, form, hard_prompt: None, meter, reference: None, has_teacher: false })
     }

@@ -212,6 +212,7 @@ pub fn inject(mut model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<
         vocabulary: model.base.anatomy.vocabulary(),
         max_positions: model.base.anatomy.max_positions.map(|positions| positions - num::int(plan.virtual_tokens())),
         virtual_tokens: plan.virtual_tokens(),
+        positions_without_label: plan.positions_without_label(),
         prompt_scale,
         dropout: plan.dropout(),
         feeding,

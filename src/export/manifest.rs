@@ -60,6 +60,9 @@ pub struct Manifest {
     /// Positions that the adapter's virtual tokens take.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub virtual_tokens: usize,
+    /// Positions in front of those that have labels in the graphs of training: those of virtual tokens that stand among the tokens.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub positions_without_label: usize,
     /// On which side of the number that the base multiplies embeddings with virtual tokens are, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_scale: Option<PromptScale>,

@@ -121,6 +121,12 @@ impl LossPlan {
         self.options.get("mean").is_some_and(|mean| *mean == 0.0)
     }
 
+    /// Whether outputs are learnt as logits of probabilities, not as the numbers themselves.
+    #[must_use]
+    pub fn is_of_probabilities(&self) -> bool {
+        self.name == "bce"
+    }
+
     /// Whether a preference's prompt counts in the loss.
     #[must_use]
     pub fn learns_prompts(&self) -> bool {

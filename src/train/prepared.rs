@@ -79,8 +79,9 @@ impl<'g> Prepared<'g> {
     fn with_penalty(&self, mut loss: Loss<'g>, want: Want<'g>) -> Loss<'g> {
         let penalty = self.outputs.iter().find(|(name, _)| **name == *PENALTY).map(|(_, penalty)| *penalty);
         if let (Some(penalty), Want::Gradient { denominator, .. }) = (penalty, want) {
-            loss.sum = loss.sum + penalty * loss.count;
-            loss.seeds.push((penalty, loss.count / denominator));
+            // A part of a batch in which no label counts has no share of it.
+            loss.sum = loss.sum + penalty * loss.exact_count;
+            loss.seeds.push((penalty, loss.exact_count / denominator));
         }
         loss
     }

@@ -101,7 +101,8 @@ impl Source {
         let manifest = bundle.manifest();
         let source = Self::with(task, tokenizer, manifest.classes, manifest.vocabulary, manifest.max_positions);
         let source = source.fed_as(manifest.feeding.clone());
-        let limits = Limits { virtual_tokens: manifest.virtual_tokens, ..source.limits };
+        let Manifest { virtual_tokens, positions_without_label, .. } = *manifest;
+        let limits = Limits { virtual_tokens, positions_without_label, ..source.limits };
         let media = Media::near(&bundle.places(), None);
         let loss = manifest.loss.clone();
         // A bundle in memory has no files beside it.
@@ -136,6 +137,7 @@ impl Source {
         let limits = Limits {
             positions: size(positions),
             virtual_tokens: 0,
+            positions_without_label: 0,
             vocabulary: size(if task.predicts_tokens() { classes.or(vocabulary) } else { vocabulary }),
             classes: size(classes).filter(|_| !task.predicts_tokens()),
         };

@@ -32,6 +32,7 @@ mod optimizer;
 mod packing;
 mod parallel;
 mod parts;
+mod parts_of_batches;
 mod peft_format;
 mod plan;
 mod predict;

@@ -57,6 +57,8 @@ struct Case {
 
 const PAIRS: fn(usize) -> Value = |at| json!({"anchor": words(at), "positive": words(at + 100)});
 
+const SCORED: fn(usize) -> Value = |at| json!({"sentence1": words(at), "sentence2": words(at + 100), "score": small(at % 5) / 4.0});
+
 const CASES: &[Case] = &[
     Case {
         what: "embedding, pairs",
@@ -78,7 +80,31 @@ const CASES: &[Case] = &[
         what: "embedding, scored pairs",
         model: "bert_encoder/dynamo.onnx",
         inject: &["--task", "embedding", "--loss", "cosent"],
-        row: |at| json!({"sentence1": words(at), "sentence2": words(at + 100), "score": small(at % 5) / 4.0}),
+        row: SCORED,
+        metrics: &["loss", "spearman", "pearson"],
+        parted: true,
+    },
+    Case {
+        what: "embedding, scored pairs, angle",
+        model: "bert_encoder/torchscript.onnx",
+        inject: &["--task", "embedding", "--pooling", "mean", "--loss", "angle"],
+        row: SCORED,
+        metrics: &["loss", "spearman", "pearson"],
+        parted: true,
+    },
+    Case {
+        what: "embedding, scored pairs, angle, dynamo",
+        model: "bert_encoder/dynamo.onnx",
+        inject: &["--task", "embedding", "--pooling", "mean", "--loss", "angle"],
+        row: SCORED,
+        metrics: &["loss", "spearman", "pearson"],
+        parted: true,
+    },
+    Case {
+        what: "embedding, scored pairs, cosine",
+        model: "bert_encoder/torchscript.onnx",
+        inject: &["--task", "embedding", "--pooling", "mean", "--loss", "cosine"],
+        row: SCORED,
         metrics: &["loss", "spearman", "pearson"],
         parted: true,
     },

@@ -19,9 +19,13 @@ pub(super) fn labels(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> 
     let count = encoder.class_count()?;
     let mut truths = vec![0.0; count];
     // As many zeros and ones as there are labels say it for each; any other list names those that are right.
-    let is_vector = given.len() == count && given.iter().all(|item| item.as_f64().is_some_and(|truth| (0.0..=1.0).contains(&truth)));
-    if is_vector {
-        truths = given.iter().filter_map(Value::as_f64).collect();
+    let said: Option<Vec<f64>> = given.iter().map(|item| truth(item).filter(|truth| (0.0..=1.0).contains(truth))).collect();
+    let are_flags = given.iter().any(Value::is_boolean);
+    if let Some(said) = said.filter(|said| said.len() == count) {
+        truths = said;
+    } else if are_flags {
+        let error = Error::mismatch("labels", format!("{count} of true and false, one for each label"), describe(&value));
+        return Err(error.with_hint("any other list names the labels that are right, as [\"news\", \"sport\"]"));
     } else {
         for label in given {
             let class = encoder.class_number(label)?;
@@ -73,9 +77,14 @@ fn labels_of(fields: &Fields) -> Result<&Value> {
         .ok_or_else(|| Error::not_found("column", "label").with_hint("`map COLUMN=label` says which column has it"))
 }
 
+/// A number, or 1 for `true` and 0 for `false`.
+fn truth(value: &Value) -> Option<f64> {
+    value.as_f64().or_else(|| value.as_bool().map(|flag| f64::from(u8::from(flag))))
+}
+
 /// A finite number, perhaps a table's cell.
 pub(super) fn number(value: &Value) -> Result<f64> {
-    let told = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
+    let told = truth(value).or_else(|| value.as_str()?.trim().parse().ok());
     told.filter(|number: &f64| number.is_finite()).ok_or_else(|| {
         Error::mismatch("label", "a number", describe(value))
             .with_hint("leave the row out, or name the column with the number: `map COLUMN=label`")

@@ -2,6 +2,7 @@
 
 use super::super::{Answer, Context};
 use super::{Dataset, Labels, Reading, Task, causal, encoder, json, read, rows};
+use crate::data::Tokenizer;
 use crate::error::Result;
 use crate::train::losses::{END_POSITIONS, START_POSITIONS};
 
@@ -93,4 +94,25 @@ fn conversations_and_instructions_are_learnt_through_the_chat_template() -> Resu
         assert_eq!(rows(&read("a.jsonl", &row.to_string(), &reading)?), expected, "{row}");
     }
     Ok(())
+}
+
+#[test]
+fn places_of_tokens_that_begin_with_a_space_are_those_of_their_words() {
+    let byte_level = serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let tokenizer = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null, "pre_tokenizer": byte_level,
+        "post_processor": {
+            "type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0], "trim_offsets": true, "add_prefix_space": false
+        },
+        "decoder": null,
+        "model": {
+            "type": "WordLevel", "unk_token": "?",
+            "vocab": {"<s>": 0, "?": 1, "</s>": 2, "who": 3, "the": 4, "Ġhappy": 5, "Ġfox": 6}
+        }
+    });
+    let tokenizer = Tokenizer::from_bytes(tokenizer.to_string().as_bytes()).expect("a tokenizer");
+    let windows = tokenizer.encode_question("who", "the happy fox", None, None).expect("tokens");
+    let context = windows[0].texts.iter().zip(&windows[0].spans).filter(|(text, _)| **text == Some(1));
+    assert_eq!(context.map(|(_, span)| &"the happy fox"[span.clone()]).collect::<Vec<_>>(), ["the", "happy", "fox"]);
+    assert_eq!(windows[0].ids, [0, 3, 2, 2, 4, 5, 6, 2]);
 }

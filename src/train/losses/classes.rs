@@ -41,7 +41,7 @@ pub(super) fn focal<'g>(terms: &Terms<'g>) -> Sum<'g> {
     let others = at_least(1.0 - log_p.exp(), 1e-12);
     let weight = (others.log() * terms.option("gamma")).exp();
     let count = target.counts.sum_all();
-    Sum { sum: -(weight * log_p * target.counts).sum_all(), count: at_least(count, 1.0) }
+    Sum { sum: -(weight * log_p * target.counts).sum_all(), count: at_least(count, 1e-12) }
 }
 
 /// Binary cross-entropy of logits with truths in `[0, 1]`, both `[rows, classes]`: the mean over all of them

@@ -31,8 +31,11 @@ pub(super) fn cosent<'g>(terms: &Terms<'g>) -> Sum<'g> {
 /// `AnglELoss` (Li & Li 2023): the same with the angle in complex space as similarity.
 pub(super) fn angle<'g>(terms: &Terms<'g>) -> Sum<'g> {
     let (one, other) = pair(terms);
-    let half = one.dim(-1).as_known().map_or(0, |hidden| hidden / 2);
-    let parts = |x: Expr<'g>| (x.slice(&[0], &[half], &[-1]), x.slice(&[half], &[i64::MAX], &[-1]));
+    // The first half of a vector is its real part, the second its imaginary one.
+    let parts = |x: Expr<'g>| {
+        let halves = x.reshape(&[0, 2, -1]);
+        (half(halves, 0), half(halves, 1))
+    };
     let ((a, b), (c, d)) = (parts(one), parts(other));
     let length = |x: Expr<'g>, y: Expr<'g>| (x.square() + y.square()).sum(&[-1]);
     let (of_one, of_other) = (length(a, b), length(c, d));
@@ -41,6 +44,11 @@ pub(super) fn angle<'g>(terms: &Terms<'g>) -> Sum<'g> {
     let real = (a * c + b * d) / scale;
     let imaginary = (b * c - a * d) / scale;
     ordered((real + imaginary).sum_away(&[-1]).abs(), terms)
+}
+
+/// One of the halves of vectors, `[rows, hidden / 2]` of `[rows, 2, hidden / 2]`.
+fn half(halves: Expr<'_>, place: i64) -> Expr<'_> {
+    halves.slice(&[place], &[place + 1], &[1]).squeeze(&[1])
 }
 
 fn ordered<'g>(similarity: Expr<'g>, terms: &Terms<'g>) -> Sum<'g> {
