@@ -5,6 +5,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::input_role::{MaskForm, Role};
+use super::pictures::{self, PictureTokens};
 use super::{Anatomy, fixed};
 use crate::error::{Error, Result};
 use crate::ir::Graph;
@@ -27,6 +28,9 @@ pub struct Feeding {
     /// The only number of tokens, if there is but one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub length: Option<usize>,
+    /// The token that stands for pictures, and how many there are of each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pictures: Option<PictureTokens>,
     /// What comes of tokens that fill up short rows.
     #[serde(default, skip_serializing_if = "Padding::is_hidden")]
     pub padding: Padding,
@@ -84,6 +88,7 @@ impl Feeding {
             "decoder_attention_mask" => Some(Role::DecoderAttentionMask(MaskForm::Seen)),
             "encoder_attention_mask" => Some(Role::EncoderAttentionMask(MaskForm::Seen)),
             "pixel_values" => Some(Role::PixelValues),
+            "pixel_attention_mask" | "pixel_mask" => Some(Role::PixelMask),
             "use_cache_branch" => Some(Role::UseCacheBranch),
             _ => None,
         };
@@ -114,6 +119,7 @@ pub fn feeding(graph: &Graph, anatomy: &Anatomy) -> Feeding {
         rows: size(fixed.rows),
         declares_any_rows: fixed.has_free_rows && fixed.rows.is_some(),
         length: size(fixed.length),
+        pictures: pictures::tokens(graph, anatomy),
         padding,
     }
 }

@@ -17,7 +17,8 @@ const PATCHES: i64 = 64;
 #[must_use]
 pub fn image_size(graph: &Graph, pixels: ValueId) -> Option<[i64; 3]> {
     let shape = graph.fact(pixels).shape.as_deref()?;
-    let [_, channels, height, width] = shape else { return None };
+    // The pictures of a row may have an axis of their own.
+    let own @ [channels, height, width] = shape.last_chunk::<3>().filter(|_| shape.len() > 3)?;
     let (in_channels, stride) = first_convolution(graph).unwrap_or((3, 16));
     let channels = channels.as_known().unwrap_or(in_channels);
     let sizes = std::iter::once(USUAL).chain((2..=PATCHES).map(|patches| stride.saturating_mul(patches))).map(|side| {
@@ -28,7 +29,7 @@ pub fn image_size(graph: &Graph, pixels: ValueId) -> Option<[i64; 3]> {
     if [height, width].iter().all(|declared| declared.as_known().is_some()) {
         return sizes.next();
     }
-    sizes.find(|size| fits(graph, &shape[1..], size))
+    sizes.find(|size| fits(graph, own, size))
 }
 
 /// The channels that the first convolution reads, and its stride.

@@ -16,6 +16,8 @@ pub enum Role {
     TokenTypeIds,
     /// An image, `[batch, channels, height, width]`.
     PixelValues,
+    /// Which pixels are the picture's own, not padding around it, `[batch, height, width]`, or with an axis of pictures before the last two.
+    PixelMask,
     /// How many tokens a row has, `[batch]`.
     Lengths,
     /// What the decoder reads.
@@ -84,6 +86,7 @@ impl Role {
             Self::PositionIds => "positions",
             Self::TokenTypeIds => "segments",
             Self::PixelValues => "images",
+            Self::PixelMask => "mask of images, 1 for pixels that are there",
             Self::Lengths => "lengths of rows",
             Self::DecoderInputIds => "tokens of the decoder",
             Self::DecoderAttentionMask(_) => "mask of the decoder's tokens",

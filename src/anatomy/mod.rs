@@ -25,6 +25,7 @@ mod lists;
 mod names;
 mod parameters;
 mod parts;
+mod pictures;
 mod positions;
 mod projections;
 mod roles;
@@ -44,6 +45,7 @@ pub use found::{
 };
 pub use images::image_size;
 pub use input_role::{MaskForm, Role};
+pub use pictures::{PictureTokens, without as without_pictures};
 pub use split::evidence as missing_encoder;
 pub use task::{Decision, Declared, Feeds, Guess, Instead, Modality, Reads, Row, TASKS, Task, decide, guess};
 pub use walk::Miss;

@@ -48,6 +48,11 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         let error = Error::invalid("the tokenizer has no chat template").in_file(&args.model.path);
         error.with_hint("`peft-onnx generate` continues a text that is written as the model should read it")
     })?;
+    if model.feeding.pictures.is_some() {
+        let error = Error::unsupported("a conversation with this model", "it sees a picture, and a line of text names none")
+            .in_file(&args.model.path);
+        return Err(error.with_hint("`peft-onnx generate MODEL --chat --image FILE --prompt TEXT` asks about one"));
+    }
     let generator = Generator::fed(global.runtime(args.model.threads)?, model.graph.clone(), model.feeding.clone(), args.model.device)?;
     model.tokenizer.check_fits(generator.vocabulary())?;
     let stop = model.tokenizer.stops(&model.folders)?.into_iter().chain(model.tokenizer.end_of_turn()).collect();

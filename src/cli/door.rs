@@ -17,7 +17,7 @@ use crate::data::splits::{self, Split, Splits};
 use crate::error::{Error, Result};
 use crate::export::manifest;
 use crate::files::Kind;
-use crate::model::parts::Split as ModelParts;
+use crate::model::parts::{self, Split as ModelParts};
 use crate::peft;
 
 /// What an argument of the command line should be.
@@ -77,6 +77,10 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
                 args.model = split.to_train().to_path_buf();
                 args.adding.part = vec![split.encoder];
             }
+            // So does one with a decoder, a table of tokens and what sees pictures.
+            if let Some(files) = parts::of_pictures(&args.model).filter(|_| args.adding.part.is_empty()) {
+                (args.model, args.adding.part) = (files.model, files.parts);
+            }
             take(Role::Model, &mut args.model, global)?;
             all(Role::Model, &args.adding.part)?;
             all(Role::Adapter, &args.adding.adapter)?;
@@ -103,7 +107,7 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
             part(&mut args.data, &[Split::Test, Split::Validation], global)?;
         }
         Command::Generate(args) => {
-            if ModelParts::inside(&args.model.path).is_none() {
+            if ModelParts::inside(&args.model.path).is_none() && parts::of_pictures(&args.model.path).is_none() {
                 run(&mut args.model, global)?;
             }
             all(Role::Model, &args.part)?;

@@ -11,10 +11,13 @@ use serde_json::json;
 
 use super::{Global, ModelArgs, Which, output};
 use crate::anatomy::{self, Feeding};
-use crate::data::{Ending, Message, Specials, Tokenizer};
+use crate::data::{Ending, Example, Media, Message, Pixels, Specials, Tokenizer, with_picture_tokens};
 use crate::error::{Context, Error, OnlyWith, Result};
 use crate::export::INFERENCE;
 use crate::generate::{Generator, Limits, Sampler, Sampling, TextStream};
+use crate::ir::Graph;
+use crate::media::Features;
+use crate::model::parts;
 use crate::onnx::Runnable;
 use crate::training::tokenizer_near;
 use crate::{files, model};
@@ -28,6 +31,7 @@ Examples:
   peft-onnx generate model.onnx --tokenizer tokenizer.json --chat --prompt 'Why is the sky blue?'
   peft-onnx generate t5-onnx/ --prompt 'translate English to German: Good morning' --num-beams 4
   peft-onnx generate whisper-onnx/ --audio speech.wav
+  peft-onnx generate llava-onnx/ --image photo.jpg --chat --prompt 'What is this?'
   echo 'A long prompt' | peft-onnx generate model.onnx --prompt -";
 
 /// Options of `generate`.
@@ -43,7 +47,7 @@ pub struct Args {
     /// A sound whose words an encoder-decoder writes (WAV, FLAC, MP3, OGG); may be given several times
     #[arg(long, value_name = "FILE", help_heading = "Encoder-decoders")]
     pub audio: Vec<PathBuf>,
-    /// An image whose text an encoder-decoder writes; may be given several times
+    /// An image whose text an encoder-decoder writes, or that a prompt is about; may be given several times
     #[arg(long, value_name = "FILE", help_heading = "Encoder-decoders")]
     pub image: Vec<PathBuf>,
     /// The encoder's file, where MODEL is the decoder's
@@ -131,16 +135,26 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     if let Some(model) = transduce::model(args)? {
         return transduce::run(args, global, model, &|| args.choice.sampler());
     }
-    OnlyWith::check(OF_ARCHITECTURES, args, &Architecture::Decoder, "a decoder alone").in_file(&args.model.path)?;
     let model = Model::of(&args.model.path, args.model.base.as_deref(), &args.model.which, args.model.tokenizer.as_deref())?;
-    let mut generator = Generator::fed(global.runtime(args.model.threads)?, model.graph.clone(), model.feeding.clone(), args.model.device)?;
+    let architecture = if model.feeding.pictures.is_some() { Architecture::SeeingDecoder } else { Architecture::Decoder };
+    OnlyWith::check(OF_ARCHITECTURES, args, &architecture, "a decoder alone").in_file(&args.model.path)?;
+    let pictures = pictures(args, &model)?;
+    let runtime = global.runtime(args.model.threads)?;
+    let mut generator = Generator::fed(runtime, model.graph.clone(), model.feeding.clone(), args.model.device)?;
+    if let Some(later) = model.later.clone() {
+        generator = generator.then(runtime, later, args.model.device)?;
+    }
     model.tokenizer.check_fits(generator.vocabulary())?;
     let end_of_turn = model.tokenizer.end_of_turn().filter(|_| args.chat);
     let stop = model.tokenizer.stops(&model.folders)?.into_iter().chain(end_of_turn).collect();
     let limits = Limits { new_tokens: args.max_new_tokens, stop, positions: model.positions };
     let mut answers = vec![];
     for (number, prompt) in args.prompt.iter().enumerate() {
-        let prompt = Prompt::read(prompt, args, &model.tokenizer)?;
+        let mut prompt = Prompt::read(prompt, args, &model)?;
+        if let Some(picture) = pictures.get(number.min(pictures.len().saturating_sub(1))) {
+            prompt = prompt.with_picture(&model)?;
+            generator.look_at(picture.clone());
+        }
         if number > 0 && !global.json {
             output::print("\n---\n")?;
         }
@@ -160,27 +174,35 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Architecture {
     Decoder,
+    /// With a picture among its tokens.
+    SeeingDecoder,
     EncoderDecoder,
 }
 
+const SEEING: &str =
+    "an encoder-decoder, or a decoder with a picture among its tokens (embed_tokens.onnx, vision_encoder.onnx, decoder_model_merged.onnx)";
 const SPLIT: &str = "an encoder-decoder (the files encoder_model.onnx and decoder_model.onnx, or inputs for both)";
 
 /// Options that one of the two architectures has no use for.
 #[rustfmt::skip]
 static OF_ARCHITECTURES: &[OnlyWith<Args, Architecture>] = &[
     OnlyWith { option: "audio",          is_given: |args| !args.audio.is_empty(),          with: SPLIT, holds: |is| *is == Architecture::EncoderDecoder },
-    OnlyWith { option: "image",          is_given: |args| !args.image.is_empty(),          with: SPLIT, holds: |is| *is == Architecture::EncoderDecoder },
+    OnlyWith { option: "image",          is_given: |args| !args.image.is_empty(),          with: SEEING, holds: |is| *is != Architecture::Decoder },
     OnlyWith { option: "part",           is_given: |args| !args.part.is_empty(),           with: SPLIT, holds: |is| *is == Architecture::EncoderDecoder },
     OnlyWith { option: "decoder_prompt", is_given: |args| args.decoder_prompt.is_some(),   with: SPLIT, holds: |is| *is == Architecture::EncoderDecoder },
     OnlyWith { option: "num_beams",      is_given: |args| args.num_beams.is_some_and(|beams| beams.get() > 1), with: SPLIT, holds: |is| *is == Architecture::EncoderDecoder },
     OnlyWith { option: "length_penalty", is_given: |args| args.length_penalty.is_some(),   with: SPLIT, holds: |is| *is == Architecture::EncoderDecoder },
-    OnlyWith { option: "chat",           is_given: |args| args.chat,                       with: "a decoder alone", holds: |is| *is == Architecture::Decoder },
-    OnlyWith { option: "no_prompt",      is_given: |args| args.no_prompt,                  with: "a decoder alone, whose text continues the prompt", holds: |is| *is == Architecture::Decoder },
+    OnlyWith { option: "chat",           is_given: |args| args.chat,                       with: "a decoder alone", holds: |is| *is != Architecture::EncoderDecoder },
+    OnlyWith { option: "no_prompt",      is_given: |args| args.no_prompt,                  with: "a decoder alone, whose text continues the prompt", holds: |is| *is != Architecture::EncoderDecoder },
 ];
 
 /// The graph that writes, with its tokenizer.
 pub(super) struct Model {
     pub(super) graph: Runnable,
+    /// The same for tokens behind a picture.
+    later: Option<Runnable>,
+    /// Files near which configurations lie.
+    places: Vec<PathBuf>,
     pub(super) tokenizer: Tokenizer,
     /// Folders in which the configuration of its generation may lie.
     pub(super) folders: Vec<PathBuf>,
@@ -191,12 +213,22 @@ pub(super) struct Model {
 impl Model {
     /// The model of a file, or of a bundle with its adapter.
     pub(super) fn of(path: &Path, base: Option<&Path>, which: &Which, tokenizer: Option<&Path>) -> Result<Self> {
-        let (graph, places, positions, feeding): (Runnable, _, _, _) = if path.is_dir() {
+        let mut later = None;
+        let (graph, places, positions, feeding): (Runnable, _, _, _) = if let Some(files) = parts::of_pictures(path) {
+            let model = model::Model::open_files(&files)?;
+            let feeding = anatomy::feeding(model.graph(), model.anatomy());
+            later = behind_picture(&model.base().raw, &feeding, &files.model)?;
+            (Runnable::of(&model.base().raw, &files.model)?, vec![files.model], None, feeding)
+        } else if path.is_dir() {
             let bundle = which.open(path, base)?;
             let graph = bundle.runnable(INFERENCE)?;
+            let feeding = bundle.manifest().feeding.clone();
+            if feeding.pictures.is_some() {
+                later = behind_picture(&bundle.adapted()?, &feeding, &graph.path)?;
+            }
             let positions = bundle.manifest().max_positions.and_then(|most| usize::try_from(most).ok());
             let places = vec![graph.path.clone(), bundle.model().to_path_buf()];
-            (graph, places, positions, bundle.manifest().feeding.clone())
+            (graph, places, positions, feeding)
         } else {
             let model = model::Model::open(path)?;
             let feeding = anatomy::feeding(model.graph(), model.anatomy());
@@ -208,8 +240,14 @@ impl Model {
                 .ok_or_else(|| Error::not_found("tokenizer", "tokenizer.json").in_file(path).with_hint("name one with --tokenizer FILE"))?,
         };
         let folders = places.iter().flat_map(|place| files::near::folders(place)).collect();
-        Ok(Self { graph, tokenizer, folders, positions, feeding })
+        Ok(Self { graph, later, places, tokenizer, folders, positions, feeding })
     }
+}
+
+/// What runs on the tokens behind a picture.
+fn behind_picture(graph: &Graph, feeding: &Feeding, path: &Path) -> Result<Option<Runnable>> {
+    let blind = feeding.pictures.map(|pictures| anatomy::without_pictures(graph, pictures.token)).transpose()?.flatten();
+    blind.map(|graph| Runnable::of(&graph, path)).transpose()
 }
 
 /// A prompt as it was given and as the model reads it.
@@ -219,7 +257,8 @@ struct Prompt {
 }
 
 impl Prompt {
-    fn read(given: &str, args: &Args, tokenizer: &Tokenizer) -> Result<Self> {
+    fn read(given: &str, args: &Args, model: &Model) -> Result<Self> {
+        let tokenizer = &model.tokenizer;
         let mut text = given.to_owned();
         if given == "-" {
             text.clear();
@@ -234,10 +273,36 @@ impl Prompt {
                 .with_hint("leave out --chat, and write the prompt as the model should read it")
         })?;
         let system = args.system.iter().map(|text| Message::says("system", text));
-        let messages: Vec<Message> = system.chain([Message::says("user", &text)]).collect();
+        let mut messages: Vec<Message> = system.chain([Message::says("user", &text)]).collect();
+        if model.feeding.pictures.is_some() {
+            Message::with_picture(&mut messages);
+        }
         let rendered = template.render(&messages, Ending::AssistantsTurn)?;
         Ok(Self { tokens: tokenizer.encode(&rendered, Specials::AsWritten)?.ids, text })
     }
+
+    /// The same with as many tokens of a picture as the model sees parts.
+    fn with_picture(self, model: &Model) -> Result<Self> {
+        let Some(pictures) = model.feeding.pictures else { return Ok(self) };
+        let example = Example { input_ids: self.tokens, ..Example::default() };
+        let tokens = with_picture_tokens(example, pictures, Some(&model.tokenizer))?.input_ids;
+        Ok(Self { tokens, ..self })
+    }
+}
+
+/// The pictures that prompts are about: one for each, or one for all.
+fn pictures(args: &Args, model: &Model) -> Result<Vec<Pixels>> {
+    if model.feeding.pictures.is_none() {
+        return Ok(vec![]);
+    }
+    if args.image.len() != 1 && args.image.len() != args.prompt.len() {
+        let expected = format!("one, or one for each of the {} prompts", args.prompt.len());
+        let error = Error::mismatch("pictures", expected, args.image.len()).in_file(&args.model.path);
+        return Err(error.with_hint("`image FILE` names what a prompt is about"));
+    }
+    let processor = Media::near(&model.places, None).image()?;
+    let read = |file: &PathBuf| processor.pixels(file).map(|Features { shape, values }| Pixels { shape, values });
+    args.image.iter().map(read).collect()
 }
 
 /// What goes to standard output while it is written.

@@ -81,7 +81,8 @@ pub struct Adding {
     /// Another file of the model, whose outputs the model reads: the encoder of a decoder; may be given several times
     #[arg(long, value_name = "FILE")]
     pub part: Vec<PathBuf>,
-    /// An output of a part that fills an input of another name [default: equal names, and those of transformers and optimum]
+    /// An output of a part that fills an input of another name; with @TOKEN, at that token's places alone, as pictures stand among tokens [default:
+    /// equal names, those of transformers and optimum, and the token that config.json names]
     #[arg(long, value_name = "OUTPUT=INPUT", requires = "part", value_parser = join)]
     pub join: Vec<Join>,
     /// A folder with an adapter of Hugging Face PEFT or of this program, which gives method, options and values
@@ -206,11 +207,16 @@ impl Adding {
     }
 }
 
-/// Reads `OUTPUT=INPUT`.
+/// Reads `OUTPUT=INPUT`, or `OUTPUT=INPUT@TOKEN`.
 fn join(text: &str) -> Result<Join, Refusal> {
     let parts = text.split_once('=').filter(|(output, input)| !output.is_empty() && !input.is_empty());
     let (output, input) = parts.ok_or_else(|| format!("expected OUTPUT=INPUT, such as states=encoder_hidden_states, found {text}"))?;
-    Ok(Join { output: output.to_owned(), input: input.to_owned() })
+    let (input, at) = match input.rsplit_once('@').map(|(input, token)| (input, token.parse::<i64>())) {
+        Some((input, Ok(token))) if !input.is_empty() => (input, Some(token)),
+        Some((_, Err(_))) => return Err(format!("expected the number of a token behind @, found {text}").into()),
+        _ => (input, None),
+    };
+    Ok(Join { output: output.to_owned(), input: input.to_owned(), at })
 }
 
 /// The method, its prompt's text taken apart by the tokenizer beside the model, its prefix's text read by the model.

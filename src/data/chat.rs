@@ -47,10 +47,37 @@ impl Message {
         }
     }
 
+    /// What is said, if there is anything.
+    pub(super) fn content(&mut self) -> Option<&mut Value> {
+        self.0.get_mut("content")
+    }
+
     /// Who speaks; empty if that is not said.
     #[must_use]
     pub fn role(&self) -> &str {
         self.0.get("role").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// Messages as a template of pictures reads them: contents are lists, and where none has the picture, it comes first in what the user says
+    /// first (TRL's `prepare_multimodal_messages`).
+    pub fn with_picture(messages: &mut [Self]) {
+        let item = |kind: &str, text: Option<&Value>| {
+            let mut item: Map<String, Value> = [("type".to_owned(), Value::from(kind))].into_iter().collect();
+            item.extend(text.map(|text| ("text".to_owned(), text.clone())));
+            Value::Object(item)
+        };
+        let mut has_picture = false;
+        for content in messages.iter_mut().filter_map(Self::content) {
+            match content {
+                Value::String(_) => *content = Value::Array(vec![item("text", Some(content))]),
+                Value::Array(items) => has_picture |= items.iter().any(|item| item["type"] == "image"),
+                _ => {}
+            }
+        }
+        let first = messages.iter_mut().find(|message| message.role() == "user").and_then(Self::content);
+        if let Some(Value::Array(items)) = first.filter(|_| !has_picture) {
+            items.insert(0, item("image", None));
+        }
     }
 
     /// Whether an assistant's words are learnt, as `weight` says: 1 or, by default, nothing said, or 0. No template is shown the weight.

@@ -86,6 +86,7 @@ impl<'a> Rows<'a> {
             // Labels behind the end of a row do not count, and no position looks at later ones.
             Role::DecoderAttentionMask(form) => self.mask(port, form, self.label_length, |_| vec![1; self.label_length]),
             Role::PixelValues => self.pixels(port),
+            Role::PixelMask => self.pixel_mask(port),
             Role::UseCacheBranch => Ok(HostTensor::vector(vec![false])),
             Role::Past => Ok(self.empty_past(port)),
             // A loss that somebody wrote reads the label by its column's name.
@@ -225,8 +226,21 @@ impl<'a> Rows<'a> {
             }
             values.extend_from_slice(&pixels.values);
         }
-        let shape: Vec<usize> = std::iter::once(self.examples.len()).chain(shape.unwrap_or_default().iter().copied()).collect();
-        HostTensor::new(shape, floats(port, values)?)
+        HostTensor::new(self.of_pictures(port, shape.unwrap_or_default()), floats(port, values)?)
+    }
+
+    /// Pictures fill their frame: all their pixels are there.
+    fn pixel_mask(&self, port: &Port) -> Result<HostTensor> {
+        let size = self.examples.iter().find_map(|example| example.pixel_values.as_ref()).map_or(&[][..], |pixels| &pixels.shape[..]);
+        let shape = self.of_pictures(port, size.get(1..).unwrap_or_default());
+        let count = shape.iter().product();
+        HostTensor::new(shape, integers(port, vec![1; count])?)
+    }
+
+    /// The axes of an input for one picture a row, whose own axes these are; some graphs have an axis for the pictures of a row.
+    fn of_pictures(&self, port: &Port, own: &[usize]) -> Vec<usize> {
+        let one = port.shape.len().saturating_sub(1 + own.len());
+        std::iter::once(self.examples.len()).chain(std::iter::repeat_n(1, one)).chain(own.iter().copied()).collect()
     }
 
     /// The data's own column for an input: rows of any rank, filled up with zeros to the longest of each axis, tokens' axes to the tokens' length.

@@ -1,5 +1,7 @@
 //! Rows of data files → numbers: one function for each form that a row can have.
 
+use serde_json::Value;
+
 use super::chat::{Conversation, Ending, Message};
 use super::encoder::{Encoder, pixels, variables};
 use super::example::{Example, IGNORED, Labels};
@@ -54,6 +56,7 @@ fn encode(encoder: &Encoder<'_>, fields: &Fields) -> Result<Example> {
         None if columns.is_empty() => return Err(no_form(fields, encoder.task())),
         None => Example { labels: encoder.labels(fields, &[])?, ..Example::default() },
     };
+    let example = rows::with_picture(example, fields, encoder)?;
     // What a task's reader made of a column is not undone.
     let columns = columns.into_iter().chain(example.columns).collect();
     Ok(Example { columns, ..example })
@@ -108,7 +111,7 @@ fn from_text(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
 
 /// `{"prompt", "completion"}`: the completion is to be learnt, and where it ends.
 fn from_prompt(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
-    if let Some(turns) = turns_of(fields)? {
+    if let Some(turns) = turns_of(fields, encoder)? {
         return from_turns(fields, turns, encoder);
     }
     let (prompt, completion) = (string(fields, "prompt")?, string(fields, "completion")?);
@@ -131,10 +134,14 @@ fn from_prompt(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
 }
 
 /// The turns of a prompt and of its completion, where both are lists of messages.
-fn turns_of(fields: &Fields) -> Result<Option<[Vec<Message>; 2]>> {
+fn turns_of(fields: &Fields, encoder: &Encoder<'_>) -> Result<Option<[Vec<Message>; 2]>> {
     let [prompt, completion] = ["prompt", "completion"].map(|name| json(&fields[name]));
     match (prompt.is_array(), completion.is_array()) {
-        (true, true) => Ok(Some([Message::list(&prompt)?, Message::list(&completion)?])),
+        (true, true) => {
+            let mut messages = rows::messages_of(&joined(&prompt, &completion), encoder)?;
+            let answer = messages.split_off(prompt.as_array().map_or(0, Vec::len));
+            Ok(Some([messages, answer]))
+        }
         (false, false) => Ok(None),
         _ => Err(Error::mismatch("prompt and completion", "two texts, or two lists of messages", "one of each")),
     }
@@ -157,13 +164,18 @@ fn from_turns(fields: &Fields, [prompt, completion]: [Vec<Message>; 2], encoder:
     Ok(learn(tokens, |span| span.end > asked.len(), None))
 }
 
+/// Two lists as one.
+fn joined(one: &Value, other: &Value) -> Value {
+    [one, other].into_iter().filter_map(Value::as_array).flatten().cloned().collect()
+}
+
 /// `{"messages": [{"role", "content"}]}`: what the assistant says is to be learnt.
 fn from_messages(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
     if encoder.task() != Task::CausalLm {
         return Err(encoder.refuse("messages"));
     }
     let tokenizer = encoder.tokenizer()?;
-    let messages = Message::list(&json(&fields["messages"]))?;
+    let messages = rows::messages_of(&json(&fields["messages"]), encoder)?;
     let rendered = encoder.template()?.render_marked(Conversation { messages, variables: variables(fields) })?;
     // The template writes the special tokens itself.
     let tokens = tokenizer.encode_beginning(&rendered.text, Specials::AsWritten, encoder.most())?;

@@ -12,7 +12,12 @@ pub(super) fn shortened(example: &mut Example, reading: &Reading<'_>) -> Result<
     let limits = &reading.limits;
     let most = reading.max_length.filter(|length| reading.packing != Packing::Concatenate && *length < example.longest());
     if let Some(length) = most {
+        let pictured = pictures(example, reading);
         example.cut(length);
+        if pictures(example, reading) < pictured {
+            let error = Error::mismatch("tokens in this row", format!("at most {length}"), "a picture that would be cut");
+            return Err(error.with_hint("a larger `max_length` has room for the picture"));
+        }
     }
     match limits.positions.filter(|positions| reading.packing != Packing::Concatenate && *positions < example.longest()) {
         None => Ok(most.is_some()),
@@ -25,6 +30,12 @@ pub(super) fn shortened(example: &mut Example, reading: &Reading<'_>) -> Result<
             Err(error.with_hint(format!("`max_length {positions}` cuts longer rows")))
         }
     }
+}
+
+/// Tokens of a row that stand for its picture.
+fn pictures(example: &Example, reading: &Reading<'_>) -> usize {
+    let token = reading.feeding.and_then(|feeding| feeding.pictures).map(|pictures| pictures.token);
+    token.map_or(0, |token| example.input_ids.iter().filter(|id| i64::from(**id) == token).count())
 }
 
 impl Example {

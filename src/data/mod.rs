@@ -56,7 +56,7 @@ pub use held_out::{HeldOut, ValSize};
 pub use media::Media;
 pub use media_file::MediaFile;
 pub use reading::{OtherNames, Packing, Reading};
-pub use rows::{Question, Shown};
+pub use rows::{Question, Shown, with_picture_tokens};
 pub use sampler::Sampler;
 pub use shuffle::{Cursor, Order};
 pub use survey::{Classes, Survey, classes_of};

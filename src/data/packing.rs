@@ -34,6 +34,9 @@ fn length(examples: &[Example], reading: &Reading<'_>) -> Result<usize> {
     if let Some(positions) = reading.limits.positions.filter(|positions| *positions < length) {
         return Err(Error::mismatch("the length of a block", format!("at most {positions}, the model's positions"), length));
     }
+    if examples.iter().any(|example| example.media.is_some()) {
+        return Err(Error::unsupported("packing of rows with pictures", "rows are joined of tokens and labels alone"));
+    }
     if let Some((name, _)) = examples.iter().find_map(|example| example.columns.first_key_value()) {
         return Err(Error::unsupported(format!("packing with the column {name}"), "rows are joined of tokens and labels alone"));
     }

@@ -319,7 +319,7 @@ impl Roles<'_> {
             vec!["input_ids", "attention_mask", "token_type_ids", "decoder_input_ids", if is_classed { label } else { "labels" }]
         } else if self.reading.task.labels_texts() && (has("image") || has("audio")) {
             vec!["image", "audio", "text"]
-        } else if has("pixel_values") || has("image") {
+        } else if has("pixel_values") || (has("image") && !has("messages") && !has("prompt")) {
             vec!["pixel_values", "image", label]
         } else if has("messages") {
             vec!["messages", "tools", "documents"]
@@ -337,7 +337,8 @@ impl Roles<'_> {
             return fields.keys().map(String::as_str).filter(|name| meaning(name).is_some_and(|_| !is_classed || *name != label)).collect();
         };
         let is_empty = |value: &Value| value.is_null() || value.as_str().is_some_and(|text| text.trim().is_empty());
-        let is_read = |name: &str| read.contains(&name) || is_input(name, self.reading);
+        let sees = self.reading.feeding.is_some_and(|feeding| feeding.pictures.is_some());
+        let is_read = |name: &str| read.contains(&name) || is_input(name, self.reading) || (sees && name == "image");
         fields.iter().filter(|(name, value)| !is_read(name) && !is_empty(value)).map(|(name, _)| name.as_str()).collect()
     }
 

@@ -61,7 +61,8 @@ impl Samples {
         // Where it is not told which table is the tokens', every table has the rows of the smallest.
         let tables = || anatomy.embeddings.iter().map(|table| table.rows);
         let rows = anatomy.token_embedding.map_or_else(|| tables().min(), |at| tables().nth(at));
-        let size = anatomy.inputs.main.and_then(|main| anatomy::image_size(graph, main));
+        let pixels = anatomy.inputs.roles.iter().find(|(_, role)| *role == Role::PixelValues);
+        let size = pixels.and_then(|(id, _)| anatomy::image_size(graph, *id));
         Self {
             vocabulary: rows.and_then(|rows| usize::try_from(rows).ok()),
             image: size.map(|size| size.map(|length| usize::try_from(length).unwrap_or_default())),
@@ -245,6 +246,7 @@ fn example(session: &Session, samples: &Samples, length: usize, random: &mut Cha
     };
     let ports = |wanted: Role| session.inputs().iter().filter(move |port| samples.feeding.role(&port.name) == Some(wanted));
     let input_ids: Vec<i32> = (0..length).map(|_| below(samples.vocabulary, 100)).collect();
+    let input_ids = with_picture(input_ids, &samples.feeding);
     let mut example = Example { line: 1, input_ids, ..Example::default() };
     let one_a_row = session.input("labels").into_iter().chain(ports(Role::Labels)).next().map(|port| port.shape.len() == 1);
     example.labels = match samples.task {
@@ -262,6 +264,14 @@ fn example(session: &Session, samples: &Samples, length: usize, random: &mut Cha
     let length = |port: &Port| if reads_sound && port.shape.len() == 2 { length * SAMPLES_A_POSITION } else { length };
     example.columns = ports(Role::Column).map(|port| (port.name.clone(), column(port, length(port), random))).collect();
     labelled(example, session, samples, random)
+}
+
+/// Tokens behind those of a picture, where the model sees one.
+fn with_picture(tokens: Vec<i32>, feeding: &Feeding) -> Vec<i32> {
+    let Some(pictures) = feeding.pictures else { return tokens };
+    let own = i32::try_from(pictures.token).unwrap_or_default();
+    let others = tokens.into_iter().map(|token| if token == own { i32::from(own == 0) } else { token });
+    std::iter::repeat_n(own, pictures.each.unwrap_or_default()).chain(others).collect()
 }
 
 /// The row with the labels and the other texts that its task's loss asks for; a graph without a loss asks for none.
@@ -338,7 +348,8 @@ fn unit(random: &mut ChaCha8Rng) -> f32 {
 fn pixels(port: &Port, samples: &Samples, random: &mut ChaCha8Rng) -> Pixels {
     let usual = samples.image.unwrap_or([3, 224, 224]);
     let known = |(axis, usual): (&Axis, usize)| if let Axis::Known(length) = axis { *length } else { usual };
-    let shape: Vec<usize> = port.shape.iter().skip(1).zip(usual).map(known).collect();
+    let own = port.shape.len().saturating_sub(usual.len());
+    let shape: Vec<usize> = port.shape.iter().skip(own).zip(usual).map(known).collect();
     let count = shape.iter().product();
     Pixels { shape, values: (0..count).map(|_| unit(random)).collect() }
 }

@@ -17,7 +17,7 @@ pub use wish::Wish;
 
 use crate::adapter::config::Task;
 use crate::anatomy::{Feeding, MaskForm, Role};
-use crate::data::{Batches, Collation, Dataset, Example, Labels, Order};
+use crate::data::{Batches, Collation, Dataset, Example, Labels, Order, Pixels};
 use crate::error::{Context, Error, Place, Result};
 use crate::num;
 use crate::onnx::Runnable;
@@ -44,6 +44,11 @@ pub struct Generator {
     /// The only length that the graph takes.
     length: Option<usize>,
     feeding: Feeding,
+    /// The same without what sees pictures, for tokens behind one.
+    later: Option<Session>,
+    /// What is seen, and the inputs that were filled with it.
+    picture: Option<Pixels>,
+    seen: Vec<(String, HostTensor)>,
 }
 
 /// An input with the past, and the output that has it for the next run.
@@ -83,7 +88,22 @@ impl Generator {
         Feeding { length, ..feeding.clone() }.check().in_file(session.path())?;
         let past = session.inputs().iter().filter(|port| port.name.starts_with("past"));
         let cache = past.map(|port| Some(Slot { past: port.clone(), present: present_of(port, &session)? })).collect::<Option<_>>();
-        Ok(Self { cache: cache.unwrap_or_default(), logits, length, feeding, session })
+        Ok(Self { cache: cache.unwrap_or_default(), logits, length, feeding, session, later: None, picture: None, seen: vec![] })
+    }
+
+    /// The same with a graph for the tokens behind a picture, which is in the cache by then: it is looked at once.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn then(self, runtime: &Runtime, later: Runnable, device: Device) -> Result<Self> {
+        let settings = Settings { device, purpose: Purpose::Inference, ..Settings::default() };
+        let later = self.has_cache().then(|| Session::open(runtime, later, &settings)).transpose()?;
+        Ok(Self { later, ..self })
+    }
+
+    /// What the texts that follow are about.
+    pub fn look_at(&mut self, picture: Pixels) {
+        self.picture = Some(picture);
     }
 
     /// Tokens that the model has logits of, where its graph says it.
@@ -156,12 +176,17 @@ impl Generator {
         adapter: &[(String, DeviceTensor)],
     ) -> Result<(Vec<f32>, Vec<DeviceTensor>)> {
         let given = self.inputs(tokens, known)?;
+        if known == 0 {
+            let sees = |name: &str| matches!(self.feeding.role(name), Some(Role::PixelValues | Role::PixelMask));
+            self.seen = given.iter().filter(|(name, _)| sees(name)).cloned().collect();
+        }
         let mut feeds: Vec<Feed<'_>> = given.iter().map(|(name, tensor)| Feed::host(name, tensor)).collect();
         feeds.extend(self.cache.iter().zip(past).map(|(slot, tensor)| Feed::device(&slot.past.name, tensor)));
         feeds.extend(adapter.iter().map(|(name, tensor)| Feed::device(name, tensor)));
         let mut outputs = vec![self.logits.as_str()];
         outputs.extend(self.cache.iter().map(|slot| slot.present.as_str()));
-        let mut found = self.session.run_on_device(&feeds, &outputs)?.into_iter();
+        let session = self.later.as_mut().filter(|_| known > 0).unwrap_or(&mut self.session);
+        let mut found = session.run_on_device(&feeds, &outputs)?.into_iter();
         let logits = found.next().ok_or_else(|| Error::not_found("output", &*self.logits))?.to_host()?;
         let row = tokens.len() - known - 1;
         Ok((as_logits(row_of(&logits, row).in_file(self.session.path())?), found.collect()))
@@ -188,6 +213,10 @@ impl Generator {
                     given.push((port.name.clone(), HostTensor::vector(vec![true])));
                     continue;
                 }
+                Some(Role::PixelValues | Role::PixelMask) => {
+                    given.extend(self.seen.iter().find(|(name, _)| *name == port.name).cloned());
+                    continue;
+                }
                 _ if port.presence == Presence::Optional => continue,
                 _ => return Err(self.unknown(port)),
             };
@@ -199,7 +228,8 @@ impl Generator {
 
     /// What all tokens at once are given as: a row of data.
     fn whole(&self, tokens: &[i32]) -> Result<Vec<(String, HostTensor)>> {
-        let example = Example { line: 1, input_ids: tokens.to_vec(), labels: Labels::Tokens(tokens.to_vec()), ..Example::default() };
+        let labels = Labels::Tokens(tokens.to_vec());
+        let example = Example { line: 1, input_ids: tokens.to_vec(), labels, pixel_values: self.picture.clone(), ..Example::default() };
         let path = self.session.path().to_path_buf();
         let dataset = Dataset::of(&path, Task::CausalLm, vec![example]);
         let collation = Collation { feeding: self.feeding.clone(), ..Collation::default() };

@@ -1,10 +1,14 @@
 //! Pictures: decoded, resized, cropped and normalised as transformers' image processors do it with Pillow.
 
+mod sizes;
+
 use std::path::Path;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
 use serde::Deserialize;
+
+use sizes::{Size, Target};
 
 use super::resample::{self, Filter};
 use super::{Augmentation, Features};
@@ -14,6 +18,8 @@ use crate::files::wall::{PICTURE, behind_wall};
 /// What becomes of a picture, as `preprocessor_config.json` has it (transformers 4.57, `image_processing_vit.py`, `_clip.py`, `_convnext.py`).
 #[derive(Clone, Debug, PartialEq)]
 pub struct ImageProcessor {
+    /// What a picture becomes first, where it becomes the target in two steps.
+    first: Option<Target>,
     target: Option<Target>,
     filter: Filter,
     crop: Option<(u32, u32)>,
@@ -31,23 +37,6 @@ const MOST_BYTES: u64 = 1 << 29;
 /// The most pixels of what is made of a picture: as float32, 768 MiB.
 const MOST_MADE: u64 = 1 << 26;
 
-/// The size that a picture is resized to.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Target {
-    /// This height and width, whatever its shape was.
-    Exact(u32, u32),
-    /// This length of its shorter side.
-    Shorter(u32),
-}
-
-/// A size, as configurations write it: one number, or named ones.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(untagged)]
-enum Size {
-    Number(u32),
-    Named { height: Option<u32>, width: Option<u32>, shortest_edge: Option<u32>, longest_edge: Option<u32> },
-}
-
 #[derive(Deserialize)]
 struct Config {
     do_resize: Option<bool>,
@@ -62,6 +51,8 @@ struct Config {
     image_mean: Option<Vec<f64>>,
     image_std: Option<Vec<f64>>,
     do_pad: Option<bool>,
+    do_image_splitting: Option<bool>,
+    max_image_size: Option<Size>,
 }
 
 impl ImageProcessor {
@@ -82,6 +73,7 @@ impl ImageProcessor {
     pub fn plain(height: u32, width: u32) -> Self {
         let half = [0.5; 3];
         Self {
+            first: None,
             target: Some(Target::Exact(height, width)),
             filter: Filter::Bilinear,
             crop: None,
@@ -92,6 +84,9 @@ impl ImageProcessor {
     }
 
     fn of(config: &Config) -> Result<Self> {
+        if let Some(most) = config.max_image_size.and_then(Size::longest) {
+            return Self::in_one_piece(config, most);
+        }
         if config.do_pad == Some(true) {
             return Err(Error::unsupported("do_pad", "this processor pads pictures, as detectors want it; only classifiers' are known"));
         }
@@ -104,6 +99,22 @@ impl ImageProcessor {
         if let Some((height, width)) = crop {
             check("crop_size", (width, height), MOST_MADE)?;
         }
+        Ok(Self { target, crop, ..Self::normalising(config)? })
+    }
+
+    /// A picture in a square of this side, at first as large as its longer side is to be (Idefics3's processor without `do_image_splitting`).
+    fn in_one_piece(config: &Config, side: u32) -> Result<Self> {
+        if config.do_image_splitting != Some(false) {
+            let error = Error::unsupported("do_image_splitting", "a picture becomes several, each with tokens of its own");
+            return Err(error.with_hint("with \"do_image_splitting\": false the model sees the whole picture at once"));
+        }
+        let resizes = config.do_resize.unwrap_or(true);
+        let first = config.size.filter(|_| resizes).and_then(Size::longest).map(Target::Longer);
+        Ok(Self { first, target: Some(Target::Exact(side, side)), ..Self::normalising(config)? })
+    }
+
+    /// What becomes of a picture's numbers, and with which filter it is resized.
+    fn normalising(config: &Config) -> Result<Self> {
         let rescales = config.do_rescale.unwrap_or(true);
         let (mean, std) = match (config.do_normalize.unwrap_or(true), &config.image_mean, &config.image_std) {
             (true, Some(mean), Some(std)) => (three("image_mean", mean)?, three("image_std", std)?),
@@ -113,9 +124,10 @@ impl ImageProcessor {
             return Err(Error::mismatch("image_std", "numbers above 0, by which pixels are divided", bad));
         }
         Ok(Self {
-            target,
+            first: None,
+            target: None,
             filter: filter(config.resample.unwrap_or(2))?,
-            crop,
+            crop: None,
             factor: if rescales { config.rescale_factor.unwrap_or(1.0 / 255.0) } else { 1.0 },
             mean,
             std,
@@ -135,7 +147,7 @@ impl ImageProcessor {
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) or [`Format`](crate::ErrorKind::Format) with the file, if it cannot be read or is no PNG, JPEG, WebP, BMP or GIF.
     pub fn pixels(&self, path: &Path) -> Result<Features> {
-        let picture = decode(path)?;
+        let picture = self.begun(decode(path)?).in_file(path)?;
         let (width, height) = self.target.map_or(picture.dimensions(), |target| target.of(picture.width(), picture.height()));
         self.sized(picture, (width, height), self.crop).in_file(path)
     }
@@ -154,6 +166,14 @@ impl ImageProcessor {
             _ => (own, self.crop),
         };
         self.sized(picture, size, crop).in_file(path)
+    }
+
+    /// A picture after the first of two steps.
+    fn begun(&self, picture: RgbImage) -> Result<RgbImage> {
+        let Some(first) = self.first else { return Ok(picture) };
+        let (width, height) = first.of(picture.width(), picture.height());
+        check("the size that a picture gets", (width, height), MOST_MADE)?;
+        Ok(resample::resized(&picture, width, height, self.filter))
     }
 
     /// A picture resized to a width and a height, of which the middle is taken, as numbers.
@@ -177,65 +197,6 @@ impl ImageProcessor {
         let axis = |length: u32| usize::try_from(length).unwrap_or(usize::MAX);
         Features { shape: vec![3, axis(picture.height()), axis(picture.width())], values: (0..3).flat_map(channel).collect() }
     }
-}
-
-/// What a picture is resized to, and the height and width that are cut out of it then.
-type Resizing = (Option<Target>, Option<(u32, u32)>);
-
-impl Size {
-    fn exact(self, what: &'static str) -> Result<(u32, u32)> {
-        match self {
-            Self::Named { height: Some(height), width: Some(width), .. } => Ok((height, width)),
-            Self::Number(side) | Self::Named { shortest_edge: Some(side), .. } => Ok((side, side)),
-            Self::Named { .. } => Err(Error::mismatch(what, "a number, or height and width", "neither")),
-        }
-    }
-
-    fn target(self, crop_pct: Option<f64>, crops: bool, crop: Option<(u32, u32)>) -> Result<Resizing> {
-        // ConvNeXt: small models are resized a little too large and cropped, large ones are resized as they are.
-        let with_share = |side: u32, share: f64| {
-            if side >= 384 {
-                (Some(Target::Exact(side, side)), None)
-            } else {
-                (Some(Target::Shorter(quotient(side, share))), Some((side, side)))
-            }
-        };
-        match (self, crop_pct) {
-            (Self::Named { shortest_edge: Some(side), .. } | Self::Number(side), Some(share)) if share > 0.0 => Ok(with_share(side, share)),
-            (Self::Named { shortest_edge: Some(side), longest_edge: None, .. }, _) => Ok((Some(Target::Shorter(side)), crop)),
-            (Self::Number(side), _) if crops => Ok((Some(Target::Shorter(side)), crop)),
-            (Self::Named { longest_edge: Some(_), .. }, _) => {
-                Err(Error::unsupported("longest_edge", "this processor keeps pictures of many sizes, which a batch cannot hold"))
-            }
-            (size, _) => size.exact("size").map(|(height, width)| (Some(Target::Exact(height, width)), crop)),
-        }
-    }
-}
-
-impl Target {
-    /// Width and height that a picture is resized to.
-    fn of(self, width: u32, height: u32) -> (u32, u32) {
-        match self {
-            Self::Exact(height, width) => (width, height),
-            Self::Shorter(side) => {
-                let (short, long) = (width.min(height).max(1), width.max(height));
-                let longer = u64::from(side) * u64::from(long) / u64::from(short);
-                let longer = u32::try_from(longer).unwrap_or(u32::MAX);
-                if width <= height { (side, longer) } else { (longer, side) }
-            }
-        }
-    }
-}
-
-/// The whole part of a length over a share.
-#[expect(
-    clippy::as_conversions,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a length over a share above 0, saturating"
-)]
-fn quotient(side: u32, share: f64) -> u32 {
-    (f64::from(side) / share) as u32
 }
 
 fn three(what: &'static str, values: &[f64]) -> Result<[f64; 3]> {
@@ -339,6 +300,16 @@ mod tests {
             let found = processor(json)?;
             assert_eq!((found.target.map(|target| target.of(picture.0, picture.1)), found.crop), (Some(resized), crop), "{json}");
         }
+        let in_one_piece =
+            r#"{"do_pad": true, "size": {"longest_edge": 40}, "max_image_size": {"longest_edge": 10}, "do_image_splitting": false}"#;
+        let found = processor(in_one_piece)?;
+        let of = |target: Option<Target>, width, height| target.map(|target| target.of(width, height));
+        assert_eq!(
+            (of(found.first, 30, 16), of(found.first, 16, 30), of(found.target, 40, 22)),
+            (Some((40, 22)), Some((22, 40)), Some((10, 10)))
+        );
+        let in_several = processor(r#"{"max_image_size": {"longest_edge": 10}}"#).unwrap_err();
+        assert!(in_several.to_string().contains("do_image_splitting") && in_several.hint().is_some(), "{in_several}");
         assert!(processor(r#"{"do_pad": true}"#).is_err() && processor(r#"{"size": {"longest_edge": 800, "shortest_edge": 3}}"#).is_err());
         for bomb in
             [r#"{"size": 8, "crop_size": 4294967295, "do_center_crop": true}"#, r#"{"size": 8, "crop_size": 0, "do_center_crop": true}"#]

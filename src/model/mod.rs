@@ -10,7 +10,7 @@ pub mod upcast;
 
 pub use base::Base;
 pub use beside::Beside;
-use parts::Files;
+use parts::{Files, Join};
 
 use std::path::{Path, PathBuf};
 
@@ -70,8 +70,9 @@ impl Model {
         if files.parts.is_empty() {
             return Self::open(&files.model);
         }
-        let model = Self::of_file(&Self::joined(files)?, &files.model).in_file(&files.model)?;
-        Ok(Self { files: files.clone(), ..model })
+        let (graph, joins) = Self::joined_by(files)?;
+        let model = Self::of_file(&graph, &files.model).in_file(&files.model)?;
+        Ok(Self { files: Files { joins, ..files.clone() }, ..model })
     }
 
     /// The graph of a model in several files.
@@ -79,6 +80,11 @@ impl Model {
     /// # Errors
     /// A file that is no model; as [`parts::join`].
     pub fn joined(files: &Files) -> Result<Graph> {
+        Self::joined_by(files).map(|(graph, _)| graph)
+    }
+
+    /// The same, and by which joins: those that are asked for, and those that the files beside the model tell.
+    fn joined_by(files: &Files) -> Result<(Graph, Vec<Join>)> {
         let mut read: Vec<parts::File<'_>> = vec![];
         let mut model = Anatomy::default();
         for (number, path) in files.all().enumerate() {
@@ -90,7 +96,8 @@ impl Model {
             }
             read.push(parts::File { path, graph: onnx::raise(&inlined).in_file(path)?, front });
         }
-        parts::join(&read, &files.joins)
+        let joins = parts::with_pictures(&read, &files.joins, &Beside::near(&files.model))?;
+        Ok((parts::join(&read, &joins)?, joins))
     }
 
     /// Recognises the graph that a file was read as.

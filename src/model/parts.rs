@@ -1,7 +1,11 @@
 //! Models in several files: what one file gives is what another reads, and all are one graph to train.
 //!
 //! Outputs of parts are joined to inputs by their names: equal ones, and those that transformers and optimum give the states of an encoder
-//! (`last_hidden_state`, read as `encoder_hidden_states`). A decoder's own inputs are then called as in the whole model: `decoder_input_ids`.
+//! (`last_hidden_state`, read as `encoder_hidden_states`). A decoder's own inputs are then called as in the whole model: `decoder_input_ids`. What a
+//! part sees of pictures stands at the places of a token, as `config.json` says.
+
+mod folder;
+mod pictures;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::anatomy::Front;
 use crate::ir::{Attr, Builder, DType, Dim, Expr, Fact, Graph, ModelInfo, Renaming, Tensor};
+use crate::model::Beside;
 use crate::{Context, Error, Place, Result};
+
+pub use folder::{Split, of_pictures};
 
 /// An output that fills an input of another name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +27,9 @@ pub struct Join {
     pub output: String,
     /// The input, of another file.
     pub input: String,
+    /// The token at whose places alone the output stands; elsewhere the input keeps what another output fills it with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<i64>,
 }
 
 /// The files of a model.
@@ -43,43 +53,6 @@ impl Files {
     /// All files, the model's first.
     pub fn all(&self) -> impl Iterator<Item = &Path> {
         std::iter::once(&self.model).chain(&self.parts).map(PathBuf::as_path)
-    }
-}
-
-/// An encoder-decoder in the files that optimum writes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Split {
-    /// The encoder.
-    pub encoder: PathBuf,
-    /// The decoder without a cache, if it has a file of its own.
-    pub decoder: Option<PathBuf>,
-    /// The decoder that reads a cache.
-    pub with_past: Option<PathBuf>,
-    /// Both decoders in one, with a branch for each.
-    pub merged: Option<PathBuf>,
-}
-
-impl Split {
-    /// The files in a folder, or in the folder `onnx` in it, by the names that optimum gives them; none where it has a whole model, or no encoder and decoder.
-    #[must_use]
-    pub fn inside(folder: &Path) -> Option<Self> {
-        let in_one = |folder: PathBuf| {
-            let file = |name: &str| Some(folder.join(name)).filter(|file| file.is_file());
-            let split = Self {
-                encoder: file("encoder_model.onnx")?,
-                decoder: file("decoder_model.onnx"),
-                with_past: file("decoder_with_past_model.onnx"),
-                merged: file("decoder_model_merged.onnx"),
-            };
-            (file("model.onnx").is_none() && (split.decoder.is_some() || split.merged.is_some())).then_some(split)
-        };
-        [folder.to_path_buf(), folder.join("onnx")].into_iter().find_map(in_one)
-    }
-
-    /// The decoder that is trained: the one without a cache where there is one.
-    #[must_use]
-    pub fn to_train(&self) -> &Path {
-        self.decoder.as_deref().or(self.merged.as_deref()).unwrap_or(&self.encoder)
     }
 }
 
@@ -116,6 +89,22 @@ struct Link {
     output: String,
     /// Whether a decoder reads an encoder's states so.
     is_states: bool,
+    /// What stands at the places of a token.
+    placed: Option<Placed>,
+}
+
+/// An output that stands at the places of a token.
+struct Placed {
+    from: usize,
+    output: String,
+    token: i64,
+}
+
+impl Link {
+    /// Whether a file fills the input, or a part of it.
+    fn reads(&self, file: usize) -> bool {
+        self.from == file || self.placed.as_ref().is_some_and(|placed| placed.from == file)
+    }
 }
 
 /// Joins the files of a model, that with the model's outputs first, to one graph. Constants that files have in common are there once.
@@ -123,9 +112,8 @@ struct Link {
 /// # Errors
 /// A part that fills nothing, an input that several outputs could fill, parts that wait for each other.
 pub fn join(files: &[File<'_>], joins: &[Join]) -> Result<Graph> {
-    check_joins(files, joins)?;
-    let links = (0..files.len()).map(|reader| links(files, reader, joins)).collect::<Result<Vec<_>>>()?;
-    if let Some(unread) = (1..files.len()).find(|part| !links.iter().flatten().any(|link| link.from == *part)) {
+    let links = all_links(files, joins)?;
+    if let Some(unread) = (1..files.len()).find(|part| !links.iter().flatten().any(|link| link.reads(*part))) {
         return Err(fills_nothing(files, unread));
     }
     let b = Builder::new(model(files));
@@ -142,6 +130,21 @@ pub fn join(files: &[File<'_>], joins: &[Join]) -> Result<Graph> {
         b.output(name, *value);
     }
     b.finish_whole()
+}
+
+/// The joins that are asked for, with the one that `config.json` tells of a part that sees pictures and fills nothing by its names.
+///
+/// # Errors
+/// As [`join`]; a configuration that cannot be read, or that does not say at which token's places pictures stand.
+pub fn with_pictures(files: &[File<'_>], joins: &[Join], beside: &Beside) -> Result<Vec<Join>> {
+    let implied = pictures::implied(files, &all_links(files, joins)?, pictures::token(beside)?)?;
+    Ok(joins.iter().cloned().chain(implied).collect())
+}
+
+/// The inputs of each file that others fill.
+fn all_links(files: &[File<'_>], joins: &[Join]) -> Result<Vec<Vec<Link>>> {
+    check_joins(files, joins)?;
+    (0..files.len()).map(|reader| links(files, reader, joins)).collect()
 }
 
 /// What the joined model's file would say beside its graph: the newest of each.
@@ -197,7 +200,10 @@ fn check_joins(files: &[File<'_>], joins: &[Join]) -> Result<()> {
 fn links(files: &[File<'_>], reader: usize, joins: &[Join]) -> Result<Vec<Link>> {
     let mut found = vec![];
     for input in inputs(&files[reader].graph) {
-        let asked: Vec<&str> = joins.iter().filter(|join| join.input == input).map(|join| join.output.as_str()).collect();
+        let of_input = || joins.iter().filter(|join| join.input == input);
+        let asked: Vec<&str> = of_input().filter(|join| join.at.is_none()).map(|join| join.output.as_str()).collect();
+        let placed = of_input().find_map(|join| Some((join.output.as_str(), join.at?)));
+        let placed = placed.and_then(|(output, token)| Some(Placed { from: giver(files, output)?, output: output.to_owned(), token }));
         let is_states = READ.contains(&input);
         let fits = |output: &str| match &asked[..] {
             [] => output == input || (is_states && GIVEN.contains(&output)),
@@ -211,8 +217,9 @@ fn links(files: &[File<'_>], reader: usize, joins: &[Join]) -> Result<Vec<Link>>
         // An equal name says more than one that is alike.
         let equal: Vec<_> = candidates.iter().filter(|(_, output)| *output == input).copied().collect();
         match if equal.is_empty() { &candidates[..] } else { &equal[..] } {
+            [] if placed.is_some() => return Err(nothing_elsewhere(&files[reader], input)),
             [] => {}
-            [(from, output)] => found.push(Link { input: input.to_owned(), from: *from, output: (*output).to_owned(), is_states }),
+            [(from, output)] => found.push(Link { input: input.to_owned(), from: *from, output: (*output).to_owned(), is_states, placed }),
             several => {
                 let names = several.iter().map(|(number, output)| format!("{output} of {}", files[*number].path.display()));
                 let error = Error::mismatch(format!("outputs that fill {input}"), "one", names.collect::<Vec<_>>().join(", "));
@@ -221,6 +228,17 @@ fn links(files: &[File<'_>], reader: usize, joins: &[Join]) -> Result<Vec<Link>>
         }
     }
     Ok(found)
+}
+
+/// The part that gives an output.
+fn giver(files: &[File<'_>], output: &str) -> Option<usize> {
+    files.iter().enumerate().skip(1).find(|(_, file)| outputs(&file.graph).any(|name| name == output)).map(|(number, _)| number)
+}
+
+/// Pictures that stand at some places of an input which nothing else fills.
+fn nothing_elsewhere(reader: &File<'_>, input: &str) -> Error {
+    let error = Error::not_found("output", input).in_file(reader.path);
+    error.with_hint("pictures stand among the vectors of tokens: name the file that gives these with `part embed_tokens.onnx`")
 }
 
 fn fills_nothing(files: &[File<'_>], part: usize) -> Error {
@@ -235,7 +253,10 @@ fn fills_nothing(files: &[File<'_>], part: usize) -> Error {
 fn order(files: &[File<'_>], links: &[Vec<Link>]) -> Result<Vec<usize>> {
     let mut order: Vec<usize> = vec![];
     while order.len() < files.len() {
-        let is_ready = |file: &usize| !order.contains(file) && links[*file].iter().all(|link| order.contains(&link.from));
+        let is_ready = |file: &usize| {
+            !order.contains(file)
+                && (0..files.len()).all(|other| order.contains(&other) || !links[*file].iter().any(|link| link.reads(other)))
+        };
         let Some(file) = (0..files.len()).find(is_ready) else {
             let waiting = files.iter().enumerate().filter(|(number, _)| !order.contains(number));
             let names: Vec<String> = waiting.map(|(_, file)| file.path.display().to_string()).collect();
@@ -305,10 +326,19 @@ impl<'g> Writing<'_, 'g> {
         Ok(())
     }
 
-    /// The value that a link's output has.
+    /// What fills the input of a link.
     fn filled(&self, link: &Link) -> Result<Expr<'g>> {
-        let found = self.given.get(&link.from).into_iter().flatten().find(|(name, _)| **name == *link.output);
-        found.map(|(_, value)| *value).ok_or_else(|| Error::not_found("output", &*link.output))
+        let filled = self.value(link.from, &link.output)?;
+        let Some(placed) = &link.placed else { return Ok(filled) };
+        let part = &self.files[link.from];
+        let tokens = pictures::tokens(&part.graph).and_then(|name| self.b.input_named(name));
+        let tokens = tokens.ok_or_else(|| Error::not_found("input", "input_ids").in_file(part.path))?;
+        Ok(pictures::placed(filled, self.value(placed.from, &placed.output)?, tokens, placed.token))
+    }
+
+    fn value(&self, file: usize, output: &str) -> Result<Expr<'g>> {
+        let found = self.given.get(&file).into_iter().flatten().find(|(name, _)| **name == *output);
+        found.map(|(_, value)| *value).ok_or_else(|| Error::not_found("output", output))
     }
 
     /// A name of a part's that no body of another file has: around a body, nothing may be called as something in it. Names of modules are one

@@ -49,4 +49,5 @@ mod shared_constants;
 mod tasks;
 mod train;
 mod training_loop;
+mod vision_language;
 mod vjp;

@@ -27,9 +27,24 @@ pub enum Naming {
         /// What the adapter has.
         front: String,
     },
+    /// Each part of a model by a way of its own: what sees pictures, and what writes.
+    Several(Vec<Naming>),
 }
 
-/// Finds how a graph's modules get the names of an adapter's; none if no one beginning makes the difference.
+impl Naming {
+    /// The adapter's name for a module of the graph; none where this way says nothing of it.
+    fn name(&self, module: &str) -> Option<String> {
+        match self {
+            Self::Same => None,
+            Self::Add(front) => Some(format!("{front}{module}")),
+            Self::Remove(front) => module.strip_prefix(front.as_str()).map(str::to_owned),
+            Self::Replace { wrapper, front } => module.strip_prefix(wrapper.as_str()).map(|rest| format!("{front}{rest}")),
+            Self::Several(ways) => ways.iter().find_map(|way| way.name(module)),
+        }
+    }
+}
+
+/// Finds how a graph's modules get the names of an adapter's; none if no beginnings make the difference.
 #[must_use]
 pub fn compare(adapter: &BTreeSet<&str>, graph: &BTreeSet<&str>) -> Option<Naming> {
     let fits = |naming: &Naming| {
@@ -41,6 +56,7 @@ pub fn compare(adapter: &BTreeSet<&str>, graph: &BTreeSet<&str>) -> Option<Namin
                 let inner = module.strip_prefix(front.as_str()).map(|name| format!("{wrapper}{name}"));
                 inner.map_or_else(|| graph.contains(module) && !module.starts_with(wrapper.as_str()), |name| graph.contains(name.as_str()))
             }
+            Naming::Several(_) => false,
         })
     };
     let longest = adapter.iter().max_by_key(|module| module.len())?;
@@ -54,7 +70,53 @@ pub fn compare(adapter: &BTreeSet<&str>, graph: &BTreeSet<&str>) -> Option<Namin
         Some(Naming::Replace { wrapper: wrapper.to_owned(), front: front.to_owned() })
     });
     let moved = graph.iter().filter_map(|name| moved(name, longest));
-    std::iter::once(Naming::Same).chain(differences).chain(replaced).chain(moved).find(fits)
+    std::iter::once(Naming::Same).chain(differences).chain(replaced).chain(moved).find(fits).or_else(|| by_parts(adapter, graph))
+}
+
+/// How the parts of a model get an adapter's names, each with a stack of layers of its own: modules that are called alike stay, the others are moved.
+fn by_parts(adapter: &BTreeSet<&str>, graph: &BTreeSet<&str>) -> Option<Naming> {
+    let stacks: BTreeSet<String> = adapter.iter().filter_map(|module| Some(numbered(module)?.0)).collect();
+    if stacks.len() < 2 {
+        return None;
+    }
+    let mut rest: BTreeSet<&str> = adapter.iter().copied().filter(|module| !graph.contains(module)).collect();
+    let mut ways: Vec<Naming> = vec![];
+    while let Some(module) = rest.first().copied() {
+        let covered = |way: &Naming| -> BTreeSet<&str> {
+            let names = graph.iter().filter_map(|name| way.name(name));
+            names.filter_map(|name| rest.get(name.as_str()).copied()).collect()
+        };
+        let candidates = graph.iter().filter_map(|name| stack_moved(name, module)).map(|way| (covered(&way), way));
+        let (found, way) = candidates.max_by_key(|(covered, _)| covered.len()).filter(|(covered, _)| !covered.is_empty())?;
+        rest.retain(|module| !found.contains(module));
+        ways.push(way);
+    }
+    // Two stacks of the graph cannot be one of the adapter's.
+    let fronts: BTreeSet<&str> =
+        ways.iter().filter_map(|way| if let Naming::Replace { front, .. } = way { Some(front.as_str()) } else { None }).collect();
+    if fronts.len() < ways.len() {
+        return None;
+    }
+    // No way changes what is called as in the adapter.
+    let stays = |module: &&&str| graph.contains(**module) && ways.iter().any(|way| way.name(module).is_some());
+    (!adapter.iter().any(|module| stays(&module))).then_some(Naming::Several(ways))
+}
+
+/// What stands in front of the first number in a path, with its dot, and the rest.
+fn numbered(path: &str) -> Option<(String, String)> {
+    let words: Vec<&str> = path.split('.').collect();
+    let number = words.iter().position(|word| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit()))?;
+    Some((words[..number].join(".") + ".", words[number..].join(".")))
+}
+
+/// As [`moved`], for one stack of layers alone: what stands in front of the layers' number is part of both sides.
+fn stack_moved(name: &str, other: &str) -> Option<Naming> {
+    let ((own, rest), (others, other_rest)) = (numbered(name)?, numbered(other)?);
+    let words = |path: &str| path.trim_end_matches('.').split('.').map(str::to_owned).collect::<Vec<_>>();
+    let (mine, theirs) = (words(&own), words(&others));
+    let holds = |all: &[String], some: &[String]| some.iter().all(|word| all.contains(word));
+    let is_same = rest == other_rest && mine.last() == theirs.last() && (holds(&mine, &theirs) || holds(&theirs, &mine));
+    is_same.then_some(Naming::Replace { wrapper: own, front: others })
 }
 
 /// How a name becomes another that ends alike, where what stands in front of one has all words that stand in front of the other, in whatever
@@ -147,19 +209,8 @@ fn rename(anatomy: &mut Anatomy, naming: &Naming, head: Option<&HeadModules>) {
         head.is_some_and(|head| head.has(name) || head.has(owner))
     };
     for name in names(anatomy).filter(|name| !is_of_head(name)) {
-        match naming {
-            Naming::Same => {}
-            Naming::Add(front) => name.insert_str(0, front),
-            Naming::Remove(front) => {
-                if let Some(rest) = name.strip_prefix(front.as_str()) {
-                    *name = rest.to_owned();
-                }
-            }
-            Naming::Replace { wrapper, front } => {
-                if let Some(rest) = name.strip_prefix(wrapper.as_str()) {
-                    *name = format!("{front}{rest}");
-                }
-            }
+        if let Some(new) = naming.name(name) {
+            *name = new;
         }
     }
 }
@@ -198,6 +249,22 @@ mod tests {
                 Some(Naming::Replace { wrapper: "model.language_model.".into(), front: "model.".into() }),
             ),
             (&["text.layer.0.q"], &["image.layer.0.q", "classifier"], None),
+            (
+                &["model.language_model.layers.0.q", "model.language_model.layers.1.q", "model.vision_tower.encoder.layers.0.q"],
+                &["model.layers.0.q", "model.layers.1.q", "model.vision_tower.encoder.layers.0.q", "lm_head"],
+                Some(Naming::Several(vec![Naming::Replace {
+                    wrapper: "model.layers.".into(),
+                    front: "model.language_model.layers.".into(),
+                }])),
+            ),
+            (
+                &["model.language_model.layers.0.q", "model.vision_tower.encoder.layers.0.q"],
+                &["model.layers.0.q", "vision_tower.encoder.layers.0.q"],
+                Some(Naming::Several(vec![
+                    Naming::Replace { wrapper: "model.layers.".into(), front: "model.language_model.layers.".into() },
+                    Naming::Replace { wrapper: "vision_tower.encoder.layers.".into(), front: "model.vision_tower.encoder.layers.".into() },
+                ])),
+            ),
             (&["h.0.q", "h.2.q"], &["a.h.0.q", "b.h.2.q"], None),
             (&["bert.layer.0.q", "classifier"], &["layer.0.q", "classifier"], None),
             (&["th.0.q"], &["h.0.q"], None),

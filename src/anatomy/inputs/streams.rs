@@ -36,6 +36,8 @@ const KNOWN: &[(&str, Role)] = &[
     ("position_ids", Role::PositionIds),
     ("token_type_ids", Role::TokenTypeIds),
     ("pixel_values", Role::PixelValues),
+    ("pixel_attention_mask", Role::PixelMask),
+    ("pixel_mask", Role::PixelMask),
     ("decoder_input_ids", Role::DecoderInputIds),
     ("use_cache_branch", Role::UseCacheBranch),
     ("labels", Role::Labels),

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use serde_json::Value;
 
-use super::{answers, files, preferences, texts, words};
+use super::{answers, files, pictures, preferences, texts, words};
 use crate::adapter::config::Task;
-use crate::data::chat::{Conversation, Ending, Message};
+use crate::data::chat::{Conversation, Ending};
 use crate::data::encoder::{Encoder, pixels, variables};
 use crate::data::example::{Example, IGNORED, Labels};
 use crate::data::fields::{Fields, json, string};
@@ -70,7 +70,10 @@ pub(in crate::data) fn question(fields: &Fields, encoder: &Encoder<'_>) -> Resul
             let error = Error::mismatch("columns", "prompt + chosen + rejected, or prompt + completion", "no answer");
             Err(error.with_hint("predict tells how probable answers are; `peft-onnx generate` writes one"))
         }
-        Task::CausalLm | Task::Seq2SeqLm => prompt(fields, encoder).map(|example| Question::of("prompt", example)),
+        Task::CausalLm | Task::Seq2SeqLm => {
+            let example = prompt(fields, encoder).and_then(|example| pictures::shown(example, fields, encoder))?;
+            Ok(Question::of("prompt", example))
+        }
         Task::Rerank if !has("text_pair") => {
             let error = Error::not_found("column", "passage");
             Err(error.with_hint("a row has query and passage; `map COLUMN=passage` says which is which"))
@@ -138,7 +141,7 @@ fn prompt(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
     let tokenizer = encoder.tokenizer()?;
     if let Some(messages) = ["messages", "prompt"].into_iter().find_map(|name| fields.get(name)).map(json).filter(|value| value.is_array())
     {
-        let mut messages = Message::list(&messages)?;
+        let mut messages = pictures::messages_of(&messages, encoder)?;
         if messages.last().is_some_and(|message| message.role() == "assistant") {
             messages.pop();
         }

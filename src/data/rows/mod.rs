@@ -3,6 +3,7 @@
 mod answers;
 mod asked;
 mod files;
+mod pictures;
 mod preferences;
 mod texts;
 mod values;
@@ -16,6 +17,9 @@ use crate::error::Result;
 
 pub(super) use asked::question;
 pub use asked::{Question, Shown};
+pub(super) use pictures::messages_of;
+pub use pictures::placed as with_picture_tokens;
+pub(super) use pictures::shown as with_picture;
 
 /// The examples of a row that is parted into windows; none for tasks whose rows are not.
 pub(super) fn windows(task: Task, fields: &Fields, encoder: &Encoder<'_>) -> Option<Result<Vec<Example>>> {
