@@ -20,7 +20,7 @@ pub enum Squash {
     SoftmaxElsewhere,
     /// Each class for itself.
     Sigmoid,
-    /// Probabilities of several predictions together, which come from no one row of scores.
+    /// Probabilities that come from no one row of scores as its classes stand: of several predictions together, or changed after they were made.
     Mixed,
 }
 
@@ -64,7 +64,8 @@ const VIEWS: &[&str] = &[
 pub(super) fn behind(graph: &Graph, output: ValueId) -> Behind {
     let end = ValueRef::new(graph, output);
     match search(end, MAX_STEPS) {
-        Some(Found { scores, squash: Some(squash), node }) => {
+        Some(Found { scores, squash: Some(squash), node, is_turned }) => {
+            let squash = if is_turned { Squash::Mixed } else { squash };
             Behind { scores: scores.id(), made: Some(Probabilities { squash, node: node.label() }) }
         }
         Some(Found { scores, squash: None, .. }) => Behind { scores: scores.id(), made: None },
@@ -76,20 +77,31 @@ struct Found<'g> {
     scores: ValueRef<'g>,
     squash: Option<Squash>,
     node: NodeRef<'g>,
+    /// Whether these are what is missing from a probability to 1.
+    is_turned: bool,
 }
 
 impl<'g> Found<'g> {
+    fn new(scores: ValueRef<'g>, squash: Squash, node: NodeRef<'g>) -> Self {
+        Self { scores, squash: Some(squash), node, is_turned: false }
+    }
+
+    /// The same, no more as the classes of the scores stand.
+    fn mixed(self) -> Self {
+        Self { squash: self.squash.map(|_| Squash::Mixed), ..self }
+    }
+
     fn sigmoid(scores: ValueRef<'g>, node: NodeRef<'g>) -> Self {
-        Self { scores, squash: Some(Squash::Sigmoid), node }
+        Self::new(scores, Squash::Sigmoid, node)
     }
 
     /// Scores under a softmax: before views that stand between them and their classes' last axis.
     fn softmax(scores: ValueRef<'g>, axis: Option<i64>, node: NodeRef<'g>) -> Self {
-        let Some(rank) = scores.fact().rank() else { return Self { scores, squash: Some(Squash::Softmax), node } };
+        let Some(rank) = scores.fact().rank() else { return Self::new(scores, Squash::Softmax, node) };
         let axis = axis.and_then(|axis| usize::try_from(if axis < 0 { axis + num::int(rank) } else { axis }).ok());
         match axis.and_then(|axis| last_axis(scores, axis)) {
-            Some(scores) => Self { scores, squash: Some(Squash::Softmax), node },
-            None => Self { scores, squash: Some(Squash::SoftmaxElsewhere), node },
+            Some(scores) => Self::new(scores, Squash::Softmax, node),
+            None => Self::new(scores, Squash::SoftmaxElsewhere, node),
         }
     }
 }
@@ -120,7 +132,11 @@ fn search(value: ValueRef<'_>, steps: usize) -> Option<Found<'_>> {
     match node.op() {
         "Softmax" | "LogSoftmax" => Some(Found::softmax(node.input(0).ok()?, Some(node.node().int("axis", -1)), node)),
         "Sigmoid" | "HardSigmoid" => Some(Found::sigmoid(node.input(0).ok()?, node)),
+        "Gather" | "GatherElements" | "Slice" | "Split" => {
+            next(0).map(|found| if found.squash.is_some() && changes_places(value, node) { found.mixed() } else { found })
+        }
         op if VIEWS.contains(&op) || op == "Clip" => next(0),
+        "Erf" => Some(Found::new(node.input(0).ok()?, Squash::Mixed, node)),
         op if Trait::Choice.is_of(op) => chosen(node, steps),
         "Log" => next(0),
         // Probabilities of their logarithms.
@@ -128,12 +144,15 @@ fn search(value: ValueRef<'_>, steps: usize) -> Option<Found<'_>> {
         "Reciprocal" => sigmoid_below(node.input(0).ok()?, node),
         "Div" => quotient(node, steps),
         "Mul" => quotient_by_reciprocal(node).or_else(|| beside_a_constant(node, steps)),
-        "Sub" => log_softmax(node).or_else(|| beside_a_constant(node, steps)),
+        "Sub" => log_softmax(node).or_else(|| {
+            let is_from_a_constant = node.input(0).ok()?.is_constant();
+            beside_a_constant(node, steps).map(|found| Found { is_turned: found.is_turned != is_from_a_constant, ..found })
+        }),
         "Add" => sigmoid_of_tanh(node).or_else(|| beside_a_constant(node, steps)),
         "Max" | "Min" => beside_a_constant(node, steps),
         "Where" => next(1).or_else(|| next(2)).filter(|found| found.squash.is_some()),
         "Concat" => joined(node, steps),
-        "ReduceMean" | "ReduceSum" => next(0).map(|found| Found { squash: found.squash.map(|_| Squash::Mixed), ..found }),
+        "ReduceMean" | "ReduceSum" => next(0).map(Found::mixed),
         _ => None,
     }
 }
@@ -142,7 +161,7 @@ fn search(value: ValueRef<'_>, steps: usize) -> Option<Found<'_>> {
 fn chosen(node: NodeRef<'_>, steps: usize) -> Option<Found<'_>> {
     let among = node.input(0).ok()?;
     let below = search(among, steps - 1);
-    below.or_else(|| node.is(&["ArgMax", "TopK", "Hardmax"]).then_some(Found { scores: among, squash: None, node }))
+    below.or_else(|| node.is(&["ArgMax", "TopK", "Hardmax"]).then_some(Found { scores: among, squash: None, node, is_turned: false }))
 }
 
 /// `e / sum(e)`, `1 / (1 + exp(-x))`, or a quotient by a number.
@@ -169,8 +188,12 @@ fn normalised<'g>(e: ValueRef<'g>, sum: ValueRef<'g>, node: NodeRef<'g>) -> Opti
         return None;
     }
     let power = e.from(&["Exp", "Pow"]).ok()?;
-    let exponent = if power.is(&["Exp"]) { power.input(0) } else { power.input(1) }.ok()?;
-    Some(Found::softmax(unshifted(exponent), axis, node))
+    if power.is(&["Exp"]) {
+        return Some(Found::softmax(unshifted(power.input(0).ok()?), axis, node));
+    }
+    let (base, exponent) = (power.input(0).ok()?.number()?, unshifted(power.input(1).ok()?));
+    let is_e = (base - std::f64::consts::E).abs() < 1e-5;
+    Some(if is_e { Found::softmax(exponent, axis, node) } else { Found::new(exponent, Squash::Mixed, node) })
 }
 
 /// What is summed, and over which axis.
@@ -266,12 +289,56 @@ fn beside_a_constant(node: NodeRef<'_>, steps: usize) -> Option<Found<'_>> {
     search(only, steps - 1).filter(|found| found.squash.is_some())
 }
 
-/// `[1 - p, p]`; what else is joined with probabilities makes them those of several predictions.
+/// `[1 - p, p]`, or the parts of probabilities that were split, in their order; what else is joined with probabilities makes them those of several
+/// predictions, or of classes in another order.
 fn joined(node: NodeRef<'_>, steps: usize) -> Option<Found<'_>> {
+    let parts = || node.inputs().map(|input| same(input));
     let found: Vec<Option<Found<'_>>> = node.inputs().map(|input| search(input, steps - 1)).collect();
     let scores: BTreeSet<Option<ValueId>> = found.iter().map(|found| found.as_ref().map(|found| found.scores.id())).collect();
+    let turned: Vec<bool> = found.iter().flatten().map(|found| found.is_turned).collect();
     let first = found.into_iter().flatten().find(|found| found.squash.is_some())?;
-    Some(Found { squash: if scores.len() == 1 { first.squash } else { Some(Squash::Mixed) }, ..first })
+    let are_of_one = scores.len() == 1;
+    let is_pair = are_of_one && turned == [true, false] && first.squash == Some(Squash::Sigmoid);
+    let split = parts().next()?.from(&["Split"]).ok();
+    let are_in_order = split.is_some_and(|split| split.node().writes().eq(parts().map(ValueRef::id)));
+    match split.filter(|_| are_of_one && are_in_order) {
+        Some(split) => search(split.input(0).ok()?, steps - 1),
+        None => Some(if is_pair { Found { is_turned: false, ..first } } else { first.mixed() }),
+    }
+}
+
+/// Whether what is taken of probabilities are several classes in other places than their scores have. One class alone is that of its place; other
+/// axes are those of tokens and rows.
+fn changes_places(taken: ValueRef<'_>, node: NodeRef<'_>) -> bool {
+    let Ok(from) = node.input(0) else { return false };
+    let (Some(rank), Some(classes)) = (from.fact().rank(), from.fact().shape.as_ref().and_then(|shape| shape.last()?.as_known())) else {
+        return false;
+    };
+    let is_last = |axis: i64| axis == -1 || axis + 1 == num::int(rank);
+    let numbers = |input: usize| node.input(input).ok()?.stored()?.to_i64();
+    match node.op() {
+        "Gather" | "GatherElements" if is_last(node.node().int("axis", 0)) => {
+            let Some(places) = numbers(1) else { return true };
+            places.len() > 1 && !places.iter().map(|place| place.rem_euclid(classes.max(1))).eq(0..classes.min(num::int(places.len())))
+        }
+        "Slice" => {
+            let axes = numbers(3).or_else(|| node.node().ints("axes").map(<[i64]>::to_vec));
+            let at = match &axes {
+                Some(axes) => axes.iter().position(|&axis| is_last(axis)),
+                None => Some(rank - 1),
+            };
+            let Some(at) = at else { return false };
+            let starts = numbers(1).or_else(|| node.node().ints("starts").map(<[i64]>::to_vec));
+            let step = numbers(4).and_then(|steps| steps.get(at).copied()).unwrap_or(1);
+            let is_from_first = starts.and_then(|starts| starts.get(at).copied()).is_some_and(|start| start == 0 || start <= -classes);
+            taken.length(taken.fact().rank().unwrap_or(rank) - 1) != Some(1) && !(is_from_first && step == 1)
+        }
+        "Split" if is_last(node.node().int("axis", 0)) => {
+            let is_first = node.node().output(0) == Some(taken.id());
+            !is_first && taken.length(rank - 1) != Some(1)
+        }
+        _ => false,
+    }
 }
 
 /// The same numbers behind operators that only change their type and shape.

@@ -37,6 +37,7 @@ pub(super) fn find(graph: &Graph, flow: &Flow, linears: &[Linear]) -> Found<Head
         return Err(output.miss("a head: scores that come from one last projection"));
     }
     let reached = graph.outputs().iter().copied().find(|&id| id == scores.id());
+    let is_beside = reached.is_some_and(|reached| reached != output.id());
     let ending = match (made, path.squash, path.vector) {
         (Some(made), ..) => Ending::Probabilities(made),
         (None, Some(node), _) => Ending::Probabilities(Probabilities { squash: Squash::Mixed, node: node.label() }),
@@ -44,7 +45,7 @@ pub(super) fn find(graph: &Graph, flow: &Flow, linears: &[Linear]) -> Found<Head
         (None, None, None) => Ending::Scores,
     };
     // Scores that the graph gives beside their probabilities are an output like others.
-    let ending = if reached.is_some() && matches!(ending, Ending::Probabilities(_)) { Ending::Scores } else { ending };
+    let ending = if is_beside && matches!(ending, Ending::Probabilities(_)) { Ending::Scores } else { ending };
     let before = projection.and_then(|at| flow.only_projection(linears[at].x));
     Ok(Head { logits: scores.id(), output: reached.unwrap_or(output.id()), ending, projection, before, tied: false, classes: None })
 }
@@ -127,6 +128,7 @@ impl<'g> Path<'g> {
             if is_product(node) {
                 if data.len() < 2 {
                     path.starts.push(at.id());
+                    path.squash = path.squash.or_else(|| exchange_of_probabilities(node));
                 } else {
                     path.product.get_or_insert(node);
                 }
@@ -144,6 +146,13 @@ impl<'g> Path<'g> {
         }
         path
     }
+}
+
+/// The softmax whose probabilities of classes a square matrix exchanges for those of as many others.
+fn exchange_of_probabilities(node: NodeRef<'_>) -> Option<NodeRef<'_>> {
+    let softmax = node.data_inputs().find_map(|input| input.behind(&["Identity", "Cast", "Reshape"]).from(&["Softmax"]).ok())?;
+    let matrix = node.inputs().find_map(ValueRef::stored)?;
+    matches!(matrix.shape(), [rows, columns] if rows == columns).then_some(softmax)
 }
 
 fn is_product(node: NodeRef<'_>) -> bool {

@@ -168,7 +168,7 @@ pub(super) const OTHERS: &[Other] = &[
                 made.node
             )),
             Ending::Probabilities(made) if made.squash == Squash::Mixed => Some(format!(
-                "{} are probabilities of several predictions together ({}): there are no logits behind them",
+                "{} are probabilities of several predictions together, or changed after they were made ({}): there are no logits behind them",
                 view.graph.value_name(view.head()?.output),
                 made.node
             )),

@@ -25,7 +25,10 @@ fn classifier(output: &str, classes: usize, write: Write) -> Graph {
 }
 
 fn exp_over_sum(x: Expr<'_>) -> Expr<'_> {
-    let e = x.exp();
+    over_sum(x.exp())
+}
+
+fn over_sum(e: Expr<'_>) -> Expr<'_> {
     e / e.sum(&[-1])
 }
 
@@ -42,6 +45,13 @@ fn probabilities_are_traced_to_the_logits_behind_them() {
         ("softmax of one row each", |_, x| x.unsqueeze(&[1]).softmax(-1).squeeze(&[1])),
         ("the most probable class", |_, x| x.softmax(-1).argmax(-1)),
         ("the probability of one class", |b, x| x.softmax(-1).gather(b.int(1), 1)),
+        ("the first probabilities", |_, x| x.softmax(-1).slice(&[0], &[2], &[-1])),
+        ("probabilities of one token", |b, x| x.unsqueeze(&[1]).softmax(-1).gather(b.int(0), 1)),
+        ("powers of e over their sum", |b, x| over_sum(b.op("Pow", &[b.number(std::f64::consts::E, DType::F32), x], &[]))),
+        ("split and joined again", |b, x| {
+            let parts = b.op_n("Split", &[Some(x.softmax(-1)), Some(b.ints(&[1, 2]))], &[("axis", Attr::Int(-1))], 2);
+            parts[0].concat(&[parts[1]], -1)
+        }),
     ];
     for (what, write) in rows {
         let graph = classifier("probabilities", 3, *write);
@@ -51,6 +61,43 @@ fn probabilities_are_traced_to_the_logits_behind_them() {
         assert_eq!(head.axes(&graph).map(|axes| axes.len()), Some(2), "{what}");
         assert!(matches!(&head.ending, Ending::Probabilities(made) if made.squash == Squash::Softmax), "{what}: {:?}", head.ending);
         assert_eq!(guess(&graph, &anatomy, &Declared::default()).task, Some(Task::SeqCls), "{what}");
+    }
+}
+
+#[test]
+fn probabilities_that_are_changed_after_they_were_made_have_no_logits() {
+    let rows: &[(&str, Write)] = &[
+        ("in another order", |b, x| x.softmax(-1).gather(b.ints(&[2, 0, 1]), 1)),
+        ("some of them", |b, x| x.softmax(-1).gather(b.ints(&[1, 2]), 1)),
+        ("all but the first", |_, x| x.softmax(-1).slice(&[1], &[3], &[-1])),
+        ("joined in another order", |b, x| {
+            let parts = b.op_n("Split", &[Some(x.softmax(-1)), Some(b.ints(&[1, 2]))], &[("axis", Attr::Int(-1))], 2);
+            parts[1].concat(&[parts[0]], -1)
+        }),
+        ("what is missing to 1", |_, x| 1.0 - x.softmax(-1)),
+        ("p and 1 - p, the wrong way round", |_, x| {
+            let p = x.slice(&[0], &[1], &[-1]).sigmoid();
+            p.concat(&[1.0 - p], -1)
+        }),
+        ("the mean of two", |_, x| (x.softmax(-1) + (x * -3.0).softmax(-1)) / 2.0),
+        ("the mean of two, by its operator", |b, x| b.op("Mean", &[x.softmax(-1), (x * 2.0).softmax(-1)], &[])),
+        ("powers of 2 over their sum", |b, x| over_sum(b.op("Pow", &[b.number(2.0, DType::F32), x], &[]))),
+        ("softplus over its sum", |b, x| over_sum(b.op("Softplus", &[x], &[]))),
+        ("exchanged by a matrix", |b, x| x.softmax(-1).matmul(matrix(b, "exchange", 3, 3))),
+        ("roots", |b, x| b.op("Sqrt", &[x.softmax(-1)], &[])),
+        ("losses", |_, x| -x.log_softmax(-1)),
+        ("cut at zero", |b, x| b.op("Relu", &[x.softmax(-1)], &[])),
+        ("mixed with a constant", |_, x| over_sum(x.softmax(-1) + 0.1)),
+        ("of a probit", |b, x| (b.op("Erf", &[x], &[]) + 1.0) * 0.5),
+        ("times a confidence", |_, x| x.softmax(-1) * x.reduce_max(-1).sigmoid()),
+    ];
+    for (what, write) in rows {
+        let graph = classifier("probabilities", 3, *write);
+        let anatomy = anatomy::read(&graph);
+        let head = anatomy.head.as_ref().unwrap_or_else(|| panic!("{what}: {:?}", anatomy.misses));
+        assert!(matches!(&head.ending, Ending::Probabilities(made) if made.squash == Squash::Mixed), "{what}: {:?}", head.ending);
+        let error = decide(&graph, &anatomy, &Declared::default(), Some(Task::SeqCls)).expect_err(what);
+        assert!(error.to_string().contains("no logits behind them"), "{what}: {error}");
     }
 }
 
