@@ -147,6 +147,10 @@ pub fn folder(path: &Path) -> &Path {
 /// # Errors
 /// [`Io`](crate::ErrorKind::Io) with the file.
 pub fn map(path: &Path) -> Result<Bytes> {
+    // Opening a pipe would wait for its writer.
+    if path.metadata().is_ok_and(|facts| !facts.is_file() && !facts.is_dir()) {
+        return Err(inside::is_no_file(path));
+    }
     File::open(path).map_err(Error::from).and_then(|file| map_open(&file)).in_file(path)
 }
 

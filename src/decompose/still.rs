@@ -91,7 +91,9 @@ fn form(graph: &Graph, node: &Node) -> Result<(Option<Node>, Stilled)> {
             Ok((Some(new), Stilled { dropouts: 1, ..Stilled::default() }))
         }
         "RandomNormal" | "RandomNormalLike" => {
-            new.attrs.insert("scale".into(), Attr::Float(0.0));
+            // ONNX Runtime ends the process at a deviation of 0; this one is lost in rounding.
+            new.attrs.insert("scale".into(), Attr::Float(f32::MIN_POSITIVE));
+            new.attrs.entry("seed".into()).or_insert_with(|| Attr::Float(seed()));
             Ok((Some(new), Stilled { noise: 1, ..Stilled::default() }))
         }
         "RandomUniform" | "RandomUniformLike" | "Bernoulli" | "Multinomial" => {

@@ -9,6 +9,7 @@ use super::PromptScale;
 use super::names::is_inside;
 use crate::anatomy::Feeding;
 use crate::contract::{Input, Output, PortRole};
+use crate::files::inside;
 use crate::ir::Graph;
 use crate::model::parts::Join;
 use crate::peft::{ENCODER_FILE, FACTORS_FILE, WEIGHTS_FILE};
@@ -177,6 +178,9 @@ impl Manifest {
     /// A folder that is no bundle; a manifest that does not parse, is of another version, or names files outside of the bundle.
     pub fn read(bundle: &Path) -> Result<Self> {
         let path = bundle.join(FILE);
+        if path.symlink_metadata().is_ok() {
+            inside::own(bundle, &[super::INITIAL])?;
+        }
         let text = std::fs::read_to_string(&path).in_file(&path).hint("`peft-onnx inject MODEL.onnx -o BUNDLE` writes a bundle")?;
         Self::from_json(&text).in_file(&path)
     }

@@ -20,14 +20,32 @@ pub fn path(root: &Path, parts: &[&str]) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// What stands at a path, if anything; a link is refused.
+/// Checks that a folder, and those of its folders that are named, hold nothing but files, folders and links to what lies below.
 ///
 /// # Errors
-/// [`Invalid`](crate::ErrorKind::Invalid) for a link; [`Io`](crate::ErrorKind::Io) where the path cannot be asked for.
+/// [`Invalid`](crate::ErrorKind::Invalid) with the first link that leads elsewhere, or pipe; a folder that cannot be read.
+pub fn own(root: &Path, folders: &[&str]) -> Result<()> {
+    let below = folders.iter().map(|folder| root.join(folder)).filter(|folder| folder.is_dir());
+    for folder in std::iter::once(root.to_owned()).chain(below) {
+        for entry in folder.read_dir().in_file(&folder)? {
+            let path = entry.in_file(&folder)?.path();
+            if !leads_below(&path) {
+                facts(&path)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What stands at a path, if anything; a link is refused, and what is neither a file nor a folder.
+///
+/// # Errors
+/// [`Invalid`](crate::ErrorKind::Invalid) for these; [`Io`](crate::ErrorKind::Io) where the path cannot be asked for.
 pub fn facts(path: &Path) -> Result<Option<Metadata>> {
     match fs::symlink_metadata(path) {
         Ok(facts) if facts.file_type().is_symlink() => Err(is_link(path)),
-        Ok(facts) => Ok(Some(facts)),
+        Ok(facts) if facts.is_file() || facts.is_dir() => Ok(Some(facts)),
+        Ok(_) => Err(is_no_file(path)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).in_file(path),
     }
@@ -81,6 +99,19 @@ fn unlinked(options: &mut OpenOptions) -> &mut OpenOptions {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::custom_flags(options, libc::O_NOFOLLOW);
     options
+}
+
+/// Whether a path is a link to what lies below the link's own folder.
+fn leads_below(path: &Path) -> bool {
+    let is_plain = |target: &Path| target.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    let own = path.parent().and_then(|folder| folder.canonicalize().ok());
+    let target = fs::read_link(path).ok().filter(|target| is_plain(target)).and_then(|_| path.canonicalize().ok());
+    own.zip(target).is_some_and(|(own, target)| target.starts_with(own) && (target.is_file() || target.is_dir()))
+}
+
+/// What is neither a file nor a folder: reading a pipe could wait for ever.
+pub(super) fn is_no_file(path: &Path) -> Error {
+    Error::invalid("no ordinary file").in_file(path).with_hint("it is a pipe, a socket or a device: put a file in its place")
 }
 
 fn is_link(path: &Path) -> Error {

@@ -1,4 +1,4 @@
-//! The names of a model's classes, where its files tell them: `id2label` in a Hugging Face `config.json`.
+//! The names of a model's classes, where its files tell them: `id2label`, or `label2id`, in a Hugging Face `config.json`.
 
 use serde_json::Value;
 
@@ -16,7 +16,21 @@ pub fn of_model(beside: &Beside, task: Task, classes: Option<i64>) -> Result<Vec
         return Ok(vec![]);
     };
     let Some(config) = beside.json(declared::CONFIG)? else { return Ok(vec![]) };
-    Ok(names(&config["id2label"], classes).unwrap_or_default())
+    let (by_number, by_name) = (names(&config["id2label"], classes), numbered(&config["label2id"], classes));
+    if let (Some(by_number), Some(by_name)) = (&by_number, &by_name)
+        && by_number != by_name
+    {
+        tracing::warn!("config.json contradicts itself: id2label says {by_number:?} and label2id {by_name:?}; id2label is taken");
+    }
+    Ok(by_number.or(by_name).unwrap_or_default())
+}
+
+/// `{"negative": 0, "positive": 1}`, if every class has a name.
+fn numbered(label2id: &Value, classes: usize) -> Option<Vec<String>> {
+    let table = label2id.as_object().filter(|table| table.len() == classes)?;
+    let number = |value: &Value| value.as_u64().map(|number| number.to_string()).or_else(|| value.as_str().map(ToOwned::to_owned));
+    let turned = table.iter().map(|(name, value)| Some((number(value)?, Value::from(name.as_str())))).collect::<Option<_>>()?;
+    names(&Value::Object(turned), classes)
 }
 
 /// `{"0": "negative", "1": "positive"}`, if it has a name for every class.
@@ -45,5 +59,9 @@ mod tests {
         row(json!({"0": "a", "1": "b", "2": "c"}), None);
         row(json!({"0": "a", "2": "b"}), None);
         row(json!(null), None);
+        assert_eq!(numbered(&json!({"pos": 0, "neg": 1}), 2), Some(vec!["pos".to_owned(), "neg".to_owned()]));
+        for unclear in [json!({"LABEL_0": 0, "LABEL_1": 1}), json!({"a": 0, "b": 0}), json!({"a": 0}), json!(null)] {
+            assert_eq!(numbered(&unclear, 2), None, "{unclear}");
+        }
     }
 }

@@ -25,12 +25,15 @@ pub(super) enum Way {
 impl Way {
     pub(super) fn choose(path: &Path, storage: &Storage) -> Result<Self> {
         let Storage::External { file } = storage else { return Ok(Self::Single) };
-        if !path.exists() {
+        let (replaces, folder) = (path.exists(), files::folder(path));
+        let is_taken = folder.join(file).symlink_metadata().is_ok();
+        if !replaces && !is_taken {
             return Ok(Self::Single);
         }
-        let folder = files::folder(path).canonicalize().in_file(path)?;
+        let folder = folder.canonicalize().in_file(path)?;
         let name = path.file_name().unwrap_or_default();
-        if is_only(&folder, &[name, file.as_ref()])
+        if replaces
+            && is_only(&folder, &[name, file.as_ref()])
             && let Ok(staged) = StagedFolder::new(&folder)
         {
             return Ok(Self::Folder(staged));
@@ -44,6 +47,12 @@ impl Way {
             path.symlink_metadata().map_or(true, |facts| facts.is_file() && *name != *file && !old.contains(&path))
         };
         let free = { names }.find(is_free).expect("numbers do not end");
+        if !replaces {
+            tracing::warn!(
+                "{} is there and belongs to no model of that name: the weights go to {free} beside it",
+                folder.join(file).display()
+            );
+        }
         Ok(Self::Beside { storage: Storage::External { file: free }, old })
     }
 

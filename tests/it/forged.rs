@@ -86,6 +86,45 @@ fn links_in_a_bundle_lead_nowhere() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn nothing_is_read_through_a_link_or_a_pipe_in_a_bundle() {
+    use std::os::unix::fs::symlink;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (bundle, away, data) = (folder.path().join("bundle"), folder.path().join("away"), rows(folder.path()));
+    done(&["inject", &fixture("llama/dynamo.onnx"), "--method", "lora", "-o", text(&bundle), "-q"]);
+    let [merged, looped, peft] = ["merged.onnx", "loop", "peft"].map(|name| folder.path().join(name));
+    let commands: [&[&str]; 5] = [
+        &["train", text(&bundle), "--data", text(&data), "--max-steps", "1", "--restart", "-q"],
+        &["eval", text(&bundle), "--data", text(&data)],
+        &["merge", text(&bundle), "-o", text(&merged), "--force"],
+        &["export", text(&bundle), "--format", "training", "-o", text(&looped), "--force"],
+        &["export", text(&bundle), "--format", "peft", "-o", text(&peft), "--force"],
+    ];
+    let places = ["training.onnx", "inference.onnx", "adapter_model.safetensors", "adapter_config.json", "README.md"];
+    for place in places {
+        let path = bundle.join(place);
+        fs::rename(&path, &away).expect("it moves");
+        for is_pipe in [false, true] {
+            if is_pipe {
+                assert!(std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo is there").success());
+            } else {
+                symlink(&away, &path).expect("a link");
+            }
+            for command in commands {
+                refused(command, &[place, if is_pipe { "no ordinary file" } else { "a link" }, "hint: "]);
+            }
+            fs::remove_file(&path).expect("it goes");
+        }
+        fs::rename(&away, &path).expect("it moves back");
+    }
+    // A pipe is no model either.
+    let pipe = folder.path().join("model.onnx");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo is there").success());
+    refused(&["inspect", text(&pipe)], &["model.onnx", "no ordinary file"]);
+    refused(&["inject", text(&pipe), "--method", "lora"], &["model.onnx", "no ordinary file"]);
+}
+
 #[test]
 fn a_replacement_that_fails_leaves_the_old_bundle_as_it_was() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -3,6 +3,7 @@
 mod anatomy;
 mod bad_input;
 mod bad_rows;
+mod beside_others;
 mod bombs;
 mod class_names;
 mod class_terms;
