@@ -51,6 +51,14 @@ pub fn axis(axis: i64, rank: usize) -> Option<usize> {
     usize::try_from(from_first).ok().filter(|&at| at < rank)
 }
 
+/// Whether float32 makes something else of a number than a number near it: 0 of one that is none, or infinity.
+#[must_use]
+#[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "rounding is what is asked about")]
+pub fn is_lost_in_float32(value: f64) -> bool {
+    let rounded = value as f32;
+    !rounded.is_finite() || (value != 0.0 && rounded == 0.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

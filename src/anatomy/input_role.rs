@@ -36,6 +36,8 @@ pub enum Role {
     Segments,
     /// A column of the data that has the input's own name.
     Column,
+    /// Nothing: no node reads it.
+    Unread,
 }
 
 /// How a mask tells which tokens are seen.
@@ -96,6 +98,7 @@ impl Role {
             Self::UseCacheBranch => "whether there is a cache: no",
             Self::Labels => "labels",
             Self::Column => "the data's column of this name",
+            Self::Unread => "zeros, which nothing reads",
         }
     }
 }

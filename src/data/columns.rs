@@ -93,6 +93,15 @@ impl<'a> Rows<'a> {
             Role::Column if ["label", "labels", "score"].contains(&port.name.as_str()) => self.label_of_row(port),
             // What the base alone says of the texts is filled in by who has it.
             Role::Column if port.name == REFERENCE => Ok(HostTensor::zeros(ElementType::Float32, vec![self.examples.len()])),
+            Role::Unread => {
+                let length = |(axis, length): (usize, &Axis)| match length {
+                    Axis::Known(length) => *length,
+                    _ if axis == 0 => self.examples.len(),
+                    _ => 1,
+                };
+                let shape: Vec<usize> = port.shape.iter().enumerate().map(length).collect();
+                Ok(HostTensor::zeros(port.element_type.unwrap_or(ElementType::Float32), shape))
+            }
             Role::Column => Err(Error::not_found("column", port.name.clone())
                 .with_hint(format!("the model's input {0} is filled from a column {0} of the data", port.name))),
         }

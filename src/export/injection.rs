@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use super::manifest::{self, GraphFile, Manifest, Slot};
 use super::objective::{self, LossRequest};
 use super::to_train::{Put, ToTrain};
-use super::{PromptScale, cache, card, given, prompt_scale};
+use super::{PromptScale, cache, card, fed, given, prompt_scale};
 use crate::adapter::Method;
 use crate::adapter::config::{NewHead, PromptConfig, PromptEncoderConfig, Task};
 use crate::adapter::methods::lora::LoraConfig;
@@ -15,7 +15,7 @@ use crate::adapter::targets::{Strictness, align_names, split_modules};
 use crate::adapter::{Given, Param, Plan, Purpose, Role};
 use crate::anatomy::{self, Anatomy, Feeding, Feeds};
 use crate::contract::GraphName;
-use crate::ir::{Builder, DType, Graph, Tensor};
+use crate::ir::{Builder, Graph, Tensor};
 use crate::model::{Base, Model, class_names};
 use crate::num;
 use crate::peft::{self, AdapterConfig, AdapterFiles};
@@ -150,7 +150,8 @@ pub fn inject(mut model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<
         given::settle(files, base).in_file(adapter)?;
     }
     let (method, strictness) = asked.adapter.method(given.as_ref())?;
-    let mut feeding = feeding(base).in_file(&name)?;
+    let mut feeding = fed::feeding(base).in_file(&name)?;
+    fed::logits_of_all_tokens(base, task).in_file(&name)?;
     split_modules::join(&mut base.anatomy, method.scope(), method.takes_parts()).in_file(&name)?;
     let loss = objective::settle(&asked.loss, task, &model.beside, &base.graph, &base.anatomy).in_file(&name)?;
     feed_columns(&mut feeding, base, loss.columns());
@@ -296,33 +297,6 @@ fn warn_of_training_mode(base: &Base) {
         );
     }
 }
-
-/// How the model is fed.
-///
-/// # Errors
-/// An input that no data can fill.
-fn feeding(base: &Base) -> Result<Feeding> {
-    let unfillable = base.anatomy.inputs.roles.iter().find(|(id, _)| {
-        let fact = base.graph.fact(*id);
-        fact.dtype.is_none_or(|dtype| !FED.contains(&dtype)) || fact.rank().is_none()
-    });
-    match unfillable {
-        None => {
-            let feeding = anatomy::feeding(&base.graph, &base.anatomy);
-            feeding.check().map(|()| feeding)
-        }
-        Some(&(id, _)) => {
-            let what = format!("the input {} of type {}", base.graph.value_name(id), base.graph.fact(id));
-            let error = Error::unsupported(what, "no column of a data file fills it");
-            Err(error.with_hint(
-                "inputs are tensors of floats, int32, int64 or bool: export the model without this one, or give it a default value",
-            ))
-        }
-    }
-}
-
-/// Types of inputs that can be fed.
-const FED: &[DType] = &[DType::F32, DType::F64, DType::F16, DType::BF16, DType::I64, DType::I32, DType::Bool];
 
 /// The head that an adapter's base had and this one has not: the one that its configuration tells, or that of a classifier whose body this is.
 fn head_of(files: &AdapterFiles, anatomy: &Anatomy) -> Option<NewHead> {

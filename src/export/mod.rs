@@ -4,6 +4,7 @@ pub mod adapter_file;
 pub mod bundle;
 mod cache;
 pub mod card;
+mod fed;
 pub mod fingerprint;
 pub mod given;
 pub mod injection;

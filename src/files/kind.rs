@@ -211,7 +211,7 @@ const BY_BYTES: &[Row] = &[
     (Kind::Archive, |file| {
         const MARKS: [&[u8]; 5] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf"];
         // Data may be compressed: that is for its reader to say.
-        let is_data = file.ends_in(&["gz"]) && DATA.iter().any(|kind| file.name.ends_with(&format!(".{kind}.gz")));
+        let is_data = file.ends_in(&["gz"]) && DATA.iter().chain(&["json", "txt"]).any(|kind| file.name.ends_with(&format!(".{kind}.gz")));
         !is_data && (file.is_zip() || file.has_at(257, b"ustar") || MARKS.iter().any(|mark| file.begins(mark)))
     }),
     (Kind::Safetensors, Looked::is_safetensors),

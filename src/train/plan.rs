@@ -9,6 +9,7 @@ use super::formula::Distillation;
 use super::losses::{Reads, Row};
 use super::pooling::SentenceVector;
 use crate::anatomy::Task;
+use crate::num;
 use crate::{Error, Result};
 
 /// A loss and its options, all settled.
@@ -157,8 +158,14 @@ impl LossPlan {
                 let expected = format!("{}, one for each {what}", classes.unwrap_or_default());
                 return Err(Error::mismatch("numbers in class_weights", expected, self.class_weights.len()));
             }
-            if let Some(weight) = self.class_weights.iter().find(|weight| !weight.is_finite() || **weight < 0.0) {
-                return Err(Error::setting("class_weights", "numbers of 0 or more", weight));
+            let is_wrong = |weight: &&f64| !weight.is_finite() || **weight < 0.0 || num::is_lost_in_float32(**weight);
+            if let Some(weight) = self.class_weights.iter().find(is_wrong) {
+                let error = Error::setting("class_weights", "numbers of float32's range, 0 or more", weight);
+                return Err(error.with_hint("weights count by their ratios: 1 for the classes that count as they are"));
+            }
+            if self.class_weights.iter().all(|weight| *weight == 0.0) {
+                let error = Error::setting("class_weights", "one above 0 at least", "all 0");
+                return Err(error.with_hint("with no weight there is nothing to learn"));
             }
         }
         if let Some(Distillation { weight, temperature }) = self.distillation {

@@ -305,8 +305,7 @@ impl Optimizer {
         {
             return Err(Error::setting(option, expected, value));
         }
-        let is_lost = |value: f64| !rounded(value).is_finite() || (value != 0.0 && rounded(value) == 0.0);
-        match rows.into_iter().find(|(_, value, ..)| is_lost(*value)) {
+        match rows.into_iter().find(|(_, value, ..)| num::is_lost_in_float32(*value)) {
             Some((option, value, ..)) => {
                 let error = Error::setting(option, "a number of float32's range", format!("{value:e}, which rounds to {}", rounded(value)));
                 Err(error.with_hint("the graph computes in float32: the smallest number above 0 is 1.4e-45, the largest 3.4e38"))

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::common::{Folder, done, json_of, number};
+use crate::common::{Folder, done, json_of, number, refused};
 use peft_onnx::ir::{Attr, Builder, DType, Dim, Expr, ModelInfo, Tensor};
 use peft_onnx::onnx::{self, WriteOptions};
 use serde_json::{Value, json};
@@ -34,6 +34,8 @@ enum More {
     /// Numbers that the data has columns for.
     Columns,
     Dropout,
+    /// The same, told by an input whether to drop.
+    ToldDropout,
     /// Labels, and a loss of its own.
     Labels,
     Nothing,
@@ -121,6 +123,10 @@ impl<'g> Writing<'g> {
             More::Columns => x + self.rows("role", 5, self.input("roles", DType::I32, &["batch", "seq"])),
             More::Dropout => {
                 let training = self.b.initializer("training", Tensor::new(DType::Bool, vec![], vec![1].into()).expect("a byte"));
+                self.b.op("Dropout", &[x, self.b.number(0.3, DType::F32), training], &[])
+            }
+            More::ToldDropout => {
+                let training = self.input("training", DType::Bool, &[]);
                 self.b.op("Dropout", &[x, self.b.number(0.3, DType::F32), training], &[])
             }
             More::Labels | More::Nothing => x,
@@ -274,7 +280,13 @@ fn lengths_that_a_graph_insists_on_make_no_difference() {
 
 #[test]
 fn inputs_beside_tokens_and_mask_are_fed() {
-    learn_alike(&[("plain", PLAIN), ("dropout", Form { more: More::Dropout, ..PLAIN }), ("labels", Form { more: More::Labels, ..PLAIN })]);
+    let with = |more| Form { more, ..PLAIN };
+    learn_alike(&[
+        ("plain", PLAIN),
+        ("dropout", with(More::Dropout)),
+        ("dropout as an input tells", with(More::ToldDropout)),
+        ("labels", with(More::Labels)),
+    ]);
     let positions = |positions, types, ids, is_named| Form { more: More::Positions(positions, types), ids, is_named, ..PLAIN };
     learn_alike(&[
         ("positions and types", positions("position_ids", "token_type_ids", "input_ids", true)),
@@ -296,4 +308,67 @@ fn columns_of_the_data_may_have_the_graphs_own_names() {
     let form = Form { ids: "tok_in", mask: "m9", ..PLAIN };
     let (own, usual) = (losses(form, &rows("tok_in", More::Nothing), "4"), losses(PLAIN, &rows("input_ids", More::Nothing), "4"));
     assert!(own.iter().zip(&usual).all(|(a, b)| (a - b).abs() < 2e-5), "{own:?} and {usual:?}");
+}
+
+#[test]
+fn models_that_rows_cannot_be_fed_to_or_that_labels_do_not_stand_beside_are_refused() {
+    type Write = for<'g> fn(&'g Builder, &dyn Fn(&str, &[usize]) -> Expr<'g>) -> Expr<'g>;
+    struct Row(&'static str, &'static str, Write, &'static [&'static str]);
+    let refusals = [
+        Row(
+            "logits",
+            "seq-cls",
+            |b, weight| {
+                let ids = b.input("input_ids", DType::I64, &[Dim::symbol("seq_len"), Dim::symbol("batch_size")]);
+                weight("embed.weight", &[50, 8])
+                    .gather(ids.t(), 0)
+                    .matmul(weight("fc.weight", &[8, 8]))
+                    .mean(&[1])
+                    .squeeze(&[1])
+                    .matmul(weight("c.weight", &[8, 2]))
+            },
+            &["input_ids", "its second axis is the batch", "batch_first"],
+        ),
+        Row(
+            "logits",
+            "seq-cls",
+            |b, weight| {
+                let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+                let warmth = b.input("temperature", DType::F32, &[]);
+                let pooled = weight("embed.weight", &[50, 8]).gather(ids, 0).matmul(weight("fc.weight", &[8, 8])).mean(&[1]).squeeze(&[1]);
+                pooled.matmul(weight("c.weight", &[8, 2])) / warmth
+            },
+            &["temperature", "no column of a data file fills it"],
+        ),
+        Row(
+            "logits",
+            "causal-lm",
+            |b, weight| {
+                let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+                let x = weight("embed.weight", &[50, 8]).gather(ids, 0).matmul(weight("fc.weight", &[8, 8]));
+                x.slice(&[0], &[-1], &[1]).matmul(weight("lm_head.weight", &[8, 50]))
+            },
+            &["positions of logits: expected one for each token"],
+        ),
+        Row(
+            "logits",
+            "masked-lm",
+            |b, weight| {
+                let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+                let x = weight("embed.weight", &[50, 8]).gather(ids, 0).matmul(weight("fc.weight", &[8, 8]));
+                x.slice(&[-1], &[i64::MAX], &[1]).matmul(weight("lm_head.weight", &[8, 50]))
+            },
+            &["positions of logits: expected one for each token"],
+        ),
+    ];
+    for Row(output, task, write, said) in refusals {
+        let folder = Folder::empty();
+        let b = Builder::new(ModelInfo::dialect());
+        let logits = write(&b, &|name, shape| b.initializer(name, numbers(name, shape)));
+        b.output(output, logits);
+        let path = folder.path("model.onnx");
+        onnx::write(&b.finish().expect("a valid graph"), Path::new(&path), &WriteOptions::default()).expect("it is written");
+        let inject = ["inject", &path, "--task", task, "--method", "lora", "--target-modules", "fc", "-o", &folder.path("bundle")];
+        refused(&inject, &[said, &["hint: "]].concat());
+    }
 }

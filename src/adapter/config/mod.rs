@@ -17,6 +17,7 @@ pub use scope::{Bias, Scope, Selection, Targets};
 pub use task::Task;
 
 use crate::error::{Error, Result};
+use crate::num;
 
 /// No rank, width or number of tokens of a model is larger.
 const MOST: usize = 1 << 20;
@@ -38,7 +39,14 @@ pub fn at_least_one(field: &str, value: usize) -> Result<()> {
 /// # Errors
 /// Another one.
 pub fn finite(field: &str, value: f64) -> Result<()> {
-    if value.is_finite() { Ok(()) } else { Err(Error::mismatch(field.to_owned(), "a finite number", value)) }
+    if !value.is_finite() {
+        return Err(Error::mismatch(field.to_owned(), "a finite number", value));
+    }
+    if num::is_lost_in_float32(value) {
+        let error = Error::mismatch(field.to_owned(), "a number of float32's range", format!("{value:e}"));
+        return Err(error.with_hint("the graph computes in float32: the smallest number above 0 is 1.4e-45, the largest 3.4e38"));
+    }
+    Ok(())
 }
 
 /// Checks a probability.

@@ -242,7 +242,9 @@ impl Streams {
         if self.readers.iter().any(|(reader, _)| *reader == id) {
             return if self.is_positions(looking, id) { Role::PositionIds } else { Role::Column };
         }
-        self.of_structure(looking, id).or_else(|| Self::of_name(looking, id)).unwrap_or(Role::Column)
+        let is_read = !looking.graph.uses(id).is_empty() || looking.graph.is_output(id);
+        let other = if is_read { Role::Column } else { Role::Unread };
+        self.of_structure(looking, id).or_else(|| Self::of_name(looking, id)).unwrap_or(other)
     }
 
     /// Whether an input is what positions are looked up by: where nothing else is, and one input alone reads a table that could be theirs.
@@ -306,7 +308,7 @@ impl Streams {
                 Role::AttentionMask(MaskForm::Seen)
             }),
             () if is_whole && has(POSITIONS) => Some(Role::PositionIds),
-            () if is_whole && has(&["token_type", "segment"]) => Some(Role::TokenTypeIds),
+            () if is_whole && rank.is_none_or(|rank| rank >= 2) && has(&["token_type", "segment"]) => Some(Role::TokenTypeIds),
             () if rank == Some(4) && has(&["pixel", "image"]) => Some(Role::PixelValues),
             () if is_whole && rank == Some(1) && has(&["length"]) => Some(Role::Lengths),
             () if is_whole && has(&["label", "target"]) => Some(Role::Labels),
