@@ -97,7 +97,7 @@ impl<'a> Rows<'a> {
                 let length = |(axis, length): (usize, &Axis)| match length {
                     Axis::Known(length) => *length,
                     _ if axis == 0 => self.examples.len(),
-                    _ => 1,
+                    Axis::Free(_) => 1,
                 };
                 let shape: Vec<usize> = port.shape.iter().enumerate().map(length).collect();
                 Ok(HostTensor::zeros(port.element_type.unwrap_or(ElementType::Float32), shape))

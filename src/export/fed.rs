@@ -33,6 +33,14 @@ pub(super) fn feeding(base: &Base) -> Result<Feeding> {
     }
 }
 
+/// Refuses a model of a fixed number of rows for a task whose rows are several texts each: they are computed together.
+pub(super) fn texts_of_a_row_together(feeding: &Feeding, task: Task) -> Result<()> {
+    let Some(rows) = feeding.rows.filter(|_| task.row().reads.stacks_texts()) else { return Ok(()) };
+    let what = format!("{} with a model that computes {rows} rows at a time", task.name());
+    let error = Error::unsupported(what, "the texts of a row stand below each other in one batch, whose length must be free");
+    Err(error.with_hint("export the model with a free batch axis (`dynamic_axes`, `dynamic_shapes`)"))
+}
+
 /// Refuses a model whose tokens stand in columns: each row of a batch is a row of its inputs.
 fn rows_first(base: &Base) -> Result<()> {
     let tokens = base.anatomy.inputs.roles.iter().find(|(_, role)| *role == Role::InputIds).map(|(id, _)| *id);

@@ -151,6 +151,7 @@ pub fn inject(mut model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<
     }
     let (method, strictness) = asked.adapter.method(given.as_ref())?;
     let mut feeding = fed::feeding(base).in_file(&name)?;
+    fed::texts_of_a_row_together(&feeding, task).in_file(&name)?;
     fed::logits_of_all_tokens(base, task).in_file(&name)?;
     split_modules::join(&mut base.anatomy, method.scope(), method.takes_parts()).in_file(&name)?;
     let loss = objective::settle(&asked.loss, task, &model.beside, &base.graph, &base.anatomy).in_file(&name)?;

@@ -360,6 +360,15 @@ fn models_that_rows_cannot_be_fed_to_or_that_labels_do_not_stand_beside_are_refu
             },
             &["positions of logits: expected one for each token"],
         ),
+        Row(
+            "sentence_embedding",
+            "embedding",
+            |b, weight| {
+                let ids = b.input("input_ids", DType::I64, &[Dim::known(4), Dim::symbol("seq")]);
+                weight("embed.weight", &[50, 8]).gather(ids, 0).matmul(weight("fc.weight", &[8, 8])).mean(&[1]).squeeze(&[1])
+            },
+            &["embedding with a model that computes 4 rows at a time"],
+        ),
     ];
     for Row(output, task, write, said) in refusals {
         let folder = Folder::empty();

@@ -5,6 +5,7 @@
 use super::super::{Ending, Squash};
 use super::Task;
 use super::evidence::{Feeds, View};
+use crate::ir::ValueId;
 
 /// Something that an output can be instead of scores of classes.
 pub(super) struct Other {
@@ -215,6 +216,18 @@ pub(super) const OTHERS: &[Other] = &[
         tasks: &[],
     },
     Other {
+        what: "several classifiers",
+        evidence: |view| {
+            let head = view.head()?;
+            let names: Vec<&str> = other_heads(view).map(|id| view.graph.value_name(id)).collect();
+            let own = view.graph.value_name(head.output);
+            (!names.is_empty()).then(|| format!("{own} and {} come from heads of their own, and a loss is of one", names.join(", ")))
+        },
+        is_certain: true,
+        hint: "export the model with the output alone that is to be trained, or write what is meant into a graph: `loss_graph FILE`",
+        tasks: &[],
+    },
+    Other {
         what: "scores of positions",
         evidence: |view| {
             let (head, axes) = (view.head()?, view.axes()?);
@@ -254,4 +267,27 @@ fn declared(view: &View<'_>, endings: &[&str]) -> Option<String> {
 fn problem_type(view: &View<'_>, wanted: &str) -> Option<String> {
     let is_it = view.declared.problem_type.as_deref() == Some(wanted) && !predicts_tokens(view);
     is_it.then(|| format!("config.json beside the model says problem_type {wanted}"))
+}
+
+/// Outputs beside the head's that are scores of classes too, or probabilities of such: of the same axes where some output is called logits.
+fn other_heads<'v>(view: &'v View<'_>) -> impl Iterator<Item = ValueId> + 'v {
+    let (graph, anatomy) = (view.graph, view.anatomy);
+    let outputs = graph.outputs();
+    let is_called = |id: &ValueId, is: fn(&str) -> bool| is(&super::super::head::plain(graph.value_name(*id)));
+    let is_told = outputs.iter().any(|id| is_called(id, |name| name == "logits"));
+    let is_called_so = outputs.iter().any(|id| is_called(id, |name| name.ends_with("logits")));
+    let own = view.head().map(|head| (head.output, head.logits, head.projection));
+    let rank = |id: ValueId| graph.fact(id).rank();
+    let scores = move |id: ValueId| {
+        let node = graph.producer(id).map(|node| graph.node(node));
+        node.filter(|node| matches!(&*node.op, "Softmax" | "LogSoftmax" | "Sigmoid")).and_then(|node| node.input(0)).unwrap_or(id)
+    };
+    let is_head = move |id: ValueId| {
+        let (output, logits, projection) = own?;
+        let other = anatomy.projections.iter().position(|other| other.output == scores(id))?;
+        let is_another = id != output && id != logits && scores(id) != logits && Some(other) != projection;
+        let classes = anatomy.projections[other].out_features;
+        (is_another && classes > 1 && (!is_called_so || rank(id) == rank(output))).then_some(id)
+    };
+    outputs.iter().copied().filter(move |_| !is_told).filter_map(is_head)
 }

@@ -160,6 +160,24 @@ fn outputs_that_no_task_is_trained_on_are_said() {
 }
 
 #[test]
+fn of_several_heads_none_is_taken_unless_one_gives_the_logits() {
+    for (names, is_clear) in [(["sentiment", "topic"], false), (["mood_logits", "topic_logits"], false), (["logits", "topic"], true)] {
+        let b = Builder::new(ModelInfo::dialect());
+        let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+        let pooled = matrix(&b, "embed.weight", 40, 4).gather(ids, 0).tanh().mean(&[1]).squeeze(&[1]);
+        b.output(names[0], b.scoped("first", || pooled.matmul(matrix(&b, "first.weight", 4, 3))));
+        b.output(names[1], b.scoped("second", || pooled.matmul(matrix(&b, "second.weight", 4, 5))).softmax(-1));
+        let graph = b.finish().expect("a valid graph");
+        let anatomy = anatomy::read(&graph);
+        let decided = decide(&graph, &anatomy, &Declared::default(), None);
+        assert_eq!(decided.is_ok(), is_clear, "{names:?}");
+        if let Err(error) = decided {
+            assert!(names.iter().all(|name| error.to_string().contains(name)) && error.hint().is_some(), "{error}");
+        }
+    }
+}
+
+#[test]
 fn the_folder_of_a_model_is_evidence() {
     let of_class = |name: &str| Declared { architecture: Some(name.to_owned()), ..Declared::default() };
     let of_type = |name: &str| Declared { problem_type: Some(name.to_owned()), ..Declared::default() };
