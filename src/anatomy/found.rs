@@ -255,6 +255,8 @@ pub struct Mask {
     pub value: ValueId,
     /// How it is applied to the scores.
     pub kind: Masking,
+    /// The scores that it has been applied to; none inside one operator, which has batch and heads on axes of their own.
+    pub masked: Option<ValueId>,
 }
 
 /// How a mask is applied to scores.

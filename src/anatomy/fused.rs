@@ -106,7 +106,7 @@ impl Fused<'_> {
     pub(super) fn masks(&self) -> Vec<Mask> {
         let mask = self.form.mask.and_then(|input| self.node.input(input).ok());
         let kind = |mask: ValueRef<'_>| if mask.fact().dtype == Some(crate::ir::DType::Bool) { Masking::KeptWhere } else { Masking::Added };
-        mask.map(|mask| Mask { value: mask.id(), kind: kind(mask) }).into_iter().collect()
+        mask.map(|mask| Mask { value: mask.id(), kind: kind(mask), masked: None }).into_iter().collect()
     }
 
     /// Fills in what attributes say and shapes do not.

@@ -49,13 +49,13 @@ fn search(value: ValueRef<'_>, steps: usize) -> Found<Scores<'_>> {
             Ok(Scores { scale: scores.scale.zip(factor).map(|(a, b)| a * b), ..scores })
         }
         "Add" => {
-            let masked = |scores: usize, mask: usize| Ok(next(scores)?.masked(node.input(mask)?, Masking::Added));
+            let masked = |scores: usize, mask: usize| next(scores)?.masked(node, mask, Masking::Added);
             masked(0, 1).or_else(|_| masked(1, 0))
         }
         // Older GPT-2: `scores - 1e4 * (1 - mask)`
-        "Sub" => Ok(next(0)?.masked(node.input(1)?, Masking::Subtracted)),
+        "Sub" => next(0)?.masked(node, 1, Masking::Subtracted),
         "Where" => {
-            let masked = |scores: usize, kind| Ok(next(scores)?.masked(node.input(0)?, kind));
+            let masked = |scores: usize, kind| next(scores)?.masked(node, 0, kind);
             masked(1, Masking::KeptWhere).or_else(|_| masked(2, Masking::MaskedWhere))
         }
         _ => Err(wanted()),
@@ -69,10 +69,11 @@ fn product(node: NodeRef<'_>) -> Found<Scores<'_>> {
     Ok(Scores { product: node, scale: Some(f64::from(node.node().float("alpha", 1.0))), masks: vec![] })
 }
 
-impl Scores<'_> {
-    fn masked(mut self, mask: ValueRef<'_>, kind: Masking) -> Self {
-        self.masks.push(Mask { value: mask.id(), kind });
-        self
+impl<'g> Scores<'g> {
+    /// The scores behind a node that applies its input `mask` to them.
+    fn masked(mut self, node: NodeRef<'g>, mask: usize, kind: Masking) -> Found<Self> {
+        self.masks.push(Mask { value: node.input(mask)?.id(), kind, masked: Some(node.output(0)?.id()) });
+        Ok(self)
     }
 }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 pub(super) use launched::alone;
 
 use super::which::around;
-use super::{BundleArgs, Command, Global, ModelArgs, data};
+use super::{BundleArgs, Command, Global, ModelArgs, data, inject, train};
 use crate::data::splits::{self, Split, Splits};
 use crate::error::{Error, Result};
 use crate::export::manifest;
@@ -65,9 +65,8 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
     match &mut command {
         Command::Finetune(args) => {
             take(Role::Model, &mut args.model, global)?;
-            all(Role::Adapter, &args.adding.adapter)?;
-            all(Role::Data, [&args.training.data].into_iter().chain(&args.training.eval_data))?;
-            all(Role::Tokenizer, &args.training.tokenizer)?;
+            of_adding(&mut args.adding, global)?;
+            of_training(&mut args.training, global)?;
         }
         Command::Inspect(args) => take(Role::Model, &mut args.model, global)?,
         Command::Convert(args) => take(Role::Model, &mut args.model, global)?,
@@ -82,20 +81,13 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
                 (args.model, args.adding.part) = (files.model, files.parts);
             }
             take(Role::Model, &mut args.model, global)?;
-            all(Role::Model, &args.adding.part)?;
-            all(Role::Adapter, &args.adding.adapter)?;
+            of_adding(&mut args.adding, global)?;
             all(Role::Tokenizer, &args.tokenizer)?;
         }
         Command::Train(args) => {
             moved(&mut args.base, global)?;
             look(Role::Bundle, &args.bundle)?;
-            let training = &mut args.training;
-            if training.eval_data.is_none() {
-                training.eval_data = beside(&training.data)?;
-            }
-            part(&mut training.data, &[Split::Train], global)?;
-            training.eval_data.as_mut().map_or(Ok(()), |data| part(data, &[Split::Validation, Split::Test], global))?;
-            all(Role::Tokenizer, &training.tokenizer)?;
+            of_training(&mut args.training, global)?;
         }
         Command::Eval(args) => {
             run(&mut args.model, global)?;
@@ -144,6 +136,23 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
         Command::Runtime(_) | Command::Completions(_) => {}
     }
     Ok(command)
+}
+
+/// The paths of what is put into a model.
+fn of_adding(args: &mut inject::Adding, global: &Global) -> Result<()> {
+    let models = args.part.iter_mut().chain(&mut args.loss.teacher).chain(&mut args.loss.loss_graph);
+    models.into_iter().try_for_each(|model| take(Role::Model, model, global))?;
+    all(Role::Adapter, &args.adapter)
+}
+
+/// The paths of what is learnt from and measured on.
+fn of_training(args: &mut train::Training, global: &Global) -> Result<()> {
+    if args.eval_data.is_none() && args.val_size.is_none() {
+        args.eval_data = beside(&args.data)?;
+    }
+    part(&mut args.data, &[Split::Train], global)?;
+    args.eval_data.as_mut().map_or(Ok(()), |data| part(data, &[Split::Validation, Split::Test], global))?;
+    all(Role::Tokenizer, &args.tokenizer)
 }
 
 /// The paths of a bundle.

@@ -15,6 +15,7 @@ use crate::data::Dataset;
 use crate::error::{Context, Error, OnlyWith, Result};
 use crate::evaluate::reference::Reference;
 use crate::evaluate::{Evaluation, Evaluator, Metrics, teacher};
+use crate::export::objective::{self, LossRequest};
 use crate::export::{INFERENCE, adapter_file};
 use crate::model::Model;
 use crate::onnx::Runnable;
@@ -22,6 +23,7 @@ use crate::ort::{Feed, HostTensor, Purpose, Runtime, Session, Settings};
 use crate::predict::Transcriber;
 use crate::train::logits;
 use crate::train::plan::LossPlan;
+use crate::train::prediction;
 use crate::training::{Source, open_graph};
 
 const AFTER_HELP: &str = "\
@@ -220,12 +222,32 @@ fn of_logits(args: &Args, runtime: &Runtime, model: Runnable, logits: &str, sour
     evaluator.narrowed_to(source.hard_prompt()).measure(None)
 }
 
+/// Measures a model without an adapter as a bundle of its task is measured, by the task's first loss.
+fn of_task(args: &Args, runtime: &Runtime, model: &Model, task: Task) -> Result<Vec<Measured>> {
+    let (graph, anatomy, path) = (model.graph(), model.anatomy(), &args.model.path);
+    Case { is_bundle: false, task, loss: LossPlan::default_of(task) }.check(args)?;
+    let settled = objective::settle(&LossRequest::default(), task, model.beside(), graph, anatomy).in_file(path)?;
+    let measuring = prediction::measuring(graph, anatomy, &settled.objective).in_file(path)?;
+    let runnable = Runnable::of(&measuring, path)?;
+    let settings = Settings { device: args.model.device, purpose: Purpose::Inference, ..Settings::default() };
+    let source = || Source::of_model(model, task, args.model.tokenizer.as_deref());
+    each(args, source, |source, dataset| {
+        let session = Session::open(runtime, runnable.clone(), &settings)?;
+        let names = dataset.class_names.clone().unwrap_or_else(|| source.class_names().to_vec());
+        let evaluator = Evaluator::new(session, &dataset, source.collation(), source.batch_size(args.batch_size).get());
+        evaluator.measuring(source.classes(), &names, &settled.plan).spelled_by(source.tokenizer(), &settled.plan).measure(None)
+    })
+}
+
 fn of_model(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
     let model = Model::open(&args.model.path)?;
     let (graph, anatomy, declared) = (model.graph(), model.anatomy(), model.declared()?);
     let decision = anatomy::decide(graph, anatomy, &declared, args.task).in_file(&args.model.path)?;
     if let Some(doubt) = decision.doubt {
         tracing::warn!("measured for {}, as asked, but {doubt}", decision.task);
+    }
+    if !decision.task.predicts_tokens() && args.template.is_empty() {
+        return of_task(args, runtime, &model, decision.task);
     }
     let unknown = || {
         let error = Error::unsupported("measuring this model", "it has no output that looks like logits").in_file(&args.model.path);

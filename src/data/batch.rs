@@ -1,15 +1,18 @@
 //! A dataset's batches in their order: which rows come together, and what is counted in them.
 
+use std::collections::BTreeMap;
+
 use super::collation::Collation;
 use super::columns::{Rows, role};
 use super::dataset::Dataset;
 use super::example::{Example, IGNORED, Labels, Numbers};
+use super::extent::Extent;
 use super::fields::single;
 use super::masking::hidden;
 use super::sampler::Epoch;
 use super::shuffle::{Cursor, Order, Use, by_length, generator, share};
 use crate::adapter::config::Task;
-use crate::anatomy::{Padding, Role};
+use crate::anatomy::{Modality, Padding, Role};
 use crate::error::{Context, Error, Place, Result};
 use crate::num;
 use crate::ort::{Axis, Feed, HostTensor, Port};
@@ -80,6 +83,13 @@ impl Collation {
             Padding::Read => true,
         };
         is_read && self.feeding.length.is_none()
+    }
+
+    /// Whether parts of a batch are filled up to the batch's longest row: where the loss reads what fills rows up, and with sounds, of which it is
+    /// rarely hidden from the model.
+    fn fills_parts_alike(&self, task: Task) -> bool {
+        let of_sounds = task.row().modality == Modality::Sound && self.micro_batch.is_some();
+        of_sounds || (self.fills_alike && !self.keeps_lengths_apart(task))
     }
 
     /// How many rows the model runs on at most.
@@ -159,7 +169,7 @@ impl<'a> Batches<'a> {
     /// [`Mismatch`](crate::ErrorKind::Mismatch) with the line if rows do not fit together or an input asks for what the rows do not have.
     pub fn next_batch(&mut self) -> Result<Batch> {
         let (rows, epoch) = self.next_rows();
-        self.batch_of(&rows, epoch)
+        self.batch_of(&rows, self.examples(&rows, epoch)?, &Extent::default())
     }
 
     /// The next batch in as many parts as the model needs runs for it: of as many rows as it takes, and of one length where nothing hides what
@@ -169,7 +179,7 @@ impl<'a> Batches<'a> {
     /// As [`next_batch`](Self::next_batch).
     pub fn next_parts(&mut self) -> Result<Vec<Batch>> {
         let (rows, epoch) = self.next_rows();
-        self.parts(&rows).iter().enumerate().map(|(number, rows)| Ok(Batch { number, ..self.batch_of(rows, epoch)? })).collect()
+        self.made(&rows, epoch, 0, Share::ALL).map(|(batches, _)| batches)
     }
 
     /// Goes past the next batch, and gives the rows that it would have, part by part.
@@ -193,14 +203,28 @@ impl<'a> Batches<'a> {
             }
             let (rows, epoch) = self.next_rows();
             group.lines.extend(rows.iter().map(|row| self.dataset.examples[*row].line));
-            for part in self.parts(&rows) {
-                if share.has(number) {
-                    group.batches.push(Batch { number, ..self.batch_of(&part, epoch)? });
-                }
-                number += 1;
-            }
+            let (batches, next) = self.made(&rows, epoch, number, share)?;
+            group.batches.extend(batches);
+            number = next;
         }
         Ok(group)
+    }
+
+    /// Those of the parts of these rows that are in a share, numbered from `first` on, and the number of the part behind the last.
+    fn made(&self, rows: &[usize], epoch: u64, first: usize, share: Share) -> Result<(Vec<Batch>, usize)> {
+        let parts = self.parts(rows);
+        let next = first + parts.len();
+        let is_alike = parts.len() > 1 && self.collation.fills_parts_alike(self.dataset.task);
+        // Rows whose files tell how long they are are read once.
+        let mut kept: BTreeMap<usize, Example> =
+            if is_alike { rows.iter().copied().zip(self.examples(rows, epoch)?).collect() } else { BTreeMap::new() };
+        let least = Extent::of(kept.values());
+        let own = parts.iter().zip(first..).filter(|(_, number)| share.has(*number));
+        let batches = own.map(|(part, number)| {
+            let examples = if is_alike { part.iter().filter_map(|row| kept.remove(row)).collect() } else { self.examples(part, epoch)? };
+            Ok(Batch { number, ..self.batch_of(part, examples, &least)? })
+        });
+        Ok((batches.collect::<Result<_>>()?, next))
     }
 
     fn next_rows(&mut self) -> (Vec<usize>, u64) {
@@ -251,8 +275,8 @@ impl<'a> Batches<'a> {
         self.per_epoch().div_ceil(group.max(1))
     }
 
-    fn batch_of(&self, indices: &[usize], epoch: u64) -> Result<Batch> {
-        let task = self.dataset.task;
+    /// Rows as an epoch reads them: with their files, and with what chance changes.
+    fn examples(&self, indices: &[usize], epoch: u64) -> Result<Vec<Example>> {
         let seed = self.order.seed().unwrap_or_default();
         let count = num::wide(self.dataset.examples.len());
         let drawn = |index: usize| epoch.wrapping_mul(count).wrapping_add(num::wide(index));
@@ -261,7 +285,11 @@ impl<'a> Batches<'a> {
             let example = hidden(&self.dataset.examples[*index], &self.collation, seed, drawn(*index));
             example.with_media_changed(self.collation.augmentation, &mut || share(&mut random))
         };
-        let mut examples: Vec<Example> = indices.iter().map(example).collect::<Result<_>>().in_file(&self.dataset.path)?;
+        indices.iter().map(example).collect::<Result<_>>().in_file(&self.dataset.path)
+    }
+
+    fn batch_of(&self, indices: &[usize], mut examples: Vec<Example>, least: &Extent) -> Result<Batch> {
+        let task = self.dataset.task;
         let (count, own) = (examples.len(), self.collation.feeding.rows.unwrap_or(examples.len()));
         if count > own {
             return Err(Error::mismatch("rows in a batch", format!("{own}, as many as the model takes"), count));
@@ -274,8 +302,8 @@ impl<'a> Batches<'a> {
             return Err(error.with_hint("rows of this task cannot be padded: leave some out so that every batch is full"));
         }
         let texts = texts_of(&examples, task).in_file(&self.dataset.path)?;
-        let rows = Rows::new(&examples, task, &self.collation, self.collation.feeding.length);
-        let stacked = Rows::new(&texts, task, &self.collation, self.collation.feeding.length);
+        let rows = Rows::new(&examples, task, &self.collation, least);
+        let stacked = Rows::new(&texts, task, &self.collation, least);
         let tensors = self.inputs.iter().map(|Input { port, role }| {
             // Labels of rows go with the first text alone.
             let is_of_rows = rows.are_labelled_by(&port.name) && !stacked.are_labelled_by(&port.name);

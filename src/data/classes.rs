@@ -115,8 +115,9 @@ impl<'a> Labels<'a> {
             None => vec![],
         };
         let own = if self.reading.task == Task::MultiLabel { column(fields) } else { "labels" };
-        let mut found: Vec<String> = list(own).iter().filter_map(Value::as_str).map(ToOwned::to_owned).collect();
         let known = self.reading.class_names;
+        let is_name = |name: &&str| !known.is_empty() || placeholder(name).is_none();
+        let mut found: Vec<String> = list(own).iter().filter_map(Value::as_str).filter(is_name).map(ToOwned::to_owned).collect();
         let is_known = |name: &str| known.iter().any(|known| known == name);
         for entity in list("entities").iter().filter_map(|entity| entity["label"].as_str()) {
             if is_known(entity) {
@@ -224,6 +225,9 @@ fn label_of(value: &Value, known: &[String]) -> Result<Label> {
             match [text.as_str(), trimmed].into_iter().find(|name| known.iter().any(|known| known == name)) {
                 Some(name) => Ok(Label::Name(name.to_owned())),
                 None if MISSING.contains(&trimmed) => Err(missing(trimmed)),
+                None if known.is_empty() && placeholder(trimmed).is_some() => {
+                    Ok(placeholder(trimmed).map_or_else(|| Label::Name(trimmed.to_owned()), |class| Label::Number(class.into())))
+                }
                 None if ["true", "false"].contains(&trimmed.to_ascii_lowercase().as_str()) => Ok(Label::Flag(trimmed.to_owned())),
                 None => match (trimmed.parse::<i64>(), trimmed.parse::<f64>()) {
                     (Ok(number), _) => Ok(Label::Number(number)),
@@ -236,6 +240,16 @@ fn label_of(value: &Value, known: &[String]) -> Result<Label> {
             .with_hint("a label for each token goes with `peft-onnx inject --task token-cls`")),
         Value::Object(_) => Err(whole()),
     }
+}
+
+/// The number of a class that nobody named, by what Hugging Face's programs call it: `LABEL_1`.
+pub(super) fn placeholder(name: &str) -> Option<i32> {
+    name.trim().strip_prefix("LABEL_").filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok()
+}
+
+/// The number that a label is, if it is no name.
+pub(super) fn number(value: &Value) -> Option<u64> {
+    label_of(value, &[]).ok().filter(|label| !matches!(label, Label::Name(_)))?.value(false).as_u64()
 }
 
 /// `1.0` is 1, as programs write that know numbers with fractions only.

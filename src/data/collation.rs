@@ -22,6 +22,8 @@ pub struct Collation {
     pub feeding: Feeding,
     /// Rows that the model runs on at a time, where a batch is parted to save memory.
     pub micro_batch: Option<usize>,
+    /// Whether the loss reads what short rows are filled up with, so that parts of a batch are filled up to the batch's longest row.
+    pub fills_alike: bool,
     /// Which rows may be in one batch.
     pub sampler: Sampler,
     /// What is changed of pictures by chance.
@@ -40,6 +42,7 @@ impl Collation {
             vocabulary: tokenizer.vocabulary_size(),
             feeding: Feeding::default(),
             micro_batch: None,
+            fills_alike: false,
             sampler: Sampler::Any,
             augmentation: Augmentation::default(),
         }

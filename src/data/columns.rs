@@ -2,6 +2,7 @@
 
 use super::collation::Collation;
 use super::example::{Example, IGNORED, Labels, Numbers};
+use super::extent::Extent;
 use crate::adapter::config::Task;
 use crate::anatomy::{Feeding, MaskForm, Role};
 use crate::error::{Error, Place, Result};
@@ -33,11 +34,14 @@ pub(super) struct Rows<'a> {
     decoder_start: i32,
     length: usize,
     label_length: usize,
+    /// What columns are filled up to at least.
+    least: &'a Extent,
 }
 
 impl<'a> Rows<'a> {
-    /// Rows that are as long as the longest of them, or as a graph insists on.
-    pub(super) fn new(examples: &'a [Example], task: Task, collation: &Collation, length: Option<usize>) -> Self {
+    /// Rows that are as long as the longest of them, as a graph insists on, or as what they are a part of.
+    pub(super) fn new(examples: &'a [Example], task: Task, collation: &Collation, least: &'a Extent) -> Self {
+        let length = collation.feeding.length;
         let label_length = |example: &Example| if let Labels::Tokens(labels) = &example.labels { labels.len() } else { 0 };
         let longest = |of: &dyn Fn(&Example) -> usize| examples.iter().map(of).max().unwrap_or_default();
         let own_lengths = task.labels_texts();
@@ -46,8 +50,9 @@ impl<'a> Rows<'a> {
             task,
             pad: collation.pad,
             decoder_start: collation.decoder_start.unwrap_or(collation.pad),
-            length: longest(&|example| example.input_ids.len()).max(length.unwrap_or_default()),
-            label_length: longest(&label_length).max(length.filter(|_| !own_lengths).unwrap_or_default()),
+            length: longest(&|example| example.input_ids.len()).max(length.unwrap_or_default()).max(least.tokens),
+            label_length: longest(&label_length).max(length.filter(|_| !own_lengths).unwrap_or_default()).max(least.labels),
+            least,
         }
     }
 
@@ -69,7 +74,7 @@ impl<'a> Rows<'a> {
             Role::InputIds => self.matrix(port, Fill::With(self.pad), |row| row.input_ids.clone()),
             Role::AttentionMask(form) | Role::EncoderAttentionMask(form) if self.length == 0 => {
                 let samples = self.examples.iter().map(|row| samples(row, &port.name)).collect::<Result<Vec<_>>>()?;
-                let longest = samples.into_iter().max().unwrap_or_default();
+                let longest = samples.into_iter().max().unwrap_or_default().max(self.least.of_signals(LABELS));
                 self.mask(port, form, longest, |row| vec![1; self::samples(row, &port.name).unwrap_or_default()])
             }
             Role::AttentionMask(form) | Role::EncoderAttentionMask(form) => self.mask(port, form, self.length, Example::mask),
@@ -275,7 +280,9 @@ impl<'a> Rows<'a> {
             .map(|axis| match &port.shape[axis + 1] {
                 Axis::Known(known) => *known,
                 Axis::Free(_) if of_tokens(axis) => self.length,
-                Axis::Free(_) => rows.iter().map(|row| row.shape[axis]).max().unwrap_or_default(),
+                Axis::Free(_) => {
+                    rows.iter().map(|row| row.shape[axis]).max().unwrap_or_default().max(self.least.of_column(&port.name, axis))
+                }
             })
             .collect();
         let mut values = vec![];

@@ -201,8 +201,9 @@ impl Encoded {
         let class_names = labels.names.clone();
         let encoder = Encoder::new(reading, class_names.as_deref(), path);
         let mut summary = Summary { rows: survey.rows, ..Summary::default() };
-        let mut examples = vec![];
+        let (mut examples, mut row) = (vec![], 0);
         file.each(&mut |mut record| {
+            row += 1;
             columns.read(&mut record)?;
             let Record { line, mut fields } = record;
             let windows = labels.write(&mut fields).and_then(|()| encode_all(&encoder, &fields)).at(Place::Line(line))?;
@@ -210,7 +211,7 @@ impl Encoded {
             let group = (reading.task == Task::Qa).then(|| examples.len().to_string());
             for example in windows {
                 let group = group.clone().or(example.group);
-                examples.push(fitted(Example { line, group, ..example }, reading, &mut summary).at(Place::Line(line))?);
+                examples.push(fitted(Example { line, row, group, ..example }, reading, &mut summary).at(Place::Line(line))?);
             }
             Ok(())
         })?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::chat::ChatTemplate;
-use super::classes::unknown;
+use super::classes::{placeholder, unknown};
 use super::example::{Example, Labels, Numbers, Pixels};
 use super::fields::{Fields, empty_text, flatten, is_text, json, numbers, single, string, whole};
 use super::forms;
@@ -150,6 +150,7 @@ impl<'a> Encoder<'a> {
         match (known, name.trim().parse()) {
             (Some(class), _) => Ok(class),
             (None, Ok(number)) if self.classes.is_none() => Ok(number),
+            _ if self.classes.is_none() && placeholder(name).is_some() => Ok(placeholder(name).unwrap_or_default()),
             _ => {
                 let mut names: Vec<(&String, &i32)> = self.classes.iter().flatten().collect();
                 names.sort_by_key(|(_, number)| **number);

@@ -16,6 +16,8 @@ pub const IGNORED: i32 = -100;
 pub struct Example {
     /// The line of the data file where the row begins, from 1.
     pub line: usize,
+    /// The row's number in the file, which the windows of one text share; several rows may stand in one line.
+    pub row: usize,
     /// Token numbers.
     pub input_ids: Vec<i32>,
     /// 1 for tokens to attend to, 0 for padding; all 1 by default.

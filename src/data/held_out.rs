@@ -100,7 +100,7 @@ fn units(examples: &[Example]) -> Vec<Unit> {
     for (place, example) in examples.iter().enumerate() {
         let key = match &example.group {
             Some(group) => (Some(group.as_str()), 0),
-            None => (None, example.line),
+            None => (None, example.row),
         };
         let unit = *of_groups.entry(key).or_insert(units.len());
         if unit == units.len() {
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     fn rows(classes: &[i32]) -> Vec<Example> {
-        let row = |(line, class): (usize, &i32)| Example { line: line + 1, labels: Labels::Class(*class), ..Example::default() };
+        let row = |(line, class): (usize, &i32)| Example { line: line + 1, row: line, labels: Labels::Class(*class), ..Example::default() };
         classes.iter().enumerate().map(row).collect()
     }
 

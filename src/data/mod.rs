@@ -18,6 +18,7 @@ mod dataset;
 mod encode;
 mod encoder;
 mod example;
+mod extent;
 mod fields;
 mod fit;
 mod held_out;

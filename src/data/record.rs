@@ -11,6 +11,7 @@ mod text;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use indexmap::IndexMap;
@@ -169,7 +170,14 @@ fn from_file(path: &Path) -> Result<Content> {
 }
 
 fn from_input(path: &Path) -> Result<Content> {
-    let bytes = encoding::spooled(&mut std::io::stdin().lock().take(u64::MAX))?;
+    // It can be read once, and is looked through as often as a file.
+    static READ: OnceLock<Bytes> = OnceLock::new();
+    let bytes = if let Some(bytes) = READ.get() {
+        bytes.clone()
+    } else {
+        let read = encoding::spooled(&mut std::io::stdin().lock().take(u64::MAX))?;
+        READ.get_or_init(|| read).clone()
+    };
     let text = encoding::text_of(&bytes, path)?;
     if text.read()?.trim_start().starts_with(['{', '[']) {
         return Ok(Content::Json(text, json::Only::MayHoldRows));

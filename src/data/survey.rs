@@ -89,20 +89,20 @@ struct Sign {
 const LABEL: &[&str] = &["label", "labels"];
 const TEXT: &[&str] = &["text", "sentence", "sentence1", "premise", "text1", "text_a", "question1", "question", "query"];
 
+/// Two texts, and a number for how alike they are.
+const SCORED: &[&[&str]] = &[&["sentence1", "text1", "text_a"], &["sentence2", "text2", "text_b"], &["score", "similarity"]];
+
 /// What columns tell. The label of a text tells three tasks apart by its values.
 const SIGNS: &[Sign] = &[
-    Sign { task: Task::ImageCls, groups: &[&["image", "pixel_values"], LABEL] },
-    Sign { task: Task::AudioCls, groups: &[&["audio"], LABEL] },
+    Sign { task: Task::ImageCls, groups: &[&["image", "pixel_values", "file_name"], LABEL] },
+    Sign { task: Task::AudioCls, groups: &[&["audio", "file_name"], LABEL] },
     Sign { task: Task::Qa, groups: &[&["question"], &["context"], &["answers"]] },
     Sign { task: Task::Preference, groups: &[&["chosen"], &["rejected"]] },
     Sign { task: Task::Reward, groups: &[&["chosen"], &["rejected"]] },
     Sign { task: Task::TokenCls, groups: &[&["tokens", "words"], &["tags", "ner_tags", "labels"]] },
     Sign { task: Task::TokenCls, groups: &[&["text"], &["entities"]] },
     Sign { task: Task::Embedding, groups: &[&["anchor", "query", "question"], &["positive"]] },
-    Sign {
-        task: Task::Embedding,
-        groups: &[&["sentence1", "text1", "text_a"], &["sentence2", "text2", "text_b"], &["score", "similarity"]],
-    },
+    Sign { task: Task::Embedding, groups: SCORED },
     Sign { task: Task::Rerank, groups: &[&["query", "question"], &["passage", "document", "answer"], &["label", "score", "relevance"]] },
     Sign { task: Task::Regression, groups: &[TEXT, &["score"]] },
     Sign { task: Task::SeqCls, groups: &[TEXT, LABEL] },
@@ -163,13 +163,22 @@ impl Survey {
     #[must_use]
     pub fn tasks(&self) -> Vec<Task> {
         let mut tasks: Vec<Task> = vec![];
-        let fits = |sign: &&Sign| sign.groups.iter().all(|names| names.iter().any(|name| self.columns.contains_key(*name)));
-        for task in SIGNS.iter().filter(fits).map(|sign| self.by_label(sign.task)) {
+        for task in SIGNS.iter().filter(|sign| self.has(sign.groups)).map(|sign| self.by_label(sign.task)) {
             if !tasks.contains(&task) {
                 tasks.push(task);
             }
         }
         tasks
+    }
+
+    /// Whether a row is two texts and a number for how alike they are, so that the losses of such pairs are meant.
+    #[must_use]
+    pub fn scores_pairs(&self) -> bool {
+        self.has(SCORED) && !self.columns.contains_key("positive")
+    }
+
+    fn has(&self, groups: &[&[&str]]) -> bool {
+        groups.iter().all(|names| names.iter().any(|name| self.columns.contains_key(*name)))
     }
 
     /// Lists of labels are several labels, numbers with fractions are no classes.
@@ -233,10 +242,8 @@ fn numbered(lists: &[Vec<u64>], task: Task) -> usize {
 }
 
 fn numbers(value: &Value) -> Vec<u64> {
-    match fields::json(value).as_array() {
-        Some(list) => list.iter().filter_map(Value::as_u64).collect(),
-        None => value.as_u64().into_iter().collect(),
-    }
+    let value = fields::json(value);
+    value.as_array().map_or(std::slice::from_ref(&*value), Vec::as_slice).iter().filter_map(classes::number).collect()
 }
 
 #[cfg(test)]
@@ -267,6 +274,8 @@ mod tests {
             Row(r#"{"query": "a", "positive": "b"}"#, &[Task::Embedding]),
             Row(r#"{"query": "a", "passage": "b", "label": 1}"#, &[Task::Rerank, Task::SeqCls, Task::Embedding]),
             Row(r#"{"image": "a.png", "label": "cat"}"#, &[Task::ImageCls]),
+            Row(r#"{"file_name": "a.wav", "label": "cat"}"#, &[Task::ImageCls, Task::AudioCls]),
+            Row(r#"{"sentence1": "a", "sentence2": "b", "score": 0.5}"#, &[Task::Embedding, Task::Regression]),
             Row(r#"{"nonsense": 1}"#, &[]),
         ] {
             assert_eq!(survey("rows.jsonl", line)?.tasks(), tasks, "{line}");
@@ -302,6 +311,11 @@ mod tests {
                 &["no", "yes"],
             ),
             Row(Task::SeqCls, "{\"text\":\"a\",\"label\":0}\n{\"text\":\"b\",\"label\":3}", 4, &[]),
+            Row(Task::SeqCls, "{\"text\":\"a\",\"label\":\"0\"}\n{\"text\":\"b\",\"label\":\"2.0\"}", 3, &[]),
+            Row(Task::SeqCls, "{\"text\":\"a\",\"label\":false}\n{\"text\":\"b\",\"label\":true}", 2, &[]),
+            Row(Task::SeqCls, "{\"text\":\"a\",\"label\":\"True\"}\n{\"text\":\"b\",\"label\":\"False\"}", 2, &[]),
+            Row(Task::SeqCls, "{\"text\":\"a\",\"label\":\"LABEL_1\"}\n{\"text\":\"b\",\"label\":\"LABEL_3\"}", 4, &[]),
+            Row(Task::MultiLabel, "{\"text\":\"a\",\"labels\":[true,false,true]}\n{\"text\":\"b\",\"labels\":[false,false,true]}", 3, &[]),
             Row(Task::MultiLabel, "{\"text\":\"a\",\"labels\":[\"x\"]}\n{\"text\":\"b\",\"labels\":[\"y\",\"x\"]}", 2, &["x", "y"]),
             Row(Task::MultiLabel, "{\"text\":\"a\",\"labels\":[0,1,0]}\n{\"text\":\"b\",\"labels\":[1,1,0]}", 3, &[]),
             Row(Task::TokenCls, "{\"tokens\":[\"a\",\"b\"],\"tags\":[\"O\",\"B-X\"]}", 2, &["B-X", "O"]),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::{Dataset, IGNORED, Labels, Limits, Packing, Reading, Specials, Tokenizer};
+use super::{Dataset, HeldOut, IGNORED, Labels, Limits, Packing, Reading, Specials, Tokenizer};
 use crate::adapter::config::Task;
 use crate::error::{Error, Result};
 
@@ -158,6 +158,7 @@ fn labels_that_are_right_are_named_or_told_one_by_one() -> Result<()> {
         ("[1, 0, 1]", [1.0, 0.0, 1.0]),
         ("[0.0, 1.0, 0.25]", [0.0, 1.0, 0.25]),
         ("[2]", [0.0, 0.0, 1.0]),
+        (r#"["LABEL_2", "LABEL_1"]"#, [0.0, 1.0, 1.0]),
         ("[]", [0.0; 3]),
     ] {
         let dataset = read("a.jsonl", &format!("{{\"text\": \"one\", \"labels\": {labels}}}"), &reading)?;
@@ -165,6 +166,23 @@ fn labels_that_are_right_are_named_or_told_one_by_one() -> Result<()> {
     }
     let error = read("a.jsonl", r#"{"text": "one", "labels": [true, false]}"#, &reading).unwrap_err();
     assert!(error.to_string().contains("line 1: labels: expected 3 of true and false") && error.hint().is_some(), "{error}");
+    // A vector for another number of labels, and a list that says the same twice.
+    for wrong in ["[0, 1, 0, 1]", "[0, 0]"] {
+        let error = read("a.jsonl", &format!("{{\"text\": \"one\", \"labels\": {wrong}}}"), &reading).unwrap_err();
+        assert!(error.to_string().contains("line 1: labels: expected numbers of labels, each once") && error.hint().is_some(), "{error}");
+    }
+    Ok(())
+}
+
+#[test]
+fn rows_that_stand_in_one_line_are_held_back_one_by_one() -> Result<()> {
+    let reading = Reading::for_task(Task::SeqCls);
+    let folder = tempfile::tempdir()?;
+    let rows: Vec<String> = (0..10).map(|at| format!("{{\"input_ids\": [{at}], \"label\": {}}}", at % 2)).collect();
+    let path = file(folder.path(), "a.json", &format!("[{}]", rows.join(", ")))?;
+    let held_out = HeldOut { size: "0.2".parse()?, seed: 1 };
+    let (kept, held) = Dataset::read_parted(&path, &reading, held_out)?;
+    assert_eq!((kept.examples.len(), held.examples.len()), (8, 2));
     Ok(())
 }
 
@@ -178,6 +196,8 @@ fn rows_of_a_classifier_become_tokens_and_classes() -> Result<()> {
         Case("a.jsonl", "{\"text\":\"one\",\"label\":true}\n{\"text\":\"two\",\"label\":false}", &[1, 0], &[]),
         Case("a.jsonl", "{\"text\":\"one\",\"label\":\"pos\"}\n{\"text\":\"two\",\"label\":\"neg\"}", &[1, 0], &["neg", "pos"]),
         Case("a.csv", "text,label\none,1\ntwo,2\n", &[1, 2], &[]),
+        // What classes are called that nobody named.
+        Case("a.csv", "text,label\none,LABEL_1\ntwo,LABEL_2\n", &[1, 2], &[]),
         Case("a.csv", "text,label\none,b\ntwo,a\n", &[1, 0], &["a", "b"]),
     ] {
         let dataset = read(name, content, &reading)?;

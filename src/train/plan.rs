@@ -97,6 +97,12 @@ impl LossPlan {
         self.row(task).is_ok_and(|row| row.whole_batch)
     }
 
+    /// Whether the loss reads the positions that fill up short rows: scores of an answer's start and end, as in transformers, and what somebody wrote.
+    #[must_use]
+    pub fn reads_padding(&self, task: Task) -> bool {
+        self.is_graph() || task.row().reads == Reads::Spans
+    }
+
     /// Whether a row is two texts and a number.
     #[must_use]
     pub fn compares_pairs(&self) -> bool {

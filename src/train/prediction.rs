@@ -1,7 +1,9 @@
 //! Graphs that predict: what a task reads of a model, without labels and loss.
 
 use super::logits;
-use super::objective::Objective;
+use super::objective::{Model, Objective};
+use super::recompute::Recompute;
+use super::step;
 use crate::anatomy::{Anatomy, Reads};
 use crate::ir::{Builder, DType, Graph};
 use crate::{Error, Result};
@@ -22,6 +24,26 @@ pub fn of_evaluation(evaluation: &Graph, reads: Reads) -> Result<Graph> {
         b.output(name, value);
     }
     without_unread_inputs(&b.finish()?)
+}
+
+/// What the loss of a model without an adapter is measured with, as [`evaluation_graph`](super::step::evaluation_graph).
+///
+/// # Errors
+/// A model without what the loss reads.
+pub fn measuring(graph: &Graph, anatomy: &Anatomy, objective: &Objective) -> Result<Graph> {
+    let shown = logits::shown(graph, anatomy)?;
+    let graph = shown.as_ref().unwrap_or(graph);
+    let model = Model {
+        graph,
+        anatomy,
+        params: &[],
+        objective,
+        positions_without_label: 0,
+        virtual_tokens: 0,
+        hard_prompt: None,
+        recompute: Recompute::None,
+    };
+    without_unread_inputs(&step::evaluation_graph(model)?)
 }
 
 /// The graph without inputs that nothing reads: labels, and what a model is fed for outputs that are not asked for.

@@ -36,7 +36,8 @@ pub(super) struct Loss<'g> {
 /// A model whose adapter is the flat vector, without outputs.
 pub(super) struct Prepared<'g> {
     b: &'g Builder,
-    pub trainable: Expr<'g>,
+    /// The adapter's numbers; none of a model without an adapter.
+    trainable: Option<Expr<'g>>,
     /// What was output under which name.
     outputs: Vec<(std::sync::Arc<str>, Expr<'g>)>,
     /// Attentions whose scores are computed for all queries at once though they should not be, with the reason.
@@ -45,14 +46,14 @@ pub(super) struct Prepared<'g> {
 
 impl<'g> Prepared<'g> {
     /// # Errors
-    /// An adapter without tensors.
+    /// A graph that cannot be written on.
     pub(super) fn new(b: &'g Builder, model: Model<'_>) -> Result<Self> {
         let names = model.graph.outputs().iter().map(|&id| model.graph.value_name(id)).chain([logits::SHOWN]);
         let outputs = names.filter_map(|name| Some((name.into(), b.output_named(name)?))).collect();
         b.clear_outputs();
         super::cache::close(b, model.anatomy);
         super::segments::write(b, model);
-        let trainable = flatten(b, model)?;
+        let trainable = flatten(b, model);
         let whole = if model.recompute.parts_attention() {
             let hidden = recompute::hidden(&b.sorted_nodes()?, model.anatomy);
             queries::in_rounds(b, |id| hidden.contains(&id))?
@@ -60,6 +61,14 @@ impl<'g> Prepared<'g> {
             vec![]
         };
         Ok(Self { b, trainable, outputs, whole })
+    }
+
+    /// The adapter's numbers.
+    ///
+    /// # Errors
+    /// An adapter without tensors.
+    pub(super) fn trainable(&self) -> Result<Expr<'g>> {
+        self.trainable.ok_or_else(|| Error::invalid("there is nothing to train: the adapter has no tensors"))
     }
 
     /// Writes the loss.
@@ -103,13 +112,13 @@ impl<'g> Prepared<'g> {
     /// # Errors
     /// As [`gradient`](Self::gradient).
     pub(super) fn repeating(&self, model: Model<'_>, seeds: &[(Expr<'g>, Expr<'g>)], ends: &[ValueId]) -> Result<Expr<'g>> {
-        let choice = model.recompute;
+        let (choice, trainable) = (model.recompute, self.trainable()?);
         let layers = if choice.repeats_layers() { Some(Layers::of(self.b, model.anatomy, ends, choice)?) } else { None };
-        let gradients = grad::pull_back(self.b, seeds, &[self.trainable])?;
+        let gradients = grad::pull_back(self.b, seeds, &[trainable])?;
         if let Some(layers) = layers {
             layers.repeat(self.b, &gradients);
         }
-        gradients.of(self.trainable.id()).ok_or_else(|| Error::invalid("the loss does not depend on the adapter"))
+        gradients.of(trainable.id()).ok_or_else(|| Error::invalid("the loss does not depend on the adapter"))
     }
 
     /// A value as the model now gives it: what an adapter rewired, where it is an output.
@@ -248,13 +257,13 @@ fn frames<'g>(logits: Expr<'g>, mask: Expr<'g>) -> Option<Expr<'g>> {
     told
 }
 
-/// Replaces the adapter's inputs by parts of one flat input.
-fn flatten<'g>(b: &'g Builder, model: Model<'_>) -> Result<Expr<'g>> {
+/// Replaces the adapter's inputs by parts of one flat input, if it has any.
+fn flatten<'g>(b: &'g Builder, model: Model<'_>) -> Option<Expr<'g>> {
     let params = model.params;
     let length = num::int;
     let count: usize = params.iter().map(|param| param.initial.len()).sum();
     if count == 0 {
-        return Err(Error::invalid("there is nothing to train: the adapter has no tensors"));
+        return None;
     }
     let trainable = b.input(Input::Trainable.name(), DType::F32, &[Dim::known(length(count))]);
     b.scoped("trainable", || {
@@ -266,7 +275,7 @@ fn flatten<'g>(b: &'g Builder, model: Model<'_>) -> Result<Expr<'g>> {
             b.remove_input(b.expr(param.value), part.reshape(&shape));
         }
     });
-    Ok(trainable)
+    Some(trainable)
 }
 
 /// The largest number that divides both, by Euclid's algorithm.

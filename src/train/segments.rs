@@ -91,7 +91,7 @@ fn masks(b: &Builder, model: Model<'_>) -> Result<Vec<Mask>, Refusal> {
         if !attention.scores.is_none_or(is_open) {
             return Err(format!("the attention {} has batch and heads on one axis", attention.module).into());
         }
-        let usable = attention.masks.iter().find(|mask| is_usable(&b.fact(mask.value), &seq));
+        let usable = attention.masks.iter().find(|mask| mask.masked.is_none_or(is_open) && is_usable(&b.fact(mask.value), &seq));
         let mask = usable.ok_or_else(|| format!("the attention {} has no mask of all queries and keys", attention.module))?;
         if seen.insert(mask.value) {
             found.push(*mask);
@@ -100,11 +100,12 @@ fn masks(b: &Builder, model: Model<'_>) -> Result<Vec<Mask>, Refusal> {
     Ok(found)
 }
 
-/// Whether a mask is of queries and keys, `[(.., ) queries or 1, keys]`.
+/// Whether a mask is of queries and keys, `[(batch or 1, heads or 1, ) queries or 1, keys]`. Heads are a number: an axis that grows with the batch has
+/// both on it.
 fn is_usable(mask: &Fact, seq: &Dim) -> bool {
-    let Some([.., queries, keys]) = mask.shape.as_deref() else { return false };
-    let is_short = mask.shape.as_ref().is_some_and(|dims| dims.len() <= 4);
-    is_short && keys == seq && (queries == seq || queries.as_known() == Some(1))
+    let Some([before @ .., queries, keys]) = mask.shape.as_deref() else { return false };
+    let has_own_axes = before.len() <= 2 && before.last().is_none_or(|heads| heads.as_known().is_some());
+    has_own_axes && keys == seq && (queries == seq || queries.as_known() == Some(1))
 }
 
 /// Whether positions are rows of a learned table that no input tells.

@@ -28,8 +28,9 @@ impl Backward {
         let b = Builder::on(model.graph);
         let prepared = Prepared::new(&b, model)?;
         let denominator = b.input(Input::LabelCount.name(), DType::F32, &[]);
-        let loss = prepared.loss(model, Want::Gradient { denominator, trainable: prepared.trainable })?;
-        let (trainable, label_count) = (prepared.trainable.id(), denominator.id());
+        let trainable = prepared.trainable()?;
+        let loss = prepared.loss(model, Want::Gradient { denominator, trainable })?;
+        let (trainable, label_count) = (trainable.id(), denominator.id());
         let gradient = prepared.gradient(model, &loss)?;
         for (name, value) in [("sum", loss.sum), ("gradient", gradient), ("count", loss.count)] {
             b.output(&format!("backward/{name}"), value);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::common::{Folder, done, fixture, json_of, refused, text};
+use crate::common::{Folder, done, fixture, json_of, peft_onnx, refused, text};
 
 /// A model's folder as `optimum-cli export onnx` writes one: with a tokenizer of words, and a configuration.
 fn exported(folder: &Folder, model: &str, config: &str) -> String {
@@ -128,4 +128,68 @@ fn a_merged_folder_is_replaced_only_if_it_is_ours() {
         assert!(Path::new(&exported).join(name).is_file(), "{name}");
     }
     assert!(text(Path::new(&exported)).ends_with("adapter"));
+}
+
+#[test]
+fn every_form_of_data_is_learnt_from_and_the_command_that_is_named_next_runs() {
+    struct Case(&'static str, fn(usize) -> String, &'static str);
+    let cases = [
+        Case("numbers.csv", |row| format!("{},{}", said(row), row % 2), "seq-cls"),
+        Case("fractions.tsv", |row| format!("{}\t{}.0", said(row), row % 2), "seq-cls"),
+        Case("flags.csv", |row| format!("{},{}", said(row), ["True", "False"][row % 2]), "seq-cls"),
+        Case("flags.jsonl", |row| format!("{{\"text\": \"{}\", \"label\": {}}}", said(row), row % 2 == 0), "seq-cls"),
+        Case("array.json", |row| format!("{{\"text\": \"{}\", \"label\": {}}}", said(row), row % 2), "seq-cls"),
+        Case("many.jsonl", |row| format!("{{\"text\": \"{}\", \"labels\": [{}, true, false]}}", said(row), row % 2 == 0), "multi-label"),
+        Case("scores.csv", |row| format!("{},{}.5", said(row), row % 3), "regression"),
+        Case("relevance.jsonl", |row| format!("{{\"query\": \"{}\", \"passage\": \"it\", \"label\": {}}}", said(row), row % 2), "rerank"),
+        Case(
+            "pairs.jsonl",
+            |row| format!("{{\"sentence1\": \"{}\", \"sentence2\": \"it\", \"score\": 0.{}}}", said(row), row % 9),
+            "embedding",
+        ),
+        Case("named.csv", |row| format!("{},{}", said(row), TICKETS[row % 3].1), "seq-cls"),
+    ];
+    let folder = Folder::empty();
+    let model = exported(&folder, "bert_encoder/dynamo.onnx", BERT);
+    // One that puts something between two texts.
+    std::fs::write(format!("{model}/tokenizer.json"), crate::tasks::tokenizer()).expect("the file is written");
+    for Case(name, row, task) in cases {
+        let rows: Vec<String> = (0..24).map(row).collect();
+        let content = match name.rsplit_once('.') {
+            Some((stem, ending @ ("csv" | "tsv"))) => {
+                let between = if ending == "csv" { "," } else { "\t" };
+                let head = if stem == "named" { "body,category".to_owned() } else { ["text", "label"].join(between) };
+                format!("{head}\n{}\n", rows.join("\n"))
+            }
+            Some((_, "json")) => format!("[{}]", rows.join(", ")),
+            _ => rows.join("\n"),
+        };
+        let (data, out) = (folder.write(name, &content), folder.path(&format!("tuned_{name}")));
+        let told = done(&["finetune", &model, "--data", &data, "-o", &out, "--max-steps", "2"]);
+        let next = told.lines().find_map(|line| line.strip_prefix("next      peft-onnx ")).expect("a command");
+        assert!(next.contains(&format!("--task {task}")), "{name}: {next}");
+        let next = next.replace("other.csv", &data);
+        done(&next.split(' ').collect::<Vec<_>>());
+    }
+}
+
+/// A text of the tickets.
+fn said(row: usize) -> String {
+    format!("{} {}", TICKETS[row % 3].0, ["today", "again"][row % 2])
+}
+
+#[test]
+fn a_folder_of_splits_and_standard_input_are_data_too() {
+    let folder = Folder::empty();
+    let model = exported(&folder, "bert_encoder/dynamo.onnx", BERT);
+    let split = folder.path("split");
+    std::fs::create_dir(&split).expect("a folder");
+    for (name, rows) in [("train.csv", 24), ("validation.csv", 6)] {
+        std::fs::write(format!("{split}/{name}"), tickets(rows)).expect("the file is written");
+    }
+    let told = json_of(&["finetune", &model, "--data", &split, "-o", &folder.path("of_split"), "--max-steps", "2"]);
+    assert_eq!((&told["task"], &told["eval"]["labels"]), (&"seq-cls".into(), &6.into()), "{told}");
+    let args = ["finetune", &model, "--data", "-", "-o", &folder.path("of_input"), "--max-steps", "2", "--json"];
+    let output = peft_onnx().args(args).write_stdin(tickets(24)).output().expect("the binary starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -4,7 +4,9 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::common::{Folder, done, json_of, number, refused};
+use crate::common::{Folder, done, fixture, json_of, number, refused};
+use peft_onnx::ir::Builder;
+use peft_onnx::onnx::{self, WriteOptions};
 use serde_json::{Value, json};
 
 /// A tokenizer of the words `w0` to `w39`, which puts `[CLS]` and `[SEP]` around texts.
@@ -360,4 +362,60 @@ fn frames_of_padding_do_not_count_and_rows_are_heard_alone() {
     let told = done(&["predict", &bundle, "--data", &rows]);
     let heard: Vec<Value> = told.lines().map(|row| serde_json::from_str::<Value>(row).unwrap()["prediction"].clone()).collect();
     assert_eq!(Value::Array(heard), expected["heard"]);
+}
+
+/// A model of questions made of one of tags: the scores of its two classes are those of starts and ends.
+fn answering(folder: &Folder) -> String {
+    let tags = onnx::read(Path::new(&fixture("bert_tokens/dynamo.onnx"))).expect("the fixture is there");
+    let b = Builder::on(&tags);
+    let logits = b.expr(tags.outputs()[0]);
+    b.clear_outputs();
+    for (at, name) in [(0, "start_logits"), (1, "end_logits")] {
+        b.output(name, logits.gather(b.int(at), 2));
+    }
+    let path = folder.path("model.onnx");
+    onnx::write(&b.finish().expect("a valid graph"), Path::new(&path), &WriteOptions::default()).expect("it is written");
+    path
+}
+
+#[test]
+fn scores_of_padding_count_in_parts_of_a_batch_as_in_the_whole() {
+    let folder = Folder::empty();
+    folder.write("tokenizer.json", &tokenizer());
+    let row = |at: usize| {
+        let context = (0..4 + 3 * (at % 5)).map(|place| format!("w{}", (at + 3 * place) % 40)).collect::<Vec<_>>().join(" ");
+        let answer = context.split(' ').nth(1).expect("some words").to_owned();
+        json!({"question": words(at), "answers": {"text": [answer], "answer_start": [context.find(' ').map(|end| end + 1)]}, "context": context})
+    };
+    let data = folder.write("rows.jsonl", &(0..12).map(|at| row(at).to_string() + "\n").collect::<String>());
+    let model = answering(&folder);
+    let made = |name: &str, more: &[&str]| {
+        let bundle = folder.path(name);
+        done(&["inject", &model, "--method", "lora", "--init-lora-weights", "random", "-o", &bundle, "-q"]);
+        trained(&folder, &bundle, &data, more)
+    };
+    let (losses, evaluation) = made("whole", &[]);
+    assert!(evaluation["metrics"]["exact_match"].is_number(), "the outputs tell that answers are looked for: {evaluation}");
+    for rows in ["1", "4"] {
+        let (in_parts, _) = made(&format!("parts_of_{rows}"), &["--micro-batch-size", rows]);
+        let is_same = losses.len() == 3 && losses.iter().zip(&in_parts).all(|(one, other)| (one - other).abs() < 2e-5 * one.abs());
+        assert!(is_same, "losses {losses:?}, in parts of {rows} {in_parts:?}");
+    }
+}
+
+#[test]
+fn a_folder_stands_for_the_teacher_in_it() {
+    let folder = Folder::with("bert_classifier/dynamo.onnx");
+    folder.write("tokenizer.json", &tokenizer());
+    std::fs::create_dir(folder.path("teacher")).expect("a folder");
+    std::fs::copy(folder.path("model.onnx"), folder.path("teacher/model.onnx")).expect("it is copied");
+    let rows = (0..12).map(|at| json!({"text": words(at), "label": at % 3}).to_string() + "\n").collect::<String>();
+    let (data, model, bundle) = (folder.write("rows.jsonl", &rows), folder.path("model.onnx"), folder.path("bundle"));
+    let inject = ["inject", &model, "--method", "lora", "--distill-weight", "0.5", "-o", &bundle, "-q", "--teacher"];
+    refused(&[&inject[..], &[&folder.path("nowhere")]].concat(), &["nowhere"]);
+    refused(&[&inject[..], &[&data]].concat(), &["rows.jsonl", "expected an ONNX model"]);
+    done(&[&inject[..], &[&folder.path("teacher")]].concat());
+    let (_, evaluation) = trained(&folder, &bundle, &data, &[]);
+    // The teacher is what the student began as.
+    assert!(number(&evaluation["metrics"]["kl"]) < 0.1, "{evaluation}");
 }

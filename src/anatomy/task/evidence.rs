@@ -133,6 +133,20 @@ impl<'a> View<'a> {
         Self { graph, anatomy, declared, feeds: Feeds::of(graph, anatomy), outputs }
     }
 
+    /// The task that the model's folder tells beside the graph, of those whose outputs look alike: by the kind of labels, by the class of models that
+    /// answer where the outputs are starts and ends, by what sentence-transformers makes of hidden states.
+    pub(super) fn told(&self) -> Option<Task> {
+        let declared = self.declared;
+        let by_type = super::TASKS.iter().find(|row| row.problem_type.is_some() && row.problem_type == declared.problem_type.as_deref());
+        let answers = || self.starts_and_ends().map(|_| Task::Qa);
+        by_type.map(|row| row.task).or_else(answers).or_else(|| declared.pools_sentences.then_some(Task::Embedding))
+    }
+
+    /// The names of the outputs with scores of positions where an answer starts and where it ends.
+    pub(super) fn starts_and_ends(&self) -> Option<(&str, &str)> {
+        self.output_with(&["start"]).zip(self.output_with(&["end_", "_end", "end"])).filter(|(start, end)| start != end)
+    }
+
     /// Whether an encoder is fed with sound.
     pub(super) fn hears(&self) -> bool {
         let is_sound = |&id: &ValueId| {

@@ -11,7 +11,7 @@ pub struct Guess {
     pub why: String,
     /// The tasks that it may be for, where the evidence speaks for several.
     pub candidates: Vec<Task>,
-    /// What the outputs are instead of scores of classes, where they are something that no task here is trained on.
+    /// What the outputs are instead of scores of classes; the task is then one that the model's folder tells.
     pub instead: Option<Instead>,
 }
 

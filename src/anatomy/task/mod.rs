@@ -34,11 +34,13 @@ pub struct Decision {
 pub fn decide(graph: &Graph, anatomy: &Anatomy, declared: &Declared, asked: Option<Task>) -> Result<Decision> {
     let guess = guess(graph, anatomy, declared);
     let view = View::new(graph, anatomy, declared);
-    let is_meant = |instead: &Instead| asked.is_some_and(|task| instead.tasks.contains(&task));
+    // Of what no task is told by the graph, the folder may tell one.
+    let wanted = asked.or(guess.task.filter(|_| guess.instead.is_some()));
+    let is_meant = |instead: &Instead| wanted.is_some_and(|task| instead.tasks.contains(&task));
     let certain = others(&view).find(|(instead, _)| instead.is_certain && !is_meant(instead));
     let first = || guess.instead.clone().zip(Some(guess.why.clone()));
     // Where nobody names a task the first evidence tells; where somebody does, only what is certain holds against it.
-    if let Some((instead, why)) = first().filter(|_| asked.is_none()).or(certain) {
+    if let Some((instead, why)) = first().filter(|_| wanted.is_none()).or(certain) {
         return Err(refusal(&instead, &why));
     }
     let Some(task) = asked.or(guess.task) else { return Err(unknown(&guess)) };
@@ -114,7 +116,8 @@ fn check_axes(task: Task, graph: &Graph, anatomy: &Anatomy, guess: &Guess) -> Re
 pub fn guess(graph: &Graph, anatomy: &Anatomy, declared: &Declared) -> Guess {
     let view = View::new(graph, anatomy, declared);
     if let Some((instead, why)) = others(&view).next() {
-        return Guess { instead: Some(instead), why, ..Guess::default() };
+        let task = view.told().filter(|task| instead.tasks.contains(task));
+        return Guess { task, instead: Some(instead), why, ..Guess::default() };
     }
     let Some(head) = &anatomy.head else {
         return Guess { why: no_head(anatomy), ..Guess::default() };

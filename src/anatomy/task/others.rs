@@ -33,11 +33,8 @@ pub(super) const OTHERS: &[Other] = &[
     Other {
         what: "question answering",
         evidence: |view| {
-            let (start, end) = (view.output_with(&["start"]), view.output_with(&["end_", "_end", "end"]));
-            let by_name = start
-                .zip(end)
-                .filter(|(a, b)| a != b)
-                .map(|(a, b)| format!("{a} and {b} are scores of positions, where an answer starts and ends"));
+            let by_name =
+                view.starts_and_ends().map(|(a, b)| format!("{a} and {b} are scores of positions, where an answer starts and ends"));
             by_name
                 .or_else(|| declared(view, &["ForQuestionAnswering"]))
                 .or_else(|| (view.module() == Some("qa_outputs")).then(|| "its head is called qa_outputs".to_owned()))

@@ -191,11 +191,45 @@ fn the_folder_of_a_model_is_evidence() {
         (of_class("Wav2Vec2ForCTC"), Some(Task::SeqCls)),
         (of_class("BertForQuestionAnswering"), None),
         (of_type("single_label_classification"), Some(Task::SeqCls)),
-        (of_type("multi_label_classification"), None),
-        (of_type("regression"), None),
+        (of_type("multi_label_classification"), Some(Task::MultiLabel)),
+        (of_type("regression"), Some(Task::Regression)),
     ];
     for (declared, expected) in rows {
         assert_eq!(guess(&graph, &anatomy, &declared).task, expected, "{declared:?}");
+        assert_eq!(decide(&graph, &anatomy, &declared, None).ok().map(|decision| decision.task), expected, "{declared:?}");
+    }
+    // What somebody asks for is done, with the folder's word as a doubt.
+    let asked = decide(&graph, &anatomy, &of_type("regression"), Some(Task::SeqCls)).expect("it is asked for");
+    assert!(asked.task == Task::SeqCls && asked.doubt.is_some(), "{asked:?}");
+}
+
+#[test]
+fn a_folder_tells_which_task_outputs_are_for_that_look_alike() {
+    let one = classifier("logits", 1, |_, x| x);
+    let vector = classifier("sentence_embedding", 3, |_, x| x);
+    let spans = {
+        let b = Builder::new(ModelInfo::dialect());
+        let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+        let states = matrix(&b, "embed.weight", 40, 4).gather(ids, 0).tanh();
+        let scores = states.matmul(matrix(&b, "qa_outputs.w", 4, 2));
+        for (at, name) in [(0, "start_logits"), (1, "end_logits")] {
+            b.output(name, scores.gather(b.int(at), 2));
+        }
+        b.finish().expect("a valid graph")
+    };
+    let of_type = |name: &str| Declared { problem_type: Some(name.to_owned()), ..Declared::default() };
+    let pooled = Declared { pools_sentences: true, ..Declared::default() };
+    for (graph, declared, expected) in [
+        (&one, of_type("regression"), Some(Task::Regression)),
+        (&one, Declared { num_labels: Some(1), ..Declared::default() }, None),
+        (&vector, pooled.clone(), Some(Task::Embedding)),
+        (&vector, Declared::default(), None),
+        (&spans, Declared::default(), Some(Task::Qa)),
+        (&spans, Declared { architecture: Some("RobertaForQuestionAnswering".to_owned()), ..Declared::default() }, Some(Task::Qa)),
+        (&one, pooled, None),
+    ] {
+        let found = decide(graph, &anatomy::read(graph), &declared, None);
+        assert_eq!(found.as_ref().ok().map(|decision| decision.task), expected, "{declared:?}: {found:?}");
     }
 }
 

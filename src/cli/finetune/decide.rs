@@ -24,6 +24,9 @@ const HELD_BACK: f64 = 0.1;
 const READ_AT_LEAST: usize = 1200;
 const MOST_EPOCHS: f64 = 12.0;
 
+/// The loss of pairs with scores.
+const SCORES: &str = "cosent";
+
 /// Options that say what to do this time, not how.
 const OF_THIS_TIME: [&str; 6] = ["resume", "continue", "restart", "run", "force", "output"];
 
@@ -97,6 +100,11 @@ impl Decided {
             if self.why == "as asked" {
                 self.why = format!("told by the columns {}", survey.columns().join(", "));
             }
+        }
+        if task == Task::Embedding && self.adding.loss.loss.is_none() && self.adding.loss.loss_graph.is_none() && survey.scores_pairs() {
+            // Scores of pairs are put in their order; the other losses of vectors read no score.
+            self.adding.loss.loss = Some(SCORES.to_owned());
+            self.set("loss", SCORES);
         }
         let Some(classes) = labels(&self.training.data, task, &columns)? else { return Ok(()) };
         if let Some(why) = model.needs_head(task, &classes)? {

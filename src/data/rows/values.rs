@@ -27,7 +27,12 @@ pub(super) fn labels(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> 
         let error = Error::mismatch("labels", format!("{count} of true and false, one for each label"), describe(&value));
         return Err(error.with_hint("any other list names the labels that are right, as [\"news\", \"sport\"]"));
     } else {
-        for label in given {
+        for (at, label) in given.iter().enumerate() {
+            if label.is_number() && given[..at].contains(label) {
+                let expected = format!("numbers of labels, each once, or {count} of 0 and 1, one for each label");
+                let error = Error::mismatch("labels", expected, &*value);
+                return Err(error.with_hint("[0, 2] says that the first and the third label are right, and so does [1, 0, 1] of three"));
+            }
             let class = encoder.class_number(label)?;
             let truth = truths.get_mut(class).ok_or_else(|| {
                 let error = Error::mismatch("a label", format!("below {count}"), class);
