@@ -10,13 +10,13 @@ use super::output::{self, Align, Table};
 use super::{Global, memory};
 use crate::error::{Error, Result};
 use crate::export::{Bundle, Manifest};
-use crate::forecast::Lengths;
 use crate::num;
 use crate::training::need::{self, Need, Step};
 use crate::training::speed;
 
 const AFTER_HELP: &str = "\
-Told from the graph: every value's size, in the order in which ONNX Runtime computes them. Memory is the process's own; weights are mapped from the
+Told from the graph: every value's size, in the order in which ONNX Runtime computes them, and in the pieces of memory that it keeps. Rows of texts that are
+compared are taken to have two, each of --max-length tokens. Memory is the process's own; weights are mapped from the
 model's files and are not counted. Time is that of the products at the speed that this machine multiplies with now: steps take longer.
 
 Examples:
@@ -53,7 +53,8 @@ pub struct Args {
 
 /// One row of the answer.
 struct Planned {
-    lengths: Lengths,
+    rows: i64,
+    tokens: i64,
     need: Need,
     time: Duration,
 }
@@ -77,10 +78,10 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     for &tokens in &tokens {
         for &rows in &batches {
             let at_a_time = args.micro_batch_size.map_or(rows, |micro| whole(micro.get()).min(rows));
-            let need = step.need(Lengths { rows: at_a_time, tokens })?;
+            let need = step.need(at_a_time, tokens)?;
             let runs = f64::from(i32::try_from((rows + at_a_time - 1) / at_a_time).unwrap_or(i32::MAX));
             let time = Duration::try_from_secs_f64(runs * need.operations / rate).unwrap_or(Duration::MAX);
-            planned.push(Planned { lengths: Lengths { rows, tokens }, need, time });
+            planned.push(Planned { rows, tokens, need, time });
         }
     }
     let budget = args.memory.or_else(need::available);
@@ -121,12 +122,13 @@ fn whole(number: usize) -> i64 {
 
 impl Planned {
     fn json(&self) -> Value {
-        let Self { lengths, need, time } = self;
+        let Self { rows, tokens, need, time } = self;
         json!({
-            "batch_size": lengths.rows,
-            "max_length": lengths.tokens,
+            "batch_size": rows,
+            "max_length": tokens,
             "bytes": need.bytes,
             "value_bytes": need.values,
+            "kept_bytes": need.kept,
             "at": need.at,
             "flops": need.operations,
             "seconds": time.as_secs_f64(),
@@ -142,10 +144,10 @@ fn describe(planned: &[Planned], most: &[(i64, Option<i64>)], budget: Option<u64
         ("TFLOP", Align::Right),
         ("at least", Align::Right),
     ]);
-    for Planned { lengths, need, time } in planned {
+    for Planned { rows, tokens, need, time } in planned {
         table.row([
-            lengths.rows.to_string(),
-            lengths.tokens.to_string(),
+            rows.to_string(),
+            tokens.to_string(),
             output::bytes(need.bytes),
             format!("{:.3}", need.operations / 1e12),
             format!("{:.2} s", time.as_secs_f64()),

@@ -40,7 +40,7 @@ fn pictures(example: &Example, reading: &Reading<'_>) -> usize {
 
 impl Example {
     /// Tokens of its longest part.
-    pub(super) fn longest(&self) -> usize {
+    pub(crate) fn longest(&self) -> usize {
         let own = match &self.labels {
             Labels::Tokens(labels) => self.input_ids.len().max(labels.len()),
             _ => self.input_ids.len(),

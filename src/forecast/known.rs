@@ -11,15 +11,20 @@ use crate::num;
 pub struct Lengths {
     /// Rows of a batch.
     pub rows: i64,
+    /// Texts of a row, which the model reads one behind the other: a pair has two.
+    pub texts: i64,
     /// Tokens of a row.
     pub tokens: i64,
 }
 
 impl Lengths {
-    /// The shape of an input: the first free axis is the batch, the others are tokens; what is fixed stays.
-    fn of_input(self, fact: &Fact) -> Fact {
+    /// The shape of an input: the first free axis is the batch, the others are tokens; what is fixed stays. Where rows have several texts, those that
+    /// have one number a row have another first axis than the model's own inputs.
+    fn of_input(self, fact: &Fact, texts: Option<&Dim>) -> Fact {
         let dims = fact.shape.as_ref().map(|dims| {
-            let free = |at: usize| if at == 0 { self.rows } else { self.tokens };
+            let is_of_texts = dims.first() == texts;
+            let batch = if is_of_texts { self.rows.saturating_mul(self.texts.max(1)) } else { self.rows };
+            let free = |at: usize| if at == 0 { batch } else { self.tokens };
             dims.iter().enumerate().map(|(at, dim)| Dim::known(dim.as_known().unwrap_or_else(|| free(at)))).collect()
         });
         Fact { shape: dims, contents: None, ..fact.clone() }
@@ -27,7 +32,7 @@ impl Lengths {
 
     /// A length that only the running graph knows: how many labels count. All of them, here.
     fn unknown(self) -> i64 {
-        self.rows.saturating_mul(self.tokens)
+        self.rows.saturating_mul(self.texts.max(1)).saturating_mul(self.tokens)
     }
 
     /// The number that a length is.
@@ -75,10 +80,11 @@ impl Settled {
 pub fn settled(graph: &Graph, lengths: Lengths) -> Result<Settled> {
     let b = Builder::new(graph.model().clone());
     let mut here = HashMap::new();
+    let own = graph.inputs().iter().find_map(|&id| graph.fact(id).shape.as_ref()?.first().filter(|dim| dim.as_known().is_none()));
     for &id in graph.inputs() {
         let fact = match graph.initializer(id) {
             Some(tensor) => Fact { contents: None, ..Fact::of(tensor) },
-            None => lengths.of_input(graph.fact(id)),
+            None => lengths.of_input(graph.fact(id), own),
         };
         here.insert(id, b.input_value(graph.value_name(id), fact, None));
     }

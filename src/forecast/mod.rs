@@ -2,8 +2,9 @@
 //!
 //! Every length is settled first (`known`): the graph is written again with the inputs' lengths in numbers, and inference finds the others.
 //! Then the nodes are gone through in the order in which ONNX Runtime runs them (`order`), and each value is counted from the node that makes
-//! it to the last one that reads it (`peak`).
+//! it to the last one that reads it (`peak`), in the pieces of memory that the runtime's arena has for it (`arena`).
 
+pub mod arena;
 mod known;
 mod order;
 mod peak;

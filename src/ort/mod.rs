@@ -3,6 +3,7 @@
 //! Only this room names the crate `ort`. It decides which library is loaded, how it is set up (one table with reasons: [`settings`]) and how
 //! tensors move; it knows nothing of adapters, losses or data. The rest sees names, [`HostTensor`]s and [`Device`]s.
 
+mod arena;
 mod cuda;
 mod device;
 mod lent;

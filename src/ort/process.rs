@@ -96,6 +96,7 @@ impl Runtime {
             .and_then(|pool| pool.with_spin_control(true))
             .map_err(refused)?;
         let environment = builder.with_name("peft-onnx").with_telemetry(false).with_global_thread_pool(pool).build().map_err(refused)?;
+        super::arena::register(&environment)?;
         let build = ort::info().to_owned();
         let version = library::version_in_name(&path).or_else(|| version_in_build(&build));
         Ok(Self { environment, facts: Facts { path, source, version, build, providers: providers(), threads } })

@@ -101,6 +101,15 @@ pub static SETTINGS: &[Setting] = &[
         apply: |builder, _| builder.with_memory_pattern(false),
     },
     Setting {
+        name: "arena",
+        why: "a session's own arena grows by doubling from a megabyte, and what is free in two regions is never one: memory was a third more, and with rows of \
+              many lengths it grew on and on",
+        apply: |builder, settings| match (settings.device, settings.purpose) {
+            (Device::Cpu, Purpose::Training) => builder.with_config_entry(super::arena::USED, "1"),
+            _ => Ok(builder),
+        },
+    },
+    Setting {
         name: "prepacking",
         why: "a packed copy of every weight, for the forward and for the backward pass: twice the model's size for 7 to 20 % of time; few tokens a run gain most",
         apply: |builder, settings| builder.with_prepacking(settings.purpose == Purpose::Inference),

@@ -3,7 +3,8 @@
 use std::num::NonZeroUsize;
 
 use super::options::{MicroBatch, Options};
-use crate::data::Dataset;
+use crate::adapter::config::Task;
+use crate::data::{Dataset, Example};
 use crate::error::Result;
 use crate::export::Bundle;
 use crate::forecast::{self, Lengths};
@@ -13,16 +14,18 @@ use crate::parallel::{Ranks, Reader, Writer};
 
 /// Private memory of the program with ONNX Runtime loaded and no graph open, in bytes; measured with 1.32 on Linux.
 const PROGRAM: u64 = 12 << 20;
-/// Private memory of a session for each node of its graph, in bytes; measured with 1.32 on a graph of 1,500 nodes.
-const NODE: u64 = 12 << 10;
+/// Private memory of a session for each node of its graph, in bytes; measured with 1.32 on graphs of 1,400 to 23,000 nodes, which took 10 to 17 KB.
+const NODE: u64 = 14 << 10;
 
 /// What a step needs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Need {
     /// Private memory, in bytes: weights are mapped from their files and are not among it.
     pub bytes: u64,
-    /// The part of it that values of the graph take.
+    /// What the values of the graph take where there are most.
     pub values: u64,
+    /// The memory that ONNX Runtime keeps for them.
+    pub kept: u64,
     /// The node that runs when there are most.
     pub at: String,
     /// Multiplications and additions of products in a step.
@@ -34,6 +37,7 @@ pub struct Need {
 pub struct Step {
     graph: Graph,
     state: u64,
+    texts: i64,
 }
 
 impl Step {
@@ -46,19 +50,27 @@ impl Step {
         let numbers = num::wide(bundle.manifest().trainable_count);
         // The vector and its two moments; with parts, the gradient so far, and the next of each while they are updated.
         let vectors = if is_parted { 8 } else { 3 };
-        Ok(Self { graph, state: numbers.saturating_mul(4 * vectors) })
+        let is_stacked = Task::from_name(&bundle.manifest().task).is_some_and(|task| task.row().reads.stacks_texts());
+        Ok(Self { graph, state: numbers.saturating_mul(4 * vectors), texts: if is_stacked { PAIR } else { 1 } })
     }
 
-    /// What the step needs for so many rows of so many tokens.
+    /// For rows of so many texts.
+    #[must_use]
+    pub fn of_texts(self, texts: i64) -> Self {
+        Self { texts, ..self }
+    }
+
+    /// What the step needs for so many rows of so many tokens, each text of a row.
     ///
     /// # Errors
     /// Lengths that the graph cannot run with.
-    pub fn need(&self, lengths: Lengths) -> Result<Need> {
+    pub fn need(&self, rows: i64, tokens: i64) -> Result<Need> {
+        let lengths = Lengths { rows, texts: self.texts, tokens };
         let settled = forecast::settled(&self.graph, lengths)?;
         let peak = forecast::peak(&self.graph, &settled);
         let nodes = num::wide(self.graph.nodes().len());
-        let bytes = peak.bytes.saturating_add(self.state).saturating_add(PROGRAM).saturating_add(nodes.saturating_mul(NODE));
-        Ok(Need { bytes, values: peak.bytes, at: peak.at, operations: peak.operations })
+        let bytes = peak.kept.saturating_add(self.state).saturating_add(PROGRAM).saturating_add(nodes.saturating_mul(NODE));
+        Ok(Need { bytes, values: peak.bytes, kept: peak.kept, at: peak.at, operations: peak.operations })
     }
 
     /// The most rows of so many tokens that a budget of bytes is enough for; none if it is not enough for one.
@@ -66,7 +78,7 @@ impl Step {
     /// # Errors
     /// As [`need`](Self::need).
     pub fn most_rows(&self, tokens: i64, budget: u64) -> Result<Option<i64>> {
-        let fits = |rows: i64| Ok::<bool, crate::Error>(self.need(Lengths { rows, tokens })?.bytes <= budget);
+        let fits = |rows: i64| Ok::<bool, crate::Error>(self.need(rows, tokens)?.bytes <= budget);
         if !fits(1)? {
             return Ok(None);
         }
@@ -82,6 +94,8 @@ impl Step {
     }
 }
 
+/// Texts of a row that is compared with another one, where no data say that it has more.
+const PAIR: i64 = 2;
 /// More rows than that are not asked for.
 const MOST_ROWS: i64 = 1 << 14;
 
@@ -95,7 +109,7 @@ pub(super) fn rows_at_a_time(bundle: &Bundle, options: &Options, dataset: &Datas
         MicroBatch::Rows(rows) => Ok(Some(rows)),
         MicroBatch::Fitting => {
             let batch = options.data.batch_size;
-            let own = fitting(bundle, batch, tokens(dataset), ranks.on_this_host());
+            let own = fitting(bundle, batch, dataset, ranks.on_this_host());
             // All take the least of what each has memory for: parts are numbered alike.
             let all = ranks.gather(own.map(|rows| Writer::default().count(rows.get()).finish()))?;
             let rows = all.iter().map(|bytes| Reader::new(bytes).count()).collect::<Result<Vec<_>>>()?.into_iter().min();
@@ -109,14 +123,15 @@ pub(super) fn rows_at_a_time(bundle: &Bundle, options: &Options, dataset: &Datas
 }
 
 /// As many rows of a batch as one of so many processes of this host has memory for; all of them where that is not known.
-fn fitting(bundle: &Bundle, batch: NonZeroUsize, tokens: i64, processes: usize) -> Result<NonZeroUsize> {
+fn fitting(bundle: &Bundle, batch: NonZeroUsize, dataset: &Dataset, processes: usize) -> Result<NonZeroUsize> {
     let Some(memory) = share(processes) else { return Ok(batch) };
+    let (tokens, texts) = (tokens(dataset), texts(dataset));
     // Other programs take some of it too.
     let budget = memory / 10 * 9;
-    if Step::read(bundle, false)?.need(Lengths { rows: whole(batch.get()), tokens })?.bytes <= budget {
+    if Step::read(bundle, false)?.of_texts(texts).need(whole(batch.get()), tokens)?.bytes <= budget {
         return Ok(batch);
     }
-    let most = Step::read(bundle, true)?.most_rows(tokens, budget)?.unwrap_or(1);
+    let most = Step::read(bundle, true)?.of_texts(texts).most_rows(tokens, budget)?.unwrap_or(1);
     Ok(usize::try_from(most).ok().and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN).min(batch))
 }
 
@@ -129,7 +144,7 @@ fn share(processes: usize) -> Option<u64> {
 pub(super) fn warn(bundle: &Bundle, dataset: &Dataset, rows: usize, batch: usize, processes: usize) {
     let Some(memory) = share(processes) else { return };
     let (rows, tokens) = (whole(rows.min(batch)), tokens(dataset));
-    let needed = Step::read(bundle, rows < whole(batch)).and_then(|step| step.need(Lengths { rows, tokens }));
+    let needed = Step::read(bundle, rows < whole(batch)).and_then(|step| step.of_texts(texts(dataset)).need(rows, tokens));
     match needed {
         Ok(need) if need.bytes > memory => tracing::warn!(
             "a step of {rows} x {tokens} tokens needs about {} MB of memory, and {} MB are available: `micro_batch_size auto` takes as many rows at \
@@ -142,9 +157,14 @@ pub(super) fn warn(bundle: &Bundle, dataset: &Dataset, rows: usize, batch: usize
     }
 }
 
-/// Tokens of the longest row.
+/// Tokens of the longest text of any row.
 fn tokens(dataset: &Dataset) -> i64 {
-    whole(dataset.summary.longest.max(1))
+    whole(dataset.examples.iter().map(Example::longest).max().unwrap_or_default().max(1))
+}
+
+/// Texts of a row, at most.
+fn texts(dataset: &Dataset) -> i64 {
+    whole(dataset.examples.iter().map(|example| 1 + example.others.len()).max().unwrap_or(1))
 }
 
 fn whole(number: usize) -> i64 {

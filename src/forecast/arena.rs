@@ -1,0 +1,188 @@
+//! How ONNX Runtime's arena on the CPU keeps what values take: it never gives memory back, reuses the smallest piece that is large enough, and grows by regions that
+//! double (`BFCArena` with `kNextPowerOfTwo`), as `ort::arena` sets it up. Memory counts that was written to: the rest of a region is the system's.
+
+use std::collections::BTreeSet;
+
+/// Pieces are multiples of this many bytes.
+const UNIT: u64 = 256;
+/// Bytes of the first region: the number that ONNX Runtime takes has 32 bits.
+pub const FIRST_REGION: u64 = 1 << 30;
+/// Regions that nothing asks to be larger are not.
+pub const LARGEST_REGION: u64 = 16 << 30;
+/// A piece is parted if it is twice as large as what was asked for, or so many bytes larger.
+pub const MOST_DEAD: u64 = 1 << 20;
+/// Bytes of a page of the system's memory.
+const PAGE: u64 = 4096;
+
+/// A piece of memory, by its number.
+pub(super) type Piece = usize;
+
+/// A part of a region, in use or free.
+#[derive(Clone, Copy, Debug)]
+struct Chunk {
+    /// Where it begins, counted over all regions.
+    start: u64,
+    size: u64,
+    is_free: bool,
+    before: Option<Piece>,
+    behind: Option<Piece>,
+}
+
+/// An arena.
+#[derive(Debug)]
+pub(super) struct Arena {
+    chunks: Vec<Chunk>,
+    /// Free chunks by size and place.
+    free: BTreeSet<(u64, u64, Piece)>,
+    next_region: u64,
+    end: u64,
+    /// The pages that were written to.
+    pages: Vec<bool>,
+    written: u64,
+}
+
+impl Arena {
+    pub(super) fn new() -> Self {
+        Self { chunks: vec![], free: BTreeSet::new(), next_region: FIRST_REGION, end: 0, pages: vec![], written: 0 }
+    }
+
+    /// Takes memory, and writes to it.
+    pub(super) fn take(&mut self, bytes: u64) -> Piece {
+        let size = bytes.max(1).next_multiple_of(UNIT);
+        let found = self.free.range((size, 0, 0)..).next().copied();
+        let (found_size, start, piece) = found.unwrap_or_else(|| self.extended(size));
+        self.free.remove(&(found_size, start, piece));
+        if found_size >= 2 * size || found_size - size >= MOST_DEAD {
+            self.part(piece, size);
+        }
+        self.chunks[piece].is_free = false;
+        self.write(start, bytes);
+        piece
+    }
+
+    /// Gives memory back, which others may take then.
+    pub(super) fn give_back(&mut self, piece: Piece) {
+        self.chunks[piece].is_free = true;
+        let mut whole = piece;
+        if let Some(behind) = self.chunks[piece].behind.filter(|&behind| self.chunks[behind].is_free) {
+            self.forget(behind);
+            self.join(piece, behind);
+        }
+        if let Some(before) = self.chunks[piece].before.filter(|&before| self.chunks[before].is_free) {
+            self.forget(before);
+            self.join(before, piece);
+            whole = before;
+        }
+        let Chunk { start, size, .. } = self.chunks[whole];
+        self.free.insert((size, start, whole));
+    }
+
+    /// Bytes of memory that was ever written to.
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
+    fn extended(&mut self, size: u64) -> (u64, u64, Piece) {
+        let is_enough = size <= self.next_region;
+        while size > self.next_region {
+            self.next_region *= 2;
+        }
+        let region = self.next_region;
+        if is_enough {
+            self.next_region = (2 * region).min(LARGEST_REGION.max(region));
+        }
+        let start = self.end;
+        self.end += region;
+        let piece = self.chunks.len();
+        self.chunks.push(Chunk { start, size: region, is_free: true, before: None, behind: None });
+        self.free.insert((region, start, piece));
+        (region, start, piece)
+    }
+
+    /// Leaves so much of a piece; the rest is free.
+    fn part(&mut self, piece: Piece, size: u64) {
+        let Chunk { start, size: whole, behind, .. } = self.chunks[piece];
+        let rest = self.chunks.len();
+        self.chunks.push(Chunk { start: start + size, size: whole - size, is_free: true, before: Some(piece), behind });
+        if let Some(behind) = behind {
+            self.chunks[behind].before = Some(rest);
+        }
+        self.chunks[piece].size = size;
+        self.chunks[piece].behind = Some(rest);
+        self.free.insert((whole - size, start + size, rest));
+    }
+
+    fn join(&mut self, piece: Piece, behind: Piece) {
+        let Chunk { size, behind: next, .. } = self.chunks[behind];
+        self.chunks[piece].size += size;
+        self.chunks[piece].behind = next;
+        if let Some(next) = next {
+            self.chunks[next].before = Some(piece);
+        }
+    }
+
+    fn forget(&mut self, piece: Piece) {
+        let Chunk { start, size, .. } = self.chunks[piece];
+        self.free.remove(&(size, start, piece));
+    }
+
+    fn write(&mut self, start: u64, bytes: u64) {
+        let page = |at: u64| usize::try_from(at / PAGE).unwrap_or(usize::MAX);
+        if bytes == 0 {
+            return;
+        }
+        let (first, last) = (page(start), page(start + bytes - 1));
+        if self.pages.len() <= last {
+            self.pages.resize(last + 1, false);
+        }
+        for page in &mut self.pages[first..=last] {
+            if !std::mem::replace(page, true) {
+                self.written += PAGE;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MB: u64 = 1 << 20;
+
+    #[test]
+    fn what_was_given_back_is_taken_again_and_stays() {
+        let mut arena = Arena::new();
+        let (first, last) = (arena.take(10 * MB), arena.take(2 * MB));
+        arena.give_back(first);
+        let (a, b) = (arena.take(4 * MB), arena.take(5 * MB));
+        assert_eq!(arena.written(), 12 * MB, "both are where the first was");
+        arena.give_back(a);
+        let c = arena.take(6 * MB);
+        assert_eq!(arena.written(), 18 * MB, "the hole is too small");
+        for piece in [b, c, last] {
+            arena.give_back(piece);
+        }
+        arena.take(18 * MB);
+        assert_eq!(arena.written(), 18 * MB, "what is free side by side is one");
+    }
+
+    #[test]
+    fn a_little_that_is_left_of_a_piece_is_nobodys() {
+        let mut arena = Arena::new();
+        let (hole, _behind) = (arena.take(MB), arena.take(MB));
+        arena.give_back(hole);
+        arena.take(600 << 10);
+        arena.take(300 << 10);
+        assert_eq!(arena.written(), 2 * MB + (300 << 10), "the hole was not parted");
+    }
+
+    #[test]
+    fn only_what_is_written_to_counts() {
+        let mut arena = Arena::new();
+        arena.take(100 * MB);
+        arena.take(1);
+        assert_eq!(arena.written(), 100 * MB + PAGE);
+        arena.take(3 << 30);
+        assert_eq!(arena.written(), 100 * MB + PAGE + (3 << 30), "in a region of its own");
+    }
+}
