@@ -101,12 +101,18 @@ fn unlinked(options: &mut OpenOptions) -> &mut OpenOptions {
     options
 }
 
-/// Whether a path is a link to what lies below the link's own folder.
+/// Whether a path is a link to what lies below the link's own folder, or would.
 fn leads_below(path: &Path) -> bool {
     let is_plain = |target: &Path| target.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    if !fs::read_link(path).is_ok_and(|target| is_plain(&target)) {
+        return false;
+    }
     let own = path.parent().and_then(|folder| folder.canonicalize().ok());
-    let target = fs::read_link(path).ok().filter(|target| is_plain(target)).and_then(|_| path.canonicalize().ok());
-    own.zip(target).is_some_and(|(own, target)| target.starts_with(own) && (target.is_file() || target.is_dir()))
+    match path.canonicalize() {
+        Ok(target) => own.is_some_and(|own| target.starts_with(own)) && (target.is_file() || target.is_dir()),
+        // What it led to is gone.
+        Err(error) => error.kind() == ErrorKind::NotFound,
+    }
 }
 
 /// What is neither a file nor a folder: reading a pipe could wait for ever.
