@@ -19,6 +19,7 @@ use crate::ort::{Axis, Feed, HostTensor, Port};
 use crate::parallel::Share;
 use crate::train::class_terms::CLASS_WEIGHTS;
 use crate::train::losses::{COMPLETION, DESIRABLE};
+use crate::train::weights::WEIGHTS;
 
 /// Some rows as tensors, each as long as the longest of them.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +62,8 @@ pub struct Batches<'a> {
     dataset: &'a Dataset,
     inputs: Vec<Input>,
     takes_class_weights: bool,
+    /// The input of weights, where a row has one.
+    weights: Option<Port>,
     batch_size: usize,
     order: Order,
     collation: Collation,
@@ -137,13 +140,15 @@ impl<'a> Batches<'a> {
         let collation = collation.declared_by(inputs);
         collation.feeding.check()?;
         let takes_class_weights = inputs.iter().any(|port| port.name == CLASS_WEIGHTS);
+        let weighs = dataset.examples.iter().any(|example| !example.weighs_one());
+        let weights = inputs.iter().find(|port| port.name == WEIGHTS && weighs).cloned();
         let has_segments = dataset.examples.iter().any(|example| !example.segments.is_empty());
         let inputs = inputs
             .iter()
             .filter_map(|port| Some(Input { role: role(port, &collation.feeding)?, port: port.clone() }))
             .filter(|input| input.role != Role::Segments || has_segments)
             .collect();
-        Ok(Self { dataset, inputs, takes_class_weights, batch_size, order, collation, cursor: Cursor::default(), epoch: None })
+        Ok(Self { dataset, inputs, takes_class_weights, weights, batch_size, order, collation, cursor: Cursor::default(), epoch: None })
     }
 
     /// Where the next batch begins.
@@ -315,6 +320,9 @@ impl<'a> Batches<'a> {
         if self.takes_class_weights && !self.dataset.class_weights.is_empty() {
             let weights = self.dataset.class_weights.iter().copied().map(single).collect::<Vec<f32>>();
             tensors.push((CLASS_WEIGHTS.to_owned(), HostTensor::vector(weights)));
+        }
+        if let Some(port) = &self.weights {
+            tensors.push((port.name.clone(), rows.weights(port)?));
         }
         examples.truncate(count);
         Ok(Batch {

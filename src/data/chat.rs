@@ -17,6 +17,7 @@ use serde_json::{Map, Value};
 
 use self::shown::Shown;
 use self::source::{BEGINS, ENDS, MODULO, Source};
+use super::weights::weight;
 use crate::error::{Error, Result};
 
 /// One turn of a conversation: an object with a `role` and whatever the template reads, such as `content`, `name` or `tool_calls`, in its order.
@@ -80,16 +81,13 @@ impl Message {
         }
     }
 
-    /// Whether an assistant's words are learnt, as `weight` says: 1 or, by default, nothing said, or 0. No template is shown the weight.
-    fn take_weight(&mut self) -> Result<bool> {
+    /// What an assistant's words weigh, as `weight` says: 1 by default, and 0 for what is not learnt. No template is shown the weight.
+    fn take_weight(&mut self) -> Result<f64> {
         match self.0.shift_remove("weight") {
-            None | Some(Value::Null) => Ok(true),
-            Some(weight) if self.role() == "assistant" && weight.as_f64() == Some(0.0) => Ok(false),
-            Some(weight) if self.role() == "assistant" && weight.as_f64() == Some(1.0) => Ok(true),
-            Some(weight) => {
-                Err(Error::mismatch("weight of a message", "0 or 1, of an assistant's", format!("{weight} of the role {:?}", self.role()))
-                    .with_hint("an assistant's message of weight 0 is shown and not learnt; leave weight out of the others"))
-            }
+            None | Some(Value::Null) => Ok(1.0),
+            Some(given) if self.role() == "assistant" => weight(&given, "a message"),
+            Some(given) => Err(Error::mismatch("weight of a message", "an assistant's", format!("{given} of the role {:?}", self.role()))
+                .with_hint("an assistant's message of weight 0 is shown and not learnt; leave weight out of the others")),
         }
     }
 }
@@ -116,8 +114,17 @@ pub enum Ending {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Rendered {
     pub text: String,
-    /// Byte ranges of the text, in order: from where the assistant's turn has been opened to where it has been closed, or as the template marks it.
-    pub spoken: Vec<Range<usize>>,
+    /// In order, what is learnt: from where the assistant's turn has been opened to where it has been closed, or as the template marks it.
+    pub spoken: Vec<Spoken>,
+}
+
+/// What the assistant says in a text.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Spoken {
+    /// Bytes of the text.
+    pub range: Range<usize>,
+    /// What it weighs, above 0.
+    pub weight: f64,
 }
 
 /// A compiled chat template with the special tokens that it may name.
@@ -206,28 +213,30 @@ impl ChatTemplate {
     /// A conversation as text with the assistant's turns marked. Where the template does not mark them, a turn is what its message adds to the
     /// conversation so far with the turn opened.
     pub(super) fn render_marked(&self, mut conversation: Conversation) -> Result<Rendered> {
-        let is_learnt = conversation.messages.iter_mut().map(Message::take_weight).collect::<Result<Vec<_>>>()?;
+        let weights = conversation.messages.iter_mut().map(Message::take_weight).collect::<Result<Vec<_>>>()?;
         self.shown.check(&conversation, |variable| self.reads(variable))?;
         let Conversation { messages, variables } = &conversation;
         let (text, marked) = unmarked(&self.render_with(messages, variables, Ending::Complete)?);
-        if self.is_marked && is_learnt.iter().all(|is_learnt| *is_learnt) {
-            return Ok(Rendered { text, spoken: marked });
+        if self.is_marked && weights.iter().all(|weight| weight.to_bits() == 1.0_f64.to_bits()) {
+            return Ok(Rendered { text, spoken: marked.into_iter().map(|range| Spoken { range, weight: 1.0 }).collect() });
         }
         let mut spoken = vec![];
-        for (index, _) in messages.iter().enumerate().filter(|(index, message)| message.role() == "assistant" && is_learnt[*index]) {
+        for (index, _) in messages.iter().enumerate().filter(|(index, message)| message.role() == "assistant" && weights[*index] > 0.0) {
             let opened = unmarked(&self.render_with(&messages[..index], variables, Ending::AssistantsTurn)?).0;
             let closed = unmarked(&self.render_with(&messages[..=index], variables, Ending::Complete)?).0;
             // A template may write earlier turns differently once there are later ones; what the text shares with the shorter one is sure.
             let start = shared(&text, &opened);
             let end = shared(&text, &closed);
             if start < end {
-                spoken.push(start..end);
+                spoken.push(Spoken { range: start..end, weight: weights[index] });
             }
         }
         if self.is_marked {
-            let both =
-                |turn: &Range<usize>| marked.iter().map(|mark| mark.start.max(turn.start)..mark.end.min(turn.end)).collect::<Vec<_>>();
-            spoken = spoken.iter().flat_map(both).filter(|range| range.start < range.end).collect();
+            let both = |turn: &Spoken| {
+                let within = |mark: &Range<usize>| mark.start.max(turn.range.start)..mark.end.min(turn.range.end);
+                marked.iter().map(within).map(|range| Spoken { range, weight: turn.weight }).collect::<Vec<_>>()
+            };
+            spoken = spoken.iter().flat_map(both).filter(|spoken| spoken.range.start < spoken.range.end).collect();
         }
         Ok(Rendered { text, spoken })
     }
@@ -348,7 +357,7 @@ mod tests {
     fn only_the_assistants_turns_are_marked() -> Result<()> {
         let turns = messages(&[("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four")]);
         let rendered = template(CHATML)?.render_marked(Conversation { messages: turns, ..Conversation::default() })?;
-        let spoken: Vec<&str> = rendered.spoken.iter().map(|span| &rendered.text[span.clone()]).collect();
+        let spoken: Vec<&str> = rendered.spoken.iter().map(|spoken| &rendered.text[spoken.range.clone()]).collect();
         assert_eq!(spoken, ["two<|end|>\n", "four<|end|>\n"]);
         Ok(())
     }
@@ -360,7 +369,7 @@ mod tests {
         let template = template(source)?;
         assert_eq!(template.render(&turns, Ending::Complete)?, "[user]one [assistant]two; [user]three [assistant]four; ");
         let rendered = template.render_marked(Conversation { messages: turns, ..Conversation::default() })?;
-        let spoken: Vec<&str> = rendered.spoken.iter().map(|span| &rendered.text[span.clone()]).collect();
+        let spoken: Vec<&str> = rendered.spoken.iter().map(|spoken| &rendered.text[spoken.range.clone()]).collect();
         assert_eq!(spoken, ["two;", "four;"]);
         Ok(())
     }

@@ -3,6 +3,7 @@
 use super::collation::Collation;
 use super::example::{Example, IGNORED, Labels, Numbers};
 use super::extent::Extent;
+use super::fields::single;
 use crate::adapter::config::Task;
 use crate::anatomy::{Feeding, MaskForm, Role};
 use crate::error::{Error, Place, Result};
@@ -110,6 +111,20 @@ impl<'a> Rows<'a> {
             Role::Column => Err(Error::not_found("column", port.name.clone())
                 .with_hint(format!("the model's input {0} is filled from a column {0} of the data", port.name))),
         }
+    }
+
+    /// What rows weigh, `[batch]`, or their labels, `[batch, most labels]`.
+    pub(super) fn weights(&self, port: &Port) -> Result<HostTensor> {
+        if port.shape.len() < 2 {
+            let weights = self.examples.iter().map(Example::weight).map(single);
+            return HostTensor::new([self.examples.len()], Elements::Float32(weights.collect()));
+        }
+        let filled = |example: &Example| {
+            let own = example.weights_of_labels();
+            let missing = self.label_length.max(own.len()) - own.len();
+            own.into_iter().chain(std::iter::repeat_n(1.0, missing)).map(single).collect::<Vec<f32>>()
+        };
+        HostTensor::new([self.examples.len(), self.label_length], Elements::Float32(self.examples.iter().flat_map(filled).collect()))
     }
 
     /// `[batch, longest row]`.

@@ -167,15 +167,20 @@ impl Dataset {
             Ok(class) => self.class_weights.get(class).copied().unwrap_or(1.0),
             Err(_) => 0.0,
         };
-        match &example.labels {
+        // Of texts that are compared, and of those that are heard, each row counts.
+        let counts_rows = self.task.row().reads.stacks_texts() || self.task == Task::Ctc;
+        let count = match &example.labels {
+            Labels::Tokens(labels) if !counts_rows => {
+                let weights = example.weights_of_labels();
+                let counted = labels.iter().zip(weights).skip(self.unpredicted);
+                return counted.map(|(label, weight)| weight * of_class(*label)).sum();
+            }
             Labels::Class(class) => of_class(*class),
-            Labels::Tokens(labels) if !self.class_weights.is_empty() => labels.iter().skip(self.unpredicted).copied().map(of_class).sum(),
-            // Of texts that are compared, and of those that are heard, each row counts.
-            Labels::Tokens(_) if self.task.row().reads.stacks_texts() || self.task == Task::Ctc => 1.0,
             Labels::Column if self.counts_numbers => float(example.columns.get(LABELS).map_or(1, |numbers| numbers.values.len())),
-            Labels::Column | Labels::Row => 1.0,
-            Labels::Tokens(_) | Labels::Hidden => float(example.label_count(self.unpredicted)),
-        }
+            Labels::Column | Labels::Row | Labels::Tokens(_) => 1.0,
+            Labels::Hidden => float(example.label_count(self.unpredicted)),
+        };
+        count * example.weight()
     }
 }
 

@@ -1,5 +1,7 @@
 //! Rows of data files → numbers: one function for each form that a row can have.
 
+use std::ops::Range;
+
 use serde_json::Value;
 
 use super::chat::{Conversation, Ending, Message};
@@ -7,10 +9,10 @@ use super::encoder::{Encoder, pixels, variables};
 use super::example::{Example, IGNORED, Labels};
 use super::fields::{Fields, empty_text, json, numbers, string};
 use super::roles::no_form;
-use super::rows;
 use super::template::from_template;
 use super::tokenizer::Specials;
 use super::tokens::Tokens;
+use super::{rows, weights};
 use crate::adapter::config::Task;
 use crate::error::{Error, Result};
 
@@ -34,7 +36,11 @@ const FORMS: [Form; 5] = [
 /// # Errors
 /// As [`encode`].
 pub(super) fn encode_all(encoder: &Encoder<'_>, fields: &Fields) -> Result<Vec<Example>> {
-    rows::windows(encoder.task(), fields, encoder).unwrap_or_else(|| Ok(vec![encode(encoder, fields)?]))
+    let found = rows::windows(encoder.task(), fields, encoder).unwrap_or_else(|| Ok(vec![encode(encoder, fields)?]))?;
+    if !encoder.reading.takes_weights {
+        return Ok(found);
+    }
+    found.into_iter().map(|example| weights::weighed(example, fields)).collect()
 }
 
 /// One row as numbers.
@@ -121,7 +127,7 @@ fn from_prompt(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
             // Encoded together, as it will be read; the token at the seam belongs to the completion if it reaches into it.
             let text = format!("{prompt}{completion}");
             let tokens = tokenizer.encode_beginning(&text, Specials::Added, encoder.most())?;
-            let is_learnt = |span: &std::ops::Range<usize>| span.end > prompt.len();
+            let is_learnt = |span: &Range<usize>| span.end > prompt.len();
             Ok(learn(tokens, is_learnt, encoder.tokenizer()?.eos()))
         }
         Task::Seq2SeqLm => {
@@ -179,12 +185,19 @@ fn from_messages(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
     let rendered = encoder.template()?.render_marked(Conversation { messages, variables: variables(fields) })?;
     // The template writes the special tokens itself.
     let tokens = tokenizer.encode_beginning(&rendered.text, Specials::AsWritten, encoder.most())?;
-    let is_spoken = |span: &std::ops::Range<usize>| rendered.spoken.iter().any(|spoken| span.start < spoken.end && spoken.start < span.end);
-    Ok(learn(tokens, is_spoken, None))
+    let spoken = |span: &Range<usize>| rendered.spoken.iter().find(|spoken| span.start < spoken.range.end && spoken.range.start < span.end);
+    let weights: Vec<f64> = tokens.spans.iter().map(|span| spoken(span).map_or(1.0, |spoken| spoken.weight)).collect();
+    let weighs_alike = weights.iter().all(|weight| weight.to_bits() == 1.0_f64.to_bits());
+    if !weighs_alike && !encoder.reading.takes_weights {
+        let error = Error::unsupported("messages that weigh differently", "all that is learnt weighs the same here");
+        return Err(error.with_hint("give an assistant's message a weight of 1, or of 0, which is shown and not learnt"));
+    }
+    let example = learn(tokens, |span| spoken(span).is_some(), None);
+    Ok(if weighs_alike { example } else { Example { label_weights: weights, ..example } })
 }
 
 /// Tokens as an example of which some are labels, with a token for the end.
-fn learn(tokens: Tokens, is_learnt: impl Fn(&std::ops::Range<usize>) -> bool, end: Option<i32>) -> Example {
+fn learn(tokens: Tokens, is_learnt: impl Fn(&Range<usize>) -> bool, end: Option<i32>) -> Example {
     let Tokens { mut ids, spans, .. } = tokens;
     let mut labels: Vec<i32> = ids.iter().zip(&spans).map(|(id, span)| if is_learnt(span) { *id } else { IGNORED }).collect();
     match end {

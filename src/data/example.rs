@@ -36,6 +36,10 @@ pub struct Example {
     pub columns: BTreeMap<String, Numbers>,
     /// What the model should answer.
     pub labels: Labels,
+    /// What the row weighs in the loss; 1 by default.
+    pub weight: Option<f64>,
+    /// What each label weighs beside; all 1 by default.
+    pub label_weights: Vec<f64>,
     /// The other texts of the row, each an input of its own: positives and negatives behind an anchor, the rejected answer behind the chosen one.
     pub others: Vec<Example>,
     /// The row's texts as they stand in the data, where they are compared with other rows'.

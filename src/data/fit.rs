@@ -58,6 +58,7 @@ impl Example {
             column.truncate(length);
             column.shrink_to_fit();
         }
+        self.label_weights.truncate(length);
         if let Labels::Tokens(labels) = &mut self.labels {
             labels.truncate(length);
             labels.shrink_to_fit();

@@ -1,6 +1,7 @@
 //! Columns that say something about what should be learnt: where a task does not read one, it is refused.
 
-use crate::adapter::config::Task;
+use super::reading::Reading;
+use super::weights;
 use crate::error::{Error, Result};
 
 /// Columns that say something about what should be learnt, and what to do where a task does not read them.
@@ -9,6 +10,9 @@ pub(super) struct Meaning {
     what: &'static str,
     hint: &'static str,
 }
+
+/// What a weight is.
+const WEIGHT: &str = "the weight of a row";
 
 const MEANINGS: [Meaning; 11] = [
     Meaning {
@@ -43,8 +47,8 @@ const MEANINGS: [Meaning; 11] = [
     },
     Meaning {
         columns: &["weight", "weights", "sample_weight", "loss_weight"],
-        what: "the weight of a row, and all rows weigh the same here",
-        hint: "leave out rows of weight 0, and repeat rows that should count more; an assistant's message may have a weight of 0 or 1",
+        what: WEIGHT,
+        hint: "leave out rows of weight 0, and repeat rows that should count more",
     },
     Meaning {
         columns: &["tools", "functions", "documents"],
@@ -84,8 +88,13 @@ pub(super) fn meaning(column: &str) -> Option<&'static Meaning> {
 }
 
 /// Refuses a column with a meaning that a task does not use.
-pub(super) fn refuse_meaning(role: &str, column: &str, task: Task) -> Result<()> {
+pub(super) fn refuse_meaning(role: &str, column: &str, reading: &Reading<'_>) -> Result<()> {
     let Some(Meaning { what, hint, .. }) = meaning(role) else { return Ok(()) };
+    let task = reading.task;
     let hint = format!("{}; `map \"{column}=ignore\"` leaves it out", hint.replace("COLUMN", column));
-    Err(Error::unsupported(format!("the column {column} for {}", task.name()), format!("it is {what}")).with_hint(hint))
+    let why = match (*what == WEIGHT).then(|| weights::refusal(task, reading.loss)) {
+        None => format!("it is {what}"),
+        Some(why) => format!("it is {what}, and {}", why.unwrap_or_else(|| "all rows weigh the same here".to_owned())),
+    };
+    Err(Error::unsupported(format!("the column {column} for {}", task.name()), why).with_hint(hint))
 }

@@ -44,6 +44,7 @@ mod task;
 mod template;
 mod tokenizer;
 mod tokens;
+mod weights;
 
 pub use asked::{Asked, ask, ask_row, each_row};
 pub use batch::{Batch, Batches, Group};

@@ -6,7 +6,7 @@ use super::example::{Example, IGNORED, Labels};
 use super::reading::{Packing, Reading};
 use super::tokenizer::Tokenizer;
 use crate::adapter::config::Task;
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 
 /// Rows put together, in the way that was asked for.
 ///
@@ -36,6 +36,10 @@ fn length(examples: &[Example], reading: &Reading<'_>) -> Result<usize> {
     }
     if examples.iter().any(|example| example.media.is_some()) {
         return Err(Error::unsupported("packing of rows with pictures", "rows are joined of tokens and labels alone"));
+    }
+    if let Some(example) = examples.iter().find(|example| !example.weighs_one()) {
+        let error = Error::unsupported("packing of rows with weights", "rows are joined of tokens and labels alone");
+        return Err(error.at(Place::Line(example.line)).with_hint("leave packing out, or the column `weight`"));
     }
     if let Some((name, _)) = examples.iter().find_map(|example| example.columns.first_key_value()) {
         return Err(Error::unsupported(format!("packing with the column {name}"), "rows are joined of tokens and labels alone"));

@@ -54,6 +54,8 @@ pub struct Reading<'a> {
     pub media: &'a Media,
     /// The token that a decoder starts with, where it is known.
     pub decoder_start: Option<i32>,
+    /// Whether rows, or their labels, may weigh differently.
+    pub takes_weights: bool,
 }
 
 static NOTHING: ColumnMap = ColumnMap::NOTHING;
@@ -81,6 +83,7 @@ impl Reading<'_> {
             loss: &PLAIN,
             media: &NO_MEDIA,
             decoder_start: None,
+            takes_weights: false,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The names of all roles that a column may have.
 
 /// What a column may be mapped to; besides, the columns of a template.
-pub(super) const ROLES: [&str; 36] = [
+pub(super) const ROLES: [&str; 37] = [
     "text",
     "text_pair",
     "label",
@@ -38,4 +38,5 @@ pub(super) const ROLES: [&str; 36] = [
     "rejected",
     "image",
     "audio",
+    "weight",
 ];

@@ -15,6 +15,7 @@ use super::reading::Reading;
 use super::record::{Record, Survey};
 use super::role_names::ROLES;
 use super::template::columns_of;
+use super::weights;
 use crate::adapter::config::Task;
 use crate::anatomy::{MaskForm, Role};
 use crate::error::{Error, Place, Result};
@@ -103,6 +104,9 @@ const TASK_COLUMNS: [Columns; 12] = [
 const HEARD: &[(&str, &[&str])] =
     &[("audio", &["file", "path"]), ("text", &["sentence", "transcription", "transcript", "normalized_text"])];
 
+/// Names that weights of rows have.
+const WEIGHTS: &[&str] = &["sample_weight", "loss_weight", "weights"];
+
 fn of_task(task: Task) -> Option<&'static Columns> {
     TASK_COLUMNS.iter().find(|columns| columns.task == task)
 }
@@ -150,7 +154,7 @@ impl Assigned<'_> {
             // Columns are told by the names that the file gives them.
             let column = self.renamed.iter().find_map(|(column, of)| (of == role).then_some(column.as_str())).unwrap_or(role);
             if !self.roles.is_spare(role, &record.fields) {
-                refuse_meaning(role, column, self.roles.reading.task).map_err(|error| error.at(Place::Line(record.line)))?;
+                refuse_meaning(role, column, self.roles.reading).map_err(|error| error.at(Place::Line(record.line)))?;
             }
             if !self.unread.contains(column) {
                 found.push(column.to_owned());
@@ -220,7 +224,8 @@ impl Roles<'_> {
         if self.reads_texts() && is_free("text", &renamed) {
             self.alias(&mut renamed)?;
         }
-        for (role, names) in of_task(self.reading.task).into_iter().flat_map(|columns| columns.aliases) {
+        let weighs = Some(&(weights::COLUMN, WEIGHTS)).filter(|_| self.reading.takes_weights);
+        for (role, names) in of_task(self.reading.task).into_iter().flat_map(|columns| columns.aliases).chain(weighs) {
             let is_taken = self.columns.iter().any(|column| column == role && !renamed.contains_key(column))
                 || renamed.values().any(|taken| taken == role);
             // Of a reranker's rows the text may be the passage, where there is a query; a role is no other role's name.
@@ -304,7 +309,7 @@ impl Roles<'_> {
             let is_read = |name: &str| {
                 let numbered =
                     name.rsplit_once('_').filter(|(_, number)| number.parse::<u32>().is_ok()).map(|(name, _)| format!("{name}_*"));
-                columns.read.contains(&name) || numbered.is_some_and(|name| columns.read.contains(&name.as_str()))
+                columns.read.contains(&name) || self.is_weight(name) || numbered.is_some_and(|name| columns.read.contains(&name.as_str()))
             };
             let is_empty = |value: &Value| value.is_null() || value.as_str().is_some_and(|text| text.trim().is_empty());
             return fields
@@ -338,8 +343,14 @@ impl Roles<'_> {
         };
         let is_empty = |value: &Value| value.is_null() || value.as_str().is_some_and(|text| text.trim().is_empty());
         let sees = self.reading.feeding.is_some_and(|feeding| feeding.pictures.is_some());
-        let is_read = |name: &str| read.contains(&name) || is_input(name, self.reading) || (sees && name == "image");
+        let is_read =
+            |name: &str| read.contains(&name) || is_input(name, self.reading) || (sees && name == "image") || self.is_weight(name);
         fields.iter().filter(|(name, value)| !is_read(name) && !is_empty(value)).map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// Whether a column says what rows weigh, where they may weigh differently.
+    fn is_weight(&self, name: &str) -> bool {
+        self.reading.takes_weights && name == weights::COLUMN
     }
 
     /// Whether a column that is not read has a role that another column of the row has, under the role's own name, and there it is read: tags beside

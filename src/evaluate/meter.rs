@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::frames::own_frames;
 use crate::adapter::config::Task;
 use crate::data::{Answer, Example, IGNORED, Labels, Tokenizer};
 use crate::error::{Error, Result};
 use crate::measure::{self, Confusion, Entities, ErrorRate, LabelSets};
 use crate::num;
 use crate::ort::HostTensor;
+use crate::train::formula::FRAMES;
 use crate::train::losses::{COMPLETION, DESIRABLE, END_POSITIONS, LABELS, REFERENCE};
 use crate::train::plan::LossPlan;
 
@@ -174,7 +176,13 @@ impl Meter {
         }
     }
 
-    /// Adds what was predicted for rows; `found` as [`reads`](Self::reads) names it.
+    /// What is read beside, where a graph gives it.
+    #[must_use]
+    pub fn may_read(&self) -> &'static [&'static str] {
+        if matches!(self.kind, Kind::Frames { .. }) { &[FRAMES] } else { &[] }
+    }
+
+    /// Adds what was predicted for rows; `found` as [`reads`](Self::reads) names it, then what of [`may_read`](Self::may_read) there is.
     ///
     /// # Errors
     /// Predictions of another shape than the rows ask for.
@@ -235,6 +243,7 @@ impl Meter {
             }
             Kind::Frames { rate, blank, speller } => {
                 let frames = first.shape().get(1).copied().unwrap_or_default();
+                let own = own_frames(rows, frames, found.get(1))?;
                 for (at, row) in rows.iter().enumerate() {
                     let Some(speller) = speller.as_ref() else { continue };
                     let said = match (row.texts.first(), &row.labels) {
@@ -243,7 +252,7 @@ impl Meter {
                         (None, _) => continue,
                     };
                     let symbols: Vec<i32> =
-                        (0..frames).map(|frame| i32::try_from(largest(row_of(at * frames + frame))).unwrap_or_default()).collect();
+                        (0..own[at]).map(|frame| i32::try_from(largest(row_of(at * frames + frame))).unwrap_or_default()).collect();
                     rate.add(&said, &speller.hear(&symbols, *blank)?);
                 }
             }

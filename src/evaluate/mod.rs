@@ -1,6 +1,7 @@
 //! The loss of a model on data it does not learn from.
 
 mod found;
+mod frames;
 mod logits;
 mod meter;
 pub mod reference;
@@ -292,11 +293,13 @@ impl<'a> Evaluator<'a> {
         match &self.form {
             Form::Graph => {
                 feeds.extend(trainable.filter(|feed| self.session.input(feed.name()).is_some()));
-                let read: Vec<&str> = self.meter.reads().iter().copied().filter(|name| self.session.output(name).is_some()).collect();
+                let there =
+                    |names: &[&'static str]| names.iter().copied().filter(|name| self.session.output(name).is_some()).collect::<Vec<_>>();
+                let (read, beside) = (there(self.meter.reads()), there(self.meter.may_read()));
                 let is_metered = read.len() == self.meter.reads().len() && self.hard_prompt.is_none();
                 let told = ["correct", DIVERGENCE].into_iter().filter(|name| self.session.output(name).is_some());
                 let sums: Vec<&str> = [Output::LossSum.name(), Output::LabelCount.name()].into_iter().chain(told).collect();
-                let mut found = self.session.run(&feeds, &[&sums[..], &read[..]].concat())?;
+                let mut found = self.session.run(&feeds, &[&sums[..], &read[..], &beside[..]].concat())?;
                 let number = |name: &str| match sums.iter().position(|sum| *sum == name) {
                     Some(at) => found[at].item().map(|value| Some(f64::from(value))),
                     None => Ok(None),

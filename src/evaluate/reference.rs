@@ -10,7 +10,7 @@ use crate::data::{Batch, Example, IGNORED, Numbers};
 use crate::error::{Context, Error, Result};
 use crate::export::{Bundle, INFERENCE, INITIAL};
 use crate::onnx::Runnable;
-use crate::ort::{Device, HostTensor, Port, Purpose, Runtime, Session, Settings};
+use crate::ort::{Axis, Device, ElementType, Feed, HostTensor, Port, Presence, Purpose, Runtime, Session, Settings};
 use crate::train::losses::{COMPLETION, LABELS, REFERENCE};
 
 /// An open base, and what it said of the texts that were asked for.
@@ -162,7 +162,13 @@ impl Reference {
 
     /// The sum of each text's completion's log-probabilities.
     fn ask(&mut self, batch: &Batch, labels: &[i64], mask: &[f32], length: usize) -> Result<Vec<f32>> {
-        let feeds: Vec<_> = batch.feeds().into_iter().filter(|feed| self.session.input(feed.name()).is_some()).collect();
+        let mut feeds: Vec<_> = batch.feeds().into_iter().filter(|feed| self.session.input(feed.name()).is_some()).collect();
+        // The base may have a cache, which graphs of training have not.
+        let is_given = |port: &Port| port.presence == Presence::Optional || batch.tensors.iter().any(|(name, _)| *name == port.name);
+        let texts = labels.len() / length.max(1);
+        let without = |port: &Port| Some((port.name.clone(), without_past(port, texts)?));
+        let empty: Vec<(String, HostTensor)> = self.session.inputs().iter().filter(|port| !is_given(port)).filter_map(without).collect();
+        feeds.extend(empty.iter().map(|(name, tensor)| Feed::host(name, tensor)));
         let found = self.session.run(&feeds, &[&self.logits])?;
         let logits = &found[0];
         let classes = logits.shape().last().copied().unwrap_or_default();
@@ -176,6 +182,17 @@ impl Reference {
         };
         Ok((0..labels.len() / length.max(1)).map(|text| narrow(sum(text))).collect())
     }
+}
+
+/// What an input of a cache is filled with where there is none: no positions, and that it is not read. None for other inputs.
+fn without_past(port: &Port, texts: usize) -> Option<HostTensor> {
+    if port.name == "use_cache_branch" {
+        return Some(HostTensor::vector(vec![false]));
+    }
+    let mut free = std::iter::once(texts).chain(std::iter::repeat(0));
+    let shape = port.shape.iter().map(|axis| if let Axis::Known(length) = axis { Some(*length) } else { free.next() });
+    let shape: Option<Vec<usize>> = shape.collect();
+    shape.filter(|_| port.name.starts_with("past")).map(|shape| HostTensor::zeros(port.element_type.unwrap_or(ElementType::Float32), shape))
 }
 
 /// Writes the log-probabilities of all texts into their rows, where metrics read them: all first texts, then all second ones.

@@ -6,6 +6,7 @@ use super::class_terms::ClassTerms;
 use super::loss;
 use super::losses::{self, Axis, Column, Reads, Sum};
 use super::pooling::SentenceVector;
+use super::weights;
 use crate::ir::{Builder, DType, Dim, Expr, ValueId};
 use crate::{Error, Result};
 
@@ -39,6 +40,9 @@ pub struct Distillation {
 
 /// The input with the teacher's logits, of the shape of the student's.
 pub const TEACHER_LOGITS: &str = "teacher_logits";
+
+/// What evaluation calls the number of frames that are each row's own, int64 `[batch]`.
+pub const FRAMES: &str = "frames";
 
 /// What of a model a formula reads.
 pub(super) struct Given<'g> {
@@ -84,12 +88,15 @@ impl Formula {
         let classes = outputs.first().map(|output| output.dim(-1));
         let columns = self.loss.columns.iter().map(|column| self.column(b, column, like, classes.as_ref()));
         let columns = columns.chain(frames.map(Ok)).collect::<Result<Vec<_>>>()?;
-        let sum = self.summed(b, outputs, &columns);
+        let of_rows = self.loss.weighs_alike.is_none().then(|| weights::weights(b, 1));
+        let sum = self.summed(b, outputs, &columns, of_rows);
         let names = self.loss.reads.names();
-        let mut written = Written { sum, predictions: names.iter().copied().zip(outputs.iter().copied()).collect(), divergence: None };
+        let predictions = names.iter().copied().zip(outputs.iter().copied()).chain(frames.map(|frames| (FRAMES, frames)));
+        let mut written = Written { sum, predictions: predictions.collect(), divergence: None };
         if let (Some(distillation), Some(&logits)) = (self.distillation, outputs.first()) {
             let teacher = b.input(TEACHER_LOGITS, DType::F32, &logits.known_dims());
-            let counts = columns[0].equal(b.int(loss::IGNORED)).logical_not().cast(DType::F32).reshape(&[-1]);
+            let counts = columns[0].equal(b.int(loss::IGNORED)).logical_not().cast(DType::F32);
+            let counts = of_rows.map_or(counts, |of_rows| counts * of_labels(of_rows, counts)).reshape(&[-1]);
             let Distillation { weight, temperature } = distillation;
             let (mixed, divergence) = losses::distilled(sum, rows(logits).cast(DType::F32), rows(teacher), counts, weight, temperature);
             (written.sum, written.divergence) = (mixed, Some(divergence.sum));
@@ -97,14 +104,15 @@ impl Formula {
         Ok(written)
     }
 
-    fn summed<'g>(&self, b: &'g Builder, outputs: &[Expr<'g>], columns: &[Expr<'g>]) -> Sum<'g> {
-        let write = |outputs: Vec<Expr<'g>>| self.loss.write(outputs, columns.to_vec(), self.options.clone());
+    fn summed<'g>(&self, b: &'g Builder, outputs: &[Expr<'g>], columns: &[Expr<'g>], weights: Option<Expr<'g>>) -> Sum<'g> {
+        let write = |outputs: Vec<Expr<'g>>| self.loss.write(outputs, columns.to_vec(), weights, self.options.clone());
+        let of_rows = weights.map(|weights| of_labels(weights, columns[0]).reshape(&[-1]));
         if self.is_cross_entropy_of_classes() {
             let (logits, labels) = (rows(outputs[0]).cast(DType::F32), columns[0].reshape(&[-1]));
-            return b.scoped("loss", || losses::class_cross_entropy(logits, labels, &self.classes));
+            return b.scoped("loss", || losses::class_cross_entropy(logits, labels, of_rows, &self.classes));
         }
         if self.loss.reads == Reads::Spans && self.classes.smoothing > 0.0 {
-            let of = |at: usize| losses::class_cross_entropy(outputs[at].cast(DType::F32), columns[at], &self.classes);
+            let of = |at: usize| losses::class_cross_entropy(outputs[at].cast(DType::F32), columns[at], of_rows, &self.classes);
             return b.scoped("loss", || Sum { sum: (of(0).sum + of(1).sum) * 0.5, count: of(0).count });
         }
         b.scoped("loss", || {
@@ -150,6 +158,12 @@ impl Formula {
             }
         }
     }
+}
+
+/// What each label weighs, where weights are those of rows.
+fn of_labels<'g>(weights: Expr<'g>, labels: Expr<'g>) -> Expr<'g> {
+    let weights = if labels.rank() > 1 { weights.unsqueeze(&[-1]) } else { weights };
+    weights.expand(labels.shape())
 }
 
 /// All axes but the last as one.

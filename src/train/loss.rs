@@ -32,6 +32,8 @@ pub struct Labels<'g> {
     rows: Expr<'g>,
     /// Whether each row's label counts.
     counts: Expr<'g>,
+    /// What each weighs, float32 `[rows]`; all 1 if nothing tells.
+    weights: Option<Expr<'g>>,
 }
 
 impl<'g> Labels<'g> {
@@ -39,21 +41,31 @@ impl<'g> Labels<'g> {
     #[must_use]
     pub fn in_place(labels: Expr<'g>) -> Self {
         let rows = labels.reshape(&[-1]);
-        Self { rows, counts: rows.equal(rows.same_type(-100.0)).logical_not() }
+        Self { rows, counts: rows.equal(rows.same_type(-100.0)).logical_not(), weights: None }
+    }
+
+    /// The same with what each label weighs, float32 of the labels' own shape.
+    #[must_use]
+    pub fn weighing(self, weights: Expr<'g>) -> Self {
+        Self { weights: Some(weights.reshape(&[-1])), ..self }
+    }
+
+    /// What counts of each label: its weight, 0 where it does not count, float32 `[rows]`.
+    fn counted(self) -> Expr<'g> {
+        let counts = self.counts.cast(DType::F32);
+        self.weights.map_or(counts, |weights| counts * weights)
     }
 
     /// Labels `[batch, seq]` of a causal language model: each position predicts the next one's label, the last none.
     #[must_use]
     pub fn next_token(labels: Expr<'g>) -> Self {
-        let later = labels.slice(&[1], &[i64::MAX], &[1]);
-        let none = labels.slice(&[0], &[1], &[1]).zeros_like() + -100.0;
-        Self::in_place(later.concat(&[none], 1))
+        Self::in_place(later(labels, -100.0))
     }
 
-    /// How many labels count, float32, rank 0.
+    /// How many labels count, each by its weight, float32, rank 0.
     #[must_use]
     pub fn exact_count(self) -> Expr<'g> {
-        self.counts.cast(DType::F32).sum_all()
+        self.counted().sum_all()
     }
 
     /// The sum of the weights of the labels that count, float32, rank 0; none where all weigh the same.
@@ -61,23 +73,38 @@ impl<'g> Labels<'g> {
     pub fn weighed(self, weights: &Weights) -> Option<Expr<'g>> {
         let b = self.rows.b();
         let weights = weights.write(b)?;
-        Some((weights.gather(self.rows.max(b.ints(&[0])), 0) * self.counts.cast(DType::F32)).sum_all())
+        Some((weights.gather(self.rows.max(b.ints(&[0])), 0) * self.counted()).sum_all())
     }
 
-    /// How many labels count, at least 1: what a mean is divided by.
+    /// The same, above 0: what a mean is divided by.
     #[must_use]
     pub fn count(self) -> Expr<'g> {
         let count = self.exact_count();
-        count.max(count.same_type(1.0))
+        count.max(count.same_type(LEAST))
     }
+}
+
+/// What a mean over nothing is divided by.
+const LEAST: f64 = 1e-12;
+
+/// Each position's number as the next one has it, and `last` behind the last: `[batch, seq]`.
+#[must_use]
+pub fn later(numbers: Expr<'_>, last: f64) -> Expr<'_> {
+    let none = numbers.slice(&[0], &[1], &[1]).zeros_like() + last;
+    numbers.slice(&[1], &[i64::MAX], &[1]).concat(&[none], 1)
 }
 
 /// Labels `[batch, seq]` with `count` that are ignored in front of each row.
 #[must_use]
 pub fn with_ignored(labels: Expr<'_>, count: i64) -> Expr<'_> {
-    let lengths = labels.length(0).concat(&[labels.b().ints(&[count])], 0);
-    let ignored = lengths.filled(-100.0, labels.dtype());
-    ignored.concat(&[labels], 1)
+    behind(labels, count, -100.0)
+}
+
+/// Numbers `[batch, seq]` behind `count` others that are alike.
+#[must_use]
+pub fn behind(numbers: Expr<'_>, count: i64, others: f64) -> Expr<'_> {
+    let lengths = numbers.length(0).concat(&[numbers.b().ints(&[count])], 0);
+    lengths.filled(others, numbers.dtype()).concat(&[numbers], 1)
 }
 
 /// What is asked of a loss beside its value.
@@ -102,7 +129,7 @@ pub enum Want<'g> {
 /// # Errors
 /// Operators of the head that have no gradient.
 pub fn cross_entropy<'g>(b: &'g Builder, head: &Head, labels: Labels<'g>, terms: &ClassTerms, want: Want<'g>) -> Result<Loss<'g>> {
-    over_chunks(b, head, &Rows::of(labels, None), terms, want)
+    over_chunks(b, head, &Rows::of(labels, labels.weights), terms, want)
 }
 
 /// The same with a weight for each row of the logits, float32 `[rows]`.
@@ -308,7 +335,7 @@ fn chunk_body<'g>(b: &'g Builder, head: &Head, hidden: Expr<'g>, trained: &[Valu
 pub fn classification<'g>(logits: Expr<'g>, labels: Labels<'g>, want: Want<'g>) -> Loss<'g> {
     let b = logits.b();
     b.scoped("loss", || {
-        let weights = labels.counts.cast(DType::F32).unsqueeze(&[-1]);
+        let weights = labels.counted().unsqueeze(&[-1]);
         let classes = labels.rows.max(b.ints(&[0])).unsqueeze(&[-1]);
         let log_p = logits.cast(DType::F32).log_softmax(-1);
         let sum = -(log_p.gather_elements(classes, -1) * weights).sum_all();

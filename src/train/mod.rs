@@ -22,3 +22,4 @@ pub mod segments;
 pub mod step;
 mod token_log_probs;
 pub mod verbalizer;
+pub mod weights;

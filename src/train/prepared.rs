@@ -10,6 +10,7 @@ use super::objective::{LABELS, Model, Objective};
 use super::queries;
 use super::recompute::{self, Layers};
 use super::token_log_probs;
+use super::weights;
 use crate::adapter::PENALTY;
 use crate::contract::Input;
 use crate::error::{Error, Refusal, Result};
@@ -317,10 +318,20 @@ fn labels<'g>(b: &'g Builder, model: Model<'_>) -> Result<Labels<'g>> {
     };
     Ok(b.scoped("loss", || {
         let before = num::int(model.positions_without_label);
-        let labels = if before == 0 || of_rows { labels } else { loss::with_ignored(labels, before) };
-        match model.objective {
-            Objective::NextToken(_) | Objective::Formula(_) => Labels::next_token(labels),
-            _ => Labels::in_place(labels),
-        }
+        let weights = match model.objective {
+            // Formulas weigh rows themselves.
+            Objective::Formula(_) => None,
+            _ => Some(weights::weights(b, shape.len()).expand(labels.shape())),
+        };
+        let is_behind = before > 0 && !of_rows;
+        let labels = if is_behind { loss::with_ignored(labels, before) } else { labels };
+        let weights = weights.map(|weights| if is_behind { loss::behind(weights, before, 1.0) } else { weights });
+        let (labels, weights) = match model.objective {
+            Objective::NextToken(_) | Objective::Formula(_) => {
+                (Labels::next_token(labels), weights.map(|weights| loss::later(weights, 1.0)))
+            }
+            _ => (Labels::in_place(labels), weights),
+        };
+        weights.map_or(labels, |weights| labels.weighing(weights))
     }))
 }

@@ -18,6 +18,7 @@ use crate::model::{Beside, Model, class_names, declared};
 use crate::num;
 use crate::train::plan::LossPlan;
 use crate::train::verbalizer::HardPrompt;
+use crate::train::weights::WEIGHTS;
 
 /// Rows in a batch, where nothing else is said.
 pub(super) const BATCH_SIZE: NonZeroUsize = NonZeroUsize::new(8).expect("8 is not 0");
@@ -65,6 +66,7 @@ pub struct Source {
     micro_batch: Option<usize>,
     /// Why rows cannot be kept apart in one; none if they can.
     unpackable: Option<String>,
+    takes_weights: bool,
     decoder_start: Option<i32>,
     sampler: Sampler,
     augmentation: Augmentation,
@@ -109,8 +111,8 @@ impl Source {
         let beside = bundle.places().last().map(|model| Beside::near(model)).unwrap_or_default();
         let decoder_start = decoder_start(&beside)?;
         let (hard_prompt, class_names) = (manifest.hard_prompt.clone(), manifest.class_names.clone());
-        let unpackable = unpackable(manifest);
-        Ok(Self { limits, class_names, hard_prompt, loss, media, unpackable, decoder_start, ..source })
+        let (unpackable, takes_weights) = (unpackable(manifest), takes_weights(manifest));
+        Ok(Self { limits, class_names, hard_prompt, loss, media, unpackable, takes_weights, decoder_start, ..source })
     }
 
     /// Reads for a plain model, with the named tokenizer or the one beside it, and the class names beside it.
@@ -156,6 +158,7 @@ impl Source {
             media: Media::NOTHING,
             micro_batch: None,
             unpackable: Some("it is a plain model, not a bundle".to_owned()),
+            takes_weights: false,
             decoder_start: None,
             sampler: Sampler::Any,
             augmentation: Augmentation::default(),
@@ -403,8 +406,14 @@ impl Source {
             class_names,
             other_names,
             hard_prompt: self.hard_prompt.as_ref(),
+            takes_weights: self.takes_weights,
         }
     }
+}
+
+/// Whether the graphs have an input that tells what rows weigh.
+fn takes_weights(manifest: &Manifest) -> bool {
+    manifest.graph("training").is_ok_and(|graph| graph.inputs.iter().any(|input| input.name == WEIGHTS))
 }
 
 /// Why rows cannot be kept apart in one; none if the graphs have an input that tells them.

@@ -90,17 +90,17 @@ impl Case {
 
     fn write<'g>(&self, b: &'g Builder, outputs: &[Expr<'g>], columns: Vec<Expr<'g>>) -> Sum<'g> {
         if let Some(Distillation { weight, temperature, teacher }) = &self.distillation {
-            let own = class_cross_entropy(outputs[0], columns[0], &ClassTerms::default());
+            let own = class_cross_entropy(outputs[0], columns[0], None, &ClassTerms::default());
             let counts = columns[0].less(b.int(0)).logical_not().cast(DType::F32);
             let teacher = b.constant(Tensor::from_f32(&teacher.shape, &teacher.values));
             return distilled(own, outputs[0], teacher, counts, *weight, *temperature).0;
         }
         if !self.weights.is_empty() || self.smoothing > 0.0 {
             let terms = ClassTerms { weights: Weights::of(self.weights.clone()), smoothing: self.smoothing };
-            return class_cross_entropy(outputs[0], columns[0], &terms);
+            return class_cross_entropy(outputs[0], columns[0], None, &terms);
         }
         let row = self.row();
-        row.write(outputs.to_vec(), columns, row.options(&self.options).unwrap())
+        row.write(outputs.to_vec(), columns, None, row.options(&self.options).unwrap())
     }
 }
 

@@ -52,3 +52,4 @@ mod train;
 mod training_loop;
 mod vision_language;
 mod vjp;
+mod weights;

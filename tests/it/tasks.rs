@@ -47,11 +47,11 @@ fn small(number: usize) -> f64 {
     f64::from(u16::try_from(number).expect("a small number"))
 }
 
-struct Case {
-    what: &'static str,
-    model: &'static str,
-    inject: &'static [&'static str],
-    row: fn(usize) -> Value,
+pub(crate) struct Case {
+    pub(crate) what: &'static str,
+    pub(crate) model: &'static str,
+    pub(crate) inject: &'static [&'static str],
+    pub(crate) row: fn(usize) -> Value,
     metrics: &'static [&'static str],
     /// Whether a batch can be run in parts.
     parted: bool,
@@ -61,7 +61,7 @@ const PAIRS: fn(usize) -> Value = |at| json!({"anchor": words(at), "positive": w
 
 const SCORED: fn(usize) -> Value = |at| json!({"sentence1": words(at), "sentence2": words(at + 100), "score": small(at % 5) / 4.0});
 
-const CASES: &[Case] = &[
+pub(crate) const CASES: &[Case] = &[
     Case {
         what: "embedding, pairs",
         model: "bert_encoder/dynamo.onnx",
@@ -168,6 +168,14 @@ const CASES: &[Case] = &[
     Case {
         what: "preferences",
         model: "llama/dynamo.onnx",
+        inject: &["--task", "preference"],
+        row: |at| json!({"prompt": words(at), "chosen": format!(" {}", words(at + 9)), "rejected": format!(" {}", words(at + 90))}),
+        metrics: &["loss", "accuracy", "margin"],
+        parted: true,
+    },
+    Case {
+        what: "preferences, a base with a cache",
+        model: "llama/optimum_cache.onnx",
         inject: &["--task", "preference"],
         row: |at| json!({"prompt": words(at), "chosen": format!(" {}", words(at + 9)), "rejected": format!(" {}", words(at + 90))}),
         metrics: &["loss", "accuracy", "margin"],
@@ -353,12 +361,15 @@ fn frames_of_padding_do_not_count_and_rows_are_heard_alone() {
     let expected: Value = serde_json::from_str(&std::fs::read_to_string(source.join("expected.json")).unwrap()).unwrap();
     let (rows, bundle) = (source.join("rows.jsonl").display().to_string(), folder.path("bundle"));
     done(&["inject", &folder.path("model.onnx"), "--method", "lora", "-o", &bundle, "-q"]);
+    let mut rates = vec![];
     for batch_size in ["1", "2"] {
-        let told = done(&["eval", &bundle, "--data", &rows, "--batch-size", batch_size, "--json"]);
-        let loss = serde_json::from_str::<Value>(&told).unwrap()["loss"].as_f64().unwrap();
+        let told: Value = serde_json::from_str(&done(&["eval", &bundle, "--data", &rows, "--batch-size", batch_size, "--json"])).unwrap();
+        rates.push(["wer", "cer"].map(|name| number(&told["metrics"][name]).to_string()));
+        let loss = number(&told["loss"]);
         let theirs = expected["loss"].as_f64().unwrap();
         assert!((loss - theirs).abs() < 1e-5 * theirs, "batches of {batch_size}: {loss}, transformers {theirs}");
     }
+    assert_eq!(rates[0], rates[1], "what is heard in padding does not count");
     let told = done(&["predict", &bundle, "--data", &rows]);
     let heard: Vec<Value> = told.lines().map(|row| serde_json::from_str::<Value>(row).unwrap()["prediction"].clone()).collect();
     assert_eq!(Value::Array(heard), expected["heard"]);

@@ -93,6 +93,9 @@ fn spread(example: &mut Example, place: usize, own: &[i32]) {
     repeat(&mut example.attention_mask);
     repeat(&mut example.token_type_ids);
     repeat(&mut example.segments);
+    if example.label_weights.len() == length {
+        example.label_weights.splice(place..=place, std::iter::repeat_n(1.0, own.len()));
+    }
     if let Labels::Tokens(labels) = &mut example.labels
         && labels.len() == length
     {

@@ -181,7 +181,10 @@ fn messages_of_weight_0_are_shown_and_not_learnt() -> Result<()> {
     };
     let count = |weight: &str| read("a.jsonl", &row(weight), &reading).map(|dataset| (dataset.summary.tokens, dataset.summary.labels));
     assert_eq!([count("")?, count(r#", "weight": 1"#)?, count(r#", "weight": 0"#)?], [(12, 4), (12, 4), (12, 2)]);
-    assert!(count(r#", "weight": 0.5"#).unwrap_err().to_string().contains("weight of a message: expected 0 or 1"));
+    let half = count(r#", "weight": 0.5"#).unwrap_err();
+    assert!(half.to_string().contains("messages that weigh differently") && half.hint().is_some(), "{half}");
+    let below = count(r#", "weight": -1"#).unwrap_err();
+    assert!(below.to_string().contains("weight of a message: expected a number, 0 or more"), "{below}");
     Ok(())
 }
 

@@ -8,17 +8,21 @@ use crate::train::loss::IGNORED;
 pub(super) fn cross_entropy<'g>(terms: &Terms<'g>) -> Sum<'g> {
     let logits = terms.outputs[0];
     let rows = if logits.rank() == 2 { logits } else { logits.rows() };
-    class_cross_entropy(rows, terms.columns[0].reshape(&[-1]), &ClassTerms::default())
+    let weights = terms.weights_like(terms.columns[0]).cast(DType::F32).reshape(&[-1]);
+    class_cross_entropy(rows, terms.columns[0].reshape(&[-1]), Some(weights), &ClassTerms::default())
 }
 
 /// Cross-entropy of `[rows, classes]` logits with int64 `[rows]` classes, [`IGNORED`] ones left out, as
 /// `torch.nn.CrossEntropyLoss(weight, label_smoothing)`:
 ///
-/// `Σ ((1 − ε)·w_y·(−ln p_y) + ε/C·Σ_c w_c·(−ln p_c)) / Σ w_y`.
+/// `Σ ((1 − ε)·w_y·(−ln p_y) + ε/C·Σ_c w_c·(−ln p_c)) / Σ w_y`; rows may have weights of their own, `[rows]`, by which both sums are multiplied.
 #[must_use]
-pub fn class_cross_entropy<'g>(logits: Expr<'g>, labels: Expr<'g>, terms: &ClassTerms) -> Sum<'g> {
+pub fn class_cross_entropy<'g>(logits: Expr<'g>, labels: Expr<'g>, of_rows: Option<Expr<'g>>, terms: &ClassTerms) -> Sum<'g> {
     let b = logits.b();
-    let target = Target::of(logits, labels);
+    let mut target = Target::of(logits, labels);
+    if let Some(of_rows) = of_rows {
+        target.counts = target.counts * of_rows;
+    }
     let weights = terms.weights.write(b);
     let of_row = match weights {
         Some(weights) => weights.gather(target.classes, 0) * target.counts,
@@ -35,7 +39,8 @@ pub fn class_cross_entropy<'g>(logits: Expr<'g>, labels: Expr<'g>, terms: &Class
 
 /// Focal loss (Lin et al. 2017, eq. 4, without α): `(1 − p_y)^γ · (−ln p_y)`, the mean over rows.
 pub(super) fn focal<'g>(terms: &Terms<'g>) -> Sum<'g> {
-    let target = Target::of(terms.outputs[0], terms.columns[0]);
+    let mut target = Target::of(terms.outputs[0], terms.columns[0]);
+    target.counts = target.counts * terms.weights_like(target.counts);
     let log_p = target.log_p_of_class();
     // (1 − p)^γ as e^(γ·ln(1 − p)): its slope stays finite where p reaches 1.
     let others = at_least(1.0 - log_p.exp(), 1e-12);
@@ -49,13 +54,13 @@ pub(super) fn focal<'g>(terms: &Terms<'g>) -> Sum<'g> {
 pub(super) fn binary_cross_entropy<'g>(terms: &Terms<'g>) -> Sum<'g> {
     let (x, truths) = (terms.outputs[0], terms.columns[0]);
     let each = x.softplus() - x * truths;
-    Sum { sum: each.sum_all(), count: each.size().reshape(&[]).cast(DType::F32) }
+    terms.over_rows(each)
 }
 
 /// A loss mixed with the divergence from a teacher: `(1 − w)·loss + w·t²·KL(teacher_t ‖ student_t)`, KL added up over classes, its mean
 /// over the rows whose label counts (Hinton et al. 2015; `torch.nn.functional.kl_div(reduction="batchmean")`).
 ///
-/// `student` and `teacher` are `[rows, classes]`; `counts` is 1 for rows that count, float32 `[rows]`. Also gives the divergence itself.
+/// `student` and `teacher` are `[rows, classes]`; `counts` is what each row weighs, 0 where it does not count, float32 `[rows]`. Also gives the divergence itself.
 #[must_use]
 pub fn distilled<'g>(
     loss: Sum<'g>,
@@ -68,7 +73,7 @@ pub fn distilled<'g>(
     let of_student = (student / temperature).log_softmax(-1);
     let of_teacher = (teacher / temperature).log_softmax(-1);
     let divergence = (of_teacher.exp() * (of_teacher - of_student)).sum_away(&[-1]) * counts;
-    let kl = Sum { sum: divergence.sum_all(), count: at_least(counts.sum_all(), 1.0) };
+    let kl = Sum { sum: divergence.sum_all(), count: at_least(counts.sum_all(), 1e-12) };
     let mixed = loss.sum / loss.count * (1.0 - weight) + kl.sum / kl.count * (weight * temperature * temperature);
     (Sum { sum: mixed * kl.count, count: kl.count }, kl)
 }

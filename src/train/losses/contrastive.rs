@@ -1,21 +1,21 @@
 //! Losses of anchors, positives and negatives, as sentence-transformers 5 defines them.
 
 use super::similarity::normalized;
-use super::{Sum, Terms, over_rows, part, rows_of};
+use super::{Sum, Terms, part};
 use crate::ir::{DType, Expr};
 
 /// `MultipleNegativesRankingLoss` (Henderson et al. 2017, section 4.4): each anchor's own positive among all positives and negatives of the
 /// batch; the cross-entropy of scaled cosines.
 pub(super) fn mnrl<'g>(terms: &Terms<'g>) -> Sum<'g> {
     let (scores, own) = scores(terms);
-    Sum { sum: -of_own(scores, own).sum_all(), count: rows_of(own) }
+    terms.over_rows(-of_own(scores, own))
 }
 
 /// `MultipleNegativesSymmetricRankingLoss`: the mean of that and of the same from each positive back to its anchor.
 pub(super) fn mnrl_symmetric<'g>(terms: &Terms<'g>) -> Sum<'g> {
     let (scores, own) = scores(terms);
     let back = scores.slice_at(own.length(0) * 0.0, own.length(0), &[1]).t();
-    Sum { sum: -(of_own(scores, own) + of_own(back, own)).sum_all() * 0.5, count: rows_of(own) }
+    terms.over_rows(-(of_own(scores, own) + of_own(back, own)) * 0.5)
 }
 
 /// Scaled cosines of anchors with all other texts, `[rows, texts − rows]`, and the place of each anchor's own positive.
@@ -40,14 +40,14 @@ pub(super) fn triplet<'g>(terms: &Terms<'g>) -> Sum<'g> {
         squares.max(squares.same_type(1e-24)).sqrt()
     };
     let margin = distance(texts.at(1.0)) - distance(texts.at(2.0)) + terms.option("margin");
-    over_rows(margin.max(margin.same_type(0.0)))
+    terms.over_rows(margin.max(margin.same_type(0.0)))
 }
 
 /// `MarginMSELoss` (Hofstätter et al. 2020): the squared difference between the margin of dot products `a·p − a·n` and the teacher's.
 pub(super) fn margin_mse<'g>(terms: &Terms<'g>) -> Sum<'g> {
     let texts = Texts::of(terms);
     let product = |other: Expr<'g>| (texts.anchor * other).sum_away(&[-1]);
-    over_rows((product(texts.at(1.0)) - product(texts.at(2.0)) - terms.columns[0].cast(DType::F32)).square())
+    terms.over_rows((product(texts.at(1.0)) - product(texts.at(2.0)) - terms.columns[0].cast(DType::F32)).square())
 }
 
 /// The texts of each row.

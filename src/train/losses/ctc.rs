@@ -41,9 +41,11 @@ pub(super) fn ctc<'g>(terms: &Terms<'g>) -> Sum<'g> {
     };
     let means = terms.option("mean") != 0.0;
     let weights = if means { 1.0 / states.lengths.cast(DType::F32).max(b.number(1.0, DType::F32)) } else { losses.filled_like(1.0) };
+    let of_rows = terms.weights_like(losses);
+    let weights = weights * of_rows;
     let value = (losses * weights).sum_all();
     let passed = (emitted * passing.without_gradient()).sum_away(&[0, 2]);
-    let count = if means { super::rows_of(losses) } else { b.number(1.0, DType::F32) };
+    let count = if means { of_rows.sum_all() } else { b.number(1.0, DType::F32) };
     // The value of the loss, with the gradient of what passes.
     let follows = -(passed * weights).sum_all();
     Sum { sum: follows - follows.without_gradient() + value.without_gradient(), count }

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 pub use crate::anatomy::Reads;
 use crate::ir::{DType, Expr};
-use crate::{Error, Result};
+use crate::{Error, Result, num};
 
 pub use classes::{class_cross_entropy, distilled};
 pub use similarity::normalized;
@@ -74,6 +74,8 @@ pub struct Row {
     pub options: &'static [(&'static str, f64)],
     /// Whether a row's loss depends on the other rows of its batch, so that a batch cannot be parted.
     pub whole_batch: bool,
+    /// Why rows cannot weigh differently; none where the loss is a mean over rows or labels.
+    pub weighs_alike: Option<&'static str>,
     /// The formula.
     write: for<'g> fn(&Terms<'g>) -> Sum<'g>,
 }
@@ -84,10 +86,25 @@ pub struct Terms<'g> {
     pub outputs: Vec<Expr<'g>>,
     /// The label inputs, in the order of the row's columns.
     pub columns: Vec<Expr<'g>>,
+    /// What rows weigh: one number for each, or one for all.
+    pub weights: Option<Expr<'g>>,
     options: BTreeMap<String, f64>,
 }
 
-impl Terms<'_> {
+impl<'g> Terms<'g> {
+    /// The mean over rows, each with its weight, of a value for each row, `[rows]`, or of several, `[rows, ..]`: `Σ w·v / Σ w`.
+    fn over_rows(&self, values: Expr<'g>) -> Sum<'g> {
+        let weights = self.weights_like(values);
+        Sum { sum: (values * weights).sum_all(), count: weights.sum_all() }
+    }
+
+    /// What each value weighs, of values of rows.
+    fn weights_like(&self, values: Expr<'g>) -> Expr<'g> {
+        let Some(weights) = self.weights else { return values.filled_like(1.0) };
+        let inner: Vec<i64> = (1..values.rank()).map(num::int).collect();
+        if inner.is_empty() { weights.expand_like(values) } else { weights.unsqueeze(&inner).expand_like(values) }
+    }
+
     /// An option's value.
     fn option(&self, name: &str) -> f64 {
         self.options.get(name).copied().unwrap_or(f64::NAN)
@@ -123,32 +140,36 @@ const REFERENCES: Column = Column { name: REFERENCE, dtype: DType::F32, axes: &[
 const WANTED: Column = Column { name: DESIRABLE, dtype: DType::F32, axes: &[Axis::Rows] };
 const COMPLETIONS: Column = Column { name: COMPLETION, dtype: DType::F32, axes: &[Axis::Texts, Axis::Positions] };
 
+/// Why some losses weigh all rows alike.
+const PAIRS: &str = "it compares each row with every other one, and is no mean over rows";
+const TOKENS: &str = "it is a mean over tokens and one over rows together";
+
 /// All losses, by what they read; the first of each is the default there.
 #[rustfmt::skip]
 pub static LOSSES: &[Row] = &[
-    Row { reads: Reads::Logits,        name: "cross-entropy",  columns: &[CLASS],        options: &[],                                  whole_batch: false, write: classes::cross_entropy },
-    Row { reads: Reads::Logits,        name: "focal",          columns: &[CLASS],        options: &[("gamma", 2.0)],                    whole_batch: false, write: classes::focal },
-    Row { reads: Reads::Logits,        name: "bce",            columns: &[NUMBERS],      options: &[],                                  whole_batch: false, write: classes::binary_cross_entropy },
-    Row { reads: Reads::Logits,        name: "mse",            columns: &[NUMBERS],      options: &[],                                  whole_batch: false, write: numbers::mean_squared },
-    Row { reads: Reads::Logits,        name: "mae",            columns: &[NUMBERS],      options: &[],                                  whole_batch: false, write: numbers::mean_absolute },
-    Row { reads: Reads::Logits,        name: "huber",          columns: &[NUMBERS],      options: &[("delta", 1.0)],                    whole_batch: false, write: numbers::huber },
-    Row { reads: Reads::Logits,        name: "bradley-terry",  columns: &[PAIR],        options: &[],                                  whole_batch: false, write: preference::bradley_terry },
-    Row { reads: Reads::TokenLogits,   name: "cross-entropy",  columns: &[CLASSES],      options: &[],                                  whole_batch: false, write: classes::cross_entropy },
-    Row { reads: Reads::Frames,        name: "ctc",            columns: &[SYMBOLS],      options: &[("blank", 0.0), ("mean", 1.0), ("zero_infinity", 0.0)], whole_batch: false, write: ctc::ctc },
-    Row { reads: Reads::Spans,         name: "cross-entropy",  columns: &[STARTS, ENDS], options: &[],                                  whole_batch: false, write: spans::cross_entropy },
-    Row { reads: Reads::Embeddings,    name: "mnrl",           columns: &[OWN_POSITIVE], options: &[("scale", 20.0)],                   whole_batch: true,  write: contrastive::mnrl },
-    Row { reads: Reads::Embeddings,    name: "mnrl-symmetric", columns: &[OWN_POSITIVE], options: &[("scale", 20.0)],                   whole_batch: true,  write: contrastive::mnrl_symmetric },
-    Row { reads: Reads::Embeddings,    name: "triplet",        columns: &[OWN_POSITIVE], options: &[("margin", 5.0)],                   whole_batch: false, write: contrastive::triplet },
-    Row { reads: Reads::Embeddings,    name: "margin-mse",     columns: &[SCORE],        options: &[],                                  whole_batch: false, write: contrastive::margin_mse },
-    Row { reads: Reads::Embeddings,    name: "cosent",         columns: &[SCORE],        options: &[("scale", 20.0)],                   whole_batch: true,  write: similarity::cosent },
-    Row { reads: Reads::Embeddings,    name: "angle",          columns: &[SCORE],        options: &[("scale", 20.0)],                   whole_batch: true,  write: similarity::angle },
-    Row { reads: Reads::Embeddings,    name: "cosine",         columns: &[SCORE],        options: &[],                                  whole_batch: false, write: similarity::cosine },
-    Row { reads: Reads::Embeddings,    name: "contrastive",    columns: &[SCORE],        options: &[("margin", 0.5)],                   whole_batch: false, write: similarity::contrastive },
-    Row { reads: Reads::TokenLogProbs, name: "dpo",            columns: &[COMPLETIONS, REFERENCES], options: &[("beta", 0.1)],          whole_batch: false, write: preference::dpo },
-    Row { reads: Reads::TokenLogProbs, name: "ipo",            columns: &[COMPLETIONS, REFERENCES], options: &[("beta", 0.1)],          whole_batch: false, write: preference::ipo },
-    Row { reads: Reads::TokenLogProbs, name: "simpo",          columns: &[COMPLETIONS],  options: &[("beta", 0.1), ("gamma", 0.5)],     whole_batch: false, write: preference::simpo },
-    Row { reads: Reads::TokenLogProbs, name: "orpo",           columns: &[COMPLETIONS],  options: &[("beta", 0.1)],                     whole_batch: true,  write: preference::orpo },
-    Row { reads: Reads::TokenLogProbs, name: "kto",            columns: &[COMPLETIONS, REFERENCES, WANTED], options: &[("beta", 0.1)],  whole_batch: true,  write: preference::kto },
+    Row { reads: Reads::Logits,        name: "cross-entropy",  columns: &[CLASS],        options: &[],                                  whole_batch: false, weighs_alike: None, write: classes::cross_entropy },
+    Row { reads: Reads::Logits,        name: "focal",          columns: &[CLASS],        options: &[("gamma", 2.0)],                    whole_batch: false, weighs_alike: None, write: classes::focal },
+    Row { reads: Reads::Logits,        name: "bce",            columns: &[NUMBERS],      options: &[],                                  whole_batch: false, weighs_alike: None, write: classes::binary_cross_entropy },
+    Row { reads: Reads::Logits,        name: "mse",            columns: &[NUMBERS],      options: &[],                                  whole_batch: false, weighs_alike: None, write: numbers::mean_squared },
+    Row { reads: Reads::Logits,        name: "mae",            columns: &[NUMBERS],      options: &[],                                  whole_batch: false, weighs_alike: None, write: numbers::mean_absolute },
+    Row { reads: Reads::Logits,        name: "huber",          columns: &[NUMBERS],      options: &[("delta", 1.0)],                    whole_batch: false, weighs_alike: None, write: numbers::huber },
+    Row { reads: Reads::Logits,        name: "bradley-terry",  columns: &[PAIR],        options: &[],                                  whole_batch: false, weighs_alike: None, write: preference::bradley_terry },
+    Row { reads: Reads::TokenLogits,   name: "cross-entropy",  columns: &[CLASSES],      options: &[],                                  whole_batch: false, weighs_alike: None, write: classes::cross_entropy },
+    Row { reads: Reads::Frames,        name: "ctc",            columns: &[SYMBOLS],      options: &[("blank", 0.0), ("mean", 1.0), ("zero_infinity", 0.0)], whole_batch: false, weighs_alike: None, write: ctc::ctc },
+    Row { reads: Reads::Spans,         name: "cross-entropy",  columns: &[STARTS, ENDS], options: &[],                                  whole_batch: false, weighs_alike: None, write: spans::cross_entropy },
+    Row { reads: Reads::Embeddings,    name: "mnrl",           columns: &[OWN_POSITIVE], options: &[("scale", 20.0)],                   whole_batch: true,  weighs_alike: None, write: contrastive::mnrl },
+    Row { reads: Reads::Embeddings,    name: "mnrl-symmetric", columns: &[OWN_POSITIVE], options: &[("scale", 20.0)],                   whole_batch: true,  weighs_alike: None, write: contrastive::mnrl_symmetric },
+    Row { reads: Reads::Embeddings,    name: "triplet",        columns: &[OWN_POSITIVE], options: &[("margin", 5.0)],                   whole_batch: false, weighs_alike: None, write: contrastive::triplet },
+    Row { reads: Reads::Embeddings,    name: "margin-mse",     columns: &[SCORE],        options: &[],                                  whole_batch: false, weighs_alike: None, write: contrastive::margin_mse },
+    Row { reads: Reads::Embeddings,    name: "cosent",         columns: &[SCORE],        options: &[("scale", 20.0)],                   whole_batch: true,  weighs_alike: Some(PAIRS), write: similarity::cosent },
+    Row { reads: Reads::Embeddings,    name: "angle",          columns: &[SCORE],        options: &[("scale", 20.0)],                   whole_batch: true,  weighs_alike: Some(PAIRS), write: similarity::angle },
+    Row { reads: Reads::Embeddings,    name: "cosine",         columns: &[SCORE],        options: &[],                                  whole_batch: false, weighs_alike: None, write: similarity::cosine },
+    Row { reads: Reads::Embeddings,    name: "contrastive",    columns: &[SCORE],        options: &[("margin", 0.5)],                   whole_batch: false, weighs_alike: None, write: similarity::contrastive },
+    Row { reads: Reads::TokenLogProbs, name: "dpo",            columns: &[COMPLETIONS, REFERENCES], options: &[("beta", 0.1)],          whole_batch: false, weighs_alike: None, write: preference::dpo },
+    Row { reads: Reads::TokenLogProbs, name: "ipo",            columns: &[COMPLETIONS, REFERENCES], options: &[("beta", 0.1)],          whole_batch: false, weighs_alike: None, write: preference::ipo },
+    Row { reads: Reads::TokenLogProbs, name: "simpo",          columns: &[COMPLETIONS],  options: &[("beta", 0.1), ("gamma", 0.5)],     whole_batch: false, weighs_alike: None, write: preference::simpo },
+    Row { reads: Reads::TokenLogProbs, name: "orpo",           columns: &[COMPLETIONS],  options: &[("beta", 0.1)],                     whole_batch: true,  weighs_alike: Some(TOKENS), write: preference::orpo },
+    Row { reads: Reads::TokenLogProbs, name: "kto",            columns: &[COMPLETIONS, REFERENCES, WANTED], options: &[("beta", 0.1)],  whole_batch: true,  weighs_alike: None, write: preference::kto },
 ];
 
 impl Row {
@@ -186,9 +207,15 @@ impl Row {
 
     /// Writes the loss; `options` as [`options`](Self::options) gives them.
     #[must_use]
-    pub fn write<'g>(&self, outputs: Vec<Expr<'g>>, columns: Vec<Expr<'g>>, options: BTreeMap<String, f64>) -> Sum<'g> {
+    pub fn write<'g>(
+        &self,
+        outputs: Vec<Expr<'g>>,
+        columns: Vec<Expr<'g>>,
+        weights: Option<Expr<'g>>,
+        options: BTreeMap<String, f64>,
+    ) -> Sum<'g> {
         let outputs = outputs.into_iter().map(|output| output.cast(DType::F32)).collect();
-        (self.write)(&Terms { outputs, columns, options })
+        (self.write)(&Terms { outputs, columns, weights, options })
     }
 }
 
@@ -200,11 +227,6 @@ fn log_sigmoid(x: Expr<'_>) -> Expr<'_> {
 /// How many rows there are, float32, rank 0.
 fn rows_of(column: Expr<'_>) -> Expr<'_> {
     column.length(0).reshape(&[]).cast(DType::F32)
-}
-
-/// The mean over rows: a value for each row, `[rows]`.
-fn over_rows(values: Expr<'_>) -> Sum<'_> {
-    Sum { sum: values.sum_all(), count: rows_of(values) }
 }
 
 /// Part `at` of texts stacked on the first axis, `[rows, ..]`; the label column tells how many rows a part has.

@@ -3,31 +3,31 @@
 //! Texts are stacked: all chosen ones, then all rejected ones. Completion tokens are marked; a reference's sums come from the base without the
 //! adapter.
 
-use super::{Sum, Terms, log_sigmoid, over_rows, part, rows_of};
+use super::{Sum, Terms, log_sigmoid, part, rows_of};
 use crate::ir::{DType, Expr};
 
 /// `−ln σ(r_chosen − r_rejected)` of rewards `[texts, 1]` (Ouyang et al. 2022, eq. 1).
 pub(super) fn bradley_terry<'g>(terms: &Terms<'g>) -> Sum<'g> {
     let (rewards, rows) = (terms.outputs[0].reshape(&[-1]), terms.columns[0].length(0));
-    over_rows(-log_sigmoid(part(rewards, rows, 0.0) - part(rewards, rows, 1.0)))
+    terms.over_rows(-log_sigmoid(part(rewards, rows, 0.0) - part(rewards, rows, 1.0)))
 }
 
 /// `−ln σ(β·((π_c − ρ_c) − (π_r − ρ_r)))` (Rafailov et al. 2023, eq. 7).
 pub(super) fn dpo<'g>(terms: &Terms<'g>) -> Sum<'g> {
     let ratios = completion_sums(terms) - terms.columns[1];
-    over_rows(-log_sigmoid(margin(ratios) * terms.option("beta")))
+    terms.over_rows(-log_sigmoid(margin(ratios) * terms.option("beta")))
 }
 
 /// `(h − 1/(2β))²` of mean log-ratios a token (Azar et al. 2023, eq. 17).
 pub(super) fn ipo<'g>(terms: &Terms<'g>) -> Sum<'g> {
     let ratios = (completion_sums(terms) - terms.columns[1]) / completion_lengths(terms);
-    over_rows((margin(ratios) - 0.5 / terms.option("beta")).square())
+    terms.over_rows((margin(ratios) - 0.5 / terms.option("beta")).square())
 }
 
 /// `−ln σ(β·(mean_c − mean_r) − γ)` of mean log-probabilities a token (Meng et al. 2024, eq. 6).
 pub(super) fn simpo<'g>(terms: &Terms<'g>) -> Sum<'g> {
     let means = completion_sums(terms) / completion_lengths(terms);
-    over_rows(-log_sigmoid(margin(means) * terms.option("beta") - terms.option("gamma")))
+    terms.over_rows(-log_sigmoid(margin(means) * terms.option("beta") - terms.option("gamma")))
 }
 
 /// The chosen texts' mean negative log-likelihood, prompts counted, less `β·ln σ(log-odds)` of mean log-probabilities (Hong et al. 2024, eq. 6).
@@ -52,7 +52,7 @@ pub(super) fn kto<'g>(terms: &Terms<'g>) -> Sum<'g> {
     let baseline = mean.max(mean.same_type(0.0)).without_gradient();
     // 1 for a desirable completion, −1 for another.
     let sign = terms.columns[2] * 2.0 - 1.0;
-    over_rows(1.0 - ((ratios - baseline) * sign * terms.option("beta")).sigmoid())
+    terms.over_rows(1.0 - ((ratios - baseline) * sign * terms.option("beta")).sigmoid())
 }
 
 /// The log-probability of each text's completion, `[texts]`.

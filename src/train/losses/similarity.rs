@@ -1,6 +1,6 @@
 //! Losses of pairs of texts and how alike they are, as sentence-transformers 5 defines them.
 
-use super::{Sum, Terms, over_rows, part, rows_of};
+use super::{Sum, Terms, part, rows_of};
 use crate::ir::{DType, Expr};
 
 /// Vectors of length 1, as `torch.nn.functional.normalize`: a zero vector stays zero.
@@ -12,7 +12,7 @@ pub fn normalized(vectors: Expr<'_>) -> Expr<'_> {
 
 /// `CosineSimilarityLoss`: the squared difference between cosine and score.
 pub(super) fn cosine<'g>(terms: &Terms<'g>) -> Sum<'g> {
-    over_rows((cosines(terms) - terms.columns[0]).square())
+    terms.over_rows((cosines(terms) - terms.columns[0]).square())
 }
 
 /// `ContrastiveLoss` with cosine distances (Hadsell et al. 2006, eq. 4): `½(y·d² + (1 − y)·max(margin − d, 0)²)`.
@@ -20,7 +20,7 @@ pub(super) fn contrastive<'g>(terms: &Terms<'g>) -> Sum<'g> {
     let (distance, alike) = (1.0 - cosines(terms), terms.columns[0]);
     let room = terms.option("margin") - distance;
     let apart = room.max(room.same_type(0.0));
-    over_rows((alike * distance.square() + (1.0 - alike) * apart.square()) * 0.5)
+    terms.over_rows((alike * distance.square() + (1.0 - alike) * apart.square()) * 0.5)
 }
 
 /// `CoSENTLoss` (Su 2022): `ln(1 + Σ e^(s_i − s_j))` over all pairs of rows of which `j` should be more alike than `i`; `s` are scaled cosines.
