@@ -18,15 +18,12 @@ pub(super) fn read(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
     example.others = texts.collect();
     example.group = Some(names.iter().filter_map(|name| fields[*name].as_str()).collect::<Vec<_>>().join("\u{0}"));
     example.texts = names.iter().filter_map(|name| fields[*name].as_str().map(ToOwned::to_owned)).collect();
-    match score(fields)? {
+    let score = score(fields)?;
+    check(&encoder.reading.loss.name, names.len(), score)?;
+    match score {
         Some(score) => {
             example.labels = Labels::Column;
             example.columns.insert(LABELS.to_owned(), Numbers { shape: vec![], values: vec![score] });
-        }
-        None if encoder.reading.loss.compares_pairs() => {
-            return Err(
-                Error::not_found("column", "score").with_hint("this loss compares two texts with a number: sentence1, sentence2, score")
-            );
         }
         None => example.labels = Labels::Row,
     }
@@ -39,6 +36,62 @@ pub(super) fn read(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
         return Err(Error::mismatch("texts in this row", "two or more: anchor and positive, or sentence1 and sentence2", 1));
     }
     Ok(example)
+}
+
+/// What a loss of vectors takes of a row.
+struct Takes {
+    loss: &'static str,
+    /// The only number of texts, for losses that read so many.
+    texts: Option<usize>,
+    /// The numbers that its score may be; none for losses that read no score.
+    score: Option<Score>,
+}
+
+/// Which numbers a score may be, in words and as a test.
+type Score = (&'static str, fn(f64) -> bool);
+
+const ANY: Option<Score> = Some(("a number", |_| true));
+
+/// One row a loss; a graph that somebody wrote takes what there is.
+#[rustfmt::skip]
+static TAKES: &[Takes] = &[
+    Takes { loss: "mnrl",           texts: None,    score: None },
+    Takes { loss: "mnrl-symmetric", texts: None,    score: None },
+    Takes { loss: "triplet",        texts: Some(3), score: None },
+    Takes { loss: "margin-mse",     texts: Some(3), score: ANY },
+    Takes { loss: "cosent",         texts: Some(2), score: ANY },
+    Takes { loss: "angle",          texts: Some(2), score: ANY },
+    Takes { loss: "cosine",         texts: Some(2), score: Some(("a cosine, from -1 to 1", |score| (-1.0..=1.0).contains(&score))) },
+    Takes { loss: "contrastive",    texts: Some(2), score: Some(("0 or 1", |score| [0.0, 1.0].contains(&score))) },
+];
+
+/// Checks that a row has what its loss reads, and nothing that the loss would leave out without a word.
+fn check(loss: &str, texts: usize, score: Option<f64>) -> Result<()> {
+    let Some(takes) = TAKES.iter().find(|takes| takes.loss == loss) else { return Ok(()) };
+    if let Some(expected) = takes.texts.filter(|expected| *expected != texts) {
+        let form = if expected == 3 { "anchor, positive and one negative" } else { "sentence1 and sentence2" };
+        let error = Error::mismatch("texts in this row", format!("{expected} for the loss {loss}: {form}"), texts);
+        return Err(
+            error.with_hint("`inject --loss mnrl` learns from any number of negatives, also none; `map COLUMN=ignore` leaves one out")
+        );
+    }
+    match (takes.score, score) {
+        (None, Some(score)) => {
+            let error = Error::mismatch("score", format!("none: the loss {loss} reads none, and takes each pair for alike"), score);
+            Err(error.with_hint(
+                "`inject --loss cosent` (or angle, cosine, contrastive) learns from scored pairs; `map score=ignore` takes all pairs for alike",
+            ))
+        }
+        (Some((expected, _)), None) => {
+            let error = Error::not_found("column", "score");
+            Err(error.with_hint(format!("the loss {loss} compares with {expected} in the column score or label")))
+        }
+        (Some((expected, fits)), Some(score)) if !fits(score) => {
+            let error = Error::mismatch("score", format!("{expected}, for the loss {loss}"), score);
+            Err(error.with_hint("divide scores by the highest one; `inject --loss cosent` learns from the order of any numbers"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The texts of a row, each with its column: one text, or those of a row that is learnt from.
@@ -87,4 +140,37 @@ fn text(fields: &Fields, name: &str, encoder: &Encoder<'_>) -> Result<Example> {
 fn score(fields: &Fields) -> Result<Option<f64>> {
     let value = ["score", "label"].into_iter().find_map(|name| fields.get(name)).filter(|value| !matches!(value, Value::Null));
     value.map(|value| number(&json(value))).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::anatomy::Task;
+
+    #[test]
+    fn rows_have_what_their_loss_reads_and_nothing_else() {
+        assert!(Task::Embedding.row().losses.iter().all(|loss| TAKES.iter().any(|takes| takes.loss == *loss)), "every loss has a row");
+        for (loss, texts, score, is_right) in [
+            ("mnrl", 2, None, true),
+            ("mnrl", 4, None, true),
+            ("mnrl", 2, Some(0.0), false),
+            ("triplet", 3, None, true),
+            ("triplet", 4, None, false),
+            ("triplet", 2, None, false),
+            ("margin-mse", 3, Some(4.5), true),
+            ("margin-mse", 3, None, false),
+            ("margin-mse", 4, Some(1.0), false),
+            ("cosent", 2, Some(4.5), true),
+            ("cosent", 2, None, false),
+            ("cosine", 2, Some(-0.5), true),
+            ("cosine", 2, Some(4.5), false),
+            ("contrastive", 2, Some(1.0), true),
+            ("contrastive", 2, Some(0.3), false),
+            ("graph", 4, Some(9.0), true),
+        ] {
+            let checked = check(loss, texts, score);
+            assert_eq!(checked.is_ok(), is_right, "{loss} of {texts} texts with {score:?}");
+            assert!(checked.err().is_none_or(|error| error.hint().is_some()), "{loss}");
+        }
+    }
 }
