@@ -118,10 +118,6 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
 }
 
 fn show(args: &Args, file: &std::path::Path, global: &Global) -> Result<()> {
-    if args.bundle.is_some() && file == std::path::Path::new("-") {
-        let error = Error::unsupported("standard input with a bundle", "it is looked at twice");
-        return Err(error.with_hint("write the rows into a file first"));
-    }
     let profile = Profile::of(file)?;
     let read = args.bundle.as_ref().map(|bundle| read(args, file, bundle)).transpose()?;
     if global.json {
@@ -137,7 +133,8 @@ fn show(args: &Args, file: &std::path::Path, global: &Global) -> Result<()> {
 fn read(args: &Args, file: &std::path::Path, bundle: &std::path::Path) -> Result<ForBundle> {
     let bundle = Bundle::open(bundle, args.base.as_deref())?;
     let source = Source::of(&bundle, args.tokenizer.as_deref())?.mapped(&args.columns.renamed()).parted(args.doc_stride);
-    let max_length = args.max_length.or(source.positions().and_then(NonZeroUsize::new));
+    let usual = source.max_length().or(source.positions()).and_then(NonZeroUsize::new);
+    let max_length = args.max_length.or(usual);
     let source = source.cut(max_length);
     let dataset = source.read_to_learn(file)?;
     let names = dataset.class_names.clone().unwrap_or_else(|| bundle.manifest().class_names.clone());

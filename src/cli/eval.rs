@@ -11,7 +11,7 @@ use super::{Columns, Global, ModelArgs};
 use crate::adapter::config::Task;
 use crate::anatomy;
 use crate::contract::{GraphName, Input};
-use crate::data::Dataset;
+use crate::data::{Dataset, Survey};
 use crate::error::{Context, Error, OnlyWith, Result};
 use crate::evaluate::reference::Reference;
 use crate::evaluate::{Evaluation, Evaluator, Metrics, teacher};
@@ -219,18 +219,23 @@ fn of_logits(args: &Args, runtime: &Runtime, model: Runnable, logits: &str, sour
     let settings = Settings { device: args.model.device, purpose: Purpose::Inference, ..Settings::default() };
     let session = Session::open(runtime, model, &settings)?;
     let evaluator = Evaluator::of_logits(session, logits, dataset, source.collation(), source.batch_size(args.batch_size).get())?;
+    let names = dataset.class_names.clone().unwrap_or_else(|| source.class_names().to_vec());
+    let evaluator = evaluator.measuring(source.classes(), &names, &LossPlan::default_of(source.task()));
     evaluator.narrowed_to(source.hard_prompt()).measure(None)
 }
 
-/// Measures a model without an adapter as a bundle of its task is measured, by the task's first loss.
+/// Measures a model without an adapter as a bundle of its task is measured, by the task's first loss that reads its rows.
 fn of_task(args: &Args, runtime: &Runtime, model: &Model, task: Task) -> Result<Vec<Measured>> {
     let (graph, anatomy, path) = (model.graph(), model.anatomy(), &args.model.path);
     Case { is_bundle: false, task, loss: LossPlan::default_of(task) }.check(args)?;
-    let settled = objective::settle(&LossRequest::default(), task, model.beside(), graph, anatomy).in_file(path)?;
+    // Texts with numbers beside them have losses of their own.
+    let scored = if task == Task::Embedding { Survey::read(&args.data, &args.columns.map)?.loss_of_scores() } else { None };
+    let asked = LossRequest { name: scored.map(ToOwned::to_owned), ..LossRequest::default() };
+    let settled = objective::settle(&asked, task, model.beside(), graph, anatomy).in_file(path)?;
     let measuring = prediction::measuring(graph, anatomy, &settled.objective).in_file(path)?;
     let runnable = Runnable::of(&measuring, path)?;
     let settings = Settings { device: args.model.device, purpose: Purpose::Inference, ..Settings::default() };
-    let source = || Source::of_model(model, task, args.model.tokenizer.as_deref());
+    let source = || Ok(Source::of_model(model, task, args.model.tokenizer.as_deref())?.learning(&settled.plan));
     each(args, source, |source, dataset| {
         let session = Session::open(runtime, runnable.clone(), &settings)?;
         let names = dataset.class_names.clone().unwrap_or_else(|| source.class_names().to_vec());

@@ -77,11 +77,12 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let Some(summary) = decided.training.run(&places.bundle, None, global)? else { return Ok(()) };
     signals::listen(signals::First::Ends);
     let bundle = Bundle::open(&places.bundle, None)?;
+    decided.keep_columns(bundle.manifest());
     let config = config::text("finetune", &decided.options)?;
     let tokenizer = args.training.tokenizer.as_deref();
     let folder = Folder { path: &places.folder, force: args.force || args.goes_on(), tokenizer, config: Some(&config) };
     let merged = args.merging.write_folder(&bundle, &folder, global)?;
-    tell(args, global, &places, &decided, &summary, &bundle, &merged)?;
+    tell(args, global, &places, &summary, &bundle, &merged)?;
     merged.check()
 }
 
@@ -153,15 +154,7 @@ impl Args {
     }
 }
 
-fn tell(
-    args: &Args,
-    global: &Global,
-    places: &Places<'_>,
-    decided: &Decided,
-    summary: &Summary,
-    bundle: &Bundle,
-    merged: &Merged,
-) -> Result<()> {
+fn tell(args: &Args, global: &Global, places: &Places<'_>, summary: &Summary, bundle: &Bundle, merged: &Merged) -> Result<()> {
     let classes = &bundle.manifest().class_names;
     if global.json {
         return output::print_json(&json!({
@@ -185,23 +178,18 @@ fn tell(
     let mut lines = super::train::lines(summary, classes);
     lines.extend(merged.lines(args.merging.no_verify));
     lines.push(format!("bundle    {} (adapter, runs, report: runs/{}/report.html)", places.bundle.display(), summary.run));
-    lines.push(format!("next      {}", next(bundle.manifest(), merged, decided)));
+    lines.push(format!("next      {}", next(bundle.manifest(), merged)));
     output::print(&lines.join("\n"))
 }
 
 /// What to try.
-fn next(manifest: &Manifest, merged: &Merged, decided: &Decided) -> String {
+fn next(manifest: &Manifest, merged: &Merged) -> String {
     let model = merged.model().display();
     if manifest.task == "causal-lm" {
         return format!("peft-onnx generate {model} --prompt 'Once upon a time'");
     }
-    // Columns keep their names in other files, and outputs of several tasks look alike.
-    // A model is measured by its task's first loss, which may read other columns.
-    let is_measured = !manifest.loss.compares_pairs();
-    let command = if is_measured { "eval" } else { "predict" };
-    let words = ["peft-onnx", command, &model.to_string(), "--task", &manifest.task, "--data other.csv"].map(ToOwned::to_owned);
-    let map = decided.training.columns.map.iter().map(|renamed| format!("--map {renamed}"));
-    words.into_iter().chain(map).collect::<Vec<_>>().join(" ")
+    // The folder says what the model is for, and what columns are.
+    format!("peft-onnx eval {model} --data other.csv")
 }
 
 #[cfg(test)]

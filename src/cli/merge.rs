@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
-use super::{BundleArgs, Global, output, target};
+use super::{BundleArgs, Global, config, output, target};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::evaluate::verify::{self, Comparison, Samples};
 use crate::export::layout::{self, Layout, Placed};
 use crate::export::merge::{self, Quantised, Report, Request, Weights};
 use crate::export::{Bundle, INFERENCE};
 use crate::ir::DType;
-use crate::model::Model;
+use crate::model::{Model, declared};
 use crate::{files, onnx};
 
 const AFTER_HELP: &str = "\
@@ -182,8 +182,9 @@ impl Merging {
         let samples = Samples::of_model(&base);
         let report = merge::write(base, &self.request(bundle, &model, Some(layout.data())))?;
         let placed = layout::complete(staged.path(), layout, &source(bundle, folder.tokenizer)?)?;
-        if let Some(text) = folder.config {
-            files::replace(&staged.path().join(CONFIG), text.as_bytes())?;
+        let options = folder.config.map(ToOwned::to_owned).map_or_else(|| columns_of(bundle), |text| Ok(Some(text)))?;
+        if let Some(text) = options {
+            files::replace(&staged.path().join(declared::OPTIONS), text.as_bytes())?;
         }
         staged.finish()?;
         let model = folder.path.join(layout.model());
@@ -196,8 +197,12 @@ impl Merging {
     }
 }
 
-/// The options that a tuned model's folder was made with.
-const CONFIG: &str = "config.yaml";
+/// The options that say what the columns of the training's data were, where their names do not.
+fn columns_of(bundle: &Bundle) -> Result<Option<String>> {
+    let columns = &bundle.manifest().columns;
+    let map: Vec<String> = columns.iter().map(|(column, role)| format!("{column}={role}")).collect();
+    if map.is_empty() { Ok(None) } else { config::text("finetune", &json!({"map": map})).map(Some) }
+}
 
 /// What a folder is made of.
 fn source<'a>(bundle: &'a Bundle, tokenizer: Option<&'a Path>) -> Result<layout::Source<'a>> {
@@ -208,6 +213,7 @@ fn source<'a>(bundle: &'a Bundle, tokenizer: Option<&'a Path>) -> Result<layout:
         base: bundle.model(),
         tokenizer,
         task,
+        loss: &manifest.loss,
         has_new_head: layout::has_new_head(bundle.adapter())?,
         class_names: &manifest.class_names,
         classes: manifest.classes.and_then(|classes| usize::try_from(classes).ok()),

@@ -186,7 +186,7 @@ impl Roles<'_> {
     /// The roles of columns that are not called by them.
     fn renamed(&self, has_numbers: impl Fn(&str) -> bool) -> Result<BTreeMap<String, String>> {
         let mut renamed: BTreeMap<String, String> = BTreeMap::new();
-        for Renamed { column, role } in &self.reading.columns.0 {
+        for Renamed { column, role } in &self.reading.columns.given {
             let found = self
                 .columns
                 .iter()
@@ -210,6 +210,14 @@ impl Roles<'_> {
         let is_free = |role: &str, renamed: &BTreeMap<String, String>| {
             !self.columns.iter().any(|column| column == role) && !renamed.values().any(|taken| taken == role)
         };
+        for Renamed { column, role } in &self.reading.columns.kept {
+            let found = self.columns.iter().find(|known| plain(known) == plain(column) && !renamed.contains_key(*known));
+            let fits = role == IGNORED || (self.is_role(role) && is_free(role, &renamed));
+            if let Some(found) = found.filter(|_| fits) {
+                tracing::info!("{}: column {found} as {role}, as in the data of the training", self.path.display());
+                renamed.insert(found.clone(), role.clone());
+            }
+        }
         for column in &self.columns {
             let role = plain(column);
             if role != *column && !renamed.contains_key(column) && self.is_role(&role) && is_free(&role, &renamed) {

@@ -171,10 +171,14 @@ impl Survey {
         tasks
     }
 
-    /// Whether a row is two texts and a number for how alike they are, so that the losses of such pairs are meant.
+    /// The loss of texts with a number beside them, which the usual loss of embeddings does not read: of two texts and a third that is far, what a
+    /// teacher says of both (margin-mse), of two texts, how alike they are (cosent).
     #[must_use]
-    pub fn scores_pairs(&self) -> bool {
-        self.has(SCORED) && !self.columns.contains_key("positive")
+    pub fn loss_of_scores(&self) -> Option<&'static str> {
+        let has = |names: &[&str]| names.iter().any(|name| self.columns.contains_key(*name));
+        let is_scored = self.has(SCORED) || (has(&["positive"]) && has(&["score", "label"]));
+        let is_far = has(&["negative", "negative_1", "hard_negative"]);
+        is_scored.then_some(if is_far { "margin-mse" } else { "cosent" })
     }
 
     fn has(&self, groups: &[&[&str]]) -> bool {
@@ -198,7 +202,9 @@ impl Survey {
         let labels: Vec<&String> = self.columns.keys().filter(is_label).collect();
         let is_text = |name: &&String| TEXT.contains(&name.as_str()) || self.columns[*name].has_texts();
         let texts: Vec<&String> = self.columns.keys().filter(is_text).collect();
-        let has_label = LABEL.iter().any(|name| self.columns.contains_key(*name));
+        // Columns that have names of their own for what they are need no guess.
+        let is_told = SIGNS.iter().any(|sign| sign.groups.len() > 1 && self.has(sign.groups));
+        let has_label = is_told || LABEL.iter().any(|name| self.columns.contains_key(*name));
         let different = |name: &str| self.columns[name].values.len();
         match (&texts[..], &labels[..]) {
             _ if has_label => None,
@@ -284,6 +290,38 @@ mod tests {
     }
 
     #[test]
+    fn texts_with_numbers_have_losses_of_their_own() -> Result<()> {
+        for (line, loss) in [
+            (r#"{"sentence1": "a", "sentence2": "b", "score": 0.5}"#, Some("cosent")),
+            (r#"{"text_a": "a", "text_b": "b", "similarity": 4.5}"#, Some("cosent")),
+            (r#"{"anchor": "a", "positive": "b", "label": 1}"#, Some("cosent")),
+            (r#"{"anchor": "a", "positive": "b", "negative": "c", "score": 3.5}"#, Some("margin-mse")),
+            (r#"{"anchor": "a", "positive": "b", "negative": "c"}"#, None),
+            (r#"{"query": "a", "positive": "b"}"#, None),
+        ] {
+            assert_eq!(survey("rows.jsonl", line)?.loss_of_scores(), loss, "{line}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn classes_of_tables_are_numbers_in_text() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        for (name, text, count) in [
+            ("rows.csv", "text,label\na,0\nb,1\n", 2),
+            ("rows.csv", "text,label\na,0.0\nb,1.0\n", 2),
+            ("rows.csv", "text,label\na,True\nb,False\n", 2),
+            ("rows.tsv", "text\tlabel\na\t4\nb\t1\n", 5),
+        ] {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text)?;
+            let found = classes_of(&path, Task::SeqCls, &ColumnMap::default())?;
+            assert_eq!((found.count, found.names), (count, vec![]), "{text}");
+        }
+        Ok(())
+    }
+
+    #[test]
     fn a_column_with_few_values_beside_a_text_is_its_class() -> Result<()> {
         let rows = |label: &dyn Fn(usize) -> String| {
             (0..12).map(|row| format!("some long words number {row},{}", label(row))).collect::<Vec<_>>().join("\n")
@@ -295,6 +333,8 @@ mod tests {
         assert_eq!(found.text_and_label(), None, "every value once");
         let found = survey("rows.csv", &csv("text,label", &|row| (row % 2).to_string()))?;
         assert_eq!(found.text_and_label(), None, "its name tells it");
+        let found = survey("rows.csv", &csv("sentence1,sentence2,score", &|row| format!("{},{row}", ["a", "b"][row % 2])))?;
+        assert_eq!(found.text_and_label(), None, "two texts and a score");
         Ok(())
     }
 

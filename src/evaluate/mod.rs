@@ -313,7 +313,9 @@ impl<'a> Evaluator<'a> {
             Form::Logits(name) => {
                 let (labels, feeds) = logits::without_labels(batch, feeds)?;
                 let found = self.session.run(&feeds, &[name])?;
-                Ok((logits::sums(&found[0], labels, self.dataset.task, self.hard_prompt)?, vec![]))
+                let sums = logits::sums(&found[0], labels, self.dataset.task, self.hard_prompt)?;
+                let is_metered = self.hard_prompt.is_none() && self.meter.reads() == ["logits"];
+                Ok((sums, if is_metered { found } else { vec![] }))
             }
         }
     }

@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use super::manifest::{self, GraphFile, Manifest, Slot};
 use super::objective::{self, LossRequest};
 use super::to_train::{Put, ToTrain};
-use super::{PromptScale, cache, card, fed, given, prompt_scale};
+use super::{PromptScale, body, cache, card, fed, given, prompt_scale};
 use crate::adapter::Method;
 use crate::adapter::config::{NewHead, PromptConfig, PromptEncoderConfig, Task};
 use crate::adapter::methods::lora::LoraConfig;
@@ -149,6 +149,7 @@ pub fn inject(mut model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<
         align_names::follow(&mut base.anatomy, &files.keys(), new_head.as_ref().and_then(|head| head.modules.as_ref()));
         given::settle(files, base).in_file(adapter)?;
     }
+    body::name_as_class(&mut base.anatomy, new_head.as_ref().filter(|_| given.is_none()), &model.beside)?;
     let (method, strictness) = asked.adapter.method(given.as_ref())?;
     let mut feeding = fed::feeding(base).in_file(&name)?;
     fed::texts_of_a_row_together(&feeding, task).in_file(&name)?;
@@ -210,6 +211,7 @@ pub fn inject(mut model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<
         base_count,
         logits: base.anatomy.head.as_ref().map(|head| base.graph.value_name(head.output).to_owned()).unwrap_or_default(),
         classes,
+        columns: IndexMap::new(),
         class_names: class_names(asked, &model, new_head.as_ref(), task, classes)?,
         vocabulary: model.base.anatomy.vocabulary(),
         max_positions: model.base.anatomy.max_positions.map(|positions| positions - num::int(plan.virtual_tokens())),

@@ -13,6 +13,7 @@
 mod config;
 mod genai;
 mod parts;
+mod sentences;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use super::pending;
 use crate::adapter::config::Task;
 use crate::files::{self, near};
 use crate::model::{Beside, declared};
+use crate::train::plan::LossPlan;
 use crate::{Context, Error, Result, peft};
 
 pub use parts::{TOKENIZER, names};
@@ -103,6 +105,8 @@ pub struct Source<'a> {
     pub tokenizer: Option<&'a Path>,
     /// What the model was trained for.
     pub task: Task,
+    /// What was minimised.
+    pub loss: &'a LossPlan,
     /// Whether the model has a head that the base had not.
     pub has_new_head: bool,
     /// The names of the classes in the order of their numbers, where they are known.
@@ -145,7 +149,7 @@ pub fn complete(folder: &Path, layout: Layout, source: &Source<'_>) -> Result<Pl
     }
     // A classifier of sentences is no model of their vectors any more.
     if !source.has_new_head {
-        parts::sentence_transformers(folder, source.base, &mut placed)?;
+        sentences::place(folder, source, &mut placed)?;
     }
     let beside = Beside::near(source.base);
     match beside.json(declared::CONFIG)? {
@@ -196,8 +200,12 @@ impl Placed {
 
     fn write(&mut self, folder: &Path, name: &str, json: &Value) -> Result<()> {
         let text = serde_json::to_string_pretty(json).map_err(|error| Error::format("JSON", error))?;
-        files::replace(&folder.join(name), format!("{text}\n").as_bytes())?;
-        self.files.push(name.to_owned());
+        let to = folder.join(name);
+        std::fs::create_dir_all(files::folder(&to)).in_file(&to)?;
+        files::replace(&to, format!("{text}\n").as_bytes())?;
+        if !self.files.iter().any(|placed| placed == name) {
+            self.files.push(name.to_owned());
+        }
         Ok(())
     }
 }

@@ -56,6 +56,9 @@ pub struct Manifest {
     /// learnt. There may be fewer than `classes`, of which the last ones have no name yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub class_names: Vec<String>,
+    /// The roles of columns of the data that was trained on, where they are not called by them: `{"body": "text"}`.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub columns: IndexMap<String, String>,
     /// The largest number of positions of a text, where it is known: the base's, less those of virtual tokens.
     pub max_positions: Option<i64>,
     /// Positions that the adapter's virtual tokens take.

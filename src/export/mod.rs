@@ -1,6 +1,7 @@
 //! Finished work as files: bundles, and merged models.
 
 pub mod adapter_file;
+mod body;
 pub mod bundle;
 mod cache;
 pub mod card;

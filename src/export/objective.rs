@@ -192,7 +192,7 @@ fn check_matryoshka(plan: &LossPlan, graph: &Graph, outputs: &[ValueId]) -> Resu
 }
 
 /// What sentence-transformers' files beside a model say of its pooling: `modules.json`, `1_Pooling/config.json`.
-fn pooled_in_folder(beside: &Beside) -> Result<Option<SentenceVector>> {
+pub(super) fn pooled_in_folder(beside: &Beside) -> Result<Option<SentenceVector>> {
     let Some(modules) = beside.json("modules.json")? else { return Ok(None) };
     let of_type = |ending: &str| {
         modules.as_array().into_iter().flatten().find(|module| module["type"].as_str().is_some_and(|name| name.ends_with(ending)))

@@ -26,7 +26,12 @@ pub struct ImageProcessor {
     factor: f64,
     mean: [f64; 3],
     std: [f64; 3],
+    /// Whether blue comes first (`do_flip_channel_order`).
+    blue_first: bool,
 }
+
+/// Steps that change nothing here: pictures are read in RGB, and labels are no maps.
+const HARMLESS: [&str; 2] = ["do_convert_rgb", "do_reduce_labels"];
 
 /// The longest side of a picture.
 const LONGEST: u32 = 1 << 16;
@@ -53,6 +58,9 @@ struct Config {
     do_pad: Option<bool>,
     do_image_splitting: Option<bool>,
     max_image_size: Option<Size>,
+    do_flip_channel_order: Option<bool>,
+    #[serde(flatten)]
+    others: serde_json::Map<String, serde_json::Value>,
 }
 
 impl ImageProcessor {
@@ -80,10 +88,16 @@ impl ImageProcessor {
             factor: 1.0 / 255.0,
             mean: half,
             std: half,
+            blue_first: false,
         }
     }
 
     fn of(config: &Config) -> Result<Self> {
+        let is_step = |(name, value): &(&String, &serde_json::Value)| name.starts_with("do_") && value.as_bool() == Some(true);
+        if let Some((step, _)) = config.others.iter().filter(is_step).find(|(name, _)| !HARMLESS.contains(&name.as_str())) {
+            let error = Error::unsupported(step.clone(), "what this step of a processor does to pictures is not known");
+            return Err(error.with_hint("rows may have pixel_values, as the processor makes them"));
+        }
         if let Some(most) = config.max_image_size.and_then(Size::longest) {
             return Self::in_one_piece(config, most);
         }
@@ -120,6 +134,12 @@ impl ImageProcessor {
             (true, Some(mean), Some(std)) => (three("image_mean", mean)?, three("image_std", std)?),
             _ => ([0.0; 3], [1.0; 3]),
         };
+        let blue_first = config.do_flip_channel_order.unwrap_or(false);
+        let differ = |numbers: &[f64; 3]| numbers.iter().any(|number| number.total_cmp(&numbers[0]).is_ne());
+        if blue_first && (differ(&mean) || differ(&std)) {
+            let error = Error::unsupported("do_flip_channel_order with do_normalize", "which channel a mean is for is not told");
+            return Err(error.with_hint("rows may have pixel_values, as the processor makes them"));
+        }
         if let Some(bad) = std.iter().find(|std| **std <= 0.0) {
             return Err(Error::mismatch("image_std", "numbers above 0, by which pixels are divided", bad));
         }
@@ -131,6 +151,7 @@ impl ImageProcessor {
             factor: if rescales { config.rescale_factor.unwrap_or(1.0 / 255.0) } else { 1.0 },
             mean,
             std,
+            blue_first,
         })
     }
 
@@ -194,8 +215,9 @@ impl ImageProcessor {
             let (mean, std) = (self.mean[channel], self.std[channel]);
             picture.pixels().map(move |pixel| ((f64::from(pixel.0[channel]) * self.factor - mean) / std) as f32)
         };
+        let order = if self.blue_first { [2, 1, 0] } else { [0, 1, 2] };
         let axis = |length: u32| usize::try_from(length).unwrap_or(usize::MAX);
-        Features { shape: vec![3, axis(picture.height()), axis(picture.width())], values: (0..3).flat_map(channel).collect() }
+        Features { shape: vec![3, axis(picture.height()), axis(picture.width())], values: order.into_iter().flat_map(channel).collect() }
     }
 }
 
@@ -310,6 +332,15 @@ mod tests {
         );
         let in_several = processor(r#"{"max_image_size": {"longest_edge": 10}}"#).unwrap_err();
         assert!(in_several.to_string().contains("do_image_splitting") && in_several.hint().is_some(), "{in_several}");
+        for step in
+            [r#"{"do_color_quantize": true}"#, r#"{"do_flip_channel_order": true, "image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1]}"#]
+        {
+            assert!(processor(step).unwrap_err().hint().is_some_and(|hint| hint.contains("pixel_values")), "{step}");
+        }
+        assert!(processor(r#"{"do_convert_rgb": true, "do_color_quantize": false}"#).is_ok());
+        let picture = RgbImage::from_pixel(1, 1, image::Rgb([255, 51, 0]));
+        let flipped = processor(r#"{"do_flip_channel_order": true, "do_resize": false}"#).expect("a processor").normalised(&picture);
+        assert_eq!(flipped.values, [0.0, 0.2, 1.0], "blue comes first");
         assert!(processor(r#"{"do_pad": true}"#).is_err() && processor(r#"{"size": {"longest_edge": 800, "shortest_edge": 3}}"#).is_err());
         for bomb in
             [r#"{"size": 8, "crop_size": 4294967295, "do_center_crop": true}"#, r#"{"size": 8, "crop_size": 0, "do_center_crop": true}"#]

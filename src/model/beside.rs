@@ -32,22 +32,27 @@ impl Beside {
         Self::Near(model.to_path_buf())
     }
 
+    /// A file, if it is there: where it lies, and what is in it.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn bytes(&self, name: &str) -> Result<Option<(PathBuf, Bytes)>> {
+        match self {
+            Self::Near(model) => {
+                let Some(file) = files::near::file(model, name) else { return Ok(None) };
+                let bytes = std::fs::read(&file).in_file(&file)?;
+                Ok(Some((file, bytes.into())))
+            }
+            Self::Given(given) => Ok(given.get(name).map(|bytes| (PathBuf::from(name), bytes.clone()))),
+        }
+    }
+
     /// A JSON file, if it is there.
     ///
     /// # Errors
     /// A file that is not JSON.
     pub fn json(&self, name: &str) -> Result<Option<Value>> {
-        let (place, bytes) = match self {
-            Self::Near(model) => {
-                let Some(file) = files::near::file(model, name) else { return Ok(None) };
-                let bytes = std::fs::read(&file).in_file(&file)?;
-                (file, Bytes::from(bytes))
-            }
-            Self::Given(given) => {
-                let Some(bytes) = given.get(name) else { return Ok(None) };
-                (PathBuf::from(name), bytes.clone())
-            }
-        };
+        let Some((place, bytes)) = self.bytes(name)? else { return Ok(None) };
         serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::format("JSON", error).in_file(place))
     }
 }

@@ -12,6 +12,9 @@ pub const CONFIG: &str = "config.json";
 /// The file in which transformers keeps how a model writes.
 pub const GENERATION: &str = "generation_config.json";
 
+/// The file with the options that a tuned model was made with, in the folder that it was written into.
+pub const OPTIONS: &str = "config.yaml";
+
 /// The file that sentence-transformers keeps beside a model.
 const MODULES: &str = "modules.json";
 
@@ -25,12 +28,15 @@ pub fn of_model(beside: &Beside) -> Result<Declared> {
     let text = |value: &Value| value.as_str().map(ToOwned::to_owned);
     let count = |value: &Value| value.as_u64().and_then(|count| usize::try_from(count).ok());
     let labels = config["id2label"].as_object().map(serde_json::Map::len);
+    // The second name is that of old versions.
+    let of_pairs = [&config["sentence_transformers"]["activation_fn"], &config["sbert_ce_default_activation_function"]];
     let is_pooling = |module: &Value| module["type"].as_str().is_some_and(|name| name.ends_with("Pooling"));
     Ok(Declared {
         architecture: text(&config["architectures"][0]),
         problem_type: text(&config["problem_type"]),
         num_labels: count(&config["num_labels"]).or(labels),
         is_encoder_decoder: config["is_encoder_decoder"].as_bool().unwrap_or(false),
+        scores_pairs: of_pairs.into_iter().any(Value::is_string),
         pools_sentences: modules.as_array().is_some_and(|modules| modules.iter().any(is_pooling)),
     })
 }

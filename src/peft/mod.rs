@@ -3,6 +3,7 @@
 //! Reading is lenient where PEFT is, and never silent: a setting that changes the computation and is not known here is an error that names it.
 //! Writing is minimal, so that old versions of PEFT load it, and keeps what an original file had beside.
 
+pub mod body;
 pub mod combine;
 mod config;
 mod folder;

@@ -34,7 +34,7 @@ impl<'a> Journal<'a> {
     /// If it cannot be written.
     pub(super) fn open(runtime: &Runtime, options: &Options, material: &'a Material, done: u64) -> Result<Self> {
         let manifest = material.bundle.manifest();
-        material.keep_class_names(&options.bundle)?;
+        material.keep_names(&options.bundle)?;
         let frame = Frame::read(&material.beginning.adapter, manifest)?;
         let (run, metrics) = material.beginning.open(options)?;
         let events = options.tensorboard.then(|| Events::create(&run.folder, done)).transpose()?;

@@ -110,8 +110,9 @@ impl Material {
         })
     }
 
-    /// Keeps the names of classes that the data has and the bundle does not know yet: whoever reads the bundle later must number them alike.
-    pub(super) fn keep_class_names(&self, bundle: &Path) -> Result<()> {
+    /// Keeps what the bundle does not know yet of the data: the names of its classes, which whoever reads the bundle later must number alike, and the
+    /// roles of its columns.
+    pub(super) fn keep_names(&self, bundle: &Path) -> Result<()> {
         let manifest = self.bundle.manifest();
         let mut kept = manifest.clone();
         kept.class_names = self.dataset.class_names.clone().unwrap_or(kept.class_names);
@@ -119,7 +120,8 @@ impl Material {
             // Whoever measures the loss later weighs classes alike.
             kept.loss.class_weights.clone_from(&self.dataset.class_weights);
         }
-        let is_known = kept.class_names == manifest.class_names && kept.loss == manifest.loss;
+        kept.columns = self.source.roles_to_keep().iter().map(|renamed| (renamed.column().to_owned(), renamed.role().to_owned())).collect();
+        let is_known = kept.class_names == manifest.class_names && kept.loss == manifest.loss && kept.columns == manifest.columns;
         if is_known { Ok(()) } else { kept.write(bundle) }
     }
 }

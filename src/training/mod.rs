@@ -17,6 +17,7 @@ mod ending;
 mod engine;
 mod events;
 mod fitting;
+mod folder;
 mod graphs;
 mod journal;
 mod material;

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::folder;
 use crate::adapter::config::Task;
 use crate::anatomy::{self, Feeding, Padding, SEGMENTS};
 use crate::data::{
-    self, Asked, Collation, ColumnMap, Dataset, HeldOut, Labels, Limits, Media, OtherNames, Packing, Reading, Sampler, Tokenizer,
+    self, Asked, Collation, ColumnMap, Dataset, HeldOut, Labels, Limits, Media, OtherNames, Packing, Reading, Renamed, Sampler, Tokenizer,
 };
 use crate::error::{Context, Error, Result};
 use crate::export::{Bundle, Manifest};
@@ -112,7 +113,10 @@ impl Source {
         let decoder_start = decoder_start(&beside)?;
         let (hard_prompt, class_names) = (manifest.hard_prompt.clone(), manifest.class_names.clone());
         let (unpackable, takes_weights) = (unpackable(manifest), takes_weights(manifest));
-        Ok(Self { limits, class_names, hard_prompt, loss, media, unpackable, takes_weights, decoder_start, ..source })
+        let max_length = folder::longest_text(&beside, task)?;
+        let columns = ColumnMap::kept(manifest.columns.iter().map(|(column, role)| Renamed::new(column, role)));
+        let source = Self { limits, max_length, columns, media, unpackable, takes_weights, decoder_start, ..source };
+        Ok(Self { class_names, hard_prompt, loss, ..source })
     }
 
     /// Reads for a plain model, with the named tokenizer or the one beside it, and the class names beside it.
@@ -131,7 +135,9 @@ impl Source {
         let source =
             Self::with(task, tokenizer, classes, anatomy.vocabulary(), anatomy.max_positions).fed_as(anatomy::feeding(graph, anatomy));
         let decoder_start = decoder_start(model.beside())?;
-        Ok(Self { class_names, media: Media::near(&near, None), decoder_start, ..source })
+        let columns = ColumnMap::kept(folder::columns(model.beside())?);
+        let max_length = folder::longest_text(model.beside(), task)?;
+        Ok(Self { max_length, class_names, columns, media: Media::near(&near, None), decoder_start, ..source })
     }
 
     fn with(task: Task, tokenizer: Option<Tokenizer>, classes: Option<i64>, vocabulary: Option<i64>, positions: Option<i64>) -> Self {
@@ -196,18 +202,36 @@ impl Source {
         self
     }
 
-    /// Cuts rows at a length, in tokens. Without one, a row that is longer than the model takes is an error.
+    /// Cuts rows at a length, in tokens; without one, texts of vectors where sentence-transformers' files beside the model say. Else a row that is longer than the model takes is an error.
     #[must_use]
     pub fn cut(mut self, max_length: Option<NonZeroUsize>) -> Self {
-        self.max_length = max_length.map(NonZeroUsize::get);
+        self.max_length = max_length.map(NonZeroUsize::get).or(self.max_length);
         self
     }
 
-    /// Reads columns under the names of their roles.
+    /// Where rows are cut, in tokens.
+    #[must_use]
+    pub fn max_length(&self) -> Option<usize> {
+        self.max_length
+    }
+
+    /// Reads columns under the names of their roles; those that the data of the training had stay where nothing else is said.
     #[must_use]
     pub fn mapped(mut self, columns: &ColumnMap) -> Self {
-        self.columns = columns.clone();
+        self.columns = columns.given_over(&self.columns);
         self
+    }
+
+    /// The roles of columns that whoever reads such data later must know.
+    #[must_use]
+    pub(super) fn roles_to_keep(&self) -> Vec<Renamed> {
+        self.columns.to_keep()
+    }
+
+    /// Reads rows for a loss, where a task's rows have several forms.
+    #[must_use]
+    pub fn learning(self, loss: &LossPlan) -> Self {
+        Self { loss: loss.clone(), ..self }
     }
 
     /// Shows rows in a template, and asks for the words of a verbalizer; without one, for those that were asked for so far.

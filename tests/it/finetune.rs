@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::common::{Folder, done, fixture, json_of, peft_onnx, refused, text};
+use crate::common::{Folder, done, fixture, json_of, peft_onnx, refused, run, text};
 
 /// A model's folder as `optimum-cli export onnx` writes one: with a tokenizer of words, and a configuration.
 fn exported(folder: &Folder, model: &str, config: &str) -> String {
@@ -52,15 +52,48 @@ fn a_table_and_a_model_become_a_folder_that_answers_in_the_tables_words() {
     for name in ["model.onnx", "tokenizer.json", "tokenizer_config.json", "config.yaml"] {
         assert!(Path::new(&out).join(name).is_file(), "{name}");
     }
-    // Everything else may go: the model is complete, and knows its classes.
     let bundle = told["bundle"].as_str().expect("the bundle is told").to_owned();
+    // The bundle knows the columns: so do the commands that read such data with it.
+    assert_eq!(json(&format!("{bundle}/peft-onnx.json"))["columns"], serde_json::json!({"body": "text", "category": "label"}));
+    assert_eq!(json_of(&["data", &data, &bundle])["training"]["task"], "seq-cls");
+    done(&["train", &bundle, "--data", &data, "--continue", "--max-steps", "1", "--quiet"]);
+    done(&["merge", &bundle, "-o", &folder.path("merged/"), "--quiet"]);
+    assert!(json_of(&["eval", &folder.path("merged"), "--data", &data])["accuracy"].is_number());
+    // Everything else may go: the model is complete, and knows its classes and columns.
     let card = std::fs::read_to_string(format!("{bundle}/README.md")).expect("there is a card");
     assert!(card.starts_with("---\nlibrary_name: peft\nbase_model: someone/tiny-bert\n") && card.contains("| 1 | bug |"), "{card}");
     assert_eq!(json(&format!("{bundle}/adapter_config.json"))["base_model_name_or_path"], "someone/tiny-bert");
     std::fs::remove_dir_all(&bundle).expect("the bundle goes");
     std::fs::remove_dir_all(&model).expect("the base goes");
-    let eval = json_of(&["eval", &out, "--data", &data, "--map", "body=text", "--map", "category=label"]);
-    assert!(eval["accuracy"].as_f64().is_some_and(|accuracy| accuracy > 0.9), "{eval}");
+    for map in [&[][..], &["--map", "body=text", "--map", "category=label"]] {
+        let eval = json_of(&[&["eval", &out, "--data", &data], map].concat());
+        assert!(eval["accuracy"].as_f64().is_some_and(|accuracy| accuracy > 0.9), "{eval}");
+        assert!(eval["metrics"]["f1_macro"].as_f64().is_some_and(|f1| f1 > 0.9), "{eval}");
+    }
+    assert!(done(&["predict", &out, "--data", &data]).contains("billing"));
+    // Files whose columns are called by their roles are read as well, and what is said wins.
+    let named = folder.write("named.csv", "text,label,body\nthe app crashes,bug,the invoice is wrong\n");
+    assert!(json_of(&["eval", &out, "--data", &named])["accuracy"].as_f64().is_some_and(|accuracy| accuracy > 0.9));
+    assert_eq!(json_of(&["eval", &out, "--data", &named, "--map", "body=text"])["accuracy"], 0.0);
+}
+
+/// A model of a folder, tuned on a file of rows for two steps.
+fn tuned(folder: &Folder, model: &str, data: &str, out: &str) -> Value {
+    json_of(&["finetune", model, "--data", data, "-o", &folder.path(out), "--max-steps", "2", "--force"])
+}
+
+#[test]
+fn texts_with_scores_learn_the_order_of_the_scores() {
+    let folder = Folder::empty();
+    let model = exported(&folder, "bert_encoder/dynamo.onnx", BERT);
+    let row = |at: usize| {
+        let (one, other) = (TICKETS[at % 3].0, TICKETS[at / 3 % 3].0);
+        serde_json::json!({"sentence1": one, "sentence2": other, "score": at % 5}).to_string()
+    };
+    let data = folder.write("sts.jsonl", &(0..9).map(row).collect::<Vec<_>>().join("\n"));
+    let told = tuned(&folder, &model, &data, "tuned");
+    assert_eq!(told["task"], "embedding", "{told}");
+    assert!(std::fs::read_to_string(folder.path("tuned/config.yaml")).expect("options are kept").contains("loss: cosent"));
 }
 
 #[test]
@@ -68,7 +101,7 @@ fn what_was_decided_is_said_in_five_lines_and_can_be_asked_for_again() {
     let folder = Folder::empty();
     let model = exported(&folder, "bert_encoder/dynamo.onnx", BERT);
     let (data, out, again) = (folder.write("tickets.csv", &tickets(30)), folder.path("tuned"), folder.path("again"));
-    let (success, _, stderr) = crate::common::run(&["finetune", &model, "--data", &data, "-o", &out, "--max-steps", "4", "--rank", "4"]);
+    let (success, _, stderr) = run(&["finetune", &model, "--data", &data, "-o", &out, "--max-steps", "4", "--rank", "4"]);
     let lines: Vec<&str> = stderr.lines().take(5).collect();
     let heads = ["task      seq-cls (column category", "adapter   lora, ", "data      30 rows", "training  4 steps", "output    "];
     assert!(success && lines.iter().zip(heads).all(|(line, head)| line.starts_with(head)), "{stderr}");
@@ -165,9 +198,10 @@ fn every_form_of_data_is_learnt_from_and_the_command_that_is_named_next_runs() {
             _ => rows.join("\n"),
         };
         let (data, out) = (folder.write(name, &content), folder.path(&format!("tuned_{name}")));
-        let told = done(&["finetune", &model, "--data", &data, "-o", &out, "--max-steps", "2"]);
+        let (success, told, stderr) = run(&["finetune", &model, "--data", &data, "-o", &out, "--max-steps", "2"]);
+        assert!(success, "{name}: {stderr}");
         let next = told.lines().find_map(|line| line.strip_prefix("next      peft-onnx ")).expect("a command");
-        assert!(next.contains(&format!("--task {task}")), "{name}: {next}");
+        assert!(next.starts_with("eval ") && stderr.contains(&format!("task      {task}")), "{name}: {next} {stderr}");
         let next = next.replace("other.csv", &data);
         done(&next.split(' ').collect::<Vec<_>>());
     }
@@ -192,4 +226,91 @@ fn a_folder_of_splits_and_standard_input_are_data_too() {
     let args = ["finetune", &model, "--data", "-", "-o", &folder.path("of_input"), "--max-steps", "2", "--json"];
     let output = peft_onnx().args(args).write_stdin(tickets(24)).output().expect("the binary starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_tuned_folder_says_what_it_is_for() {
+    let folder = Folder::empty();
+    let model = exported(&folder, "bert_encoder/dynamo.onnx", BERT);
+    // One that puts something between two texts.
+    std::fs::write(format!("{model}/tokenizer.json"), crate::tasks::tokenizer()).expect("the file is written");
+    let rows = |row: &dyn Fn(usize) -> Value| (0..12).map(|at| row(at).to_string()).collect::<Vec<_>>().join("\n");
+    let body = |at: usize| TICKETS[at % 3].0;
+    for (task, metric, text) in [
+        ("multi-label", "f1_micro", rows(&|at| serde_json::json!({"text": body(at), "labels": [TICKETS[at % 3].1]}))),
+        ("regression", "mse", rows(&|at| serde_json::json!({"text": body(at), "score": 0.5 * f64::from(u8::try_from(at).unwrap_or(0))}))),
+        ("rerank", "average_precision", rows(&|at| serde_json::json!({"query": body(at), "passage": body(at / 3), "label": at % 2}))),
+        (
+            "embedding",
+            "recall@1",
+            rows(&|at| serde_json::json!({"anchor": format!("{} {}", body(at), body(at / 3)), "positive": body(at)})),
+        ),
+    ] {
+        let data = folder.write("rows.jsonl", &text);
+        let told = tuned(&folder, &model, &data, "tuned");
+        assert_eq!(told["task"], task, "{told}");
+        let eval = json_of(&["eval", &folder.path("tuned"), "--data", &data]);
+        assert!(eval["metrics"][metric].is_number(), "{task}: {eval}");
+        done(&["predict", &folder.path("tuned/model.onnx"), "--data", &data]);
+    }
+    let scored =
+        folder.write("rows.jsonl", &rows(&|at| serde_json::json!({"sentence1": body(at), "sentence2": body(at / 3), "score": at})));
+    assert!(json_of(&["eval", &folder.path("tuned"), "--data", &scored])["metrics"]["spearman"].is_number(), "of the folder of vectors");
+}
+
+#[test]
+fn vectors_are_made_of_a_tuned_folder_as_they_were_trained() {
+    let folder = Folder::empty();
+    let model = exported(&folder, "bert_encoder/dynamo.onnx", BERT);
+    let data = folder
+        .write("rows.jsonl", "{\"anchor\": \"the app\", \"positive\": \"it crashes\"}\n{\"anchor\": \"i love\", \"positive\": \"it\"}");
+    let out = folder.path("tuned");
+    let pooled = ["--pooling", "cls", "--normalize", "true", "--max-steps", "2", "--quiet"];
+    done(&[&["finetune", &model, "--data", &data, "-o", &out], &pooled[..]].concat());
+    let modules: Vec<String> =
+        json(&format!("{out}/modules.json")).as_array().expect("a list").iter().map(|module| module["type"].to_string()).collect();
+    assert!(modules.len() == 3 && modules[1].contains("Pooling") && modules[2].contains("Normalize"), "{modules:?}");
+    let pooling = json(&format!("{out}/1_Pooling/config.json"));
+    assert_eq!((&pooling["pooling_mode_cls_token"], &pooling["pooling_mode_mean_tokens"]), (&true.into(), &false.into()), "{pooling}");
+    let vectors = |model: &str, text: &str| {
+        let row = folder.write("text.jsonl", &serde_json::json!({"text": text}).to_string());
+        json_of(&["predict", model, "--data", &row])[0]["vector"]
+            .as_array()
+            .expect("a vector")
+            .iter()
+            .map(crate::common::number)
+            .collect::<Vec<_>>()
+    };
+    let near = |one: &[f64], other: &[f64]| one.iter().zip(other).all(|(a, b)| (a - b).abs() < 1e-5);
+    assert!(near(&vectors(&out, "the app crashes"), &vectors(&folder.path("tuned.lora"), "the app crashes")));
+    // What sentence-transformers cuts is cut.
+    assert!(!near(&vectors(&out, "the app crashes today"), &vectors(&out, "the app")));
+    std::fs::write(format!("{out}/sentence_bert_config.json"), "{\"max_seq_length\": 2}").expect("a file");
+    assert!(near(&vectors(&out, "the app crashes today"), &vectors(&out, "the app")));
+}
+
+#[test]
+fn a_body_with_a_new_head_has_the_module_names_of_its_class() {
+    let folder = Folder::empty();
+    let model = exported(&folder, "bert_encoder/dynamo.onnx", BERT);
+    let names = |bundle: &str| {
+        let bytes = std::fs::read(format!("{bundle}/adapter_model.safetensors")).expect("the adapter is there");
+        let length = usize::try_from(u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"))).expect("a length");
+        let head: Value = serde_json::from_slice(&bytes[8..8 + length]).expect("JSON");
+        head.as_object().expect("tensors").keys().filter(|name| *name != "__metadata__").cloned().collect::<Vec<_>>()
+    };
+    let (bundle, bare) = (folder.path("bundle"), folder.path("bare"));
+    done(&["inject", &model, "--method", "lora", "--num-labels", "3", "-o", &bundle]);
+    let all = names(&bundle);
+    let is_of_class = |name: &String| name.starts_with("base_model.model.bert.") || name.starts_with("base_model.model.classifier.");
+    assert!(all.iter().any(|name| name.contains(".bert.") && name.ends_with("lora_A.weight")) && all.iter().all(is_of_class), "{all:?}");
+    // Trained, merged and read again under these names.
+    let data = folder.write("rows.csv", "text,label\nthe app crashes,0\ni love it,2\n");
+    done(&["train", &bundle, "--data", &data, "--max-steps", "2", "--quiet"]);
+    done(&["merge", &bundle, "-o", &folder.path("merged/"), "--quiet"]);
+    done(&["inject", &model, "--adapter", &bundle, "-o", &folder.path("again"), "--quiet"]);
+    assert_eq!(names(&folder.path("again")), all);
+    // A body alone keeps its own names.
+    done(&["inject", &model, "--method", "lora", "--task", "embedding", "-o", &bare]);
+    assert!(names(&bare).iter().all(|name| !name.contains(".bert.")));
 }

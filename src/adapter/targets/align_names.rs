@@ -175,9 +175,9 @@ fn module(key: &Key) -> Option<&str> {
     }
 }
 
-/// Writes something in front of the names of all modules.
-pub fn put_in_front(anatomy: &mut Anatomy, front: &str) {
-    rename(anatomy, &Naming::Add(front.to_owned()), None);
+/// Writes something in front of the names of all modules, but for those of a head.
+pub fn put_in_front(anatomy: &mut Anatomy, front: &str, head: Option<&HeadModules>) {
+    rename(anatomy, &Naming::Add(front.to_owned()), head);
 }
 
 /// Gives each module, and each parameter, the name that `new` has for it, if it has one.

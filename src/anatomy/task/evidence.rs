@@ -19,6 +19,8 @@ pub struct Declared {
     pub is_encoder_decoder: bool,
     /// Whether sentence-transformers pools its hidden states into vectors of sentences.
     pub pools_sentences: bool,
+    /// Whether sentence-transformers scores pairs of texts with it.
+    pub scores_pairs: bool,
 }
 
 /// Endings of the names of classes, and the tasks that they are for.
@@ -139,7 +141,8 @@ impl<'a> View<'a> {
         let declared = self.declared;
         let by_type = super::TASKS.iter().find(|row| row.problem_type.is_some() && row.problem_type == declared.problem_type.as_deref());
         let answers = || self.starts_and_ends().map(|_| Task::Qa);
-        by_type.map(|row| row.task).or_else(answers).or_else(|| declared.pools_sentences.then_some(Task::Embedding))
+        let of_pairs = declared.scores_pairs.then_some(Task::Rerank);
+        of_pairs.or(by_type.map(|row| row.task)).or_else(answers).or_else(|| declared.pools_sentences.then_some(Task::Embedding))
     }
 
     /// The names of the outputs with scores of positions where an answer starts and where it ends.

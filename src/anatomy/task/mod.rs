@@ -92,6 +92,15 @@ fn unknown(guess: &Guess) -> Error {
 /// Checks that a graph's logits have the axes of a task: scores for a whole row, `[batch, classes]`, or for each of its tokens, `[batch, seq, scores]`.
 fn check_axes(task: Task, graph: &Graph, anatomy: &Anatomy, guess: &Guess) -> Result<()> {
     let Some(head) = &anatomy.head else { return Ok(()) };
+    let is_of_one = matches!(task, Task::Rerank | Task::Reward);
+    if let Some(classes) = head.classes.filter(|classes| is_of_one && *classes != 1) {
+        let error = Error::mismatch(
+            format!("{} for {task}", graph.value_name(head.output)),
+            "one score for each text, [batch, 1]",
+            format!("{classes} scores"),
+        );
+        return Err(error.with_hint("`num_labels 1` puts a head with one score on the model's body, in place of its own"));
+    }
     let (axes, scores) = match task.row().reads {
         Reads::Logits => (2, "[batch, classes]"),
         Reads::TokenLogits | Reads::Frames | Reads::Vocabulary | Reads::TokenLogProbs => (3, "[batch, seq, scores]"),

@@ -24,9 +24,6 @@ const HELD_BACK: f64 = 0.1;
 const READ_AT_LEAST: usize = 1200;
 const MOST_EPOCHS: f64 = 12.0;
 
-/// The loss of pairs with scores.
-const SCORES: &str = "cosent";
-
 /// Options that say what to do this time, not how.
 const OF_THIS_TIME: [&str; 6] = ["resume", "continue", "restart", "run", "force", "output"];
 
@@ -101,10 +98,10 @@ impl Decided {
                 self.why = format!("told by the columns {}", survey.columns().join(", "));
             }
         }
-        if task == Task::Embedding && self.adding.loss.loss.is_none() && self.adding.loss.loss_graph.is_none() && survey.scores_pairs() {
-            // Scores of pairs are put in their order; the other losses of vectors read no score.
-            self.adding.loss.loss = Some(SCORES.to_owned());
-            self.set("loss", SCORES);
+        let is_usual = self.adding.loss.loss.is_none() && self.adding.loss.loss_graph.is_none();
+        if let Some(loss) = survey.loss_of_scores().filter(|_| task == Task::Embedding && is_usual) {
+            self.adding.loss.loss = Some(loss.to_owned());
+            self.set("loss", loss);
         }
         let Some(classes) = labels(&self.training.data, task, &columns)? else { return Ok(()) };
         if let Some(why) = model.needs_head(task, &classes)? {
@@ -147,6 +144,14 @@ impl Decided {
             .into_iter()
             .flatten()
             .reduce(|all, one| all + "; " + &one);
+    }
+
+    /// Says what the columns were, as the bundle knows it after training: whoever reads such data later finds it in the folder.
+    pub(super) fn keep_columns(&mut self, manifest: &Manifest) {
+        if !manifest.columns.is_empty() {
+            let map: Vec<Value> = manifest.columns.iter().map(|(column, role)| format!("{column}={role}").into()).collect();
+            self.set("map", map);
+        }
     }
 
     /// What was decided, in five lines.

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Layout, Source};
+use crate::adapter::config::Task;
 
 /// The configuration of a tuned model.
 pub(super) fn corrected(mut config: Map<String, Value>, layout: Layout, is_external: bool, source: &Source<'_>) -> Map<String, Value> {
@@ -14,6 +15,12 @@ pub(super) fn corrected(mut config: Map<String, Value>, layout: Layout, is_exter
         if let Some(kind) = source.task.row().problem_type.filter(|_| source.has_new_head || config.contains_key("problem_type")) {
             config.insert("problem_type".into(), kind.into());
         }
+    }
+    if source.task == Task::Rerank {
+        // sentence-transformers reads there what makes a score of a logit.
+        let function =
+            if source.loss.is_of_probabilities() { "torch.nn.modules.activation.Sigmoid" } else { "torch.nn.modules.linear.Identity" };
+        config.insert("sentence_transformers".into(), json!({"activation_fn": function}));
     }
     if layout == Layout::TransformersJs {
         let settings = config.entry("transformers.js_config").or_insert_with(|| json!({}));

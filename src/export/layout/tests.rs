@@ -2,6 +2,8 @@ use serde_json::json;
 
 use super::*;
 
+static PLAIN: std::sync::OnceLock<LossPlan> = std::sync::OnceLock::new();
+
 /// A base's folder with a configuration and a tokenizer.
 fn base(config: &Value) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
@@ -25,6 +27,7 @@ fn plain<'a>() -> Source<'a> {
         base: Path::new(""),
         tokenizer: None,
         task: Task::CausalLm,
+        loss: PLAIN.get_or_init(LossPlan::default),
         has_new_head: false,
         class_names: &[],
         classes: None,

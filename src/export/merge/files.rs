@@ -150,7 +150,7 @@ impl Whole {
             is_model || !anatomy.cache.is_empty() || anatomy.attentions.iter().any(|attention| attention.cross) || anatomy.head.is_some();
         if !is_decoder {
             let front = Front::of_encoder(anatomy, &self.anatomy);
-            align_names::put_in_front(anatomy, front.front());
+            align_names::put_in_front(anatomy, front.front(), None);
         }
         align_names::rename_each(anatomy, |name| {
             let of = |(own, adapters): &(String, String)| {

@@ -1,0 +1,92 @@
+//! What sentence-transformers reads beside a model: how vectors of texts are made of its hidden states.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::parts::{MODULES, NORMALIZE, POOLING, SENTENCES, module_folders};
+use super::{Placed, Source};
+use crate::adapter::config::{Pooling, Task};
+use crate::export::objective;
+use crate::files::{self, near};
+use crate::model::{Beside, declared};
+use crate::train::pooling::SentenceVector;
+use crate::{Context, Error, Result};
+
+/// sentence-transformers' names of poolings, each with its flag in the module's configuration.
+const POOLINGS: [(Option<Pooling>, &str); 6] = [
+    (Some(Pooling::First), "pooling_mode_cls_token"),
+    (Some(Pooling::Mean), "pooling_mode_mean_tokens"),
+    (None, "pooling_mode_max_tokens"),
+    (None, "pooling_mode_mean_sqrt_len_tokens"),
+    (None, "pooling_mode_weightedmean_tokens"),
+    (Some(Pooling::Last), "pooling_mode_lasttoken"),
+];
+
+/// Places what sentence-transformers reads: the base's own files, where the model was trained with the pooling that they name, else files with that pooling.
+///
+/// # Errors
+/// Files that cannot be read or written.
+pub(super) fn place(folder: &Path, source: &Source<'_>, placed: &mut Placed) -> Result<()> {
+    copy(folder, source, placed)?;
+    let trained = source.loss.vector.filter(|vector| source.task == Task::Embedding && vector.pooling != Pooling::Nothing);
+    let Some(vector) = trained else { return Ok(()) };
+    let beside = Beside::near(source.base);
+    // A pooling that is refused there is none that was trained with.
+    if objective::pooled_in_folder(&beside).ok().flatten() == Some(vector) {
+        return Ok(());
+    }
+    let config = beside.json(declared::CONFIG)?.unwrap_or_default();
+    let Some(width) = source.width().or_else(|| config["hidden_size"].as_u64()) else {
+        placed.missing.push(format!("{MODULES} (how wide the vectors are, neither the graph nor {} tells)", declared::CONFIG));
+        return Ok(());
+    };
+    placed.write(folder, MODULES, &modules(vector))?;
+    placed.write(folder, &format!("{POOLING}/{}", declared::CONFIG), &pooling(vector.pooling, width))
+}
+
+/// The list of modules: hidden states, pooling, and length 1 where it was trained.
+fn modules(vector: SentenceVector) -> Value {
+    let all = [("", "Transformer", true), (POOLING, "Pooling", true), (NORMALIZE, "Normalize", vector.normalize)];
+    let module = |(at, (path, kind, _)): (usize, (&str, &str, bool))| json!({"idx": at, "name": at.to_string(), "path": path, "type": format!("sentence_transformers.models.{kind}")});
+    all.into_iter().filter(|(.., is_there)| *is_there).enumerate().map(module).collect()
+}
+
+fn pooling(pooling: Pooling, width: u64) -> Value {
+    let flags = POOLINGS.iter().map(|(own, name)| ((*name).to_owned(), Value::from(*own == Some(pooling))));
+    let all: Map<String, Value> = std::iter::once(("word_embedding_dimension".to_owned(), width.into())).chain(flags).collect();
+    Value::Object(all)
+}
+
+impl Source<'_> {
+    /// The width of the states that are pooled, where the graph tells it.
+    fn width(&self) -> Option<u64> {
+        self.outputs.iter().filter(|output| output.shape.len() == 3).find_map(|output| output.shape[2].as_u64())
+    }
+}
+
+/// Copies the base's files, if its folder is one of sentence-transformers.
+fn copy(folder: &Path, source: &Source<'_>, placed: &mut Placed) -> Result<()> {
+    let Some(modules) = near::file(source.base, MODULES) else { return Ok(()) };
+    let from = files::folder(&modules);
+    for name in [MODULES].iter().chain(&SENTENCES) {
+        placed.copy(Some(&from.join(name)).filter(|file| file.is_file()).map(std::path::PathBuf::as_path), folder, name)?;
+    }
+    for module in module_folders(source.base)? {
+        let inner = from.join(&module);
+        let entries = match std::fs::read_dir(&inner) {
+            Ok(entries) => entries,
+            // `2_Normalize` has no files, and folders without files get lost on the way.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(Error::from(error).in_file(&inner)),
+        };
+        for entry in entries {
+            let entry = entry.in_file(&inner)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.path().is_file() {
+                placed.copy(Some(&entry.path()), folder, &format!("{module}/{name}"))?;
+            }
+        }
+    }
+    Ok(())
+}

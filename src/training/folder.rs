@@ -1,0 +1,37 @@
+//! How data is read for a model, as far as the folder that it lies in says so.
+
+use crate::adapter::config::Task;
+use crate::data::Renamed;
+use crate::error::Result;
+use crate::model::{Beside, declared};
+
+/// The roles of columns of the data that a model was tuned on, where the folder that it was written into says so: `map` of its options.
+///
+/// # Errors
+/// A file that cannot be read.
+pub(super) fn columns(beside: &Beside) -> Result<Vec<Renamed>> {
+    #[derive(serde::Deserialize)]
+    struct Options {
+        map: Vec<String>,
+    }
+    let Some((_, bytes)) = beside.bytes(declared::OPTIONS)? else { return Ok(vec![]) };
+    // Other programs have files of this name, which say other things.
+    let options: Option<Options> = serde_yaml_ng::from_slice(&bytes).ok();
+    Ok(options.into_iter().flat_map(|options| options.map).filter_map(|text| text.parse().ok()).collect())
+}
+
+/// Where sentence-transformers cuts texts whose vectors are made, where its files beside a model say so.
+///
+/// # Errors
+/// A file that is not JSON.
+pub(super) fn longest_text(beside: &Beside, task: Task) -> Result<Option<usize>> {
+    if task != Task::Embedding {
+        return Ok(None);
+    }
+    let config = beside.json("sentence_bert_config.json")?.unwrap_or_default();
+    let length = config["max_seq_length"].as_u64().and_then(|length| usize::try_from(length).ok()).filter(|length| *length > 0);
+    if let Some(length) = length {
+        tracing::info!("texts are cut at {length} tokens, as sentence_bert_config.json says");
+    }
+    Ok(length)
+}
