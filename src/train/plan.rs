@@ -128,10 +128,10 @@ impl LossPlan {
         self.options.get("mean").is_some_and(|mean| *mean == 0.0)
     }
 
-    /// Whether outputs are learnt as logits of probabilities, not as the numbers themselves.
+    /// Whether outputs are logits of probabilities, as they are for all losses but those that learn the numbers themselves.
     #[must_use]
     pub fn is_of_probabilities(&self) -> bool {
-        self.name == "bce"
+        !matches!(self.name.as_str(), "mse" | "mae" | "huber")
     }
 
     /// Whether a preference's prompt counts in the loss.
