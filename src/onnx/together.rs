@@ -26,7 +26,7 @@ impl Way {
     pub(super) fn choose(path: &Path, storage: &Storage) -> Result<Self> {
         let Storage::External { file } = storage else { return Ok(Self::Single) };
         let (replaces, folder) = (path.exists(), files::folder(path));
-        let is_taken = folder.join(file).symlink_metadata().is_ok();
+        let is_taken = folder.join(file).symlink_metadata().is_ok_and(|facts| !facts.is_dir());
         if !replaces && !is_taken {
             return Ok(Self::Single);
         }
