@@ -2,7 +2,8 @@
 //!
 //! A task that is added takes its row out of this table.
 
-use super::super::{Ending, Squash};
+use super::super::walk::ValueRef;
+use super::super::{Ending, Squash, ending};
 use super::Task;
 use super::evidence::{Feeds, View};
 use crate::ir::ValueId;
@@ -276,8 +277,8 @@ fn other_heads<'v>(view: &'v View<'_>) -> impl Iterator<Item = ValueId> + 'v {
     let own = view.head().map(|head| (head.output, head.logits, head.projection));
     let rank = |id: ValueId| graph.fact(id).rank();
     let scores = move |id: ValueId| {
-        let node = graph.producer(id).map(|node| graph.node(node));
-        node.filter(|node| matches!(&*node.op, "Softmax" | "LogSoftmax" | "Sigmoid")).and_then(|node| node.input(0)).unwrap_or(id)
+        let scores = ValueRef::new(graph, ending::behind(graph, id).scores);
+        scores.behind(&["Identity", "Cast", "Reshape", "Squeeze"]).id()
     };
     let is_head = move |id: ValueId| {
         let (output, logits, projection) = own?;
