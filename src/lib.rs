@@ -153,6 +153,7 @@ pub mod inspect;
 #[cfg(feature = "cli")]
 pub mod install;
 pub mod ir;
+pub mod kernels;
 pub mod measure;
 #[cfg(feature = "runtime")]
 pub mod media;

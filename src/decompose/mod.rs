@@ -10,6 +10,7 @@ mod activation;
 mod attention;
 mod bits4;
 mod branch;
+mod cuda;
 mod experts;
 mod forms;
 mod grouped;
@@ -23,6 +24,7 @@ mod rounding;
 mod still;
 
 pub use branch::{Decoder, is_of_cache, specialise, without_unread_cache};
+pub use cuda::for_cuda;
 pub use join::{is_merged_export, join};
 pub use rounding::{rounds_inside, without_rounding};
 pub use still::{Stilled, still};

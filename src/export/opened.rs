@@ -248,6 +248,14 @@ impl Bundle {
         Runnable::lent(&path, self.lent.clone())
     }
 
+    /// Another graph in place of that for a purpose, as a runtime opens it.
+    ///
+    /// # Errors
+    /// If the bundle does not have one for it.
+    pub fn runnable_as(&self, purpose: impl AsRef<str>, graph: &Graph) -> Result<Runnable> {
+        Runnable::of(graph, &self.path(purpose.as_ref())?)
+    }
+
     /// The inference graph with the adapter as its file is now.
     ///
     /// # Errors

@@ -289,6 +289,10 @@ impl<'g> Again<'_, 'g> {
         }
         let (b, fact) = (self.b, self.b.fact(id));
         let Some((wait, rank)) = self.wait(layer, gradients).zip(fact.rank()) else { return id };
+        if let Some(view) = whole_number_later(b, id, wait) {
+            self.views.insert((id, layer), view);
+            return view;
+        }
         // A target of 0 copies the axis.
         let target = match rank {
             0 => plain(b, "Slice", &[Some(wait), Some(wait), Some(wait)], Fact::new(DType::I64, vec![Dim::known(0)])),
@@ -333,6 +337,22 @@ impl<'g> Again<'_, 'g> {
         self.waits.insert(layer, wait);
         wait
     }
+}
+
+/// A whole number without axes as it is, later: a zero is added. It stays where it is: of a view whose target a kernel reads from the host's memory, ONNX Runtime
+/// would have the GPU make it, and wait for it.
+fn whole_number_later(b: &Builder, id: ValueId, wait: ValueId) -> Option<ValueId> {
+    let fact = b.fact(id);
+    let dtype = fact.dtype.filter(|dtype| fact.rank() == Some(0) && matches!(dtype, DType::I32 | DType::I64))?;
+    let zero = b.expr(wait).squeeze(&[0]).cast(dtype).id();
+    let spec = NodeSpec {
+        op: "Add".into(),
+        inputs: vec![Some(id), Some(zero)],
+        outputs: vec![Some("".into())],
+        metadata: vec![(LATER.into(), "".into())],
+        ..NodeSpec::default()
+    };
+    written(b, spec, fact)
 }
 
 /// A vector of one zero, int64, computed from a gradient. No optimizer knows that it is zero.

@@ -2,6 +2,7 @@
 
 use crate::contract::{Input, Output};
 use crate::data::Batch;
+use crate::decompose::for_cuda;
 use crate::error::{Error, Result};
 use crate::export::Bundle;
 use crate::ort::{Device, ElementType, Feed, HostTensor, Port, Purpose, Runtime, Session, Settings, State};
@@ -23,8 +24,11 @@ pub(super) const GRADIENT: State<'static> = State { input: Input::Gradient.name(
 /// # Errors
 /// If the bundle does not have it or ONNX Runtime refuses it.
 pub fn open(runtime: &Runtime, bundle: &Bundle, purpose: impl AsRef<str>, device: Device) -> Result<Session> {
+    let purpose = purpose.as_ref();
     let settings = Settings { device, purpose: Purpose::Training, ..Settings::default() };
-    Session::open(runtime, bundle.runnable(purpose)?, &settings)
+    let rewritten = if device == Device::Cpu { None } else { for_cuda(&bundle.graph(purpose)?)? };
+    let runnable = rewritten.map_or_else(|| bundle.runnable(purpose), |graph| bundle.runnable_as(purpose, &graph))?;
+    Session::open(runtime, runnable, &settings)
 }
 
 /// A batch with the inputs that are always fed, and those of the others that the graph has.

@@ -4,7 +4,7 @@
 
 mod rows;
 
-use peft_onnx::decompose::{decompose, separate};
+use peft_onnx::decompose::{decompose, for_cuda, separate};
 use peft_onnx::ir::{Builder, DType, Dim, Graph, ModelInfo, NodeSpec, Tensor};
 use peft_onnx::onnx::{self, WriteOptions};
 use peft_onnx::ort::{Elements, Feed, HostTensor, Options, Runtime, Session, Settings};
@@ -23,6 +23,25 @@ fn what_is_written_out_computes_the_same() {
         .filter_map(|row| check(row).err().map(|why| format!("{} ({}): {why}", row.op, row.what)))
         .collect();
     assert!(failures.is_empty(), "{} of {} rows fail:\n{}", failures.len(), rows.len(), failures.join("\n"));
+}
+
+#[test]
+fn rounding_that_cuda_has_no_kernel_for_gives_the_same_numbers_without_it() {
+    for values in [vec![0.25_f32, -1.5, 3.0, 0.1], vec![0.5, 2.0, 1.25, 3.5], vec![-0.5, -2.0, -0.1, -1.0], vec![0.0; 4]] {
+        let b = Builder::new(ModelInfo::dialect());
+        let x = b.input("x", DType::F32, &[Dim::symbol("batch"), Dim::known(2)]);
+        let rounded = b.op_n("DynamicQuantizeLinear", &[Some(x)], &[], 3);
+        let names = ["values", "scale", "zero"];
+        for (name, y) in names.iter().zip(rounded) {
+            b.output(name, y.cast(DType::F32));
+        }
+        let graph = b.finish().expect("a graph");
+        let other = for_cuda(&graph).expect("it is written").expect("it rounds");
+        assert!(!other.nodes().iter().any(|node| &*node.op == "DynamicQuantizeLinear"));
+        let fed = vec![("x".to_owned(), HostTensor::new(vec![2, 2], values.clone()).expect("two rows"))];
+        let numbers = |graph: &Graph| run(graph, &fed).expect("it runs").iter().map(numbers).collect::<Vec<_>>();
+        assert_eq!(numbers(&graph), numbers(&other), "{values:?}");
+    }
 }
 
 fn check(row: &Row) -> Result<(), String> {

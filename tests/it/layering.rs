@@ -14,7 +14,7 @@ const ROOMS: &[&[&str]] = &[
     &["files", "parallel"],
     &["media"],
     &["ir"],
-    &["onnx", "decompose", "anatomy", "grad", "safetensors", "forecast"],
+    &["onnx", "decompose", "anatomy", "grad", "safetensors", "forecast", "kernels"],
     &["adapter"],
     &["train"],
     &["peft"],

@@ -35,6 +35,7 @@ mod parallel;
 mod parts;
 mod parts_of_batches;
 mod peft_format;
+mod placement;
 mod plan;
 mod predict;
 mod properties;

@@ -224,9 +224,9 @@ fn log_sigmoid(x: Expr<'_>) -> Expr<'_> {
     -(-x).softplus()
 }
 
-/// How many rows there are, float32, rank 0.
+/// How many rows a column `[rows]` has, float32, rank 0. They are added up: a number made of a length would be computed in the host's memory, and what follows from it too.
 fn rows_of(column: Expr<'_>) -> Expr<'_> {
-    column.length(0).reshape(&[]).cast(DType::F32)
+    column.filled_like(1.0).cast(DType::F32).sum_all()
 }
 
 /// Part `at` of texts stacked on the first axis, `[rows, ..]`; the label column tells how many rows a part has.

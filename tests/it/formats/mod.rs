@@ -2,7 +2,7 @@
 
 #![cfg(feature = "runtime")]
 
-mod rewrite;
+pub(crate) mod rewrite;
 
 use std::path::{Path, PathBuf};
 
@@ -77,8 +77,9 @@ fn other_forms_of_a_model_are_trained_to_its_losses() {
 fn quantised_models_are_trained_and_merged_beside_their_weights_or_into_them() {
     let folder = tempfile::tempdir().expect("a folder");
     // The share of a weight that rounding costs: half a step of 7 or 127, of numbers spread evenly, as root of the mean square.
-    let rows: [(&str, Change, f64); 2] = [
-        ("blocks of 4 bits", |model| quantised(model, Scheme::Blocks), 0.12),
+    let rows: [(&str, Change, f64); 3] = [
+        ("blocks of 4 bits", |model| quantised(model, Scheme::Blocks(4)), 0.12),
+        ("blocks of 8 bits", |model| quantised(model, Scheme::Blocks(8)), 0.02),
         ("dynamic quantisation to 8 bits", |model| quantised(model, Scheme::Dynamic), 0.02),
     ];
     for (what, change, error) in rows {

@@ -101,8 +101,8 @@ pub(crate) fn listing_constants(model: &mut ModelProto, version: i64) {
 /// How weights are rounded to integers.
 #[derive(Clone, Copy)]
 pub(crate) enum Scheme {
-    /// `MatMulNBits`: 4 bits in blocks of 16, symmetric.
-    Blocks,
+    /// `MatMulNBits`: 4 or 8 bits in blocks of 16, symmetric.
+    Blocks(u8),
     /// `DynamicQuantizeLinear` and `MatMulInteger`: int8 with one scale.
     Dynamic,
 }
@@ -161,26 +161,30 @@ fn product(node: &NodeProto, weight: &TensorProto, scheme: Scheme) -> (Vec<NodeP
             ];
             (nodes, constants)
         }
-        Scheme::Blocks => {
+        Scheme::Blocks(bits) => {
             let (mut packed, mut scales) = (vec![], vec![]);
             for column in 0..columns {
                 for block in 0..rows / BLOCK {
                     let part: Vec<f32> = (0..BLOCK).map(|i| numbers[(block * BLOCK + i) * columns + column]).collect();
-                    let scale = largest(&mut part.iter().copied()) / 7.0;
+                    let scale = largest(&mut part.iter().copied()) / if bits == 4 { 7.0 } else { 127.0 };
                     scales.extend(scale.to_le_bytes());
-                    let nibble = |number: f32| u8::try_from(rounded(number, scale) + 8).expect("4 bits");
-                    packed.extend(part.chunks_exact(2).map(|pair| nibble(pair[0]) | nibble(pair[1]) << 4));
+                    let middle = if bits == 4 { 8 } else { 128 };
+                    let stored = |number: f32| u8::try_from(i16::from(rounded(number, scale)) + middle).expect("so many bits");
+                    match bits {
+                        4 => packed.extend(part.chunks_exact(2).map(|pair| stored(pair[0]) | stored(pair[1]) << 4)),
+                        _ => packed.extend(part.iter().map(|&number| stored(number))),
+                    }
                 }
             }
             let length = |n: usize| i64::try_from(n).expect("a length");
             let blocks = length(rows / BLOCK);
             let constants = vec![
-                tensor(&name("q"), 2, vec![length(columns), blocks, length(BLOCK / 2)], packed),
+                tensor(&name("q"), 2, vec![length(columns), blocks, length(BLOCK) * i64::from(bits) / 8], packed),
                 tensor(&name("s"), FLOAT, vec![length(columns) * blocks], scales),
             ];
             let mut fused = new("MatMulNBits", &[&node.input[0], &name("q"), &name("s")], &node.output);
             fused.domain = "com.microsoft".into();
-            let attributes = [("K", rows), ("N", columns), ("bits", 4), ("block_size", BLOCK)];
+            let attributes = [("K", rows), ("N", columns), ("bits", usize::from(bits)), ("block_size", BLOCK)];
             fused.attribute = attributes.iter().map(|&(name, value)| integer(name, length(value))).collect();
             (vec![fused], constants)
         }
