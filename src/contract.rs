@@ -101,6 +101,8 @@ words! {
         LearningRate = "learning_rate",
         /// What the loss is divided by, float32, rank 0.
         LabelCount = "label_count",
+        /// What the second term of a loss is divided by, of losses that have one, float32, rank 0.
+        SecondCount = "second_count",
         /// What is to be predicted.
         Labels = "labels",
         /// Seeds the masks of dropout, int64, rank 0; optional.
@@ -166,7 +168,7 @@ impl Input {
     #[must_use]
     pub const fn role(self) -> Option<PortRole> {
         match self {
-            Self::Labels | Self::LabelCount => Some(PortRole::Labels),
+            Self::Labels | Self::LabelCount | Self::SecondCount => Some(PortRole::Labels),
             Self::Trainable | Self::AdamM | Self::AdamV | Self::Gradient | Self::Step | Self::LearningRate => Some(PortRole::State),
             Self::DropoutSeed | Self::WeightDecay | Self::AdamBeta1 | Self::AdamBeta2 | Self::AdamEpsilon | Self::MaxGradNorm => None,
         }

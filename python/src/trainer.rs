@@ -166,7 +166,7 @@ impl Trainer {
     }
 
     fn taken(&mut self, batch: &Bound<'_, PyDict>) -> PyResult<Step> {
-        let mut given = Batch { tensors: vec![], label_count: 1.0, tokens: 0, lines: vec![], rows: vec![], places: vec![], number: 0 };
+        let mut given = Batch { label_count: 1.0, ..Batch::default() };
         for (name, array) in batch.iter() {
             let name: String = name.extract()?;
             let Some((_, wanted)) = self.ports.iter().find(|(port, _)| *port == name) else {

@@ -14,7 +14,8 @@ use crate::contract::{GraphName, Input};
 use crate::data::{Dataset, Survey};
 use crate::error::{Context, Error, OnlyWith, Result};
 use crate::evaluate::reference::Reference;
-use crate::evaluate::{Evaluation, Evaluator, Metrics, teacher};
+use crate::evaluate::teacher::{self, Teacher};
+use crate::evaluate::{Evaluation, Evaluator, Metrics};
 use crate::export::objective::{self, LossRequest};
 use crate::export::{INFERENCE, adapter_file};
 use crate::model::Model;
@@ -192,6 +193,7 @@ fn of_bundle(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
         let evaluator = evaluator.spelled_by(source.tokenizer(), &manifest.loss);
         let mut found = evaluator
             .compared_with(Reference::of(runtime, &bundle, args.reference.into(), args.model.device)?)
+            .taught_by(Teacher::of(runtime, &bundle, args.model.device, &source.collation())?)
             .measure(Some(Feed::host(Input::Trainable.name(), &trainable)))?;
         found.metrics.extend(written(args, runtime, || bundle.runnable(INFERENCE), &places, source, dataset)?);
         Ok(found)

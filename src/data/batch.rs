@@ -22,12 +22,14 @@ use crate::train::losses::{COMPLETION, DESIRABLE};
 use crate::train::weights::WEIGHTS;
 
 /// Some rows as tensors, each as long as the longest of them.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
     /// The graph's data inputs, by name, in the graph's order.
     pub tensors: Vec<(String, HostTensor)>,
     /// What the loss is divided by: labels that count (for causal models the first of each row does not), rows, or numbers.
     pub label_count: f64,
+    /// What the second term of a loss is divided by, of losses that have one.
+    pub second_count: f64,
     /// Tokens that are attended to.
     pub tokens: usize,
     /// The lines of the data file that the rows come from.
@@ -328,6 +330,7 @@ impl<'a> Batches<'a> {
         Ok(Batch {
             tensors,
             label_count: examples.iter().map(|example| self.dataset.weight(example)).sum(),
+            second_count: examples.iter().map(|example| self.dataset.second_weight(example)).sum(),
             tokens: texts.iter().take(texts.len() - (own - count)).map(Example::tokens).sum(),
             lines: examples.iter().map(|example| example.line).collect(),
             rows: examples,

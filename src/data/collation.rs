@@ -24,6 +24,8 @@ pub struct Collation {
     pub micro_batch: Option<usize>,
     /// Whether the loss reads what short rows are filled up with, so that parts of a batch are filled up to the batch's longest row.
     pub fills_alike: bool,
+    /// Whether a model is asked for what a teacher says, where the data does not.
+    pub asks_teacher: bool,
     /// Which rows may be in one batch.
     pub sampler: Sampler,
     /// What is changed of pictures by chance.
@@ -43,6 +45,7 @@ impl Collation {
             feeding: Feeding::default(),
             micro_batch: None,
             fills_alike: false,
+            asks_teacher: false,
             sampler: Sampler::Any,
             augmentation: Augmentation::default(),
         }

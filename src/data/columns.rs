@@ -8,6 +8,7 @@ use crate::adapter::config::Task;
 use crate::anatomy::{Feeding, MaskForm, Role};
 use crate::error::{Error, Place, Result};
 use crate::ort::{Axis, ElementType, Elements, HostTensor, Port, Presence};
+use crate::train::distillation::is_of_teacher;
 use crate::train::losses::{LABELS, REFERENCE};
 
 /// What hides a key when it is added to scores. A half-precision number can be no smaller than -65,504, and two of these may meet.
@@ -37,6 +38,7 @@ pub(super) struct Rows<'a> {
     label_length: usize,
     /// What columns are filled up to at least.
     least: &'a Extent,
+    asks_teacher: bool,
 }
 
 impl<'a> Rows<'a> {
@@ -54,6 +56,7 @@ impl<'a> Rows<'a> {
             length: longest(&|example| example.input_ids.len()).max(length.unwrap_or_default()).max(least.tokens),
             label_length: longest(&label_length).max(length.filter(|_| !own_lengths).unwrap_or_default()).max(least.labels),
             least,
+            asks_teacher: collation.asks_teacher,
         }
     }
 
@@ -99,6 +102,11 @@ impl<'a> Rows<'a> {
             Role::Column if ["label", "labels", "score"].contains(&port.name.as_str()) => self.label_of_row(port),
             // What the base alone says of the texts is filled in by who has it.
             Role::Column if port.name == REFERENCE => Ok(HostTensor::zeros(ElementType::Float32, vec![self.examples.len()])),
+            // What the teacher says of so many positions is filled in as well.
+            Role::Column if self.asks_teacher && is_of_teacher(&port.name) => {
+                let length = if self.task == Task::Qa { self.length } else { self.label_length };
+                Ok(HostTensor::zeros(ElementType::Float32, vec![self.examples.len(), length, 0]))
+            }
             Role::Unread => {
                 let length = |(axis, length): (usize, &Axis)| match length {
                     Axis::Known(length) => *length,

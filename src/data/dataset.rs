@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::classes;
 use super::encode::encode_all;
 use super::encoder::Encoder;
-use super::example::{Example, IGNORED, Labels};
+use super::example::{Example, IGNORED, Labels, UNLABELLED};
 use super::fit::shortened;
 use super::held_out::HeldOut;
 use super::packing::packed;
@@ -167,6 +167,20 @@ impl Dataset {
             Ok(class) => self.class_weights.get(class).copied().unwrap_or(1.0),
             Err(_) => 0.0,
         };
+        self.counted(example, &of_class)
+    }
+
+    /// What a row adds to what the second term of the loss is divided by: of preferences the chosen answer's tokens that something predicts, else its
+    /// labels, however their classes weigh.
+    #[must_use]
+    pub fn second_weight(&self, example: &Example) -> f64 {
+        match self.task {
+            Task::Preference => float(example.label_count(1)),
+            _ => self.counted(example, &|class| if class < 0 { 0.0 } else { 1.0 }),
+        }
+    }
+
+    fn counted(&self, example: &Example, of_class: &dyn Fn(i32) -> f64) -> f64 {
         // Of texts that are compared, and of those that are heard, each row counts.
         let counts_rows = self.task.row().reads.stacks_texts() || self.task == Task::Ctc;
         let count = match &example.labels {
@@ -175,6 +189,7 @@ impl Dataset {
                 let counted = labels.iter().zip(weights).skip(self.unpredicted);
                 return counted.map(|(label, weight)| weight * of_class(*label)).sum();
             }
+            Labels::Class(UNLABELLED) => 1.0,
             Labels::Class(class) => of_class(*class),
             Labels::Column if self.counts_numbers => float(example.columns.get(LABELS).map_or(1, |numbers| numbers.values.len())),
             Labels::Column | Labels::Row | Labels::Tokens(_) => 1.0,

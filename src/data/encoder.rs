@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::chat::ChatTemplate;
 use super::classes::{placeholder, unknown};
-use super::example::{Example, Labels, Numbers, Pixels};
+use super::example::{Example, Labels, Numbers, Pixels, UNLABELLED};
 use super::fields::{Fields, empty_text, flatten, is_text, json, numbers, single, string, whole};
 use super::forms;
 use super::media_file::Processors;
@@ -108,8 +108,15 @@ impl<'a> Encoder<'a> {
 
     /// The class of a row, whose label is settled: a number, or a name.
     pub(super) fn class(&self, fields: &Fields) -> Result<i32> {
-        let value = fields.get("label").ok_or_else(|| no_label(fields))?;
-        let Value::String(name) = value else { return whole("label", value) };
+        let value = match fields.get("label").filter(|value| !value.is_null()) {
+            None if self.reading.loss.needs_no_labels() => return Ok(UNLABELLED),
+            value => value.or(fields.get("label")).ok_or_else(|| no_label(fields))?,
+        };
+        let Value::String(name) = value else {
+            let class = whole("label", value)?;
+            // The number that stands for no label is none that a file may say.
+            return if class == UNLABELLED { Err(Error::mismatch("label", "0 or more", class)) } else { Ok(class) };
+        };
         let classes = self.classes.iter().flatten();
         classes.clone().find(|(known, _)| *known == name).map(|(_, class)| *class).ok_or_else(|| {
             let mut known: Vec<(&String, &i32)> = classes.collect();

@@ -11,6 +11,9 @@ use crate::media::{Augmentation, Features};
 /// The label of a token that does not count (`ignore_index` of `PyTorch`).
 pub const IGNORED: i32 = -100;
 
+/// The class of a row that nobody labelled: its teacher alone is learnt from.
+pub const UNLABELLED: i32 = i32::MIN;
+
 /// One row as numbers. Columns that are empty take the values that they have by default.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Example {
@@ -237,10 +240,10 @@ impl Example {
                 in_range("labels", &counted, label_limit)?;
                 same_length("decoder_input_ids", &self.decoder_input_ids, labels.len())
             }
-            Labels::Class(class) => in_range("label", &[*class], limits.classes).map_err(|error| {
+            Labels::Class(class) if *class != UNLABELLED => in_range("label", &[*class], limits.classes).map_err(|error| {
                 error.with_hint("classes are numbered from 0 on; of data whose classes begin at 1, take 1 from each label")
             }),
-            Labels::Hidden | Labels::Column | Labels::Row => Ok(()),
+            Labels::Class(_) | Labels::Hidden | Labels::Column | Labels::Row => Ok(()),
         }?;
         self.others.iter().try_for_each(|other| other.check(limits, label_limit, has_own_length))
     }

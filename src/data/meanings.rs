@@ -38,7 +38,7 @@ const MEANINGS: [Meaning; 11] = [
     Meaning {
         columns: &["teacher_logits", "teacher_scores", "teacher_probs"],
         what: "a teacher's answer, which this task does not learn",
-        hint: "with classes, `peft-onnx inject --distill-weight 0.5` learns the column teacher_logits beside the labels",
+        hint: "`peft-onnx inject --distill-weight 0.5` learns the column teacher_logits beside the labels",
     },
     Meaning {
         columns: &["score", "scores", "similarity"],

@@ -52,7 +52,7 @@ pub use chat::{ChatTemplate, Conversation, Ending, Message};
 pub use collation::Collation;
 pub use column_map::{ColumnMap, Renamed};
 pub use dataset::{Dataset, Summary};
-pub use example::{Answer, Context, Example, IGNORED, Labels, Limits, Numbers, Pixels};
+pub use example::{Answer, Context, Example, IGNORED, Labels, Limits, Numbers, Pixels, UNLABELLED};
 pub use fields::Fields;
 pub use held_out::{HeldOut, ValSize};
 pub use media::Media;

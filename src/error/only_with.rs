@@ -23,6 +23,6 @@ impl<O, C> OnlyWith<O, C> {
     /// [`ErrorKind::Setting`](super::ErrorKind::Setting), with what the option goes with.
     pub fn check(table: &[Self], options: &O, case: &C, found: impl fmt::Display) -> Result<()> {
         let refused = table.iter().find(|row| (row.is_given)(options) && !(row.holds)(case));
-        refused.map_or(Ok(()), |row| Err(Error::setting(row.option, row.with, found).with_hint("leave it out: it would do nothing here")))
+        refused.map_or(Ok(()), |row| Err(Error::setting(row.option, row.with, found).with_hint("leave it out: nothing reads it here")))
     }
 }

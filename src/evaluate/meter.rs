@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::frames::own_frames;
 use crate::adapter::config::Task;
-use crate::data::{Answer, Example, IGNORED, Labels, Tokenizer};
+use crate::data::{Answer, Example, IGNORED, Labels, Tokenizer, UNLABELLED};
 use crate::error::{Error, Result};
 use crate::measure::{self, Confusion, Entities, ErrorRate, LabelSets};
 use crate::num;
@@ -20,6 +20,8 @@ pub type Metrics = Vec<(&'static str, f64)>;
 /// What rows and predictions are gathered for.
 pub struct Meter {
     kind: Kind,
+    /// Rows whose labels are known.
+    rows: usize,
 }
 
 enum Kind {
@@ -94,6 +96,7 @@ impl Scoring {
 impl Meter {
     /// Forgets what was gathered.
     pub fn clear(&mut self) {
+        self.rows = 0;
         match &mut self.kind {
             Kind::Tokens => {}
             Kind::Classes(table) => *table = Confusion::new(table.classes()),
@@ -135,7 +138,7 @@ impl Meter {
             Task::Preference => Kind::Rewards { chosen: vec![], rejected: vec![], beta: scoring.beta, of_means: scoring.of_means },
             Task::Reward => Kind::Scores { chosen: vec![], rejected: vec![] },
         };
-        Self { kind }
+        Self { kind, rows: 0 }
     }
 
     /// The same, where frames are symbols that this tokenizer spells, all but the blank of the loss.
@@ -195,17 +198,18 @@ impl Meter {
             return Err(Error::mismatch("predictions", format!("{} rows of {width}", rows.len() * texts), format!("{:?}", first.shape())));
         }
         let row_of = |at: usize| &values[at * width..(at + 1) * width];
+        self.rows += labelled(rows).filter(|(_, row)| row.labels != Labels::Class(UNLABELLED)).count();
         match &mut self.kind {
             Kind::Tokens => {}
             Kind::Classes(table) => {
                 for (at, row) in rows.iter().enumerate() {
-                    if let Labels::Class(class) = row.labels {
+                    if let Labels::Class(class @ 0..) = row.labels {
                         table.add(num::index(class.into()), largest(row_of(at)));
                     }
                 }
             }
             Kind::Sets(sets) => {
-                for (at, row) in rows.iter().enumerate() {
+                for (at, row) in labelled(rows) {
                     let right: Vec<bool> = column(row, LABELS).iter().map(|truth| *truth >= 0.5).collect();
                     // A probability of a half is a logit of 0.
                     let predicted: Vec<bool> = row_of(at).iter().map(|logit| *logit > 0.0).collect();
@@ -213,13 +217,13 @@ impl Meter {
                 }
             }
             Kind::Numbers { predicted, right } => {
-                for (at, row) in rows.iter().enumerate() {
+                for (at, row) in labelled(rows) {
                     predicted.extend(row_of(at).iter().copied().map(f64::from));
                     right.extend(column(row, LABELS));
                 }
             }
             Kind::Relevance { scores, labels, queries, .. } => {
-                for (at, row) in rows.iter().enumerate() {
+                for (at, row) in labelled(rows) {
                     scores.push(f64::from(row_of(at)[0]));
                     labels.extend(column(row, LABELS).first());
                     queries.push(row.group.clone().unwrap_or_default());
@@ -290,6 +294,7 @@ impl Meter {
         match &self.kind {
             Kind::Tokens | Kind::Frames { speller: None, .. } => vec![],
             // What nobody counted is no zero.
+            _ if self.rows == 0 => vec![],
             Kind::Classes(table) if table.classes() == 0 => vec![],
             Kind::Classes(table) => {
                 vec![("accuracy", table.accuracy()), ("f1_macro", table.f1_macro()), ("f1_micro", table.accuracy()), ("mcc", table.mcc())]
@@ -326,6 +331,13 @@ impl Meter {
     pub fn confusion(&self) -> Option<&Confusion> {
         if let Kind::Classes(table) = &self.kind { Some(table) } else { None }
     }
+}
+
+/// Rows with their places, without those whose labels nobody knows.
+fn labelled(rows: &[Example]) -> impl Iterator<Item = (usize, &Example)> {
+    rows.iter()
+        .enumerate()
+        .filter(|(_, row)| row.columns.get(LABELS).is_none_or(|labels| !labels.values.iter().any(|label| label.is_nan())))
 }
 
 fn column(row: &Example, name: &str) -> Vec<f64> {

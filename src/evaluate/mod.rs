@@ -28,10 +28,12 @@ use crate::measure::Confusion;
 use crate::num;
 use crate::ort::{Feed, HostTensor, Port, Session};
 use crate::parallel::{Alone, Ranks};
+use crate::train::distillation::DIVERGENCE;
 use crate::train::plan::LossPlan;
 use crate::train::verbalizer::HardPrompt;
 use found::{Found, Sums};
 use reference::Reference;
+use teacher::Teacher;
 
 /// What an evaluation found.
 #[derive(Clone, Debug, PartialEq)]
@@ -119,9 +121,6 @@ impl Evaluation {
     }
 }
 
-/// The output with the divergence from a teacher.
-const DIVERGENCE: &str = "divergence_sum";
-
 /// A graph that measures the loss, and the data that it is measured on.
 pub struct Evaluator<'a> {
     session: Session,
@@ -132,7 +131,9 @@ pub struct Evaluator<'a> {
     hard_prompt: Option<&'a HardPrompt>,
     meter: Meter,
     reference: Option<Reference>,
-    has_teacher: bool,
+    teacher: Option<Teacher>,
+    /// What tells how far the model is from its teacher, if it has one.
+    divergence: Option<&'static str>,
 }
 
 /// Where the loss comes from.
@@ -147,15 +148,18 @@ impl<'a> Evaluator<'a> {
     /// Measures with an open graph that has the outputs `loss_sum`, `label_count` and `correct`.
     #[must_use]
     pub fn new(session: Session, dataset: &'a Dataset, collation: Collation, batch_size: usize) -> Self {
-        let has_teacher = session.output(DIVERGENCE).is_some();
+        let divergence = session.output(DIVERGENCE).map(|_| "kl");
         let meter = Meter::new(dataset.task, 0, &[], Scoring::default());
-        Self { session, dataset, collation, batch_size, form: Form::Graph, hard_prompt: None, meter, reference: None, has_teacher }
+        let (form, hard_prompt, reference, teacher) = (Form::Graph, None, None, None);
+        Self { session, dataset, collation, batch_size, form, hard_prompt, meter, reference, teacher, divergence }
     }
 
     /// Measures what the task is measured with, of so many classes.
     #[must_use]
     pub fn measuring(self, classes: usize, names: &[String], loss: &LossPlan) -> Self {
-        Self { meter: Meter::new(self.dataset.task, classes, names, Scoring::of(loss)), ..self }
+        // Numbers are no distributions.
+        let divergence = self.divergence.map(|name| if loss.is_of_probabilities() { name } else { "teacher_mse" });
+        Self { divergence, meter: Meter::new(self.dataset.task, classes, names, Scoring::of(loss)), ..self }
     }
 
     /// Spells what is heard.
@@ -170,6 +174,12 @@ impl<'a> Evaluator<'a> {
         Self { reference, ..self }
     }
 
+    /// Asks a teacher with each batch.
+    #[must_use]
+    pub fn taught_by(self, teacher: Option<Teacher>) -> Self {
+        Self { teacher, ..self }
+    }
+
     /// Measures with a model that has an output of this name with logits.
     ///
     /// # Errors
@@ -180,7 +190,8 @@ impl<'a> Evaluator<'a> {
         }
         let meter = Meter::new(dataset.task, 0, &[], Scoring::default());
         let form = Form::Logits(logits.to_owned());
-        Ok(Self { session, dataset, collation, batch_size, form, hard_prompt: None, meter, reference: None, has_teacher: false })
+        let (hard_prompt, reference, teacher, divergence) = (None, None, None, None);
+        Ok(Self { session, dataset, collation, batch_size, form, hard_prompt, meter, reference, teacher, divergence })
     }
 
     /// Labels are numbers of the words that a language model is asked for. (A graph with a loss has narrowed its logits to them itself.)
@@ -197,7 +208,7 @@ impl<'a> Evaluator<'a> {
         let first = first.into_iter().filter(|(_, is_there)| *is_there).map(|(name, _)| name);
         let own: &[&str] = if self.hard_prompt.is_some() { &[] } else { self.meter.names() };
         let own = own.iter().copied().filter(|name| *name != "accuracy" || !has("correct"));
-        first.chain(own).chain(self.has_teacher.then_some("kl")).collect()
+        first.chain(own).chain(self.divergence).collect()
     }
 
     /// Whether a language model is measured by its tokens.
@@ -256,9 +267,7 @@ impl<'a> Evaluator<'a> {
         }
         let mean = loss / labels;
         let mut metrics = if self.hard_prompt.is_some() { vec![] } else { self.meter.metrics() };
-        if self.has_teacher {
-            metrics.push(("kl", divergence / labels));
-        }
+        metrics.extend(self.divergence.map(|name| (name, divergence / labels)));
         let of_task = metrics.iter().find(|(name, _)| *name == "accuracy").map(|(_, value)| *value);
         Ok(Evaluation {
             loss: mean,
@@ -284,6 +293,7 @@ impl<'a> Evaluator<'a> {
     /// What a batch gives, and its rows.
     fn found(&mut self, mut batch: Batch, trainable: Option<Feed<'_>>) -> Result<(Found, Vec<Example>)> {
         let compared = self.reference.as_mut().map_or(Ok(vec![]), |reference| reference.complete(&mut batch))?;
+        self.teacher.as_mut().map_or(Ok(()), |teacher| teacher.complete(&mut batch))?;
         let (sums, predictions) = self.run(&batch, trainable)?;
         Ok((Found { sums, tokens: batch.tokens, predictions, compared }, batch.rows))
     }

@@ -13,12 +13,13 @@ use crate::adapter::config::{NewHead, PromptConfig, PromptEncoderConfig, Task};
 use crate::adapter::methods::lora::LoraConfig;
 use crate::adapter::targets::{Strictness, align_names, split_modules};
 use crate::adapter::{Given, Param, Plan, Purpose, Role};
-use crate::anatomy::{self, Anatomy, Feeding, Feeds};
+use crate::anatomy::{self, Anatomy, Feeding, Feeds, Reads};
 use crate::contract::GraphName;
 use crate::ir::{Builder, Graph, Tensor};
 use crate::model::{Base, Model, class_names};
 use crate::num;
 use crate::peft::{self, AdapterConfig, AdapterFiles};
+use crate::train::plan::LossPlan;
 use crate::train::recompute::Recompute;
 use crate::train::segments;
 use crate::train::verbalizer::HardPrompt;
@@ -156,6 +157,7 @@ pub fn inject(mut model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<
     fed::logits_of_all_tokens(base, task).in_file(&name)?;
     split_modules::join(&mut base.anatomy, method.scope(), method.takes_parts()).in_file(&name)?;
     let loss = objective::settle(&asked.loss, task, &model.beside, &base.graph, &base.anatomy).in_file(&name)?;
+    objective::check_teacher(&asked.loss, task, &base.anatomy)?;
     feed_columns(&mut feeding, base, loss.columns());
     let lookup = |key: &str| given.as_ref().and_then(|files| files.tensor(key)).cloned();
     let has_prompt = method.get::<PromptConfig>().is_some() || method.get::<PromptEncoderConfig>().is_some();
@@ -164,6 +166,7 @@ pub fn inject(mut model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<
     }
     let prompt_scale = if has_prompt { prompt_scale::settle(&mut base.anatomy, asked.prompt_scale, &model.beside)? } else { None };
     let plan = Plan::new(&method, task, &base.anatomy, strictness, asked.seed, &lookup).in_file(&name)?;
+    teachable(&loss.plan, &plan, task, asked)?;
     if let Some(files) = &given {
         given::check_tying(files, &base.anatomy, &plan).in_file(adapter)?;
     }
@@ -226,6 +229,21 @@ pub fn inject(mut model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<
         loss: loss.plan,
     };
     Ok(Injected { manifest, files, targets: plan.targets(), trained: plan.trained(), matched, new_head, head_on })
+}
+
+/// Refuses a teacher where its logits are not those of the student's positions and classes.
+fn teachable(loss: &LossPlan, plan: &Plan, task: Task, asked: &Injection) -> Result<()> {
+    let Some(distillation) = loss.distillation else { return Ok(()) };
+    if plan.positions_without_label() > 0 && task.row().reads == Reads::Vocabulary {
+        let what = format!("a teacher beside {}", plan.settled().name());
+        let error = Error::unsupported(what, "virtual tokens stand among the row's own, and a teacher says nothing at their positions");
+        return Err(error.with_hint("lora, prefix_tuning and p_tuning_v2 leave the tokens as they are"));
+    }
+    if asked.hard_prompt.is_some() {
+        let error = Error::setting("distill_weight", "a model without a verbalizer", distillation.weight);
+        return Err(error.with_hint("leave it out: a teacher gives logits of the whole vocabulary, and here some words alone are compared"));
+    }
+    Ok(())
 }
 
 /// How many tensors of an adapter that is there found their place: all of them.

@@ -7,7 +7,7 @@ use crate::adapter::config::Pooling;
 use crate::anatomy::{Reads, Task};
 use crate::error::{OnlyWith, Result};
 use crate::ir::Graph;
-use crate::train::formula::Distillation;
+use crate::train::distillation::{Distillation, Divergence};
 
 /// What is asked of the loss.
 #[derive(Clone, Debug, Default)]
@@ -65,10 +65,18 @@ impl Case {
         self.name.as_deref() == Some("cross-entropy") && of.contains(&self.reads)
     }
 
+    /// Whether a teacher's answer is compared with.
+    fn has_teacher(&self) -> bool {
+        self.name.as_deref().is_some_and(|name| Divergence::of(self.reads, name).is_some())
+    }
+
     fn is_of_vectors(&self) -> bool {
         self.name.is_some() && self.reads == Reads::Embeddings
     }
 }
+
+/// Losses that have a teacher's answer to compare with.
+const TEACHABLE: &str = "a loss of classes, tokens, truths, numbers or answers (cross-entropy, focal, bce, mse, mae, huber)";
 
 const CLASSES: &[Reads] = &[Reads::Logits, Reads::TokenLogits];
 
@@ -78,8 +86,8 @@ static OPTIONS: &[OnlyWith<LossRequest, Case>] = &[
     OnlyWith { option: "label_smoothing", is_given: |asked| asked.label_smoothing != 0.0,     with: "a cross-entropy",                          holds: |case| case.is_cross_entropy(&[Reads::Vocabulary, Reads::Logits, Reads::TokenLogits, Reads::Spans]) },
     OnlyWith { option: "class_weights balanced", is_given: |asked| asked.balances_classes,           with: "the cross-entropy of classes",             holds: |case| case.is_cross_entropy(CLASSES) },
     OnlyWith { option: "class_weights",   is_given: |asked| !asked.class_weights.is_empty(),  with: "the cross-entropy of classes or tokens",   holds: |case| case.is_cross_entropy(&[Reads::Vocabulary, Reads::Logits, Reads::TokenLogits]) },
-    OnlyWith { option: "distill_weight",  is_given: |asked| asked.distillation.is_some(),     with: "the cross-entropy of classes",             holds: |case| case.is_cross_entropy(CLASSES) },
-    OnlyWith { option: "teacher",         is_given: |asked| asked.teacher.is_some(),          with: "the cross-entropy of classes",             holds: |case| case.is_cross_entropy(CLASSES) },
+    OnlyWith { option: "distill_weight",  is_given: |asked| asked.distillation.is_some(),     with: TEACHABLE, holds: Case::has_teacher },
+    OnlyWith { option: "teacher",         is_given: |asked| asked.teacher.is_some(),          with: TEACHABLE, holds: Case::has_teacher },
     OnlyWith { option: "matryoshka_dims", is_given: |asked| !asked.matryoshka.is_empty(),     with: "a loss of vectors (the task embedding)",   holds: Case::is_of_vectors },
     OnlyWith { option: "normalize",       is_given: |asked| asked.normalize.is_some(),        with: "a loss of vectors (the task embedding)",   holds: Case::is_of_vectors },
     OnlyWith { option: "prompt",          is_given: |asked| !asked.prompts.is_empty(),        with: "a task of texts in columns of their own (embedding)", holds: |case| case.reads == Reads::Embeddings },

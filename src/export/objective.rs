@@ -8,11 +8,12 @@ use crate::adapter::config::{Pooling, Task};
 use crate::adapter::new_head;
 use crate::anatomy::{Anatomy, Reads};
 use crate::ir::{Graph, ValueId};
-use crate::model::{Beside, declared, raised};
-use crate::train::formula::{Formula, TEACHER_LOGITS};
+use crate::model::{Beside, Model, declared, raised};
+use crate::train::distillation;
+use crate::train::formula::Formula;
 use crate::train::loss_graph::LossGraph;
 use crate::train::losses::{LABELS, Row};
-use crate::train::objective::Objective;
+use crate::train::objective::{Objective, Tokens};
 use crate::train::plan::{GRAPH, LossPlan};
 use crate::train::pooling::SentenceVector;
 use crate::{Context, Error, Result, onnx};
@@ -32,7 +33,8 @@ impl Settled {
             Objective::Formula(formula) => formula.loss.columns.iter().map(|column| column.name.to_owned()).collect(),
             _ => vec![],
         };
-        let teacher = self.plan.distillation.map(|_| TEACHER_LOGITS.to_owned());
+        let reads = if let Objective::Formula(formula) = &self.objective { formula.loss.reads } else { Reads::Vocabulary };
+        let teacher = self.plan.distillation.into_iter().flat_map(move |_| distillation::inputs(reads)).map(|name| (*name).to_owned());
         of_formula.into_iter().filter(|name| name != LABELS).chain(teacher).chain(self.plan.columns.iter().cloned())
     }
 }
@@ -73,8 +75,10 @@ pub fn settle(asked: &LossRequest, task: Task, beside: &Beside, graph: &Graph, a
     plan.check(task, classes)?;
     let is_plain = plan.is_plain_cross_entropy();
     let objective = match row.reads {
-        Reads::Vocabulary if task == Task::CausalLm => Objective::NextToken(plan.class_terms(classes)),
-        Reads::Vocabulary => Objective::EachToken(plan.class_terms(classes)),
+        Reads::Vocabulary => {
+            let tokens = Tokens { classes: plan.class_terms(classes), distillation: plan.distillation };
+            if task == Task::CausalLm { Objective::NextToken(tokens) } else { Objective::EachToken(tokens) }
+        }
         Reads::Logits if is_plain => Objective::Sequence,
         reads => {
             let loss = Row::named(reads, &plan.name)?;
@@ -99,6 +103,30 @@ pub fn settle(asked: &LossRequest, task: Task, beside: &Beside, graph: &Graph, a
         return Err(Error::not_found("option of the loss", option.as_str()).with_hint(format!("{} has none", plan.name)));
     }
     Ok(Settled { plan, objective })
+}
+
+/// Checks before any work that a teacher has the answers that a model learns from.
+///
+/// # Errors
+/// A teacher that cannot be read, that does not give what the loss reads, or that knows other classes than the model.
+pub fn check_teacher(asked: &LossRequest, task: Task, anatomy: &Anatomy) -> Result<()> {
+    let Some(file) = &asked.teacher else { return Ok(()) };
+    let teacher = Model::open(file)?;
+    let (graph, of_teacher) = (teacher.graph(), teacher.anatomy());
+    settle(&LossRequest::default(), task, teacher.beside(), graph, of_teacher).in_file(file)?;
+    if task.row().reads == Reads::Spans {
+        return Ok(());
+    }
+    let classes = |anatomy: &Anatomy| anatomy.head.as_ref().and_then(|head| head.classes);
+    let Some(head) = &of_teacher.head else { return Err(missing(graph, "logits", "logits")).in_file(file) };
+    match (classes(anatomy), head.classes) {
+        (Some(wanted), Some(found)) if wanted != found => {
+            let what = if task.row().reads == Reads::Vocabulary { "tokens of the teacher's vocabulary" } else { "the teacher's classes" };
+            let error = Error::mismatch(what, format!("{wanted}, as the model has"), found).in_file(file);
+            Err(error.with_hint("the same tokens, or classes, must have the same numbers in both: take a teacher of the same family"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Options of a loss that the configuration beside a model tells, as transformers reads it: what it leaves out has the default of its class.

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::class_terms::ClassTerms;
+use super::class_terms::{ClassTerms, Weights};
+use super::distillation::{self, Distillation, Diverged, Divergence};
 use super::loss;
-use super::losses::{self, Axis, Column, Reads, Sum};
+use super::losses::{self, Axis, Column, Reads, Row, Sum};
 use super::pooling::SentenceVector;
 use super::weights;
 use crate::ir::{Builder, DType, Dim, Expr, ValueId};
-use crate::{Error, Result};
+use crate::{Error, Result, num};
 
 /// A loss that is a formula.
 #[derive(Clone, Debug)]
@@ -29,18 +30,6 @@ pub struct Formula {
     pub distillation: Option<Distillation>,
 }
 
-/// What is learnt from a teacher: `(1 − weight)·loss + weight·temperature²·KL`.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Distillation {
-    /// The teacher's share, from 0 to 1.
-    pub weight: f64,
-    /// What logits are divided by on both sides.
-    pub temperature: f64,
-}
-
-/// The input with the teacher's logits, of the shape of the student's.
-pub const TEACHER_LOGITS: &str = "teacher_logits";
-
 /// What evaluation calls the number of frames that are each row's own, int64 `[batch]`.
 pub const FRAMES: &str = "frames";
 
@@ -57,9 +46,11 @@ pub(super) struct Given<'g> {
 /// A formula's value in a graph, and what evaluation measures with.
 pub(super) struct Written<'g> {
     pub sum: Sum<'g>,
+    /// A second term, which is divided by a number of its own.
+    pub beside: Option<Sum<'g>>,
     /// What the loss read, by the names that evaluation gives it.
     pub predictions: Vec<(&'static str, Expr<'g>)>,
-    /// The divergence from the teacher, added up over rows.
+    /// The divergence from the teacher, added up over what `sum` counts.
     pub divergence: Option<Expr<'g>>,
 }
 
@@ -89,19 +80,55 @@ impl Formula {
         let columns = self.loss.columns.iter().map(|column| self.column(b, column, like, classes.as_ref()));
         let columns = columns.chain(frames.map(Ok)).collect::<Result<Vec<_>>>()?;
         let of_rows = self.loss.weighs_alike.is_none().then(|| weights::weights(b, 1));
-        let sum = self.summed(b, outputs, &columns, of_rows);
         let names = self.loss.reads.names();
-        let predictions = names.iter().copied().zip(outputs.iter().copied()).chain(frames.map(|frames| (FRAMES, frames)));
-        let mut written = Written { sum, predictions: predictions.collect(), divergence: None };
-        if let (Some(distillation), Some(&logits)) = (self.distillation, outputs.first()) {
-            let teacher = b.input(TEACHER_LOGITS, DType::F32, &logits.known_dims());
-            let counts = columns[0].equal(b.int(loss::IGNORED)).logical_not().cast(DType::F32);
-            let counts = of_rows.map_or(counts, |of_rows| counts * of_labels(of_rows, counts)).reshape(&[-1]);
-            let Distillation { weight, temperature } = distillation;
-            let (mixed, divergence) = losses::distilled(sum, rows(logits).cast(DType::F32), rows(teacher), counts, weight, temperature);
-            (written.sum, written.divergence) = (mixed, Some(divergence.sum));
+        let predictions = names.iter().copied().zip(outputs.iter().copied()).chain(frames.map(|frames| (FRAMES, frames))).collect();
+        let Some(distillation) = self.distillation else {
+            let sum = self.summed(b, outputs, &columns, of_rows);
+            let beside = b.scoped("loss", || self.loss.write_beside(outputs.to_vec(), columns, of_rows, self.options.clone()));
+            return Ok(Written { sum, beside, predictions, divergence: None });
+        };
+        let counts = match self.loss.columns[0].dtype {
+            DType::I64 if self.loss.reads != Reads::Spans => columns[0].equal(b.int(loss::IGNORED)).logical_not().cast(DType::F32),
+            _ => columns[0].length(0).filled(1.0, DType::F32),
+        };
+        let counts = of_rows.map_or(counts, |of_rows| counts * of_labels(of_rows, counts)).reshape(&[-1]);
+        let (of_teacher, told) = self.taught(b, distillation, outputs, counts)?;
+        if distillation.weight >= 1.0 {
+            return Ok(Written { sum: of_teacher, beside: None, predictions, divergence: Some(told) });
         }
-        Ok(written)
+        let own = self.summed(b, outputs, &columns, of_rows);
+        let own = Sum { sum: own.sum * (1.0 - distillation.weight), count: own.count };
+        if self.classes.weights == Weights::Equal {
+            let sum = Sum { sum: own.sum + of_teacher.sum, count: own.count };
+            return Ok(Written { sum, beside: None, predictions, divergence: Some(told) });
+        }
+        // Classes weigh in the loss alone: what it is divided by is not what the divergence is.
+        Ok(Written { sum: own, beside: Some(of_teacher), predictions, divergence: Some(told / of_teacher.count * own.count) })
+    }
+
+    /// The divergence from a teacher with its share, and as it is told.
+    fn taught<'g>(
+        &self,
+        b: &'g Builder,
+        distillation: Distillation,
+        outputs: &[Expr<'g>],
+        counts: Expr<'g>,
+    ) -> Result<(Sum<'g>, Expr<'g>)> {
+        let Row { reads, name, .. } = self.loss;
+        let missing = || Error::unsupported("a teacher for this loss", format!("{name} has no answers to compare"));
+        let divergence = Divergence::of(*reads, name).ok_or_else(missing)?;
+        let sums = distillation::inputs(*reads).iter().zip(outputs).map(|(name, &output)| {
+            let teacher = b.input(name, DType::F32, &output.known_dims());
+            b.scoped("distillation", || distillation.diverged(divergence, rows(output).cast(DType::F32), rows(teacher), counts))
+        });
+        // Of starts and ends the mean counts, as of their losses.
+        let share = 1.0 / num::float(outputs.len().max(1));
+        let joined = sums.reduce(|one, next| Diverged {
+            learnt: Sum { sum: one.learnt.sum + next.learnt.sum, count: one.learnt.count },
+            told: one.told + next.told,
+        });
+        let Diverged { learnt, told } = joined.ok_or_else(missing)?;
+        Ok((Sum { sum: learnt.sum * (share * distillation.factor(divergence)), count: learnt.count }, told * share))
     }
 
     fn summed<'g>(&self, b: &'g Builder, outputs: &[Expr<'g>], columns: &[Expr<'g>], weights: Option<Expr<'g>>) -> Sum<'g> {

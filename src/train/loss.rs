@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::class_terms::{ClassTerms, Weights};
+use super::distillation::{Distillation, kullback_leibler};
 use super::head::Head;
 use crate::Result;
 use crate::grad;
@@ -23,6 +24,19 @@ pub struct Loss<'g> {
     pub seeds: Vec<(Expr<'g>, Expr<'g>)>,
     /// How many predictions were right, float32, rank 0; only for evaluation.
     pub correct: Option<Expr<'g>>,
+    /// How far predictions are from a teacher's, added up over the labels that count, float32, rank 0; where there is a teacher.
+    pub divergence: Option<Expr<'g>>,
+}
+
+/// A teacher of tokens.
+#[derive(Clone, Copy)]
+pub struct Teacher<'g> {
+    /// Its logits for each row of the student's, float32 `[rows, classes]`.
+    pub logits: Expr<'g>,
+    /// How it is learnt from.
+    pub distillation: Distillation,
+    /// What the divergence is divided by, float32, rank 0.
+    pub denominator: Option<Expr<'g>>,
 }
 
 /// The labels of a batch, made ready.
@@ -124,12 +138,20 @@ pub enum Want<'g> {
 /// Cross-entropy over rows of classes, of the rows whose label counts, a chunk of rows at a time.
 ///
 /// A `Scan` whose body writes the head for [`CHUNK`] rows, their loss, and, if asked, the gradient with respect to the head's input and
-/// to those of its operands that are trained; so logits and their gradient never exist for more rows than that.
+/// to those of its operands that are trained; so logits and their gradient never exist for more rows than that. With a teacher, the sum is that of the
+/// labels alone, and the gradient that of `(1 − w)·loss + w·t²·KL`.
 ///
 /// # Errors
 /// Operators of the head that have no gradient.
-pub fn cross_entropy<'g>(b: &'g Builder, head: &Head, labels: Labels<'g>, terms: &ClassTerms, want: Want<'g>) -> Result<Loss<'g>> {
-    over_chunks(b, head, &Rows::of(labels, labels.weights), terms, want)
+pub fn cross_entropy<'g>(
+    b: &'g Builder,
+    head: &Head,
+    labels: Labels<'g>,
+    terms: &ClassTerms,
+    teacher: Option<Teacher<'g>>,
+    want: Want<'g>,
+) -> Result<Loss<'g>> {
+    over_chunks(b, head, &Rows::of(labels, labels.weights), terms, teacher, want)
 }
 
 /// The same with a weight for each row of the logits, float32 `[rows]`.
@@ -137,7 +159,7 @@ pub fn cross_entropy<'g>(b: &'g Builder, head: &Head, labels: Labels<'g>, terms:
 /// # Errors
 /// As [`cross_entropy`].
 pub fn weighted_cross_entropy<'g>(b: &'g Builder, head: &Head, labels: Labels<'g>, weights: Expr<'g>, want: Want<'g>) -> Result<Loss<'g>> {
-    over_chunks(b, head, &Rows::of(labels, Some(weights)), &ClassTerms::default(), want)
+    over_chunks(b, head, &Rows::of(labels, Some(weights)), &ClassTerms::default(), None, want)
 }
 
 /// `ln p` of each row's label, float32 `[rows]`, 0 where none counts; a chunk of rows at a time, as [`cross_entropy`].
@@ -154,7 +176,14 @@ pub fn log_probs<'g>(b: &'g Builder, head: &Head, labels: Labels<'g>) -> Result<
     Ok(none.scatter_nd_add(rows.positions.reshape(&[-1, 1]), of_chunks.reshape(&[-1])))
 }
 
-fn over_chunks<'g>(b: &'g Builder, head: &Head, rows: &Rows<'g>, terms: &ClassTerms, want: Want<'g>) -> Result<Loss<'g>> {
+fn over_chunks<'g>(
+    b: &'g Builder,
+    head: &Head,
+    rows: &Rows<'g>,
+    terms: &ClassTerms,
+    teacher: Option<Teacher<'g>>,
+    want: Want<'g>,
+) -> Result<Loss<'g>> {
     let hidden = b.expr(head.x());
     let trained = match want {
         Want::Gradient { trainable, .. } => {
@@ -163,26 +192,28 @@ fn over_chunks<'g>(b: &'g Builder, head: &Head, rows: &Rows<'g>, terms: &ClassTe
         }
         Want::Accuracy => vec![],
     };
-    let each = Each { of_class: terms.weights.write(b), smoothing: terms.smoothing };
+    let each = Each { of_class: terms.weights.write(b), smoothing: terms.smoothing, teacher };
     let body = chunk_body(b, head, hidden.rows(), &trained, each, want)?;
     let zero = b.number(0.0, DType::F32);
-    let mut carried = vec![zero];
+    // The loss, and with a teacher the divergence.
+    let sums = 1 + usize::from(teacher.is_some());
+    let mut carried = vec![zero; sums];
     match want {
         Want::Gradient { .. } => carried.extend(trained.iter().map(|&id| b.expr(id).zeros_like())),
         Want::Accuracy => carried.push(zero),
     }
     let collected = usize::from(matches!(want, Want::Gradient { .. }));
     let outputs = rows.scan(b, &carried, body, collected);
-    let sum = outputs[0];
+    let (sum, divergence) = (outputs[0], teacher.map(|_| outputs[1]));
     match want {
-        Want::Accuracy => Ok(Loss { sum, seeds: vec![], correct: Some(outputs[1]) }),
+        Want::Accuracy => Ok(Loss { sum, seeds: vec![], correct: Some(outputs[sums]), divergence }),
         Want::Gradient { .. } => {
             let flat = hidden.rows();
             let of_rows = outputs[carried.len()].reshape_dims(&vec![Dim::symbol("?label_rows"), hidden.dim(-1)]);
             let scattered = flat.zeros_like().scatter_nd_add(rows.positions.reshape(&[-1, 1]), of_rows);
             let mut seeds = vec![(hidden, scattered.reshape_like(hidden))];
-            seeds.extend(trained.iter().zip(&outputs[1..]).map(|(&id, &gradient)| (b.expr(id), gradient)));
-            Ok(Loss { sum, seeds, correct: None })
+            seeds.extend(trained.iter().zip(&outputs[sums..]).map(|(&id, &gradient)| (b.expr(id), gradient)));
+            Ok(Loss { sum, seeds, correct: None, divergence })
         }
     }
 }
@@ -232,6 +263,7 @@ impl<'g> Rows<'g> {
 
 /// One chunk of rows in the body of a `Scan`.
 struct Chunk<'b> {
+    positions: Expr<'b>,
     x: Expr<'b>,
     logits: Expr<'b>,
     log_p: Expr<'b>,
@@ -247,7 +279,7 @@ impl<'b> Chunk<'b> {
         let weights = part("weights", DType::F32).unsqueeze(&[-1]);
         let x = body.capture(hidden).gather(positions, 0);
         let logits = head.write(body, x, |id| body.capture(b.expr(id)));
-        Self { x, logits, log_p: logits.cast(DType::F32).log_softmax(-1), classes, weights }
+        Self { positions, x, logits, log_p: logits.cast(DType::F32).log_softmax(-1), classes, weights }
     }
 }
 
@@ -257,6 +289,7 @@ struct Each<'g> {
     /// The weights of the classes, `[classes]`; none: all 1.
     of_class: Option<Expr<'g>>,
     smoothing: f64,
+    teacher: Option<Teacher<'g>>,
 }
 
 impl Each<'_> {
@@ -287,6 +320,24 @@ impl Each<'_> {
         own * (1.0 - self.smoothing) + spread * (chunk.weights / denominator) * self.smoothing
     }
 
+    /// The logarithms of the student's and of the teacher's probabilities at the temperature, if there is a teacher, each `[CHUNK, classes]`.
+    fn softened<'b>(self, body: &'b Builder, chunk: &Chunk<'b>) -> Option<[Expr<'b>; 2]> {
+        let Teacher { logits, distillation: Distillation { temperature, .. }, .. } = self.teacher?;
+        let of_teacher = body.capture(logits).gather(chunk.positions, 0);
+        Some([chunk.logits.cast(DType::F32), of_teacher].map(|logits| (logits / temperature).log_softmax(-1)))
+    }
+
+    /// The slope at the logits of all that is learnt of a chunk.
+    fn whole_slope<'b>(self, body: &'b Builder, chunk: &Chunk<'b>, denominator: Expr<'b>) -> Expr<'b> {
+        let own = self.slope(body, chunk, denominator);
+        let Some((teacher, [p, q])) = self.teacher.zip(self.softened(body, chunk)) else { return own };
+        let Distillation { weight, temperature } = teacher.distillation;
+        // d KL(q ‖ p)/d logits = (p - q) / t.
+        let of_all = teacher.denominator.map_or(denominator, |denominator| body.capture(denominator));
+        let taught = (p.exp() - q.exp()) * (chunk.weights / of_all) * (weight * temperature);
+        if weight >= 1.0 { taught } else { own * (1.0 - weight) + taught }
+    }
+
     /// What each row counts, `[CHUNK, 1]`.
     fn of_rows<'b>(self, body: &'b Builder, chunk: &Chunk<'b>) -> Expr<'b> {
         self.of_class.map_or(chunk.weights, |weights| body.capture(weights).gather(chunk.classes, 0) * chunk.weights)
@@ -296,6 +347,7 @@ impl Each<'_> {
 fn chunk_body<'g>(b: &'g Builder, head: &Head, hidden: Expr<'g>, trained: &[ValueId], each: Each<'g>, want: Want<'g>) -> Result<Body> {
     let body = b.body("chunk");
     let loss = body.input("chunk/loss", DType::F32, &[]);
+    let divergence = each.teacher.map(|_| body.input("chunk/divergence", DType::F32, &[]));
     let carried: Vec<Expr<'_>> = trained
         .iter()
         .zip(0..)
@@ -307,6 +359,9 @@ fn chunk_body<'g>(b: &'g Builder, head: &Head, hidden: Expr<'g>, trained: &[Valu
     let Chunk { x, logits, classes, weights, .. } = chunk;
     let sum = loss - each.log_p(&body, &chunk).sum_all();
     body.output("chunk/loss_next", sum);
+    if let Some((divergence, [p, q])) = divergence.zip(each.softened(&body, &chunk)) {
+        body.output("chunk/divergence_next", divergence + (kullback_leibler(p, q).unsqueeze(&[-1]) * weights).sum_all());
+    }
     match want {
         Want::Accuracy => {
             let correct = right_so_far.unwrap_or_else(|| body.number(0.0, DType::F32));
@@ -314,7 +369,7 @@ fn chunk_body<'g>(b: &'g Builder, head: &Head, hidden: Expr<'g>, trained: &[Valu
             body.output("chunk/correct_next", correct + right.sum_all());
         }
         Want::Gradient { denominator, .. } => {
-            let d_logits = each.slope(&body, &chunk, body.capture(denominator)).cast(logits.dtype());
+            let d_logits = each.whole_slope(&body, &chunk, body.capture(denominator)).cast(logits.dtype());
             let operands: Vec<Expr<'_>> = trained.iter().map(|&id| body.capture(b.expr(id))).collect();
             let wrt: Vec<Expr<'_>> = std::iter::once(x).chain(operands.iter().copied()).collect();
             let gradients = grad::vjp(&body, &[(logits, d_logits)], &wrt)?;
@@ -342,12 +397,12 @@ pub fn classification<'g>(logits: Expr<'g>, labels: Labels<'g>, want: Want<'g>) 
         match want {
             Want::Accuracy => {
                 let right = logits.argmax(-1).unsqueeze(&[-1]).equal(classes).cast(DType::F32) * weights;
-                Loss { sum, seeds: vec![], correct: Some(right.sum_all()) }
+                Loss { sum, seeds: vec![], correct: Some(right.sum_all()), divergence: None }
             }
             Want::Gradient { denominator, .. } => {
                 let minus_one = classes.filled_like(0.0).cast(DType::F32) + -1.0;
                 let gradient = log_p.exp().scatter_elements_add(classes, minus_one, -1) * (weights / denominator);
-                Loss { sum, seeds: vec![(logits, gradient.cast(logits.dtype()))], correct: None }
+                Loss { sum, seeds: vec![(logits, gradient.cast(logits.dtype()))], correct: None, divergence: None }
             }
         }
     })

@@ -72,6 +72,6 @@ impl LossGraph {
             return Err(error.with_hint(format!("name an input of it like one of the model's outputs: {}", names.join(", "))));
         }
         let predictions = outputs.iter().find(|(name, _)| &**name == "logits").map(|(_, value)| ("logits", *value));
-        Ok(Written { sum, predictions: predictions.into_iter().collect(), divergence: None })
+        Ok(Written { sum, beside: None, predictions: predictions.into_iter().collect(), divergence: None })
     }
 }

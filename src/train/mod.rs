@@ -3,6 +3,7 @@
 pub mod cache;
 pub mod cached;
 pub mod class_terms;
+pub mod distillation;
 pub mod formula;
 pub mod head;
 pub mod logits;

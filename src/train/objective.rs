@@ -1,6 +1,7 @@
 //! What is minimised, and the model that it is minimised in.
 
 use super::class_terms::ClassTerms;
+use super::distillation::Distillation;
 use super::formula::Formula;
 use super::loss_graph::LossGraph;
 use super::recompute::Recompute;
@@ -13,15 +14,24 @@ use crate::ir::Graph;
 #[derive(Clone, Debug)]
 pub enum Objective {
     /// Causal language models: each position predicts the next label. Labels `[batch, seq]`, not shifted.
-    NextToken(ClassTerms),
+    NextToken(Tokens),
     /// Masked language models, token classification, decoders whose labels are in place: labels `[batch, seq]`.
-    EachToken(ClassTerms),
+    EachToken(Tokens),
     /// Classification of whole sequences or images: labels `[batch]`.
     Sequence,
     /// A formula over what the model gives.
     Formula(Formula),
     /// A loss that somebody wrote as a graph.
     Graph(LossGraph),
+}
+
+/// What goes with the cross-entropy of tokens.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tokens {
+    /// Weights and smoothing.
+    pub classes: ClassTerms,
+    /// A teacher to learn from beside the labels.
+    pub distillation: Option<Distillation>,
 }
 
 /// An adapted model that is to be trained.

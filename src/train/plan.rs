@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::class_terms::{ClassTerms, Weights};
-use super::formula::Distillation;
+use super::distillation::{Distillation, Divergence};
 use super::losses::{Reads, Row};
 use super::pooling::SentenceVector;
 use crate::anatomy::Task;
@@ -89,6 +89,12 @@ impl LossPlan {
     #[must_use]
     pub fn is_plain_cross_entropy(&self) -> bool {
         self.name == CROSS_ENTROPY && self.distillation.is_none() && self.class_terms(Some(0)).is_plain()
+    }
+
+    /// Whether a teacher alone is learnt from, so that rows need no labels.
+    #[must_use]
+    pub fn needs_no_labels(&self) -> bool {
+        self.distillation.is_some_and(|distillation| distillation.weight >= 1.0)
     }
 
     /// Whether a row's loss depends on the other rows of its batch.
@@ -180,6 +186,11 @@ impl LossPlan {
             }
             if !temperature.is_finite() || temperature <= 0.0 {
                 return Err(Error::setting("temperature", "a number above 0", temperature));
+            }
+            let of_numbers = Divergence::of(task.row().reads, &self.name) == Some(Divergence::Numbers);
+            if of_numbers && temperature.to_bits() != 1.0_f64.to_bits() {
+                let error = Error::setting("temperature", "a loss of classes or truths", format!("the loss {}", self.name));
+                return Err(error.with_hint("leave it out: numbers are compared as they are"));
             }
         }
         Ok(())

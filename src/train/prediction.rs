@@ -77,7 +77,9 @@ pub fn of_model(graph: &Graph, anatomy: &Anatomy, objective: &Objective, reads: 
     let mask = anatomy.inputs.attention_mask.map(|id| b.expr(id)).filter(|mask| mask.rank() == 2);
     let read = if let Objective::Formula(formula) = objective { formula.pooled(given, mask) } else { given };
     b.clear_outputs();
-    for (name, value) in reads.names().iter().zip(read) {
+    // Of a vocabulary, evaluations keep no logits.
+    let names = if reads == Reads::Vocabulary { &["logits"] } else { reads.names() };
+    for (name, value) in names.iter().zip(read) {
         b.output(name, value.cast(DType::F32));
     }
     without_unread_inputs(&b.finish()?)

@@ -1,12 +1,13 @@
 //! A model made ready to be trained: its adapter one flat vector, its labels inputs, its loss behind it.
 
+use super::distillation::{DIVERGENCE, Distillation, Divergence, TEACHER_LOGITS};
 use super::formula::{Formula, Given, Written};
 use super::head::Head;
 use super::logits;
-use super::loss::{self, Labels, Want};
+use super::loss::{self, Labels, Teacher, Want};
 use super::loss_graph::LossGraph;
-use super::losses::Reads;
-use super::objective::{LABELS, Model, Objective};
+use super::losses::{Reads, Sum};
+use super::objective::{LABELS, Model, Objective, Tokens};
 use super::queries;
 use super::recompute::{self, Layers};
 use super::token_log_probs;
@@ -26,6 +27,8 @@ pub(super) struct Loss<'g> {
     pub count: Expr<'g>,
     /// The same, perhaps 0.
     pub exact_count: Expr<'g>,
+    /// A second term of the mean, which is divided by a number of its own.
+    pub beside: Option<Sum<'g>>,
     /// Where backpropagation starts: values, each with the gradient of the mean with respect to it.
     seeds: Vec<(Expr<'g>, Expr<'g>)>,
     /// How many predictions were right, float32, rank 0; only for evaluation.
@@ -143,24 +146,52 @@ impl<'g> Prepared<'g> {
     fn cross_entropy(&self, model: Model<'_>, want: Want<'g>) -> Result<Loss<'g>> {
         let (logits, labels) = (self.logits(model)?, labels(self.b, model)?);
         let (mut count, mut exact_count) = (labels.count(), labels.exact_count());
-        let mut loss = match model.objective {
-            Objective::NextToken(terms) | Objective::EachToken(terms) => {
-                let head = self.head(model, logits);
-                self.b.scoped("loss", || loss::cross_entropy(self.b, &head, labels, terms, want))?
+        let (classes, distillation) = match model.objective {
+            Objective::NextToken(Tokens { classes, distillation }) | Objective::EachToken(Tokens { classes, distillation }) => {
+                (Some(classes), *distillation)
             }
-            _ => loss::classification(logits, labels, want),
+            _ => (None, None),
         };
-        if let Objective::NextToken(terms) | Objective::EachToken(terms) = model.objective
-            && let Some(weighed) = labels.weighed(&terms.weights)
-        {
+        let weighed = classes.and_then(|terms| labels.weighed(&terms.weights));
+        let teacher = distillation.map(|distillation| self.teacher(distillation, logits, weighed.is_some(), want));
+        let mut loss = match classes {
+            Some(terms) => {
+                let head = self.head(model, logits);
+                self.b.scoped("loss", || loss::cross_entropy(self.b, &head, labels, terms, teacher, want))?
+            }
+            None => loss::classification(logits, labels, want),
+        };
+        let of_labels = count;
+        if let Some(weighed) = weighed {
             // What was right is counted by labels, and told as a share of what the loss is divided by.
-            loss.correct = loss.correct.map(|correct| correct / count * weighed);
+            let share = |sum: Expr<'g>| sum / of_labels * weighed;
+            loss.correct = loss.correct.map(share);
             (count, exact_count) = (weighed.max(weighed.same_type(1e-12)), weighed);
+        }
+        let (mut sum, mut beside) = (loss.sum, None);
+        if let Some((distillation, divergence)) = distillation.zip(loss.divergence) {
+            let taught = divergence * distillation.factor(Divergence::Classes);
+            sum = sum * (1.0 - distillation.weight);
+            match weighed {
+                // Classes weigh in the loss alone.
+                Some(_) => beside = Some(Sum { sum: taught, count: of_labels }),
+                None => sum = sum + taught,
+            }
         }
         // Scores of whole rows are small: metrics are measured with them.
         let of_rows = matches!(model.objective, Objective::Sequence) && matches!(want, Want::Accuracy);
-        let predictions = if of_rows { vec![("logits", logits)] } else { vec![] };
-        Ok(Loss { sum: loss.sum, count, exact_count, seeds: loss.seeds, correct: loss.correct, predictions })
+        let of_rows = of_rows.then_some(("logits", logits));
+        let told = loss.divergence.map(|divergence| (DIVERGENCE, divergence / of_labels * count));
+        let predictions = of_rows.into_iter().chain(told).collect();
+        Ok(Loss { sum, count, exact_count, beside, seeds: loss.seeds, correct: loss.correct, predictions })
+    }
+
+    /// A teacher of tokens, whose logits are an input of the student's shape.
+    fn teacher(&self, distillation: Distillation, logits: Expr<'g>, counts_apart: bool, want: Want<'g>) -> Teacher<'g> {
+        let given = self.b.input(TEACHER_LOGITS, DType::F32, &logits.known_dims());
+        let is_trained = matches!(want, Want::Gradient { .. });
+        let denominator = (counts_apart && is_trained).then(|| second_count(self.b));
+        Teacher { logits: given.rows(), distillation, denominator }
     }
 
     /// The part behind the last projection's input, which can run for a few positions alone.
@@ -186,13 +217,15 @@ impl<'g> Prepared<'g> {
             let dims = b.input_named(LABELS).map(|labels| labels.length(0).concat(&[labels.length(1)], 0));
             let dims = dims.ok_or_else(|| Error::not_found("input", LABELS))?;
             let tokens = b.scoped("loss", || token_log_probs::write(b, &head, labels, dims, before))?;
-            let Written { sum, predictions, .. } =
+            let Written { sum, beside, predictions, .. } =
                 formula.write(b, Given { outputs: vec![tokens.values()], mask: None, frames: None }, &like)?;
             let seeds = match want {
                 Want::Accuracy => vec![],
-                Want::Gradient { denominator, trainable } => b.scoped("loss", || tokens.seeds(sum.sum / denominator, trainable))?,
+                Want::Gradient { denominator, trainable } => {
+                    b.scoped("loss", || tokens.seeds(mean(b, sum.sum, beside, denominator), trainable))?
+                }
             };
-            return Ok(Loss { sum: sum.sum, count: sum.count, exact_count: sum.count, seeds, correct: None, predictions });
+            return Ok(Loss { sum: sum.sum, count: sum.count, exact_count: sum.count, beside, seeds, correct: None, predictions });
         }
         let written = formula.write(b, self.given(model, formula)?, &like)?;
         Ok(self.differentiated(written, want))
@@ -232,14 +265,26 @@ impl<'g> Prepared<'g> {
     }
 
     fn differentiated(&self, written: Written<'g>, want: Want<'g>) -> Loss<'g> {
-        let Written { sum, mut predictions, divergence } = written;
+        let Written { sum, beside, mut predictions, divergence } = written;
         let seeds = match want {
             Want::Accuracy => vec![],
-            Want::Gradient { denominator, .. } => vec![(sum.sum / denominator, self.b.number(1.0, DType::F32))],
+            Want::Gradient { denominator, .. } => vec![(mean(self.b, sum.sum, beside, denominator), self.b.number(1.0, DType::F32))],
         };
-        predictions.extend(divergence.map(|divergence| ("divergence_sum", divergence)));
-        Loss { sum: sum.sum, count: sum.count, exact_count: sum.count, seeds, correct: None, predictions }
+        predictions.extend(divergence.map(|divergence| (DIVERGENCE, divergence)));
+        Loss { sum: sum.sum, count: sum.count, exact_count: sum.count, beside, seeds, correct: None, predictions }
     }
+}
+
+/// What is minimised: a sum over what it is divided by, and a second term over its own.
+pub(super) fn mean<'g>(b: &'g Builder, sum: Expr<'g>, beside: Option<Sum<'g>>, denominator: Expr<'g>) -> Expr<'g> {
+    let mean = sum / denominator;
+    beside.map_or(mean, |beside| mean + beside.sum / second_count(b))
+}
+
+/// The input by which a second term is divided.
+fn second_count(b: &Builder) -> Expr<'_> {
+    let name = Input::SecondCount.name();
+    b.input_named(name).unwrap_or_else(|| b.input(name, DType::F32, &[]))
 }
 
 /// The frames of each row, int64 `[batch]`, of a signal whose `mask` is 1 at each row's own samples: what the model makes of so many. As

@@ -71,13 +71,15 @@ impl Row {
 }
 
 /// The inputs of the gradient graph that are fed here, beside the data.
-pub const FED: [&str; 4] = [Input::LabelCount.name(), Input::Trainable.name(), Input::Gradient.name(), Input::Step.name()];
+pub const FED: [&str; 5] =
+    [Input::LabelCount.name(), Input::SecondCount.name(), Input::Trainable.name(), Input::Gradient.name(), Input::Step.name()];
 
 /// The loss of one batch as a function of the trainable vector.
 struct Loss<'a> {
     session: Session,
     batches: &'a [Batch],
     label_count: HostTensor,
+    second_count: HostTensor,
     nothing: HostTensor,
     /// The loss where it starts.
     value: f64,
@@ -144,9 +146,12 @@ fn directions(manifest: &Manifest, gradient: &[f64], random: &mut ChaCha8Rng) ->
 
 impl<'a> Loss<'a> {
     fn new(session: Session, batches: &'a [Batch], count: usize) -> Self {
-        let labels: f64 = batches.iter().map(|batch| batch.label_count).sum();
-        let labels = HostTensor::scalar(narrow(if labels > 0.0 { labels } else { 1.0 }));
-        Self { session, batches, label_count: labels, nothing: HostTensor::vector(vec![0.0_f32; count]), value: 0.0 }
+        let counted = |of: fn(&Batch) -> f64| {
+            let all: f64 = batches.iter().map(of).sum();
+            HostTensor::scalar(narrow(if all > 0.0 { all } else { 1.0 }))
+        };
+        let (label_count, second_count) = (counted(|batch| batch.label_count), counted(|batch| batch.second_count));
+        Self { session, batches, label_count, second_count, nothing: HostTensor::vector(vec![0.0_f32; count]), value: 0.0 }
     }
 
     fn at(&mut self, trainable: &[f64]) -> Result<(f64, Vec<f32>)> {
@@ -156,6 +161,8 @@ impl<'a> Loss<'a> {
         for batch in self.batches {
             let mut feeds = batch.feeds();
             feeds.push(Feed::host(Input::LabelCount.name(), &self.label_count));
+            let second = Input::SecondCount.name();
+            feeds.extend(self.session.input(second).map(|_| Feed::host(second, &self.second_count)));
             feeds.push(Feed::host(Input::Trainable.name(), &trainable));
             feeds.push(Feed::host(Input::Gradient.name(), gradient.as_ref().unwrap_or(&self.nothing)));
             feeds.extend(self.session.input(Input::Step.name()).map(|_| Feed::host(Input::Step.name(), &step)));

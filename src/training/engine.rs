@@ -166,17 +166,21 @@ impl Engine {
             }
             Graphs::Parts { gradient, update, losses } => {
                 let (batches, own) = match made {
-                    Ok(batches) => (batches, Ok(counted(batches))),
+                    Ok(batches) => (batches, Ok(counted(batches, |batch| batch.label_count))),
                     Err(error) => (&[][..], Err(error)),
                 };
-                let labels = ranks.total(own)?;
-                let count = HostTensor::scalar(narrow(if labels > 0.0 { labels } else { 1.0 }));
+                let count = above_nothing(ranks.total(own)?);
+                let has_second = gradient.session().input(Input::SecondCount.name()).is_some();
+                let second = has_second.then(|| ranks.total(Ok(counted(batches, |batch| batch.second_count)))).transpose()?;
+                let second = second.map(above_nothing);
+                let second: Vec<Feed<'_>> = second.iter().map(|count| Feed::host(Input::SecondCount.name(), count)).collect();
                 gradient.reset(GRADIENT.input)?;
                 let added = batches.iter().try_for_each(|batch| {
                     let trainable = Feed::device(Input::Trainable.name(), update.state(Input::Trainable.name())?);
                     let (seed, count) = (seed(batch), Feed::host(Input::LabelCount.name(), &count));
                     let optional = [Feed::host(DROPOUT_SEED, &seed), step];
-                    gradient.step(&with_optional(gradient.session(), batch, &[count, trainable], &optional))
+                    let given = [&[count, trainable], &second[..]].concat();
+                    gradient.step(&with_optional(gradient.session(), batch, &given, &optional))
                 });
                 losses.extend(reduced(ranks, gradient, added)?);
                 update.step(&[Feed::device(GRADIENT.input, gradient.state(GRADIENT.input)?), step, rate])?;
@@ -285,8 +289,13 @@ impl Engine {
 }
 
 /// What the losses of batches are divided by.
-fn counted(batches: &[Batch]) -> f64 {
-    batches.iter().map(|batch| batch.label_count).sum()
+fn counted(batches: &[Batch], count: impl Fn(&Batch) -> f64) -> f64 {
+    batches.iter().map(count).sum()
+}
+
+/// A number to divide by; 1 where nothing counts.
+fn above_nothing(count: f64) -> HostTensor {
+    HostTensor::scalar(narrow(if count > 0.0 { count } else { 1.0 }))
 }
 
 /// Adds the gradients of all processes up, and gives the loss of all their batches; none where there is but one, whose losses stay on the device. `added` is

@@ -22,7 +22,7 @@ static OPTIONS: &[OnlyWith<Options, Case>] = &[
     OnlyWith { option: "doc_stride",      is_given: |options| options.data.stride.is_some(),                         with: "the task qa",                               holds: |case| case.task == Task::Qa },
     OnlyWith { option: "batch_sampler",   is_given: |options| options.data.sampler != Sampler::Any,                  with: "a task whose rows are tokens",              holds: |case| case.task.reads_tokens() },
     OnlyWith { option: "augment",         is_given: |options| !options.data.augmentation.is_none(),                  with: "the task image-cls",                        holds: |case| case.task == Task::ImageCls },
-    OnlyWith { option: "packing",         is_given: |options| options.data.packing != Packing::Off,                  with: "a task that predicts a row's own tokens (causal-lm, masked-lm)", holds: |case| matches!(case.task, Task::CausalLm | Task::MaskedLm) },
+    OnlyWith { option: "packing",         is_given: |options| options.data.packing != Packing::Off,                  with: "a task that predicts a row's own tokens (causal-lm, masked-lm), without a teacher", holds: |case| matches!(case.task, Task::CausalLm | Task::MaskedLm) && case.loss.distillation.is_none() },
     OnlyWith { option: "reference",       is_given: |options| options.reference != Referee::Base,                    with: "a loss that compares (dpo, ipo, kto)",      holds: |case| case.loss.needs_reference() },
 ];
 

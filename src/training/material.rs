@@ -11,8 +11,9 @@ use crate::adapter::config::Task;
 use crate::contract::GraphName;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
+use crate::evaluate::Evaluator;
 use crate::evaluate::reference::Reference;
-use crate::evaluate::{Evaluator, teacher};
+use crate::evaluate::teacher::{self, Teacher};
 use crate::export::Bundle;
 use crate::ort::Runtime;
 use crate::parallel::Ranks;
@@ -86,7 +87,8 @@ impl Material {
             evaluator.narrowed_to(source.hard_prompt()).measuring(source.classes(), &names_of(dataset, manifest), &manifest.loss);
         let evaluator = evaluator.spelled_by(source.tokenizer(), &manifest.loss);
         measured(&watching.goal, &evaluator.names())?;
-        Ok(Some(evaluator.compared_with(Reference::of(runtime, bundle, options.reference, options.device)?)))
+        let evaluator = evaluator.compared_with(Reference::of(runtime, bundle, options.reference, options.device)?);
+        Ok(Some(evaluator.taught_by(Teacher::of(runtime, bundle, options.device, &source.collation())?)))
     }
 
     /// What must be the same for this run to go on, and for all of its processes.

@@ -19,6 +19,7 @@ use crate::contract::Input;
 use crate::data::{Batches, Cursor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::evaluate::reference::Reference;
+use crate::evaluate::teacher::Teacher;
 use crate::evaluate::{Evaluation, Evaluator};
 use crate::num;
 use crate::ort::{Feed, Runtime};
@@ -40,6 +41,7 @@ pub(super) struct Run<'a> {
     /// Optimizer steps between evaluations.
     eval_steps: Option<NonZeroU64>,
     reference: Option<Reference>,
+    teacher: Option<Teacher>,
     conditions: Conditions,
     optimization: String,
     schedule: Schedule,
@@ -151,6 +153,7 @@ impl<'a> Run<'a> {
         engine.configure(&options.optimizer, options.seed)?;
         let evaluator = material.evaluator(runtime, options)?;
         let reference = Reference::of(runtime, bundle, options.reference, options.device)?;
+        let teacher = Teacher::of(runtime, bundle, options.device, &source.collation())?;
         let conditions = material.conditions(options, ranks.size())?;
         let (rows, batches) = (batch_size.get(), options.accumulation.get());
         let grouping = if engine.compares_all_rows() {
@@ -183,6 +186,7 @@ impl<'a> Run<'a> {
             best,
             eval_steps,
             reference,
+            teacher,
             conditions,
             optimization,
             schedule,
@@ -294,6 +298,9 @@ impl<'a> Run<'a> {
         let mut next = groups.next()?;
         if let Some(reference) = &mut self.reference {
             next.group.batches.iter_mut().try_for_each(|batch| reference.complete(batch).map(drop))?;
+        }
+        if let Some(teacher) = &mut self.teacher {
+            next.group.batches.iter_mut().try_for_each(|batch| teacher.complete(batch))?;
         }
         Ok(next)
     }
@@ -441,9 +448,9 @@ impl<'a> Run<'a> {
         self.evaluate(last, &mut seen)?;
         self.save(last, &mut seen)?;
         let stopped_early = last < self.schedule.total_steps;
-        let Self { material, journal, engine, evaluator, reference, options, best, .. } = self;
+        let Self { material, journal, engine, evaluator, reference, teacher, options, best, .. } = self;
         // All is saved: what computed the steps makes room before another graph is read.
-        drop((engine, evaluator, reference));
+        drop((engine, evaluator, reference, teacher));
         let Some(mut journal) = journal else { return Ok(None) };
         let Summary { run, adapter, kept, .. } = finished(&material.bundle, &mut journal.run, last, &options.watching)?;
         if options.watching.load_best && best.step().is_some_and(|step| step != kept) {

@@ -292,7 +292,8 @@ impl Source {
         let collation = self.tokenizer.as_deref().map(Collation::of).unwrap_or_default();
         let (decoder_start, sampler, fills_alike) = (self.decoder_start, self.sampler, self.loss.reads_padding(self.task));
         let parted = Collation { feeding: self.feeding.clone(), micro_batch: self.micro_batch, ..collation };
-        let collation = Collation { decoder_start, fills_alike, sampler, ..parted };
+        let asks_teacher = self.loss.teacher.is_some();
+        let collation = Collation { decoder_start, fills_alike, asks_teacher, sampler, ..parted };
         // A token that was added to the tokenizer, and that the model does not have, cannot fill up rows.
         let is_known = usize::try_from(collation.pad).is_ok_and(|pad| self.limits.vocabulary.is_none_or(|vocabulary| pad < vocabulary));
         if is_known { collation } else { Collation { pad: 0, ..collation } }

@@ -7,9 +7,10 @@ use super::Source;
 use super::engine::{Engine, Opening};
 use super::options::Optimizer;
 use crate::contract::Input;
-use crate::data::{Batch, Batches, Dataset, Order};
+use crate::data::{Batch, Batches, Collation, Dataset, Order};
 use crate::error::{Error, Result};
 use crate::evaluate::reference::{Referee, Reference};
+use crate::evaluate::teacher::Teacher;
 use crate::export::Bundle;
 use crate::export::adapter_file::Frame;
 use crate::ort::{Device, Options as RuntimeOptions, Runtime};
@@ -53,6 +54,7 @@ pub struct Trainer {
     bundle: Bundle,
     engine: Engine,
     reference: Option<Reference>,
+    teacher: Option<Teacher>,
     frame: Frame,
     adapter: AdapterFiles,
     learning_rate: f64,
@@ -75,6 +77,7 @@ impl Trainer {
         let adapter = bundle.files()?;
         Ok(Self {
             reference: Reference::of(runtime, bundle, Referee::default(), options.device)?,
+            teacher: Teacher::of(runtime, bundle, options.device, &Collation::default())?,
             frame: Frame::of(&adapter)?,
             bundle: bundle.clone(),
             learning_rate: options.optimizer.learning_rate,
@@ -100,6 +103,9 @@ impl Trainer {
         let mut batch = batch.clone();
         if let Some(reference) = &mut self.reference {
             reference.complete(&mut batch)?;
+        }
+        if let Some(teacher) = &mut self.teacher {
+            teacher.complete(&mut batch)?;
         }
         let number = self.taken + 1;
         let stop = AtomicBool::new(false);

@@ -9,7 +9,8 @@ use peft_onnx::ir::{Builder, DType, Dim, Expr, Graph, ModelInfo, Tensor};
 use peft_onnx::onnx::{self, WriteOptions};
 use peft_onnx::ort::{Device, Feed, HostTensor, Options, Runtime, Session, Settings};
 use peft_onnx::train::class_terms::{ClassTerms, Weights};
-use peft_onnx::train::losses::{LOSSES, Reads, Row, Sum, class_cross_entropy, distilled};
+use peft_onnx::train::distillation::{Distillation, Divergence};
+use peft_onnx::train::losses::{LOSSES, Reads, Row, Sum, class_cross_entropy};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -21,7 +22,7 @@ struct Case {
     weights: Vec<f64>,
     #[serde(default)]
     smoothing: f64,
-    distillation: Option<Distillation>,
+    distillation: Option<Given>,
     outputs: Vec<Numbers>,
     columns: Vec<Numbers>,
     loss: f64,
@@ -29,10 +30,24 @@ struct Case {
 }
 
 #[derive(Deserialize)]
-struct Distillation {
+struct Given {
     weight: f64,
     temperature: f64,
     teacher: Numbers,
+}
+
+impl Given {
+    /// The teacher's share of the loss.
+    fn taught<'g>(&self, b: &'g Builder, divergence: Divergence, student: Expr<'g>, labels: Expr<'g>) -> Expr<'g> {
+        let teacher = b.constant(Tensor::from_f32(&self.teacher.shape, &self.teacher.values));
+        let counts = match labels.dtype() {
+            DType::I64 => labels.less(b.int(0)).logical_not().cast(DType::F32),
+            _ => labels.length(0).filled(1.0, DType::F32),
+        };
+        let distillation = Distillation { weight: self.weight, temperature: self.temperature };
+        let Sum { sum, count } = distillation.diverged(divergence, student, teacher, counts).learnt;
+        sum / count * distillation.factor(divergence)
+    }
 }
 
 #[derive(Deserialize)]
@@ -78,8 +93,13 @@ impl Case {
         let b = Builder::new(ModelInfo::dialect());
         let outputs: Vec<Expr<'_>> = self.outputs.iter().zip(0..).map(|(given, at)| given.input(&b, &format!("output_{at}"))).collect();
         let columns: Vec<Expr<'_>> = self.columns.iter().zip(0..).map(|(given, at)| given.input(&b, &format!("column_{at}"))).collect();
-        let Sum { sum, count } = self.write(&b, &outputs, columns);
-        let loss = sum / count;
+        let beside = self.row().write_beside(outputs.clone(), columns.clone(), None, self.row().options(&self.options).unwrap());
+        let Sum { sum, count } = self.write(&outputs, columns.clone());
+        let mut loss = beside.map_or(sum / count, |beside| sum / count + beside.sum / beside.count);
+        if let Some(given) = &self.distillation {
+            loss = loss * (1.0 - given.weight)
+                + given.taught(&b, Divergence::of(self.row().reads, &self.name).unwrap(), outputs[0], columns[0]);
+        }
         let gradients = grad::gradients(&b, loss, &outputs).unwrap();
         b.output("loss", loss);
         for (gradient, at) in gradients.into_iter().zip(0..) {
@@ -88,13 +108,7 @@ impl Case {
         b.finish().unwrap()
     }
 
-    fn write<'g>(&self, b: &'g Builder, outputs: &[Expr<'g>], columns: Vec<Expr<'g>>) -> Sum<'g> {
-        if let Some(Distillation { weight, temperature, teacher }) = &self.distillation {
-            let own = class_cross_entropy(outputs[0], columns[0], None, &ClassTerms::default());
-            let counts = columns[0].less(b.int(0)).logical_not().cast(DType::F32);
-            let teacher = b.constant(Tensor::from_f32(&teacher.shape, &teacher.values));
-            return distilled(own, outputs[0], teacher, counts, *weight, *temperature).0;
-        }
+    fn write<'g>(&self, outputs: &[Expr<'g>], columns: Vec<Expr<'g>>) -> Sum<'g> {
         if !self.weights.is_empty() || self.smoothing > 0.0 {
             let terms = ClassTerms { weights: Weights::of(self.weights.clone()), smoothing: self.smoothing };
             return class_cross_entropy(outputs[0], columns[0], None, &terms);

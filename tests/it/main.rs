@@ -13,6 +13,7 @@ mod common;
 mod damaged;
 mod data;
 mod decompose;
+mod distillation;
 mod door;
 mod examples;
 mod feeding;

@@ -154,6 +154,30 @@ pub(crate) const CASES: &[Case] = &[
         parted: true,
     },
     Case {
+        what: "classes that weigh, a teacher's logits",
+        model: "bert_classifier/dynamo.onnx",
+        inject: &["--distill-weight", "0.3", "--class-weights", "1,3,0.5"],
+        row: |at| json!({"text": words(at), "label": at % 3, "teacher_logits": [0.5, -1.0, at % 2]}),
+        metrics: &["loss", "accuracy", "kl"],
+        parted: true,
+    },
+    Case {
+        what: "several labels, a teacher's logits",
+        model: "bert_classifier/dynamo.onnx",
+        inject: &["--task", "multi-label", "--distill-weight", "0.5", "--temperature", "3"],
+        row: |at| json!({"text": words(at), "labels": [at % 3], "teacher_logits": [0.5, -1.0, at % 2]}),
+        metrics: &["loss", "f1_micro", "f1_macro", "accuracy", "kl"],
+        parted: true,
+    },
+    Case {
+        what: "numbers, a teacher's",
+        model: "bert_encoder/dynamo.onnx",
+        inject: &["--task", "regression", "--num-labels", "1", "--distill-weight", "0.5"],
+        row: |at| json!({"text": words(at), "score": small(at % 7) / 3.0, "teacher_logits": [small(at % 5)]}),
+        metrics: &["loss", "mse", "teacher_mse"],
+        parted: true,
+    },
+    Case {
         what: "tags of words",
         model: "bert_tokens/dynamo.onnx",
         inject: &["--task", "token-cls"],
@@ -182,6 +206,14 @@ pub(crate) const CASES: &[Case] = &[
         parted: true,
     },
     Case {
+        what: "preferences, odds",
+        model: "llama/dynamo.onnx",
+        inject: &["--task", "preference", "--loss", "orpo"],
+        row: |at| json!({"prompt": words(at), "chosen": format!(" {}", words(at + 9)), "rejected": format!(" {}", words(at + 90))}),
+        metrics: &["loss", "accuracy", "margin"],
+        parted: true,
+    },
+    Case {
         what: "single answers",
         model: "llama/torchscript.onnx",
         inject: &["--task", "preference", "--loss", "kto"],
@@ -200,7 +232,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 /// Trains for three steps of six rows, and gives the losses and the evaluation.
-fn trained(folder: &Folder, bundle: &str, data: &str, more: &[&str]) -> (Vec<f64>, Value) {
+pub(crate) fn trained(folder: &Folder, bundle: &str, data: &str, more: &[&str]) -> (Vec<f64>, Value) {
     let options = [
         "--no-shuffle",
         "--batch-size",
@@ -376,7 +408,7 @@ fn frames_of_padding_do_not_count_and_rows_are_heard_alone() {
 }
 
 /// A model of questions made of one of tags: the scores of its two classes are those of starts and ends.
-fn answering(folder: &Folder) -> String {
+pub(crate) fn answering(folder: &Folder) -> String {
     let tags = onnx::read(Path::new(&fixture("bert_tokens/dynamo.onnx"))).expect("the fixture is there");
     let b = Builder::on(&tags);
     let logits = b.expr(tags.outputs()[0]);
@@ -412,21 +444,4 @@ fn scores_of_padding_count_in_parts_of_a_batch_as_in_the_whole() {
         let is_same = losses.len() == 3 && losses.iter().zip(&in_parts).all(|(one, other)| (one - other).abs() < 2e-5 * one.abs());
         assert!(is_same, "losses {losses:?}, in parts of {rows} {in_parts:?}");
     }
-}
-
-#[test]
-fn a_folder_stands_for_the_teacher_in_it() {
-    let folder = Folder::with("bert_classifier/dynamo.onnx");
-    folder.write("tokenizer.json", &tokenizer());
-    std::fs::create_dir(folder.path("teacher")).expect("a folder");
-    std::fs::copy(folder.path("model.onnx"), folder.path("teacher/model.onnx")).expect("it is copied");
-    let rows = (0..12).map(|at| json!({"text": words(at), "label": at % 3}).to_string() + "\n").collect::<String>();
-    let (data, model, bundle) = (folder.write("rows.jsonl", &rows), folder.path("model.onnx"), folder.path("bundle"));
-    let inject = ["inject", &model, "--method", "lora", "--distill-weight", "0.5", "-o", &bundle, "-q", "--teacher"];
-    refused(&[&inject[..], &[&folder.path("nowhere")]].concat(), &["nowhere"]);
-    refused(&[&inject[..], &[&data]].concat(), &["rows.jsonl", "expected an ONNX model"]);
-    done(&[&inject[..], &[&folder.path("teacher")]].concat());
-    let (_, evaluation) = trained(&folder, &bundle, &data, &[]);
-    // The teacher is what the student began as.
-    assert!(number(&evaluation["metrics"]["kl"]) < 0.1, "{evaluation}");
 }

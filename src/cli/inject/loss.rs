@@ -7,7 +7,7 @@ use std::str::FromStr;
 use crate::adapter::config::Pooling;
 use crate::error::{Error, Result};
 use crate::export::objective::{LossRequest, LossSource};
-use crate::train::formula::Distillation;
+use crate::train::distillation::Distillation;
 
 const HEADING: &str = "What is minimised";
 
@@ -35,13 +35,13 @@ pub struct LossArgs {
     /// Label smoothing of the cross-entropy, from 0 to below 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, help_heading = HEADING)]
     pub label_smoothing: f64,
-    /// Learn from a teacher's logits, in the column teacher_logits, with this weight; the labels have the rest
+    /// Learn from a teacher's logits, in the column teacher_logits, with this weight; the labels have the rest, and 1 needs none
     #[arg(long, value_name = "SHARE", help_heading = HEADING)]
     pub distill_weight: Option<f64>,
     /// A model whose logits to learn from, instead of the column teacher_logits
     #[arg(long, value_name = "MODEL", requires = "distill_weight", help_heading = HEADING)]
     pub teacher: Option<PathBuf>,
-    /// Distillation temperature: divides the logits of teacher and student [default: 1]
+    /// Distillation temperature: divides the logits of teacher and student [default: 1; numbers (regression) have none]
     #[arg(long, value_name = "NUMBER", requires = "distill_weight", help_heading = HEADING)]
     pub temperature: Option<f64>,
     /// Put a text in front of a column's texts, as anchor="query: "; may be given several times

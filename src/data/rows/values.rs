@@ -10,6 +10,9 @@ use crate::train::losses::LABELS;
 
 /// `{"text", "text_pair"?, "labels"}`: names or numbers of the labels that are right, or 0 and 1 for each.
 pub(super) fn labels(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
+    if is_unlabelled(fields, encoder) {
+        return unlabelled(fields, encoder);
+    }
     let value = labels_of(fields)?;
     let value = json(value);
     let Value::Array(given) = &*value else {
@@ -46,6 +49,9 @@ pub(super) fn labels(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> 
 
 /// `{"text", "text_pair"?, "label"}`: a number, or one for each of the model's outputs.
 pub(super) fn numbers(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
+    if is_unlabelled(fields, encoder) {
+        return unlabelled(fields, encoder);
+    }
     let value = json(labels_of(fields)?);
     let numbers = match &*value {
         Value::Array(items) => items.iter().map(number).collect::<Result<Vec<_>>>()?,
@@ -61,8 +67,8 @@ pub(super) fn numbers(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example>
 
 /// `{"text" (the query), "text_pair" (the passage), "label"}`: how relevant the passage is, from 0 to 1.
 pub(super) fn relevance(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
-    let label = number(&json(labels_of(fields)?))?;
-    if !(0.0..=1.0).contains(&label) {
+    let label = if is_unlabelled(fields, encoder) { f64::NAN } else { number(&json(labels_of(fields)?))? };
+    if !label.is_nan() && !(0.0..=1.0).contains(&label) {
         let error = Error::mismatch("label", "a number from 0 (not relevant) to 1", label);
         return Err(error.with_hint("divide grades by the highest one"));
     }
@@ -73,6 +79,17 @@ pub(super) fn relevance(fields: &Fields, encoder: &Encoder<'_>) -> Result<Exampl
     }
     let example = with(fields, encoder, Numbers { shape: vec![1], values: vec![label] })?;
     Ok(Example { group: fields.get("text").and_then(Value::as_str).map(ToOwned::to_owned), ..example })
+}
+
+/// Whether nobody labelled a row, of which a teacher's answer is learnt alone.
+fn is_unlabelled(fields: &Fields, encoder: &Encoder<'_>) -> bool {
+    encoder.reading.loss.needs_no_labels() && labels_of(fields).is_err()
+}
+
+/// A row whose labels are no numbers.
+fn unlabelled(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
+    let count = encoder.class_count()?;
+    with(fields, encoder, Numbers { shape: vec![count], values: vec![f64::NAN; count] })
 }
 
 fn labels_of(fields: &Fields) -> Result<&Value> {

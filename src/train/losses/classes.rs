@@ -57,27 +57,6 @@ pub(super) fn binary_cross_entropy<'g>(terms: &Terms<'g>) -> Sum<'g> {
     terms.over_rows(each)
 }
 
-/// A loss mixed with the divergence from a teacher: `(1 − w)·loss + w·t²·KL(teacher_t ‖ student_t)`, KL added up over classes, its mean
-/// over the rows whose label counts (Hinton et al. 2015; `torch.nn.functional.kl_div(reduction="batchmean")`).
-///
-/// `student` and `teacher` are `[rows, classes]`; `counts` is what each row weighs, 0 where it does not count, float32 `[rows]`. Also gives the divergence itself.
-#[must_use]
-pub fn distilled<'g>(
-    loss: Sum<'g>,
-    student: Expr<'g>,
-    teacher: Expr<'g>,
-    counts: Expr<'g>,
-    weight: f64,
-    temperature: f64,
-) -> (Sum<'g>, Sum<'g>) {
-    let of_student = (student / temperature).log_softmax(-1);
-    let of_teacher = (teacher / temperature).log_softmax(-1);
-    let divergence = (of_teacher.exp() * (of_teacher - of_student)).sum_away(&[-1]) * counts;
-    let kl = Sum { sum: divergence.sum_all(), count: at_least(counts.sum_all(), 1e-12) };
-    let mixed = loss.sum / loss.count * (1.0 - weight) + kl.sum / kl.count * (weight * temperature * temperature);
-    (Sum { sum: mixed * kl.count, count: kl.count }, kl)
-}
-
 /// What a row's label asks for.
 struct Target<'g> {
     log_p: Expr<'g>,

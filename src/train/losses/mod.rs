@@ -17,7 +17,7 @@ pub use crate::anatomy::Reads;
 use crate::ir::{DType, Expr};
 use crate::{Error, Result, num};
 
-pub use classes::{class_cross_entropy, distilled};
+pub use classes::class_cross_entropy;
 pub use similarity::normalized;
 
 /// How long an axis of a label input is.
@@ -78,6 +78,8 @@ pub struct Row {
     pub weighs_alike: Option<&'static str>,
     /// The formula.
     write: for<'g> fn(&Terms<'g>) -> Sum<'g>,
+    /// A second term that is added to it and divided by a number of its own.
+    beside: Option<for<'g> fn(&Terms<'g>) -> Sum<'g>>,
 }
 
 /// What a formula is written of.
@@ -138,6 +140,8 @@ const STARTS: Column = Column { name: START_POSITIONS, dtype: DType::I64, axes: 
 const ENDS: Column = Column { name: END_POSITIONS, dtype: DType::I64, axes: &[Axis::Rows] };
 const REFERENCES: Column = Column { name: REFERENCE, dtype: DType::F32, axes: &[Axis::Texts] };
 const WANTED: Column = Column { name: DESIRABLE, dtype: DType::F32, axes: &[Axis::Rows] };
+/// The tokens of each text, those that do not count ignored.
+const TOKEN_LABELS: Column = Column { name: LABELS, dtype: DType::I64, axes: &[Axis::Texts, Axis::Positions] };
 const COMPLETIONS: Column = Column { name: COMPLETION, dtype: DType::F32, axes: &[Axis::Texts, Axis::Positions] };
 
 /// Why some losses weigh all rows alike.
@@ -147,29 +151,29 @@ const TOKENS: &str = "it is a mean over tokens and one over rows together";
 /// All losses, by what they read; the first of each is the default there.
 #[rustfmt::skip]
 pub static LOSSES: &[Row] = &[
-    Row { reads: Reads::Logits,        name: "cross-entropy",  columns: &[CLASS],        options: &[],                                  whole_batch: false, weighs_alike: None, write: classes::cross_entropy },
-    Row { reads: Reads::Logits,        name: "focal",          columns: &[CLASS],        options: &[("gamma", 2.0)],                    whole_batch: false, weighs_alike: None, write: classes::focal },
-    Row { reads: Reads::Logits,        name: "bce",            columns: &[NUMBERS],      options: &[],                                  whole_batch: false, weighs_alike: None, write: classes::binary_cross_entropy },
-    Row { reads: Reads::Logits,        name: "mse",            columns: &[NUMBERS],      options: &[],                                  whole_batch: false, weighs_alike: None, write: numbers::mean_squared },
-    Row { reads: Reads::Logits,        name: "mae",            columns: &[NUMBERS],      options: &[],                                  whole_batch: false, weighs_alike: None, write: numbers::mean_absolute },
-    Row { reads: Reads::Logits,        name: "huber",          columns: &[NUMBERS],      options: &[("delta", 1.0)],                    whole_batch: false, weighs_alike: None, write: numbers::huber },
-    Row { reads: Reads::Logits,        name: "bradley-terry",  columns: &[PAIR],        options: &[],                                  whole_batch: false, weighs_alike: None, write: preference::bradley_terry },
-    Row { reads: Reads::TokenLogits,   name: "cross-entropy",  columns: &[CLASSES],      options: &[],                                  whole_batch: false, weighs_alike: None, write: classes::cross_entropy },
-    Row { reads: Reads::Frames,        name: "ctc",            columns: &[SYMBOLS],      options: &[("blank", 0.0), ("mean", 1.0), ("zero_infinity", 0.0)], whole_batch: false, weighs_alike: None, write: ctc::ctc },
-    Row { reads: Reads::Spans,         name: "cross-entropy",  columns: &[STARTS, ENDS], options: &[],                                  whole_batch: false, weighs_alike: None, write: spans::cross_entropy },
-    Row { reads: Reads::Embeddings,    name: "mnrl",           columns: &[OWN_POSITIVE], options: &[("scale", 20.0)],                   whole_batch: true,  weighs_alike: None, write: contrastive::mnrl },
-    Row { reads: Reads::Embeddings,    name: "mnrl-symmetric", columns: &[OWN_POSITIVE], options: &[("scale", 20.0)],                   whole_batch: true,  weighs_alike: None, write: contrastive::mnrl_symmetric },
-    Row { reads: Reads::Embeddings,    name: "triplet",        columns: &[OWN_POSITIVE], options: &[("margin", 5.0)],                   whole_batch: false, weighs_alike: None, write: contrastive::triplet },
-    Row { reads: Reads::Embeddings,    name: "margin-mse",     columns: &[SCORE],        options: &[],                                  whole_batch: false, weighs_alike: None, write: contrastive::margin_mse },
-    Row { reads: Reads::Embeddings,    name: "cosent",         columns: &[SCORE],        options: &[("scale", 20.0)],                   whole_batch: true,  weighs_alike: Some(PAIRS), write: similarity::cosent },
-    Row { reads: Reads::Embeddings,    name: "angle",          columns: &[SCORE],        options: &[("scale", 20.0)],                   whole_batch: true,  weighs_alike: Some(PAIRS), write: similarity::angle },
-    Row { reads: Reads::Embeddings,    name: "cosine",         columns: &[SCORE],        options: &[],                                  whole_batch: false, weighs_alike: None, write: similarity::cosine },
-    Row { reads: Reads::Embeddings,    name: "contrastive",    columns: &[SCORE],        options: &[("margin", 0.5)],                   whole_batch: false, weighs_alike: None, write: similarity::contrastive },
-    Row { reads: Reads::TokenLogProbs, name: "dpo",            columns: &[COMPLETIONS, REFERENCES], options: &[("beta", 0.1)],          whole_batch: false, weighs_alike: None, write: preference::dpo },
-    Row { reads: Reads::TokenLogProbs, name: "ipo",            columns: &[COMPLETIONS, REFERENCES], options: &[("beta", 0.1)],          whole_batch: false, weighs_alike: None, write: preference::ipo },
-    Row { reads: Reads::TokenLogProbs, name: "simpo",          columns: &[COMPLETIONS],  options: &[("beta", 0.1), ("gamma", 0.5)],     whole_batch: false, weighs_alike: None, write: preference::simpo },
-    Row { reads: Reads::TokenLogProbs, name: "orpo",           columns: &[COMPLETIONS],  options: &[("beta", 0.1)],                     whole_batch: true,  weighs_alike: Some(TOKENS), write: preference::orpo },
-    Row { reads: Reads::TokenLogProbs, name: "kto",            columns: &[COMPLETIONS, REFERENCES, WANTED], options: &[("beta", 0.1)],  whole_batch: true,  weighs_alike: None, write: preference::kto },
+    Row { reads: Reads::Logits,        name: "cross-entropy",  columns: &[CLASS],        options: &[],                                  whole_batch: false, weighs_alike: None, write: classes::cross_entropy, beside: None },
+    Row { reads: Reads::Logits,        name: "focal",          columns: &[CLASS],        options: &[("gamma", 2.0)],                    whole_batch: false, weighs_alike: None, write: classes::focal, beside: None },
+    Row { reads: Reads::Logits,        name: "bce",            columns: &[NUMBERS],      options: &[],                                  whole_batch: false, weighs_alike: None, write: classes::binary_cross_entropy, beside: None },
+    Row { reads: Reads::Logits,        name: "mse",            columns: &[NUMBERS],      options: &[],                                  whole_batch: false, weighs_alike: None, write: numbers::mean_squared, beside: None },
+    Row { reads: Reads::Logits,        name: "mae",            columns: &[NUMBERS],      options: &[],                                  whole_batch: false, weighs_alike: None, write: numbers::mean_absolute, beside: None },
+    Row { reads: Reads::Logits,        name: "huber",          columns: &[NUMBERS],      options: &[("delta", 1.0)],                    whole_batch: false, weighs_alike: None, write: numbers::huber, beside: None },
+    Row { reads: Reads::Logits,        name: "bradley-terry",  columns: &[PAIR],        options: &[],                                  whole_batch: false, weighs_alike: None, write: preference::bradley_terry, beside: None },
+    Row { reads: Reads::TokenLogits,   name: "cross-entropy",  columns: &[CLASSES],      options: &[],                                  whole_batch: false, weighs_alike: None, write: classes::cross_entropy, beside: None },
+    Row { reads: Reads::Frames,        name: "ctc",            columns: &[SYMBOLS],      options: &[("blank", 0.0), ("mean", 1.0), ("zero_infinity", 0.0)], whole_batch: false, weighs_alike: None, write: ctc::ctc, beside: None },
+    Row { reads: Reads::Spans,         name: "cross-entropy",  columns: &[STARTS, ENDS], options: &[],                                  whole_batch: false, weighs_alike: None, write: spans::cross_entropy, beside: None },
+    Row { reads: Reads::Embeddings,    name: "mnrl",           columns: &[OWN_POSITIVE], options: &[("scale", 20.0)],                   whole_batch: true,  weighs_alike: None, write: contrastive::mnrl, beside: None },
+    Row { reads: Reads::Embeddings,    name: "mnrl-symmetric", columns: &[OWN_POSITIVE], options: &[("scale", 20.0)],                   whole_batch: true,  weighs_alike: None, write: contrastive::mnrl_symmetric, beside: None },
+    Row { reads: Reads::Embeddings,    name: "triplet",        columns: &[OWN_POSITIVE], options: &[("margin", 5.0)],                   whole_batch: false, weighs_alike: None, write: contrastive::triplet, beside: None },
+    Row { reads: Reads::Embeddings,    name: "margin-mse",     columns: &[SCORE],        options: &[],                                  whole_batch: false, weighs_alike: None, write: contrastive::margin_mse, beside: None },
+    Row { reads: Reads::Embeddings,    name: "cosent",         columns: &[SCORE],        options: &[("scale", 20.0)],                   whole_batch: true,  weighs_alike: Some(PAIRS), write: similarity::cosent, beside: None },
+    Row { reads: Reads::Embeddings,    name: "angle",          columns: &[SCORE],        options: &[("scale", 20.0)],                   whole_batch: true,  weighs_alike: Some(PAIRS), write: similarity::angle, beside: None },
+    Row { reads: Reads::Embeddings,    name: "cosine",         columns: &[SCORE],        options: &[],                                  whole_batch: false, weighs_alike: None, write: similarity::cosine, beside: None },
+    Row { reads: Reads::Embeddings,    name: "contrastive",    columns: &[SCORE],        options: &[("margin", 0.5)],                   whole_batch: false, weighs_alike: None, write: similarity::contrastive, beside: None },
+    Row { reads: Reads::TokenLogProbs, name: "dpo",            columns: &[COMPLETIONS, REFERENCES], options: &[("beta", 0.1)],          whole_batch: false, weighs_alike: None, write: preference::dpo, beside: None },
+    Row { reads: Reads::TokenLogProbs, name: "ipo",            columns: &[COMPLETIONS, REFERENCES], options: &[("beta", 0.1)],          whole_batch: false, weighs_alike: None, write: preference::ipo, beside: None },
+    Row { reads: Reads::TokenLogProbs, name: "simpo",          columns: &[COMPLETIONS],  options: &[("beta", 0.1), ("gamma", 0.5)],     whole_batch: false, weighs_alike: None, write: preference::simpo, beside: None },
+    Row { reads: Reads::TokenLogProbs, name: "orpo",           columns: &[COMPLETIONS, TOKEN_LABELS], options: &[("beta", 0.1)],                     whole_batch: false, weighs_alike: Some(TOKENS), write: preference::orpo, beside: Some(preference::likelihood) },
+    Row { reads: Reads::TokenLogProbs, name: "kto",            columns: &[COMPLETIONS, REFERENCES, WANTED], options: &[("beta", 0.1)],  whole_batch: true,  weighs_alike: None, write: preference::kto, beside: None },
 ];
 
 impl Row {
@@ -216,6 +220,19 @@ impl Row {
     ) -> Sum<'g> {
         let outputs = outputs.into_iter().map(|output| output.cast(DType::F32)).collect();
         (self.write)(&Terms { outputs, columns, weights, options })
+    }
+
+    /// Writes its second term, if it has one.
+    #[must_use]
+    pub fn write_beside<'g>(
+        &self,
+        outputs: Vec<Expr<'g>>,
+        columns: Vec<Expr<'g>>,
+        weights: Option<Expr<'g>>,
+        options: BTreeMap<String, f64>,
+    ) -> Option<Sum<'g>> {
+        let outputs = outputs.into_iter().map(|output| output.cast(DType::F32)).collect();
+        self.beside.map(|beside| beside(&Terms { outputs, columns, weights, options }))
     }
 }
 

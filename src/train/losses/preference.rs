@@ -3,7 +3,7 @@
 //! Texts are stacked: all chosen ones, then all rejected ones. Completion tokens are marked; a reference's sums come from the base without the
 //! adapter.
 
-use super::{Sum, Terms, log_sigmoid, part, rows_of};
+use super::{Sum, Terms, log_sigmoid, part};
 use crate::ir::{DType, Expr};
 
 /// `−ln σ(r_chosen − r_rejected)` of rewards `[texts, 1]` (Ouyang et al. 2022, eq. 1).
@@ -30,19 +30,22 @@ pub(super) fn simpo<'g>(terms: &Terms<'g>) -> Sum<'g> {
     terms.over_rows(-log_sigmoid(margin(means) * terms.option("beta") - terms.option("gamma")))
 }
 
-/// The chosen texts' mean negative log-likelihood, prompts counted, less `β·ln σ(log-odds)` of mean log-probabilities (Hong et al. 2024, eq. 6).
+/// The preference of `orpo`: `−β·ln σ(log-odds)` of mean log-probabilities (Hong et al. 2024, eq. 6). Its other term is [`likelihood`].
 pub(super) fn orpo<'g>(terms: &Terms<'g>) -> Sum<'g> {
-    let tokens = terms.outputs[0];
     let means = completion_sums(terms) / completion_lengths(terms);
     let odds = means - (1.0 - means.exp()).log();
-    let preference = log_sigmoid(margin(odds)) * terms.option("beta");
-    let chosen = halves(tokens).0;
-    // A token's log-probability is 0 only where no label counts.
-    let counted = chosen.less(chosen.same_type(0.0)).cast(DType::F32).sum_all();
-    let likelihood = -chosen.sum_all() / counted.max(counted.same_type(1.0));
-    let count = rows_of(preference);
-    Sum { sum: likelihood * count - preference.sum_all(), count }
+    terms.over_rows(-log_sigmoid(margin(odds)) * terms.option("beta"))
 }
+
+/// The chosen texts' mean negative log-likelihood, over all tokens that something predicts, prompts counted.
+pub(super) fn likelihood<'g>(terms: &Terms<'g>) -> Sum<'g> {
+    let (tokens, labels) = (halves(terms.outputs[0]).0, halves(terms.columns[1]).0);
+    let counted = labels.equal(labels.same_type(IGNORED_LABEL)).logical_not().cast(DType::F32).slice(&[1], &[i64::MAX], &[1]).sum_all();
+    Sum { sum: -tokens.sum_all(), count: counted.max(counted.same_type(1.0)) }
+}
+
+/// What labels that do not count are.
+const IGNORED_LABEL: f64 = -100.0;
 
 /// Kahneman-Tversky optimisation (Ethayarajh et al. 2024, eq. 8): `1 − σ(β·(r − z))` for a desirable completion, `1 − σ(β·(z − r))` for another.
 /// Texts are the rows, then the rows' prompts with each other's completions, whose mean log-ratio, not below 0, is `z`.
