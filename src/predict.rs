@@ -21,7 +21,7 @@ use crate::anatomy::Reads;
 use crate::data::{Asked, Fields};
 use crate::error::{Context, Error, Place, Result};
 use crate::evaluate::reference::Reference;
-use crate::generate::{Generator, Limits, Sampler, Sampling};
+use crate::generate::{Generator, Limits, Sampler, Sampling, Worn};
 use crate::ort::{Device, Purpose, Runtime, Session, Settings};
 use crate::train::plan::LossPlan;
 use crate::training::Source;
@@ -181,8 +181,28 @@ impl Predictor {
         let Mind::Runner(runner) = &mut self.mind else {
             return Err(Error::unsupported("vectors of this model", "it is not asked for embeddings"));
         };
-        let given = runner.run(asked, Path::new(""), &self.source, self.batch_size)?;
-        Ok(given.into_iter().filter_map(|mut parts| Some(parts.pop()?.pop()?.1)).collect())
+        let given = runner.run(asked, Path::new(""), &self.source, self.batch_size, Worn::default())?;
+        Ok(given.into_iter().filter_map(vector).collect())
+    }
+
+    /// What the model gives for rows with adapters of their own, of which `worn` has the numbers.
+    ///
+    /// # Errors
+    /// As [`answer`](Self::answer); a model that writes.
+    pub fn given(&mut self, asked: &[Asked], worn: Worn<'_>) -> Result<Vec<Given>> {
+        let Mind::Runner(runner) = &mut self.mind else {
+            return Err(Error::unsupported("rows with adapters of their own", "the model writes their answers"));
+        };
+        Ok(runner.run(asked, Path::new(""), &self.source, self.batch_size, worn)?.into_iter().map(Given).collect())
+    }
+
+    /// The answers to rows, of what the model gave for them, with these names of classes.
+    ///
+    /// # Errors
+    /// Rows that the model gave nothing for.
+    pub fn told(&self, asked: &[Asked], given: Vec<Given>, names: &[String]) -> Result<Vec<Fields>> {
+        let given: Vec<Vec<runner::Found>> = given.into_iter().map(|Given(parts)| parts).collect();
+        Answers { source: &self.source, shape: &self.shape, loss: &self.loss, names }.of_scores(asked, &given)
     }
 
     /// Answers all rows of a file, in their order; `tell` gets some at a time, each with its columns and the answer's behind them.
@@ -206,11 +226,38 @@ impl Predictor {
     }
 }
 
+/// What a model gave for a row.
+#[derive(Debug)]
+pub struct Given(Vec<runner::Found>);
+
+impl Given {
+    /// The vector of the row's text.
+    #[must_use]
+    pub fn vector(self) -> Option<Vec<f32>> {
+        vector(self.0)
+    }
+
+    /// Whether another one is the same as far as both go, but for rounding. What is not finite is like nothing.
+    #[must_use]
+    pub fn is_near(&self, other: &Self) -> bool {
+        const ROUNDING: f32 = 1e-4;
+        let pairs = || self.0.iter().flatten().zip(other.0.iter().flatten()).flat_map(|(one, two)| one.1.iter().zip(&two.1));
+        let largest = pairs().fold(0.0_f32, |most, (one, _)| most.max(one.abs()));
+        pairs().next().is_some() && pairs().all(|(one, two)| (one - two).abs() <= largest * ROUNDING)
+    }
+}
+
+fn vector(mut parts: Vec<runner::Found>) -> Option<Vec<f32>> {
+    Some(parts.pop()?.pop()?.1)
+}
+
 /// The answers to rows.
 fn of_asked(mind: &mut Mind, answers: &Answers<'_>, asked: &[Asked], file: &Path, batch_size: usize) -> Result<Vec<Map<String, Value>>> {
     let source = answers.source;
     match mind {
-        Mind::Runner(runner) => runner.run(asked, file, source, batch_size).and_then(|found| answers.of_scores(asked, &found)),
+        Mind::Runner(runner) => {
+            runner.run(asked, file, source, batch_size, Worn::default()).and_then(|found| answers.of_scores(asked, &found))
+        }
         Mind::Judge(judge) => runner::judged(judge, asked, file, source, batch_size).map(|found| answers::of_chances(asked, &found)),
         Mind::Transcriber(transcriber) => asked.iter().map(|row| transcribed(transcriber, row)).collect(),
         Mind::Writer { generator, limits } => asked.iter().map(|row| written(generator, limits, row, source)).collect(),

@@ -1,13 +1,15 @@
 //! A model over HTTP, in the words of OpenAI's API: conversations and texts, vectors, classes; and many adapters on one base.
 //!
 //! ```text
-//! request ─http→ fields ─job→ engine: hosts (sessions) × adapters (tensors) ─pieces→ answer, whole or as events
+//! request ─http→ fields ─job→ engine: catalog (names) → hosts (sessions) × shelf (adapters' tensors) ─pieces→ answer, whole or as events
 //! ```
-//! The engine runs on the thread that called [`run`], one run of a graph at a time: ONNX Runtime computes each on all threads. Texts are written in turns, a
-//! token each; rows that are asked for while others are computed wait together, and those for one adapter are one batch. What a request asks for and
-//! is not honoured is refused by its name.
+//! The engine runs on the thread that called [`run`], one run of a graph at a time: ONNX Runtime computes each on all threads. Texts that are written at the
+//! same time are rows of one run, as are rows that are asked for while others are computed; each row has the adapter that its request names. What a
+//! request asks for and is not honoured is refused by its name.
 
 mod adapters;
+mod bands;
+mod catalog;
 mod engine;
 mod fields;
 mod hosts;
@@ -16,6 +18,7 @@ mod job;
 mod refusal;
 mod rows;
 mod server;
+mod shelf;
 mod stops;
 mod writing;
 

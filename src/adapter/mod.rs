@@ -10,6 +10,7 @@
 //! | [`config`] | what a user asks of a method, in PEFT's words |
 //! | [`params`] | the tensors of an adapter: names, initial values, how many there may be, dropout |
 //! | [`targets`] | which modules a method attaches to: PEFT's matching |
+//! | [`change`] | what an adapter makes of a projection, if that is an update of low rank |
 //! | [`part`] | what a method is made of once it has found its places |
 //! | [`weights`] | the base's weights, read as matrices and changed |
 //! | [`virtual_tokens`] | tokens in front: longer inputs, longer masks, the networks that compute them |
@@ -17,8 +18,9 @@
 //! | [`methods`] | the methods: a file and a row each |
 //! | `plan` | a method applied to a graph |
 //!
-//! Beside them, [`combine`] makes one LoRA of several, and [`new_head`] puts a head on a body.
+//! Beside them, [`combine`] makes one LoRA of several, [`stack`] computes rows of one batch with different adapters, and [`new_head`] puts a head on a body.
 
+pub mod change;
 pub mod combine;
 pub mod config;
 pub mod method;
@@ -27,6 +29,7 @@ pub mod new_head;
 pub mod params;
 pub mod part;
 mod plan;
+pub mod stack;
 pub mod targets;
 pub mod virtual_tokens;
 pub mod weights;

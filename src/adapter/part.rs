@@ -5,6 +5,7 @@ use std::fmt::Debug;
 
 use ndarray::{Array1, Array2};
 
+use crate::adapter::change::Change;
 use crate::adapter::params::key::{Key, Part as KeyPart};
 use crate::adapter::params::matrices::matrix;
 use crate::adapter::params::{Form, Given, Params, budget, dropout::Masks};
@@ -148,6 +149,15 @@ pub trait Part: Debug + Send + Sync {
     /// # Errors
     /// Tensors that are missing; weights that are not stored as plain floats.
     fn fold(&self, at: &Folding<'_>) -> Result<()>;
+
+    /// What the part makes of projections, each by its place in the anatomy; none if that is more than updates of low rank.
+    ///
+    /// # Errors
+    /// Tensors that are missing, or of other shapes.
+    fn changes(&self, at: &Folding<'_>) -> Result<Option<Vec<(usize, Change)>>> {
+        let _ = at;
+        Ok(None)
+    }
 
     /// Whether there is nothing to fold into: a merged model has the part in its graph, as constants.
     fn is_baked(&self) -> bool {

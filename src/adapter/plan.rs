@@ -1,12 +1,15 @@
 //! A method and its configuration, applied to a graph that was recognised: which tensors, and where.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 
+use crate::adapter::change::Change;
 use crate::adapter::config::Task;
 use crate::adapter::method::{Method, Placed, Places};
 use crate::adapter::methods::trained;
 use crate::adapter::params::{Given, Param, Params, budget};
-use crate::adapter::part::{Folding, Insertion, Part, Purpose, Requantised};
+use crate::adapter::part::{Folding, Insertion, Part, Purpose, Requantised, boxed};
+use crate::adapter::stack::Stack;
 use crate::adapter::targets::{self, Strictness};
 use crate::anatomy::Anatomy;
 use crate::ir::{Builder, Graph};
@@ -43,6 +46,32 @@ impl Plan {
         parts.extend(trained::modules(&at, &settled, family)?);
         parts.extend(trained::given(&at, family));
         Ok(Self { parts, settled })
+    }
+
+    /// A stack of adapters in a graph, where one of some method would be.
+    pub(crate) fn of_stack(stack: Stack, settled: &Method) -> Self {
+        Self { parts: vec![boxed(stack)], settled: settled.clone() }
+    }
+
+    /// What the adapter makes of projections, each by its place in the anatomy.
+    ///
+    /// # Errors
+    /// An adapter that is more than updates of low rank; tensors that are missing.
+    pub fn changes<'g>(&self, b: &'g Builder, graph: &Graph, anatomy: &Anatomy, given: &'g Given<'g>) -> Result<BTreeMap<usize, Change>> {
+        let requantised = Cell::default();
+        let at = Folding { b, graph, anatomy, given, requantised: &requantised };
+        let mut all: BTreeMap<usize, Change> = BTreeMap::new();
+        for part in &self.parts {
+            let more = || Error::unsupported("this adapter beside others in one batch", "it is more than updates of low rank");
+            for (place, change) in part.changes(&at)?.ok_or_else(more)? {
+                let sum = match all.remove(&place) {
+                    Some(before) => before.and(change)?,
+                    None => change,
+                };
+                all.insert(place, sum);
+            }
+        }
+        Ok(all)
     }
 
     /// The method with what was found written down, so that PEFT comes to the same: targets, heads, sizes, the order of axes.

@@ -20,8 +20,9 @@ const API_KEY: &str = "PEFT_ONNX_API_KEY";
 const AFTER_HELP: &str = "\
 Language models answer /v1/chat/completions and /v1/completions (with stream, stop, seed, temperature, top_p, max_tokens), models for embeddings
 /v1/embeddings, classifiers and rerankers /classify; /v1/models lists what a request's `model` may name. A parameter that is not honoured is refused by its
-name. Each folder in --adapters is an adapter (PEFT's files, or a bundle); it may come, change and go while the server runs. Adapters of one method,
-for the same modules with the same ranks, share one session of the base; others get one of their own. Ctrl-C ends what has begun, then the server.
+name. Each folder in --adapters is an adapter (PEFT's files, or a bundle); it may come, change and go while the server runs. Requests for different
+adapters are computed in one batch where the adapters are updates of low rank (LoRA of any rank, rsLoRA, DoRA, AdaLoRA, VeRA, and heads beside
+them); others get a session of their own. Ctrl-C ends what has begun, then the server.
 
 Examples:
   peft-onnx serve model.lora
@@ -76,9 +77,12 @@ pub struct Args {
     /// Longest time that a request may take, with its wait, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 600, help_heading = "Limits", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout: u64,
-    /// Rows at a time, of vectors and classes
-    #[arg(long, value_name = "ROWS", help_heading = "Computing")]
-    pub batch_size: Option<NonZeroUsize>,
+    /// Most texts, or rows of vectors and classes, that are computed in one run, whichever adapters they ask for; with 1, each is alone [default: 16 texts, 8 rows]
+    #[arg(long, value_name = "ROWS", alias = "batch-size", help_heading = "Computing")]
+    pub max_batch_size: Option<NonZeroUsize>,
+    /// How long a request waits for others to be computed with, where nothing is being computed, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 2, help_heading = "Computing", value_parser = clap::value_parser!(u64).range(..=10_000))]
+    pub batch_wait: u64,
     /// Device: cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, help_heading = "Computing")]
     pub device: Device,
@@ -110,7 +114,8 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let running = Running {
         runtime: global.runtime(args.threads)?,
         device: args.device,
-        batch_size: args.batch_size,
+        batch_size: args.max_batch_size,
+        wait: Duration::from_millis(args.batch_wait),
         tokenizer: args.tokenizer.clone(),
     };
     let name = args.name.clone().unwrap_or_else(|| name_of(&args.model));

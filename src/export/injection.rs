@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use indexmap::IndexMap;
 
 use super::manifest::{self, GraphFile, Manifest, Slot};
-use super::objective::{self, LossRequest};
+use super::objective::{self, LossRequest, Settled};
 use super::to_train::{Put, ToTrain};
 use super::{PromptScale, body, cache, card, fed, given, prompt_scale};
 use crate::adapter::Method;
 use crate::adapter::config::{NewHead, PromptConfig, PromptEncoderConfig, Task};
 use crate::adapter::methods::lora::LoraConfig;
 use crate::adapter::targets::{Strictness, align_names, split_modules};
-use crate::adapter::{Given, Param, Plan, Purpose, Role};
+use crate::adapter::{Given, Param, Plan, Purpose, Role, stack};
 use crate::anatomy::{self, Anatomy, Feeding, Feeds, Reads};
 use crate::contract::GraphName;
 use crate::ir::{Builder, Graph, Tensor};
@@ -124,11 +124,32 @@ pub struct Injected {
     pub head_on: Option<String>,
 }
 
-/// Puts an adapter into a model, and gives `put` each graph of the bundle by its purpose as soon as it is made.
+/// A model and an adapter that were made to fit each other.
+pub(super) struct Fitted {
+    /// The model, with a new head where the adapter has one.
+    pub model: Model,
+    /// The files of an adapter that is there.
+    pub given: Option<AdapterFiles>,
+    pub task: Task,
+    method: Method,
+    strictness: Strictness,
+    /// The head that was put on the base, with what was left to the base.
+    pub new_head: Option<NewHead>,
+    head_on: Option<String>,
+    base_count: u64,
+    /// The names of projections before the adapter's own were given to them.
+    pub sites: Vec<String>,
+    feeding: Feeding,
+    pub loss: Settled,
+    prompt_scale: Option<PromptScale>,
+    pub plan: Plan,
+}
+
+/// Finds an adapter's places in a model.
 ///
 /// # Errors
-/// A model that cannot be adapted or differentiated; an adapter that does not fit it.
-pub fn inject(mut model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<Injected> {
+/// A model that cannot be adapted; an adapter that does not fit it.
+pub(super) fn fitted(mut model: Model, asked: &Injection) -> Result<Fitted> {
     model.base = model.base.to_train()?;
     let name = model.name().to_path_buf();
     let adapter = asked.adapter.name();
@@ -146,6 +167,7 @@ pub fn inject(mut model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<
         (model.base, *head, head_on) = (with_head.base.to_train().in_file(&name)?, with_head.head, Some(with_head.on));
     }
     let base = &mut model.base;
+    let sites = stack::names(&base.anatomy);
     if let Some(files) = &mut given {
         align_names::follow(&mut base.anatomy, &files.keys(), new_head.as_ref().and_then(|head| head.modules.as_ref()));
         given::settle(files, base).in_file(adapter)?;
@@ -159,17 +181,30 @@ pub fn inject(mut model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<
     let loss = objective::settle(&asked.loss, task, &model.beside, &base.graph, &base.anatomy).in_file(&name)?;
     objective::check_teacher(&asked.loss, task, &base.anatomy)?;
     feed_columns(&mut feeding, base, loss.columns());
-    let lookup = |key: &str| given.as_ref().and_then(|files| files.tensor(key)).cloned();
     let has_prompt = method.get::<PromptConfig>().is_some() || method.get::<PromptEncoderConfig>().is_some();
     if !has_prompt && asked.prompt_scale.is_some() {
         return Err(Error::setting("prompt_scale", "a method that puts virtual tokens in front", method.name()).with_hint("leave it out"));
     }
     let prompt_scale = if has_prompt { prompt_scale::settle(&mut base.anatomy, asked.prompt_scale, &model.beside)? } else { None };
+    let lookup = |key: &str| given.as_ref().and_then(|files| files.tensor(key)).cloned();
     let plan = Plan::new(&method, task, &base.anatomy, strictness, asked.seed, &lookup).in_file(&name)?;
     teachable(&loss.plan, &plan, task, asked)?;
     if let Some(files) = &given {
         given::check_tying(files, &base.anatomy, &plan).in_file(adapter)?;
     }
+    Ok(Fitted { model, given, task, method, strictness, new_head, head_on, base_count, sites, feeding, loss, prompt_scale, plan })
+}
+
+/// Puts an adapter into a model, and gives `put` each graph of the bundle by its purpose as soon as it is made.
+///
+/// # Errors
+/// A model that cannot be adapted or differentiated; an adapter that does not fit it.
+pub fn inject(model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<Injected> {
+    let Fitted { model, given, task, method, strictness, new_head, head_on, base_count, feeding, loss, prompt_scale, plan, .. } =
+        fitted(model, asked)?;
+    let name = model.name().to_path_buf();
+    let (base, adapter) = (&model.base, asked.adapter.name());
+    let lookup = |key: &str| given.as_ref().and_then(|files| files.tensor(key)).cloned();
     let mut graphs = IndexMap::new();
     let mut put = |purpose: GraphName, graph: Graph| {
         graphs.insert(purpose.name().to_owned(), GraphFile::describe(&format!("{purpose}.onnx"), &graph));
@@ -329,7 +364,7 @@ fn head_of(files: &AdapterFiles, anatomy: &Anatomy) -> Option<NewHead> {
     files.config.new_head.clone().or_else(|| if has_its_own() { None } else { peft::saved_head::of(files) })
 }
 
-fn adapted(base: &Base, plan: &Plan, given: &Given<'_>, purpose: Purpose<'_>) -> Result<(Graph, Vec<Param>)> {
+pub(super) fn adapted(base: &Base, plan: &Plan, given: &Given<'_>, purpose: Purpose<'_>) -> Result<(Graph, Vec<Param>)> {
     let (graph, anatomy) = match purpose {
         Purpose::Inference | Purpose::Merged => base.carrier(plan),
         Purpose::Training(_) => (base.trained(), base.anatomy.clone()),

@@ -20,6 +20,7 @@ pub mod onnx_adapter;
 mod opened;
 pub mod pending;
 mod prompt_scale;
+pub mod stacked;
 pub mod to_train;
 pub mod trainable;
 pub mod training_loop;

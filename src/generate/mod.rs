@@ -6,12 +6,14 @@
 mod sampler;
 mod stream;
 mod text;
+mod together;
 mod transducer;
 mod wish;
 
 pub use sampler::{Sampler, Sampling};
 pub use stream::TextStream;
 pub use text::{Next, Text};
+pub use together::{Group, Logits, Together, Worn};
 pub use transducer::{Graphs, Transducer, Writing};
 pub use wish::Wish;
 
@@ -49,6 +51,8 @@ pub struct Generator {
     /// What is seen, and the inputs that were filled with it.
     picture: Option<Pixels>,
     seen: Vec<(String, HostTensor)>,
+    /// Which texts can be written together, once it was tried.
+    tried: Option<together::Tried>,
 }
 
 /// An input with the past, and the output that has it for the next run.
@@ -88,7 +92,17 @@ impl Generator {
         Feeding { length, ..feeding.clone() }.check().in_file(session.path())?;
         let past = session.inputs().iter().filter(|port| port.name.starts_with("past"));
         let cache = past.map(|port| Some(Slot { past: port.clone(), present: present_of(port, &session)? })).collect::<Option<_>>();
-        Ok(Self { cache: cache.unwrap_or_default(), logits, length, feeding, session, later: None, picture: None, seen: vec![] })
+        Ok(Self {
+            cache: cache.unwrap_or_default(),
+            logits,
+            length,
+            feeding,
+            session,
+            later: None,
+            picture: None,
+            seen: vec![],
+            tried: None,
+        })
     }
 
     /// The same with a graph for the tokens behind a picture, which is in the cache by then: it is looked at once.
@@ -133,7 +147,7 @@ impl Generator {
         write: &mut dyn FnMut(i32) -> Result<()>,
     ) -> Result<Vec<i32>> {
         let mut text = self.begin(prompt, limits)?;
-        while let Next::Token(token) = self.next(&mut text, limits, sampler, &[])? {
+        while let Next::Token(token) = self.next(&mut text, limits, sampler, Worn::default())? {
             write(token)?;
         }
         Ok(text.into_written())
@@ -147,55 +161,45 @@ impl Generator {
         Text::new(prompt, limits.new_tokens, limits.positions.into_iter().chain(self.length).min())
     }
 
-    /// Writes the next token of a text. `adapter` has values for optional inputs of the graph, the same for all of a text.
+    /// Writes the next token of a text. `worn` is the same for all of a text.
     ///
     /// # Errors
     /// A run that fails; logits that are no numbers.
-    pub fn next(&mut self, text: &mut Text, limits: &Limits, sampler: &mut Sampler, adapter: &[(String, DeviceTensor)]) -> Result<Next> {
+    pub fn next(&mut self, text: &mut Text, limits: &Limits, sampler: &mut Sampler, worn: Worn<'_>) -> Result<Next> {
         if text.is_full() {
             return Ok(Next::Full);
         }
-        let (logits, present) = self.run(&text.tokens, text.known, &text.past, adapter)?;
+        let (logits, present) = self.run(&text.tokens, text.known, &text.past, worn)?;
         if self.has_cache() {
             (text.past, text.known) = (present, text.tokens.len());
         }
-        let token = sampler.pick(logits, &text.tokens)?;
-        if limits.stop.contains(&token) {
-            return Ok(Next::Stop);
-        }
-        text.tokens.push(token);
-        Ok(Next::Token(token))
+        text.take(logits, limits, sampler)
     }
 
     /// The logits behind the last token, and the cache with all tokens. `known` tokens are in the cache already.
-    fn run(
-        &mut self,
-        tokens: &[i32],
-        known: usize,
-        past: &[DeviceTensor],
-        adapter: &[(String, DeviceTensor)],
-    ) -> Result<(Vec<f32>, Vec<DeviceTensor>)> {
-        let given = self.inputs(tokens, known)?;
+    fn run(&mut self, tokens: &[i32], known: usize, past: &[DeviceTensor], worn: Worn<'_>) -> Result<(Vec<f32>, Vec<DeviceTensor>)> {
+        let given = self.inputs(tokens, known, worn)?;
         if known == 0 {
             let sees = |name: &str| matches!(self.feeding.role(name), Some(Role::PixelValues | Role::PixelMask));
             self.seen = given.iter().filter(|(name, _)| sees(name)).cloned().collect();
         }
         let mut feeds: Vec<Feed<'_>> = given.iter().map(|(name, tensor)| Feed::host(name, tensor)).collect();
         feeds.extend(self.cache.iter().zip(past).map(|(slot, tensor)| Feed::device(&slot.past.name, tensor)));
-        feeds.extend(adapter.iter().map(|(name, tensor)| Feed::device(name, tensor)));
+        let numbers = worn.numbers();
+        feeds.extend(worn.feeds(numbers.as_ref()));
         let mut outputs = vec![self.logits.as_str()];
         outputs.extend(self.cache.iter().map(|slot| slot.present.as_str()));
         let session = self.later.as_mut().filter(|_| known > 0).unwrap_or(&mut self.session);
         let mut found = session.run_on_device(&feeds, &outputs)?.into_iter();
         let logits = found.next().ok_or_else(|| Error::not_found("output", &*self.logits))?.to_host()?;
         let row = tokens.len() - known - 1;
-        Ok((as_logits(row_of(&logits, row).in_file(self.session.path())?), found.collect()))
+        Ok((as_logits(row_of(&logits, 0, row).in_file(self.session.path())?), found.collect()))
     }
 
     /// The tensors of the inputs that are not in the cache, by name.
-    fn inputs(&self, tokens: &[i32], known: usize) -> Result<Vec<(String, HostTensor)>> {
+    fn inputs(&self, tokens: &[i32], known: usize, worn: Worn<'_>) -> Result<Vec<(String, HostTensor)>> {
         if known == 0 {
-            return self.whole(tokens);
+            return self.whole(&[tokens], worn);
         }
         let (width, rows) = (self.length.unwrap_or(tokens.len() - known), self.feeding.rows.unwrap_or(1));
         let is_token = |at: usize| known + at < tokens.len();
@@ -217,24 +221,27 @@ impl Generator {
                     given.extend(self.seen.iter().find(|(name, _)| *name == port.name).cloned());
                     continue;
                 }
-                _ if port.presence == Presence::Optional => continue,
+                _ if port.presence == Presence::Optional || worn.gives(&port.name) => continue,
                 _ => return Err(self.unknown(port)),
             };
-            let tensor = whole_numbers(port, rows, &numbers).at(Place::Tensor(port.name.clone())).in_file(self.session.path())?;
+            let tensor = tensor_of(port, &vec![numbers; rows]).at(Place::Tensor(port.name.clone())).in_file(self.session.path())?;
             given.push((port.name.clone(), tensor));
         }
         Ok(given)
     }
 
-    /// What all tokens at once are given as: a row of data.
-    fn whole(&self, tokens: &[i32]) -> Result<Vec<(String, HostTensor)>> {
-        let labels = Labels::Tokens(tokens.to_vec());
-        let example = Example { line: 1, input_ids: tokens.to_vec(), labels, pixel_values: self.picture.clone(), ..Example::default() };
+    /// What all tokens of some texts at once are given as: rows of data.
+    fn whole(&self, texts: &[&[i32]], worn: Worn<'_>) -> Result<Vec<(String, HostTensor)>> {
+        let example = |tokens: &&[i32]| {
+            let labels = Labels::Tokens(tokens.to_vec());
+            Example { line: 1, input_ids: tokens.to_vec(), labels, pixel_values: self.picture.clone(), ..Example::default() }
+        };
         let path = self.session.path().to_path_buf();
-        let dataset = Dataset::of(&path, Task::CausalLm, vec![example]);
+        let dataset = Dataset::of(&path, Task::CausalLm, texts.iter().map(example).collect());
         let collation = Collation { feeding: self.feeding.clone(), ..Collation::default() };
-        let batch = Batches::new(&dataset, self.session.inputs(), 1, Order::File, collation)?.next_batch()?;
-        let is_given = |port: &&Port| port.presence == Presence::Optional || batch.tensors.iter().any(|(name, _)| *name == port.name);
+        let batch = Batches::new(&dataset, self.session.inputs(), texts.len(), Order::File, collation)?.next_batch()?;
+        let has = |name: &str| worn.gives(name) || batch.tensors.iter().any(|(own, _)| own == name);
+        let is_given = |port: &&Port| port.presence == Presence::Optional || has(&port.name);
         match self.session.inputs().iter().find(|port| !is_given(port)) {
             None => Ok(batch.tensors),
             Some(port) => Err(self.unknown(port)),
@@ -253,10 +260,10 @@ fn present_of(past: &Port, session: &Session) -> Option<String> {
     { names }.find(|name| *name != past.name && session.output(name).is_some())
 }
 
-/// `[rows, n]` in the type that an input asks for, every row the same.
-fn whole_numbers(port: &Port, rows: usize, numbers: &[i64]) -> Result<HostTensor> {
-    let shape = [rows, numbers.len()];
-    let all = || (0..rows).flat_map(|_| numbers.iter().copied());
+/// `[rows, n]` in the type that an input asks for.
+fn tensor_of(port: &Port, rows: &[Vec<i64>]) -> Result<HostTensor> {
+    let shape = [rows.len(), rows.first().map_or(0, Vec::len)];
+    let all = || rows.iter().flatten().copied();
     match port.element_type {
         Some(ElementType::Int64) => HostTensor::new(shape, all().collect::<Vec<_>>()),
         Some(ElementType::Int32) => {
@@ -270,11 +277,14 @@ fn whole_numbers(port: &Port, rows: usize, numbers: &[i64]) -> Result<HostTensor
     }
 }
 
-/// One position's logits of `[1, seq, vocabulary]`; the last one, if the graph gives no more than that.
-fn row_of(logits: &HostTensor, row: usize) -> Result<Vec<f32>> {
-    let &[_, rows, width] = logits.shape() else { return Err(Error::mismatch("axes of the logits", 3, logits.shape().len())) };
-    let row = row.min(rows.saturating_sub(1));
-    let range = row * width..(row + 1) * width;
+/// One position's logits of a row of `[batch, seq, vocabulary]`; the last one, if the graph gives no more than that.
+fn row_of(logits: &HostTensor, row: usize, place: usize) -> Result<Vec<f32>> {
+    let &[rows, places, width] = logits.shape() else { return Err(Error::mismatch("axes of the logits", 3, logits.shape().len())) };
+    if row >= rows || places == 0 {
+        return Err(Error::mismatch("rows of the logits", row + 1, rows));
+    }
+    let at = row * places + place.min(places - 1);
+    let range = at * width..(at + 1) * width;
     match logits.elements() {
         Elements::Float32(values) => Ok(values[range].to_vec()),
         Elements::Float16(values) => Ok(values[range].iter().map(|value| value.to_f32()).collect()),

@@ -46,7 +46,7 @@ impl<'a> TextStream<'a> {
     ///
     /// # Errors
     /// If the tokenizer does not know a token.
-    pub fn finish(self) -> Result<String> {
+    pub fn finish(&self) -> Result<String> {
         let before = self.tokenizer.decode(&self.tokens[self.start..self.told])?;
         let now = self.tokenizer.decode(&self.tokens[self.start..])?;
         Ok(now.get(before.len()..).unwrap_or_default().to_owned())

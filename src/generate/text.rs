@@ -1,5 +1,6 @@
 //! A text that is being written.
 
+use super::{Limits, Logits, Sampler};
 use crate::error::{Error, Result};
 use crate::ort::DeviceTensor;
 
@@ -39,8 +40,29 @@ impl Text {
         Ok(Self { tokens: prompt.to_vec(), past: vec![], known: 0, prompt: prompt.len(), most })
     }
 
-    pub(super) fn is_full(&self) -> bool {
+    /// Whether it is as long as it may be.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
         self.tokens.len() >= self.most
+    }
+
+    /// All tokens, those of the prompt first.
+    #[must_use]
+    pub fn tokens(&self) -> &[i32] {
+        &self.tokens
+    }
+
+    /// Goes on by what a sampler chooses of the logits at its end.
+    ///
+    /// # Errors
+    /// Logits that are no numbers.
+    pub fn take(&mut self, logits: Logits, limits: &Limits, sampler: &mut Sampler) -> Result<Next> {
+        let token = sampler.pick(logits, &self.tokens)?;
+        if limits.stop.contains(&token) {
+            return Ok(Next::Stop);
+        }
+        self.tokens.push(token);
+        Ok(Next::Token(token))
     }
 
     /// The tokens that were written so far.

@@ -20,7 +20,7 @@ pub use open::{Axis, Port, Presence, Session};
 pub use process::{Facts, Options, Runtime, without_telemetry};
 pub use settings::{Purpose, Settings};
 pub use stepper::{State, Stepper};
-pub use tensor::{ElementType, Elements, HostTensor};
+pub use tensor::{ElementType, Elements, HostTensor, Piece};
 pub use value::{DeviceTensor, Feed};
 
 #[cfg(test)]

@@ -102,6 +102,19 @@ impl From<Vec<bool>> for Elements {
     }
 }
 
+/// Elements that lie behind one another in a tensor, and where they go in another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// The tensor that has them, by its place among several.
+    pub source: usize,
+    /// Where they begin there.
+    pub from: usize,
+    /// Where they go.
+    pub to: usize,
+    /// How many there are.
+    pub count: usize,
+}
+
 /// A dense tensor in ordinary memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HostTensor {
@@ -153,6 +166,33 @@ impl HostTensor {
             ElementType::Bool => Elements::Bool(vec![false; count]),
         };
         Self { shape, elements }
+    }
+
+    /// A tensor of zeros with pieces of other tensors of one type in it.
+    ///
+    /// # Errors
+    /// No source; sources of different types; pieces that lie outside.
+    pub fn of_pieces(shape: impl Into<Vec<usize>>, sources: &[Self], pieces: &[Piece]) -> Result<Self> {
+        let first = sources.first().ok_or_else(|| Error::invalid("a tensor of pieces of none"))?;
+        let mut made = Self::zeros(first.element_type(), shape);
+        macro_rules! copied {
+            ($($kind:ident),*) => {
+                match &mut made.elements {
+                    $(Elements::$kind(to) => {
+                        for Piece { source, from, to: at, count } in pieces {
+                            let Some(Elements::$kind(own)) = sources.get(*source).map(Self::elements) else {
+                                return Err(Error::mismatch("element type", first.element_type(), "another"));
+                            };
+                            let (own, place) = (own.get(*from..from + count), to.get_mut(*at..at + count));
+                            let (own, place) = own.zip(place).ok_or_else(|| Error::mismatch("length", from + count, own.map_or(0, <[_]>::len)))?;
+                            place.copy_from_slice(own);
+                        }
+                    })*
+                }
+            };
+        }
+        copied!(Float32, Float64, Float16, BFloat16, Int64, Int32, Bool);
+        Ok(made)
     }
 
     /// The length of every axis.

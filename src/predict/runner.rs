@@ -7,6 +7,7 @@ use crate::contract::Input;
 use crate::data::{Asked, Batches, Dataset, Example, Order};
 use crate::error::{Error, Result};
 use crate::evaluate::reference::Reference;
+use crate::generate::Worn;
 use crate::ort::{Axis, Feed, Port, Presence, Session};
 use crate::ort::{ElementType, HostTensor};
 use crate::train::losses::{COMPLETION, LABELS, REFERENCE};
@@ -42,16 +43,30 @@ impl Runner {
         self.trainable = Some(HostTensor::vector(vector));
     }
 
-    /// What the model gives for each part of each question.
-    pub(super) fn run(&mut self, asked: &[Asked], file: &Path, source: &Source, batch_size: usize) -> Result<Vec<Vec<Found>>> {
+    /// What the model gives for each part of each question. `worn` has a number for each question, where its rows have numbers.
+    pub(super) fn run(
+        &mut self,
+        asked: &[Asked],
+        file: &Path,
+        source: &Source,
+        batch_size: usize,
+        worn: Worn<'_>,
+    ) -> Result<Vec<Vec<Found>>> {
         let dataset = dataset(asked, file, source);
         let inputs = self.session.inputs().to_vec();
+        let numbers: Vec<i64> = worn.rows.map_or_else(Vec::new, |(_, rows)| {
+            asked.iter().zip(rows).flat_map(|(row, number)| std::iter::repeat_n(*number, row.question.parts.len())).collect()
+        });
         let trainable = self.trainable.as_ref().map(|vector| Feed::host(Input::Trainable.name(), vector));
         let mut found: Vec<Found> = vec![vec![]; dataset.examples.len()];
         let mut batches = Batches::new(&dataset, &inputs, batch_size, Order::File, source.collation())?;
         for _ in 0..batches.per_epoch() {
             for batch in batches.next_parts()? {
+                let of_rows: Vec<i64> = batch.places.iter().filter_map(|place| numbers.get(*place).copied()).collect();
+                let of_batch = Worn { rows: worn.rows.map(|(name, _)| (name, of_rows.as_slice())), ..worn };
+                let of_rows = of_batch.numbers();
                 let mut feeds = batch.feeds();
+                feeds.extend(of_batch.feeds(of_rows.as_ref()));
                 feeds.extend(trainable.filter(|feed| self.session.input(feed.name()).is_some()));
                 let outputs: Vec<&str> = self.outputs.iter().map(String::as_str).collect();
                 for tensor in self.session.run(&feeds, &outputs)? {

@@ -1,57 +1,33 @@
 //! The thread that computes: which adapter of which host a request is for, texts in turns, rows in batches.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
-use super::adapters::{self, Stamp};
-use super::hosts::{Common, Host, Kind, Mind, Offer, Running, Values, first, refused};
-use super::job::{Answer, Answered, AnsweredRows, Job, Piece, Reason, Wanted, Write, tokens};
+use super::adapters;
+use super::bands::Bands;
+use super::catalog::Catalog;
+use super::hosts::{Kind, Mind, Offer, Running, first};
+use super::job::{Answer, Answered, AnsweredRows, Job, Wanted, tokens};
 use super::refusal::Refusal;
-use super::stops::Stops;
-use crate::data::Tokenizer;
+use crate::data::{Asked, Tokenizer};
 use crate::error::{Error, Result};
-use crate::export::Manifest;
-use crate::generate::{Limits, Next, Sampler, Text, TextStream};
-use crate::peft;
+use crate::predict::{Given, Predictor};
 
-/// Rows that are answered together, at most, unless one request has more.
+/// Rows that are answered together, at most, unless one request has more: the session takes as many runs as it needs.
 const TOGETHER: usize = 256;
+
+/// Texts in one run, where nothing else is said.
+const TEXTS: usize = 16;
 
 /// Models that are open, and what is known of adapters.
 pub struct Engine {
-    offer: Offer,
-    common: Common,
+    catalog: Catalog,
     tokenizer: Arc<Tokenizer>,
-    hosts: Vec<Host>,
-    /// The name of the model or bundle that was given.
-    name: String,
-    folder: Option<PathBuf>,
-    /// Adapters of the folder that were asked for.
-    loaded: BTreeMap<String, Loaded>,
-    /// Which adapter each host that takes one at a time has now.
-    worn: BTreeMap<usize, String>,
-}
-
-/// An adapter that was read.
-struct Loaded {
-    stamp: Stamp,
-    host: usize,
-    values: Arc<Values>,
-}
-
-/// A text that is being written, to its end with the adapter that it began with.
-struct Going<'t> {
-    job: Write,
-    host: usize,
-    values: Arc<Values>,
-    text: Text,
-    limits: Limits,
-    sampler: Sampler,
-    stream: TextStream<'t>,
-    stops: Stops,
+    /// Texts in one run, at most.
+    texts: usize,
 }
 
 impl Engine {
@@ -60,6 +36,7 @@ impl Engine {
     /// # Errors
     /// A model that cannot be opened, has no tokenizer, or is for a task that is not served; an adapter of the folder with the model's own name.
     pub fn open(offer: Offer, name: String, folder: Option<PathBuf>, running: Running) -> Result<Self> {
+        let texts = running.batch_size.map_or(TEXTS, std::num::NonZeroUsize::get);
         let (common, host, tokenizer) = first(&offer, running)?;
         if let Mind::Writer(generator) = &host.mind {
             tokenizer.check_fits(generator.vocabulary())?;
@@ -70,26 +47,25 @@ impl Engine {
             let error = Error::invalid(format!("the adapter {name:?} has the name of the model itself")).in_file(folder);
             return Err(error.with_hint("give the model another name with `name`"));
         }
-        let (loaded, worn) = (BTreeMap::new(), BTreeMap::from([(0, name.clone())]));
-        Ok(Self { offer, common, tokenizer, hosts: vec![host], name, folder, loaded, worn })
+        Ok(Self { catalog: Catalog::new(offer, common, host, name, folder), tokenizer, texts })
     }
 
     /// What the model answers.
     #[must_use]
     pub fn kind(&self) -> Kind {
-        self.common.kind
+        self.catalog.common.kind
     }
 
     /// The names of what is served, adapters of the folder aside.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
-        vec![self.name.clone()]
+        vec![self.catalog.name.clone()]
     }
 
     /// The folder of adapters.
     #[must_use]
     pub fn adapters(&self) -> Option<&Path> {
-        self.folder.as_deref()
+        self.catalog.folder.as_deref()
     }
 
     pub(super) fn tokenizer(&self) -> Arc<Tokenizer> {
@@ -99,83 +75,32 @@ impl Engine {
     /// Works until nobody can ask any more.
     pub(super) fn work(&mut self, jobs: &Receiver<Job>) {
         let tokenizer = Arc::clone(&self.tokenizer);
-        let mut going: VecDeque<Going<'_>> = VecDeque::new();
+        let mut bands = Bands::default();
         let mut rows: VecDeque<Answer> = VecDeque::new();
         loop {
-            if going.is_empty() && rows.is_empty() {
+            let is_idle = bands.is_empty() && rows.is_empty();
+            let wait = self.catalog.common.running.wait;
+            let mut take = |job: Job| match job {
+                Job::Answer(answer) => rows.push_back(answer),
+                Job::Write(write) => bands.begin(write, &tokenizer, &mut self.catalog),
+            };
+            if is_idle {
                 let Ok(job) = jobs.recv() else { return };
-                self.take(job, &tokenizer, &mut going, &mut rows);
+                take(job);
+                let until = Instant::now() + wait;
+                while let Ok(job) = jobs.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                    take(job);
+                }
             }
             while let Ok(job) = jobs.try_recv() {
-                self.take(job, &tokenizer, &mut going, &mut rows);
+                take(job);
             }
             self.answer_next(&mut rows);
-            if let Some(text) = going.pop_front() {
-                let reply = text.job.reply.clone();
-                match self.step(text) {
-                    Ok(more) => going.extend(more),
-                    Err(refusal) => drop(reply.send(Err(refusal))),
-                }
-            }
+            bands.step(&mut self.catalog, self.texts);
         }
     }
 
-    fn take<'t>(&mut self, job: Job, tokenizer: &'t Tokenizer, going: &mut VecDeque<Going<'t>>, rows: &mut VecDeque<Answer>) {
-        match job {
-            Job::Answer(answer) => rows.push_back(answer),
-            Job::Write(write) => {
-                let reply = write.reply.clone();
-                match self.begin(write, tokenizer) {
-                    Ok(text) => going.push_back(text),
-                    Err(refusal) => drop(reply.send(Err(refusal))),
-                }
-            }
-        }
-    }
-
-    fn begin<'t>(&mut self, job: Write, tokenizer: &'t Tokenizer) -> Result<Going<'t>, Refusal> {
-        let (host, values) = self.host_of(&job.model)?;
-        let limits = Limits { new_tokens: job.new_tokens, stop: self.common.stop.clone(), positions: self.common.positions };
-        let Mind::Writer(generator) = &self.hosts[host].mind else { return Err(Refusal::request("this model writes no text")) };
-        let text = generator.begin(&job.prompt, &limits)?;
-        let sampler = Sampler::new(job.sampling)?;
-        let (stream, stops) = (TextStream::after(tokenizer, &job.prompt), Stops::new(job.stops.clone()));
-        Ok(Going { job, host, values, text, limits, sampler, stream, stops })
-    }
-
-    /// Writes a token of a text; the text, if more may come.
-    fn step<'t>(&mut self, mut going: Going<'t>) -> Result<Option<Going<'t>>, Refusal> {
-        if going.job.reply.is_closed() {
-            return Ok(None);
-        }
-        if Instant::now() >= going.job.ends {
-            return Err(Refusal::too_long());
-        }
-        let adapter = if let Values::Inputs(inputs) = &*going.values { inputs.as_slice() } else { &[] };
-        let Mind::Writer(generator) = &mut self.hosts[going.host].mind else { return Ok(None) };
-        let reason = match generator.next(&mut going.text, &going.limits, &mut going.sampler, adapter)? {
-            Next::Token(token) => {
-                let (told, is_over) = going.stops.push(&going.stream.push(token)?);
-                if is_over {
-                    let _ = going.job.reply.send(Ok(Piece::End { rest: told, tokens: going.text.written().len(), reason: Reason::Stop }));
-                    return Ok(None);
-                }
-                let is_heard = told.is_empty() || going.job.reply.send(Ok(Piece::Text(told))).is_ok();
-                return Ok(is_heard.then_some(going));
-            }
-            Next::Stop => Reason::Stop,
-            Next::Full => Reason::Length,
-        };
-        let (mut rest, is_over) = going.stops.push(&going.stream.finish()?);
-        if !is_over {
-            rest += &going.stops.finish();
-        }
-        let reason = if is_over { Reason::Stop } else { reason };
-        let _ = going.job.reply.send(Ok(Piece::End { rest, tokens: going.text.written().len(), reason }));
-        Ok(None)
-    }
-
-    /// Answers rows that wait: those of the first request, and of others for the same adapter that fit into its batch.
+    /// Answers rows that wait: those of the first request, and of others that its session computes together with them.
     fn answer_next(&mut self, waiting: &mut VecDeque<Answer>) {
         waiting.retain(|answer| !answer.reply.is_closed());
         let Some(first) = waiting.pop_front() else { return };
@@ -183,14 +108,18 @@ impl Engine {
         let mut count = together[0].rows.len();
         let mut at = 0;
         while let Some(next) = waiting.get(at) {
-            let is_alike = next.model == together[0].model && next.wanted == together[0].wanted && count + next.rows.len() <= TOGETHER;
-            match is_alike.then(|| waiting.remove(at)).flatten() {
+            let fits = next.wanted == together[0].wanted && count + next.rows.len() <= TOGETHER;
+            let (one, other) = (&together[0].model, &next.model);
+            match (fits && (one == other || self.share_a_shelf(one, other))).then(|| waiting.remove(at)).flatten() {
                 Some(next) => {
                     count += next.rows.len();
                     together.push(next);
                 }
                 None => at += 1,
             }
+        }
+        if together.len() > 1 {
+            tracing::info!("{count} rows of {} requests in one batch", together.len());
         }
         // One request's fault is not the others'.
         let outcome = self.answer(&together);
@@ -208,6 +137,17 @@ impl Engine {
                 }
             }
         }
+        self.catalog.close_unused(|_| false);
+    }
+
+    /// Whether one session computes rows of two models in one batch.
+    fn share_a_shelf(&mut self, one: &str, other: &str) -> bool {
+        // Both are looked for before they are compared: the first adapter that is asked for may open the session of both.
+        if self.catalog.find(one).is_err() || self.catalog.find(other).is_err() {
+            return false;
+        }
+        let hosts = [one, other].map(|name| self.catalog.find(name).ok().map(|(host, _)| host));
+        hosts[0] == hosts[1] && hosts[0].is_some_and(|host| self.catalog.hosts[host].shelf.is_some())
     }
 
     fn answer(&mut self, together: &[Answer]) -> Result<Vec<Answered>, Refusal> {
@@ -215,84 +155,72 @@ impl Engine {
         if together.iter().any(|answer| Instant::now() >= answer.ends) {
             return Err(Refusal::too_long());
         }
-        let (model, wanted) = (one.model.clone(), one.wanted);
-        let (host, values) = self.host_of(&model)?;
-        self.wear(host, &model, &values)?;
-        let Mind::Answerer(predictor) = &mut self.hosts[host].mind else { return Err(Refusal::request("this model answers no rows")) };
-        let source = predictor.source();
-        let ask = |answer: &Answer| answer.rows.iter().map(|row| source.ask_row(row.clone())).collect::<Result<Vec<_>>>();
-        let asked = together.iter().map(ask).collect::<Result<Vec<_>>>()?;
+        let (host, values) = self.catalog.find(&one.model)?;
+        if self.catalog.hosts[host].shelf.is_some() {
+            return self.answer_from_shelf(host, together);
+        }
+        self.catalog.wear(host, &one.model, &values)?;
+        let Mind::Answerer(predictor) = &mut self.catalog.hosts[host].mind else {
+            return Err(Refusal::request("this model answers no rows"));
+        };
+        let asked = asked(predictor, together)?;
         let all = asked.concat();
         let class_names = predictor.class_names().to_vec();
-        let (mut vectors, mut answers) = match wanted {
-            Wanted::Vectors => (predictor.vectors_of(&all)?.into_iter(), vec![].into_iter()),
-            Wanted::Answers => (vec![].into_iter(), predictor.answers(&all)?.into_iter()),
+        let rows = match one.wanted {
+            Wanted::Vectors => AnsweredRows::Vectors(predictor.vectors_of(&all)?),
+            Wanted::Answers => AnsweredRows::Answers(predictor.answers(&all)?),
         };
-        let part = |asked: &Vec<crate::data::Asked>| Answered {
-            rows: match wanted {
-                Wanted::Vectors => AnsweredRows::Vectors(vectors.by_ref().take(asked.len()).collect()),
-                Wanted::Answers => AnsweredRows::Answers(answers.by_ref().take(asked.len()).collect()),
-            },
-            tokens: tokens(asked),
-            class_names: class_names.clone(),
-        };
-        Ok(asked.iter().map(part).collect())
+        Ok(parted(rows, &asked)
+            .into_iter()
+            .zip(&asked)
+            .map(|(rows, asked)| Answered { rows, tokens: tokens(asked), class_names: class_names.clone() })
+            .collect())
     }
 
-    /// Gives a host that takes one adapter at a time the one that is asked for.
-    fn wear(&mut self, host: usize, model: &str, values: &Values) -> Result<()> {
-        if self.worn.get(&host).is_some_and(|worn| worn == model) {
-            return Ok(());
+    /// Answers requests for different adapters in one batch.
+    fn answer_from_shelf(&mut self, host: usize, together: &[Answer]) -> Result<Vec<Answered>, Refusal> {
+        let found = together.iter().map(|answer| self.catalog.find(&answer.model)).collect::<Result<Vec<_>, _>>()?;
+        if found.iter().any(|(other, _)| *other != host) {
+            return Err(Refusal::request("the models are computed by different sessions"));
         }
-        let (vector, names) = match values {
-            Values::Vector(vector, names) => (vector.clone(), names.clone()),
-            Values::Own if matches!(&self.hosts[host].mind, Mind::Answerer(predictor) if predictor.can_change()) => {
-                (self.hosts[host].own_vector()?, self.hosts[host].class_names())
-            }
-            _ => return Ok(()),
+        let super::hosts::Host { mind: Mind::Answerer(predictor), shelf: Some(shelf), .. } = &mut self.catalog.hosts[host] else {
+            return Err(Refusal::request("this model answers no rows"));
         };
-        if let Mind::Answerer(predictor) = &mut self.hosts[host].mind {
-            predictor.wear(vector, names)?;
+        let asked = asked(predictor, together)?;
+        let layers: Vec<_> = found.iter().zip(&asked).flat_map(|((_, values), rows)| rows.iter().map(|_| values.layer())).collect();
+        let numbers = shelf.numbers(&layers)?;
+        let mut given = predictor.given(&asked.concat(), shelf.worn(&numbers))?.into_iter();
+        let mut answered = vec![];
+        for ((answer, (_, values)), asked) in together.iter().zip(&found).zip(&asked) {
+            let names = shelf.class_names(values.layer().map(|layer| &**layer));
+            let given: Vec<Given> = given.by_ref().take(asked.len()).collect();
+            let rows = match answer.wanted {
+                Wanted::Vectors => AnsweredRows::Vectors(given.into_iter().filter_map(Given::vector).collect()),
+                Wanted::Answers => AnsweredRows::Answers(predictor.told(asked, given, names)?),
+            };
+            answered.push(Answered { rows, tokens: tokens(asked), class_names: names.to_vec() });
         }
-        self.worn.insert(host, model.to_owned());
-        Ok(())
+        Ok(answered)
     }
+}
 
-    /// The host and the numbers of a model's name, read again where its files have changed.
-    fn host_of(&mut self, name: &str) -> Result<(usize, Arc<Values>), Refusal> {
-        if name == self.name {
-            return Ok((0, Arc::new(Values::Own)));
-        }
-        let there = self.folder.as_deref().map(adapters::list).unwrap_or_default();
-        let Some(folder) = there.get(name) else {
-            self.loaded.remove(name);
-            let names: Vec<String> = std::iter::once(self.name.clone()).chain(there.into_keys()).collect();
-            return Err(Refusal::no_model(name, &names));
-        };
-        let stamp = Stamp::of(folder);
-        if let Some(loaded) = self.loaded.get(name).filter(|loaded| loaded.stamp == stamp) {
-            return Ok((loaded.host, Arc::clone(&loaded.values)));
-        }
-        let (host, values) = self.load(folder).map_err(|error| refused(&error, name))?;
-        let values = Arc::new(values);
-        self.worn.retain(|_, worn| worn != name);
-        self.loaded.insert(name.to_owned(), Loaded { stamp, host, values: Arc::clone(&values) });
-        Ok((host, values))
-    }
+/// The rows of requests as the model reads them.
+fn asked(predictor: &Predictor, together: &[Answer]) -> Result<Vec<Vec<Asked>>> {
+    let source = predictor.source();
+    let ask = |answer: &Answer| answer.rows.iter().map(|row| source.ask_row(row.clone())).collect();
+    together.iter().map(ask).collect()
+}
 
-    /// Reads an adapter, for the first host that takes it, else for one of its own.
-    fn load(&mut self, folder: &Path) -> Result<(usize, Values)> {
-        let files = peft::read(folder)?;
-        let class_names = Manifest::read(folder).ok().map(|manifest| manifest.class_names).filter(|names| !names.is_empty());
-        for (at, host) in self.hosts.iter().enumerate() {
-            match host.values(files.clone(), class_names.clone()) {
-                Ok(values) => return Ok((at, values)),
-                Err(why) => tracing::debug!("{} has no place in graph {at}: {why}", folder.display()),
-            }
+/// Answers to the rows of all requests, request by request.
+fn parted(all: AnsweredRows, asked: &[Vec<Asked>]) -> Vec<AnsweredRows> {
+    match all {
+        AnsweredRows::Vectors(all) => {
+            let mut all = all.into_iter();
+            asked.iter().map(|asked| AnsweredRows::Vectors(all.by_ref().take(asked.len()).collect())).collect()
         }
-        let host = self.common.own(&self.offer, files.clone())?;
-        let values = host.values(files, class_names).unwrap_or(Values::Own);
-        self.hosts.push(host);
-        Ok((self.hosts.len() - 1, values))
+        AnsweredRows::Answers(all) => {
+            let mut all = all.into_iter();
+            asked.iter().map(|asked| AnsweredRows::Answers(all.by_ref().take(asked.len()).collect())).collect()
+        }
     }
 }

@@ -1,19 +1,22 @@
 //! Sessions: the model that was given, and graphs for adapters that do not fit its own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::refusal::Refusal;
+use super::shelf::{Layer, Shelf};
 use crate::adapter::config::Task;
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
 use crate::export::objective::LossRequest;
-use crate::export::{AdapterSource, Bundle, Injection};
+use crate::export::{AdapterSource, Bundle, Injection, stacked};
 use crate::generate::Generator;
 use crate::model::Model;
+use crate::onnx::Runnable;
 use crate::ort::{Device, DeviceTensor, HostTensor, Runtime};
 use crate::peft::AdapterFiles;
 use crate::predict::{Opened, Predictor, Shape};
+use crate::train::plan::LossPlan;
 use crate::training::Source;
 
 /// What a model answers.
@@ -41,8 +44,10 @@ pub struct Running {
     pub runtime: &'static Runtime,
     /// The device.
     pub device: Device,
-    /// Rows at a time.
+    /// Rows of vectors and classes, and texts, that are computed in one run at most; as many as is usual where none is named.
     pub batch_size: Option<std::num::NonZeroUsize>,
+    /// How long the first request waits for others, where nothing is being computed.
+    pub wait: std::time::Duration,
     /// Where the tokenizer is, if it is not beside the model.
     pub tokenizer: Option<PathBuf>,
 }
@@ -52,12 +57,16 @@ pub(super) struct Host {
     /// The bundle whose graph it is; none of a plain model.
     bundle: Option<Bundle>,
     pub mind: Mind,
+    /// The adapters that rows of one batch can have, where its graph is made for that.
+    pub shelf: Option<Shelf>,
 }
 
 /// What computes.
 pub(super) enum Mind {
     Writer(Box<Generator>),
     Answerer(Box<Predictor>),
+    /// Nothing any more: another session has taken over.
+    Closed,
 }
 
 /// An adapter's numbers as a host takes them.
@@ -68,6 +77,14 @@ pub(super) enum Values {
     Inputs(Vec<(String, DeviceTensor)>),
     /// The trainable vector, and the names of the classes.
     Vector(Vec<f32>, Vec<String>),
+    /// On the host's shelf.
+    Layer(Arc<Layer>),
+}
+
+impl Values {
+    pub(super) fn layer(&self) -> Option<&Arc<Layer>> {
+        if let Self::Layer(layer) = self { Some(layer) } else { None }
+    }
 }
 
 /// What all hosts of a model have in common.
@@ -79,6 +96,12 @@ pub(super) struct Common {
     pub stop: Vec<i32>,
     /// The most tokens of a text.
     pub positions: Option<usize>,
+    /// What is minimised in training, which says how vectors are made.
+    loss: LossPlan,
+    /// The names of the classes of the model that was given.
+    pub class_names: Vec<String>,
+    /// Whether words are asked for in place of classes.
+    has_hard_prompt: bool,
 }
 
 /// What a task is served as.
@@ -96,27 +119,40 @@ pub(super) fn kind(source: &Source) -> Result<Kind> {
     }
 }
 
+/// What was given, opened.
+fn opened(offer: &Offer, tokenizer: Option<&Path>) -> Result<Opened> {
+    match offer {
+        Offer::Bundle(bundle) => Opened::of_bundle((**bundle).clone(), Source::of(bundle, tokenizer)?),
+        Offer::Model(path, task) => {
+            Opened::of_model(path, *task, &LossRequest::default(), |model, task| Source::of_model(model, task, tokenizer))
+        }
+    }
+}
+
 /// The model that was given, opened: what all hosts share, the first host, and what texts are read with.
 ///
 /// # Errors
 /// A model that cannot be opened, has no tokenizer, or is for a task that is not served.
 pub(super) fn first(offer: &Offer, running: Running) -> Result<(Common, Host, Arc<Tokenizer>)> {
-    let tokenizer = running.tokenizer.as_deref();
-    let opened = match offer {
-        Offer::Bundle(bundle) => Opened::of_bundle((**bundle).clone(), Source::of(bundle, tokenizer)?)?,
-        Offer::Model(path, task) => {
-            Opened::of_model(path, *task, &LossRequest::default(), |model, task| Source::of_model(model, task, tokenizer))?
-        }
-    };
+    let opened = opened(offer, running.tokenizer.as_deref())?;
     let kind = kind(&opened.source)?;
     let tokenizer = opened
         .source
         .tokenizer()
         .ok_or_else(|| Error::not_found("tokenizer", "tokenizer.json").with_hint("name one with `tokenizer FILE`"))?;
-    let common = Common { kind, task: opened.source.task(), stop: opened.stop.clone(), positions: opened.source.positions(), running };
+    let common = Common {
+        kind,
+        task: opened.source.task(),
+        stop: opened.stop.clone(),
+        positions: opened.source.positions(),
+        loss: opened.loss.clone(),
+        class_names: opened.class_names.clone(),
+        has_hard_prompt: opened.source.hard_prompt().is_some(),
+        running,
+    };
     let bundle = if let Offer::Bundle(bundle) = offer { Some((**bundle).clone()) } else { None };
     let mind = common.mind(opened)?;
-    Ok((common, Host { bundle, mind }, tokenizer))
+    Ok((common, Host { bundle, mind, shelf: None }, tokenizer))
 }
 
 impl Common {
@@ -137,10 +173,7 @@ impl Common {
     /// # Errors
     /// An adapter that does not fit the model.
     pub(super) fn own(&self, offer: &Offer, files: AdapterFiles) -> Result<Host> {
-        let model = match offer {
-            Offer::Bundle(bundle) => bundle.base()?,
-            Offer::Model(path, _) => Model::open(path)?,
-        };
+        let model = base(offer)?;
         let asked = Injection { adapter: AdapterSource::Memory(files), task: Some(self.task), ..Injection::default() };
         let bundle = Bundle::of(&model, &asked)?;
         let tokenizer = match &self.running.tokenizer {
@@ -148,7 +181,44 @@ impl Common {
             None => crate::training::tokenizer_near(&places(offer))?,
         };
         let opened = Opened::of_bundle(bundle.clone(), Source::with_tokenizer(&bundle, tokenizer)?)?;
-        Ok(Host { mind: self.mind(opened)?, bundle: Some(bundle) })
+        Ok(Host { mind: self.mind(opened)?, bundle: Some(bundle), shelf: None })
+    }
+
+    /// Whether adapters can have rows of one batch.
+    pub(super) fn may_stack(&self) -> bool {
+        !self.has_hard_prompt && self.running.batch_size.is_none_or(|size| size.get() > 1)
+    }
+
+    /// A host whose rows have adapters of a shelf.
+    ///
+    /// # Errors
+    /// A model whose graph cannot have them.
+    pub(super) fn stacked(&self, offer: &Offer, model: Model, shelf: Shelf) -> Result<Host> {
+        let is_text = self.kind == Kind::Text;
+        let loss = (!is_text).then_some(&self.loss);
+        let asked = stacked::Asked { task: self.task, new_head: shelf.new_head(), loss };
+        let path = model.name().to_path_buf();
+        let graph = Arc::new(stacked::graph(model, shelf.sites(), &asked)?);
+        let shelf = shelf.for_graph(&graph);
+        let opened = opened(offer, self.running.tokenizer.as_deref())?;
+        let whole = {
+            let (graph, path) = (Arc::clone(&graph), path.clone());
+            move || Ok((Runnable::of(&graph, &path)?, String::new()))
+        };
+        let read = move || Ok((Runnable::of(&graph, &path)?, None));
+        let mind = self.mind(Opened { whole: Box::new(whole), graph: Box::new(read), ..opened })?;
+        Ok(Host { bundle: None, mind, shelf: Some(shelf) })
+    }
+}
+
+/// The model without an adapter.
+///
+/// # Errors
+/// As [`Model::open`].
+pub(super) fn base(offer: &Offer) -> Result<Model> {
+    match offer {
+        Offer::Bundle(bundle) => bundle.base(),
+        Offer::Model(path, _) => Model::open(path),
     }
 }
 
@@ -181,8 +251,30 @@ impl Host {
                 let names = class_names.unwrap_or_else(|| bundle.manifest().class_names.clone());
                 Ok(Values::Vector(fitted.trainable()?, names))
             }
-            Mind::Answerer(_) => Err(Error::unsupported("another adapter in this graph", "it has its own as a constant")),
+            Mind::Answerer(_) | Mind::Closed => Err(Error::unsupported("another adapter in this graph", "it has its own as a constant")),
         }
+    }
+
+    /// Tries whether rows with and without an adapter are in one batch what each is alone. Texts that are written are tried when they first meet.
+    ///
+    /// # Errors
+    /// Rows that are not: a model whose activations are quantised together, or that mixes rows.
+    pub(super) fn check_rows(&mut self, layer: &Arc<Layer>) -> Result<()> {
+        let (Mind::Answerer(predictor), Some(shelf)) = (&mut self.mind, &mut self.shelf) else { return Ok(()) };
+        let row = |text: &str| [("text".to_owned(), text.into()), ("text_pair".to_owned(), "b".into())];
+        let asked = |text: &str, columns: usize| predictor.source().ask_row(row(text).into_iter().take(columns).collect());
+        let rows = ["a b c d e", "a"].map(|text| asked(text, 1).or_else(|_| asked(text, 2)));
+        let [Ok(one), Ok(other)] = rows else { return Ok(()) };
+        let numbers = shelf.numbers(&[None, Some(layer)])?;
+        let together = predictor.given(&[one.clone(), other.clone()], shelf.worn(&numbers))?;
+        for (at, row) in [one, other].into_iter().enumerate() {
+            let alone = predictor.given(&[row], shelf.worn(&numbers[at..=at]))?;
+            let same = together.get(at).zip(alone.first()).is_some_and(|(together, alone)| together.is_near(alone));
+            if !same {
+                return Err(Error::unsupported("rows with different adapters in one batch", "each is another one there than alone"));
+            }
+        }
+        Ok(())
     }
 
     /// The names of its own classes.

@@ -29,8 +29,8 @@ impl Stops {
     }
 
     /// What was held back in vain.
-    pub(super) fn finish(self) -> String {
-        self.held
+    pub(super) fn finish(&mut self) -> String {
+        std::mem::take(&mut self.held)
     }
 }
 

@@ -66,9 +66,16 @@ pub fn without_unread_inputs(graph: &Graph) -> Result<Graph> {
 pub fn of_model(graph: &Graph, anatomy: &Anatomy, objective: &Objective, reads: Reads) -> Result<Graph> {
     let shown = logits::shown(graph, anatomy)?;
     let graph = shown.as_ref().unwrap_or(graph);
-    let b = Builder::on(graph);
+    written(Builder::on(graph), graph, anatomy, objective, reads)
+}
+
+/// The same for a graph that is being written on `graph`, which gives its logits: what became of values is read in their place.
+///
+/// # Errors
+/// As [`of_model`].
+pub fn written(b: Builder, graph: &Graph, anatomy: &Anatomy, objective: &Objective, reads: Reads) -> Result<Graph> {
     let given = match objective {
-        Objective::Formula(formula) if !formula.outputs.is_empty() => formula.outputs.iter().map(|&id| b.expr(id)).collect(),
+        Objective::Formula(formula) if !formula.outputs.is_empty() => formula.outputs.iter().map(|&id| b.current(id)).collect(),
         _ => {
             let missing = || Error::unsupported("predicting with this model", "it has no output that looks like logits");
             vec![logits::of(&b, graph, anatomy.head.as_ref().ok_or_else(missing)?)]

@@ -48,6 +48,8 @@ mod runs;
 mod runtime_install;
 #[cfg(feature = "serve")]
 mod serve;
+#[cfg(feature = "serve")]
+mod serve_batches;
 mod shared_constants;
 mod tasks;
 mod train;

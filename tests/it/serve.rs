@@ -9,13 +9,13 @@ use crate::common::{Folder, done, json_of, number, peft_onnx, refused};
 use crate::tasks::tokenizer;
 
 /// A running server, ended with the test.
-struct Server {
+pub(crate) struct Server {
     child: Child,
     address: String,
 }
 
 impl Server {
-    fn of(args: &[&str]) -> Self {
+    pub(crate) fn of(args: &[&str]) -> Self {
         let command = peft_onnx();
         let mut plain = std::process::Command::new(command.get_program());
         plain.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
@@ -49,13 +49,13 @@ impl Server {
         (answer.status().as_u16(), answer.body_mut().read_to_string().expect("a text"))
     }
 
-    fn ask(&self, path: &str, body: &Value) -> (u16, Value) {
+    pub(crate) fn ask(&self, path: &str, body: &Value) -> (u16, Value) {
         let (status, text) = self.send(path, Some(&body.to_string()), &[("content-type", "application/json")]);
         (status, serde_json::from_str(&text).unwrap_or_else(|_| panic!("no JSON: {text}")))
     }
 
     /// The answer to a request that must go well.
-    fn answer(&self, path: &str, body: &Value) -> Value {
+    pub(crate) fn answer(&self, path: &str, body: &Value) -> Value {
         let (status, answer) = self.ask(path, body);
         assert_eq!(status, 200, "{body}: {answer}");
         answer
@@ -68,6 +68,14 @@ impl Server {
         let mut events: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
         assert_eq!(events.pop(), Some("[DONE]"), "{text}");
         events.iter().map(|event| serde_json::from_str(event).expect("an event is JSON")).collect()
+    }
+
+    /// Ends the server; what it said on its standard error.
+    pub(crate) fn said(mut self) -> String {
+        let _ = self.child.kill();
+        let mut said = String::new();
+        let _ = self.child.stderr.take().map(|mut pipe| pipe.read_to_string(&mut said));
+        said
     }
 
     /// Asks the server to end; its exit code.
@@ -86,12 +94,14 @@ impl Drop for Server {
     }
 }
 
-const CHAT: &str = "/v1/chat/completions";
-const TEXT: &str = "/v1/completions";
+pub(crate) const CHAT: &str = "/v1/chat/completions";
+/// A language model with a cache.
+const CACHED: &str = "llama/optimum_cache.onnx";
+pub(crate) const TEXT: &str = "/v1/completions";
 
 /// A folder with a small language model, its tokenizer and a chat template.
-fn writer() -> Folder {
-    let folder = Folder::with("llama/optimum_cache.onnx");
+pub(crate) fn writer(model: &str) -> Folder {
+    let folder = Folder::with(model);
     // A word for every token of the model.
     let mut words: Value = serde_json::from_str(&tokenizer()).expect("JSON");
     for number in 40..59 {
@@ -104,7 +114,7 @@ fn writer() -> Folder {
 }
 
 /// A bundle of the folder's model.
-fn injected(folder: &Folder, name: &str, options: &[&str]) -> String {
+pub(crate) fn injected(folder: &Folder, name: &str, options: &[&str]) -> String {
     let (model, bundle) = (folder.path("model.onnx"), folder.path(name));
     let more = ["--method", "lora", "--init-lora-weights", "random", "-o", &bundle, "-q"];
     done(&[&["inject", &model][..], &more, options].concat());
@@ -112,19 +122,19 @@ fn injected(folder: &Folder, name: &str, options: &[&str]) -> String {
 }
 
 /// What `generate` writes behind a prompt.
-fn generated(model: &str, folder: &Folder, prompt: &str, more: &[&str]) -> String {
+pub(crate) fn generated(model: &str, folder: &Folder, prompt: &str, more: &[&str]) -> String {
     let tokenizer = folder.path("tokenizer.json");
     let args = ["generate", model, "--tokenizer", &tokenizer, "--prompt", prompt, "--max-new-tokens", "8", "--threads", "1"];
     json_of(&[&args[..], more].concat())[0]["completion"].as_str().expect("a text").to_owned()
 }
 
-fn greedy(model: &str, prompt: &str) -> Value {
+pub(crate) fn greedy(model: &str, prompt: &str) -> Value {
     json!({"model": model, "prompt": prompt, "temperature": 0, "max_tokens": 8})
 }
 
 #[test]
 fn texts_are_those_of_generate_whole_and_as_events() {
-    let folder = writer();
+    let folder = writer(CACHED);
     let model = folder.path("model.onnx");
     let server = Server::of(&[&model, "--name", "base"]);
     let expected = generated(&model, &folder, "w1 w2", &[]);
@@ -166,7 +176,7 @@ fn texts_are_those_of_generate_whole_and_as_events() {
 
 #[test]
 fn choices_of_tokens_and_ends_are_honoured() {
-    let folder = writer();
+    let folder = writer(CACHED);
     let model = folder.path("model.onnx");
     let server = Server::of(&[&model, "--name", "base", "--max-tokens", "32"]);
     let drawn = |seed: Option<u64>| {
@@ -196,7 +206,7 @@ fn choices_of_tokens_and_ends_are_honoured() {
 
 #[test]
 fn what_is_not_honoured_is_refused_in_openais_form() {
-    let folder = writer();
+    let folder = writer(CACHED);
     let model = folder.path("model.onnx");
     let server = Server::of(&[&model, "--name", "base", "--max-tokens", "32", "--max-body", "4"]);
     let with = |name: &str, value: Value| {
@@ -258,7 +268,7 @@ fn what_is_not_honoured_is_refused_in_openais_form() {
 
 #[test]
 fn a_key_is_asked_for_and_models_are_listed() {
-    let folder = writer();
+    let folder = writer(CACHED);
     let server = Server::of(&[&folder.path("model.onnx"), "--name", "base", "--api-key", "secret"]);
     for (headers, status) in [
         (&[][..], 401),
@@ -275,7 +285,7 @@ fn a_key_is_asked_for_and_models_are_listed() {
 }
 
 /// Copies an adapter's two files into a folder of adapters.
-fn put(folder: &Folder, bundle: &str, name: &str) {
+pub(crate) fn put(folder: &Folder, bundle: &str, name: &str) {
     let target = folder.path(&format!("adapters/{name}"));
     std::fs::create_dir_all(&target).expect("a folder");
     for file in ["adapter_config.json", "adapter_model.safetensors"] {
@@ -285,7 +295,7 @@ fn put(folder: &Folder, bundle: &str, name: &str) {
 
 #[test]
 fn adapters_of_a_folder_come_change_and_go() {
-    let folder = writer();
+    let folder = writer(CACHED);
     let model = folder.path("model.onnx");
     let bundles = [
         ("a", &["--rank", "4", "--seed", "1", "--alpha", "64"][..]),
@@ -329,14 +339,14 @@ fn adapters_of_a_folder_come_change_and_go() {
 }
 
 /// What `predict` says of texts.
-fn predicted(folder: &Folder, model: &str, texts: &[&str]) -> Vec<Value> {
+pub(crate) fn predicted(folder: &Folder, model: &str, texts: &[&str]) -> Vec<Value> {
     let rows: String = texts.iter().map(|text| json!({"text": text}).to_string() + "\n").collect();
     let (data, tokenizer) = (folder.write("asked.jsonl", &rows), folder.path("tokenizer.json"));
     let told = done(&["predict", model, "--data", &data, "--tokenizer", &tokenizer, "--threads", "1"]);
     told.lines().map(|line| serde_json::from_str(line).expect("a row of JSON")).collect()
 }
 
-fn near(one: &Value, other: &Value) -> bool {
+pub(crate) fn near(one: &Value, other: &Value) -> bool {
     let (one, other) = (one.as_array().expect("a list"), other.as_array().expect("a list"));
     one.len() == other.len() && one.iter().zip(other).all(|(one, other)| (number(one) - number(other)).abs() < 1e-5)
 }
@@ -389,7 +399,7 @@ fn vectors_and_classes_are_those_of_predict_for_every_adapter() {
 #[test]
 #[cfg(unix)]
 fn a_signal_lets_what_has_begun_end() {
-    let folder = writer();
+    let folder = writer(CACHED);
     let server = Server::of(&[&folder.path("model.onnx"), "--name", "base"]);
     let address = server.address.clone();
     let asked = json!({"model": "base", "prompt": "w1 w2", "temperature": 0, "max_tokens": 24, "stream": true}).to_string();
@@ -407,7 +417,7 @@ fn a_signal_lets_what_has_begun_end() {
 
 #[test]
 fn what_cannot_be_served_is_refused_before_anything_listens() {
-    let folder = writer();
+    let folder = writer(CACHED);
     let model = folder.path("model.onnx");
     refused(&["serve", &model, "--adapters", &folder.path("none"), "--port", "0"], &["no folder of adapters"]);
     let bundle = injected(&folder, "same", &[]);

@@ -12,6 +12,7 @@ use ndarray::Array2;
 use serde_json::{Value, json};
 
 use super::branch::{self, Attached, Branch, Forward, Linear, added};
+use crate::adapter::change::Change;
 use crate::adapter::config::fields::{Fields, Flag};
 use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::settings::{Settings, number};
@@ -20,6 +21,7 @@ use crate::adapter::method::{Configuration, Placed, Places, Row};
 use crate::adapter::params::init;
 use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
 use crate::adapter::part::{Folding, Insertion};
+use crate::anatomy::Projection;
 use crate::error::{Error, Result};
 use crate::ir::{Expr, Tensor};
 use crate::num;
@@ -300,6 +302,11 @@ impl Branch for Svd {
         let [a, b, e] = [A, B, E].map(|part| at.matrix(self.module(), part));
         let delta = b?.dot(&(a? * e?)) * init::narrow(self.scaling);
         added(weight, &delta, rows)
+    }
+
+    fn change(&self, at: &Folding<'_>, _: &Projection) -> Result<Option<Change>> {
+        let [a, b, e] = [A, B, E].map(|part| at.matrix(self.module(), part));
+        Ok(Some(Change::product(a? * e?, b? * init::narrow(self.scaling))))
     }
 
     /// `orth_reg_weight · (‖A·Aᵀ − I‖ + ‖Bᵀ·B − I‖) / 2` (`AdaLoraModel.forward`; the mean over the modules is taken where they are put together).

@@ -8,6 +8,7 @@ use ndarray::{Array2, Axis};
 
 use super::new_input::Again;
 use super::trained;
+use crate::adapter::change::Change;
 use crate::adapter::config::{Bias, Scope};
 use crate::adapter::method::{Configuration, Method, Placed, Places};
 use crate::adapter::params::budget;
@@ -59,6 +60,15 @@ pub trait Branch: Debug + Send + Sync {
     fn fold_bias(&self, at: &Folding<'_>) -> Result<()> {
         let _ = at;
         Ok(())
+    }
+
+    /// What it makes of one of the module's projections, if that is an update of low rank; of a module in parts, for all of its rows.
+    ///
+    /// # Errors
+    /// Tensors that are missing, or of other shapes.
+    fn change(&self, at: &Folding<'_>, projection: &Projection) -> Result<Option<Change>> {
+        let _ = (at, projection);
+        Ok(None)
     }
 
     /// What is added to the loss while training, float32, rank 0.
@@ -163,6 +173,17 @@ impl<B: Branch> Part for Branches<B> {
         Ok(())
     }
 
+    fn changes(&self, at: &Folding<'_>) -> Result<Option<Vec<(usize, Change)>>> {
+        let mut found = vec![];
+        for branch in &self.0 {
+            for (place, projection) in at.anatomy.projections.iter().enumerate().filter(|(_, p)| p.module == branch.module()) {
+                let Some(change) = branch.change(at, projection)? else { return Ok(None) };
+                found.push((place, change.of_rows(projection.rows.as_ref())));
+            }
+        }
+        Ok(Some(found))
+    }
+
     fn targets(&self) -> Vec<(String, usize)> {
         self.0.iter().map(Branch::attached).map(|branch| (branch.module.to_owned(), branch.rank)).collect()
     }
@@ -255,6 +276,14 @@ pub fn placed<C: Configuration, B: Branch + 'static>(mut config: C, branches: Ve
 #[must_use]
 pub fn stored_weight<'g>(b: &'g Builder, projection: &Projection) -> Expr<'g> {
     own_part(b.expr(projection.weight.value), projection, i64::from(projection.weight.layout != Layout::OutIn)).cast(DType::F32)
+}
+
+/// The product of a projection's input with the frozen weight, without a bias, float32.
+pub(crate) fn product<'g>(b: &'g Builder, projection: &Projection) -> Expr<'g> {
+    let y = b.expr(projection.y).cast(DType::F32);
+    // A `Gemm` adds the bias itself.
+    let bias = projection.bias.filter(|_| projection.y == projection.output);
+    bias.map_or(y, |bias| y - own_part(b.expr(bias), projection, 0).cast(DType::F32))
 }
 
 /// A projection's own part of a constant, along an axis.

@@ -1,6 +1,7 @@
 //! Parameters of the base that are trained as they are, beside any method: modules saved as a whole, biases.
 
 use crate::Result;
+use crate::adapter::change::Change;
 use crate::adapter::config::Bias;
 use crate::adapter::method::{Method, Places};
 use crate::adapter::params::Role;
@@ -8,7 +9,11 @@ use crate::adapter::params::key::{Family, Key, Part as KeyPart};
 use crate::adapter::part::{Folding, Insertion, Part, boxed};
 use crate::adapter::targets;
 use crate::adapter::weights::{fold, replace};
-use crate::anatomy::Parameter;
+use crate::anatomy::{Parameter, Projection};
+use crate::num;
+
+/// Numbers of the largest weight that is trained as a whole and yet counts as a small change.
+const LARGEST: i64 = 1 << 20;
 
 /// A parameter of the base that the adapter has instead.
 #[derive(Clone, Debug)]
@@ -26,6 +31,31 @@ impl Part for Trained {
 
     fn fold(&self, at: &Folding<'_>) -> Result<()> {
         fold::replace_parameter(at.b, at.graph, at.anatomy, &self.parameter, &at.tensor(&self.key)?)
+    }
+
+    /// The weight or the bias of a projection: a head's, as a rule. What is added to a large weight is no small update.
+    fn changes(&self, at: &Folding<'_>) -> Result<Option<Vec<(usize, Change)>>> {
+        let Parameter { name, value, .. } = &self.parameter;
+        let module = name.rsplit_once('.').map_or("", |(module, _)| module);
+        let places: Vec<(usize, &Projection)> =
+            at.anatomy.projections.iter().enumerate().filter(|(_, p)| p.module == module && p.weight.part.is_none()).collect();
+        let numbers = places.first().map_or(i64::MAX, |(_, p)| p.in_features.saturating_mul(p.out_features));
+        let is_weight = places.iter().all(|(_, projection)| projection.weight.value == *value) && numbers <= LARGEST;
+        let is_bias = places.iter().all(|(_, projection)| projection.bias == Some(*value));
+        if self.role != Role::Trained || self.parameter.part.is_some() || !(is_weight || is_bias) {
+            return Ok(None);
+        }
+        let trained = at.tensor(&self.key)?;
+        let change = |(place, projection): (usize, &Projection)| {
+            let change = if is_weight {
+                Change::whole(fold::added_to_weight(at.graph, projection, &self.parameter, &trained)?)
+            } else {
+                let inputs = num::size("in_features", projection.in_features)?;
+                Change::shifted(fold::added_to_vector(at.graph, &self.parameter, &trained)?, inputs)
+            };
+            Ok((place, change))
+        };
+        places.into_iter().map(change).collect::<Result<_>>().map(Some)
     }
 
     fn trained(&self) -> Vec<String> {

@@ -6,6 +6,7 @@ use std::ops::Range;
 use ndarray::{Array2, Axis, s};
 
 use super::branch::{self, Attached, Branch, Forward, Linear, added};
+use crate::adapter::change::Change;
 use crate::adapter::config::fields::{Fields, Flag};
 use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::{Bias, Scope, at_least_one, probability, settings::Settings};
@@ -14,6 +15,7 @@ use crate::adapter::params::init;
 use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
 use crate::adapter::params::matrices::matrix;
 use crate::adapter::part::{Folding, Insertion};
+use crate::anatomy::Projection;
 use crate::ir::{Expr, Tensor};
 use crate::num;
 use crate::{Error, Result};
@@ -205,6 +207,18 @@ impl Branch for Vera {
     }
 
     fn folded(&self, at: &Folding<'_>, weight: Array2<f32>, rows: Option<&Range<i64>>) -> Result<Array2<f32>> {
+        let Change { a, b, .. } = self.product(at)?;
+        added(weight, &b.dot(&a), rows)
+    }
+
+    fn change(&self, at: &Folding<'_>, _: &Projection) -> Result<Option<Change>> {
+        self.product(at).map(Some)
+    }
+}
+
+impl Vera {
+    /// `d ⊙ A` and `b ⊙ B` of this module.
+    fn product(&self, at: &Folding<'_>) -> Result<Change> {
         let Linear { module, out_features, in_features } = &self.linear;
         let get = |shared| matrix(&at.tensor(&Key::Shared(shared).to_string())?);
         let (a, b) = (get(SHARED_A)?, get(SHARED_B)?);
@@ -215,11 +229,9 @@ impl Branch for Vera {
         }
         let down = &a.slice(s![.., ..*in_features]) * &d.view().insert_axis(Axis(1));
         let up = &b.slice(s![..*out_features, ..]) * &scale.view().insert_axis(Axis(1));
-        added(weight, &up.dot(&down), rows)
+        Ok(Change::product(down, up))
     }
-}
 
-impl Vera {
     fn shared<'g>(&self, at: &Insertion<'g, '_>, shared: &'static str, shape: [usize; 2]) -> Expr<'g> {
         let key = Key::Shared(shared).to_string();
         // Kaiming's bound for linear layers with `a = 0`: `√(6 / fan_in)`, hence a deviation of `√(2 / fan_in)`.

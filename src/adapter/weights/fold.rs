@@ -104,6 +104,28 @@ pub(crate) fn weight_of(graph: &Graph, projection: &Projection) -> Result<Array2
     Ok(whole.slice_axis(Axis(0), part.into()).to_owned())
 }
 
+/// What a trained tensor, in PyTorch's order of axes, adds to a projection's weight, `[out_features, in_features]`.
+///
+/// # Errors
+/// A tensor of another shape; a weight that is not stored as plain floats.
+pub(crate) fn added_to_weight(graph: &Graph, projection: &Projection, parameter: &Parameter, trained: &Tensor) -> Result<Array2<f32>> {
+    let stored = floats(graph, parameter.value)?;
+    let trained = as_stored(&stored, trained, parameter.transposed).map_err(|e| e.at(Place::Tensor(parameter.name.clone())))?;
+    let own = |tensor: Tensor| -> Result<Array2<f32>> { Ok(turned(matrix_of(&flat(tensor, projection)?)?, projection.weight.layout)) };
+    Ok(own(trained)? - own(stored)?)
+}
+
+/// What a trained vector adds to the base's.
+///
+/// # Errors
+/// As [`added_to_weight`].
+pub(crate) fn added_to_vector(graph: &Graph, parameter: &Parameter, trained: &Tensor) -> Result<Vec<f32>> {
+    let stored = floats(graph, parameter.value)?;
+    let numbers = |tensor: &Tensor| tensor.to_f32().ok_or_else(|| Error::mismatch("dtype", "float", tensor.dtype()));
+    let (old, new) = (numbers(&stored)?, numbers(&as_stored(&stored, trained, false)?)?);
+    Ok(new.iter().zip(old).map(|(new, old)| new - old).collect())
+}
+
 /// A weight as the matrix that a graph makes of it: exporters may store it with more axes, or with one.
 fn flat(stored: Tensor, projection: &Projection) -> Result<Tensor> {
     if stored.shape().len() == 2 {

@@ -5,11 +5,12 @@ use ndarray::{Array2, Axis};
 
 use super::MAGNITUDE;
 use super::branches::delta;
-use crate::adapter::methods::branch::{own_part, stored_weight};
+use crate::adapter::change::Change;
+use crate::adapter::methods::branch::{product, stored_weight};
 use crate::adapter::params::Params;
 use crate::adapter::weights::fold;
 use crate::anatomy::{Layout, Projection};
-use crate::ir::{DType, Expr, Graph, Tensor};
+use crate::ir::{Expr, Graph, Tensor};
 use crate::{Error, Result};
 
 /// The magnitude of one module's weight.
@@ -46,18 +47,15 @@ impl<'g> Dora<'g> {
     /// What is added to the module's output: `(factor - 1) · W·x + factor · up`, where `up` is LoRA's update of the same `x`.
     pub(crate) fn change(self, projection: &Projection, x: Expr<'g>, up: Expr<'g>, is_dropped: bool) -> Expr<'g> {
         let b = x.b();
-        let product = if is_dropped {
+        let base = if is_dropped {
             match projection.weight.layout {
                 Layout::OutIn => x.matmul(self.weight.t()),
                 Layout::InOut => x.matmul(self.weight),
             }
         } else {
-            let y = b.expr(projection.y).cast(DType::F32);
-            // A `Gemm` adds the bias itself.
-            let bias = projection.bias.filter(|_| projection.y == projection.output);
-            bias.map_or(y, |bias| y - own_part(b.expr(bias), projection, 0).cast(DType::F32))
+            product(b, projection)
         };
-        (self.factor + -1.0) * product + self.factor * up
+        (self.factor + -1.0) * base + self.factor * up
     }
 }
 
@@ -79,9 +77,24 @@ fn norms(weight: &Array2<f32>) -> Vec<f32> {
 /// # Errors
 /// A magnitude of another length.
 pub(crate) fn folded(weight: &Array2<f32>, magnitude: &[f32]) -> Result<Array2<f32>> {
+    Ok(weight * &ndarray::ArrayView1::from(&factors(weight, magnitude)?).insert_axis(Axis(1)))
+}
+
+/// What the magnitude makes of each output of `weight`, base and update together.
+fn factors(weight: &Array2<f32>, magnitude: &[f32]) -> Result<Vec<f32>> {
     if magnitude.len() != weight.nrows() {
         return Err(Error::mismatch("length of the magnitude", weight.nrows(), magnitude.len()));
     }
-    let factors: Vec<f32> = magnitude.iter().zip(norms(weight)).map(|(magnitude, norm)| magnitude / norm).collect();
-    Ok(weight * &ndarray::ArrayView1::from(&factors).insert_axis(Axis(1)))
+    Ok(magnitude.iter().zip(norms(weight)).map(|(magnitude, norm)| magnitude / norm).collect())
+}
+
+/// LoRA's update of a base's weight with a magnitude: `f ⊙ (W + b·a)·x + f ⊙ shift` is `W·x + (f − 1) ⊙ W·x + (f ⊙ b)·a·x + f ⊙ shift`.
+///
+/// # Errors
+/// A magnitude of another length.
+pub(crate) fn change(weight: &Array2<f32>, update: Change, magnitude: &[f32]) -> Result<Change> {
+    let factors = factors(&(weight + update.b.dot(&update.a)), magnitude)?;
+    let shift = update.shift.map(|shift| shift.iter().zip(&factors).map(|(shift, factor)| shift * factor).collect());
+    let b = update.b * ndarray::ArrayView1::from(&factors).insert_axis(Axis(1));
+    Ok(Change { a: update.a, b, gain: Some(factors.iter().map(|factor| factor - 1.0).collect()), shift })
 }

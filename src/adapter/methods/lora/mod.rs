@@ -21,6 +21,7 @@ use self::embedding::LoraEmbedding;
 use super::branch::{self, Attached, Branch, Call, Forward, added};
 use super::trainable_tokens::{self, TOKEN_DELTA, Tokens};
 use super::{head, trained};
+use crate::adapter::change::Change;
 use crate::adapter::config::fields::Fields;
 use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::settings::Settings;
@@ -236,6 +237,20 @@ impl Branch for Lora {
             return Ok(whole);
         }
         dora::folded(&whole, &at.numbers(&Key::module(module, MAGNITUDE).to_string())?)
+    }
+
+    fn change(&self, at: &Folding<'_>, projection: &Projection) -> Result<Option<Change>> {
+        let module = self.module();
+        let scaling = init::narrow(self.site.scaling);
+        let mut change = Change::product(at.matrix(module, LORA_A)?, at.matrix(module, LORA_B)? * scaling);
+        if self.branches.bias {
+            change.shift = Some(at.vector(module, LORA_B_BIAS)?.iter().map(|bias| bias * scaling).collect());
+        }
+        if !self.branches.dora {
+            return Ok(Some(change));
+        }
+        let magnitude = at.numbers(&Key::module(module, MAGNITUDE).to_string())?;
+        dora::change(&fold::finite_weight_of(at.graph, projection)?, change, &magnitude).map(Some)
     }
 
     fn fold_bias(&self, at: &Folding<'_>) -> Result<()> {
