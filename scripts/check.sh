@@ -25,6 +25,13 @@ if rustup target list --installed 2>/dev/null | grep -qx wasm32-unknown-unknown;
 else
     echo "not checked: the target wasm32-unknown-unknown is not installed (rustup target add wasm32-unknown-unknown); scripts/checks/check_web.sh builds it with Debian's Rust, too"
 fi
+step "the oldest Rust that Cargo.toml promises"
+oldest=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+if cargo "+$oldest" --version >/dev/null 2>&1; then
+    cargo "+$oldest" check --bins --target-dir target/oldest
+else
+    echo "not compiled: rustup toolchain install $oldest; the lints above name what is newer in the standard library (incompatible_msrv)"
+fi
 step "docs"
 RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
 # Licences and doubles are judged offline, where the tool is installed (`cargo install cargo-deny`); advisories by `cargo deny check advisories`.

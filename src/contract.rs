@@ -99,6 +99,12 @@ words! {
         Step = "step",
         /// float32, rank 0.
         LearningRate = "learning_rate",
+        /// How much the loss depends on each trainable parameter, a mean over steps, float32 `[N]`; where ranks are allocated.
+        Sensitivity = "sensitivity",
+        /// How much that changes, a mean over steps, float32 `[N]`; where ranks are allocated.
+        Uncertainty = "uncertainty",
+        /// 1 for each singular value that the last allocation masked, float32 `[ranks]`; where ranks are allocated.
+        MaskedRanks = "masked_ranks",
         /// What the loss is divided by, float32, rank 0.
         LabelCount = "label_count",
         /// What the second term of a loss is divided by, of losses that have one, float32, rank 0.
@@ -142,6 +148,12 @@ words! {
         AdamMNext = "adam_m_next",
         /// [`Input::AdamV`] after the step.
         AdamVNext = "adam_v_next",
+        /// [`Input::Sensitivity`] after the step.
+        SensitivityNext = "sensitivity_next",
+        /// [`Input::Uncertainty`] after the step.
+        UncertaintyNext = "uncertainty_next",
+        /// [`Input::MaskedRanks`] after the step.
+        MaskedRanksNext = "masked_ranks_next",
         /// [`Input::Gradient`] with this batch's.
         GradientNext = "gradient_next",
     }
@@ -169,8 +181,8 @@ impl Input {
     pub const fn role(self) -> Option<PortRole> {
         match self {
             Self::Labels | Self::LabelCount | Self::SecondCount => Some(PortRole::Labels),
-            Self::Trainable | Self::AdamM | Self::AdamV | Self::Gradient | Self::Step | Self::LearningRate => Some(PortRole::State),
             Self::DropoutSeed | Self::WeightDecay | Self::AdamBeta1 | Self::AdamBeta2 | Self::AdamEpsilon | Self::MaxGradNorm => None,
+            _ => Some(PortRole::State),
         }
     }
 }
@@ -180,8 +192,8 @@ impl Output {
     #[must_use]
     pub const fn role(self) -> PortRole {
         match self {
-            Self::TrainableNext | Self::AdamMNext | Self::AdamVNext | Self::GradientNext => PortRole::State,
             Self::Loss | Self::LossSum | Self::LabelCount | Self::GradNorm | Self::Updated => PortRole::Result,
+            _ => PortRole::State,
         }
     }
 }

@@ -30,6 +30,18 @@ pub fn float_of(number: u64) -> f64 {
     half(number >> 32) * 4_294_967_296.0 + half(number)
 }
 
+/// The largest count that is not above a number; 0 for one below 0, or that is none.
+#[must_use]
+#[expect(
+    clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "what is no count becomes the nearest one"
+)]
+pub fn floor(value: f64) -> usize {
+    value.floor() as usize
+}
+
 /// One of ONNX's whole numbers as a number of elements in memory; `what` names it.
 ///
 /// # Errors

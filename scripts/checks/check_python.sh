@@ -6,21 +6,10 @@
 # Needs Python 3.10 or newer with pip, which fetches maturin, numpy, onnxruntime and mypy.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-profile=${1:-release}
-python=${PYTHON:-python3}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-say() { printf '== %s\n' "$*"; }
+. scripts/lib/wheel.sh
 
-say "build"
-"$python" -m venv "$work/build"
-"$work/build/bin/pip" install --quiet "maturin>=1.7,<2"
-"$work/build/bin/maturin" build --quiet --profile "$profile" --manifest-path python/Cargo.toml --out "$work/wheels"
-ls "$work/wheels"
-
-say "install"
-"$python" -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet "$work"/wheels/*.whl ${2:+"$2"} mypy
+build "${1:-release}" --manifest-path python/Cargo.toml
+install "$work"/wheels/*.whl ${2:+"$2"} mypy
 
 say "the example"
 here=$PWD

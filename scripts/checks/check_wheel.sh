@@ -6,21 +6,10 @@
 # Needs Python 3.10 or newer with pip, which fetches maturin and onnxruntime.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-profile=${1:-release}
-python=${PYTHON:-python3}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-say() { printf '== %s\n' "$*"; }
+. scripts/lib/wheel.sh
 
-say "build"
-"$python" -m venv "$work/build"
-"$work/build/bin/pip" install --quiet "maturin>=1.7,<2"
-"$work/build/bin/maturin" build --quiet --profile "$profile" --out "$work/wheels"
-ls "$work/wheels"
-
-say "install"
-"$python" -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet "$work"/wheels/peft_onnx-*.whl
+build "${1:-release}"
+install "$work"/wheels/peft_onnx-*.whl
 program=$work/venv/bin/peft-onnx
 # Neither the project's own library nor an active environment helps.
 tried() { (cd "$work" && env -u ORT_DYLIB_PATH -u PEFT_ONNX_HOME -u VIRTUAL_ENV -u XDG_DATA_HOME HOME="$work" PATH=/usr/bin:/bin "$program" "$@"); }

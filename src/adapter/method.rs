@@ -4,12 +4,16 @@ use std::any::Any;
 use std::fmt::Debug;
 use std::ops::Deref;
 
-use super::config::fields::Fields;
+use indexmap::IndexMap;
+use serde_json::{Map, Value};
+
+use super::allocation::Allocation;
+use super::config::fields::{self, Fields};
 use super::config::options::Options;
 use super::config::settings::Settings;
 use super::config::{Scope, Task};
-use super::params::Given;
 use super::params::key::{Family, Key, Tensors};
+use super::params::{Given, Param};
 use super::part::Part;
 use super::targets::Strictness;
 use super::virtual_tokens::encoder::Encoder;
@@ -113,6 +117,30 @@ pub trait Configuration: Object + Debug + Send + Sync {
         false
     }
 
+    /// How ranks are allocated while these tensors are trained, in the order of the trainable vector; none of a method that has none to allocate.
+    ///
+    /// # Errors
+    /// Settings by which nothing can be allocated.
+    fn allocation(&self, params: &[Param]) -> Result<Option<Allocation>> {
+        let _ = params;
+        Ok(None)
+    }
+
+    /// Leaves out of an adapter's tensors the ranks that are masked, and notes what is left. `names` are those of the trainable vector in its order.
+    ///
+    /// # Errors
+    /// Masks that are not those of the tensors.
+    fn drop_ranks(&mut self, names: &[&str], tensors: &mut IndexMap<String, Tensor>, masked: &[f32]) -> Result<()> {
+        let _ = (names, tensors, masked);
+        Ok(())
+    }
+
+    /// A tensor in the shape that it had before ranks were left out, with zeros for those; none if nothing was left out to give it that shape.
+    fn whole(&self, name: &str, tensor: Option<&Tensor>, shape: &[usize]) -> Option<Tensor> {
+        let _ = (name, tensor, shape);
+        None
+    }
+
     /// Whether it is trained alone, the base's own head and nothing else.
     fn is_head_alone(&self) -> bool {
         false
@@ -180,6 +208,9 @@ impl<C: Configuration + Clone + PartialEq> Object for C {
 #[derive(Debug)]
 pub struct Method(Box<dyn Configuration>);
 
+/// Settings of PEFT's that it takes from the model.
+const OF_MODEL: &[&str] = &["token_dim", "num_layers", "num_attention_heads", "num_transformer_submodules"];
+
 /// What settings are.
 const NAMES: &str = "settings have the names and the values that they have in PEFT's configuration of the method";
 
@@ -214,6 +245,14 @@ impl Method {
         self.0.as_any_mut().downcast_mut()
     }
 
+    /// Leaves out the ranks that are masked, as [`Configuration::drop_ranks`] does.
+    ///
+    /// # Errors
+    /// Masks that are not those of the tensors.
+    pub fn drop_ranks(&mut self, names: &[&str], tensors: &mut IndexMap<String, Tensor>, masked: &[f32]) -> Result<()> {
+        self.0.drop_ranks(names, tensors, masked)
+    }
+
     /// Where the method attaches, if it attaches to modules, to be changed.
     #[must_use]
     pub fn scope_mut(&mut self) -> Option<&mut Scope> {
@@ -224,7 +263,7 @@ impl Method {
     ///
     /// # Errors
     /// Settings that the method does not have; values that they cannot have.
-    pub fn with_settings(self, wanted: &serde_json::Map<String, serde_json::Value>) -> Result<Self> {
+    pub fn with_settings(self, wanted: &Map<String, Value>) -> Result<Self> {
         if wanted.is_empty() {
             return Ok(self);
         }
@@ -233,10 +272,32 @@ impl Method {
         settings.0.extend(wanted.iter().map(|(field, value)| (field.clone(), value.clone())));
         let fields = Fields::new(&settings.0);
         let method = (self.row().read)(&fields).hint(NAMES)?;
-        match fields.unread().as_slice() {
-            [] => Ok(method),
-            unread => Err(Error::invalid(format!("{} has no setting {}", self.name(), unread.join(", "))).with_hint(NAMES)),
+        if let [_, ..] = fields.unread().as_slice() {
+            return Err(Error::invalid(format!("{} has no setting {}", self.name(), fields.unread().join(", "))).with_hint(NAMES));
         }
+        let idle = wanted.iter().find(|(field, value)| method.is_idle(field, value, &settings));
+        if let Some((field, value)) = idle {
+            let error = Error::invalid(format!("{field} = {value} would change nothing of a fresh adapter of {}", self.name()));
+            return Err(error.with_hint("leave it out"));
+        }
+        Ok(method)
+    }
+
+    /// Whether one of the settings that the method was read of changed nothing: it is the model's to say, or the method is the same without it.
+    fn is_idle(&self, field: &str, value: &Value, settings: &Settings) -> bool {
+        if OF_MODEL.contains(&field) {
+            return true;
+        }
+        let (mut own, mut others) = (Settings::default(), settings.clone());
+        self.write(&mut own);
+        others.0.remove(field);
+        let is_as_ever = match own.0.get(field) {
+            Some(written) => written == value || written.as_f64().is_some_and(|number| value.as_f64() == Some(number)),
+            // PEFT's switches are off by default, but for those that say whether values are initialised.
+            None => *value == Value::Bool(field.starts_with("init")),
+        };
+        let is_empty = !value.is_boolean() && fields::says_nothing(value);
+        !is_as_ever && !is_empty && (self.row().read)(&Fields::new(&others.0)).is_ok_and(|method| method == *self)
     }
 }
 

@@ -14,12 +14,14 @@
 //! | [`part`] | what a method is made of once it has found its places |
 //! | [`weights`] | the base's weights, read as matrices and changed |
 //! | [`virtual_tokens`] | tokens in front: longer inputs, longer masks, the networks that compute them |
+//! | [`allocation`] | which ranks stay while training, of a budget that shrinks |
 //! | [`method`] | what a method is: its row, its configuration |
 //! | [`methods`] | the methods: a file and a row each |
 //! | `plan` | a method applied to a graph |
 //!
 //! Beside them, [`combine`] makes one LoRA of several, [`stack`] computes rows of one batch with different adapters, and [`new_head`] puts a head on a body.
 
+pub mod allocation;
 pub mod change;
 pub mod combine;
 pub mod config;
@@ -34,6 +36,7 @@ pub mod targets;
 pub mod virtual_tokens;
 pub mod weights;
 
+pub use allocation::Allocation;
 pub use method::Method;
 pub use params::{Form, Given, PEFT_PREFIX, Param, Params, Role};
 pub use part::{Purpose, Requantised};

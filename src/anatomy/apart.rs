@@ -295,7 +295,7 @@ impl<'a> Readers<'a> {
     }
 }
 
-/// Of the scopes that read a constant, that of the module which its name tells: the same path, or the longest that says it shorter or longer.
+/// The scope of the module that a constant is named after, among the scopes that read it: the same path, else the longest that contains it or is part of it.
 fn own_scope(graph: &Graph, id: ValueId, sites: &[Site<'_>]) -> Option<String> {
     let owner = owned(graph.value_name(id))?.module;
     let scopes = || sites.iter().filter_map(|site| if let Module::Scope(scope) = &site.module { Some(scope) } else { None });

@@ -4,7 +4,7 @@
 
 use crate::ir::{DType, Graph, Node, Tensor, Trait, ValueId};
 
-/// Values that are positions, values that are made with a triangle, and values that are made with a mask of another kind.
+/// Three kinds of values: positions, values computed from a triangle, values computed from another mask.
 #[derive(Clone, Debug)]
 pub(super) struct Causal {
     position: Vec<bool>,
@@ -111,8 +111,8 @@ enum Hides {
     Some,
 }
 
-/// A number that hides what it is added to.
-const HIDING: f64 = -1e4;
+/// A number that masks what it is added to.
+const MASKED: f64 = -1e4;
 
 /// What the last two axes of a constant hide, as the first of its matrices has it: one value right of the diagonal, another on it and others left of it,
 /// where positions before the first row may be seen too.
@@ -142,7 +142,7 @@ fn hides(tensor: &Tensor) -> Hides {
         Tensor::new(tensor.dtype(), vec![count], sampled.flatten().collect::<Vec<u8>>().into()).ok().and_then(|sample| sample.to_f64());
     let is_hidden = |numbers: &[f64]| match tensor.dtype() {
         DType::Bool => numbers.iter().any(|&number| number > 0.0) && numbers.contains(&0.0),
-        dtype => dtype.is_float() && numbers.iter().any(|&number| number <= HIDING),
+        dtype => dtype.is_float() && numbers.iter().any(|&number| number <= MASKED),
     };
     if numbers.is_some_and(|numbers| is_hidden(&numbers)) { Hides::Some } else { Hides::Nothing }
 }

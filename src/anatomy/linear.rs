@@ -106,7 +106,7 @@ fn is_weight(dtype: DType) -> bool {
     dtype.is_float()
 }
 
-/// The node that adds a constant vector to a product that nobody else reads, and that vector.
+/// The node that adds a bias to a product, and the bias. The product must have no other reader.
 fn added_bias(y: ValueRef<'_>, length: i64) -> Found<(NodeRef<'_>, ValueRef<'_>)> {
     let add = y.into(&["Add"])?;
     let bias = add.inputs().find(|input| input.id() != y.id()).ok_or_else(|| add.miss("two inputs"))?;

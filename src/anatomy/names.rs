@@ -246,7 +246,7 @@ fn module_of_part(part: &str) -> Option<&str> {
     }
 }
 
-/// A path without the class that stands in its front, where that is a local one, and without what torch calls the exported module itself.
+/// A path without the local class in front of it, and without torch's name for the exported module itself.
 fn without_class(path: &str) -> &str {
     let path = match path.rfind(LOCAL) {
         Some(at) => path[at + LOCAL.len()..].trim_start_matches('.').split_once('.').map_or("", |(_, inner)| inner),

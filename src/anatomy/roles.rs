@@ -1,5 +1,4 @@
-//! Names for projections that an exporter left none for, from their place among the attentions, in the convention that the names that
-//! are left follow.
+//! Names for projections without one. They follow from the projection's place among the attentions, and from the convention of the names that are left.
 //!
 //! Optimizers rename nodes and fold weights, but keep the names of norms and biases: they tell the layers' paths and the convention.
 //! Where they fold the weights of one layer that is called several times, each call has a copy: it has the name of the first.
@@ -185,7 +184,7 @@ fn is_activated(graph: &Graph, linear: &Linear) -> bool {
     ValueRef::new(graph, linear.output).readers().any(|reader| !reader.is(&["Mul"]))
 }
 
-/// Gives the calls of a module that is shared, each of which has a copy of its weight, the name that one of them has.
+/// Gives all calls of a shared module one name. Each call has a copy of the weight, and only one has the name.
 fn share(modules: &mut [Option<String>], evidence: &Evidence<'_>) {
     let weight = |at: usize| &evidence.linears[at].weight;
     let named: Vec<usize> = (0..modules.len()).filter(|&at| modules[at].is_some()).collect();

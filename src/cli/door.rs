@@ -91,12 +91,12 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
         }
         Command::Eval(args) => {
             run(&mut args.model, global)?;
-            part(&mut args.data, &[Split::Test, Split::Validation], global)?;
+            part(&mut args.rows.data, &[Split::Test, Split::Validation], global)?;
         }
         Command::Data(args) => of_data(args, global)?,
         Command::Predict(args) => {
             run(&mut args.model, global)?;
-            part(&mut args.data, &[Split::Test, Split::Validation], global)?;
+            part(&mut args.rows.data, &[Split::Test, Split::Validation], global)?;
         }
         Command::Generate(args) => {
             if ModelParts::inside(&args.model.path).is_none() && parts::of_pictures(&args.model.path).is_none() {

@@ -1,13 +1,12 @@
 //! `peft-onnx eval`
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
 use super::output::{self, Align, Table};
 use super::train::Comparison;
-use super::{Columns, Global, ModelArgs};
+use super::{Global, ModelArgs, RowArgs};
 use crate::adapter::config::Task;
 use crate::anatomy;
 use crate::contract::{GraphName, Input};
@@ -44,24 +43,9 @@ pub struct Args {
     /// The model.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Eval data: a row for each example
-    #[arg(long, aliases = ["eval-data", "test-file"], value_name = "FILE")]
-    pub data: PathBuf,
-    /// What columns are for.
+    /// Its rows.
     #[command(flatten)]
-    pub columns: Columns,
-    /// The model's task, if the graph does not say (for models; a bundle knows its task)
-    #[arg(long, value_name = "TASK", alias = "task-type", value_parser = super::task::parse)]
-    pub task: Option<Task>,
-    /// Batch size, in rows of the data [default: 8, or as many as the model takes at once]
-    #[arg(long, aliases = ["per-device-eval-batch-size", "bs"], value_name = "ROWS")]
-    pub batch_size: Option<NonZeroUsize>,
-    /// Truncate rows to this many tokens [default: no truncation; a row that is too long for the model is an error]
-    #[arg(long, aliases = ["max-seq-length", "max-seq-len"], value_name = "TOKENS")]
-    pub max_length: Option<NonZeroUsize>,
-    /// For qa: part long texts into windows that share this many tokens with the one before [default: texts are cut]
-    #[arg(long, value_name = "TOKENS")]
-    pub doc_stride: Option<usize>,
+    pub rows: RowArgs,
     /// What dpo, ipo and kto compare with: the base without the adapter, or the adapter as `inject` wrote it
     #[arg(long, value_name = "WHICH", default_value = "base")]
     pub reference: Comparison,
@@ -83,16 +67,15 @@ struct Case {
 /// Options that not every task, or not every loss, has a use for.
 #[rustfmt::skip]
 static OPTIONS: &[OnlyWith<Args, Case>] = &[
-    OnlyWith { option: "task",       is_given: |args| args.task.is_some(),       with: "a model: a bundle knows its task",                 holds: |case| !case.is_bundle },
-    OnlyWith { option: "max_length", is_given: |args| args.max_length.is_some(), with: "a task whose rows are tokens",                     holds: |case| case.task.reads_tokens() },
-    OnlyWith { option: "doc_stride", is_given: |args| args.doc_stride.is_some(), with: "the task qa",                                      holds: |case| case.task == Task::Qa },
+    OnlyWith { option: "task",       is_given: |args| args.rows.task.is_some(),       with: "a model: a bundle knows its task",                 holds: |case| !case.is_bundle },
     OnlyWith { option: "reference",  is_given: |args| args.reference == Comparison::Initial, with: "a bundle whose loss compares (dpo, ipo, kto)", holds: |case| case.is_bundle && case.loss.needs_reference() },
 ];
 
 impl Case {
     fn check(&self, args: &Args) -> Result<()> {
         let what = if self.is_bundle { "a bundle" } else { "a model" };
-        OnlyWith::check(OPTIONS, args, self, format!("{what} for {}", self.task)).in_file(&args.model.path)
+        let what = format!("{what} for {}", self.task);
+        args.rows.check(self.task, what.clone()).and_then(|()| OnlyWith::check(OPTIONS, args, self, what)).in_file(&args.model.path)
     }
 }
 
@@ -159,11 +142,11 @@ fn each(
     let verbalizer = args.verbalizer.as_deref().map(super::hard_prompt::verbalizer).transpose()?;
     let templates: Vec<Option<&String>> = if args.template.is_empty() { vec![None] } else { args.template.iter().map(Some).collect() };
     let one = |template: Option<&String>| {
-        let mut source = source()?.mapped(&args.columns.renamed()).cut(args.max_length).parted(args.doc_stride);
+        let mut source = source()?.mapped(&args.rows.columns.renamed()).cut(args.rows.max_length).parted(args.rows.doc_stride);
         if let Some(template) = template {
             source = source.shown_in(template, verbalizer.as_deref())?;
         }
-        let dataset = source.read_to_measure(&args.data, None)?;
+        let dataset = source.read_to_measure(&args.rows.data, None)?;
         let template = source.hard_prompt().map(|prompt| prompt.template.clone());
         let rows = dataset.examples.len();
         Ok::<_, Error>(Measured { template, evaluation: measure(&source, dataset)?, rows })
@@ -187,7 +170,7 @@ fn of_bundle(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
         teacher::fill(runtime, &bundle, args.model.device, &source.collation(), &mut dataset)?;
         let dataset = &dataset;
         let session = open_graph(runtime, &bundle, GraphName::Evaluation, args.model.device)?;
-        let evaluator = Evaluator::new(session, dataset, source.collation(), source.batch_size(args.batch_size).get());
+        let evaluator = Evaluator::new(session, dataset, source.collation(), source.batch_size(args.rows.batch_size).get());
         let names = dataset.class_names.clone().unwrap_or_else(|| manifest.class_names.clone());
         let evaluator = evaluator.narrowed_to(source.hard_prompt()).measuring(source.classes(), &names, &manifest.loss);
         let evaluator = evaluator.spelled_by(source.tokenizer(), &manifest.loss);
@@ -200,7 +183,7 @@ fn of_bundle(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
     })
 }
 
-/// How far what a model that listens writes is from what was said; nothing for other tasks, and where no tokenizer spells it.
+/// The error rates of transcripts; empty for tasks without transcripts, and without a tokenizer.
 fn written(
     args: &Args,
     runtime: &Runtime,
@@ -220,7 +203,7 @@ fn written(
 fn of_logits(args: &Args, runtime: &Runtime, model: Runnable, logits: &str, source: &Source, dataset: &Dataset) -> Result<Evaluation> {
     let settings = Settings { device: args.model.device, purpose: Purpose::Inference, ..Settings::default() };
     let session = Session::open(runtime, model, &settings)?;
-    let evaluator = Evaluator::of_logits(session, logits, dataset, source.collation(), source.batch_size(args.batch_size).get())?;
+    let evaluator = Evaluator::of_logits(session, logits, dataset, source.collation(), source.batch_size(args.rows.batch_size).get())?;
     let names = dataset.class_names.clone().unwrap_or_else(|| source.class_names().to_vec());
     let evaluator = evaluator.measuring(source.classes(), &names, &LossPlan::default_of(source.task()));
     evaluator.narrowed_to(source.hard_prompt()).measure(None)
@@ -231,7 +214,7 @@ fn of_task(args: &Args, runtime: &Runtime, model: &Model, task: Task) -> Result<
     let (graph, anatomy, path) = (model.graph(), model.anatomy(), &args.model.path);
     Case { is_bundle: false, task, loss: LossPlan::default_of(task) }.check(args)?;
     // Texts with numbers beside them have losses of their own.
-    let scored = if task == Task::Embedding { Survey::read(&args.data, &args.columns.map)?.loss_of_scores() } else { None };
+    let scored = if task == Task::Embedding { Survey::read(&args.rows.data, &args.rows.columns.map)?.loss_of_scores() } else { None };
     let asked = LossRequest { name: scored.map(ToOwned::to_owned), ..LossRequest::default() };
     let settled = objective::settle(&asked, task, model.beside(), graph, anatomy).in_file(path)?;
     let measuring = prediction::measuring(graph, anatomy, &settled.objective).in_file(path)?;
@@ -241,7 +224,7 @@ fn of_task(args: &Args, runtime: &Runtime, model: &Model, task: Task) -> Result<
     each(args, source, |source, dataset| {
         let session = Session::open(runtime, runnable.clone(), &settings)?;
         let names = dataset.class_names.clone().unwrap_or_else(|| source.class_names().to_vec());
-        let evaluator = Evaluator::new(session, &dataset, source.collation(), source.batch_size(args.batch_size).get());
+        let evaluator = Evaluator::new(session, &dataset, source.collation(), source.batch_size(args.rows.batch_size).get());
         evaluator.measuring(source.classes(), &names, &settled.plan).spelled_by(source.tokenizer(), &settled.plan).measure(None)
     })
 }
@@ -249,7 +232,7 @@ fn of_task(args: &Args, runtime: &Runtime, model: &Model, task: Task) -> Result<
 fn of_model(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
     let model = Model::open(&args.model.path)?;
     let (graph, anatomy, declared) = (model.graph(), model.anatomy(), model.declared()?);
-    let decision = anatomy::decide(graph, anatomy, &declared, args.task).in_file(&args.model.path)?;
+    let decision = anatomy::decide(graph, anatomy, &declared, args.rows.task).in_file(&args.model.path)?;
     if let Some(doubt) = decision.doubt {
         tracing::warn!("measured for {}, as asked, but {doubt}", decision.task);
     }

@@ -30,7 +30,7 @@ pub fn report(error: &Error, is_json: bool) -> ExitCode {
     if matches!(error.kind(), ErrorKind::Interrupted) { ExitCode::from(signals::exit_code()) } else { ExitCode::FAILURE }
 }
 
-/// Prints what clap has to say, which is not always that something is wrong, and gives the exit code that goes with it.
+/// Prints clap's message, which may be an error, the help or the version, and gives its exit code.
 #[must_use]
 pub fn report_usage(error: &clap::Error, mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let code = u8::try_from(error.exit_code()).unwrap_or(2);

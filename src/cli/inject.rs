@@ -192,6 +192,7 @@ impl Adding {
             hard_prompt: self.hard_prompt(place, &model)?,
             loss,
             prompt_scale: self.method.prompt_scale.map(PromptScale::from),
+            allocate_ranks: self.method.allocate_ranks,
             recompute: self.recompute,
             seed: place.seed,
         };

@@ -32,6 +32,7 @@ mod output;
 pub mod plan;
 pub mod predict;
 mod progress;
+mod rows;
 pub mod runs;
 pub mod runtime;
 #[cfg(feature = "serve")]
@@ -51,6 +52,7 @@ pub use failure::{describe, report, report_usage};
 pub use global::Global;
 pub use help::command;
 pub use model_args::{BundleArgs, ModelArgs};
+pub use rows::RowArgs;
 pub use usage::read;
 pub use which::Which;
 

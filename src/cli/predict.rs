@@ -1,13 +1,12 @@
 //! `peft-onnx predict`
 
 use std::io::Write;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
 use super::opening::Opening;
-use super::{Columns, Global, ModelArgs, output, target};
+use super::{Global, ModelArgs, RowArgs, output, target};
 use crate::adapter::config::{Pooling, Task};
 use crate::error::{Error, OnlyWith, Result};
 use crate::files::Staged;
@@ -23,7 +22,7 @@ A row in, a row out, as jsonl: its columns, and behind them what the model says.
   qa                             prediction (the answer), start, end, probability, candidates
   embedding                      vector; for rows of several texts similarity and vectors
   causal-lm, seq2seq-lm          prediction (the text that goes on)
-  masked-lm                      prediction (the text with its hidden words), words
+  masked-lm                      prediction (the text with its masked words), words
   preference, reward             prediction (chosen or rejected), and what each got; a number for a single answer
 
 Examples:
@@ -38,36 +37,21 @@ pub struct Args {
     /// The model.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// The rows to answer
-    #[arg(long, aliases = ["predict-data", "test-file"], value_name = "FILE")]
-    pub data: PathBuf,
+    /// Its rows.
+    #[command(flatten)]
+    pub rows: RowArgs,
     /// Where to write the answered rows [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Replace what is there
     #[arg(long)]
     pub force: bool,
-    /// What columns are for.
-    #[command(flatten)]
-    pub columns: Columns,
-    /// The model's task, if the graph does not say (for models; a bundle knows its task)
-    #[arg(long, value_name = "TASK", alias = "task-type", value_parser = super::task::parse)]
-    pub task: Option<Task>,
     /// How a text's vector is made of its tokens' (for models; a bundle knows it): cls, mean, last or none
     #[arg(long, value_name = "POOLING")]
     pub pooling: Option<Pooling>,
     /// Whether vectors have length 1 (for models; a bundle knows it)
     #[arg(long, value_name = "true|false")]
     pub normalize: Option<bool>,
-    /// Batch size, in rows of the data [default: 8, or as many as the model takes at once]
-    #[arg(long, aliases = ["per-device-eval-batch-size", "bs"], value_name = "ROWS")]
-    pub batch_size: Option<NonZeroUsize>,
-    /// Truncate rows to this many tokens [default: no truncation; a row that is too long for the model is an error]
-    #[arg(long, aliases = ["max-seq-length", "max-seq-len"], value_name = "TOKENS")]
-    pub max_length: Option<NonZeroUsize>,
-    /// For qa: part long texts into windows that share this many tokens with the one before [default: texts are cut]
-    #[arg(long, value_name = "TOKENS")]
-    pub doc_stride: Option<usize>,
     /// Maximum number of tokens that a language model writes [default: 128]
     #[arg(long, aliases = ["max-tokens"], value_name = "TOKENS")]
     pub max_new_tokens: Option<usize>,
@@ -85,8 +69,6 @@ pub struct Args {
 /// Options that not every task has a use for.
 #[rustfmt::skip]
 static OF_TASKS: &[OnlyWith<Args, Task>] = &[
-    OnlyWith { option: "max_length",     is_given: |args| args.max_length.is_some(),     with: "a task whose rows are tokens",       holds: |task| task.reads_tokens() },
-    OnlyWith { option: "doc_stride",     is_given: |args| args.doc_stride.is_some(),     with: "the task qa",                        holds: |task| *task == Task::Qa },
     OnlyWith { option: "threshold",      is_given: |args| args.threshold.is_some(),      with: "the task multi-label",               holds: |task| *task == Task::MultiLabel },
     OnlyWith { option: "top",            is_given: |args| args.top.is_some(),            with: "a task of classes, words or answers", holds: |task| task.is_one_class() || matches!(task, Task::MultiLabel | Task::MaskedLm | Task::Qa) },
     OnlyWith { option: "max_new_tokens", is_given: |args| args.max_new_tokens.is_some(), with: "a task that writes text",            holds: |task| matches!(task, Task::CausalLm | Task::Seq2SeqLm) },
@@ -106,18 +88,19 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let runtime = global.runtime(args.model.threads)?;
     let model = args.opening().open()?;
     let task = model.source.task();
+    args.rows.check(task, format!("the task {task}"))?;
     OnlyWith::check(OF_TASKS, args, &task, format!("the task {task}"))?;
     let (usual, shown) = (Running::default(), Shape::default());
     let running = Running {
         device: args.model.device,
-        batch_size: model.source.batch_size(args.batch_size).get(),
+        batch_size: model.source.batch_size(args.rows.batch_size).get(),
         new_tokens: args.max_new_tokens.unwrap_or(usual.new_tokens),
     };
     let shape =
         Shape { threshold: args.threshold.unwrap_or(shown.threshold), top: args.top.unwrap_or(shown.top), prefix: args.prefix.clone() };
     let mut predictor = Predictor::open(runtime, model, shape, running)?;
     let mut lines = Lines::new(args.output.as_deref(), global.json)?;
-    let count = predictor.answer(&args.data, &mut |rows| rows.iter().try_for_each(|row| lines.write(row)))?;
+    let count = predictor.answer(&args.rows.data, &mut |rows| rows.iter().try_for_each(|row| lines.write(row)))?;
     lines.finish()?;
     match &args.output {
         Some(path) if global.json => output::print_json(&json!({"rows": count, "task": predictor.task().name(), "output": path})),
@@ -133,12 +116,12 @@ impl Args {
             base: self.model.base.as_deref(),
             which: &self.model.which,
             tokenizer: self.model.tokenizer.as_deref(),
-            task: self.task,
+            task: self.rows.task,
             pooling: self.pooling,
             normalize: self.normalize,
-            columns: self.columns.renamed(),
-            max_length: self.max_length,
-            stride: self.doc_stride,
+            columns: self.rows.columns.renamed(),
+            max_length: self.rows.max_length,
+            stride: self.rows.doc_stride,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Where commands write: nothing that is there is replaced unasked, and never what is not of the kind that is written.
+//! Where commands write. A command replaces a file or folder only if asked to, and only one of the kind that it writes.
 
 use std::path::Path;
 

@@ -116,7 +116,7 @@ pub struct Training {
     /// Which rows may be in one batch: any, or none with a text of another (for losses that take a batch's texts for each other's negatives)
     #[arg(long, value_name = "WHICH", default_value = "any", help_heading = "Data")]
     pub batch_sampler: BatchSampler,
-    /// Change pictures by chance while the model learns: random-resized-crop, horizontal-flip, or both [default: neither]
+    /// Augment the pictures of training examples at random: random-resized-crop, horizontal-flip, or both [default: neither]
     #[arg(long, value_name = "CHANGES", value_delimiter = ',', help_heading = "Data")]
     pub augment: Vec<Change>,
     /// What dpo, ipo and kto compare with: the base without the adapter, or the adapter as `inject` wrote it

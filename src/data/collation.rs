@@ -28,7 +28,7 @@ pub struct Collation {
     pub asks_teacher: bool,
     /// Which rows may be in one batch.
     pub sampler: Sampler,
-    /// What is changed of pictures by chance.
+    /// Random augmentation of pictures.
     pub augmentation: Augmentation,
 }
 

@@ -195,7 +195,7 @@ impl Example {
         self.with_media_changed(Augmentation::default(), &mut || 0.0)
     }
 
-    /// The same, a picture changed by chance; `random` draws numbers from 0 to 1, 1 left out.
+    /// The same, a picture augmented; `random` draws numbers from 0 to 1, 1 left out.
     pub(super) fn with_media_changed(mut self, augmentation: Augmentation, random: &mut dyn FnMut() -> f64) -> Result<Self> {
         let Some(file) = self.media.take() else {
             if augmentation.is_none() {

@@ -78,7 +78,7 @@ pub(super) enum Read {
 }
 
 impl MediaFile {
-    /// What the file gives, a picture changed by chance; `random` draws numbers from 0 to 1, 1 left out.
+    /// What the file gives, a picture augmented; `random` draws numbers from 0 to 1, 1 left out.
     ///
     /// # Errors
     /// A file that cannot be read to its end.

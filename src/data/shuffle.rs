@@ -64,8 +64,7 @@ fn shuffle(rows: &mut [usize], random: &mut ChaCha8Rng) {
     }
 }
 
-/// Batches whose rows are sorted by length together: enough that the rows of each are of about one length, few enough that which rows come together
-/// differs from epoch to epoch (`get_length_grouped_indices` of Hugging Face's `trainer_pt_utils.py`).
+/// Rows of so many batches are sorted by length together: enough for batches of one length, few enough that batches differ from epoch to epoch (`get_length_grouped_indices` of Hugging Face's `trainer_pt_utils.py`).
 const BATCHES_SORTED_TOGETHER: usize = 50;
 
 /// Shuffled rows in another order, in which those of each batch are of about one length. Batches come in random order, but the one with the

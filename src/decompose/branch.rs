@@ -121,7 +121,7 @@ fn inlined<'g>(b: &'g Builder, node: &Node, body: &Graph, captures: &[ValueId]) 
     pairs.filter_map(|(old, new)| Some((b.expr((*old)?), *outer.get(new)?))).collect()
 }
 
-/// Writes a graph's nodes into another one. `here` has what stands there for the values that they read, and gets those that they make.
+/// Copies a graph's nodes into another one. `here` maps the values that they read, and receives those that they write.
 pub(super) fn copy_nodes<'g>(b: &'g Builder, graph: &Graph, here: &mut HashMap<ValueId, Expr<'g>>) {
     for node in graph.nodes() {
         let moved = |id: ValueId| here.get(&id).map(|value| value.id());

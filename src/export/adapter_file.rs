@@ -4,6 +4,7 @@ use std::path::Path;
 
 use indexmap::IndexMap;
 
+use crate::adapter::Method;
 use crate::adapter::methods::lora::decomposed;
 use crate::adapter::params::key::Key;
 use crate::adapter::virtual_tokens::encoder::Encoder;
@@ -39,13 +40,43 @@ impl Files {
     }
 }
 
-/// Whether two folders have the same numbers to train.
+/// Whether two folders have the same trainable parameters.
 ///
 /// # Errors
 /// As [`read`].
 pub fn is_same(folder: &Path, other: &Path, manifest: &Manifest) -> Result<bool> {
     let bits = |folder: &Path| Ok::<_, Error>(read(folder, manifest)?.into_iter().map(f32::to_bits).collect::<Vec<_>>());
     Ok(bits(folder)? == bits(other)?)
+}
+
+/// What training made of an adapter.
+#[derive(Clone, Copy, Debug)]
+pub struct Learnt<'a> {
+    /// The trainable vector.
+    pub vector: &'a [f32],
+    /// 1 for each singular value that is masked, where ranks are allocated.
+    pub masked: Option<&'a [f32]>,
+}
+
+impl<'a> From<&'a [f32]> for Learnt<'a> {
+    fn from(vector: &'a [f32]) -> Self {
+        Self { vector, masked: None }
+    }
+}
+
+impl Learnt<'_> {
+    /// Leaves out the ranks that are masked, if any is.
+    fn drop_ranks(&self, method: &mut Method, manifest: &Manifest, tensors: &mut IndexMap<String, Tensor>) -> Result<()> {
+        let names: Vec<&str> = manifest.trainable.iter().map(|slot| slot.name.as_str()).collect();
+        match self.masked {
+            Some(masked) if self.masks() => method.drop_ranks(&names, tensors, masked),
+            _ => Ok(()),
+        }
+    }
+
+    fn masks(&self) -> bool {
+        self.masked.is_some_and(|masked| masked.iter().any(|mask| *mask > 0.0))
+    }
 }
 
 /// An adapter's folder but for what is trained in it: its configuration, and tensors that stay as they are.
@@ -86,17 +117,20 @@ impl Frame {
         Ok(Self { files: Files(files), config: Some(adapter.config.to_json().into_bytes()), encoder })
     }
 
-    /// The adapter with a trainable vector, and what is computed from that.
+    /// The adapter with what was learnt, and what is computed from that.
     ///
     /// # Errors
     /// If the vector is not as long as the manifest says.
-    pub fn filled(&self, adapter: &AdapterFiles, manifest: &Manifest, vector: &[f32]) -> Result<AdapterFiles> {
-        let mut files = self.with(manifest, vector)?;
+    pub fn filled<'v>(&self, adapter: &AdapterFiles, manifest: &Manifest, learnt: impl Into<Learnt<'v>>) -> Result<AdapterFiles> {
+        let learnt = learnt.into();
+        let mut files = self.with(manifest, learnt.vector)?;
         let made = self.computed(&files)?;
         files.0.entry(FILE.to_owned()).or_default().extend(made);
         let beside = files.0.shift_remove(peft::file_beside(&adapter.config.method));
-        let tensors = files.0.shift_remove(FILE).unwrap_or_default();
-        Ok(AdapterFiles { tensors, beside, ..adapter.clone() })
+        let mut tensors = files.0.shift_remove(FILE).unwrap_or_default();
+        let mut config = adapter.config.clone();
+        learnt.drop_ranks(&mut config.method, manifest, &mut tensors)?;
+        Ok(AdapterFiles { config, tensors, beside, ..adapter.clone() })
     }
 
     /// The files' tensors, those that are trained from a vector.
@@ -112,18 +146,26 @@ impl Frame {
         Ok(files)
     }
 
-    /// Writes the adapter with a trainable vector into a folder, and what a network computes from it.
+    /// Writes the adapter with what was learnt into a folder, and what a network computes from it.
     ///
     /// # Errors
     /// If the vector is not as long as the manifest says, or a file cannot be written.
-    pub fn write(&self, folder: &Path, manifest: &Manifest, vector: &[f32]) -> Result<()> {
-        let mut files = self.with(manifest, vector)?;
+    pub fn write<'v>(&self, folder: &Path, manifest: &Manifest, learnt: impl Into<Learnt<'v>>) -> Result<()> {
+        let learnt = learnt.into();
+        let mut files = self.with(manifest, learnt.vector)?;
         let made = self.computed(&files).in_file(folder)?;
-        files.0.entry(FILE.to_owned()).or_default().extend(made);
+        let tensors = files.0.entry(FILE.to_owned()).or_default();
+        tensors.extend(made);
+        let mut config = self.config.clone();
+        if let Some(text) = config.as_mut().filter(|_| learnt.masks()) {
+            let mut allocated = peft::AdapterConfig::from_json(text).in_file(folder)?;
+            learnt.drop_ranks(&mut allocated.method, manifest, tensors).in_file(folder)?;
+            *text = allocated.to_json().into_bytes();
+        }
         for (file, tensors) in &files.0 {
             safetensors::write(&folder.join(file), tensors)?;
         }
-        match &self.config {
+        match &config {
             Some(config) => crate::files::replace(&folder.join(peft::CONFIG_FILE), config),
             None => Ok(()),
         }

@@ -12,7 +12,7 @@ use crate::adapter::Method;
 use crate::adapter::config::{NewHead, PromptConfig, PromptEncoderConfig, Task};
 use crate::adapter::methods::lora::LoraConfig;
 use crate::adapter::targets::{Strictness, align_names, split_modules};
-use crate::adapter::{Given, Param, Plan, Purpose, Role, stack};
+use crate::adapter::{Allocation, Given, Param, Plan, Purpose, Role, stack};
 use crate::anatomy::{self, Anatomy, Feeding, Feeds, Reads};
 use crate::contract::GraphName;
 use crate::ir::{Builder, Graph, Tensor};
@@ -42,6 +42,8 @@ pub struct Injection {
     pub loss: LossRequest,
     /// Where virtual tokens go in a model that multiplies embeddings with a number; found out where it is not given.
     pub prompt_scale: Option<PromptScale>,
+    /// Whether ranks are allocated while training.
+    pub allocate_ranks: bool,
     /// What is computed again in the backward pass.
     pub recompute: Recompute,
     /// The seed of a fresh adapter's values.
@@ -59,6 +61,7 @@ impl Default for Injection {
             hard_prompt: None,
             loss: LossRequest::default(),
             prompt_scale: None,
+            allocate_ranks: false,
             recompute: Recompute::None,
             seed: 42,
         }
@@ -227,14 +230,11 @@ pub fn inject(model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<Inje
     put(GraphName::Inference, inference)?;
     let params: Vec<Param> = trained.into_iter().filter(Param::is_trained).collect();
     let classes = base.anatomy.head.as_ref().and_then(|head| head.classes);
-    let to_train = ToTrain {
-        base,
-        plan: &plan,
-        objective: &loss.objective,
-        params: &params,
-        hard_prompt: asked.hard_prompt.as_ref(),
-        recompute: asked.recompute,
-    };
+    let allocation = if asked.allocate_ranks { Some(allocation(plan.settled(), &params)?) } else { None };
+    let allocation_steps = allocation.as_ref().map(|allocation| allocation.schedule.total_step);
+    let hard_prompt = asked.hard_prompt.as_ref();
+    let to_train =
+        ToTrain { base, plan: &plan, objective: &loss.objective, params: &params, hard_prompt, allocation, recompute: asked.recompute };
     to_train.graphs(&untrained, &mut put).in_file(&name)?;
     let unpackable = segments::refusal(to_train.model(&untrained, &params)).map(|refusal| refusal.to_string());
     let manifest = Manifest {
@@ -257,6 +257,7 @@ pub fn inject(model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<Inje
         positions_without_label: plan.positions_without_label(),
         prompt_scale,
         dropout: plan.dropout(),
+        allocation_steps,
         feeding,
         hard_prompt: asked.hard_prompt.clone(),
         recompute: asked.recompute,
@@ -279,6 +280,12 @@ fn teachable(loss: &LossPlan, plan: &Plan, task: Task, asked: &Injection) -> Res
         return Err(error.with_hint("leave it out: a teacher gives logits of the whole vocabulary, and here some words alone are compared"));
     }
     Ok(())
+}
+
+/// How ranks are allocated while training.
+fn allocation(method: &Method, params: &[Param]) -> Result<Allocation> {
+    let allocation = method.allocation(params)?;
+    allocation.ok_or_else(|| Error::setting("allocate_ranks", "a method that allocates ranks (adalora)", method.name()))
 }
 
 /// How many tensors of an adapter that is there found their place: all of them.
@@ -312,7 +319,7 @@ fn class_names(asked: &Injection, model: &Model, new_head: Option<&NewHead>, tas
     if new_head.is_some() { Ok(vec![]) } else { class_names::of_model(&model.beside, task, classes) }
 }
 
-/// The adapter's files: what the inference graph reads, and beside it what that is computed from.
+/// The adapter's files: the tensors of the inference graph, and the parameters they are computed from.
 fn adapter_files(method: &Method, task: Task, given: Option<&AdapterFiles>, kept: &[Param], trained: &[Param]) -> AdapterFiles {
     let named = |param: &Param| (param.key.clone(), param.initial.clone());
     let encoder: IndexMap<String, Tensor> = trained.iter().filter(|param| param.role == Role::Encoder).map(named).collect();
@@ -354,7 +361,7 @@ fn warn_of_training_mode(base: &Base) {
     }
 }
 
-/// The head that an adapter's base had and this one has not: the one that its configuration tells, or that of a classifier whose body this is.
+/// The head that the adapter's base had, if this model lacks it: as the configuration describes it, else the classifier's whose body this is.
 fn head_of(files: &AdapterFiles, anatomy: &Anatomy) -> Option<NewHead> {
     let is_of_head = |module: &str| {
         let last = module.rsplit('.').next();

@@ -72,6 +72,9 @@ pub struct Manifest {
     pub prompt_scale: Option<PromptScale>,
     /// Share of activations that are dropped in training.
     pub dropout: f64,
+    /// Optimizer steps over which ranks are allocated, where they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allocation_steps: Option<usize>,
     /// What the model's inputs are for, and the lengths that it insists on.
     #[serde(default)]
     pub feeding: Feeding,

@@ -22,6 +22,7 @@ use indexmap::IndexMap;
 
 use super::manifest::{Manifest, Port};
 use super::names::INITIAL;
+use super::trainable;
 use crate::adapter::PEFT_PREFIX;
 use crate::contract::{GraphName, PortRole};
 use crate::ir::Tensor;
@@ -84,6 +85,7 @@ pub fn fed(manifest: &Manifest, own: &AdapterFiles, adapter: AdapterFiles) -> Re
 /// # Errors
 /// A tensor that the graph has no input for; one that is missing, or of another shape.
 pub(super) fn inputs(made: Made<'_>, manifest: &Manifest, files: &AdapterFiles) -> Result<IndexMap<String, Tensor>> {
+    let files = &*trainable::whole(files, manifest);
     let ports: Vec<&Port> =
         manifest.graph(GraphName::Inference.name())?.inputs.iter().filter(|port| port.role == PortRole::Parameter).collect();
     let mut found = IndexMap::new();

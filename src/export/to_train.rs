@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use crate::Result;
 use crate::adapter::PENALTY;
 use crate::adapter::params::dropout::Masks;
-use crate::adapter::{Param, Plan, Purpose};
+use crate::adapter::{Allocation, Param, Plan, Purpose};
 use crate::anatomy::Reads;
 use crate::contract::{GraphName, Input};
 use crate::ir::{Builder, DType, Graph, Tensor};
 use crate::model::Base;
 use crate::train::cached;
 use crate::train::objective::{Model, Objective};
-use crate::train::optimizer::{self, AdamW};
+use crate::train::optimizer::{self, AdamW, Update};
 use crate::train::recompute::Recompute;
 use crate::train::step::{self, Backward};
 use crate::train::verbalizer::HardPrompt;
@@ -27,13 +27,14 @@ pub(super) struct ToTrain<'a> {
     pub objective: &'a Objective,
     pub params: &'a [Param],
     pub hard_prompt: Option<&'a HardPrompt>,
+    pub allocation: Option<Allocation>,
     pub recompute: Recompute,
 }
 
 impl ToTrain<'_> {
     /// Gives `put` training, the gradient alone, the update alone, and the loss alone; `without` has no dropout.
     pub(super) fn graphs(&self, without: &Graph, put: &mut Put<'_>) -> Result<()> {
-        let adamw = AdamW::default();
+        let update = Update { adamw: AdamW::default(), allocation: self.allocation.clone() };
         let count = self.params.iter().map(|param| param.initial.len()).sum();
         let with_dropout = if self.plan.dropout() > 0.0 { Some(self.with_dropout()?) } else { None };
         let learnt = with_dropout.as_ref().map_or_else(|| self.model(without, self.params), |(graph, params)| self.model(graph, params));
@@ -51,10 +52,10 @@ impl ToTrain<'_> {
             put(GraphName::Vjp, cached::vjp_graph(learnt, formula)?)?;
         }
         let backward = Backward::new(learnt)?;
-        put(GraphName::Training, backward.training_graph(&adamw)?)?;
+        put(GraphName::Training, backward.training_graph(&update)?)?;
         put(GraphName::Gradient, backward.gradient_graph()?)?;
         drop(backward);
-        put(GraphName::Update, optimizer::update_graph(&adamw, count)?)?;
+        put(GraphName::Update, optimizer::update_graph(&update, count)?)?;
         put(GraphName::Evaluation, step::evaluation_graph(self.model(without, self.params))?)
     }
 

@@ -1,5 +1,6 @@
 //! The trainable vector as the adapter's files of a bundle have it.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use indexmap::IndexMap;
@@ -15,6 +16,9 @@ use crate::{Context, Error, Place, Result, safetensors};
 /// # Errors
 /// If a file cannot be read, or its tensors are not those of the manifest.
 pub fn read(bundle: &Path, manifest: &Manifest) -> Result<Vec<f32>> {
+    if manifest.allocation_steps.is_some() {
+        return of(&peft::read(bundle)?, manifest);
+    }
     let mut files: IndexMap<&str, IndexMap<String, Tensor>> = IndexMap::new();
     let mut vector = vec![];
     for slot in &manifest.trainable {
@@ -33,6 +37,7 @@ pub fn read(bundle: &Path, manifest: &Manifest) -> Result<Vec<f32>> {
 /// # Errors
 /// Tensors that are not those of the manifest.
 pub fn of(files: &AdapterFiles, manifest: &Manifest) -> Result<Vec<f32>> {
+    let files = &whole(files, manifest);
     let mut vector = vec![];
     for slot in &manifest.trainable {
         let tensors = if slot.file == peft::WEIGHTS_FILE { Some(&files.tensors) } else { files.beside.as_ref() };
@@ -40,6 +45,20 @@ pub fn of(files: &AdapterFiles, manifest: &Manifest) -> Result<Vec<f32>> {
         vector.extend(values(slot, tensors).at(Place::Tensor(slot.name.clone()))?);
     }
     Ok(vector)
+}
+
+/// An adapter whose tensors have the shapes that a bundle's graphs have, with zeros for the ranks that were left out of them.
+pub(super) fn whole<'a>(files: &'a AdapterFiles, manifest: &Manifest) -> Cow<'a, AdapterFiles> {
+    let mut files = Cow::Borrowed(files);
+    let slots = manifest.trainable.iter().filter(|slot| slot.file == peft::WEIGHTS_FILE && manifest.allocation_steps.is_some());
+    for slot in slots {
+        let tensor = files.tensors.get(&slot.name);
+        let differs = tensor.is_none_or(|tensor| tensor.shape() != slot.shape);
+        if differs && let Some(whole) = files.config.method.whole(&slot.name, tensor, &slot.shape) {
+            files.to_mut().tensors.insert(slot.name.clone(), whole);
+        }
+    }
+    files
 }
 
 fn values(slot: &Slot, tensors: &IndexMap<String, Tensor>) -> Result<Vec<f32>> {

@@ -102,6 +102,11 @@ fn file(name: GraphName) -> String {
 }
 
 fn graphs(bundle: &Bundle, numbers: &[(&str, f64)]) -> Result<Vec<(GraphName, Graph)>> {
+    if bundle.manifest().allocation_steps.is_some() {
+        let error =
+            Error::unsupported("a training loop of one's own with allocated ranks", "its state is the vector and the optimizer's moments");
+        return Err(error.with_hint("train it here, or inject without `allocate_ranks`"));
+    }
     let graph = |name: GraphName| match name {
         GraphName::Inference => fed_inference(bundle),
         // Batches of one step drop different elements only if they have different seeds.

@@ -20,7 +20,7 @@ pub fn path(root: &Path, parts: &[&str]) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Checks that a folder, and those of its folders that are named, hold nothing but files, folders and links to what lies below.
+/// Checks that a folder and its named subfolders contain only files, folders, and links that stay inside.
 ///
 /// # Errors
 /// [`Invalid`](crate::ErrorKind::Invalid) with the first link that leads elsewhere, or pipe; a folder that cannot be read.

@@ -17,7 +17,7 @@ pub struct Wish<'a> {
     pub begins: Option<&'a str>,
     /// Tokens to write at most.
     pub new_tokens: usize,
-    /// Whether tokens are drawn by chance.
+    /// Whether tokens are sampled.
     pub is_drawn: bool,
     /// How many texts are followed at once.
     pub beams: Option<usize>,

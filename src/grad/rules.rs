@@ -48,7 +48,7 @@ pub enum Rule {
     Outputs(&'static [Vjp]),
     /// One function for all inputs of an operator that takes any number of them; it is told which.
     Each(for<'g> fn(&Forward<'g>, usize) -> Expr<'g>),
-    /// Rounding, whose slope is taken to be that of what it rounds: from the first output to the first input, whole numbers or not.
+    /// Rounding, differentiated as the identity: from the first output to the first input, even where either is of an integer type.
     StraightThrough(Vjp),
     /// Nothing passes: truth values, places, lengths, and steps whose slope is zero.
     Stop,

@@ -17,11 +17,10 @@ use symbol::{Applied, Symbol};
 ///
 /// `batch * seq`, `past + 1` and `4 * heads` are all exact, and two equal polynomials compare equal, so that shape arithmetic
 /// done by a graph (`Shape`, `Gather`, `Concat`, `Mul`, ...) can be followed without running it. What a polynomial cannot say
-/// (a floor division, a maximum) becomes a symbol of its own that keeps what it was made of, so that the same expression is the same
-/// symbol. Symbols are lengths, so never negative, except those made by [`number`](Self::number).
+/// (a floor division, a maximum) becomes a symbol of its own. The symbol keeps its operands, so equal expressions are equal
+/// symbols. Symbols are lengths, so never negative, except those made by [`number`](Self::number).
 ///
-/// A result that would be larger than a few hundred symbols, or have a number beyond 64 bits, is a symbol that says nothing of what it
-/// was made of; the same operands give the same one (`limit`).
+/// A result of more than a few hundred symbols, or with a number beyond 64 bits, is an opaque symbol; the same operands give the same one (`limit`).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Dim(Repr);
 

@@ -1,4 +1,4 @@
-//! What is changed of pictures by chance while a model learns, as torchvision does it (`torchvision/transforms/transforms.py`).
+//! Random augmentation of the pictures of training examples, as torchvision does it (`torchvision/transforms/transforms.py`).
 
 use image::{RgbImage, imageops};
 use serde::{Deserialize, Serialize};

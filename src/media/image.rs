@@ -173,7 +173,7 @@ impl ImageProcessor {
         self.sized(picture, (width, height), self.crop).in_file(path)
     }
 
-    /// The same of a picture that is changed by chance; `random` draws numbers from 0 to 1, 1 left out.
+    /// The same of an augmented picture; `random` draws numbers from 0 to 1, 1 left out.
     ///
     /// # Errors
     /// As [`pixels`](Self::pixels).

@@ -120,8 +120,7 @@ impl Base {
         Ok(WithHead { base: with_head, head: settled, on: features.name().to_owned() })
     }
 
-    /// The graph that an adapter is put into for inference, with what was recognised in it: the least decomposed one that contains every
-    /// value the plan touches.
+    /// The least decomposed graph that contains every value the plan touches, with its anatomy: inference graphs and merged ones are written on it.
     #[must_use]
     pub fn carrier(&self, plan: &Plan) -> (&Graph, Anatomy) {
         let fitting = |graph| {

@@ -34,7 +34,7 @@ pub(super) fn value_info(name: &str, fact: &Fact, declared: Option<ValueInfoProt
     said(name, fact, declared, if stands { Words::Stand } else { Words::Gone })
 }
 
-/// What is said of an input. Here the file's words are all that was known, so that they stand only as long as that is known still.
+/// The declaration of an input. Nothing but the file's own declaration was known of it, which is kept as long as the fact still agrees.
 pub(super) fn input_info(name: &str, fact: &Fact, declared: Option<ValueInfoProto>) -> ValueInfoProto {
     let claims = declared.as_ref().map(self::fact);
     let stands = claims.is_some_and(|claims| (claims.dtype, claims.shape) == (fact.dtype, fact.shape.clone()));

@@ -56,7 +56,7 @@ const TOO_NEW: [&str; 5] = [
 ];
 
 impl Facts {
-    /// Whether the library is not the newest, and what it says of a graph is what it says of graphs that are newer than itself.
+    /// Whether a message of the library is the one for graphs that are newer than the library.
     pub(super) fn is_behind(&self, message: &str) -> bool {
         let minor = self.version.as_deref().and_then(|version| version.split('.').nth(1)?.parse::<u32>().ok());
         minor.is_some_and(|minor| minor < NEWEST) && TOO_NEW.iter().any(|words| message.contains(words))

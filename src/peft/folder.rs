@@ -32,7 +32,7 @@ pub struct AdapterFiles {
     pub config: AdapterConfig,
     /// The tensors under PEFT's names, in their order; float32, whatever they were in the file.
     pub tensors: IndexMap<String, Tensor>,
-    /// What is trained while `tensors` has what is made of it, where the folder has it: the network that computes a prompt, or factors.
+    /// Trained parameters from which `tensors` is computed, if the folder has them: the network that computes a prompt, or LoRA's factors.
     pub beside: Option<IndexMap<String, Tensor>>,
     /// The types of tensors that were not float32 in the file.
     pub stored: IndexMap<String, DType>,

@@ -210,12 +210,12 @@ impl Answers<'_> {
         answer
     }
 
-    /// A text with its hidden words filled in by the most probable ones.
+    /// A text with its masked words filled in by the most probable ones.
     fn filled(&self, example: &Example, found: &Found) -> Result<Columns> {
         let tokenizer = self
             .source
             .tokenizer()
-            .ok_or_else(|| Error::invalid("hidden words need a tokenizer").with_hint("name one with `tokenizer FILE`"))?;
+            .ok_or_else(|| Error::invalid("masked words need a tokenizer").with_hint("name one with `tokenizer FILE`"))?;
         let mask = tokenizer.mask().ok_or_else(|| Error::invalid("the tokenizer has no mask token"))?;
         let hidden: Vec<usize> = (0..example.input_ids.len()).filter(|&at| example.input_ids[at] == mask).collect();
         if hidden.is_empty() {

@@ -25,7 +25,7 @@ pub fn shown(graph: &Graph, anatomy: &Anatomy) -> Result<Option<Graph>> {
     b.finish().map(Some)
 }
 
-/// The logits of a graph that is being written on what [`shown`] gave, or on a graph that gives them itself.
+/// The logits: an output of the graph, either its own or the one that [`shown`] added.
 #[must_use]
 pub fn of<'g>(b: &'g Builder, graph: &Graph, head: &Head) -> Expr<'g> {
     let given = b.output_named(graph.value_name(head.logits)).or_else(|| b.output_named(SHOWN));

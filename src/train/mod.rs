@@ -1,5 +1,6 @@
 //! What training adds to a graph: the loss, the gradient, the optimizer; and the graphs that are made of them.
 
+mod allocation;
 pub mod cache;
 pub mod cached;
 pub mod class_terms;

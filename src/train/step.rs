@@ -2,7 +2,7 @@
 
 use super::loss::Want;
 use super::objective::Model;
-use super::optimizer::AdamW;
+use super::optimizer::{AdamW, Update};
 use super::order;
 use super::prepared::{Prepared, mean};
 use crate::Result;
@@ -48,7 +48,7 @@ impl Backward {
     ///
     /// # Errors
     /// None for a graph that was finished.
-    pub fn training_graph(&self, optimizer: &AdamW) -> Result<Graph> {
+    pub fn training_graph(&self, update: &Update) -> Result<Graph> {
         let b = Builder::on(&self.graph);
         let counts = self.graph.outputs()[2..].iter().map(|&id| b.expr(id)).collect::<Vec<_>>();
         let [loss, gradient] = self.results(&b);
@@ -57,7 +57,7 @@ impl Backward {
             b.remove_input(b.expr(input), count);
         }
         let state = AdamW::moments(&b, b.expr(self.trainable));
-        optimizer.write(&b, state, gradient);
+        update.write(&b, state, gradient);
         b.finish()
     }
 

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use super::cached::Cached;
-use super::graphs::{DROPOUT_SEED, GRADIENT, STATES, narrow, number, open, with_optional};
+use super::graphs::{DROPOUT_SEED, GRADIENT, narrow, number, open, states, with_optional};
 use super::options::Optimizer;
 use crate::contract::{GraphName, Input, Output};
 use crate::data::{Batch, Batches, Collation, Dataset, Order};
@@ -23,6 +23,12 @@ fn open_update(runtime: &Runtime, bundle: &Bundle, graph: GraphName, device: Dev
     let Some(missing) = missing else { return Ok(session) };
     let error = Error::not_found("output of its graphs", missing).in_file(bundle.folder());
     Err(error.with_hint("an earlier version wrote this bundle: inject again (with `adapter`, from what it learnt)"))
+}
+
+/// A graph that makes updates, with the state that goes around in it.
+fn stepper(session: Session, results: &[&str], waiting: NonZeroUsize) -> Result<Box<Stepper>> {
+    let states = states(&session);
+    Stepper::new(session, &states, results, waiting).map(Box::new)
 }
 
 /// What makes an optimizer step.
@@ -96,7 +102,7 @@ impl Engine {
                     Error::unsupported("`gradient_accumulation_steps` with this loss", "it compares all rows of a batch with each other");
                 return Err(error.with_hint("a larger `batch_size` with `micro_batch_size` takes as little memory, and learns more"));
             }
-            let update = Box::new(Stepper::new(open_update(runtime, bundle, GraphName::Update, options.device)?, &STATES, &TOLD, waiting)?);
+            let update = stepper(open_update(runtime, bundle, GraphName::Update, options.device)?, &TOLD, waiting)?;
             Graphs::Cached { cached: Box::new(Cached::open(runtime, bundle, options.device)?), update, losses: vec![] }
         } else if accumulation.get() > 1 {
             let batches = waiting.saturating_mul(own);
@@ -104,13 +110,13 @@ impl Engine {
             let update = open_update(runtime, bundle, GraphName::Update, options.device)?;
             Graphs::Parts {
                 gradient: Box::new(Stepper::new(gradient, &[GRADIENT], &[Output::Loss.name()], batches)?),
-                update: Box::new(Stepper::new(update, &STATES, &TOLD, waiting)?),
+                update: stepper(update, &TOLD, waiting)?,
                 losses: vec![],
             }
         } else {
             let session = open_update(runtime, bundle, GraphName::Training, options.device)?;
             let results = [&[Output::Loss.name()], &TOLD[..]].concat();
-            Graphs::Whole(Box::new(Stepper::new(session, &STATES, &results, waiting)?))
+            Graphs::Whole(stepper(session, &results, waiting)?)
         };
         Ok(Self { graphs, accumulation: accumulation.get(), seed: 0, waiting: vec![] })
     }
@@ -246,6 +252,20 @@ impl Engine {
     /// Never for graphs that could be opened.
     pub(super) fn trainable(&self) -> Result<&DeviceTensor> {
         self.updater().state(Input::Trainable.name())
+    }
+
+    /// The names of the parts of the state.
+    pub(super) fn parts(&self) -> Vec<&'static str> {
+        states(self.updater().session()).iter().map(|state| state.input).collect()
+    }
+
+    /// The singular values that are masked, where ranks are allocated.
+    ///
+    /// # Errors
+    /// If the device refuses.
+    pub(super) fn masked(&self) -> Result<Option<Vec<f32>>> {
+        let part = Input::MaskedRanks.name();
+        self.parts().contains(&part).then(|| self.read(part)).transpose()
     }
 
     /// A part of the state, in ordinary memory.

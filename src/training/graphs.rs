@@ -7,12 +7,22 @@ use crate::error::{Error, Result};
 use crate::export::Bundle;
 use crate::ort::{Device, ElementType, Feed, HostTensor, Port, Purpose, Runtime, Session, Settings, State};
 
-/// The parts of the training state, by the names of the graphs' inputs, each float32 `[N]`.
-pub(crate) const STATES: [State<'static>; 3] = [
+/// The parts of the training state, by the names of the graphs' inputs, each float32: `[N]`, and where ranks are allocated `[ranks]`.
+const STATES: [State<'static>; 6] = [
     State { input: Input::Trainable.name(), output: Output::TrainableNext.name() },
     State { input: Input::AdamM.name(), output: Output::AdamMNext.name() },
     State { input: Input::AdamV.name(), output: Output::AdamVNext.name() },
+    State { input: Input::Sensitivity.name(), output: Output::SensitivityNext.name() },
+    State { input: Input::Uncertainty.name(), output: Output::UncertaintyNext.name() },
+    State { input: Input::MaskedRanks.name(), output: Output::MaskedRanksNext.name() },
 ];
+
+/// The parts of the state that a graph of updates has. The first three every one has; where ranks are not allocated, there are no others.
+pub(super) fn states(session: &Session) -> Vec<State<'static>> {
+    let [trainable, m, v, others @ ..] = STATES;
+    let others = others.into_iter().filter(|state| session.input(state.input).is_some());
+    [trainable, m, v].into_iter().chain(others).collect()
+}
 
 /// The optional input that seeds the dropout masks.
 pub(super) const DROPOUT_SEED: &str = Input::DropoutSeed.name();

@@ -9,7 +9,7 @@ use super::material::Material;
 use crate::contract::Input;
 use crate::error::Result;
 use crate::evaluate::{EvalRecord, Evaluation};
-use crate::export::adapter_file::Frame;
+use crate::export::adapter_file::{Frame, Learnt};
 use crate::ort::Runtime;
 use crate::training::checkpoint::{Checkpoint, Keep};
 use crate::training::metrics::{Metrics, StepRecord};
@@ -59,7 +59,9 @@ impl<'a> Journal<'a> {
     /// Writes a checkpoint, and gives its folder.
     pub(super) fn save(&mut self, checkpoint: &Checkpoint, keep: Keep) -> Result<PathBuf> {
         let (frame, manifest) = (&self.frame, self.material.bundle.manifest());
-        let adapter = |folder: &Path| frame.write(folder, manifest, &checkpoint.state[Input::Trainable.name()]);
+        let part = |input: Input| checkpoint.state.get(input.name()).map(Vec::as_slice);
+        let learnt = Learnt { vector: part(Input::Trainable).unwrap_or_default(), masked: part(Input::MaskedRanks) };
+        let adapter = |folder: &Path| frame.write(folder, manifest, learnt);
         self.metrics.sync()?;
         self.run.checkpoints()?.write(checkpoint, keep, &adapter)
     }

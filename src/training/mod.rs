@@ -81,7 +81,7 @@ pub struct Plan {
     pub steps: u64,
     /// Optimizer steps in an epoch.
     pub steps_per_epoch: usize,
-    /// Trainable numbers.
+    /// Trainable parameters.
     pub trainable: usize,
     /// The training examples that were read.
     pub data: crate::data::Summary,

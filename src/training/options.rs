@@ -86,7 +86,7 @@ pub struct DataOptions {
     pub stride: Option<usize>,
     /// Which rows may be in one batch.
     pub sampler: Sampler,
-    /// What is changed of pictures by chance.
+    /// Random augmentation of pictures.
     pub augmentation: Augmentation,
     /// How short rows are put together.
     pub packing: Packing,

@@ -10,7 +10,6 @@ use super::ahead::{Ahead, Next};
 use super::best::Best;
 use super::ending::{finished, is_exhausted, mean, ratio, whole};
 use super::engine::{Engine, Opening};
-use super::graphs::STATES;
 use super::journal::Journal;
 use super::material::Material;
 use super::start::begin;
@@ -170,6 +169,9 @@ impl<'a> Run<'a> {
         {
             let left = (dataset.examples.len() - cursor.position).div_ceil(grouping.rows).div_ceil(grouping.batches);
             schedule = options.schedule_from(steps_per_epoch, checkpoint.record.step, num::wide(left), cursor.epoch)?;
+        }
+        if let Some(steps) = manifest.allocation_steps.filter(|steps| num::wide(*steps) != schedule.total_steps) {
+            tracing::warn!("ranks are allocated over {steps} steps (total_step), and this run takes {}", schedule.total_steps);
         }
         let optimization = format!("{schedule}; {}", options.optimizer);
         beginning.compare(&optimization);
@@ -363,7 +365,7 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         let state: IndexMap<String, Vec<f32>> =
-            STATES.iter().map(|part| Ok((part.input.to_owned(), self.engine.read(part.input)?))).collect::<Result<_>>()?;
+            self.engine.parts().into_iter().map(|part| Ok((part.to_owned(), self.engine.read(part)?))).collect::<Result<_>>()?;
         if let Some((part, _)) = state.iter().find(|(_, values)| values.iter().any(|value| !value.is_finite())) {
             let what = format!("the state after step {step} is not saved: {part} has numbers that are not finite");
             return Err(self.ranks.alike(Error::from(ErrorKind::Diverged(what)).with_hint(SMALLER)));

@@ -337,7 +337,7 @@ impl Source {
         self
     }
 
-    /// Changes pictures by chance while the model learns.
+    /// Augments the pictures of training examples.
     #[must_use]
     pub fn augmented(mut self, augmentation: Augmentation) -> Self {
         self.augmentation = augmentation;

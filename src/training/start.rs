@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use super::engine::Engine;
-use super::graphs::STATES;
 use super::options::{Options, Start};
 use crate::contract::Input;
 use crate::data::Cursor;
@@ -198,9 +197,10 @@ pub(super) fn begin(
     };
     record.conditions.check(conditions)?;
     let cursor = record.place_in(rows)?;
-    for part in STATES {
-        let values = beginning.checkpoint.as_ref().map(|checkpoint| checkpoint.part(part.input, manifest.trainable_count));
-        engine.write(part.input, values.transpose()?.unwrap_or_default().to_vec())?;
+    for part in engine.parts() {
+        let length = engine.read(part)?.len();
+        let values = beginning.checkpoint.as_ref().map(|checkpoint| checkpoint.part(part, length));
+        engine.write(part, values.transpose()?.unwrap_or_default().to_vec())?;
     }
     Ok((record.step, cursor))
 }

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::evaluate::reference::{Referee, Reference};
 use crate::evaluate::teacher::Teacher;
 use crate::export::Bundle;
-use crate::export::adapter_file::Frame;
+use crate::export::adapter_file::{Frame, Learnt};
 use crate::ort::{Device, Options as RuntimeOptions, Runtime};
 use crate::parallel::{Alone, Ranks};
 use crate::peft::AdapterFiles;
@@ -125,7 +125,8 @@ impl Trainer {
     /// # Errors
     /// If the device refuses to give it.
     pub fn adapter(&self) -> Result<AdapterFiles> {
-        self.frame.filled(&self.adapter, self.bundle.manifest(), &self.engine.read(Input::Trainable.name())?)
+        let (vector, masked) = (self.engine.read(Input::Trainable.name())?, self.engine.masked()?);
+        self.frame.filled(&self.adapter, self.bundle.manifest(), Learnt { vector: &vector, masked: masked.as_deref() })
     }
 
     /// The bundle with the adapter as it is after the last step: merged, run or trained on.

@@ -22,12 +22,14 @@ struct Case {
     task: Option<&'static str>,
     /// The name of a start that takes the factors out of the base's weights: a fresh adapter, since PEFT's is of a base of its own.
     start: Option<&'static str>,
+    /// Whether the graphs of training allocate ranks, as PEFT's loop did.
+    allocates: bool,
     /// The largest difference of trained weights, as a share of the tensor's largest.
     weight: f64,
 }
 
 const fn case(family: &'static str, folder: &'static str) -> Case {
-    Case { family, folder, task: None, start: None, weight: WEIGHT }
+    Case { family, folder, task: None, start: None, allocates: false, weight: WEIGHT }
 }
 
 const CASES: &[Case] = &[
@@ -45,7 +47,11 @@ const CASES: &[Case] = &[
     case("llama", "prefix"),
     case("qwen2", "lora_bias"),
     case("qwen2", "adalora"),
+    // Ranks are allocated at every step of a phase, and at every third step with two batches each; whole modules lose theirs.
+    Case { allocates: true, ..case("qwen2", "adalora_allocating") },
+    Case { allocates: true, ..case("qwen2", "adalora_sparse") },
     case("qwen2", "oft"),
+    case("qwen2", "oft_exact"),
     case("qwen2", "miss"),
     case("qwen2", "fourierft"),
     case("qwen2", "hira"),
@@ -139,6 +145,42 @@ fn an_adapter_with_ranks_of_its_own_merges_as_in_peft() {
     }
 }
 
+/// Which ranks are masked, and what is known of their importance, are part of a checkpoint.
+#[test]
+fn a_run_that_allocates_ranks_resumes_bit_for_bit() {
+    let source = fixtures().join("qwen2/cases/adalora_allocating");
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = folder.path().join("bundle");
+    let inject =
+        ["inject", &text(&exports("qwen2")[0]), "--allocate-ranks", "--adapter", &text(&source.join("adapter_init")), "-o", &text(&bundle)];
+    run(&inject.map(str::to_owned)).unwrap();
+    let expected = serde_json::from_str(&std::fs::read_to_string(source.join("expected.json")).unwrap()).unwrap();
+    let train = |more: &[&str]| {
+        let mut arguments = train_arguments(&source, &expected, &bundle);
+        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
+        run(&arguments).unwrap();
+        ["adapter_model.safetensors", "adapter_config.json"].map(|file| std::fs::read(bundle.join(file)).unwrap())
+    };
+    let whole = train(&["--save-steps", "1"]);
+    for step in [1, 3, 5] {
+        let checkpoint = text(&bundle.join(format!("runs/001/checkpoints/step-{step}")));
+        assert!(train(&["--resume", &checkpoint, "--run", &format!("from-{step}")]) == whole, "from step {step}");
+    }
+    // What was masked is 0 where the graphs have a place for it.
+    run(&["eval".into(), text(&bundle), "--data".into(), text(&source.join("train.jsonl"))]).unwrap();
+    run(&[
+        "inject".into(),
+        text(&exports("qwen2")[0]),
+        "--adapter".into(),
+        text(&bundle),
+        "--allocate-ranks".into(),
+        "--force".into(),
+        "-o".into(),
+        text(&folder.path().join("again")),
+    ])
+    .expect_err("its ranks were allocated");
+}
+
 fn exports(family: &str) -> Vec<PathBuf> {
     let folder = fixtures().join(family);
     let mut models: Vec<PathBuf> = folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -165,6 +207,7 @@ fn follow(case: &Case, model: &Path) -> Result<(), String> {
             inject.extend(options.into_iter().chain(["--init-lora-weights", start]).map(str::to_owned));
         }
     }
+    inject.extend(case.allocates.then(|| "--allocate-ranks".to_owned()));
     inject.extend(case.task.iter().flat_map(|task| ["--task".to_owned(), (*task).to_owned()]));
     run(&inject)?;
     // The signs of singular vectors are free, so factors are compared by what they do.
@@ -175,6 +218,7 @@ fn follow(case: &Case, model: &Path) -> Result<(), String> {
     losses_are(&expected, &bundle)?;
     if case.start.is_none() {
         weights_are(&source, &bundle, case.weight)?;
+        ranks_are(&source, &bundle)?;
     }
     run(&["merge".into(), text(&bundle), "-o".into(), text(&merged)])?;
     logits_are(&source, &merged, "final")
@@ -241,6 +285,16 @@ fn weights_are(source: &Path, bundle: &Path, tolerance: f64) -> Result<(), Strin
         close(name, &ours[name].to_f32().unwrap(), &theirs.to_f32().unwrap(), tolerance)?;
     }
     Ok(())
+}
+
+/// Which singular values were kept is the same, and stands in the configuration.
+fn ranks_are(source: &Path, bundle: &Path) -> Result<(), String> {
+    let pattern = |folder: &Path| {
+        let text = std::fs::read_to_string(folder.join("adapter_config.json")).unwrap();
+        serde_json::from_str::<Value>(&text).unwrap()["rank_pattern"].take()
+    };
+    let [ours, theirs] = [bundle, &source.join("adapter_final")].map(pattern);
+    if ours == theirs { Ok(()) } else { Err(format!("ranks {ours}, PEFT's are {theirs}")) }
 }
 
 fn close(name: &str, ours: &[f32], theirs: &[f32], tolerance: f64) -> Result<(), String> {

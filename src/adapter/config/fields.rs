@@ -1,4 +1,4 @@
-//! The settings of an `adapter_config.json`, one by one: what is read is ticked off, so that what is left over is known.
+//! The settings of an `adapter_config.json`. Each one that is read is ticked off; the others are unknown ones.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -179,7 +179,7 @@ pub enum Flag {
 }
 
 /// Whether a value is how a setting that is not used looks.
-fn says_nothing(value: &Value) -> bool {
+pub(crate) fn says_nothing(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
         Value::Array(items) => items.is_empty(),

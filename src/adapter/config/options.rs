@@ -8,6 +8,7 @@ use crate::num;
 
 /// The options of a new adapter. What is not said is the method's own default; what is said, the method must take (see [`TABLE`]).
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "they are switches, each on its own")]
 pub struct Options {
     /// The method's name as it was typed: a row's name, or another name of it.
     pub name: String,
@@ -19,6 +20,8 @@ pub struct Options {
     pub alpha: Option<f64>,
     /// Probability with which an element of the input is dropped while training.
     pub dropout: Option<f64>,
+    /// Whether ranks are allocated while training.
+    pub allocate_ranks: bool,
     /// Ranks of single modules.
     pub rank_pattern: IndexMap<String, usize>,
     /// Alphas of single modules.
@@ -66,6 +69,7 @@ pub static TABLE: &[(&str, Given)] = &[
     ("rank", |options| options.rank.is_some()),
     ("alpha", |options| options.alpha.is_some()),
     ("dropout", |options| options.dropout.is_some()),
+    ("allocate_ranks", |options| options.allocate_ranks),
     ("rank_pattern", |options| !options.rank_pattern.is_empty()),
     ("alpha_pattern", |options| !options.alpha_pattern.is_empty()),
     ("use_rslora", |options| options.use_rslora),

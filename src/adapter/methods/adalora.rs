@@ -2,8 +2,10 @@
 //! orthogonal by a penalty (Zhang et al., Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning, equations 3 and 4; PEFT
 //! `tuners/adalora`).
 //!
-//! Ranks stay at `init_r` while training. In PEFT they shrink where the user's own loop calls `update_and_allocate` after each step, which the
-//! trainer of transformers does not. An adapter whose ranks were allocated has them in `rank_pattern`, and each module its own.
+//! Ranks stay at `init_r` while training, unless they are allocated: in PEFT by a loop of the user's own that calls `update_and_allocate` after each
+//! step, here by the graph of the update ([`Allocation`]). An adapter whose ranks were allocated has them in `rank_pattern`, and each module its own.
+
+mod ranks;
 
 use std::ops::Range;
 
@@ -12,14 +14,15 @@ use ndarray::Array2;
 use serde_json::{Value, json};
 
 use super::branch::{self, Attached, Branch, Forward, Linear, added};
+use crate::adapter::allocation::{Allocation, Schedule};
 use crate::adapter::change::Change;
 use crate::adapter::config::fields::{Fields, Flag};
 use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::settings::{Settings, number};
 use crate::adapter::config::{Bias, Scope, at_least_one, finite, probability};
 use crate::adapter::method::{Configuration, Placed, Places, Row};
-use crate::adapter::params::init;
 use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
+use crate::adapter::params::{Param, init};
 use crate::adapter::part::{Folding, Insertion};
 use crate::anatomy::Projection;
 use crate::error::{Error, Result};
@@ -37,7 +40,9 @@ const E: KeyPart = KeyPart::new("lora_E", "");
 const DEVIATION: f32 = 0.02;
 /// What PEFT adds to the rank that the scale is divided by.
 const EPSILON: f64 = 1e-5;
-/// Settings of PEFT's `LoraConfig` that AdaLoRA has and does not use, or that say how ranks are allocated in a user's own loop.
+/// Settings that say something where ranks are allocated alone.
+const OF_ALLOCATION: &[&str] = &["target_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "total_step"];
+/// Settings of PEFT's `LoraConfig` that AdaLoRA has and does not use.
 const INERT: &[&str] = &["r", "alpha_pattern", "use_rslora", "qalora_group_size", "megatron_core", "ensure_weight_tying"];
 /// Settings that change the computation in a way that is not known here.
 const REFUSED: &[(&str, &str)] = &[
@@ -46,6 +51,18 @@ const REFUSED: &[(&str, &str)] = &[
     ("trainable_token_indices", "rows of embeddings are trained beside LoRA alone"),
     ("layer_replication", "the layers of an exported graph are not replicated"),
     ("target_parameters", "AdaLoRA on bare parameters is not known here"),
+    ("alora_invocation_tokens", "it is LoRA's alone"),
+    ("arrow_config", "it is LoRA's alone"),
+    ("corda_config", "it is LoRA's alone"),
+    ("eva_config", "it is LoRA's alone"),
+    ("kasa_config", "it is LoRA's alone"),
+    ("loftq_config", "it is LoRA's alone"),
+    ("lora_ga_config", "it is LoRA's alone"),
+    ("megatron_config", "Megatron's parallel layers are not known here"),
+    ("monteclora_config", "it is LoRA's alone"),
+    ("use_bdlora", "it is LoRA's alone"),
+    ("use_qalora", "it is LoRA's alone"),
+    ("velora_config", "it is LoRA's alone"),
 ];
 
 /// The row of AdaLoRA.
@@ -59,10 +76,10 @@ pub static ROW: Row = Row {
     family: Family::Tuner,
     tensors: Tensors { parts: &[A, B, E], shared: &[] },
     adapter_file: "adalora",
-    takes: &[SCOPE, &["rank", "alpha", "dropout", "bias"]],
+    takes: &[SCOPE, &["rank", "alpha", "dropout", "bias", "allocate_ranks"]],
     page: "adalora.md",
     read: |fields| AdaLoraConfig::read(fields).map(Into::into),
-    configure: |options: &Options| Ok(AdaLoraConfig::asked(options).into()),
+    configure: |options: &Options| AdaLoraConfig::asked(options).map(Into::into),
 };
 
 /// The options of AdaLoRA (`AdaLoraConfig`).
@@ -80,7 +97,7 @@ pub struct AdaLoraConfig {
     pub dropout: f64,
     /// What the penalty is multiplied with.
     pub orth_reg_weight: f64,
-    /// Steps before, behind and between allocations, and of all the training.
+    /// When ranks are allocated, if they are.
     pub schedule: Schedule,
     /// Which of the first `init_r` singular values a module kept, by PEFT's name of `lora_E`.
     pub rank_pattern: IndexMap<String, Vec<bool>>,
@@ -90,23 +107,6 @@ pub struct AdaLoraConfig {
     pub random: bool,
     /// Whether the base's weights are stored `[in, out]`.
     pub fan_in_fan_out: bool,
-}
-
-/// When PEFT's own loop allocates ranks. It says nothing about what an adapter computes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Schedule {
-    /// Steps before the first allocation.
-    pub tinit: usize,
-    /// Steps behind the last one.
-    pub tfinal: usize,
-    /// Steps from one to the next.
-    pub delta_t: usize,
-    /// How slowly the mean of sensitivities moves.
-    pub beta1: f64,
-    /// How slowly the mean of their changes moves.
-    pub beta2: f64,
-    /// Steps of the training; PEFT loads no adapter without.
-    pub total_step: usize,
 }
 
 impl Default for AdaLoraConfig {
@@ -156,10 +156,19 @@ impl AdaLoraConfig {
         })
     }
 
-    fn asked(options: &Options) -> Self {
+    fn asked(options: &Options) -> Result<Self> {
+        let is_set = |name: &&&str| options.settings.contains_key(**name);
+        if let Some(name) = OF_ALLOCATION.iter().find(is_set).filter(|_| !options.allocate_ranks) {
+            let error = Error::setting("allocate_ranks", format!("on, as {name} says how ranks are allocated"), "off");
+            return Err(error.with_hint("ranks stay as they are without it"));
+        }
+        if options.allocate_ranks && !options.settings.contains_key("total_step") {
+            let error = Error::setting("set", "total_step, the optimizer steps of the training", "nothing of it");
+            return Err(error.with_hint("`set total_step=1000`, and what `max_steps` will be"));
+        }
         let default = Self::default();
         let (init_r, alpha) = options.rank_and_alpha(default.init_r);
-        Self {
+        Ok(Self {
             scope: options.scope.clone(),
             init_r,
             target_r: default.target_r.min(init_r),
@@ -167,14 +176,18 @@ impl AdaLoraConfig {
             dropout: options.dropout.unwrap_or(default.dropout),
             bias: options.bias,
             ..default
-        }
+        })
+    }
+
+    /// Which of the first singular values a module kept, if its ranks were allocated.
+    fn kept(&self, module: &str) -> Option<&[bool]> {
+        let is_of_module = |name: &str| name.strip_prefix(module).is_some_and(|rest| rest == ".lora_E" || rest.starts_with(".lora_E."));
+        self.rank_pattern.iter().find(|(name, _)| is_of_module(name)).map(|(_, kept)| kept.as_slice())
     }
 
     /// The rank of a module: as many singular values as it kept.
     fn rank(&self, module: &str) -> usize {
-        let is_of_module = |name: &str| name.strip_prefix(module).is_some_and(|rest| rest == ".lora_E" || rest.starts_with(".lora_E."));
-        let kept = self.rank_pattern.iter().find(|(name, _)| is_of_module(name));
-        kept.map_or(self.init_r, |(_, kept)| kept.iter().filter(|kept| **kept).count())
+        self.kept(module).map_or(self.init_r, |kept| kept.iter().filter(|kept| **kept).count())
     }
 }
 
@@ -248,6 +261,24 @@ impl Configuration for AdaLoraConfig {
         !self.rank_pattern.is_empty()
     }
 
+    fn allocation(&self, params: &[Param]) -> Result<Option<Allocation>> {
+        if !self.rank_pattern.is_empty() {
+            let error = Error::setting("allocate_ranks", "an adapter whose ranks were not allocated yet", "one with a rank_pattern");
+            return Err(error.with_hint("without it, training goes on with the ranks that the adapter has"));
+        }
+        let allocation = ranks::allocation(self, params);
+        allocation.check()?;
+        Ok(Some(allocation))
+    }
+
+    fn drop_ranks(&mut self, names: &[&str], tensors: &mut IndexMap<String, Tensor>, masked: &[f32]) -> Result<()> {
+        ranks::drop_ranks(self, names, tensors, masked)
+    }
+
+    fn whole(&self, name: &str, tensor: Option<&Tensor>, shape: &[usize]) -> Option<Tensor> {
+        ranks::whole(self, name, tensor, shape)
+    }
+
     fn constants(&self) -> Vec<(&'static str, String)> {
         vec![("scale of the updates", format!("{} / {}", self.alpha, self.init_r))]
     }
@@ -264,9 +295,10 @@ impl Configuration for AdaLoraConfig {
             random: self.random,
             seed: at.seed,
         };
-        // A module that kept no singular value is as the base has it.
-        let branches: Vec<Svd> = branch::choose(&self.scope, at)?.into_iter().map(svd).filter(|branch| branch.rank > 0).collect();
-        Ok(branch::placed(self.clone(), branches, self.bias, at))
+        // A module that kept no singular value has the base's weight.
+        let (kept, others): (Vec<Linear>, Vec<Linear>) =
+            branch::choose(&self.scope, at)?.into_iter().partition(|linear| self.rank(&linear.module) > 0);
+        Ok(branch::placed_among(self.clone(), kept.into_iter().map(svd).collect(), &others, self.bias, at))
     }
 }
 

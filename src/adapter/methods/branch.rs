@@ -257,9 +257,21 @@ pub(crate) fn warn_of_conv1d<B: Branch>(method: &str, branches: &[B], at: &Place
 
 /// A method whose branches are placed, and the biases that are trained beside them.
 #[must_use]
-pub fn placed<C: Configuration, B: Branch + 'static>(mut config: C, branches: Vec<B>, bias: Bias, at: &Places<'_>) -> Placed {
+pub fn placed<C: Configuration, B: Branch + 'static>(config: C, branches: Vec<B>, bias: Bias, at: &Places<'_>) -> Placed {
+    placed_among(config, branches, &[], bias, at)
+}
+
+/// The same of a method that leaves some of the modules that it attaches to as they are, but for their biases.
+pub(super) fn placed_among<C: Configuration, B: Branch + 'static>(
+    mut config: C,
+    branches: Vec<B>,
+    others: &[Linear],
+    bias: Bias,
+    at: &Places<'_>,
+) -> Placed {
     let branches = Branches(branches);
-    let attached = branches.targets();
+    let others = others.iter().map(|linear| (linear.module.clone(), 0));
+    let attached: Vec<(String, usize)> = branches.targets().into_iter().chain(others).collect();
     let modules: Vec<&str> = attached.iter().map(|(module, _)| module.as_str()).collect();
     if let Some(scope) = config.scope_mut() {
         scope.settle(&modules, at.saved);

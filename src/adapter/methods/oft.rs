@@ -1,6 +1,8 @@
-//! OFT: `y = W·(R·x)`, a rotation of the input in blocks, `R = (I + Q)·(I − Q)⁻¹` with a skew-symmetric `Q` (Qiu et al., Controlling
-//! Text-to-Image Diffusion by Orthogonal Finetuning; PEFT `tuners/oft/layer.py`). The inverse is a sum of powers of `Q`, as PEFT has it by
-//! default (`use_cayley_neumann`).
+//! OFT: `y = W·(R·x)`, a rotation of the input in blocks of a skew-symmetric `Q` (Qiu et al., Controlling Text-to-Image Diffusion by Orthogonal
+//! Finetuning; PEFT `tuners/oft/layer.py`). By default (`use_cayley_neumann`) `R` is a sum of powers of `Q`, nearly `(I + Q)·(I − Q)⁻¹`; else it is
+//! `(I − Q)·(I + Q)⁻¹` itself, as in PEFT with the other sign.
+
+mod rotation;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -18,8 +20,10 @@ use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
 use crate::adapter::part::{Folding, Insertion};
 use crate::anatomy::{Anatomy, Layout};
 use crate::error::{Error, Result};
-use crate::ir::{DType, Expr, Tensor};
+use crate::ir::{DType, Expr};
 use crate::num;
+
+use rotation::Cayley;
 
 /// `[blocks, size · (size − 1) / 2]`: what stands above the diagonal of each `Q`, row by row.
 const R: KeyPart = KeyPart::new("oft_R", "weight");
@@ -47,6 +51,7 @@ pub static ROW: Row = Row {
 
 /// The options of OFT (`OFTConfig`).
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "they are PEFT's own switches, each on its own")]
 pub struct OftConfig {
     /// Where it attaches.
     pub scope: Scope,
@@ -54,11 +59,13 @@ pub struct OftConfig {
     pub blocks: usize,
     /// Size of the blocks (`oft_block_size`), or 0 if their number is given.
     pub block_size: usize,
-    /// Share of the blocks that are left alone in a step.
+    /// A setting of PEFT's that its layers do not read: it changes nothing there, and nothing here.
     pub module_dropout: f64,
     /// Whether all blocks of a module rotate alike.
     pub block_share: bool,
-    /// Terms of the sum that stands for the inverse.
+    /// Whether the inverse is a sum of powers.
+    pub use_cayley_neumann: bool,
+    /// Terms of that sum.
     pub terms: usize,
     /// Which biases of the base are trained.
     pub bias: Bias,
@@ -76,6 +83,7 @@ impl Default for OftConfig {
             block_size: 32,
             module_dropout: 0.0,
             block_share: false,
+            use_cayley_neumann: true,
             terms: 5,
             bias: Bias::None,
             random: false,
@@ -89,16 +97,13 @@ impl OftConfig {
         fields.inert(&["eps"]);
         fields.refuse(&[("coft", "weights that are projected after each step are not known here")])?;
         let default = Self::default();
-        if !fields.flag("use_cayley_neumann", Flag::On)? {
-            return Err(Error::unsupported("use_cayley_neumann = false", "the inverse of a matrix has no operator in ONNX")
-                .with_hint("train the adapter with PEFT's default, `use_cayley_neumann=True`"));
-        }
         Ok(Self {
             scope: Scope::read(fields)?,
             blocks: fields.size("r")?.unwrap_or(default.blocks),
             block_size: fields.size("oft_block_size")?.unwrap_or(default.block_size),
             module_dropout: fields.number("module_dropout", default.module_dropout)?,
             block_share: fields.flag("block_share", Flag::Off)?,
+            use_cayley_neumann: fields.flag("use_cayley_neumann", Flag::On)?,
             terms: fields.size("num_cayley_neumann_terms")?.unwrap_or(default.terms),
             bias: Bias::read(fields, "oft_only")?,
             random: !fields.flag("init_weights", Flag::On)?,
@@ -117,11 +122,15 @@ impl OftConfig {
         let is_packed =
             at.anatomy.projections.iter().any(|projection| projection.module == linear.module && projection.weight.part.is_some());
         let blocks = if self.block_share { 1 } else { inputs / block };
-        Ok(Oft { linear, blocks, block, terms: self.terms, is_packed, random: self.random, seed: at.seed })
+        Ok(Oft { linear, blocks, block, cayley: self.cayley(), is_packed, random: self.random, seed: at.seed })
     }
 }
 
 impl OftConfig {
+    fn cayley(&self) -> Cayley {
+        if self.use_cayley_neumann { Cayley::Neumann { terms: self.terms } } else { Cayley::Exact }
+    }
+
     /// Says where modules have other blocks than were asked for, because these do not divide what the modules take.
     fn warn_of_other_blocks(&self, branches: &[Oft]) {
         let (what, asked) = if self.blocks == 0 { ("oft_block_size", self.block_size) } else { ("r", self.blocks) };
@@ -157,7 +166,7 @@ struct Oft {
     blocks: usize,
     /// Their size.
     block: usize,
-    terms: usize,
+    cayley: Cayley,
     is_packed: bool,
     random: bool,
     seed: u64,
@@ -184,7 +193,7 @@ impl Configuration for OftConfig {
         settings.put("oft_block_size", self.block_size);
         settings.put("module_dropout", self.module_dropout);
         settings.put("block_share", self.block_share);
-        settings.put("use_cayley_neumann", true);
+        settings.put("use_cayley_neumann", self.use_cayley_neumann);
         settings.put("num_cayley_neumann_terms", self.terms);
         settings.put("coft", false);
         settings.put("bias", self.bias.setting("oft_only"));
@@ -205,12 +214,12 @@ impl Configuration for OftConfig {
     }
 
     fn constants(&self) -> Vec<(&'static str, String)> {
-        vec![("num_cayley_neumann_terms", self.terms.to_string())]
+        vec![("use_cayley_neumann", self.use_cayley_neumann.to_string()), ("num_cayley_neumann_terms", self.terms.to_string())]
     }
 
     fn place(&self, at: &Places<'_>) -> Result<Placed> {
         if self.module_dropout > 0.0 {
-            return Err(Error::unsupported("module_dropout", "rotations are trained without dropout").with_hint("set it to 0"));
+            tracing::warn!("module_dropout = {} does nothing: the layers of PEFT's OFT do not read it", self.module_dropout);
         }
         let branches = branch::choose(&self.scope, at)?.into_iter().map(|linear| self.branch(linear, at)).collect::<Result<Vec<_>>>()?;
         branch::warn_of_conv1d("OFT", &branches, at);
@@ -223,50 +232,6 @@ impl Oft {
     /// Numbers above the diagonal of a block.
     fn elements(&self) -> usize {
         self.block * (self.block - 1) / 2
-    }
-
-    /// For each element of a skew-symmetric block, row by row: the number that it is, and its sign; 0 on the diagonal.
-    fn skew(&self) -> Vec<(usize, f32)> {
-        let above = |row: usize, column: usize| row * (2 * self.block - row - 1) / 2 + column - row - 1;
-        let element = |at: usize| match (at / self.block, at % self.block) {
-            (row, column) if row < column => (above(row, column), 1.0),
-            (row, column) if row > column => (above(column, row), -1.0),
-            _ => (0, 0.0),
-        };
-        (0..self.block * self.block).map(element).collect()
-    }
-
-    /// The rotations `[blocks, size, size]`.
-    fn rotations<'g>(&self, vectors: Expr<'g>) -> Expr<'g> {
-        let b = vectors.b();
-        let (places, signs): (Vec<usize>, Vec<f32>) = self.skew().into_iter().unzip();
-        let places: Vec<i64> = places.into_iter().map(size).collect();
-        let signs = b.constant(Tensor::from_f32(&[signs.len(), 1], &signs));
-        let [blocks, block] = [self.blocks, self.block].map(size);
-        let q = (vectors.t().gather(b.ints(&places), 0) * signs).t().reshape(&[blocks, block, block]);
-        let mut ones = vec![0.0; self.block * self.block];
-        ones.iter_mut().step_by(self.block + 1).for_each(|one| *one = 1.0);
-        let identity = b.constant(Tensor::from_f32(&[1, self.block, self.block], &ones));
-        // `I + 2Q + 2Q² + .. + Qⁿ`, the last term once (`_cayley_batch`).
-        let mut sum = identity;
-        let mut power = q;
-        for (times, more) in self.coefficients() {
-            sum = sum + power * times;
-            if more {
-                power = power.matmul(q);
-            }
-        }
-        sum
-    }
-
-    /// What the powers of `Q` from the first on are multiplied with, and whether another one follows.
-    fn coefficients(&self) -> Vec<(f64, bool)> {
-        let last = match self.terms {
-            0 | 1 => return vec![],
-            2 => return vec![(2.0, false)],
-            terms => terms.max(4) - 1,
-        };
-        (1..=last).map(|power| (if power == last { 1.0 } else { 2.0 }, power < last)).collect()
     }
 
     /// `x` rotated, float32.
@@ -300,7 +265,7 @@ impl Branch for Oft {
             let key = Key::module(self.module(), R).to_string();
             if self.random { init::normal(&mut init::generator(self.seed, &key), &shape, 0.1) } else { init::zeros(&shape) }
         });
-        let rotations = at.b.scoped(&format!("oft/{}", self.module()), || self.rotations(vectors));
+        let rotations = at.b.scoped(&format!("oft/{}", self.module()), || self.cayley.rotations(vectors, self.blocks, self.block));
         Ok(Box::new(move |call| match self.side() {
             Side::Input => self.rotated(call.y.cast(DType::F32), rotations).cast(call.y.dtype()),
             Side::Output => {
@@ -318,26 +283,11 @@ impl Branch for Oft {
             let expected = format!("[{}, {}]", self.blocks, self.elements());
             return Err(Error::mismatch("shape of oft_R", expected, format!("{:?}", vectors.dim())));
         }
-        let skew = self.skew();
-        let rotation = |place: usize| {
-            let vector = vectors.row(if self.blocks == 1 { 0 } else { place });
-            let q = Array2::from_shape_fn((self.block, self.block), |(row, column)| {
-                let (number, sign) = skew[row * self.block + column];
-                vector[number] * sign
-            });
-            let (mut sum, mut power) = (Array2::eye(self.block), q.clone());
-            for (times, more) in self.coefficients() {
-                sum = sum + &power * init::narrow(times);
-                if more {
-                    power = power.dot(&q);
-                }
-            }
-            sum
-        };
+        let rotation = |place: usize| self.cayley.rotation(&vectors.row(if self.blocks == 1 { 0 } else { place }), self.block);
         let mut turned = weight;
         for (place, start) in (0..self.linear.in_features).step_by(self.block).enumerate() {
             let columns = s![.., start..start + self.block];
-            let product = turned.slice(columns).dot(&rotation(place).t());
+            let product = turned.slice(columns).dot(&rotation(place)?.t());
             turned.slice_mut(columns).assign(&product);
         }
         Ok(turned)

@@ -66,7 +66,8 @@ impl ProductConfig {
     /// The modules that are updated.
     pub(super) fn sites(&self, at: &Places<'_>) -> Result<Vec<Site>> {
         if self.rank_dropout > 0.0 || self.module_dropout > 0.0 {
-            let error = Error::unsupported("rank_dropout and module_dropout", "updates are computed without dropout");
+            let what = if self.rank_dropout > 0.0 { "rank_dropout" } else { "module_dropout" };
+            let error = Error::unsupported(what, "updates are computed without dropout");
             return Err(error.with_hint("set them to 0"));
         }
         let scope = Scope { modules_to_save: at.saved.to_vec(), ..self.scope.clone() };

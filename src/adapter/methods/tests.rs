@@ -1,3 +1,5 @@
+mod peft_settings;
+
 use std::collections::BTreeSet;
 
 use super::*;
@@ -54,6 +56,10 @@ static SAID: &[(&str, Say)] = &[
     ("rank", |options| options.rank = Some(2)),
     ("alpha", |options| options.alpha = Some(3.0)),
     ("dropout", |options| options.dropout = Some(0.25)),
+    ("allocate_ranks", |options| {
+        options.allocate_ranks = true;
+        options.settings.insert("total_step".to_owned(), 500.into());
+    }),
     ("rank_pattern", |options| _ = options.rank_pattern.insert("q_proj".to_owned(), 2)),
     ("alpha_pattern", |options| _ = options.alpha_pattern.insert("q_proj".to_owned(), 2.0)),
     ("use_rslora", |options| options.use_rslora = true),
@@ -107,6 +113,20 @@ fn layers_are_of_an_lstm_alone() {
         let error = configure(&options).expect_err("an MLP has three layers");
         assert!(error.to_string().starts_with("encoder_num_layers") && error.hint().is_some(), "{error}");
     }
+}
+
+#[test]
+fn ranks_are_allocated_where_that_is_asked_for_and_over_steps_that_are_said() -> Result<()> {
+    let of = |allocate_ranks, settings: &[(&str, usize)]| {
+        let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect();
+        configure(&Options { allocate_ranks, settings, ..asked(&adalora::ROW) })
+    };
+    of(true, &[("total_step", 50), ("tinit", 5), ("deltaT", 2)])?;
+    for (allocates, settings, word) in [(true, &[("tinit", 5)][..], "total_step"), (false, &[("tinit", 5)], "allocate_ranks")] {
+        let error = of(allocates, settings).expect_err(word);
+        assert!(error.to_string().contains(word) && error.hint().is_some(), "{error}");
+    }
+    Ok(())
 }
 
 #[test]

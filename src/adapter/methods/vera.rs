@@ -170,6 +170,9 @@ impl Configuration for VeraConfig {
             )
             .with_hint("save it with `save_projection=True`"));
         }
+        if !config.save_projection {
+            tracing::warn!("save_projection = false: the projections are saved nevertheless, as nothing but PyTorch draws them again");
+        }
         config.save_projection = true;
         let widest = |of: fn(&Linear) -> usize| sites.iter().map(of).max().unwrap_or(0);
         let widest = [widest(|site| site.out_features), widest(|site| site.in_features)];

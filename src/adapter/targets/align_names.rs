@@ -119,7 +119,7 @@ fn stack_moved(name: &str, other: &str) -> Option<Naming> {
     is_same.then_some(Naming::Replace { wrapper: own, front: others })
 }
 
-/// How a name becomes another that ends alike, where what stands in front of one has all words that stand in front of the other, in whatever
+/// How a name becomes another with the same end, if the words before that end in one contain those in the other, in any
 /// order: `model.layers` is `model.language_model.layers`, and that is `language_model.model.layers`.
 fn moved(name: &str, other: &str) -> Option<Naming> {
     let same = name.rsplit('.').zip(other.rsplit('.')).take_while(|(a, b)| a == b).count();

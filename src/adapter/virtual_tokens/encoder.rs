@@ -1,5 +1,4 @@
-//! The networks that compute virtual tokens: in the graph while they are trained, and here for the file that PEFT reads, which has only what
-//! they give.
+//! The networks that compute virtual tokens. The graph has them while they are trained; PEFT's file has their results alone, which are computed here.
 //!
 //! Prefix tuning: `Linear(tanh(Linear(embedding)))` (Li & Liang, Prefix-Tuning, section 4.3; PEFT `tuners/prefix_tuning/model.py`).
 //! P-tuning: `Linear(relu(Linear(relu(Linear(embedding)))))`, or `Linear(relu(Linear(LSTM(embedding))))` with an LSTM of both directions

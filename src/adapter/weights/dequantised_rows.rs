@@ -18,7 +18,7 @@ pub(crate) fn rows_of(graph: &Graph, table: &Embedding, rows: &[usize]) -> Resul
     if let Some(floats) = stored.filter(|tensor| tensor.dtype().is_float()) {
         return super::fold::rows_of(floats, rows);
     }
-    let numbers = stored.and_then(|stored| Unpacking { graph, table, stored }.rows(rows));
+    let numbers = stored.and_then(|stored| StoredRows { graph, table, stored }.rows(rows));
     numbers.map(|numbers| matrices::tensor(&numbers.view())).ok_or_else(|| {
         let kind = stored.map_or_else(|| "turned before it is read".to_owned(), |tensor| format!("stored as {}", tensor.dtype()));
         let why = format!("the table is {kind}, and how it is dequantised is not known");
@@ -28,13 +28,13 @@ pub(crate) fn rows_of(graph: &Graph, table: &Embedding, rows: &[usize]) -> Resul
     })
 }
 
-struct Unpacking<'a> {
+struct StoredRows<'a> {
     graph: &'a Graph,
     table: &'a Embedding,
     stored: &'a Tensor,
 }
 
-impl<'a> Unpacking<'a> {
+impl<'a> StoredRows<'a> {
     fn rows(&self, rows: &[usize]) -> Option<Array2<f32>> {
         let steps = self.steps()?;
         let hidden = usize::try_from(self.table.hidden).ok()?;

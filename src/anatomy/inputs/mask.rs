@@ -6,10 +6,10 @@ use crate::ir::{Attr, DType, Graph, Node, Tensor, Trait, ValueId};
 
 use super::super::{Attention, Mask, MaskForm, Masking};
 
-/// What is added to scores, or more, hides nothing.
+/// What is added to scores, or more, masks nothing.
 const HARMLESS: f64 = -1.0;
-/// What is added to scores, or less, hides a key.
-const HIDING: f64 = -30.0;
+/// What is added to scores, or less, masks a key.
+const MASKING: f64 = -30.0;
 
 /// Constants with more numbers are not looked through.
 const LARGE: usize = 1 << 20;
@@ -100,12 +100,12 @@ enum Effect {
 fn effect(graph: &Graph, mask: Mask, input: ValueId, number: f64) -> Option<Effect> {
     let Range { low, high } = Follow { graph, input, number, known: BTreeMap::new() }.range(mask.value)?;
     let hides = match mask.kind {
-        Masking::Added => high <= HIDING,
-        Masking::Subtracted => low >= -HIDING,
+        Masking::Added => high <= MASKING,
+        Masking::Subtracted => low >= -MASKING,
         Masking::KeptWhere => high == 0.0,
         Masking::MaskedWhere => low > 0.0 || high < 0.0,
     };
-    let is_between = mask.kind == Masking::Added && high < HARMLESS && high > HIDING;
+    let is_between = mask.kind == Masking::Added && high < HARMLESS && high > MASKING;
     (!is_between).then_some(if hides { Effect::Hides } else { Effect::Shows })
 }
 

@@ -120,7 +120,7 @@ impl Looking<'_> {
         }
     }
 
-    /// Every node that can be reached from a value through some operators, and those that read what comes out.
+    /// All nodes that a value reaches through some operators, and their readers.
     fn ahead(&self, from: ValueId, through: &[&str]) -> Vec<NodeRef<'_>> {
         let (mut found, mut seen, mut waiting) = (vec![], BTreeSet::new(), vec![from]);
         while let Some(value) = waiting.pop() {

@@ -27,7 +27,7 @@ pub struct Decision {
     pub doubt: Option<String>,
 }
 
-/// The task that a model without a new head is trained for: the one that is `asked` for where that can be, else the one that everything speaks for.
+/// The task that a model without a new head is trained for: the one `asked` for if the model fits it, else the one that all evidence points to.
 ///
 /// # Errors
 /// Outputs that no task is trained on, with what they are; evidence for several tasks, with their names; logits without the axes of the task.

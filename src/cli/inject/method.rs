@@ -20,6 +20,7 @@ const SCOPE: &str = "Where it attaches";
 
 /// The method to add, and its options.
 #[derive(Clone, Debug, Default, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "they are switches, each on its own")]
 pub struct MethodArgs {
     /// A fresh adapter of this method
     #[arg(long, value_name = "METHOD", ignore_case = true, help_heading = "What to add (one of these)")]
@@ -50,6 +51,9 @@ pub struct MethodArgs {
     /// Dropout probability of the adapter's input [default: 0]
     #[arg(long, alias = "lora-dropout", value_name = "SHARE", help_heading = LORA, conflicts_with = "adapter")]
     pub dropout: Option<f64>,
+    /// Allocate ranks while training, as PEFT's update_and_allocate does: modules that matter less keep fewer (--set total_step=N, tinit, tfinal, ..)
+    #[arg(long, help_heading = LORA)]
+    pub allocate_ranks: bool,
     /// Scale by alpha / sqrt(rank)
     #[arg(long, help_heading = LORA, conflicts_with = "adapter")]
     pub use_rslora: bool,
@@ -254,6 +258,7 @@ impl MethodArgs {
             rank: self.rank,
             alpha: self.alpha,
             dropout: self.dropout,
+            allocate_ranks: self.allocate_ranks,
             rank_pattern: self.rank_pattern.iter().cloned().collect(),
             alpha_pattern: self.alpha_pattern.iter().cloned().collect(),
             use_rslora: self.use_rslora,

@@ -44,7 +44,7 @@ pub(super) fn run(args: &Args, global: &Global, bundle: &Bundle) -> Result<()> {
     }
 }
 
-/// Makes sure that a folder may be written, and that none of the files that are read lies in it.
+/// Checks that a folder may be written, and that no source lies in it.
 fn check_folder(folder: &Path, force: bool, sources: &[PathBuf]) -> Result<()> {
     if folder.is_file() {
         return Err(Error::invalid("a file, where a folder is to be written").in_file(folder).with_hint("`-o` names a folder"));

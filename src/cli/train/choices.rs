@@ -33,7 +33,7 @@ impl From<BatchSampler> for Sampler {
     }
 }
 
-/// What is changed of pictures by chance.
+/// Random augmentation of pictures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change {

@@ -1,4 +1,4 @@
-//! Bytes → text: packed files are unpacked, and what is not UTF-8 is read as what it most likely is, which is said.
+//! Bytes → text. Compressed files are decompressed; a text that is not UTF-8 is read in its most likely encoding, with a warning.
 
 use std::io::{self, Read, Write};
 use std::path::Path;

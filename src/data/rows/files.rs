@@ -45,7 +45,7 @@ pub(super) fn read_image(fields: &Fields, encoder: &Encoder<'_>) -> Result<Examp
     Ok(Example { labels, texts: vec![text.to_owned()], ..picture(fields, encoder)? })
 }
 
-/// A row with the sound that it names, in the input that takes it, and where there is sound, in the one that asks for that.
+/// A row with its sound: the samples, and the mask of the samples if the model has an input for it.
 pub(super) fn recording(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
     let path = encoder.file(path(fields, "audio")?);
     let inputs = || encoder.reading.feeding.into_iter().flat_map(|feeding| &feeding.inputs);

@@ -51,8 +51,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Folds a bundle's adapter into every file that has its modules, and writes all files into a folder, with what lies beside the model for those who run
-/// it: its configuration and its tokenizer.
+/// Folds a bundle's adapter into every file that has its modules, and writes all files into a folder, with configuration and tokenizer.
 ///
 /// # Errors
 /// A module of the adapter that no file has; a file with modules that the adapter ought to know and does not; virtual tokens, which lengthen what one file gives

@@ -126,11 +126,11 @@ mod tests {
     use super::*;
     use crate::contract::Input;
     use crate::ir::{Dim, ModelInfo};
-    use crate::train::optimizer::{AdamW, update_graph};
+    use crate::train::optimizer::{Update, update_graph};
 
     #[test]
     fn an_update_has_required_inputs_alone_and_no_float64() -> Result<()> {
-        let whole = update_graph(&AdamW::default(), 3)?;
+        let whole = update_graph(&Update::default(), 3)?;
         let graph = portable(&whole, &[("adam_beta1", 0.5)])?;
         let inputs: Vec<&str> = graph.inputs().iter().map(|id| graph.value_name(*id)).collect();
         assert_eq!(inputs, [Input::Trainable.name(), "gradient", "adam_m", "adam_v", "step", "learning_rate"]);

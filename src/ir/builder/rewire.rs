@@ -46,7 +46,7 @@ impl Builder {
         state.interned.clear();
     }
 
-    /// Makes the node that writes `output` read what `instead` has in place of what it reads, its bodies too.
+    /// Replaces inputs of the node that writes `output`, in its bodies too: `instead` maps each to its replacement.
     ///
     /// Does nothing if no node writes `output`.
     pub fn read_instead(&self, output: ValueId, instead: &BTreeMap<ValueId, ValueId>) {

@@ -121,7 +121,7 @@ fn multi_head_attention(q: &Question<'_>) -> Answer {
 
 /// Query `[batch, seq, hidden]`, with key and value behind it where they are left out; past key and value `[batch, kv_heads, length, size]`.
 ///
-/// The present is as long as the past where that is a buffer for all that may come, else as the total that input 6 tells.
+/// The present is as long as the past if the past is a preallocated buffer, else as long as input 6 says.
 fn group_query_attention(q: &Question<'_>) -> Answer {
     let dtype = q.dtype(0);
     let (heads, kv_heads) = (q.int("num_heads", 1), q.int("kv_num_heads", 1));

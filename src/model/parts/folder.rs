@@ -49,8 +49,8 @@ impl Split {
     }
 }
 
-/// The files of a model of pictures and texts in a folder, or in the folder `onnx` in it, by the names that transformers.js has for them: the decoder,
-/// which is fed with the rows of its tokens' table, that table, and what sees pictures. None where it has a whole model.
+/// The files of a vision-language model in a folder, or in its subfolder `onnx`, under the names of transformers.js: the decoder (which takes
+/// embeddings), the token embedding, and the vision encoder. None if the folder has a whole model.
 #[must_use]
 pub fn of_pictures(folder: &Path) -> Option<Files> {
     either(folder, |folder| {

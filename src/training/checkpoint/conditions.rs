@@ -19,7 +19,7 @@ pub struct Conditions {
     pub data: String,
     /// Rows of the data after reading: other tokenizers, lengths or packing give others.
     pub rows: String,
-    /// Rows a batch.
+    /// Batch size, in rows.
     pub batch_size: usize,
     /// Batches a step, of each process.
     pub accumulation: usize,
