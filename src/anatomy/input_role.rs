@@ -28,6 +28,8 @@ pub enum Role {
     EncoderAttentionMask(MaskForm),
     /// A part of the cache, which is empty.
     Past,
+    /// Which heads of attention are there, `[layers, heads]` or `[heads]`: all.
+    HeadMask,
     /// Whether the cache is read: no.
     UseCacheBranch,
     /// The labels, where the model computes a loss of its own.
@@ -95,6 +97,7 @@ impl Role {
             Self::EncoderAttentionMask(_) => "mask of the encoder's tokens",
             Self::Segments => "rows that were put into one",
             Self::Past => "cache, empty",
+            Self::HeadMask => "mask of heads, 1 for each",
             Self::UseCacheBranch => "whether there is a cache: no",
             Self::Labels => "labels",
             Self::Column => "the data's column of this name",

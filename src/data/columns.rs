@@ -82,7 +82,7 @@ impl<'a> Rows<'a> {
                 self.mask(port, form, longest, |row| vec![1; self::samples(row, &port.name).unwrap_or_default()])
             }
             Role::AttentionMask(form) | Role::EncoderAttentionMask(form) => self.mask(port, form, self.length, Example::mask),
-            Role::PositionIds => self.matrix(port, Fill::LastOfRow, |row| positions(&row.mask(), &row.segments)),
+            Role::PositionIds => self.positions(port),
             // What fills a row up belongs to its last segment, so that every position sees something.
             Role::Segments => self.matrix(port, Fill::LastOfRow, |row| or_constant(&row.segments, 0, row.input_ids.len())),
             Role::TokenTypeIds => self.matrix(port, Fill::With(0), |row| or_constant(&row.token_type_ids, 0, row.input_ids.len())),
@@ -96,6 +96,11 @@ impl<'a> Rows<'a> {
             Role::DecoderAttentionMask(form) => self.mask(port, form, self.label_length, |_| vec![1; self.label_length]),
             Role::PixelValues => self.pixels(port),
             Role::PixelMask => self.pixel_mask(port),
+            Role::HeadMask => {
+                let shape = port.shape.iter().map(|axis| if let Axis::Known(length) = axis { *length } else { 1 }).collect::<Vec<_>>();
+                let count = shape.iter().product();
+                HostTensor::new(shape, integers(port, vec![1; count])?)
+            }
             Role::UseCacheBranch => Ok(HostTensor::vector(vec![false])),
             Role::Past => Ok(self.empty_past(port)),
             // A loss that somebody wrote reads the label by its column's name.
@@ -119,6 +124,36 @@ impl<'a> Rows<'a> {
             Role::Column => Err(Error::not_found("column", port.name.clone())
                 .with_hint(format!("the model's input {0} is filled from a column {0} of the data", port.name))),
         }
+    }
+
+    /// Positions, `[batch, seq]`. A graph that takes one row of them for all, `[seq]` or `[1, seq]`, counts from the first token; one that takes several for
+    /// each token, `[3, batch, seq]` for time, rows and columns of pictures, gets each the same, as for texts.
+    fn positions(&self, port: &Port) -> Result<HostTensor> {
+        let (rows, is_one) = (self.examples.len(), matches!(port.shape.first(), Some(Axis::Known(1))));
+        match (port.shape.len(), port.shape.first()) {
+            (1, _) => self.shared_positions(port, |length| vec![length]),
+            (2, _) if is_one && rows > 1 => self.shared_positions(port, |length| vec![1, length]),
+            (3, Some(Axis::Known(each))) => {
+                let (length, one) = self.numbers(port, self.length, Fill::LastOfRow, |row| positions(&row.mask(), &row.segments))?;
+                HostTensor::new([*each, rows, length], integers(port, one.repeat(*each))?)
+            }
+            _ => self.matrix(port, Fill::LastOfRow, |row| positions(&row.mask(), &row.segments)),
+        }
+    }
+
+    fn shared_positions(&self, port: &Port, shape: impl Fn(usize) -> Vec<usize>) -> Result<HostTensor> {
+        if let Some(row) = self.examples.iter().find(|row| !row.segments.is_empty()) {
+            let error = Error::unsupported("rows that are packed", "the model takes one row of positions for all rows");
+            return Err(error
+                .at(Place::Line(row.line))
+                .with_hint("train without `packing`, or export the model with positions of [batch, seq]"));
+        }
+        let length = match port.shape.last() {
+            Some(Axis::Known(length)) => *length,
+            _ => self.length,
+        };
+        let places = (0..length).map(|place| i32::try_from(place).unwrap_or(i32::MAX)).collect();
+        HostTensor::new(shape(length), integers(port, places)?)
     }
 
     /// What rows weigh, `[batch]`, or their labels, `[batch, most labels]`.

@@ -37,7 +37,7 @@ const FORMS: [Form; 5] = [
 /// As [`encode`].
 pub(super) fn encode_all(encoder: &Encoder<'_>, fields: &Fields) -> Result<Vec<Example>> {
     let found = rows::windows(encoder.task(), fields, encoder).unwrap_or_else(|| Ok(vec![encode(encoder, fields)?]))?;
-    if !encoder.reading.takes_weights {
+    if !encoder.reading.weighs_rows() {
         return Ok(found);
     }
     found.into_iter().map(|example| weights::weighed(example, fields)).collect()

@@ -6,6 +6,7 @@ use super::column_map::ColumnMap;
 use super::example::Limits;
 use super::media::Media;
 use super::tokenizer::Tokenizer;
+use super::weights;
 use crate::adapter::config::Task;
 use crate::anatomy::Feeding;
 use crate::train::plan::LossPlan;
@@ -85,6 +86,11 @@ impl Reading<'_> {
             decoder_start: None,
             takes_weights: false,
         }
+    }
+
+    /// Whether the column of weights says what rows weigh: it does not where the model, or a loss of the user's, has an input of that name.
+    pub(super) fn weighs_rows(&self) -> bool {
+        self.takes_weights && !self.feeding.is_some_and(|feeding| feeding.inputs.contains_key(weights::COLUMN))
     }
 }
 

@@ -1,6 +1,7 @@
 //! What columns are for: their roles by name, by other names that people give them, and by `--map`; what is not read is told, and what would change
 //! what is learnt if it were read is refused.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -200,12 +201,20 @@ impl Roles<'_> {
                 let roles = self.roles().collect::<Vec<_>>().join(", ");
                 return Err(Error::not_found("role", role.as_str()).with_hint(format!("roles of columns are {roles}, and {IGNORED}")));
             }
+            let other = renamed.iter().find(|(other, given)| *given == role && role != IGNORED && *other != found);
+            if let Some((other, _)) = other {
+                let error = Error::invalid(format!("the columns {other} and {found} are both mapped to {role}"));
+                return Err(error.with_hint("a role has one column: `map COLUMN=ignore` leaves one out"));
+            }
             renamed.insert(found.clone(), role.clone());
         }
         // A column whose name a renamed one takes is no longer meant by it.
         let taken: Vec<String> = renamed.values().cloned().collect();
         for column in self.columns.iter().filter(|column| taken.contains(column)) {
-            renamed.entry(column.clone()).or_insert_with(|| IGNORED.to_owned());
+            if let Entry::Vacant(place) = renamed.entry(column.clone()) {
+                tracing::warn!("{}: the column {column} is ignored: another one is mapped to {column}", self.path.display());
+                place.insert(IGNORED.to_owned());
+            }
         }
         let is_free = |role: &str, renamed: &BTreeMap<String, String>| {
             !self.columns.iter().any(|column| column == role) && !renamed.values().any(|taken| taken == role)
@@ -232,12 +241,16 @@ impl Roles<'_> {
         if self.reads_texts() && is_free("text", &renamed) {
             self.alias(&mut renamed)?;
         }
-        let weighs = Some(&(weights::COLUMN, WEIGHTS)).filter(|_| self.reading.takes_weights);
+        let weighs = Some(&(weights::COLUMN, WEIGHTS)).filter(|_| self.reading.weighs_rows());
         for (role, names) in of_task(self.reading.task).into_iter().flat_map(|columns| columns.aliases).chain(weighs) {
             let is_taken = self.columns.iter().any(|column| column == role && !renamed.contains_key(column))
                 || renamed.values().any(|taken| taken == role);
             // Of a reranker's rows the text may be the passage, where there is a query; a role is no other role's name.
-            let free = |name: &&&str| self.columns.iter().find(|column| plain(column) == ***name && !renamed.contains_key(*column));
+            let free = |name: &&&str| {
+                self.columns
+                    .iter()
+                    .find(|column| plain(column) == ***name && !renamed.contains_key(*column) && !is_input(column, self.reading))
+            };
             let found = names.iter().find_map(|name| free(&name));
             if let Some(column) = found.filter(|_| !is_taken || (*role == "text" && self.reading.task == Task::Rerank)).cloned() {
                 tracing::info!("{}: column {column} as {role}", self.path.display());
@@ -289,6 +302,16 @@ impl Roles<'_> {
         };
         let inputs = self.reading.feeding.into_iter().flat_map(|feeding| &feeding.inputs).filter(move |(_, role)| of_tokens(**role));
         let inputs = inputs.filter_map(|(name, role)| Some((name.as_str(), role.column()?)));
+        // Of several inputs that are for the same, each has a column of its own name.
+        let of_role = |wanted: &str| {
+            self.reading
+                .feeding
+                .into_iter()
+                .flat_map(|feeding| feeding.inputs.values())
+                .filter(|role| role.column() == Some(wanted))
+                .count()
+        };
+        let inputs = inputs.filter(move |(_, role)| of_role(role) == 1);
         inputs.filter(|(name, _)| self.columns.iter().any(|column| column == name))
     }
 
@@ -358,7 +381,7 @@ impl Roles<'_> {
 
     /// Whether a column says what rows weigh, where they may weigh differently.
     fn is_weight(&self, name: &str) -> bool {
-        self.reading.takes_weights && name == weights::COLUMN
+        self.reading.weighs_rows() && name == weights::COLUMN
     }
 
     /// Whether a column that is not read has a role that another column of the row has, under the role's own name, and there it is read: tags beside
@@ -376,7 +399,7 @@ impl Roles<'_> {
 
 /// Whether a column goes as it is to an input of the model that has its name.
 pub(super) fn is_input(column: &str, reading: &Reading<'_>) -> bool {
-    !ROLES.contains(&column) && reading.feeding.is_some_and(|feeding| feeding.inputs.contains_key(column))
+    (column == weights::COLUMN || !ROLES.contains(&column)) && reading.feeding.is_some_and(|feeding| feeding.inputs.contains_key(column))
 }
 
 /// A row of no form that the task has.

@@ -1,14 +1,18 @@
 //! How ONNX Runtime's arena on the CPU keeps what values take: it never gives memory back, reuses the smallest piece that is large enough, and grows by regions that
-//! double (`BFCArena` with `kNextPowerOfTwo`), as `ort::arena` sets it up. Memory counts that was written to: the rest of a region is the system's.
+//! double (`BFCArena` with `kNextPowerOfTwo`), as `ort::arena` sets it up. Memory counts that was written to: the rest of a region is the system's. A region has a table
+//! of its units, which is written to as a whole.
 
 use std::collections::BTreeSet;
 
 /// Pieces are multiples of this many bytes.
 const UNIT: u64 = 256;
-/// Bytes of the first region: the number that ONNX Runtime takes has 32 bits.
-pub const FIRST_REGION: u64 = 1 << 30;
-/// Regions that nothing asks to be larger are not.
-pub const LARGEST_REGION: u64 = 16 << 30;
+/// Bytes that a region's table has for each of its units (`AllocationRegion::handles_`): a thirty-second of the region in all.
+const OF_UNIT: u64 = 8;
+/// Bytes of the first region: few, for the sake of its table.
+pub const FIRST_REGION: u64 = 64 << 20;
+/// Regions double up to this many bytes: more than anybody has, so that no two are of one size. Of two free ones of one size the arena takes the one with
+/// the lower address, which is mostly the newer: in the end all pages of both are written to.
+pub const LARGEST_REGION: u64 = 1 << 40;
 /// A piece is parted if it is twice as large as what was asked for, or so many bytes larger.
 pub const MOST_DEAD: u64 = 1 << 20;
 /// Bytes of a page of the system's memory.
@@ -38,6 +42,7 @@ pub(super) struct Arena {
     end: u64,
     /// The pages that were written to.
     pages: Vec<bool>,
+    /// Bytes of these pages, and of the regions' tables.
     written: u64,
 }
 
@@ -93,6 +98,7 @@ impl Arena {
         }
         let start = self.end;
         self.end += region;
+        self.written += region / UNIT * OF_UNIT;
         let piece = self.chunks.len();
         self.chunks.push(Chunk { start, size: region, is_free: true, before: None, behind: None });
         self.free.insert((region, start, piece));
@@ -148,6 +154,8 @@ mod tests {
     use super::*;
 
     const MB: u64 = 1 << 20;
+    /// The table of the first region.
+    const TABLE: u64 = 2 * MB;
 
     #[test]
     fn what_was_given_back_is_taken_again_and_stays() {
@@ -155,15 +163,15 @@ mod tests {
         let (first, last) = (arena.take(10 * MB), arena.take(2 * MB));
         arena.give_back(first);
         let (a, b) = (arena.take(4 * MB), arena.take(5 * MB));
-        assert_eq!(arena.written(), 12 * MB, "both are where the first was");
+        assert_eq!(arena.written(), TABLE + 12 * MB, "both are where the first was");
         arena.give_back(a);
         let c = arena.take(6 * MB);
-        assert_eq!(arena.written(), 18 * MB, "the hole is too small");
+        assert_eq!(arena.written(), TABLE + 18 * MB, "the hole is too small");
         for piece in [b, c, last] {
             arena.give_back(piece);
         }
         arena.take(18 * MB);
-        assert_eq!(arena.written(), 18 * MB, "what is free side by side is one");
+        assert_eq!(arena.written(), TABLE + 18 * MB, "what is free side by side is one");
     }
 
     #[test]
@@ -173,16 +181,17 @@ mod tests {
         arena.give_back(hole);
         arena.take(600 << 10);
         arena.take(300 << 10);
-        assert_eq!(arena.written(), 2 * MB + (300 << 10), "the hole was not parted");
+        assert_eq!(arena.written(), TABLE + 2 * MB + (300 << 10), "the hole was not parted");
     }
 
     #[test]
     fn only_what_is_written_to_counts() {
         let mut arena = Arena::new();
-        arena.take(100 * MB);
+        arena.take(50 * MB);
         arena.take(1);
-        assert_eq!(arena.written(), 100 * MB + PAGE);
+        assert_eq!(arena.written(), TABLE + 50 * MB + PAGE);
         arena.take(3 << 30);
-        assert_eq!(arena.written(), 100 * MB + PAGE + (3 << 30), "in a region of its own");
+        let tables = TABLE + (4 << 30) / 32;
+        assert_eq!(arena.written(), tables + 50 * MB + PAGE + (3 << 30), "in a region of its own");
     }
 }

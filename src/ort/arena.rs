@@ -1,8 +1,8 @@
-//! The memory that graphs compute in on the CPU: one arena for all sessions that train, which grows by few large regions.
+//! The memory that graphs compute in on the CPU: one arena for all sessions that train, whose regions double without end.
 //!
-//! ONNX Runtime's own arena of a session begins with a region of a megabyte, and nothing that is free at the end of one region is joined with the beginning of another:
-//! SmolLM2-135M with DoRA took 3.4 GB where its values take 2.1. With a first region of a gigabyte it takes 2.4; and rows of rising lengths take no more than rows of
-//! the greatest. A region costs nothing until it is written to.
+//! ONNX Runtime's own arena of a session stops doubling at a gigabyte. In the second step it fills the newer of two free regions of that size first, and then writes to
+//! all pages of both: SmolLM2-135M with DoRA took 3.4 GB where its values take 2.1. Of regions of different sizes it takes the smallest, so that the greatest has pages
+//! that are never written to and cost nothing; and rows of rising lengths take no more than rows of the greatest.
 
 use std::ffi::CStr;
 

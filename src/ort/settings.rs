@@ -102,8 +102,8 @@ pub static SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "arena",
-        why: "a session's own arena grows by doubling from a megabyte, and what is free in two regions is never one: memory was a third more, and with rows of \
-              many lengths it grew on and on",
+        why: "a session's own arena has several regions of one size, and writes to all of each in the end: memory was a third more, and with rows of many \
+              lengths it grew on and on",
         apply: |builder, settings| match (settings.device, settings.purpose) {
             (Device::Cpu, Purpose::Training) => builder.with_config_entry(super::arena::USED, "1"),
             _ => Ok(builder),

@@ -31,6 +31,12 @@ enum Mask {
 enum More {
     /// Positions and types, by these names.
     Positions(&'static str, &'static str),
+    /// Positions of these axes, in an input of their usual name.
+    PositionsOf(&'static [&'static str]),
+    /// Marks of tokens that the data has a column for, by this name.
+    Marks(&'static str),
+    /// Which heads there are, `[layers, heads]`.
+    HeadMask,
     /// Numbers that the data has columns for.
     Columns,
     Dropout,
@@ -103,6 +109,7 @@ impl<'g> Writing<'g> {
         let length = |axis: &&str| match (*axis, self.form.batch, self.form.length) {
             ("batch", known @ 1.., _) | ("seq", _, known @ 1..) => Dim::known(known),
             ("1", ..) => Dim::known(1),
+            ("2", ..) => Dim::known(2),
             ("3", ..) => Dim::known(3),
             _ => Dim::symbol(axis),
         };
@@ -120,6 +127,11 @@ impl<'g> Writing<'g> {
                 let [positions, types] = [positions, types].map(|name| self.input(name, DType::I64, &["batch", "seq"]));
                 x + self.rows("pos", 40, positions) + self.rows("seg", 2, types)
             }
+            More::PositionsOf(axes) => x + self.rows("pos", 40, self.input("position_ids", DType::I64, axes)),
+            More::Marks(name) => {
+                let marks = self.input(name, DType::I64, &["batch", "seq"]).cast(DType::F32).unsqueeze(&[2]);
+                x + marks * self.weight("marked", &[8])
+            }
             More::Columns => x + self.rows("role", 5, self.input("roles", DType::I32, &["batch", "seq"])),
             More::Dropout => {
                 let training = self.b.initializer("training", Tensor::new(DType::Bool, vec![], vec![1].into()).expect("a byte"));
@@ -129,7 +141,7 @@ impl<'g> Writing<'g> {
                 let training = self.input("training", DType::Bool, &[]);
                 self.b.op("Dropout", &[x, self.b.number(0.3, DType::F32), training], &[])
             }
-            More::Labels | More::Nothing => x,
+            More::Labels | More::HeadMask | More::Nothing => x,
         }
     }
 
@@ -169,6 +181,10 @@ fn write(form: Form, path: &str) {
     let x = at.embedded(ids);
     let scores = at.heads(x, "q").matmul(at.heads(x, "k").transpose(&[0, 1, 3, 2])) * 0.5;
     let mixed = at.masked(scores, ids).softmax(-1).matmul(at.heads(x, "v"));
+    let mixed = match form.more {
+        More::HeadMask => mixed * at.input("head_mask", DType::F32, &["1", "2"]).reshape(&[1, 2, 1, 1]),
+        _ => mixed,
+    };
     let joined = mixed.transpose(&[0, 2, 1, 3]).reshape(&[0, 0, 8]);
     let first = (joined.matmul(at.weight("o", &[8, 8])) + x).gather(b.int(0), 1);
     let first = match form.more {
@@ -192,6 +208,9 @@ fn rows(tokens: &str, more: More) -> String {
         if more == More::Columns {
             row["roles"] = vec![1; text.len()].into();
             row["features"] = json!([0.1, 0.2, -0.3]);
+        }
+        if let More::Marks(name) = more {
+            row[name] = (0..text.len()).map(|place| place % 2).collect::<Vec<_>>().into();
         }
         row.to_string()
     };
@@ -293,8 +312,30 @@ fn inputs_beside_tokens_and_mask_are_fed() {
         ("of other names", positions("p", "t", "a", true)),
         ("of other names, with tables without names", positions("p", "t", "a", false)),
     ]);
+    learn_alike(&[
+        ("positions of each row", with(More::PositionsOf(&["batch", "seq"]))),
+        ("of all rows", with(More::PositionsOf(&["seq"]))),
+        ("of all rows, with an axis for them", with(More::PositionsOf(&["1", "seq"]))),
+    ]);
+    learn_alike(&[("plain", PLAIN), ("heads that may be left out", with(More::HeadMask))]);
     let columns = Form { more: More::Columns, ..PLAIN };
     learn_alike(&[("columns of the data", columns), ("one row at a time", Form { batch: 1, ..columns })]);
+}
+
+#[test]
+fn a_second_mask_is_what_its_column_says_whatever_it_is_called() {
+    let marks = |name| Form { more: More::Marks(name), ..PLAIN };
+    let names = ["zz", "entity_mask", "global_attention_mask", "valid_words", "weights", "weight"];
+    learn_alike(&names.map(|name| (name, marks(name))));
+    let folder = Folder::empty();
+    let (model, bundle) = (folder.path("model.onnx"), folder.path("bundle"));
+    write(marks("entity_mask"), &model);
+    done(&["inject", &model, "--method", "lora", "--target-modules", "all-linear", "--task", "seq-cls", "-o", &bundle, "-q"]);
+    let data = folder.write("rows.jsonl", &rows("input_ids", More::Nothing));
+    refused(&["train", &bundle, "--data", &data, "-q"], &["no column named \"entity_mask\"", "hint: "]);
+    // What no data is asked for needs no column.
+    done(&["merge", &bundle, "-o", &folder.path("merged.onnx"), "-q"]);
+    done(&["check", &bundle, "-q"]);
 }
 
 #[test]
@@ -328,6 +369,50 @@ fn models_that_rows_cannot_be_fed_to_or_that_labels_do_not_stand_beside_are_refu
                     .matmul(weight("c.weight", &[8, 2]))
             },
             &["input_ids", "its second axis is the batch", "batch_first"],
+        ),
+        Row(
+            "logits",
+            "seq-cls",
+            |b, weight| {
+                let ids = b.input("input_ids", DType::I64, &[Dim::symbol("s"), Dim::symbol("b")]);
+                let seen = b.input("attention_mask", DType::F32, &[Dim::symbol("b"), Dim::symbol("s")]);
+                let x = weight("embed.weight", &[50, 8]).gather(ids.t(), 0).matmul(weight("fc.weight", &[8, 8]));
+                let pooled = (x * seen.unsqueeze(&[2])).sum(&[1]).squeeze(&[1]);
+                pooled.matmul(weight("c.weight", &[8, 2]))
+            },
+            &["input_ids int64[s, b] and attention_mask float[b, s]"],
+        ),
+        Row(
+            "logits",
+            "seq-cls",
+            |b, weight| {
+                let both = b.input("attention_mask", DType::I64, &[Dim::symbol("b"), Dim::known(2), Dim::symbol("s")]);
+                let seen = both.gather(b.int(1), 1).cast(DType::F32).unsqueeze(&[2]);
+                let x = weight("embed.weight", &[50, 8]).gather(both.gather(b.int(0), 1), 0).matmul(weight("fc.weight", &[8, 8]));
+                (x * seen).sum(&[1]).squeeze(&[1]).matmul(weight("c.weight", &[8, 2]))
+            },
+            &["the input attention_mask of shape int64[b, 2, s]", "a mask beside them"],
+        ),
+        Row(
+            "logits",
+            "seq-cls",
+            |b, weight| {
+                let ids = b.input("input_ids", DType::I64, &[Dim::symbol("b"), Dim::known(3), Dim::symbol("s")]);
+                let x = weight("embed.weight", &[50, 8]).gather(ids, 0).matmul(weight("fc.weight", &[8, 8]));
+                x.mean(&[1, 2]).squeeze(&[1, 2]).matmul(weight("c.weight", &[8, 2]))
+            },
+            &["tokens of shape int64[b, 3, s]", "a row of data is one row of tokens"],
+        ),
+        Row(
+            "logits",
+            "seq-cls",
+            |b, weight| {
+                let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+                let scale = b.input("scale", DType::F32, &[Dim::known(2), Dim::known(4)]).reshape(&[8]);
+                let pooled = weight("embed.weight", &[50, 8]).gather(ids, 0).matmul(weight("fc.weight", &[8, 8])).mean(&[1]).squeeze(&[1]);
+                (pooled * scale).matmul(weight("c.weight", &[8, 2]))
+            },
+            &["the input scale of type float[2, 4]", "its first axis is 2, whatever the batch"],
         ),
         Row(
             "logits",

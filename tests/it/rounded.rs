@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::common::{Folder, done, json_of, number, run};
-use peft_onnx::ir::{Builder, DType, Dim, Expr, ModelInfo, Tensor};
+use crate::common::{Folder, done, json_of, number, refused, run};
+use peft_onnx::ir::{Attr, Builder, DType, Dim, Expr, ModelInfo, Tensor};
 use peft_onnx::onnx::{self, WriteOptions};
 
 const WIDTH: usize = 8;
@@ -78,4 +78,45 @@ fn factors_of_what_a_product_rounds_are_in_the_merged_model() {
     let loss = |of: &str| number(&json_of(&["eval", of, "--data", &rows])["loss"]);
     let (untrained, trained, merged) = (loss(&model), loss(&bundle), loss(&merged));
     assert!((trained - merged).abs() < 0.02 * trained && (untrained - trained).abs() > 0.2 * trained, "{untrained} {trained} {merged}");
+}
+
+/// The same network with its products in blocks of four bits.
+fn blocks_file(path: &str) {
+    let b = Builder::new(ModelInfo::dialect().with_opset("com.microsoft", 1));
+    let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+    let table = Tensor::from_f32(&[20, 16], &bytes(320).iter().map(|&byte| f32::from(byte) / 60.0 - 1.0).collect::<Vec<_>>());
+    let x = b.scoped("/embed", || b.initializer("embed.weight", table).gather(ids, 0));
+    let y = b.scoped("/layers.0/fc", || {
+        let weight = Tensor::new(DType::U8, vec![16, 1, 8], bytes(128).into()).expect("as many bytes");
+        let weight = b.initializer("layers.0.fc.MatMul.weight_Q4", weight);
+        let scales = b.initializer("layers.0.fc.MatMul.weight_scales", Tensor::from_f32(&[16], &[0.05; 16]));
+        let attrs = [("K", 16), ("N", 16), ("bits", 4), ("block_size", 16)].map(|(name, number)| (name, Attr::Int(number)));
+        b.op("com.microsoft:MatMulNBits", &[x, weight, scales], &attrs)
+    });
+    let head = Tensor::from_f32(&[16, 2], &bytes(32).iter().map(|&byte| f32::from(byte) / 60.0 - 1.0).collect::<Vec<_>>());
+    let pooled = y.tanh().mean(&[1]).reshape(&[-1, 16]);
+    b.output("logits", b.scoped("/classifier", || pooled.matmul(b.initializer("onnx::MatMul_9", head))));
+    onnx::write(&b.finish().expect("a valid graph"), Path::new(path), &WriteOptions::default()).expect("it is written");
+}
+
+#[test]
+fn methods_that_compute_with_the_bases_weights_refuse_small_integers() {
+    let methods: [&[&str]; 5] = [
+        &["hira"],
+        &["lora", "--use-dora"],
+        &["lora", "--init-lora-weights", "pissa"],
+        &["lora", "--init-lora-weights", "olora"],
+        &["miss", "--set", "init_weights=bat"],
+    ];
+    for write in [model_file, blocks_file] {
+        let folder = Folder::empty();
+        let model = folder.path("model.onnx");
+        write(&model);
+        let options = ["--task", "seq-cls", "--target-modules", "layers.0.fc", "--rank", "2", "-o", &folder.path("bundle")];
+        for method in methods {
+            let inject = [&["inject", &model, "--method"], method, &options].concat();
+            refused(&inject, &["is not supported: it is stored ", "hint: this method reads the base's weights"]);
+        }
+        done(&[&["inject", &model, "--method", "lora", "-q"][..], &options].concat());
+    }
 }

@@ -18,7 +18,7 @@ use crate::adapter::weights::fold;
 use crate::anatomy::{Anatomy, Layout, Projection};
 use crate::ir::{Builder, DType, Expr};
 use crate::num;
-use crate::{Error, Result};
+use crate::{Error, Place, Result};
 
 /// What a method does at one module.
 pub trait Branch: Debug + Send + Sync {
@@ -288,6 +288,16 @@ pub(super) fn placed_among<C: Configuration, B: Branch + 'static>(
 #[must_use]
 pub fn stored_weight<'g>(b: &'g Builder, projection: &Projection) -> Expr<'g> {
     own_part(b.expr(projection.weight.value), projection, i64::from(projection.weight.layout != Layout::OutIn)).cast(DType::F32)
+}
+
+/// Refuses a module whose weight is quantised, for a branch that computes with [`stored_weight`].
+///
+/// # Errors
+/// [`Unsupported`](crate::ErrorKind::Unsupported) with what it is stored as.
+pub fn has_stored_weight(at: &Insertion<'_, '_>, module: &str) -> Result<()> {
+    let mut own = at.anatomy.projections.iter().filter(|projection| projection.module == module);
+    own.try_for_each(|projection| fold::is_stored_as_floats(at.graph, projection.weight.value))
+        .map_err(|error| error.at(Place::Tensor(module.to_owned())))
 }
 
 /// The product of a projection's input with the frozen weight, without a bias, float32.

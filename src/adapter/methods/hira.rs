@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use ndarray::Array2;
 use serde_json::{Value, json};
 
-use super::branch::{self, Attached, Branch, Forward, Linear, added, stored_weight};
+use super::branch::{self, Attached, Branch, Forward, Linear, added, has_stored_weight, stored_weight};
 use crate::adapter::config::fields::{Fields, Flag, size};
 use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::{Bias, Scope, at_least_one, probability, settings::Settings};
@@ -175,6 +175,7 @@ impl Branch for Hira {
 
     fn forward<'s, 'g: 's>(&'s self, at: &Insertion<'g, '_>) -> Result<Forward<'s, 'g>> {
         let Linear { module, out_features, in_features } = &self.linear;
+        has_stored_weight(at, module)?;
         let a = at.params.of(module, A, || self.fresh(A, [self.rank, *in_features]));
         let b = at.params.of(module, B, || self.fresh(B, [*out_features, self.rank]));
         Ok(Box::new(move |call| {

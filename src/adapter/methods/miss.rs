@@ -12,7 +12,7 @@ use std::ops::Range;
 use ndarray::{Array2, ArrayView2, Axis, s};
 use serde_json::{Value, json};
 
-use super::branch::{self, Attached, Branch, Call, Forward, Linear, added, stored_weight};
+use super::branch::{self, Attached, Branch, Call, Forward, Linear, added, has_stored_weight, stored_weight};
 use crate::adapter::config::fields::Fields;
 use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::{Bias, Scope, at_least_one, probability, settings::Settings};
@@ -263,6 +263,9 @@ impl Branch for Miss {
     }
 
     fn forward<'s, 'g: 's>(&'s self, at: &Insertion<'g, '_>) -> Result<Forward<'s, 'g>> {
+        if self.kind == MissKind::Bat {
+            has_stored_weight(at, self.module())?;
+        }
         let block = at.params.of(self.module(), BLOCK, || self.fresh());
         Ok(Box::new(move |call| {
             let change = match self.kind {

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use ndarray::{Array2, s};
 
-use super::branch::{self, Attached, Branch, Forward, Linear, Side, stored_weight};
+use super::branch::{self, Attached, Branch, Forward, Linear, Side, has_stored_weight, stored_weight};
 use crate::adapter::config::fields::{Fields, Flag};
 use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::{Bias, Scope, probability, settings::Settings};
@@ -261,6 +261,9 @@ impl Branch for Oft {
 
     fn forward<'s, 'g: 's>(&'s self, at: &Insertion<'g, '_>) -> Result<Forward<'s, 'g>> {
         let shape = [self.blocks, self.elements()];
+        if self.is_packed {
+            has_stored_weight(at, self.module())?;
+        }
         let vectors = at.params.of(self.module(), R, || {
             let key = Key::module(self.module(), R).to_string();
             if self.random { init::normal(&mut init::generator(self.seed, &key), &shape, 0.1) } else { init::zeros(&shape) }

@@ -306,13 +306,29 @@ fn replace_part(b: &Builder, graph: &Graph, parameter: &Parameter, part: &Range<
 }
 
 fn floats(graph: &Graph, id: ValueId) -> Result<Tensor> {
-    let name = graph.value_name(id);
-    let stored = graph.initializer(id).ok_or_else(|| Error::not_found("initializer", name))?;
-    if stored.dtype().is_float() {
-        Ok(stored.clone())
-    } else {
-        Err(Error::unsupported(format!("folding into {name}"), format!("it is stored as {}", stored.dtype())))
+    is_stored_as_floats(graph, id)?;
+    graph.initializer(id).cloned().ok_or_else(|| Error::not_found("initializer", graph.value_name(id)))
+}
+
+/// Refuses a weight whose numbers are wanted and that is quantised.
+///
+/// # Errors
+/// [`Unsupported`](crate::ErrorKind::Unsupported) with what it is stored as.
+pub(crate) fn is_stored_as_floats(graph: &Graph, id: ValueId) -> Result<()> {
+    // What was decomposed has values that the file's own graph lacks.
+    if graph.values().len() <= id.index() {
+        return Err(not_floats("this weight", "it is stored in blocks of small integers"));
     }
+    match graph.fact(id).dtype.filter(|dtype| !dtype.is_float()) {
+        None => Ok(()),
+        Some(dtype) => Err(not_floats(&format!("the weight {}", graph.value_name(id)), &format!("it is stored as {dtype}"))),
+    }
+}
+
+/// A weight that is not stored as floats, where its numbers are wanted.
+fn not_floats(what: &str, how: &str) -> Error {
+    Error::unsupported(format!("computing with the numbers of {what}"), how)
+        .with_hint("this method reads the base's weights: take an ordinary LoRA, which does not, or a base that is not quantised")
 }
 
 /// Replaces a weight in place where only this module reads it; else gives the module one of its own.

@@ -41,7 +41,12 @@ const KNOWN: &[(&str, Role)] = &[
     ("decoder_input_ids", Role::DecoderInputIds),
     ("use_cache_branch", Role::UseCacheBranch),
     ("labels", Role::Labels),
+    ("head_mask", Role::HeadMask),
+    ("decoder_head_mask", Role::HeadMask),
+    ("cross_attn_head_mask", Role::HeadMask),
 ];
+
+const ATTENTION_MASK: &str = "attention_mask";
 
 /// Parts of names, of inputs that nothing else tells about or of the tables that they read.
 const POSITIONS: &[&str] = &["position", "pos_ids", "pos_emb", "embed_pos", "wpe"];
@@ -221,8 +226,24 @@ impl Streams {
         (most <= FEW || (most <= SEGMENTS && called(TYPES)) || looking.has(id, TYPES)).then_some(Role::TokenTypeIds)
     }
 
-    /// What an input is for.
+    /// What an input is for. What has other axes than that, a column of the data fills.
     pub(super) fn role(&self, looking: &Looking<'_>, id: ValueId) -> Role {
+        let role = self.told(looking, id);
+        let shape = looking.graph.fact(id).shape.as_deref();
+        let tokens = self.token_ids.and_then(|id| looking.graph.fact(id).shape.as_deref());
+        let is_fit = match (role, shape) {
+            (Role::TokenTypeIds, Some(shape)) => shape.len() == 2,
+            // One row of positions for all rows of tokens.
+            (Role::PositionIds, Some([length])) => tokens.is_none_or(|tokens| tokens.first() != Some(length)),
+            // Models that see pictures have positions for the time, the rows and the columns of each token.
+            (Role::PositionIds, Some([each, _, _])) => each.as_known().is_some(),
+            (Role::PositionIds, Some(shape)) => shape.len() == 2,
+            _ => true,
+        };
+        if is_fit { role } else { Role::Column }
+    }
+
+    fn told(&self, looking: &Looking<'_>, id: ValueId) -> Role {
         let name = looking.name(id);
         let is_past = looking.cache.iter().any(|slot| slot.past == id) || name.starts_with("past");
         if is_past {
@@ -282,6 +303,17 @@ impl Streams {
             return Some(Self::mask_role(looking, id, of_decoder, form));
         }
         looking.is_pooling(id).then(|| Self::mask_role(looking, id, false, Some(MaskForm::Seen)))
+    }
+
+    /// Whether an input is known to say which tokens there are: it hides keys of attention, or is called so.
+    pub(super) fn is_certain_mask(&self, looking: &Looking<'_>, id: ValueId) -> bool {
+        let hides = |attention: &Attention| mask::form(looking.graph, attention, id).is_some();
+        looking.name(id) == ATTENTION_MASK || looking.attentions.iter().any(hides)
+    }
+
+    /// Whether an input has a name that masks of padding have.
+    pub(super) fn is_called_padding(&self, looking: &Looking<'_>, id: ValueId) -> bool {
+        looking.has(id, &["attention", "pad", "valid"]) || ["mask", "masks"].contains(&looking.name(id).as_str())
     }
 
     fn mask_role(looking: &Looking<'_>, id: ValueId, of_decoder: bool, form: Option<MaskForm>) -> Role {

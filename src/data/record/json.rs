@@ -19,7 +19,21 @@ pub(super) enum Only {
 /// Shows the rows of a JSON file, however it is laid out.
 pub(super) fn each(text: &str, only: Only, visit: Visit<'_>) -> Result<()> {
     match text.trim_start().chars().next() {
-        Some('[') => list(text, text.len() - text.trim_start().len(), visit),
+        Some('[') => {
+            let mut start = text.len() - text.trim_start().len();
+            // Several lists, one behind another.
+            while text[start..].starts_with('[') {
+                let end = list(text, start, visit)?;
+                start = end + text[end..].len() - text[end..].trim_start().len();
+            }
+            if start == text.len() {
+                return Ok(());
+            }
+            let error = Error::format("a list of JSON objects", "something stands behind its end");
+            Err(error
+                .at(Place::Line(Lines::of(text).line(start)))
+                .with_hint("a file is one list of objects, lists one behind another, or an object a line"))
+        }
         _ => objects(text, only, visit),
     }
 }
@@ -54,7 +68,7 @@ fn objects(text: &str, kind: Only, visit: Visit<'_>) -> Result<()> {
     match only {
         None => Ok(()),
         Some(Record { line, fields }) => match rows_in(text, &fields).filter(|_| kind == Only::MayHoldRows) {
-            Some(start) => list(text, start, visit),
+            Some(start) => list(text, start, visit).map(|_| ()),
             None => visit(Record { line, fields }),
         },
     }
@@ -105,8 +119,8 @@ fn value_of(text: &str, name: &str) -> Option<usize> {
     }
 }
 
-/// A list of objects that begins at a byte of the text.
-fn list(text: &str, start: usize, visit: Visit<'_>) -> Result<()> {
+/// A list of objects that begins at a byte of the text; gives the byte behind its end.
+fn list(text: &str, start: usize, visit: Visit<'_>) -> Result<usize> {
     let (mut is_empty, mut at, mut lines) = (true, start + 1, Lines::of(text));
     let skip = |at: usize| at + text[at..].len() - text[at..].trim_start().len();
     let bad = |line: usize, why: &str| Error::format("a list of JSON objects", why).at(Place::Line(line));
@@ -114,7 +128,7 @@ fn list(text: &str, start: usize, visit: Visit<'_>) -> Result<()> {
         at = skip(at);
         match text[at..].chars().next() {
             None => return Err(bad(lines.line(at), "the file ends within it")),
-            Some(']') if is_empty => return Ok(()),
+            Some(']') if is_empty => return Ok(at + 1),
             Some(']') => return Err(bad(lines.line(at), "there is a comma behind the last object")),
             Some(_) => {}
         }
@@ -132,7 +146,7 @@ fn list(text: &str, start: usize, visit: Visit<'_>) -> Result<()> {
         at = skip(at + stream.byte_offset());
         match text[at..].chars().next() {
             Some(',') => at += 1,
-            Some(']') => return Ok(()),
+            Some(']') => return Ok(at + 1),
             _ => return Err(bad(lines.line(at), "a comma or ] was expected")),
         }
     }

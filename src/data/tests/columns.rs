@@ -245,3 +245,16 @@ fn columns_with_the_names_of_the_models_inputs_go_there() -> Result<()> {
     assert_eq!((&dataset.examples[0].input_ids[..], dataset.examples[0].columns.len()), (&[3, 10, 4][..], 1));
     Ok(())
 }
+
+#[test]
+fn a_role_has_one_column() -> Result<()> {
+    let (_folder, tokenizer) = encoder()?;
+    let columns = map(&["a=text", "b=text"])?;
+    let reading = Reading { tokenizer: Some(&tokenizer), columns: &columns, ..Reading::for_task(Task::SeqCls) };
+    let error = read("a.csv", "a,b,label\none,two,1\n", &reading).unwrap_err().to_string();
+    assert!(error.contains("the columns a and b are both mapped to text"), "{error}");
+    let columns = map(&["a=ignore", "b=ignore", "c=text"])?;
+    let dataset = read("a.csv", "a,b,c,label\none,two,one,1\n", &Reading { columns: &columns, ..reading })?;
+    assert_eq!(dataset.examples.len(), 1);
+    Ok(())
+}
