@@ -4,19 +4,19 @@
 mod python;
 mod shown;
 mod source;
+mod tags;
+mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use chrono::Local;
-use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, context};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use self::shown::Shown;
-use self::source::{BEGINS, ENDS, MODULO, Source};
+use self::source::{BEGINS, ENDS, Source};
 use super::weights::weight;
 use crate::error::{Error, Result};
 
@@ -152,7 +152,8 @@ impl ChatTemplate {
     pub fn new(source: &str, tokens: BTreeMap<String, String>) -> Result<Self> {
         let Source { text, is_marked } = Source::of(source)?;
         let compile = move || {
-            let mut environment = environment()?;
+            let mut environment = python::environment().map_err(|error| bad_template(&error))?;
+            environment.set_fuel(Some(STEPS));
             environment.add_template_owned("chat", text).map_err(|error| bad_template(&error))?;
             let variables = environment.get_template("chat").map(|template| template.undeclared_variables(false)).unwrap_or_default();
             Ok::<_, Error>((environment, variables.into_iter().collect()))
@@ -240,21 +241,6 @@ impl ChatTemplate {
         }
         Ok(Rendered { text, spoken })
     }
-}
-
-/// The engine with what Python's has; every template has the same.
-fn environment() -> Result<Environment<'static>> {
-    let mut environment = Environment::new();
-    // A tag on a line of its own leaves nothing of the line.
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-    environment.set_syntax(syntax.map_err(|error| bad_template(&error))?);
-    environment.set_fuel(Some(STEPS));
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_function("raise_exception", python::raise_exception);
-    environment.add_function("strftime_now", |format: &str| python::strftime(format, &Local::now()));
-    environment.add_function(MODULO, python::modulo);
-    environment.add_filter("tojson", python::to_json);
-    Ok(environment)
 }
 
 /// A text without marks, and what stood between them.

@@ -5,11 +5,37 @@ use std::io;
 
 use chrono::format::{Item, StrftimeItems};
 use chrono::{DateTime, TimeZone};
-use minijinja::value::{Kwargs, Rest, Tuple, ValueKind};
-use minijinja::{Error, ErrorKind, State, Value};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Rest, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, State, Value};
 use serde::Serialize;
 
-fn refused(why: impl Into<String>) -> Error {
+use super::tags::{ITEMS, MODULO, TEXT};
+use super::text;
+
+/// The engine with what Python's has; every template has the same.
+pub(super) fn environment() -> Result<Environment<'static>, Error> {
+    let mut environment = Environment::new();
+    // A tag on a line of its own leaves nothing of the line.
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    environment.set_syntax(syntax?);
+    environment.set_formatter(text::write);
+    environment.set_unknown_method_callback(text::method);
+    environment.add_function("raise_exception", raise_exception);
+    environment.add_function("strftime_now", |format: &str| strftime(format, &chrono::Local::now()));
+    environment.add_function(MODULO, modulo);
+    environment.add_function(TEXT, text::text);
+    environment.add_function(ITEMS, text::items);
+    environment.add_filter("tojson", to_json);
+    environment.add_filter("string", text::text);
+    environment.add_filter("join", text::join);
+    environment.add_filter("format", text::format);
+    environment.add_filter(text::JOIN, minijinja::filters::join);
+    environment.add_filter(text::FORMAT, minijinja::filters::format);
+    Ok(environment)
+}
+
+pub(super) fn refused(why: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, why.into())
 }
 
@@ -20,17 +46,8 @@ pub(super) fn raise_exception(message: String) -> Result<String, Error> {
 
 /// Python's `a % b`: a remainder, or a text with places for what stands right of it.
 pub(super) fn modulo(state: &mut State<'_, '_>, left: &Value, right: &Value) -> Result<Value, Error> {
-    if left.kind() == ValueKind::String {
-        let (left, right) = (&Value::from(represented(left.as_str().unwrap_or_default())), &represented_values(left, right)?);
-        let arguments: Vec<Value> = match right.kind() {
-            ValueKind::Map => {
-                let entries = right.try_iter()?.map(|key| Ok::<_, Error>((key.to_string(), right.get_item(&key)?)));
-                vec![left.clone(), entries.collect::<Result<Vec<_>, _>>()?.into_iter().collect::<Kwargs>().into()]
-            }
-            _ if right.is_tuple() => std::iter::once(left.clone()).chain(right.try_iter()?).collect(),
-            _ => vec![left.clone(), right.clone()],
-        };
-        return state.apply_filter("format", &arguments);
+    if let Some(format) = left.as_str() {
+        return text::formatted(state, format, right);
     }
     if let (Some(a), Some(b)) = (left.as_i64(), right.as_i64()) {
         let remainder = a.checked_rem(b).ok_or_else(|| refused("a remainder of a division by zero"))?;
@@ -40,41 +57,6 @@ pub(super) fn modulo(state: &mut State<'_, '_>, left: &Value, right: &Value) -> 
         (Ok(a), Ok(b)) if b != 0.0 => Ok(Value::from(a - b * (a / b).floor())),
         _ => Err(refused(format!("no remainder of {} and {}", left.kind(), right.kind()))),
     }
-}
-
-/// The letters of a format's conversions, with where they stand: of `%-5s and %d%%` the `s` and the `d`.
-fn conversions(format: &str) -> Vec<(usize, char)> {
-    let (mut found, mut letters) = (vec![], format.char_indices());
-    while let Some((_, letter)) = letters.next() {
-        if letter == '%' {
-            let is_letter = |letter: &(usize, char)| !letter.1.is_ascii_digit() && !"-+ #.*".contains(letter.1);
-            found.extend(letters.find(is_letter).filter(|(_, letter)| *letter != '%'));
-        }
-    }
-    found
-}
-
-/// A format with `%s` where it has `%r`, which the engine does not know.
-fn represented(format: &str) -> String {
-    let places: Vec<usize> = conversions(format).into_iter().filter(|(_, letter)| *letter == 'r').map(|(at, _)| at).collect();
-    format.char_indices().map(|(at, letter)| if places.contains(&at) { 's' } else { letter }).collect()
-}
-
-/// The values for a format, those for `%r` as Python writes them in source text: as they stand in a list.
-fn represented_values(format: &Value, values: &Value) -> Result<Value, Error> {
-    let letters = conversions(format.as_str().unwrap_or_default());
-    if values.kind() == ValueKind::Map || !letters.iter().any(|(_, letter)| *letter == 'r') {
-        return Ok(values.clone());
-    }
-    let given: Vec<Value> = if values.is_tuple() { values.try_iter()?.collect() } else { vec![values.clone()] };
-    let written = |(at, value): (usize, Value)| match letters.get(at) {
-        Some((_, 'r')) => {
-            let list = Value::from(vec![value]).to_string();
-            Value::from(list[1..list.len() - 1].to_owned())
-        }
-        _ => value,
-    };
-    Ok(Value::from(Tuple::from(given.into_iter().enumerate().map(written).collect::<Vec<_>>())))
 }
 
 /// `json.dumps` with `ensure_ascii`, `indent`, `separators` and `sort_keys`; not ASCII by default, as transformers has it.
@@ -96,6 +78,9 @@ pub(super) fn to_json(value: &Value, places: Rest<Value>, options: Kwargs) -> Re
     let format = Format { indent, item, key, is_ascii: given(0)?.is_some_and(|value| value.is_true()) };
     let is_sorted = given(3)?.is_some_and(|value| value.is_true());
     options.assert_all_used()?;
+    if value.is_undefined() {
+        return Err(refused("an undefined value is not JSON serializable"));
+    }
     let bad = |error: String| Error::new(ErrorKind::BadSerialization, error);
     let mut json = serde_json::to_value(value).map_err(|error| bad(error.to_string()))?;
     if is_sorted {
@@ -187,6 +172,10 @@ impl serde_json::ser::Formatter for Python<'_> {
     fn end_object_value<W: ?Sized + io::Write>(&mut self, _: &mut W) -> io::Result<()> {
         self.is_empty = false;
         Ok(())
+    }
+
+    fn write_f64<W: ?Sized + io::Write>(&mut self, writer: &mut W, number: f64) -> io::Result<()> {
+        writer.write_all(text::float(number).as_bytes())
     }
 
     fn write_string_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {

@@ -1,21 +1,16 @@
-//! A chat template's source, written so that the engine understands what only Python's Jinja has: blocks that mark the assistant's words, and `%`
-//! between strings. Sources that would exhaust the stack are refused.
+//! A chat template's source, written so that the engine understands what only Python's Jinja has: ends of lines of other systems, blocks that mark
+//! the assistant's words, and what [`tags`](super::tags) rewrites. Sources that would exhaust the stack are refused.
 
 use std::sync::LazyLock;
 
 use fancy_regex::{Captures, Regex};
 
-use crate::error::{Error, Result};
+use super::tags::{MOST, Tags, too_long};
+use crate::error::Result;
 
 /// What stands in the text where the assistant begins to speak, and where it ends: characters for private use, which no tokenizer knows.
 pub(super) const BEGINS: char = '\u{10fffc}';
 pub(super) const ENDS: char = '\u{10fffd}';
-
-/// The function that `%` is written as.
-pub(super) const MODULO: &str = "_modulo";
-
-/// Words and signs that one tag may have, and branches that a condition may have: the engine's compiler calls itself for each.
-const MOST: usize = 4096;
 
 /// The template as the engine takes it, and whether it marks the assistant's words itself.
 pub(super) struct Source {
@@ -27,21 +22,22 @@ impl Source {
     /// # Errors
     /// A template with an expression or a chain of conditions that is too long.
     pub(super) fn of(template: &str) -> Result<Self> {
-        let text = with_modulo(template)?;
+        // Jinja reads every end of a line as a line feed (`jinja2.lexer.newline_re`).
+        let text = rewritten(&template.replace("\r\n", "\n").replace('\r', "\n"))?;
         let marked = with_marks(&text);
         Ok(Self { is_marked: marked != text, text: marked })
     }
 }
 
-/// `{% generation %}` as a condition that holds, with marks inside: two tags, so that whitespace is cut before and behind as the one tag asked.
+/// `{% generation %}` as a scope of its own with marks inside: two tags, so that whitespace is cut before and behind as the one tag asked.
 fn with_marks(source: &str) -> String {
     static TAG: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").expect("the pattern is valid"));
     let tags = |found: &Captures<'_, str>| {
         let (before, behind) = (&found[1], &found[3]);
         match found.get(2) {
-            None => format!("{{%{before} if true %}}{{{{ '{BEGINS}' }}}}{{% if true {behind}%}}"),
-            Some(_) => format!("{{%{before} endif %}}{{{{ '{ENDS}' }}}}{{% endif {behind}%}}"),
+            None => format!("{{%{before} with %}}{{{{ '{BEGINS}' }}}}{{% with {behind}%}}"),
+            Some(_) => format!("{{%{before} endwith %}}{{{{ '{ENDS}' }}}}{{% endwith {behind}%}}"),
         }
     };
     TAG.replace_all(source, tags).into_owned()
@@ -50,8 +46,8 @@ fn with_marks(source: &str) -> String {
 /// What stands in it is text.
 static RAW: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"^\{%[-+]?\s*raw\s*[-+]?%\}").expect("the pattern is valid"));
 
-/// The source with `a % b` in its tags as `_modulo(a, b)`, which formats strings as Python does.
-fn with_modulo(source: &str) -> Result<String> {
+/// The source with its tags rewritten.
+fn rewritten(source: &str) -> Result<String> {
     let (mut out, mut rest, mut branches) = (String::with_capacity(source.len()), source, 0);
     while let Some(at) = rest.find("{{").into_iter().chain(rest.find("{%")).chain(rest.find("{#")).min() {
         let (before, tag) = rest.split_at(at);
@@ -68,9 +64,9 @@ fn with_modulo(source: &str) -> Result<String> {
             rest = &tag[end..];
             continue;
         }
-        let mut tags = Tags { rest: &tag[2..], tokens: 0 };
         out += &tag[..2];
-        out += &tags.expression(None, 0)?;
+        let mut tags = Tags::of(&tag[2..]);
+        out += &tags.all()?;
         branches += usize::from(tag[2..].trim_start_matches(['-', '+']).trim_start().starts_with("elif"));
         if branches > MOST {
             return Err(too_long("branches"));
@@ -81,189 +77,12 @@ fn with_modulo(source: &str) -> Result<String> {
     Ok(out)
 }
 
-fn too_long(what: &str) -> Error {
-    Error::invalid(format!("a chat template with more than {MOST} {what} in a row"))
-        .with_hint("is this the chat template of the tokenizer? name another folder with `tokenizer`")
-}
-
-/// Words before which no operand ends.
-const KEYWORDS: [&str; 12] = ["if", "elif", "else", "not", "and", "or", "in", "is", "for", "set", "call", "recursive"];
-
-/// Brackets in brackets, as the engine's own parser bounds them.
-const DEPTH: usize = 150;
-
-/// The inside of a tag, word by word.
-struct Tags<'a> {
-    rest: &'a str,
-    tokens: usize,
-}
-
-/// Where the last operand stands in what was written; none behind an operator.
-#[derive(Clone, Copy, PartialEq)]
-enum Last {
-    Operator,
-    /// Behind an operator that binds as `%` does or more strongly: what is left of a `%` behind it is more than the operand.
-    Factor,
-    Operand {
-        start: usize,
-        is_factor: bool,
-    },
-}
-
-impl<'a> Tags<'a> {
-    /// Everything up to a closing bracket, which is taken too, or to the end of the tag, which is not.
-    fn expression(&mut self, closing: Option<char>, depth: usize) -> Result<String> {
-        let (mut out, mut last) = (String::new(), Last::Operator);
-        loop {
-            let (space, token) = self.token();
-            out += space;
-            self.tokens += usize::from(!token.is_empty());
-            if self.tokens > MOST || depth > DEPTH {
-                return Err(too_long("words or brackets"));
-            }
-            let Some(first) = token.chars().next() else { return Ok(out) };
-            if closing == Some(first) {
-                self.rest = &self.rest[token.len()..];
-                out += token;
-                return Ok(out);
-            }
-            if closing.is_none() && self.ends_tag() {
-                return Ok(out);
-            }
-            if first == '%' {
-                self.rest = &self.rest[1..];
-                last = self.modulo(&mut out, last, depth)?;
-                continue;
-            }
-            last = self.other(&mut out, token, last, depth)?;
-        }
-    }
-
-    /// Whether the tag ends here.
-    fn ends_tag(&self) -> bool {
-        let behind = self.rest.strip_prefix(['-', '+']).unwrap_or(self.rest);
-        behind.starts_with("%}") || behind.starts_with("}}")
-    }
-
-    /// `%` and what stands right of it.
-    fn modulo(&mut self, out: &mut String, last: Last, depth: usize) -> Result<Last> {
-        let Last::Operand { start, is_factor: false } = last else {
-            *out += "%";
-            return Ok(Last::Factor);
-        };
-        let right = self.operand(depth)?;
-        let left = out.split_off(start);
-        for part in [MODULO, "(", left.trim_end(), ", ", right.trim(), ")"] {
-            *out += part;
-        }
-        Ok(Last::Operand { start, is_factor: false })
-    }
-
-    /// One operand with what is called or looked up on it.
-    fn operand(&mut self, depth: usize) -> Result<String> {
-        let (mut out, mut last) = (String::new(), Last::Operator);
-        loop {
-            let before = self.rest;
-            let (space, token) = self.token();
-            let goes_on = match last {
-                Last::Operand { .. } => token.starts_with(['.', '[', '(', '|']),
-                _ => !token.is_empty(),
-            };
-            if !goes_on || self.ends_tag() && token.starts_with(['-', '+', '%', '}']) {
-                self.rest = before;
-                return Ok(out);
-            }
-            self.tokens += 1;
-            out += space;
-            last = self.other(&mut out, token, last, depth)?;
-        }
-    }
-
-    /// Any token but `%`: writes it and says what stands there now.
-    fn other(&mut self, out: &mut String, token: &str, last: Last, depth: usize) -> Result<Last> {
-        let first = token.chars().next().unwrap_or_default();
-        let (start, is_operand) = (out.len(), matches!(last, Last::Operand { .. }));
-        let begins = Last::Operand { start, is_factor: last == Last::Factor };
-        *out += token;
-        self.rest = &self.rest[token.len()..];
-        Ok(match first {
-            '(' | '[' | '{' => {
-                let closing = match first {
-                    '(' => ')',
-                    '[' => ']',
-                    _ => '}',
-                };
-                *out += &self.expression(Some(closing), depth + 1)?;
-                if is_operand && first != '{' { last } else { begins }
-            }
-            '.' if is_operand => {
-                let (space, name) = self.token();
-                *out += space;
-                *out += name;
-                self.rest = &self.rest[name.len()..];
-                last
-            }
-            '|' => {
-                let (space, name) = self.token();
-                *out += space;
-                *out += name;
-                self.rest = &self.rest[name.len()..];
-                last
-            }
-            '*' | '/' => Last::Factor,
-            '-' | '+' if !is_operand => Last::Factor,
-            _ if KEYWORDS.contains(&token) => Last::Operator,
-            '"' | '\'' => {
-                if is_operand {
-                    last
-                } else {
-                    begins
-                }
-            }
-            _ if first.is_alphanumeric() || first == '_' => begins,
-            _ => Last::Operator,
-        })
-    }
-
-    /// The whitespace before the next token, which is taken, and the token, which is not.
-    fn token(&mut self) -> (&'a str, &'a str) {
-        let trimmed = self.rest.trim_start();
-        let (space, rest) = self.rest.split_at(self.rest.len() - trimmed.len());
-        self.rest = rest;
-        let Some(first) = rest.chars().next() else { return (space, "") };
-        let length = match first {
-            '"' | '\'' => quoted(rest, first),
-            _ if first.is_alphanumeric() || first == '_' => {
-                let is_number = first.is_ascii_digit();
-                let inside = |c: char| c.is_alphanumeric() || c == '_' || (is_number && c == '.');
-                rest.find(|c| !inside(c)).unwrap_or(rest.len())
-            }
-            _ => first.len_utf8(),
-        };
-        (space, &rest[..length])
-    }
-}
-
-/// The length of a string with its quotation marks.
-fn quoted(text: &str, mark: char) -> usize {
-    let mut is_escaped = false;
-    for (at, c) in text.char_indices().skip(1) {
-        match c {
-            _ if is_escaped => is_escaped = false,
-            '\\' => is_escaped = true,
-            _ if c == mark => return at + c.len_utf8(),
-            _ => {}
-        }
-    }
-    text.len()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn percent_signs_in_tags_become_calls_that_python_would_make() -> Result<()> {
+    fn tags_become_calls_that_do_what_python_does() -> Result<()> {
         let rows = [
             ("100 % sure {# a % b #}", "100 % sure {# a % b #}"),
             ("{{ '%s!' % m.content }}", "{{ _modulo('%s!', m.content) }}"),
@@ -271,18 +90,28 @@ mod tests {
                 "{%- if (m['role'] == 'user') != (loop.index0 % 2 == 0) -%}",
                 "{%- if (m['role'] == 'user') != (_modulo(loop.index0, 2) == 0) -%}",
             ),
-            ("{{'%s: %s' % (m.role|upper, n % 3)}}", "{{_modulo('%s: %s', (m.role|upper, _modulo(n, 3)))}}"),
+            ("{{- '%s: %s' % (m.role|upper, n % 3)}}", "{{- _modulo('%s: %s', (m.role|string|upper, _modulo(n, 3)))}}"),
             ("{% if (x) % 2 %}", "{% if _modulo((x), 2) %}"),
             ("{{ a * b % c }}{{ -a % 2 }}", "{{ a * b % c }}{{ -a % 2 }}"),
             ("{{ a % b % c + d }}", "{{ _modulo(_modulo(a, b), c) + d }}"),
             ("{% set x = f(y)[0] % z.k(1)|int %}", "{% set x = _modulo(f(y)[0], z.k(1)|int) %}"),
-            ("{% for m in ms %}{{ '}}' ~ \"%}\" }}", "{% for m in ms %}{{ '}}' ~ \"%}\" }}"),
+            ("{% for m in ms %}{{ '}}' ~ \"%}\" }}", "{% for m in _items( ms ) %}{{ _text('}}') ~ _text(\"%}\") }}"),
+            (
+                "{%- for a, b in x.items() if a in b recursive -%}{% for c in (d if e else f) recursive %}",
+                "{%- for a, b in _items( x.items() ) if a in b recursive -%}{% for c in _items( (d if e else f) ) recursive %}",
+            ),
+            (
+                "{{- -a * b ~ c.d(1) % 2 ~ e + 1 ~ 'x' -}}",
+                "{{- _text(-a * b) ~ _text(_modulo( c.d(1), 2)) ~ _text(e) + _text(1) ~ _text('x') -}}",
+            ),
+            ("{{ 1e-5 % 2 ~ 1.5E+3-1 }}", "{{ _text(_modulo(1e-5, 2)) ~ _text(1.5E+3)-1 }}"),
+            ("{{ f(a ~ b, c=d ~ e ** 2) }}", "{{ f(_text(a) ~ _text(b), c=_text(d) ~ _text(e ** 2)) }}"),
             ("{% raw %}{{ a % b }}{% endraw %}{{ a % b }}", "{% raw %}{{ a % b }}{% endraw %}{{ _modulo(a, b) }}"),
             ("{{ {'a': {'b': 1}} }}", "{{ {'a': {'b': 1}} }}"),
             ("{{ 'a' if i is divisibleby(2) else 'b' }}", "{{ 'a' if i is divisibleby(2) else 'b' }}"),
         ];
         for (source, expected) in rows {
-            assert_eq!(with_modulo(source)?, expected);
+            assert_eq!(rewritten(source)?, expected);
         }
         Ok(())
     }
@@ -296,7 +125,7 @@ mod tests {
             "{{ ".to_owned() + &"(".repeat(9999),
         ];
         for source in rows {
-            assert!(with_modulo(&source).is_err(), "{}", &source[..20]);
+            assert!(rewritten(&source).is_err(), "{}", &source[..20]);
         }
     }
 }

@@ -62,11 +62,113 @@ fn templates_write_what_transformers_writes() {
             "\"user\"[('z', 1), ('a', None), ('f', 1.5), ('t', True)]",
         ),
     ];
+    compare(&messages, &rows);
+}
+
+/// `n` is a list of numbers, `m` are the messages.
+#[test]
+fn numbers_joined_texts_and_loops_are_written_as_python_writes_them() {
+    const NAMES: &str = "{% set m = messages %}{% set n = m[2].n %}";
+    let numbers: serde_json::Value = serde_json::from_str(
+        "[1e-05, 2e-5, 0.0001, 1e-7, 1e15, 1e16, 123456789012345680000.0, -2.5e-9, 1.5e300, 0.1, -0.0, 5e-324, 100.0, 31.245270191439438, 12345678901234567890]",
+    )
+    .expect("numbers");
+    let messages = json!([{"content": "Hi", "role": "user"}, {"role": "assistant", "content": "Yo"}, {"role": "tool", "content": null, "n": numbers}, {"role": "assistant", "content": "Bye"}]);
+    let messages: Vec<Message> = serde_json::from_value(messages).expect("messages");
+    let rows = [
+        (
+            "{{ n }}|{{ n|tojson }}|{{ n|string }}|{{ n|join(',') }}",
+            "[1e-05, 2e-05, 0.0001, 1e-07, 1000000000000000.0, 1e+16, 1.2345678901234568e+20, -2.5e-09, 1.5e+300, 0.1, -0.0, 5e-324, 100.0, 31.245270191439438, 12345678901234567890]|[1e-05, 2e-05, 0.0001, 1e-07, 1000000000000000.0, 1e+16, 1.2345678901234568e+20, -2.5e-09, 1.5e+300, 0.1, -0.0, 5e-324, 100.0, 31.245270191439438, 12345678901234567890]|[1e-05, 2e-05, 0.0001, 1e-07, 1000000000000000.0, 1e+16, 1.2345678901234568e+20, -2.5e-09, 1.5e+300, 0.1, -0.0, 5e-324, 100.0, 31.245270191439438, 12345678901234567890]|1e-05,2e-05,0.0001,1e-07,1000000000000000.0,1e+16,1.2345678901234568e+20,-2.5e-09,1.5e+300,0.1,-0.0,5e-324,100.0,31.245270191439438,12345678901234567890",
+        ),
+        (
+            "{% for x in n %}{{ x }} {{ 'a' ~ x }} {{ x ~ x }} {{ '%s %r'|format(x, x) }} {{ '%s;%r' % (x, x) }} {{ '%s' % x }} {{ '{}'.format(x) }} {{ x|tojson }} {{ x|string }} {{ x|trim }} {{ x|upper }} {{ x|replace('e', 'E') }} {{ [x] }} {{ (x,) }} {{ {'k': x} }}\n{% endfor %}",
+            "1e-05 a1e-05 1e-051e-05 1e-05 1e-05 1e-05;1e-05 1e-05 1e-05 1e-05 1e-05 1e-05 1E-05 1E-05 [1e-05] (1e-05,) {'k': 1e-05}\n2e-05 a2e-05 2e-052e-05 2e-05 2e-05 2e-05;2e-05 2e-05 2e-05 2e-05 2e-05 2e-05 2E-05 2E-05 [2e-05] (2e-05,) {'k': 2e-05}\n0.0001 a0.0001 0.00010.0001 0.0001 0.0001 0.0001;0.0001 0.0001 0.0001 0.0001 0.0001 0.0001 0.0001 0.0001 [0.0001] (0.0001,) {'k': 0.0001}\n1e-07 a1e-07 1e-071e-07 1e-07 1e-07 1e-07;1e-07 1e-07 1e-07 1e-07 1e-07 1e-07 1E-07 1E-07 [1e-07] (1e-07,) {'k': 1e-07}\n1000000000000000.0 a1000000000000000.0 1000000000000000.01000000000000000.0 1000000000000000.0 1000000000000000.0 1000000000000000.0;1000000000000000.0 1000000000000000.0 1000000000000000.0 1000000000000000.0 1000000000000000.0 1000000000000000.0 1000000000000000.0 1000000000000000.0 [1000000000000000.0] (1000000000000000.0,) {'k': 1000000000000000.0}\n1e+16 a1e+16 1e+161e+16 1e+16 1e+16 1e+16;1e+16 1e+16 1e+16 1e+16 1e+16 1e+16 1E+16 1E+16 [1e+16] (1e+16,) {'k': 1e+16}\n1.2345678901234568e+20 a1.2345678901234568e+20 1.2345678901234568e+201.2345678901234568e+20 1.2345678901234568e+20 1.2345678901234568e+20 1.2345678901234568e+20;1.2345678901234568e+20 1.2345678901234568e+20 1.2345678901234568e+20 1.2345678901234568e+20 1.2345678901234568e+20 1.2345678901234568e+20 1.2345678901234568E+20 1.2345678901234568E+20 [1.2345678901234568e+20] (1.2345678901234568e+20,) {'k': 1.2345678901234568e+20}\n-2.5e-09 a-2.5e-09 -2.5e-09-2.5e-09 -2.5e-09 -2.5e-09 -2.5e-09;-2.5e-09 -2.5e-09 -2.5e-09 -2.5e-09 -2.5e-09 -2.5e-09 -2.5E-09 -2.5E-09 [-2.5e-09] (-2.5e-09,) {'k': -2.5e-09}\n1.5e+300 a1.5e+300 1.5e+3001.5e+300 1.5e+300 1.5e+300 1.5e+300;1.5e+300 1.5e+300 1.5e+300 1.5e+300 1.5e+300 1.5e+300 1.5E+300 1.5E+300 [1.5e+300] (1.5e+300,) {'k': 1.5e+300}\n0.1 a0.1 0.10.1 0.1 0.1 0.1;0.1 0.1 0.1 0.1 0.1 0.1 0.1 0.1 [0.1] (0.1,) {'k': 0.1}\n-0.0 a-0.0 -0.0-0.0 -0.0 -0.0 -0.0;-0.0 -0.0 -0.0 -0.0 -0.0 -0.0 -0.0 -0.0 [-0.0] (-0.0,) {'k': -0.0}\n5e-324 a5e-324 5e-3245e-324 5e-324 5e-324 5e-324;5e-324 5e-324 5e-324 5e-324 5e-324 5e-324 5E-324 5E-324 [5e-324] (5e-324,) {'k': 5e-324}\n100.0 a100.0 100.0100.0 100.0 100.0 100.0;100.0 100.0 100.0 100.0 100.0 100.0 100.0 100.0 [100.0] (100.0,) {'k': 100.0}\n31.245270191439438 a31.245270191439438 31.24527019143943831.245270191439438 31.245270191439438 31.245270191439438 31.245270191439438;31.245270191439438 31.245270191439438 31.245270191439438 31.245270191439438 31.245270191439438 31.245270191439438 31.245270191439438 31.245270191439438 [31.245270191439438] (31.245270191439438,) {'k': 31.245270191439438}\n12345678901234567890 a12345678901234567890 1234567890123456789012345678901234567890 12345678901234567890 12345678901234567890 12345678901234567890;12345678901234567890 12345678901234567890 12345678901234567890 12345678901234567890 12345678901234567890 12345678901234567890 12345678901234567890 12345678901234567890 [12345678901234567890] (12345678901234567890,) {'k': 12345678901234567890}\n",
+        ),
+        (
+            "{{ 1e16 }} {{ 0.00001 }} {{ 1e-5 * 2 }} {{ 2 ~ 1e-5 * 3 ~ 4 }} {{ -1e-5 ~ -2 }} {{- -1e-5 ~ 'x' -}} y {{ 'a' ~ 7 % 4 * 2 ~ 'b' }} {{ 'a' ~ n[0]|string|length ~ 2 ** 3 ~ 7 // 2 }}",
+            "1e+16 1e-05 2e-05 23.0000000000000004e-054 -1e-05-2-1e-05xy a6b a583",
+        ),
+        (
+            "{% for c in 'héy' %}{{ c }}{{ loop.index }}/{{ loop.length }}{{ loop.revindex }}{{ loop.last }};{% endfor %}",
+            "h1/33False;é2/32False;y3/31True;",
+        ),
+        (
+            "{% for c in 'abc'|reverse %}{{ c }}{{ loop.last }};{% endfor %}{% for k, v in m[0].items() %}{{ k }}{% if not loop.last %}, {% endif %}{% endfor %}{% for k in m[0] %}{{ k }}{{ loop.last }}{% endfor %}",
+            "cFalse;bFalse;aTrue;content, rolecontentFalseroleTrue",
+        ),
+        (
+            "{% for k in m[0].keys() %}{{ k }}{{ loop.last }}{% endfor %}{% for x in m|map(attribute='role') %}{{ x }}{{ loop.length }}{{ loop.last }}{% endfor %}{% for x in m|selectattr('role', 'equalto', 'assistant') %}{{ loop.revindex0 }}{{ loop.last }}{% endfor %}{% for x in range(3) %}{{ loop.last }}{% endfor %}{% for x in m if x.role == 'tool' %}{{ loop.length }}{{ loop.last }}{% endfor %}",
+            "contentFalseroleTrueuser4Falseassistant4Falsetool4Falseassistant4True1False0TrueFalseFalseTrue1True",
+        ),
+        (
+            "{% for g, l in m|groupby('role') %}{{ g }}{{ l|length }}{{ loop.last }}{% endfor %}{% for b in [1,2,3]|batch(2) %}{{ b }}{{ loop.last }}{% endfor %}{% for k, v in m[0]|dictsort %}{{ k }}{{ loop.last }}{% endfor %}{% for k, v in m[0]|items %}{{ k }}{{ loop.last }}{% endfor %}{% for w in 'a b'.split() %}{{ w }}{{ loop.last }}{% endfor %}",
+            "assistant2Falsetool1Falseuser1True[1, 2]False[3]TruecontentFalseroleTruecontentFalseroleTrueaFalsebTrue",
+        ),
+        (
+            "{% for x in 1, 2 %}{{ x }}{{ loop.last }}{% endfor %}|{% for x in undefinedthing %}x{% else %}none{% endfor %}|{% for x in '' %}x{% else %}none{% endfor %}",
+            "1False2True|none|none",
+        ),
+        (
+            "{% for x in [[1, [2]], 3] recursive %}{% if x is iterable %}[{{ loop(x) }}]{% else %}{{ x }}{{ loop.last }}{% endif %}{% endfor %}",
+            "[1False[2True]]3True",
+        ),
+        ("a\r\n{% if true %}\r\nb\r\n{% endif %}\r\nc\rd\r\n{{ 'x\r\ny' }}{{ 'x\\r\\ny' }}\r\n", "a\nb\nc\nd\nx\nyx\r\ny"),
+        (
+            "{% for x in m %}{% if x.role=='assistant' %}{% generation %}{% set c = x.content %}{{ c }}{% endgeneration %}[{{ c }}]{% else %}{{ x.content }}{% endif %}{% endfor %}",
+            "HiYo[]NoneBye[]",
+        ),
+        (
+            "{% set c = 'o' %}{% for x in m %}{% generation %}{% set c = 'i' %}{{ c }}{{ x.role }}{{ loop.index }}{% endgeneration %}{{ c }}{% endfor %}",
+            "iuser1oiassistant2oitool3oiassistant4o",
+        ),
+        ("{% set ns = namespace(a='o') %}{% generation %}{% set ns.a = 'i' %}{% endgeneration %}{{ ns.a }}", "i"),
+        (
+            "{{ '%(role)s %(x).2f' % {'role': 'r', 'x': 2.5} }}|{{ '%(a)s'|format(a=1e-5) }}|{{ '%r %s' % ('q', ['q', 1e-5]) }}|{{ '%5s|%-6s|' % (1e-5, 'a') }}|{{ '%.3s' % 'abcdef' }}|{{ '%e %g %f' % (1e-5, 1e-5, 1e-5) }}|{{ '%i%%' % 3 }}",
+            "r 2.50|1e-05|'q' ['q', 1e-05]|1e-05|a     ||abc|1.000000e-05 1e-05 0.000010|3%",
+        ),
+        ("{{ [undefinedthing, none, true, 'it\\'s', \"q\\\"'\", '\\n', 'é'] }}", "[Undefined, None, True, \"it's\", 'q\"\\'', '\\n', 'é']"),
+        (
+            "{{ [1e-5, 2]|join }}|{{ [{'a': 1e-5}]|join(attribute='a') }}|{{ [1, none, 'a']|join('-') }}|{{ {'a':1,'b':2}|join(',') }}|{{ 'abc'|join('.') }}|{{ m|join(', ', attribute='role') }}",
+            "1e-052|1e-05|1-None-a|a,b|a.b.c|user, assistant, tool, assistant",
+        ),
+        (
+            "{{ 3.0|int }} {{ 7.5|round|int }} {{ 1e-5|float }} {{ '1e-5'|float }} {{ 0.1 + 0.2 }} {{ 2/3 }}",
+            "3 8 1e-05 1e-05 0.30000000000000004 0.6666666666666666",
+        ),
+        (
+            "{{ none|trim }}|{{ 5|trim }}|{{ true|lower }}|{{ ['A', 1]|lower }}|{{ undefinedthing|trim }}|{{ none|upper }}|{{ 5|replace('5', '6') }}|{{ 1.50|e }}|{{ 'x'|indent(2) }}|{{ none ~ undefinedthing ~ 1 }}",
+            "None|5|true|['a', 1]||NONE|6|1.5|x|None1",
+        ),
+        (
+            "{% macro f(x) %}{{ x ~ 1e-5 }}{% endmacro %}{{ f(1e-6) }}{% set q %}{{ 1e-7 }}{% endset %}{{ q ~ 'z' }}{% filter upper %}{{ 1e-5 }}{% endfilter %}",
+            "1e-061e-051e-07z1E-05",
+        ),
+        (
+            "{{ m[0].role ~ ':' ~ m[0]['content'] | trim ~ '\\n' }}{{ ('a' if m else 'b') ~ 'c' }}{{ 'a' ~ ('b', 'c')|length }}{% if 'a' ~ 'b' == 'ab' and not 'a' ~ 'b' != 'ab' %}Y{% endif %}{{ 'a' ~ 'b' in ['ab'] }}{{ 'x' ~ m[0].nope is defined }}",
+            "user:Hi\naca2YTruexFalse",
+        ),
+        (
+            "{{- '%s!' % m[0].role -}}{%- set x = 'a' ~ 'b' -%}{{ x }}{{ ('a' ~ 'b')|upper }}{{ ['a' ~ 1, 'b' ~ 2] }}{{ {'a': 'b' ~ 1.0} }}",
+            "user!abAB['a1', 'b2']{'a': 'b1.0'}",
+        ),
+        (
+            "{{ tools }}|{{ tools|tojson }}|{{ [1, 2][-1] ~ 'a' }}|{{ - 2 ~ 'b' }}|{{ not 'a' ~ '' }}|{{ 'a' * 3 ~ 'b' }}|{{ 1 if true else 2 ~ 3 }}",
+            "None|null|2a|-2b|False|aaab|1",
+        ),
+    ];
+    let rows: Vec<(String, &str)> = rows.into_iter().map(|(source, expected)| (NAMES.to_owned() + source, expected)).collect();
+    compare(&messages, &rows);
+    let absent = ChatTemplate::new("{{ nothing|tojson }}", [].into()).and_then(|template| template.render(&messages, Ending::Complete));
+    assert!(absent.is_err_and(|error| error.to_string().contains("not JSON serializable")));
+}
+
+fn compare<S: AsRef<str>>(messages: &[Message], rows: &[(S, &str)]) {
     let mut wrong = vec![];
     for (source, expected) in rows {
-        let text = ChatTemplate::new(source, [].into()).and_then(|template| template.render(&messages, Ending::Complete));
+        let source = source.as_ref();
+        let text = ChatTemplate::new(source, [].into()).and_then(|template| template.render(messages, Ending::Complete));
         let text = text.unwrap_or_else(|error| error.to_string());
-        if text != expected {
+        if text != *expected {
             wrong.push(format!("{source}\n  found    {text:?}\n  expected {expected:?}"));
         }
     }
