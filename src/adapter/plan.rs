@@ -26,13 +26,21 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Finds the places where the method attaches. `given` has the tensors of an adapter that is not fresh.
+    /// Finds the places where the method attaches. `given` has the tensors of an adapter that is not fresh. The heads of `task` are trained as a
+    /// whole: that of an adapter that is there is what its own configuration says, and may be none.
     ///
     /// # Errors
     /// Targets that match nothing, with candidates; a method that has no place in this graph; an adapter beyond all proportion to its base.
-    pub fn new(method: &Method, task: Task, anatomy: &Anatomy, strictness: Strictness, seed: u64, given: &Given<'_>) -> Result<Self> {
+    pub fn new(
+        method: &Method,
+        task: impl Into<Option<Task>>,
+        anatomy: &Anatomy,
+        strictness: Strictness,
+        seed: u64,
+        given: &Given<'_>,
+    ) -> Result<Self> {
         method.check()?;
-        let saved = saved(method, task, anatomy, strictness);
+        let saved = saved(method, task.into(), anatomy, strictness);
         let at = Places { anatomy, strictness, seed, saved: &saved, given };
         let Placed { mut parts, settled } = method.place(&at)?;
         budget::check(parts.iter().map(|part| part.numbers(anatomy)).fold(0, u128::saturating_add), anatomy)?;
@@ -191,9 +199,10 @@ impl Plan {
 }
 
 /// The names of modules that are trained as a whole: those that were asked for, and the task's heads. PEFT knows no heads of tasks that it
-/// does not tell apart: its adapters name them, or have none.
-fn saved(method: &Method, task: Task, anatomy: &Anatomy, strictness: Strictness) -> Vec<String> {
-    let heads = if strictness == Strictness::AsPeft && task.task_type().is_none() { &[] } else { task.heads() };
+/// does not tell apart, nor of adapters without a `task_type`: they name them, or have none.
+fn saved(method: &Method, task: Option<Task>, anatomy: &Anatomy, strictness: Strictness) -> Vec<String> {
+    let task = task.filter(|task| strictness == Strictness::Every || task.task_type().is_some());
+    let heads = task.map_or(&[][..], Task::heads);
     let of_head =
         |head: &&&str| anatomy.parameters.iter().filter(|p| targets::is_saved(&p.name, head)).map(|p| p.floats).collect::<Vec<_>>();
     let heads = heads.iter().filter(|head| {

@@ -24,7 +24,7 @@ struct Matrix<'g> {
 
 impl<'g> Matrix<'g> {
     fn of(graph: &'g Graph, weight: &Weight) -> Option<Self> {
-        let tensor = graph.initializer(weight.value).or_else(|| graph.constant(weight.value))?;
+        let tensor = graph.stored(weight.value)?;
         let whole = Self::whole(tensor, weight.layout)?;
         let Some(part) = &weight.part else { return Some(whole) };
         let outputs = usize::try_from(part.start).ok()?..usize::try_from(part.end).ok()?;

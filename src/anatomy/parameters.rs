@@ -36,7 +36,11 @@ pub(super) fn find(graph: &Graph, projections: &[Projection], embeddings: &[Embe
         let transposed = (weight.layout == Layout::InOut) != projection.conv1d;
         let bias = bias.filter(is_vector);
         let named = bias.map(|bias| (format!("{module}.bias"), bias)).into_iter().chain([(format!("{module}.weight"), weight.value)]);
-        copied.extend(named.filter(|(name, value)| found.get(name).is_some_and(|(other, _)| other != value)).map(|(name, _)| name));
+        copied.extend(
+            named
+                .filter(|(name, value)| found.get(name).is_some_and(|(other, _)| graph.origin(*other) != graph.origin(*value)))
+                .map(|(name, _)| name),
+        );
         found.extend(bias.map(|bias| (format!("{module}.bias"), (bias, false))));
         match &weight.part {
             None => {
@@ -55,8 +59,7 @@ pub(super) fn find(graph: &Graph, projections: &[Projection], embeddings: &[Embe
             found.entry(format!("{module}.{leaf}")).or_insert((value, false));
         }
     }
-    let floats =
-        |value: ValueId| graph.initializer(value).or_else(|| graph.constant(value)).is_some_and(|tensor| tensor.dtype().is_float());
+    let floats = |value: ValueId| graph.stored(value).is_some_and(|tensor| tensor.dtype().is_float());
     found
         .into_iter()
         .filter(|(name, _)| !copied.contains(name))

@@ -97,7 +97,7 @@ impl<'g> ValueRef<'g> {
 
     /// The constant that is stored under this very value: an initializer, overridable or not, or a `Constant` node.
     pub(super) fn stored(self) -> Option<&'g Tensor> {
-        self.graph.initializer(self.id).or_else(|| self.graph.constant(self.id))
+        self.graph.stored(self.id)
     }
 
     /// Whether a constant stands behind this value, perhaps in another layout or type.

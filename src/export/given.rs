@@ -127,7 +127,7 @@ fn same_rows(key: &str, tensor: &Tensor, rows: i64) -> Result<()> {
 
 /// Whether a tensor is what the base has, as far as the base's type can tell.
 fn is_of_base(base: &Base, parameter: &Parameter, tensor: &Tensor) -> Result<bool> {
-    let stored = base.graph.initializer(parameter.value).filter(|_| parameter.floats);
+    let stored = base.graph.stored(parameter.value).filter(|_| parameter.floats);
     let Some(stored) = stored else {
         tracing::warn!("{} is saved with the adapter but quantised in this base: the base's values are kept", parameter.name);
         return Ok(true);

@@ -190,7 +190,7 @@ pub(super) fn fitted(mut model: Model, asked: &Injection) -> Result<Fitted> {
     }
     let prompt_scale = if has_prompt { prompt_scale::settle(&mut base.anatomy, asked.prompt_scale, &model.beside)? } else { None };
     let lookup = |key: &str| given.as_ref().and_then(|files| files.tensor(key)).cloned();
-    let plan = Plan::new(&method, task, &base.anatomy, strictness, asked.seed, &lookup).in_file(&name)?;
+    let plan = Plan::new(&method, of_heads(given.as_ref(), task), &base.anatomy, strictness, asked.seed, &lookup).in_file(&name)?;
     teachable(&loss.plan, &plan, task, asked)?;
     if let Some(files) = &given {
         given::check_tying(files, &base.anatomy, &plan).in_file(adapter)?;
@@ -217,7 +217,7 @@ pub fn inject(model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<Inje
     let matched = given.as_ref().map(|files| matched(files, &kept).in_file(adapter)).transpose()?;
     let with_cache = |cached: &mut Base| {
         prepare_cached(cached, given.as_ref(), &method, prompt_scale)?;
-        let plan = Plan::new(&method, task, &cached.anatomy, strictness, asked.seed, &lookup)?;
+        let plan = Plan::new(&method, of_heads(given.as_ref(), task), &cached.anatomy, strictness, asked.seed, &lookup)?;
         Ok(adapted(cached, &plan, &lookup, Purpose::Inference)?.0)
     };
     let inference = cache::kept(base, inference, with_cache).in_file(&name)?;
@@ -286,6 +286,11 @@ fn teachable(loss: &LossPlan, plan: &Plan, task: Task, asked: &Injection) -> Res
 fn allocation(method: &Method, params: &[Param]) -> Result<Allocation> {
     let allocation = method.allocation(params)?;
     allocation.ok_or_else(|| Error::setting("allocate_ranks", "a method that allocates ranks (adalora)", method.name()))
+}
+
+/// The task whose heads are trained as a whole though nobody names them: that of an adapter that is there is in its configuration, or is none.
+fn of_heads(given: Option<&AdapterFiles>, task: Task) -> Option<Task> {
+    given.map_or(Some(task), |files| files.config.task)
 }
 
 /// How many tensors of an adapter that is there found their place: all of them.

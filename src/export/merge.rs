@@ -129,7 +129,7 @@ pub fn merge(model: Model, manifest: &Manifest, files: &AdapterFiles, quantised:
             prompt_scale::apply(&mut base.anatomy, side);
         }
         split_modules::join(&mut base.anatomy, files.config.method.scope(), files.config.method.takes_parts())?;
-        Plan::new(&files.config.method, task, &base.anatomy, Strictness::AsPeft, 0, &given)
+        Plan::new(&files.config.method, files.config.task, &base.anatomy, Strictness::AsPeft, 0, &given)
     };
     let plan = planned(&mut base).in_file(&name)?;
     let (without_cache, requantised) = merged(&base, &plan, &given, quantised).in_file(&name)?;

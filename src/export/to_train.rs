@@ -72,6 +72,7 @@ impl ToTrain<'_> {
     pub(super) fn model<'a>(&'a self, graph: &'a Graph, params: &'a [Param]) -> Model<'a> {
         Model {
             graph,
+            base: self.base.trained(),
             anatomy: &self.base.anatomy,
             params,
             objective: self.objective,

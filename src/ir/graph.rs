@@ -346,6 +346,23 @@ impl Graph {
             _ => None,
         }
     }
+    /// What a value is before anything is computed: an initializer, overridable or not, or a constant as [`constant`](Self::constant) finds it, behind
+    /// the `Identity` by which exporters name a parameter that equals another one.
+    #[must_use]
+    pub fn stored(&self, id: ValueId) -> Option<&Tensor> {
+        self.initializer(id).or_else(|| self.constant(id))
+    }
+    /// The value before any `Identity`.
+    #[must_use]
+    pub fn origin(&self, id: ValueId) -> ValueId {
+        let mut origin = id;
+        while let Some(input) =
+            self.producer(origin).map(|node| self.node(node)).filter(|node| &*node.op == "Identity").and_then(|node| node.input(0))
+        {
+            origin = input;
+        }
+        origin
+    }
     /// A name for messages: the node's own, or its first output's where it has none.
     #[must_use]
     pub fn node_label(&self, id: NodeId) -> String {

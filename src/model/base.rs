@@ -145,8 +145,8 @@ impl Base {
         let mut projections = self.anatomy.projections.iter().filter(|projection| projection.module == module);
         let mut tables = self.anatomy.embeddings.iter().filter(|table| table.module == module);
         let is_float = |tensor: &Tensor| tensor.dtype().is_float();
-        projections.all(|p| self.raw.initializer(p.weight.value).is_some_and(is_float))
-            && tables.all(|table| self.raw.initializer(table.weight).is_none_or(is_float))
+        projections.all(|p| self.raw.stored(p.weight.value).is_some_and(is_float))
+            && tables.all(|table| self.raw.stored(table.weight).is_none_or(is_float))
     }
 
     /// The files that the base's constants lie in, absolute, beside the model's own.

@@ -39,6 +39,8 @@ pub struct Tokens {
 pub struct Model<'a> {
     /// The base with the adapter's tensors as optional inputs.
     pub graph: &'a Graph,
+    /// The base, whose names the outputs keep: a value that the adapter put another in the place of has another name in `graph`.
+    pub base: &'a Graph,
     /// What was recognised in the base.
     pub anatomy: &'a Anatomy,
     /// The adapter's tensors, in the order of the trainable vector.

@@ -35,6 +35,7 @@ pub fn measuring(graph: &Graph, anatomy: &Anatomy, objective: &Objective) -> Res
     let graph = shown.as_ref().unwrap_or(graph);
     let model = Model {
         graph,
+        base: graph,
         anatomy,
         params: &[],
         objective,

@@ -127,7 +127,7 @@ impl<'g> Prepared<'g> {
 
     /// A value as the model now gives it: what an adapter rewired, where it is an output.
     fn value(&self, model: Model<'_>, id: ValueId) -> Expr<'g> {
-        let name = model.graph.value_name(id);
+        let name = model.base.value_name(id);
         let output = self.outputs.iter().find(|(output, _)| **output == *name);
         output.map_or_else(|| self.b.expr(id), |(_, value)| *value)
     }
@@ -138,8 +138,7 @@ impl<'g> Prepared<'g> {
                 .with_hint("a body without a head gets one with `num_labels`; `peft-onnx inspect --explain` says what was looked for")
         })?;
         let named = |wanted: &str| self.outputs.iter().find(|(name, _)| **name == *wanted).map(|(_, value)| *value);
-        let logits =
-            named(model.graph.value_name(head.logits)).or_else(|| named(logits::SHOWN)).unwrap_or_else(|| self.b.expr(head.logits));
+        let logits = named(model.base.value_name(head.logits)).or_else(|| named(logits::SHOWN)).unwrap_or_else(|| self.b.expr(head.logits));
         Ok(model.hard_prompt.map_or(logits, |prompt| self.b.scoped("labels", || prompt.narrowed(logits))))
     }
 

@@ -25,6 +25,7 @@ mod gradcheck;
 mod hard_prompts;
 mod in_memory;
 mod infer;
+mod last_layer;
 mod layering;
 mod losses;
 mod media;

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::common::{Folder, done, json_of, number};
+use crate::common::{Folder, done, json_of, number, refused};
 use peft_onnx::ir::{Attr, Builder, DType, Dim, Expr, Graph, ModelInfo, Tensor};
 use peft_onnx::onnx::{self, WriteOptions};
 
@@ -126,5 +126,107 @@ fn every_layer_has_parameters_of_its_own_though_their_numbers_are_stored_once() 
                 assert!(is_there, "{stored:?} {options:?}, {name}bias: {:?}", weights.keys());
             }
         }
+    }
+}
+
+/// How the copies of one matrix are read.
+#[derive(Clone, Copy, Debug)]
+enum Copies {
+    /// Each by a module of its own.
+    OfModules,
+    /// By one module, which is called three times.
+    OfCalls,
+}
+
+/// Three layers whose weights are one matrix, which `torch.onnx.export` stores once: the others are an `Identity` of it each.
+fn copies(path: &str, copies: Copies) {
+    let b = Builder::new(ModelInfo::dialect());
+    let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+    let table = b.initializer("embed.weight", numbers("embed", &[20, WIDTH]));
+    let mut x = b.scoped("/embed", || table.gather(ids, 0));
+    let stored = b.initializer("onnx::MatMul_40", numbers("stored", &[WIDTH, WIDTH]));
+    let bias = b.initializer("layers.0.fc.bias", numbers("bias", &[WIDTH]));
+    for number in 0..3 {
+        let scope = match (copies, number) {
+            (Copies::OfModules, _) => format!("/layers.{number}/fc"),
+            (Copies::OfCalls, 0) => "/layers.0/fc".to_owned(),
+            (Copies::OfCalls, _) => format!("/layers.0/fc_{number}"),
+        };
+        let weight = if number == 0 { stored } else { stored.identity() };
+        let bias = if number == 0 { bias } else { bias.identity() };
+        x = x + b.scoped(&scope, || x.matmul(weight) + bias).tanh();
+    }
+    let pooled = x.mean(&[1]).reshape(&[-1, 4]);
+    b.output("logits", b.scoped("/classifier", || pooled.matmul(b.initializer("onnx::MatMul_9", numbers("head", &[WIDTH, 2])))));
+    onnx::write(&b.finish().expect("a valid graph"), Path::new(path), &WriteOptions::default()).expect("it is written");
+}
+
+#[test]
+fn weights_that_are_read_through_an_identity_are_adapted_and_merged_as_any_other() {
+    const LORA: [&str; 4] = ["--method", "lora", "--rank", "2"];
+    for stored in [Copies::OfModules, Copies::OfCalls] {
+        let second = if matches!(stored, Copies::OfModules) { "layers.1.fc" } else { "layers.0.fc" };
+        let rows: &[&[&str]] = &[
+            &["--target-modules", second],
+            &["--target-modules", second, "--use-dora"],
+            &["--target-modules", second, "--init-lora-weights", "pissa"],
+            &["--target-modules", second, "--init-lora-weights", "olora"],
+            &["--target-modules", second, "--bias", "lora_only"],
+            &["--target-modules", "embed", "--modules-to-save", second],
+        ];
+        for options in rows {
+            let folder = Folder::empty();
+            let (base, data) = (folder.path("model.onnx"), folder.write("rows.jsonl", ROWS));
+            copies(&base, stored);
+            let (bundle, merged) = (folder.path("bundle"), folder.path("merged.onnx"));
+            let options = [&LORA[..], options].concat();
+            done(&[&["inject", &base, "--task", "seq-cls", "-o", &bundle, "-q"], &options[..]].concat());
+            done(&["train", &bundle, "--data", &data, "--max-steps", "4", "--learning-rate", "0.1", "-q"]);
+            done(&["merge", &bundle, "-o", &merged]);
+            let loss = |model: &[&str]| number(&json_of(&[&["eval"], model, &["--data", &data]].concat())["loss"]);
+            let before = loss(&[&base, "--task", "seq-cls"]);
+            let (adapted, folded) = (loss(&[&bundle]), loss(&[&merged, "--task", "seq-cls"]));
+            assert!((adapted - folded).abs() < 1e-5, "{stored:?} {options:?}: {adapted} with the adapter, {folded} merged");
+            assert!(adapted < before - 1e-3, "{stored:?} {options:?}: {before} before, {adapted} trained");
+            let nodes =
+                |path: &str| onnx::read(Path::new(path)).expect("a model").nodes().iter().filter(|node| &*node.op == "MatMul").count();
+            assert_eq!(nodes(&base), nodes(&merged), "{stored:?} {options:?}: it is folded");
+        }
+    }
+}
+
+/// `get_peft_model` without a `task_type` leaves a classifier's head as it is: it is not in the file, and stays frozen.
+#[test]
+fn an_adapter_whose_configuration_names_no_head_leaves_the_head_as_it_is() {
+    let folder = Folder::empty();
+    let (base, data) = (folder.path("model.onnx"), folder.write("rows.jsonl", ROWS));
+    copies(&base, Copies::OfModules);
+    for (task_type, is_there) in [("null", true), ("\"SEQ_CLS\"", false)] {
+        let config = format!(
+            r#"{{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["fc"], "modules_to_save": null, "task_type": {task_type}}}"#
+        );
+        let adapter = folder.path(&format!("adapter_{is_there}"));
+        std::fs::create_dir(&adapter).expect("a folder");
+        std::fs::write(Path::new(&adapter).join("adapter_config.json"), config).expect("a file");
+        let parts = (0..3).flat_map(|layer| [("A", [2, WIDTH]), ("B", [WIDTH, 2])].map(|(part, shape)| (layer, part, shape)));
+        let tensors = parts.map(|(layer, part, shape)| {
+            let name = format!("base_model.model.layers.{layer}.fc.lora_{part}.weight");
+            (name.clone(), numbers(&name, &shape))
+        });
+        peft_onnx::safetensors::write(&Path::new(&adapter).join("adapter_model.safetensors"), &tensors.collect()).expect("a file");
+        let bundle = folder.path(&format!("bundle_{is_there}"));
+        let inject = ["inject", &base, "--adapter", &adapter, "--task", "seq-cls", "-o", &bundle, "-q"];
+        if !is_there {
+            refused(&inject, &["the file has no base_model.model.classifier.weight", "hint: "]);
+            continue;
+        }
+        done(&inject);
+        done(&["train", &bundle, "--data", &data, "--max-steps", "3", "--learning-rate", "0.1", "-q"]);
+        let merged = folder.path("merged.onnx");
+        done(&["merge", &bundle, "-o", &merged]);
+        let read = |path: &str| onnx::read(Path::new(path)).expect("a model");
+        assert_eq!(constants(&read(&base), "/classifier"), constants(&read(&merged), "/classifier"));
+        let loss = |model: &[&str]| number(&json_of(&[&["eval"], model, &["--data", &data]].concat())["loss"]);
+        assert!((loss(&[&bundle]) - loss(&[&merged, "--task", "seq-cls"])).abs() < 1e-5);
     }
 }

@@ -220,7 +220,7 @@ impl Tokens {
     }
 
     fn base_rows(&self, at: &Insertion<'_, '_>, table: &Embedding) -> Result<Tensor> {
-        let stored = at.graph.initializer(table.weight).ok_or_else(|| Error::not_found("table", self.module.clone()))?;
+        let stored = at.graph.stored(table.weight).ok_or_else(|| Error::not_found("table", self.module.clone()))?;
         fold::rows_of(stored, &self.rows)
     }
 

@@ -14,7 +14,7 @@ use crate::{Error, Place, Result};
 /// # Errors
 /// A table that is dequantised in a way that is not known here.
 pub(crate) fn rows_of(graph: &Graph, table: &Embedding, rows: &[usize]) -> Result<Tensor> {
-    let stored = graph.initializer(table.weight);
+    let stored = graph.stored(table.weight);
     if let Some(floats) = stored.filter(|tensor| tensor.dtype().is_float()) {
         return super::fold::rows_of(floats, rows);
     }
@@ -142,7 +142,7 @@ impl<'a> StoredRows<'a> {
     fn operand(&self, value: ValueId) -> Option<Operand> {
         let mut at = value;
         loop {
-            if let Some(tensor) = self.graph.initializer(at).or_else(|| self.graph.constant(at)) {
+            if let Some(tensor) = self.graph.stored(at) {
                 return Some(Operand(tensor.clone()));
             }
             let node = self.graph.node(self.graph.producer(at)?);

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use ndarray::{Array2, Axis};
 
-use super::replace::{as_stored, wanted_layout};
+use super::replace::{as_stored, reads, wanted_layout};
 use crate::adapter::params::init;
 use crate::adapter::params::matrices;
 use crate::adapter::part::Folding;
@@ -47,7 +47,7 @@ fn change(
     update: impl FnOnce(Array2<f32>) -> Result<Array2<f32>>,
 ) -> Result<()> {
     let Some(first) = projections.first() else { return Err(Error::not_found("module", module)) };
-    if first.weight.part.is_none() && !at.graph.initializer(first.weight.value).is_some_and(|tensor| tensor.dtype().is_float()) {
+    if first.weight.part.is_none() && !at.graph.stored(first.weight.value).is_some_and(|tensor| tensor.dtype().is_float()) {
         return match projections {
             [only] => super::requantise::change(at, only, update),
             _ => Err(Error::unsupported(format!("rounding the weight of {module} again"), "it is used more than once")),
@@ -76,7 +76,7 @@ fn put_part(at: &Folding<'_>, projection: &Projection, own: &Array2<f32>) -> Res
         return Err(Error::mismatch("shape of a copy", format!("{:?}", own.dim()), format!("{:?}", (part.len(), whole.ncols()))));
     }
     whole.slice_axis_mut(Axis(0), part.into()).assign(own);
-    at.b.set_initializer(id, as_stored(&stored, &matrices::tensor(&turned(whole, projection.weight.layout).view()), false)?);
+    at.b.store(id, as_stored(&stored, &matrices::tensor(&turned(whole, projection.weight.layout).view()), false)?);
     Ok(())
 }
 
@@ -187,14 +187,14 @@ pub(crate) fn change_tied_table(
 ) -> Result<()> {
     let tables = by_weight(lookups);
     for id in tables.keys() {
-        at.b.set_initializer(*id, changed_table(at, *id, &change)?);
+        at.b.store(*id, changed_table(at, *id, &change)?);
     }
     let head = at.anatomy.head.as_ref().and_then(|head| head.projection).map(|place| &at.anatomy.projections[place]);
     // Some exporters store the tied weight twice.
     if let (Some(head), Some((id, _))) = (head.filter(|head| !tables.contains_key(&head.weight.value)), tables.first_key_value()) {
         let folded = changed_table(at, *id, &change)?;
         let own = if head.weight.layout == Layout::OutIn { folded } else { matrices::transposed(&folded)? };
-        at.b.set_initializer(head.weight.value, own);
+        at.b.store(head.weight.value, own);
     }
     Ok(())
 }
@@ -263,7 +263,7 @@ fn change_biases(at: &Folding<'_>, module: &str, operand: &[f32], change: impl F
             return Err(Error::mismatch("length of the bias", part.len(), operand.len()));
         }
         all[part].iter_mut().zip(operand).for_each(|(base, &operand)| *base = change(*base, operand));
-        at.b.set_initializer(id, as_stored(&stored, &Tensor::from_f32(stored.shape(), &all), false)?);
+        at.b.store(id, as_stored(&stored, &Tensor::from_f32(stored.shape(), &all), false)?);
     }
     Ok(places.len())
 }
@@ -280,11 +280,11 @@ pub(crate) fn replace_parameter(b: &Builder, graph: &Graph, anatomy: &Anatomy, p
     let folded = as_stored(&stored, trained, parameter.transposed).map_err(|e| e.at(Place::Tensor(parameter.name.clone())))?;
     let module = parameter.name.rsplit_once('.').map_or("", |(module, _)| module);
     let projections: Vec<&Projection> =
-        anatomy.projections.iter().filter(|p| p.module == module && p.weight.value == parameter.value).collect();
+        anatomy.projections.iter().filter(|p| p.module == module && reads(graph, p.weight.value, parameter)).collect();
     if let Some(first) = projections.first() {
         put_weight(b, graph, anatomy, &projections, &folded, first.weight.layout);
     } else {
-        let is_own = |table: &&Embedding| table.module == module && table.weight == parameter.value;
+        let is_own = |table: &&Embedding| table.module == module && reads(graph, table.weight, parameter);
         put_table(b, graph, anatomy, &anatomy.embeddings.iter().filter(is_own).collect::<Vec<_>>(), parameter.value, folded);
     }
     Ok(())
@@ -301,13 +301,13 @@ fn replace_part(b: &Builder, graph: &Graph, parameter: &Parameter, part: &Range<
         return Err(Error::mismatch("length", part.len(), own.len()).at(Place::Tensor(parameter.name.clone())));
     }
     all[part].copy_from_slice(&own);
-    b.set_initializer(parameter.value, as_stored(&stored, &Tensor::from_f32(stored.shape(), &all), false)?);
+    b.store(parameter.value, as_stored(&stored, &Tensor::from_f32(stored.shape(), &all), false)?);
     Ok(())
 }
 
 fn floats(graph: &Graph, id: ValueId) -> Result<Tensor> {
     is_stored_as_floats(graph, id)?;
-    graph.initializer(id).cloned().ok_or_else(|| Error::not_found("initializer", graph.value_name(id)))
+    graph.stored(id).cloned().ok_or_else(|| Error::not_found("initializer", graph.value_name(id)))
 }
 
 /// Refuses a weight whose numbers are wanted and that is quantised.
@@ -344,8 +344,8 @@ fn put_weight(b: &Builder, graph: &Graph, anatomy: &Anatomy, projections: &[&Pro
                 Ok(())
             })
         } else {
-            let as_before = |own: Tensor| graph.initializer(id).map_or(Ok(own.clone()), |stored| own.reshaped(stored.shape().to_vec()));
-            arranged(projection.weight.layout).and_then(as_before).map(|own| b.set_initializer(id, own))
+            let as_before = |own: Tensor| graph.stored(id).map_or(Ok(own.clone()), |stored| own.reshaped(stored.shape().to_vec()));
+            arranged(projection.weight.layout).and_then(as_before).map(|own| b.store(id, own))
         };
         if let Err(error) = put {
             b.fail(error);
@@ -368,7 +368,7 @@ fn put_table(b: &Builder, graph: &Graph, anatomy: &Anatomy, lookups: &[&Embeddin
         || anatomy.embeddings.iter().any(|table| table.weight == id && !is_own(table))
         || graph.uses(id).len() > lookups.len();
     match lookups.first().filter(|_| is_shared) {
-        None => b.set_initializer(id, folded),
+        None => b.store(id, folded),
         Some(first) => {
             let own = b.initializer(&format!("{}.weight", first.module), folded);
             for lookup in lookups {

@@ -4,7 +4,7 @@ use crate::adapter::params::Role;
 use crate::adapter::params::matrices;
 use crate::adapter::part::Insertion;
 use crate::anatomy::{Anatomy, Layout, Parameter, Projection};
-use crate::ir::{Builder, DType, Expr, Graph, NodeId, Tensor};
+use crate::ir::{Builder, DType, Expr, Graph, NodeId, Tensor, ValueId};
 use crate::num;
 use crate::{Error, Result};
 
@@ -17,7 +17,7 @@ use crate::{Error, Result};
 /// # Errors
 /// A parameter that is not stored as plain floats.
 pub(crate) fn parameter(at: &Insertion<'_, '_>, parameter: &Parameter, key: &str, role: Role) -> Result<()> {
-    let stored = at.graph.initializer(parameter.value).ok_or_else(|| Error::not_found("parameter", &*parameter.name))?;
+    let stored = at.graph.stored(parameter.value).ok_or_else(|| Error::not_found("parameter", &*parameter.name))?;
     let initial = in_pytorch_order(&own_part(stored, parameter)?, parameter)?;
     put(at.b, at.graph, at.anatomy, parameter, at.params.put(key, &parameter.name, role, || initial));
     Ok(())
@@ -25,11 +25,11 @@ pub(crate) fn parameter(at: &Insertion<'_, '_>, parameter: &Parameter, key: &str
 
 /// Makes everything that reads a parameter as part of its own module read another tensor.
 fn put<'g>(b: &'g Builder, graph: &Graph, anatomy: &Anatomy, parameter: &Parameter, trained: Expr<'g>) {
-    let dtype = graph.initializer(parameter.value).map_or(DType::F32, Tensor::dtype);
+    let dtype = graph.stored(parameter.value).map_or(DType::F32, Tensor::dtype);
     let module = parameter.name.rsplit_once('.').map_or("", |(module, _)| module);
     let projections: Vec<&Projection> =
-        anatomy.projections.iter().filter(|p| p.module == module && p.weight.value == parameter.value).collect();
-    let tables = anatomy.embeddings.iter().filter(|e| e.module == module && e.weight == parameter.value);
+        anatomy.projections.iter().filter(|p| p.module == module && reads(graph, p.weight.value, parameter)).collect();
+    let tables = anatomy.embeddings.iter().filter(|e| e.module == module && reads(graph, e.weight, parameter));
     b.scoped(&format!("trained/{}", parameter.name), || {
         let mut placed = false;
         for projection in projections {
@@ -51,6 +51,11 @@ fn put<'g>(b: &'g Builder, graph: &Graph, anatomy: &Anatomy, parameter: &Paramet
             });
         }
     });
+}
+
+/// Whether a weight is the parameter, under a name of its own or of another call of the module.
+pub(super) fn reads(graph: &Graph, weight: ValueId, parameter: &Parameter) -> bool {
+    graph.origin(weight) == graph.origin(parameter.value)
 }
 
 /// The trained weight as the projection's node wants it.

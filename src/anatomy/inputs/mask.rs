@@ -185,7 +185,7 @@ impl Follow<'_> {
     }
 
     fn made(&self, id: ValueId, node: Option<&Node>) -> Option<Range> {
-        if let Some(tensor) = self.graph.initializer(id).or_else(|| self.graph.constant(id)) {
+        if let Some(tensor) = self.graph.stored(id) {
             return numbers(tensor);
         }
         let is_truth = self.graph.fact(id).dtype == Some(DType::Bool);

@@ -11,7 +11,7 @@ use minijinja::{Environment, Error, ErrorKind, State, Value};
 use serde::Serialize;
 
 use super::tags::{ITEMS, MODULO, TEXT};
-use super::text;
+use super::text::{self, refused};
 
 /// The engine with what Python's has; every template has the same.
 pub(super) fn environment() -> Result<Environment<'static>, Error> {
@@ -33,10 +33,6 @@ pub(super) fn environment() -> Result<Environment<'static>, Error> {
     environment.add_filter(text::JOIN, minijinja::filters::join);
     environment.add_filter(text::FORMAT, minijinja::filters::format);
     Ok(environment)
-}
-
-pub(super) fn refused(why: impl Into<String>) -> Error {
-    Error::new(ErrorKind::InvalidOperation, why.into())
 }
 
 /// Refuses the conversation, in the template's words.

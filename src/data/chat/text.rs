@@ -6,10 +6,12 @@ use std::fmt::Write as _;
 use minijinja::value::{Kwargs, Rest, Tuple, ValueKind};
 use minijinja::{Error, ErrorKind, Output, State, Value, escape_formatter};
 
-use super::python::refused;
-
 /// Lists in lists that are written.
 const DEPTH: usize = 150;
+
+pub(super) fn refused(why: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, why.into())
+}
 
 /// A number as Python writes it: the fewest digits that say which it is, with an exponent below 1e-4 and from 1e16 on (`float.__repr__`).
 pub(super) fn float(number: f64) -> String {
@@ -119,6 +121,7 @@ pub(super) fn write(output: &mut Output<'_>, state: &mut State<'_, '_>, value: &
 }
 
 /// `join` of what the items are as text.
+#[expect(clippy::needless_pass_by_value, reason = "the form that a filter must have")]
 pub(super) fn join(state: &mut State<'_, '_>, value: &Value, separator: Option<Value>, options: Kwargs) -> Result<Value, Error> {
     let items = match options.get::<Option<Value>>("attribute")? {
         Some(attribute) => {
@@ -198,6 +201,7 @@ pub(super) fn formatted(state: &mut State<'_, '_>, format: &str, values: &Value)
 }
 
 /// The filter `format`.
+#[expect(clippy::needless_pass_by_value, reason = "the form that a filter must have")]
 pub(super) fn format(state: &mut State<'_, '_>, format: &str, values: Rest<Value>, named: Kwargs) -> Result<Value, Error> {
     if named.args().next().is_some() {
         return formatted(

@@ -110,7 +110,8 @@ struct Whole {
     /// The modules of the model as the graph has them, and as the adapter calls them.
     names: Vec<(String, String)>,
     method: crate::adapter::Method,
-    task: Task,
+    /// Whose heads PEFT saves by itself.
+    task: Option<Task>,
     plan: Plan,
     tensors: indexmap::IndexMap<String, crate::ir::Tensor>,
     folder: PathBuf,
@@ -118,9 +119,8 @@ struct Whole {
 
 impl Whole {
     fn read(bundle: &Bundle) -> Result<Self> {
-        let manifest = bundle.manifest();
         let files = peft::read(bundle.adapter())?;
-        let task = Task::from_name(&manifest.task).ok_or_else(|| Error::not_found("task", &*manifest.task).in_file(bundle.folder()))?;
+        let task = files.config.task;
         if files.config.new_head.is_some() {
             let what = "a new head in a model of several files";
             return Err(Error::unsupported(what, "it is no part of any of them").with_hint("`merge -o MODEL.onnx` writes one file"));

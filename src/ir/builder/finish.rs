@@ -134,7 +134,8 @@ pub(super) fn sorted(nodes: Vec<Node>, graph: &Graph, keep: Keep) -> Result<Vec<
         }
     }
     let needed = match keep {
-        Keep::Everything => vec![true; nodes.len()],
+        // What a node wrote may have become a constant.
+        Keep::Everything => nodes.iter().map(|node| node.writes().next().is_some()).collect(),
         Keep::Needed => needed(&nodes, &made_by, &graph.outputs),
     };
     let mut order = Vec::with_capacity(nodes.len());

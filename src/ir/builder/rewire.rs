@@ -78,13 +78,16 @@ impl Builder {
         state.interned.clear();
     }
 
-    /// Makes a value that a node writes a constant, under its name. The node writes it no more.
+    /// Makes a value that a node writes a constant, under its name, or gives an initializer other data. The node writes it no more.
     pub fn store(&self, value: ValueId, tensor: Tensor) {
         let mut state = self.state.borrow_mut();
         if let Some(place) = state.writers.get_mut(value.index()).and_then(Option::take) {
             state.graph.nodes_mut()[place].outputs.iter_mut().filter(|output| **output == Some(value)).for_each(|output| *output = None);
         }
-        state.graph.values_mut()[value.index()].fact = Fact::of(&tensor);
+        // What a caller may override is not known.
+        let contents_known = !state.graph.is_input(value);
+        let fact = Fact::of(&tensor);
+        state.graph.values_mut()[value.index()].fact = if contents_known { fact } else { Fact { contents: None, ..fact } };
         state.graph.initializers_mut().insert(value, tensor);
         state.interned.clear();
     }

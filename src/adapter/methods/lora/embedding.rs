@@ -38,7 +38,7 @@ impl Part for LoraEmbedding {
             });
             let saved = Key::module(module, KeyPart::BASE_WEIGHT).to_string();
             if at.params.given(&saved).is_some() {
-                let stored = at.graph.initializer(table.weight).and_then(|tensor| Some((tensor.shape().to_vec(), tensor.to_f32()?)));
+                let stored = at.graph.stored(table.weight).and_then(|tensor| Some((tensor.shape().to_vec(), tensor.to_f32()?)));
                 let (shape, values) =
                     stored.ok_or_else(|| Error::unsupported(module.clone(), "its table is not stored as plain floats"))?;
                 let _ = at.params.fixed(&saved, &format!("{module}.base_layer.weight"), || Tensor::from_f32(&shape, &values));

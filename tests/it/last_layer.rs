@@ -1,0 +1,90 @@
+//! Adapters of the layer that writes the logits: training, evaluation and the merged model compute the same.
+
+use std::path::Path;
+
+use crate::common::{Folder, done, json_of, number};
+use peft_onnx::ir::{Builder, DType, Dim, ModelInfo, Tensor};
+use peft_onnx::onnx::{self, WriteOptions};
+
+const WIDTH: usize = 4;
+const TOKENS: usize = 20;
+
+/// Small numbers, others for each name.
+fn numbers(name: &str, shape: &[usize]) -> Tensor {
+    let count: usize = shape.iter().product();
+    let mut state: u32 = name.bytes().fold(7, |state, byte| state.wrapping_mul(31).wrapping_add(u32::from(byte)));
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        f32::from(u16::try_from(state >> 16).expect("16 bits")) / 32768.0 - 1.0
+    };
+    Tensor::from_f32(shape, &(0..count).map(|_| next()).collect::<Vec<f32>>())
+}
+
+/// Where a language model's head has its weight.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Head {
+    /// In the table of the tokens.
+    Tied,
+    /// In a copy of that table, turned as a product reads it.
+    TiedCopy,
+    Own,
+}
+
+fn model(path: &str, head: Head) {
+    let b = Builder::new(ModelInfo::dialect());
+    let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+    let stored = numbers("table", &[TOKENS, WIDTH]);
+    let table = b.initializer("model.embed_tokens.weight", stored.clone());
+    let x = b.scoped("/model/embed_tokens", || table.gather(ids, 0));
+    let fc = b.initializer("model.fc.weight", numbers("fc", &[WIDTH, WIDTH]));
+    let x = b.scoped("/model/fc", || x.matmul(fc)).tanh() + x;
+    let logits = b.scoped("/lm_head", || match head {
+        Head::Tied => x.matmul(table.t()),
+        Head::TiedCopy => {
+            let rows = stored.to_f32().expect("floats");
+            let turned: Vec<f32> = (0..WIDTH).flat_map(|column| rows.iter().skip(column).step_by(WIDTH)).copied().collect();
+            x.matmul(b.initializer("onnx::MatMul_7", Tensor::from_f32(&[WIDTH, TOKENS], &turned)))
+        }
+        Head::Own => x.matmul(b.initializer("onnx::MatMul_7", numbers("head", &[WIDTH, TOKENS]))),
+    });
+    b.output("logits", logits);
+    onnx::write(&b.finish().expect("a valid graph"), Path::new(path), &WriteOptions::default()).expect("it is written");
+}
+
+const ROWS: &str = r#"{"input_ids": [5, 9, 12, 3]}
+{"input_ids": [4, 8, 15]}
+{"input_ids": [2, 3, 4, 5]}
+"#;
+
+#[test]
+fn what_changes_the_logits_themselves_is_trained_and_measured_as_it_is_merged() {
+    const TOKENS: [&str; 4] = ["--method", "trainable_tokens", "--trainable-token-indices", "5,9"];
+    const BESIDE: [&str; 8] = ["--method", "lora", "--rank", "2", "--target-modules", "fc", "--trainable-token-indices", "5,9"];
+    let rows: &[(Head, &[&str])] = &[
+        (Head::Tied, &TOKENS),
+        (Head::TiedCopy, &TOKENS),
+        (Head::Own, &TOKENS),
+        (Head::Tied, &BESIDE),
+        (Head::TiedCopy, &BESIDE),
+        (Head::Tied, &["--method", "lora", "--rank", "2", "--target-modules", "lm_head"]),
+        (Head::Own, &["--method", "lora", "--rank", "2", "--target-modules", "lm_head,fc"]),
+        (Head::Own, &["--method", "lora", "--rank", "2", "--target-modules", "lm_head", "--use-dora"]),
+        (Head::Own, &["--method", "ia3", "--target-modules", "lm_head", "--feedforward-modules", "none"]),
+        (Head::Own, &["--method", "loha", "--rank", "2", "--target-modules", "lm_head"]),
+        (Head::Own, &["--method", "head"]),
+    ];
+    for (head, options) in rows {
+        let folder = Folder::empty();
+        let (base, data) = (folder.path("model.onnx"), folder.write("rows.jsonl", ROWS));
+        model(&base, *head);
+        let (bundle, merged) = (folder.path("bundle"), folder.path("merged.onnx"));
+        done(&[&["inject", &base, "--task", "causal-lm", "-o", &bundle, "-q"], *options].concat());
+        done(&["train", &bundle, "--data", &data, "--max-steps", "4", "--learning-rate", "0.1", "-q"]);
+        done(&["merge", &bundle, "-o", &merged]);
+        let loss = |model: &[&str]| number(&json_of(&[&["eval"], model, &["--data", &data]].concat())["loss"]);
+        let (before, adapted) = (loss(&[&base, "--task", "causal-lm"]), loss(&[&bundle]));
+        let folded = loss(&[&merged, "--task", "causal-lm"]);
+        assert!((adapted - folded).abs() < 1e-5, "{head:?} {options:?}: {adapted} with the adapter, {folded} merged");
+        assert!(adapted < before - 1e-2, "{head:?} {options:?}: {before} before, {adapted} trained");
+    }
+}
