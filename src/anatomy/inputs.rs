@@ -36,7 +36,7 @@ pub(super) fn find(
     let data: Vec<ValueId> = graph.data_inputs().collect();
     let streams = Streams::find(&looking, &data);
     let mut roles: Vec<(ValueId, Role)> = data.iter().map(|&id| (id, streams.role(&looking, id))).collect();
-    settle_masks(&streams, &looking, &mut roles);
+    settle_masks(&looking, &mut roles);
     let first = |is: fn(Role) -> bool| roles.iter().find(|(_, role)| is(*role)).map(|(id, _)| *id);
     let main = first(|role| role == Role::InputIds).or_else(|| first(|role| role == Role::PixelValues));
     let mask = roles.iter().find_map(|&(id, role)| if let Role::AttentionMask(form) = role { Some((id, form)) } else { None });
@@ -55,15 +55,15 @@ pub(super) fn find(
 
 /// Of several masks, those that are known to say which tokens there are say it. The others may mean anything (which tokens are looked at by all, which
 /// belong to an entity): columns of the data fill them.
-fn settle_masks(streams: &Streams, looking: &Looking<'_>, roles: &mut [(ValueId, Role)]) {
+fn settle_masks(looking: &Looking<'_>, roles: &mut [(ValueId, Role)]) {
     let is_mask = |role: Role| matches!(role, Role::AttentionMask(_));
     let masks: Vec<ValueId> = roles.iter().filter(|(_, role)| is_mask(*role)).map(|(id, _)| *id).collect();
     if masks.len() < 2 {
         return;
     }
-    let mut told: Vec<ValueId> = masks.iter().copied().filter(|&id| streams.is_certain_mask(looking, id)).collect();
+    let mut told: Vec<ValueId> = masks.iter().copied().filter(|&id| Streams::is_certain_mask(looking, id)).collect();
     if told.is_empty() {
-        told = masks.iter().copied().filter(|&id| streams.is_called_padding(looking, id)).collect();
+        told = masks.iter().copied().filter(|&id| Streams::is_called_padding(looking, id)).collect();
     }
     for (id, role) in roles.iter_mut().filter(|(_, role)| is_mask(*role)) {
         if !told.contains(id) {

@@ -352,6 +352,7 @@ fn columns_of_the_data_may_have_the_graphs_own_names() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of models")]
 fn models_that_rows_cannot_be_fed_to_or_that_labels_do_not_stand_beside_are_refused() {
     type Write = for<'g> fn(&'g Builder, &dyn Fn(&str, &[usize]) -> Expr<'g>) -> Expr<'g>;
     struct Row(&'static str, &'static str, Write, &'static [&'static str]);

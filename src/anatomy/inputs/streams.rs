@@ -232,12 +232,11 @@ impl Streams {
         let shape = looking.graph.fact(id).shape.as_deref();
         let tokens = self.token_ids.and_then(|id| looking.graph.fact(id).shape.as_deref());
         let is_fit = match (role, shape) {
-            (Role::TokenTypeIds, Some(shape)) => shape.len() == 2,
             // One row of positions for all rows of tokens.
             (Role::PositionIds, Some([length])) => tokens.is_none_or(|tokens| tokens.first() != Some(length)),
             // Models that see pictures have positions for the time, the rows and the columns of each token.
             (Role::PositionIds, Some([each, _, _])) => each.as_known().is_some(),
-            (Role::PositionIds, Some(shape)) => shape.len() == 2,
+            (Role::TokenTypeIds | Role::PositionIds, Some(shape)) => shape.len() == 2,
             _ => true,
         };
         if is_fit { role } else { Role::Column }
@@ -306,13 +305,13 @@ impl Streams {
     }
 
     /// Whether an input is known to say which tokens there are: it hides keys of attention, or is called so.
-    pub(super) fn is_certain_mask(&self, looking: &Looking<'_>, id: ValueId) -> bool {
+    pub(super) fn is_certain_mask(looking: &Looking<'_>, id: ValueId) -> bool {
         let hides = |attention: &Attention| mask::form(looking.graph, attention, id).is_some();
         looking.name(id) == ATTENTION_MASK || looking.attentions.iter().any(hides)
     }
 
     /// Whether an input has a name that masks of padding have.
-    pub(super) fn is_called_padding(&self, looking: &Looking<'_>, id: ValueId) -> bool {
+    pub(super) fn is_called_padding(looking: &Looking<'_>, id: ValueId) -> bool {
         looking.has(id, &["attention", "pad", "valid"]) || ["mask", "masks"].contains(&looking.name(id).as_str())
     }
 
