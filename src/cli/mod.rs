@@ -21,7 +21,7 @@ mod flags;
 pub mod generate;
 mod global;
 mod hard_prompt;
-mod help;
+pub mod help;
 pub mod inject;
 pub mod inspect;
 mod memory;
