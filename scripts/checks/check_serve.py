@@ -1,10 +1,12 @@
-"""Asks `peft-onnx serve` with the `openai` package: conversations, streams, texts, vectors, errors, and an adapter that comes while the server runs.
+"""Asks `peft-onnx serve` with the `openai` package: conversations, streams, texts, vectors, errors, an adapter that comes while the server runs, and many
+requests for different adapters at once.
 
     python scripts/checks/check_serve.py [PROGRAM]
 
 Needs the package `openai`. PROGRAM is by default target/debug/peft-onnx.
 """
 
+import concurrent.futures
 import json
 import pathlib
 import shutil
@@ -98,6 +100,28 @@ def texts(work):
         assert adapted.choices[0].text == expected[0]["completion"], (adapted, expected)
         assert [model.id for model in client.models.list()] == ["base", "later"]
         print("adapter:", json.dumps(adapted.choices[0].text))
+        at_once(client, work, adapters, model)
+
+
+def at_once(client, work, adapters, model):
+    """Requests for the base and three adapters at the same time: each answer is the one that `generate` gives."""
+    folders = {"base": model / "model.onnx", "later": work / "lora"}
+    for name, options in {"narrow": ["--rank", 2, "--use-dora"], "wide": ["--rank", 16, "--use-rslora"]}.items():
+        folders[name] = work / name
+        run("inject", model / "model.onnx", "--method", "lora", "--init-lora-weights", "random", "--alpha", "32", *options, "-o", folders[name], "-q")
+        shutil.copytree(folders[name], adapters / name, ignore=shutil.ignore_patterns("*.onnx*", "runs", "initial"))
+    prompts = ["It is a truth", "She", "My dear Mr. Bennet, said his lady to him one day,", "He was"]
+    asked = [(name, prompt) for name in folders for prompt in prompts]
+
+    def text(name, prompt):
+        return client.completions.create(model=name, prompt=prompt, temperature=0, max_tokens=20).choices[0].text
+
+    with concurrent.futures.ThreadPoolExecutor(len(asked)) as threads:
+        found = list(threads.map(lambda one: text(*one), asked))
+    for (name, prompt), found in zip(asked, found):
+        alone = json.loads(run("generate", folders[name], "--tokenizer", model / "tokenizer.json", "--prompt", prompt, "--max-new-tokens", "20", "--json"))
+        assert found == alone[0]["completion"], (name, prompt, found, alone)
+    print(len(asked), "texts at once with", len(folders), "adapters are what each is alone")
 
 
 def vectors(work):
