@@ -42,13 +42,15 @@ NOT_IN_PEFT = {
     (MASKED, "prefix_tuning"): "BertForMaskedLM takes no past", (MASKED, "p_tuning_v2"): "BertForMaskedLM takes no past",
     (MASKED, "trainable_tokens"): "PEFT leaves the bias of a tied head out",
 }
+ALLOCATED = ("adalora", "--rank", "4", "--allocate-ranks", "--set", "total_step=8", "--set", "target_r=2")
 # What else there is: options of methods, other architectures.
 OTHERS = [
     (LLAMA, "lora", "--use-rslora", "--rank-pattern", "q_proj=2"), (LLAMA, "lora", "--init-lora-weights", "gaussian"),
     (LLAMA, "lora", "--target-modules", "q_proj,embed_tokens"), (LLAMA, "lora", "--target-modules", "q_proj", "--modules-to-save", "lm_head"),
     (LLAMA, "lora", "--target-modules", "q_proj", *TOKENS), (LLAMA, "ia3", "--target-modules", "k_proj,down_proj", "--feedforward-modules", "down_proj"),
     (LLAMA, "miss", "--rank", "4", "--set", "init_weights=bat"), (LLAMA, "miss", "--rank", "5", "--set", "init_weights=mini", "--set", "mini_r=4"),
-    (LLAMA, "oft", "--rank", "4", "--set", "block_share=true"), (GPT2, "adalora", "--rank", "3"), (GPT2, "fourierft", "--set", "n_frequency=20"), (GPT2, "hira", "--rank", "3"),
+    (LLAMA, "oft", "--rank", "4", "--set", "block_share=true"), (GPT2, "adalora", "--rank", "3"), (LLAMA, *ALLOCATED), (GPT2, *ALLOCATED, "--bias", "lora_only"), (T5, *ALLOCATED),
+    (LLAMA, "oft", "--set", "oft_block_size=4", "--set", "use_cayley_neumann=false"), (GPT2, "fourierft", "--set", "n_frequency=20"), (GPT2, "hira", "--rank", "3"),
     (LLAMA, "lora", "--init-lora-weights", "pissa_niter_4"), (LLAMA, "lora", "--init-lora-weights", "olora"),
     (GPT2, "lora"), (GPT2, "lora", "--target-modules", "c_attn,wte"), (GPT2, "ia3"), (GPT2, "prompt_tuning", *PROMPTS), (GPT2, "prefix_tuning", *NETWORK),
     (GPT2, "p_tuning_v2", *PROMPTS), (GPT2, "p_tuning", *NETWORK), (GPT2, "ln_tuning"), (GPT2, "trainable_tokens", *TOKENS),

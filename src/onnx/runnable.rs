@@ -1,5 +1,6 @@
 //! Models as a runtime opens them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -56,7 +57,8 @@ impl Runnable {
     pub fn of(graph: &Graph, path: &Path) -> Result<Self> {
         let mut store = Memory::default();
         let message = write::model(graph, &mut store).in_file(path)?.encode_to_vec();
-        Ok(Self { path: path.to_path_buf(), message: Some(message.into()), lent: store.lent, root: Some(ROOT) })
+        let lent = store.lent()?;
+        Ok(Self { path: path.to_path_buf(), message: Some(message.into()), lent, root: Some(ROOT) })
     }
 
     /// A model's file, some of whose files are lent. ONNX Runtime maps those that are on the disk itself: of a file in memory it copies every tensor that does
@@ -99,14 +101,29 @@ fn relocate(graph: &mut GraphProto, located: &dyn Fn(&str) -> Option<String>) ->
 #[derive(Debug, Default)]
 struct Memory {
     lent: Vec<Lent>,
+    /// Files on the disk that tensors are in, by their locations.
+    files: BTreeMap<String, PathBuf>,
+}
+
+impl Memory {
+    /// What stands in for files: once there is one, ONNX Runtime looks for no file on the disk, so that all are lent.
+    fn lent(mut self) -> Result<Vec<Lent>> {
+        if !self.lent.is_empty() {
+            for (location, file) in self.files {
+                self.lent.push(Lent::open(location, &file)?);
+            }
+        }
+        Ok(self.lent)
+    }
 }
 
 impl Store for Memory {
     fn put(&mut self, name: &str, value: &Tensor) -> Result<TensorProto> {
         let Some(bytes) = super::storage::data_of(value) else { return Ok(tensor::to_inline(name, value)) };
-        let on_disk = value.origin().and_then(|origin| Some((from_root(&origin.file)?, origin.offset)));
-        if let Some((location, offset)) = on_disk {
-            return Ok(refers(name, value, &location, offset));
+        let on_disk = value.origin().and_then(|origin| Some((from_root(&origin.file)?, origin)));
+        if let Some((location, origin)) = on_disk {
+            self.files.entry(location.clone()).or_insert_with(|| origin.file.to_path_buf());
+            return Ok(refers(name, value, &location, origin.offset));
         }
         let location = format!("memory/{}", self.lent.len());
         let message = refers(name, value, &location, 0);

@@ -136,22 +136,22 @@ fn find(option: Option<PathBuf>) -> Result<(ort::environment::EnvironmentBuilder
     let mut tried: Vec<Attempt> = vec![];
     for mut attempt in library::attempts(&surroundings) {
         let named = attempt.places.first().filter(|_| attempt.source.is_named());
-        match (&attempt.found, named) {
-            (Some(path), named) if let Some(why) = &attempt.refused => {
-                if named.is_some() {
+        match (&attempt.found, named, attempt.refused.is_some()) {
+            (Some(path), named, true) => {
+                if let (Some(_), Some(why)) = (named, &attempt.refused) {
                     return Err(Error::from(ErrorKind::Runtime(why.to_string())).in_file(path).with_hint(library::HINT));
                 }
             }
-            (Some(path), _) => match load_library(path) {
+            (Some(path), _, false) => match load_library(path) {
                 Ok(builder) => return Ok((builder, path.clone(), attempt.source)),
                 Err(error) if attempt.source.is_named() => return Err(error.with_hint(library::HINT)),
                 Err(error) => attempt.refused = Some(error.to_string().into()),
             },
-            (None, Some(place)) => {
+            (None, Some(place), _) => {
                 let what = format!("{} names {}, where there is no library", attempt.source, place.display());
                 return Err(Error::from(ErrorKind::Runtime(what)).with_hint(library::HINT));
             }
-            (None, None) => {}
+            (None, None, _) => {}
         }
         tried.push(attempt);
     }

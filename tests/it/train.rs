@@ -181,6 +181,32 @@ fn a_run_that_allocates_ranks_resumes_bit_for_bit() {
     .expect_err("its ranks were allocated");
 }
 
+/// What was left out of the adapter's file is put into the inference graph in memory, beside weights that stay in their files.
+#[test]
+fn allocated_ranks_merge_where_tensors_are_not_small() {
+    let source = fixtures().join("gpt2/cases/adalora");
+    let folder = tempfile::tempdir().unwrap();
+    let (bundle, merged) = (text(&folder.path().join("bundle")), text(&folder.path().join("merged.onnx")));
+    let inject = [
+        "inject",
+        &text(&exports("gpt2")[0]),
+        "--method",
+        "adalora",
+        "--rank",
+        "4",
+        "--allocate-ranks",
+        "--bias",
+        "lora_only",
+        "-o",
+        &bundle,
+    ];
+    let settings = ["--set", "total_step=6", "--set", "target_r=2"];
+    let train = ["train", &bundle, "--data", &text(&source.join("train.jsonl")), "--max-steps", "6", "--batch-size", "3"];
+    for arguments in [&[&inject[..], &settings].concat()[..], &train, &["merge", &bundle, "-o", &merged]] {
+        run(&arguments.iter().map(|argument| (*argument).to_owned()).collect::<Vec<_>>()).unwrap();
+    }
+}
+
 fn exports(family: &str) -> Vec<PathBuf> {
     let folder = fixtures().join(family);
     let mut models: Vec<PathBuf> = folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();

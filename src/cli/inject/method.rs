@@ -370,6 +370,31 @@ mod tests {
         for (name, text) in [("vera", "d_inital=0.5"), ("loha", "decompose_both=true"), ("vera", "d_initial=far")] {
             assert!(with(name, text).is_err(), "{name} {text}");
         }
+        // What would change nothing of a fresh adapter.
+        let idle = [
+            ("loha", "init_weights=false"),
+            ("ia3", "init_ia3_weights=false"),
+            ("oft", "eps=0.1"),
+            ("lora", "megatron_core=core"),
+            ("lora", "use_effective_conv2d=true"),
+            ("adalora", "r=4"),
+            ("prompt_tuning", "token_dim=3"),
+            ("prompt_tuning", "prompt_tuning_init_text=words"),
+        ];
+        for (name, text) in idle {
+            assert!(with(name, text).is_err_and(|error| error.hint().is_some()), "{name} {text}");
+        }
+        // What says how it is anyway.
+        let plain = [
+            ("loha", "init_weights=true"),
+            ("lokr", "decompose_both=false"),
+            ("fourierft", "scaling=150"),
+            ("oft", "coft=false"),
+            ("lora", "rank_pattern={}"),
+        ];
+        for (name, text) in plain {
+            with(name, text)?;
+        }
         assert!(setting("alone").is_err());
         Ok(())
     }
