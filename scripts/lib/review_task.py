@@ -73,5 +73,5 @@ def exported(folder, onnx, task):
     """The folder's model as optimum exports it, with its tokenizer and config.json beside: a path. One that is there stays."""
     if not (onnx / "model.onnx").exists():
         from optimum.exporters.onnx import main_export
-        main_export(str(folder), output=str(onnx), task=task, do_validation=False, no_dynamic_axes=False)
+        main_export(str(folder), output=str(onnx), task=task, library_name="transformers", do_validation=False, no_dynamic_axes=False)
     return onnx / "model.onnx"

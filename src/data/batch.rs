@@ -64,7 +64,7 @@ pub struct Batches<'a> {
     dataset: &'a Dataset,
     inputs: Vec<Input>,
     takes_class_weights: bool,
-    /// The input of weights, where a row has one.
+    /// The input of weights, if the graph has one.
     weights: Option<Port>,
     batch_size: usize,
     order: Order,
@@ -142,14 +142,14 @@ impl<'a> Batches<'a> {
         let collation = collation.declared_by(inputs);
         collation.feeding.check()?;
         let takes_class_weights = inputs.iter().any(|port| port.name == CLASS_WEIGHTS);
-        let weighs = dataset.examples.iter().any(|example| !example.weighs_one());
-        let weights = inputs.iter().find(|port| port.name == WEIGHTS && weighs).cloned();
+        let weights = inputs.iter().find(|port| port.name == WEIGHTS).cloned();
         let has_segments = dataset.examples.iter().any(|example| !example.segments.is_empty());
-        let inputs = inputs
+        let inputs: Vec<Input> = inputs
             .iter()
             .filter_map(|port| Some(Input { role: role(port, &collation.feeding)?, port: port.clone() }))
             .filter(|input| input.role != Role::Segments || has_segments)
             .collect();
+        warn_of_ragged(dataset, &inputs);
         Ok(Self { dataset, inputs, takes_class_weights, weights, batch_size, order, collation, cursor: Cursor::default(), epoch: None })
     }
 
@@ -304,7 +304,9 @@ impl<'a> Batches<'a> {
         // The model takes so many rows and no fewer: the rest are rows that do not count.
         let filler = examples.last().map(Example::filler);
         examples.extend(filler.into_iter().cycle().take(own - count));
-        if own > count && examples.iter().any(|example| matches!(example.labels, Labels::Column | Labels::Row)) {
+        let weighs_nothing = |example: &Example| example.labels == Labels::Column && self.weights.is_some();
+        if own > count && examples.iter().any(|example| matches!(example.labels, Labels::Column | Labels::Row) && !weighs_nothing(example))
+        {
             let error = Error::mismatch("rows in a batch", format!("{own}, the model's only number"), count).in_file(&self.dataset.path);
             return Err(error.with_hint("rows of this task cannot be padded: leave some out so that every batch is full"));
         }
@@ -323,7 +325,7 @@ impl<'a> Batches<'a> {
             let weights = self.dataset.class_weights.iter().copied().map(single).collect::<Vec<f32>>();
             tensors.push((CLASS_WEIGHTS.to_owned(), HostTensor::vector(weights)));
         }
-        if let Some(port) = &self.weights {
+        if let Some(port) = self.weights.as_ref().filter(|_| examples.iter().any(|example| !example.weighs_one())) {
             tensors.push((port.name.clone(), rows.weights(port)?));
         }
         examples.truncate(count);
@@ -337,6 +339,24 @@ impl<'a> Batches<'a> {
             places: indices.to_vec(),
             number: 0,
         })
+    }
+}
+
+/// Says that short rows of numbers are filled up with zeros which the model reads, where no mask hides them.
+fn warn_of_ragged(dataset: &Dataset, inputs: &[Input]) {
+    if inputs.iter().any(|input| matches!(input.role, Role::AttentionMask(_) | Role::EncoderAttentionMask(_) | Role::Lengths)) {
+        return;
+    }
+    let series = inputs.iter().filter(|input| input.role == Role::Column && input.port.shape.len() > 2);
+    for name in series.map(|input| &input.port.name) {
+        let mut lengths = dataset.examples.iter().filter_map(|example| example.columns.get(name)?.shape.first());
+        let Some(first) = lengths.next() else { continue };
+        if let Some(other) = lengths.find(|length| *length != first) {
+            tracing::warn!(
+                "{}: rows of {name} have {first} steps, {other} and others, and the model has no mask: zeros fill short ones up to the longest of their batch, and the model reads them; rows of one length, or `batch_size` 1, avoid it",
+                dataset.path.display()
+            );
+        }
     }
 }
 

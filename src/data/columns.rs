@@ -7,6 +7,7 @@ use super::fields::single;
 use crate::adapter::config::Task;
 use crate::anatomy::{Feeding, MaskForm, Role};
 use crate::error::{Error, Place, Result};
+use crate::media::normalised;
 use crate::ort::{Axis, ElementType, Elements, HostTensor, Port, Presence};
 use crate::train::distillation::is_of_teacher;
 use crate::train::losses::{LABELS, REFERENCE};
@@ -349,7 +350,9 @@ impl<'a> Rows<'a> {
                 let error = Error::mismatch(format!("length of {}", port.name), format!("at most {}", lengths[axis]), row.shape[axis]);
                 return Err(error.at(Place::Line(example.line)));
             }
-            values.extend(row.filled_to(&lengths));
+            let filled = row.filled_to(&lengths);
+            let is_raw = example.raw_signal.as_ref() == Some(&port.name);
+            values.extend(if is_raw { normalised(filled.iter().copied()) } else { filled });
         }
         let shape: Vec<usize> = std::iter::once(self.examples.len()).chain(lengths).collect();
         HostTensor::new(shape, converted(port, &values)?)

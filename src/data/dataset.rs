@@ -235,6 +235,7 @@ impl Encoded {
             }
             Ok(())
         })?;
+        encoder.tell(path);
         Ok(Self { examples, class_names, summary })
     }
 }

@@ -1,5 +1,6 @@
 //! What the rows of a file are read with: the tokenizer, the classes, and what the model takes.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,7 @@ use super::media_file::Processors;
 use super::reading::{Packing, Reading};
 use super::roles::{is_input, no_form, no_label};
 use super::tokenizer::{Specials, Tokenizer};
+use super::tokens::Tokens;
 use crate::adapter::config::Task;
 use crate::error::{Error, Result};
 
@@ -26,6 +28,8 @@ pub(super) struct Encoder<'a> {
     folder: PathBuf,
     /// What pictures and sounds are read with.
     pub processors: Processors,
+    /// Characters that the tokenizer has no symbol for, each with how often it was met.
+    unheard: RefCell<BTreeMap<String, usize>>,
 }
 
 /// Columns beside `messages` that a chat template may read.
@@ -52,7 +56,13 @@ impl<'a> Encoder<'a> {
             None => class_names.map(|names| names.iter().cloned().zip(0..).collect()),
         };
         let folder = if file.is_dir() { Some(file) } else { file.parent() };
-        Self { reading, classes, folder: folder.map(Path::to_path_buf).unwrap_or_default(), processors: Processors::default() }
+        Self {
+            reading,
+            classes,
+            folder: folder.map(Path::to_path_buf).unwrap_or_default(),
+            processors: Processors::default(),
+            unheard: RefCell::default(),
+        }
     }
 
     /// The tokenizer's chat template.
@@ -104,6 +114,31 @@ impl<'a> Encoder<'a> {
     /// Tokens of a row that can be kept at most; more are cut or an error. None: all are.
     pub(super) fn most(&self) -> Option<usize> {
         if self.reading.packing == Packing::Concatenate { None } else { self.reading.max_length.or(self.reading.limits.positions) }
+    }
+
+    /// Notes the characters of a text that have no symbol of their own, of models that hear symbols.
+    pub(super) fn note_unheard(&self, text: &str, tokens: &Tokens, unknown: Option<i32>) {
+        let mut unheard = self.unheard.borrow_mut();
+        for (_, span) in tokens.ids.iter().zip(&tokens.spans).filter(|(id, _)| Some(**id) == unknown) {
+            let written = text.get(span.clone()).filter(|written| !written.is_empty()).unwrap_or("?");
+            *unheard.entry(written.to_owned()).or_default() += 1;
+        }
+    }
+
+    /// Says once which characters have no symbol.
+    pub(super) fn tell(&self, path: &Path) {
+        const SHOWN: usize = 12;
+        let unheard = self.unheard.borrow();
+        if unheard.is_empty() {
+            return;
+        }
+        let shown: Vec<String> = unheard.iter().take(SHOWN).map(|(written, count)| format!("{written:?} ({count} times)")).collect();
+        let more = if unheard.len() > SHOWN { format!(" and {} others", unheard.len() - SHOWN) } else { String::new() };
+        tracing::warn!(
+            "{}: the tokenizer has no symbol for {}{more}: they are learnt as the unknown one; write texts in its letters (is it a matter of capitals?), or leave these out",
+            path.display(),
+            shown.join(", ")
+        );
     }
 
     /// The class of a row, whose label is settled: a number, or a name.

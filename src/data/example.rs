@@ -35,6 +35,8 @@ pub struct Example {
     pub pixel_values: Option<Pixels>,
     /// A picture or a sound that is read when a batch is made of the row ([`with_media`](Self::with_media)).
     pub media: Option<MediaFile>,
+    /// The column whose signal is normalised with the zeros that fill it up, as transformers does where no mask tells them apart.
+    pub raw_signal: Option<String>,
     /// Columns with the names of the model's own inputs, which go there as they are.
     pub columns: BTreeMap<String, Numbers>,
     /// What the model should answer.
@@ -206,7 +208,8 @@ impl Example {
         };
         match file.read(augmentation, random).map_err(|error| error.at(Place::Line(self.line)))? {
             Read::Pixels(Features { shape, values }) => self.pixel_values = Some(Pixels { shape, values }),
-            Read::Sound { features: Features { shape, values }, input, mask } => {
+            Read::Sound { features: Features { shape, values }, input, mask, is_raw } => {
+                self.raw_signal = is_raw.then(|| input.to_string());
                 // Of a spectrogram the last axis is time.
                 let seen = shape.last().copied().unwrap_or_default();
                 let seen = mask.map(|mask| (mask.to_string(), Numbers { shape: vec![seen], values: vec![1.0; seen] }));
@@ -255,7 +258,9 @@ impl Example {
             Labels::Class(_) | Labels::Hidden => Labels::Class(IGNORED),
             other @ (Labels::Column | Labels::Row) => other.clone(),
         };
-        Self { labels, ..self.clone() }
+        // Numbers have none that does not count: the row weighs nothing.
+        let weight = if labels == Labels::Column { Some(0.0) } else { self.weight };
+        Self { labels, weight, ..self.clone() }
     }
 
     /// Tokens that are attended to.

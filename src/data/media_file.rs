@@ -74,7 +74,13 @@ pub(super) enum Read {
     /// A picture.
     Pixels(Features),
     /// A sound, its input, and the input of its mask.
-    Sound { features: Features, input: Arc<str>, mask: Option<Arc<str>> },
+    Sound {
+        features: Features,
+        input: Arc<str>,
+        mask: Option<Arc<str>>,
+        /// Whether it is normalised once it is filled up.
+        is_raw: bool,
+    },
 }
 
 impl MediaFile {
@@ -87,7 +93,13 @@ impl MediaFile {
         match kind {
             Kind::Picture(processor) if augmentation.is_none() => Ok(Read::Pixels(processor.pixels(&path).hint(PICTURES)?)),
             Kind::Picture(processor) => Ok(Read::Pixels(processor.augmented(&path, augmentation, random).hint(PICTURES)?)),
-            Kind::Sound { extractor, input, mask } => Ok(Read::Sound { features: extractor.features(&path).hint(SOUNDS)?, input, mask }),
+            Kind::Sound { extractor, input, mask: None } => {
+                let (features, is_raw) = extractor.features_to_fill(&path).hint(SOUNDS)?;
+                Ok(Read::Sound { features, input, mask: None, is_raw })
+            }
+            Kind::Sound { extractor, input, mask } => {
+                Ok(Read::Sound { features: extractor.features(&path).hint(SOUNDS)?, input, mask, is_raw: false })
+            }
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::adapter::config::Task;
 use crate::anatomy::Role;
 use crate::contract::Output;
 use crate::data::{Batch, Batches, Collation, Dataset, Example, Order, Tokenizer};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::measure::Confusion;
 use crate::num;
 use crate::ort::{Feed, HostTensor, Port, Session};
@@ -258,6 +258,9 @@ impl<'a> Evaluator<'a> {
             for (found, rows) in found::exchanged(ranks, own)?.into_iter().zip(rows) {
                 (sums, tokens) = (sums.with(&found.sums), tokens + found.tokens);
                 let rows = found.completed(rows);
+                if self.dataset.task == Task::Ctc && !found.sums.loss.is_finite() {
+                    frames::check_texts(&rows, &found.predictions).in_file(&self.dataset.path)?;
+                }
                 self.meter.add(&rows, &found.predictions)?;
             }
         }

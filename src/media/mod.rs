@@ -3,10 +3,12 @@
 //! ```text
 //! photo.jpg ─decode─▶ RGB ─resize─▶ ─crop─▶ ─rescale, normalise─▶ pixel_values   [3, height, width]
 //! word.wav  ─decode─▶ mono ─resample─▶ ─normalise─▶ input_values [samples], or ─log-mel─▶ input_features [mels, frames]
+//!                                                                      or ─filter bank─▶ input_values [frames, bands]
 //! ```
 //! What is done is read from `preprocessor_config.json` beside the model. Knows no graph and no task.
 
 mod augmentation;
+mod fbank;
 mod image;
 mod mel;
 mod resample;
@@ -14,7 +16,7 @@ mod sound;
 
 pub use self::augmentation::Augmentation;
 pub use self::image::ImageProcessor;
-pub use self::sound::{FeatureExtractor, Waveform};
+pub use self::sound::{FeatureExtractor, Waveform, normalised};
 
 /// Numbers of a row that came from a file, row-major.
 #[derive(Clone, Debug, PartialEq)]

@@ -14,6 +14,7 @@ use symphonia::core::io::{MediaSourceStream, MediaSourceStreamOptions};
 use symphonia::core::meta::MetadataOptions;
 
 use super::Features;
+use super::fbank::FilterBank;
 use super::mel::LogMel;
 use crate::error::{Context, Error, Result};
 use crate::files::wall::{SOUND, behind_wall};
@@ -160,9 +161,22 @@ pub struct FeatureExtractor {
 #[derive(Clone, Debug, PartialEq)]
 enum Kind {
     /// The samples themselves, perhaps with mean 0 and variance 1 (`Wav2Vec2FeatureExtractor`).
-    Samples { normalises: bool },
+    Samples { normalises: Normalises },
     /// Log-mel frames of a fixed length (`WhisperFeatureExtractor`).
     LogMel { frames: LogMel, samples: usize },
+    /// Kaldi's filter bank, of a fixed number of frames, perhaps normalised with the mean and twice the deviation of the data that the model learnt from
+    /// (`ASTFeatureExtractor`).
+    FilterBank { bank: FilterBank, bands: usize, frames: usize, normal: Option<(f64, f64)> },
+}
+
+/// When samples get mean 0 and variance 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Normalises {
+    Never,
+    /// Each sound as it is: where a mask tells what fills it up.
+    Alone,
+    /// With the zeros that fill it up: where no mask tells them apart.
+    Filled,
 }
 
 #[derive(Deserialize)]
@@ -175,6 +189,11 @@ struct Config {
     hop_length: Option<usize>,
     chunk_length: Option<usize>,
     n_samples: Option<usize>,
+    return_attention_mask: Option<bool>,
+    num_mel_bins: Option<usize>,
+    max_length: Option<usize>,
+    mean: Option<f64>,
+    std: Option<f64>,
 }
 
 /// The most numbers of a spectrogram: 40 times what Whisper takes.
@@ -200,14 +219,31 @@ impl FeatureExtractor {
     /// Samples of 16 kHz with mean 0 and variance 1: what is done where a model of sound comes without a configuration.
     #[must_use]
     pub fn plain() -> Self {
-        Self { rate: 16_000, kind: Kind::Samples { normalises: true } }
+        Self { rate: 16_000, kind: Kind::Samples { normalises: Normalises::Alone } }
     }
 
     fn of(config: &Config) -> Result<Self> {
         let rate = config.sampling_rate.unwrap_or(16_000);
         check_rate("sampling_rate", rate)?;
         let kind = match config.feature_extractor_type.as_deref() {
-            Some("Wav2Vec2FeatureExtractor") => Kind::Samples { normalises: config.do_normalize.unwrap_or(true) },
+            Some("Wav2Vec2FeatureExtractor") => Kind::Samples {
+                normalises: match (config.do_normalize, config.return_attention_mask) {
+                    (Some(false), _) => Normalises::Never,
+                    (_, Some(true)) => Normalises::Alone,
+                    (_, _) => Normalises::Filled,
+                },
+            },
+            Some("ASTFeatureExtractor") => {
+                let (bands, frames) = (config.num_mel_bins.unwrap_or(128), config.max_length.unwrap_or(1024));
+                // The window is checked before its filters are made.
+                check_sizes(bands, usize::try_from(rate / 20).unwrap_or(usize::MAX), 1, frames)?;
+                let bank = FilterBank::new(bands, rate);
+                let (size, hop) = bank.sizes();
+                check_sizes(bands, size, hop, frames.saturating_mul(hop))?;
+                // What transformers has for AudioSet.
+                let normal = (config.mean.unwrap_or(-4.267_739_3), config.std.unwrap_or(4.568_997_4));
+                Kind::FilterBank { bank, bands, frames, normal: config.do_normalize.unwrap_or(true).then_some(normal) }
+            }
             Some("WhisperFeatureExtractor") => {
                 let seconds = config.chunk_length.unwrap_or(30);
                 let samples = config.n_samples.unwrap_or(seconds.saturating_mul(usize::try_from(rate).unwrap_or(usize::MAX)));
@@ -218,7 +254,7 @@ impl FeatureExtractor {
             other => {
                 let error = Error::unsupported(
                     format!("the feature extractor {}", other.unwrap_or("without a type")),
-                    "Wav2Vec2FeatureExtractor and WhisperFeatureExtractor are known",
+                    "Wav2Vec2FeatureExtractor, WhisperFeatureExtractor and ASTFeatureExtractor are known",
                 );
                 return Err(error.with_hint("make the features yourself and give them as a column with the name of the model's input"));
             }
@@ -235,13 +271,36 @@ impl FeatureExtractor {
         Ok(self.of_samples(sound.samples))
     }
 
+    /// The same for a batch of sounds that zeros fill up and no mask tells apart, and whether each is to be normalised with them then.
+    ///
+    /// # Errors
+    /// As [`Waveform::read`].
+    pub fn features_to_fill(&self, path: &Path) -> Result<(Features, bool)> {
+        if !matches!(self.kind, Kind::Samples { normalises: Normalises::Filled }) {
+            return Ok((self.features(path)?, false));
+        }
+        let samples = Waveform::read(path)?.resampled(self.rate).in_file(path)?.samples;
+        Ok((Features { shape: vec![samples.len()], values: samples }, true))
+    }
+
     /// The same of samples at the extractor's rate.
     #[must_use]
+    #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "computed in float64, rounded once")]
     pub fn of_samples(&self, mut samples: Vec<f32>) -> Features {
         match &self.kind {
+            Kind::FilterBank { bank, bands, frames, normal } => {
+                let mut values = bank.of(&samples, *frames);
+                values.resize(bands * frames, 0.0);
+                if let Some((mean, deviation)) = normal {
+                    for value in &mut values {
+                        *value = ((f64::from(*value) - mean) / (2.0 * deviation)) as f32;
+                    }
+                }
+                Features { shape: vec![*frames, *bands], values }
+            }
             Kind::Samples { normalises } => {
-                if *normalises {
-                    normalise(&mut samples);
+                if *normalises != Normalises::Never {
+                    samples = normalised(samples.iter().copied().map(f64::from)).into_iter().map(|value| value as f32).collect();
                 }
                 Features { shape: vec![samples.len()], values: samples }
             }
@@ -270,16 +329,14 @@ fn check_sizes(mels: usize, size: usize, hop: usize, samples: usize) -> Result<(
     Err(Error::mismatch("sizes of the feature extractor", expected, found))
 }
 
-/// Mean 0 and variance 1: `(x − mean) / √(variance + 1e-7)` (`zero_mean_unit_var_norm`).
-#[expect(clippy::as_conversions, clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "sums in float64, rounded once")]
-fn normalise(samples: &mut [f32]) {
-    let count = samples.len().max(1) as f64;
-    let mean = samples.iter().copied().map(f64::from).sum::<f64>() / count;
-    let variance = samples.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / count;
+/// Samples with mean 0 and variance 1: `(x − mean) / √(variance + 1e-7)` (`zero_mean_unit_var_norm`).
+#[must_use]
+pub fn normalised(samples: impl ExactSizeIterator<Item = f64> + Clone) -> Vec<f64> {
+    let count = crate::num::float(samples.len().max(1));
+    let mean = samples.clone().sum::<f64>() / count;
+    let variance = samples.clone().map(|x| (x - mean).powi(2)).sum::<f64>() / count;
     let scale = 1.0 / (variance + 1e-7).sqrt();
-    for x in samples {
-        *x = ((f64::from(*x) - mean) * scale) as f32;
-    }
+    samples.map(|x| (x - mean) * scale).collect()
 }
 
 #[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "channels are few")]

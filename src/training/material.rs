@@ -8,14 +8,14 @@ use super::options::EvalData;
 use super::start::Beginning;
 use super::{Options, Source, fitting, need, source};
 use crate::adapter::config::Task;
-use crate::contract::GraphName;
+use crate::contract::{GraphName, Input};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::evaluate::Evaluator;
 use crate::evaluate::reference::Reference;
 use crate::evaluate::teacher::{self, Teacher};
 use crate::export::Bundle;
-use crate::ort::Runtime;
+use crate::ort::{Feed, HostTensor, Runtime};
 use crate::parallel::Ranks;
 use crate::training::checkpoint::{self, Conditions};
 
@@ -89,6 +89,20 @@ impl Material {
         measured(&watching.goal, &evaluator.names())?;
         let evaluator = evaluator.compared_with(Reference::of(runtime, bundle, options.reference, options.device)?);
         Ok(Some(evaluator.taught_by(Teacher::of(runtime, bundle, options.device, &source.collation())?)))
+    }
+
+    /// The row of these lines whose text has no place on the frames of its sound, as an error.
+    pub(super) fn impossible(&self, runtime: &Runtime, options: &Options, lines: &[String]) -> Option<Error> {
+        let Self { bundle, source, dataset, .. } = self;
+        if dataset.task != Task::Ctc {
+            return None;
+        }
+        let rows = dataset.examples.iter().filter(|row| lines.contains(&row.line.to_string())).cloned().collect();
+        let rows = Dataset::of(&dataset.path, dataset.task, rows);
+        let session = open_graph(runtime, bundle, GraphName::Evaluation, options.device).ok()?;
+        let trainable = HostTensor::vector(bundle.trainable().ok()?);
+        let mut evaluator = Evaluator::new(session, &rows, source.collation(), 1).measuring(source.classes(), &[], &bundle.manifest().loss);
+        evaluator.measure(Some(Feed::host(Input::Trainable.name(), &trainable))).err()
     }
 
     /// What must be the same for this run to go on, and for all of its processes.

@@ -30,6 +30,7 @@ use crate::training::schedule::Schedule;
 
 /// A run, ready to take steps.
 pub(super) struct Run<'a> {
+    runtime: &'a Runtime,
     options: &'a Options,
     material: &'a Material,
     ranks: &'a Ranks<'a>,
@@ -100,7 +101,7 @@ pub(super) enum Prepared<'a> {
 impl<'a> Run<'a> {
     /// Opens the graphs and puts the state where the run starts.
     pub(super) fn prepare(
-        runtime: &Runtime,
+        runtime: &'a Runtime,
         options: &'a Options,
         material: &'a Material,
         ranks: &'a Ranks<'a>,
@@ -134,7 +135,7 @@ impl<'a> Run<'a> {
 
     /// A run with its graphs open, which nothing was written of.
     fn opened(
-        runtime: &Runtime,
+        runtime: &'a Runtime,
         options: &'a Options,
         material: &'a Material,
         ranks: &'a Ranks<'a>,
@@ -179,6 +180,7 @@ impl<'a> Run<'a> {
         let best = Best::of(watching.goal.clone(), beginning.evaluations(watching.goal.metric(), done)?);
         let eval_steps = watching.every.or_else(|| NonZeroU64::new(whole(steps_per_epoch)).filter(|_| watching.decides()));
         Ok(Self {
+            runtime,
             options,
             material,
             ranks,
@@ -434,6 +436,9 @@ impl<'a> Run<'a> {
             }
         };
         self.end(Ended::Diverged, seen);
+        if let Some(error) = self.material.impossible(self.runtime, self.options, lines) {
+            return error;
+        }
         let is_update = record.loss.is_finite() && record.grad_norm.is_finite();
         let advice = if record.step == 1 && !is_update { UNTRAINED } else { SMALLER };
         Error::from(ErrorKind::Diverged(what)).with_hint(format!("{saved}, and the bundle's adapter is what it was; {advice}"))

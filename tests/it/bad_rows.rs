@@ -7,14 +7,11 @@ use serde_json::{Value, json};
 use crate::common::Folder;
 use crate::tasks::tokenizer;
 
-#[test]
-fn bad_rows_are_named_with_their_line_and_with_what_to_do() {
-    let folder = Folder::empty();
-    let tokens = Tokenizer::open(folder.write("tokenizer.json", &tokenizer()).as_ref()).expect("a tokenizer");
-    folder.write("broken.png", "\u{89}PNG not really");
-    folder.write("broken.wav", "RIFF not really");
-    let names: Vec<String> = ["O", "B-PER", "I-PER"].map(str::to_owned).into();
-    let cases: &[(Task, Value, &[&str])] = &[
+/// A row that its task cannot learn from, and what is said.
+type Bad = (Task, Value, &'static [&'static str]);
+
+fn rows() -> Vec<Bad> {
+    vec![
         (Task::SeqCls, json!({"text": "w1"}), &["label"]),
         (Task::SeqCls, json!({"label": 1}), &["expected text"]),
         (Task::SeqCls, json!({"text": " ", "label": 1}), &["an empty one"]),
@@ -64,7 +61,26 @@ fn bad_rows_are_named_with_their_line_and_with_what_to_do() {
         (Task::Preference, json!({"prompt": "w1", "chosen": " w2"}), &["rejected"]),
         (Task::Preference, json!({"chosen": " w2", "rejected": " w3"}), &["prompt"]),
         (Task::Preference, json!({"prompt": "w1", "chosen": " w2", "rejected": " w2"}), &["the same"]),
-        (Task::Preference, json!({"prompt": "w1", "chosen": "", "rejected": " w2"}), &["no token of an answer"]),
+        (Task::Preference, json!({"prompt": "w1", "chosen": "", "rejected": " w2"}), &["chosen", "an empty one"]),
+        (Task::Preference, json!({"prompt": "w1", "chosen": " w2", "rejected": "\n "}), &["rejected", "an empty one"]),
+        (
+            Task::Preference,
+            json!({"prompt": "w1", "chosen": [{"role": "assistant", "content": "w2"}], "rejected": [{"role": "assistant", "content": "w3"}]}),
+            &["prompt", "a list of messages"],
+        ),
+        (Task::Reward, json!({"prompt": "w1", "rejected": " w2"}), &["chosen"]),
+        (Task::Reward, json!({"prompt": "w1", "chosen": " w2", "rejected": " w2"}), &["the same"]),
+        (Task::Ctc, json!({"audio": "broken.wav", "text": "w1"}), &["broken.wav"]),
+        (Task::Ctc, json!({"audio": "broken.wav"}), &["text"]),
+        (Task::SpeechSeq2Seq, json!({"audio": "missing.wav", "text": "w1"}), &["missing.wav"]),
+        (Task::SpeechSeq2Seq, json!({"audio": "", "text": "w1"}), &["audio"]),
+        (Task::Seq2SeqLm, json!({"prompt": "w1"}), &["prompt + completion"]),
+        (Task::Embedding, json!({"anchor": "w1", "positive": "w2", "negative": "w1"}), &["negative", "the anchor itself"]),
+        (Task::TokenCls, json!({"text": "w1 w2", "entities": [{"start": 2, "end": 3, "label": "PER"}]}), &["2 to 3"]),
+        (Task::TokenCls, json!({"text": "w1 w2", "entities": [{"start": 3, "end": 3, "label": "PER"}]}), &["3 to 3"]),
+        (Task::Qa, json!({"question": "w1", "context": "w2 w3", "answers": {"text": [""], "answer_start": [0]}}), &["an empty one"]),
+        (Task::Regression, json!({"text": "w1", "label": [1.0, null, 2.0]}), &["a number"]),
+        (Task::MultiLabel, json!({"text": "w1", "labels": [0, 0]}), &["each once"]),
         (Task::ImageCls, json!({"image": "broken.png", "label": 0}), &["broken.png"]),
         (Task::ImageCls, json!({"image": "missing.png", "label": 0}), &["missing.png"]),
         (Task::ImageCls, json!({"image": "", "label": 0}), &["image"]),
@@ -73,10 +89,20 @@ fn bad_rows_are_named_with_their_line_and_with_what_to_do() {
         (Task::CausalLm, json!({"prompt": "w1"}), &["prompt + completion"]),
         (Task::CausalLm, json!({"messages": [{"content": "w1"}]}), &["role"]),
         (Task::CausalLm, json!({"input_ids": [1, 99]}), &["0 to 44", "99"]),
-    ];
+    ]
+}
+
+#[test]
+fn bad_rows_are_named_with_their_line_and_with_what_to_do() {
+    let folder = Folder::empty();
+    let tokens = Tokenizer::open(folder.write("tokenizer.json", &tokenizer()).as_ref()).expect("a tokenizer");
+    folder.write("broken.png", "\u{89}PNG not really");
+    folder.write("broken.wav", "RIFF not really");
+    let names: Vec<String> = ["O", "B-PER", "I-PER"].map(str::to_owned).into();
+    let cases = rows();
     let media = Media::near(&[], Some((8, 8)));
     let mut wrong = vec![];
-    for (task, row, said) in cases {
+    for (task, row, said) in &cases {
         let path = folder.write("rows.jsonl", &format!("\n\n{row}\n"));
         let limits = Limits { classes: (*task != Task::CausalLm).then_some(3), vocabulary: Some(45), ..Limits::default() };
         let class_names: &[String] = if *task == Task::TokenCls { &names } else { &[] };

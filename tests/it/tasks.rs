@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::common::{Folder, done, fixture, json_of, number, refused};
+use crate::common::{Folder, done, fixture, json_of, number, refused, run};
 use peft_onnx::ir::Builder;
 use peft_onnx::onnx::{self, WriteOptions};
 use serde_json::{Value, json};
@@ -405,6 +405,33 @@ fn frames_of_padding_do_not_count_and_rows_are_heard_alone() {
     let told = done(&["predict", &bundle, "--data", &rows]);
     let heard: Vec<Value> = told.lines().map(|row| serde_json::from_str::<Value>(row).unwrap()["prediction"].clone()).collect();
     assert_eq!(Value::Array(heard), expected["heard"]);
+}
+
+#[test]
+fn texts_that_their_sound_has_no_room_for_are_named_and_so_are_letters_without_a_symbol() {
+    let folder = Folder::empty();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/wav2vec2_ctc");
+    for file in ["model.onnx", "config.json", "vocab.json", "tokenizer_config.json", "preprocessor_config.json"] {
+        std::fs::copy(source.join(file), folder.path(file)).unwrap();
+    }
+    let rows: Vec<Value> =
+        std::fs::read_to_string(source.join("rows.jsonl")).unwrap().lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+    let mut long = rows[1].clone();
+    long["labels"] = json!(vec![5; 40]);
+    let data = folder.write("rows.jsonl", &format!("{}\n{}\n{long}\n", rows[0], rows[1]));
+    let bundle = folder.path("bundle");
+    done(&["inject", &folder.path("model.onnx"), "--method", "lora", "-o", &bundle, "-q"]);
+    let said = ["line 3", "symbols of this row's text", "at most 6", "found 79", "zero_infinity=1"];
+    refused(&["train", &bundle, "--data", &data, "--batch-size", "3", "--no-shuffle", "--max-steps", "1", "-q"], &said);
+    refused(&["eval", &bundle, "--data", &data, "--batch-size", "3"], &said);
+    let lenient = folder.path("lenient");
+    done(&["inject", &folder.path("model.onnx"), "--method", "lora", "--loss-option", "zero_infinity=1", "-o", &lenient, "-q"]);
+    done(&["train", &lenient, "--data", &data, "--batch-size", "3", "--max-steps", "1", "-q"]);
+    std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/media/tone.wav"), folder.path("tone.wav")).unwrap();
+    let data = folder.write("heard.jsonl", "{\"audio\": \"tone.wav\", \"text\": \"aBc\"}\n{\"audio\": \"tone.wav\", \"text\": \"B!\"}\n");
+    let (_, _, warned) = run(&["eval", &bundle, "--data", &data]);
+    assert!(warned.contains("no symbol for \"!\" (1 times), \"B\" (2 times)"), "{warned}");
+    assert_eq!(warned.matches("no symbol").count(), 1, "it is said once: {warned}");
 }
 
 /// A model of questions made of one of tags: the scores of its two classes are those of starts and ends.

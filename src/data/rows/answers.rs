@@ -78,6 +78,9 @@ fn answers(fields: &Fields, context: &str) -> Result<Vec<Found>> {
     }
     let answer = |(text, start): (&Value, &Value)| {
         let text = text.as_str().ok_or_else(|| Error::mismatch("answers", "texts", describe(text)))?;
+        if text.trim().is_empty() {
+            return Err(empty_text("answers").with_hint("where there is no answer, both lists are empty"));
+        }
         let characters = start.as_u64().and_then(|start| usize::try_from(start).ok());
         let byte = characters.and_then(|start| context.char_indices().map(|(at, _)| at).chain([context.len()]).nth(start));
         let place = byte.filter(|&at| context[at..].starts_with(text));

@@ -28,8 +28,10 @@ pub(super) fn sound(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
 /// `{"audio": path, "text"}` for a model with a symbol for each frame: the text's symbols, without any that begin or end it.
 pub(super) fn transcribed_frames(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
     let text = text(fields)?;
-    let labels = encoder.tokenizer()?.encode(text, Specials::Added)?.ids;
-    Ok(Example { labels: Labels::Tokens(labels), texts: vec![text.to_owned()], ..recording(fields, encoder)? })
+    let tokenizer = encoder.tokenizer()?;
+    let tokens = tokenizer.encode(text, Specials::Added)?;
+    encoder.note_unheard(text, &tokens, tokenizer.unknown());
+    Ok(Example { labels: Labels::Tokens(tokens.ids), texts: vec![text.to_owned()], ..recording(fields, encoder)? })
 }
 
 /// `{"audio": path, "text"}` for a model whose decoder writes the text.
@@ -55,7 +57,9 @@ pub(super) fn recording(fields: &Fields, encoder: &Encoder<'_>) -> Result<Exampl
 }
 
 fn text(fields: &Fields) -> Result<&str> {
-    fields.get("text").and_then(Value::as_str).ok_or_else(|| Error::not_found("column", "text"))
+    let missing =
+        || Error::not_found("column", "text").with_hint("text is what is said or written there; `map COLUMN=text` says which column it is");
+    fields.get("text").and_then(Value::as_str).ok_or_else(missing)
 }
 
 fn path<'a>(fields: &'a Fields, column: &'static str) -> Result<&'a str> {

@@ -9,7 +9,7 @@ use crate::data::Specials;
 use crate::data::chat::{Ending, Message};
 use crate::data::encoder::Encoder;
 use crate::data::example::{Example, IGNORED, Labels, Numbers};
-use crate::data::fields::{Fields, describe, json};
+use crate::data::fields::{Fields, describe, empty_text, json};
 use crate::error::{Error, Result};
 use crate::train::losses::{COMPLETION, LABELS};
 
@@ -23,7 +23,7 @@ pub(super) fn read(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
             Error::not_found("column", name).with_hint("a row has prompt, completion and label; `map COLUMN=ROLE` says which is which")
         };
         let completion = fields.get("completion").ok_or_else(|| missing("completion"))?;
-        let mut example = answer(prompt, completion, encoder)?;
+        let mut example = answer(prompt, completion, "completion", encoder)?;
         let label = fields.get("label").ok_or_else(|| missing("label"))?;
         let is_good = match &*json(label) {
             Value::Bool(is_good) => *is_good,
@@ -37,6 +37,12 @@ pub(super) fn read(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
         example.columns.insert(LABELS_OF_ANSWERS.to_owned(), Numbers { shape: vec![], values: vec![f64::from(u8::from(is_good))] });
         return Ok(example);
     }
+    if is_text(prompt) && fields.get("chosen").is_some_and(|chosen| !is_text(chosen)) {
+        let error = Error::mismatch("prompt", "a list of messages, as chosen is", "a text that both conversations do not begin with");
+        return Err(
+            error.with_hint("write [{\"role\": \"user\", \"content\": \"..\"}] as the prompt, or begin chosen and rejected with it")
+        );
+    }
     let side = |name: &'static str| {
         fields.get(name).ok_or_else(|| {
             Error::not_found("column", name).with_hint("a row has prompt, chosen and rejected; `map COLUMN=ROLE` says which is which")
@@ -46,8 +52,8 @@ pub(super) fn read(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
     if chosen == rejected {
         return Err(Error::invalid("chosen and rejected are the same: nothing can be learnt from this row").with_hint("leave the row out"));
     }
-    let mut example = answer(prompt, chosen, encoder)?;
-    example.others = vec![answer(prompt, rejected, encoder)?];
+    let mut example = answer(prompt, chosen, "chosen", encoder)?;
+    example.others = vec![answer(prompt, rejected, "rejected", encoder)?];
     if encoder.reading.task == Task::Reward {
         let bare = |example: Example| Example { input_ids: example.input_ids, ..Example::default() };
         let others = example.others.drain(..).map(bare).collect();
@@ -61,12 +67,12 @@ fn no_prompt() -> Error {
         .with_hint("a row has prompt, chosen and rejected; conversations that begin alike may do without prompt")
 }
 
-/// The row of two conversations without a prompt: what they begin with alike is the prompt (TRL's `extract_prompt`).
+/// The row of two conversations without a prompt, or with a text beside them: what they begin with alike is the prompt (TRL's `maybe_extract_prompt`).
 fn parted(fields: &Fields) -> Option<Fields> {
-    if fields.contains_key("prompt") {
+    let turns = |name: &str| messages_or_text(fields.get(name)?).as_array().cloned();
+    if fields.contains_key("prompt") && turns("prompt").is_some() {
         return None;
     }
-    let turns = |name: &str| fields.get(name).map(json).and_then(|value| value.as_array().cloned());
     let (chosen, rejected) = (turns("chosen")?, turns("rejected")?);
     let alike = chosen.iter().zip(&rejected).take_while(|(one, other)| one == other).count();
     // Where one goes on when the other has ended, its last turn is its answer.
@@ -89,7 +95,7 @@ pub(super) fn asked(fields: &Fields, encoder: &Encoder<'_>) -> Result<Vec<(Strin
     let given = ["chosen", "rejected", "completion"].into_iter().filter_map(|name| Some((name, fields.get(name)?)));
     given
         .map(|(name, given)| {
-            let example = answer(prompt, given, encoder)?;
+            let example = answer(prompt, given, name, encoder)?;
             // A score reads the text alone.
             let is_scored = encoder.reading.task == Task::Reward;
             let bare = if is_scored { Example { input_ids: example.input_ids, ..Example::default() } } else { example };
@@ -102,7 +108,10 @@ pub(super) fn asked(fields: &Fields, encoder: &Encoder<'_>) -> Result<Vec<(Strin
 const LABELS_OF_ANSWERS: &str = crate::train::losses::DESIRABLE;
 
 /// A prompt and an answer as one text with its end: prompt and answer are encoded together, the answer begins where the prompt's own tokens end.
-fn answer(prompt: &Value, completion: &Value, encoder: &Encoder<'_>) -> Result<Example> {
+fn answer(prompt: &Value, completion: &Value, column: &str, encoder: &Encoder<'_>) -> Result<Example> {
+    if says_nothing(completion) {
+        return Err(empty_text(column));
+    }
     let (prompt, whole) = (text_of(&[prompt], encoder, true)?, text_of(&[prompt, completion], encoder, false)?);
     let tokenizer = encoder.tokenizer()?;
     let specials = if whole.is_chat { Specials::AsWritten } else { Specials::Added };
@@ -126,6 +135,13 @@ fn answer(prompt: &Value, completion: &Value, encoder: &Encoder<'_>) -> Result<E
     Ok(example)
 }
 
+/// Whether a text, or what the last of some messages says, is empty.
+fn says_nothing(part: &Value) -> bool {
+    let part = messages_or_text(part);
+    let said = part.as_array().map_or(Some(&*part), |messages| messages.last().map(|last| &last["content"]));
+    said.is_none_or(|said| said.as_str().is_some_and(|text| text.trim().is_empty()))
+}
+
 /// A list of messages, perhaps a table's cell. Any other text stays one, though it may read like a number.
 fn messages_or_text(part: &Value) -> Cow<'_, Value> {
     let is_list = |told: &Value| told.as_array().is_some_and(|items| !items.is_empty() && items.iter().all(Value::is_object));
@@ -133,6 +149,10 @@ fn messages_or_text(part: &Value) -> Cow<'_, Value> {
         Cow::Owned(told) if !is_list(&told) => Cow::Borrowed(part),
         told => told,
     }
+}
+
+fn is_text(part: &Value) -> bool {
+    messages_or_text(part).is_string()
 }
 
 struct Text {

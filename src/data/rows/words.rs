@@ -101,6 +101,10 @@ impl Entity {
         // Characters, as Python counts them.
         let byte = |characters: usize| text.char_indices().map(|(at, _)| at).chain([text.len()]).nth(characters);
         match (byte(start), byte(end)) {
+            (Some(from), Some(to)) if from < to && text[from..to].trim().is_empty() => {
+                let error = Error::mismatch("an entity", "characters of a word", format!("{start} to {end}, which is blank"));
+                Err(error.with_hint("start and end count characters from 0; end is the one behind the last"))
+            }
             (Some(from), Some(to)) if from < to => Ok(Self { bytes: from..to, label }),
             _ => {
                 let expected = format!("characters within the text's {}", text.chars().count());

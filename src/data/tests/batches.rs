@@ -188,3 +188,27 @@ fn a_masked_model_hides_tokens_of_its_own() -> Result<()> {
 fn counted(batch: &Batch) -> usize {
     batch.label_count as usize
 }
+
+#[test]
+fn rows_of_numbers_that_fill_up_a_batch_weigh_nothing() -> Result<()> {
+    let (_folder, tokenizer) = encoder()?;
+    let limits = crate::data::Limits { classes: Some(1), ..Default::default() };
+    let reading = Reading { tokenizer: Some(&tokenizer), limits, ..Reading::for_task(Task::Regression) };
+    let rows = "{\"text\": \"one\", \"label\": 1}\n{\"text\": \"two\", \"label\": 2}\n{\"text\": \"one\", \"label\": 3}";
+    let dataset = read("a.jsonl", rows, &reading)?;
+    let fixed = |name: &str, element_type, shape: Vec<Axis>| Port { shape, ..port(name, element_type, 0) };
+    let ids = fixed("input_ids", ElementType::Int64, vec![Axis::Known(2), Axis::Free(String::new())]);
+    let labels = fixed("labels", ElementType::Float32, vec![Axis::Known(2), Axis::Known(1)]);
+    let weights = Port { presence: Presence::Optional, ..port("label_weights", ElementType::Float32, 1) };
+    let mut batches = Batches::new(&dataset, &[ids.clone(), labels.clone(), weights], 2, Order::File, Collation::default())?;
+    let of = |batch: &Batch| batch.tensors.iter().find(|(name, _)| name == "label_weights").map(|(_, weights)| weights.to_f32());
+    let (whole, short) = (batches.next_batch()?, batches.next_batch()?);
+    assert!(of(&whole).is_none(), "all rows of a full batch weigh the same");
+    assert_eq!(of(&short).transpose()?, Some(vec![1.0, 0.0]));
+    assert_eq!((counted(&whole), counted(&short), short.rows.len()), (2, 1, 1));
+    // Without weights nothing tells a filler.
+    let mut batches = Batches::new(&dataset, &[ids, labels], 2, Order::File, Collation::default())?;
+    batches.next_batch()?;
+    assert!(batches.next_batch().is_err_and(|error| error.to_string().contains("rows in a batch")));
+    Ok(())
+}

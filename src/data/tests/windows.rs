@@ -77,7 +77,11 @@ fn two_conversations_that_begin_alike_are_a_preference() -> Result<()> {
     );
     let short = json!({"chosen": [asked, good], "rejected": [asked, bad]});
     let long = json!({"prompt": [asked], "chosen": [good], "rejected": [bad]});
-    assert_eq!(rows(&read("a.jsonl", &short.to_string(), &reading)?), rows(&read("a.jsonl", &long.to_string(), &reading)?));
+    let expected = rows(&read("a.jsonl", &long.to_string(), &reading)?);
+    assert_eq!(rows(&read("a.jsonl", &short.to_string(), &reading)?), expected);
+    // With the prompt as a text beside them, and with scores (HuggingFaceH4/ultrafeedback_binarized).
+    let beside = json!({"prompt": "one", "chosen": [asked, good], "rejected": [asked, bad], "score_chosen": 8.5, "score_rejected": 6.0});
+    assert_eq!(rows(&read("a.jsonl", &beside.to_string(), &reading)?), expected);
     Ok(())
 }
 

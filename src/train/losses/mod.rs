@@ -173,7 +173,7 @@ pub static LOSSES: &[Row] = &[
     Row { reads: Reads::TokenLogProbs, name: "ipo",            columns: &[COMPLETIONS, REFERENCES], options: &[("beta", 0.1)],          whole_batch: false, weighs_alike: None, write: preference::ipo, beside: None },
     Row { reads: Reads::TokenLogProbs, name: "simpo",          columns: &[COMPLETIONS],  options: &[("beta", 0.1), ("gamma", 0.5)],     whole_batch: false, weighs_alike: None, write: preference::simpo, beside: None },
     Row { reads: Reads::TokenLogProbs, name: "orpo",           columns: &[COMPLETIONS, TOKEN_LABELS], options: &[("beta", 0.1)],                     whole_batch: false, weighs_alike: Some(TOKENS), write: preference::orpo, beside: Some(preference::likelihood) },
-    Row { reads: Reads::TokenLogProbs, name: "kto",            columns: &[COMPLETIONS, REFERENCES, WANTED], options: &[("beta", 0.1)],  whole_batch: true,  weighs_alike: None, write: preference::kto, beside: None },
+    Row { reads: Reads::TokenLogProbs, name: "kto",            columns: &[COMPLETIONS, REFERENCES, WANTED], options: &[("beta", 0.1), ("desirable_weight", 1.0), ("undesirable_weight", 1.0)], whole_batch: true,  weighs_alike: None, write: preference::kto, beside: None },
 ];
 
 impl Row {

@@ -55,7 +55,10 @@ pub(super) fn kto<'g>(terms: &Terms<'g>) -> Sum<'g> {
     let baseline = mean.max(mean.same_type(0.0)).without_gradient();
     // 1 for a desirable completion, −1 for another.
     let sign = terms.columns[2] * 2.0 - 1.0;
-    terms.over_rows(1.0 - ((ratios - baseline) * sign * terms.option("beta")).sigmoid())
+    let (good, bad) = (terms.option("desirable_weight"), terms.option("undesirable_weight"));
+    // The mean is one over all rows, whatever the two kinds count.
+    let counts = terms.columns[2] * (good - bad) + bad;
+    terms.over_rows((1.0 - ((ratios - baseline) * sign * terms.option("beta")).sigmoid()) * counts)
 }
 
 /// The log-probability of each text's completion, `[texts]`.
