@@ -56,7 +56,7 @@ fn under_own_names(graph: &Graph) -> Result<Graph> {
     let b = OnceCell::new();
     for node in graph.nodes().iter().filter(|node| &*node.op == "Identity") {
         let (Some(constant), Some(output)) = (node.input(0), node.output(0)) else { continue };
-        let vector = graph.initializer(constant).filter(|tensor| is_vector(tensor) && !graph.is_input(constant));
+        let vector = graph.initializer(constant).filter(|tensor| is_vector(tensor));
         if let Some(tensor) = vector.filter(|_| !graph.is_output(output)) {
             b.get_or_init(|| Builder::on(graph)).store(output, tensor.clone());
         }
@@ -95,10 +95,11 @@ fn is_vector(tensor: &Tensor) -> bool {
     tensor.dtype().is_float() && tensor.len() > 1 && tensor.shape().len() == 1
 }
 
-/// A vector of numbers, or the kernel of a convolution, that several nodes read and no caller can override.
+/// A vector of numbers, or the kernel of a convolution, that several nodes read. What a caller could override is what it is by default: files of
+/// old versions of the format list every constant among the inputs.
 fn is_candidate(graph: &Graph, id: ValueId, sites: &[Site<'_>]) -> bool {
     let is_kernel = |tensor: &Tensor| tensor.dtype().is_float() && tensor.len() > 1 && sites.iter().all(Site::is_convolution);
-    let is_own = !graph.is_input(id) && !graph.is_output(id);
+    let is_own = !graph.is_output(id);
     sites.len() > 1 && is_own && graph.initializer(id).is_some_and(|tensor| is_vector(tensor) || is_kernel(tensor))
 }
 

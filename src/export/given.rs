@@ -87,8 +87,9 @@ fn tables(files: &mut AdapterFiles, base: &Base) -> Result<()> {
         let is_trained = files.config.method.modules_to_save().iter().any(|saved| targets::is_saved(&name, saved));
         let Some(parameter) = anatomy.parameters.iter().find(|parameter| parameter.name == name).filter(|_| !is_trained) else { continue };
         if is_of_base(base, parameter, &tensor)? {
-            // A method that adapts the table keeps it where PEFT wrote it.
-            if !is_adapted {
+            // A method that adapts a table keeps it where PEFT wrote it; a head's own weight is the base's.
+            let is_table = anatomy.embeddings.iter().any(|table| owner(&name) == Some(table.module.as_str()));
+            if !(is_adapted && is_table) {
                 files.tensors.shift_remove(&key);
             }
         } else if is_adapted {

@@ -69,6 +69,7 @@ fn what_changes_the_logits_themselves_is_trained_and_measured_as_it_is_merged() 
         (Head::Tied, &["--method", "lora", "--rank", "2", "--target-modules", "lm_head"]),
         (Head::Own, &["--method", "lora", "--rank", "2", "--target-modules", "lm_head,fc"]),
         (Head::Own, &["--method", "lora", "--rank", "2", "--target-modules", "lm_head", "--use-dora"]),
+        (Head::Own, &["--method", "lora", "--rank", "2", "--target-modules", "lm_head", "--set", "lora_bias=true"]),
         (Head::Own, &["--method", "ia3", "--target-modules", "lm_head", "--feedforward-modules", "none"]),
         (Head::Own, &["--method", "loha", "--rank", "2", "--target-modules", "lm_head"]),
         (Head::Own, &["--method", "head"]),

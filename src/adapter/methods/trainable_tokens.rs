@@ -221,6 +221,15 @@ impl Tokens {
 
     fn base_rows(&self, at: &Insertion<'_, '_>, table: &Embedding) -> Result<Tensor> {
         let stored = at.graph.stored(table.weight).ok_or_else(|| Error::not_found("table", self.module.clone()))?;
+        if !stored.dtype().is_float() {
+            return Err(Error::unsupported(
+                format!("training rows of {}", self.module),
+                format!("its table is stored as {}", stored.dtype()),
+            )
+            .with_hint(
+                "take the model before it was quantised; `method prompt_tuning` learns tokens of its own beside a quantised table",
+            ));
+        }
         fold::rows_of(stored, &self.rows)
     }
 

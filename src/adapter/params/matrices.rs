@@ -25,7 +25,12 @@ pub fn tensor(matrix: &ArrayView2<'_, f32>) -> Tensor {
     Tensor::from_f32(&[matrix.nrows(), matrix.ncols()], &values)
 }
 
-/// A float32 matrix with its axes swapped.
+/// A matrix of floats with its axes swapped, of the same type.
 pub(crate) fn transposed(tensor_in: &Tensor) -> Result<Tensor> {
-    Ok(tensor(&matrix(tensor_in)?.t()))
+    let values = tensor_in.to_f32().ok_or_else(|| Error::mismatch("dtype", "float", tensor_in.dtype()))?;
+    let turned = tensor(&matrix(&Tensor::from_f32(tensor_in.shape(), &values))?.t());
+    match turned.to_f64() {
+        Some(values) if tensor_in.dtype() != DType::F32 => Tensor::from_f64(tensor_in.dtype(), turned.shape(), &values),
+        _ => Ok(turned),
+    }
 }

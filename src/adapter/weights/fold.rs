@@ -224,14 +224,32 @@ pub(crate) fn rows_of(table: &Tensor, rows: &[usize]) -> Result<Tensor> {
     Ok(matrices::tensor(&table.select(ndarray::Axis(0), rows).view()))
 }
 
-/// Adds `scaling · bias` to a module's bias.
+/// Adds `scaling · bias` to a module's bias, or gives it one.
 ///
 /// # Errors
-/// A module without a bias; one that is not stored as plain floats.
+/// A bias that is not stored as plain floats; a module without one that is a part of another, or inside a branch of the graph.
 pub(crate) fn add_to_bias(at: &Folding<'_>, module: &str, bias: &Tensor, scaling: f64) -> Result<()> {
     let more = bias.to_f32().ok_or_else(|| Error::mismatch("dtype", "float", bias.dtype()))?;
-    if change_biases(at, module, &more, |base, more| base + init::narrow(scaling) * more)? == 0 {
-        return Err(Error::unsupported(format!("merging the bias of {module}"), "the base has no bias there to fold it into"));
+    match change_biases(at, module, &more, |base, more| base + init::narrow(scaling) * more)? {
+        0 => put_bias(at, module, &more, scaling),
+        _ => Ok(()),
+    }
+}
+
+/// Gives a module without a bias one.
+fn put_bias(at: &Folding<'_>, module: &str, bias: &[f32], scaling: f64) -> Result<()> {
+    for projection in at.anatomy.projections.iter().filter(|p| p.module == module) {
+        let output = projection.output;
+        let is_there = output.index() < at.graph.values().len() && at.graph.producer(output).is_some();
+        let dtype = if is_there { at.b.fact(output).dtype.filter(|dtype| dtype.is_float()) } else { None };
+        let Some(dtype) = dtype.filter(|_| projection.rows.is_none()) else {
+            let why = "the base has no bias there to fold it into, nor a place of its own to add it";
+            return Err(Error::unsupported(format!("merging the bias of {module}"), why)
+                .with_hint("`export` the inference graph, which has the adapter beside the weights"));
+        };
+        let values: Vec<f64> = bias.iter().map(|&value| f64::from(value) * scaling).collect();
+        let own = at.b.initializer(&format!("{module}.bias"), Tensor::from_f64(dtype, &[values.len()], &values)?);
+        at.b.rewire(at.b.expr(output), |y| y + own);
     }
     Ok(())
 }
@@ -355,10 +373,7 @@ fn put_weight(b: &Builder, graph: &Graph, anatomy: &Anatomy, projections: &[&Pro
 
 /// The node of a projection in the graph that is folded into, where that can be given a weight of its own.
 fn own_reader(graph: &Graph, projection: &Projection) -> Result<NodeId> {
-    graph.producer(projection.y).ok_or_else(|| {
-        let what = format!("folding into {}", projection.module);
-        Error::unsupported(what, "it shares its weight with another module, inside the branches of a choice")
-    })
+    graph.producer(projection.y).ok_or_else(|| in_branches(&projection.module))
 }
 
 /// Puts a table in its place where only these lookups read it; else gives them one of their own.
@@ -366,16 +381,32 @@ fn put_table(b: &Builder, graph: &Graph, anatomy: &Anatomy, lookups: &[&Embeddin
     let is_own = |table: &Embedding| lookups.iter().any(|lookup| lookup.output == table.output);
     let is_shared = anatomy.projections.iter().any(|p| p.weight.value == id)
         || anatomy.embeddings.iter().any(|table| table.weight == id && !is_own(table))
-        || graph.uses(id).len() > lookups.len();
+        || readers(graph, id) > lookups.len();
     match lookups.first().filter(|_| is_shared) {
         None => b.store(id, folded),
         Some(first) => {
             let own = b.initializer(&format!("{}.weight", first.module), folded);
             for lookup in lookups {
+                if lookup.output.index() >= graph.values().len() || graph.producer(lookup.output).is_none() {
+                    b.fail(in_branches(&lookup.module));
+                }
                 b.rewire_input(lookup.output, 0, own);
             }
         }
     }
+}
+
+/// How many inputs of nodes a value is. A decoder with a cache and one without, merged into the branches of one choice, are one model: what
+/// both of them read is read as it was.
+fn readers(graph: &Graph, id: ValueId) -> usize {
+    graph.uses(id).iter().filter(|a_use| a_use.input.is_some()).count()
+}
+
+/// A module that cannot be given a weight of its own.
+fn in_branches(module: &str) -> Error {
+    let why = "it shares its weight with another module, inside the branches of a choice";
+    Error::unsupported(format!("folding into {module}"), why)
+        .with_hint("`export` the inference graph, which has the adapter beside the weights")
 }
 
 /// Whether a constant is read by more than one module.
@@ -383,9 +414,7 @@ fn is_shared(graph: &Graph, anatomy: &Anatomy, id: ValueId, module: &str) -> boo
     let others = anatomy.projections.iter().filter(|p| p.weight.value == id).map(|p| &p.module);
     let tables = anatomy.embeddings.iter().filter(|e| e.weight == id).map(|e| &e.module);
     let uses_here = anatomy.projections.iter().filter(|p| p.weight.value == id && p.module == module).count();
-    // A decoder with a cache and one without, merged into the branches of one choice, are one model: both read the module's weight.
-    let readers = graph.uses(id).iter().filter(|a_use| a_use.input.is_some()).count();
-    others.chain(tables).any(|other| other != module) || readers > uses_here.max(1)
+    others.chain(tables).any(|other| other != module) || readers(graph, id) > uses_here.max(1)
 }
 
 #[cfg(test)]

@@ -33,11 +33,21 @@ fn put<'g>(b: &'g Builder, graph: &Graph, anatomy: &Anatomy, parameter: &Paramet
     b.scoped(&format!("trained/{}", parameter.name), || {
         let mut placed = false;
         for projection in projections {
-            b.rewire_input(projection.y, 1, operand(graph, projection, trained).cast(dtype));
+            // In a graph of half precision that is computed in float32, the product reads float32 whatever is stored.
+            let read = graph.producer(projection.y).and_then(|node| graph.node(node).input(1));
+            let wanted = read.and_then(|id| graph.fact(id).dtype).unwrap_or(dtype);
+            b.rewire_input(projection.y, 1, operand(graph, projection, trained).cast(wanted));
             placed = true;
         }
         for table in tables {
-            b.rewire_input(table.output, 0, trained.cast(dtype));
+            let is_lookup = b.maker(table.output).is_some_and(|node| node.input(0) == Some(table.weight));
+            if is_lookup {
+                b.rewire_input(table.output, 0, trained.cast(dtype));
+            } else {
+                // Its rows are in another type than they are stored in.
+                let rows = trained.gather(b.expr(table.indices), 0);
+                b.rewire(b.expr(table.output), |old| rows.cast(old.dtype()));
+            }
             placed = true;
         }
         if !placed {

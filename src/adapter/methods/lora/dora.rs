@@ -26,6 +26,9 @@ impl<'g> Dora<'g> {
     pub(crate) fn new(params: &Params<'g>, graph: &Graph, projection: &Projection, a: Expr<'g>, b: Expr<'g>, scaling: f64) -> Self {
         let module = &projection.module;
         let builder = a.b();
+        if let Err(error) = fold::is_stored_as_floats(graph, projection.weight.value) {
+            builder.fail(error);
+        }
         let magnitude = params.of(module, MAGNITUDE, || match norms_of_base(graph, projection, a, b, scaling) {
             Ok(norms) => norms,
             Err(error) => {
