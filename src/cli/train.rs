@@ -22,6 +22,7 @@ use crate::evaluate::Evaluation;
 use crate::export::Manifest;
 use crate::ort::Device;
 use crate::parallel::Ranks;
+use crate::train::precision::Precision;
 use crate::training::schedule::Decay;
 use crate::training::{
     self, DataOptions, EvalData, Goal, Length, MicroBatch, Optimizer, Options, Saving, Start, Summary, Warmup, Watching,
@@ -217,6 +218,10 @@ pub struct Training {
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, help_heading = "Computing")]
     #[serde(serialize_with = "by_name")]
     pub device: Device,
+    /// What to compute in: float32, tf32 (GPU), bf16 (GPU) or fp16. The adapter, its gradient's sum, the optimizer and the loss are float32 in all of them
+    #[arg(long, value_name = "PRECISION", default_value_t = Precision::default(), help_heading = "Computing")]
+    #[serde(serialize_with = "by_name")]
+    pub precision: Precision,
     /// Number of threads [default: as many as this process may use; of several processes, its share of the host's cores]
     #[arg(long, value_name = "COUNT", help_heading = "Computing")]
     pub threads: Option<NonZeroUsize>,
@@ -372,6 +377,7 @@ impl Training {
             config: config::text("train", &used)? + &group::note(processes),
             tensorboard: self.report_to == ReportTo::Tensorboard,
             device: self.device,
+            precision: self.precision,
             waiting: match self.device {
                 // Memory that is there already: nothing is gained by waiting.
                 Device::Cpu => NonZeroUsize::MIN,

@@ -84,6 +84,7 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
     (&["load-in-4bit", "load-in-8bit", "quantization-config"], "a quantised .onnx is trained as it is: only its adapter learns"),
     (&["optim", "optimizer"], "the optimizer is AdamW"),
     (&["gpu", "use-gpu", "cuda"], "`--device cuda` computes on the GPU"),
+    (&["bf16", "fp16", "tf32", "half", "mixed-precision"], "`--precision bf16` (or fp16, tf32) trains in it"),
     (&["use-pissa", "use-olora"], "`--init-lora-weights pissa` and `--init-lora-weights olora` start the factors so"),
     (&["peft-type", "lora"], "`--method lora` names the method"),
     (&["lora-path", "peft-model", "adapter-path"], "`inject MODEL.onnx --adapter FOLDER` puts an adapter into its model"),

@@ -97,6 +97,9 @@ fn relocate(graph: &mut GraphProto, located: &dyn Fn(&str) -> Option<String>) ->
     all && bodies.all(|body| relocate(body, located))
 }
 
+/// Tensors of fewer bytes that are in no file are copied: ONNX Runtime takes no other file once it was given one in memory.
+const COPIED: usize = 64 << 10;
+
 /// Where the tensors of a message in memory are: each that is not small is a file of its own by name.
 #[derive(Debug, Default)]
 struct Memory {
@@ -124,6 +127,9 @@ impl Store for Memory {
         if let Some((location, origin)) = on_disk {
             self.files.entry(location.clone()).or_insert_with(|| origin.file.to_path_buf());
             return Ok(refers(name, value, &location, origin.offset));
+        }
+        if bytes.len() < COPIED {
+            return Ok(tensor::to_inline(name, value));
         }
         let location = format!("memory/{}", self.lent.len());
         let message = refers(name, value, &location, 0);

@@ -253,11 +253,17 @@ impl Session {
     }
 }
 
+/// What ONNX Runtime says of a node that it has no kernel for.
+const NO_KERNEL: &str = "Could not find an implementation for";
+
 fn at_opening(error: Error, device: Device, facts: &Facts) -> Error {
     let hint = match (error.kind(), device) {
         (ErrorKind::Runtime(message), _) if facts.is_behind(message) => Some(format!(
             "this ONNX Runtime is {}, and the graph may need a newer one: {HINT}",
             facts.version.as_deref().unwrap_or("of unknown version")
+        )),
+        (ErrorKind::Runtime(message), _) if message.contains(NO_KERNEL) => Some(format!(
+            "{device} has no kernel for this operator and type in this ONNX Runtime: `precision float32` has one everywhere; the processor computes in no bfloat16"
         )),
         (ErrorKind::Runtime(message), Device::Cuda(_)) => Some(cuda::hint(message)),
         _ => None,

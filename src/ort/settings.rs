@@ -27,6 +27,8 @@ pub struct Settings {
     pub purpose: Purpose,
     /// Whether CUDA may round the inputs of float32 products to 10 bits of mantissa.
     pub tf32: bool,
+    /// Whether weights that the graph casts are kept as they are cast.
+    pub keeps_casts: bool,
     /// The most memory of the GPU that the session may take, in bytes.
     pub memory_limit: Option<usize>,
 }
@@ -79,8 +81,12 @@ pub static SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "constant folding up to 64 KiB",
-        why: "a transposed or upcast weight would be stored a second time; a product transposes while it reads",
-        apply: |builder, _| builder.with_config_entry("optimization.constant_folding_max_output_size_in_bytes", "65536"),
+        why: "a transposed or upcast weight would be stored a second time; a product transposes while it reads. A weight that is cast to half precision takes half of \
+              what it took, and casting it costs as much as a layer's elementwise operators in every step",
+        apply: |builder, settings| match settings.keeps_casts {
+            true => Ok(builder),
+            false => builder.with_config_entry("optimization.constant_folding_max_output_size_in_bytes", "65536"),
+        },
     },
     Setting {
         name: "quantised operators",

@@ -16,6 +16,7 @@ pub mod optimizer;
 mod order;
 pub mod plan;
 pub mod pooling;
+pub mod precision;
 pub mod prediction;
 mod prepared;
 mod queries;

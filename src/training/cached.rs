@@ -1,13 +1,13 @@
 //! A step over a batch that is encoded in parts and whose loss is one: first all vectors, then the loss's gradient with respect to them, then
 //! each part's gradient with respect to the adapter.
 
-use super::graphs::{DROPOUT_SEED, GRADIENT, narrow, open, with_optional};
+use super::graphs::{Computing, DROPOUT_SEED, GRADIENT, narrow, open, with_optional};
 use crate::contract::{GraphName, Output};
 use crate::data::{Batch, Example, Labels};
 use crate::error::{Error, Result};
 use crate::export::Bundle;
 use crate::num;
-use crate::ort::{Device, DeviceTensor, Feed, HostTensor, Runtime, Session, Stepper};
+use crate::ort::{DeviceTensor, Feed, HostTensor, Runtime, Session, Stepper};
 use crate::parallel::{Ranks, Reader, Writer};
 use crate::train::cached::{VECTORS, VECTORS_GRADIENT};
 use crate::train::losses::LABELS;
@@ -24,8 +24,8 @@ impl Cached {
     ///
     /// # Errors
     /// A bundle without them: its loss does not need the whole batch.
-    pub(super) fn open(runtime: &Runtime, bundle: &Bundle, device: Device) -> Result<Self> {
-        let open = |purpose: GraphName| open(runtime, bundle, purpose, device);
+    pub(super) fn open(runtime: &Runtime, bundle: &Bundle, computing: Computing) -> Result<Self> {
+        let open = |purpose: GraphName| open(runtime, bundle, purpose, computing);
         Ok(Self {
             encode: open(GraphName::Encode)?,
             loss: open(GraphName::Loss)?,
@@ -38,7 +38,8 @@ impl Cached {
         self.vjp.session()
     }
 
-    /// The loss of a batch in parts, of which every process has its share; its gradient is then in [`gradient`](Self::gradient).
+    /// The loss of a batch in parts, of which every process has its share; its gradient is then in [`gradient`](Self::gradient). `known` are the step's number and the scale of the
+    /// gradient.
     ///
     /// # Errors
     /// If no parts were made, or ONNX Runtime refuses.
@@ -48,15 +49,15 @@ impl Cached {
         made: Result<&[Batch]>,
         trainable: Feed<'_>,
         seed: &dyn Fn(&Batch) -> HostTensor,
-        step: Feed<'_>,
+        known: [Feed<'_>; 2],
     ) -> Result<f32> {
         let (parts, own) = match made {
             Ok(parts) => (parts, Ok(())),
             Err(error) => (&[][..], Err(error)),
         };
-        let encoded = own.and_then(|()| parts.iter().map(|part| self.encoded(part, trainable, &seed(part), step)).collect());
+        let encoded = own.and_then(|()| parts.iter().map(|part| self.encoded(part, trainable, &seed(part), known)).collect());
         let all = exchanged(ranks, encoded)?;
-        let added = self.add_up(parts, &all, trainable, seed, step);
+        let added = self.add_up(parts, &all, trainable, seed, known);
         if !ranks.are_several() {
             return added;
         }
@@ -66,7 +67,7 @@ impl Cached {
     }
 
     /// The vectors of a part.
-    fn encoded(&mut self, part: &Batch, trainable: Feed<'_>, seed: &HostTensor, step: Feed<'_>) -> Result<Encoded> {
+    fn encoded(&mut self, part: &Batch, trainable: Feed<'_>, seed: &HostTensor, [step, _]: [Feed<'_>; 2]) -> Result<Encoded> {
         let feeds = with_optional(&self.encode, part, &[trainable], &[Feed::host(DROPOUT_SEED, seed), step]);
         let known: Vec<Feed<'_>> = feeds.into_iter().filter(|feed| self.encode.input(feed.name()).is_some()).collect();
         let found = self.encode.run(&known, &[VECTORS])?;
@@ -81,7 +82,7 @@ impl Cached {
         all: &[Encoded],
         trainable: Feed<'_>,
         seed: &dyn Fn(&Batch) -> HostTensor,
-        step: Feed<'_>,
+        [step, scale]: [Feed<'_>; 2],
     ) -> Result<f32> {
         self.vjp.reset(GRADIENT.input)?;
         let whole = joined(all)?;
@@ -93,7 +94,7 @@ impl Cached {
         for part in parts {
             let Some((_, gradient)) = gradients.iter().find(|(number, _)| *number == part.number) else { continue };
             let (given, seed) = ([Feed::host(VECTORS_GRADIENT, gradient), trainable], seed(part));
-            let feeds = with_optional(self.vjp.session(), part, &given, &[Feed::host(DROPOUT_SEED, &seed), step]);
+            let feeds = with_optional(self.vjp.session(), part, &given, &[Feed::host(DROPOUT_SEED, &seed), step, scale]);
             let known: Vec<Feed<'_>> = feeds.into_iter().filter(|feed| self.vjp.session().input(feed.name()).is_some()).collect();
             self.vjp.step(&known)?;
             self.vjp.collect()?;

@@ -24,6 +24,7 @@ use crate::error::{Context, Error, Place, Result};
 use crate::files::{fault, inside, unfinished};
 use crate::ir::Tensor;
 use crate::safetensors;
+use crate::training::loss_scale::LossScale;
 
 const STATE: &str = "state.safetensors";
 const RECORD: &str = "trainer.json";
@@ -72,6 +73,9 @@ pub struct Record {
     pub conditions: Conditions,
     /// Learning rates and the optimizer's numbers, in words: a run may go on with others, but is another one then.
     pub optimization: String,
+    /// How the loss is scaled, of runs that scale it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<LossScale>,
     /// The other files of the folder, by name.
     files: IndexMap<String, FileFacts>,
 }
@@ -87,7 +91,23 @@ impl Record {
     /// What is known of a checkpoint, in this version's layout; of its files when they are written.
     #[must_use]
     pub fn new(step: u64, total_steps: u64, cursor: Cursor, conditions: Conditions, optimization: String) -> Self {
-        Self { kind: KIND.to_owned(), version: VERSION, step, total_steps, cursor, conditions, optimization, files: IndexMap::new() }
+        Self {
+            kind: KIND.to_owned(),
+            version: VERSION,
+            step,
+            total_steps,
+            cursor,
+            conditions,
+            optimization,
+            loss_scale: None,
+            files: IndexMap::new(),
+        }
+    }
+
+    /// The same with how the loss is scaled.
+    #[must_use]
+    pub fn scaling(self, loss_scale: Option<LossScale>) -> Self {
+        Self { loss_scale, ..self }
     }
 
     /// Reads what is known of a checkpoint, without its numbers.

@@ -3,22 +3,24 @@
 use std::num::NonZeroUsize;
 
 use super::cached::Cached;
-use super::graphs::{DROPOUT_SEED, GRADIENT, narrow, number, open, states, with_optional};
+use super::graphs::{Computing, DROPOUT_SEED, GRADIENT, narrow, number, open, states, with_optional};
+use super::loss_scale::LossScale;
 use super::options::Optimizer;
 use crate::contract::{GraphName, Input, Output};
 use crate::data::{Batch, Batches, Collation, Dataset, Order};
 use crate::error::{Error, Result};
 use crate::export::Bundle;
 use crate::num;
-use crate::ort::{Device, DeviceTensor, Feed, HostTensor, Runtime, Session, Stepper};
+use crate::ort::{DeviceTensor, Feed, HostTensor, Runtime, Session, Stepper};
 use crate::parallel::Ranks;
+use crate::train::precision::LOSS_SCALE;
 
 /// What the update tells of itself.
 const TOLD: [&str; 2] = [Output::GradNorm.name(), Output::Updated.name()];
 
 /// A graph that makes updates; it tells whether it made one.
-fn open_update(runtime: &Runtime, bundle: &Bundle, graph: GraphName, device: Device) -> Result<Session> {
-    let session = open(runtime, bundle, graph, device)?;
+fn open_update(runtime: &Runtime, bundle: &Bundle, graph: GraphName, computing: Computing) -> Result<Session> {
+    let session = open(runtime, bundle, graph, computing)?;
     let missing = TOLD.into_iter().find(|name| session.output(name).is_none());
     let Some(missing) = missing else { return Ok(session) };
     let error = Error::not_found("output of its graphs", missing).in_file(bundle.folder());
@@ -39,6 +41,8 @@ pub(super) struct Engine {
     seed: u64,
     /// Batches of every step whose outcome was not collected yet.
     waiting: Vec<usize>,
+    /// What the loss is scaled with, where gradients would leave the range of what they are computed in.
+    pub(super) scale: Option<LossScale>,
 }
 
 enum Graphs {
@@ -53,8 +57,8 @@ enum Graphs {
 /// How graphs are opened.
 #[derive(Clone, Copy)]
 pub(super) struct Opening {
-    /// Where to compute.
-    pub device: Device,
+    /// Where to compute, and in what.
+    pub computing: Computing,
     /// Batches whose gradients are added up for one step.
     pub accumulation: NonZeroUsize,
     /// Steps whose outcome may wait on the device.
@@ -72,6 +76,8 @@ pub(super) struct Outcome {
     pub grad_norm: f32,
     /// Whether the update was made: the state after it would be finite numbers.
     pub is_updated: bool,
+    /// Whether it was not made because the loss was scaled too much, which it will not be again.
+    pub is_skipped: bool,
 }
 
 impl Outcome {
@@ -79,7 +85,20 @@ impl Outcome {
     fn new(loss: f32, update: &[HostTensor]) -> Result<Self> {
         let [grad_norm, updated] = update else { return Err(Error::mismatch("numbers that an update tells", TOLD.len(), update.len())) };
         let updated: f32 = updated.item()?;
-        Ok(Self { loss, grad_norm: grad_norm.item()?, is_updated: updated > 0.0 })
+        Ok(Self { loss, grad_norm: grad_norm.item()?, is_updated: updated > 0.0, is_skipped: false })
+    }
+
+    /// Takes the scale out of the loss, and has the scale follow what came of the step.
+    fn follow(&mut self, scale: &mut LossScale, is_in_loss: bool) {
+        if is_in_loss {
+            self.loss /= scale.factor();
+        }
+        if self.is_finite() {
+            scale.made();
+        } else {
+            // Nothing helps a loss that is no number.
+            self.is_skipped = self.loss.is_finite() && scale.missed();
+        }
     }
 
     pub(super) fn is_finite(self) -> bool {
@@ -93,7 +112,10 @@ impl Engine {
     /// # Errors
     /// A bundle without the graphs, or with other inputs and outputs than training needs.
     pub(super) fn open(runtime: &Runtime, bundle: &Bundle, options: &Opening, parts: NonZeroUsize) -> Result<Self> {
-        let (own, waiting) = (options.accumulation.saturating_mul(parts), options.waiting);
+        let (own, computing) = (options.accumulation.saturating_mul(parts), options.computing);
+        let scale = computing.precision.scales_loss().then(LossScale::default);
+        // The scale of a step follows from the step before.
+        let waiting = if scale.is_some() { NonZeroUsize::MIN } else { options.waiting };
         let accumulation = own.saturating_mul(options.processes);
         let is_cached = parts.get() > 1 && bundle.manifest().graphs.contains_key(GraphName::Vjp.name());
         let graphs = if is_cached {
@@ -102,23 +124,24 @@ impl Engine {
                     Error::unsupported("`gradient_accumulation_steps` with this loss", "it compares all rows of a batch with each other");
                 return Err(error.with_hint("a larger `batch_size` with `micro_batch_size` takes as little memory, and learns more"));
             }
-            let update = stepper(open_update(runtime, bundle, GraphName::Update, options.device)?, &TOLD, waiting)?;
-            Graphs::Cached { cached: Box::new(Cached::open(runtime, bundle, options.device)?), update, losses: vec![] }
-        } else if accumulation.get() > 1 {
+            let update = stepper(open_update(runtime, bundle, GraphName::Update, computing)?, &TOLD, waiting)?;
+            Graphs::Cached { cached: Box::new(Cached::open(runtime, bundle, computing)?), update, losses: vec![] }
+        } else if accumulation.get() > 1 || computing.precision.half().is_some() {
+            // In half precision, the update is apart, in float32.
             let batches = waiting.saturating_mul(own);
-            let gradient = open(runtime, bundle, GraphName::Gradient, options.device)?;
-            let update = open_update(runtime, bundle, GraphName::Update, options.device)?;
+            let gradient = open(runtime, bundle, GraphName::Gradient, computing)?;
+            let update = open_update(runtime, bundle, GraphName::Update, computing)?;
             Graphs::Parts {
                 gradient: Box::new(Stepper::new(gradient, &[GRADIENT], &[Output::Loss.name()], batches)?),
                 update: stepper(update, &TOLD, waiting)?,
                 losses: vec![],
             }
         } else {
-            let session = open_update(runtime, bundle, GraphName::Training, options.device)?;
+            let session = open_update(runtime, bundle, GraphName::Training, computing)?;
             let results = [&[Output::Loss.name()], &TOLD[..]].concat();
             Graphs::Whole(stepper(session, &results, waiting)?)
         };
-        Ok(Self { graphs, accumulation: accumulation.get(), seed: 0, waiting: vec![] })
+        Ok(Self { graphs, accumulation: accumulation.get(), seed: 0, waiting: vec![], scale })
     }
 
     /// Gives the optional inputs their values for all steps.
@@ -160,7 +183,10 @@ impl Engine {
     /// If no batches were made, or ONNX Runtime refuses; the state is then what it was.
     pub(super) fn step(&mut self, ranks: &Ranks<'_>, made: Result<&[Batch]>, step: u64, learning_rate: f64) -> Result<()> {
         let seed = |batch: &Batch| HostTensor::scalar(dropout_seed(self.seed, self.accumulation, step, batch.number));
-        let number = HostTensor::scalar(i64::try_from(step).unwrap_or(i64::MAX));
+        let numbered = |step: u64| HostTensor::scalar(i64::try_from(step).unwrap_or(i64::MAX));
+        let (number, own_number) = (numbered(step), numbered(self.scale.map_or(step, |scale| scale.number_of(step))));
+        let scale = HostTensor::scalar(self.scale.map_or(1.0, LossScale::factor));
+        let (scale, update_number) = (Feed::host(LOSS_SCALE, &scale), Feed::host(Input::Step.name(), &own_number));
         let rate = HostTensor::scalar(narrow(learning_rate));
         let (step, rate) = (Feed::host(Input::Step.name(), &number), Feed::host(Input::LearningRate.name(), &rate));
         let batches = match &mut self.graphs {
@@ -184,18 +210,18 @@ impl Engine {
                 let added = batches.iter().try_for_each(|batch| {
                     let trainable = Feed::device(Input::Trainable.name(), update.state(Input::Trainable.name())?);
                     let (seed, count) = (seed(batch), Feed::host(Input::LabelCount.name(), &count));
-                    let optional = [Feed::host(DROPOUT_SEED, &seed), step];
+                    let optional = [Feed::host(DROPOUT_SEED, &seed), step, scale];
                     let given = [&[count, trainable], &second[..]].concat();
                     gradient.step(&with_optional(gradient.session(), batch, &given, &optional))
                 });
                 losses.extend(reduced(ranks, gradient, added)?);
-                update.step(&[Feed::device(GRADIENT.input, gradient.state(GRADIENT.input)?), step, rate])?;
+                update.step(&[Feed::device(GRADIENT.input, gradient.state(GRADIENT.input)?), update_number, rate])?;
                 batches.len()
             }
             Graphs::Cached { cached, update, losses } => {
                 let trainable = Feed::device(Input::Trainable.name(), update.state(Input::Trainable.name())?);
-                losses.push(cached.step(ranks, made, trainable, &seed, step)?);
-                update.step(&[Feed::device(GRADIENT.input, cached.gradient()?), step, rate])?;
+                losses.push(cached.step(ranks, made, trainable, &seed, [step, scale])?);
+                update.step(&[Feed::device(GRADIENT.input, cached.gradient()?), update_number, rate])?;
                 1
             }
         };
@@ -220,7 +246,7 @@ impl Engine {
     /// # Errors
     /// If the device refuses.
     pub(super) fn collect(&mut self) -> Result<Vec<Outcome>> {
-        let outcomes: Vec<Outcome> = match &mut self.graphs {
+        let mut outcomes: Vec<Outcome> = match &mut self.graphs {
             Graphs::Whole(stepper) => {
                 stepper.collect()?.iter().map(|row| Outcome::new(row[0].item()?, &row[1..])).collect::<Result<_>>()?
             }
@@ -240,6 +266,11 @@ impl Engine {
             }
         };
         self.waiting.clear();
+        if let Some(scale) = &mut self.scale {
+            // The loss of all vectors is not scaled, only its gradient.
+            let scales_loss = matches!(self.graphs, Graphs::Parts { .. });
+            outcomes.iter_mut().for_each(|outcome| outcome.follow(scale, scales_loss));
+        }
         if outcomes.last().is_some_and(|outcome| !outcome.is_finite()) {
             self.updater_mut().take_back();
         }

@@ -1,11 +1,13 @@
 //! The graphs of a bundle, opened to be trained, and how they are fed.
 
-use crate::contract::{Input, Output};
+use crate::contract::{GraphName, Input, Output};
 use crate::data::Batch;
 use crate::decompose::for_cuda;
 use crate::error::{Error, Result};
 use crate::export::Bundle;
+use crate::ir::Graph;
 use crate::ort::{Device, ElementType, Feed, HostTensor, Port, Purpose, Runtime, Session, Settings, State};
+use crate::train::precision::{Precision, lowered, scaled};
 
 /// The parts of the training state, by the names of the graphs' inputs, each float32: `[N]`, and where ranks are allocated `[ranks]`.
 const STATES: [State<'static>; 6] = [
@@ -29,16 +31,56 @@ pub(super) const DROPOUT_SEED: &str = Input::DropoutSeed.name();
 
 pub(super) const GRADIENT: State<'static> = State { input: Input::Gradient.name(), output: Output::GradientNext.name() };
 
+/// Where graphs of training are computed, and in what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Computing {
+    /// Where.
+    pub device: Device,
+    /// In what.
+    pub precision: Precision,
+}
+
+impl From<Device> for Computing {
+    fn from(device: Device) -> Self {
+        Self { device, precision: Precision::default() }
+    }
+}
+
 /// The graph of a bundle for a purpose, opened to be trained or to be run beside it.
 ///
 /// # Errors
-/// If the bundle does not have it or ONNX Runtime refuses it.
-pub fn open(runtime: &Runtime, bundle: &Bundle, purpose: impl AsRef<str>, device: Device) -> Result<Session> {
-    let purpose = purpose.as_ref();
-    let settings = Settings { device, purpose: Purpose::Training, ..Settings::default() };
-    let rewritten = if device == Device::Cpu { None } else { for_cuda(&bundle.graph(purpose)?)? };
+/// If the bundle does not have it or ONNX Runtime refuses it; a precision that the device does not have.
+pub fn open(runtime: &Runtime, bundle: &Bundle, purpose: impl AsRef<str>, computing: impl Into<Computing>) -> Result<Session> {
+    let (purpose, computing) = (purpose.as_ref(), computing.into());
+    let Computing { device, precision } = computing;
+    if precision == Precision::Tf32 && device == Device::Cpu {
+        let error = Error::unsupported("`precision tf32` on the processor", "only GPUs round what products read");
+        return Err(error.with_hint("leave it out: the processor computes in float32"));
+    }
+    let settings = Settings {
+        device,
+        purpose: Purpose::Training,
+        tf32: precision == Precision::Tf32,
+        keeps_casts: precision.half().is_some(),
+        ..Settings::default()
+    };
+    let rewritten = rewritten(bundle, purpose, computing)?;
     let runnable = rewritten.map_or_else(|| bundle.runnable(purpose), |graph| bundle.runnable_as(purpose, &graph))?;
     Session::open(runtime, runnable, &settings)
+}
+
+/// A graph as a device and a precision have it; nothing where that is as it is written.
+fn rewritten(bundle: &Bundle, purpose: &str, Computing { device, precision }: Computing) -> Result<Option<Graph>> {
+    let mut graph = None;
+    if device != Device::Cpu {
+        graph = for_cuda(&bundle.graph(purpose)?)?;
+    }
+    let computes_state = [GraphName::Update, GraphName::Loss].iter().any(|name| name.name() == purpose);
+    let Some(half) = precision.half().filter(|_| !computes_state) else { return Ok(graph) };
+    let whole = graph.map_or_else(|| bundle.graph(purpose), Ok)?;
+    let lowered = lowered(&whole, half)?;
+    let makes_gradient = [GraphName::Gradient, GraphName::Vjp].iter().any(|name| name.name() == purpose);
+    if makes_gradient && precision.scales_loss() { scaled(&lowered).map(Some) } else { Ok(Some(lowered)) }
 }
 
 /// A batch with the inputs that are always fed, and those of the others that the graph has.

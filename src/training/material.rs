@@ -81,7 +81,7 @@ impl Material {
         let Some(dataset) = eval_data else {
             return if watching.decides() { Err(nothing_measured()) } else { Ok(None) };
         };
-        let session = open_graph(runtime, bundle, GraphName::Evaluation, options.device)?;
+        let session = open_graph(runtime, bundle, GraphName::Evaluation, options.computing())?;
         let evaluator = Evaluator::new(session, dataset, source.collation(), options.data.batch_size.get());
         let evaluator =
             evaluator.narrowed_to(source.hard_prompt()).measuring(source.classes(), &names_of(dataset, manifest), &manifest.loss);
@@ -123,6 +123,7 @@ impl Material {
             processes,
             order: data.order,
             seed: options.seed,
+            precision: options.precision.to_string(),
         })
     }
 

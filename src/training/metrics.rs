@@ -29,6 +29,9 @@ pub struct StepRecord {
     /// Whether the step was refused because loss, gradient or the state after it are no finite numbers.
     #[serde(skip_serializing_if = "is_false")]
     pub diverged: bool,
+    /// Whether the step changed nothing because the gradient left the range of float16: the loss is scaled less from then on.
+    #[serde(skip_serializing_if = "is_false")]
+    pub skipped: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
@@ -213,7 +216,17 @@ mod tests {
     use crate::evaluate::EvalRecord;
 
     fn record(step: u64, loss: f32) -> StepRecord {
-        StepRecord { step, loss, learning_rate: 0.001, grad_norm: 2.0, tokens: 64, seconds: 0.5, epoch: 0.25, diverged: !loss.is_finite() }
+        StepRecord {
+            step,
+            loss,
+            learning_rate: 0.001,
+            grad_norm: 2.0,
+            tokens: 64,
+            seconds: 0.5,
+            epoch: 0.25,
+            diverged: !loss.is_finite(),
+            skipped: false,
+        }
     }
 
     #[test]

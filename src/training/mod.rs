@@ -20,6 +20,7 @@ mod fitting;
 mod folder;
 mod graphs;
 mod journal;
+mod loss_scale;
 mod material;
 pub mod metrics;
 pub mod need;
@@ -38,7 +39,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 pub use best::Goal;
-pub use graphs::open as open_graph;
+pub use graphs::{Computing, open as open_graph};
+pub use loss_scale::LossScale;
 pub use options::{DataOptions, EvalData, Length, MicroBatch, Optimizer, Options, Saving, Start, Warmup, Watching};
 pub use source::{Source, batch_size, batch_size_to_train, tokenizer_near};
 pub use trainer::{Step, Trainer, TrainerOptions};

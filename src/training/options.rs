@@ -13,6 +13,8 @@ use crate::evaluate::reference::Referee;
 use crate::media::Augmentation;
 use crate::num;
 use crate::ort::Device;
+use crate::train::precision::Precision;
+use crate::training::graphs::Computing;
 use crate::training::schedule::{Decay, Schedule};
 
 /// A training run.
@@ -54,6 +56,8 @@ pub struct Options {
     pub tensorboard: bool,
     /// Where to compute.
     pub device: Device,
+    /// What to compute in.
+    pub precision: Precision,
     /// Steps whose loss may wait on the device until it is fetched: every time, the device stands still. News comes after half a second anyway.
     pub waiting: NonZeroUsize,
 }
@@ -177,6 +181,7 @@ impl Default for Options {
             config: String::new(),
             tensorboard: false,
             device: Device::Cpu,
+            precision: Precision::default(),
             waiting: NonZeroUsize::MIN,
         }
     }
@@ -242,6 +247,11 @@ pub enum Start {
 }
 
 impl Options {
+    /// Where graphs are computed, and in what.
+    pub(super) fn computing(&self) -> Computing {
+        Computing { device: self.device, precision: self.precision }
+    }
+
     /// The learning rates of a run over data with so many optimizer steps an epoch.
     ///
     /// # Errors

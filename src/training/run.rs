@@ -148,7 +148,7 @@ impl<'a> Run<'a> {
         let processes = NonZeroUsize::new(ranks.size()).unwrap_or(NonZeroUsize::MIN);
         // Of several processes each step waits for the others anyway.
         let waiting = if ranks.are_several() { NonZeroUsize::MIN } else { options.waiting };
-        let opening = Opening { device: options.device, accumulation: options.accumulation, waiting, processes };
+        let opening = Opening { computing: options.computing(), accumulation: options.accumulation, waiting, processes };
         let mut engine = Engine::open(runtime, bundle, &opening, if is_parted { batch_size } else { NonZeroUsize::MIN })?;
         engine.configure(&options.optimizer, options.seed)?;
         let evaluator = material.evaluator(runtime, options)?;
@@ -291,6 +291,7 @@ impl<'a> Run<'a> {
             seconds: started.elapsed().as_secs_f64(),
             epoch: ratio(step, self.steps_per_epoch),
             diverged: false,
+            skipped: false,
         };
         let lines = next.group.lines.iter().map(ToString::to_string).collect();
         self.waiting.push(Waiting { record, lines, cursor: before });
@@ -314,8 +315,8 @@ impl<'a> Run<'a> {
         let outcomes = self.engine.collect()?;
         self.collected = Instant::now();
         for (waiting, outcome) in std::mem::take(&mut self.waiting).into_iter().zip(outcomes) {
-            let (loss, grad_norm, diverged) = (outcome.loss, outcome.grad_norm, !outcome.is_finite());
-            let record = StepRecord { loss, grad_norm, diverged, ..waiting.record };
+            let (loss, grad_norm, diverged) = (outcome.loss, outcome.grad_norm, !outcome.is_finite() && !outcome.is_skipped);
+            let record = StepRecord { loss, grad_norm, diverged, skipped: outcome.is_skipped, ..waiting.record };
             self.journal.as_mut().map_or(Ok(()), |journal| journal.step(&record))?;
             if diverged {
                 if record.step == self.done {
@@ -375,6 +376,7 @@ impl<'a> Run<'a> {
         self.ranks.same("the state after a step", &format!("{:016x} after step {step}", mark(&state)))?;
         let total = self.schedule.total_steps;
         let record = Record::new(step, total, self.cursor, self.conditions.clone(), self.optimization.clone());
+        let record = record.scaling(self.engine.scale);
         let checkpoint = Checkpoint { record, state };
         let newest = self.options.saving.keep.map(NonZeroUsize::get);
         let keep = Keep { newest, best: self.best.step().filter(|_| self.options.watching.load_best), superseded };

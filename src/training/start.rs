@@ -202,6 +202,7 @@ pub(super) fn begin(
         let values = beginning.checkpoint.as_ref().map(|checkpoint| checkpoint.part(part, length));
         engine.write(part, values.transpose()?.unwrap_or_default().to_vec())?;
     }
+    engine.scale = engine.scale.map(|fresh| record.loss_scale.unwrap_or(fresh));
     Ok((record.step, cursor))
 }
 

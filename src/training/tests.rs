@@ -10,6 +10,7 @@ use crate::error::{ErrorKind, Result};
 use crate::evaluate::reference::Referee;
 use crate::media::Augmentation;
 use crate::ort::{Device, Options as RuntimeOptions, Runtime};
+use crate::train::precision::Precision;
 use crate::training::schedule::Decay;
 
 fn runtime() -> &'static Runtime {
@@ -58,6 +59,7 @@ fn options(bundle: &Path) -> Options {
         config: "max-steps: 6\n".to_owned(),
         tensorboard: false,
         device: Device::Cpu,
+        precision: Precision::default(),
         waiting: NonZeroUsize::MIN,
     }
 }

@@ -70,7 +70,7 @@ impl Trainer {
         options.optimizer.check()?;
         let runtime = Runtime::start(&RuntimeOptions { threads: options.threads, ..RuntimeOptions::default() })?;
         let one = NonZeroUsize::MIN;
-        let opening = Opening { device: options.device, accumulation: one, waiting: one, processes: one };
+        let opening = Opening { computing: options.device.into(), accumulation: one, waiting: one, processes: one };
         let mut engine = Engine::open(runtime, bundle, &opening, NonZeroUsize::MIN)?;
         engine.configure(&options.optimizer, options.seed)?;
         engine.write(Input::Trainable.name(), bundle.trainable()?)?;

@@ -40,6 +40,7 @@ mod parts_of_batches;
 mod peft_format;
 mod placement;
 mod plan;
+mod precision;
 mod predict;
 mod properties;
 mod quiet;

@@ -11,6 +11,7 @@ use peft_onnx::decompose::for_cuda;
 use peft_onnx::export::Bundle;
 use peft_onnx::ir::{Attr, Builder, DType, Dim, Graph, ModelInfo, Node, NodeId, ValueId};
 use peft_onnx::kernels::has_cuda;
+use peft_onnx::train::precision::lowered;
 
 use crate::common::{Folder, done, fixture};
 use crate::formats::rewrite::{Half, Scheme, in_half, quantised, rewrite};
@@ -182,6 +183,12 @@ fn faults(bundle: &str) -> Vec<String> {
             found.retain(|fault| !own.contains(fault) && !fault.contains("waits for"));
         }
         faults.extend(found.into_iter().map(|fault| format!("{name}: {fault}")));
+        if ["gradient", "evaluation", "encode", "vjp"].contains(&name.as_str()) {
+            for half in [DType::F16, DType::BF16] {
+                let graph = lowered(&bundle.graph(name).expect("its graph"), half).expect("it can be lowered");
+                faults.extend(of(&graph).into_iter().map(|fault| format!("{name} in {half}: {fault}")));
+            }
+        }
     }
     faults
 }

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::data::Order;
 use crate::error::{Context, Error, Result};
+use crate::train::precision::Precision;
 
 /// What must be the same for a run to go on bit for bit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,6 +31,13 @@ pub struct Conditions {
     pub order: Order,
     /// The seed of dropout.
     pub seed: u64,
+    /// What is computed in.
+    #[serde(default = "float32")]
+    pub precision: String,
+}
+
+fn float32() -> String {
+    Precision::default().to_string()
 }
 
 fn one() -> usize {
@@ -66,6 +74,7 @@ impl Conditions {
             ("`gradient_accumulation_steps`", self.accumulation.to_string(), now.accumulation.to_string()),
             ("the order of rows", text(self.order), text(now.order)),
             ("`seed`", self.seed.to_string(), now.seed.to_string()),
+            ("`precision`", self.precision.clone(), now.precision.clone()),
         ];
         let with_others = self.goes_on_with_others(now);
         let is_allowed = |what: &str| with_others && what == "`gradient_accumulation_steps`";

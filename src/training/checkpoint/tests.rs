@@ -3,6 +3,7 @@ use crate::data::Order;
 
 fn checkpoint(step: u64) -> Checkpoint {
     let conditions = Conditions {
+        precision: "float32".into(),
         bundle: "lora of x".into(),
         data: "d".into(),
         rows: "r".into(),
