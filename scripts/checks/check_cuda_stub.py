@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """What bundles make the CUDA provider do on the host: which nodes it leaves to the processor, what it copies, and where it waits. Nothing of this runs on a GPU.
 
-    pip install onnxruntime-gpu onnx && python scripts/checks/check_cuda_stub.py PEFT_ONNX [--only NAME ..] [--markdown]
+    pip install onnxruntime-gpu onnx && python scripts/checks/check_cuda_stub.py PEFT_ONNX [--only NAME ..]
 
 The provider is ONNX Runtime's own; the CUDA libraries are those of scripts/lib/cuda_stub.py, whose kernels do nothing. Placement, copies, waits, launches and allocations are what the
 provider would do; losses are meaningless, and times say nothing of a GPU. Needs gcc, nm, readelf and no GPU.
 
-Of each bundle: no node that computes with floats is left to the processor, no floats are copied between devices inside of a graph, and a step waits no more often than it has results to tell.
+Of each bundle: no graph has a node that waits for the GPU, no floats are copied between devices inside of one, a step waits only for what it tells (four times for each of its four numbers at most),
+copies less than a tenth of a megabyte to the GPU, and rows of rising lengths take no more than a fifth more memory than the longest.
 """
 import argparse
 import collections
@@ -26,6 +27,9 @@ FIXTURES = ROOT / "models/fixtures"
 FLOATS = {1, 10, 11, 16}  # float, float16, double, bfloat16
 TOKENS = {"input_ids": [5, 9, 12, 3, 7, 11, 4, 8], "attention_mask": [1] * 8, "labels": [5, 9, 12, 3, 7, 11, 4, 8]}
 STEPS = (4, 12)
+# A step's loss, norm, whether it was made, and what of them the run asks for once more.
+MOST_WAITS = 16
+MOST_BYTES = 100_000
 
 # name: model, options of inject, options of train
 CASES = {
@@ -40,6 +44,10 @@ CASES = {
     "p-tuning, LSTM": ("gpt2/dynamo.onnx", ["--method", "p_tuning", "--num-virtual-tokens", "4", "--encoder-reparameterization-type", "lstm"], []),
     "ia3": ("qwen2/torchscript.onnx", ["--method", "ia3"], []),
     "t5": ("t5/torchscript.onnx", ["--method", "lora"], []),
+    "lora, bf16": ("llama/dynamo.onnx", ["--method", "lora", "--target-modules", "all-linear"], ["--precision", "bf16"]),
+    "lora, fp16": ("llama/dynamo.onnx", ["--method", "lora", "--target-modules", "all-linear"], ["--precision", "fp16"]),
+    "lora, tf32": ("llama/dynamo.onnx", ["--method", "lora"], ["--precision", "tf32"]),
+    "dora, dropout, bf16": ("gpt2/dynamo.onnx", ["--method", "lora", "--use-dora", "--dropout", "0.1"], ["--precision", "bf16"]),
 }
 
 
@@ -99,25 +107,40 @@ def counted(binary, library, stub, bundle, data, options, steps):
     return {kind: (int(calls), int(size)) for kind, calls, size in rows}
 
 
+def rising(binary, library, stub, bundle, work):
+    """The memory that rows of rising lengths take, as a share of what as many of the longest take."""
+    peaks = []
+    for lengths in ([96] * 12, range(8, 104, 8)):
+        rows = ({name: [5 + at % 20 if name != "attention_mask" else 1 for at in range(length)] for name in TOKENS} for length in lengths)
+        data = work / "lengths.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        peaks.append(counted(binary, library, stub, bundle, data, ["--batch-size", "1"], len(lengths))["peak"][1])
+    return peaks[1] / peaks[0]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("binary")
     parser.add_argument("--only", nargs="*", default=list(CASES))
-    parser.add_argument("--markdown", action="store_true", help="print the table of docs/PERFORMANCE.md")
     asked = parser.parse_args()
     import onnxruntime
 
     capi = pathlib.Path(onnxruntime.__file__).parent / "capi"
     library = next(capi.glob("libonnxruntime.so.*"))
-    wrong, rows = [], []
+    wrong = []
     with tempfile.TemporaryDirectory() as work:
         work = pathlib.Path(work)
         stub = cuda_stub.build(capi, work / "stub")
         data = work / "rows.jsonl"
+        if "lora" in asked.only:
+            run(asked.binary, "inject", FIXTURES / CASES["lora"][0], "-o", work / "rising", "-q", "--method", "lora")
+            share = rising(asked.binary, library, stub, work / "rising", work)
+            print(f"rows of rising lengths: {share:.2f} of the memory of the longest")
+            if share > 1.2:
+                wrong.append(f"rows of rising lengths: {share:.2f} of the memory of the longest, 1.2 at most")
         for name in asked.only:
             model, inject, train = CASES[name]
-            row = TOKENS if not model.startswith("t5") else {**TOKENS}
-            data.write_text("".join(json.dumps(row) + "\n" for _ in range(32)))
+            data.write_text("".join(json.dumps(TOKENS) + "\n" for _ in range(32)))
             base, bundle = work / "base", work / "bundle"
             for folder in (base, bundle):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -128,12 +151,16 @@ def main():
             step = {kind: tuple((b - a) / (STEPS[1] - STEPS[0]) for a, b in zip(few[kind], many[kind])) for kind in many}
             place = json.loads(run(sys.executable, __file__, "--placed", bundle, base, env={**os.environ, "LD_LIBRARY_PATH": str(stub)}))
             wrong += [f"{name}: {graph}: {fault}" for graph, found in place.items() for fault in found["faults"]]
-            rows.append((name, place, step))
             waits = sum(step[kind][0] for kind in ("stream_wait", "device_wait", "event_wait"))
+            if waits > MOST_WAITS:
+                wrong.append(f"{name}: {waits:g} waits a step, {MOST_WAITS} at most")
+            if step["host_to_device"][1] > MOST_BYTES:
+                wrong.append(f"{name}: {step['host_to_device'][1]:g} bytes to the GPU a step, {MOST_BYTES} at most")
             print(f"{name}: " + ", ".join(f"{graph} {found['cuda']}/{found['cpu']}/{sum(found['copies'].values())}" for graph, found in place.items()))
             print("   a step: " + ", ".join(f"{kind} {calls:g}" + (f" ({size / 1e6:.3f} MB)" if size else "") for kind, (calls, size) in step.items() if calls) + f", waits {waits:g}", flush=True)
     for fault in wrong:
         print(f"WRONG {fault}")
+    print(f"{len(asked.only)} bundles; kernels did nothing, and nothing ran on a GPU")
     sys.exit(1 if wrong else 0)
 
 

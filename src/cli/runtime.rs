@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Global, output};
 use crate::error::Result;
-use crate::ort::library;
+use crate::ort::{library, missing_for_cuda};
 
 const AFTER_HELP: &str = "\
 The library is looked for, in this order: --onnxruntime PATH; the variable ORT_DYLIB_PATH; the folder .ort of the checkout that the
@@ -54,7 +54,17 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
             "providers": facts.providers,
             "threads": facts.threads,
             "build": facts.build,
+            "missing_for_cuda": missing_for_cuda(facts),
         }));
     }
-    output::print(&format!("{facts}\n\nanother one: {}", library::HINT))
+    let missing = missing_for_cuda(facts);
+    let missing = if missing.is_empty() {
+        String::new()
+    } else {
+        format!(
+            "\n\n`--device cuda` needs {}, not found here: the driver brings libcuda, `pip install onnxruntime-gpu[cuda,cudnn]` the others",
+            missing.join(" and ")
+        )
+    };
+    output::print(&format!("{facts}{missing}\n\nanother one: {}", library::HINT))
 }

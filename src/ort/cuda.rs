@@ -5,12 +5,45 @@ use std::sync::Once;
 
 use ort::ep::{CUDA, ExecutionProvider};
 
-use super::Facts;
+use super::{Device, Facts};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The beginnings of the names of the libraries that the CUDA provider and the libraries themselves open.
 const LIBRARIES: [&str; 8] =
     ["libcudart.so", "libcublas", "libcufft.so", "libcurand.so", "libnvJitLink.so", "libnvrtc", "libcudnn", "libcusparse.so"];
+
+/// What reductions and convolutions need. The provider opens it when the first of them runs, and not before.
+const CUDNN: &str = if cfg!(windows) { "cudnn64_9.dll" } else { "libcudnn.so.9" };
+/// A part of NVIDIA's driver.
+const DRIVER: &str = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
+
+/// The libraries that graphs on a GPU will ask for and that are not there: cuDNN and the driver. None if the library was built without CUDA.
+#[must_use]
+pub fn missing_for_cuda(facts: &Facts) -> Vec<&'static str> {
+    if prepare(facts).is_err() {
+        return vec![];
+    }
+    [DRIVER, CUDNN].into_iter().filter(|&name| ort::util::preload_dylib(name).is_err()).collect()
+}
+
+/// The most numbers that a session was fed with.
+///
+/// The arena of the GPU takes a region for every value that fits into none, and keeps it: with rows of rising lengths it held ten times what the longest need. A run on more numbers than any
+/// before gives back what it leaves free.
+#[derive(Debug, Default)]
+pub(super) struct Growth {
+    most: usize,
+}
+
+impl Growth {
+    /// Notes a run on so many numbers. If it gives memory back, the device as ONNX Runtime names it there.
+    pub(super) fn with(&mut self, device: Device, numbers: usize) -> Option<String> {
+        let Device::Cuda(number) = device else { return None };
+        let is_more = numbers > self.most;
+        self.most = self.most.max(numbers);
+        is_more.then(|| format!("gpu:{number}"))
+    }
+}
 
 /// Makes sure that the library can do CUDA at all, and loads the CUDA libraries of the Python packages `nvidia-*` beside it, if there are any.
 ///
@@ -24,12 +57,19 @@ pub(super) fn prepare(facts: &Facts) -> Result<()> {
             "run scripts/get_onnxruntime.sh cuda, or `pip install onnxruntime-gpu`; `peft-onnx runtime` shows which library is found, and `onnxruntime PATH` names another",
         ));
     }
-    PRELOAD.call_once(|| preload(&package_libraries(&facts.path)));
+    PRELOAD.call_once(|| {
+        preload(&package_libraries(&facts.path));
+        if ort::util::preload_dylib(CUDNN).is_err() {
+            tracing::warn!("{}", hint(CUDNN));
+        }
+    });
     Ok(())
 }
 
 /// What to do about a session that did not start on CUDA, from what ONNX Runtime said.
 pub(super) fn hint(message: &str) -> String {
+    // What is said of cuDNN when a node needs it does not name the file.
+    let message = if message.to_lowercase().contains("cudnn") && !message.contains("libcudnn") { CUDNN } else { message };
     let missing = message
         .split_whitespace()
         .map(|word| word.trim_matches([':', ',', '\'', '"']))
@@ -72,6 +112,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn memory_of_the_gpu_is_given_back_by_runs_on_more_than_any_before() {
+        let mut growth = Growth::default();
+        let found: Vec<bool> = [4, 4, 8, 6, 8, 9].into_iter().map(|numbers| growth.with(Device::Cuda(1), numbers).is_some()).collect();
+        assert_eq!(found, [true, false, true, false, false, true]);
+        assert_eq!(growth.with(Device::Cuda(1), 10).as_deref(), Some("gpu:1"));
+        assert_eq!(Growth::default().with(Device::Cpu, 10), None, "the processor has an arena of few large regions");
+    }
+
+    #[test]
     fn the_hint_names_the_library_that_is_missing() {
         struct Case(&'static str, &'static str);
         for Case(message, start) in [
@@ -80,6 +129,7 @@ mod tests {
                 "libcublasLt.so.13 is missing",
             ),
             Case("libcudnn.so.9: cannot open shared object file: No such file", "libcudnn.so.9 is missing"),
+            Case("cuDNN is not available: CUDNN_STATUS_NOT_INITIALIZED", "libcudnn.so.9 is missing"),
             Case("libcuda.so.1: cannot open shared object file", "libcuda.so.1 belongs to the NVIDIA driver"),
             Case("CUDA failure 100: no CUDA-capable device is detected", "check that the GPU exists"),
         ] {

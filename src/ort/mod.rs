@@ -15,6 +15,7 @@ mod stepper;
 mod tensor;
 mod value;
 
+pub use cuda::missing_for_cuda;
 pub use device::Device;
 pub use open::{Axis, Port, Presence, Session};
 pub use process::{Facts, Options, Runtime, without_telemetry};

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
-use ort::session::IoBinding;
+use ort::session::{IoBinding, RunOptions, SessionOutputs};
 use ort::value::ValueType;
 
 use super::library::HINT;
@@ -82,6 +82,9 @@ impl fmt::Display for Axis {
     }
 }
 
+/// The entry of a run's configuration that names the devices whose arenas give back what is free.
+const GIVES_BACK: &str = "memory.enable_memory_arena_shrinkage";
+
 /// One graph, opened on a device.
 pub struct Session {
     pub(super) inner: ort::session::Session,
@@ -91,6 +94,7 @@ pub struct Session {
     device: Device,
     inputs: Vec<Port>,
     outputs: Vec<Port>,
+    growth: cuda::Growth,
 }
 
 impl Session {
@@ -120,7 +124,7 @@ impl Session {
         let optional = inner.overridable_initializers();
         let inputs = required.chain(optional.iter().map(|port| Port::new(port.name(), port.dtype(), Presence::Optional))).collect();
         let outputs = inner.outputs().iter().map(|port| Port::new(port.name(), port.dtype(), Presence::Required)).collect();
-        Ok(Self { inner, _lent: lent, path, device: settings.device, inputs, outputs })
+        Ok(Self { inner, _lent: lent, path, device: settings.device, inputs, outputs, growth: cuda::Growth::default() })
     }
 
     /// The graph's inputs, in its order; those that the graph has a value for come last.
@@ -179,7 +183,8 @@ impl Session {
             self.named_output(name)?;
             binding.bind_output_to_device(*name, &memory).map_err(refused).in_file(&self.path)?;
         }
-        let mut values = self.inner.run_binding(&binding).map_err(refused).in_file(&self.path)?;
+        let path = self.path.clone();
+        let mut values = self.run_bound(&binding, feeds).in_file(&path)?;
         outputs
             .iter()
             .map(|name| {
@@ -187,6 +192,26 @@ impl Session {
                 DeviceTensor::from_output(value)
             })
             .collect()
+    }
+
+    /// Runs what is bound, `fed` in this run.
+    pub(super) fn run_bound<'b, 's: 'b>(&'s mut self, binding: &'b IoBinding, fed: &[Feed<'_>]) -> Result<SessionOutputs<'b>> {
+        let numbers = fed.iter().map(|feed| feed.shape().iter().product::<usize>()).sum();
+        let device = self.device;
+        let run = match self.growth.with(device, numbers) {
+            None => self.inner.run_binding(binding),
+            Some(place) => {
+                let mut options = RunOptions::new().map_err(refused)?;
+                options.set(GIVES_BACK, place).map_err(refused)?;
+                self.inner.run_binding_with_options(binding, &options)
+            }
+        };
+        run.map_err(|error| {
+            let error = refused(error);
+            let is_of_cudnn = device != Device::Cpu && error.to_string().to_lowercase().contains("cudnn");
+            let hint = cuda::hint(&error.to_string());
+            if is_of_cudnn { error.with_hint(hint) } else { error }
+        })
     }
 
     /// Checks inputs before ONNX Runtime sees them: its own messages do not say which file, and a wrong one may come late.

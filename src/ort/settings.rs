@@ -27,6 +27,8 @@ pub struct Settings {
     pub purpose: Purpose,
     /// Whether CUDA may round the inputs of float32 products to 10 bits of mantissa.
     pub tf32: bool,
+    /// Whether two runs on the same numbers may differ in the last bit, on a GPU.
+    pub may_differ: bool,
     /// Whether weights that the graph casts are kept as they are cast.
     pub keeps_casts: bool,
     /// The most memory of the GPU that the session may take, in bytes.
@@ -122,8 +124,12 @@ pub static SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "deterministic compute",
-        why: "a resumed run repeats the interrupted one bit by bit",
-        apply: |builder, settings| builder.with_deterministic_compute(settings.purpose == Purpose::Training),
+        why: "a resumed run repeats the interrupted one bit by bit; CUDA then adds up with cuDNN instead of kernels of the provider's own, which only the graphs that \
+              change the state have to",
+        apply: |builder, settings| {
+            let may_differ = settings.may_differ && settings.device != Device::Cpu;
+            builder.with_deterministic_compute(settings.purpose == Purpose::Training && !may_differ)
+        },
     },
     Setting {
         name: "weights outside the arena",
@@ -146,7 +152,7 @@ pub static SETTINGS: &[Setting] = &[
 fn cuda(number: i32, settings: &Settings) -> ep::ExecutionProviderDispatch {
     let provider = ep::CUDA::default()
         .with_device_id(number)
-        // The default doubles: a model that needs 33 GB takes 64.
+        // The default doubles: a model that needs 33 GB takes 64. What rows of other lengths leave is given back (`cuda::Growth`).
         .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested)
         // Set either way: the provider's own default is on, the crate's documentation says off.
         .with_tf32(settings.tf32);

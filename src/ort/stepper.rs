@@ -112,7 +112,7 @@ impl Stepper {
         for part in self.parts.iter().filter(|part| part.is_reset) {
             binding.bind_input(&*part.name, &part.current(self.turn).0).map_err(refused)?;
         }
-        let run = self.session.inner.run_binding(&*binding).map(|_| ()).map_err(refused);
+        let run = self.session.run_bound(&*binding, feeds).map(|_| ());
         for part in self.parts.iter_mut().filter(|part| part.is_reset) {
             binding.bind_input(&*part.name, &part.buffers[self.turn].0).map_err(refused)?;
             part.is_reset = run.is_err();

@@ -62,6 +62,7 @@ pub fn open(runtime: &Runtime, bundle: &Bundle, purpose: impl AsRef<str>, comput
         purpose: Purpose::Training,
         tf32: precision == Precision::Tf32,
         keeps_casts: precision.half().is_some(),
+        may_differ: purpose == GraphName::Evaluation.name(),
         ..Settings::default()
     };
     let rewritten = rewritten(bundle, purpose, computing)?;
