@@ -97,7 +97,7 @@ fn relocate(graph: &mut GraphProto, located: &dyn Fn(&str) -> Option<String>) ->
     all && bodies.all(|body| relocate(body, located))
 }
 
-/// Tensors of fewer bytes that are in no file are copied: ONNX Runtime takes no other file once it was given one in memory.
+/// Tensors of fewer bytes that are in no file are copied: once one is lent, all files are, and of those ONNX Runtime copies what does not lie as it wants.
 const COPIED: usize = 64 << 10;
 
 /// Where the tensors of a message in memory are: each that is not small is a file of its own by name.

@@ -85,9 +85,11 @@ pub static SETTINGS: &[Setting] = &[
         name: "constant folding up to 64 KiB",
         why: "a transposed or upcast weight would be stored a second time; a product transposes while it reads. A weight that is cast to half precision takes half of \
               what it took, and casting it costs as much as a layer's elementwise operators in every step",
-        apply: |builder, settings| match settings.keeps_casts {
-            true => Ok(builder),
-            false => builder.with_config_entry("optimization.constant_folding_max_output_size_in_bytes", "65536"),
+        apply: |builder, settings| {
+            if settings.keeps_casts {
+                return Ok(builder);
+            }
+            builder.with_config_entry("optimization.constant_folding_max_output_size_in_bytes", "65536")
         },
     },
     Setting {

@@ -144,7 +144,11 @@ pub fn scaled(graph: &Graph) -> Result<Graph> {
     match (counts, b.input_named(VECTORS_GRADIENT)) {
         ([None, None], None) => return Err(Error::not_found("input", Input::LabelCount.name())),
         ([None, None], Some(given)) => b.rewire(given, |given| given * scale),
-        (counts, _) => counts.into_iter().flatten().for_each(|count| b.rewire(count, |count| count / scale)),
+        (counts, _) => {
+            for count in counts.into_iter().flatten() {
+                b.rewire(count, |count| count / scale);
+            }
+        }
     }
     b.rewire(b.expr(gradient), |gradient| gradient / scale);
     b.finish()

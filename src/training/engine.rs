@@ -269,7 +269,9 @@ impl Engine {
         if let Some(scale) = &mut self.scale {
             // The loss of all vectors is not scaled, only its gradient.
             let scales_loss = matches!(self.graphs, Graphs::Parts { .. });
-            outcomes.iter_mut().for_each(|outcome| outcome.follow(scale, scales_loss));
+            for outcome in &mut outcomes {
+                outcome.follow(scale, scales_loss);
+            }
         }
         if outcomes.last().is_some_and(|outcome| !outcome.is_finite()) {
             self.updater_mut().take_back();

@@ -10,7 +10,7 @@ use crate::error::{Context, Error, Result};
 use crate::files::{Staged, fault, inside};
 
 /// One optimizer step.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct StepRecord {
     /// The number of the step, from 1.
     pub step: u64,

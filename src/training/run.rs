@@ -290,8 +290,7 @@ impl<'a> Run<'a> {
             tokens: self.ranks.count(own)?,
             seconds: started.elapsed().as_secs_f64(),
             epoch: ratio(step, self.steps_per_epoch),
-            diverged: false,
-            skipped: false,
+            ..StepRecord::default()
         };
         let lines = next.group.lines.iter().map(ToString::to_string).collect();
         self.waiting.push(Waiting { record, lines, cursor: before });
