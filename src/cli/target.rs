@@ -10,6 +10,15 @@ pub(super) fn file(path: &Path, force: bool) -> Result<()> {
     if path.is_dir() {
         return Err(Error::invalid("a folder, where a file is to be written").in_file(path).with_hint("name the file with `-o`"));
     }
+    if path == Path::new("-") {
+        let error = Error::invalid("- names no file, and only `predict` and `generate` write to standard output");
+        return Err(error.with_hint("leave `-o` out there; `./-` is a file of this name"));
+    }
+    // A device or a pipe is no place for a file, and is not ours to replace.
+    if path.metadata().is_ok_and(|facts| !facts.is_file()) {
+        let error = Error::invalid("no ordinary file: a pipe, a socket or a device, which is not replaced").in_file(path);
+        return Err(error.with_hint("name a file with `-o`"));
+    }
     if path.symlink_metadata().is_ok() && !force {
         return Err(Error::invalid("already there").in_file(path).with_hint("`--force` replaces it, `-o` names another file"));
     }
@@ -40,4 +49,17 @@ pub(super) fn folder(path: &Path, force: bool, names: &[&str]) -> Result<StagedF
         }
     }
     StagedFolder::new(path)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_and_standard_output_are_no_files_to_replace() {
+        for (path, said) in [("/dev/null", "no ordinary file"), ("-", "- names no file")] {
+            let error = file(Path::new(path), true).unwrap_err();
+            assert!(error.to_string().contains(said), "{path}: {error}");
+        }
+    }
 }
