@@ -75,7 +75,6 @@ fn rows() -> Vec<Bad> {
         (Task::SpeechSeq2Seq, json!({"audio": "missing.wav", "text": "w1"}), &["missing.wav"]),
         (Task::SpeechSeq2Seq, json!({"audio": "", "text": "w1"}), &["audio"]),
         (Task::Seq2SeqLm, json!({"prompt": "w1"}), &["prompt + completion"]),
-        (Task::Embedding, json!({"anchor": "w1", "positive": "w2", "negative": "w1"}), &["negative", "the anchor itself"]),
         (Task::TokenCls, json!({"text": "w1 w2", "entities": [{"start": 2, "end": 3, "label": "PER"}]}), &["2 to 3"]),
         (Task::TokenCls, json!({"text": "w1 w2", "entities": [{"start": 3, "end": 3, "label": "PER"}]}), &["3 to 3"]),
         (Task::Qa, json!({"question": "w1", "context": "w2 w3", "answers": {"text": [""], "answer_start": [0]}}), &["an empty one"]),

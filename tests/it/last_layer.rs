@@ -30,22 +30,26 @@ enum Head {
     Own,
 }
 
-fn model(path: &str, head: Head) {
+fn model(path: &str, head: Head, dtype: DType) {
+    let stored_as = |tensor: Tensor| {
+        let values = tensor.to_f64().expect("numbers");
+        Tensor::from_f64(dtype, tensor.shape(), &values).expect("a type of floats")
+    };
     let b = Builder::new(ModelInfo::dialect());
     let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
     let stored = numbers("table", &[TOKENS, WIDTH]);
-    let table = b.initializer("model.embed_tokens.weight", stored.clone());
+    let table = b.initializer("model.embed_tokens.weight", stored_as(stored.clone()));
     let x = b.scoped("/model/embed_tokens", || table.gather(ids, 0));
-    let fc = b.initializer("model.fc.weight", numbers("fc", &[WIDTH, WIDTH]));
+    let fc = b.initializer("model.fc.weight", stored_as(numbers("fc", &[WIDTH, WIDTH])));
     let x = b.scoped("/model/fc", || x.matmul(fc)).tanh() + x;
     let logits = b.scoped("/lm_head", || match head {
         Head::Tied => x.matmul(table.t()),
         Head::TiedCopy => {
             let rows = stored.to_f32().expect("floats");
             let turned: Vec<f32> = (0..WIDTH).flat_map(|column| rows.iter().skip(column).step_by(WIDTH)).copied().collect();
-            x.matmul(b.initializer("onnx::MatMul_7", Tensor::from_f32(&[WIDTH, TOKENS], &turned)))
+            x.matmul(b.initializer("onnx::MatMul_7", stored_as(Tensor::from_f32(&[WIDTH, TOKENS], &turned))))
         }
-        Head::Own => x.matmul(b.initializer("onnx::MatMul_7", numbers("head", &[WIDTH, TOKENS]))),
+        Head::Own => x.matmul(b.initializer("onnx::MatMul_7", stored_as(numbers("head", &[WIDTH, TOKENS])))),
     });
     b.output("logits", logits);
     onnx::write(&b.finish().expect("a valid graph"), Path::new(path), &WriteOptions::default()).expect("it is written");
@@ -77,7 +81,7 @@ fn what_changes_the_logits_themselves_is_trained_and_measured_as_it_is_merged() 
     for (head, options) in rows {
         let folder = Folder::empty();
         let (base, data) = (folder.path("model.onnx"), folder.write("rows.jsonl", ROWS));
-        model(&base, *head);
+        model(&base, *head, DType::F32);
         let (bundle, merged) = (folder.path("bundle"), folder.path("merged.onnx"));
         done(&[&["inject", &base, "--task", "causal-lm", "-o", &bundle, "-q"], *options].concat());
         done(&["train", &bundle, "--data", &data, "--max-steps", "4", "--learning-rate", "0.1", "-q"]);
@@ -87,5 +91,33 @@ fn what_changes_the_logits_themselves_is_trained_and_measured_as_it_is_merged() 
         let folded = loss(&[&merged, "--task", "causal-lm"]);
         assert!((adapted - folded).abs() < 1e-5, "{head:?} {options:?}: {adapted} with the adapter, {folded} merged");
         assert!(adapted < before - 1e-2, "{head:?} {options:?}: {before} before, {adapted} trained");
+    }
+}
+
+#[test]
+fn half_precision_models_merge_the_rows_and_the_whole_modules_that_they_trained() {
+    const ROWS_OF_TABLE: [&str; 4] = ["--method", "trainable_tokens", "--trainable-token-indices", "5,9"];
+    let rows: &[(Head, &[&str])] = &[
+        (Head::Tied, &ROWS_OF_TABLE),
+        (Head::TiedCopy, &ROWS_OF_TABLE),
+        (Head::Own, &["--method", "head"]),
+        (Head::Own, &["--method", "lora", "--rank", "2", "--target-modules", "fc", "--modules-to-save", "lm_head"]),
+        (Head::Own, &["--method", "lora", "--rank", "2", "--target-modules", "lm_head", "--modules-to-save", "fc"]),
+    ];
+    for (dtype, (head, options)) in rows.iter().flat_map(|row| [(DType::F16, row), (DType::BF16, row)]) {
+        let folder = Folder::empty();
+        let (base, data) = (folder.path("model.onnx"), folder.write("rows.jsonl", ROWS));
+        model(&base, *head, dtype);
+        let (bundle, merged) = (folder.path("bundle"), folder.path("merged.onnx"));
+        done(&[&["inject", &base, "--task", "causal-lm", "-o", &bundle, "-q"], *options].concat());
+        done(&["train", &bundle, "--data", &data, "--max-steps", "4", "--learning-rate", "0.1", "-q"]);
+        let loss = |model: &[&str]| number(&json_of(&[&["eval"], model, &["--data", &data]].concat())["loss"]);
+        done(&["merge", &bundle, "-o", &merged, "-q"]);
+        // The processor multiplies no bfloat16.
+        if dtype == DType::BF16 {
+            continue;
+        }
+        let (adapted, folded) = (loss(&[&bundle]), loss(&[&merged, "--task", "causal-lm"]));
+        assert!((adapted - folded).abs() < 2e-2, "{dtype} {head:?} {options:?}: {adapted} with the adapter, {folded} merged");
     }
 }

@@ -27,12 +27,10 @@ pub(super) fn read(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
         }
         None => example.labels = Labels::Row,
     }
-    let same = ["the anchor itself", "the positive itself"].into_iter().zip(&example.texts).find_map(|(which, text)| {
-        let negatives = names.iter().zip(&example.texts).skip(2);
-        negatives.into_iter().find(|(_, negative)| *negative == text).map(|(name, _)| (*name, which))
-    });
-    if let Some((name, which)) = same {
-        let error = Error::mismatch(name.to_owned(), "a text that does not answer the anchor", which);
+    let mut texts = names.iter().zip(&example.texts).skip(1);
+    let positive = texts.next().map(|(_, text)| text);
+    if let Some((name, _)) = texts.find(|(_, negative)| Some(*negative) == positive) {
+        let error = Error::mismatch((*name).to_owned(), "a text that does not answer the anchor", "the positive itself");
         return Err(error.with_hint("leave the row out, or write another negative: `peft-onnx data mine-negatives` finds some"));
     }
     if example.others.is_empty() {
