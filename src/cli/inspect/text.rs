@@ -31,7 +31,7 @@ fn summary(report: &Report) -> String {
     ];
     for row in &report.constants {
         lines.push(format!(
-            "  {} {} parameters in {} initializers, {}",
+            "  {} numbers of type {} in {} initializers, {}",
             output::count(row.numbers),
             row.dtype,
             row.tensors,
