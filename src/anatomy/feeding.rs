@@ -95,6 +95,14 @@ impl Feeding {
         self.inputs.get(name).copied().or_else(by_name)
     }
 
+    /// Has the columns that a loss reads fed, but for those that the model gives itself.
+    pub fn feed_columns(&mut self, graph: &Graph, columns: impl Iterator<Item = String>) {
+        let outputs: Vec<&str> = graph.outputs().iter().map(|&id| graph.value_name(id)).collect();
+        for column in columns.filter(|column| !outputs.contains(&column.as_str())) {
+            self.inputs.entry(column).or_insert(Role::Column);
+        }
+    }
+
     /// The names of inputs with a role.
     pub fn named(&self, wanted: impl Fn(Role) -> bool) -> impl Iterator<Item = &str> {
         self.inputs.iter().filter(move |(_, role)| wanted(**role)).map(|(name, _)| name.as_str())

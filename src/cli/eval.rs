@@ -220,7 +220,10 @@ fn of_task(args: &Args, runtime: &Runtime, model: &Model, task: Task) -> Result<
     let measuring = prediction::measuring(graph, anatomy, &settled.objective).in_file(path)?;
     let runnable = Runnable::of(&measuring, path)?;
     let settings = Settings { device: args.model.device, purpose: Purpose::Inference, ..Settings::default() };
-    let source = || Ok(Source::of_model(model, task, args.model.tokenizer.as_deref())?.learning(&settled.plan));
+    let source = || {
+        let source = Source::of_model(model, task, args.model.tokenizer.as_deref())?.learning(&settled.plan);
+        Ok(source.feeding_columns(graph, settled.columns()))
+    };
     each(args, source, |source, dataset| {
         let session = Session::open(runtime, runnable.clone(), &settings)?;
         let names = dataset.class_names.clone().unwrap_or_else(|| source.class_names().to_vec());

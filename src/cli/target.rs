@@ -10,10 +10,7 @@ pub(super) fn file(path: &Path, force: bool) -> Result<()> {
     if path.is_dir() {
         return Err(Error::invalid("a folder, where a file is to be written").in_file(path).with_hint("name the file with `-o`"));
     }
-    if path == Path::new("-") {
-        let error = Error::invalid("- names no file, and only `predict` and `generate` write to standard output");
-        return Err(error.with_hint("leave `-o` out there; `./-` is a file of this name"));
-    }
+    is_named(path)?;
     // A device or a pipe is no place for a file, and is not ours to replace.
     if path.metadata().is_ok_and(|facts| !facts.is_file()) {
         let error = Error::invalid("no ordinary file: a pipe, a socket or a device, which is not replaced").in_file(path);
@@ -28,8 +25,18 @@ pub(super) fn file(path: &Path, force: bool) -> Result<()> {
     Ok(())
 }
 
+/// Refuses what stands for standard output in other programs.
+fn is_named(path: &Path) -> Result<()> {
+    if path != Path::new("-") {
+        return Ok(());
+    }
+    let error = Error::invalid("- names no file, and only `predict` and `generate` write to standard output");
+    Err(error.with_hint("leave `-o` out there; `./-` is a file of this name"))
+}
+
 /// A folder to fill in the place of one that is not there, is empty, or has nothing but files of these names.
 pub(super) fn folder(path: &Path, force: bool, names: &[&str]) -> Result<StagedFolder> {
+    is_named(path)?;
     if path.symlink_metadata().is_ok() {
         let is_folder = path.is_dir();
         if !is_folder || !force {
@@ -61,5 +68,6 @@ mod tests {
             let error = file(Path::new(path), true).unwrap_err();
             assert!(error.to_string().contains(said), "{path}: {error}");
         }
+        assert!(folder(Path::new("-"), true, &[]).is_err());
     }
 }

@@ -183,7 +183,7 @@ pub(super) fn fitted(mut model: Model, asked: &Injection) -> Result<Fitted> {
     split_modules::join(&mut base.anatomy, method.scope(), method.takes_parts()).in_file(&name)?;
     let loss = objective::settle(&asked.loss, task, &model.beside, &base.graph, &base.anatomy).in_file(&name)?;
     objective::check_teacher(&asked.loss, task, &base.anatomy)?;
-    feed_columns(&mut feeding, base, loss.columns());
+    feeding.feed_columns(&base.graph, loss.columns());
     let has_prompt = method.get::<PromptConfig>().is_some() || method.get::<PromptEncoderConfig>().is_some();
     if !has_prompt && asked.prompt_scale.is_some() {
         return Err(Error::setting("prompt_scale", "a method that puts virtual tokens in front", method.name()).with_hint("leave it out"));
@@ -346,14 +346,6 @@ fn prepare_cached(cached: &mut Base, given: Option<&AdapterFiles>, method: &Meth
         prompt_scale::apply(&mut cached.anatomy, side);
     }
     split_modules::join(&mut cached.anatomy, method.scope(), method.takes_parts())
-}
-
-/// Has the columns that a loss reads fed, but for those that the model gives itself.
-fn feed_columns(feeding: &mut Feeding, base: &Base, columns: impl Iterator<Item = String>) {
-    let outputs: Vec<&str> = base.graph.outputs().iter().map(|&id| base.graph.value_name(id)).collect();
-    for column in columns.filter(|column| !outputs.contains(&column.as_str())) {
-        feeding.inputs.entry(column).or_insert(anatomy::Role::Column);
-    }
 }
 
 /// Says what was switched off in a model that draws random numbers.

@@ -14,6 +14,7 @@ use crate::data::{
 };
 use crate::error::{Context, Error, Result};
 use crate::export::{Bundle, Manifest};
+use crate::ir::Graph;
 use crate::media::Augmentation;
 use crate::model::{Beside, Model, class_names, declared};
 use crate::num;
@@ -232,6 +233,13 @@ impl Source {
     #[must_use]
     pub fn learning(self, loss: &LossPlan) -> Self {
         Self { loss: loss.clone(), ..self }
+    }
+
+    /// Has the columns that a loss of a model without a bundle reads fed.
+    #[must_use]
+    pub fn feeding_columns(mut self, graph: &Graph, columns: impl Iterator<Item = String>) -> Self {
+        self.feeding.feed_columns(graph, columns);
+        self
     }
 
     /// Shows rows in a template, and asks for the words of a verbalizer; without one, for those that were asked for so far.

@@ -2,22 +2,17 @@
 
 use std::path::Path;
 
-use crate::common::{Folder, done, json_of, number};
+use crate::common::{self, Folder, done, json_of, number};
 use peft_onnx::ir::{Builder, DType, Dim, ModelInfo, Tensor};
 use peft_onnx::onnx::{self, WriteOptions};
 
 const WIDTH: usize = 4;
 const TOKENS: usize = 20;
 
-/// Small numbers, others for each name.
+/// Numbers from -1 to 1, others for each name.
 fn numbers(name: &str, shape: &[usize]) -> Tensor {
-    let count: usize = shape.iter().product();
-    let mut state: u32 = name.bytes().fold(7, |state, byte| state.wrapping_mul(31).wrapping_add(u32::from(byte)));
-    let mut next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        f32::from(u16::try_from(state >> 16).expect("16 bits")) / 32768.0 - 1.0
-    };
-    Tensor::from_f32(shape, &(0..count).map(|_| next()).collect::<Vec<f32>>())
+    let half = common::numbers(name, shape).to_f32().expect("floats");
+    Tensor::from_f32(shape, &half.into_iter().map(|number| 2.0 * number).collect::<Vec<_>>())
 }
 
 /// Where a language model's head has its weight.

@@ -3,22 +3,11 @@
 
 use std::path::Path;
 
-use crate::common::{Folder, done, json_of, number, refused};
+use crate::common::{Folder, done, json_of, number, numbers, refused};
 use peft_onnx::ir::{Attr, Builder, DType, Dim, Expr, Graph, ModelInfo, Tensor};
 use peft_onnx::onnx::{self, WriteOptions};
 
 const WIDTH: usize = 4;
-
-/// Small numbers, others for each name.
-fn numbers(name: &str, shape: &[usize]) -> Tensor {
-    let count: usize = shape.iter().product();
-    let mut state: u32 = name.bytes().fold(7, |state, byte| state.wrapping_mul(31).wrapping_add(u32::from(byte)));
-    let mut next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        f32::from(u16::try_from(state >> 16).expect("16 bits")) / 65536.0 - 0.5
-    };
-    Tensor::from_f32(shape, &(0..count).map(|_| next()).collect::<Vec<f32>>())
-}
 
 /// What both layers share: constants under the names of the first layer's, and one matrix whose name is gone.
 struct Shared<'g> {

@@ -471,4 +471,10 @@ fn scores_of_padding_count_in_parts_of_a_batch_as_in_the_whole() {
         let is_same = losses.len() == 3 && losses.iter().zip(&in_parts).all(|(one, other)| (one - other).abs() < 2e-5 * one.abs());
         assert!(is_same, "losses {losses:?}, in parts of {rows} {in_parts:?}");
     }
+    // The merged model has no bundle that says what its loss reads.
+    let (merged, tokenizer) = (folder.path("merged.onnx"), folder.path("tokenizer.json"));
+    done(&["merge", &folder.path("whole"), "-o", &merged, "-q"]);
+    let loss = |of: &str| number(&json_of(&["eval", of, "--data", &data, "--tokenizer", &tokenizer])["loss"]);
+    let (adapted, folded) = (loss(&folder.path("whole")), loss(&merged));
+    assert!((adapted - folded).abs() < 1e-5, "{adapted} with the adapter, {folded} merged");
 }

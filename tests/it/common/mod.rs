@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
+use peft_onnx::ir::Tensor;
 use serde_json::Value;
 
 /// The program. It is told where the project's ONNX Runtime is, unless a variable names another.
@@ -59,6 +60,17 @@ pub(crate) fn refused(args: &[&str], expected: &[&str]) {
     assert_eq!(output.status.code(), Some(1), "peft-onnx {}: {said}", args.join(" "));
     let is_all = said.starts_with("error: ") && expected.iter().all(|words| said.contains(words));
     assert!(is_all, "peft-onnx {}: {said}\nexpected: {expected:?}", args.join(" "));
+}
+
+/// Numbers from -0.5 to 0.5, others for each name.
+pub(crate) fn numbers(name: &str, shape: &[usize]) -> Tensor {
+    let count: usize = shape.iter().product();
+    let mut state: u32 = name.bytes().fold(7, |state, byte| state.wrapping_mul(31).wrapping_add(u32::from(byte)));
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        f32::from(u16::try_from(state >> 16).expect("16 bits")) / 65536.0 - 0.5
+    };
+    Tensor::from_f32(shape, &(0..count).map(|_| next()).collect::<Vec<f32>>())
 }
 
 /// A number.
