@@ -1,7 +1,7 @@
 //! A method and its configuration, applied to a graph that was recognised: which tensors, and where.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::adapter::change::Change;
 use crate::adapter::config::Task;
@@ -100,12 +100,12 @@ impl Plan {
         self.parts.iter().flat_map(|part| part.trained()).collect()
     }
 
-    /// Whether the method has to do with a module.
+    /// The modules that the method has to do with.
     #[must_use]
-    pub fn touches(&self, module: &str) -> bool {
-        let is_own = |name: &String| name.rsplit_once('.').is_some_and(|(owner, _)| owner == module);
-        let mut whole = self.parts.iter().flat_map(|part| part.trained().into_iter().chain(part.replaced()));
-        self.targets().iter().any(|(target, _)| target == module) || whole.any(|name| is_own(&name))
+    pub fn touched(&self) -> BTreeSet<String> {
+        let whole = self.parts.iter().flat_map(|part| part.trained().into_iter().chain(part.replaced()));
+        let owners = whole.filter_map(|name| name.rsplit_once('.').map(|(owner, _)| owner.to_owned()));
+        self.targets().into_iter().map(|(target, _)| target).chain(owners).collect()
     }
 
     /// Whether the method has to do with modules at all.

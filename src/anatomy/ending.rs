@@ -4,7 +4,8 @@
 //! last projection → [bias, scale, cap]* → scores → Softmax | LogSoftmax | exp(x - max) / sum | Sigmoid | 1 / (1 + exp(-x)) → [views]* → output
 //! ```
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ir::{Graph, Trait, ValueId};
 use crate::num;
@@ -63,7 +64,8 @@ const VIEWS: &[&str] = &[
 /// The scores that an output is made of; the output itself where it is neither made of probabilities nor a choice among classes.
 pub(super) fn behind(graph: &Graph, output: ValueId) -> Behind {
     let end = ValueRef::new(graph, output);
-    match search(end, MAX_STEPS) {
+    let known = RefCell::default();
+    match search(end, Steps { left: MAX_STEPS, known: &known }) {
         Some(Found { scores, squash: Some(squash), node, is_turned }) => {
             let squash = if is_turned { Squash::Mixed } else { squash };
             Behind { scores: scores.id(), made: Some(Probabilities { squash, node: node.label() }) }
@@ -73,6 +75,20 @@ pub(super) fn behind(graph: &Graph, output: ValueId) -> Behind {
     }
 }
 
+/// The steps that are left, and what was found so far: ways that meet again are walked once.
+#[derive(Clone, Copy)]
+struct Steps<'s, 'g> {
+    left: usize,
+    known: &'s RefCell<BTreeMap<(ValueId, usize), Option<Found<'g>>>>,
+}
+
+impl Steps<'_, '_> {
+    fn less(self) -> Self {
+        Self { left: self.left - 1, ..self }
+    }
+}
+
+#[derive(Clone, Copy)]
 struct Found<'g> {
     scores: ValueRef<'g>,
     squash: Option<Squash>,
@@ -126,9 +142,19 @@ fn last_axis(scores: ValueRef<'_>, mut axis: usize) -> Option<ValueRef<'_>> {
     }
 }
 
-fn search(value: ValueRef<'_>, steps: usize) -> Option<Found<'_>> {
-    let node = value.producer().filter(|_| steps > 0)?;
-    let next = |input: usize| search(node.input(input).ok()?, steps - 1);
+fn search<'g>(value: ValueRef<'g>, steps: Steps<'_, 'g>) -> Option<Found<'g>> {
+    let node = value.producer().filter(|_| steps.left > 0)?;
+    let place = (value.id(), steps.left);
+    if let Some(known) = steps.known.borrow().get(&place) {
+        return *known;
+    }
+    let found = behind_node(value, node, steps);
+    steps.known.borrow_mut().insert(place, found);
+    found
+}
+
+fn behind_node<'g>(value: ValueRef<'g>, node: NodeRef<'g>, steps: Steps<'_, 'g>) -> Option<Found<'g>> {
+    let next = |input: usize| search(node.input(input).ok()?, steps.less());
     match node.op() {
         "Softmax" | "LogSoftmax" => Some(Found::softmax(node.input(0).ok()?, Some(node.node().int("axis", -1)), node)),
         "Sigmoid" | "HardSigmoid" => Some(Found::sigmoid(node.input(0).ok()?, node)),
@@ -158,20 +184,20 @@ fn search(value: ValueRef<'_>, steps: usize) -> Option<Found<'_>> {
 }
 
 /// What a choice is made among: probabilities, or scores themselves.
-fn chosen(node: NodeRef<'_>, steps: usize) -> Option<Found<'_>> {
+fn chosen<'g>(node: NodeRef<'g>, steps: Steps<'_, 'g>) -> Option<Found<'g>> {
     let among = node.input(0).ok()?;
-    let below = search(among, steps - 1);
+    let below = search(among, steps.less());
     below.or_else(|| node.is(&["ArgMax", "TopK", "Hardmax"]).then_some(Found { scores: among, squash: None, node, is_turned: false }))
 }
 
 /// `e / sum(e)`, `1 / (1 + exp(-x))`, or a quotient by a number.
-fn quotient(node: NodeRef<'_>, steps: usize) -> Option<Found<'_>> {
+fn quotient<'g>(node: NodeRef<'g>, steps: Steps<'_, 'g>) -> Option<Found<'g>> {
     let (above, below) = (node.input(0).ok()?, node.input(1).ok()?);
     if above.number().is_some() || (above.is_constant() && below.number().is_none()) {
         return sigmoid_below(below, node);
     }
     if below.is_constant() || below.number().is_some() {
-        return search(above, steps - 1).filter(|found| found.squash.is_some());
+        return search(above, steps.less()).filter(|found| found.squash.is_some());
     }
     let own = same(above);
     // e / (e + 1)
@@ -283,17 +309,17 @@ fn sigmoid_of_tanh(node: NodeRef<'_>) -> Option<Found<'_>> {
 }
 
 /// Probabilities that are scaled, shifted or bounded by a constant.
-fn beside_a_constant(node: NodeRef<'_>, steps: usize) -> Option<Found<'_>> {
+fn beside_a_constant<'g>(node: NodeRef<'g>, steps: Steps<'_, 'g>) -> Option<Found<'g>> {
     let mut varying = node.inputs().filter(|input| !input.is_constant());
     let (only, None) = (varying.next()?, varying.next()) else { return None };
-    search(only, steps - 1).filter(|found| found.squash.is_some())
+    search(only, steps.less()).filter(|found| found.squash.is_some())
 }
 
 /// `[1 - p, p]`, or the parts of probabilities that were split, in their order; what else is joined with probabilities makes them those of several
 /// predictions, or of classes in another order.
-fn joined(node: NodeRef<'_>, steps: usize) -> Option<Found<'_>> {
+fn joined<'g>(node: NodeRef<'g>, steps: Steps<'_, 'g>) -> Option<Found<'g>> {
     let parts = || node.inputs().map(|input| same(input));
-    let found: Vec<Option<Found<'_>>> = node.inputs().map(|input| search(input, steps - 1)).collect();
+    let found: Vec<Option<Found<'g>>> = node.inputs().map(|input| search(input, steps.less())).collect();
     let scores: BTreeSet<Option<ValueId>> = found.iter().map(|found| found.as_ref().map(|found| found.scores.id())).collect();
     let turned: Vec<bool> = found.iter().flatten().map(|found| found.is_turned).collect();
     let first = found.into_iter().flatten().find(|found| found.squash.is_some())?;
@@ -302,7 +328,7 @@ fn joined(node: NodeRef<'_>, steps: usize) -> Option<Found<'_>> {
     let split = parts().next()?.from(&["Split"]).ok();
     let are_in_order = split.is_some_and(|split| split.node().writes().eq(parts().map(ValueRef::id)));
     match split.filter(|_| are_of_one && are_in_order) {
-        Some(split) => search(split.input(0).ok()?, steps - 1),
+        Some(split) => search(split.input(0).ok()?, steps.less()),
         None => Some(if is_pair { Found { is_turned: false, ..first } } else { first.mixed() }),
     }
 }

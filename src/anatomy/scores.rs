@@ -4,9 +4,12 @@
 //! MatMul → [Mul | Div scale]* → [Add mask | Where mask]* → [Cast | Reshape | Tanh ..]* → Softmax
 //! ```
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
 use super::walk::{Found, NodeRef, ValueRef};
 use super::{Mask, Masking};
-use crate::ir::Trait;
+use crate::ir::{Trait, ValueId};
 
 /// Whether an operator may be the product of queries and keys: one of any rank.
 pub(super) fn is_product(op: &str) -> bool {
@@ -33,19 +36,31 @@ pub(super) struct Scores<'g> {
 
 /// The product behind a softmax's input.
 pub(super) fn behind(value: ValueRef<'_>) -> Found<Scores<'_>> {
-    search(value, MAX_STEPS)
+    search(value, MAX_STEPS, &RefCell::default())
 }
 
-fn search(value: ValueRef<'_>, steps: usize) -> Found<Scores<'_>> {
+/// Values behind which nothing was found, with the steps that were left: ways that meet again are walked once.
+type Dead = RefCell<BTreeSet<(ValueId, usize)>>;
+
+fn search<'g>(value: ValueRef<'g>, steps: usize, dead: &Dead) -> Found<Scores<'g>> {
+    let is_dead = dead.borrow().contains(&(value.id(), steps));
+    let found = behind_node(value, if is_dead { 0 } else { steps }, dead);
+    if found.is_err() {
+        dead.borrow_mut().insert((value.id(), steps));
+    }
+    found
+}
+
+fn behind_node<'g>(value: ValueRef<'g>, steps: usize, dead: &Dead) -> Found<Scores<'g>> {
     let wanted = || value.miss("scores: a product of queries and keys, scaled and masked");
     let node = value.producer().filter(|_| steps > 0).ok_or_else(wanted)?;
-    let next = |input: usize| search(node.input(input)?, steps - 1);
+    let next = |input: usize| search(node.input(input)?, steps - 1, dead);
     match node.op() {
         op if is_product(op) => product(node),
         op if NEUTRAL.contains(&op) => next(0),
         "Mul" | "Div" => {
             let (input, factor) = scaled(node)?;
-            let scores = search(input, steps - 1)?;
+            let scores = search(input, steps - 1, dead)?;
             Ok(Scores { scale: scores.scale.zip(factor).map(|(a, b)| a * b), ..scores })
         }
         "Add" => {

@@ -11,7 +11,7 @@ use super::{Anatomy, Attention};
 const COMPUTES: &[&str] = &["Conv", "Softmax", "Gather", "Attention", "com.microsoft:MultiHeadAttention"];
 
 /// Values that are looked at before the search gives up.
-const MAX_VALUES: usize = 4096;
+const MAX_VALUES: usize = 512;
 
 /// What shows that the graph is the decoder of an encoder-decoder, alone: attentions whose queries come from tokens, and whose keys come from an
 /// input of hidden states, or from a past that never grows.

@@ -16,6 +16,7 @@ use crate::ir::Graph;
 use crate::model::Model;
 use crate::onnx::Runnable;
 use crate::ort::{Device, Purpose, Runtime, Session, Settings};
+use crate::train::held::held;
 use crate::training::check::{self, Row, Verdict};
 use crate::training::{Source, open_graph};
 
@@ -92,18 +93,21 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
 }
 
 /// The gradient graph, without the rounding of activations to small integers: gradients go straight through that, as if it were not there, so that
-/// they are those of the loss without it.
+/// they are those of the loss without it. What gradients do not pass is held.
 fn open(runtime: &Runtime, bundle: &Bundle) -> Result<Session> {
     const GRADIENT: GraphName = GraphName::Gradient;
-    let Some(unrounded) = decompose::without_rounding(&bundle.graph(GRADIENT)?)? else {
-        return open_graph(runtime, bundle, GRADIENT, Device::Cpu);
-    };
-    tracing::warn!(
-        "this model rounds activations to small integers, which gradients pass straight through: the loss without that is what they are compared with"
-    );
+    let graph = bundle.graph(GRADIENT)?;
+    let unrounded = decompose::without_rounding(&graph)?;
+    if unrounded.is_some() {
+        tracing::warn!(
+            "this model rounds activations to small integers, which gradients pass straight through: the loss without that is what they are compared with"
+        );
+    }
+    let held = held(unrounded.as_ref().unwrap_or(&graph))?;
+    let Some(changed) = held.or(unrounded) else { return open_graph(runtime, bundle, GRADIENT, Device::Cpu) };
     let path = bundle.runnable(GRADIENT)?.path;
     let settings = Settings { device: Device::Cpu, purpose: Purpose::Training, ..Settings::default() };
-    Session::open(runtime, Runnable::of(&unrounded, &path)?, &settings)
+    Session::open(runtime, Runnable::of(&changed, &path)?, &settings)
 }
 
 /// Operators whose results go in steps, by how many a graph has, as the end of a sentence.

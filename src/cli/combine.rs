@@ -1,6 +1,6 @@
 //! `peft-onnx combine`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use serde_json::json;
@@ -73,7 +73,8 @@ pub enum MajorityName {
 /// # Errors
 /// An adapter that cannot be read; as [`peft::combine::combine`]; a folder that is there already.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
-    let folder = target::folder(&args.output, args.force, &ADAPTER_FILES)?;
+    let read: Vec<Option<&Path>> = args.adapters.iter().map(|adapter| Some(adapter.as_path())).collect();
+    let folder = target::folder(&args.output, args.force, &ADAPTER_FILES, &read)?;
     let adapters: Vec<AdapterFiles> = args.adapters.iter().map(|folder: &PathBuf| peft::read(folder)).collect::<Result<_>>()?;
     let weights = match args.weights.len() {
         0 => vec![1.0; adapters.len()],

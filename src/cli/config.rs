@@ -1,37 +1,26 @@
 //! `--config FILE`: options of `train` and `finetune` by their long names, from YAML. What the command line says wins.
 //!
-//! A run keeps its own in `config.yaml`, and a tuned model's folder those of `finetune`; both can be read again.
+//! A run keeps its own in `config.yaml`, and a tuned model's folder those of `finetune`; both can be read again. A run that is resumed goes on with its own
+//! options where nothing else is said.
 
-use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::path::Path;
 
-use clap::{Arg, ArgMatches, Command, CommandFactory};
+use clap::{Arg, ArgMatches, CommandFactory};
 use serde::Serialize;
 use serde_yaml_ng::{Mapping, Value};
 
 use super::Cli;
 use crate::error::{Context, Error, Result};
 
-/// The commands that take a file of options.
-const COMMANDS: [&str; 2] = ["train", "finetune"];
-const OPTION: &str = "config";
+/// The option that names a file of options.
+pub(super) const OPTION: &str = "config";
 /// Options of which the command line takes one at most: one of them there outdoes the other in the file.
 const EITHER: [&[&str]; 4] =
     [&["epochs", "max-steps"], &["resume", "continue", "restart"], &["eval-data", "val-size"], &["method", "adapter"]];
 const FORMAT: &str = "a file of options";
-
-/// Adds the options of the file that `--config` names to those of the command line that do not say otherwise.
-///
-/// # Errors
-/// A file that cannot be read or is no YAML mapping; a name that is no option, with those that are nearest.
-pub fn expanded(mut arguments: Vec<OsString>) -> Result<Vec<OsString>> {
-    let said = arguments.iter().skip(1).find(|argument| !is_option(argument));
-    let Some(name) = COMMANDS.into_iter().find(|name| said.is_some_and(|said| said == name)) else { return Ok(arguments) };
-    let Some(path) = value_of(&arguments, OPTION) else { return Ok(arguments) };
-    let added = options(name, &path, &arguments).in_file(&path)?;
-    arguments.extend(added);
-    Ok(arguments)
-}
+/// Options that say what to do this time, not how.
+pub(super) const OF_THIS_TIME: [&str; 6] = ["resume", "continue", "restart", "run", "force", "output"];
 
 /// Options of a command as YAML, as they can be read again.
 ///
@@ -46,7 +35,7 @@ pub(super) fn text(command: &str, options: &impl Serialize) -> Result<String> {
 }
 
 /// The options that a command line has, said or by default, by their long names.
-pub(super) fn used(command: &Command, matches: &ArgMatches) -> Mapping {
+pub(super) fn used(command: &clap::Command, matches: &ArgMatches) -> Mapping {
     let mut used = Mapping::new();
     for arg in command.get_arguments().filter(|arg| !arg.is_global_set()) {
         let (Some(name), id) = (arg.get_long(), arg.get_id().as_str()) else { continue };
@@ -77,38 +66,29 @@ pub(super) fn used(command: &Command, matches: &ArgMatches) -> Mapping {
 /// If it cannot be read, or is no YAML mapping.
 pub(super) fn read(path: &Path) -> Result<Mapping> {
     let text = std::fs::read_to_string(path).in_file(path)?;
-    let value: Value = serde_yaml_ng::from_str(&text).map_err(|error| Error::format(FORMAT, error))?;
+    let value: Value = serde_yaml_ng::from_str(&text).map_err(|error| Error::format(FORMAT, error)).in_file(path)?;
     match value {
         Value::Mapping(options) => Ok(options),
         Value::Null => Ok(Mapping::new()),
-        _ => Err(Error::format(FORMAT, "expected `option: value` lines")),
+        _ => Err(Error::format(FORMAT, "expected `option: value` lines")).in_file(path),
     }
 }
 
-fn is_option(argument: &OsStr) -> bool {
-    argument.to_str().is_some_and(|text| text.starts_with('-'))
-}
-
-/// The value of an option on the command line.
-fn value_of(arguments: &[OsString], name: &str) -> Option<PathBuf> {
-    let long = format!("--{name}");
-    arguments.iter().enumerate().find_map(|(place, argument)| match argument.to_str()?.strip_prefix(&long)? {
-        "" => arguments.get(place + 1).map(PathBuf::from),
-        rest => rest.strip_prefix('=').map(PathBuf::from),
-    })
-}
-
-fn options(name: &str, path: &Path, arguments: &[OsString]) -> Result<Vec<OsString>> {
+/// Options of a file as arguments, but for what other arguments say.
+///
+/// # Errors
+/// A name that is no option, with those that are nearest; a value that is none of an option.
+pub(super) fn arguments(name: &str, options: Mapping, said: &[OsString]) -> Result<Vec<OsString>> {
     let cli = Cli::command();
     let command = cli.find_subcommand(name).ok_or_else(|| Error::not_found("command", name))?;
     let mut added = vec![];
-    for (key, value) in read(path)? {
+    for (key, value) in options {
         let Some(key) = key.as_str().map(|key| key.replace('_', "-")) else {
             return Err(Error::format(FORMAT, format!("{} is no name of an option", shown(&key))));
         };
         let arg = command.get_arguments().find(|arg| names(arg).contains(&key.as_str())).ok_or_else(|| unknown(&key, command))?;
         let name = arg.get_long().unwrap_or_default();
-        if name == OPTION || is_outdone(name, arg, command, arguments) {
+        if name == OPTION || is_outdone(name, arg, command, said) {
             continue;
         }
         added.extend(written(name, &value)?);
@@ -135,7 +115,7 @@ fn written(name: &str, value: &Value) -> Result<Vec<OsString>> {
 }
 
 /// Whether the command line says an option, or one that goes in its place.
-fn is_outdone(name: &str, arg: &Arg, command: &Command, arguments: &[OsString]) -> bool {
+fn is_outdone(name: &str, arg: &Arg, command: &clap::Command, arguments: &[OsString]) -> bool {
     let rivals = EITHER.iter().find(|group| group.contains(&name)).copied().unwrap_or_default();
     let rivals = command.get_arguments().filter(|other| other.get_long().is_some_and(|long| rivals.contains(&long)));
     rivals.chain([arg]).flat_map(names).any(|name| {
@@ -150,7 +130,7 @@ fn names(arg: &Arg) -> Vec<&str> {
     arg.get_long().into_iter().chain(arg.get_all_aliases().unwrap_or_default()).collect()
 }
 
-fn unknown(key: &str, command: &Command) -> Error {
+fn unknown(key: &str, command: &clap::Command) -> Error {
     let all: Vec<&str> = command.get_arguments().filter_map(Arg::get_long).collect();
     let shares = |name: &&&str| name.split('-').any(|part| key.split('-').any(|other| part == other));
     let near: Vec<String> = all.iter().filter(shares).map(|name| format!("`{name}`")).collect();
@@ -164,56 +144,4 @@ fn unknown(key: &str, command: &Command) -> Error {
 
 fn shown(value: &Value) -> String {
     serde_yaml_ng::to_string(value).unwrap_or_default().trim().to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn expanded_with(file: &str, line: &str) -> Result<String> {
-        let folder = tempfile::tempdir()?;
-        let path = folder.path().join("run.yaml");
-        std::fs::write(&path, file)?;
-        let line = line.replace("FILE", &path.display().to_string());
-        let all = expanded(line.split(' ').map(OsString::from).collect())?;
-        let added = &all[line.split(' ').count()..];
-        Ok(added.iter().map(|argument| argument.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" "))
-    }
-
-    #[test]
-    fn options_of_the_file_are_added_where_the_command_line_does_not_say_otherwise() -> Result<()> {
-        struct Row(&'static str, &'static str, &'static str);
-        for Row(file, line, added) in [
-            Row("data: a.jsonl\nepochs: 2\n", "x train b --config FILE", "--data=a.jsonl --epochs=2"),
-            Row("learning_rate: 1e-4\npacking: true\nno-shuffle: false\n", "x train b --config=FILE", "--learning-rate=0.0001 --packing"),
-            Row("epochs: 2\nseed: 1\n", "x train b --config FILE --max-steps 4", "--seed=1"),
-            Row("learning_rate: 1\nseed: 1", "x train b --config FILE --learning_rate 2", "--seed=1"),
-            Row("seed: 1\nbatch-size: 4", "x train b --config FILE --seed=3", "--batch-size=4"),
-            Row("threads: ~\n", "x train b --config FILE", ""),
-            Row("", "x train b --config FILE", ""),
-            Row("seed: 1", "x -q train b --config FILE", "--seed=1"),
-            Row("seed: 1", "x eval b --config FILE", ""),
-        ] {
-            assert_eq!(expanded_with(file, line)?, added, "{file} {line}");
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn what_is_no_option_is_said() {
-        for (file, expected) in [
-            ("learning-rat: 1", "is it `learning-rate`?"),
-            ("nonsense: 1", "lists them"),
-            ("- a\n- b", ""),
-            ("seed: {a: 1}", ""),
-            ("a: [", ""),
-        ] {
-            let error = expanded_with(file, "x train b --config FILE").unwrap_err();
-            assert!(
-                error.to_string().contains("run.yaml") && error.hint().unwrap_or_default().contains(expected),
-                "{error} {:?}",
-                error.hint()
-            );
-        }
-    }
 }

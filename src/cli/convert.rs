@@ -68,7 +68,7 @@ pub enum Form {
 /// # Errors
 /// If the model cannot be read, or has no such form; if the target cannot be written.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
-    target::file(&args.output, args.force)?;
+    target::file(&args.output, args.force, &[Some(&args.model)])?;
     let read = onnx::read(&args.model)?;
     let graph = formed(&read, args.form).in_file(&args.model)?;
     let storage = storage(args, &graph)?;

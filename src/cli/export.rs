@@ -86,25 +86,26 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     // An adapter that is none is not handed on in any form.
     crate::peft::read(&adapter)?;
     let output = args.output.as_path();
+    let read = [Some(args.bundle.path.as_path()), args.bundle.base.as_deref(), args.adapter.as_deref()];
     match args.format {
         Format::Peft => peft(args, &adapter)?,
         Format::OnnxAdapter => {
-            target::file(output, args.force)?;
+            target::file(output, args.force, &read)?;
             onnx_adapter::write(&args.bundle.path, args.adapter.as_deref().or(Some(&adapter)), output).map(|_| ())?;
         }
         Format::Inference => {
-            target::file(output, args.force)?;
+            target::file(output, args.force, &read)?;
             let bundle = open(args)?;
             let graph = if args.required_inputs { training_loop::fed_inference(&bundle)? } else { bundle.adapted()? };
             onnx::write(&graph, output, &WriteOptions { storage: Storage::Inline })?;
         }
         Format::Vjp => {
-            let folder = target::folder(output, args.force, &vjp::FILES)?;
+            let folder = target::folder(output, args.force, &vjp::FILES, &read)?;
             vjp::write(&open(args)?, folder.path())?;
             folder.finish()?;
         }
         Format::Training => {
-            let folder = target::folder(output, args.force, &training_loop::FILES)?;
+            let folder = target::folder(output, args.force, &training_loop::FILES, &read)?;
             training_loop::write(&open(args)?, &args.hyperparameters.values(), folder.path())?;
             folder.finish()?;
         }
@@ -117,7 +118,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
 
 fn peft(args: &Args, from: &Path) -> Result<()> {
     let manifest = Manifest::read(&args.bundle.path)?;
-    let folder = target::folder(&args.output, args.force, &layout::adapter_files())?;
+    let folder = target::folder(&args.output, args.force, &layout::adapter_files(), &[Some(&args.bundle.path)])?;
     let card = args.bundle.path.join(card::FILE);
     for file in PEFT_FILES.iter().map(|name| from.join(name)).chain([card.clone()]).filter(|file| file.exists()) {
         let bytes = std::fs::read(&file).in_file(&file)?;

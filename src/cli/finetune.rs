@@ -11,10 +11,10 @@ use serde_yaml_ng::Mapping;
 use super::inject::{Adding, Place};
 use super::merge::{Folder, Merged, Merging};
 use super::train::Training;
-use super::{Global, config, output, signals};
+use super::{Global, config, output, signals, target};
 use crate::error::{Error, Result};
 use crate::evaluate::Evaluation;
-use crate::export::{Bundle, Injected, Manifest};
+use crate::export::{Bundle, Injected, Manifest, layout};
 use crate::training::Summary;
 use decide::Decided;
 
@@ -110,12 +110,14 @@ impl<'a> Places<'a> {
 
     /// Refuses what would be refused at the end, before any work is done.
     fn check(&self, args: &Args) -> Result<()> {
-        let is_filled = self.folder.read_dir().is_ok_and(|mut entries| entries.next().is_some());
-        if (is_filled || self.folder.is_file()) && !args.force && !args.goes_on() {
-            return Err(Error::invalid("already there")
-                .in_file(&self.folder)
-                .with_hint("`--force` replaces it, `-o` names another folder"));
-        }
+        let Training { data, eval_data, tokenizer, .. } = &args.training;
+        let others = [("evaluation's data", eval_data), ("tokenizer", tokenizer)];
+        let others = others.iter().filter_map(|(what, path)| Some((*what, path.as_deref()?)));
+        let read: Vec<(&str, &Path)> = [("base", self.model), ("data", data)].into_iter().chain(others).collect();
+        target::not_around(&self.folder, &read)?;
+        let names = layout::names(self.model)?;
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        target::check_folder(&self.folder, args.force || args.goes_on(), &names)?;
         if args.goes_on() && !self.bundle.is_dir() {
             let error = Error::invalid("there is no bundle to go on with").in_file(&self.bundle);
             return Err(error.with_hint("leave out --resume, --continue or --restart to begin"));
@@ -148,6 +150,14 @@ fn beside(path: &Path, end: &str) -> Result<PathBuf> {
 }
 
 impl Args {
+    /// The bundle that is trained.
+    ///
+    /// # Errors
+    /// A name of a folder that is none.
+    pub(super) fn bundle(&self) -> Result<PathBuf> {
+        Places::of(self).map(|places| places.bundle)
+    }
+
     /// Whether a bundle that is there is trained on.
     fn goes_on(&self) -> bool {
         self.training.resume.is_some() || self.training.continued || self.training.restart

@@ -17,7 +17,7 @@ use crate::export::INFERENCE;
 use crate::generate::{Generator, Limits, Sampler, Sampling, TextStream};
 use crate::ir::Graph;
 use crate::media::Features;
-use crate::model::parts;
+use crate::model::{Beside, declared, parts};
 use crate::onnx::Runnable;
 use crate::training::tokenizer_near;
 use crate::{files, model};
@@ -239,6 +239,8 @@ impl Model {
             None => tokenizer_near(&places)?
                 .ok_or_else(|| Error::not_found("tokenizer", "tokenizer.json").in_file(path).with_hint("name one with --tokenizer FILE"))?,
         };
+        let told = places.last().map(|model| declared::positions(&Beside::near(model))).transpose()?.flatten();
+        let positions = positions.into_iter().chain(told).min();
         let folders = places.iter().flat_map(|place| files::near::folders(place)).collect();
         Ok(Self { graph, later, places, tokenizer, folders, positions, feeding })
     }

@@ -141,7 +141,7 @@ impl Args {
                 Error::invalid("--tokenizer goes with a folder").with_hint("`-o FOLDER/` writes one with all that belongs to the model")
             );
         }
-        target::file(&self.output, self.force)?;
+        target::file(&self.output, self.force, &read(bundle))?;
         let base = Model::open_files(bundle.model_files())?;
         let samples = Samples::of_model(&base);
         let report = merge::write(base, &self.merging.request(bundle, &self.output, None))?;
@@ -173,9 +173,9 @@ impl Merging {
             return Err(error.with_hint("leave out --layout, or name a folder with `-o FOLDER/`"));
         }
         let layout = self.layout.unwrap_or_else(|| Layout::around(bundle.model()));
-        not_around(folder.path, bundle)?;
+        target::not_around(folder.path, &[("base", bundle.model()), ("bundle", bundle.folder())])?;
         let names = layout::names(bundle.model())?;
-        let staged = target::folder(folder.path, folder.force, &names.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let staged = target::folder(folder.path, folder.force, &names.iter().map(String::as_str).collect::<Vec<_>>(), &read(bundle))?;
         let model = staged.path().join(layout.model());
         std::fs::create_dir_all(files::folder(&model)).in_file(&model)?;
         let base = Model::open_files(bundle.model_files())?;
@@ -195,6 +195,11 @@ impl Merging {
     fn compared(&self, report: &Report, model: &Path, samples: &Samples, global: &Global) -> Result<Option<Comparison>> {
         if self.no_verify { Ok(None) } else { compared(report, model, samples, global) }
     }
+}
+
+/// What a merge reads.
+fn read(bundle: &Bundle) -> [Option<&Path>; 2] {
+    [Some(bundle.folder()), Some(bundle.model())]
 }
 
 /// The options that say what the columns of the training's data were, where their names do not.
@@ -220,20 +225,6 @@ fn source<'a>(bundle: &'a Bundle, tokenizer: Option<&'a Path>) -> Result<layout:
         inputs: &graph.inputs,
         outputs: &graph.outputs,
     })
-}
-
-/// Refuses a folder that has the base or the bundle: a folder is replaced as a whole.
-fn not_around(folder: &Path, bundle: &Bundle) -> Result<()> {
-    let Ok(whole) = folder.canonicalize() else { return Ok(()) };
-    let is_inside = |path: &Path| path.canonicalize().is_ok_and(|path| path.starts_with(&whole));
-    let there = [("base", bundle.model()), ("bundle", bundle.folder())].into_iter().find(|(_, path)| is_inside(path));
-    match there {
-        Some((what, path)) => {
-            let error = Error::invalid(format!("the {what} is in this folder: {}", path.display())).in_file(folder);
-            Err(error.with_hint("`-o` names another folder"))
-        }
-        None => Ok(()),
-    }
 }
 
 impl Merged {

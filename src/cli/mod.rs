@@ -14,6 +14,7 @@ pub mod convert;
 pub mod data;
 mod door;
 pub mod eval;
+mod expanded;
 pub mod export;
 mod failure;
 pub mod finetune;
@@ -47,7 +48,7 @@ mod which;
 use clap::{Parser, Subcommand};
 
 pub use columns::Columns;
-pub use config::expanded;
+pub use expanded::expanded;
 pub use failure::{describe, report, report_usage};
 pub use global::Global;
 pub use help::command;

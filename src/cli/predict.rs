@@ -83,7 +83,11 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         return Err(Error::setting("threshold", "a probability, from 0 to 1", threshold));
     }
     if let Some(path) = &args.output {
-        target::file(path, args.force)?;
+        target::file(
+            path,
+            args.force,
+            &[Some(&args.model.path), args.model.base.as_deref(), Some(&args.rows.data), args.model.tokenizer.as_deref()],
+        )?;
     }
     let runtime = global.runtime(args.model.threads)?;
     let model = args.opening().open()?;

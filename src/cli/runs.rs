@@ -65,7 +65,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let is_held = Lock::holder(&args.bundle).is_some_and(|holder| holder.work.ends_with("train"));
     let told: Vec<Told> = chosen.iter().map(|run| told(run, is_held && Some(&run.name) == newest.as_ref())).collect::<Result<_>>()?;
     if let Some(path) = &args.html {
-        target::file(path, args.force)?;
+        target::file(path, args.force, &[Some(&args.bundle)])?;
         report::compare(path, &chosen)?;
     }
     let curves = Curves::of(&chosen)?;

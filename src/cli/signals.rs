@@ -64,7 +64,7 @@ fn came(signal: i32) {
     if !ASKS.load(Ordering::SeqCst) || ASKED.swap(true, Ordering::SeqCst) {
         ENDS.store(true, Ordering::SeqCst);
         unfinished::remove_all();
-        std::process::exit(OF_SIGNALS + signal);
+        system::end(OF_SIGNALS + signal);
     }
     SIGNAL.store(signal, Ordering::SeqCst);
     output::note(&format!("\nstopping: {} (once more to quit at once)", WORDS.get().copied().unwrap_or_default()));
@@ -106,6 +106,11 @@ mod system {
         Ok(())
     }
 
+    /// Ends the process as it stands: what ends it in good order unloads libraries whose threads are still computing.
+    pub(super) fn end(code: i32) {
+        signal_hook::low_level::exit(code);
+    }
+
     /// Whether who started this process wants a signal ignored: `nohup` does, so that the work outlives the terminal.
     fn is_ignored(signal: i32) -> bool {
         // SAFETY: `sigaction` with no new action only writes the present one into `now`, which is plain data for which zeros are valid.
@@ -122,5 +127,10 @@ mod system {
     /// Calls `came` for every Ctrl-C.
     pub(super) fn listen(came: impl Fn(i32) + Send + 'static) -> Result<(), ctrlc::Error> {
         ctrlc::set_handler(move || came(super::INTERRUPT))
+    }
+
+    /// Ends the process.
+    pub(super) fn end(code: i32) {
+        std::process::exit(code);
     }
 }

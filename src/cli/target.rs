@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use crate::error::{Context, Error, Result};
+use crate::export::belongs::belongs;
 use crate::files::{self, StagedFolder, leftovers};
 
-/// Makes sure that a file may be written, and that its folder is there.
-pub(super) fn file(path: &Path, force: bool) -> Result<()> {
+/// Makes sure that a file may be written, and that its folder is there. `read` is what the command reads, which is not replaced: models, bundles, data.
+pub(super) fn file(path: &Path, force: bool, read: &[Option<&Path>]) -> Result<()> {
     if path.is_dir() {
         return Err(Error::invalid("a folder, where a file is to be written").in_file(path).with_hint("name the file with `-o`"));
     }
@@ -19,10 +20,24 @@ pub(super) fn file(path: &Path, force: bool) -> Result<()> {
     if path.symlink_metadata().is_ok() && !force {
         return Err(Error::invalid("already there").in_file(path).with_hint("`--force` replaces it, `-o` names another file"));
     }
+    is_not_read(path, read)?;
     let folder = files::folder(path);
     std::fs::create_dir_all(folder).in_file(folder)?;
     leftovers::sweep(folder);
     Ok(())
+}
+
+/// Refuses what belongs to something that the command reads.
+fn is_not_read(path: &Path, read: &[Option<&Path>]) -> Result<()> {
+    let is_around =
+        |source: &Path| path.canonicalize().is_ok_and(|path| source.canonicalize().is_ok_and(|source| source.starts_with(path)));
+    match read.iter().flatten().find(|source| belongs(path, source) || is_around(source)) {
+        Some(source) => {
+            let error = Error::invalid(format!("it is read, or belongs to what is read: {}", source.display())).in_file(path);
+            Err(error.with_hint("`-o` names another place; what a command reads is not replaced, with `--force` neither"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Refuses what stands for standard output in other programs.
@@ -35,7 +50,29 @@ fn is_named(path: &Path) -> Result<()> {
 }
 
 /// A folder to fill in the place of one that is not there, is empty, or has nothing but files of these names.
-pub(super) fn folder(path: &Path, force: bool, names: &[&str]) -> Result<StagedFolder> {
+///
+/// `read` as in [`file`].
+pub(super) fn folder(path: &Path, force: bool, names: &[&str], read: &[Option<&Path>]) -> Result<StagedFolder> {
+    check_folder(path, force, names)?;
+    is_not_read(path, read)?;
+    StagedFolder::new(path)
+}
+
+/// Refuses a folder that has something that is read, as `(what, path)`: a folder is replaced as a whole.
+pub(super) fn not_around(folder: &Path, read: &[(&str, &Path)]) -> Result<()> {
+    let Ok(whole) = folder.canonicalize() else { return Ok(()) };
+    let is_inside = |path: &Path| path.canonicalize().is_ok_and(|path| path.starts_with(&whole));
+    match read.iter().find(|(_, path)| is_inside(path)) {
+        Some((what, path)) => {
+            let error = Error::invalid(format!("the {what} is in this folder: {}", path.display())).in_file(folder);
+            Err(error.with_hint("`-o` names another folder"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Refuses what [`folder`] refuses, with nothing written.
+pub(super) fn check_folder(path: &Path, force: bool, names: &[&str]) -> Result<()> {
     is_named(path)?;
     if path.symlink_metadata().is_ok() {
         let is_folder = path.is_dir();
@@ -55,7 +92,7 @@ pub(super) fn folder(path: &Path, force: bool, names: &[&str]) -> Result<StagedF
             }
         }
     }
-    StagedFolder::new(path)
+    Ok(())
 }
 
 #[cfg(all(test, unix))]
@@ -65,9 +102,9 @@ mod tests {
     #[test]
     fn devices_and_standard_output_are_no_files_to_replace() {
         for (path, said) in [("/dev/null", "no ordinary file"), ("-", "- names no file")] {
-            let error = file(Path::new(path), true).unwrap_err();
+            let error = file(Path::new(path), true, &[]).unwrap_err();
             assert!(error.to_string().contains(said), "{path}: {error}");
         }
-        assert!(folder(Path::new("-"), true, &[]).is_err());
+        assert!(folder(Path::new("-"), true, &[], &[]).is_err());
     }
 }

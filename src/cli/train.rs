@@ -23,6 +23,7 @@ use crate::export::Manifest;
 use crate::ort::Device;
 use crate::parallel::Ranks;
 use crate::train::precision::Precision;
+use crate::training::runs::Runs;
 use crate::training::schedule::Decay;
 use crate::training::{
     self, DataOptions, EvalData, Goal, Length, MicroBatch, Optimizer, Options, Saving, Start, Summary, Warmup, Watching,
@@ -193,7 +194,7 @@ pub struct Training {
     /// Keep only this many checkpoints, the newest
     #[arg(long, value_name = "COUNT", help_heading = WATCHING)]
     pub save_total_limit: Option<NonZeroUsize>,
-    /// Continue the newest run, or that of --run, bit for bit; or continue from a checkpoint's folder
+    /// Continue the newest run, or that of --run, bit for bit, with its options where others are not said; or continue from a checkpoint's folder
     #[arg(long, alias = "resume-from-checkpoint", value_name = "CHECKPOINT", num_args = 0..=1, group = "start", help_heading = START)]
     #[serde(skip)]
     pub resume: Option<Option<PathBuf>>,
@@ -282,6 +283,9 @@ impl Training {
     /// # Errors
     /// As [`run`].
     pub(super) fn run(&self, bundle: &Path, base: Option<&Path>, global: &Global) -> Result<Option<Summary>> {
+        if self.resume.is_some() && Runs::of(bundle).newest()?.is_some() {
+            global.note("options that are not said are those of the run that goes on (its config.yaml)");
+        }
         let group = Group::join();
         let manifest = Manifest::read(bundle)?;
         let options = self.options(bundle, base, &manifest, group.communicator().size())?;

@@ -3,15 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::export::Bundle;
+use crate::export::{Bundle, INITIAL};
+use crate::files::inside;
+use crate::peft;
 use crate::training::checkpoint::Record;
 use crate::training::runs::{Run, Runs};
 
 /// Options that name a checkpoint.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Which {
-    /// Take the adapter of a checkpoint: of a step of the newest run, or of --run; `best` (lowest loss on the evaluation data); or a folder
-    #[arg(long, value_name = "STEP|best|FOLDER")]
+    /// Take the adapter of a checkpoint: of a step of the newest run, or of --run; `best` (lowest loss on the evaluation data); `initial` (before training); or a folder
+    #[arg(long, value_name = "STEP|best|initial|FOLDER")]
     pub checkpoint: Option<String>,
     /// The run with the checkpoint; alone: its newest checkpoint
     #[arg(long, value_name = "NAME")]
@@ -28,7 +30,10 @@ impl Which {
         match self.folder(bundle)? {
             None => Ok(opened),
             Some(folder) => {
-                Record::read(&folder)?.verify(&folder)?;
+                // The adapter that training began with, and one of another program, have no record of a checkpoint.
+                if !folder.join(peft::CONFIG_FILE).is_file() || Record::is_in(&folder) {
+                    Record::read(&folder)?.verify(&folder)?;
+                }
                 Ok(opened.with_adapter(folder))
             }
         }
@@ -39,10 +44,16 @@ impl Which {
         if self.checkpoint.is_none() && self.run.is_none() {
             return Ok(None);
         }
-        if let Some(folder) = self.checkpoint.as_deref().map(Path::new).filter(|path| path.is_dir()) {
-            return Ok(Some(folder.to_path_buf()));
-        }
         let runs = Runs::of(bundle);
+        if let Some(folder) = self.checkpoint.as_deref().map(Path::new).filter(|path| path.is_dir()) {
+            return match runs.in_folder(folder)? {
+                Some(run) => Self::default().of_run(&run).map(Some),
+                None => Ok(Some(folder.to_path_buf())),
+            };
+        }
+        if self.checkpoint.as_deref() == Some(INITIAL) && self.run.is_none() {
+            return inside::path(bundle, &[INITIAL]).map(Some);
+        }
         let run = match &self.run {
             Some(name) => runs.named(name)?,
             None => runs.newest()?.ok_or_else(|| Error::invalid("no run, so no checkpoint").in_file(bundle))?,
@@ -68,16 +79,27 @@ impl Which {
     }
 }
 
-/// Where a checkpoint's folder stands for a bundle, takes the bundle around it, with that checkpoint.
+/// Where a folder with an adapter inside a bundle stands for the bundle, takes the bundle around it, with that adapter: a checkpoint's, the newest
+/// one's of a run, or the one that training began with.
 pub(super) fn around(path: &mut PathBuf, which: &mut Which) {
     let is_bundle = |folder: &Path| folder.join(crate::export::manifest::FILE).is_file();
-    if is_bundle(path) || Record::read(path).is_err() {
+    if is_bundle(path) {
         return;
     }
     let Ok(whole) = path.canonicalize() else { return };
-    // BUNDLE/runs/NAME/checkpoints/step-N
-    if let Some(bundle) = whole.ancestors().nth(4).filter(|folder| is_bundle(folder)) {
+    // BUNDLE/initial, BUNDLE/runs/NAME, BUNDLE/runs/NAME/checkpoints/step-N
+    let is_run = |bundle: &Path| matches!(Runs::of(bundle).in_folder(&whole), Ok(Some(_)));
+    let bundle = whole.ancestors().enumerate().skip(1).find_map(|(above, folder)| {
+        let is_of_it = match above {
+            1 => whole.ends_with(INITIAL),
+            2 => is_run(folder),
+            4 => Record::is_in(&whole),
+            _ => false,
+        };
+        (is_of_it && is_bundle(folder)).then(|| folder.to_path_buf())
+    });
+    if let Some(bundle) = bundle {
         which.checkpoint = Some(path.display().to_string());
-        *path = bundle.to_path_buf();
+        *path = bundle;
     }
 }

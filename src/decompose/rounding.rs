@@ -1,10 +1,11 @@
 //! Rounded activations as they were before.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{decompose, keep_names};
 use crate::error::Result;
-use crate::ir::{Attr, Builder, Graph, Node, Trait};
+use crate::ir::{Attr, Builder, Expr, Graph, Node, Trait, ValueId};
 
 /// The graph with fused operators decomposed and without the rounding of what is computed, or nothing if it rounds nothing. Constants stay
 /// rounded.
@@ -20,6 +21,8 @@ pub fn without_rounding(graph: &Graph) -> Result<Option<Graph>> {
 fn unrounded(graph: &Graph) -> Result<Option<Graph>> {
     let b = Builder::on(graph);
     let mut is_rounded = false;
+    // What stands for a value that was rounded: one may be rounded again.
+    let mut exact: BTreeMap<ValueId, Expr<'_>> = BTreeMap::new();
     for (_, node) in graph.node_ids().filter(|(_, node)| &*node.op == "DequantizeLinear") {
         let rounded = node.input(0).and_then(|id| graph.producer(id)).map(|id| graph.node(id));
         let Some(rounded) = rounded.filter(|node| Trait::Rounds.is_of(&node.op)) else { continue };
@@ -27,8 +30,10 @@ fn unrounded(graph: &Graph) -> Result<Option<Graph>> {
         if b.is_constant(before) {
             continue;
         }
-        let dtype = b.fact(after).dtype;
-        b.rewire(b.expr(after), |_| dtype.map_or(b.expr(before), |dtype| b.expr(before).cast(dtype)));
+        let before = exact.get(&before).copied().unwrap_or_else(|| b.expr(before));
+        let before = b.fact(after).dtype.map_or(before, |dtype| before.cast(dtype));
+        b.rewire(b.expr(after), |_| before);
+        exact.insert(after, before);
         is_rounded = true;
     }
     for node in graph.nodes() {
@@ -71,4 +76,26 @@ pub fn rounds_inside(graph: &Graph) -> bool {
         (&*node.op == "com.microsoft:MatMulNBits" && node.int("accuracy_level", 0) == INT8)
             || node.attrs.values().flat_map(Attr::graphs).any(|body| rounds_inside(body))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{DType, Dim, ModelInfo, Tensor};
+
+    #[test]
+    fn what_is_rounded_twice_is_exact_again() -> Result<()> {
+        let b = Builder::new(ModelInfo::dialect());
+        let x = b.input("x", DType::F32, &[Dim::symbol("batch")]);
+        let (scale, zero) =
+            (b.initializer("scale", Tensor::from_f32(&[], &[0.1])), b.initializer("zero", Tensor::from_f64(DType::U8, &[], &[0.0])?));
+        let mut y = x;
+        for _ in 0..2 {
+            y = b.op("DequantizeLinear", &[b.op("QuantizeLinear", &[y, scale, zero], &[]), scale, zero], &[]);
+        }
+        b.output("y", y * 2.0);
+        let exact = without_rounding(&b.finish()?)?.expect("something is rounded");
+        assert!(exact.nodes().iter().all(|node| !Trait::Rounds.is_of(&node.op)), "{exact}");
+        Ok(())
+    }
 }

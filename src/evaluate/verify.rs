@@ -12,7 +12,7 @@ use crate::anatomy::{self, Feeding, Padding, Role};
 use crate::data::{Batch, Batches, Collation, Dataset, Example, Labels, Numbers, Order, Pixels};
 use crate::decompose;
 use crate::error::{Context, Error, Result};
-use crate::ir::{DType, Graph};
+use crate::ir::{DType, Graph, Trait, ValueId};
 use crate::model::{Base, Model};
 use crate::onnx::{self, Runnable};
 use crate::ort::{Axis, ElementType, Port, Presence, Purpose, Runtime, Session, Settings};
@@ -61,6 +61,9 @@ impl Samples {
         // Where it is not told which table is the tokens', every table has the rows of the smallest.
         let tables = || anatomy.embeddings.iter().map(|table| table.rows);
         let rows = anatomy.token_embedding.map_or_else(|| tables().min(), |at| tables().nth(at));
+        // A table may be computed, or a part of another.
+        let read = anatomy.inputs.main.and_then(|tokens| rows_read(graph, tokens));
+        let rows = rows.into_iter().chain(read).min();
         let pixels = anatomy.inputs.roles.iter().find(|(_, role)| *role == Role::PixelValues);
         let size = pixels.and_then(|(id, _)| anatomy::image_size(graph, *id));
         Self {
@@ -70,6 +73,23 @@ impl Samples {
             ..Self::default()
         }
     }
+}
+
+/// The rows of the smallest table that is read at what an input says.
+fn rows_read(graph: &Graph, input: ValueId) -> Option<i64> {
+    let (mut waiting, mut rows) = (vec![input], None);
+    while let Some(id) = waiting.pop() {
+        for node in graph.uses(id).iter().map(|reader| graph.node(reader.node)) {
+            if &*node.op == "Gather" && node.input(1) == Some(id) {
+                let dims = node.input(0).and_then(|table| graph.fact(table).known_shape());
+                let axis = usize::try_from(node.int("axis", 0)).ok();
+                rows = rows.into_iter().chain(dims.zip(axis).and_then(|(dims, axis)| dims.get(axis).copied())).min();
+            } else if Trait::View.is_of(&node.op) || &*node.op == "Cast" {
+                waiting.extend(node.output(0).filter(|_| node.input(0) == Some(id)));
+            }
+        }
+    }
+    rows
 }
 
 /// Differences larger than this share of the largest value are not rounding any more, in models that compute in a type: a branch beside
@@ -389,6 +409,12 @@ mod tests {
         let table = b.initializer("words.weight", Tensor::from_f32(&[50, 4], &[0.5; 200]));
         b.output("rows", b.op("Gather", &[table, ids.transpose(&[1, 0])], &[]));
         assert_eq!(vocabulary(b)?, Some(50));
+        // A table that is computed.
+        let b = Builder::new(ModelInfo::dialect());
+        let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+        let whole = b.initializer("all", Tensor::from_f32(&[60, 2], &[0.5; 120]));
+        b.output("rows", (whole.slice(&[10], &[50], &[0]) * 4.0).gather(ids.cast(DType::I32), 0));
+        assert_eq!(vocabulary(b)?, Some(40));
         Ok(())
     }
 

@@ -161,7 +161,8 @@ pub fn check_tying(files: &AdapterFiles, anatomy: &Anatomy, plan: &Plan) -> Resu
     let Some(head) = anatomy.head.as_ref().filter(|head| head.tied) else { return Ok(()) };
     let head = head.projection.and_then(|at| anatomy.projections.get(at)).map(|projection| &projection.module);
     let table = anatomy.token_embedding.and_then(|at| anatomy.embeddings.get(at)).map(|table| &table.module);
-    match head.into_iter().chain(table).find(|module| plan.touches(module)) {
+    let touched = plan.touched();
+    match head.into_iter().chain(table).find(|module| touched.contains(*module)) {
         None => Ok(()),
         Some(module) => Err(Error::unsupported(
             "ensure_weight_tying",

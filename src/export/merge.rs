@@ -67,7 +67,7 @@ fn merged(base: &Base, plan: &Plan, given: &Given<'_>, quantised: Quantised) -> 
     let (start, anatomy) = if plan.is_baked() { base.carrier(plan) } else { (&base.raw, base.anatomy.clone()) };
     let b = Builder::on(start);
     let requantised = plan.merge(&b, start, &anatomy, given)?;
-    Ok((b.finish_whole()?, requantised))
+    Ok((b.finish_changed(start)?, requantised))
 }
 
 /// What `merge` is asked for.

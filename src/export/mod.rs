@@ -1,6 +1,7 @@
 //! Finished work as files: bundles, and merged models.
 
 pub mod adapter_file;
+pub mod belongs;
 mod body;
 pub mod bundle;
 mod cache;
@@ -28,6 +29,6 @@ pub mod vjp;
 
 pub use injection::{AdapterSource, Injected, Injection};
 pub use manifest::Manifest;
-pub use names::{INFERENCE, INITIAL, LENT};
+pub use names::{INFERENCE, INITIAL, LENT, RUNS};
 pub use opened::{Bundle, WHOLE};
 pub use prompt_scale::PromptScale;

@@ -31,5 +31,8 @@ pub(super) fn relative(file: &Path, folder: &Path) -> Option<PathBuf> {
     Some(up.chain(file[common..].iter().copied()).collect())
 }
 
+/// The folder in a bundle with its runs.
+pub const RUNS: &str = "runs";
+
 /// The folder in a bundle with the adapter as `inject` wrote it, which training can start from again.
 pub const INITIAL: &str = "initial";

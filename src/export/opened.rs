@@ -42,13 +42,19 @@ struct InMemory {
     made: Arc<AdapterFiles>,
 }
 
-impl Bundle {
-    /// Opens a bundle; `base` is where its base went, if it moved.
-    ///
-    /// # Errors
-    /// A folder that is no bundle; a base that is not there, or is another than the one that the bundle was made of.
-    pub fn open(folder: &Path, base: Option<&Path>) -> Result<Self> {
-        let manifest = Manifest::read(folder)?;
+/// Where the base of a bundle lies.
+pub(super) struct BaseFiles {
+    /// The file whose outputs are the model's.
+    pub(super) model: PathBuf,
+    /// The other files of a model in several.
+    pub(super) parts: Vec<PathBuf>,
+    /// All files with the manifest's fingerprints, in its order.
+    pub(super) files: Vec<PathBuf>,
+}
+
+impl BaseFiles {
+    /// Those that a manifest names, from the bundle's folder or from where the base went.
+    pub(super) fn of(manifest: &Manifest, folder: &Path, base: Option<&Path>) -> Self {
         let model = base.map_or_else(|| folder.join(&manifest.base.path), Path::to_path_buf);
         let beside = |file: &Path| file.parent().map(Path::to_path_buf).unwrap_or_default();
         let parts: Vec<PathBuf> = manifest.base.parts.iter().map(|part| beside(&model).join(part)).collect();
@@ -57,7 +63,19 @@ impl Bundle {
             None if number == 0 => model.clone(),
             None => beside(&model).join(&file.path),
         };
-        let files: Vec<PathBuf> = manifest.base.files.iter().enumerate().map(path).collect();
+        let files = manifest.base.files.iter().enumerate().map(path).collect();
+        Self { model, parts, files }
+    }
+}
+
+impl Bundle {
+    /// Opens a bundle; `base` is where its base went, if it moved.
+    ///
+    /// # Errors
+    /// A folder that is no bundle; a base that is not there, or is another than the one that the bundle was made of.
+    pub fn open(folder: &Path, base: Option<&Path>) -> Result<Self> {
+        let manifest = Manifest::read(folder)?;
+        let BaseFiles { model, parts, files } = BaseFiles::of(&manifest, folder, base);
         check(folder, &manifest, &files)?;
         let open = |(file, path): (&manifest::BaseFile, &PathBuf)| Lent::open(location(&file.path, file.part), path);
         let lent = manifest.base.files.iter().zip(&files).map(open).collect::<Result<_>>()?;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::names::RUNS;
 use crate::error::{Context, Error, Result};
 use crate::files::{self, fault, inside};
 use crate::peft;
@@ -32,7 +33,7 @@ impl Source {
         if Path::new(&self.run).components().count() != 1 || self.run.starts_with('.') {
             return None;
         }
-        let folder = inside::path(bundle, &["runs", &self.run, "checkpoints", &step]).ok()?;
+        let folder = inside::path(bundle, &[RUNS, &self.run, "checkpoints", &step]).ok()?;
         folder.join(peft::WEIGHTS_FILE).is_file().then_some(folder)
     }
 }

@@ -1,5 +1,6 @@
 //! Folders that appear, or take another's place, as a whole.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,11 +11,16 @@ use super::{leftovers, sync_folder};
 use crate::error::{Context, Error, Result};
 
 /// A folder that is filled under another name and takes its own when it is complete. Dropped before that, it leaves nothing.
+///
+/// A folder that cannot be moved, because another file system begins there or because somebody stands in it, is filled inside of it: its entries
+/// change places one by one.
 #[derive(Debug)]
 pub struct StagedFolder {
     temporary: TempDir,
     target: PathBuf,
     unfinished: Unfinished,
+    /// Whether the folder stays where it is.
+    stays: bool,
 }
 
 impl StagedFolder {
@@ -24,12 +30,14 @@ impl StagedFolder {
     /// If the folder above cannot be made or written to.
     pub fn new(target: &Path) -> Result<Self> {
         let target = std::path::absolute(target).in_file(target)?;
-        let parent = target.parent().ok_or_else(|| Error::invalid("not a folder that can be replaced").in_file(&target))?;
-        fs::create_dir_all(parent).in_file(parent)?;
-        leftovers::sweep(parent);
-        let make = || tempfile::Builder::new().prefix(&leftovers::prefix()).tempdir_in(parent);
-        let (temporary, unfinished) = Unfinished::made(make, TempDir::path).in_file(parent)?;
-        Ok(Self { temporary, target, unfinished })
+        let above = target.parent().ok_or_else(|| Error::invalid("not a folder that can be replaced").in_file(&target))?;
+        fs::create_dir_all(above).in_file(above)?;
+        let stays = is_fixed(&target, above);
+        let place = if stays { &*target } else { above };
+        leftovers::sweep(place);
+        let make = || tempfile::Builder::new().prefix(&leftovers::prefix()).tempdir_in(place);
+        let (temporary, unfinished) = Unfinished::made(make, TempDir::path).in_file(place)?;
+        Ok(Self { temporary, target, unfinished, stays })
     }
 
     /// Where it is filled.
@@ -43,6 +51,9 @@ impl StagedFolder {
     /// # Errors
     /// If the folder cannot be put there.
     pub fn finish(self) -> Result<()> {
+        if self.stays {
+            return self.move_in();
+        }
         let target = &self.target;
         let old = fs::symlink_metadata(target).ok();
         #[cfg(unix)]
@@ -66,6 +77,50 @@ impl StagedFolder {
         }
         Ok(())
     }
+    /// Has the new entries take the places of the old ones, which go with the temporary folder; no signal comes between.
+    fn move_in(self) -> Result<()> {
+        let (target, filled) = (&self.target, self.temporary.path());
+        let (new, old) = (names(filled).in_file(filled)?, names(target).in_file(target)?);
+        let gone: Vec<&OsString> = old.iter().filter(|name| !new.contains(name) && Some(name.as_os_str()) != filled.file_name()).collect();
+        let moved = self.unfinished.placed(|| {
+            for name in &new {
+                let (from, to) = (filled.join(name), target.join(name));
+                if old.contains(name) { exchange(&from, &to) } else { fs::rename(&from, &to) }?;
+            }
+            gone.into_iter().try_for_each(|name| fs::rename(target.join(name), filled.join(name)))
+        });
+        moved.in_file(target)?;
+        sync_folder(target);
+        Ok(())
+    }
+}
+
+/// The names in a folder.
+fn names(folder: &Path) -> std::io::Result<Vec<OsString>> {
+    let mut names: Vec<OsString> = fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<_>>()?;
+    names.sort();
+    Ok(names)
+}
+
+/// Whether a folder must stay where it is: another file system begins there, or this process stands in it.
+fn is_fixed(folder: &Path, above: &Path) -> bool {
+    let Ok(whole) = folder.canonicalize().map(|whole| (whole.is_dir(), whole)) else { return false };
+    let (is_folder, whole) = whole;
+    let stands_in_it = || std::env::current_dir().is_ok_and(|current| current.starts_with(&whole));
+    is_folder && !folder.is_symlink() && (begins_file_system(folder, above) || stands_in_it())
+}
+
+/// Whether a folder is on another file system than the one above it.
+#[cfg(unix)]
+fn begins_file_system(folder: &Path, above: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let device = |path: &Path| path.metadata().ok().map(|facts| facts.dev());
+    device(folder).zip(device(above)).is_some_and(|(one, other)| one != other)
+}
+
+#[cfg(not(unix))]
+fn begins_file_system(_: &Path, _: &Path) -> bool {
+    false
 }
 
 /// Has two names change places.
@@ -105,6 +160,23 @@ mod tests {
         }
         drop(StagedFolder::new(&target)?);
         assert_eq!(fs::read_dir(above.path().join("deep"))?.count(), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn a_folder_that_must_stay_gets_new_entries() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        for name in ["old", "both"] {
+            fs::write(folder.path().join(name), "before")?;
+        }
+        let (temporary, unfinished) = Unfinished::made(|| tempfile::tempdir_in(folder.path()), TempDir::path)?;
+        let staged = StagedFolder { temporary, target: folder.path().to_path_buf(), unfinished, stays: true };
+        for name in ["both", "new"] {
+            fs::write(staged.path().join(name), "after")?;
+        }
+        staged.finish()?;
+        assert_eq!(names(folder.path())?, ["both", "new"]);
+        assert_eq!(fs::read_to_string(folder.path().join("both"))?, "after");
         Ok(())
     }
 }

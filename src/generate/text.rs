@@ -34,7 +34,8 @@ impl Text {
             return Err(Error::invalid("the prompt has no tokens").with_hint("write at least a word"));
         }
         if let Some(room) = room.filter(|room| *room <= prompt.len()) {
-            return Err(Error::mismatch("tokens in the prompt", format!("fewer than {room}"), prompt.len()));
+            let error = Error::mismatch("tokens in the prompt", format!("fewer than {room}"), prompt.len());
+            return Err(error.with_hint(format!("shorten it: the model's longest text has {room} tokens, the prompt's among them")));
         }
         let most = prompt.len().saturating_add(new_tokens).min(room.unwrap_or(usize::MAX));
         Ok(Self { tokens: prompt.to_vec(), past: vec![], known: 0, prompt: prompt.len(), most })

@@ -21,7 +21,7 @@ use super::dim::Dim;
 use super::dtype::DType;
 use super::fact::Fact;
 use super::graph::attr::Attr;
-use super::graph::{Graph, ModelInfo, Node, Value, ValueId};
+use super::graph::{Graph, MOST_NAMES, ModelInfo, Node, Value, ValueId};
 use super::tensor::Tensor;
 use crate::error::{Error, Result};
 
@@ -341,6 +341,15 @@ impl Builder {
         self.state.into_inner().finish(Keep::Everything)
     }
 
+    /// Ends the writing of a graph that began as `start`: what lost its last reader since is left out, what nobody needed there stays.
+    ///
+    /// # Errors
+    /// The first error met while writing; a cycle.
+    pub fn finish_changed(self, start: &Graph) -> Result<Graph> {
+        let idle = finish::idle(start);
+        self.state.into_inner().finish(Keep::NeededOr(&idle))
+    }
+
     /// Ends the writing of a body with every node and constant kept, as for a file that is read.
     ///
     /// # Errors
@@ -402,14 +411,16 @@ impl State {
 
     /// The constant behind a value: an initializer that no caller can override, or what a `Constant` node holds.
     fn constant(&self, id: ValueId) -> Option<&Tensor> {
-        if let Some(tensor) = self.graph.initializers.get(&id) {
-            return (!self.graph.is_input(id)).then_some(tensor);
+        let writer = |id: ValueId| Some(&self.graph.nodes[self.writers[id.index()]?]);
+        let mut origin = id;
+        for _ in 0..MOST_NAMES {
+            if let Some(tensor) = self.graph.initializers.get(&origin) {
+                return (!self.graph.is_input(origin)).then_some(tensor);
+            }
+            let node = writer(origin)?;
+            let Some(input) = node.named() else { return node.constant() };
+            origin = input;
         }
-        let node = &self.graph.nodes[self.writers[id.index()]?];
-        match (&*node.op, node.attrs.get("value")) {
-            ("Constant", Some(Attr::Tensor(tensor))) => Some(tensor),
-            ("Identity", _) => self.constant(node.input(0)?),
-            _ => None,
-        }
+        None
     }
 }

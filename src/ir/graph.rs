@@ -75,7 +75,31 @@ pub const NO_GRADIENT: &str = "peft-onnx:no-gradient";
 /// The key of an annotation of a view that changes nothing but waits for something: it is not looked through, nor left out.
 pub const LATER: &str = "peft-onnx:later";
 
+/// How many `Identity` in a row are names for one value. Nobody writes so many; looking through all of a longer chain for each of its values would take
+/// time that grows with its square.
+pub(super) const MOST_NAMES: usize = 64;
+
 impl Node {
+    /// What an `Identity` gives another name.
+    pub(super) fn named(&self) -> Option<ValueId> {
+        if &*self.op == "Identity" { self.input(0) } else { None }
+    }
+
+    /// What a `Constant` holds.
+    pub(super) fn constant(&self) -> Option<&Tensor> {
+        match (&*self.op, self.attrs.get("value")) {
+            ("Constant", Some(Attr::Tensor(tensor))) => Some(tensor),
+            _ => None,
+        }
+    }
+
+    /// Whether the node changes nothing and stays nevertheless: it waits for something ([`LATER`]), or gradient does not pass it ([`NO_GRADIENT`]),
+    /// which who follows the loss wants to know.
+    #[must_use]
+    pub fn is_fence(&self) -> bool {
+        [LATER, NO_GRADIENT].iter().any(|key| self.metadata(key).is_some())
+    }
+
     /// Every value the node needs, captured ones too.
     pub fn reads(&self) -> impl Iterator<Item = ValueId> + '_ {
         self.inputs.iter().flatten().copied().chain(self.captures.iter().copied())
@@ -336,15 +360,11 @@ impl Graph {
     /// A constant that a value certainly is: an initializer that no caller can override, or the output of a `Constant` node.
     #[must_use]
     pub fn constant(&self, id: ValueId) -> Option<&Tensor> {
-        if let Some(tensor) = self.initializers.get(&id) {
-            return (!self.is_input(id)).then_some(tensor);
+        let origin = self.origin(id);
+        if let Some(tensor) = self.initializers.get(&origin) {
+            return (!self.is_input(origin)).then_some(tensor);
         }
-        let node = self.node(self.producer(id)?);
-        match (&*node.op, node.attrs.get("value")) {
-            ("Constant", Some(Attr::Tensor(tensor))) => Some(tensor),
-            ("Identity", _) => self.constant(node.input(0)?),
-            _ => None,
-        }
+        self.node(self.producer(origin)?).constant()
     }
     /// What a value is before anything is computed: an initializer, overridable or not, or a constant as [`constant`](Self::constant) finds it, behind
     /// the `Identity` by which exporters name a parameter that equals another one.
@@ -352,13 +372,12 @@ impl Graph {
     pub fn stored(&self, id: ValueId) -> Option<&Tensor> {
         self.initializer(id).or_else(|| self.constant(id))
     }
-    /// The value before any `Identity`.
+    /// The value before any `Identity`, of which 64 in a row are looked through.
     #[must_use]
     pub fn origin(&self, id: ValueId) -> ValueId {
         let mut origin = id;
-        while let Some(input) =
-            self.producer(origin).map(|node| self.node(node)).filter(|node| &*node.op == "Identity").and_then(|node| node.input(0))
-        {
+        for _ in 0..MOST_NAMES {
+            let Some(input) = self.producer(origin).and_then(|node| self.node(node).named()) else { break };
             origin = input;
         }
         origin

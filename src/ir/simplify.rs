@@ -20,7 +20,7 @@ use super::dim::Dim;
 use super::dtype::DType;
 use super::fact::{Fact, Shape};
 use super::graph::attr::Attr;
-use super::graph::{Graph, LATER, Node, ValueId};
+use super::graph::{Graph, Node, ValueId};
 use super::operators::Trait;
 use super::tensor::Tensor;
 use crate::error::Result;
@@ -134,7 +134,7 @@ static FORMS: &[(&str, &str, Form)] = &[
 
 impl<'g> Pass<'g> {
     fn visit(&mut self, node: &'g Node) {
-        let is_plain = node.metadata(LATER).is_none()
+        let is_plain = !node.is_fence()
             && node.captures.is_empty()
             && !Trait::Random.is_of(&node.op)
             && !node.attrs.values().any(|attr| matches!(attr, Attr::Graph(_)));
@@ -217,7 +217,7 @@ impl<'g> Pass<'g> {
     fn viewed(&self, id: ValueId) -> Vec<ValueId> {
         let mut all = vec![];
         let mut at = id;
-        while let Some(node) = self.writer(at).filter(|node| Trait::View.is_of(&node.op) && node.metadata(LATER).is_none()) {
+        while let Some(node) = self.writer(at).filter(|node| Trait::View.is_of(&node.op) && !node.is_fence()) {
             let Some(from) = node.input(0) else { break };
             at = self.now(from);
             all.push(at);
@@ -314,7 +314,7 @@ impl<'g> Pass<'g> {
         let &[Some(x), Some(factor)] = &node.inputs[..] else { return };
         let (x, factor) = (self.now(x), self.now(factor));
         let is_number = self.b.constant_of(factor).is_some_and(|tensor| tensor.shape().is_empty());
-        let Some(view) = self.writer(x).filter(|writer| is_number && &*writer.op == "Reshape" && writer.metadata(LATER).is_none()) else {
+        let Some(view) = self.writer(x).filter(|writer| is_number && &*writer.op == "Reshape" && !writer.is_fence()) else {
             return;
         };
         let (Some(source), Some(target)) = (view.input(0).map(|id| self.now(id)), view.input(1).map(|id| self.now(id))) else { return };

@@ -170,8 +170,9 @@ fn is_there(graph: &Graph, value: ValueId) -> bool {
 /// Whether a graph has every value that a plan touches.
 fn holds(graph: &Graph, anatomy: &Anatomy, plan: &Plan) -> bool {
     let is_there = |value| is_there(graph, value);
-    let mut projections = anatomy.projections.iter().filter(|p| plan.touches(&p.module));
-    let mut tables = anatomy.embeddings.iter().filter(|e| plan.touches(&e.module));
+    let touched = plan.touched();
+    let mut projections = anatomy.projections.iter().filter(|p| touched.contains(&p.module));
+    let mut tables = anatomy.embeddings.iter().filter(|e| touched.contains(&e.module));
     let has_modules = projections.all(|p| is_there(p.x) && is_there(p.y)) && tables.all(|e| is_there(e.output));
     if plan.virtual_tokens() == 0 {
         return has_modules && plan.touches_modules();

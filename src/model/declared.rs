@@ -18,6 +18,19 @@ pub const OPTIONS: &str = "config.yaml";
 /// The file that sentence-transformers keeps beside a model.
 const MODULES: &str = "modules.json";
 
+/// What configurations call the longest text.
+const LENGTHS: [&str; 4] = ["max_position_embeddings", "n_positions", "n_ctx", "seq_length"];
+
+/// The longest text that a model was made for, in tokens, as its configuration tells it. Rotary embeddings have no end of their own: this is it.
+///
+/// # Errors
+/// A configuration that is not JSON.
+pub fn positions(beside: &Beside) -> Result<Option<usize>> {
+    let config = beside.json(CONFIG)?.unwrap_or_default();
+    let own = |config: &Value| LENGTHS.iter().find_map(|name| config.get(name)?.as_u64()).and_then(|most| usize::try_from(most).ok());
+    Ok(own(&config).or_else(|| own(config.get("text_config")?)).filter(|most| *most > 0))
+}
+
 /// What the files beside a model say of it.
 ///
 /// # Errors

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::export::objective::LossRequest;
 use crate::export::{AdapterSource, Bundle, Injection, stacked};
 use crate::generate::Generator;
-use crate::model::Model;
+use crate::model::{Beside, Model, declared};
 use crate::onnx::Runnable;
 use crate::ort::{Device, DeviceTensor, HostTensor, Runtime};
 use crate::peft::AdapterFiles;
@@ -121,11 +121,17 @@ pub(super) fn kind(source: &Source) -> Result<Kind> {
 
 /// What was given, opened.
 fn opened(offer: &Offer, tokenizer: Option<&Path>) -> Result<Opened> {
+    // A request must not take longer than the model was made for, whatever it says.
+    let most =
+        |model: &Path, taken: usize| Ok::<_, Error>(declared::positions(&Beside::near(model))?.map(|most| most.saturating_sub(taken)));
     match offer {
-        Offer::Bundle(bundle) => Opened::of_bundle((**bundle).clone(), Source::of(bundle, tokenizer)?),
-        Offer::Model(path, task) => {
-            Opened::of_model(path, *task, &LossRequest::default(), |model, task| Source::of_model(model, task, tokenizer))
+        Offer::Bundle(bundle) => {
+            let most = most(bundle.model(), bundle.manifest().virtual_tokens)?;
+            Opened::of_bundle((**bundle).clone(), Source::of(bundle, tokenizer)?.within(most))
         }
+        Offer::Model(path, task) => Opened::of_model(path, *task, &LossRequest::default(), |model, task| {
+            Ok(Source::of_model(model, task, tokenizer)?.within(most(path, 0)?))
+        }),
     }
 }
 

@@ -7,6 +7,7 @@ pub mod class_terms;
 pub mod distillation;
 pub mod formula;
 pub mod head;
+pub mod held;
 pub mod logits;
 pub mod loss;
 pub mod loss_graph;

@@ -11,6 +11,7 @@ use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::export::{Manifest, adapter_file};
 use crate::ort::{Feed, HostTensor, Session};
+use crate::train::held::HELD;
 
 /// One direction in which the loss was followed.
 #[derive(Clone, Debug, Serialize)]
@@ -71,8 +72,8 @@ impl Row {
 }
 
 /// The inputs of the gradient graph that are fed here, beside the data.
-pub const FED: [&str; 5] =
-    [Input::LabelCount.name(), Input::SecondCount.name(), Input::Trainable.name(), Input::Gradient.name(), Input::Step.name()];
+pub const FED: [&str; 6] =
+    [Input::LabelCount.name(), Input::SecondCount.name(), Input::Trainable.name(), HELD, Input::Gradient.name(), Input::Step.name()];
 
 /// The loss of one batch as a function of the trainable vector.
 struct Loss<'a> {
@@ -80,6 +81,8 @@ struct Loss<'a> {
     batches: &'a [Batch],
     label_count: HostTensor,
     second_count: HostTensor,
+    /// The trainable vector where it starts, for what gradients do not pass.
+    held: HostTensor,
     nothing: HostTensor,
     /// The loss where it starts.
     value: f64,
@@ -100,7 +103,7 @@ pub fn check(session: Session, adapter: &Path, manifest: &Manifest, batches: &[B
     let mut random = ChaCha8Rng::seed_from_u64(7);
     let start = adapter_file::read(adapter, manifest)?;
     let start: Vec<f64> = start.into_iter().map(|value| f64::from(value) + START * sign(&mut random)).collect();
-    let mut loss = Loss::new(session, batches, start.len());
+    let mut loss = Loss::new(session, batches, &start);
     let (value, gradient) = loss.at(&start)?;
     loss.value = value;
     let (again, _) = loss.at(&start)?;
@@ -145,13 +148,15 @@ fn directions(manifest: &Manifest, gradient: &[f64], random: &mut ChaCha8Rng) ->
 }
 
 impl<'a> Loss<'a> {
-    fn new(session: Session, batches: &'a [Batch], count: usize) -> Self {
+    fn new(session: Session, batches: &'a [Batch], start: &[f64]) -> Self {
         let counted = |of: fn(&Batch) -> f64| {
             let all: f64 = batches.iter().map(of).sum();
             HostTensor::scalar(narrow(if all > 0.0 { all } else { 1.0 }))
         };
         let (label_count, second_count) = (counted(|batch| batch.label_count), counted(|batch| batch.second_count));
-        Self { session, batches, label_count, second_count, nothing: HostTensor::vector(vec![0.0_f32; count]), value: 0.0 }
+        let held = HostTensor::vector(start.iter().copied().map(narrow).collect::<Vec<f32>>());
+        let nothing = HostTensor::vector(vec![0.0_f32; start.len()]);
+        Self { session, batches, label_count, second_count, held, nothing, value: 0.0 }
     }
 
     fn at(&mut self, trainable: &[f64]) -> Result<(f64, Vec<f32>)> {
@@ -165,6 +170,7 @@ impl<'a> Loss<'a> {
             feeds.extend(self.session.input(second).map(|_| Feed::host(second, &self.second_count)));
             feeds.push(Feed::host(Input::Trainable.name(), &trainable));
             feeds.push(Feed::host(Input::Gradient.name(), gradient.as_ref().unwrap_or(&self.nothing)));
+            feeds.extend(self.session.input(HELD).map(|_| Feed::host(HELD, &self.held)));
             feeds.extend(self.session.input(Input::Step.name()).map(|_| Feed::host(Input::Step.name(), &step)));
             let mut found = self.session.run(&feeds, &[Output::Loss.name(), Output::GradientNext.name()])?;
             loss += f64::from(found[0].item()?);

@@ -128,6 +128,12 @@ impl Record {
         Ok(record)
     }
 
+    /// Whether a folder has the record of a checkpoint.
+    #[must_use]
+    pub fn is_in(folder: &Path) -> bool {
+        folder.join(RECORD).symlink_metadata().is_ok()
+    }
+
     /// Whether a run can have come here: a step reads a row at least.
     fn is_possible(&self) -> Result<()> {
         let Self { step, total_steps, cursor, .. } = self;

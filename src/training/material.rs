@@ -6,15 +6,16 @@ use super::ending::{measured, names_of, nothing_measured};
 use super::graphs::open as open_graph;
 use super::options::EvalData;
 use super::start::Beginning;
-use super::{Options, Source, fitting, need, source};
+use super::{Options, Source, fitting, need};
 use crate::adapter::config::Task;
 use crate::contract::{GraphName, Input};
-use crate::data::Dataset;
+use crate::data::{Dataset, Labels};
 use crate::error::{Error, Result};
 use crate::evaluate::Evaluator;
 use crate::evaluate::reference::Reference;
 use crate::evaluate::teacher::{self, Teacher};
 use crate::export::Bundle;
+use crate::num;
 use crate::ort::{Feed, HostTensor, Runtime};
 use crate::parallel::Ranks;
 use crate::training::checkpoint::{self, Conditions};
@@ -112,7 +113,7 @@ impl Material {
             bundle: format!("{} with {} numbers on {}", manifest.method, manifest.trainable_count, manifest.base.fingerprint),
             data: checkpoint::file_hash(&data.file)?,
             rows: [
-                &checkpoint::numbers_hash(source::numbers(&self.dataset)),
+                &checkpoint::numbers_hash(numbers(&self.dataset)),
                 data.sampler.mark(),
                 data.augmentation.mark(),
                 options.reference.mark(),
@@ -141,4 +142,17 @@ impl Material {
         let is_known = kept.class_names == manifest.class_names && kept.loss == manifest.loss && kept.columns == manifest.columns;
         if is_known { Ok(()) } else { kept.write(bundle) }
     }
+}
+
+/// The numbers of all examples one after another, to tell whether two readings gave the same.
+fn numbers(dataset: &Dataset) -> impl Iterator<Item = i64> + '_ {
+    dataset.examples.iter().flat_map(|example| {
+        let labels: &[i32] = match &example.labels {
+            Labels::Tokens(labels) => labels,
+            Labels::Class(class) => std::slice::from_ref(class),
+            Labels::Hidden | Labels::Column | Labels::Row => &[],
+        };
+        let line = num::int(example.line);
+        std::iter::once(line).chain(example.input_ids.iter().chain(labels).chain(&example.segments).map(|number| i64::from(*number)))
+    })
 }

@@ -20,11 +20,9 @@ use super::best::Goal;
 use super::checkpoint::Checkpoints;
 use super::metrics::Told;
 use crate::error::{Context, Error, Result};
-use crate::export::lock;
+use crate::export::{RUNS, lock};
 use crate::files::{self, fault, inside, leftovers, unfinished};
 
-/// The folder of runs in a bundle.
-const FOLDER: &str = "runs";
 const RECORD: &str = "run.json";
 const CONFIG: &str = "config.yaml";
 const METRICS: &str = "metrics.jsonl";
@@ -122,7 +120,7 @@ impl Runs {
     /// # Errors
     /// If the folder cannot be read, or is a link.
     pub fn all(&self) -> Result<Vec<Run>> {
-        let folder = inside::path(&self.bundle, &[FOLDER])?;
+        let folder = inside::path(&self.bundle, &[RUNS])?;
         if !folder.is_dir() {
             return Ok(vec![]);
         }
@@ -167,12 +165,21 @@ impl Runs {
         Ok(self.all()?.into_iter().find(has))
     }
 
+    /// The run whose folder this is.
+    ///
+    /// # Errors
+    /// As [`all`](Self::all).
+    pub fn in_folder(&self, folder: &Path) -> Result<Option<Run>> {
+        let Ok(folder) = folder.canonicalize() else { return Ok(None) };
+        Ok(self.all()?.into_iter().find(|run| run.folder.canonicalize().is_ok_and(|own| own == folder)))
+    }
+
     /// Makes the folder of a new run, of this name or the next number's.
     ///
     /// # Errors
     /// If a run of this name is there, or the folder cannot be made.
     pub fn begin(&self, name: Option<&str>, from: StartedFrom) -> Result<Run> {
-        let folder = inside::make_folder(&self.bundle, &[FOLDER])?;
+        let folder = inside::make_folder(&self.bundle, &[RUNS])?;
         let mut number = self.newest()?.map_or(0, |run| run.record.number) + 1;
         let name = name.map_or_else(
             || {
@@ -204,7 +211,7 @@ impl Runs {
             let what = format!("letters, digits, `-`, `_` and `.`, {LONGEST} at most, the first a letter or digit");
             return Err(Error::setting("run", what, name));
         }
-        let folder = inside::path(&self.bundle, &[FOLDER, name])?;
+        let folder = inside::path(&self.bundle, &[RUNS, name])?;
         match folder.symlink_metadata() {
             Err(_) => Ok(()),
             Ok(_) => Err(Error::invalid("a run of this name is there")
@@ -215,7 +222,7 @@ impl Runs {
 
     /// Removes what killed commands left half written. Whoever calls this holds the bundle's lock.
     pub fn tidy(&self) {
-        let folder = self.bundle.join(FOLDER);
+        let folder = self.bundle.join(RUNS);
         let mut places = vec![self.bundle.clone(), folder];
         for run in self.all().unwrap_or_default() {
             places.push(run.folder.join(CHECKPOINTS));
@@ -227,7 +234,7 @@ impl Runs {
     }
 
     fn read(&self, name: &str) -> Result<Option<Run>> {
-        let folder = inside::path(&self.bundle, &[FOLDER, name])?;
+        let folder = inside::path(&self.bundle, &[RUNS, name])?;
         let path = inside::path(&folder, &[RECORD])?;
         if !path.is_file() {
             return Ok(None);
@@ -348,7 +355,7 @@ impl Run {
     pub fn show(&self, bundle: &Path) {
         #[cfg(unix)]
         for name in [METRICS, CHECKPOINTS] {
-            if let Err(error) = links::lead(bundle, name, &format!("{FOLDER}/{}/{name}", self.name)) {
+            if let Err(error) = links::lead(bundle, name, &format!("{RUNS}/{}/{name}", self.name)) {
                 tracing::warn!("{}: {error}", bundle.join(name).display());
             }
         }
@@ -394,7 +401,7 @@ fn open_to_all(folder: &Path) -> std::io::Result<()> {
 mod links {
     use std::os::unix::fs::symlink;
 
-    use super::{Context, Error, FOLDER, Path, Result, fault, fs, is_name, unfinished};
+    use super::{Context, Error, Path, RUNS, Result, fault, fs, is_name, unfinished};
 
     /// Makes `name` in the bundle a link to `target`, over one that led to another run; anything else stays.
     pub(super) fn lead(bundle: &Path, name: &str, target: &str) -> Result<()> {
@@ -417,7 +424,7 @@ mod links {
 
     fn is_of_a_run(target: &Path, name: &str) -> bool {
         let parts: Option<Vec<&str>> = target.components().map(|part| part.as_os_str().to_str()).collect();
-        matches!(parts.as_deref(), Some([FOLDER, run, last]) if is_name(run) && *last == name)
+        matches!(parts.as_deref(), Some([RUNS, run, last]) if is_name(run) && *last == name)
     }
 }
 

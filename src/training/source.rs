@@ -10,14 +10,13 @@ use super::folder;
 use crate::adapter::config::Task;
 use crate::anatomy::{self, Feeding, Padding, SEGMENTS};
 use crate::data::{
-    self, Asked, Collation, ColumnMap, Dataset, HeldOut, Labels, Limits, Media, OtherNames, Packing, Reading, Renamed, Sampler, Tokenizer,
+    self, Asked, Collation, ColumnMap, Dataset, HeldOut, Limits, Media, OtherNames, Packing, Reading, Renamed, Sampler, Tokenizer,
 };
 use crate::error::{Context, Error, Result};
 use crate::export::{Bundle, Manifest};
 use crate::ir::Graph;
 use crate::media::Augmentation;
 use crate::model::{Beside, Model, class_names, declared};
-use crate::num;
 use crate::train::plan::LossPlan;
 use crate::train::verbalizer::HardPrompt;
 use crate::train::weights::WEIGHTS;
@@ -331,6 +330,13 @@ impl Source {
         self.limits.positions
     }
 
+    /// Refuses rows of more positions.
+    #[must_use]
+    pub fn within(mut self, positions: Option<usize>) -> Self {
+        self.limits.positions = self.limits.positions.into_iter().chain(positions).min();
+        self
+    }
+
     /// Parts long texts that answers are looked for in into windows, of which each begins with so many tokens of the one before.
     #[must_use]
     pub fn parted(mut self, stride: Option<usize>) -> Self {
@@ -481,17 +487,4 @@ pub fn tokenizer_near(files: &[PathBuf]) -> Result<Option<Tokenizer>> {
         }
     }
     Ok(None)
-}
-
-/// The numbers of all examples one after another, to tell whether two readings gave the same.
-pub(super) fn numbers(dataset: &Dataset) -> impl Iterator<Item = i64> + '_ {
-    dataset.examples.iter().flat_map(|example| {
-        let labels: &[i32] = match &example.labels {
-            Labels::Tokens(labels) => labels,
-            Labels::Class(class) => std::slice::from_ref(class),
-            Labels::Hidden | Labels::Column | Labels::Row => &[],
-        };
-        let line = num::int(example.line);
-        std::iter::once(line).chain(example.input_ids.iter().chain(labels).chain(&example.segments).map(|number| i64::from(*number)))
-    })
 }

@@ -27,6 +27,10 @@ fn ints(name: &str, values: &[i64]) -> TensorProto {
     }
 }
 
+fn truth(name: &str) -> TensorProto {
+    TensorProto { name: name.into(), data_type: 9, dims: vec![1], int32_data: vec![1], ..TensorProto::default() }
+}
+
 fn opset(domain: &str, version: i64) -> OperatorSetIdProto {
     OperatorSetIdProto { domain: domain.into(), version, ..OperatorSetIdProto::default() }
 }
@@ -123,30 +127,16 @@ fn nested(levels: usize) -> Vec<FunctionProto> {
 #[test]
 fn small_models_that_grow_are_answered_in_time() {
     let call = || vec![node("f:F0", &["x"], &["y"])];
-    let many = |count: usize| {
-        let name = |at: usize| {
-            if at == 0 {
-                "x".to_owned()
-            } else if at == count {
-                "y".to_owned()
-            } else {
-                format!("v{at}")
-            }
+    let chain = |length: usize, op: &str, inputs: &dyn Fn(&str) -> Vec<&str>| {
+        let name = |at: usize| match at {
+            0 => "x".to_owned(),
+            at if at == length => "y".to_owned(),
+            at => format!("v{at}"),
         };
-        (0..count).map(|at| node("f:F0", &[&name(at)], &[&name(at + 1)])).collect::<Vec<_>>()
+        (0..length).map(|at| node(op, &inputs(&name(at)), &[&name(at + 1)])).collect::<Vec<_>>()
     };
-    let long = |length: usize| {
-        let name = |at: usize| {
-            if at == 0 {
-                "x".to_owned()
-            } else if at == length {
-                "y".to_owned()
-            } else {
-                format!("v{at}")
-            }
-        };
-        (0..length).map(|at| node("Relu", &[&name(at)], &[&name(at + 1)])).collect::<Vec<_>>()
-    };
+    let many = |count: usize| chain(count, "f:F0", &|at| vec![at]);
+    let long = |length: usize| chain(length, "Relu", &|at| vec![at]);
     for (what, bytes, expected) in [
         ("lengths that grow", growing(40), None),
         ("a list of axes without end", listed("Unsqueeze"), None),
@@ -161,6 +151,9 @@ fn small_models_that_grow_are_answered_in_time() {
         ("bodies that go deep", model(call(), vec![], nested(60)), Some("")),
         ("many calls", model(many(3000), vec![], unfolding(1, 3)), None),
         ("many nodes", model(long(30_000), vec![], vec![]), None),
+        ("many names of one value", model(chain(30_000, "Identity", &|at| vec![at]), vec![], vec![]), None),
+        ("ways that meet again and again", model(chain(40, "Max", &|at| vec![at, at]), vec![], vec![]), None),
+        ("a choice between the same", model(chain(40, "Where", &|at| vec!["c", at, at]), vec![truth("c")], vec![]), None),
     ] {
         let folder = Folder::with("llama/dynamo.onnx");
         let path = folder.path("bomb.onnx");

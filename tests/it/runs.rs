@@ -61,6 +61,23 @@ fn a_run_keeps_its_options_and_is_begun_again_from_them() {
 }
 
 #[test]
+fn a_resumed_run_goes_on_with_its_own_options_where_others_are_not_said() {
+    let case = Case::new();
+    let bundle = case.bundle();
+    let options =
+        ["--max-steps", "6", "--save-steps", "3", "--learning-rate", "0.02", "--lr-scheduler", "constant", "--weight-decay", "0.1"];
+    done(&case.train(text(&bundle), &options));
+    let (whole, middle) = (adapter(&bundle), bundle.join("runs/001/checkpoints/step-3"));
+    let resumed = ["train", text(&bundle), "--resume", text(&middle), "--quiet"];
+    done(&[&resumed[..], &["--run", "again"]].concat());
+    assert_eq!(adapter(&bundle), whole, "data and all options are the run's");
+    let kept = std::fs::read_to_string(bundle.join("runs/again/config.yaml")).expect("options are kept");
+    assert!(["weight-decay: 0.1\n", "lr-scheduler: constant\n", "max-steps: 6\n"].iter().all(|line| kept.contains(line)), "{kept}");
+    done(&[&resumed[..], &["--run", "other", "--learning-rate", "0.03"]].concat());
+    assert_ne!(adapter(&bundle), whole, "what is said wins");
+}
+
+#[test]
 fn commands_take_the_checkpoint_that_is_meant() {
     let case = Case::new();
     let (bundle, merged) = (case.bundle(), case.path("merged.onnx"));
@@ -75,6 +92,16 @@ fn commands_take_the_checkpoint_that_is_meant() {
     assert_eq!(eval(text(&bundle), &["--checkpoint", "best"]).to_bits(), last.to_bits());
     let folder = bundle.join("runs/001/checkpoints/step-4");
     assert_eq!(eval(text(&folder), &[]).to_bits(), losses[0].to_bits(), "a checkpoint's folder stands for the bundle with it");
+    // So do a run's folder, with its newest checkpoint, and that of the adapter before training.
+    for (place, loss) in [("initial", untrained), ("runs/001", losses[2])] {
+        let place = bundle.join(place);
+        assert_eq!(eval(text(&place), &[]).to_bits(), loss.to_bits(), "{}", place.display());
+        assert_eq!(eval(text(&bundle), &["--checkpoint", text(&place)]).to_bits(), loss.to_bits(), "{}", place.display());
+        done(&["merge", text(&place), "-o", &merged]);
+        assert!((eval(&merged, &[]) - loss).abs() < 1e-4);
+        std::fs::remove_file(&merged).expect("it was written");
+    }
+    assert_eq!(eval(text(&bundle), &["--checkpoint", "initial"]).to_bits(), untrained.to_bits());
     done(&["merge", text(&bundle), "--checkpoint", "4", "-o", &merged]);
     assert!((eval(&merged, &[]) - losses[0]).abs() < 1e-4);
     done(&["export", text(&bundle), "--run", "001", "--checkpoint", "4", "--format", "peft", "-o", &case.path("adapter")]);
@@ -156,4 +183,31 @@ fn a_signal_saves_and_tells_which_it_was() {
     let steps = number(&runs[2]["steps"]).to_string();
     let said = done(&["train", text(&bundle), "--data", &case.data, "--batch-size", "2", "--resume", "--max-steps", &steps]);
     assert!(said.contains("is finished"), "{said}");
+}
+
+#[test]
+fn what_a_command_reads_is_not_replaced_with_force_neither() {
+    let case = Case::new();
+    let (bundle, base) = (case.bundle(), case.path("model.onnx"));
+    done(&["convert", &fixture("llama/dynamo.onnx"), "-o", &base, "--weights", "external"]);
+    done(&["inject", &base, "--method", "lora", "-o", text(&bundle), "--force"]);
+    done(&case.train(text(&bundle), &["--max-steps", "1"]));
+    let own = |name: &str| bundle.join(name).display().to_string();
+    let (data, adapter, initial) = (case.path("model.onnx.data"), own("adapter_model.safetensors"), own("initial"));
+    let before = [&base, &data, &adapter].map(|path| std::fs::read(path).expect("it is there"));
+    let bundle = text(&bundle);
+    let rows: [&[&str]; 8] = [
+        &["merge", bundle, "-o", &data],
+        &["merge", bundle, "-o", &base],
+        &["export", bundle, "--format", "inference", "-o", &own("inference.onnx")],
+        &["export", bundle, "--format", "onnx_adapter", "-o", &adapter],
+        &["export", bundle, "--format", "peft", "-o", &initial],
+        &["runs", bundle, "--html", &own("runs/001/run.json")],
+        &["convert", &base, "-o", &data],
+        &["combine", &initial, &initial, "-o", &initial],
+    ];
+    for row in rows {
+        refused(&[row, &["--force"]].concat(), &["read", "hint: `-o` names another"]);
+    }
+    assert_eq!([&base, &data, &adapter].map(|path| std::fs::read(path).expect("it is there")), before);
 }

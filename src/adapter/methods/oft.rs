@@ -75,6 +75,9 @@ pub struct OftConfig {
     pub fan_in_fan_out: bool,
 }
 
+/// Terms of the sum, each of which is a product in the graph for every module; the sum of small rotations ends long before.
+const MOST_TERMS: usize = 256;
+
 impl Default for OftConfig {
     fn default() -> Self {
         Self {
@@ -181,6 +184,9 @@ impl Configuration for OftConfig {
         if (self.blocks == 0) == (self.block_size == 0) {
             let found = format!("r = {} and oft_block_size = {}", self.blocks, self.block_size);
             return Err(Error::mismatch("blocks", "one of r and oft_block_size, the other 0", found));
+        }
+        if self.terms > MOST_TERMS {
+            return Err(Error::mismatch("num_cayley_neumann_terms", format!("at most {MOST_TERMS}"), self.terms));
         }
         probability("module_dropout", self.module_dropout)?;
         self.scope.check()
@@ -300,6 +306,12 @@ impl Branch for Oft {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sum_of_very_many_terms_is_refused() {
+        let of = |terms| OftConfig { terms, ..OftConfig::default() }.check();
+        assert!(of(MOST_TERMS).is_ok() && of(1 << 31).is_err());
+    }
 
     #[test]
     fn sizes_of_blocks_are_adjusted_as_in_peft() {

@@ -135,7 +135,8 @@ static OPTIONS: &[OnlyWith<Args, Sampling>] = &[OnlyWith {
 /// # Errors
 /// Rows without anchor and positive; a model that gives no vectors.
 pub(super) fn run(args: &Args, global: &Global) -> Result<()> {
-    target::file(&args.output, args.force)?;
+    let read = [Some(args.model.as_path()), args.base.as_deref(), Some(&args.file), args.corpus.as_deref(), args.tokenizer.as_deref()];
+    target::file(&args.output, args.force, &read)?;
     OnlyWith::check(OPTIONS, args, &args.sampling_strategy, "the nearest")?;
     let opening = Opening {
         model: &args.model,

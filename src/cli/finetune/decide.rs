@@ -7,6 +7,7 @@ use serde_yaml_ng::{Mapping, Value};
 use super::Args;
 use crate::adapter::config::Task;
 use crate::anatomy::{self, Reads};
+use crate::cli::config::OF_THIS_TIME;
 use crate::cli::inject::{Adding, MethodName};
 use crate::cli::output;
 use crate::cli::train::{EPOCHS, Training, default_rate};
@@ -23,9 +24,6 @@ const HELD_BACK: f64 = 0.1;
 /// Rows that are read in all, at least: of few rows there are more epochs.
 const READ_AT_LEAST: usize = 1200;
 const MOST_EPOCHS: f64 = 12.0;
-
-/// Options that say what to do this time, not how.
-const OF_THIS_TIME: [&str; 6] = ["resume", "continue", "restart", "run", "force", "output"];
 
 /// All that is decided.
 pub(super) struct Decided {

@@ -163,15 +163,16 @@ impl Whole {
     /// What the adapter does to a file; none if it has none of its modules.
     fn plan(&self, anatomy: &mut Anatomy, is_model: bool) -> Result<Option<Plan>> {
         self.name(anatomy, is_model);
+        let touched = self.plan.touched();
         let owner = |name: &str| name.rsplit_once('.').map(|(module, _)| module.to_owned()).unwrap_or_default();
         let parameters = anatomy.parameters.iter().map(|parameter| owner(&parameter.name));
-        if !modules(anatomy).into_iter().chain(parameters).any(|module| self.plan.touches(&module)) {
+        if !modules(anatomy).into_iter().chain(parameters).any(|module| touched.contains(&module)) {
             return Ok(None);
         }
         split_modules::join(anatomy, self.method.scope(), self.method.takes_parts())?;
         let given = |key: &str| self.tensors.get(key).cloned();
         let plan = Plan::new(&self.method, self.task, anatomy, Strictness::AsPeft, 0, &given)?;
-        match plan.targets().into_iter().find(|(module, _)| !self.plan.touches(module)) {
+        match plan.targets().into_iter().find(|(module, _)| !touched.contains(module)) {
             None => Ok(Some(plan)),
             Some((module, _)) => {
                 let error = Error::not_found("module of the adapter", module);

@@ -9,14 +9,34 @@ use super::State;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::ir::{Attr, Graph, Node, Value, ValueId};
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keep {
+/// What is written of what a builder holds.
+#[derive(Clone, Copy)]
+pub(super) enum Keep<'a> {
+    /// What the outputs need.
     Needed,
+    /// The same, and what was idle from the start.
+    NeededOr(&'a FxHashSet<ValueId>),
     Everything,
 }
 
+/// The values of a graph that its outputs do not need.
+pub(super) fn idle(graph: &Graph) -> FxHashSet<ValueId> {
+    let mut made_by: MadeBy = vec![None; graph.values.len()];
+    for (at, node) in graph.nodes.iter().enumerate() {
+        node.writes().for_each(|output| made_by[output.index()] = Some(at));
+    }
+    let needed = needed(&graph.nodes, &made_by, &graph.outputs);
+    let (used, unused): (Vec<_>, Vec<_>) = graph.nodes.iter().zip(needed).partition(|(_, needed)| *needed);
+    let mut idle: FxHashSet<ValueId> = unused.iter().flat_map(|(node, _)| node.writes()).collect();
+    idle.extend(graph.initializers.keys().copied());
+    for id in used.iter().flat_map(|(node, _)| node.reads()).chain(graph.outputs.iter().copied()) {
+        idle.remove(&id);
+    }
+    idle
+}
+
 impl State {
-    pub(super) fn finish(mut self, keep: Keep) -> Result<Graph> {
+    pub(super) fn finish(mut self, keep: Keep<'_>) -> Result<Graph> {
         if let Some(error) = self.error.take() {
             return Err(error);
         }
@@ -26,9 +46,12 @@ impl State {
         self.graph.outputs = self.outputs.iter().map(|(_, id)| *id).collect();
         let written = Arc::unwrap_or_clone(std::mem::take(&mut self.graph.nodes));
         self.graph.nodes = Arc::new(sorted(written, &self.graph, keep)?);
-        if keep == Keep::Needed {
+        if !matches!(keep, Keep::Everything) {
             let mut read: FxHashSet<ValueId> = self.graph.nodes.iter().flat_map(Node::reads).collect();
             read.extend(self.graph.outputs.iter().chain(&self.graph.inputs));
+            if let Keep::NeededOr(idle) = keep {
+                read.extend(idle);
+            }
             self.graph.initializers_mut().retain(|id, _| read.contains(id));
         }
         Ok(self.graph.indexed())
@@ -124,7 +147,7 @@ fn name_captured<'a>(body: &mut Arc<Graph>, names: &mut impl Iterator<Item = &'a
 
 /// Puts each node after those it reads from, otherwise in the order of writing: depth first from each node in turn, so that a node
 /// that was written late and is read early stands right before its first reader.
-pub(super) fn sorted(nodes: Vec<Node>, graph: &Graph, keep: Keep) -> Result<Vec<Node>> {
+pub(super) fn sorted(nodes: Vec<Node>, graph: &Graph, keep: Keep<'_>) -> Result<Vec<Node>> {
     let mut made_by: MadeBy = vec![None; graph.values.len()];
     for (i, node) in nodes.iter().enumerate() {
         for output in node.writes() {
@@ -137,6 +160,10 @@ pub(super) fn sorted(nodes: Vec<Node>, graph: &Graph, keep: Keep) -> Result<Vec<
         // What a node wrote may have become a constant.
         Keep::Everything => nodes.iter().map(|node| node.writes().next().is_some()).collect(),
         Keep::Needed => needed(&nodes, &made_by, &graph.outputs),
+        Keep::NeededOr(idle) => {
+            let wanted = nodes.iter().flat_map(Node::writes).filter(|id| idle.contains(id));
+            needed(&nodes, &made_by, &graph.outputs.iter().copied().chain(wanted).collect::<Vec<_>>())
+        }
     };
     let mut order = Vec::with_capacity(nodes.len());
     // 0: not seen, 1: its inputs are being visited, 2: placed.

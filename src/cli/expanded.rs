@@ -1,0 +1,118 @@
+//! What a command line says, with the options of files: the one that `--config` names, and that of a run that is resumed.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use super::{Command, config, usage};
+use crate::error::{Context, Result};
+use crate::training::runs::Runs;
+
+/// The commands that take a file of options.
+const COMMANDS: [&str; 2] = ["train", "finetune"];
+
+/// Adds the options of the file that `--config` names to those of the command line that do not say otherwise; then those of the run that is resumed.
+///
+/// # Errors
+/// A file that cannot be read or is no YAML mapping; a name that is no option, with those that are nearest.
+pub fn expanded(mut arguments: Vec<OsString>) -> Result<Vec<OsString>> {
+    let said = arguments.iter().skip(1).find(|argument| !is_option(argument));
+    let Some(name) = COMMANDS.into_iter().find(|name| said.is_some_and(|said| said == name)) else { return Ok(arguments) };
+    if let Some(path) = value_of(&arguments, config::OPTION) {
+        let added = config::arguments(name, config::read(&path)?, &arguments).in_file(&path)?;
+        arguments.extend(added);
+    }
+    if let Some(path) = of_resumed_run(&arguments) {
+        let mut own = config::read(&path)?;
+        own.retain(|name, _| !config::OF_THIS_TIME.iter().any(|other| name.as_str() == Some(other)));
+        let added = config::arguments(name, own, &arguments).in_file(&path)?;
+        arguments.extend(added);
+    }
+    Ok(arguments)
+}
+
+/// The options' file of the run that these arguments resume, if it is there. Arguments that cannot be read are refused later.
+fn of_resumed_run(arguments: &[OsString]) -> Option<PathBuf> {
+    if !arguments.iter().any(|argument| argument.to_str().is_some_and(|text| text.starts_with("--resume"))) {
+        return None;
+    }
+    // The run knows its data too, which is asked for otherwise; what it says twice is refused, so that one of both is read.
+    let with_data = arguments.iter().cloned().chain(["--data=-".into()]);
+    let cli = usage::read(arguments.iter().cloned()).or_else(|_| usage::read(with_data)).ok()?;
+    let (bundle, training) = match &cli.command {
+        Command::Train(args) => (args.bundle.clone(), &args.training),
+        Command::Finetune(args) => (args.bundle().ok()?, &args.training),
+        _ => return None,
+    };
+    let runs = Runs::of(&bundle);
+    let run = match (training.resume.as_ref()?, &training.run) {
+        (Some(checkpoint), _) => runs.with_checkpoint(checkpoint).ok()?,
+        (None, Some(name)) => runs.named(name).ok(),
+        (None, None) => runs.newest().ok()?,
+    };
+    run.map(|run| run.config()).filter(|path| path.is_file())
+}
+
+fn is_option(argument: &OsStr) -> bool {
+    argument.to_str().is_some_and(|text| text.starts_with('-'))
+}
+
+/// The value of an option on the command line.
+fn value_of(arguments: &[OsString], name: &str) -> Option<PathBuf> {
+    let long = format!("--{name}");
+    arguments.iter().enumerate().find_map(|(place, argument)| match argument.to_str()?.strip_prefix(&long)? {
+        "" => arguments.get(place + 1).map(PathBuf::from),
+        rest => rest.strip_prefix('=').map(PathBuf::from),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expanded_with(file: &str, line: &str) -> Result<String> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("run.yaml");
+        std::fs::write(&path, file)?;
+        let line = line.replace("FILE", &path.display().to_string());
+        let all = expanded(line.split(' ').map(OsString::from).collect())?;
+        let added = &all[line.split(' ').count()..];
+        Ok(added.iter().map(|argument| argument.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" "))
+    }
+
+    #[test]
+    fn options_of_the_file_are_added_where_the_command_line_does_not_say_otherwise() -> Result<()> {
+        struct Row(&'static str, &'static str, &'static str);
+        for Row(file, line, added) in [
+            Row("data: a.jsonl\nepochs: 2\n", "x train b --config FILE", "--data=a.jsonl --epochs=2"),
+            Row("learning_rate: 1e-4\npacking: true\nno-shuffle: false\n", "x train b --config=FILE", "--learning-rate=0.0001 --packing"),
+            Row("epochs: 2\nseed: 1\n", "x train b --config FILE --max-steps 4", "--seed=1"),
+            Row("learning_rate: 1\nseed: 1", "x train b --config FILE --learning_rate 2", "--seed=1"),
+            Row("seed: 1\nbatch-size: 4", "x train b --config FILE --seed=3", "--batch-size=4"),
+            Row("threads: ~\n", "x train b --config FILE", ""),
+            Row("", "x train b --config FILE", ""),
+            Row("seed: 1", "x -q train b --config FILE", "--seed=1"),
+            Row("seed: 1", "x eval b --config FILE", ""),
+        ] {
+            assert_eq!(expanded_with(file, line)?, added, "{file} {line}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_no_option_is_said() {
+        for (file, expected) in [
+            ("learning-rat: 1", "is it `learning-rate`?"),
+            ("nonsense: 1", "lists them"),
+            ("- a\n- b", ""),
+            ("seed: {a: 1}", ""),
+            ("a: [", ""),
+        ] {
+            let error = expanded_with(file, "x train b --config FILE").unwrap_err();
+            assert!(
+                error.to_string().contains("run.yaml") && error.hint().unwrap_or_default().contains(expected),
+                "{error} {:?}",
+                error.hint()
+            );
+        }
+    }
+}
