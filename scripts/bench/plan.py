@@ -13,10 +13,10 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-import time
 
 sys.path += map(str, pathlib.Path(__file__).resolve().parents[1].glob("*/"))  # the modules that scripts share
 import pages
+from private_memory import peak
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TINY = ROOT / "models/tiny-lm"
@@ -60,24 +60,6 @@ CASES = [
     ("LoRA of a small decoder", "tiny", ["--method", "lora"], 8, 256, tokens, []),
     ("preferences, SimPO", "decoder", ["--method", "lora", "--task", "preference", "--loss", "simpo"], 2, 64, preferences, []),
 ]
-
-
-def peak(command):
-    """The largest private memory of a command, in bytes."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    most = 0
-    while process.poll() is None:
-        try:
-            status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
-        except OSError:
-            break
-        found = [int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon:")]
-        most = max([most, *found])
-        time.sleep(0.005)
-    said = process.stderr.read()
-    if process.wait():
-        sys.exit(f"{' '.join(command)}\n{said}")
-    return most * 1024
 
 
 def measured(binary, models, folder, case):

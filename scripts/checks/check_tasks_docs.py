@@ -22,13 +22,16 @@ def blocks(page, language):
 
 
 def check(page, binary, given, work):
+    if not (given / page.stem).is_dir():
+        return f"its model: there is no {given / page.stem}"
     shutil.copytree(given / page.stem, work, dirs_exist_ok=True)
     if (given / "node_modules").is_dir():
         (work / "node_modules").symlink_to(given / "node_modules")
     (work / "run.py").write_text(blocks(PAGES / "README.md", "python")[0])
     (work / "run.mjs").write_text(blocks(PAGES / "README.md", "js")[0])
     for name in ("train.jsonl", "heldout.jsonl"):
-        (work / name).write_text(blocks(page, "jsonl")[0])
+        # Of what is written by a decoder, the rows are those of what is heard frame by frame.
+        (work / name).write_text((blocks(page, "jsonl") or blocks(PAGES / "ctc.md", "jsonl"))[0])
     commands = [line.replace("peft-onnx", binary, 1) for line in "".join(blocks(page, "bash")).splitlines()]
     scripts = []
     for number, code in enumerate(blocks(page, "python") + blocks(page, "js")):

@@ -79,6 +79,7 @@ pub fn read(graph: &Graph) -> Anatomy {
     attention::connect(graph, &mut attentions, &linears, &flow);
     let embeddings = hints.embeddings(graph, &tables);
     let mut modules = hints.modules(graph, &linears);
+    roles::name_of_one_call(&mut modules, &attentions);
     let known = hints.known(graph, &modules, &embeddings);
     let head = match head::find(graph, &flow, &linears) {
         Ok(head) => Some(head),

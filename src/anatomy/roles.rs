@@ -121,6 +121,21 @@ pub(super) struct Evidence<'a> {
     pub(super) namer: &'a Namer,
 }
 
+/// Names queries, keys and values that one call of PyTorch's `multi_head_attention_forward` computes, by that function's words: their nodes have the attention's own
+/// name, behind which the projection that follows has its own.
+pub(super) fn name_of_one_call(modules: &mut [Option<String>], attentions: &[Attention]) {
+    for attention in attentions {
+        let [Some(q), Some(k), Some(v), Some(o)] = [attention.q, attention.k, attention.v, attention.o] else { continue };
+        let (Some(owner), Some(next)) = (modules[q].clone(), modules[o].as_deref()) else { continue };
+        let is_one_call = q != k && k != v && q != v && [k, v].iter().all(|at| modules[*at].as_ref() == Some(&owner));
+        if is_one_call && next.strip_prefix(&owner).is_some_and(|rest| rest.starts_with('.')) {
+            for (at, name) in [(q, "q_proj"), (k, "k_proj"), (v, "v_proj")] {
+                modules[at] = Some(format!("{owner}.{name}"));
+            }
+        }
+    }
+}
+
 /// Fills the names that are missing, as far as roles are recognised.
 pub(super) fn fill(modules: &mut [Option<String>], evidence: &Evidence<'_>, misses: &mut Vec<Miss>) {
     share(modules, evidence);

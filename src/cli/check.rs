@@ -10,6 +10,8 @@ use crate::contract::GraphName;
 use crate::data::{Batch, Batches, Order};
 use crate::decompose;
 use crate::error::{Error, ErrorKind, Result};
+use crate::evaluate::reference::{Referee, Reference};
+use crate::evaluate::teacher::Teacher;
 use crate::evaluate::verify::{self, Samples};
 use crate::export::Bundle;
 use crate::ir::Graph;
@@ -18,7 +20,7 @@ use crate::onnx::Runnable;
 use crate::ort::{Device, Purpose, Runtime, Session, Settings};
 use crate::train::held::held;
 use crate::training::check::{self, Row, Verdict};
-use crate::training::{Source, open_graph};
+use crate::training::{Source, open_graph, taught};
 
 const AFTER_HELP: &str = "\
 Moves the adapter a small step in several directions and compares the change of the loss with what the gradient predicts. If activations are
@@ -58,9 +60,10 @@ pub struct Args {
 /// [`Diverged`](ErrorKind::Diverged) if they disagree.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
     let bundle = args.bundle.open()?;
-    let session = open(global.runtime(args.threads)?, &bundle)?;
+    let runtime = global.runtime(args.threads)?;
+    let session = open(runtime, &bundle)?;
     let batches = match &args.data {
-        Some(data) => rows(args, &bundle, data, &session)?,
+        Some(data) => rows(args, runtime, &bundle, data, &session)?,
         None => samples(args, &bundle, &session)?,
     };
     let rows = check::check(session, bundle.adapter(), bundle.manifest(), &batches)?;
@@ -128,10 +131,21 @@ fn roundings(graph: &Graph) -> String {
     if found.is_empty() { String::new() } else { format!(" (what rounds: {})", found.join(", ")) }
 }
 
-fn rows(args: &Args, bundle: &Bundle, data: &Path, session: &Session) -> Result<Vec<Batch>> {
+/// The first batch of a file, with what a teacher and the base without its adapter say of it.
+fn rows(args: &Args, runtime: &Runtime, bundle: &Bundle, data: &Path, session: &Session) -> Result<Vec<Batch>> {
     let source = Source::of(bundle, args.tokenizer.as_deref())?.mapped(&args.columns.renamed()).cut(None);
-    let dataset = source.read_to_measure(data, None)?;
-    Batches::new(&dataset, session.inputs(), args.batch_size.get(), Order::File, source.collation())?.next_parts()
+    let mut dataset = source.read_to_measure(data, None)?;
+    // What lies behind the first batch is not looked at.
+    dataset.examples.truncate(args.batch_size.get());
+    taught::fill(runtime, bundle, Device::Cpu, &source, &mut dataset)?;
+    let mut reference = Reference::of(runtime, bundle, Referee::default(), Device::Cpu)?;
+    let mut teacher = Teacher::of(runtime, bundle, Device::Cpu, &source.collation())?;
+    let mut parts = Batches::new(&dataset, session.inputs(), args.batch_size.get(), Order::File, source.collation())?.next_parts()?;
+    for part in &mut parts {
+        reference.as_mut().map(|reference| reference.complete(part)).transpose()?;
+        teacher.as_mut().map(|teacher| teacher.complete(part)).transpose()?;
+    }
+    Ok(parts)
 }
 
 fn samples(args: &Args, bundle: &Bundle, session: &Session) -> Result<Vec<Batch>> {

@@ -13,7 +13,7 @@ use crate::contract::{GraphName, Input};
 use crate::data::{Dataset, Survey};
 use crate::error::{Context, Error, OnlyWith, Result};
 use crate::evaluate::reference::Reference;
-use crate::evaluate::teacher::{self, Teacher};
+use crate::evaluate::teacher::Teacher;
 use crate::evaluate::{Evaluation, Evaluator, Metrics};
 use crate::export::objective::{self, LossRequest};
 use crate::export::{INFERENCE, adapter_file};
@@ -24,7 +24,7 @@ use crate::predict::Transcriber;
 use crate::train::logits;
 use crate::train::plan::LossPlan;
 use crate::train::prediction;
-use crate::training::{Source, open_graph};
+use crate::training::{Source, open_graph, taught};
 
 const AFTER_HELP: &str = "\
 Prints the loss and the task's metrics. The loss is the training loss, averaged over all labels that count.
@@ -167,7 +167,7 @@ fn of_bundle(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
     let trainable = HostTensor::vector(adapter_file::read(bundle.adapter(), manifest)?);
     let places = [args.model.path.join("inference.onnx"), bundle.model().to_path_buf()];
     each(args, source, |source, mut dataset| {
-        teacher::fill(runtime, &bundle, args.model.device, &source.collation(), &mut dataset)?;
+        taught::fill(runtime, &bundle, args.model.device, source, &mut dataset)?;
         let dataset = &dataset;
         let session = open_graph(runtime, &bundle, GraphName::Evaluation, args.model.device)?;
         let evaluator = Evaluator::new(session, dataset, source.collation(), source.batch_size(args.rows.batch_size).get());
@@ -235,7 +235,7 @@ fn of_task(args: &Args, runtime: &Runtime, model: &Model, task: Task) -> Result<
 fn of_model(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
     let model = Model::open(&args.model.path)?;
     let (graph, anatomy, declared) = (model.graph(), model.anatomy(), model.declared()?);
-    let decision = anatomy::decide(graph, anatomy, &declared, args.rows.task).in_file(&args.model.path)?;
+    let decision = anatomy::decide(graph, anatomy, &declared, args.rows.task_of(&model)?).in_file(&args.model.path)?;
     if let Some(doubt) = decision.doubt {
         tracing::warn!("measured for {}, as asked, but {doubt}", decision.task);
     }

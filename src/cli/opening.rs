@@ -3,11 +3,12 @@
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-use super::Which;
+use super::{RowArgs, Which};
 use crate::adapter::config::{Pooling, Task};
 use crate::data::ColumnMap;
 use crate::error::{Error, Result};
 use crate::export::objective::LossRequest;
+use crate::model::Model;
 use crate::predict::Opened;
 use crate::training::Source;
 
@@ -18,6 +19,8 @@ pub(super) struct Opening<'a> {
     pub which: &'a Which,
     pub tokenizer: Option<&'a Path>,
     pub task: Option<Task>,
+    /// Rows that tell the task, where nobody names it and the model does not say.
+    pub rows: Option<&'a RowArgs>,
     pub pooling: Option<Pooling>,
     pub normalize: Option<bool>,
     pub columns: ColumnMap,
@@ -52,5 +55,6 @@ fn of_bundle(args: &Opening<'_>) -> Result<Opened> {
 
 fn of_model(args: &Opening<'_>) -> Result<Opened> {
     let asked = LossRequest { pooling: args.pooling, normalize: args.normalize, ..LossRequest::default() };
-    Opened::of_model(args.model, args.task, &asked, |model, task| Ok(args.read(Source::of_model(model, task, args.tokenizer)?)))
+    let told = |model: &Model| args.rows.map_or(Ok(args.task), |rows| rows.task_of(model));
+    Opened::of_model(args.model, told, &asked, |model, task| Ok(args.read(Source::of_model(model, task, args.tokenizer)?)))
 }

@@ -121,6 +121,7 @@ impl Args {
             which: &self.model.which,
             tokenizer: self.model.tokenizer.as_deref(),
             task: self.rows.task,
+            rows: Some(&self.rows),
             pooling: self.pooling,
             normalize: self.normalize,
             columns: self.rows.columns.renamed(),

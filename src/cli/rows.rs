@@ -5,7 +5,10 @@ use std::path::PathBuf;
 
 use super::{Columns, task};
 use crate::adapter::config::Task;
+use crate::anatomy;
+use crate::data::Survey;
 use crate::error::{OnlyWith, Result};
+use crate::model::Model;
 
 /// The rows that a command measures or answers, and how they are read: of `eval` and `predict`.
 #[derive(Clone, Debug, clap::Args)]
@@ -38,6 +41,25 @@ static OF_TASKS: &[OnlyWith<RowArgs, Task>] = &[
 ];
 
 impl RowArgs {
+    /// The task that a model without a bundle is measured or answers for, as far as it is not told by the model: the one that is asked for, else, of those that a model of one number
+    /// for each row may be for, the only one that the columns of the data are for.
+    ///
+    /// # Errors
+    /// A model or data that cannot be read.
+    pub(super) fn task_of(&self, model: &Model) -> Result<Option<Task>> {
+        let guess = anatomy::guess(model.graph(), model.anatomy(), &model.declared()?);
+        let (None, None, Some(instead)) = (self.task, guess.task, guess.instead) else { return Ok(self.task) };
+        let taught = if instead.tasks.len() > 1 { Survey::read(&self.data, &self.columns.map)?.tasks() } else { vec![] };
+        let fitting: Vec<Task> = taught.into_iter().filter(|task| instead.tasks.contains(task)).collect();
+        let [task] = fitting[..] else { return Ok(None) };
+        tracing::warn!(
+            "{} is taken for the task {task}, as the columns of {} are for it: `task` says otherwise",
+            model.name().display(),
+            self.data.display()
+        );
+        Ok(Some(task))
+    }
+
     /// Refuses options that the task has no use for; `what` is measured or answered.
     ///
     /// # Errors

@@ -176,7 +176,7 @@ impl<'a> Batches<'a> {
     /// [`Mismatch`](crate::ErrorKind::Mismatch) with the line if rows do not fit together or an input asks for what the rows do not have.
     pub fn next_batch(&mut self) -> Result<Batch> {
         let (rows, epoch) = self.next_rows();
-        self.batch_of(&rows, self.examples(&rows, epoch)?, &Extent::default())
+        self.batch_of(&rows, &rows, self.examples(&rows, epoch)?, &Extent::default())
     }
 
     /// The next batch in as many parts as the model needs runs for it: of as many rows as it takes, and of one length where nothing hides what
@@ -229,7 +229,7 @@ impl<'a> Batches<'a> {
         let own = parts.iter().zip(first..).filter(|(_, number)| share.has(*number));
         let batches = own.map(|(part, number)| {
             let examples = if is_alike { part.iter().filter_map(|row| kept.remove(row)).collect() } else { self.examples(part, epoch)? };
-            Ok(Batch { number, ..self.batch_of(part, examples, &least)? })
+            Ok(Batch { number, ..self.batch_of(rows, part, examples, &least)? })
         });
         Ok((batches.collect::<Result<_>>()?, next))
     }
@@ -295,7 +295,8 @@ impl<'a> Batches<'a> {
         indices.iter().map(example).collect::<Result<_>>().in_file(&self.dataset.path)
     }
 
-    fn batch_of(&self, indices: &[usize], mut examples: Vec<Example>, least: &Extent) -> Result<Batch> {
+    /// Rows of a batch as tensors: those of these indices, which are `examples`.
+    fn batch_of(&self, batch: &[usize], indices: &[usize], mut examples: Vec<Example>, least: &Extent) -> Result<Batch> {
         let task = self.dataset.task;
         let (count, own) = (examples.len(), self.collation.feeding.rows.unwrap_or(examples.len()));
         if count > own {
@@ -310,7 +311,7 @@ impl<'a> Batches<'a> {
             let error = Error::mismatch("rows in a batch", format!("{own}, the model's only number"), count).in_file(&self.dataset.path);
             return Err(error.with_hint("rows of this task cannot be padded: leave some out so that every batch is full"));
         }
-        let texts = texts_of(&examples, task).in_file(&self.dataset.path)?;
+        let texts = self.texts_of(batch, indices, &examples).in_file(&self.dataset.path)?;
         let rows = Rows::new(&examples, task, &self.collation, least);
         let stacked = Rows::new(&texts, task, &self.collation, least);
         let tensors = self.inputs.iter().map(|Input { port, role }| {
@@ -340,6 +341,30 @@ impl<'a> Batches<'a> {
             number: 0,
         })
     }
+
+    /// The texts of rows as inputs of the model: all first ones, then all second ones, and so on. Rows of one answer each have as their second text the answer of
+    /// the row before in their batch, the first with the last's (TRL's `KTOTrainer`).
+    ///
+    /// # Errors
+    /// Rows of different numbers of texts, with the line.
+    fn texts_of(&self, batch: &[usize], indices: &[usize], examples: &[Example]) -> Result<Vec<Example>> {
+        let is_judged = self.dataset.task == Task::Preference && examples.iter().all(|example| example.columns.contains_key(DESIRABLE));
+        if is_judged {
+            let before = |index: &usize| {
+                let place = batch.iter().position(|row| row == index).unwrap_or_default();
+                &self.dataset.examples[batch[(place + batch.len() - 1) % batch.len()]]
+            };
+            let mismatched = indices.iter().zip(examples).map(|(index, example)| mismatched(example, before(index)));
+            return Ok(examples.iter().cloned().chain(mismatched).collect());
+        }
+        let count = examples.first().map_or(0, |example| example.others.len());
+        if let Some(example) = examples.iter().find(|example| example.others.len() != count) {
+            let error = Error::mismatch("texts in this row", format!("{}, as in the same batch", count + 1), example.others.len() + 1);
+            return Err(error.at(Place::Line(example.line)));
+        }
+        let part = |at: usize| examples.iter().map(move |example| example.others[at].clone());
+        Ok(examples.iter().cloned().chain((0..count).flat_map(part)).collect())
+    }
 }
 
 /// Says that short rows of numbers are filled up with zeros which the model reads, where no mask hides them.
@@ -360,38 +385,16 @@ fn warn_of_ragged(dataset: &Dataset, inputs: &[Input]) {
     }
 }
 
-/// The texts of rows as inputs of the model: all first ones, then all second ones, and so on.
-///
-/// # Errors
-/// Rows of different numbers of texts, with the line.
-fn texts_of(examples: &[Example], task: Task) -> Result<Vec<Example>> {
-    let judged = task == Task::Preference && examples.iter().all(|example| example.columns.contains_key(DESIRABLE));
-    let others: Vec<Vec<Example>> =
-        if judged { mismatched(examples) } else { examples.iter().map(|example| example.others.clone()).collect() };
-    let count = others.first().map_or(0, Vec::len);
-    if let Some((example, other)) = examples.iter().zip(&others).find(|(_, others)| others.len() != count) {
-        let error = Error::mismatch("texts in this row", format!("{}, as in the same batch", count + 1), other.len() + 1);
-        return Err(error.at(Place::Line(example.line)));
-    }
-    let part = |at: usize| others.iter().map(move |others| others[at].clone());
-    Ok(examples.iter().cloned().chain((0..count).flat_map(part)).collect())
-}
-
-/// Each row's prompt with the answer of the row before it, the first with the last's (TRL's `KTOTrainer`).
-fn mismatched(examples: &[Example]) -> Vec<Vec<Example>> {
+/// A row's prompt with the answer of another.
+fn mismatched(example: &Example, other: &Example) -> Example {
     let begins = |example: &Example| {
         let learnt = example.columns.get(COMPLETION).map(|mask| mask.values.as_slice()).unwrap_or_default();
         learnt.iter().position(|counts| *counts > 0.0).unwrap_or(example.input_ids.len())
     };
-    let before = |at: usize| &examples[(at + examples.len() - 1) % examples.len()];
-    let pair = |(at, example): (usize, &Example)| {
-        let (other, prompt) = (before(at), &example.input_ids[..begins(example)]);
-        let answer = &other.input_ids[begins(other)..];
-        let input_ids: Vec<i32> = prompt.iter().chain(answer).copied().collect();
-        let labels = std::iter::repeat_n(IGNORED, prompt.len()).chain(answer.iter().copied()).collect();
-        let mask = (0..input_ids.len()).map(|at| f64::from(u8::from(at >= prompt.len()))).collect();
-        let columns = [(COMPLETION.to_owned(), Numbers { shape: vec![input_ids.len()], values: mask })].into();
-        vec![Example { line: example.line, input_ids, labels: Labels::Tokens(labels), columns, ..Example::default() }]
-    };
-    examples.iter().enumerate().map(pair).collect()
+    let (prompt, answer) = (&example.input_ids[..begins(example)], &other.input_ids[begins(other)..]);
+    let input_ids: Vec<i32> = prompt.iter().chain(answer).copied().collect();
+    let labels = std::iter::repeat_n(IGNORED, prompt.len()).chain(answer.iter().copied()).collect();
+    let mask = (0..input_ids.len()).map(|at| f64::from(u8::from(at >= prompt.len()))).collect();
+    let columns = [(COMPLETION.to_owned(), Numbers { shape: vec![input_ids.len()], values: mask })].into();
+    Example { line: example.line, input_ids, labels: Labels::Tokens(labels), columns, ..Example::default() }
 }

@@ -346,6 +346,14 @@ impl<'a> Rows<'a> {
             .collect();
         let mut values = vec![];
         for (row, example) in rows.iter().zip(self.examples) {
+            // Short rows are filled up with zeros, which no label has.
+            let is_known = |axis: usize| matches!(port.shape[axis + 1], Axis::Known(_)) && port.name == LABELS;
+            if let Some(axis) = (0..rank).find(|&axis| is_known(axis) && row.shape[axis] != lengths[axis]) {
+                let error = Error::mismatch("numbers in label", format!("{}, as the model gives", lengths[axis]), row.shape[axis]);
+                return Err(error
+                    .at(Place::Line(example.line))
+                    .with_hint("a teacher whose answers are compared gives as many numbers as the model"));
+            }
             if let Some(axis) = (0..rank).find(|&axis| row.shape[axis] > lengths[axis]) {
                 let error = Error::mismatch(format!("length of {}", port.name), format!("at most {}", lengths[axis]), row.shape[axis]);
                 return Err(error.at(Place::Line(example.line)));

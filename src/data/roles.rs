@@ -340,7 +340,11 @@ impl Roles<'_> {
             let is_read = |name: &str| {
                 let numbered =
                     name.rsplit_once('_').filter(|(_, number)| number.parse::<u32>().is_ok()).map(|(name, _)| format!("{name}_*"));
-                columns.read.contains(&name) || self.is_weight(name) || numbered.is_some_and(|name| columns.read.contains(&name.as_str()))
+                columns.read.contains(&name)
+                    || self.is_weight(name)
+                    || self.is_text_of_vector(name)
+                    || self.is_picture(name, fields)
+                    || numbered.is_some_and(|name| columns.read.contains(&name.as_str()))
             };
             let is_empty = |value: &Value| value.is_null() || value.as_str().is_some_and(|text| text.trim().is_empty());
             return fields
@@ -377,6 +381,17 @@ impl Roles<'_> {
         let is_read =
             |name: &str| read.contains(&name) || is_input(name, self.reading) || (sees && name == "image") || self.is_weight(name);
         fields.iter().filter(|(name, value)| !is_read(name) && !is_empty(value)).map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// Whether a column is the picture of a row without a text, whose labels are numbers or several.
+    fn is_picture(&self, name: &str, fields: &Map<String, Value>) -> bool {
+        let is_labelled_so = matches!(self.reading.task, Task::MultiLabel | Task::Regression);
+        is_labelled_so && matches!(name, "image" | "pixel_values") && !fields.contains_key("text") && !fields.contains_key("input_ids")
+    }
+
+    /// Whether a column is a text that a teacher's vector stands beside: any, not two that are compared.
+    fn is_text_of_vector(&self, name: &str) -> bool {
+        self.reading.task == Task::Embedding && self.reading.loss.name == "mse" && matches!(name, "text" | "sentence")
     }
 
     /// Whether a column says what rows weigh, where they may weigh differently.

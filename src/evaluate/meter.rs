@@ -1,8 +1,11 @@
 //! Metrics of a task, from what a graph predicts for rows: the one place that says which metrics a task has.
 
+mod vectors;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use self::vectors::Vectors;
 use super::frames::own_frames;
 use crate::adapter::config::Task;
 use crate::data::{Answer, Example, IGNORED, Labels, Tokenizer, UNLABELLED};
@@ -174,7 +177,7 @@ impl Meter {
             Kind::Tags { .. } => &["accuracy", "precision", "recall", "f1"],
             Kind::Answers { .. } => &["exact_match", "f1"],
             Kind::Frames { .. } => &["wer", "cer"],
-            Kind::Vectors(_) => &["spearman", "pearson", "recall@1", "recall@10", "mrr@10", "ndcg@10", "triplet_accuracy"],
+            Kind::Vectors(_) => &["cosine", "spearman", "pearson", "recall@1", "recall@10", "mrr@10", "ndcg@10", "triplet_accuracy"],
             Kind::Rewards { .. } | Kind::Scores { .. } => &["accuracy", "margin"],
         }
     }
@@ -385,82 +388,6 @@ fn preferences(chosen: &[f64], rejected: &[f64]) -> Metrics {
     }
     metrics.push(("margin", mean(chosen) - mean(rejected)));
     metrics
-}
-
-/// Vectors of texts, gathered to search among all of them.
-#[derive(Default)]
-struct Vectors {
-    anchors: Vec<Vec<f32>>,
-    /// The place of each anchor's own positive among `others`.
-    own: Vec<usize>,
-    /// Every positive and negative once.
-    others: Vec<Vec<f32>>,
-    places: BTreeMap<String, usize>,
-    /// Cosines of pairs, and how alike they should be.
-    pairs: Vec<(f64, f64)>,
-    nearer: usize,
-    triplets: usize,
-}
-
-impl Vectors {
-    fn add<'v>(&mut self, rows: &[Example], vector: &dyn Fn(usize) -> &'v [f32]) {
-        for (at, row) in rows.iter().enumerate() {
-            let text = |place: usize| vector(place * rows.len() + at);
-            if let Some(score) = row.columns.get(LABELS).and_then(|label| label.values.first()).filter(|_| row.others.len() == 1) {
-                self.pairs.push((cosine(text(0), text(1)), *score));
-                continue;
-            }
-            for (place, name) in row.texts.iter().enumerate().skip(1) {
-                let fresh = self.others.len();
-                let known = *self.places.entry(name.clone()).or_insert(fresh);
-                if known == fresh {
-                    self.others.push(text(place).to_vec());
-                }
-                if place == 1 {
-                    self.own.push(known);
-                    self.anchors.push(text(0).to_vec());
-                } else {
-                    self.triplets += 1;
-                    self.nearer += usize::from(cosine(text(0), text(1)) > cosine(text(0), text(place)));
-                }
-            }
-        }
-    }
-
-    fn metrics(&self) -> Metrics {
-        if !self.pairs.is_empty() {
-            let (found, wanted): (Vec<f64>, Vec<f64>) = self.pairs.iter().copied().unzip();
-            let spearman = measure::spearman(&found, &wanted).map(|value| ("spearman", value));
-            return spearman.into_iter().chain(measure::pearson(&found, &wanted).map(|value| ("pearson", value))).collect();
-        }
-        let (mut first, mut among, mut reciprocal, mut gain) = (0, 0, 0.0, 0.0);
-        for (anchor, own) in self.anchors.iter().zip(&self.own) {
-            let scores: Vec<f64> = self.others.iter().map(|other| cosine(anchor, other)).collect();
-            let ranked = measure::ranks(&scores);
-            let place = ranked.iter().position(|place| place == own).unwrap_or(usize::MAX);
-            first += usize::from(place == 0);
-            among += usize::from(place < DEPTH);
-            reciprocal += measure::reciprocal_rank(ranked.iter().map(|place| place == own), DEPTH);
-            gain += measure::discounted_gain(ranked.iter().map(|place| f64::from(u8::from(place == own))), &[1.0], DEPTH);
-        }
-        let count = measure::float(self.anchors.len().max(1));
-        let mut metrics = vec![
-            ("recall@1", measure::float(first) / count),
-            ("recall@10", measure::float(among) / count),
-            ("mrr@10", reciprocal / count),
-            ("ndcg@10", gain / count),
-        ];
-        if self.triplets > 0 {
-            metrics.push(("triplet_accuracy", measure::float(self.nearer) / measure::float(self.triplets)));
-        }
-        metrics
-    }
-}
-
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
-    let lengths = (product(a, a) * product(b, b)).sqrt();
-    if lengths > 0.0 { product(a, b) / lengths } else { 0.0 }
 }
 
 /// The reward of a text by the log-probabilities of its tokens: `β` times their sum over the completion less the reference's, or their mean.

@@ -16,6 +16,9 @@ use crate::train::distillation::{self, TEACHER_LOGITS};
 use crate::train::objective::Objective;
 use crate::train::prediction;
 
+/// What to do where a teacher is not there.
+pub const MOVED: &str = "the teacher that `inject --teacher` named must stay where it was: inject again if it moved";
+
 /// Rows that the teacher runs on at a time.
 const ROWS: usize = 8;
 
@@ -81,8 +84,7 @@ impl Teacher {
         let manifest = bundle.manifest();
         let Some((teacher, task)) = manifest.loss.teacher.as_ref().zip(Task::from_name(&manifest.task)) else { return Ok(None) };
         let path: PathBuf = bundle.folder().join(teacher);
-        let model =
-            Model::open(&path).hint("the teacher that `inject --teacher` named must stay where it was: inject again if it moved")?;
+        let model = Model::open(&path).hint(MOVED)?;
         let (runnable, outputs) = answering(&model, task).in_file(&path)?;
         let settings = Settings { device, purpose: Purpose::Inference, ..Settings::default() };
         Ok(Some(Self {

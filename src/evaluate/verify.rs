@@ -298,7 +298,6 @@ fn with_picture(tokens: Vec<i32>, feeding: &Feeding) -> Vec<i32> {
 fn labelled(mut example: Example, session: &Session, samples: &Samples, random: &mut ChaCha8Rng) -> Example {
     let length = example.input_ids.len();
     let of_floats = |name: &str| session.input(name).is_some_and(|port| port.element_type == Some(ElementType::Float32));
-    let score = Numbers { shape: vec![], values: vec![f64::from(unit(random).abs())] };
     // The base's own word on a text is filled in by who has it.
     example.columns.remove(REFERENCE);
     let bare = |example: &Example| Example { line: 1, input_ids: example.input_ids.clone(), ..Example::default() };
@@ -316,7 +315,10 @@ fn labelled(mut example: Example, session: &Session, samples: &Samples, random: 
             example.others = (0..count).map(|_| other(&example, samples, random)).collect();
             example.labels = Labels::Row;
             if of_floats(LABELS) {
-                example.columns.insert(LABELS.to_owned(), score);
+                let axes = session.input(LABELS).map(|port| port.shape.get(1..).unwrap_or_default()).unwrap_or_default();
+                let shape: Vec<usize> = axes.iter().map(|axis| if let Axis::Known(length) = axis { *length } else { 1 }).collect();
+                let values = (0..shape.iter().product()).map(|_| f64::from(unit(random).abs())).collect();
+                example.columns.insert(LABELS.to_owned(), Numbers { shape, values });
                 example.labels = Labels::Column;
             }
         }

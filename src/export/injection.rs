@@ -182,7 +182,7 @@ pub(super) fn fitted(mut model: Model, asked: &Injection) -> Result<Fitted> {
     fed::logits_of_all_tokens(base, task).in_file(&name)?;
     split_modules::join(&mut base.anatomy, method.scope(), method.takes_parts()).in_file(&name)?;
     let loss = objective::settle(&asked.loss, task, &model.beside, &base.graph, &base.anatomy).in_file(&name)?;
-    objective::check_teacher(&asked.loss, task, &base.anatomy)?;
+    objective::check_teacher(&asked.loss, task, &loss, &base.graph, &base.anatomy)?;
     feeding.feed_columns(&base.graph, loss.columns());
     let has_prompt = method.get::<PromptConfig>().is_some() || method.get::<PromptEncoderConfig>().is_some();
     if !has_prompt && asked.prompt_scale.is_some() {

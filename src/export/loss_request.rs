@@ -7,7 +7,7 @@ use crate::adapter::config::Pooling;
 use crate::anatomy::{Reads, Task};
 use crate::error::{OnlyWith, Result};
 use crate::ir::Graph;
-use crate::train::distillation::{Distillation, Divergence};
+use crate::train::distillation::{self, Distillation, Divergence};
 
 /// What is asked of the loss.
 #[derive(Clone, Debug, Default)]
@@ -70,6 +70,11 @@ impl Case {
         self.name.as_deref().is_some_and(|name| Divergence::of(self.reads, name).is_some())
     }
 
+    /// Whether a model may say what the labels are to be compared with.
+    fn has_model_as_teacher(&self) -> bool {
+        self.has_teacher() || self.name.as_deref().is_some_and(|name| distillation::is_of_texts(self.reads, name))
+    }
+
     fn is_of_vectors(&self) -> bool {
         self.name.is_some() && self.reads == Reads::Embeddings
     }
@@ -77,6 +82,9 @@ impl Case {
 
 /// Losses that have a teacher's answer to compare with.
 const TEACHABLE: &str = "a loss of classes, tokens, truths, numbers or answers (cross-entropy, focal, bce, mse, mae, huber)";
+
+/// The same, and those that compare texts with what a model says of them.
+const TAUGHT: &str = "a loss of classes, tokens, truths, numbers or answers (cross-entropy, focal, bce, mse, mae, huber), or mse and margin-mse of embeddings";
 
 const CLASSES: &[Reads] = &[Reads::Logits, Reads::TokenLogits];
 
@@ -87,7 +95,7 @@ static OPTIONS: &[OnlyWith<LossRequest, Case>] = &[
     OnlyWith { option: "class_weights balanced", is_given: |asked| asked.balances_classes,           with: "the cross-entropy of classes",             holds: |case| case.is_cross_entropy(CLASSES) },
     OnlyWith { option: "class_weights",   is_given: |asked| !asked.class_weights.is_empty(),  with: "the cross-entropy of classes or tokens",   holds: |case| case.is_cross_entropy(&[Reads::Vocabulary, Reads::Logits, Reads::TokenLogits]) },
     OnlyWith { option: "distill_weight",  is_given: |asked| asked.distillation.is_some(),     with: TEACHABLE, holds: Case::has_teacher },
-    OnlyWith { option: "teacher",         is_given: |asked| asked.teacher.is_some(),          with: TEACHABLE, holds: Case::has_teacher },
+    OnlyWith { option: "teacher",         is_given: |asked| asked.teacher.is_some(),          with: TAUGHT, holds: Case::has_model_as_teacher },
     OnlyWith { option: "matryoshka_dims", is_given: |asked| !asked.matryoshka.is_empty(),     with: "a loss of vectors (the task embedding)",   holds: Case::is_of_vectors },
     OnlyWith { option: "normalize",       is_given: |asked| asked.normalize.is_some(),        with: "a loss of vectors (the task embedding)",   holds: Case::is_of_vectors },
     OnlyWith { option: "prompt",          is_given: |asked| !asked.prompts.is_empty(),        with: "a task of texts in columns of their own (embedding)", holds: |case| case.reads == Reads::Embeddings },

@@ -7,12 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use super::PromptScale;
 use super::names::is_inside;
-use crate::anatomy::Feeding;
-use crate::contract::{Input, Output, PortRole};
+use crate::anatomy::{Feeding, Task};
+use crate::contract::{GraphName, Input, Output, PortRole};
 use crate::files::inside;
 use crate::ir::Graph;
 use crate::model::parts::Join;
 use crate::peft::{ENCODER_FILE, FACTORS_FILE, WEIGHTS_FILE};
+use crate::train::losses::LABELS;
 use crate::train::plan::LossPlan;
 use crate::train::recompute::Recompute;
 use crate::train::verbalizer::HardPrompt;
@@ -178,6 +179,15 @@ struct Version {
 }
 
 impl Manifest {
+    /// How many numbers a teacher's vectors have, where the loss compares with such.
+    #[must_use]
+    pub fn numbers_of_vectors(&self) -> Option<usize> {
+        let is_of_vectors = self.task == Task::Embedding.name() && self.loss.name == "mse";
+        let graph = self.graphs.get(GraphName::Evaluation.name()).filter(|_| is_of_vectors)?;
+        let labels = graph.inputs.iter().find(|port| port.name == LABELS)?;
+        labels.shape.last()?.as_u64().and_then(|width| usize::try_from(width).ok())
+    }
+
     /// Reads the manifest of a bundle.
     ///
     /// # Errors

@@ -58,6 +58,10 @@ pub fn settle(asked: &LossRequest, task: Task, beside: &Beside, graph: &Graph, a
         None => row.losses[0].to_owned(),
     };
     loss_request::check(asked, task, Some(&name))?;
+    if asked.teacher.is_some() && asked.distillation.is_none() && !distillation::is_of_texts(row.reads, &name) {
+        let error = Error::setting("teacher", "`distill_weight` beside it, the teacher's share of the loss", "none");
+        return Err(error.with_hint("`distill_weight 0.5` learns from labels and teacher alike, 1 from the teacher alone"));
+    }
     let mut plan = LossPlan {
         name,
         options: BTreeMap::new(),
@@ -109,10 +113,13 @@ pub fn settle(asked: &LossRequest, task: Task, beside: &Beside, graph: &Graph, a
 ///
 /// # Errors
 /// A teacher that cannot be read, that does not give what the loss reads, or that knows other classes than the model.
-pub fn check_teacher(asked: &LossRequest, task: Task, anatomy: &Anatomy) -> Result<()> {
+pub fn check_teacher(asked: &LossRequest, task: Task, student: &Settled, base: &Graph, anatomy: &Anatomy) -> Result<()> {
     let Some(file) = &asked.teacher else { return Ok(()) };
     let teacher = Model::open(file)?;
     let (graph, of_teacher) = (teacher.graph(), teacher.anatomy());
+    if task.row().reads == Reads::Embeddings {
+        return check_teacher_of_texts(student, base, &teacher).in_file(file);
+    }
     settle(&LossRequest::default(), task, teacher.beside(), graph, of_teacher).in_file(file)?;
     if task.row().reads == Reads::Spans {
         return Ok(());
@@ -124,6 +131,29 @@ pub fn check_teacher(asked: &LossRequest, task: Task, anatomy: &Anatomy) -> Resu
             let what = if task.row().reads == Reads::Vocabulary { "tokens of the teacher's vocabulary" } else { "the teacher's classes" };
             let error = Error::mismatch(what, format!("{wanted}, as the model has"), found).in_file(file);
             Err(error.with_hint("the same tokens, or classes, must have the same numbers in both: take a teacher of the same family"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What a teacher of texts is to a loss: one that scores pairs, where differences of scores are learnt and it has one number for a text, else one that gives vectors.
+#[must_use]
+pub fn task_of_teacher(anatomy: &Anatomy, loss: &str) -> Task {
+    let scores = anatomy.head.as_ref().and_then(|head| head.classes) == Some(1);
+    if loss == "margin-mse" && scores { Task::Rerank } else { Task::Embedding }
+}
+
+fn check_teacher_of_texts(student: &Settled, base: &Graph, teacher: &Model) -> Result<()> {
+    let task = task_of_teacher(teacher.anatomy(), &student.plan.name);
+    let settled = settle(&LossRequest::default(), task, teacher.beside(), teacher.graph(), teacher.anatomy())?;
+    let width = |settled: &Settled, graph: &Graph| match &settled.objective {
+        Objective::Formula(formula) => graph.fact(*formula.outputs.first()?).shape.as_ref()?.last()?.as_known(),
+        _ => None,
+    };
+    match (width(student, base), width(&settled, teacher.graph())) {
+        (Some(wanted), Some(found)) if wanted != found && student.plan.name == "mse" => {
+            let error = Error::mismatch("numbers in the teacher's vectors", format!("{wanted}, as the model has"), found);
+            Err(error.with_hint("`loss margin-mse` learns from differences of scores, whatever the vectors' length"))
         }
         _ => Ok(()),
     }

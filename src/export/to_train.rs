@@ -6,7 +6,6 @@ use crate::Result;
 use crate::adapter::PENALTY;
 use crate::adapter::params::dropout::Masks;
 use crate::adapter::{Allocation, Param, Plan, Purpose};
-use crate::anatomy::Reads;
 use crate::contract::{GraphName, Input};
 use crate::ir::{Builder, DType, Graph, Tensor};
 use crate::model::Base;
@@ -40,7 +39,6 @@ impl ToTrain<'_> {
         let learnt = with_dropout.as_ref().map_or_else(|| self.model(without, self.params), |(graph, params)| self.model(graph, params));
         if let Objective::Formula(formula) = self.objective
             && formula.loss.whole_batch
-            && formula.loss.reads == Reads::Embeddings
         {
             if learnt.graph.outputs().iter().any(|&id| learnt.graph.value_name(id) == PENALTY) {
                 tracing::warn!(
@@ -48,7 +46,7 @@ impl ToTrain<'_> {
                 );
             }
             put(GraphName::Encode, cached::encode_graph(learnt, formula)?)?;
-            put(GraphName::Loss, cached::loss_graph(formula, None)?)?;
+            put(GraphName::Loss, cached::loss_graph(formula)?)?;
             put(GraphName::Vjp, cached::vjp_graph(learnt, formula)?)?;
         }
         let backward = Backward::new(learnt)?;

@@ -57,19 +57,19 @@ impl Opened {
         Ok(Self { source, loss, class_names, stop, places, whole: Box::new(whole), graph: Box::new(graph) })
     }
 
-    /// A plain model, for a task where one is named, else for what the model is for; `read` says how its rows are read.
+    /// A plain model, for the task that `told` names where it names one, else for what the model is for; `read` says how its rows are read.
     ///
     /// # Errors
     /// A model that cannot be read, is not for the task, or does not say for which it is.
     pub fn of_model(
         path: &Path,
-        task: Option<Task>,
+        told: impl FnOnce(&Model) -> Result<Option<Task>>,
         asked: &LossRequest,
         read: impl FnOnce(&Model, Task) -> Result<Source>,
     ) -> Result<Self> {
         let model = Model::open(path)?;
         let (graph, anatomy) = (model.graph(), model.anatomy());
-        let decision = anatomy::decide(graph, anatomy, &model.declared()?, task).in_file(path)?;
+        let decision = anatomy::decide(graph, anatomy, &model.declared()?, told(&model)?).in_file(path)?;
         if let Some(doubt) = decision.doubt {
             tracing::warn!("answered for {}, as asked, but {doubt}", decision.task);
         }

@@ -129,9 +129,12 @@ fn opened(offer: &Offer, tokenizer: Option<&Path>) -> Result<Opened> {
             let most = most(bundle.model(), bundle.manifest().virtual_tokens)?;
             Opened::of_bundle((**bundle).clone(), Source::of(bundle, tokenizer)?.within(most))
         }
-        Offer::Model(path, task) => Opened::of_model(path, *task, &LossRequest::default(), |model, task| {
-            Ok(Source::of_model(model, task, tokenizer)?.within(most(path, 0)?))
-        }),
+        Offer::Model(path, task) => Opened::of_model(
+            path,
+            |_| Ok(*task),
+            &LossRequest::default(),
+            |model, task| Ok(Source::of_model(model, task, tokenizer)?.within(most(path, 0)?)),
+        ),
     }
 }
 

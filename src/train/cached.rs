@@ -1,18 +1,21 @@
-//! Graphs for losses of vectors that need the whole batch where memory holds only a part of it (Gao et al. 2021, GradCache):
+//! Graphs for losses that need the whole batch where memory holds only a part of it (Gao et al. 2021, GradCache):
 //!
 //! 1. `encode`: the vectors of a part's texts;
 //! 2. `loss`: the loss of all vectors, and its gradient with respect to each;
 //! 3. `vjp`: the gradient with respect to the adapter of a part's vectors, whose own gradients are given; added to that of the parts before.
 //!
+//! A text that a language model judges has a vector of one number: how much likelier its completion is than the reference had it, as a logarithm.
+//!
 //! The sum over all parts is the gradient of the whole batch, to rounding.
 
 use super::formula::Formula;
+use super::losses::{COMPLETION, REFERENCE, Reads};
 use super::objective::Model;
 use super::order;
 use super::prepared::Prepared;
 use crate::contract::{Input, Output};
 use crate::grad;
-use crate::ir::{Builder, DType, Dim, Graph, ModelInfo, simplify};
+use crate::ir::{Builder, DType, Dim, Expr, Graph, ModelInfo, ValueId, simplify};
 use crate::{Error, Result};
 
 /// The output of `encode` and input of `loss`, float32 `[texts, hidden]`.
@@ -26,7 +29,7 @@ pub const VECTORS_GRADIENT: &str = "embeddings_gradient";
 /// A graph that does not give what the loss reads.
 pub fn encode_graph(model: Model<'_>, formula: &Formula) -> Result<Graph> {
     let b = Builder::on(model.graph);
-    let vectors = Prepared::new(&b, model)?.vectors(model, formula)?;
+    let (vectors, _) = Prepared::new(&b, model)?.encoded(model, formula, None)?;
     b.output(VECTORS, vectors);
     Ok(order::weights_first(simplify(&b.finish()?)?))
 }
@@ -35,11 +38,20 @@ pub fn encode_graph(model: Model<'_>, formula: &Formula) -> Result<Graph> {
 ///
 /// # Errors
 /// None for a formula whose graphs of training were written.
-pub fn loss_graph(formula: &Formula, hidden: Option<i64>) -> Result<Graph> {
+pub fn loss_graph(formula: &Formula) -> Result<Graph> {
     let b = Builder::new(ModelInfo::dialect());
-    let texts = Dim::symbol("texts");
-    let vectors = b.input(VECTORS, DType::F32, &[texts.clone(), hidden.map_or_else(|| Dim::symbol("hidden"), Dim::known)]);
-    let sum = formula.of_outputs(&b, &[vectors], &[texts])?.sum;
+    let is_of_completions = formula.loss.reads == Reads::TokenLogProbs;
+    let hidden = if is_of_completions { Dim::known(1) } else { Dim::symbol("hidden") };
+    let like = [Dim::symbol("texts"), hidden];
+    let vectors = b.input(VECTORS, DType::F32, &like);
+    let sum = formula.of_outputs(&b, &[vectors], &like)?.sum;
+    if is_of_completions {
+        // Each is as a completion of one token, with the reference taken off.
+        let known = [(COMPLETION, vectors.filled_like(1.0)), (REFERENCE, vectors.reshape(&[-1]).filled_like(0.0))];
+        for (input, value) in known.into_iter().filter_map(|(name, value)| Some((b.input_named(name)?, value))) {
+            b.remove_input(input, value);
+        }
+    }
     let loss = sum.sum / sum.count;
     let gradient = grad::gradients(&b, loss, &[vectors])?[0];
     b.output(Output::Loss.name(), loss);
@@ -54,9 +66,9 @@ pub fn loss_graph(formula: &Formula, hidden: Option<i64>) -> Result<Graph> {
 pub fn vjp_graph(model: Model<'_>, formula: &Formula) -> Result<Graph> {
     let b = Builder::on(model.graph);
     let prepared = Prepared::new(&b, model)?;
-    let vectors = prepared.vectors(model, formula)?;
-    let given = b.input(VECTORS_GRADIENT, DType::F32, &vectors.known_dims());
-    let gradient = prepared.repeating(model, &[(vectors, given)], &[vectors.id()])?;
+    let (vectors, seeds) = prepared.encoded(model, formula, Some(VECTORS_GRADIENT))?;
+    let ends: Vec<ValueId> = seeds.iter().map(|(value, _)| value.id()).chain([vectors.id()]).collect();
+    let gradient = prepared.repeating(model, &seeds, &ends)?;
     b.output("backward/gradient", gradient);
     let graph = simplify(&b.finish()?)?;
     let output = *graph.outputs().first().ok_or_else(|| Error::graph("the gradient is gone"))?;
@@ -67,4 +79,24 @@ pub fn vjp_graph(model: Model<'_>, formula: &Formula) -> Result<Graph> {
     let so_far = b.input(Input::Gradient.name(), DType::F32, &gradient.known_dims());
     b.output(Output::GradientNext.name(), so_far + gradient);
     b.finish()
+}
+
+impl<'g> Prepared<'g> {
+    /// What a loss compares of each text, `[texts, numbers]`, and where backpropagation goes on if `gradient` names the input with its gradient.
+    ///
+    /// # Errors
+    /// A graph that does not give what the loss reads.
+    fn encoded(&self, model: Model<'_>, formula: &Formula, gradient: Option<&str>) -> Result<(Expr<'g>, Vec<(Expr<'g>, Expr<'g>)>)> {
+        let given = |values: Expr<'g>| gradient.map(|name| values.b().input(name, DType::F32, &values.known_dims()));
+        if formula.loss.reads != Reads::TokenLogProbs {
+            let vectors = self.vectors(model, formula)?;
+            return Ok((vectors, given(vectors).map(|gradient| (vectors, gradient)).into_iter().collect()));
+        }
+        self.with_tokens(model, |tokens, like| {
+            let values = tokens.values();
+            let ratios = formula.log_ratios(values.b(), values, like)?;
+            let Some(gradient) = given(ratios) else { return Ok((ratios, vec![])) };
+            Ok((ratios, tokens.seeds((ratios * gradient).sum_all(), self.trainable()?)?))
+        })
+    }
 }

@@ -44,6 +44,12 @@ pub fn is_of_teacher(input: &str) -> bool {
     [TEACHER_LOGITS, TEACHER_STARTS, TEACHER_ENDS].contains(&input)
 }
 
+/// Whether a loss of texts compares with what a teacher says of them: its vectors, or differences of its scores.
+#[must_use]
+pub fn is_of_texts(reads: Reads, loss: &str) -> bool {
+    reads == Reads::Embeddings && matches!(loss, "mse" | "margin-mse")
+}
+
 impl Divergence {
     /// That of a loss; none of losses whose outputs no teacher has an answer for.
     #[must_use]

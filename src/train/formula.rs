@@ -70,6 +70,13 @@ impl Formula {
         }
     }
 
+    /// How much likelier each text's completion is than the reference had it, as a logarithm, `[texts, 1]`, of the log-probabilities of its tokens.
+    pub(super) fn log_ratios<'g>(&self, b: &'g Builder, tokens: Expr<'g>, like: &[Dim]) -> Result<Expr<'g>> {
+        let completion = self.column(b, &losses::COMPLETIONS, like, None)?;
+        let reference = self.column(b, &losses::REFERENCES, like, None)?;
+        Ok(b.scoped("loss", || losses::log_ratios(tokens, completion, reference).unsqueeze(&[-1])))
+    }
+
     /// Writes the loss behind what it reads.
     pub(super) fn of_outputs<'g>(&self, b: &'g Builder, outputs: &[Expr<'g>], like: &[Dim]) -> Result<Written<'g>> {
         self.of(b, outputs, None, like)
@@ -172,6 +179,7 @@ impl Formula {
             Axis::Positions => like.get(1).cloned(),
             Axis::Classes => classes.cloned(),
             Axis::Symbols => Some(Dim::symbol("symbols")),
+            Axis::Several => Some(Dim::symbol("several")),
         };
         let dims = column.axes.iter().map(|axis| length(axis).ok_or_else(|| missing(*axis))).collect::<Result<Vec<_>>>()?;
         // A model that computes a loss of its own has an input of that name, which nothing asks for any more.

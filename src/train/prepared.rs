@@ -10,7 +10,7 @@ use super::losses::{Reads, Sum};
 use super::objective::{LABELS, Model, Objective, Tokens};
 use super::queries;
 use super::recompute::{self, Layers};
-use super::token_log_probs;
+use super::token_log_probs::{self, TokenLogProbs};
 use super::weights;
 use crate::adapter::PENALTY;
 use crate::contract::Input;
@@ -208,26 +208,37 @@ impl<'g> Prepared<'g> {
 
     fn formula(&self, model: Model<'_>, formula: &Formula, want: Want<'g>) -> Result<Loss<'g>> {
         let b = self.b;
-        let like = data_dims(b, model)?;
         if formula.loss.reads == Reads::TokenLogProbs {
-            let (logits, labels) = (self.logits(model)?, labels(b, model)?);
-            let head = self.head(model, logits);
-            let before = num::int(model.positions_without_label);
-            let dims = b.input_named(LABELS).map(|labels| labels.length(0).concat(&[labels.length(1)], 0));
-            let dims = dims.ok_or_else(|| Error::not_found("input", LABELS))?;
-            let tokens = b.scoped("loss", || token_log_probs::write(b, &head, labels, dims, before))?;
-            let Written { sum, beside, predictions, .. } =
-                formula.write(b, Given { outputs: vec![tokens.values()], mask: None, frames: None }, &like)?;
-            let seeds = match want {
-                Want::Accuracy => vec![],
-                Want::Gradient { denominator, trainable } => {
-                    b.scoped("loss", || tokens.seeds(mean(b, sum.sum, beside, denominator), trainable))?
-                }
-            };
-            return Ok(Loss { sum: sum.sum, count: sum.count, exact_count: sum.count, beside, seeds, correct: None, predictions });
+            return self.with_tokens(model, |tokens, like| {
+                let given = Given { outputs: vec![tokens.values()], mask: None, frames: None };
+                let Written { sum, beside, predictions, .. } = formula.write(b, given, like)?;
+                let seeds = match want {
+                    Want::Accuracy => vec![],
+                    Want::Gradient { denominator, trainable } => {
+                        b.scoped("loss", || tokens.seeds(mean(b, sum.sum, beside, denominator), trainable))?
+                    }
+                };
+                Ok(Loss { sum: sum.sum, count: sum.count, exact_count: sum.count, beside, seeds, correct: None, predictions })
+            });
         }
-        let written = formula.write(b, self.given(model, formula)?, &like)?;
+        let written = formula.write(b, self.given(model, formula)?, &data_dims(b, model)?)?;
         Ok(self.differentiated(written, want))
+    }
+
+    /// Gives `then` the log-probabilities of labelled tokens, and the axes of the texts.
+    ///
+    /// # Errors
+    /// A graph without logits; what `then` finds.
+    pub(super) fn with_tokens<R>(&self, model: Model<'_>, then: impl FnOnce(&TokenLogProbs<'g, '_>, &[Dim]) -> Result<R>) -> Result<R> {
+        let b = self.b;
+        let like = data_dims(b, model)?;
+        let (logits, labels) = (self.logits(model)?, labels(b, model)?);
+        let head = self.head(model, logits);
+        let before = num::int(model.positions_without_label);
+        let dims = b.input_named(LABELS).map(|labels| labels.length(0).concat(&[labels.length(1)], 0));
+        let dims = dims.ok_or_else(|| Error::not_found("input", LABELS))?;
+        let tokens = b.scoped("loss", || token_log_probs::write(b, &head, labels, dims, before))?;
+        then(&tokens, &like)
     }
 
     /// What of the model a formula reads.

@@ -11,6 +11,7 @@ use crate::ort::{DeviceTensor, Feed, HostTensor, Runtime, Session, Stepper};
 use crate::parallel::{Ranks, Reader, Writer};
 use crate::train::cached::{VECTORS, VECTORS_GRADIENT};
 use crate::train::losses::LABELS;
+use crate::train::weights::WEIGHTS;
 
 /// The graphs that make the gradient of a whole batch in parts.
 pub(super) struct Cached {
@@ -33,9 +34,9 @@ impl Cached {
         })
     }
 
-    /// The inputs that a part's data are made for.
+    /// The session whose inputs a part's data are made for: a reference is compared with here alone.
     pub(super) fn session(&self) -> &Session {
-        self.vjp.session()
+        &self.encode
     }
 
     /// The loss of a batch in parts, of which every process has its share; its gradient is then in [`gradient`](Self::gradient). `known` are the step's number and the scale of the
@@ -56,7 +57,7 @@ impl Cached {
             Err(error) => (&[][..], Err(error)),
         };
         let encoded = own.and_then(|()| parts.iter().map(|part| self.encoded(part, trainable, &seed(part), known)).collect());
-        let all = exchanged(ranks, encoded)?;
+        let all = exchanged(ranks, encoded, self.columns().len())?;
         let added = self.add_up(parts, &all, trainable, seed, known);
         if !ranks.are_several() {
             return added;
@@ -72,7 +73,12 @@ impl Cached {
         let known: Vec<Feed<'_>> = feeds.into_iter().filter(|feed| self.encode.input(feed.name()).is_some()).collect();
         let found = self.encode.run(&known, &[VECTORS])?;
         let vectors = found.first().ok_or_else(|| Error::not_found("output", VECTORS))?;
-        Encoded::of(part, vectors)
+        Encoded::of(part, vectors, &self.columns())
+    }
+
+    /// What the loss reads of rows beside their vectors.
+    fn columns(&self) -> Vec<String> {
+        self.loss.inputs().iter().map(|port| port.name.clone()).filter(|name| name != VECTORS).collect()
     }
 
     /// The loss of all vectors, and the gradients of this process's own parts, added up.
@@ -86,9 +92,10 @@ impl Cached {
     ) -> Result<f32> {
         self.vjp.reset(GRADIENT.input)?;
         let whole = joined(all)?;
-        let labels = labels(all)?;
-        let mut feeds = vec![Feed::host(VECTORS, &whole)];
-        feeds.extend(self.loss.input(LABELS).map(|_| Feed::host(LABELS, &labels)));
+        let columns = self.columns().into_iter().enumerate();
+        let columns = columns.map(|(at, name)| Ok((name, column(all, at)?))).collect::<Result<Vec<_>>>()?;
+        let feeds: Vec<Feed<'_>> =
+            std::iter::once(Feed::host(VECTORS, &whole)).chain(columns.iter().map(|(name, values)| Feed::host(name, values))).collect();
         let found = self.loss.run(&feeds, &[Output::Loss.name(), VECTORS_GRADIENT])?;
         let gradients = parted(&found[1], all)?;
         for part in parts {
@@ -116,39 +123,40 @@ struct Encoded {
     /// Which of the parts of the step it is.
     number: usize,
     rows: usize,
-    /// Texts of each row.
-    texts: usize,
     width: usize,
     /// `[texts, rows, width]`.
     vectors: Vec<f32>,
-    /// A number for each row; none where a row's label is its place.
-    labels: Vec<f32>,
+    /// Each column that the loss reads, a number for each row; none where a row's is its place in the batch.
+    columns: Vec<Vec<f32>>,
 }
 
 impl Encoded {
-    fn of(part: &Batch, vectors: &HostTensor) -> Result<Self> {
+    fn of(part: &Batch, vectors: &HostTensor, columns: &[String]) -> Result<Self> {
         let width = vectors.shape().last().copied().filter(|width| *width > 0);
         let width = width.ok_or_else(|| Error::mismatch("axes of embeddings", 2, vectors.shape().len()))?;
-        let texts = part.rows.first().map_or(1, |row| 1 + row.others.len());
-        let number = |row: &Example| row.columns.get(LABELS)?.values.first().copied().map(narrow);
-        let labels: Option<Vec<f32>> =
-            if part.rows.iter().all(|row| row.labels == Labels::Row) { Some(vec![]) } else { part.rows.iter().map(number).collect() };
-        let labels = labels.ok_or_else(|| Error::not_found("column", LABELS))?;
+        let columns = columns.iter().map(|name| numbers(&part.rows, name)).collect::<Result<_>>()?;
         let (vectors, rows) = (vectors.to_f32()?, part.rows.len());
-        if vectors.len() != texts * rows * width {
-            return Err(Error::mismatch("numbers of a part's embeddings", texts * rows * width, vectors.len()));
+        if vectors.len() % (rows * width).max(1) != 0 {
+            return Err(Error::mismatch("numbers of a part's embeddings", format!("{width} for each text of {rows} rows"), vectors.len()));
         }
-        Ok(Self { number: part.number, rows, texts, width, vectors, labels })
+        Ok(Self { number: part.number, rows, width, vectors, columns })
+    }
+
+    /// Texts of each row.
+    fn texts(&self) -> usize {
+        self.vectors.len() / (self.rows * self.width).max(1)
     }
 
     fn write(&self, out: Writer) -> Writer {
-        out.counts(&[self.number, self.rows, self.texts, self.width]).numbers(&self.vectors).numbers(&self.labels)
+        let out = out.counts(&[self.number, self.rows, self.width]).numbers(&self.vectors);
+        self.columns.iter().fold(out, |out, column| out.numbers(column))
     }
 
-    fn read(reader: &mut Reader<'_>) -> Result<Self> {
+    fn read(reader: &mut Reader<'_>, columns: usize) -> Result<Self> {
         let facts = reader.counts()?;
-        let [number, rows, texts, width] = facts[..] else { return Err(Error::mismatch("facts of a part", 4, facts.len())) };
-        Ok(Self { number, rows, texts, width, vectors: reader.numbers()?, labels: reader.numbers()? })
+        let [number, rows, width] = facts[..] else { return Err(Error::mismatch("facts of a part", 3, facts.len())) };
+        let vectors = reader.numbers()?;
+        Ok(Self { number, rows, width, vectors, columns: (0..columns).map(|_| reader.numbers()).collect::<Result<_>>()? })
     }
 
     /// The vectors of its texts of a place.
@@ -158,8 +166,20 @@ impl Encoded {
     }
 }
 
-/// The parts of all processes, in the order of the batch.
-fn exchanged(ranks: &Ranks<'_>, own: Result<Vec<Encoded>>) -> Result<Vec<Encoded>> {
+/// A number of each row for an input of the loss: what it weighs, or its column's; none where labels are the rows' places.
+fn numbers(rows: &[Example], input: &str) -> Result<Vec<f32>> {
+    if input == WEIGHTS {
+        return Ok(rows.iter().map(|row| narrow(row.weight())).collect());
+    }
+    if input == LABELS && rows.iter().all(|row| row.labels == Labels::Row) {
+        return Ok(vec![]);
+    }
+    let number = |row: &Example| row.columns.get(input)?.values.first().copied().map(narrow);
+    rows.iter().map(number).collect::<Option<_>>().ok_or_else(|| Error::not_found("column", input))
+}
+
+/// The parts of all processes, in the order of the batch; the loss reads so many columns.
+fn exchanged(ranks: &Ranks<'_>, own: Result<Vec<Encoded>>, columns: usize) -> Result<Vec<Encoded>> {
     if !ranks.are_several() {
         return own;
     }
@@ -168,7 +188,7 @@ fn exchanged(ranks: &Ranks<'_>, own: Result<Vec<Encoded>>) -> Result<Vec<Encoded
     for bytes in &all {
         let mut reader = Reader::new(bytes);
         while !reader.is_at_end() {
-            parts.push(Encoded::read(&mut reader)?);
+            parts.push(Encoded::read(&mut reader, columns)?);
         }
     }
     parts.sort_by_key(|part| part.number);
@@ -177,9 +197,9 @@ fn exchanged(ranks: &Ranks<'_>, own: Result<Vec<Encoded>>) -> Result<Vec<Encoded
 
 /// The vectors of all parts as the whole batch has them: all first texts, then all second ones, and so on.
 fn joined(parts: &[Encoded]) -> Result<HostTensor> {
-    let (texts, width) = parts.first().map_or((1, 1), |part| (part.texts, part.width));
-    if let Some(other) = parts.iter().find(|part| (part.texts, part.width) != (texts, width)) {
-        return Err(Error::mismatch("texts of a row", texts, other.texts));
+    let (texts, width) = parts.first().map_or((1, 1), |part| (part.texts(), part.width));
+    if let Some(other) = parts.iter().find(|part| (part.texts(), part.width) != (texts, width)) {
+        return Err(Error::mismatch("texts of a row", texts, other.texts()));
     }
     let whole: Vec<f32> = (0..texts).flat_map(|text| parts.iter().flat_map(move |part| part.of_text(text)).copied()).collect();
     HostTensor::new(vec![whole.len() / width, width], whole)
@@ -191,21 +211,22 @@ fn parted(whole: &HostTensor, parts: &[Encoded]) -> Result<Vec<(usize, HostTenso
     let all: usize = parts.iter().map(|part| part.rows).sum();
     let mut first = 0;
     let mut shares = vec![];
-    for Encoded { number, rows, texts, width, .. } in parts {
+    for part in parts {
+        let Encoded { number, rows, width, .. } = part;
         let of_text = |text: usize| values[(text * all + first) * width..(text * all + first + rows) * width].iter().copied();
-        let share: Vec<f32> = (0..*texts).flat_map(of_text).collect();
-        shares.push((*number, HostTensor::new(vec![texts * rows, *width], share)?));
+        let share: Vec<f32> = (0..part.texts()).flat_map(of_text).collect();
+        shares.push((*number, HostTensor::new(vec![part.texts() * rows, *width], share)?));
         first += rows;
     }
     Ok(shares)
 }
 
-/// The labels of all parts: the rows' own places, or their numbers.
-fn labels(parts: &[Encoded]) -> Result<HostTensor> {
+/// A column of all parts: the rows' own places, or their numbers.
+fn column(parts: &[Encoded], at: usize) -> Result<HostTensor> {
     let count = parts.iter().map(|part| part.rows).sum();
-    if parts.iter().all(|part| part.labels.is_empty()) {
+    if parts.iter().all(|part| part.columns[at].is_empty()) {
         let places: Vec<i64> = (0..count).map(num::int).collect();
         return HostTensor::new([count], places);
     }
-    HostTensor::new([count], parts.iter().flat_map(|part| part.labels.iter().copied()).collect::<Vec<f32>>())
+    HostTensor::new([count], parts.iter().flat_map(|part| part.columns[at].iter().copied()).collect::<Vec<f32>>())
 }

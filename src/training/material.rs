@@ -6,14 +6,14 @@ use super::ending::{measured, names_of, nothing_measured};
 use super::graphs::open as open_graph;
 use super::options::EvalData;
 use super::start::Beginning;
-use super::{Options, Source, fitting, need};
+use super::{Options, Source, fitting, need, taught};
 use crate::adapter::config::Task;
 use crate::contract::{GraphName, Input};
 use crate::data::{Dataset, Labels};
 use crate::error::{Error, Result};
 use crate::evaluate::Evaluator;
 use crate::evaluate::reference::Reference;
-use crate::evaluate::teacher::{self, Teacher};
+use crate::evaluate::teacher::Teacher;
 use crate::export::Bundle;
 use crate::num;
 use crate::ort::{Feed, HostTensor, Runtime};
@@ -50,7 +50,7 @@ impl Material {
             rows.class_weights.clone_from(&dataset.class_weights);
         }
         for rows in std::iter::once(&mut dataset).chain(&mut eval_data) {
-            teacher::fill(runtime, &bundle, options.device, &source.collation(), rows)?;
+            taught::fill(runtime, &bundle, options.device, &source, rows)?;
         }
         let rows = need::rows_at_a_time(&bundle, options, &dataset, ranks)?;
         Ok(Self { source: source.in_parts_of(rows), bundle, dataset, eval_data, beginning })

@@ -32,6 +32,7 @@ pub mod schedule;
 mod source;
 pub mod speed;
 mod start;
+pub mod taught;
 mod trainer;
 
 use std::path::{Path, PathBuf};

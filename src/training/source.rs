@@ -105,7 +105,8 @@ impl Source {
         let source = Self::with(task, tokenizer, manifest.classes, manifest.vocabulary, manifest.max_positions);
         let source = source.fed_as(manifest.feeding.clone());
         let Manifest { virtual_tokens, positions_without_label, .. } = *manifest;
-        let limits = Limits { virtual_tokens, positions_without_label, ..source.limits };
+        let classes = source.limits.classes.or_else(|| manifest.numbers_of_vectors());
+        let limits = Limits { virtual_tokens, positions_without_label, classes, ..source.limits };
         let media = Media::near(&bundle.places(), None);
         let loss = manifest.loss.clone();
         // A bundle in memory has no files beside it.

@@ -256,28 +256,56 @@ fn caches_are_paired() {
     }
 }
 
-/// The same graph as an optimizer leaves it: nodes and values renamed, annotations gone. Vectors keep their names, if `keep_vectors`.
-fn renamed(graph: &Graph, keep_vectors: bool) -> Graph {
+/// The same graph with other names: of constants, of other values, and of nodes.
+fn named(
+    graph: &Graph,
+    constant: &dyn Fn(ValueId, &[usize]) -> String,
+    value: &dyn Fn(ValueId) -> String,
+    node: &dyn Fn(&str) -> String,
+) -> Graph {
     let b = Builder::new(graph.model().clone());
     let mut ids: BTreeMap<ValueId, ValueId> = BTreeMap::new();
     for id in graph.data_inputs() {
         ids.insert(id, b.input_value(graph.value_name(id), graph.fact(id).clone(), None).id());
     }
     for (id, tensor) in graph.initializers() {
-        let name =
-            if keep_vectors && tensor.shape().len() == 1 { graph.value_name(id).to_owned() } else { format!("constant_{}", id.index()) };
-        ids.insert(id, b.initializer(&name, tensor.clone()).id());
+        ids.insert(id, b.initializer(&constant(id, tensor.shape()), tensor.clone()).id());
     }
-    for node in graph.nodes() {
-        let inputs = node.inputs.iter().map(|input| input.map(|id| ids[&id])).collect();
-        let outputs = node.outputs.iter().map(|output| output.map(|id| format!("value_{}", id.index()).into())).collect();
-        let made = b.node(NodeSpec { op: node.op.clone(), inputs, outputs, attrs: node.attrs.clone(), ..NodeSpec::default() });
-        ids.extend(node.outputs.iter().flatten().copied().zip(made.into_iter().flatten().map(Expr::id)));
+    for made in graph.nodes() {
+        let inputs = made.inputs.iter().map(|input| input.map(|id| ids[&id])).collect();
+        let outputs = made.outputs.iter().map(|output| output.map(|id| value(id).into())).collect();
+        let name = node(&made.name).into();
+        let written = b.node(NodeSpec { name, op: made.op.clone(), inputs, outputs, attrs: made.attrs.clone(), ..NodeSpec::default() });
+        ids.extend(made.outputs.iter().flatten().copied().zip(written.into_iter().flatten().map(Expr::id)));
     }
     for &output in graph.outputs() {
         b.output(graph.value_name(output), b.expr(ids[&output]));
     }
     b.finish().expect("the same graph")
+}
+
+/// The same graph as an optimizer leaves it: nodes and values renamed, annotations gone. Vectors keep their names, if `keep_vectors`.
+fn renamed(graph: &Graph, keep_vectors: bool) -> Graph {
+    let constant = |id: ValueId, shape: &[usize]| {
+        if keep_vectors && shape.len() == 1 { graph.value_name(id).to_owned() } else { format!("constant_{}", id.index()) }
+    };
+    named(graph, &constant, &|id| format!("value_{}", id.index()), &|_| String::new())
+}
+
+#[test]
+fn queries_keys_and_values_of_one_call_have_the_names_of_its_parameters() {
+    let family = FAMILIES.iter().find(|family| family.folder == "llama").expect("it is there");
+    let graph = &exports(family)["torchscript.onnx"];
+    // As the exporter writes `torch.nn.functional.multi_head_attention_forward`: all three products are nodes of the attention itself.
+    let as_one =
+        |name: &str| ["q_proj", "k_proj", "v_proj"].iter().fold(name.to_owned(), |name, part| name.replace(&format!("/{part}/"), "/"));
+    let constant = |id: ValueId, shape: &[usize]| {
+        if shape.len() == 2 { format!("onnx::MatMul_{}", id.index()) } else { graph.value_name(id).to_owned() }
+    };
+    let called = named(graph, &constant, &|id| format!("{}_{}", as_one(graph.value_name(id)), id.index()), &as_one);
+    let found = found_modules(&anatomy::read(&called));
+    let wanted: Vec<String> = ["q_proj", "k_proj", "v_proj"].map(|part| format!("model.layers.0.self_attn.{part}")).into();
+    assert!(wanted.iter().all(|module| found.contains(module)), "{found:?}");
 }
 
 #[test]

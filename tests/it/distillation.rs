@@ -1,6 +1,6 @@
 //! Teachers beside labels, through the command line: models whose answers are computed with each batch, and columns of the data.
 
-use crate::common::{Folder, done, fixture, number, refused};
+use crate::common::{Folder, done, fixture, json_of, number, refused};
 use crate::tasks::{answering, tokenizer, trained, words};
 use serde_json::{Value, json};
 
@@ -51,6 +51,8 @@ fn a_language_model_begins_where_its_teacher_is_and_leaves_another_s() {
             let (found, evaluation) = trained(&folder, &bundle, &data, &["--micro-batch-size", parts]);
             assert!(evaluation["metrics"]["kl"].is_number(), "{evaluation}");
             losses.push(found);
+            // The rows of a file are looked at with what the teacher says of them.
+            done(&["check", &bundle, "--data", &data, "--tokenizer", &folder.path("tokenizer.json"), "--batch-size", "2", "-q"]);
         }
         assert!(losses[0][0].abs() < 1e-5, "{task}: a fresh adapter says what its base says: {losses:?}");
         assert!(losses[1][0] > 1e-3, "{task}: another model says something else: {losses:?}");
@@ -161,4 +163,73 @@ fn a_teacher_that_cannot_be_learnt_from_is_refused_before_any_work() {
     let classifier = Folder::with("bert_classifier/dynamo.onnx");
     let regression = ["inject", &classifier.path("model.onnx"), "--method", "lora", "--task", "regression", "--distill-weight", "0.5"];
     refused(&[&regression[..], &["--temperature", "2", "-o", &bundle]].concat(), &["temperature", "as they are"]);
+}
+
+const TRIPLETS: fn(usize) -> Value = |at| json!({"anchor": words(at), "positive": words(at + 30), "negative": words(at + 61)});
+
+/// The folder of a teacher with its tokenizer: the student itself, or a model that scores pairs.
+fn teacher(folder: &Folder, model: &str, scores: bool) -> String {
+    let (of, bundle) = (folder.path("teacher"), folder.path("scoring"));
+    std::fs::create_dir(&of).expect("a folder");
+    std::fs::copy(folder.path("tokenizer.json"), format!("{of}/tokenizer.json")).expect("it is copied");
+    let file = format!("{of}/model.onnx");
+    if scores {
+        let head = ["--task", "rerank", "--num-labels", "1", "--init-lora-weights", "random", "-q"];
+        done(&[&["inject", model, "--method", "lora", "-o", &bundle][..], &head].concat());
+        done(&["merge", &bundle, "-o", &file, "-q"]);
+    } else {
+        std::fs::copy(model, &file).expect("it is copied");
+    }
+    file
+}
+
+#[test]
+fn texts_begin_where_their_teacher_is_and_a_teacher_that_scores_pairs_says_what_its_scores_in_the_data_say() {
+    for loss in ["mse", "margin-mse"] {
+        let (folder, data, model) = with_rows("bert_encoder/dynamo.onnx", TRIPLETS);
+        let (teacher, bundle) = (teacher(&folder, &model, false), folder.path("bundle"));
+        let given = ["--task", "embedding", "--pooling", "mean", "--loss", loss, "--teacher", &teacher, "-q", "-o", &bundle];
+        done(&[&["inject", &model, "--method", "lora"][..], &given].concat());
+        let tokenizer = folder.path("tokenizer.json");
+        let fresh = json_of(&["eval", &bundle, "--data", &data, "--tokenizer", &tokenizer]);
+        assert!(number(&fresh["loss"]).abs() < 1e-9, "{loss}: a fresh adapter says what its base says: {fresh}");
+        assert!(loss == "margin-mse" || number(&fresh["metrics"]["cosine"]) > 0.9999, "{fresh}");
+        done(&["check", &bundle, "--data", &data, "--tokenizer", &tokenizer, "-q"]);
+        let (found, _) = trained(&folder, &bundle, &data, &[]);
+        assert!(found[0].abs() < 1e-9, "{loss}: {found:?}");
+    }
+    let (folder, data, model) = with_rows("bert_encoder/dynamo.onnx", TRIPLETS);
+    let teacher = teacher(&folder, &model, true);
+    let inject = ["inject", &model, "--method", "lora", "--task", "embedding", "--pooling", "mean", "--loss", "margin-mse", "-q", "-o"];
+    let (asked, told) = (folder.path("asked"), folder.path("told"));
+    done(&[&inject[..], &[&asked, "--teacher", &teacher]].concat());
+    done(&[&inject[..], &[&told]].concat());
+    // What the teacher says of each pair, by itself.
+    let pairs = (0..12).flat_map(|at| [30, 61].map(|by| json!({"query": words(at), "passage": words(at + by)}).to_string() + "\n"));
+    let pairs = folder.write("pairs.jsonl", &pairs.collect::<String>());
+    let scored = done(&["predict", &teacher, "--task", "rerank", "--data", &pairs]);
+    let logit = |row: &str| {
+        let row: Value = serde_json::from_str(row).expect("a line of JSON");
+        let score = number(&row["prediction"]);
+        (score / (1.0 - score)).ln()
+    };
+    let scores: Vec<f64> = scored.lines().map(logit).collect();
+    let with_scores = |at: usize| {
+        let mut row = TRIPLETS(at);
+        row["label"] = json!(scores[2 * at..2 * at + 2]);
+        row.to_string() + "\n"
+    };
+    let with_scores = folder.write("scored.jsonl", &(0..12).map(with_scores).collect::<String>());
+    let (by_model, _) = trained(&folder, &asked, &data, &[]);
+    let (by_column, _) = trained(&folder, &told, &with_scores, &[]);
+    let is_same = by_model.iter().zip(&by_column).all(|(one, other)| (one - other).abs() < 1e-4 * other.abs());
+    assert!(is_same && by_model[0] > 0.0, "by the model {by_model:?}, by the column {by_column:?}");
+    // A teacher is for losses that read it, and its vectors are as long as the student's.
+    refused(
+        &["inject", &model, "--method", "lora", "--task", "embedding", "--teacher", &teacher, "-o", &folder.path("no")],
+        &["teacher", "mnrl"],
+    );
+    std::fs::remove_file(&teacher).expect("it is there");
+    let again = ["train", &asked, "--data", &data, "--tokenizer", &folder.path("tokenizer.json"), "--restart"];
+    refused(&again, &["teacher/model.onnx", "must stay where it was"]);
 }

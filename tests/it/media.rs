@@ -148,3 +148,21 @@ fn pictures_that_are_changed_by_chance_are_changed_alike_after_a_resume() {
     let resumed = train(&[&augment[..], &["--resume", "--max-steps", "4"]].concat());
     assert!(whole == resumed, "a run that was resumed sees the same parts of the pictures");
 }
+
+#[test]
+fn pictures_have_numbers_and_several_labels_as_texts_have() {
+    for (task, label, asked) in [("regression", json!([0.5, -1.0, 2.0]), "mse"), ("multi-label", json!([0, 2]), "f1_micro")] {
+        let folder = Folder::with("vit_classifier/dynamo.onnx");
+        let picture = |x, y| image::Rgb([u8::try_from(5 * x).unwrap(), u8::try_from(9 * y).unwrap(), 40]);
+        image::RgbImage::from_fn(40, 24, picture).save(folder.path("a.png")).unwrap();
+        folder.write("preprocessor_config.json", &json!({"size": 12, "do_normalize": false}).to_string());
+        let name = if task == "regression" { "label" } else { "labels" };
+        let row = json!({"image": "a.png", (name): label}).to_string();
+        let (data, bundle) = (folder.write("rows.jsonl", &format!("{row}\n{row}\n")), folder.path("bundle"));
+        done(&["inject", &folder.path("model.onnx"), "--task", task, "--method", "lora", "-o", &bundle, "-q"]);
+        done(&["train", &bundle, "--data", &data, "--max-steps", "1", "-q"]);
+        let told = done(&["eval", &bundle, "--data", &data, "--json"]);
+        assert!(told.contains(asked), "{task}: {told}");
+        assert!(done(&["predict", &bundle, "--data", &data]).contains("prediction"), "{task}");
+    }
+}

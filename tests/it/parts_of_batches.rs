@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::common::{Folder, done, fixture, number};
+use crate::tasks;
 
 struct Case {
     model: &'static str,
@@ -66,5 +67,40 @@ fn a_batch_in_parts_trains_as_the_whole() {
             let same = whole.iter().zip(&found).all(|(one, other)| is_same(one[0], other[0]) && is_same(one[1], other[1]));
             assert!(same && whole.len() == found.len(), "{model} {method:?} {rows}{whole:?} as a whole, {found:?} with {options:?}");
         }
+    }
+}
+
+#[test]
+fn what_compares_all_rows_of_a_batch_learns_the_same_in_parts_and_rows_weigh_what_they_say() {
+    for what in ["single answers", "embedding, pairs"] {
+        let case = tasks::CASES.iter().find(|case| case.what == what).expect("a case");
+        let folder = Folder::empty();
+        folder.write("tokenizer.json", &tasks::tokenizer());
+        let rows = |weight: fn(usize) -> usize| {
+            let row = |at: usize| {
+                let mut row = (case.row)(at);
+                row["weight"] = json!(weight(at));
+                row.to_string() + "\n"
+            };
+            (0..12).map(row).collect::<String>()
+        };
+        let (weighed, alike) = (folder.write("weighed.jsonl", &rows(|at| at % 3)), folder.write("alike.jsonl", &rows(|_| 1)));
+        let (bundle, tokenizer) = (folder.path("bundle"), folder.path("tokenizer.json"));
+        let fixed = ["inject", &fixture(case.model), "--method", "lora", "--init-lora-weights", "random", "-o", &bundle, "-q"];
+        done(&[&fixed[..], case.inject].concat());
+        let found = |data: &str, run: &str, more: &[&str]| {
+            trained(&bundle, data, run, &[&["--tokenizer", &tokenizer, "--batch-size", "6"][..], more].concat())
+        };
+        let is_same = |one: &[[f64; 2]], other: &[[f64; 2]]| {
+            let close = |(one, other): (&f64, &f64)| (one - other).abs() < 5e-5 * one.abs().max(1.0);
+            one.len() == other.len() && one.as_flattened().iter().zip(other.as_flattened()).all(close)
+        };
+        let whole = found(&weighed, "whole", &[]);
+        for rows in ["1", "4"] {
+            let parts = found(&weighed, &format!("parts-of-{rows}"), &["--micro-batch-size", rows]);
+            assert!(is_same(&whole, &parts), "{what}: {whole:?} as a whole, {parts:?} in parts of {rows}");
+        }
+        let alike = found(&alike, "alike", &["--micro-batch-size", "4"]);
+        assert!(!is_same(&whole, &alike), "{what}: weights change what is learnt, {whole:?} beside {alike:?}");
     }
 }

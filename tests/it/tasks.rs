@@ -53,8 +53,6 @@ pub(crate) struct Case {
     pub(crate) inject: &'static [&'static str],
     pub(crate) row: fn(usize) -> Value,
     metrics: &'static [&'static str],
-    /// Whether a batch can be run in parts.
-    parted: bool,
 }
 
 const PAIRS: fn(usize) -> Value = |at| json!({"anchor": words(at), "positive": words(at + 100)});
@@ -68,7 +66,6 @@ pub(crate) const CASES: &[Case] = &[
         inject: &["--task", "embedding", "--pooling", "mean"],
         row: PAIRS,
         metrics: &["loss", "recall@1", "recall@10", "mrr@10", "ndcg@10"],
-        parted: true,
     },
     Case {
         what: "embedding, negatives, Matryoshka",
@@ -76,7 +73,6 @@ pub(crate) const CASES: &[Case] = &[
         inject: &["--task", "embedding", "--pooling", "cls", "--normalize", "true", "--matryoshka-dims", "16,8"],
         row: |at| json!({"query": words(at), "passage": words(at + 100), "negative_1": words(at + 200), "negative_2": words(at + 303)}),
         metrics: &["loss", "recall@1", "recall@10", "mrr@10", "ndcg@10", "triplet_accuracy"],
-        parted: true,
     },
     Case {
         what: "embedding, scored pairs",
@@ -84,7 +80,6 @@ pub(crate) const CASES: &[Case] = &[
         inject: &["--task", "embedding", "--loss", "cosent"],
         row: SCORED,
         metrics: &["loss", "spearman", "pearson"],
-        parted: true,
     },
     Case {
         what: "embedding, scored pairs, angle",
@@ -92,7 +87,6 @@ pub(crate) const CASES: &[Case] = &[
         inject: &["--task", "embedding", "--pooling", "mean", "--loss", "angle"],
         row: SCORED,
         metrics: &["loss", "spearman", "pearson"],
-        parted: true,
     },
     Case {
         what: "embedding, scored pairs, angle, dynamo",
@@ -100,7 +94,6 @@ pub(crate) const CASES: &[Case] = &[
         inject: &["--task", "embedding", "--pooling", "mean", "--loss", "angle"],
         row: SCORED,
         metrics: &["loss", "spearman", "pearson"],
-        parted: true,
     },
     Case {
         what: "embedding, scored pairs, cosine",
@@ -108,7 +101,23 @@ pub(crate) const CASES: &[Case] = &[
         inject: &["--task", "embedding", "--pooling", "mean", "--loss", "cosine"],
         row: SCORED,
         metrics: &["loss", "spearman", "pearson"],
-        parted: true,
+    },
+    Case {
+        what: "embedding, a teacher's vectors",
+        model: "bert_encoder/dynamo.onnx",
+        inject: &["--task", "embedding", "--pooling", "mean", "--loss", "mse"],
+        row: |at| json!({"sentence1": words(at), "sentence2": words(at + 7), "label": (0..32).map(|place| small((at + place) % 5) - 2.0).collect::<Vec<f64>>()}),
+        metrics: &["loss", "cosine"],
+    },
+    Case {
+        what: "embedding, scores of several negatives",
+        model: "bert_encoder/torchscript.onnx",
+        inject: &["--task", "embedding", "--pooling", "mean", "--loss", "margin-mse"],
+        row: |at| {
+            let scores = [small(at % 3), 0.5, -1.0];
+            json!({"query": words(at), "passage": words(at + 100), "negative_1": words(at + 200), "negative_2": words(at + 303), "score": scores})
+        },
+        metrics: &["loss", "recall@1", "triplet_accuracy"],
     },
     Case {
         what: "many labels",
@@ -119,7 +128,6 @@ pub(crate) const CASES: &[Case] = &[
             json!({"text": words(at), "labels": labels[at % 4]})
         },
         metrics: &["loss", "f1_micro", "f1_macro", "accuracy"],
-        parted: true,
     },
     Case {
         what: "numbers",
@@ -127,7 +135,6 @@ pub(crate) const CASES: &[Case] = &[
         inject: &["--task", "regression", "--num-labels", "1", "--loss", "huber"],
         row: |at| json!({"text": words(at), "score": small(at % 7) / 3.0 - 1.0}),
         metrics: &["loss", "mse", "mae", "pearson", "spearman"],
-        parted: true,
     },
     Case {
         what: "relevance",
@@ -135,7 +142,6 @@ pub(crate) const CASES: &[Case] = &[
         inject: &["--task", "rerank", "--num-labels", "1"],
         row: |at| json!({"query": words(at / 2), "document": words(at + 100), "label": at % 2}),
         metrics: &["loss", "accuracy", "average_precision", "mrr@10", "ndcg@10"],
-        parted: true,
     },
     Case {
         what: "classes, weighted and smoothed",
@@ -143,7 +149,6 @@ pub(crate) const CASES: &[Case] = &[
         inject: &["--class-weights", "1,2,0.5", "--label-smoothing", "0.1"],
         row: |at| json!({"sentence1": words(at), "sentence2": words(at + 50), "label": at % 3}),
         metrics: &["loss", "accuracy", "f1_macro", "f1_micro", "mcc"],
-        parted: true,
     },
     Case {
         what: "classes, a teacher's logits",
@@ -151,7 +156,6 @@ pub(crate) const CASES: &[Case] = &[
         inject: &["--distill-weight", "0.5", "--temperature", "2"],
         row: |at| json!({"text": words(at), "label": at % 3, "teacher_logits": [0.5, -1.0, at % 2]}),
         metrics: &["loss", "accuracy", "f1_macro", "f1_micro", "mcc", "kl"],
-        parted: true,
     },
     Case {
         what: "classes that weigh, a teacher's logits",
@@ -159,7 +163,6 @@ pub(crate) const CASES: &[Case] = &[
         inject: &["--distill-weight", "0.3", "--class-weights", "1,3,0.5"],
         row: |at| json!({"text": words(at), "label": at % 3, "teacher_logits": [0.5, -1.0, at % 2]}),
         metrics: &["loss", "accuracy", "kl"],
-        parted: true,
     },
     Case {
         what: "several labels, a teacher's logits",
@@ -167,7 +170,6 @@ pub(crate) const CASES: &[Case] = &[
         inject: &["--task", "multi-label", "--distill-weight", "0.5", "--temperature", "3"],
         row: |at| json!({"text": words(at), "labels": [at % 3], "teacher_logits": [0.5, -1.0, at % 2]}),
         metrics: &["loss", "f1_micro", "f1_macro", "accuracy", "kl"],
-        parted: true,
     },
     Case {
         what: "numbers, a teacher's",
@@ -175,7 +177,6 @@ pub(crate) const CASES: &[Case] = &[
         inject: &["--task", "regression", "--num-labels", "1", "--distill-weight", "0.5"],
         row: |at| json!({"text": words(at), "score": small(at % 7) / 3.0, "teacher_logits": [small(at % 5)]}),
         metrics: &["loss", "mse", "teacher_mse"],
-        parted: true,
     },
     Case {
         what: "tags of words",
@@ -187,7 +188,6 @@ pub(crate) const CASES: &[Case] = &[
             json!({"tokens": text.split(' ').collect::<Vec<_>>(), "ner_tags": tags})
         },
         metrics: &["loss", "accuracy", "precision", "recall", "f1"],
-        parted: true,
     },
     Case {
         what: "preferences",
@@ -195,7 +195,6 @@ pub(crate) const CASES: &[Case] = &[
         inject: &["--task", "preference"],
         row: |at| json!({"prompt": words(at), "chosen": format!(" {}", words(at + 9)), "rejected": format!(" {}", words(at + 90))}),
         metrics: &["loss", "accuracy", "margin"],
-        parted: true,
     },
     Case {
         what: "preferences, a base with a cache",
@@ -203,7 +202,6 @@ pub(crate) const CASES: &[Case] = &[
         inject: &["--task", "preference"],
         row: |at| json!({"prompt": words(at), "chosen": format!(" {}", words(at + 9)), "rejected": format!(" {}", words(at + 90))}),
         metrics: &["loss", "accuracy", "margin"],
-        parted: true,
     },
     Case {
         what: "preferences, odds",
@@ -211,7 +209,6 @@ pub(crate) const CASES: &[Case] = &[
         inject: &["--task", "preference", "--loss", "orpo"],
         row: |at| json!({"prompt": words(at), "chosen": format!(" {}", words(at + 9)), "rejected": format!(" {}", words(at + 90))}),
         metrics: &["loss", "accuracy", "margin"],
-        parted: true,
     },
     Case {
         what: "single answers",
@@ -219,7 +216,6 @@ pub(crate) const CASES: &[Case] = &[
         inject: &["--task", "preference", "--loss", "kto"],
         row: |at| json!({"prompt": words(at), "completion": format!(" {}", words(at + 9)), "label": at % 2 == 0}),
         metrics: &["loss", "accuracy", "margin"],
-        parted: false,
     },
     Case {
         what: "rewards",
@@ -227,7 +223,6 @@ pub(crate) const CASES: &[Case] = &[
         inject: &["--task", "reward", "--num-labels", "1"],
         row: |at| json!({"prompt": words(at), "chosen": format!(" {}", words(at + 9)), "rejected": format!(" {}", words(at + 90))}),
         metrics: &["loss", "accuracy", "margin"],
-        parted: true,
     },
 ];
 
@@ -286,25 +281,6 @@ fn every_task_learns_from_rows_of_its_own_and_is_measured_as_its_own() {
             writeln!(wrong, "{}: losses {losses:?} beside {first} of an evaluation", case.what).expect("text");
         }
         make(&parts);
-        if !case.parted {
-            let tokenizer = folder.path("tokenizer.json");
-            let args = [
-                "train",
-                &parts,
-                "--data",
-                &data,
-                "--tokenizer",
-                &tokenizer,
-                "--batch-size",
-                "6",
-                "--micro-batch-size",
-                "2",
-                "--max-steps",
-                "1",
-            ];
-            refused(&args, &["compares all rows", "--micro-batch-size"]);
-            continue;
-        }
         let (in_parts, _) = trained(&folder, &parts, &data, &["--micro-batch-size", "2"]);
         let differ = losses.iter().zip(&in_parts).any(|(one, other)| (one - other).abs() > 2e-5 * one.abs().max(1.0));
         if differ || in_parts.len() != losses.len() {
@@ -334,6 +310,18 @@ fn bad_rows_of_a_task_are_named_with_their_line() {
             model: "bert_encoder/dynamo.onnx",
             row: json!({"anchor": "w1", "positive": " "}),
             said: &["line 2", "an empty one"],
+        },
+        Bad {
+            task: &["--task", "embedding", "--pooling", "mean", "--loss", "mse"],
+            model: "bert_encoder/dynamo.onnx",
+            row: json!({"sentence1": "w1", "sentence2": "w2", "label": [0.5, 1.0]}),
+            said: &["line 2", "numbers in label", "expected 32, as the model gives, found 2"],
+        },
+        Bad {
+            task: &["--task", "embedding", "--pooling", "mean", "--loss", "margin-mse"],
+            model: "bert_encoder/torchscript.onnx",
+            row: json!({"query": "w1", "passage": "w2", "negative_1": "w3", "negative_2": "w4", "score": 0.5}),
+            said: &["line 2", "numbers in label", "expected 2", "or 3, the scores themselves", "found 1"],
         },
         Bad {
             task: &["--task", "multi-label"],
@@ -375,7 +363,10 @@ fn bad_rows_of_a_task_are_named_with_their_line() {
     for Bad { task, model, row, said } in cases {
         let folder = Folder::with(model);
         folder.write("tokenizer.json", &tokenizer());
-        let good = CASES.iter().find(|case| case.inject.starts_with(&task[..2]) && case.model == model).expect("a case of the task");
+        let good = CASES
+            .iter()
+            .find(|case| case.inject.starts_with(&task[..task.len().min(6)]) && case.model == model)
+            .expect("a case of the task");
         let data = folder.write("rows.jsonl", &format!("{}\n{row}\n", (good.row)(1)));
         let (model, bundle, tokenizer) = (folder.path("model.onnx"), folder.path("bundle"), folder.path("tokenizer.json"));
         done(&[&["inject", &model, "--method", "lora", "-o", &bundle, "-q"][..], task].concat());
@@ -477,4 +468,21 @@ fn scores_of_padding_count_in_parts_of_a_batch_as_in_the_whole() {
     let loss = |of: &str| number(&json_of(&["eval", of, "--data", &data, "--tokenizer", &tokenizer])["loss"]);
     let (adapted, folded) = (loss(&folder.path("whole")), loss(&merged));
     assert!((adapted - folded).abs() < 1e-5, "{adapted} with the adapter, {folded} merged");
+}
+
+#[test]
+fn a_model_of_one_number_is_measured_for_what_the_columns_of_its_rows_are_for() {
+    let folder = Folder::with("bert_encoder/dynamo.onnx");
+    folder.write("tokenizer.json", &tokenizer());
+    let (model, bundle, merged) = (folder.path("model.onnx"), folder.path("bundle"), folder.path("merged.onnx"));
+    done(&["inject", &model, "--method", "lora", "--task", "reward", "--num-labels", "1", "-o", &bundle, "-q"]);
+    done(&["merge", &bundle, "-o", &merged, "-q"]);
+    for (task, asked) in [("reward", "margin"), ("rerank", "average_precision")] {
+        let case = CASES.iter().find(|case| case.inject.contains(&task)).expect("a case");
+        let data = folder.write(&format!("{task}.jsonl"), &(0..6).map(|at| (case.row)(at).to_string() + "\n").collect::<String>());
+        let (success, told, said) = run(&["eval", &merged, "--data", &data, "--json"]);
+        assert!(success && told.contains(asked), "{told}{said}");
+        assert!(said.contains(&format!("is taken for the task {task}")) && said.contains("--task"), "{said}");
+        assert!(run(&["predict", &merged, "--data", &data]).0, "{task}");
+    }
 }

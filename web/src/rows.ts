@@ -160,11 +160,13 @@ function seam(tokenizer: Tokenizer, ids: readonly number[], prompt: string): num
 export function batchOf(manifest: Manifest, examples: readonly Example[], pad: number): Batch {
   const inputs = inputsOf(manifest, "training", examples, pad);
   const weights = manifest.loss.class_weights ?? [];
-  const weight = (label: number) => (label === IGNORED ? 0 : weights[label] ?? 1);
+  const counts = (label: number) => (label === IGNORED ? 0 : 1);
+  const weight = (label: number) => counts(label) * (weights[label] ?? 1);
   // A language model predicts no first token.
-  const labelled = examples.map(({ labels }) => (typeof labels === "number" ? weight(labels) : labels.slice(1).reduce((sum, label) => sum + weight(label), 0)));
+  const counted = (of: (label: number) => number) =>
+    examples.flatMap(({ labels }) => (typeof labels === "number" ? [labels] : labels.slice(1))).reduce((sum, label) => sum + of(label), 0);
   inputs["labels"] = labelsOf(examples, inputs["labels"]?.dims[1] ?? lengthOf(manifest, examples));
-  return { inputs, labelCount: labelled.reduce((sum, count) => sum + count, 0) };
+  return { inputs, labelCount: counted(weight), secondCount: counted(counts) };
 }
 
 /** What a graph is fed for texts without labels. */

@@ -16,6 +16,11 @@ export interface Batch {
   readonly inputs: Readonly<Record<string, Numbers>>;
   /** What the loss is divided by: labels that count, or rows. */
   readonly labelCount: number;
+  /**
+   * What the second term of a loss is divided by, for losses that have one: with a teacher beside classes that weigh, labels whatever they weigh; with `orpo`, the tokens of
+   * chosen texts that something predicts, prompts counted. Batches that are accumulated need it.
+   */
+  readonly secondCount?: number;
 }
 
 /** How a trainer takes its steps. */
@@ -68,6 +73,18 @@ const OPTIMIZER = "optimizer.safetensors";
 const PROGRESS = "trainer_state.json";
 
 type State = Record<(typeof STATE)[number], Tensor>;
+
+/** What the second term of the loss of several batches is divided by. */
+function secondCount(batches: readonly Batch[]): number {
+  const counts = batches.map((batch) => {
+    if (batch.secondCount === undefined) {
+      throw new Error("the loss has a second term, and a batch does not say what it is divided by\nhint: give each batch its secondCount, or take whole batches");
+    }
+    return batch.secondCount;
+  });
+  const sum = counts.reduce((sum, count) => sum + count, 0);
+  return sum > 0 ? sum : 1;
+}
 
 /** An adapter being trained. */
 export class Trainer {
@@ -174,11 +191,12 @@ export class Trainer {
     const [session, update] = [await this.session("gradient"), await this.session("update")];
     const labels = batches.reduce((sum, batch) => sum + batch.labelCount, 0);
     const count = number(this.ort, labels > 0 ? labels : 1);
+    const second = session.inputNames.includes("second_count") ? { second_count: number(this.ort, secondCount(batches)) } : {};
     let gradient = new this.ort.Tensor("float32", new Float32Array(this.manifest.trainable_count), [this.manifest.trainable_count]);
     let loss = 0;
     for (const [at, batch] of batches.entries()) {
       const seed = whole(this.ort, dropoutSeed(this.options.seed ?? 42, this.taken, at));
-      const more = { ...feeds, label_count: count, trainable: this.state.trainable, gradient, dropout_seed: seed };
+      const more = { ...feeds, ...second, label_count: count, trainable: this.state.trainable, gradient, dropout_seed: seed };
       const out = await session.run(this.fed("gradient", session, batch, more), ["loss", "gradient_next"]);
       drop(gradient);
       gradient = out["gradient_next"] as Tensor;

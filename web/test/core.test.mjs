@@ -156,6 +156,7 @@ test("rows of different lengths do not go together where nothing hides what fill
   assert.equal(batchOf(manifest, rows, 0).labelCount, 2);
   const weighted = { ...manifest, loss: { ...manifest.loss, class_weights: [1, 2.5, 1] } };
   assert.equal(batchOf(weighted, rows, 0).labelCount, 5);
+  assert.equal(batchOf(weighted, rows, 0).secondCount, 2, "a teacher's divergence counts rows, whatever they weigh");
   const read = { ...manifest, feeding: { ...manifest.feeding, padding: "read" } };
   assert.throws(() => batchOf(read, rows, 0), /rows of 3 and 4 tokens in a batch\nhint: /);
   assert.equal(batchOf(read, rows.slice(0, 1), 0).labelCount, 1);

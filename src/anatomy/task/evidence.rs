@@ -183,16 +183,31 @@ impl<'a> View<'a> {
         self.head()?.axes(self.graph)
     }
 
+    /// Whether the output is called a prediction, which numbers are as well, and nothing says that it is one of classes: neither its module nor the model's folder, nor
+    /// probabilities behind it.
+    pub(super) fn is_any_prediction(&self, head: &Head) -> bool {
+        let name = self.output();
+        let is_called_so = ["prediction", "predictions", "pred", "preds", "y_pred"].contains(&name.as_str());
+        is_called_so
+            && matches!(head.ending, Ending::Scores)
+            && !self.is_module_of_classes()
+            && self.declared.task().is_none()
+            && self.told().is_none()
+    }
+
+    fn is_module_of_classes(&self) -> bool {
+        const MODULES: &[&str] = &["classifier", "score", "cls", "head", "class", "ner", "tagger", "lm_head"];
+        self.module().is_some_and(|module| MODULES.iter().any(|word| module.contains(word)))
+    }
+
     /// Whether something says that the head gives scores of classes: the output's name, the module's, its bias, probabilities behind them.
     pub(super) fn shows_classes(&self, head: &Head) -> bool {
         const OUTPUTS: &[&str] = &["logit", "score", "prob", "pred", "class", "label", "tag", "emission", "cls"];
-        const MODULES: &[&str] = &["classifier", "score", "cls", "head", "class", "ner", "tagger", "lm_head"];
         let name = self.output();
         let has_bias = head.projection.is_some_and(|at| self.anatomy.projections[at].bias.is_some());
         let is_probability = matches!(head.ending, Ending::Probabilities(_)) || head.output != head.logits;
         let is_called = OUTPUTS.iter().any(|word| name.contains(word));
-        let is_module = self.module().is_some_and(|module| MODULES.iter().any(|word| module.contains(word)));
-        has_bias || is_probability || is_called || is_module || head.projection.is_none()
+        has_bias || is_probability || is_called || self.is_module_of_classes() || head.projection.is_none()
     }
 
     /// The last name in the path of the head's module.

@@ -183,7 +183,12 @@ fn of_graph(view: &View<'_>, head: &Head) -> Guess {
             task => (task, "has a score for each class, for a whole text"),
         },
     };
-    if view.shows_classes(head) {
+    if view.is_any_prediction(head) && is_for_rows(task) {
+        either(
+            &[task, Task::Regression, Task::MultiLabel],
+            "may be numbers as well as scores of classes: neither its name nor its module tells",
+        )
+    } else if view.shows_classes(head) {
         because(task, what)
     } else {
         either(&[task], "may be a vector as well as scores of classes: neither its name nor the last projection, which adds no bias, tells")

@@ -55,6 +55,20 @@ pub(super) const OTHERS: &[Other] = &[
         tasks: &[],
     },
     Other {
+        what: "places or other numbers (a regression)",
+        evidence: |view| {
+            let is_row = rank(view) == Some(2) && !view.is_named_logits();
+            let by_name =
+                ["landmark", "keypoint", "coord", "regress"].into_iter().find(|word| view.output().contains(word)).map(|_| view.output());
+            let by_module = || view.module().filter(|module| module.contains("regress"));
+            let name = by_name.map(|name| format!("{name} are numbers, not scores of classes"));
+            name.or_else(|| by_module().map(|module| format!("its head is called {module}"))).filter(|_| is_row)
+        },
+        is_certain: false,
+        hint: "",
+        tasks: &[Task::Regression],
+    },
+    Other {
         what: "segmentation or another map",
         evidence: |view| {
             let by_name =

@@ -180,10 +180,10 @@ pub static TASKS: &[Row] = &[
     },
     Row {
         task: Task::Embedding, name: "embedding", task_type: Some("FEATURE_EXTRACTION"), heads: &[], reads: Reads::Embeddings,
-        losses: &["mnrl", "mnrl-symmetric", "triplet", "margin-mse", "cosent", "angle", "cosine", "contrastive"],
+        losses: &["mnrl", "mnrl-symmetric", "triplet", "margin-mse", "mse", "cosent", "angle", "cosine", "contrastive"],
         aliases: &["embedding", "embeddings", "featureextraction", "sentencesimilarity"],
         modality: Modality::Tokens, pipeline_tag: "sentence-similarity", class: None, problem_type: None,
-        columns: "anchor + positive (+ negative, or negative_1, negative_2, ..), or sentence1 + sentence2 + score",
+        columns: "anchor + positive (+ negative, or negative_1, negative_2, ..), or sentence1 + sentence2 + score; for mse texts + a teacher's vector as label",
     },
     Row {
         task: Task::Preference, name: "preference", task_type: Some("CAUSAL_LM"), heads: &[], reads: Reads::TokenLogProbs,

@@ -307,3 +307,20 @@ fn names_are_read_as_they_are_written() {
     let error = "poetry".parse::<Task>().expect_err("no such task");
     assert!(error.hint().is_some_and(|hint| hint.contains("seq-cls")));
 }
+
+#[test]
+fn numbers_of_a_row_are_not_taken_for_scores_of_classes() {
+    let told = |output: &str, asked| {
+        let b = Builder::on(&classifier(output, 4, |_, x| x));
+        let graph = b.finish().expect("a valid graph");
+        decide(&graph, &anatomy::read(&graph), &Declared::default(), asked)
+    };
+    for output in ["landmarks", "pose_coords", "regression"] {
+        let error = told(output, None).unwrap_err();
+        assert!(error.to_string().contains("numbers"), "{error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("regression")), "{error}");
+        assert_eq!(told(output, Some(Task::Regression)).expect("it is told").doubt, None, "{output}");
+    }
+    // A prediction of a module that classifies is one of classes; of any other it may be anything.
+    assert_eq!(told("prediction", None).expect("its module tells").task, Task::SeqCls);
+}

@@ -144,6 +144,7 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<()> {
         which: &args.which,
         tokenizer: args.tokenizer.as_deref(),
         task: (!args.model.is_dir()).then_some(Task::Embedding),
+        rows: None,
         pooling: args.pooling,
         normalize: None,
         columns: args.columns.renamed(),

@@ -38,8 +38,8 @@ pub struct LossArgs {
     /// Learn from a teacher's logits, in the column teacher_logits, with this weight; the labels have the rest, and 1 needs none
     #[arg(long, value_name = "SHARE", help_heading = HEADING)]
     pub distill_weight: Option<f64>,
-    /// A model whose logits to learn from, instead of the column teacher_logits
-    #[arg(long, value_name = "MODEL", requires = "distill_weight", help_heading = HEADING)]
+    /// A model whose logits to learn from, instead of the column teacher_logits; of embeddings (mse, margin-mse) one whose vectors or scores to learn from, instead of labels
+    #[arg(long, value_name = "MODEL", help_heading = HEADING)]
     pub teacher: Option<PathBuf>,
     /// Distillation temperature: divides the logits of teacher and student [default: 1; numbers (regression) have none]
     #[arg(long, value_name = "NUMBER", requires = "distill_weight", help_heading = HEADING)]

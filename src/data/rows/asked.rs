@@ -78,7 +78,9 @@ pub(in crate::data) fn question(fields: &Fields, encoder: &Encoder<'_>) -> Resul
             let error = Error::not_found("column", "passage");
             Err(error.with_hint("a row has query and passage; `map COLUMN=passage` says which is which"))
         }
-        Task::ImageCls if has("image") => files::picture(fields, encoder).map(|example| Question::of("image", example)),
+        Task::ImageCls | Task::MultiLabel | Task::Regression if has("image") => {
+            files::picture(fields, encoder).map(|example| Question::of("image", example))
+        }
         Task::SpeechSeq2Seq if has("image") => files::picture(fields, encoder).map(|example| Question::of("image", example)),
         Task::AudioCls | Task::Ctc | Task::SpeechSeq2Seq if has("audio") => {
             files::recording(fields, encoder).map(|example| Question::of("audio", example))

@@ -1,8 +1,9 @@
-//! Texts with labels that are sets or numbers.
+//! Texts, and pictures, with labels that are sets or numbers.
 
 use serde_json::Value;
 
-use crate::data::encoder::Encoder;
+use super::files;
+use crate::data::encoder::{Encoder, pixels};
 use crate::data::example::{Example, Labels, Numbers};
 use crate::data::fields::{Fields, describe, json};
 use crate::error::{Error, Result};
@@ -114,7 +115,12 @@ pub(super) fn number(value: &Value) -> Result<f64> {
 }
 
 fn with(fields: &Fields, encoder: &Encoder<'_>, labels: Numbers) -> Result<Example> {
-    let mut example = encoder.text_or_tokens(fields)?;
+    let mut example = match () {
+        () if fields.contains_key("text") || fields.contains_key("input_ids") => encoder.text_or_tokens(fields)?,
+        () if fields.contains_key("image") => files::picture(fields, encoder)?,
+        () if fields.contains_key("pixel_values") => pixels(fields)?,
+        () => encoder.text_or_tokens(fields)?,
+    };
     example.labels = Labels::Column;
     example.columns.insert(LABELS.to_owned(), labels);
     Ok(example)

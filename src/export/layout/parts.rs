@@ -43,7 +43,10 @@ pub(super) const POOLING: &str = "1_Pooling";
 pub(super) const NORMALIZE: &str = "2_Normalize";
 
 /// Files of sentence-transformers beside [`MODULES`].
-pub(super) const SENTENCES: [&str; 2] = ["sentence_bert_config.json", "config_sentence_transformers.json"];
+pub(super) const SENTENCES: [&str; 2] = ["sentence_bert_config.json", SETTINGS];
+
+/// Settings of sentence-transformers: what stands before texts, how vectors are compared.
+pub(super) const SETTINGS: &str = "config_sentence_transformers.json";
 
 /// The list of sentence-transformers' modules, of which each but the first has a folder.
 pub(super) const MODULES: &str = "modules.json";

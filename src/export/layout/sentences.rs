@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::parts::{MODULES, NORMALIZE, POOLING, SENTENCES, module_folders};
+use super::parts::{MODULES, NORMALIZE, POOLING, SENTENCES, SETTINGS, module_folders};
 use super::{Placed, Source};
 use crate::adapter::config::{Pooling, Task};
 use crate::export::objective;
@@ -29,9 +29,12 @@ const POOLINGS: [(Option<Pooling>, &str); 6] = [
 /// Files that cannot be read or written.
 pub(super) fn place(folder: &Path, source: &Source<'_>, placed: &mut Placed) -> Result<()> {
     copy(folder, source, placed)?;
+    let beside = Beside::near(source.base);
+    if source.task == Task::Embedding && !source.loss.prompts.is_empty() {
+        placed.write(folder, SETTINGS, &prompted(beside.json(SETTINGS)?.unwrap_or_default(), &source.loss.prompts))?;
+    }
     let trained = source.loss.vector.filter(|vector| source.task == Task::Embedding && vector.pooling != Pooling::Nothing);
     let Some(vector) = trained else { return Ok(()) };
-    let beside = Beside::near(source.base);
     // A pooling that is refused there is none that was trained with.
     if objective::pooled_in_folder(&beside).ok().flatten() == Some(vector) {
         return Ok(());
@@ -43,6 +46,29 @@ pub(super) fn place(folder: &Path, source: &Source<'_>, placed: &mut Placed) -> 
     };
     placed.write(folder, MODULES, &modules(vector))?;
     placed.write(folder, &format!("{POOLING}/{}", declared::CONFIG), &pooling(vector.pooling, width))
+}
+
+/// The columns whose texts sentence-transformers encodes as queries and as documents (`encode_query`, `encode_document`); texts of other columns have prompts of their names.
+const KINDS: [(&str, &str); 3] = [("anchor", "query"), ("positive", "document"), ("negative", "document")];
+
+/// The settings of sentence-transformers with what stood before the texts of the training. Where it was the same before all of them, it is there by default.
+fn prompted(settings: Value, prompts: &[(String, String)]) -> Value {
+    let mut settings = if let Value::Object(settings) = settings { settings } else { Map::new() };
+    let mut known = settings.get("prompts").and_then(Value::as_object).cloned().unwrap_or_default();
+    let kind = |column: &str| KINDS.iter().find(|(name, _)| *name == column).map_or(column, |(_, kind)| kind).to_owned();
+    let named: Map<String, Value> = prompts.iter().map(|(column, text)| (kind(column), Value::from(text.as_str()))).collect();
+    let is_for_all = |names: [&str; 2]| named.get(names[0]).filter(|text| named.get(names[1]) == Some(text)).map(|_| names[0].to_owned());
+    let of_all = [["query", "document"], ["sentence1", "sentence2"]].into_iter().find_map(is_for_all);
+    known.extend(named);
+    for kind in ["query", "document"] {
+        known.entry(kind).or_insert_with(|| "".into());
+    }
+    settings.insert("prompts".to_owned(), known.into());
+    if of_all.is_some() || !settings.contains_key("default_prompt_name") {
+        settings.insert("default_prompt_name".to_owned(), of_all.map_or(Value::Null, Value::from));
+    }
+    settings.entry("similarity_fn_name").or_insert_with(|| "cosine".into());
+    Value::Object(settings)
 }
 
 /// The list of modules: hidden states, pooling, and length 1 where it was trained.
@@ -89,4 +115,24 @@ fn copy(folder: &Path, source: &Source<'_>, placed: &mut Placed) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompts_of_columns_are_those_of_queries_and_documents() {
+        let given =
+            |prompts: &[(&str, &str)]| prompts.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect::<Vec<_>>();
+        let asked = prompted(Value::Null, &given(&[("anchor", "query: ")]));
+        assert_eq!(asked["prompts"], json!({"query": "query: ", "document": ""}));
+        assert_eq!((&asked["default_prompt_name"], &asked["similarity_fn_name"]), (&Value::Null, &json!("cosine")));
+        let alike = prompted(Value::Null, &given(&[("anchor", "text: "), ("positive", "text: ")]));
+        assert_eq!(alike["default_prompt_name"], "query", "one prompt for all texts is there without being named");
+        let own = json!({"prompts": {"query": "old: ", "code": "code: "}, "default_prompt_name": "code", "similarity_fn_name": "dot", "other": 1});
+        let told = prompted(own, &given(&[("anchor", "query: "), ("positive", "passage: ")]));
+        assert_eq!(told["prompts"], json!({"query": "query: ", "document": "passage: ", "code": "code: "}));
+        assert_eq!((&told["default_prompt_name"], &told["similarity_fn_name"], &told["other"]), (&json!("code"), &json!("dot"), &json!(1)));
+    }
 }

@@ -43,11 +43,24 @@ pub(super) fn triplet<'g>(terms: &Terms<'g>) -> Sum<'g> {
     terms.over_rows(margin.max(margin.same_type(0.0)))
 }
 
-/// `MarginMSELoss` (Hofstätter et al. 2020): the squared difference between the margin of dot products `a·p − a·n` and the teacher's.
+/// `MarginMSELoss` (Hofstätter et al. 2020): the squared difference between the margins of dot products `a·p − a·n` and the teacher's, the mean over negatives.
 pub(super) fn margin_mse<'g>(terms: &Terms<'g>) -> Sum<'g> {
-    let texts = Texts::of(terms);
-    let product = |other: Expr<'g>| (texts.anchor * other).sum_away(&[-1]);
-    terms.over_rows((product(texts.at(1.0)) - product(texts.at(2.0)) - terms.columns[0].cast(DType::F32)).square())
+    let (texts, margins) = (by_text(terms), terms.columns[0].cast(DType::F32));
+    let products = (texts * texts.slice(&[0], &[1], &[0])).sum_away(&[-1]);
+    let found = products.slice(&[1], &[2], &[0]) - products.slice(&[2], &[i64::MAX], &[0]);
+    terms.over_rows((found - margins.t()).square().mean(&[0]).squeeze(&[0]))
+}
+
+/// `MSELoss`: `(x − y)²`, where `y` is the teacher's vector for all texts of the row, or its own for each; the mean over texts and numbers.
+pub(super) fn mean_squared<'g>(terms: &Terms<'g>) -> Sum<'g> {
+    let wanted = terms.columns[0].cast(DType::F32).transpose(&[1, 0, 2]);
+    terms.over_rows((by_text(terms) - wanted).square().mean(&[0, 2]).squeeze(&[0, 2]))
+}
+
+/// Vectors by their place in the row, `[texts of a row, rows, hidden]`.
+fn by_text<'g>(terms: &Terms<'g>) -> Expr<'g> {
+    let (all, rows) = (terms.outputs[0], terms.columns[0].length(0));
+    all.reshape_to(all.b().ints(&[-1]).concat(&[rows, all.length(1)], 0))
 }
 
 /// The texts of each row.

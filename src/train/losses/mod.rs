@@ -18,6 +18,7 @@ use crate::ir::{DType, Expr};
 use crate::{Error, Result, num};
 
 pub use classes::class_cross_entropy;
+pub use preference::log_ratios;
 pub use similarity::normalized;
 
 /// How long an axis of a label input is.
@@ -35,6 +36,8 @@ pub enum Axis {
     Classes,
     /// One for each symbol of a row's text, as many as the longest has.
     Symbols,
+    /// One for each of what a row has several of: negatives, vectors of a teacher.
+    Several,
 }
 
 /// An input that carries labels.
@@ -128,6 +131,10 @@ const CLASS: Column = Column { name: LABELS, dtype: DType::I64, axes: &[Axis::Ro
 const NUMBERS: Column = Column { name: LABELS, dtype: DType::F32, axes: &[Axis::Rows, Axis::Classes] };
 /// A number for each row.
 const SCORE: Column = Column { name: LABELS, dtype: DType::F32, axes: &[Axis::Rows] };
+/// How much higher a teacher scores each row's positive than each of its negatives.
+const MARGINS: Column = Column { name: LABELS, dtype: DType::F32, axes: &[Axis::Rows, Axis::Several] };
+/// A teacher's vector for all texts of each row, or one for each of them.
+const VECTORS: Column = Column { name: LABELS, dtype: DType::F32, axes: &[Axis::Rows, Axis::Several, Axis::Classes] };
 /// The place of each row's own positive among the batch's texts behind the anchors.
 const OWN_POSITIVE: Column = CLASS;
 /// A class for each position.
@@ -138,11 +145,11 @@ const SYMBOLS: Column = Column { name: LABELS, dtype: DType::I64, axes: &[Axis::
 const PAIR: Column = Column { name: LABELS, dtype: DType::I64, axes: &[Axis::Pairs] };
 const STARTS: Column = Column { name: START_POSITIONS, dtype: DType::I64, axes: &[Axis::Rows] };
 const ENDS: Column = Column { name: END_POSITIONS, dtype: DType::I64, axes: &[Axis::Rows] };
-const REFERENCES: Column = Column { name: REFERENCE, dtype: DType::F32, axes: &[Axis::Texts] };
+pub(super) const REFERENCES: Column = Column { name: REFERENCE, dtype: DType::F32, axes: &[Axis::Texts] };
 const WANTED: Column = Column { name: DESIRABLE, dtype: DType::F32, axes: &[Axis::Rows] };
 /// The tokens of each text, those that do not count ignored.
 const TOKEN_LABELS: Column = Column { name: LABELS, dtype: DType::I64, axes: &[Axis::Texts, Axis::Positions] };
-const COMPLETIONS: Column = Column { name: COMPLETION, dtype: DType::F32, axes: &[Axis::Texts, Axis::Positions] };
+pub(super) const COMPLETIONS: Column = Column { name: COMPLETION, dtype: DType::F32, axes: &[Axis::Texts, Axis::Positions] };
 
 /// Why some losses weigh all rows alike.
 const PAIRS: &str = "it compares each row with every other one, and is no mean over rows";
@@ -164,7 +171,8 @@ pub static LOSSES: &[Row] = &[
     Row { reads: Reads::Embeddings,    name: "mnrl",           columns: &[OWN_POSITIVE], options: &[("scale", 20.0)],                   whole_batch: true,  weighs_alike: None, write: contrastive::mnrl, beside: None },
     Row { reads: Reads::Embeddings,    name: "mnrl-symmetric", columns: &[OWN_POSITIVE], options: &[("scale", 20.0)],                   whole_batch: true,  weighs_alike: None, write: contrastive::mnrl_symmetric, beside: None },
     Row { reads: Reads::Embeddings,    name: "triplet",        columns: &[OWN_POSITIVE], options: &[("margin", 5.0)],                   whole_batch: false, weighs_alike: None, write: contrastive::triplet, beside: None },
-    Row { reads: Reads::Embeddings,    name: "margin-mse",     columns: &[SCORE],        options: &[],                                  whole_batch: false, weighs_alike: None, write: contrastive::margin_mse, beside: None },
+    Row { reads: Reads::Embeddings,    name: "margin-mse",     columns: &[MARGINS],      options: &[],                                  whole_batch: false, weighs_alike: None, write: contrastive::margin_mse, beside: None },
+    Row { reads: Reads::Embeddings,    name: "mse",            columns: &[VECTORS],      options: &[],                                  whole_batch: false, weighs_alike: None, write: contrastive::mean_squared, beside: None },
     Row { reads: Reads::Embeddings,    name: "cosent",         columns: &[SCORE],        options: &[("scale", 20.0)],                   whole_batch: true,  weighs_alike: Some(PAIRS), write: similarity::cosent, beside: None },
     Row { reads: Reads::Embeddings,    name: "angle",          columns: &[SCORE],        options: &[("scale", 20.0)],                   whole_batch: true,  weighs_alike: Some(PAIRS), write: similarity::angle, beside: None },
     Row { reads: Reads::Embeddings,    name: "cosine",         columns: &[SCORE],        options: &[],                                  whole_batch: false, weighs_alike: None, write: similarity::cosine, beside: None },

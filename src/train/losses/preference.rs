@@ -14,14 +14,12 @@ pub(super) fn bradley_terry<'g>(terms: &Terms<'g>) -> Sum<'g> {
 
 /// `−ln σ(β·((π_c − ρ_c) − (π_r − ρ_r)))` (Rafailov et al. 2023, eq. 7).
 pub(super) fn dpo<'g>(terms: &Terms<'g>) -> Sum<'g> {
-    let ratios = completion_sums(terms) - terms.columns[1];
-    terms.over_rows(-log_sigmoid(margin(ratios) * terms.option("beta")))
+    terms.over_rows(-log_sigmoid(margin(ratios(terms)) * terms.option("beta")))
 }
 
 /// `(h − 1/(2β))²` of mean log-ratios a token (Azar et al. 2023, eq. 17).
 pub(super) fn ipo<'g>(terms: &Terms<'g>) -> Sum<'g> {
-    let ratios = (completion_sums(terms) - terms.columns[1]) / completion_lengths(terms);
-    terms.over_rows((margin(ratios) - 0.5 / terms.option("beta")).square())
+    terms.over_rows((margin(ratios(terms) / completion_lengths(terms)) - 0.5 / terms.option("beta")).square())
 }
 
 /// `−ln σ(β·(mean_c − mean_r) − γ)` of mean log-probabilities a token (Meng et al. 2024, eq. 6).
@@ -50,7 +48,7 @@ const IGNORED_LABEL: f64 = -100.0;
 /// Kahneman-Tversky optimisation (Ethayarajh et al. 2024, eq. 8): `1 − σ(β·(r − z))` for a desirable completion, `1 − σ(β·(z − r))` for another.
 /// Texts are the rows, then the rows' prompts with each other's completions, whose mean log-ratio, not below 0, is `z`.
 pub(super) fn kto<'g>(terms: &Terms<'g>) -> Sum<'g> {
-    let (ratios, mismatched) = halves(completion_sums(terms) - terms.columns[1]);
+    let (ratios, mismatched) = halves(ratios(terms));
     let mean = mismatched.mean(&[0]).reshape(&[]);
     let baseline = mean.max(mean.same_type(0.0)).without_gradient();
     // 1 for a desirable completion, −1 for another.
@@ -59,6 +57,17 @@ pub(super) fn kto<'g>(terms: &Terms<'g>) -> Sum<'g> {
     // The mean is one over all rows, whatever the two kinds count.
     let counts = terms.columns[2] * (good - bad) + bad;
     terms.over_rows((1.0 - ((ratios - baseline) * sign * terms.option("beta")).sigmoid()) * counts)
+}
+
+/// How much likelier each text's completion is than the reference had it, as a logarithm, `[texts]`: of the log-probabilities of tokens `[texts, seq]`, which of them
+/// are the completion's, 1 or 0, and the reference's sums `[texts]`.
+#[must_use]
+pub fn log_ratios<'g>(tokens: Expr<'g>, completion: Expr<'g>, reference: Expr<'g>) -> Expr<'g> {
+    (tokens * completion).sum_away(&[-1]) - reference
+}
+
+fn ratios<'g>(terms: &Terms<'g>) -> Expr<'g> {
+    log_ratios(terms.outputs[0], terms.columns[0], terms.columns[1])
 }
 
 /// The log-probability of each text's completion, `[texts]`.
