@@ -10,6 +10,7 @@ pub mod mining;
 mod numbers;
 mod opened;
 mod runner;
+mod samples;
 mod transcriber;
 
 use std::path::Path;
@@ -30,6 +31,7 @@ use answers::Answers;
 pub use answers::Shape;
 pub use opened::{Opened, Read, Whole};
 use runner::Runner;
+pub use samples::before_and_after;
 pub use transcriber::Transcriber;
 
 /// A model that answers rows.

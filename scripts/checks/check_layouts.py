@@ -3,26 +3,33 @@
 
     python scripts/checks/check_layouts.py PEFT_ONNX --encoder FOLDER [--decoder FOLDER] [--node-modules FOLDER]
 
+The classes have names as people write them, with spaces, an ampersand and umlauts.
+
 FOLDER is what `optimum-cli export onnx` wrote: of an encoder (with modules.json of sentence-transformers to check that too), and of a decoder with its
-cache. Needs optimum[onnxruntime] and sentence-transformers; onnxruntime-genai and tensorboard are used where they are installed, and transformers.js where
---node-modules has @huggingface/transformers. What is not there is said, and is no failure.
+cache. Needs optimum[onnxruntime] and sentence-transformers; onnxruntime-genai, fastembed and tensorboard are used where they are installed, transformers.js
+where --node-modules has @huggingface/transformers, and a Chromium (CHROMIUM=..) where it has playwright-core. What is not there is said, and is no failure.
 """
 import argparse
 import importlib.util
 import json
+import os
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
 
 HERE = pathlib.Path(__file__).parent
+MONEY, BUG, PRAISE = CLASSES = ["Rechnung & Zahlung", "Störung melden", "Lob für das Team"]
 TICKETS = [
-    ("the invoice amount is wrong", "billing"), ("I was charged twice", "billing"), ("please refund my payment", "billing"),
-    ("the app crashes on start", "bug"), ("I get an error message", "bug"), ("the page is blank", "bug"),
-    ("I love the new design", "praise"), ("great work, thank you", "praise"), ("this is the best tool", "praise"),
+    ("the invoice amount is wrong", MONEY), ("I was charged twice", MONEY), ("please refund my payment", MONEY),
+    ("the app crashes on start", BUG), ("I get an error message", BUG), ("the page is blank", BUG),
+    ("I love the new design", PRAISE), ("great work, thank you", PRAISE), ("this is the best tool", PRAISE),
 ]
 TAILS = ["today", "again", "since Monday", "in the office", "on my phone", "for my team"]
-ASKED = {"I was charged twice today": "billing", "the app crashes again": "bug", "great work, thank you": "praise"}
+TEXTS = ["how to bake a cake", "a recipe for cake", "the moon is far"]
+ASKED = {"I was charged twice today": MONEY, "the app crashes again": BUG, "great work, thank you": PRAISE}
 
 
 def peft_onnx(*arguments):
@@ -44,24 +51,34 @@ def has(package):
     return found
 
 
-def node(work, modules, task, folder, texts):
+def pages(work, modules, task, folder, texts):
+    """What transformers.js answers in node and in a browser's page, by where it did; what went wrong, as a text."""
     if not modules:
         print("absent --node-modules is not given", flush=True)
-        return None
-    script = work / "run.mjs"
-    script.write_text((HERE / "layouts.mjs").read_text())
+        return {}
     link = work / "node_modules"
     if not link.exists():
         link.symlink_to(pathlib.Path(modules).resolve())
-    done = subprocess.run(["node", script, task, work, folder, json.dumps(texts)], capture_output=True, text=True, cwd=work)
-    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else done.stderr[-800:]
+    places = {"node": "layouts.mjs"}
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if chromium and (link / "playwright-core").is_dir():
+        places["Chromium"] = "layouts_page.mjs"
+    else:
+        print("absent a Chromium, or playwright-core in --node-modules", flush=True)
+    found = {}
+    for place, script in places.items():
+        shutil.copy(HERE / script, work)
+        command = ["node", work / script, task, work, folder, json.dumps(texts)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=work, env=os.environ | {"CHROMIUM": chromium or ""})
+        found[place] = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else done.stderr[-800:]
+    return found
 
 
 def classifier(work, encoder, modules):
     data = work / "tickets.csv"
-    data.write_text("body,category\n" + "".join(f"\"{text} {tail}\",{label}\n" for tail in TAILS for text, label in TICKETS))
+    data.write_text("Ticket Body,Category\n" + "".join(f"\"{text} {tail}\",{label}\n" for tail in TAILS for text, label in TICKETS))
     told = json.loads(peft_onnx("finetune", encoder, "--data", data, "-o", work / "tuned", "--max-steps", 60, "--report-to", "tensorboard", "--json"))
-    said("finetune names the classes of the table", told["class_names"] == ["billing", "bug", "praise"], str(told["class_names"]))
+    said("finetune names the classes of the table", sorted(told["class_names"]) == sorted(CLASSES), str(told["class_names"]))
     from optimum.onnxruntime import ORTModelForSequenceClassification
     from transformers import AutoTokenizer, pipeline
 
@@ -69,12 +86,25 @@ def classifier(work, encoder, modules):
     answers = pipeline("text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(work / "tuned"))(list(ASKED))
     said("optimum's pipeline answers in the table's words", [answer["label"] for answer in answers] == list(ASKED.values()), str(answers))
     peft_onnx("merge", told["bundle"], "-o", work / "site", "--layout", "transformers.js")
-    answers = node(work, modules, "text-classification", "site", list(ASKED))
-    if answers is not None:
+    for place, answers in pages(work, modules, "text-classification", "site", list(ASKED)).items():
         is_fine = isinstance(answers, list) and [answer["label"] for answer in answers] == list(ASKED.values())
-        said("transformers.js answers in the table's words", is_fine, str(answers))
+        said(f"transformers.js in {place} answers in the table's words", is_fine, str(answers))
+    readme(work, modules)
     if has("tensorboard"):
         tensorboard(pathlib.Path(told["bundle"]) / "runs" / told["run"])
+
+
+def readme(work, modules):
+    """README's programs, as they stand, give a class of the table."""
+    text = (HERE.parents[1] / "README.md").read_text()
+    own = {"python": ([sys.executable], "py", "ORTModelForSequenceClassification"), "js": (["node"], "mjs", "@huggingface/transformers")}
+    for language, (command, ending, word) in own.items():
+        if language == "js" and not modules:
+            continue
+        program = next(block for block in re.findall(rf"^```{language}\n(.*?)^```", text, re.S | re.M) if word in block)
+        (work / f"readme.{ending}").write_text(program)
+        done = subprocess.run([*command, f"readme.{ending}"], cwd=work, capture_output=True, text=True)
+        said(f"README's program in {language} answers in the table's words", MONEY in done.stdout, (done.stdout or done.stderr)[-300:].strip())
 
 
 def tensorboard(run):
@@ -99,14 +129,21 @@ def vectors(work, encoder, modules):
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(work / "vectors"), backend="onnx", model_kwargs={"provider": "CPUExecutionProvider"})
-    found = model.encode(["how to bake a cake", "a recipe for cake", "the moon is far"])
+    found = model.encode(TEXTS)
     alike = found @ found.T
     said("sentence-transformers' ONNX backend tells what is alike", alike[0, 1] > alike[0, 2], f"{alike[0, 1]:.3f} > {alike[0, 2]:.3f}")
     peft_onnx("merge", told["bundle"], "-o", work / "vectors-js", "--layout", "transformers.js")
-    rows = node(work, modules, "feature-extraction", "vectors-js", ["how to bake a cake", "a recipe for cake", "the moon is far"])
-    if rows is not None:
-        is_fine = isinstance(rows, list) and max(abs(a - b) for ours, theirs in zip(rows, found) for a, b in zip(ours, theirs)) < 1e-4
-        said("transformers.js gives the vectors of sentence-transformers", is_fine, "" if is_fine else str(rows)[:300])
+    is_near = lambda rows: isinstance(rows, list) and max(abs(a - b) for ours, theirs in zip(rows, found) for a, b in zip(ours, theirs)) < 1e-4
+    for place, rows in pages(work, modules, "feature-extraction", "vectors-js", TEXTS).items():
+        said(f"transformers.js in {place} gives the vectors of sentence-transformers", is_near(rows), "" if is_near(rows) else str(rows)[:300])
+    if has("fastembed"):
+        from fastembed import TextEmbedding
+        from fastembed.common.model_description import ModelSource, PoolingType
+
+        own = dict(model="own/vectors", pooling=PoolingType.MEAN, normalization=True, dim=found.shape[1], model_file="model.onnx")
+        TextEmbedding.add_custom_model(sources=ModelSource(hf="own/vectors"), **own)
+        rows = [row.tolist() for row in TextEmbedding("own/vectors", specific_model_path=str(work / "vectors")).embed(TEXTS)]
+        said("fastembed gives the vectors of sentence-transformers", is_near(rows))
 
 
 def decoder(work, decoder, modules):

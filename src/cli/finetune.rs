@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::evaluate::Evaluation;
 use crate::export::{Bundle, Injected, Manifest, layout};
 use crate::training::Summary;
+use crate::training::runs::Runs;
 use decide::Decided;
 
 const AFTER_HELP: &str = "\
@@ -67,6 +68,8 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let places = Places::of(args)?;
     places.check(args)?;
     let mut decided = Decided::of(args)?;
+    // What is missing for the training is told before anything is written.
+    global.runtime(args.training.threads)?;
     let report = if args.goes_on() { None } else { Some(places.inject(args, &decided, global)?) };
     let manifest = Manifest::read(&places.bundle)?;
     decided.settle(&manifest, report.as_ref());
@@ -74,7 +77,8 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         global.note(&line);
     }
     // The command line refused several processes: this one leads.
-    let Some(summary) = decided.training.run(&places.bundle, None, global)? else { return Ok(()) };
+    let trained = decided.training.run(&places.bundle, None, global).inspect_err(|_| places.clear(report.as_ref()));
+    let Some(summary) = trained? else { return Ok(()) };
     signals::listen(signals::First::Ends);
     let bundle = Bundle::open(&places.bundle, None)?;
     decided.keep_columns(bundle.manifest());
@@ -123,6 +127,14 @@ impl<'a> Places<'a> {
             return Err(error.with_hint("leave out --resume, --continue or --restart to begin"));
         }
         Ok(())
+    }
+
+    /// Removes the bundle that was written for a training that never began: it would only stand in the way of the next try.
+    fn clear(&self, written: Option<&Injected>) {
+        if written.is_some() && matches!(Runs::of(&self.bundle).newest(), Ok(None)) {
+            // What is left is named by the next try.
+            let _ = std::fs::remove_dir_all(&self.bundle);
+        }
     }
 
     fn inject(&self, args: &Args, decided: &Decided, global: &Global) -> Result<Injected> {

@@ -2,6 +2,7 @@
 
 mod choices;
 mod group;
+mod samples;
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
@@ -185,6 +186,9 @@ pub struct Training {
     /// End the run after so many evaluations without a better one; implies --load-best
     #[arg(long, alias = "early-stopping-patience", value_name = "EVALUATIONS", help_heading = WATCHING)]
     pub early_stopping: Option<NonZeroUsize>,
+    /// Show so many rows of the eval data in the report, as they were answered before and are after; 0: none [default: 4]
+    #[arg(long, value_name = "ROWS", help_heading = WATCHING)]
+    pub samples: Option<usize>,
     /// Also write the run's curves as files of another program
     #[arg(long, value_name = "PROGRAM", default_value = "none", help_heading = WATCHING)]
     pub report_to: ReportTo,
@@ -295,7 +299,11 @@ impl Training {
         let mut progress = if ranks.is_lead() { Progress::new(global, self.log_every) } else { Progress::silent() };
         let trained = training::train_among(runtime, &options, &ranks, &mut |event| progress.show(&event));
         progress.finish();
-        group.ended(trained, ranks.are_settled(), global)
+        let summary = group.ended(trained, ranks.are_settled(), global)?;
+        if let Some(summary) = &summary {
+            samples::show(runtime, &options, summary);
+        }
+        Ok(summary)
     }
 
     /// Options that mean nothing without rows to measure on, where there are none.
@@ -305,6 +313,7 @@ impl Training {
             (self.load_best, "--load-best"),
             (self.metric.is_some(), "--metric"),
             (self.early_stopping.is_some(), "--early-stopping"),
+            (self.samples.is_some(), "--samples"),
         ];
         let is_measured = self.eval_data.is_some() || self.val_size.is_some();
         asks.iter().find(|(is_asked, _)| *is_asked && !is_measured).map(|(_, option)| *option)
@@ -368,6 +377,7 @@ impl Training {
                 goal: self.metric.as_deref().map(Goal::of).unwrap_or_default(),
                 load_best,
                 patience: self.early_stopping,
+                samples: self.samples.unwrap_or(SAMPLES),
             },
             saving: Saving { every: self.save_steps, keep: self.save_total_limit },
             start: match &self.resume {
@@ -393,6 +403,9 @@ impl Training {
 
 /// How often all rows are read if nothing is said.
 pub(super) const EPOCHS: f64 = 3.0;
+
+/// Rows that a report shows if nothing is said.
+const SAMPLES: usize = 4;
 
 /// Steps whose losses wait on a GPU at most: what a batch of them costs to fetch does not count any more.
 const STEPS_ON_GPU: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");

@@ -33,11 +33,8 @@ pub fn ask(path: &Path, reading: &Reading<'_>, count: usize, answer: &mut dyn Fn
     let mut waiting = vec![];
     // What goes wrong with the answers has nothing to do with the file.
     let mut failed = None;
-    let read = file.each(&mut |Record { line, fields }| {
-        let mut read = Record { line, fields: fields.clone() };
-        columns.read(&mut read)?;
-        let question = rows::question(&read.fields, &encoder).and_then(|question| question.fitted(line, reading)).at(Place::Line(line))?;
-        waiting.push(Asked { line, fields, question });
+    let read = file.each(&mut |record| {
+        waiting.push(asked(record, &columns, &encoder, reading)?);
         if waiting.len() < count.max(1) {
             return Ok(());
         }
@@ -51,6 +48,34 @@ pub fn ask(path: &Path, reading: &Reading<'_>, count: usize, answer: &mut dyn Fn
         Some(error) => Err(error),
         None => read.and_then(|()| if waiting.is_empty() { Ok(()) } else { answer(waiting) }),
     }
+}
+
+/// Reads some rows of a file, by their numbers from 1, as [`ask`] reads all.
+///
+/// # Errors
+/// As [`ask`], of these rows.
+pub fn ask_some(path: &Path, reading: &Reading<'_>, numbers: &[usize]) -> Result<Vec<Asked>> {
+    let file = RowFile::open(path)?;
+    let columns = roles::assign(&file.survey()?, path, reading).in_file(path)?;
+    let encoder = Encoder::new(reading, Some(reading.class_names), path);
+    let (mut number, mut found) = (0, vec![]);
+    file.each(&mut |record| {
+        number += 1;
+        if numbers.contains(&number) {
+            found.push(asked(record, &columns, &encoder, reading)?);
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// A row of a file as it is asked about.
+fn asked(record: Record, columns: &roles::Assigned<'_>, encoder: &Encoder<'_>, reading: &Reading<'_>) -> Result<Asked> {
+    let mut read = record.clone();
+    columns.read(&mut read)?;
+    let Record { line, fields } = record;
+    let question = rows::question(&read.fields, encoder).and_then(|question| question.fitted(line, reading)).at(Place::Line(line))?;
+    Ok(Asked { line, fields, question })
 }
 
 /// A row of columns under the names of their roles, which belongs to no file.

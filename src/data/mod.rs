@@ -46,7 +46,7 @@ mod tokenizer;
 mod tokens;
 mod weights;
 
-pub use asked::{Asked, ask, ask_row, each_row};
+pub use asked::{Asked, ask, ask_row, ask_some, each_row};
 pub use batch::{Batch, Batches, Group};
 pub use chat::{ChatTemplate, Conversation, Ending, Message};
 pub use collation::Collation;

@@ -32,6 +32,8 @@ pub struct Survey {
 /// What the values of a column are.
 #[derive(Clone, Debug, Default)]
 struct Column {
+    /// Its name in the file.
+    name: String,
     rows: usize,
     lists: usize,
     numbers: usize,
@@ -139,7 +141,7 @@ impl Survey {
                     .iter()
                     .find(|renamed| renamed.column() == name)
                     .map_or_else(|| plain(name), |renamed| renamed.role().to_owned());
-                found.entry(role).or_default().add(value);
+                found.entry(role).or_insert_with(|| Column { name: name.clone(), ..Column::default() }).add(value);
             }
             Ok(())
         })?;
@@ -195,7 +197,8 @@ impl Survey {
         }
     }
 
-    /// A text and its class, where no column is called so: of two columns, the one with few values that come again and again is the class.
+    /// A text and its class, where no column is called so, by their names in the file: of two columns, the one with few values that come again and
+    /// again is the class.
     #[must_use]
     pub fn text_and_label(&self) -> Option<[&str; 2]> {
         let is_label = |name: &&String| !TEXT.contains(&name.as_str()) && self.columns[*name].has_classes();
@@ -206,14 +209,15 @@ impl Survey {
         let is_told = SIGNS.iter().any(|sign| sign.groups.len() > 1 && self.has(sign.groups));
         let has_label = is_told || LABEL.iter().any(|name| self.columns.contains_key(*name));
         let different = |name: &str| self.columns[name].values.len();
-        match (&texts[..], &labels[..]) {
-            _ if has_label => None,
-            ([text], [label]) => Some([text.as_str(), label.as_str()]),
+        let pair = match (&texts[..], &labels[..]) {
+            _ if has_label => return None,
+            ([text], [label]) => [text, label],
             // Of few rows, texts come again and again as well, but there are more of them.
-            ([], [one, other]) if different(one) >= 2 * different(other) => Some([one.as_str(), other.as_str()]),
-            ([], [one, other]) if different(other) >= 2 * different(one) => Some([other.as_str(), one.as_str()]),
-            _ => None,
-        }
+            ([], [one, other]) if different(one) >= 2 * different(other) => [one, other],
+            ([], [one, other]) if different(other) >= 2 * different(one) => [other, one],
+            _ => return None,
+        };
+        Some(pair.map(|role| self.columns[role.as_str()].name.as_str()))
     }
 }
 
@@ -329,6 +333,8 @@ mod tests {
         let csv = |head: &str, label: &dyn Fn(usize) -> String| format!("{head}\n{}", rows(label));
         let found = survey("rows.csv", &csv("body,category", &|row| ["bug", "praise", "bill"][row % 3].to_owned()))?;
         assert_eq!(found.text_and_label(), Some(["body", "category"]));
+        let found = survey("rows.csv", &csv("Message Body,Category", &|row| ["bug", "praise", "bill"][row % 3].to_owned()))?;
+        assert_eq!(found.text_and_label(), Some(["Message Body", "Category"]), "as the file writes them");
         let found = survey("rows.csv", &csv("body,id", &|row| row.to_string()))?;
         assert_eq!(found.text_and_label(), None, "every value once");
         let found = survey("rows.csv", &csv("text,label", &|row| (row % 2).to_string()))?;

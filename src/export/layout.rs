@@ -157,8 +157,16 @@ pub fn complete(folder: &Path, layout: Layout, source: &Source<'_>) -> Result<Pl
             let is_external = folder.join(layout.model()).with_file_name(layout.data()).is_file();
             placed.write(folder, declared::CONFIG, &Value::Object(config::corrected(config, layout, is_external, source)))?;
         }
-        _ if layout == Layout::Onnx => {}
-        _ => placed.missing.push(format!("{} (there is none beside the base)", declared::CONFIG)),
+        _ => {
+            let known = config::of_classes(source);
+            let names = if known.is_empty() { declared::CONFIG.to_owned() } else { format!("model_type in {}", declared::CONFIG) };
+            if !known.is_empty() {
+                placed.write(folder, declared::CONFIG, &Value::Object(known))?;
+            }
+            if layout != Layout::Onnx {
+                placed.missing.push(format!("{names} (there is none beside the base)"));
+            }
+        }
     }
     match (beside.json(genai::FILE)?, layout) {
         (Some(config), Layout::Genai) => placed.write(folder, genai::FILE, &genai::corrected(config))?,

@@ -3,16 +3,16 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::Summary;
 use super::best::{Best, Goal};
 use super::options::Watching;
+use super::{Options, Summary};
 use crate::data::Dataset;
 use crate::error::{Context, Error, Result};
 use crate::evaluate::{Evaluation, Metrics};
 use crate::export::{Bundle, Manifest, adapter_file, card, pending};
 use crate::num;
 use crate::ort::{Device, Runtime};
-use crate::training::report::{self, Facts};
+use crate::training::report::{self, Facts, Samples};
 use crate::training::runs::{self, Ended};
 
 /// Whether nothing got better for as many evaluations as somebody has patience for.
@@ -58,6 +58,7 @@ pub(super) fn finished(bundle: &Bundle, run: &mut runs::Run, last: u64, watching
         kept,
         best: None,
         stopped_early: false,
+        some_rows: None,
     })
 }
 
@@ -94,10 +95,22 @@ pub(super) fn report(
     evaluation: Option<&Evaluation>,
 ) {
     let confusion = evaluation.and_then(|evaluation| evaluation.confusion.as_ref());
-    let facts = Facts { environment: environment.to_vec(), confusion, class_names };
+    let facts = Facts { environment: environment.to_vec(), confusion, class_names, samples: None };
     if let Err(error) = report::write(run, manifest, &facts) {
         tracing::warn!("the report of run {} could not be written: {error}", run.name);
     }
+}
+
+/// Writes the page of a run that ended well once more, with some rows before and after it.
+///
+/// # Errors
+/// If the run's files cannot be read, or the page cannot be written.
+pub fn tell_again(runtime: &Runtime, options: &Options, summary: &Summary, samples: &Samples) -> Result<()> {
+    let manifest = Manifest::read(&options.bundle)?;
+    let run = runs::Runs::of(&options.bundle).named(&summary.run)?;
+    let confusion = summary.evaluation.as_ref().and_then(|evaluation| evaluation.confusion.as_ref());
+    let environment = environment(runtime, &manifest, options.device);
+    report::write(&run, &manifest, &Facts { environment, confusion, class_names: &manifest.class_names, samples: Some(samples) })
 }
 
 /// The mean of losses, if there are any.
@@ -120,3 +133,10 @@ pub(super) fn whole(number: usize) -> u64 {
 pub(super) fn names_of(dataset: &Dataset, manifest: &Manifest) -> Vec<String> {
     dataset.class_names.clone().unwrap_or_else(|| manifest.class_names.clone())
 }
+
+/// What to do about an update that left the range of numbers.
+pub(super) const SMALLER: &str = "try a smaller `learning_rate`, a longer `warmup_steps` or a smaller `max_grad_norm`";
+
+/// What to do about a loss that was no number before anything was learnt.
+pub(super) const UNTRAINED: &str = "nothing was learnt before, so it is not the learning rate: the model itself computes no number for these rows, because of what \
+                         they hold or because its weights are not all finite (`peft-onnx eval` on each row tells which)";

@@ -6,7 +6,7 @@ use super::ending::{measured, names_of, nothing_measured};
 use super::graphs::open as open_graph;
 use super::options::EvalData;
 use super::start::Beginning;
-use super::{Options, Source, fitting, need, taught};
+use super::{Options, SomeRows, Source, fitting, need, taught};
 use crate::adapter::config::Task;
 use crate::contract::{GraphName, Input};
 use crate::data::{Dataset, Labels};
@@ -73,6 +73,17 @@ impl Material {
             return Err(error.with_hint("leave `micro_batch_size` out, and take a smaller `batch_size`"));
         }
         Ok(())
+    }
+
+    /// So many of the rows that are measured on, from everywhere in their file. Standard input cannot be read again.
+    pub(super) fn some_measured(&self, count: usize) -> Option<SomeRows> {
+        let rows = self.eval_data.as_ref().filter(|rows| rows.path != Path::new("-"))?;
+        let all = &rows.examples;
+        let mut numbers: Vec<usize> = (0..count).filter_map(|place| all.get(place * all.len() / count)).map(|row| row.row).collect();
+        numbers.dedup();
+        // A block of several rows is none of them.
+        numbers.retain(|number| *number > 0);
+        (!numbers.is_empty()).then(|| SomeRows { file: rows.path.clone(), numbers })
     }
 
     /// What measures, if there is anything to measure on.

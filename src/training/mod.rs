@@ -40,6 +40,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 pub use best::Goal;
+pub use ending::tell_again;
 pub use graphs::{Computing, open as open_graph};
 pub use loss_scale::LossScale;
 pub use options::{DataOptions, EvalData, Length, MicroBatch, Optimizer, Options, Saving, Start, Warmup, Watching};
@@ -127,6 +128,17 @@ pub struct Summary {
     pub stopped_early: bool,
     /// The file of the trained adapter.
     pub adapter: PathBuf,
+    /// Some of the rows that were measured on, if any were to be named.
+    pub some_rows: Option<SomeRows>,
+}
+
+/// Some rows of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SomeRows {
+    /// The file.
+    pub file: PathBuf,
+    /// Their numbers in it, from 1.
+    pub numbers: Vec<usize>,
 }
 
 /// Trains the adapter of a bundle, in a run of its own, and puts what came out into the bundle if the run ends well. No other process may change the

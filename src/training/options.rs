@@ -123,6 +123,8 @@ pub struct Watching {
     pub load_best: bool,
     /// Evaluations without a better one after which the run ends; none: it never ends early.
     pub patience: Option<NonZeroUsize>,
+    /// Rows of the evaluation data that are named in the end, for people to look at their answers.
+    pub samples: usize,
 }
 
 impl Watching {

@@ -5,6 +5,7 @@
 
 mod chart;
 mod curves;
+mod samples;
 
 use std::path::Path;
 
@@ -19,6 +20,7 @@ use crate::measure::Confusion;
 
 pub use chart::{Series, terminal};
 pub use curves::Curves;
+pub use samples::{Sample, Samples};
 
 const PAGE: &str = include_str!("report/page.html");
 
@@ -31,6 +33,8 @@ pub struct Facts<'a> {
     pub confusion: Option<&'a Confusion>,
     /// The names of the classes.
     pub class_names: &'a [String],
+    /// Rows before and after training.
+    pub samples: Option<&'a Samples>,
 }
 
 /// Writes the report of a run into its folder.
@@ -67,6 +71,7 @@ fn page(title: &str, runs: &[Run], facts: &Facts<'_>) -> Result<String> {
         options => options(runs)?,
         metrics => curves.best(),
         classes => facts.confusion.map(|table| classes(table, facts.class_names)),
+        samples => facts.samples.map(Samples::shown),
         environment => &facts.environment,
         producer => format!("peft-onnx {}", env!("CARGO_PKG_VERSION")),
     };

@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use super::ahead::{Ahead, Next};
 use super::best::Best;
-use super::ending::{finished, is_exhausted, mean, ratio, whole};
+use super::ending::{SMALLER, UNTRAINED, finished, is_exhausted, mean, ratio, whole};
 use super::engine::{Engine, Opening};
 use super::journal::Journal;
 use super::material::Material;
@@ -481,6 +481,7 @@ impl<'a> Run<'a> {
             kept,
             best: best.found.filter(|_| options.watching.decides()).map(|(_, value)| (best.goal().metric().to_owned(), value)),
             stopped_early,
+            some_rows: material.some_measured(options.watching.samples),
         }))
     }
 }
@@ -491,10 +492,3 @@ fn mark(state: &IndexMap<String, Vec<f32>>) -> u64 {
     state.values().for_each(|values| mark.update(bytemuck::cast_slice(values)));
     mark.digest()
 }
-
-/// What to do about an update that left the range of numbers.
-const SMALLER: &str = "try a smaller `learning_rate`, a longer `warmup_steps` or a smaller `max_grad_norm`";
-
-/// What to do about a loss that was no number before anything was learnt.
-const UNTRAINED: &str = "nothing was learnt before, so it is not the learning rate: the model itself computes no number for these rows, because of what \
-                         they hold or because its weights are not all finite (`peft-onnx eval` on each row tells which)";

@@ -373,6 +373,14 @@ impl Source {
         data::ask(path, &self.reading(&self.class_names, OtherNames::Refused), count, answer)
     }
 
+    /// Reads some rows of a file to be answered, by their numbers from 1.
+    ///
+    /// # Errors
+    /// As [`ask_some`](data::ask_some).
+    pub fn ask_some(&self, path: &Path, numbers: &[usize]) -> Result<Vec<Asked>> {
+        data::ask_some(path, &self.reading(&self.class_names, OtherNames::Refused), numbers)
+    }
+
     /// Reads the rows of a file as they are, with the names of their roles.
     ///
     /// # Errors

@@ -314,3 +314,95 @@ fn a_body_with_a_new_head_has_the_module_names_of_its_class() {
     done(&["inject", &model, "--method", "lora", "--task", "embedding", "-o", &bare]);
     assert!(names(&bare).iter().all(|name| !name.contains(".bert.")));
 }
+
+#[test]
+fn columns_are_found_as_the_file_writes_them() {
+    let folder = Folder::empty();
+    let model = exported(&folder, "bert_encoder/dynamo.onnx", BERT);
+    let data = folder.write("tickets.csv", &tickets(24).replace("body,category", "Message Body;Category").replace(',', ";"));
+    let out = folder.path("tuned");
+    done(&["finetune", &model, "--data", &data, "-o", &out, "--max-steps", "2", "--quiet"]);
+    let config = std::fs::read_to_string(format!("{out}/config.yaml")).expect("options are kept");
+    assert!(config.contains("- Message Body=text") && config.contains("- Category=label"), "{config}");
+    assert!(json_of(&["eval", &out, "--data", &data])["accuracy"].is_number());
+}
+
+#[test]
+fn a_model_without_a_configuration_gets_one_with_its_classes() {
+    let folder = Folder::empty();
+    let model = exported(&folder, "bert_encoder/dynamo.onnx", BERT);
+    std::fs::remove_file(format!("{model}/config.json")).expect("it was there");
+    let data = folder.write("tickets.csv", &tickets(24).replace("billing", "Rechnung & Zahlung").replace("bug", "Störung melden"));
+    let out = folder.path("tuned");
+    let told = json_of(&["finetune", &model, "--data", &data, "-o", &out, "--max-steps", "2"]);
+    assert_eq!(told["merged"]["layout"], "onnx", "{told}");
+    let config = json(&format!("{out}/config.json"));
+    assert_eq!(config["id2label"], serde_json::json!({"0": "Rechnung & Zahlung", "1": "Störung melden", "2": "praise"}));
+    assert_eq!((&config["num_labels"], &config["problem_type"]), (&3.into(), &"single_label_classification".into()));
+    assert_eq!((&config["model_type"], &config["architectures"]), (&Value::Null, &Value::Null), "nothing is guessed");
+    let answers = json_of(&["predict", &out, "--data", &data]);
+    let names = config["label2id"].as_object().expect("a table");
+    assert!(answers[0]["prediction"].as_str().is_some_and(|name| names.contains_key(name)), "{answers}");
+    // Programs that go by the kind of the model are told that it is not there.
+    let (success, said, _) = run(&["merge", &folder.path("tuned.lora"), "-o", &folder.path("site"), "--layout", "transformers.js"]);
+    assert!(success && said.contains("model_type in config.json"), "{said}");
+}
+
+#[test]
+fn a_report_shows_rows_before_and_after() {
+    let folder = Folder::empty();
+    let model = exported(&folder, "bert_encoder/dynamo.onnx", BERT);
+    let (data, out) = (folder.write("tickets.csv", &tickets(30)), folder.path("tuned"));
+    let tune = |more: &[&str]| {
+        let fixed = ["finetune", &model, "--data", &data, "-o", &out, "--learning-rate", "0.01", "--force", "--quiet"];
+        done(&[&fixed, more].concat());
+        std::fs::read_to_string(folder.path("tuned.lora/runs/001/report.html")).expect("the report is there")
+    };
+    let report = tune(&[]);
+    let (_, samples) = report.split_once("before and after</h2>").expect("rows are shown");
+    let (samples, _) = samples.split_once("<h2>").expect("options follow");
+    let rows: Vec<&str> = samples.split("<tr><td>").skip(1).collect();
+    // A tenth of the rows is three.
+    assert_eq!(rows.len(), 3, "{samples}");
+    for row in rows {
+        let cells: Vec<&str> = row.split("<td>").collect();
+        let told = |cell: &str, name: &str| {
+            let (_, value) = cell.split_once(&format!("<span>{name}</span> ")).unwrap_or_else(|| panic!("{name}: {cell}"));
+            value.split('<').next().unwrap_or_default().to_owned()
+        };
+        assert!(cells[0].contains("<span>body</span>") && cells[1].contains("<span>probability</span>"), "{row}");
+        assert_eq!(told(cells[2], "prediction"), told(cells[0], "category"), "{row}");
+        assert_ne!(told(cells[1], "probability"), told(cells[2], "probability"), "{row}");
+    }
+    assert!(tune(&["--samples", "1"]).matches("<span>body</span>").count() == 1);
+    assert!(!tune(&["--samples", "0"]).contains("before and after"));
+    let (success, _, stderr) = run(&["train", &folder.path("tuned.lora"), "--data", &data, "--restart", "--samples", "2"]);
+    assert!(!success && stderr.contains("--samples needs rows to measure on"), "{stderr}");
+}
+
+#[test]
+fn the_report_of_a_language_model_shows_what_it_writes() {
+    let folder = Folder::empty();
+    let model = exported(&folder, "llama/dynamo.onnx", r#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}"#);
+    let rows: Vec<String> = (0..24).map(|row| format!("{{\"prompt\": \"the app {}\", \"completion\": \" crashes\"}}", said(row))).collect();
+    let data = folder.write("rows.jsonl", &rows.join("\n"));
+    done(&["finetune", &model, "--data", &data, "-o", &folder.path("tuned"), "--max-steps", "30", "--learning-rate", "0.02", "--quiet"]);
+    let report = std::fs::read_to_string(folder.path("tuned.lora/runs/001/report.html")).expect("the report is there");
+    let (_, samples) = report.split_once("before and after</h2>").expect("rows are shown");
+    let first = samples.split("<tr><td>").nth(1).expect("a row");
+    let cells: Vec<&str> = first.split("<td>").collect();
+    assert!(cells[2].contains("<span>prediction</span>") && cells[2].contains("crashes") && cells[1] != cells[2], "{first}");
+}
+
+#[test]
+fn a_training_that_never_began_leaves_nothing_in_the_way_of_the_next_try() {
+    let folder = Folder::empty();
+    let model = exported(&folder, "bert_encoder/dynamo.onnx", BERT);
+    let (data, out) = (folder.write("tickets.csv", &tickets(30)), folder.path("tuned"));
+    let tune = ["finetune", &model, "--data", &data, "-o", &out, "--max-steps", "2", "--quiet"];
+    refused(&[&tune[..], &["--metric", "nonsense"]].concat(), &["no metric named \"nonsense\""]);
+    assert!(!Path::new(&folder.path("tuned.lora")).exists());
+    refused(&[&tune[..], &["--onnxruntime", &folder.path("nowhere")]].concat(), &["ONNX Runtime"]);
+    assert!(!Path::new(&folder.path("tuned.lora")).exists());
+    done(&tune);
+}

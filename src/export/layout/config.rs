@@ -35,6 +35,16 @@ pub(super) fn corrected(mut config: Map<String, Value>, layout: Layout, is_exter
     config
 }
 
+/// What is known where the base has no configuration: the classes, if they have names. Nothing there is guessed.
+pub(super) fn of_classes(source: &Source<'_>) -> Map<String, Value> {
+    let mut config = Map::new();
+    if source.task.row().class.is_some() && !source.class_names.is_empty() {
+        name_classes(&mut config, source);
+        config.extend(source.task.row().problem_type.map(|kind| ("problem_type".to_owned(), kind.into())));
+    }
+    config
+}
+
 /// Gives classes the names that the data has for them; where it has none, those of the configuration, if it has as many.
 fn name_classes(config: &mut Map<String, Value>, source: &Source<'_>) {
     let Some(classes) = source.classes.filter(|classes| *classes > 0) else { return };
