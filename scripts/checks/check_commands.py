@@ -32,6 +32,7 @@ MODELS = {"head.md": FIXTURES / "bert_classifier/dynamo.onnx", "DATA.md": FIXTUR
 SMALLER = {"32000,32001": "32,33", "step=1000": "step=20", "tinit=100": "tinit=4", "tfinal=300": "tfinal=6", "max-steps 1000": "max-steps 20", "--eval-steps 50": "--eval-steps 2",
            "--save-steps 100": "--save-steps 2", "--epochs 2": "--max-steps 4", "embed_tokens": "embed_tokens", "--batch-size 4 ": "--batch-size 2 "}
 LABELLED = ["I was charged twice,billing", "the app closes,bug", "could you add a dark mode,wish"]
+TEMPLATE = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
 PREFIX = """
 import numpy as np
 import onnxruntime
@@ -55,7 +56,7 @@ def made(folder, page, program):
     lines = (ROOT / "models/finetune/train.jsonl").read_text().splitlines()
     (folder / "train.jsonl").write_text("\n".join(lines[:12]))
     (folder / "heldout.jsonl").write_text("\n".join(lines[12:16]))
-    (folder / "tickets.csv").write_text("Message,Kind\n" + "\n".join(LABELLED * 8) + "\n")
+    (folder / "tickets.csv").write_text("Message,Kind\n" + "".join(f"{number} times {row}\n" for number in range(8) for row in LABELLED))
     (folder / "pairs.jsonl").write_text("\n".join(json.dumps({"anchor": f"{a} {n}", "positive": f"{b} {n}"}) for n in range(3) for a, b in (("room cold", "kind staff"), ("app closes", "dark mode"))))
     if page.name == "hard-prompts.md":
         shutil.copy(FIXTURES / "bert_masked/dynamo.onnx", folder / "masked.onnx")
@@ -77,6 +78,8 @@ def made(folder, page, program):
         run("export", "made", "--format", "peft", "-o", "path/of/an/adalora/adapter")
     if page.name in ("SERVING.md", "README.md"):
         shutil.copytree(tiny, folder / "smollm2")
+        settings = json.loads((tiny / "tokenizer_config.json").read_text())
+        (folder / "smollm2/tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": TEMPLATE}))
         (folder / "minilm").mkdir()
         shutil.copy(FIXTURES / "bert_encoder/dynamo.onnx", folder / "minilm/model.onnx")
         (folder / "minilm/tokenizer.json").write_text(words)
@@ -127,10 +130,10 @@ def python(page, text, folder, environment):
     if page.name == "README.md":
         for command in ("peft-onnx inject smollm2x --method lora -o again.lora -q", "peft-onnx export again.lora --format training -o loop -q"):
             subprocess.run(["bash", "-c", command], cwd=folder, env=environment, check=True)
-        before = "ids = np.arange(1, 9, dtype=np.int64)[None]\nbatches = [{'input_ids': ids, 'attention_mask': np.ones_like(ids), 'labels': ids}] * 3\n"
+        before = "ids = np.arange(1, 9, dtype=np.int64)[None]\nbatches = [{'input_ids': ids, 'attention_mask': np.ones_like(ids), 'position_ids': ids - 1, 'labels': ids}] * 3\n"
         after = "assert np.isfinite(loss) and step == 3\nprint(loss)\n"
     else:
-        before = ("ids = np.arange(1, 9, dtype=np.int64)[None]\nfeeds = {'input_ids': ids, 'attention_mask': np.ones_like(ids)}\n")
+        before = ("ids = np.arange(1, 9, dtype=np.int64)[None]\nfeeds = {'input_ids': ids, 'attention_mask': np.ones_like(ids), 'position_ids': ids - 1}\n")
         after = "plain = session.run(['logits'], feeds)\nassert np.abs(plain[0] - logits[0]).max() > 0\nprint(logits[0].shape)\n"
     done = subprocess.run([sys.executable, "-c", PREFIX + before + text + after], cwd=folder, env=environment, capture_output=True, text=True)
     return done.stderr if done.returncode != 0 else None
@@ -153,7 +156,7 @@ def run(page, folder, environment):
                 continue
             for usual, small in SMALLER.items():
                 command = command.replace(usual, small)
-            for old in folder.glob(output(command) or "/nothing"[1:]):
+            for old in filter(pathlib.Path.is_dir, folder.glob(output(command) or "nothing")):
                 shutil.rmtree(old)
             started = time.monotonic()
             if command.startswith("peft-onnx serve"):

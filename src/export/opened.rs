@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 
 use super::injection::{Injected, Injection, inject};
 use super::manifest::{self, Manifest};
-use super::names::{INFERENCE, location};
+use super::names::{INFERENCE, INITIAL, location};
 use super::onnx_adapter::Made;
 use super::{fingerprint, onnx_adapter, pending, trainable};
 use crate::ir::{Builder, Graph, Tensor};
@@ -195,10 +195,15 @@ impl Bundle {
         }
     }
 
-    /// The files near which a tokenizer and the like may lie; none of a bundle in memory.
+    /// The files near which a tokenizer and the like may lie: in the bundle, then by the model, last by the bundle, where something of another model
+    /// may lie as well. None of a bundle in memory.
     #[must_use]
     pub fn places(&self) -> Vec<PathBuf> {
-        if self.memory.is_some() { vec![] } else { vec![self.folder.join("inference.onnx"), self.model.model.clone()] }
+        if self.memory.is_some() {
+            return vec![];
+        }
+        // Above `initial/` is the bundle, above the bundle what lies beside it.
+        vec![self.folder.join(INITIAL).join(peft::CONFIG_FILE), self.model.model.clone(), self.folder.join(peft::CONFIG_FILE)]
     }
 
     /// The same with the adapter of another folder: a checkpoint's.

@@ -110,7 +110,7 @@ impl Source {
         let media = Media::near(&bundle.places(), None);
         let loss = manifest.loss.clone();
         // A bundle in memory has no files beside it.
-        let beside = bundle.places().last().map(|model| Beside::near(model)).unwrap_or_default();
+        let beside = if bundle.places().is_empty() { Beside::default() } else { Beside::near(bundle.model()) };
         let decoder_start = decoder_start(&beside)?;
         let (hard_prompt, class_names) = (manifest.hard_prompt.clone(), manifest.class_names.clone());
         let (unpackable, takes_weights) = (unpackable(manifest), takes_weights(manifest));
