@@ -152,20 +152,17 @@ pub fn complete(folder: &Path, layout: Layout, source: &Source<'_>) -> Result<Pl
         sentences::place(folder, source, &mut placed)?;
     }
     let beside = Beside::near(source.base);
-    match beside.json(declared::CONFIG)? {
-        Some(Value::Object(config)) => {
-            let is_external = folder.join(layout.model()).with_file_name(layout.data()).is_file();
-            placed.write(folder, declared::CONFIG, &Value::Object(config::corrected(config, layout, is_external, source)))?;
+    if let Some(Value::Object(config)) = beside.json(declared::CONFIG)? {
+        let is_external = folder.join(layout.model()).with_file_name(layout.data()).is_file();
+        placed.write(folder, declared::CONFIG, &Value::Object(config::corrected(config, layout, is_external, source)))?;
+    } else {
+        let known = config::of_classes(source);
+        let missing = if known.is_empty() { declared::CONFIG.to_owned() } else { format!("model_type in {}", declared::CONFIG) };
+        if !known.is_empty() {
+            placed.write(folder, declared::CONFIG, &Value::Object(known))?;
         }
-        _ => {
-            let known = config::of_classes(source);
-            let names = if known.is_empty() { declared::CONFIG.to_owned() } else { format!("model_type in {}", declared::CONFIG) };
-            if !known.is_empty() {
-                placed.write(folder, declared::CONFIG, &Value::Object(known))?;
-            }
-            if layout != Layout::Onnx {
-                placed.missing.push(format!("{names} (there is none beside the base)"));
-            }
+        if layout != Layout::Onnx {
+            placed.missing.push(format!("{missing} (there is none beside the base)"));
         }
     }
     match (beside.json(genai::FILE)?, layout) {

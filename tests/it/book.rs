@@ -91,3 +91,21 @@ fn links_are_told_from_code_and_headings_get_their_addresses() {
     assert_eq!(anchor("Names of classes"), "names-of-classes");
     assert_eq!(anchor("`peft-onnx.json`"), "peft-onnxjson");
 }
+
+#[test]
+fn workflows_are_yaml_whose_steps_do_something() {
+    let folder = root().join(".github/workflows");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).expect("there are workflows") {
+        let path = entry.expect("it can be read").path();
+        let text = std::fs::read_to_string(&path).expect("text");
+        let workflow: serde_json::Value = serde_yaml_ng::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        for (name, job) in workflow["jobs"].as_object().expect("jobs") {
+            for step in job["steps"].as_array().expect("steps") {
+                assert!(step["uses"].is_string() != step["run"].is_string(), "{}: {name}: {step}", path.display());
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 5, "{count} steps");
+}
