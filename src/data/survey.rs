@@ -137,11 +137,10 @@ impl Survey {
         RowFile::open(path)?.each(&mut |record| {
             rows += 1;
             for (name, value) in &record.fields {
-                let role = columns
-                    .iter()
-                    .find(|renamed| renamed.column() == name)
-                    .map_or_else(|| plain(name), |renamed| renamed.role().to_owned());
-                found.entry(role).or_insert_with(|| Column { name: name.clone(), ..Column::default() }).add(value);
+                let given = columns.iter().find(|renamed| renamed.column() == name).map(|renamed| renamed.role().to_owned());
+                // What the user named is called so from here on.
+                let (role, called) = given.map_or_else(|| (plain(name), name.clone()), |role| (role.clone(), role));
+                found.entry(role).or_insert_with(|| Column { name: called, ..Column::default() }).add(value);
             }
             Ok(())
         })?;

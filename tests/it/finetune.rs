@@ -327,6 +327,10 @@ fn columns_are_found_as_the_file_writes_them() {
     let config = std::fs::read_to_string(format!("{out}/config.yaml")).expect("options are kept");
     assert!(config.contains("- Message Body=text") && config.contains("- Category=label"), "{config}");
     assert!(json_of(&["eval", &out, "--data", &data])["accuracy"].is_number());
+    // Of two columns, one is named by the user.
+    done(&["finetune", &model, "--data", &data, "-o", &out, "--max-steps", "2", "--map", "Message Body=text", "--force", "--quiet"]);
+    let config = std::fs::read_to_string(format!("{out}/config.yaml")).expect("options are kept");
+    assert!(config.matches("- Message Body=text").count() == 1 && config.contains("- Category=label"), "{config}");
 }
 
 #[test]
