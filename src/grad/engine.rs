@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use rustc_hash::FxHashSet;
 
+use super::composites::composite;
 use super::forward::Forward;
 use super::refusals::reason;
 use super::rules::{Rule, rule};
@@ -156,6 +157,9 @@ impl<'g> Sweep<'g> {
             node.reads().filter(|x| self.live.contains(x)).chain(node.writes()).find(|&v| self.b.fact(v).rank().is_none())
         {
             return self.stuck(node, format!("the rank of {} is unknown", self.b.name(unknown)));
+        }
+        if let Some((x, dx)) = dys[0].and_then(|dy| composite(self.b, node, dy)).filter(|(x, _)| self.live.contains(x)) {
+            return self.add(self.b.expr(x), dx);
         }
         let f = Forward::new(self.b, &self.as_rules_see_it(node), dys);
         for (i, x) in node.inputs.iter().enumerate() {

@@ -21,6 +21,7 @@
 //! The second step is checked by `every_rule_has_a_row_and_every_row_a_rule`, the third by
 //! `the_operators_page_is_up_to_date`.
 
+mod composites;
 mod engine;
 mod forward;
 mod refusals;

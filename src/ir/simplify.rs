@@ -53,7 +53,7 @@ pub fn simplify(graph: &Graph) -> Result<Graph> {
     b.finish()
 }
 
-/// For each value that no node makes, whether it is a whole-number input or a small constant.
+/// For each value that no node makes, whether it is a whole-number input or a small constant. Integers that a large constant stands for are weights.
 fn determined_at_start(graph: &Graph) -> Vec<bool> {
     let mut determined = vec![false; graph.values().len()];
     for (id, tensor) in graph.initializers() {
@@ -61,7 +61,8 @@ fn determined_at_start(graph: &Graph) -> Vec<bool> {
     }
     for &input in graph.inputs() {
         let is_whole = graph.fact(input).dtype.is_some_and(|dtype| !dtype.is_float());
-        determined[input.index()] = is_whole && graph.initializer(input).is_none();
+        let is_small = graph.initializer(input).is_none() || determined[input.index()];
+        determined[input.index()] = is_whole && is_small;
     }
     determined
 }
@@ -152,6 +153,13 @@ impl<'g> Pass<'g> {
         }
         for (_, _, form) in FORMS.iter().filter(|(op, ..)| *op == &*node.op) {
             form(self, node, output);
+        }
+        // Views that were written differently may have become equal.
+        if Trait::View.is_of(&node.op) {
+            let node = self.b.maker(output).unwrap_or_else(|| node.clone());
+            if let Some(instead) = self.equal_node(&node, output, is_determined).filter(|&instead| instead != output) {
+                self.replace(output, instead);
+            }
         }
     }
 

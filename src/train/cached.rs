@@ -13,6 +13,7 @@ use super::losses::{COMPLETION, REFERENCE, Reads};
 use super::objective::Model;
 use super::order;
 use super::prepared::Prepared;
+use super::step::lean;
 use crate::contract::{Input, Output};
 use crate::grad;
 use crate::ir::{Builder, DType, Dim, Expr, Graph, ModelInfo, ValueId, simplify};
@@ -70,7 +71,7 @@ pub fn vjp_graph(model: Model<'_>, formula: &Formula) -> Result<Graph> {
     let ends: Vec<ValueId> = seeds.iter().map(|(value, _)| value.id()).chain([vectors.id()]).collect();
     let gradient = prepared.repeating(model, &seeds, &ends)?;
     b.output("backward/gradient", gradient);
-    let graph = simplify(&b.finish()?)?;
+    let graph = lean(&b.finish()?)?;
     let output = *graph.outputs().first().ok_or_else(|| Error::graph("the gradient is gone"))?;
     let graph = order::parts_last(graph, output);
     let b = Builder::on(&graph);

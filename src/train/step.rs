@@ -7,7 +7,7 @@ use super::order;
 use super::prepared::{Prepared, mean};
 use crate::Result;
 use crate::contract::{Input, Output};
-use crate::ir::{Builder, DType, Expr, Graph, ValueId, simplify};
+use crate::ir::{Builder, DType, Expr, Graph, ValueId, fuse, simplify};
 
 /// The forward and the backward pass: what the graph of the whole step and the one that adds gradients up have in common.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl Backward {
             b.output(&format!("backward/{name}"), value);
         }
         let (trainable, counts) = (trainable.id(), counted.iter().map(|(input, _)| input.id()).collect());
-        let graph = simplify(&b.finish()?)?;
+        let graph = lean(&b.finish()?)?;
         let gradient = graph.outputs()[1];
         Ok(Self { graph: order::parts_last(graph, gradient), trainable, counts })
     }
@@ -82,6 +82,11 @@ impl Backward {
         b.clear_outputs();
         [0, 1].map(|at| b.expr(self.graph.outputs()[at]))
     }
+}
+
+/// The same computation with fewer nodes, and fewer passes over what the backward pass reads.
+pub(super) fn lean(graph: &Graph) -> Result<Graph> {
+    simplify(&fuse(&simplify(graph)?)?)
 }
 
 /// The loss without its gradient: `loss_sum` and `label_count`, float32, rank 0; and what metrics are measured with: `correct`, the number of

@@ -22,6 +22,7 @@ mod feeding;
 mod finetune;
 mod forged;
 mod formats;
+mod fused;
 mod golden;
 mod gradcheck;
 mod hard_prompts;

@@ -8,7 +8,7 @@ use crate::num;
 pub(super) fn pow_base<'g>(f: &Forward<'g>) -> Expr<'g> {
     let (x, p) = (f.x[0], f.x[1]);
     match f.number(1) {
-        Some(2.0) => f.dy * (2.0 * x),
+        Some(2.0) => (2.0 * f.dy) * x,
         Some(3.0) => f.dy * (3.0 * x.square()),
         Some(1.0) => f.dy,
         Some(0.5) => f.dy * 0.5 / f.y,
