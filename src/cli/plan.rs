@@ -11,6 +11,7 @@ use super::{Global, memory};
 use crate::error::{Error, Result};
 use crate::export::{Bundle, Manifest};
 use crate::num;
+use crate::train::precision::Precision;
 use crate::training::need::{self, Need, Step};
 use crate::training::speed;
 
@@ -46,6 +47,12 @@ pub struct Args {
     /// Say the largest batch that fits into this much memory: 8GB, 500MB [default: what is available now]
     #[arg(long, value_name = "SIZE", value_parser = memory::parse)]
     pub memory: Option<u64>,
+    /// What to compute in, as `train --precision`: half precision takes less for values, and keeps the weights that it casts
+    #[arg(long, value_name = "PRECISION", default_value_t = Precision::default())]
+    pub precision: Precision,
+    /// With copies of the weights, as `train --prepack-weights` has them
+    #[arg(long)]
+    pub prepack_weights: bool,
     /// Number of threads, for the estimate of time [default: as many as this process may use]
     #[arg(long, value_name = "COUNT")]
     pub threads: Option<NonZeroUsize>,
@@ -67,7 +74,8 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let bundle = Bundle::open(&args.bundle, args.base.as_deref())?;
     let manifest = bundle.manifest();
     let tokens = tokens(args, manifest)?;
-    let step = Step::read(&bundle, args.micro_batch_size.is_some())?;
+    let step = Step::read(&bundle, args.micro_batch_size.is_some(), args.precision)?;
+    let step = if args.prepack_weights { step.with_packed_weights() } else { step };
     let rate = speed::matmul_rate(global.runtime(args.threads)?)?;
     let batches: Vec<i64> = match (args.batch_size, manifest.feeding.rows) {
         (Some(rows), _) => vec![whole(rows.get())],
@@ -96,6 +104,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
             "largest_batch": most.iter().map(|(tokens, rows)| json!({"max_length": tokens, "rows": rows})).collect::<Vec<_>>(),
             "matmul_flops_per_second": rate,
             "recompute": manifest.recompute.to_string(),
+            "precision": args.precision.to_string(),
         }));
     }
     output::print(describe(&planned, &most, budget, rate).trim_end())

@@ -227,6 +227,9 @@ pub struct Training {
     #[arg(long, value_name = "PRECISION", default_value_t = Precision::default(), help_heading = "Computing")]
     #[serde(serialize_with = "by_name")]
     pub precision: Precision,
+    /// Keep copies of the weights in the order in which products read them, on the processor: a step takes about a tenth less time, and twice the model's size more memory
+    #[arg(long, help_heading = "Computing")]
+    pub prepack_weights: bool,
     /// Number of threads [default: as many as this process may use; of several processes, its share of the host's cores]
     #[arg(long, value_name = "COUNT", help_heading = "Computing")]
     pub threads: Option<NonZeroUsize>,
@@ -392,6 +395,7 @@ impl Training {
             tensorboard: self.report_to == ReportTo::Tensorboard,
             device: self.device,
             precision: self.precision,
+            packs_weights: self.prepack_weights,
             waiting: match self.device {
                 // Memory that is there already: nothing is gained by waiting.
                 Device::Cpu => NonZeroUsize::MIN,

@@ -20,6 +20,7 @@ pub enum Purpose {
 
 /// What the user decides about a session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct Settings {
     /// Where the graph runs.
     pub device: Device,
@@ -31,6 +32,8 @@ pub struct Settings {
     pub may_differ: bool,
     /// Whether weights that the graph casts are kept as they are cast.
     pub keeps_casts: bool,
+    /// Whether every product of a graph of training has a copy of its weight in the order in which it reads it, on the processor.
+    pub packs_weights: bool,
     /// The most memory of the GPU that the session may take, in bytes.
     pub memory_limit: Option<usize>,
 }
@@ -121,8 +124,9 @@ pub static SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "prepacking",
-        why: "a packed copy of every weight, for the forward and for the backward pass: twice the model's size for 7 to 20 % of time; few tokens a run gain most",
-        apply: |builder, settings| builder.with_prepacking(settings.purpose == Purpose::Inference),
+        why: "a packed copy of every weight, for the forward and for the backward pass: twice the model's size for 7 to 20 % of time; few tokens a run gain most. \
+              Training has it where it is asked for",
+        apply: |builder, settings| builder.with_prepacking(settings.purpose == Purpose::Inference || settings.packs_weights),
     },
     Setting {
         name: "deterministic compute",

@@ -38,11 +38,13 @@ pub struct Computing {
     pub device: Device,
     /// In what.
     pub precision: Precision,
+    /// Whether products have copies of their weights in the order in which they read them ([`Settings::packs_weights`]).
+    pub packs_weights: bool,
 }
 
 impl From<Device> for Computing {
     fn from(device: Device) -> Self {
-        Self { device, precision: Precision::default() }
+        Self { device, ..Self::default() }
     }
 }
 
@@ -52,16 +54,22 @@ impl From<Device> for Computing {
 /// If the bundle does not have it or ONNX Runtime refuses it; a precision that the device does not have.
 pub fn open(runtime: &Runtime, bundle: &Bundle, purpose: impl AsRef<str>, computing: impl Into<Computing>) -> Result<Session> {
     let (purpose, computing) = (purpose.as_ref(), computing.into());
-    let Computing { device, precision } = computing;
+    let Computing { device, precision, packs_weights } = computing;
     if precision == Precision::Tf32 && device == Device::Cpu {
         let error = Error::unsupported("`precision tf32` on the processor", "only GPUs round what products read");
         return Err(error.with_hint("leave it out: the processor computes in float32"));
     }
+    if packs_weights && device != Device::Cpu {
+        let error = Error::unsupported("`prepack_weights` on a GPU", "only products on the processor read weights that are packed");
+        return Err(error.with_hint("leave it out"));
+    }
+    let makes_gradient = [GraphName::Training, GraphName::Gradient, GraphName::Vjp].iter().any(|name| name.name() == purpose);
     let settings = Settings {
         device,
         purpose: Purpose::Training,
         tf32: precision == Precision::Tf32,
         keeps_casts: precision.half().is_some(),
+        packs_weights: packs_weights && makes_gradient,
         may_differ: purpose == GraphName::Evaluation.name(),
         ..Settings::default()
     };
@@ -71,7 +79,7 @@ pub fn open(runtime: &Runtime, bundle: &Bundle, purpose: impl AsRef<str>, comput
 }
 
 /// A graph as a device and a precision have it; nothing where that is as it is written.
-fn rewritten(bundle: &Bundle, purpose: &str, Computing { device, precision }: Computing) -> Result<Option<Graph>> {
+fn rewritten(bundle: &Bundle, purpose: &str, Computing { device, precision, .. }: Computing) -> Result<Option<Graph>> {
     let mut graph = None;
     if device != Device::Cpu {
         graph = for_cuda(&bundle.graph(purpose)?)?;

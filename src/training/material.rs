@@ -59,7 +59,8 @@ impl Material {
     /// Says before the first step if so many processes of this host need more memory for it than the machine has.
     pub(super) fn warn_of_memory(&self, options: &Options, processes: usize) {
         let batch = options.data.batch_size.get();
-        need::warn(&self.bundle, &self.dataset, self.source.collation().micro_batch.unwrap_or(batch), batch, processes);
+        let rows = self.source.collation().micro_batch.unwrap_or(batch);
+        need::warn(&self.bundle, &self.dataset, rows.min(batch), options, processes);
     }
 
     /// Refuses a loss that compares all rows of a batch, where the model runs on parts of it and the bundle has no graphs for that.

@@ -1,5 +1,6 @@
 //! What memory a run needs, and what the machine has.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
 use super::options::{MicroBatch, Options};
@@ -8,9 +9,10 @@ use crate::data::{Dataset, Example};
 use crate::error::Result;
 use crate::export::Bundle;
 use crate::forecast::{self, Lengths};
-use crate::ir::Graph;
+use crate::ir::{Attr, Builder, Graph, Node, Trait, ValueId};
 use crate::num;
 use crate::parallel::{Ranks, Reader, Writer};
+use crate::train::precision::{Precision, lowered};
 
 /// Private memory of the program with ONNX Runtime loaded and no graph open, in bytes; measured with 1.32 on Linux.
 const PROGRAM: u64 = 12 << 20;
@@ -37,21 +39,35 @@ pub struct Need {
 pub struct Step {
     graph: Graph,
     state: u64,
+    packed: u64,
     texts: i64,
 }
 
 impl Step {
-    /// Reads the graph of the whole step, or of the gradient of a part of a batch.
+    /// Reads the graph of the whole step, or of the gradient of a part of a batch, as a precision has it.
     ///
     /// # Errors
     /// A bundle without it.
-    pub fn read(bundle: &Bundle, is_parted: bool) -> Result<Self> {
+    pub fn read(bundle: &Bundle, is_parted: bool, precision: Precision) -> Result<Self> {
+        // In half precision, the update is a graph of its own.
+        let is_parted = is_parted || precision.half().is_some();
         let graph = bundle.graph(if is_parted { "gradient" } else { "training" })?;
+        let graph = match precision.half() {
+            Some(half) => with_kept_casts(&lowered(&graph, half)?)?,
+            None => graph,
+        };
         let numbers = num::wide(bundle.manifest().trainable_count);
         // The vector and its two moments; with parts, the gradient so far, and the next of each while they are updated.
         let vectors = if is_parted { 8 } else { 3 };
         let is_stacked = Task::from_name(&bundle.manifest().task).is_some_and(|task| task.row().reads.stacks_texts());
-        Ok(Self { graph, state: numbers.saturating_mul(4 * vectors), texts: if is_stacked { PAIR } else { 1 } })
+        Ok(Self { packed: 0, graph, state: numbers.saturating_mul(4 * vectors), texts: if is_stacked { PAIR } else { 1 } })
+    }
+
+    /// With copies of the weights in the order in which products read them.
+    #[must_use]
+    pub fn with_packed_weights(mut self) -> Self {
+        self.packed = packed(&self.graph, &BTreeMap::new());
+        self
     }
 
     /// For rows of so many texts.
@@ -69,7 +85,12 @@ impl Step {
         let settled = forecast::settled(&self.graph, lengths)?;
         let peak = forecast::peak(&self.graph, &settled);
         let nodes = num::wide(self.graph.nodes().len());
-        let bytes = peak.kept.saturating_add(self.state).saturating_add(PROGRAM).saturating_add(nodes.saturating_mul(NODE));
+        let bytes = peak
+            .kept
+            .saturating_add(self.state)
+            .saturating_add(self.packed)
+            .saturating_add(PROGRAM)
+            .saturating_add(nodes.saturating_mul(NODE));
         Ok(Need { bytes, values: peak.bytes, kept: peak.kept, at: peak.at, operations: peak.operations })
     }
 
@@ -94,6 +115,40 @@ impl Step {
     }
 }
 
+/// The same graph with all weights that it casts to another type among its outputs: they are cast when the session opens, and stay.
+fn with_kept_casts(graph: &Graph) -> Result<Graph> {
+    let b = Builder::on(graph);
+    let casts = graph.nodes().iter().filter(|node| &*node.op == "Cast" && node.reads().all(|id| graph.constant(id).is_some()));
+    for value in casts.flat_map(Node::writes).filter(|&id| !graph.is_output(id)) {
+        b.output(graph.value_name(value), b.expr(value));
+    }
+    b.finish()
+}
+
+/// Bytes of a copy of each product's weight, in a graph and its bodies. `outer` has those of the weights that a body reads from around it.
+fn packed(graph: &Graph, outer: &BTreeMap<ValueId, u64>) -> u64 {
+    let bytes = |id: ValueId| {
+        let own = graph.constant(id).map(|tensor| num::wide(tensor.dtype().bytes(tensor.len())));
+        own.or_else(|| outer.get(&id).copied())
+    };
+    let of_node = |node: &Node| {
+        let mut captures = node.captures.iter();
+        let bodies = node.attrs.values().flat_map(Attr::graphs).map(|body| {
+            let read = body.captured().iter().zip(captures.by_ref());
+            packed(body, &read.filter_map(|(&inside, &around)| Some((inside, bytes(around)?))).collect())
+        });
+        let weight = node.input(1).filter(|_| Trait::Product.is_of(&node.op)).and_then(bytes);
+        bodies.sum::<u64>() + weight.unwrap_or_default()
+    };
+    graph.nodes().iter().map(of_node).sum()
+}
+
+/// The step of a run.
+fn step(bundle: &Bundle, is_parted: bool, options: &Options) -> Result<Step> {
+    let step = Step::read(bundle, is_parted, options.precision)?;
+    Ok(if options.packs_weights { step.with_packed_weights() } else { step })
+}
+
 /// Texts of a row that is compared with another one, where no data say that it has more.
 const PAIR: i64 = 2;
 /// More rows than that are not asked for.
@@ -109,7 +164,7 @@ pub(super) fn rows_at_a_time(bundle: &Bundle, options: &Options, dataset: &Datas
         MicroBatch::Rows(rows) => Ok(Some(rows)),
         MicroBatch::Fitting => {
             let batch = options.data.batch_size;
-            let own = fitting(bundle, batch, dataset, ranks.on_this_host());
+            let own = fitting(bundle, options, dataset, ranks.on_this_host());
             // All take the least of what each has memory for: parts are numbered alike.
             let all = ranks.gather(own.map(|rows| Writer::default().count(rows.get()).finish()))?;
             let rows = all.iter().map(|bytes| Reader::new(bytes).count()).collect::<Result<Vec<_>>>()?.into_iter().min();
@@ -123,15 +178,16 @@ pub(super) fn rows_at_a_time(bundle: &Bundle, options: &Options, dataset: &Datas
 }
 
 /// As many rows of a batch as one of so many processes of this host has memory for; all of them where that is not known.
-fn fitting(bundle: &Bundle, batch: NonZeroUsize, dataset: &Dataset, processes: usize) -> Result<NonZeroUsize> {
+fn fitting(bundle: &Bundle, options: &Options, dataset: &Dataset, processes: usize) -> Result<NonZeroUsize> {
+    let batch = options.data.batch_size;
     let Some(memory) = share(processes) else { return Ok(batch) };
     let (tokens, texts) = (tokens(dataset), texts(dataset));
     // Other programs take some of it too.
     let budget = memory / 10 * 9;
-    if Step::read(bundle, false)?.of_texts(texts).need(whole(batch.get()), tokens)?.bytes <= budget {
+    if step(bundle, false, options)?.of_texts(texts).need(whole(batch.get()), tokens)?.bytes <= budget {
         return Ok(batch);
     }
-    let most = Step::read(bundle, true)?.of_texts(texts).most_rows(tokens, budget)?.unwrap_or(1);
+    let most = step(bundle, true, options)?.of_texts(texts).most_rows(tokens, budget)?.unwrap_or(1);
     Ok(usize::try_from(most).ok().and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN).min(batch))
 }
 
@@ -140,11 +196,12 @@ fn share(processes: usize) -> Option<u64> {
     Some(available()? / num::wide(processes.max(1)))
 }
 
-/// Says if a step needs more memory than there is; nothing where that is not known.
-pub(super) fn warn(bundle: &Bundle, dataset: &Dataset, rows: usize, batch: usize, processes: usize) {
+/// Says if a step needs more memory than there is; nothing where that is not known. `rows` run at a time.
+pub(super) fn warn(bundle: &Bundle, dataset: &Dataset, rows: usize, options: &Options, processes: usize) {
     let Some(memory) = share(processes) else { return };
-    let (rows, tokens) = (whole(rows.min(batch)), tokens(dataset));
-    let needed = Step::read(bundle, rows < whole(batch)).and_then(|step| step.of_texts(texts(dataset)).need(rows, tokens));
+    let (rows, tokens) = (whole(rows), tokens(dataset));
+    let is_parted = rows < whole(options.data.batch_size.get());
+    let needed = self::step(bundle, is_parted, options).and_then(|step| step.of_texts(texts(dataset)).need(rows, tokens));
     match needed {
         Ok(need) if need.bytes > memory => tracing::warn!(
             "a step of {rows} x {tokens} tokens needs about {} MB of memory, and {} MB are available: `micro_batch_size auto` takes as many rows at \

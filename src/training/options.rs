@@ -58,6 +58,8 @@ pub struct Options {
     pub device: Device,
     /// What to compute in.
     pub precision: Precision,
+    /// Whether products have copies of their weights in the order in which they read them: faster, and more memory.
+    pub packs_weights: bool,
     /// Steps whose loss may wait on the device until it is fetched: every time, the device stands still. News comes after half a second anyway.
     pub waiting: NonZeroUsize,
 }
@@ -184,6 +186,7 @@ impl Default for Options {
             tensorboard: false,
             device: Device::Cpu,
             precision: Precision::default(),
+            packs_weights: false,
             waiting: NonZeroUsize::MIN,
         }
     }
@@ -251,7 +254,7 @@ pub enum Start {
 impl Options {
     /// Where graphs are computed, and in what.
     pub(super) fn computing(&self) -> Computing {
-        Computing { device: self.device, precision: self.precision }
+        Computing { device: self.device, precision: self.precision, packs_weights: self.packs_weights }
     }
 
     /// The learning rates of a run over data with so many optimizer steps an epoch.

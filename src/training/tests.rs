@@ -60,6 +60,7 @@ fn options(bundle: &Path) -> Options {
         tensorboard: false,
         device: Device::Cpu,
         precision: Precision::default(),
+        packs_weights: false,
         waiting: NonZeroUsize::MIN,
     }
 }

@@ -38,3 +38,21 @@ fn the_largest_batch_that_fits_is_the_largest() {
     let bytes = |rows: u64| need(&bundle, rows, 32)["bytes"].as_u64().expect("bytes");
     assert!(bytes(rows) <= 120_000_000 && bytes(rows + 1) > 120_000_000, "{rows}: {}, {}", bytes(rows), bytes(rows + 1));
 }
+
+#[test]
+fn half_precision_takes_less_for_values_and_keeps_the_weights_that_it_casts() {
+    let folder = Folder::empty();
+    let (bundle, model) = (folder.path("bundle"), fixture("llama/torchscript.onnx"));
+    done(&["inject", &model, "--method", "lora", "--quiet", "-o", &bundle]);
+    let values = |precision: &str, rows: &str| {
+        let plan = json_of(&["plan", &bundle, "--batch-size", rows, "--max-length", "32", "--precision", precision]);
+        assert_eq!(plan["precision"], precision);
+        plan["plan"][0]["value_bytes"].as_u64().expect("bytes")
+    };
+    let [float32, bf16] = ["float32", "bf16"].map(|precision| values(precision, "16"));
+    assert!(bf16 < float32, "{bf16} {float32}");
+    // What one row more takes is less; what no row takes is more: the weights.
+    let [of_float32, of_bf16] = ["float32", "bf16"].map(|precision| values(precision, "17"));
+    let weights = |sixteen: u64, seventeen: u64| i128::from(sixteen) - 16 * (i128::from(seventeen) - i128::from(sixteen));
+    assert!(weights(bf16, of_bf16) > weights(float32, of_float32), "{bf16} {of_bf16} {float32} {of_float32}");
+}

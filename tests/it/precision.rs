@@ -9,7 +9,7 @@ use peft_onnx::ir::{DType, Graph};
 use peft_onnx::train::precision::{LOSS_SCALE, lowered, scaled};
 use serde_json::Value;
 
-use crate::common::{Folder, done, fixture, number, refused};
+use crate::common::{Folder, done, fixture, json_of, number, refused};
 
 struct Case {
     model: &'static str,
@@ -141,4 +141,22 @@ fn a_precision_that_the_processor_does_not_have_is_refused_with_what_it_lacks() 
         |precision: &'static str| [&["train", &bundle, "--data", &data, "--max-steps", "1", "--precision", precision], TRAIN].concat();
     refused(&train("bf16"), &["gradient.onnx", "Could not find an implementation for", "hint: ", "--precision float32", "no bfloat16"]);
     refused(&train("tf32"), &["--precision tf32", "only GPUs", "hint: leave it out"]);
+}
+
+#[test]
+fn weights_that_are_packed_give_the_losses_of_those_that_are_not_and_plan_counts_them() {
+    let folder = Folder::empty();
+    let (bundle, data) = (folder.path("bundle"), folder.write("rows.jsonl", TOKENS));
+    done(&["inject", &fixture("llama/torchscript.onnx"), "--method", "lora", "--target-modules", "all-linear", "-o", &bundle, "-q"]);
+    for (run, packed) in [("plain", &[][..]), ("packed", &["--prepack-weights"])] {
+        let own = ["train", &bundle, "--data", &data, "--run", run, "--restart", "--max-steps", "4"];
+        done(&[&own[..], TRAIN, packed].concat());
+    }
+    let (plain, packed) = (losses(&bundle, "plain"), losses(&bundle, "packed"));
+    assert!(plain.len() == 4 && plain.iter().zip(&packed).all(|(a, b)| (a / b - 1.0).abs() < 1e-5), "{plain:?} {packed:?}");
+    let bytes = |options: &[&str]| {
+        let plan = json_of(&[&["plan", &bundle, "--batch-size", "2", "--max-length", "8"], options].concat());
+        plan["plan"][0]["bytes"].as_u64().expect("bytes")
+    };
+    assert!(bytes(&["--prepack-weights"]) > bytes(&[]));
 }
