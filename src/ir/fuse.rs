@@ -38,14 +38,14 @@ type Form = fn(&Pass<'_>, &Node, ValueId);
 /// The operator, what its node becomes, and how.
 static FORMS: &[(&str, &str, Form)] = &[
     ("Add", "of two parts, each padded with zeros to where the other is: the parts one after another", |pass, node, output| {
-        pass.join_padded(node, output)
+        pass.join_padded(node, output);
     }),
     ("Add", "of a product over a short axis and something else: the product, which adds to it while it writes", |pass, node, output| {
-        pass.add_in_product(node, output)
+        pass.add_in_product(node, output);
     }),
     ("Gemm", "of a narrow matrix times a number: the number is the product's", |pass, node, output| pass.scale_in_product(node, output)),
     ("Transpose", "of a product of transposed matrices: the product the other way round", |pass, node, output| {
-        pass.turn_product(node, output)
+        pass.turn_product(node, output);
     }),
     ("Add", "of a value repeated along an axis: of the value", |pass, node, output| pass.read_unexpanded(node, output)),
     ("Sub", "the same", |pass, node, output| pass.read_unexpanded(node, output)),
