@@ -155,4 +155,20 @@ mod tests {
             assert_eq!(anatomy.token_embedding, Some(0), "{}", case.what);
         }
     }
+
+    #[test]
+    fn a_signal_whose_states_are_added_to_scores_is_no_mask() {
+        let b = Builder::new(ModelInfo::dialect());
+        let signal = b.input("input_values", DType::F32, &[Dim::symbol("batch"), Dim::symbol("samples")]);
+        let weight = |name: &str, shape: &[usize]| b.initializer(name, Tensor::from_f32(shape, &vec![0.5; shape.iter().product()]));
+        let states = b.op("Conv", &[signal.unsqueeze(&[1]), weight("conv.weight", &[4, 1, 3])], &[]).transpose(&[0, 2, 1]);
+        let [q, k, v] = ["q", "k", "v"].map(|name| states.matmul(weight(&format!("{name}.weight"), &[4, 4])));
+        let gate = states.matmul(weight("gate.weight", &[4, 1]));
+        let probabilities = (q.matmul(k.transpose(&[0, 2, 1])) * 0.5 + gate).softmax(-1);
+        b.output("states", probabilities.matmul(v).matmul(weight("out.weight", &[4, 4])));
+        let graph = b.finish().expect("a valid graph");
+        let anatomy = crate::anatomy::read(&graph);
+        assert!(anatomy.attentions.iter().any(|attention| !attention.masks.is_empty()), "the gate stands where masks do");
+        assert_eq!(anatomy.inputs.attention_mask, None, "{:?}", anatomy.inputs.roles);
+    }
 }
