@@ -159,10 +159,12 @@ impl Error {
         })
     }
 
-    /// Adds the place that encloses those already known.
+    /// Adds the place that encloses those already known; once, where it is the last that was added.
     #[must_use]
     pub fn at(mut self, place: Place) -> Self {
-        self.0.places.insert(0, place);
+        if self.0.places.first() != Some(&place) {
+            self.0.places.insert(0, place);
+        }
         self
     }
 

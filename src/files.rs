@@ -11,7 +11,7 @@ pub mod unfinished;
 pub(crate) mod wall;
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use memmap2::Mmap;
 use tempfile::{NamedTempFile, TempPath};
 
 use crate::error::{Context, Error, Result};
+use crate::num;
 use unfinished::Unfinished;
 
 pub use kind::Kind;
@@ -173,6 +174,38 @@ pub fn map_open(file: &File) -> Result<Bytes> {
     #[expect(unsafe_code, reason = "mapping a file is the only way to read weights larger than memory")]
     let mapped = unsafe { Mmap::map(file) }?;
     Ok(Bytes::from_owner(mapped))
+}
+
+/// The most bytes of a file that is read as a whole: configurations, tokenizers, records.
+const MOST_BYTES: u64 = 256 << 20;
+
+/// The bytes of a small file.
+///
+/// # Errors
+/// As [`ordinary`]; a file of more than 256 MB.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = vec![];
+    ordinary(path)?.take(MOST_BYTES + 1).read_to_end(&mut bytes).in_file(path)?;
+    if num::wide(bytes.len()) <= MOST_BYTES {
+        return Ok(bytes);
+    }
+    Err(Error::mismatch("bytes of a file that is read as a whole", format!("{MOST_BYTES} at most"), "more").in_file(path))
+}
+
+/// The text of a small file.
+///
+/// # Errors
+/// As [`read`]; bytes that are not UTF-8.
+pub fn read_text(path: &Path) -> Result<String> {
+    String::from_utf8(read(path)?).map_err(|error| Error::format("UTF-8", error).in_file(path))
+}
+
+/// Opens a file that is read to its end: a pipe may have none.
+///
+/// # Errors
+/// What is neither a file nor a link to one; if it cannot be opened.
+pub fn ordinary(path: &Path) -> Result<File> {
+    if path.metadata().in_file(path)?.is_file() { File::open(path).in_file(path) } else { Err(inside::is_no_file(path)) }
 }
 
 #[cfg(test)]

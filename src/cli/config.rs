@@ -12,6 +12,7 @@ use serde_yaml_ng::{Mapping, Value};
 
 use super::Cli;
 use crate::error::{Context, Error, Result};
+use crate::files;
 
 /// The option that names a file of options.
 pub(super) const OPTION: &str = "config";
@@ -60,12 +61,32 @@ pub(super) fn used(command: &clap::Command, matches: &ArgMatches) -> Mapping {
     used
 }
 
+/// The most brackets that stand in one another in a file of options.
+const DEEPEST: usize = 64;
+
+/// Refuses brackets in brackets in brackets, which the reader of YAML takes ever longer for.
+fn is_shallow(text: &str) -> Result<()> {
+    let mut depth = 0_usize;
+    for letter in text.chars() {
+        match letter {
+            '[' | '{' => depth += 1,
+            ']' | '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEEPEST {
+            return Err(Error::format(FORMAT, format!("more than {DEEPEST} brackets stand in one another")));
+        }
+    }
+    Ok(())
+}
+
 /// The options in a file, by their names.
 ///
 /// # Errors
 /// If it cannot be read, or is no YAML mapping.
 pub(super) fn read(path: &Path) -> Result<Mapping> {
-    let text = std::fs::read_to_string(path).in_file(path)?;
+    let text = files::read_text(path)?;
+    is_shallow(&text).in_file(path)?;
     let value: Value = serde_yaml_ng::from_str(&text).map_err(|error| Error::format(FORMAT, error)).in_file(path)?;
     match value {
         Value::Mapping(options) => Ok(options),

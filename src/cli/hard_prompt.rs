@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use crate::error::{Context, Result};
+use crate::error::Result;
+use crate::files;
 
 pub(super) const HEADING: &str = "Hard prompts (PET): a language model is asked for one of a few words";
 
@@ -14,5 +15,5 @@ pub(super) fn verbalizer(text: &str) -> Result<String> {
     if text.trim_start().starts_with('{') || !Path::new(text).is_file() {
         return Ok(text.to_owned());
     }
-    std::fs::read_to_string(text).in_file(text)
+    files::read_text(Path::new(text))
 }

@@ -27,6 +27,7 @@ mod masking;
 mod meanings;
 mod media;
 mod media_file;
+mod normalizers;
 mod other_forms;
 mod packing;
 pub mod profile;

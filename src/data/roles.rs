@@ -2,7 +2,7 @@
 //! what is learnt if it were read is refused.
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -151,10 +151,12 @@ impl Assigned<'_> {
     /// Columns with a meaning that the task does not use, with the line.
     pub(super) fn note(&mut self, record: &Record) -> Result<()> {
         let mut found = vec![];
-        for role in self.roles.unread(&record.fields) {
+        let unread = self.roles.unread(&record.fields);
+        let all: HashSet<&str> = unread.iter().copied().collect();
+        for role in unread {
             // Columns are told by the names that the file gives them.
             let column = self.renamed.iter().find_map(|(column, of)| (of == role).then_some(column.as_str())).unwrap_or(role);
-            if !self.roles.is_spare(role, &record.fields) {
+            if !self.roles.is_spare(role, &record.fields, &all) {
                 refuse_meaning(role, column, self.roles.reading).map_err(|error| error.at(Place::Line(record.line)))?;
             }
             if !self.unread.contains(column) {
@@ -401,10 +403,9 @@ impl Roles<'_> {
 
     /// Whether a column that is not read has a role that another column of the row has, under the role's own name, and there it is read: tags beside
     /// the labels that were made of them, the class of a row whose tokens have labels.
-    fn is_spare(&self, column: &str, fields: &Map<String, Value>) -> bool {
+    fn is_spare(&self, column: &str, fields: &Map<String, Value>, unread: &HashSet<&str>) -> bool {
         let name = plain(column);
-        let unread = self.unread(fields);
-        let is_read = |role: &str| fields.contains_key(role) && !unread.contains(&role);
+        let is_read = |role: &str| fields.contains_key(role) && !unread.contains(role);
         let aliases = of_task(self.reading.task).map(|columns| columns.aliases).unwrap_or_default();
         let is_other_name = |(role, names): &(&str, &[&str])| names.contains(&name.as_str()) && is_read(role);
         let of_tokens = name == "label" && !self.reading.task.is_one_class() && is_read("labels");

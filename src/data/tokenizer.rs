@@ -11,6 +11,7 @@ use tokenizers::{DecoderWrapper, Encoding, InputSequence, PostProcessor, PostPro
 
 use super::chat::{ChatTemplate, Ending, Message};
 use super::long;
+use super::normalizers;
 use super::symbols;
 use super::tokens::{Tokens, Words};
 use crate::error::{Context, Error, Result};
@@ -69,7 +70,7 @@ impl Tokenizer {
                 .with_hint("a tokenizer is a file tokenizer.json, or the folder that has it"));
         }
         let folder = file.parent().unwrap_or(Path::new("."));
-        let mut bytes = std::fs::read(&file).in_file(&file)?;
+        let mut bytes = files::read(&file)?;
         if file.file_name().is_some_and(|name| name == symbols::FILE) {
             let vocab = serde_json::from_slice(&bytes).map_err(|error| Error::format("JSON", error).in_file(&file))?;
             bytes = symbols::tokenizer(&vocab, &read_json(&folder.join(COMPANIONS[0]))?).in_file(&file)?.to_string().into_bytes();
@@ -100,6 +101,7 @@ impl Tokenizer {
         };
         let inner = behind_wall(TOKENIZER, read).in_file(file)?;
         let (inner, processor) = inner.map_err(|error| Error::format("a tokenizer", error).in_file(file))?;
+        normalizers::check(&serde_json::to_value(inner.get_normalizer()).unwrap_or_default()).in_file(file)?;
         let special = SPECIAL.iter().filter_map(|(name, usual)| Some((*name, special_token(&inner, companions, name, usual)?))).collect();
         // `Wav2Vec2CTCTokenizer` reads texts in capitals where its configuration asks for one case.
         let asks = companions.first().is_some_and(|config| config["do_lower_case"].as_bool() == Some(true));
@@ -412,7 +414,7 @@ impl Tokenizer {
     fn chat_template(&self, folder: &Path, config: &Value) -> Result<Option<ChatTemplate>> {
         let file = folder.join("chat_template.jinja");
         let (place, source) = if file.is_file() {
-            let source = std::fs::read_to_string(&file).in_file(&file)?;
+            let source = files::read_text(&file)?;
             (file, Some(source))
         } else {
             (folder.join(COMPANIONS[0]), template_in(config).map(ToOwned::to_owned))
@@ -480,9 +482,8 @@ fn grouped(number: usize) -> String {
 
 /// The JSON in a file; `null` if there is no such file.
 fn read_json(path: &Path) -> Result<Value> {
-    match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| Error::format("JSON", error).in_file(path)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
-        Err(error) => Err(error).in_file(path),
+    if path.metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+        return Ok(Value::Null);
     }
+    serde_json::from_slice(&files::read(path)?).map_err(|error| Error::format("JSON", error).in_file(path))
 }

@@ -232,7 +232,7 @@ pub fn adapter_files() -> Vec<&'static str> {
 /// A configuration that cannot be read.
 pub fn has_new_head(adapter: &Path) -> Result<bool> {
     let path = adapter.join(peft::CONFIG_FILE);
-    let text = std::fs::read(&path).in_file(&path)?;
+    let text = files::read(&path)?;
     Ok(peft::AdapterConfig::from_json(&text).in_file(&path)?.new_head.is_some())
 }
 

@@ -2,6 +2,7 @@
 
 mod sizes;
 
+use std::io::BufReader;
 use std::path::Path;
 
 use image::metadata::Orientation;
@@ -13,6 +14,7 @@ use sizes::{Size, Target};
 use super::resample::{self, Filter};
 use super::{Augmentation, Features};
 use crate::error::{Context, Error, Result};
+use crate::files;
 use crate::files::wall::{PICTURE, behind_wall};
 
 /// What becomes of a picture, as `preprocessor_config.json` has it (transformers 4.57, `image_processing_vit.py`, `_clip.py`, `_convnext.py`).
@@ -70,7 +72,7 @@ impl ImageProcessor {
     /// [`Io`](crate::ErrorKind::Io) or [`Format`](crate::ErrorKind::Format) with the file; [`Unsupported`](crate::ErrorKind::Unsupported) for what is
     /// done to pictures in ways that this does not know.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).in_file(path)?;
+        let text = files::read_text(path)?;
         let config: Config =
             serde_json::from_str(&text).map_err(|e| Error::format("an image processor's configuration", e).in_file(path))?;
         Self::of(&config).in_file(path)
@@ -244,7 +246,7 @@ fn filter(resample: u32) -> Result<Filter> {
 
 /// What decodes a picture, whose file says nothing of itself that cannot be: memory is asked for after that.
 fn head(path: &Path) -> Result<impl ImageDecoder> {
-    let mut reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format)?;
+    let mut reader = ImageReader::new(BufReader::new(files::ordinary(path)?)).with_guessed_format()?;
     let mut limits = Limits::default();
     limits.max_alloc = Some(MOST_BYTES);
     reader.limits(limits);

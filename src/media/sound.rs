@@ -17,6 +17,7 @@ use super::Features;
 use super::fbank::FilterBank;
 use super::mel::LogMel;
 use crate::error::{Context, Error, Result};
+use crate::files;
 use crate::files::wall::{SOUND, behind_wall};
 
 /// The longest sound that is read, in seconds: a longer one is refused before it fills the memory.
@@ -48,7 +49,7 @@ impl Waveform {
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) or [`Format`](crate::ErrorKind::Format) with the file.
     pub fn read(path: &Path) -> Result<Self> {
-        let file = File::open(path).in_file(path)?;
+        let file = files::ordinary(path)?;
         Self::behind_the_wall(file, Extent::Whole).in_file(path)
     }
 
@@ -57,7 +58,7 @@ impl Waveform {
     /// # Errors
     /// As [`read`](Self::read), but for what is wrong behind a file's first packet.
     pub fn check(path: &Path) -> Result<()> {
-        let file = File::open(path).in_file(path)?;
+        let file = files::ordinary(path)?;
         Self::behind_the_wall(file, Extent::First).map(drop).in_file(path)
     }
 
@@ -210,7 +211,7 @@ impl FeatureExtractor {
     /// [`Io`](crate::ErrorKind::Io) or [`Format`](crate::ErrorKind::Format) with the file; [`Unsupported`](crate::ErrorKind::Unsupported) for an
     /// extractor that is not known.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).in_file(path)?;
+        let text = files::read_text(path)?;
         let config: Config =
             serde_json::from_str(&text).map_err(|e| Error::format("a feature extractor's configuration", e).in_file(path))?;
         Self::of(&config).in_file(path)

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use serde_json::Value;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::files;
 
 /// The files that belong to a model: those beside its own, or those that came with it in memory.
@@ -40,7 +40,7 @@ impl Beside {
         match self {
             Self::Near(model) => {
                 let Some(file) = files::near::file(model, name) else { return Ok(None) };
-                let bytes = std::fs::read(&file).in_file(&file)?;
+                let bytes = files::read(&file)?;
                 Ok(Some((file, bytes.into())))
             }
             Self::Given(given) => Ok(given.get(name).map(|bytes| (PathBuf::from(name), bytes.clone()))),

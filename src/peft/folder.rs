@@ -99,7 +99,7 @@ pub fn file_beside(method: &Method) -> &'static str {
 pub fn read(folder: &Path) -> Result<AdapterFiles> {
     let folder = &adapter_folder(folder)?;
     let path = folder.join(CONFIG_FILE);
-    let config = AdapterConfig::from_json(&files::map(&path)?).in_file(&path)?;
+    let config = AdapterConfig::from_json(&files::read(&path)?).in_file(&path)?;
     let weights = folder.join(WEIGHTS_FILE);
     if !weights.exists() {
         return Err(no_weights(folder));

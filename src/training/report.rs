@@ -98,7 +98,7 @@ fn options(runs: &[Run]) -> Result<Vec<Value>> {
     let mut files = vec![];
     for run in runs {
         let path = run.config();
-        let text = if path.is_file() { std::fs::read_to_string(&path).in_file(&path)? } else { String::new() };
+        let text = if path.is_file() { files::read_text(&path)? } else { String::new() };
         files.push(serde_yaml_ng::from_str::<serde_yaml_ng::Mapping>(&text).unwrap_or_default());
     }
     let mut names: Vec<&str> = files.iter().flat_map(serde_yaml_ng::Mapping::keys).filter_map(serde_yaml_ng::Value::as_str).collect();

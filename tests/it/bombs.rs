@@ -195,3 +195,49 @@ fn sizes_beyond_reason_are_refused_by_name() {
         );
     }
 }
+
+#[test]
+fn data_and_options_that_ask_for_much_are_answered_in_time() {
+    let folder = Folder::empty();
+    let write = |name: &str, text: String| {
+        let path = folder.path(name);
+        std::fs::write(&path, text).expect("the file is written");
+        path
+    };
+    let keys = (0..100_000).map(|key| format!(",\"k{key}\":1")).collect::<Vec<_>>().concat();
+    let header = (0..100_000).map(|key| format!(",c{key}")).collect::<Vec<_>>().concat();
+    let many = write("many.jsonl", format!("{{\"input_ids\":[1{}],\"label\":1}}\n", ",1".repeat(5_000_000)));
+    let wide = write("wide.jsonl", format!("{{\"input_ids\":[1,2],\"label\":1{keys}}}\n"));
+    let table = write("wide.csv", format!("input_ids,label{header}\n\"[1, 2]\",1{}\n", ",x".repeat(100_000)));
+    let options = write("deep.yaml", format!("data: {}", "[".repeat(100_000)));
+    let model = fixture("bert_classifier/dynamo.onnx");
+    let rows: [(&[&str], Option<&str>); 4] = [
+        (&["eval", &model, "--data", &many], Some("values in this row: expected 4000000 at most")),
+        (&["eval", &model, "--data", &wide], None),
+        (&["eval", &model, "--data", &table], None),
+        (&["train", "bundle", "--config", &options], Some("brackets stand in one another")),
+    ];
+    for (arguments, expected) in rows {
+        let started = Instant::now();
+        let (success, _, said) = run(arguments);
+        assert!(started.elapsed() < PATIENCE, "{arguments:?}: {:?}", started.elapsed());
+        match expected {
+            None => assert!(success, "{arguments:?}: {said}"),
+            Some(words) => assert!(!success && said.contains(words), "{arguments:?}: {said}"),
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn what_has_no_end_is_not_read_in_the_place_of_a_file() {
+    let folder = Folder::with("vit_classifier/dynamo.onnx");
+    let (model, pipe) = (folder.path("model.onnx"), folder.path("pipe"));
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.is_ok_and(|status| status.success()), "mkfifo makes pipes");
+    folder.write("preprocessor_config.json", r#"{"do_resize": false, "do_rescale": true, "do_normalize": false}"#);
+    let rows = folder.write("rows.jsonl", "{\"image\": \"pipe\", \"label\": 0}\n");
+    let said = ["no ordinary file", "hint: it is a pipe"];
+    refused(&["eval", &model, "--data", &rows], &said);
+    refused(&["train", "bundle", "--config", &pipe], &said);
+}

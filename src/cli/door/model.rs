@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::models::onnx_files;
 use super::{Role, listed, refusal, shown, wrong};
 use crate::error::Result;
+use crate::files;
 
 /// The model of a folder.
 pub(super) struct Found {
@@ -54,7 +55,7 @@ pub(super) fn inside(folder: &Path) -> Result<Found> {
 
 /// The decoder's file, where onnxruntime-genai's configuration names it.
 fn named_by_genai(folder: &Path) -> Option<PathBuf> {
-    let config: Value = serde_json::from_slice(&std::fs::read(folder.join(GENAI)).ok()?).ok()?;
+    let config: Value = serde_json::from_slice(&files::read(&folder.join(GENAI)).ok()?).ok()?;
     let name = config.pointer("/model/decoder/filename")?.as_str()?;
     Some(folder.join(name))
 }

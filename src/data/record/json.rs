@@ -51,6 +51,7 @@ fn objects(text: &str, kind: Only, visit: Visit<'_>) -> Result<()> {
             continue;
         }
         let line = lines.line(at);
+        is_row(row).at(Place::Line(line))?;
         let (fields, length) = match serde_json::from_str(row) {
             Ok(fields) => (fields, length),
             Err(error) => spread(&text[at..]).ok_or_else(|| bad_object(row, &error)).at(Place::Line(line))?,
@@ -74,9 +75,37 @@ fn objects(text: &str, kind: Only, visit: Visit<'_>) -> Result<()> {
     }
 }
 
+/// Rows of fewer bytes are not counted.
+const LARGE: usize = 1 << 23;
+/// The most values of a row; each takes many times the memory of its text.
+const MOST_VALUES: usize = 4_000_000;
+
+/// Refuses a row of more values than anybody has for one example, before memory is asked for all of them.
+fn is_row(text: &str) -> Result<()> {
+    if text.len() < LARGE {
+        return Ok(());
+    }
+    let values = text.bytes().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count();
+    if values <= MOST_VALUES {
+        return Ok(());
+    }
+    let error = Error::mismatch("values in this row", format!("{MOST_VALUES} at most"), values);
+    Err(error.with_hint("a row is one example: write long texts as several rows, or as a text, which `max_length` cuts"))
+}
+
+/// The text of the object that begins here.
+fn object(text: &str) -> &str {
+    let mut stream = Deserializer::from_str(text).into_iter::<IgnoredAny>();
+    match stream.next() {
+        Some(Ok(_)) => &text[..stream.byte_offset()],
+        _ => text,
+    }
+}
+
 /// An object that begins here and goes over lines, and its length in bytes.
 fn spread(text: &str) -> Option<(Map<String, Value>, usize)> {
     let start = text.len() - text.trim_start().len();
+    is_row(object(&text[start..])).ok()?;
     let mut stream = Deserializer::from_str(&text[start..]).into_iter::<Map<String, Value>>();
     let fields = stream.next()?.ok()?;
     Some((fields, start + stream.byte_offset()))
@@ -131,6 +160,9 @@ fn list(text: &str, start: usize, visit: Visit<'_>) -> Result<usize> {
             Some(']') if is_empty => return Ok(at + 1),
             Some(']') => return Err(bad(lines.line(at), "there is a comma behind the last object")),
             Some(_) => {}
+        }
+        if text.len() >= LARGE {
+            is_row(object(&text[at..])).at(Place::Line(lines.line(at)))?;
         }
         let mut stream = Deserializer::from_str(&text[at..]).into_iter::<Map<String, Value>>();
         let fields = match stream.next() {

@@ -1,6 +1,7 @@
 //! Tables: a line of names, then a line a row, with commas, tabs, semicolons or bars between.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 use serde_json::Value;
 
@@ -123,10 +124,10 @@ fn separator(text: &str) -> Option<char> {
 
 /// The names of the columns; one without a name is called by its place.
 fn names(header: &csv::StringRecord) -> Result<Vec<String>> {
-    let mut names: Vec<String> = vec![];
+    let (mut names, mut seen): (Vec<String>, HashSet<String>) = Default::default();
     for (at, name) in (1..).zip(header) {
         let name = if name.trim().is_empty() { format!("(column {at})") } else { name.trim().to_owned() };
-        if names.contains(&name) {
+        if !seen.insert(name.clone()) {
             let error = Error::invalid(format!("there are two columns named {name:?}")).at(Place::Line(1));
             return Err(error.with_hint("the first line of a table names its columns, each by a name of its own"));
         }
