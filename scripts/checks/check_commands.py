@@ -59,6 +59,8 @@ def made(folder, page, program):
     (folder / "tickets.csv").write_text("Message,Kind\n" + "".join(f"{number} times {row}\n" for number in range(8) for row in LABELLED))
     (folder / "pairs.jsonl").write_text("\n".join(json.dumps({"anchor": f"{a} {n}", "positive": f"{b} {n}"}) for n in range(3) for a, b in (("room cold", "kind staff"), ("app closes", "dark mode"))))
     if page.name == "hard-prompts.md":
+        for name in ("model.onnx", "config.json", "tokenizer_config.json"):
+            (folder / name).unlink()
         shutil.copy(FIXTURES / "bert_masked/dynamo.onnx", folder / "masked.onnx")
         special = ["great", "good", "awful", "bad"]
         known = check_recipes.words()
@@ -70,8 +72,8 @@ def made(folder, page, program):
         (folder / "reviews.jsonl").write_text(rows)
         (folder / "heldout.jsonl").write_text(rows)
     if page.name in ("several-adapters.md", "SERVING.md", "adalora.md"):
-        for name in ("polite", "terse", "a", "b"):
-            run("inject", "model.onnx", "--method", "lora", "--init-lora-weights", "random", "-o", f"{name}.lora")
+        for seed, name in enumerate(("polite", "terse", "a", "b")):
+            run("inject", "model.onnx", "--method", "lora", "--init-lora-weights", "random", "--seed", seed, "-o", f"{name}.lora")
         run("export", "a.lora", "--format", "peft", "-o", "adapters/a")
         (folder / "path/of/an/adalora").mkdir(parents=True)
         run("inject", "model.onnx", "--method", "adalora", "-o", "made")
@@ -133,7 +135,9 @@ def python(page, text, folder, environment):
         before = "ids = np.arange(1, 9, dtype=np.int64)[None]\nbatches = [{'input_ids': ids, 'attention_mask': np.ones_like(ids), 'position_ids': ids - 1, 'labels': ids}] * 3\n"
         after = "assert np.isfinite(loss) and step == 3\nprint(loss)\n"
     else:
-        before = ("ids = np.arange(1, 9, dtype=np.int64)[None]\nfeeds = {'input_ids': ids, 'attention_mask': np.ones_like(ids), 'position_ids': ids - 1}\n")
+        before = ("ids = np.arange(1, 9, dtype=np.int64)[None]\nfeeds = {'input_ids': ids, 'attention_mask': np.ones_like(ids), 'position_ids': ids - 1}\n"
+                  "probe = onnxruntime.InferenceSession('a.lora/inference.onnx')\n"
+                  "feeds |= {one.name: np.zeros([1, one.shape[1], 0, one.shape[3]], np.float32) for one in probe.get_inputs() if one.name.startswith('past')}\n")
         after = "plain = session.run(['logits'], feeds)\nassert np.abs(plain[0] - logits[0]).max() > 0\nprint(logits[0].shape)\n"
     done = subprocess.run([sys.executable, "-c", PREFIX + before + text + after], cwd=folder, env=environment, capture_output=True, text=True)
     return done.stderr if done.returncode != 0 else None

@@ -87,7 +87,7 @@ def main():
         picture = lambda name: asked.pictures and asked.pictures / name
         for name in ("001", "002"):
             events(work / "bundle/runs" / name)
-        facts = {"runs": ["001"], "classes": CLASSES, "rows": rows, "charts": ["loss"], "options": ["learning-rate"]}
+        facts = {"runs": ["001"], "classes": CLASSES, "rows": rows, "charts": ["loss"], "options": ["learning-rate"], "samples": 4}
         look(work / "bundle/runs/001/report.html", facts, work, picture("report.png"))
         look(work / "compared.html", {"runs": ["001", "002"], "charts": ["loss"], "options": ["learning-rate"], "differs": ["learning-rate"]}, work, picture("compared.png"))
     print("Reports and event files are right.")

@@ -2,7 +2,7 @@
 //
 //   CHROMIUM=/usr/bin/chromium node web/e2e/report.mjs REPORT.html FACTS.json [PICTURE.png]
 //
-// FACTS.json says what the page must show: {"runs": ["001"], "classes": ["a", "b"], "charts": ["loss"], "options": ["learning-rate"], "differs": ["learning-rate"]}.
+// FACTS.json says what the page must show: {"runs": ["001"], "classes": ["a", "b"], "charts": ["loss"], "options": ["learning-rate"], "differs": ["learning-rate"], "samples": 4}.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -45,6 +45,14 @@ try {
       const counts = await page.locator("table.confusion td").allInnerTexts();
       assert.equal(counts.map(Number).reduce((sum, count) => sum + count, 0), wanted.rows, "every row is counted once");
       assert.equal(await page.locator("table.confusion td.right").count(), wanted.classes.length);
+    }
+    if (wanted.samples) {
+      const rows = await page.locator("table.samples tr").all();
+      assert.equal(rows.length, wanted.samples + 1, "so many rows are shown before and after");
+      for (const row of rows.slice(1)) {
+        const [, before, after] = await row.locator("td").allInnerTexts();
+        assert(before.includes("prediction") && after.includes("prediction") && before !== after, `the row was learnt from: ${before} ${after}`);
+      }
     }
     const options = await page.locator("table tr td:first-child").allInnerTexts();
     for (const name of wanted.options ?? []) assert(options.includes(name), `the option ${name} is told`);
