@@ -16,7 +16,8 @@ pub fn command() -> Command {
     let mut command = whole_examples(Cli::command());
     let names: Vec<String> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
     for name in names {
-        command = command.mut_subcommand(name, whole_examples);
+        // A number below 0 is a number, which its option may refuse.
+        command = command.mut_subcommand(name, |command| whole_examples(command.allow_negative_numbers(true)));
     }
     command
 }

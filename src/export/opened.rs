@@ -329,19 +329,24 @@ fn check(bundle: &Path, manifest: &Manifest, files: &[PathBuf]) -> Result<()> {
         return Ok(());
     }
     for (file, path) in manifest.base.files.iter().zip(files) {
-        let found = fingerprint::of_file(path, file.bytes).map_err(|error| not_the_base(error, manifest))?;
+        let is_other = files.first().is_some_and(|model| model.exists() && model != path);
+        let found = fingerprint::of_file(path, file.bytes).map_err(|error| not_the_base(error, manifest, is_other))?;
         if found != file.hash {
             let error = Error::mismatch("fingerprint of the base", &file.hash, found).in_file(path);
-            return Err(not_the_base(error, manifest));
+            return Err(not_the_base(error, manifest, is_other));
         }
     }
     fingerprint::remember(bundle, &manifest.base.fingerprint, &paths);
     Ok(())
 }
 
-fn not_the_base(error: Error, manifest: &Manifest) -> Error {
+/// `is_other` is whether the file is one beside the model's own.
+fn not_the_base(error: Error, manifest: &Manifest, is_other: bool) -> Error {
     let name = &manifest.base.file;
     match error.kind() {
+        ErrorKind::Io(why) if why.kind() == std::io::ErrorKind::NotFound && is_other => {
+            error.with_hint(format!("the base {name} has weights in this file: put it beside the base again, or name the whole base with `base MODEL`"))
+        }
         ErrorKind::Io(why) if why.kind() == std::io::ErrorKind::NotFound => error.with_hint(format!(
             "the bundle's base {name} is not there any more: say where it went with `base MODEL`"
         )),

@@ -284,6 +284,11 @@ impl Options {
             Warmup::Steps(steps) => steps,
             Warmup::Share(share) => whole(share * num::float_of(total_steps)),
         };
+        if warmup_steps > total_steps {
+            tracing::warn!(
+                "the warm-up of {warmup_steps} steps does not end within the {total_steps} steps of the run: its learning rate is never reached"
+            );
+        }
         Schedule { decay: self.decay, peak: self.optimizer.learning_rate, warmup_steps, total_steps }
     }
 }
@@ -320,13 +325,14 @@ impl Optimizer {
         {
             return Err(Error::setting(option, expected, value));
         }
-        match rows.into_iter().find(|(_, value, ..)| num::is_lost_in_float32(*value)) {
-            Some((option, value, ..)) => {
-                let error = Error::setting(option, "a number of float32's range", format!("{value:e}, which rounds to {}", rounded(value)));
-                Err(error.with_hint("the graph computes in float32: the smallest number above 0 is 1.4e-45, the largest 3.4e38"))
-            }
-            None => Ok(()),
+        if let Some((option, value, ..)) = rows.into_iter().find(|(_, value, ..)| num::is_lost_in_float32(*value)) {
+            let error = Error::setting(option, "a number of float32's range", format!("{value:e}, which rounds to {}", rounded(value)));
+            return Err(error.with_hint("the graph computes in float32: the smallest number above 0 is 1.4e-45, the largest 3.4e38"));
         }
+        if self.learning_rate == 0.0 {
+            tracing::warn!("the learning rate is 0: nothing is learnt");
+        }
+        Ok(())
     }
 }
 

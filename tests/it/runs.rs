@@ -211,3 +211,23 @@ fn what_a_command_reads_is_not_replaced_with_force_neither() {
     }
     assert_eq!([&base, &data, &adapter].map(|path| std::fs::read(path).expect("it is there")), before);
 }
+
+#[test]
+fn settings_under_which_nothing_is_learnt_are_said() {
+    use crate::common::run;
+    let case = Case::new();
+    let bundle = case.bundle();
+    let bundle = text(&bundle);
+    let (base, other) = (fixture("llama/dynamo.onnx"), case.path("other"));
+    let train = ["train", bundle, "--data", &case.data, "--batch-size", "2", "--max-steps", "2"];
+    let rows: [(&[&str], &[&str], &str); 4] = [
+        (&["inject", &base, "--method", "lora", "--alpha", "0", "-o", &other], &[], "lora_alpha is 0"),
+        (&train, &["--learning-rate", "0"], "the learning rate is 0"),
+        (&train, &["--warmup-steps", "9", "--restart"], "the warm-up of 9 steps does not end within the 2 steps"),
+        (&train, &["--learning-rate", "-1", "--restart"], "--learning-rate: expected a number from 0, found -1"),
+    ];
+    for (command, more, expected) in rows {
+        let (_, _, said) = run(&[command, more].concat());
+        assert!(said.contains(expected), "{more:?}: {said}");
+    }
+}

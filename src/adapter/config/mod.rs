@@ -49,6 +49,18 @@ pub fn finite(field: &str, value: f64) -> Result<()> {
     Ok(())
 }
 
+/// Checks a number that a change of the weights is multiplied by, and says so where that leaves nothing of it.
+///
+/// # Errors
+/// As [`finite`].
+pub fn scaling(field: &str, value: f64) -> Result<()> {
+    finite(field, value)?;
+    if value == 0.0 {
+        tracing::warn!("{field} is 0: the adapter changes nothing, and learns nothing");
+    }
+    Ok(())
+}
+
 /// Checks a probability.
 ///
 /// # Errors

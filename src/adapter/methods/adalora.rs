@@ -19,7 +19,7 @@ use crate::adapter::change::Change;
 use crate::adapter::config::fields::{Fields, Flag};
 use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::settings::{Settings, number};
-use crate::adapter::config::{Bias, Scope, at_least_one, finite, probability};
+use crate::adapter::config::{Bias, Scope, at_least_one, probability, scaling};
 use crate::adapter::method::{Configuration, Placed, Places, Row};
 use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
 use crate::adapter::params::{Param, init};
@@ -212,7 +212,7 @@ impl Configuration for AdaLoraConfig {
     fn check(&self) -> Result<()> {
         at_least_one("init_r", self.init_r)?;
         at_least_one("target_r", self.target_r)?;
-        finite("lora_alpha", self.alpha)?;
+        scaling("lora_alpha", self.alpha)?;
         probability("lora_dropout", self.dropout)?;
         let Schedule { tinit, tfinal, total_step, .. } = self.schedule;
         if tinit.saturating_add(tfinal) >= total_step {

@@ -7,7 +7,7 @@ use super::branch::{self, Linear};
 use crate::adapter::config::fields::{Fields, size};
 use crate::adapter::config::options::Options;
 use crate::adapter::config::settings::{Settings, number, numbers};
-use crate::adapter::config::{Scope, at_least_one, finite, probability};
+use crate::adapter::config::{Scope, at_least_one, probability, scaling};
 use crate::adapter::method::Places;
 use crate::adapter::targets::{self, Ranks};
 use crate::error::{Error, Result};
@@ -81,7 +81,7 @@ impl ProductConfig {
 
     pub(super) fn checked(&self) -> Result<()> {
         at_least_one("r", self.rank)?;
-        finite("alpha", self.alpha)?;
+        scaling("alpha", self.alpha)?;
         probability("rank_dropout", self.rank_dropout)?;
         probability("module_dropout", self.module_dropout)?;
         self.scope.check()

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::adapter::config::fields::{Fields, Flag, size, sizes};
 use crate::adapter::config::options::Options;
 use crate::adapter::config::settings::{Settings, number, numbers};
-use crate::adapter::config::{Bias, Scope, at_least_one, finite, probability};
+use crate::adapter::config::{Bias, Scope, at_least_one, finite, probability, scaling};
 use crate::adapter::targets::Ranks;
 use crate::error::{Error, Result};
 
@@ -181,7 +181,7 @@ impl LoraConfig {
         for (key, &rank) in &self.rank_pattern {
             at_least_one(&format!("rank_pattern {key:?}"), rank)?;
         }
-        finite("lora_alpha", self.alpha)?;
+        scaling("lora_alpha", self.alpha)?;
         for (key, &alpha) in &self.alpha_pattern {
             finite(&format!("alpha_pattern {key:?}"), alpha)?;
         }
