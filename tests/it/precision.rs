@@ -127,7 +127,22 @@ fn a_run_in_float16_goes_on_bit_for_bit() {
     assert_eq!(losses(&bundle, "whole"), losses(&bundle, "again"));
     assert!(adapter("whole") == adapter("again"), "the states differ");
     refused(
-        &[&["train", &bundle, "--data", &data, "--max-steps", "8", "--resume", checkpoint.to_str().expect("UTF-8")], TRAIN].concat(),
+        &[
+            &[
+                "train",
+                &bundle,
+                "--data",
+                &data,
+                "--max-steps",
+                "8",
+                "--resume",
+                checkpoint.to_str().expect("UTF-8"),
+                "--precision",
+                "float32",
+            ],
+            TRAIN,
+        ]
+        .concat(),
         &["`--precision`", "fp16", "float32"],
     );
 }
