@@ -30,6 +30,13 @@ pub fn float_of(number: u64) -> f64 {
     half(number >> 32) * 4_294_967_296.0 + half(number)
 }
 
+/// The nearest number of type float32.
+#[must_use]
+#[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "the nearest such number is meant")]
+pub fn single(number: f64) -> f32 {
+    number as f32
+}
+
 /// The largest count that is not above a number; 0 for one below 0, or that is none.
 #[must_use]
 #[expect(

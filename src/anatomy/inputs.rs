@@ -112,6 +112,7 @@ fn whole(number: f64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use super::Role;
     use crate::ir::{Builder, DType, Dim, Expr, ModelInfo, Tensor};
 
     type Write = for<'g> fn(&'g Builder, Expr<'g>, Expr<'g>) -> Expr<'g>;
@@ -170,5 +171,36 @@ mod tests {
         let anatomy = crate::anatomy::read(&graph);
         assert!(anatomy.attentions.iter().any(|attention| !attention.masks.is_empty()), "the gate stands where masks do");
         assert_eq!(anatomy.inputs.attention_mask, None, "{:?}", anatomy.inputs.roles);
+    }
+
+    fn weight<'b>(b: &'b Builder, name: &str, rows: usize, columns: usize) -> Expr<'b> {
+        let numbers: Vec<f32> = (0..rows * columns).map(|at| if at % 3 == 0 { 0.5 } else { -0.25 }).collect();
+        b.initializer(name, Tensor::from_f32(&[rows, columns], &numbers))
+    }
+
+    /// The gated position bias of WavLM is made of hidden states and added to scores: what they are made of is no mask.
+    #[test]
+    fn a_sound_whose_states_are_added_to_scores_is_no_mask() {
+        for has_mask in [false, true] {
+            let b = Builder::new(ModelInfo::dialect());
+            let (batch, seq) = (Dim::symbol("batch"), Dim::symbol("seq"));
+            let sound = b.input("input_values", DType::F32, &[batch.clone(), seq.clone()]);
+            let states = sound.unsqueeze(&[-1]).matmul(weight(&b, "feature.weight", 1, 4)).tanh();
+            let project = |name: &str| states.matmul(weight(&b, name, 4, 4));
+            let gate = states.matmul(weight(&b, "gate.weight", 4, 1)).sigmoid();
+            let mut scores = project("q").matmul(project("k").t()) * 0.5 + gate;
+            if has_mask {
+                let seen = b.input("attention_mask", DType::I64, &[batch, seq]);
+                scores = scores + (1.0 - seen.cast(DType::F32).unsqueeze(&[1])) * -1e9;
+            }
+            let context = scores.softmax(-1).matmul(project("v")).matmul(weight(&b, "o", 4, 4));
+            b.output("logits", (states + context).mean(&[1]).squeeze(&[1]).matmul(weight(&b, "classifier.weight", 4, 3)));
+            let graph = b.finish().expect("a valid graph");
+            let anatomy = crate::anatomy::read(&graph);
+            let role = |name: &str| anatomy.inputs.roles.iter().find(|(id, _)| graph.value_name(*id) == name).map(|(_, role)| *role);
+            assert_eq!(anatomy.attentions.len(), 1, "{:?}", anatomy.misses);
+            assert_eq!(role("input_values"), Some(Role::Column));
+            assert_eq!(matches!(role("attention_mask"), Some(Role::AttentionMask(_))), has_mask);
+        }
     }
 }

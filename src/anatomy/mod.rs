@@ -47,7 +47,7 @@ pub use images::image_size;
 pub use input_role::{MaskForm, Role};
 pub use pictures::{PictureTokens, without as without_pictures};
 pub use split::evidence as missing_encoder;
-pub use task::{Decision, Declared, Feeds, Guess, Instead, Modality, Reads, Row, TASKS, Task, decide, guess};
+pub use task::{Decision, Declared, Feeds, Guess, Instead, Modality, Reads, Row, TASKS, Task, decide, guess, meant};
 pub use walk::Miss;
 pub use whole::Front;
 

@@ -24,7 +24,8 @@ pub fn evidence(graph: &Graph, anatomy: &Anatomy) -> Option<String> {
 
 /// The input of floats that an attention's keys come from, if nothing but projections stands in between, and its queries come from tokens.
 fn given_keys(graph: &Graph, anatomy: &Anatomy, attention: &Attention) -> Option<ValueId> {
-    let keys = origins(graph, attention.keys.value)?;
+    let is_of_itself = attention.q.is_some() && attention.k.is_some() && !attention.cross;
+    let keys = origins(graph, attention.keys.value).filter(|_| !is_of_itself)?;
     let &[only] = &keys.into_iter().collect::<Vec<_>>()[..] else { return None };
     let is_states = graph.fact(only).dtype.is_some_and(DType::is_float) && graph.fact(only).rank().is_some_and(|rank| rank >= 3);
     let reads_tokens = anatomy.token_embedding.is_some() || graph.data_inputs().any(|id| is_tokens(graph, id));

@@ -139,7 +139,8 @@ impl<'a> Places<'a> {
 
     fn inject(&self, args: &Args, decided: &Decided, global: &Global) -> Result<Injected> {
         let tokenizer = args.training.tokenizer.as_deref();
-        let place = Place { model: self.model, output: &self.bundle, force: args.force, tokenizer, seed: args.training.seed };
+        let (map, seed) = (&decided.training.columns.map[..], args.training.seed);
+        let place = Place { model: self.model, output: &self.bundle, force: args.force, tokenizer, map, seed };
         decided.adding.write(&place, global)
     }
 }

@@ -13,7 +13,7 @@ use super::{Global, output};
 use crate::adapter::Method;
 use crate::adapter::config::{Pooling, PrefixConfig, PrefixInit, PromptConfig, PromptInit, Task};
 use crate::anatomy::{self, Role};
-use crate::data::{Specials, Tokenizer};
+use crate::data::{Renamed, Specials, Tokenizer, prompted};
 use crate::error::{Context, Error, Refusal, Result};
 use crate::evaluate::text_prefix;
 use crate::export::bundle::{self, Existing};
@@ -127,6 +127,8 @@ pub(super) struct Place<'a> {
     pub(super) force: bool,
     /// A tokenizer in place of the one beside the model.
     pub(super) tokenizer: Option<&'a Path>,
+    /// Columns of the data that are given a role.
+    pub(super) map: &'a [Renamed],
     /// Random seed of a fresh adapter's initial values.
     pub(super) seed: u64,
 }
@@ -138,7 +140,8 @@ pub(super) struct Place<'a> {
 pub fn run(args: &Args, global: &Global) -> Result<()> {
     let name = args.adding.name()?;
     let folder = args.output.clone().unwrap_or_else(|| args.model.with_extension(name));
-    let place = Place { model: &args.model, output: &folder, force: args.force, tokenizer: args.tokenizer.as_deref(), seed: args.seed };
+    let tokenizer = args.tokenizer.as_deref();
+    let place = Place { model: &args.model, output: &folder, force: args.force, tokenizer, map: &[], seed: args.seed };
     let report = args.adding.write(&place, global)?;
     let files = files(&folder)?;
     if global.json {
@@ -174,7 +177,8 @@ impl Adding {
     pub(super) fn write(&self, place: &Place<'_>, global: &Global) -> Result<Injected> {
         // Whatever the command line alone decides is refused before the model is read.
         let method = self.adapter.is_none().then(|| self.method.method()).transpose()?;
-        let (new_head, loss) = (self.head.new_head()?, self.loss.request(self.head.pooling)?);
+        let (new_head, mut loss) = (self.head.new_head()?, self.loss.request(self.head.pooling)?);
+        loss.prompts = prompted(&loss.prompts, place.map)?;
         let existing = if place.force { Existing::Replace } else { Existing::Keep };
         bundle::check_target(place.output, existing)?;
         let files = Files { model: place.model.to_path_buf(), parts: self.part.clone(), joins: self.join.clone() };

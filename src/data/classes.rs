@@ -67,11 +67,16 @@ impl<'a> Labels<'a> {
         if let Some(name) = label.name() {
             self.names.entry(name.to_owned()).or_insert(record.line);
         }
+        self.note_kind(record.line, label);
+        Ok(())
+    }
+
+    /// Notes whether a label is a number or a name, as the first one was.
+    fn note_kind(&mut self, line: usize, label: Label) {
         let first = self.first.get_or_insert_with(|| label.clone());
         if self.other.is_none() && first.name().is_none() != label.name().is_none() {
-            self.other = Some((record.line, label));
+            self.other = Some((line, label));
         }
-        Ok(())
     }
 
     /// What the labels are, of all rows.
@@ -80,7 +85,10 @@ impl<'a> Labels<'a> {
     /// With the line: numbers among names, names that no class can have.
     pub(super) fn settle(self) -> Result<Settled<'a>> {
         let names = match (self.are_lists(), self.has_names) {
-            (true, true) => Some(self.in_order()?),
+            (true, true) => {
+                self.check_kinds()?;
+                Some(self.in_order()?)
+            }
             (true, false) => (!self.reading.class_names.is_empty()).then(|| self.reading.class_names.to_vec()),
             (false, true) => {
                 self.check_kinds()?;
@@ -117,7 +125,11 @@ impl<'a> Labels<'a> {
         let own = if self.reading.task == Task::MultiLabel { column(fields) } else { "labels" };
         let known = self.reading.class_names;
         let is_name = |name: &&str| !known.is_empty() || placeholder(name).is_none();
-        let mut found: Vec<String> = list(own).iter().filter_map(Value::as_str).filter(is_name).map(ToOwned::to_owned).collect();
+        let own = list(own);
+        if known.is_empty() {
+            own.iter().filter_map(kind_in_list).for_each(|label| self.note_kind(*line, label));
+        }
+        let mut found: Vec<String> = own.iter().filter_map(Value::as_str).filter(is_name).map(ToOwned::to_owned).collect();
         let is_known = |name: &str| known.iter().any(|known| known == name);
         for entity in list("entities").iter().filter_map(|entity| entity["label"].as_str()) {
             if is_known(entity) {
@@ -239,6 +251,15 @@ fn label_of(value: &Value, known: &[String]) -> Result<Label> {
         Value::Array(_) => Err(Error::unsupported("a list as the label of a row", "a row has one class")
             .with_hint("a label for each token goes with `peft-onnx inject --task token-cls`")),
         Value::Object(_) => Err(whole()),
+    }
+}
+
+/// Whether a label of a list is a number or a name; none for what is no label, as the tokens that have none.
+fn kind_in_list(value: &Value) -> Option<Label> {
+    match value {
+        Value::Number(number) => number.as_i64().filter(|number| *number >= 0).map(Label::Number),
+        Value::String(name) => Some(placeholder(name).map_or_else(|| Label::Name(name.clone()), |class| Label::Number(class.into()))),
+        _ => None,
     }
 }
 

@@ -3,11 +3,11 @@
 use super::collation::Collation;
 use super::example::{Example, IGNORED, Labels, Numbers};
 use super::extent::Extent;
-use super::fields::single;
 use crate::adapter::config::Task;
 use crate::anatomy::{Feeding, MaskForm, Role};
 use crate::error::{Error, Place, Result};
 use crate::media::normalised;
+use crate::num::single;
 use crate::ort::{Axis, ElementType, Elements, HostTensor, Port, Presence};
 use crate::train::distillation::is_of_teacher;
 use crate::train::losses::{LABELS, REFERENCE};

@@ -231,7 +231,11 @@ impl Encoded {
             let group = (reading.task == Task::Qa).then(|| examples.len().to_string());
             for example in windows {
                 let group = group.clone().or(example.group);
-                examples.push(fitted(Example { line, row, group, ..example }, reading, &mut summary).at(Place::Line(line))?);
+                let example = fitted(Example { line, row, group, ..example }, reading, &mut summary).at(Place::Line(line))?;
+                if let Some(first) = examples.first().filter(|_| reading.task == Task::Embedding) {
+                    has_as_many_texts(&example, first).at(Place::Line(line))?;
+                }
+                examples.push(example);
             }
             Ok(())
         })?;
@@ -250,6 +254,18 @@ impl Example {
             Labels::Hidden => self.tokens(),
         }
     }
+}
+
+/// Checks that a row has as many texts as the first one: those of a batch are stacked.
+fn has_as_many_texts(example: &Example, first: &Example) -> Result<()> {
+    let (texts, expected) = (example.others.len() + 1, first.others.len() + 1);
+    if texts == expected {
+        return Ok(());
+    }
+    let error = Error::mismatch("texts in this row", format!("{expected}, as in line {}", first.line), texts);
+    Err(error.with_hint(
+        "every row has the same columns of texts, also negative, or negative_1 and so on: fill what is missing, leave the row out, or `map negative=ignore`",
+    ))
 }
 
 /// A causal model predicts each token from those before it, so that the first of a row has nothing to be predicted from.

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::chat::ChatTemplate;
 use super::classes::{placeholder, unknown};
 use super::example::{Example, Labels, Numbers, Pixels, UNLABELLED};
-use super::fields::{Fields, empty_text, flatten, is_text, json, numbers, single, string, whole};
+use super::fields::{Fields, empty_text, flatten, is_text, json, numbers, string, whole};
 use super::forms;
 use super::media_file::Processors;
 use super::reading::{Packing, Reading};
@@ -18,6 +18,7 @@ use super::tokenizer::{Specials, Tokenizer};
 use super::tokens::Tokens;
 use crate::adapter::config::Task;
 use crate::error::{Error, Result};
+use crate::num::single;
 
 /// What rows are read with.
 pub(super) struct Encoder<'a> {
@@ -277,5 +278,6 @@ impl<'a> Encoder<'a> {
 
     pub(super) fn refuse(&self, form: &str) -> Error {
         Error::unsupported(format!("{form} for {}", self.task().name()), format!("its rows have {}", forms(self.task())))
+            .with_hint("`map COLUMN=ROLE` says what a column is for; `peft-onnx inject --task` names another task")
     }
 }

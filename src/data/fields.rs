@@ -72,15 +72,6 @@ pub(super) fn is_text(value: &Value) -> bool {
     value.is_string() && json(value).is_string()
 }
 
-#[expect(
-    clippy::as_conversions,
-    clippy::cast_possible_truncation,
-    reason = "images are single precision: the nearest such number is meant"
-)]
-pub(super) fn single(number: f64) -> f32 {
-    number as f32
-}
-
 /// A value for a message: short, and with its kind.
 pub(super) fn describe(value: &Value) -> String {
     match value {

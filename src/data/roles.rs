@@ -12,9 +12,11 @@ use super::fields::json;
 use super::forms as words;
 use super::meanings::{meaning, plain, refuse_meaning};
 use super::other_forms::translate;
+use super::prompts;
 use super::reading::Reading;
 use super::record::{Record, Survey};
 use super::role_names::ROLES;
+use super::task_columns::{WEIGHTS, of_task};
 use super::template::columns_of;
 use super::weights;
 use crate::adapter::config::Task;
@@ -43,75 +45,6 @@ const TEXTS: [Alias; 9] = [
     Alias { columns: &["query", "passage"], roles: &["text", "text_pair"] },
 ];
 
-/// What rows of a task have: the columns that are read, and other names that people give them. What else a row has is not read.
-struct Columns {
-    task: Task,
-    /// Columns by their roles; those with a `*` behind them are followed by a number.
-    read: &'static [&'static str],
-    /// Roles and the names that stand for them where the role's own is not there.
-    aliases: &'static [(&'static str, &'static [&'static str])],
-}
-
-const TEXT_ROLES: &[&str] = &["text", "text_pair", "label", "labels", "input_ids", "attention_mask", "token_type_ids"];
-
-/// Tasks whose rows are not those that language models and classifiers share.
-const TASK_COLUMNS: [Columns; 12] = [
-    Columns { task: Task::MultiLabel, read: TEXT_ROLES, aliases: &[] },
-    Columns { task: Task::Regression, read: TEXT_ROLES, aliases: &[("label", &["score"])] },
-    Columns {
-        task: Task::Rerank,
-        read: &["text", "text_pair", "label", "labels"],
-        aliases: &[
-            ("text", &["query", "question"]),
-            ("text_pair", &["passage", "document", "answer", "text"]),
-            ("label", &["score", "relevance"]),
-        ],
-    },
-    Columns {
-        task: Task::TokenCls,
-        read: &["tokens", "labels", "text", "entities", "input_ids", "attention_mask", "token_type_ids"],
-        aliases: &[("tokens", &["words"]), ("labels", &["tags", "ner_tags"])],
-    },
-    Columns { task: Task::Qa, read: &["question", "context", "answers", "id", "title"], aliases: &[] },
-    Columns {
-        task: Task::Embedding,
-        read: &["anchor", "positive", "negative", "negative_*", "sentence1", "sentence2", "score", "label"],
-        aliases: &[
-            ("sentence1", &["text1", "text_a"]),
-            ("sentence2", &["text2", "text_b"]),
-            ("anchor", &["query", "question"]),
-            ("positive", &["passage", "document", "answer"]),
-            ("negative", &["hard_negative"]),
-            ("score", &["similarity", "label"]),
-        ],
-    },
-    Columns {
-        task: Task::Preference,
-        read: &["prompt", "chosen", "rejected", "completion", "label"],
-        aliases: &[("prompt", &["question", "instruction"])],
-    },
-    Columns { task: Task::Reward, read: &["prompt", "chosen", "rejected"], aliases: &[("prompt", &["question", "instruction"])] },
-    Columns {
-        task: Task::ImageCls,
-        read: &["image", "pixel_values", "label", "labels"],
-        aliases: &[("image", &["img", "file_name", "image_path", "file", "path"])],
-    },
-    Columns { task: Task::AudioCls, read: &["audio", "label", "labels"], aliases: &[("audio", &["file_name", "file", "path"])] },
-    Columns { task: Task::Ctc, read: &["audio", "text", "labels"], aliases: HEARD },
-    Columns { task: Task::SpeechSeq2Seq, read: &["audio", "text", "labels", "decoder_input_ids"], aliases: HEARD },
-];
-
-/// Names that sounds and what is said in them have in data of speech.
-const HEARD: &[(&str, &[&str])] =
-    &[("audio", &["file", "path"]), ("text", &["sentence", "transcription", "transcript", "normalized_text"])];
-
-/// Names that weights of rows have.
-const WEIGHTS: &[&str] = &["sample_weight", "loss_weight", "weights"];
-
-fn of_task(task: Task) -> Option<&'static Columns> {
-    TASK_COLUMNS.iter().find(|columns| columns.task == task)
-}
-
 /// What the columns of a file are for.
 pub(super) struct Assigned<'a> {
     roles: Roles<'a>,
@@ -128,6 +61,10 @@ pub(super) fn assign<'a>(survey: &Survey, path: &'a Path, reading: &'a Reading<'
     let shown = reading.hard_prompt.map(columns_of).transpose()?.unwrap_or_default();
     let roles = Roles { path, columns: survey.columns.keys().cloned().collect(), shown, reading };
     let renamed = roles.renamed(|column| survey.columns.get(column).copied().unwrap_or(true))?;
+    let named = roles.columns.iter().map(|column| renamed.get(column).unwrap_or(column).as_str()).collect();
+    for unused in prompts::unused(reading.loss, &named)? {
+        tracing::warn!("{}: no column is {unused}: its prompt is in front of nothing", path.display());
+    }
     Ok(Assigned { roles, renamed, unread: BTreeSet::new() })
 }
 

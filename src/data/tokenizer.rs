@@ -4,12 +4,14 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use serde_json::Value;
 use tokenizers::utils::truncation::{TruncationParams, TruncationStrategy, truncate_encodings};
 use tokenizers::{DecoderWrapper, Encoding, InputSequence, PostProcessor, PostProcessorWrapper};
 
 use super::chat::{ChatTemplate, Ending, Message};
+use super::companions::{end_tokens, read_json};
 use super::long;
 use super::normalizers;
 use super::symbols;
@@ -45,6 +47,8 @@ pub struct Tokenizer {
     chat: Option<ChatTemplate>,
     /// Whether texts are read in capitals.
     in_capitals: bool,
+    /// Done when it was told that two texts are joined.
+    joins: Once,
 }
 
 /// Whether a text gets the special tokens that the model expects around it.
@@ -106,7 +110,16 @@ impl Tokenizer {
         // `Wav2Vec2CTCTokenizer` reads texts in capitals where its configuration asks for one case.
         let asks = companions.first().is_some_and(|config| config["do_lower_case"].as_bool() == Some(true));
         let in_capitals = asks && is_ctc(&inner);
-        Ok(Self { why: "it was named with `tokenizer`", inner, processor, special, chat: None, in_capitals, file: file.to_path_buf() })
+        Ok(Self {
+            why: "it was named with `tokenizer`",
+            inner,
+            processor,
+            special,
+            chat: None,
+            in_capitals,
+            joins: Once::new(),
+            file: file.to_path_buf(),
+        })
     }
 
     /// Opens the tokenizer that belongs to a model's file or folder.
@@ -149,10 +162,11 @@ impl Tokenizer {
         long::beginning(text, most, &|text| self.encode(text, specials))
     }
 
-    /// Two texts as the tokens of one input, of at most `length`: of the longer text more is cut, at its end.
+    /// Two texts as the tokens of one input, of at most `length`: of the longer text more is cut, at its end. A tokenizer that puts nothing between them
+    /// joins them, as in transformers, which is told.
     ///
     /// # Errors
-    /// As [`encode`](Self::encode); [`Unsupported`](crate::ErrorKind::Unsupported) if the tokenizer puts nothing between two texts.
+    /// As [`encode`](Self::encode).
     pub fn encode_pair(&self, first: &str, second: &str, length: Option<usize>) -> Result<Tokens> {
         let part = |text: &str| {
             let kept = long::beginning(text, length, &|text| self.encoding(text, false).and_then(|encoding| Tokens::new(&encoding)))?;
@@ -161,7 +175,7 @@ impl Tokenizer {
             let text = if length.is_some_and(|length| kept.ids.len() > length) { &text[..text.floor_char_boundary(end)] } else { text };
             self.unprocessed(text)
         };
-        let (first, second) = (part(first)?, part(second)?);
+        let (first, second) = (part(first)?, as_second(part(second)?));
         let added = self.added_to_pairs();
         let joined = || {
             let (first, second) = match length {
@@ -177,12 +191,13 @@ impl Tokenizer {
             };
             self.processed(first, second, true)
         };
-        let tokens = Tokens::new(&self.guarded(joined)?)?;
-        if added == 0 && tokens.segments.iter().all(|segment| *segment == 0) {
-            let error = Error::unsupported("a row of two texts", "the tokenizer puts nothing between them").in_file(&self.file);
-            return Err(error.with_hint("join the texts in one column, with words or a sign between them that the model knows"));
+        if added == 0 {
+            self.joins.call_once(|| {
+                let file = self.file.display();
+                tracing::warn!("{file}: the tokenizer puts nothing between two texts: the second follows the first, as in transformers");
+            });
         }
-        Ok(tokens)
+        Tokens::new(&self.guarded(joined)?)
     }
 
     /// A text's words as they are given, and the word of each token.
@@ -219,7 +234,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`encode`](Self::encode); a question that leaves no room for the text.
     pub fn encode_question(&self, question: &str, context: &str, length: Option<usize>, stride: Option<usize>) -> Result<Vec<Tokens>> {
-        let (question, context) = (self.unprocessed(question)?, self.unprocessed(context)?);
+        let (question, context) = (self.unprocessed(question)?, as_second(self.unprocessed(context)?));
         let added = self.added_to_pairs();
         let room = length.map(|length| length.saturating_sub(added + question.len()));
         if let (Some(room), Some(stride)) = (room, stride.filter(|_| room.is_some_and(|room| room < context.len())))
@@ -426,6 +441,12 @@ impl Tokenizer {
     }
 }
 
+/// A text as the second of two, whose segment is 1 where the last step does not say.
+fn as_second(mut tokens: Encoding) -> Encoding {
+    tokens.set_type_ids(vec![1; tokens.len()]);
+    tokens
+}
+
 /// The template in `tokenizer_config.json`: one text, or several with names.
 fn template_in(config: &Value) -> Option<&str> {
     match &config["chat_template"] {
@@ -455,35 +476,9 @@ fn special_token(tokenizer: &tokenizers::Tokenizer, companions: &[Value], name: 
     companions.iter().find_map(by_name).or_else(|| companions.iter().find_map(by_number)).or_else(usual)
 }
 
-/// The tokens that end a text, as a model's folder has them: a number or a list in the configuration of its generation, else in the model's own.
-fn end_tokens(folder: &Path) -> Result<Vec<i32>> {
-    for name in ["generation_config.json", "config.json"] {
-        let config = read_json(&folder.join(name))?;
-        let ids = [&config["eos_token_id"], &config["text_config"]["eos_token_id"]].into_iter().find(|ids| !ids.is_null());
-        let numbers = |ids: &Value| match ids {
-            Value::Array(ids) => ids.iter().filter_map(Value::as_i64).collect(),
-            id => id.as_i64().into_iter().collect::<Vec<_>>(),
-        };
-        let ids: Vec<i32> =
-            ids.map(numbers).unwrap_or_default().into_iter().filter_map(|id| i32::try_from(id).ok()).filter(|id| *id >= 0).collect();
-        if !ids.is_empty() {
-            return Ok(ids);
-        }
-    }
-    Ok(vec![])
-}
-
 /// A number with its thousands apart.
 fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().filter_map(|group| std::str::from_utf8(group).ok()).collect();
     groups.join(",")
-}
-
-/// The JSON in a file; `null` if there is no such file.
-fn read_json(path: &Path) -> Result<Value> {
-    if path.metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
-        return Ok(Value::Null);
-    }
-    serde_json::from_slice(&files::read(path)?).map_err(|error| Error::format("JSON", error).in_file(path))
 }

@@ -301,9 +301,22 @@ fn matched(files: &AdapterFiles, kept: &[Param]) -> Result<usize> {
     Ok(fit.matched.len())
 }
 
-/// The task: that of the new head, if there is one, else the one that is asked for or that the model speaks for.
+/// The task: that of the new head, if there is one, else the one that is asked for, that the adapter names or that the model speaks for.
 fn task(asked: &Injection, given: Option<&AdapterFiles>, model: &Model, new_head: Option<&NewHead>) -> Result<Task> {
-    let named = asked.task.or_else(|| given.and_then(|files| files.config.task));
+    let of_adapter = |files: &AdapterFiles| -> Result<Option<Task>> {
+        if let Some(manifest) = bundle_of(&asked.adapter)? {
+            return Ok(Task::from_name(&manifest.task));
+        }
+        // The folder knows the head that lies in it, not one that replaces it.
+        let is_replaced = asked.new_head.is_some() || files.config.new_head.is_some();
+        let declared = model.declared()?;
+        let meant = |named| if is_replaced { named } else { anatomy::meant(model.graph(), model.anatomy(), &declared, named) };
+        Ok(files.config.task.map(meant))
+    };
+    let named = match (asked.task, given) {
+        (None, Some(files)) => of_adapter(files)?,
+        (asked, _) => asked,
+    };
     if new_head.is_some() {
         return Ok(named.unwrap_or_else(|| Feeds::of(model.graph(), model.anatomy()).classified()));
     }
@@ -314,12 +327,18 @@ fn task(asked: &Injection, given: Option<&AdapterFiles>, model: &Model, new_head
     Ok(decision.task)
 }
 
+/// What the bundle says of itself that an adapter is taken from.
+fn bundle_of(adapter: &AdapterSource) -> Result<Option<Manifest>> {
+    match adapter {
+        AdapterSource::Folder(folder) if folder.join(manifest::FILE).exists() => Manifest::read(folder).map(Some),
+        _ => Ok(None),
+    }
+}
+
 /// The names of the classes: those that the adapter's bundle knows, else those beside the model, which are its own head's.
 fn class_names(asked: &Injection, model: &Model, new_head: Option<&NewHead>, task: Task, classes: Option<i64>) -> Result<Vec<String>> {
-    if let AdapterSource::Folder(folder) = &asked.adapter
-        && folder.join(manifest::FILE).exists()
-    {
-        return Ok(Manifest::read(folder)?.class_names);
+    if let Some(manifest) = bundle_of(&asked.adapter)? {
+        return Ok(manifest.class_names);
     }
     if new_head.is_some() { Ok(vec![]) } else { class_names::of_model(&model.beside, task, classes) }
 }

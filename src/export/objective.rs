@@ -89,6 +89,9 @@ pub fn settle(asked: &LossRequest, task: Task, beside: &Beside, graph: &Graph, a
             plan.options = loss.options(&declared_options(reads, beside)?.into_iter().chain(asked.options.clone()).collect())?;
             let (outputs, vector) = outputs(reads, asked, beside, graph, anatomy)?;
             plan.vector = vector;
+            if !plan.prompts.is_empty() && vector.is_some_and(|vector| vector.pooling == Pooling::Mean) {
+                check_prompts(beside)?;
+            }
             check_matryoshka(&plan, graph, &outputs)?;
             Objective::Formula(Formula {
                 loss,
@@ -247,6 +250,25 @@ fn check_matryoshka(plan: &LossPlan, graph: &Graph, outputs: &[ValueId]) -> Resu
             Err(Error::setting("matryoshka_dims", most, length))
         }
     }
+}
+
+/// Checks that the tokens of prompts belong to the mean.
+fn check_prompts(beside: &Beside) -> Result<()> {
+    let modules = beside.json("modules.json")?.unwrap_or_default();
+    for module in modules.as_array().into_iter().flatten() {
+        let Some(folder) = module["path"].as_str().filter(|folder| !folder.is_empty()) else { continue };
+        let file = format!("{folder}/config.json");
+        if beside.json(&file)?.is_some_and(|config| config["include_prompt"].as_bool() == Some(false)) {
+            let error = Error::unsupported(
+                "training with prompts",
+                format!("include_prompt of {file} leaves the tokens of prompts out of the mean"),
+            );
+            return Err(
+                error.with_hint("train without prompts, or with include_prompt true, which counts their tokens in training and in use")
+            );
+        }
+    }
+    Ok(())
 }
 
 /// What sentence-transformers' files beside a model say of its pooling: `modules.json`, `1_Pooling/config.json`.

@@ -3,19 +3,22 @@
 //! Where the graph has inputs for the past and outputs for the present, each run reads one token and the cache stays on the device; else each run
 //! reads everything again.
 
+mod beams;
 mod sampler;
 mod stream;
 mod text;
 mod together;
 mod transducer;
 mod wish;
+mod writing;
 
 pub use sampler::{Sampler, Sampling};
 pub use stream::TextStream;
 pub use text::{Next, Text};
 pub use together::{Group, Logits, Together, Worn};
-pub use transducer::{Graphs, Transducer, Writing};
+pub use transducer::{Graphs, Transducer};
 pub use wish::Wish;
+pub use writing::{Ending, Rules, Writing};
 
 use crate::adapter::config::Task;
 use crate::anatomy::{Feeding, MaskForm, Role};

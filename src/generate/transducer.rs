@@ -3,9 +3,9 @@
 //! The model is one graph with inputs for both halves, or the files that optimum writes: an encoder, a decoder, and perhaps one that reads a cache (a file
 //! of its own, or a branch of the decoder's). Without a cache each step reads all that was written again.
 
-use std::collections::BTreeMap;
-
+use super::beams::Search;
 use super::sampler::Sampler;
+use super::writing::Writing;
 use crate::adapter::config::Task;
 use crate::anatomy::{Feeding, Role};
 use crate::data::{Batches, Collation, Dataset, Example, Labels, Order};
@@ -27,29 +27,6 @@ pub enum Graphs {
         /// A decoder that reads a cache.
         with_past: Option<Runnable>,
     },
-}
-
-/// What is written, and when it ends.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Writing {
-    /// The tokens that the decoder begins with.
-    pub start: Vec<i32>,
-    /// Tokens that end a text.
-    pub stop: Vec<i32>,
-    /// Tokens to write at most.
-    pub new_tokens: usize,
-    /// The most tokens that a text may have with those that it begins with, where the model has a limit.
-    pub positions: Option<usize>,
-    /// Tokens that never come.
-    pub suppressed: Vec<i32>,
-    /// Tokens that do not come first.
-    pub suppressed_first: Vec<i32>,
-    /// Tokens that certainly come at these places, counted from the start.
-    pub forced: BTreeMap<usize, i32>,
-    /// Texts that are followed at once (beam search); 1 follows the sampler.
-    pub beams: usize,
-    /// The power of its length that a text's log-probability is divided by, in beam search.
-    pub length_penalty: f64,
 }
 
 /// An encoder-decoder that writes.
@@ -132,7 +109,11 @@ impl Transducer {
         for _ in 0..writing.most() {
             let logits = self.step(&mut state, &texts)?;
             for (row, logits) in logits.into_iter().enumerate() {
-                let token = if ended[row] { writing.filler() } else { sampler.pick(writing.allowed(logits, &texts[row]), &texts[row])? };
+                let token = if ended[row] {
+                    writing.filler()
+                } else {
+                    sampler.pick(writing.processed(logits, &texts[row], &state.source[row].input_ids), &texts[row])?
+                };
                 ended[row] |= writing.stop.contains(&token);
                 texts[row].push(token);
                 if row == 0 && !ended[0] {
@@ -148,55 +129,17 @@ impl Transducer {
 
     /// Writes the text of one source whose probability, over a power of its length, is the largest that is found following several texts at once.
     ///
-    /// Texts that ended are kept as transformers' beam search keeps them (`generation/beam_search.py`, without early stopping).
-    ///
     /// # Errors
     /// As [`write`](Self::write).
     pub fn search(&mut self, source: &Example, writing: &Writing) -> Result<Vec<i32>> {
-        let count = writing.beams.max(1);
-        let mut state = self.begin(vec![source.clone().with_media()?; count])?;
-        let mut beams: Vec<Beam> =
-            (0..count).map(|at| Beam { tokens: writing.start.clone(), score: if at == 0 { 0.0 } else { f64::NEG_INFINITY } }).collect();
-        let mut ended: Vec<Beam> = vec![];
-        let weight = |score: f64, length: usize| score / crate::measure::float(length.max(1)).powf(writing.length_penalty);
-        for _ in 0..writing.most() {
-            let texts: Vec<Vec<i32>> = beams.iter().map(|beam| beam.tokens.clone()).collect();
-            let logits = self.step(&mut state, &texts)?;
-            let mut candidates = candidates(&beams, logits, writing, 2 * count)?;
-            candidates.truncate(2 * count);
-            let written = texts[0].len() + 1 - writing.start.len();
-            let mut next: Vec<(usize, Beam)> = vec![];
-            for (rank, candidate) in candidates.iter().enumerate() {
-                if writing.stop.contains(&candidate.token) {
-                    if rank < count {
-                        let tokens = beams[candidate.from].tokens.clone();
-                        ended.push(Beam { tokens, score: weight(candidate.score, written) });
-                    }
-                } else if next.len() < count {
-                    let mut tokens = beams[candidate.from].tokens.clone();
-                    tokens.push(candidate.token);
-                    next.push((candidate.from, Beam { tokens, score: candidate.score }));
-                }
-            }
-            ended.sort_by(|one, other| other.score.total_cmp(&one.score));
-            ended.truncate(count);
-            let best = candidates.first().map_or(f64::NEG_INFINITY, |candidate| weight(candidate.score, written));
-            let worst = ended.last().filter(|_| ended.len() == count).map(|beam| beam.score);
-            if next.is_empty() || worst.is_some_and(|worst| worst >= best) {
-                beams.clear();
-                break;
-            }
-            let order: Vec<usize> = next.iter().map(|(from, _)| *from).chain(std::iter::repeat(0)).take(count).collect();
-            state.reorder(&order)?;
-            beams = next.into_iter().map(|(_, beam)| beam).collect();
-            beams.resize_with(count, || Beam {
-                tokens: texts[0].iter().copied().chain([writing.filler()]).collect(),
-                score: f64::NEG_INFINITY,
-            });
+        let mut state = self.begin(vec![source.clone().with_media()?; writing.beams.max(1)])?;
+        let read = state.source[0].input_ids.clone();
+        let mut search = Search::new(writing);
+        while search.goes_on() {
+            let logits = self.step(&mut state, &search.texts())?;
+            state.reorder(&search.follow(logits, &read)?)?;
         }
-        let open = beams.into_iter().map(|beam| Beam { score: weight(beam.score, beam.tokens.len() - writing.start.len()), ..beam });
-        let best = ended.into_iter().chain(open).max_by(|one, other| one.score.total_cmp(&other.score));
-        Ok(best.map(|beam| writing.written(&beam.tokens)).unwrap_or_default())
+        Ok(search.best())
     }
 
     /// Reads the sources.
@@ -238,80 +181,6 @@ impl Transducer {
                 decode(session, state, texts, may_cache)
             }
         }
-    }
-}
-
-/// A text that is followed.
-#[derive(Clone, Debug)]
-struct Beam {
-    tokens: Vec<i32>,
-    score: f64,
-}
-
-/// A token behind one of the texts.
-struct Candidate {
-    from: usize,
-    token: i32,
-    score: f64,
-}
-
-/// The most probable ways on, of all texts together.
-fn candidates(beams: &[Beam], logits: Vec<Vec<f32>>, writing: &Writing, count: usize) -> Result<Vec<Candidate>> {
-    let mut all: Vec<Candidate> = vec![];
-    for (from, (beam, logits)) in beams.iter().zip(logits).enumerate() {
-        // As transformers: scores are log-probabilities of all tokens, and of those that are left some are taken out.
-        let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let sum: f64 = logits.iter().map(|logit| f64::from(logit - most).exp()).sum();
-        if !sum.is_finite() {
-            return Err(crate::error::ErrorKind::Diverged("the model's logits are no numbers".to_owned()).into());
-        }
-        let log_sum = f64::from(most) + sum.ln();
-        let allowed = writing.allowed(logits, &beam.tokens);
-        let mut own: Vec<Candidate> = allowed
-            .iter()
-            .zip(0..)
-            .filter(|(logit, _)| **logit > f32::NEG_INFINITY)
-            .map(|(logit, token)| Candidate { from, token, score: beam.score + f64::from(*logit) - log_sum })
-            .collect();
-        own.sort_by(|one, other| other.score.total_cmp(&one.score));
-        own.truncate(count);
-        all.extend(own);
-    }
-    all.sort_by(|one, other| other.score.total_cmp(&one.score));
-    Ok(all)
-}
-
-impl Writing {
-    /// How many tokens may come.
-    fn most(&self) -> usize {
-        let room = self.positions.map_or(usize::MAX, |most| most.saturating_sub(self.start.len()));
-        self.new_tokens.min(room)
-    }
-
-    /// What stands behind a text that has ended.
-    fn filler(&self) -> i32 {
-        self.stop.first().copied().unwrap_or_default()
-    }
-
-    /// A text without the tokens that it begins with, and without what ends it and stands behind.
-    fn written(&self, text: &[i32]) -> Vec<i32> {
-        text[self.start.len()..].iter().copied().take_while(|token| !self.stop.contains(token)).collect()
-    }
-
-    /// Logits with those taken out that may not come behind these tokens.
-    fn allowed(&self, mut logits: Vec<f32>, tokens: &[i32]) -> Vec<f32> {
-        let place = |token: i32| usize::try_from(token).ok();
-        if let Some(forced) = self.forced.get(&tokens.len()).and_then(|token| place(*token)) {
-            logits.iter_mut().enumerate().filter(|(token, _)| *token != forced).for_each(|(_, logit)| *logit = f32::NEG_INFINITY);
-            return logits;
-        }
-        let first: &[i32] = if tokens.len() == self.start.len() { &self.suppressed_first } else { &[] };
-        for token in self.suppressed.iter().chain(first).filter_map(|token| place(*token)) {
-            if let Some(logit) = logits.get_mut(token) {
-                *logit = f32::NEG_INFINITY;
-            }
-        }
-        logits
     }
 }
 

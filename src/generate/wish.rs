@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::Writing;
+use super::writing::{Ending, Rules, Writing};
 use crate::data::{Specials, Tokenizer};
 use crate::error::{Error, Result};
 use crate::model::{Beside, declared};
@@ -19,11 +20,31 @@ pub struct Wish<'a> {
     pub new_tokens: usize,
     /// Whether tokens are sampled.
     pub is_drawn: bool,
+    /// Whether what draws tokens has a repetition penalty, in place of the configuration's.
+    pub penalizes: bool,
     /// How many texts are followed at once.
     pub beams: Option<usize>,
     /// The power of its length that a text's log-probability is divided by, in beam search.
     pub length_penalty: Option<f64>,
 }
+
+/// What changes a text and is not followed, beside what changes nothing.
+static UNREAD: LazyLock<[(&str, Value); 12]> = LazyLock::new(|| {
+    [
+        ("encoder_repetition_penalty", json!(1)),
+        ("num_beam_groups", json!(1)),
+        ("diversity_penalty", json!(0)),
+        ("penalty_alpha", json!(0)),
+        ("exponential_decay_length_penalty", Value::Null),
+        ("sequence_bias", Value::Null),
+        ("guidance_scale", json!(1)),
+        ("stop_strings", Value::Null),
+        ("remove_invalid_values", json!(false)),
+        ("constraints", Value::Null),
+        ("force_words_ids", Value::Null),
+        ("watermarking_config", Value::Null),
+    ]
+});
 
 /// What `generation_config.json` and `config.json` say.
 struct Configured(Vec<Value>);
@@ -51,10 +72,6 @@ impl Configured {
         self.get(name).and_then(token)
     }
 
-    fn tokens(&self, name: &str) -> Vec<i32> {
-        self.list(name).iter().filter_map(token).collect()
-    }
-
     /// Tokens that certainly come at a place.
     fn forced(&self) -> BTreeMap<usize, i32> {
         let first = self.token("forced_bos_token_id").map(|token| (1, token));
@@ -62,21 +79,60 @@ impl Configured {
         first.into_iter().chain(self.list("forced_decoder_ids").iter().filter_map(pair)).collect()
     }
 
-    /// Words of one token that never come.
-    fn bad_words(&self) -> Vec<i32> {
-        let single = |words: &Value| words.as_array().filter(|words| words.len() == 1).and_then(|words| token(&words[0]));
-        self.list("bad_words_ids").iter().filter_map(single).collect()
+    /// What is said and not followed.
+    fn unread(&self) -> impl Iterator<Item = &'static str> {
+        let changes = |(name, nothing): &&(&str, Value)| self.get(name).is_some_and(|value| !is_same(value, nothing));
+        UNREAD.iter().filter(changes).map(|(name, _)| *name)
     }
 
-    /// What is said and not followed.
-    fn unread(&self) -> Vec<&'static str> {
-        let names = ["no_repeat_ngram_size", "min_length", "forced_eos_token_id", "encoder_no_repeat_ngram_size"];
-        names.into_iter().filter(|name| self.get(name).is_some_and(|value| value.as_f64() != Some(0.0))).collect()
+    fn count(&self, name: &str) -> usize {
+        self.get(name).and_then(Value::as_u64).and_then(|count| usize::try_from(count).ok()).unwrap_or_default()
+    }
+
+    fn number(&self, name: &str) -> f64 {
+        self.get(name).and_then(Value::as_f64).unwrap_or(1.0)
+    }
+
+    /// Which tokens may come behind a start of so many.
+    fn rules(&self, start: usize) -> Rules {
+        Rules {
+            repetition_penalty: self.number("repetition_penalty"),
+            no_repeat: self.count("no_repeat_ngram_size"),
+            no_repeat_of_source: self.count("encoder_no_repeat_ngram_size"),
+            bad_words: self.list("bad_words_ids").iter().map(tokens).filter(|words| !words.is_empty()).collect(),
+            least: self.count("min_length").max(match self.count("min_new_tokens") {
+                0 => 0,
+                new => start + new,
+            }),
+            forced: self.forced(),
+            forced_last: self.get("forced_eos_token_id").map(tokens).unwrap_or_default(),
+            suppressed: self.get("suppress_tokens").map(tokens).unwrap_or_default(),
+            suppressed_first: self.get("begin_suppress_tokens").map(tokens).unwrap_or_default(),
+            renormalize: self.get("renormalize_logits").and_then(Value::as_bool).unwrap_or_default(),
+        }
+    }
+
+    /// When beam search ends.
+    fn ending(&self) -> Ending {
+        match self.get("early_stopping") {
+            Some(Value::Bool(true)) => Ending::AtOnce,
+            Some(Value::String(word)) if word == "never" => Ending::Impossible,
+            _ => Ending::Unlikely,
+        }
     }
 }
 
 fn token(value: &Value) -> Option<i32> {
     value.as_i64().and_then(|token| i32::try_from(token).ok())
+}
+
+/// A token, or a list of some.
+fn tokens(value: &Value) -> Vec<i32> {
+    value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice).iter().filter_map(token).collect()
+}
+
+fn is_same(value: &Value, other: &Value) -> bool {
+    value == other || value.as_f64().is_some_and(|number| other.as_f64().is_some_and(|other| number.total_cmp(&other).is_eq()))
 }
 
 impl Wish<'_> {
@@ -86,19 +142,20 @@ impl Wish<'_> {
     /// A configuration that cannot be read; beam search of tokens that are drawn.
     pub fn writing(&self, places: &[PathBuf], tokenizer: &Tokenizer, positions: Option<usize>) -> Result<Writing> {
         let configured = Configured::near(places)?;
-        let unread = configured.unread();
+        let unread: Vec<&str> = configured.unread().collect();
         if !unread.is_empty() {
             tracing::warn!("the configuration of generation says {}, which is not followed", unread.join(", "));
         }
         let start = configured.token("decoder_start_token_id").or_else(|| configured.token("bos_token_id"));
         let mut start = vec![start.unwrap_or_else(|| tokenizer.bos().unwrap_or_else(|| tokenizer.pad()))];
-        let forced = match self.begins {
-            Some(text) => {
-                start.extend(tokenizer.encode(text, Specials::AsWritten)?.ids);
-                BTreeMap::new()
-            }
-            None => configured.forced(),
-        };
+        let mut rules = configured.rules(start.len());
+        if let Some(text) = self.begins {
+            start.extend(tokenizer.encode(text, Specials::AsWritten)?.ids);
+            rules = Rules { forced: BTreeMap::new(), ..configured.rules(start.len()) };
+        }
+        if self.penalizes {
+            rules.repetition_penalty = 1.0;
+        }
         let usual = configured.get("num_beams").and_then(Value::as_u64).and_then(|count| usize::try_from(count).ok());
         let beams = self.beams.or(usual.filter(|_| !self.is_drawn)).unwrap_or(1);
         if self.is_drawn && beams > 1 {
@@ -111,11 +168,10 @@ impl Wish<'_> {
             stop: tokenizer.stops(&folders)?,
             new_tokens: self.new_tokens,
             positions,
-            suppressed: [configured.tokens("suppress_tokens"), configured.bad_words()].concat(),
-            suppressed_first: configured.tokens("begin_suppress_tokens"),
-            forced,
+            rules,
             beams,
             length_penalty: self.length_penalty.or_else(|| configured.get("length_penalty").and_then(Value::as_f64)).unwrap_or(1.0),
+            ending: configured.ending(),
         })
     }
 }

@@ -1,5 +1,6 @@
 //! Pictures: decoded, resized, cropped and normalised as transformers' image processors do it with Pillow.
 
+mod kinds;
 mod sizes;
 
 use std::io::BufReader;
@@ -9,6 +10,7 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
 use serde::Deserialize;
 
+use kinds::Does;
 use sizes::{Size, Target};
 
 use super::resample::{self, Filter};
@@ -98,24 +100,48 @@ impl ImageProcessor {
         let is_step = |(name, value): &(&String, &serde_json::Value)| name.starts_with("do_") && value.as_bool() == Some(true);
         if let Some((step, _)) = config.others.iter().filter(is_step).find(|(name, _)| !HARMLESS.contains(&name.as_str())) {
             let error = Error::unsupported(step.clone(), "what this step of a processor does to pictures is not known");
-            return Err(error.with_hint("rows may have pixel_values, as the processor makes them"));
+            return Err(error.with_hint(kinds::HINT));
         }
+        let kind = kinds::of(&config.others)?;
         if let Some(most) = config.max_image_size.and_then(Size::longest) {
             return Self::in_one_piece(config, most);
         }
         if config.do_pad == Some(true) {
             return Err(Error::unsupported("do_pad", "this processor pads pictures, as detectors want it; only classifiers' are known"));
         }
-        let crops = config.do_center_crop.unwrap_or(false);
+        let is_said = config.crop_size.is_some();
+        let crops = config.do_center_crop.unwrap_or(is_said && kind.is_some_and(|kind| kind.crops));
         let crop = if crops { config.crop_size.or(config.size).map(|size| size.exact("crop_size")).transpose()? } else { None };
-        let (target, crop) = match config.size.filter(|_| config.do_resize.unwrap_or(true)) {
+        let size = config.size.map(|size| kind.map_or(size, |kind| kind.named(size)));
+        let does = kind.map_or(Does::AsWritten, |kind| kind.does);
+        let (size, share) = match (does, config.crop_pct) {
+            (Does::LargerShorter, _) => (size.map(|size| size.with_shorter_times(256.0 / 224.0)), None),
+            (Does::OverShare, Some(share)) if share > 0.0 => (size.map(|size| size.over(share)), None),
+            (Does::Middle, share) => (size, share.or(Some(224.0 / 256.0))),
+            (_, share) => (size, share),
+        };
+        let (target, crop) = match size.filter(|_| config.do_resize.unwrap_or(true)) {
             None => (None, crop),
-            Some(size) => size.target(config.crop_pct, crops, crop)?,
+            Some(size) => size.target(share, crops, crop)?,
         };
         if let Some((height, width)) = crop {
             check("crop_size", (width, height), MOST_MADE)?;
         }
-        Ok(Self { target, crop, ..Self::normalising(config)? })
+        let numbers = Self::normalising(config)?;
+        let numbers = if does == Does::DividesTwice { numbers.dividing_twice(config)? } else { numbers };
+        Ok(Self { target, crop, ..numbers })
+    }
+
+    /// What EfficientNet's processor makes of numbers: `(x / 255 - offset - mean) / std / std`.
+    fn dividing_twice(self, config: &Config) -> Result<Self> {
+        let says = |key: &str, usual: bool| config.others.get(key).and_then(serde_json::Value::as_bool).unwrap_or(usual);
+        let offset = if says("rescale_offset", false) && config.do_rescale != Some(false) { 1.0 } else { 0.0 };
+        let own = match &config.image_std {
+            Some(std) if says("include_top", true) => three("image_std", std)?,
+            _ => [1.0; 3],
+        };
+        let each = |of: &dyn Fn(usize) -> f64| [of(0), of(1), of(2)];
+        Ok(Self { mean: each(&|at| self.mean[at] + offset), std: each(&|at| self.std[at] * own[at]), ..self })
     }
 
     /// A picture in a square of this side, at first as large as its longer side is to be (Idefics3's processor without `do_image_splitting`).
@@ -132,6 +158,10 @@ impl ImageProcessor {
     /// What becomes of a picture's numbers, and with which filter it is resized.
     fn normalising(config: &Config) -> Result<Self> {
         let rescales = config.do_rescale.unwrap_or(true);
+        if config.do_normalize == Some(true) && (config.image_mean.is_none() || config.image_std.is_none()) {
+            let error = Error::not_found("key", if config.image_mean.is_none() { "image_mean" } else { "image_std" });
+            return Err(error.with_hint("with do_normalize pixels are normalised by image_mean and image_std"));
+        }
         let (mean, std) = match (config.do_normalize.unwrap_or(true), &config.image_mean, &config.image_std) {
             (true, Some(mean), Some(std)) => (three("image_mean", mean)?, three("image_std", std)?),
             _ => ([0.0; 3], [1.0; 3]),

@@ -107,6 +107,23 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+#[test]
+fn the_last_token_that_may_come_is_the_one_that_the_configuration_forces() {
+    let work = Work::of(&CASES[1]);
+    let written = || work.written(&[&work.file(FILES[1]), "--part", &work.file(FILES[0])]);
+    let free = written();
+    let config = std::fs::read_to_string(work.file("config.json")).expect("the fixture is whole");
+    let mut config: Value = serde_json::from_str(&config).expect("JSON");
+    config["forced_eos_token_id"] = config["eos_token_id"].clone();
+    std::fs::write(work.file("config.json"), config.to_string()).expect("it is written");
+    let most = usize::try_from(work.expected["max_new_tokens"].as_u64().expect("a number")).expect("a small one");
+    let goes_on = |text: &Value| text.as_array().is_some_and(|text| text.len() == most);
+    assert!(free.iter().any(goes_on), "a text goes on: {free:?}");
+    // The end stands in the last place, and is not told.
+    let cut = |text: &Value| text.as_array().expect("tokens").iter().take(most - 1).cloned().collect::<Value>();
+    assert_eq!(written(), free.iter().map(cut).collect::<Vec<_>>());
+}
+
 /// The names of a file's inputs and outputs.
 fn ports(file: &Path) -> Vec<String> {
     let graph = onnx::read(file).expect("a model");

@@ -69,6 +69,40 @@ fn a_row_counts_as_often_as_it_weighs() {
 }
 
 #[test]
+fn a_batch_whose_rows_weigh_nothing_teaches_nothing() {
+    for case in CASES.iter().filter(|case| ["numbers", "embedding, scored pairs, cosine", "preferences"].contains(&case.what)) {
+        let folder = Folder::with(case.model);
+        folder.write("tokenizer.json", &tokenizer());
+        let rows: Vec<Value> = (0..4).map(case.row).collect();
+        let weight = |at: usize| if at < 2 { 0.0 } else { 1.0 };
+        let data = file(&folder, "weighed.jsonl", rows.iter().enumerate().map(|(at, row)| weighed(row.clone(), weight(at))));
+        let counted = file(&folder, "counted.jsonl", rows[2..].iter().cloned());
+        let bundle = folder.path("bundle");
+        done(&[&["inject", &folder.path("model.onnx"), "--method", "lora", "-o", &bundle][..], case.inject].concat());
+        let tokenizer = folder.path("tokenizer.json");
+        let eval = |data: &str| {
+            number(&json_of(&["eval", &bundle, "--data", data, "--tokenizer", &tokenizer, "--batch-size", "2"])["metrics"]["loss"])
+        };
+        let (found, expected) = (eval(&data), eval(&counted));
+        assert!((found - expected).abs() <= 2e-5 * expected.abs().max(1.0), "{}: {found}, expected {expected}", case.what);
+        done(&[
+            "train",
+            &bundle,
+            "--data",
+            &data,
+            "--tokenizer",
+            &tokenizer,
+            "--no-shuffle",
+            "--batch-size",
+            "2",
+            "--max-steps",
+            "2",
+            "-q",
+        ]);
+    }
+}
+
+#[test]
 fn tokens_of_a_row_weigh_what_the_row_weighs() {
     for (model, task) in
         [("llama/dynamo.onnx", "causal-lm"), ("t5/torchscript.onnx", "seq2seq-lm"), ("bert_masked/dynamo.onnx", "masked-lm")]

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ir::{Attr, DType, Graph, Node, Tensor, Trait, ValueId};
 
+use super::super::walk::ValueRef;
 use super::super::{Attention, Mask, MaskForm, Masking};
 
 /// What is added to scores, or more, masks nothing.
@@ -75,7 +76,8 @@ pub(super) fn form(graph: &Graph, attention: &Attention, input: ValueId) -> Opti
     forms.iter().find(|form| fits(form)).map(|(form, ..)| *form)
 }
 
-/// Whether a value is made from an input.
+/// Whether a value is made from an input, by anything but what a network computes: scores that are added to others may be made from hidden states
+/// (the gated position bias of WavLM), whose input is no mask.
 pub(super) fn reaches(graph: &Graph, input: ValueId, value: ValueId) -> bool {
     let (mut waiting, mut seen) = (vec![value], BTreeSet::new());
     while let Some(id) = waiting.pop() {
@@ -83,10 +85,19 @@ pub(super) fn reaches(graph: &Graph, input: ValueId, value: ValueId) -> bool {
             return true;
         }
         // Lengths are not made from what is in a tensor.
-        let maker = graph.producer(id).map(|node| graph.node(node)).filter(|node| !Trait::Lengths.is_of(&node.op));
+        let maker =
+            graph.producer(id).map(|node| graph.node(node)).filter(|node| !Trait::Lengths.is_of(&node.op) && !computes(graph, node));
         waiting.extend(maker.into_iter().flat_map(Node::reads).filter(|&read| seen.insert(read)));
     }
     false
+}
+
+/// Whether a node makes hidden states: a convolution, a normalisation, or a product with weights.
+fn computes(graph: &Graph, node: &Node) -> bool {
+    const STATES: &[&str] = &["Conv", "Softmax", "LayerNormalization", "InstanceNormalization", "GroupNormalization", "LSTM", "GRU"];
+    let is_weight = |id: ValueId| ValueRef::new(graph, id).behind(&["Transpose", "Cast", "DequantizeLinear"]).is_constant();
+    let is_product = ["MatMul", "Gemm", "com.microsoft:FusedMatMul"].contains(&&*node.op);
+    STATES.contains(&&*node.op) || (is_product && node.inputs.len() >= 2 && node.reads().take(2).any(is_weight))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -54,6 +54,12 @@ impl Declared {
         found.map(|task| if task == Task::Seq2SeqLm && !self.is_encoder_decoder { Task::CausalLm } else { task })
     }
 
+    /// The task of a classifier whose labels are of this kind.
+    pub(super) fn kind_of_labels(&self) -> Option<Task> {
+        let kind = self.problem_type.as_deref()?;
+        super::TASKS.iter().find(|row| row.problem_type == Some(kind)).map(|row| row.task)
+    }
+
     /// Whether the class is one whose name has this ending.
     pub(super) fn is(&self, ending: &str) -> bool {
         self.architecture.as_deref().is_some_and(|name| name.contains(ending))
@@ -139,10 +145,9 @@ impl<'a> View<'a> {
     /// answer where the outputs are starts and ends, by what sentence-transformers makes of hidden states.
     pub(super) fn told(&self) -> Option<Task> {
         let declared = self.declared;
-        let by_type = super::TASKS.iter().find(|row| row.problem_type.is_some() && row.problem_type == declared.problem_type.as_deref());
         let answers = || self.starts_and_ends().map(|_| Task::Qa);
         let of_pairs = declared.scores_pairs.then_some(Task::Rerank);
-        of_pairs.or(by_type.map(|row| row.task)).or_else(answers).or_else(|| declared.pools_sentences.then_some(Task::Embedding))
+        of_pairs.or_else(|| declared.kind_of_labels()).or_else(answers).or_else(|| declared.pools_sentences.then_some(Task::Embedding))
     }
 
     /// The names of the outputs with scores of positions where an answer starts and where it ends.

@@ -56,6 +56,14 @@ pub fn decide(graph: &Graph, anatomy: &Anatomy, declared: &Declared, asked: Opti
     Ok(Decision { task, doubt: what.map(|what| format!("the model looks made for {what}: {}", guess.why)) })
 }
 
+/// The task that is meant where PEFT's name of one is all that is said, which several tasks have in common (`SEQ_CLS`): of these the one that the model
+/// and its folder speak for.
+#[must_use]
+pub fn meant(graph: &Graph, anatomy: &Anatomy, declared: &Declared, named: Task) -> Task {
+    let is_one = |task: &Task| task.task_type() == named.task_type() || (is_for_rows(*task) && is_for_rows(named));
+    guess(graph, anatomy, declared).task.or_else(|| declared.kind_of_labels()).filter(is_one).unwrap_or(named)
+}
+
 fn is_for_rows(task: Task) -> bool {
     task.scores_rows()
 }

@@ -200,6 +200,15 @@ fn the_folder_of_a_model_is_evidence() {
         assert_eq!(guess(&graph, &anatomy, &declared).task, expected, "{declared:?}");
         assert_eq!(decide(&graph, &anatomy, &declared, None).ok().map(|decision| decision.task), expected, "{declared:?}");
     }
+    // PEFT has one name for all tasks of classifiers: the folder tells which, and changes nothing else.
+    for (declared, named, expected) in [
+        (of_type("multi_label_classification"), Task::SeqCls, Task::MultiLabel),
+        (of_type("regression"), Task::SeqCls, Task::Regression),
+        (Declared::default(), Task::SeqCls, Task::SeqCls),
+        (of_type("regression"), Task::CausalLm, Task::CausalLm),
+    ] {
+        assert_eq!(meant(&graph, &anatomy, &declared, named), expected, "{declared:?}");
+    }
     // What somebody asks for is done, with the folder's word as a doubt.
     let asked = decide(&graph, &anatomy, &of_type("regression"), Some(Task::SeqCls)).expect("it is asked for");
     assert!(asked.task == Task::SeqCls && asked.doubt.is_some(), "{asked:?}");

@@ -90,6 +90,7 @@ pub(super) fn run(args: &Args, global: &Global, model: Model, sampler: &dyn Fn()
         begins: args.decoder_prompt.as_deref(),
         new_tokens: args.max_new_tokens,
         is_drawn: args.choice.temperature > 0.0,
+        penalizes: is_penalized(args),
         beams: args.num_beams.map(std::num::NonZeroUsize::get),
         length_penalty: args.length_penalty,
     };
@@ -120,11 +121,15 @@ pub(super) fn run(args: &Args, global: &Global, model: Model, sampler: &dyn Fn()
     if global.json { output::print_json(&answers) } else { Ok(()) }
 }
 
+fn is_penalized(args: &Args) -> bool {
+    args.choice.repetition_penalty.to_bits() != 1.0_f64.to_bits()
+}
+
 /// Options of beam search, and of texts that are followed alone.
 #[rustfmt::skip]
 static OF_BEAMS: &[OnlyWith<Args, bool>] = &[
     OnlyWith { option: "length_penalty",     is_given: |args| args.length_penalty.is_some(),            with: "beam search (num_beams above 1)",       holds: |has_beams| *has_beams },
-    OnlyWith { option: "repetition_penalty", is_given: |args| args.choice.repetition_penalty.to_bits() != 1.0_f64.to_bits(), with: "one beam: beam search has none", holds: |has_beams| !has_beams },
+    OnlyWith { option: "repetition_penalty", is_given: is_penalized,                                 with: "one beam: beam search has the configuration's", holds: |has_beams| !has_beams },
 ];
 
 /// What is read: its name, what it is, and the row.

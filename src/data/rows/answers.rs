@@ -30,8 +30,7 @@ fn windows(fields: &Fields, answers: &[Found], encoder: &Encoder<'_>) -> Result<
     let text: Arc<str> = context.into();
     let texts: Arc<[String]> = answers.iter().map(|answer| answer.text.clone()).collect();
     let window = |tokens: Tokens| {
-        let of_context: Vec<usize> =
-            (0..tokens.ids.len()).filter(|&at| tokens.texts[at] == Some(1) && !tokens.spans[at].is_empty()).collect();
+        let of_context: Vec<usize> = (0..tokens.ids.len()).filter(|&at| tokens.texts[at] == Some(1)).collect();
         let (start, end) = answers.first().and_then(|answer| place(answer, &tokens, &of_context)).unwrap_or((0, 0));
         let number = |at: usize| Numbers { shape: vec![], values: vec![crate::measure::float(at)] };
         let spans = of_context.iter().map(|&at| (at, tokens.spans[at].clone())).collect();
@@ -43,14 +42,13 @@ fn windows(fields: &Fields, answers: &[Found], encoder: &Encoder<'_>) -> Result<
     Ok(windows.into_iter().map(window).collect())
 }
 
-/// The first and the last token of an answer, if the window has all of it.
+/// The first and the last token of an answer, if the window has all of it. Where several tokens stand for one character, the first is the last of those
+/// that begin at or before the answer, and the last is the first of those at the window's end that reach the answer's end (`prepare_train_features`).
 fn place(answer: &Found, tokens: &Tokens, of_context: &[usize]) -> Option<(usize, usize)> {
     let (from, to) = (answer.start, answer.start + answer.text.len());
-    let start = of_context.iter().copied().find(|&at| tokens.spans[at].end > from)?;
-    let end = of_context.iter().rev().copied().find(|&at| tokens.spans[at].start < to)?;
-    let begins = of_context.first().is_some_and(|&first| tokens.spans[first].start <= from);
-    let is_whole = begins && tokens.spans[start].start < to && tokens.spans[end].end >= to && start <= end;
-    is_whole.then_some((start, end))
+    let start = of_context.iter().copied().take_while(|&at| tokens.spans[at].start <= from).last()?;
+    let end = of_context.iter().rev().copied().take_while(|&at| tokens.spans[at].end >= to).last()?;
+    Some((start, end))
 }
 
 struct Found {

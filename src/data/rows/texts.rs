@@ -6,6 +6,7 @@ use super::values::number;
 use crate::data::encoder::Encoder;
 use crate::data::example::{Example, Labels, Numbers};
 use crate::data::fields::{Fields, describe, empty_text, json};
+use crate::data::prompts;
 use crate::data::reading::Reading;
 use crate::error::{Error, Result};
 use crate::train::losses::LABELS;
@@ -228,12 +229,14 @@ fn columns(fields: &Fields) -> Result<Vec<&str>> {
 }
 
 fn text(fields: &Fields, name: &str, encoder: &Encoder<'_>) -> Result<Example> {
-    let text = fields[name].as_str().ok_or_else(|| Error::mismatch(name.to_owned(), "text", &fields[name]))?;
+    let text = fields[name].as_str().ok_or_else(|| {
+        Error::mismatch(name.to_owned(), "text", &fields[name])
+            .with_hint("a column has one text in a row; several negatives are negative_1, negative_2 and so on")
+    })?;
     if text.trim().is_empty() {
         return Err(empty_text(name));
     }
-    let prompt = encoder.reading.loss.prompts.iter().find(|(column, _)| column == name).map_or("", |(_, prompt)| prompt.as_str());
-    encoder.plain_text(&format!("{prompt}{text}"))
+    encoder.plain_text(&format!("{}{text}", prompts::of(encoder.reading.loss, name)))
 }
 
 #[cfg(test)]

@@ -35,10 +35,13 @@ pub(super) fn tags(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
     Ok(labelled(encoded, encoder, |word| classes.get(word).copied().unwrap_or(IGNORED)))
 }
 
+/// What words look like.
+const WORDS: &str = "words are texts, such as {\"tokens\": [\"Ada\", \"5\"], ..}";
+
 fn given(words: &[Value]) -> Result<Vec<String>> {
     words
         .iter()
-        .map(|word| word.as_str().map(ToOwned::to_owned).ok_or_else(|| Error::mismatch("tokens", "words", describe(word))))
+        .map(|word| word.as_str().map(ToOwned::to_owned).ok_or_else(|| Error::mismatch("tokens", "words", describe(word)).with_hint(WORDS)))
         .collect()
 }
 
@@ -49,7 +52,9 @@ pub(super) type Word = (String, Option<Range<usize>>);
 pub(super) fn asked(fields: &Fields, encoder: &Encoder<'_>) -> Result<(Example, Vec<Word>)> {
     let number = |word: usize| i32::try_from(word).unwrap_or(IGNORED);
     if let Some(tokens) = fields.get("tokens").map(json) {
-        let Value::Array(words) = &*tokens else { return Err(Error::mismatch("tokens", "a list of words", describe(&tokens))) };
+        let Value::Array(words) = &*tokens else {
+            return Err(Error::mismatch("tokens", "a list of words", describe(&tokens)).with_hint(WORDS));
+        };
         let words = given(words)?;
         let encoded = encoder.tokenizer()?.encode_words(words.clone())?;
         return Ok((labelled(encoded, encoder, number), words.into_iter().map(|word| (word, None)).collect()));

@@ -143,6 +143,33 @@ fn labels_are_whole_numbers_or_names_and_never_both() -> Result<()> {
 }
 
 #[test]
+fn numbers_and_names_are_not_mixed_in_lists_of_labels() -> Result<()> {
+    let (_folder, tokenizer) = encoder()?;
+    for (task, content, expected) in [
+        (
+            Task::MultiLabel,
+            [json!({"text": "one", "labels": [1, 2]}), json!({"text": "two", "labels": ["x"]})],
+            "line 2: label: expected a whole number",
+        ),
+        (
+            Task::MultiLabel,
+            [json!({"text": "one", "labels": ["x"]}), json!({"text": "two", "labels": [0]})],
+            "line 2: label: expected a name",
+        ),
+        (
+            Task::TokenCls,
+            [json!({"tokens": ["one"], "tags": [1]}), json!({"tokens": ["two"], "tags": ["x"]})],
+            "line 2: label: expected a whole number",
+        ),
+    ] {
+        let reading = Reading { tokenizer: Some(&tokenizer), ..Reading::for_task(task) };
+        let error = read("a.jsonl", &content.map(|row| row.to_string()).join("\n"), &reading).expect_err("a number and a name");
+        assert!(error.to_string().contains(expected) && error.hint().is_some(), "{error}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_pair_is_cut_at_its_longer_text_and_never_loses_one() -> Result<()> {
     let (_folder, tokenizer) = encoder()?;
     let reading = Reading { tokenizer: Some(&tokenizer), max_length: Some(7), ..Reading::for_task(Task::SeqCls) };
@@ -155,8 +182,9 @@ fn a_pair_is_cut_at_its_longer_text_and_never_loses_one() -> Result<()> {
     }
     let (_folder, plain) = tokenizer_without_pairs()?;
     let reading = Reading { tokenizer: Some(&plain), ..reading };
-    let error = read("a.jsonl", r#"{"text": "one", "text_pair": "two", "label": 0}"#, &reading).unwrap_err();
-    assert!(error.to_string().contains("a row of two texts is not supported: the tokenizer puts nothing between them"), "{error}");
+    // As transformers joins them where the tokenizer has nothing to put between.
+    let joined = read("a.jsonl", r#"{"text": "one", "text_pair": "two three", "label": 0}"#, &reading)?;
+    assert_eq!((&joined.examples[0].input_ids[..], &joined.examples[0].token_type_ids[..]), (&[10, 11, 12][..], &[0, 1, 1][..]));
     Ok(())
 }
 

@@ -120,3 +120,49 @@ fn places_of_tokens_that_begin_with_a_space_are_those_of_their_words() {
     assert_eq!(context.map(|(_, span)| &"the happy fox"[span.clone()]).collect::<Vec<_>>(), ["the", "happy", "fox"]);
     assert_eq!(windows[0].ids, [0, 3, 2, 2, 4, 5, 6, 2]);
 }
+
+/// A tokenizer of small pieces, with a token between two texts.
+fn of_pieces(pre_tokenizer: &serde_json::Value, model: &serde_json::Value) -> Tokenizer {
+    let text = |name: &str| json!({"Sequence": {"id": name, "type_id": 0}});
+    let file = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null, "decoder": null,
+        "pre_tokenizer": pre_tokenizer, "model": model,
+        "post_processor": {
+            "type": "TemplateProcessing", "single": [text("A")], "pair": [text("A"), {"SpecialToken": {"id": "/", "type_id": 0}}, text("B")],
+            "special_tokens": {"/": {"id": "/", "ids": [0], "tokens": ["/"]}}
+        }
+    });
+    Tokenizer::from_bytes(file.to_string().as_bytes()).expect("a tokenizer")
+}
+
+#[test]
+fn where_several_tokens_share_a_character_an_answer_is_where_transformers_has_it() -> Result<()> {
+    // "▁" and "c" stand for the first character, both bytes of "ñ" for that letter.
+    let pieces = ["/", "▁", "c", "a", "t", "s"].map(|piece| json!([piece, -1.0]));
+    let marked = of_pieces(
+        &json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true}),
+        &json!({"type": "Unigram", "unk_id": 0, "vocab": pieces, "byte_fallback": false}),
+    );
+    let bytes: serde_json::Map<_, _> =
+        ["/", "a", "Ġ", "Ã", "±", "s"].into_iter().zip(0..).map(|(at, id)| (at.to_owned(), json!(id))).collect();
+    let of_bytes = of_pieces(
+        &json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}),
+        &json!({"type": "BPE", "vocab": bytes, "merges": []}),
+    );
+    // Positions as `prepare_train_features` of transformers' run_qa.py gives them, behind two or one tokens of the question and the one between.
+    for (tokenizer, question, context, answer, at, expected) in [
+        (&marked, "a", "cats a", "cat", 0, [4, 6]),
+        (&marked, "a", "cats a", "c", 0, [4, 3]),
+        (&marked, "a", "cats a", "a", 5, [9, 9]),
+        (&of_bytes, "a", "ñas", "ña", 0, [3, 4]),
+        (&of_bytes, "a", "aña s", "ñ", 1, [4, 3]),
+        (&of_bytes, "a", "aña s", "a", 2, [5, 5]),
+        (&of_bytes, "a", "as ñ", "as ñ", 0, [2, 5]),
+    ] {
+        let row = json!({"question": question, "context": context, "answers": {"text": [answer], "answer_start": [at]}});
+        let reading = Reading { tokenizer: Some(tokenizer), ..Reading::for_task(Task::Qa) };
+        let found = windows(&read("a.jsonl", &row.to_string(), &reading)?);
+        assert_eq!(found[0].1.map(crate::num::floor), expected, "{answer} in {context}: {:?}", found[0].0);
+    }
+    Ok(())
+}

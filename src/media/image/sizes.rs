@@ -27,6 +27,34 @@ pub(super) enum Size {
 pub(super) type Resizing = (Option<Target>, Option<(u32, u32)>);
 
 impl Size {
+    /// A height and a width.
+    pub(super) fn sides(height: u32, width: u32) -> Self {
+        Self::Named { height: Some(height), width: Some(width), shortest_edge: None, longest_edge: None }
+    }
+
+    /// The length of the shorter side.
+    pub(super) fn shorter(side: u32) -> Self {
+        Self::Named { height: None, width: None, shortest_edge: Some(side), longest_edge: None }
+    }
+
+    /// The shorter side's length times a number, where that is what is named.
+    pub(super) fn with_shorter_times(self, factor: f64) -> Self {
+        match self {
+            Self::Named { shortest_edge: Some(side), .. } => Self::shorter(whole(f64::from(side) * factor)),
+            other => other,
+        }
+    }
+
+    /// The lengths over a share of them; where they are equal, as the shorter side's.
+    pub(super) fn over(self, share: f64) -> Self {
+        match self {
+            Self::Named { shortest_edge: Some(side), .. } => Self::shorter(quotient(side, share)),
+            Self::Named { height: Some(height), width: Some(width), .. } if height == width => Self::shorter(quotient(height, share)),
+            Self::Named { height: Some(height), width: Some(width), .. } => Self::sides(quotient(height, share), quotient(width, share)),
+            other => other,
+        }
+    }
+
     /// The length of the longer side, where that is what is named.
     pub(super) fn longest(self) -> Option<u32> {
         if let Self::Named { longest_edge, .. } = self { longest_edge } else { None }

@@ -100,7 +100,10 @@ impl<'g> Terms<'g> {
     /// The mean over rows, each with its weight, of a value for each row, `[rows]`, or of several, `[rows, ..]`: `Σ w·v / Σ w`.
     fn over_rows(&self, values: Expr<'g>) -> Sum<'g> {
         let weights = self.weights_like(values);
-        Sum { sum: (values * weights).sum_all(), count: weights.sum_all() }
+        let count = weights.sum_all();
+        // Rows that all weigh nothing teach nothing.
+        let count = if self.weights.is_some() { count.max(count.same_type(1e-12)) } else { count };
+        Sum { sum: (values * weights).sum_all(), count }
     }
 
     /// What each value weighs, of values of rows.
