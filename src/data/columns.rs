@@ -252,6 +252,10 @@ impl<'a> Rows<'a> {
         if let Some(example) = self.examples.iter().find(|example| !matches!(example.labels, Labels::Tokens(_))) {
             return Err(Error::mismatch("labels", "one for each token", "a class for the row").at(Place::Line(example.line)));
         }
+        self.labels_of_tokens(port)
+    }
+
+    fn labels_of_tokens(&self, port: &Port) -> Result<HostTensor> {
         self.label_matrix(
             port,
             Fill::With(IGNORED),
@@ -259,8 +263,12 @@ impl<'a> Rows<'a> {
         )
     }
 
-    /// The label of each row as it is: its class, or its numbers.
+    /// The label of each row as it is: its class, or its numbers; those of its tokens where it has such.
     fn label_of_row(&self, port: &Port) -> Result<HostTensor> {
+        let has_own = |example: &Example| matches!(&example.labels, Labels::Tokens(labels) if !labels.is_empty());
+        if port.shape.len() > 1 && self.examples.iter().all(has_own) {
+            return self.labels_of_tokens(port);
+        }
         let mut values = vec![];
         for example in self.examples {
             match (&example.labels, example.columns.get(LABELS)) {

@@ -2,7 +2,7 @@
 //! (`docs/ContribOperators.md`), and ONNX's own pages for operators without a domain.
 
 use super::{Fused, Outputs};
-use super::{activation, attention, bits4, experts, grouped, norm, packed, quantized, resample, rotary};
+use super::{activation, attention, bits4, class_losses, experts, grouped, norm, packed, quantized, resample, rotary};
 use crate::error::Refusal;
 
 /// Writes a fused node out. The error is why it cannot.
@@ -37,6 +37,10 @@ pub(super) static ELSEWHERE: &[(&str, Form)] = &[
     ("com.microsoft:BiasSplitGelu",      activation::split_gelu),
     ("com.microsoft:BiasAdd",            |f| Ok(vec![Some(f.x(0)? + f.x(1)? + f.x(2)?)])),
     ("com.microsoft:FusedGemm",          activation::fused_gemm),
+
+    // Losses of classes, in losses that are graphs.
+    ("SoftmaxCrossEntropyLoss",          class_losses::softmax_cross_entropy),
+    ("NegativeLogLikelihoodLoss",        class_losses::negative_log_likelihood),
 
     // Experts.
     ("com.microsoft:MoE",                experts::plain),

@@ -10,6 +10,7 @@ mod activation;
 mod attention;
 mod bits4;
 mod branch;
+mod class_losses;
 mod cuda;
 mod experts;
 mod forms;

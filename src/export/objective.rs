@@ -8,7 +8,7 @@ use crate::adapter::config::{Pooling, Task};
 use crate::adapter::new_head;
 use crate::anatomy::{Anatomy, Reads};
 use crate::ir::{Graph, ValueId};
-use crate::model::{Beside, Model, declared, raised};
+use crate::model::{Beside, Model, declared, plain};
 use crate::train::distillation;
 use crate::train::formula::Formula;
 use crate::train::loss_graph::LossGraph;
@@ -174,8 +174,8 @@ fn declared_options(reads: Reads, beside: &Beside) -> Result<BTreeMap<String, f6
 
 fn of_graph(asked: &LossRequest, source: &LossSource) -> Result<Settled> {
     let loss = match source {
-        LossSource::File(file) => raised(&onnx::read(file)?).and_then(LossGraph::new).in_file(file)?,
-        LossSource::Graph(graph) => LossGraph::new(raised(graph)?)?,
+        LossSource::File(file) => plain(&onnx::read(file)?).and_then(LossGraph::new).in_file(file)?,
+        LossSource::Graph(graph) => LossGraph::new(plain(graph)?)?,
     };
     let plan = LossPlan { name: GRAPH.to_owned(), columns: loss.inputs(), prompts: asked.prompts.clone(), ..LossPlan::default() };
     Ok(Settled { plan, objective: Objective::Graph(loss) })

@@ -31,6 +31,7 @@ mod in_memory;
 mod infer;
 mod last_layer;
 mod layering;
+mod loss_graphs;
 mod losses;
 mod media;
 mod merging;
