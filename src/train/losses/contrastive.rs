@@ -48,13 +48,18 @@ pub(super) fn margin_mse<'g>(terms: &Terms<'g>) -> Sum<'g> {
     let (texts, margins) = (by_text(terms), terms.columns[0].cast(DType::F32));
     let products = (texts * texts.slice(&[0], &[1], &[0])).sum_away(&[-1]);
     let found = products.slice(&[1], &[2], &[0]) - products.slice(&[2], &[i64::MAX], &[0]);
-    terms.over_rows((found - margins.t()).square().mean(&[0]).squeeze(&[0]))
+    terms.over_rows(mean_away((found - margins.t()).square(), &[0]))
 }
 
 /// `MSELoss`: `(x − y)²`, where `y` is the teacher's vector for all texts of the row, or its own for each; the mean over texts and numbers.
 pub(super) fn mean_squared<'g>(terms: &Terms<'g>) -> Sum<'g> {
     let wanted = terms.columns[0].cast(DType::F32).transpose(&[1, 0, 2]);
-    terms.over_rows((by_text(terms) - wanted).square().mean(&[0, 2]).squeeze(&[0, 2]))
+    terms.over_rows(mean_away((by_text(terms) - wanted).square(), &[0, 2]))
+}
+
+/// The mean over axes, which go. How many numbers there are is counted where the numbers are: of a length, CUDA would fetch it from the processor as a float.
+fn mean_away<'g>(values: Expr<'g>, axes: &[i64]) -> Expr<'g> {
+    values.sum_away(axes) / values.filled_like(1.0).sum_away(axes)
 }
 
 /// Vectors by their place in the row, `[texts of a row, rows, hidden]`.
