@@ -291,6 +291,7 @@ fn head(path: &Path) -> Result<impl ImageDecoder> {
 /// The first frame of a picture, turned as its camera says, in RGB without its alpha.
 fn decode(path: &Path) -> Result<RgbImage> {
     let decode = || -> Result<RgbImage> {
+        is_whole(path)?;
         let mut decoder = head(path)?;
         let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
         let mut picture = DynamicImage::from_decoder(decoder).map_err(|error| PICTURE.refused(error))?;
@@ -298,6 +299,19 @@ fn decode(path: &Path) -> Result<RgbImage> {
         Ok(picture.into_rgb8())
     };
     behind_wall(PICTURE, decode).and_then(|picture| picture).in_file(path)
+}
+
+/// Refuses a JPEG that was cut off, of which the decoder gives what there is and grey for the rest: its last scan has no end.
+fn is_whole(path: &Path) -> Result<()> {
+    const JPEG: [u8; 2] = [0xFF, 0xD8];
+    const SCAN: u8 = 0xDA;
+    const END: u8 = 0xD9;
+    let bytes = files::map(path)?;
+    let last = |marker: u8| bytes.windows(2).rposition(|pair| pair == [0xFF, marker]);
+    if bytes.starts_with(&JPEG) && last(END) < last(SCAN) {
+        return Err(PICTURE.refused("the JPEG is cut off: its end is missing"));
+    }
+    Ok(())
 }
 
 /// What to do about a picture that is too large.

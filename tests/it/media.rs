@@ -166,3 +166,18 @@ fn pictures_have_numbers_and_several_labels_as_texts_have() {
         assert!(done(&["predict", &bundle, "--data", &data]).contains("prediction"), "{task}");
     }
 }
+
+#[test]
+fn a_jpeg_that_was_cut_off_is_no_picture() {
+    let folder = Folder::empty();
+    let config = folder.write("preprocessor_config.json", r#"{"do_resize": false, "do_normalize": false}"#);
+    let processor = ImageProcessor::read(Path::new(&config)).expect("a processor");
+    let whole = std::fs::read(fixtures().join("turned.jpg")).expect("the fixture is there");
+    let path = PathBuf::from(folder.path("cut.jpg"));
+    for (bytes, is_whole) in [(whole.len(), true), (whole.len() - 2, false), (whole.len() * 9 / 10, false)] {
+        std::fs::write(&path, &whole[..bytes]).expect("the file is written");
+        let found = processor.pixels(&path);
+        assert_eq!(found.is_ok(), is_whole, "{bytes} bytes: {found:?}");
+        assert!(is_whole || found.is_err_and(|error| error.to_string().contains("cut off")), "{bytes} bytes");
+    }
+}
