@@ -71,7 +71,7 @@ pub fn vjp_graph(model: Model<'_>, formula: &Formula) -> Result<Graph> {
     let ends: Vec<ValueId> = seeds.iter().map(|(value, _)| value.id()).chain([vectors.id()]).collect();
     let gradient = prepared.repeating(model, &seeds, &ends)?;
     b.output("backward/gradient", gradient);
-    let graph = lean(&b.finish()?)?;
+    let graph = lean(b.finish()?)?;
     let output = *graph.outputs().first().ok_or_else(|| Error::graph("the gradient is gone"))?;
     let graph = order::parts_last(graph, output);
     let b = Builder::on(&graph);

@@ -39,7 +39,7 @@ impl Backward {
             b.output(&format!("backward/{name}"), value);
         }
         let (trainable, counts) = (trainable.id(), counted.iter().map(|(input, _)| input.id()).collect());
-        let graph = lean(&b.finish()?)?;
+        let graph = lean(b.finish()?)?;
         let gradient = graph.outputs()[1];
         Ok(Self { graph: order::parts_last(graph, gradient), trainable, counts })
     }
@@ -85,8 +85,13 @@ impl Backward {
 }
 
 /// The same computation with fewer nodes, and fewer passes over what the backward pass reads.
-pub(super) fn lean(graph: &Graph) -> Result<Graph> {
-    simplify(&fuse(&simplify(graph)?)?)
+pub(super) fn lean(graph: Graph) -> Result<Graph> {
+    let simple = simplify(&graph)?;
+    // A graph of many layers takes tens of megabytes: none stays longer than it is read.
+    drop(graph);
+    let fused = fuse(&simple)?;
+    drop(simple);
+    simplify(&fused)
 }
 
 /// The loss without its gradient: `loss_sum` and `label_count`, float32, rank 0; and what metrics are measured with: `correct`, the number of
