@@ -51,7 +51,7 @@ fn is_named(path: &Path) -> Result<()> {
 
 /// A folder to fill in the place of one that is not there, is empty, or has nothing but files of these names.
 ///
-/// `read` as in [`file`].
+/// `read` as in [`file()`].
 pub(super) fn folder(path: &Path, force: bool, names: &[&str], read: &[Option<&Path>]) -> Result<StagedFolder> {
     check_folder(path, force, names)?;
     is_not_read(path, read)?;
