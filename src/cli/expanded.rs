@@ -1,14 +1,20 @@
 //! What a command line says, with the options of files: the one that `--config` names, and that of a run that is resumed.
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use serde_yaml_ng::Value;
 
 use super::{Command, config, usage};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::training::runs::Runs;
 
 /// The commands that take a file of options.
 const COMMANDS: [&str; 2] = ["train", "finetune"];
+/// Options of a run that name files.
+const FILES: [&str; 4] = ["data", "eval-data", "tokenizer", "base"];
+/// What stands for standard input.
+const STANDARD_INPUT: &str = "-";
 
 /// Adds the options of the file that `--config` names to those of the command line that do not say otherwise; then those of the run that is resumed.
 ///
@@ -23,11 +29,26 @@ pub fn expanded(mut arguments: Vec<OsString>) -> Result<Vec<OsString>> {
     }
     if let Some(path) = of_resumed_run(&arguments) {
         let mut own = config::read(&path)?;
-        own.retain(|name, _| !config::OF_THIS_TIME.iter().any(|other| name.as_str() == Some(other)));
+        // Nobody gives the same rows to standard input unasked.
+        let is_of_this_time = |name: &str, value: &Value| config::OF_THIS_TIME.contains(&name) || value.as_str() == Some(STANDARD_INPUT);
+        own.retain(|name, value| !name.as_str().is_some_and(|name| is_of_this_time(name, value)));
         let added = config::arguments(name, own, &arguments).in_file(&path)?;
+        added.iter().try_for_each(|argument| is_there(argument)).in_file(&path)?;
         arguments.extend(added);
     }
     Ok(arguments)
+}
+
+/// Refuses a file of a run that is not where the run, in whatever folder it was begun, found it.
+fn is_there(argument: &OsStr) -> Result<()> {
+    let option = argument.to_str().and_then(|text| text.strip_prefix("--")?.split_once('='));
+    match option.filter(|(name, path)| FILES.contains(name) && !Path::new(path).exists()) {
+        Some((name, path)) => {
+            let hint = format!("the run found it from the folder that it was begun in: say `--{name} FILE`, or resume it there");
+            Err(Error::not_found("file", path).with_hint(hint))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The options' file of the run that these arguments resume, if it is there. Arguments that cannot be read are refused later.

@@ -75,6 +75,20 @@ fn a_resumed_run_goes_on_with_its_own_options_where_others_are_not_said() {
     assert!(["weight-decay: 0.1\n", "lr-scheduler: constant\n", "max-steps: 6\n"].iter().all(|line| kept.contains(line)), "{kept}");
     done(&[&resumed[..], &["--run", "other", "--learning-rate", "0.03"]].concat());
     assert_ne!(adapter(&bundle), whole, "what is said wins");
+    // A file that the run found from another folder is not looked for here without a word, and standard input is not waited for.
+    let config = bundle.join("runs/001/config.yaml");
+    let with_data = |data: &str| {
+        let changed = kept.replace(&format!("data: {}", case.data), &format!("data: {data}"));
+        std::fs::write(&config, changed).expect("the options are written");
+    };
+    with_data("elsewhere/rows.jsonl");
+    refused(
+        &resumed,
+        &["config.yaml: no file named \"elsewhere/rows.jsonl\"", "hint: the run found it from the folder that it was begun in"],
+    );
+    with_data("'-'");
+    let (success, _, said) = crate::common::run(&resumed);
+    assert!(!success && said.contains("--data"), "{said}");
 }
 
 #[test]

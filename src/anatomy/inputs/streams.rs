@@ -291,15 +291,13 @@ impl Streams {
         if looking.rank(id) == Some(4) && !is_whole && looking.leads_to(id, PREPARING, &["Conv"]) {
             return Some(Role::PixelValues);
         }
-        // What is added to scores may be made of the states themselves, as a gate of relative positions is: a signal hides nothing.
-        let is_signal = !is_whole && looking.leads_to(id, PREPARING, &["Conv"]);
         let masked: Vec<&Attention> = looking
             .attentions
             .iter()
             .filter(|attention| attention.masks.iter().any(|mask| mask::reaches(looking.graph, id, mask.value)))
             .collect();
         let form = masked.iter().find_map(|attention| mask::form(looking.graph, attention, id));
-        if !masked.is_empty() && !is_signal && looking.rank(id).is_none_or(|rank| rank >= 2) {
+        if !masked.is_empty() && looking.rank(id).is_none_or(|rank| rank >= 2) {
             let of_decoder = self.decoder_ids.is_some() && masked.iter().all(|attention| attention.causal && !attention.cross);
             return Some(Self::mask_role(looking, id, of_decoder, form));
         }
