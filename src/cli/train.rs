@@ -230,6 +230,9 @@ pub struct Training {
     /// Keep copies of the weights in the order in which products read them, on the processor: a step takes about a tenth less time, and twice the model's size more memory
     #[arg(long, help_heading = "Computing")]
     pub prepack_weights: bool,
+    /// What several processes part among them beside the rows of a step: 0 nothing; 1 the optimizer's moments (ZeRO stage 1), of which each then has its share
+    #[arg(long, value_name = "STAGE", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1), help_heading = "Computing")]
+    pub zero_stage: u8,
     /// Number of threads [default: as many as this process may use; of several processes, its share of the host's cores]
     #[arg(long, value_name = "COUNT", help_heading = "Computing")]
     pub threads: Option<NonZeroUsize>,
@@ -396,6 +399,7 @@ impl Training {
             device: self.device,
             precision: self.precision,
             packs_weights: self.prepack_weights,
+            parts_state: self.zero_stage > 0,
             waiting: match self.device {
                 // Memory that is there already: nothing is gained by waiting.
                 Device::Cpu => NonZeroUsize::MIN,

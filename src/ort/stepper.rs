@@ -264,6 +264,16 @@ impl Part {
     }
 }
 
+impl DeviceTensor {
+    /// Zeros for an input of fixed shape, where its session computes.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) if there is no such input, [`Mismatch`](crate::ErrorKind::Mismatch) if its shape is not fixed.
+    pub fn for_input(session: &Session, name: &str) -> Result<Self> {
+        buffer(session, session.named_input(name)?, &session.allocator()?)
+    }
+}
+
 /// A zeroed tensor on the session's device for an input or output of fixed shape.
 fn buffer(session: &Session, port: &Port, allocator: &Allocator) -> Result<DeviceTensor> {
     let no_buffer =

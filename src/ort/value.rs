@@ -67,8 +67,11 @@ impl DeviceTensor {
         }
     }
 
-    /// Changes numbers of type float32.
-    pub(super) fn change(&mut self, change: &mut dyn FnMut(&mut [f32]) -> Result<()>) -> Result<()> {
+    /// Changes numbers of type float32, where they are; from another memory they come to ordinary memory and go back.
+    ///
+    /// # Errors
+    /// What the change refuses, and [`Runtime`](crate::ErrorKind::Runtime) if the device does.
+    pub fn change(&mut self, change: &mut dyn FnMut(&mut [f32]) -> Result<()>) -> Result<()> {
         if self.0.memory_info().is_cpu_accessible() {
             return change(self.0.try_extract_tensor_mut().map_err(refused)?.1);
         }

@@ -14,6 +14,7 @@ pub mod launcher;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod ranks;
+mod share;
 mod share_of_cores;
 mod threads;
 
@@ -21,7 +22,8 @@ pub use alone::Alone;
 pub use bytes::{Reader, Writer};
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
-pub use ranks::{Ranks, Share};
+pub use ranks::Ranks;
+pub use share::{Parts, Share};
 pub use share_of_cores::{Cores, share_of_cores};
 pub use threads::Threads;
 
@@ -52,6 +54,16 @@ pub trait Communicator {
     /// # Errors
     /// If a process is gone, or `stop` was set and the others did not come.
     fn all_reduce(&self, values: &mut [f32], stop: &AtomicBool) -> Result<()>;
+
+    /// Makes each number of this process's own part the sum of those of all processes; the rest may be anything afterwards. `parts` has the length of each
+    /// process's part, by rank; they lie behind one another.
+    ///
+    /// # Errors
+    /// As [`all_reduce`](Self::all_reduce).
+    fn reduce_scatter(&self, values: &mut [f32], parts: &[usize], stop: &AtomicBool) -> Result<()> {
+        let _ = parts;
+        self.all_reduce(values, stop)
+    }
 
     /// The bytes of every process, by rank; they need not be of one length.
     ///

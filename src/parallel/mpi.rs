@@ -115,6 +115,20 @@ impl Mpi {
         self.wait(&mut request, stop)
     }
 
+    fn sum_part(&self, given: &[f32], sums: &mut [f32], lengths: &[c_int], stop: &AtomicBool) -> Result<()> {
+        let world = self.world()?;
+        // SAFETY: `given` has as many numbers as `lengths` together, `sums` as many as this process's own; all live until the request is done, or are leaked.
+        #[expect(unsafe_code, reason = "MPI's own interface")]
+        let mut request = unsafe {
+            let mut request = ffi::RSMPI_REQUEST_NULL;
+            let (from, into) = (given.as_ptr().cast::<c_void>(), sums.as_mut_ptr().cast::<c_void>());
+            let (float, sum) = (ffi::RSMPI_FLOAT, ffi::RSMPI_SUM);
+            check(ffi::MPI_Ireduce_scatter(from, into, lengths.as_ptr(), float, sum, world, &raw mut request))?;
+            request
+        };
+        self.wait(&mut request, stop)
+    }
+
     /// The bytes of all, one behind the other, where each gives `lengths` of them.
     fn gathered(&self, bytes: &[u8], lengths: &[c_int], all: &mut [u8], stop: &AtomicBool) -> Result<()> {
         let (world, count) = (self.world()?, number(bytes.len())?);
@@ -185,6 +199,27 @@ impl Communicator for Mpi {
             }
             piece.copy_from_slice(&sums);
         }
+        self.buffers.replace([given, sums]);
+        Ok(())
+    }
+
+    fn reduce_scatter(&self, values: &mut [f32], parts: &[usize], stop: &AtomicBool) -> Result<()> {
+        if number(values.len()).is_err() {
+            return self.all_reduce(values, stop);
+        }
+        let lengths = parts.iter().map(|length| number(*length)).collect::<Result<Vec<_>>>()?;
+        let start = parts[..self.rank].iter().sum::<usize>();
+        let own = start..start + parts[self.rank];
+        let [mut given, mut sums] = self.buffers.take();
+        given.clear();
+        given.extend_from_slice(values);
+        sums.clear();
+        sums.resize(own.len(), 0.0);
+        if let Err(error) = self.sum_part(&given, &mut sums, &lengths, stop) {
+            std::mem::forget((given, sums, lengths));
+            return Err(error);
+        }
+        values[own].copy_from_slice(&sums);
         self.buffers.replace([given, sums]);
         Ok(())
     }

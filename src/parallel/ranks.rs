@@ -3,28 +3,8 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Communicator, Reader, Writer};
+use super::{Communicator, Parts, Reader, Share, Writer};
 use crate::error::{Error, ErrorKind, Result};
-
-/// Which parts of a step a process computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Share {
-    /// The number of the process, from 0.
-    pub rank: usize,
-    /// How many processes there are.
-    pub size: usize,
-}
-
-impl Share {
-    /// That of one process.
-    pub const ALL: Self = Self { rank: 0, size: 1 };
-
-    /// Whether the part of a number is this process's.
-    #[must_use]
-    pub fn has(self, number: usize) -> bool {
-        number % self.size.max(1) == self.rank
-    }
-}
 
 /// The processes of a run, as one of them sees them.
 ///
@@ -38,6 +18,8 @@ pub struct Ranks<'a> {
     is_settled: Cell<bool>,
 }
 
+/// Numbers of each process that are given to the others at a time: what is under way takes little memory.
+const PIECE: usize = 1 << 22;
 /// What stands before what a process gives.
 const FAILED: u8 = 1;
 const STOPS: u8 = 2;
@@ -114,6 +96,18 @@ impl<'a> Ranks<'a> {
         self.communicator.all_reduce(values, self.stop).map_err(|error| self.alike(error))
     }
 
+    /// Makes each number the sum of those of all processes: all numbers, or where they are parted those of this one's own part alone.
+    ///
+    /// # Errors
+    /// As [`Communicator::all_reduce`].
+    pub fn reduce_parts(&self, values: &mut [f32], parts: Option<&Parts>) -> Result<()> {
+        let Some(parts) = parts.filter(|_| self.are_several()) else { return self.reduce(values) };
+        if self.is_settled.get() {
+            return Err(ErrorKind::Elsewhere.into());
+        }
+        self.communicator.reduce_scatter(values, parts.lengths(), self.stop).map_err(|error| self.alike(error))
+    }
+
     /// What every process gives, by rank.
     ///
     /// # Errors
@@ -147,6 +141,27 @@ impl<'a> Ranks<'a> {
         let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source()).map(ToString::to_string);
         let words: Vec<String> = [self.communicator.name(), error.to_string()].into_iter().chain(causes).collect();
         format!("{}{HINT}{}", words.join(": "), error.hint().unwrap_or_default())
+    }
+
+    /// Puts the parts of all processes together, each of which gives its `own`. Who wants no whole gives its part alone.
+    ///
+    /// # Errors
+    /// As [`gather`](Self::gather).
+    pub fn join(&self, parts: &Parts, own: &[f32], mut whole: Option<&mut [f32]>) -> Result<()> {
+        let longest = parts.lengths().iter().copied().max().unwrap_or_default();
+        for from in (0..longest).step_by(PIECE) {
+            let piece = |length: usize| from.min(length)..(from + PIECE).min(length);
+            let given = bytemuck::cast_slice(&own[piece(own.len())]).to_vec();
+            let all = self.gather(Ok(given))?;
+            let Some(whole) = &mut whole else { continue };
+            let mut start = 0;
+            for (bytes, &length) in all.iter().zip(parts.lengths()) {
+                let (place, values) = (piece(length), bytemuck::pod_collect_to_vec::<u8, f32>(bytes));
+                whole[start + place.start..start + place.end].copy_from_slice(&values);
+                start += length;
+            }
+        }
+        Ok(())
     }
 
     /// What came of something that each of them did, where none failed.

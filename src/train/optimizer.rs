@@ -63,6 +63,11 @@ impl Update {
     /// `torch.optim.AdamW`. A gradient or a result that is not finite changes nothing. Bias corrections and `1 - β` are computed in float64, as PyTorch does: in float32 `1 - 0.999` is off by
     /// 5e-5 of itself.
     pub fn write<'g>(&self, b: &'g Builder, state: State<'g>, gradient: Expr<'g>) {
+        self.written(b, state, gradient, None);
+    }
+
+    /// The same; where the gradient is a part of one, `whole` is the norm of all of it, which is known then and no output.
+    fn written<'g>(&self, b: &'g Builder, state: State<'g>, gradient: Expr<'g>, whole: Option<Expr<'g>>) {
         let number = b.input_named(Input::Step.name()).unwrap_or_else(|| b.input(Input::Step.name(), DType::I64, &[]));
         let step = number.cast(DType::F64);
         let learning_rate = b.input(Input::LearningRate.name(), DType::F32, &[]);
@@ -80,7 +85,7 @@ impl Update {
         let max_grad_norm = scalar(Input::MaxGradNorm.name(), self.adamw.max_grad_norm, DType::F32);
 
         b.scoped("adamw", || {
-            let norm = gradient.square().sum_all().sqrt();
+            let norm = whole.unwrap_or_else(|| gradient.square().sum_all().sqrt());
             let g = gradient * clip_factor(norm, max_grad_norm);
             let keep = |beta: Expr<'g>| (beta.cast(DType::F32), (1.0 - beta).cast(DType::F32));
             let (keep_m, take_m) = keep(beta1);
@@ -101,7 +106,9 @@ impl Update {
                 states.extend(allocated.states);
             }
             states.insert(0, kept(Input::Trainable, state.trainable, next));
-            b.output(Output::GradNorm.name(), norm);
+            if whole.is_none() {
+                b.output(Output::GradNorm.name(), norm);
+            }
             // Zero times a number is 0, times what is none it is NaN, and so is the sum; then the comparison is false, and the step leaves everything as
             // it was: who runs the graph may look at the loss later, and has lost nothing. The first moment is finite where gradient and state are.
             let nothing = norm * 0.0 + (next * 0.0).sum_all() + (v * 0.0).sum_all();
@@ -136,5 +143,27 @@ pub fn update_graph(update: &Update, count: usize) -> crate::Result<crate::ir::G
     let gradient = b.input(Input::Gradient.name(), DType::F32, &[length]);
     let state = AdamW::moments(&b, vector);
     update.write(&b, state, gradient);
+    b.finish()
+}
+
+/// The input of [`part_graph`] that has the norm of the whole gradient, float32 without axes.
+pub const WHOLE_NORM: &str = "whole_grad_norm";
+
+/// The update of a part of the vector, `count` numbers of it: what a process computes that keeps the moments of that part alone (`ZeRO` stage 1: Rajbhandari et al. 2020,
+/// `ZeRO`: Memory Optimizations Toward Training Trillion Parameter Models, section 5.1).
+///
+/// Inputs and outputs are those of [`update_graph`], of the part, but that the norm of the whole gradient comes in as [`WHOLE_NORM`]. `updated` is 0 where
+/// that norm or this part's result is not finite: whether the others made theirs has to be asked.
+///
+/// # Errors
+/// None for a count above zero.
+pub fn part_graph(count: usize) -> crate::Result<crate::ir::Graph> {
+    let b = Builder::new(crate::ir::ModelInfo::dialect());
+    let length = Dim::known(num::int(count));
+    let vector = b.input(Input::Trainable.name(), DType::F32, std::slice::from_ref(&length));
+    let gradient = b.input(Input::Gradient.name(), DType::F32, &[length]);
+    let norm = b.input(WHOLE_NORM, DType::F32, &[]);
+    let state = AdamW::moments(&b, vector);
+    Update::default().written(&b, state, gradient, Some(norm));
     b.finish()
 }

@@ -7,8 +7,8 @@ use crate::data::{Batch, Example, Labels};
 use crate::error::{Error, Result};
 use crate::export::Bundle;
 use crate::num;
-use crate::ort::{DeviceTensor, Feed, HostTensor, Runtime, Session, Stepper};
-use crate::parallel::{Ranks, Reader, Writer};
+use crate::ort::{Feed, HostTensor, Runtime, Session, Stepper};
+use crate::parallel::{Parts, Ranks, Reader, Writer};
 use crate::train::cached::{VECTORS, VECTORS_GRADIENT};
 use crate::train::losses::LABELS;
 use crate::train::weights::WEIGHTS;
@@ -39,30 +39,30 @@ impl Cached {
         &self.encode
     }
 
-    /// The loss of a batch in parts, of which every process has its share; its gradient is then in [`gradient`](Self::gradient). `known` are the step's number and the scale of the
+    /// The loss of a batch in parts, of which every process has its share; its gradient, or this process's `own` part of it, is then in [`gradient`](Self::gradient). `known` are the step's number and the scale of the
     /// gradient.
     ///
     /// # Errors
     /// If no parts were made, or ONNX Runtime refuses.
     pub(super) fn step(
         &mut self,
-        ranks: &Ranks<'_>,
+        (ranks, own): (&Ranks<'_>, Option<&Parts>),
         made: Result<&[Batch]>,
         trainable: Feed<'_>,
         seed: &dyn Fn(&Batch) -> HostTensor,
         known: [Feed<'_>; 2],
     ) -> Result<f32> {
-        let (parts, own) = match made {
+        let (parts, came) = match made {
             Ok(parts) => (parts, Ok(())),
             Err(error) => (&[][..], Err(error)),
         };
-        let encoded = own.and_then(|()| parts.iter().map(|part| self.encoded(part, trainable, &seed(part), known)).collect());
+        let encoded = came.and_then(|()| parts.iter().map(|part| self.encoded(part, trainable, &seed(part), known)).collect());
         let all = exchanged(ranks, encoded, self.columns().len())?;
         let added = self.add_up(parts, &all, trainable, seed, known);
         if !ranks.are_several() {
             return added;
         }
-        self.vjp.change(GRADIENT.input, &mut |values| ranks.reduce(values))?;
+        self.vjp.change(GRADIENT.input, &mut |values| ranks.reduce_parts(values, own))?;
         // Each has the loss of all.
         ranks.agree(added)
     }
@@ -109,12 +109,9 @@ impl Cached {
         found[0].item()
     }
 
-    /// The gradient of the last step.
-    ///
-    /// # Errors
-    /// Never for graphs that could be opened.
-    pub(super) fn gradient(&self) -> Result<&DeviceTensor> {
-        self.vjp.state(GRADIENT.input)
+    /// What has the gradient of the last step.
+    pub(super) fn gradient(&mut self) -> &mut Stepper {
+        &mut self.vjp
     }
 }
 

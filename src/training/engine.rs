@@ -2,36 +2,21 @@
 
 use std::num::NonZeroUsize;
 
+use indexmap::IndexMap;
+
 use super::cached::Cached;
 use super::graphs::{Computing, DROPOUT_SEED, GRADIENT, narrow, number, open, states, with_optional};
 use super::loss_scale::LossScale;
 use super::options::Optimizer;
+use super::updater::{self, TOLD, Updater};
 use crate::contract::{GraphName, Input, Output};
 use crate::data::{Batch, Batches, Collation, Dataset, Order};
 use crate::error::{Error, Result};
 use crate::export::Bundle;
 use crate::num;
 use crate::ort::{DeviceTensor, Feed, HostTensor, Runtime, Session, Stepper};
-use crate::parallel::Ranks;
+use crate::parallel::{Parts, Ranks, Share};
 use crate::train::precision::LOSS_SCALE;
-
-/// What the update tells of itself.
-const TOLD: [&str; 2] = [Output::GradNorm.name(), Output::Updated.name()];
-
-/// A graph that makes updates; it tells whether it made one.
-fn open_update(runtime: &Runtime, bundle: &Bundle, graph: GraphName, computing: Computing) -> Result<Session> {
-    let session = open(runtime, bundle, graph, computing)?;
-    let missing = TOLD.into_iter().find(|name| session.output(name).is_none());
-    let Some(missing) = missing else { return Ok(session) };
-    let error = Error::not_found("output of its graphs", missing).in_file(bundle.folder());
-    Err(error.with_hint("an earlier version wrote this bundle: inject again (with `adapter`, from what it learnt)"))
-}
-
-/// A graph that makes updates, with the state that goes around in it.
-fn stepper(session: Session, results: &[&str], waiting: NonZeroUsize) -> Result<Box<Stepper>> {
-    let states = states(&session);
-    Stepper::new(session, &states, results, waiting).map(Box::new)
-}
 
 /// What makes an optimizer step.
 pub(super) struct Engine {
@@ -47,11 +32,11 @@ pub(super) struct Engine {
 
 enum Graphs {
     /// One graph does it all: one batch a step.
-    Whole(Box<Stepper>),
+    Whole(Updater),
     /// The gradient of each batch is added up; then the update. Of several processes, the losses are known as soon as the gradient is.
-    Parts { gradient: Box<Stepper>, update: Box<Stepper>, losses: Vec<f32> },
+    Parts { gradient: Box<Stepper>, update: Updater, losses: Vec<f32> },
     /// The batch is encoded in parts; its loss is one.
-    Cached { cached: Box<Cached>, update: Box<Stepper>, losses: Vec<f32> },
+    Cached { cached: Box<Cached>, update: Updater, losses: Vec<f32> },
 }
 
 /// How graphs are opened.
@@ -64,7 +49,9 @@ pub(super) struct Opening {
     /// Steps whose outcome may wait on the device.
     pub waiting: NonZeroUsize,
     /// Processes that part the batches of a step.
-    pub processes: NonZeroUsize,
+    pub share: Share,
+    /// Whether they part the optimizer's state as well.
+    pub parts_state: bool,
 }
 
 /// What a step found.
@@ -116,7 +103,14 @@ impl Engine {
         let scale = computing.precision.scales_loss().then(LossScale::default);
         // The scale of a step follows from the step before.
         let waiting = if scale.is_some() { NonZeroUsize::MIN } else { options.waiting };
-        let accumulation = own.saturating_mul(options.processes);
+        let accumulation = own.saturating_mul(NonZeroUsize::new(options.share.size).unwrap_or(NonZeroUsize::MIN));
+        let update = |reader: &Session| {
+            if !options.parts_state || options.share.size < 2 {
+                return Updater::open(runtime, bundle, GraphName::Update, computing, (&[], waiting));
+            }
+            let parts = Parts::of(bundle.manifest().trainable_count, options.share);
+            Updater::parted(runtime, bundle, computing, parts, reader)
+        };
         let is_cached = parts.get() > 1 && bundle.manifest().graphs.contains_key(GraphName::Vjp.name());
         let graphs = if is_cached {
             if options.accumulation.get() > 1 {
@@ -124,22 +118,17 @@ impl Engine {
                     Error::unsupported("`gradient_accumulation_steps` with this loss", "it compares all rows of a batch with each other");
                 return Err(error.with_hint("a larger `batch_size` with `micro_batch_size` takes as little memory, and learns more"));
             }
-            let update = stepper(open_update(runtime, bundle, GraphName::Update, computing)?, &TOLD, waiting)?;
-            Graphs::Cached { cached: Box::new(Cached::open(runtime, bundle, computing)?), update, losses: vec![] }
+            let cached = Cached::open(runtime, bundle, computing)?;
+            Graphs::Cached { update: update(cached.session())?, cached: Box::new(cached), losses: vec![] }
         } else if accumulation.get() > 1 || computing.precision.half().is_some() {
             // In half precision, the update is apart, in float32.
             let batches = waiting.saturating_mul(own);
             let gradient = open(runtime, bundle, GraphName::Gradient, computing)?;
-            let update = open_update(runtime, bundle, GraphName::Update, computing)?;
-            Graphs::Parts {
-                gradient: Box::new(Stepper::new(gradient, &[GRADIENT], &[Output::Loss.name()], batches)?),
-                update: stepper(update, &TOLD, waiting)?,
-                losses: vec![],
-            }
+            let update = update(&gradient)?;
+            let gradient = Box::new(Stepper::new(gradient, &[GRADIENT], &[Output::Loss.name()], batches)?);
+            Graphs::Parts { gradient, update, losses: vec![] }
         } else {
-            let session = open_update(runtime, bundle, GraphName::Training, computing)?;
-            let results = [&[Output::Loss.name()], &TOLD[..]].concat();
-            Graphs::Whole(stepper(session, &results, waiting)?)
+            Graphs::Whole(Updater::open(runtime, bundle, GraphName::Training, computing, (&[Output::Loss.name()], waiting))?)
         };
         Ok(Self { graphs, accumulation: accumulation.get(), seed: 0, waiting: vec![], scale })
     }
@@ -157,11 +146,11 @@ impl Engine {
             (Input::AdamEpsilon.name(), optimizer.epsilon),
             (Input::MaxGradNorm.name(), optimizer.max_grad_norm),
         ];
-        let stepper = self.updater_mut();
         for (name, value) in values {
-            let Some(port) = stepper.session().input(name) else { continue };
+            let update = self.updater_mut();
+            let Some(port) = update.session().input(name) else { continue };
             let tensor = number(port, value)?;
-            stepper.set(Feed::host(name, &tensor))?;
+            update.set(Feed::host(name, &tensor))?;
         }
         Ok(())
     }
@@ -190,10 +179,10 @@ impl Engine {
         let rate = HostTensor::scalar(narrow(learning_rate));
         let (step, rate) = (Feed::host(Input::Step.name(), &number), Feed::host(Input::LearningRate.name(), &rate));
         let batches = match &mut self.graphs {
-            Graphs::Whole(stepper) => {
+            Graphs::Whole(update) => {
                 let [batch] = made? else { return Err(Error::invalid("a step of one batch did not get one")) };
                 let seed = seed(batch);
-                stepper.step(&with_optional(stepper.session(), batch, &[step, rate], &[Feed::host(DROPOUT_SEED, &seed)]))?;
+                update.step_whole(&with_optional(update.session(), batch, &[step, rate], &[Feed::host(DROPOUT_SEED, &seed)]))?;
                 1
             }
             Graphs::Parts { gradient, update, losses } => {
@@ -208,20 +197,20 @@ impl Engine {
                 let second: Vec<Feed<'_>> = second.iter().map(|count| Feed::host(Input::SecondCount.name(), count)).collect();
                 gradient.reset(GRADIENT.input)?;
                 let added = batches.iter().try_for_each(|batch| {
-                    let trainable = Feed::device(Input::Trainable.name(), update.state(Input::Trainable.name())?);
+                    let trainable = Feed::device(Input::Trainable.name(), update.trainable()?);
                     let (seed, count) = (seed(batch), Feed::host(Input::LabelCount.name(), &count));
                     let optional = [Feed::host(DROPOUT_SEED, &seed), step, scale];
                     let given = [&[count, trainable], &second[..]].concat();
                     gradient.step(&with_optional(gradient.session(), batch, &given, &optional))
                 });
-                losses.extend(reduced(ranks, gradient, added)?);
-                update.step(&[Feed::device(GRADIENT.input, gradient.state(GRADIENT.input)?), update_number, rate])?;
+                losses.extend(reduced(ranks, gradient, update.parts(), added)?);
+                update.step(ranks, gradient, [update_number, rate])?;
                 batches.len()
             }
             Graphs::Cached { cached, update, losses } => {
-                let trainable = Feed::device(Input::Trainable.name(), update.state(Input::Trainable.name())?);
-                losses.push(cached.step(ranks, made, trainable, &seed, [step, scale])?);
-                update.step(&[Feed::device(GRADIENT.input, cached.gradient()?), update_number, rate])?;
+                let trainable = Feed::device(Input::Trainable.name(), update.trainable()?);
+                losses.push(cached.step((ranks, update.parts()), made, trainable, &seed, [step, scale])?);
+                update.step(ranks, cached.gradient(), [update_number, rate])?;
                 1
             }
         };
@@ -247,9 +236,7 @@ impl Engine {
     /// If the device refuses.
     pub(super) fn collect(&mut self) -> Result<Vec<Outcome>> {
         let mut outcomes: Vec<Outcome> = match &mut self.graphs {
-            Graphs::Whole(stepper) => {
-                stepper.collect()?.iter().map(|row| Outcome::new(row[0].item()?, &row[1..])).collect::<Result<_>>()?
-            }
+            Graphs::Whole(update) => update.collect()?.iter().map(|row| Outcome::new(row[0].item()?, &row[1..])).collect::<Result<_>>()?,
             Graphs::Parts { update, losses, .. } if !losses.is_empty() => {
                 let steps = std::mem::take(losses).into_iter().zip(update.collect()?);
                 steps.map(|(loss, row)| Outcome::new(loss, &row)).collect::<Result<_>>()?
@@ -284,7 +271,7 @@ impl Engine {
     /// # Errors
     /// Never for graphs that could be opened.
     pub(super) fn trainable(&self) -> Result<&DeviceTensor> {
-        self.updater().state(Input::Trainable.name())
+        self.updater().trainable()
     }
 
     /// The names of the parts of the state.
@@ -296,17 +283,38 @@ impl Engine {
     ///
     /// # Errors
     /// If the device refuses.
-    pub(super) fn masked(&self) -> Result<Option<Vec<f32>>> {
+    pub(super) fn masked(&self, ranks: &Ranks<'_>) -> Result<Option<Vec<f32>>> {
         let part = Input::MaskedRanks.name();
-        self.parts().contains(&part).then(|| self.read(part)).transpose()
+        self.parts().contains(&part).then(|| self.read(ranks, part)).transpose()
     }
 
-    /// A part of the state, in ordinary memory.
+    /// A part of the state in ordinary memory, whole in the process that leads.
     ///
     /// # Errors
-    /// If there is no such part, or the device refuses.
-    pub(super) fn read(&self, part: &str) -> Result<Vec<f32>> {
-        self.updater().read(part)?.to_f32()
+    /// If there is no such part, the device refuses, or a process is gone.
+    pub(super) fn read(&self, ranks: &Ranks<'_>, part: &str) -> Result<Vec<f32>> {
+        self.updater().read(ranks, part)
+    }
+
+    /// The whole state after a step, in the process that leads.
+    ///
+    /// # Errors
+    /// A state that is not finite, or is another in another process.
+    pub(super) fn state(&self, ranks: &Ranks<'_>, step: u64) -> Result<IndexMap<String, Vec<f32>>> {
+        let parts = self.parts();
+        let state = parts.iter().map(|part| Ok(((*part).to_owned(), self.read(ranks, part)?))).collect::<Result<_>>()?;
+        // Moments that are parted are another part in each process.
+        let alike: Vec<&str> = if self.updater().parts().is_some() { vec![Input::Trainable.name()] } else { parts };
+        updater::check(ranks, step, &state, &alike)?;
+        Ok(state)
+    }
+
+    /// How many numbers a part of the state has.
+    ///
+    /// # Errors
+    /// If there is no such part.
+    pub(super) fn length(&self, part: &str) -> Result<usize> {
+        self.updater().length(part)
     }
 
     /// Overwrites a part of the state.
@@ -314,27 +322,25 @@ impl Engine {
     /// # Errors
     /// If it is of another length.
     pub(super) fn write(&mut self, part: &str, values: Vec<f32>) -> Result<()> {
-        self.updater_mut().write(part, &HostTensor::vector(values))
+        self.updater_mut().write(part, values)
     }
 
-    fn updater(&self) -> &Stepper {
+    fn updater(&self) -> &Updater {
         match &self.graphs {
-            Graphs::Whole(stepper) => stepper,
-            Graphs::Parts { update, .. } | Graphs::Cached { update, .. } => update,
+            Graphs::Whole(update) | Graphs::Parts { update, .. } | Graphs::Cached { update, .. } => update,
         }
     }
 
-    fn updater_mut(&mut self) -> &mut Stepper {
+    fn updater_mut(&mut self) -> &mut Updater {
         match &mut self.graphs {
-            Graphs::Whole(stepper) => stepper,
-            Graphs::Parts { update, .. } | Graphs::Cached { update, .. } => update,
+            Graphs::Whole(update) | Graphs::Parts { update, .. } | Graphs::Cached { update, .. } => update,
         }
     }
 
     /// The session that reads data.
     fn reader(&self) -> &Session {
         match &self.graphs {
-            Graphs::Whole(stepper) => stepper.session(),
+            Graphs::Whole(update) => update.session(),
             Graphs::Parts { gradient, .. } => gradient.session(),
             Graphs::Cached { cached, .. } => cached.session(),
         }
@@ -353,13 +359,13 @@ fn above_nothing(count: f64) -> HostTensor {
 
 /// Adds the gradients of all processes up, and gives the loss of all their batches; none where there is but one, whose losses stay on the device. `added` is
 /// what came of adding up this one's own.
-fn reduced(ranks: &Ranks<'_>, gradient: &mut Stepper, added: Result<()>) -> Result<Option<f32>> {
+fn reduced(ranks: &Ranks<'_>, gradient: &mut Stepper, parts: Option<&Parts>, added: Result<()>) -> Result<Option<f32>> {
     if !ranks.are_several() {
         return added.map(|()| None);
     }
     let own =
         added.and_then(|()| Ok(gradient.collect()?.iter().map(|row| row[0].item()).collect::<Result<Vec<_>>>()?.into_iter().sum::<f32>()));
-    gradient.change(GRADIENT.input, &mut |values| ranks.reduce(values))?;
+    gradient.change(GRADIENT.input, &mut |values| ranks.reduce_parts(values, parts))?;
     ranks.total(own.map(f64::from)).map(|loss| Some(narrow(loss)))
 }
 

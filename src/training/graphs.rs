@@ -54,6 +54,25 @@ impl From<Device> for Computing {
 /// If the bundle does not have it or ONNX Runtime refuses it; a precision that the device does not have.
 pub fn open(runtime: &Runtime, bundle: &Bundle, purpose: impl AsRef<str>, computing: impl Into<Computing>) -> Result<Session> {
     let (purpose, computing) = (purpose.as_ref(), computing.into());
+    let settings = settings(purpose, computing)?;
+    let rewritten = rewritten(bundle, purpose, computing)?;
+    let runnable = rewritten.map_or_else(|| bundle.runnable(purpose), |graph| bundle.runnable_as(purpose, &graph))?;
+    Session::open(runtime, runnable, &settings)
+}
+
+/// The graph of updates of a bundle as another one has it, opened as the bundle's own would be.
+///
+/// # Errors
+/// As [`open`].
+pub(super) fn open_update_as(runtime: &Runtime, bundle: &Bundle, graph: &Graph, computing: Computing) -> Result<Session> {
+    let purpose = GraphName::Update.name();
+    let settings = settings(purpose, computing)?;
+    let rewritten = if computing.device == Device::Cpu { None } else { for_cuda(graph)? };
+    Session::open(runtime, bundle.runnable_as(purpose, rewritten.as_ref().unwrap_or(graph))?, &settings)
+}
+
+/// How a graph for a purpose is opened.
+fn settings(purpose: &str, computing: Computing) -> Result<Settings> {
     let Computing { device, precision, packs_weights } = computing;
     if precision == Precision::Tf32 && device == Device::Cpu {
         let error = Error::unsupported("`precision tf32` on the processor", "only GPUs round what products read");
@@ -64,7 +83,7 @@ pub fn open(runtime: &Runtime, bundle: &Bundle, purpose: impl AsRef<str>, comput
         return Err(error.with_hint("leave it out"));
     }
     let makes_gradient = [GraphName::Training, GraphName::Gradient, GraphName::Vjp].iter().any(|name| name.name() == purpose);
-    let settings = Settings {
+    Ok(Settings {
         device,
         purpose: Purpose::Training,
         tf32: precision == Precision::Tf32,
@@ -72,10 +91,7 @@ pub fn open(runtime: &Runtime, bundle: &Bundle, purpose: impl AsRef<str>, comput
         packs_weights: packs_weights && makes_gradient,
         may_differ: purpose == GraphName::Evaluation.name(),
         ..Settings::default()
-    };
-    let rewritten = rewritten(bundle, purpose, computing)?;
-    let runnable = rewritten.map_or_else(|| bundle.runnable(purpose), |graph| bundle.runnable_as(purpose, &graph))?;
-    Session::open(runtime, runnable, &settings)
+    })
 }
 
 /// A graph as a device and a precision have it; nothing where that is as it is written.

@@ -34,6 +34,7 @@ pub mod speed;
 mod start;
 pub mod taught;
 mod trainer;
+mod updater;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;

@@ -60,6 +60,8 @@ pub struct Options {
     pub precision: Precision,
     /// Whether products have copies of their weights in the order in which they read them: faster, and more memory.
     pub packs_weights: bool,
+    /// Whether processes part the optimizer's moments among them (`ZeRO` stage 1) rather than each having them all.
+    pub parts_state: bool,
     /// Steps whose loss may wait on the device until it is fetched: every time, the device stands still. News comes after half a second anyway.
     pub waiting: NonZeroUsize,
 }
@@ -187,6 +189,7 @@ impl Default for Options {
             device: Device::Cpu,
             precision: Precision::default(),
             packs_weights: false,
+            parts_state: false,
             waiting: NonZeroUsize::MIN,
         }
     }

@@ -3,9 +3,6 @@
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::{Duration, Instant};
 
-use indexmap::IndexMap;
-use xxhash_rust::xxh3::Xxh3Default;
-
 use super::ahead::{Ahead, Next};
 use super::best::Best;
 use super::ending::{SMALLER, UNTRAINED, finished, is_exhausted, mean, ratio, whole};
@@ -145,10 +142,15 @@ impl<'a> Run<'a> {
         let (manifest, batch_size) = (bundle.manifest(), options.data.batch_size);
         let is_parted = source.collation().parts_batches(dataset, batch_size.get());
         material.check_parts(is_parted)?;
-        let processes = NonZeroUsize::new(ranks.size()).unwrap_or(NonZeroUsize::MIN);
         // Of several processes each step waits for the others anyway.
         let waiting = if ranks.are_several() { NonZeroUsize::MIN } else { options.waiting };
-        let opening = Opening { computing: options.computing(), accumulation: options.accumulation, waiting, processes };
+        let opening = Opening {
+            computing: options.computing(),
+            accumulation: options.accumulation,
+            waiting,
+            share: ranks.share(),
+            parts_state: options.parts_state,
+        };
         let mut engine = Engine::open(runtime, bundle, &opening, if is_parted { batch_size } else { NonZeroUsize::MIN })?;
         engine.configure(&options.optimizer, options.seed)?;
         let evaluator = material.evaluator(runtime, options)?;
@@ -366,13 +368,7 @@ impl<'a> Run<'a> {
         if step == 0 || seen.saved == Some(step) {
             return Ok(());
         }
-        let state: IndexMap<String, Vec<f32>> =
-            self.engine.parts().into_iter().map(|part| Ok((part.to_owned(), self.engine.read(part)?))).collect::<Result<_>>()?;
-        if let Some((part, _)) = state.iter().find(|(_, values)| values.iter().any(|value| !value.is_finite())) {
-            let what = format!("the state after step {step} is not saved: {part} has numbers that are not finite");
-            return Err(self.ranks.alike(Error::from(ErrorKind::Diverged(what)).with_hint(SMALLER)));
-        }
-        self.ranks.same("the state after a step", &format!("{:016x} after step {step}", mark(&state)))?;
+        let state = self.engine.state(self.ranks, step)?;
         let total = self.schedule.total_steps;
         let record = Record::new(step, total, self.cursor, self.conditions.clone(), self.optimization.clone());
         let record = record.scaling(self.engine.scale);
@@ -484,11 +480,4 @@ impl<'a> Run<'a> {
             some_rows: material.some_measured(options.watching.samples),
         }))
     }
-}
-
-/// What tells states apart.
-fn mark(state: &IndexMap<String, Vec<f32>>) -> u64 {
-    let mut mark = Xxh3Default::new();
-    state.values().for_each(|values| mark.update(bytemuck::cast_slice(values)));
-    mark.digest()
 }

@@ -198,7 +198,7 @@ pub(super) fn begin(
     record.conditions.check(conditions)?;
     let cursor = record.place_in(rows)?;
     for part in engine.parts() {
-        let length = engine.read(part)?.len();
+        let length = engine.length(part)?;
         let values = beginning.checkpoint.as_ref().map(|checkpoint| checkpoint.part(part, length));
         engine.write(part, values.transpose()?.unwrap_or_default().to_vec())?;
     }

@@ -61,6 +61,7 @@ fn options(bundle: &Path) -> Options {
         device: Device::Cpu,
         precision: Precision::default(),
         packs_weights: false,
+        parts_state: false,
         waiting: NonZeroUsize::MIN,
     }
 }

@@ -14,7 +14,7 @@ use crate::evaluate::teacher::Teacher;
 use crate::export::Bundle;
 use crate::export::adapter_file::{Frame, Learnt};
 use crate::ort::{Device, Options as RuntimeOptions, Runtime};
-use crate::parallel::{Alone, Ranks};
+use crate::parallel::{Alone, Ranks, Share};
 use crate::peft::AdapterFiles;
 
 /// How a [`Trainer`] takes its steps.
@@ -70,7 +70,7 @@ impl Trainer {
         options.optimizer.check()?;
         let runtime = Runtime::start(&RuntimeOptions { threads: options.threads, ..RuntimeOptions::default() })?;
         let one = NonZeroUsize::MIN;
-        let opening = Opening { computing: options.device.into(), accumulation: one, waiting: one, processes: one };
+        let opening = Opening { computing: options.device.into(), accumulation: one, waiting: one, share: Share::ALL, parts_state: false };
         let mut engine = Engine::open(runtime, bundle, &opening, NonZeroUsize::MIN)?;
         engine.configure(&options.optimizer, options.seed)?;
         engine.write(Input::Trainable.name(), bundle.trainable()?)?;
@@ -125,7 +125,9 @@ impl Trainer {
     /// # Errors
     /// If the device refuses to give it.
     pub fn adapter(&self) -> Result<AdapterFiles> {
-        let (vector, masked) = (self.engine.read(Input::Trainable.name())?, self.engine.masked()?);
+        let stop = AtomicBool::new(false);
+        let alone = Ranks::of(&Alone, &stop);
+        let (vector, masked) = (self.engine.read(&alone, Input::Trainable.name())?, self.engine.masked(&alone)?);
         self.frame.filled(&self.adapter, self.bundle.manifest(), Learnt { vector: &vector, masked: masked.as_deref() })
     }
 

@@ -183,6 +183,16 @@ fn prepared(folder: &Folder, name: &str, case: &Case) -> Options {
 
 #[test]
 fn several_processes_are_one_with_so_many_times_the_accumulation() {
+    are_one(false);
+}
+
+#[test]
+fn several_processes_that_part_the_moments_are_one() {
+    are_one(true);
+}
+
+/// Compares several processes, which part the optimizer's moments or do not, with one.
+fn are_one(parts_state: bool) {
     let mut wrong = vec![];
     for (case, processes) in CASES.iter().zip([2, 3].into_iter().cycle()) {
         let folder = Folder::empty();
@@ -191,6 +201,7 @@ fn several_processes_are_one_with_so_many_times_the_accumulation() {
         trained(&one, 1);
         let mut several = prepared(&folder, "several", case);
         (case.several)(&mut several);
+        several.parts_state = parts_state;
         trained(&several, processes);
         let (expected, found) = (steps(&one.bundle, "it"), steps(&several.bundle, "it"));
         let is_same = expected.len() == found.len()
@@ -259,10 +270,19 @@ fn an_evaluation_in_several_processes_finds_the_same_bit_by_bit() {
 #[test]
 fn a_run_goes_on_with_another_number_of_processes_from_the_same_place() {
     let case = &CASES[0];
-    for (first, then) in [((2, 1), (1, 2)), ((1, 4), (4, 1)), ((4, 1), (2, 2))] {
+    let (whole, parted) = (false, true);
+    for (first, then, [parts_first, parts_then]) in [
+        ((2, 1), (1, 2), [whole, whole]),
+        ((1, 4), (4, 1), [whole, whole]),
+        ((4, 1), (2, 2), [whole, whole]),
+        ((2, 1), (2, 1), [parted, whole]),
+        ((4, 1), (2, 2), [parted, parted]),
+        ((1, 2), (2, 1), [whole, parted]),
+    ] {
         let folder = Folder::empty();
         let asked = |name: &str, (processes, accumulation): (usize, usize), length: u64| {
             let mut options = prepared(&folder, name, case);
+            options.parts_state = parts_first;
             (options.accumulation, options.length) = (size(accumulation), Length::Steps(length));
             (options, processes)
         };
@@ -270,7 +290,13 @@ fn a_run_goes_on_with_another_number_of_processes_from_the_same_place() {
         trained(&whole, processes);
         let (parted, processes) = asked("parted", first, 3);
         trained(&parted, processes);
-        let rest = Options { accumulation: size(then.1), length: Length::Steps(6), start: Start::Resumed, ..parted.clone() };
+        let rest = Options {
+            accumulation: size(then.1),
+            length: Length::Steps(6),
+            start: Start::Resumed,
+            parts_state: parts_then,
+            ..parted.clone()
+        };
         trained(&rest, then.0);
         let (expected, found) = (steps(&whole.bundle, "it"), steps(&parted.bundle, "it"));
         let is_same =
