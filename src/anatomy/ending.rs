@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::ir::{Graph, Trait, ValueId};
+use crate::ir::{Graph, Tensor, Trait, ValueId};
 use crate::num;
 
 use super::walk::{NodeRef, ValueRef};
@@ -107,6 +107,11 @@ impl<'g> Found<'g> {
         Self { squash: self.squash.map(|_| Squash::Mixed), ..self }
     }
 
+    /// What is missing to 1, or the negative.
+    fn turned(self) -> Self {
+        Self { is_turned: !self.is_turned, ..self }
+    }
+
     fn sigmoid(scores: ValueRef<'g>, node: NodeRef<'g>) -> Self {
         Self::new(scores, Squash::Sigmoid, node)
     }
@@ -157,22 +162,24 @@ fn behind_node<'g>(value: ValueRef<'g>, node: NodeRef<'g>, steps: Steps<'_, 'g>)
     let next = |input: usize| search(node.input(input).ok()?, steps.less());
     match node.op() {
         "Softmax" | "LogSoftmax" => Some(Found::softmax(node.input(0).ok()?, Some(node.node().int("axis", -1)), node)),
-        "Sigmoid" | "HardSigmoid" => Some(Found::sigmoid(node.input(0).ok()?, node)),
+        "Sigmoid" => Some(Found::sigmoid(node.input(0).ok()?, node)),
+        // Numbers between 0 and 1 that are no function of scores with a loss of its own.
+        "HardSigmoid" | "Erf" => Some(Found::new(node.input(0).ok()?, Squash::Mixed, node)),
         "Gather" | "GatherElements" | "Slice" | "Split" => {
             next(0).map(|found| if found.squash.is_some() && changes_places(value, node) { found.mixed() } else { found })
         }
         op if VIEWS.contains(&op) || op == "Clip" => next(0),
-        "Erf" => Some(Found::new(node.input(0).ok()?, Squash::Mixed, node)),
         op if Trait::Choice.is_of(op) => chosen(node, steps),
         "Log" => next(0),
         // Probabilities of their logarithms.
         "Exp" => next(0).filter(|found| found.squash.is_some()),
+        "Neg" => log_sigmoid(node).or_else(|| next(0).filter(|found| found.squash.is_some()).map(Found::turned)),
         "Reciprocal" => sigmoid_below(node.input(0).ok()?, node),
         "Div" => quotient(node, steps),
         "Mul" => quotient_by_reciprocal(node).or_else(|| beside_a_constant(node, steps)),
         "Sub" => log_softmax(node).or_else(|| {
             let is_from_a_constant = node.input(0).ok()?.is_constant();
-            beside_a_constant(node, steps).map(|found| Found { is_turned: found.is_turned != is_from_a_constant, ..found })
+            beside_a_constant(node, steps).map(|found| if is_from_a_constant { found.turned() } else { found })
         }),
         "Add" => sigmoid_of_tanh(node).or_else(|| beside_a_constant(node, steps)),
         "Max" | "Min" => beside_a_constant(node, steps),
@@ -196,7 +203,10 @@ fn quotient<'g>(node: NodeRef<'g>, steps: Steps<'_, 'g>) -> Option<Found<'g>> {
     if above.number().is_some() || (above.is_constant() && below.number().is_none()) {
         return sigmoid_below(below, node);
     }
-    if below.is_constant() || below.number().is_some() {
+    if below.is_constant() {
+        return beside_a_constant(node, steps);
+    }
+    if below.number().is_some() {
         return search(above, steps.less()).filter(|found| found.squash.is_some());
     }
     let own = same(above);
@@ -285,8 +295,36 @@ fn sigmoid_below<'g>(below: ValueRef<'g>, node: NodeRef<'g>) -> Option<Found<'g>
     let exp = add.inputs().find_map(|input| same(input).from(&["Exp"]).ok())?;
     let is_one = add.inputs().any(|input| input.number().is_some_and(|number| (number - 1.0).abs() < 1e-6));
     let exponent = same(exp.input(0).ok()?);
-    let negated = exponent.from(&["Neg"]).and_then(|neg| neg.input(0)).unwrap_or(exponent);
-    is_one.then(|| Found::sigmoid(negated, node))
+    is_one.then(|| match negated(exponent) {
+        Some(scores) => Found::sigmoid(scores, node),
+        // The probability of -x.
+        None => Found::sigmoid(exponent, node).turned(),
+    })
+}
+
+/// `x`, of `-x` in any spelling.
+fn negated(value: ValueRef<'_>) -> Option<ValueRef<'_>> {
+    let node = same(value).from(&["Neg", "Mul", "Div", "Sub"]).ok()?;
+    let is =
+        |input: usize, number: f64| node.input(input).ok().and_then(ValueRef::number).is_some_and(|found| (found - number).abs() < 1e-6);
+    let negated = match node.op() {
+        "Neg" => 0,
+        "Sub" if is(0, 0.0) => 1,
+        "Div" | "Mul" if is(1, -1.0) => 0,
+        "Mul" if is(0, -1.0) => 1,
+        _ => return None,
+    };
+    node.input(negated).ok()
+}
+
+/// `-softplus(-x)`, the logarithm of a sigmoid: under a `Neg`.
+fn log_sigmoid(node: NodeRef<'_>) -> Option<Found<'_>> {
+    let softplus = same(node.input(0).ok()?).from(&["Softplus"]).ok()?;
+    let below = softplus.input(0).ok()?;
+    Some(match negated(below) {
+        Some(scores) => Found::sigmoid(scores, node),
+        None => Found::sigmoid(below, node).turned(),
+    })
 }
 
 /// `e / (e + 1)`.
@@ -298,21 +336,41 @@ fn sigmoid_quotient<'g>(e: ValueRef<'g>, below: ValueRef<'g>, node: NodeRef<'g>)
     (is_own && is_one).then(|| exp.input(0).ok()).flatten().map(|scores| Found::sigmoid(scores, node))
 }
 
-/// `1 + tanh(x / 2)`, half of which is a sigmoid.
+/// `1 + tanh(x / 2)`, half of which is a sigmoid, or `1/2 + tanh(x / 2) / 2`.
 fn sigmoid_of_tanh(node: NodeRef<'_>) -> Option<Found<'_>> {
-    let is_number = |value: &ValueRef<'_>| value.number().is_some_and(|number| (number - 1.0).abs() < 1e-6 || (number - 0.5).abs() < 1e-6);
-    node.inputs().find(is_number)?;
-    let other = node.inputs().find(|input| input.number().is_none())?;
-    let halved = same(other).from(&["Mul"]).ok().and_then(|mul| mul.inputs().find(|input| input.number().is_none()));
-    let tanh = same(halved.unwrap_or(other)).from(&["Tanh"]).ok()?;
-    Some(Found::sigmoid(tanh.input(0).ok()?, node))
+    let near = |number: f64, wanted: f64| (number - wanted).abs() < 1e-6;
+    let is_number = |number: f64| near(number, 1.0) || near(number, 0.5);
+    node.inputs().find(|input| input.number().is_some_and(is_number))?;
+    let other = same(node.inputs().find(|input| input.number().is_none())?);
+    let scaled = other.from(&["Mul", "Div"]).ok().and_then(|mul| mul.inputs().find(|input| input.number().is_none()));
+    let tanh = same(scaled.unwrap_or(other)).from(&["Tanh"]).ok()?;
+    let half = same(tanh.input(0).ok()?);
+    let halved = half.from(&["Mul", "Div"]).ok().and_then(|node| {
+        let wanted = if node.is(&["Mul"]) { 0.5 } else { 2.0 };
+        node.inputs().find(|input| input.number().is_some_and(|number| near(number, wanted)))?;
+        node.inputs().find(|input| input.number().is_none())
+    });
+    Some(match halved {
+        Some(scores) => Found::sigmoid(scores, node),
+        // The probability of scores that are no value of the graph.
+        None => Found::new(half, Squash::Mixed, node),
+    })
 }
 
-/// Probabilities that are scaled, shifted or bounded by a constant.
+/// Probabilities that are scaled, shifted or bounded by a constant: all alike, or those of each class by a number of its own.
 fn beside_a_constant<'g>(node: NodeRef<'g>, steps: Steps<'_, 'g>) -> Option<Found<'g>> {
     let mut varying = node.inputs().filter(|input| !input.is_constant());
     let (only, None) = (varying.next()?, varying.next()) else { return None };
-    search(only, steps.less()).filter(|found| found.squash.is_some())
+    let found = search(only, steps.less()).filter(|found| found.squash.is_some())?;
+    let constant = node.inputs().find(|input| input.is_constant())?;
+    let numbers = constant.stored().and_then(Tensor::to_f32).unwrap_or_default();
+    let is_one = numbers.windows(2).all(|pair| pair[0].to_bits() == pair[1].to_bits());
+    let scales = node.is(&["Mul", "Div"]);
+    Some(match numbers.first() {
+        Some(_) if scales && !is_one => found.mixed(),
+        Some(&number) if scales && number < 0.0 => found.turned(),
+        _ => found,
+    })
 }
 
 /// `[1 - p, p]`, or the parts of probabilities that were split, in their order; what else is joined with probabilities makes them those of several

@@ -24,7 +24,7 @@ pub(super) fn find(graph: &Graph, flow: &Flow, linears: &[Linear]) -> Found<Head
     let output = chosen_output(graph);
     let output = ValueRef::new(graph, output.ok_or_else(|| super::Miss { at: "the outputs".into(), wanted: "an output".into() })?);
     let Behind { scores, made } = ending::behind(graph, output.id());
-    let scores = ValueRef::new(graph, scores);
+    let scores = with_classes(ValueRef::new(graph, scores));
     let path = Path::to(scores, flow, &varying(graph));
     if let Some(node) = path.product {
         return Err(node.miss("a head: this is a product of two things that are both computed from the data"));
@@ -48,6 +48,23 @@ pub(super) fn find(graph: &Graph, flow: &Flow, linears: &[Linear]) -> Found<Head
     let ending = if is_beside && matches!(ending, Ending::Probabilities(_)) { Ending::Scores } else { ending };
     let before = projection.and_then(|at| flow.only_projection(linears[at].x));
     Ok(Head { logits: scores.id(), output: reached.unwrap_or(output.id()), ending, projection, before, tied: false, classes: None })
+}
+
+/// Scores with their axis of classes: one number for each row is a view of `[batch, 1]`.
+fn with_classes(scores: ValueRef<'_>) -> ValueRef<'_> {
+    let mut at = scores;
+    while at.fact().rank() == Some(1) {
+        let Some(below) =
+            at.from(&["Squeeze", "Reshape", "Flatten", "Gather", "Slice", "Identity", "Cast"]).ok().and_then(|node| node.input(0).ok())
+        else {
+            return scores;
+        };
+        if below.fact().rank() == Some(2) && below.length(1) == Some(1) {
+            return below;
+        }
+        at = below;
+    }
+    scores
 }
 
 /// A name without what exporters put behind it (`logits:0`), in small letters.

@@ -49,6 +49,19 @@ impl Found {
         rows
     }
 
+    /// The lines of the rows whose loss is no number: of those of the batch, where predictions tell, the ones that have none.
+    pub(super) fn rows_without_numbers(&self, rows: &[Example]) -> Vec<usize> {
+        if !self.sums.loss.is_nan() {
+            return vec![];
+        }
+        let values = self.predictions.first().and_then(|tensor| tensor.to_f32().ok()).unwrap_or_default();
+        let width = values.len() / rows.len().max(1);
+        let lines =
+            |is_one: &dyn Fn(usize) -> bool| rows.iter().enumerate().filter(|(at, _)| is_one(*at)).map(|(_, row)| row.line).collect();
+        let told: Vec<usize> = lines(&|at| values[at * width..(at + 1) * width].iter().any(|value| value.is_nan()));
+        if told.is_empty() { lines(&|_| true) } else { told }
+    }
+
     fn write(&self, out: Writer) -> Result<Writer> {
         let Sums { loss, labels, correct, divergence } = self.sums;
         // A count is never negative.

@@ -206,13 +206,14 @@ impl Meter {
             Kind::Tokens => {}
             Kind::Classes(table) => {
                 for (at, row) in rows.iter().enumerate() {
-                    if let Labels::Class(class @ 0..) = row.labels {
-                        table.add(num::index(class.into()), largest(row_of(at)));
+                    // Of what is no number no class is the largest: such rows are told of, and count in the loss alone.
+                    if let (Labels::Class(class @ 0..), false) = (&row.labels, has_nan(row_of(at))) {
+                        table.add(num::index((*class).into()), largest(row_of(at)));
                     }
                 }
             }
             Kind::Sets(sets) => {
-                for (at, row) in labelled(rows) {
+                for (at, row) in labelled(rows).filter(|(at, _)| !has_nan(row_of(*at))) {
                     let right: Vec<bool> = column(row, LABELS).iter().map(|truth| *truth >= 0.5).collect();
                     // A probability of a half is a logit of 0.
                     let predicted: Vec<bool> = row_of(at).iter().map(|logit| *logit > 0.0).collect();
@@ -237,7 +238,8 @@ impl Meter {
                 for (at, row) in rows.iter().enumerate() {
                     let Labels::Tokens(labels) = &row.labels else { continue };
                     let (mut own, mut predicted) = (vec![], vec![]);
-                    for (place, label) in labels.iter().enumerate().filter(|(place, label)| **label != IGNORED && *place < length) {
+                    let counts = |place: usize, label: i32| label != IGNORED && place < length && !has_nan(row_of(at * length + place));
+                    for (place, label) in labels.iter().enumerate().filter(|(place, label)| counts(*place, **label)) {
                         let class = largest(row_of(at * length + place));
                         let label = num::index((*label).into());
                         *all += 1;
@@ -345,6 +347,11 @@ fn labelled(rows: &[Example]) -> impl Iterator<Item = (usize, &Example)> {
 
 fn column(row: &Example, name: &str) -> Vec<f64> {
     row.columns.get(name).map(|numbers| numbers.values.clone()).unwrap_or_default()
+}
+
+/// Whether one of them is no number.
+fn has_nan(values: &[f32]) -> bool {
+    values.iter().any(|value| value.is_nan())
 }
 
 /// The first of the largest.

@@ -234,7 +234,7 @@ impl<'a> Evaluator<'a> {
         let mut collation = self.collation.clone();
         collation.feeding.inputs.insert(logits::LABELS.to_owned(), Role::Labels);
         let mut batches = Batches::new(self.dataset, &inputs, self.batch_size, Order::File, collation)?;
-        let (mut sums, mut tokens) = (Sums::default(), 0_usize);
+        let (mut sums, mut tokens, mut without) = (Sums::default(), 0_usize, vec![]);
         self.meter.clear();
         let share = ranks.share();
         let count = batches.per_epoch();
@@ -261,8 +261,16 @@ impl<'a> Evaluator<'a> {
                 if self.dataset.task == Task::Ctc && !found.sums.loss.is_finite() {
                     frames::check_texts(&rows, &found.predictions).in_file(&self.dataset.path)?;
                 }
+                without.extend(found.rows_without_numbers(&rows));
                 self.meter.add(&rows, &found.predictions)?;
             }
+        }
+        if let Some(first) = without.first().filter(|_| ranks.is_lead()) {
+            let file = self.dataset.path.display();
+            tracing::warn!(
+                "{file}: the loss of {} rows is no number (NaN), from line {first} on: what they predict counts in no metric",
+                without.len()
+            );
         }
         let Sums { loss, labels, correct, divergence } = sums;
         if labels <= 0.0 {
@@ -275,7 +283,7 @@ impl<'a> Evaluator<'a> {
         Ok(Evaluation {
             loss: mean,
             perplexity: self.is_of_tokens().then(|| mean.exp()),
-            accuracy: correct.map(|correct| correct / labels).or(of_task),
+            accuracy: correct.filter(|_| without.is_empty()).map(|correct| correct / labels).or(of_task),
             metrics,
             confusion: self.meter.confusion().filter(|table| self.hard_prompt.is_none() && table.classes() > 0).cloned(),
             labels: whole(labels),

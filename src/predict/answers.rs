@@ -46,7 +46,34 @@ impl Answers<'_> {
     pub(super) fn of_scores(&self, asked: &[Asked], found: &[Vec<Found>]) -> Result<Vec<Columns>> {
         let answer =
             |(row, found): (&Asked, &Vec<Found>)| self.answer(&row.question, found).map_err(|error| error.at(Place::Line(row.line)));
-        asked.iter().zip(found).map(answer).collect()
+        let answers = asked.iter().zip(found).map(answer).collect::<Result<Vec<_>>>()?;
+        let without = asked.iter().zip(found).zip(&answers).filter(|((row, found), answer)| self.is_without_numbers(row, found, answer));
+        let lines: Vec<usize> = without.map(|((row, _), _)| row.line).collect();
+        if let Some(first) = lines.first() {
+            tracing::warn!(
+                "the model gives no numbers (NaN) for {} of {} rows, from line {first} on: they have no answer",
+                lines.len(),
+                asked.len()
+            );
+        }
+        Ok(answers)
+    }
+
+    /// Whether what the model gave for a row are no numbers, where they count.
+    fn is_without_numbers(&self, asked: &Asked, found: &[Found], answer: &Columns) -> bool {
+        let is_nan = |values: &[f32]| values.iter().any(|value| value.is_nan());
+        let tags = || {
+            let parts = asked.question.parts.first().zip(found.first());
+            parts.is_some_and(|((_, example), found)| places(example).any(|(at, _)| is_nan(row(found, at))))
+        };
+        match self.source.task() {
+            Task::TokenCls => tags(),
+            // Places that nobody asks for may be anything.
+            Task::Qa | Task::MaskedLm | Task::Ctc | Task::CausalLm => {
+                ["prediction", "probability"].iter().any(|name| answer.get(*name).is_some_and(Value::is_null))
+            }
+            _ => found.iter().flatten().any(|(_, values)| is_nan(values)),
+        }
     }
 
     fn answer(&self, question: &Question, found: &[Found]) -> Result<Columns> {
@@ -91,21 +118,22 @@ impl Answers<'_> {
 
     fn class(&self, logits: &[f32]) -> Columns {
         let all = softmax(logits);
-        let best = largest(&all);
-        columns([("prediction", self.name(best)), ("probability", rounded(all[best])), ("probabilities", self.probabilities(&all))])
+        let (best, probability) = largest(&all).map_or((Value::Null, Value::Null), |best| (self.name(best), rounded(all[best])));
+        columns([("prediction", best), ("probability", probability), ("probabilities", self.probabilities(&all))])
     }
 
     fn labels(&self, logits: &[f32]) -> Columns {
         let all: Vec<f64> = logits.iter().copied().map(sigmoid).collect();
-        let chosen = (0..all.len()).filter(|&label| all[label] >= self.shape.threshold).map(|label| self.name(label)).collect();
-        columns([("prediction", Value::Array(chosen)), ("probabilities", self.probabilities(&all))])
+        let chosen = || (0..all.len()).filter(|&label| all[label] >= self.shape.threshold).map(|label| self.name(label)).collect();
+        let prediction = largest(&all).map_or(Value::Null, |_| Value::Array(chosen()));
+        columns([("prediction", prediction), ("probabilities", self.probabilities(&all))])
     }
 
     /// What frames say, or their symbols where no tokenizer spells them.
     fn spoken(&self, found: &Found) -> Result<Columns> {
         let frames = found.first().and_then(|(shape, _)| shape.first().copied()).unwrap_or_default();
-        let symbol = |frame: usize| i32::try_from(largest(&softmax(row(found, frame)))).unwrap_or_default();
-        let symbols: Vec<i32> = (0..frames).map(symbol).collect();
+        let symbol = |frame: usize| largest(&softmax(row(found, frame))).map(|symbol| i32::try_from(symbol).unwrap_or_default());
+        let Some(symbols) = (0..frames).map(symbol).collect::<Option<Vec<i32>>>() else { return Ok(one("prediction", Value::Null)) };
         Ok(one(
             "prediction",
             match self.source.tokenizer() {
@@ -125,25 +153,23 @@ impl Answers<'_> {
         let all = softmax(&prompt.scores(logits).ok_or_else(beyond)?);
         let name = |class: usize| prompt.labels.get(class).map(|label| label.name.clone()).unwrap_or_default();
         let probabilities = order(&all).into_iter().take(self.shape.top).map(|class| (name(class), rounded(all[class]))).collect();
-        let best = largest(&all);
-        Ok(columns([
-            ("prediction", name(best).into()),
-            ("probability", rounded(all[best])),
-            ("probabilities", Value::Object(probabilities)),
-        ]))
+        let (best, probability) = largest(&all).map_or((Value::Null, Value::Null), |best| (name(best).into(), rounded(all[best])));
+        Ok(columns([("prediction", best), ("probability", probability), ("probabilities", Value::Object(probabilities))]))
     }
 
     /// A tag for each word, and the entities that they make.
     fn tags(&self, question: &Question, example: &Example, found: &Found) -> Columns {
         let Shown::Words { text, words } = &question.shown else {
-            let tags = (0..example.input_ids.len()).map(|at| self.name(largest(&softmax(row(found, at))))).collect();
+            let tags = (0..example.input_ids.len())
+                .map(|at| largest(&softmax(row(found, at))).map_or(Value::Null, |tag| self.name(tag)))
+                .collect();
             return one("prediction", Value::Array(tags));
         };
         // Words behind the end of what the model reads have no tag.
         let mut tags: Vec<Option<(usize, f64)>> = vec![None; words.len()];
         for (at, word) in places(example) {
             let all = softmax(row(found, at));
-            let class = largest(&all);
+            let Some(class) = largest(&all) else { continue };
             if let Some(tag) = usize::try_from(word).ok().and_then(|word| tags.get_mut(word)) {
                 *tag = Some((class, all[class]));
             }

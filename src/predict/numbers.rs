@@ -26,9 +26,11 @@ pub(super) fn sigmoid(logit: f32) -> f64 {
     1.0 / (1.0 + (-f64::from(logit)).exp())
 }
 
-/// The first of the largest.
-pub(super) fn largest(values: &[f64]) -> usize {
-    values.iter().enumerate().fold((0, f64::NEG_INFINITY), |best, (at, &value)| if value > best.1 { (at, value) } else { best }).0
+/// The first of the largest; none where one of them is no number.
+pub(super) fn largest(values: &[f64]) -> Option<usize> {
+    let first = |best: (usize, f64), (at, &value): (usize, &f64)| if value > best.1 { (at, value) } else { best };
+    let are_numbers = !values.iter().any(|value| value.is_nan());
+    are_numbers.then(|| values.iter().enumerate().fold((0, f64::NEG_INFINITY), first).0)
 }
 
 /// The places of numbers, from the largest to the smallest.

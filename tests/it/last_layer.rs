@@ -116,3 +116,33 @@ fn half_precision_models_merge_the_rows_and_the_whole_modules_that_they_trained(
         assert!((adapted - folded).abs() < 2e-2, "{dtype} {head:?} {options:?}: {adapted} with the adapter, {folded} merged");
     }
 }
+
+/// A classifier whose head is called as a module of its encoder is: `proj`.
+#[test]
+fn a_head_is_trained_alone_where_other_modules_have_its_name() {
+    let folder = Folder::empty();
+    let (base, bundle) = (folder.path("model.onnx"), folder.path("bundle"));
+    let b = Builder::new(ModelInfo::dialect());
+    let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+    let table = b.initializer("embed.weight", numbers("table", &[TOKENS, WIDTH]));
+    let x = b.scoped("/embed", || table.gather(ids, 0));
+    let within = b.initializer("enc.0.proj.weight", numbers("within", &[WIDTH, WIDTH]));
+    let x = b.scoped("/enc/0/proj", || x.matmul(within)).tanh() + x;
+    let head = b.initializer("proj.weight", numbers("head", &[WIDTH, 3]));
+    b.output("logits", b.scoped("/proj", || x.mean(&[1]).squeeze(&[1]).matmul(head)));
+    onnx::write(&b.finish().expect("a valid graph"), Path::new(&base), &WriteOptions::default()).expect("it is written");
+    let names = |bundle: &str| {
+        let file = Path::new(bundle).join("adapter_model.safetensors");
+        peft_onnx::safetensors::read(&file).expect("an adapter").keys().cloned().collect::<Vec<_>>()
+    };
+    done(&["inject", &base, "--method", "head", "--task", "seq-cls", "-o", &bundle, "-q"]);
+    assert_eq!(names(&bundle), ["base_model.model.proj.weight"]);
+    // What is read again is what was written.
+    let again = folder.path("again");
+    done(&["inject", &base, "--adapter", &bundle, "--task", "seq-cls", "-o", &again, "-q"]);
+    assert_eq!(names(&again), names(&bundle));
+    // A module that is named and is not the head is trained wherever it is.
+    let named = folder.path("named");
+    done(&["inject", &base, "--method", "head", "--modules-to-save", "0.proj", "--task", "seq-cls", "-o", &named, "-q"]);
+    assert_eq!(names(&named), ["base_model.model.enc.0.proj.weight"]);
+}

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::common::{Folder, fixture, refused, run};
-use peft_onnx::ir::{Builder, DType, Tensor};
+use peft_onnx::ir::{Builder, DType, Dim, ModelInfo, Tensor};
 use peft_onnx::onnx::{self, WriteOptions};
 
 /// A small language model with one NaN in the weight of a module.
@@ -39,4 +39,28 @@ fn a_model_that_is_written_with_numbers_that_are_not_finite_says_so() {
     let base = broken(&folder, "layers.0.self_attn.q_proj");
     let (success, stdout, stderr) = run(&["convert", &base, "-o", &folder.path("written.onnx")]);
     assert!(success && stderr.contains("1 of 1024 numbers are not finite"), "{stdout}{stderr}");
+}
+
+/// A token's row of the table has NaN: what the model says of texts with it is no number, and no class.
+#[test]
+fn rows_whose_scores_are_no_numbers_have_no_class() {
+    let folder = Folder::empty();
+    let base = folder.path("model.onnx");
+    let b = Builder::new(ModelInfo::dialect());
+    let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+    let values: Vec<f32> = (0..40_u8).map(|at| if at / 4 == 7 { f32::NAN } else { f32::from(at % 5) - 2.0 }).collect();
+    let table = b.initializer("embed.weight", Tensor::from_f32(&[10, 4], &values));
+    let weight = b.initializer("classifier.weight", crate::common::numbers("head", &[4, 3]));
+    let pooled = b.scoped("/embed", || table.gather(ids, 0)).mean(&[1]).squeeze(&[1]);
+    b.output("logits", b.scoped("/classifier", || pooled.matmul(weight)));
+    onnx::write(&b.finish().expect("a graph"), Path::new(&base), &WriteOptions::default()).expect("it is written");
+    let rows = [(1, 0), (7, 0), (3, 2)].map(|(token, label)| format!("{{\"input_ids\": [2, {token}], \"label\": {label}}}\n")).concat();
+    let data = folder.write("rows.jsonl", &rows);
+    let (success, stdout, stderr) = run(&["predict", &base, "--task", "seq-cls", "--data", &data]);
+    assert!(success && stderr.contains("1 of 3 rows") && stderr.contains("line 2"), "{stderr}");
+    let predicted: Vec<bool> =
+        stdout.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["prediction"].is_null()).collect();
+    assert_eq!(predicted, [false, true, false], "{stdout}");
+    let (success, stdout, stderr) = run(&["eval", &base, "--task", "seq-cls", "--data", &data]);
+    assert!(success && stderr.contains("1 rows is no number") && stderr.contains("line 2"), "{stdout}{stderr}");
 }

@@ -89,26 +89,31 @@ pub(crate) fn modules(at: &Places<'_>, method: &Method, family: Family) -> Resul
     let names: Vec<&str> = at.anatomy.parameters.iter().map(|p| p.name.as_str()).collect();
     let places = targets::saved_parameters(at.saved, &names, at.strictness)?;
     let is_head = method.is_head_alone();
-    let is_wanted = |place: &usize| !is_head || is_part_of_head(at, names[*place]);
-    Ok(places
-        .into_iter()
-        .filter(is_wanted)
-        .map(|place| {
-            let parameter = at.anatomy.parameters[place].clone();
-            let key = Key::parameter(&*parameter.name, family).to_string();
-            boxed(Trained { parameter, key, role: Role::Trained })
-        })
+    let keyed = places.into_iter().map(|place| (place, Key::parameter(names[place], family).to_string()));
+    Ok(keyed
+        .filter(|(place, key)| !is_head || is_part_of_head(at, names[*place], key))
+        .map(|(place, key)| boxed(Trained { parameter: at.anatomy.parameters[place].clone(), key, role: Role::Trained }))
         .collect())
 }
 
-/// Whether a parameter is that of a module to save, not of one whose name only ends like it (`out_proj` for `proj`); but that of the layer in front
-/// of the head's last one is part of the head (`pre_classifier` for `classifier`).
-fn is_part_of_head(at: &Places<'_>, parameter: &str) -> bool {
-    let path = format!(".{parameter}");
+/// Whether a parameter is that of a module to save, not of one whose name only ends like it (`out_proj` for `proj`), nor of another one of the same name
+/// where it is the head's (`encoder.0.proj` for the head `proj`), unless an adapter's file has it. That of the layer in front of the head's last one is part of the head
+/// (`pre_classifier` for `classifier`).
+fn is_part_of_head(at: &Places<'_>, parameter: &str, key: &str) -> bool {
+    let of_projection = |place: usize| at.anatomy.projections.get(place).map(|projection| projection.module.as_str());
     let head = at.anatomy.head.as_ref();
-    let before = head.and_then(|head| at.anatomy.projections.get(head.before?)).map(|projection| projection.module.as_str());
+    let before = head.and_then(|head| of_projection(head.before?));
+    let own = head.and_then(|head| of_projection(head.projection?)).map(|module| format!(".{module}."));
+    let path = format!(".{parameter}");
+    let is_saved = |name: &String| {
+        let name = format!(".{name}.");
+        match own.as_deref().and_then(|own| Some(&own[..own.find(&name)? + name.len()])) {
+            Some(module) => path.starts_with(module),
+            None => path.contains(&name),
+        }
+    };
     let is_before = before.is_some_and(|module| parameter.rsplit_once('.').is_some_and(|(owner, _)| owner == module));
-    is_before || at.saved.iter().any(|name| path.contains(&format!(".{name}.")))
+    is_before || at.saved.iter().any(is_saved) || (at.given)(key).is_some()
 }
 
 /// The biases that are trained beside a method, but those of modules that are saved as a whole. They keep their own names, but inside a module

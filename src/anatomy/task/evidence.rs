@@ -44,6 +44,19 @@ const ARCHITECTURES: &[(&str, Task)] = &[
     ("ForCTC", Task::Ctc),
 ];
 
+/// Parts of the names of classes that give vectors: of texts, of tokens that are matched late, of pictures and texts in one space.
+const VECTOR_CLASSES: &[&str] = &[
+    "ColBERT",
+    "ColBert",
+    "ColPali",
+    "ColQwen",
+    "ColIdefics",
+    "WithProjection",
+    "ContextEncoder",
+    "QuestionEncoder",
+    "SentenceTransformer",
+];
+
 impl Declared {
     /// The task that the class is for.
     #[must_use]
@@ -205,14 +218,26 @@ impl<'a> View<'a> {
         self.module().is_some_and(|module| MODULES.iter().any(|word| module.contains(word)))
     }
 
-    /// Whether something says that the head gives scores of classes: the output's name, the module's, its bias, probabilities behind them.
-    pub(super) fn shows_classes(&self, head: &Head) -> bool {
+    /// The class of the model, if it is one that gives vectors; a body's (`BertModel`), where neither the output nor its module is called one of classes that somebody put on it.
+    pub(super) fn class_of_vectors(&self) -> Option<&'a str> {
+        let class = self.declared.architecture.as_deref()?;
+        let gives_vectors = VECTOR_CLASSES.iter().any(|word| class.contains(word));
+        let is_body = class.ends_with("Model") && self.declared.task().is_none();
+        (gives_vectors || is_body && !self.is_called_classes() && !self.is_module_of_classes()).then_some(class)
+    }
+
+    /// Whether the output is called scores of classes.
+    fn is_called_classes(&self) -> bool {
         const OUTPUTS: &[&str] = &["logit", "score", "prob", "pred", "class", "label", "tag", "emission", "cls"];
         let name = self.output();
+        OUTPUTS.iter().any(|word| name.contains(word))
+    }
+
+    /// Whether something says that the head gives scores of classes: the output's name, the module's, its bias, probabilities behind them.
+    pub(super) fn shows_classes(&self, head: &Head) -> bool {
         let has_bias = head.projection.is_some_and(|at| self.anatomy.projections[at].bias.is_some());
         let is_probability = matches!(head.ending, Ending::Probabilities(_)) || head.output != head.logits;
-        let is_called = OUTPUTS.iter().any(|word| name.contains(word));
-        has_bias || is_probability || is_called || self.is_module_of_classes() || head.projection.is_none()
+        has_bias || is_probability || self.is_called_classes() || self.is_module_of_classes() || head.projection.is_none()
     }
 
     /// The last name in the path of the head's module.

@@ -136,18 +136,21 @@ pub(super) const OTHERS: &[Other] = &[
         what: "vectors",
         evidence: |view| {
             const WORDS: &[&str] = &["embed", "pooler", "pooled", "hidden", "feature", "vector", "represent", "encod"];
+            const SHORT: &[&str] = &["emb", "embs", "vec", "vecs", "repr", "latent", "latents"];
             let name = view.output();
+            let by_class = view.class_of_vectors().map(|class| format!("config.json beside the model says {class}, which gives vectors"));
             if view.is_named_logits() {
-                return None;
+                return by_class;
             }
-            let by_name =
-                WORDS.iter().any(|word| name.contains(word)).then(|| format!("{name} is a representation, not scores of classes"));
+            let is_called =
+                WORDS.iter().any(|word| name.contains(word)) || name.split(|c: char| !c.is_alphabetic()).any(|word| SHORT.contains(&word));
+            let by_name = is_called.then(|| format!("{name} is a representation, not scores of classes"));
             let by_folder = || {
                 view.declared
                     .pools_sentences
                     .then(|| "modules.json beside the model says that sentence-transformers reads vectors of it".to_owned())
             };
-            by_name.or_else(by_folder).or_else(|| match &view.head()?.ending {
+            by_name.or_else(by_folder).or(by_class).or_else(|| match &view.head()?.ending {
                 Ending::Vector(node) => {
                     Some(format!("{name} ends in {node}, an activation or normalisation as inside a network, not in scores of classes"))
                 }
@@ -244,7 +247,9 @@ pub(super) const OTHERS: &[Other] = &[
         evidence: |view| {
             let (head, axes) = (view.head()?, view.axes()?);
             let (classes, last) = (head.classes?, axes.last()?);
-            let differs = last.as_known().map_or(!last.names().is_empty() && axes.len() < 4, |length| length != classes);
+            // One number for each row has no axis of classes.
+            let is_of_rows = classes == 1 && axes.len() == 1;
+            let differs = !is_of_rows && last.as_known().map_or(!last.names().is_empty() && axes.len() < 4, |length| length != classes);
             differs.then(|| {
                 format!(
                     "the last axis of {} ({last}) is not that of the {classes} scores of its last projection",

@@ -64,6 +64,88 @@ fn probabilities_are_traced_to_the_logits_behind_them() {
     }
 }
 
+/// The scores are what the probability is the sigmoid of: neither their negative nor half of them.
+#[test]
+fn sigmoids_in_every_spelling_are_traced_to_their_own_scores() {
+    fn below_one<'g>(b: &'g Builder, exponent: Expr<'g>) -> Expr<'g> {
+        b.number(1.0, DType::F32) / (exponent.exp() + 1.0)
+    }
+    fn op<'g>(b: &'g Builder, op: &str, x: Expr<'g>) -> Expr<'g> {
+        b.op(op, &[x], &[])
+    }
+    let rows: &[(&str, Write)] = &[
+        ("sigmoid", |_, x| x.sigmoid()),
+        ("1 / (1 + exp(-x))", |b, x| below_one(b, -x)),
+        ("1 / (1 + exp(-1 x))", |b, x| below_one(b, x * -1.0)),
+        ("1 / (1 + exp(x / -1))", |b, x| below_one(b, x / -1.0)),
+        ("1 / (1 + exp(0 - x))", |b, x| below_one(b, b.number(0.0, DType::F32) - x)),
+        ("e / (e + 1)", |_, x| x.exp() / (x.exp() + 1.0)),
+        ("(1 + tanh(x / 2)) / 2", |_, x| ((x * 0.5).tanh() + 1.0) * 0.5),
+        ("1/2 + tanh(x / 2) / 2", |_, x| (x / 2.0).tanh() * 0.5 + 0.5),
+        ("-softplus(-x)", |b, x| -op(b, "Softplus", -x)),
+        ("the logarithm", |b, x| op(b, "Log", x.sigmoid())),
+    ];
+    for (what, write) in rows {
+        let graph = classifier("probabilities", 3, *write);
+        let head = anatomy::read(&graph).head.unwrap_or_else(|| panic!("{what}: no head"));
+        assert!(matches!(&head.ending, Ending::Probabilities(made) if made.squash == Squash::Sigmoid), "{what}: {:?}", head.ending);
+        let scores = graph.value_name(head.logits).to_owned();
+        assert!(scores.starts_with("classifier"), "{what}: {scores}");
+    }
+    let rows: &[(&str, Write)] = &[
+        ("1 / (1 + exp(x))", |b, x| below_one(b, x)),
+        ("1 / (1 + exp(-2 x))", |b, x| below_one(b, x * -2.0)),
+        ("tanh of all of x", |_, x| x.tanh() * 0.5 + 0.5),
+        ("-softplus(x)", |b, x| -op(b, "Softplus", x)),
+        ("a hard sigmoid", |b, x| op(b, "HardSigmoid", x)),
+        ("a negative", |_, x| x.sigmoid() * -1.0),
+        ("1 + -p", |_, x| -x.sigmoid() + 1.0),
+        ("weighed by class", |b, x| x.sigmoid() * b.constant(Tensor::from_f32(&[3], &[0.5, 1.0, 2.0]))),
+    ];
+    for (what, write) in rows {
+        let graph = classifier("probabilities", 3, *write);
+        let head = anatomy::read(&graph).head.unwrap_or_else(|| panic!("{what}: no head"));
+        assert!(matches!(&head.ending, Ending::Probabilities(made) if made.squash == Squash::Mixed), "{what}: {:?}", head.ending);
+    }
+}
+
+#[test]
+fn one_number_for_each_row_is_trained_as_a_score_whatever_view_gives_it() {
+    let rows: &[(&str, Write)] =
+        &[("Squeeze", |_, x| x.squeeze(&[-1])), ("Reshape", |_, x| x.reshape(&[-1])), ("Gather", |b, x| x.gather(b.int(0), 1))];
+    for (what, write) in rows {
+        let graph = classifier("logits", 1, *write);
+        let anatomy = anatomy::read(&graph);
+        let head = anatomy.head.as_ref().unwrap_or_else(|| panic!("{what}: {:?}", anatomy.misses));
+        assert_eq!((graph.fact(head.logits).rank(), graph.value_name(head.output)), (Some(2), "logits"), "{what}");
+        for task in [Task::Regression, Task::Rerank, Task::Reward] {
+            let decided = decide(&graph, &anatomy, &Declared::default(), Some(task));
+            assert_eq!(decided.map(|decision| decision.task).ok(), Some(task), "{what}");
+        }
+    }
+}
+
+#[test]
+fn classes_that_give_vectors_are_no_classifiers() {
+    let of_class = |name: &str| Declared { architecture: Some(name.to_owned()), ..Declared::default() };
+    let told = |output: &str, declared: &Declared| {
+        let graph = classifier(output, 3, |_, x| x);
+        let found = guess(&graph, &anatomy::read(&graph), declared);
+        found.instead.map(|instead| instead.what)
+    };
+    for class in ["ColBERT", "HF_ColBERT", "ColPaliForRetrieval", "CLIPTextModelWithProjection", "DPRQuestionEncoder"] {
+        for output in ["output", "logits"] {
+            assert_eq!(told(output, &of_class(class)), Some("vectors"), "{class}, {output}");
+        }
+    }
+    // Somebody put a classifier on a body: its name says so.
+    assert_eq!(told("logits", &of_class("BertModel")), None);
+    for output in ["dense_vecs", "colbert_vecs", "emb", "sentence_emb", "repr", "latent"] {
+        assert_eq!(told(output, &Declared::default()), Some("vectors"), "{output}");
+    }
+    assert_eq!(told("emissions", &Declared::default()), None);
+}
+
 #[test]
 fn probabilities_that_are_changed_after_they_were_made_have_no_logits() {
     let rows: &[(&str, Write)] = &[
