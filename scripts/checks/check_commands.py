@@ -3,8 +3,8 @@
 
     python scripts/checks/check_commands.py [--program PROGRAM] [PAGE ..]
 
-Recipes are run by check_recipes.py, pages of tasks by check_tasks_docs.py, README's pipelines by check_layouts.py, `mpirun` by check_mpi.sh, scripts by continuous integration. Commands of these are
-passed over, and said. PROGRAM is by default target/debug/peft-onnx. Needs bash and a Python with numpy, onnxruntime and tokenizers; the package openai for the page of serving.
+Recipes are run by check_recipes.py, pages of tasks by check_tasks_docs.py, README's pipelines by check_layouts.py, python/README.md by check_python.sh, web/README.md by check_web.sh, `mpirun` by
+check_mpi.sh, scripts by continuous integration. Commands of these are passed over, and said. PROGRAM is by default target/debug/peft-onnx. Needs bash and a Python with numpy, onnxruntime and tokenizers; the package openai for the page of serving.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import check_recipes
 from check_recipes import ROOT
 
 FIXTURES = ROOT / "models/fixtures"
-PAGES = ["README.md", "docs/DATA.md", "docs/SERVING.md", *(f"docs/methods/{page.name}" for page in sorted((ROOT / "docs/methods").glob("*.md")))]
+PAGES = ["README.md", "docs/DATA.md", "docs/SERVING.md", "docs/PARALLEL.md", *(f"docs/methods/{page.name}" for page in sorted((ROOT / "docs/methods").glob("*.md")))]
 ELSEWHERE = {"cargo": "continuous integration", "scripts/": "continuous integration", "optimum-cli": "what a user has", "peft-onnx runtime install": "tests/it/runtime_install.rs",
              "mpirun": "check_mpi.sh"}
 # What `model.onnx` is on a page; elsewhere the small language model.

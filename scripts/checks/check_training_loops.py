@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs the loops of examples/training_loop on an exported step, and compares their losses with each other and with `peft-onnx train`.
+"""Runs the loops of examples/training_loop on an exported step, and compares their losses with each other and with `peft-onnx train`; and of losses of one term and of two, steps in parts with whole ones.
 
     python scripts/checks/check_training_loops.py PEFT_ONNX [--node-modules FOLDER] [--headers FOLDER] [--classpath JARS] [--assembly FILE]
 
@@ -57,6 +57,62 @@ def compiled(arguments, work, given):
     return loops
 
 
+def in_parts(binary, work):
+    """The losses of steps in parts beside those of whole steps, of every kind of count."""
+    import numpy as np
+    import onnxruntime
+
+    random, rows, length = np.random.default_rng(1), 4, 7
+    # The options of a loss, its model, how many texts a row has, and what the two terms are divided by, of some rows.
+    labels_of = lambda feeds: int((feeds["labels"][:, 1:] != -100).sum())
+    chosen_of = lambda feeds: int((feeds["labels"][: len(feeds["labels"]) // 2, 1:] != -100).sum())
+    weights = np.array([1.0, 2.0, 3.0])
+    kinds = {
+        "labels of tokens": ("llama/torchscript.onnx", [], 1, labels_of, None),
+        "orpo": ("llama/torchscript.onnx", ["--task", "preference", "--loss", "orpo"], 2, lambda feeds: len(feeds["labels"]) // 2, chosen_of),
+        "classes with weights and a teacher": ("bert_classifier/dynamo.onnx", ["--class-weights", "1,2,3", "--distill-weight", "0.5"], 1, lambda feeds: float(weights[feeds["labels"]].sum()), lambda feeds: len(feeds["labels"])),
+    }
+    is_fine = True
+    for name, (model, options, texts, first, second) in kinds.items():
+        folder = work / name.replace(" ", "-")
+        run([binary, "inject", FIXTURE.parent / model, "--method", "lora", *options, "-o", folder, "--quiet"])
+        run([binary, "export", folder, "--format", "training", "-o", folder / "loop", "--quiet"])
+        session = onnxruntime.InferenceSession(folder / "loop/training.onnx")
+        own = [port for port in session.get_inputs() if port.name not in ("trainable", "adam_m", "adam_v", "step", "learning_rate")]
+        assert ("second_count" in {port.name for port in onnxruntime.InferenceSession(folder / "loop/gradient.onnx").get_inputs()}) == (second is not None), f"{name}: is it a loss of two terms?"
+
+        def made(port):
+            shape = [{"batch": rows * texts, "rows": rows}.get(axis, length) if isinstance(axis, str) else axis for axis in port.shape]
+            if port.type == "tensor(float)":
+                return random.standard_normal(shape).astype(np.float32)
+            numbers = {"attention_mask": np.ones(shape), "token_type_ids": np.zeros(shape), "position_ids": np.broadcast_to(np.arange(shape[-1]), shape)}
+            return numbers.get(port.name, random.integers(0, 3 if len(shape) == 1 else 60, shape)).astype(np.int64)
+
+        steps, parts, initial = [], ["trainable", "adam_m", "adam_v"], onnxruntime.InferenceSession(folder / "loop/initial.onnx")
+        state, expected = dict(zip(parts, initial.run(parts, {}))), []
+        for number in range(1, STEPS + 1):
+            feeds = {port.name: made(port) for port in own}
+            if feeds["labels"].ndim == 2:
+                # Parts of unequal weight: as many labels are left out as the row's number says.
+                learnt = np.arange(length) >= 3 + np.arange(rows * texts)[:, None] % rows
+                feeds["labels"] = np.where(learnt, feeds["input_ids"], -100)
+                feeds |= {"completion_mask": learnt.astype(np.float32)} if "completion_mask" in feeds else {}
+            # All first texts of a part, then all second ones.
+            taken = lambda array, some: array.reshape(-1, rows, *array.shape[1:])[:, some].reshape(-1, *array.shape[1:])
+            split = [{key: taken(array, slice(*some)) for key, array in feeds.items()} for some in ((0, 1), (1, rows))]
+            steps.append({"parts": [{key: array.tolist() for key, array in part.items()} for part in split], "label_count": first(feeds), "second_count": second(feeds) if second else None})
+            loss, *after = session.run(["loss", *(f"{part}_next" for part in parts)], feeds | state | {"step": np.array(number), "learning_rate": np.array(RATE, np.float32)})
+            state = dict(zip(parts, after))
+            expected.append(float(loss))
+        (folder / "steps.json").write_text(json.dumps(steps))
+        found = losses(run([sys.executable, ROOT / "examples/training_loop/accumulate.py", folder / "loop", folder / "steps.json", RATE]))
+        furthest = max(abs(a / b - 1) for a, b in zip(found, expected))
+        is_same = len(found) == len(expected) and furthest < 2e-5
+        print(f"{'works' if is_same else 'FAILS'}  steps in parts, {name}: losses off by {furthest:.1e} at most, from {expected[0]:.3f} to {expected[-1]:.3f}")
+        is_fine &= is_same
+    return is_fine
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("binary", metavar="PEFT_ONNX")
@@ -91,6 +147,7 @@ def main():
             is_same = len(found) == len(expected) and furthest < 2e-5
             print(f"{'works' if is_same else 'FAILS'}  {name}: {len(found)} steps, losses off by {furthest:.1e} at most")
             is_fine &= is_same
+        is_fine &= in_parts(binary, work)
     sys.exit(0 if is_fine else 1)
 
 

@@ -46,7 +46,7 @@ try {
     if (!/^(blob|data):/.test(url) && !url.startsWith(address)) others.push(url);
   });
   page.on('pageerror', (error) => console.error(error.message));
-  await page.goto(address);
+  await page.goto(address, { timeout: 120_000 });
   await page.waitForFunction(() => window.answer !== undefined);
   const found = await page.evaluate(([task, folder, texts]) => window.answer(task, folder, texts), [task, folder, JSON.parse(texts)]);
   if (others.length > 0) throw new Error(`the page asked others: ${others.join(', ')}`);

@@ -103,6 +103,33 @@ for (const [name, ort] of Object.entries({ "onnxruntime-node": node, "onnxruntim
     whole.vector.forEach((value, at) => assert.ok(Math.abs(value - parted.vector[at]) < 1e-4));
   });
 
+  test(`${name}: a loss of two terms is added up by the counts of both`, async () => {
+    const [of, folder] = [join(work, `orpo-${name}.lora`), join(work, `orpo-${name}`)];
+    run("inject", join(MODEL, "model.onnx"), "--method", "lora", "--task", "preference", "--loss", "orpo", "-o", of);
+    run("export", of, "--format", "training", "-o", folder);
+    // The chosen texts come first, then the rejected ones; answers have unequal lengths.
+    const texts = [[1, 7, 9, 11, 12, 13], [1, 8, 3, 4, 5, 6], [1, 9, 20, 21, 22, 23], [1, 7, 9, 30, 31, 32], [1, 8, 33, 34, 35, 36], [1, 9, 37, 38, 39, 40]];
+    const batch = (rows) => {
+      const chosen = [...rows, ...rows.map((row) => row + 3)];
+      const begins = (row) => 2 + (row % 3);
+      const ints = (value) => ({ type: "int64", data: BigInt64Array.from(chosen.flatMap((row) => texts[row].map((id, at) => BigInt(value(id, at, row))))), dims: [chosen.length, 6] });
+      const completion = { type: "float32", data: Float32Array.from(chosen.flatMap((row) => texts[row].map((_, at) => Number(at >= begins(row))))), dims: [chosen.length, 6] };
+      const inputs = { input_ids: ints((id) => id), attention_mask: ints(() => 1), position_ids: ints((_, at) => at), labels: ints((id, at, row) => (at < begins(row) ? -100 : id)), completion_mask: completion };
+      return { inputs, labelCount: rows.length, secondCount: rows.reduce((sum, row) => sum + 6 - begins(row), 0) };
+    };
+    const losses = async (...steps) => {
+      const trainer = await Trainer.open(ort, folder, { learningRate: RATE });
+      const found = [];
+      for (const step of steps) found.push((await trainer.step(step)).loss);
+      if (Array.isArray(steps[0])) await assert.rejects(trainer.step(steps[0].map(({ secondCount: _, ...batch }) => batch)), /secondCount/);
+      await trainer.release();
+      return found;
+    };
+    const whole = batch([0, 1, 2]);
+    const parts = [batch([0]), batch([1, 2])];
+    same(await losses(parts, parts, parts), await losses(whole, whole, whole), 1e-5);
+  });
+
   test(`${name}: a run that goes on from a checkpoint is the run that was not interrupted`, async () => {
     const { manifest, vocabulary, examples: rows } = await examples();
     const batch = (at) => batchOf(manifest, rows.slice(4 * at, 4 * at + 4), vocabulary.pad);
