@@ -105,14 +105,15 @@ def compare(what, one, several):
 
 def equality(check):
     for number, (what, model, inject, row, alone, each) in enumerate(CASES):
-        for processes in (2, 3):
-            one, data = check.prepared(f"one-{number}-{processes}", model, inject, row)
+        for processes, stage in ((2, 0), (2, 1), (3, 0), (3, 1)):
+            one, data = check.prepared(f"one-{number}-{processes}-{stage}", model, inject, row)
             check.run("train", one, "--data", data, "--epochs", 2, "--lr", 0.01, "-q", *alone(processes))
-            several, data = check.prepared(f"several-{number}-{processes}", model, inject, row)
-            done = check.run("train", several, "--data", data, "--epochs", 2, "--lr", 0.01, *each, "--threads", 1, processes=processes)
+            several, data = check.prepared(f"several-{number}-{processes}-{stage}", model, inject, row)
+            zero = ["--zero-stage", stage]
+            done = check.run("train", several, "--data", data, "--epochs", 2, "--lr", 0.01, *each, *zero, "--threads", 1, processes=processes)
             said = done.stderr.count("training ")
             assert said == 1 and done.stdout.count("trained to step") == 1, f"{said} processes spoke:\n{done.stdout}{done.stderr}"
-            compare(f"{what}, {processes} processes", one, several)
+            compare(f"{what}, {processes} processes, ZeRO stage {stage}", one, several)
             assert "batch-size" in (several / "runs/001/config.yaml").read_text() and "# In " in (several / "runs/001/config.yaml").read_text()
 
 

@@ -85,7 +85,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let mut planned = vec![];
     for &tokens in &tokens {
         for &rows in &batches {
-            let at_a_time = args.micro_batch_size.map_or(rows, |micro| whole(micro.get()).min(rows));
+            let at_a_time = step.rows_at_a_time(args.micro_batch_size.map_or(rows, |micro| whole(micro.get()).min(rows)));
             let need = step.need(at_a_time, tokens)?;
             let runs = f64::from(i32::try_from((rows + at_a_time - 1) / at_a_time).unwrap_or(i32::MAX));
             let time = Duration::try_from_secs_f64(runs * need.operations / rate).unwrap_or(Duration::MAX);

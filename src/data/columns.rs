@@ -330,7 +330,13 @@ impl<'a> Rows<'a> {
         let mut rows = vec![];
         for example in self.examples {
             let found = example.columns.get(&port.name);
-            let found = found.ok_or_else(|| Error::not_found("column", port.name.clone()).at(Place::Line(example.line)))?;
+            let found = found.ok_or_else(|| {
+                let error = Error::not_found("column", port.name.clone()).at(Place::Line(example.line));
+                error.with_hint(format!(
+                    "other rows have {0}: every row needs what the model reads; give this one its {0} or leave it out",
+                    port.name
+                ))
+            })?;
             // A number where one number in a row is asked for.
             let found = if found.shape.is_empty() && rank == 1 { Numbers { shape: vec![1], ..found.clone() } } else { found.clone() };
             if found.shape.len() != rank {

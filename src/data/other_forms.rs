@@ -35,7 +35,7 @@ pub(super) fn translate(fields: &mut Fields, reading: &Reading<'_>) -> Result<()
         messages.extend(turns(&told(&fields["conversations"]))?);
         fields.shift_remove("conversations");
         fields.insert("messages".to_owned(), messages.into());
-    } else if given(fields, "instruction") && !given(fields, "messages") && !given(fields, "prompt") {
+    } else if given(fields, "instruction") && !["messages", "prompt", "text"].iter().any(|name| given(fields, name)) {
         instruct(fields, reading)?;
     }
     Ok(())

@@ -166,7 +166,7 @@ impl Roles<'_> {
                 renamed.insert(found.clone(), role.clone());
             }
         }
-        for column in &self.columns {
+        for column in self.columns.iter().filter(|column| !is_input(column, self.reading)) {
             let role = plain(column);
             if role != *column && !renamed.contains_key(column) && self.is_role(&role) && is_free(&role, &renamed) {
                 renamed.insert(column.clone(), role);
@@ -204,7 +204,8 @@ impl Roles<'_> {
 
     /// Texts under another name.
     fn alias(&self, renamed: &mut BTreeMap<String, String>) -> Result<()> {
-        let column = |name: &str| self.columns.iter().find(|column| plain(column) == name && !renamed.contains_key(*column));
+        let is_free = |column: &&String| !renamed.contains_key(*column) && !is_input(column, self.reading);
+        let column = |name: &str| self.columns.iter().filter(|column| plain(column) == name).find(is_free);
         let fitting: Vec<&Alias> = TEXTS.iter().filter(|alias| alias.columns.iter().all(|name| column(name).is_some())).collect();
         let within = |small: &Alias, large: &Alias| {
             small.columns.len() < large.columns.len() && small.columns.iter().all(|name| large.columns.contains(name))
@@ -272,14 +273,16 @@ impl Roles<'_> {
 
     /// The columns of a row that have a value which its form does not read.
     fn unread<'r>(&self, fields: &'r Map<String, Value>) -> Vec<&'r str> {
-        let has = |name: &str| fields.contains_key(name);
+        let has = |name: &str| fields.contains_key(name) && !is_input(name, self.reading);
         let label = if has("label") { "label" } else { "labels" };
         let is_classed = self.reading.task.is_one_class();
         if let Some(columns) = of_task(self.reading.task).filter(|_| self.reading.hard_prompt.is_none()) {
+            // Of two answers the better one is known: only one answer has a label.
+            let is_of_other_form = |name: &str| has("chosen") && matches!(name, "label" | "completion");
             let is_read = |name: &str| {
                 let numbered =
                     name.rsplit_once('_').filter(|(_, number)| number.parse::<u32>().is_ok()).map(|(name, _)| format!("{name}_*"));
-                columns.read.contains(&name)
+                (columns.read.contains(&name) && !is_of_other_form(name))
                     || self.is_weight(name)
                     || self.is_text_of_vector(name)
                     || self.is_picture(name, fields)
@@ -298,8 +301,6 @@ impl Roles<'_> {
             vec!["input_ids", "attention_mask", "token_type_ids", "decoder_input_ids", if is_classed { label } else { "labels" }]
         } else if self.reading.task.labels_texts() && (has("image") || has("audio")) {
             vec!["image", "audio", "text"]
-        } else if has("pixel_values") || (has("image") && !has("messages") && !has("prompt")) {
-            vec!["pixel_values", "image", label]
         } else if has("messages") {
             vec!["messages", "tools", "documents"]
         } else if has("prompt") && has("completion") {
@@ -308,6 +309,8 @@ impl Roles<'_> {
             [&["prompt", "completion"], beside].concat()
         } else if has("text") {
             vec!["text", "text_pair", if is_classed { label } else { "" }]
+        } else if has("pixel_values") || has("image") {
+            vec!["pixel_values", "image", label]
         } else {
             if fields.keys().any(|name| is_input(name, self.reading)) {
                 return vec![];
@@ -350,9 +353,39 @@ impl Roles<'_> {
     }
 }
 
-/// Whether a column goes as it is to an input of the model that has its name.
+/// Whether a column goes as it is to an input of the model that has its name. A name that is a role's is an input's where the graph reads numbers of that name
+/// and the task has no use for the role.
 pub(super) fn is_input(column: &str, reading: &Reading<'_>) -> bool {
-    (column == weights::COLUMN || !ROLES.contains(&column)) && reading.feeding.is_some_and(|feeding| feeding.inputs.contains_key(column))
+    let Some(role) = reading.feeding.and_then(|feeding| feeding.inputs.get(column)) else { return false };
+    let is_spare = || *role == Role::Column && !has_use(reading.task, column);
+    column == weights::COLUMN || !ROLES.contains(&column) || is_spare()
+}
+
+/// Columns of the rows that language models and classifiers share.
+const SHARED: [&str; 15] = [
+    "text",
+    "label",
+    "labels",
+    "messages",
+    "conversations",
+    "instruction",
+    "input",
+    "output",
+    "prompt",
+    "completion",
+    "input_ids",
+    "attention_mask",
+    "token_type_ids",
+    "decoder_input_ids",
+    "pixel_values",
+];
+
+/// Whether a task reads a column of this name, as a role or in a role's place.
+fn has_use(task: Task, column: &str) -> bool {
+    match of_task(task) {
+        Some(columns) => columns.read.contains(&column) || columns.aliases.iter().any(|(_, names)| names.contains(&column)),
+        None => SHARED.contains(&column),
+    }
 }
 
 /// A row of no form that the task has.

@@ -4,6 +4,7 @@ use crate::adapter::config::Task;
 use crate::anatomy::{self, Feeding, Role};
 use crate::ir::{DType, Dim, Graph, ValueId};
 use crate::model::Base;
+use crate::num;
 use crate::{Error, Result};
 
 /// How the model is fed.
@@ -138,7 +139,7 @@ fn rows_first(base: &Base) -> Result<()> {
 const SOME: i64 = 61;
 
 /// Refuses a language model that gives logits of other positions than those of its tokens.
-pub(super) fn logits_of_all_tokens(base: &Base, task: Task) -> Result<()> {
+pub(super) fn logits_of_all_tokens(base: &Base, feeding: &Feeding, task: Task) -> Result<()> {
     let tokens = base.anatomy.inputs.roles.iter().find(|(_, role)| *role == Role::InputIds).map(|(id, _)| *id);
     let Some((head, tokens)) = base.anatomy.head.as_ref().zip(tokens).filter(|_| matches!(task, Task::CausalLm | Task::MaskedLm)) else {
         return Ok(());
@@ -148,6 +149,10 @@ pub(super) fn logits_of_all_tokens(base: &Base, task: Task) -> Result<()> {
     // Lengths that have names of their own may be equal; what is computed from the number of tokens is computed for one.
     let length = |dim: &Dim| dim.substitute(|_| Some(Dim::known(SOME))).as_known();
     if length(given) == length(read) || length(given).is_none() {
+        return Ok(());
+    }
+    // A graph that computes with one number of tokens gives as many logits.
+    if feeding.length.map(num::int) == length(given) {
         return Ok(());
     }
     let (name, found) = (base.graph.value_name(head.output), format!("{given} for {read} tokens"));

@@ -148,6 +148,23 @@ pub(super) struct Fitted {
     pub plan: Plan,
 }
 
+/// Refuses a new head that the method does not train: it would stay random, and no file would have it.
+fn learns_its_head(head: &NewHead, plan: &Plan, method: &Method) -> Result<()> {
+    let trained = plan.trained();
+    let names = head.modules.as_ref().map_or(&[][..], |modules| &modules.names);
+    let is_trained = |module: &String| trained.iter().any(|name| name.rsplit_once('.').is_some_and(|(owner, _)| owner == module));
+    match names.iter().find(|module| !is_trained(module)) {
+        None => Ok(()),
+        Some(module) => Err(Error::unsupported(
+            format!("`num_labels` with the method {}", method.name()),
+            format!("it trains no modules as a whole, and {module} would stay random"),
+        )
+        .with_hint(
+            "another method trains the head beside its own: `method lora`, with `trainable_token_indices` for rows of the embedding",
+        )),
+    }
+}
+
 /// Finds an adapter's places in a model.
 ///
 /// # Errors
@@ -179,7 +196,7 @@ pub(super) fn fitted(mut model: Model, asked: &Injection) -> Result<Fitted> {
     let (method, strictness) = asked.adapter.method(given.as_ref())?;
     let mut feeding = fed::feeding(base).in_file(&name)?;
     fed::texts_of_a_row_together(&feeding, task).in_file(&name)?;
-    fed::logits_of_all_tokens(base, task).in_file(&name)?;
+    fed::logits_of_all_tokens(base, &feeding, task).in_file(&name)?;
     split_modules::join(&mut base.anatomy, method.scope(), method.takes_parts()).in_file(&name)?;
     let loss = objective::settle(&asked.loss, task, &model.beside, &base.graph, &base.anatomy).in_file(&name)?;
     objective::check_teacher(&asked.loss, task, &loss, &base.graph, &base.anatomy)?;
@@ -191,6 +208,9 @@ pub(super) fn fitted(mut model: Model, asked: &Injection) -> Result<Fitted> {
     let prompt_scale = if has_prompt { prompt_scale::settle(&mut base.anatomy, asked.prompt_scale, &model.beside)? } else { None };
     let lookup = |key: &str| given.as_ref().and_then(|files| files.tensor(key)).cloned();
     let plan = Plan::new(&method, of_heads(given.as_ref(), task), &base.anatomy, strictness, asked.seed, &lookup).in_file(&name)?;
+    if let Some(head) = new_head.as_ref().filter(|_| strictness == Strictness::Every) {
+        learns_its_head(head, &plan, &method).in_file(&name)?;
+    }
     teachable(&loss.plan, &plan, task, asked)?;
     if let Some(files) = &given {
         given::check_tying(files, &base.anatomy, &plan).in_file(adapter)?;

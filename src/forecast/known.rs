@@ -18,15 +18,16 @@ pub struct Lengths {
 }
 
 impl Lengths {
-    /// The shape of an input: the first free axis is the batch, the others are tokens; what is fixed stays. Where rows have several texts, those that
-    /// have one number a row have another first axis than the model's own inputs.
-    fn of_input(self, fact: &Fact, texts: Option<&Dim>) -> Fact {
-        let dims = fact.shape.as_ref().map(|dims| {
-            let is_of_texts = dims.first() == texts;
-            let batch = if is_of_texts { self.rows.saturating_mul(self.texts.max(1)) } else { self.rows };
-            let free = |at: usize| if at == 0 { batch } else { self.tokens };
-            dims.iter().enumerate().map(|(at, dim)| Dim::known(dim.as_known().unwrap_or_else(|| free(at)))).collect()
-        });
+    /// The shape of an input: the first free axis is the batch, the others are tokens; what is fixed stays. An axis of tokens may come first where it is that of
+    /// another input as well (positions `[seq]`). Where rows have several texts, those that have one number a row have another first axis than the model's own inputs.
+    fn of_input(self, fact: &Fact, axes: &Axes<'_>) -> Fact {
+        let free = |at: usize, dim: &Dim| match () {
+            () if axes.texts == Some(dim) => self.rows.saturating_mul(self.texts.max(1)),
+            () if at == 0 && !axes.later.contains(&dim) => self.rows,
+            () => self.tokens,
+        };
+        let number = |(at, dim): (usize, &Dim)| Dim::known(dim.as_known().unwrap_or_else(|| free(at, dim)));
+        let dims = fact.shape.as_ref().map(|dims| dims.iter().enumerate().map(number).collect());
         Fact { shape: dims, contents: None, ..fact.clone() }
     }
 
@@ -38,6 +39,23 @@ impl Lengths {
     /// The number that a length is.
     pub(super) fn number(self, dim: &Dim) -> i64 {
         dim.substitute(|_| Some(Dim::known(self.unknown()))).as_known().unwrap_or_else(|| self.unknown()).max(0)
+    }
+}
+
+/// The free axes of a graph's inputs.
+struct Axes<'g> {
+    /// The batch's, of the model's own inputs.
+    texts: Option<&'g Dim>,
+    /// Those that stand behind another axis.
+    later: Vec<&'g Dim>,
+}
+
+impl<'g> Axes<'g> {
+    fn of(graph: &'g Graph) -> Self {
+        let shapes = || graph.inputs().iter().filter_map(|&id| graph.fact(id).shape.as_deref());
+        let texts = shapes().find_map(|dims| dims.first().filter(|dim| dim.as_known().is_none()));
+        let later = shapes().flat_map(|dims| dims.iter().skip(1)).filter(|dim| dim.as_known().is_none()).collect();
+        Self { texts, later }
     }
 }
 
@@ -80,11 +98,11 @@ impl Settled {
 pub fn settled(graph: &Graph, lengths: Lengths) -> Result<Settled> {
     let b = Builder::new(graph.model().clone());
     let mut here = HashMap::new();
-    let own = graph.inputs().iter().find_map(|&id| graph.fact(id).shape.as_ref()?.first().filter(|dim| dim.as_known().is_none()));
+    let axes = Axes::of(graph);
     for &id in graph.inputs() {
         let fact = match graph.initializer(id) {
             Some(tensor) => Fact { contents: None, ..Fact::of(tensor) },
-            None => lengths.of_input(graph.fact(id), own),
+            None => lengths.of_input(graph.fact(id), &axes),
         };
         here.insert(id, b.input_value(graph.value_name(id), fact, None));
     }

@@ -41,6 +41,8 @@ pub struct Step {
     state: u64,
     packed: u64,
     texts: i64,
+    /// The only number of rows and of tokens that the graph computes with, where there is but one.
+    only: [Option<i64>; 2],
 }
 
 impl Step {
@@ -60,7 +62,10 @@ impl Step {
         // The vector and its two moments; with parts, the gradient so far, and the next of each while they are updated.
         let vectors = if is_parted { 8 } else { 3 };
         let is_stacked = Task::from_name(&bundle.manifest().task).is_some_and(|task| task.row().reads.stacks_texts());
-        Ok(Self { packed: 0, graph, state: numbers.saturating_mul(4 * vectors), texts: if is_stacked { PAIR } else { 1 } })
+        let feeding = &bundle.manifest().feeding;
+        let only = [feeding.rows, feeding.length].map(|only| only.map(num::int));
+        let texts = if is_stacked { PAIR } else { 1 };
+        Ok(Self { packed: 0, graph, state: numbers.saturating_mul(4 * vectors), texts, only })
     }
 
     /// With copies of the weights in the order in which products read them.
@@ -76,12 +81,19 @@ impl Step {
         Self { texts, ..self }
     }
 
-    /// What the step needs for so many rows of so many tokens, each text of a row.
+    /// The rows that a step runs on at a time, of as many as are asked for.
+    #[must_use]
+    pub fn rows_at_a_time(&self, rows: i64) -> i64 {
+        self.only[0].unwrap_or(rows)
+    }
+
+    /// What the step needs for so many rows of so many tokens, each text of a row; for its own where it computes with no others.
     ///
     /// # Errors
     /// Lengths that the graph cannot run with.
     pub fn need(&self, rows: i64, tokens: i64) -> Result<Need> {
-        let lengths = Lengths { rows, texts: self.texts, tokens };
+        let [only_rows, only_tokens] = self.only;
+        let lengths = Lengths { rows: only_rows.unwrap_or(rows), texts: self.texts, tokens: only_tokens.unwrap_or(tokens) };
         let settled = forecast::settled(&self.graph, lengths)?;
         let peak = forecast::peak(&self.graph, &settled);
         let nodes = num::wide(self.graph.nodes().len());
@@ -102,6 +114,9 @@ impl Step {
         let fits = |rows: i64| Ok::<bool, crate::Error>(self.need(rows, tokens)?.bytes <= budget);
         if !fits(1)? {
             return Ok(None);
+        }
+        if let [Some(only), _] = self.only {
+            return Ok(Some(only));
         }
         let (mut enough, mut too_many) = (1, 2);
         while too_many < MOST_ROWS && fits(too_many)? {

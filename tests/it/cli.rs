@@ -263,7 +263,8 @@ fn what_a_new_head_cannot_stand_on_is_said() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("bundle");
     let encoder = fixture("bert_encoder/dynamo.onnx");
-    let rows: [(&[&str], &str); 6] = [
+    let rows: [(&[&str], &str); 7] = [
+        (&["--method", "trainable_tokens", "--trainable-token-indices", "5", "--num-labels", "2"], "classifier would stay random"),
         (&["--method", "head"], "`--num-labels N` puts a classifier on the model's body"),
         (&["--method", "head", "--num-labels", "1"], "num_labels: expected at least 2 classes for seq-cls, found 1"),
         (&["--method", "head", "--num-labels", "2", "--head-layers", "8,0"], "width of a head's layer: expected at least 1"),

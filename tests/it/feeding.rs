@@ -212,6 +212,7 @@ fn losses(form: Form, data: &str, batch_size: &str) -> Vec<f64> {
     let (model, bundle, data) = (folder.path("model.onnx"), folder.path("bundle"), folder.write("rows.jsonl", data));
     write(form, &model);
     done(&["inject", &model, "--method", "lora", "-r", "2", "--target-modules", "all-linear", "--task", "seq-cls", "-o", &bundle, "-q"]);
+    done(&["plan", &bundle, "--memory", "8GB"]);
     let options =
         ["--max-steps", "3", "--no-shuffle", "--learning-rate", "1e-2", "--lr-scheduler", "constant", "--warmup-steps", "0", "-q"];
     done(&[&["train", &bundle, "--data", &data, "--batch-size", batch_size], &options[..]].concat());
@@ -284,6 +285,31 @@ fn lengths_that_a_graph_insists_on_make_no_difference() {
         ("1 row inside", Form { inside: 1, ..PLAIN }),
         ("3 rows inside", Form { inside: 3, ..PLAIN }),
     ]);
+}
+
+/// A tracer left the length of its example inside of a language model, whose axes are declared free.
+#[test]
+fn the_length_inside_of_a_language_model_is_its_length() {
+    let loss = |length: Option<i64>| {
+        let folder = Folder::empty();
+        let (model, bundle) = (folder.path("model.onnx"), folder.path("bundle"));
+        let b = Builder::new(ModelInfo::dialect());
+        let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+        let table = b.initializer("embed.weight", crate::common::numbers("table", &[32, 8]));
+        let x = b.scoped("/embed", || table.gather(ids, 0));
+        let x = length.map_or(x, |length| x.reshape(&[-1, length, 8]));
+        let fc = b.initializer("fc.weight", crate::common::numbers("fc", &[8, 8]));
+        let x = b.scoped("/fc", || x.matmul(fc)).tanh() + x;
+        let head = b.initializer("lm_head.weight", crate::common::numbers("head", &[8, 32]));
+        b.output("logits", b.scoped("/lm_head", || x.matmul(head)));
+        onnx::write(&b.finish().expect("a valid graph"), Path::new(&model), &WriteOptions::default()).expect("it is written");
+        let data = folder.write("rows.jsonl", "{\"input_ids\": [5, 9, 12, 30, 7]}\n{\"input_ids\": [4, 8, 15]}\n");
+        done(&["inject", &model, "--method", "lora", "-r", "2", "--target-modules", "fc", "--task", "causal-lm", "-o", &bundle, "-q"]);
+        done(&["train", &bundle, "--data", &data, "--max-steps", "2", "--no-shuffle", "-q"]);
+        number(&json_of(&["eval", &bundle, "--data", &data])["loss"])
+    };
+    let (free, inside) = (loss(None), loss(Some(8)));
+    assert!((free - inside).abs() < 2e-5, "{free} {inside}");
 }
 
 #[test]

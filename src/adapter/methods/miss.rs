@@ -116,7 +116,10 @@ impl MissConfig {
     fn branch(&self, linear: Linear, seed: u64) -> Result<Miss> {
         let Linear { module, out_features, in_features } = &linear;
         let rank = self.rank;
-        let wrong = |expected: String, found: usize| Err(Error::mismatch(format!("r of {module}"), expected, found));
+        let wrong = |expected: String, found: usize| {
+            let error = Error::mismatch(format!("r of {module}"), expected, found);
+            Err(error.with_hint("choose another one: `rank N`, or leave the module out of `target_modules`"))
+        };
         if rank > *in_features {
             return wrong(format!("at most its {in_features} inputs"), rank);
         }

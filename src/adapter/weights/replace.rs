@@ -96,9 +96,10 @@ pub(crate) fn own_part(stored: &Tensor, parameter: &Parameter) -> Result<Tensor>
 }
 
 fn in_pytorch_order(stored: &Tensor, parameter: &Parameter) -> Result<Tensor> {
-    let values = stored
-        .to_f32()
-        .ok_or_else(|| Error::unsupported(format!("training {}", parameter.name), format!("it is stored as {}", stored.dtype())))?;
+    let values = stored.to_f32().ok_or_else(|| {
+        let error = Error::unsupported(format!("training {}", parameter.name), format!("it is stored as {}", stored.dtype()));
+        error.with_hint("adapt the model as it was before it was quantised; `num_labels N` puts a new head in a classifier's place")
+    })?;
     let tensor = Tensor::from_f32(stored.shape(), &values);
     if parameter.transposed { matrices::transposed(&tensor) } else { Ok(tensor) }
 }

@@ -77,6 +77,20 @@ fn columns_with_a_meaning_that_the_task_does_not_use_are_refused() -> Result<()>
             &[],
             "the text could be sentence, or text1 + text2",
         ),
+        Case(Task::SeqCls, r#"{"text": "one", "label": 0, "image": "a.png"}"#, &[], "the column image for seq-cls"),
+        Case(Task::CausalLm, r#"{"text": "one", "image": "a.png"}"#, &[], "the column image for causal-lm"),
+        Case(
+            Task::Preference,
+            r#"{"prompt": "one", "chosen": "two", "rejected": "three", "label": 1}"#,
+            &[],
+            "the column label for preference",
+        ),
+        Case(
+            Task::SeqCls,
+            r#"{"title": "one", "kind": 0, "rejected": "b"}"#,
+            &["title=text", "kind=label"],
+            "the column rejected for seq-cls",
+        ),
         Case(Task::SeqCls, r#"{"text": "one", "label": 0}"#, &["headline=text"], "no column named \"headline\""),
         Case(Task::SeqCls, r#"{"text": "one", "label": 0}"#, &["text=txt"], "no role named \"txt\""),
     ] {
@@ -271,6 +285,22 @@ fn columns_with_the_names_of_the_models_inputs_go_there() -> Result<()> {
     assert_eq!((&dataset.examples[0].columns["ages"].values[..], &dataset.examples[0].input_ids[..]), (&[3.0][..], &[][..]));
     let dataset = read("a.jsonl", r#"{"text": "one", "ages": [1], "label": 1}"#, &Reading { max_length: None, ..reading })?;
     assert_eq!((&dataset.examples[0].input_ids[..], dataset.examples[0].columns.len()), (&[3, 10, 4][..], 1));
+    Ok(())
+}
+
+#[test]
+fn an_input_of_the_model_may_be_called_as_a_role_that_the_task_has_no_use_for() -> Result<()> {
+    let (_folder, tokenizer) = encoder()?;
+    for name in ["score", "image", "audio", "text_pair", "query", "passage", "answers", "tags", "rejected"] {
+        let inputs = [("input_ids", Role::InputIds), (name, Role::Column)];
+        let feeding = Feeding { inputs: inputs.map(|(name, role)| (name.to_owned(), role)).into_iter().collect(), ..Feeding::default() };
+        let reading = Reading { tokenizer: Some(&tokenizer), feeding: Some(&feeding), ..Reading::for_task(Task::SeqCls) };
+        let row = json!({"input_ids": [5, 6], name: [0.5, 2], "label": 1});
+        let dataset = read("a.jsonl", &row.to_string(), &reading)?;
+        let example = &dataset.examples[0];
+        assert_eq!((&example.input_ids[..], &example.labels), (&[5, 6][..], &Labels::Class(1)), "{name}");
+        assert_eq!(example.columns.get(name).map(|numbers| &numbers.values[..]), Some(&[0.5, 2.0][..]), "{name}");
+    }
     Ok(())
 }
 
