@@ -1,23 +1,21 @@
 //! Pictures: decoded, resized, cropped and normalised as transformers' image processors do it with Pillow.
 
+mod file;
 mod kinds;
 mod sizes;
 
-use std::io::BufReader;
 use std::path::Path;
 
-use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
+use image::RgbImage;
 use serde::Deserialize;
 
 use kinds::Does;
-use sizes::{Size, Target};
+use sizes::{Size, Target, check};
 
 use super::resample::{self, Filter};
 use super::{Augmentation, Features};
 use crate::error::{Context, Error, Result};
 use crate::files;
-use crate::files::wall::{PICTURE, behind_wall};
 
 /// What becomes of a picture, as `preprocessor_config.json` has it (transformers 4.57, `image_processing_vit.py`, `_clip.py`, `_convnext.py`).
 #[derive(Clone, Debug, PartialEq)]
@@ -37,12 +35,6 @@ pub struct ImageProcessor {
 /// Steps that change nothing here: pictures are read in RGB, and labels are no maps.
 const HARMLESS: [&str; 2] = ["do_convert_rgb", "do_reduce_labels"];
 
-/// The longest side of a picture.
-const LONGEST: u32 = 1 << 16;
-/// The most pixels of a picture's file: where Pillow refuses one as a decompression bomb.
-const MOST_PIXELS: u64 = 178_956_970;
-/// The most bytes that a picture has in memory; 3 a pixel, 6 where a file has 16 bits a channel.
-const MOST_BYTES: u64 = 1 << 29;
 /// The most pixels of what is made of a picture: as float32, 768 MiB.
 const MOST_MADE: u64 = 1 << 26;
 
@@ -192,7 +184,7 @@ impl ImageProcessor {
     /// # Errors
     /// As [`pixels`](Self::pixels), but for what is wrong behind a file's head.
     pub fn check(path: &Path) -> Result<()> {
-        behind_wall(PICTURE, || head(path).map(drop)).and_then(|checked| checked).in_file(path)
+        file::check(path)
     }
 
     /// The pixels of a picture's file, float32 `[3, height, width]`.
@@ -200,7 +192,7 @@ impl ImageProcessor {
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) or [`Format`](crate::ErrorKind::Format) with the file, if it cannot be read or is no PNG, JPEG, WebP, BMP or GIF.
     pub fn pixels(&self, path: &Path) -> Result<Features> {
-        let picture = self.begun(decode(path)?).in_file(path)?;
+        let picture = self.begun(file::pixels(path)?).in_file(path)?;
         let (width, height) = self.target.map_or(picture.dimensions(), |target| target.of(picture.width(), picture.height()));
         self.sized(picture, (width, height), self.crop).in_file(path)
     }
@@ -210,7 +202,7 @@ impl ImageProcessor {
     /// # Errors
     /// As [`pixels`](Self::pixels).
     pub fn augmented(&self, path: &Path, augmentation: Augmentation, random: &mut dyn FnMut() -> f64) -> Result<Features> {
-        let picture = augmentation.of(decode(path)?, random);
+        let picture = augmentation.of(file::pixels(path)?, random);
         let own = self.target.map_or(picture.dimensions(), |target| target.of(picture.width(), picture.height()));
         // A part has any shape: it becomes what the model takes, as a whole.
         let (size, crop) = match (augmentation.resized_crop, self.crop, self.target) {
@@ -272,59 +264,6 @@ fn filter(resample: u32) -> Result<Filter> {
         5 => Filter::Hamming,
         other => return Err(Error::mismatch("resample", "one of Pillow's filters, 0 to 5", other)),
     })
-}
-
-/// What decodes a picture, whose file says nothing of itself that cannot be: memory is asked for after that.
-fn head(path: &Path) -> Result<impl ImageDecoder> {
-    let mut reader = ImageReader::new(BufReader::new(files::ordinary(path)?)).with_guessed_format()?;
-    let mut limits = Limits::default();
-    limits.max_alloc = Some(MOST_BYTES);
-    reader.limits(limits);
-    let decoder = reader.into_decoder().map_err(|error| PICTURE.refused(error))?;
-    check("the size of a picture", decoder.dimensions(), MOST_PIXELS)?;
-    if decoder.total_bytes() > MOST_BYTES {
-        return Err(Error::mismatch("bytes of a picture", format!("at most {MOST_BYTES}"), decoder.total_bytes()).with_hint(SMALLER));
-    }
-    Ok(decoder)
-}
-
-/// The first frame of a picture, turned as its camera says, in RGB without its alpha.
-fn decode(path: &Path) -> Result<RgbImage> {
-    let decode = || -> Result<RgbImage> {
-        is_whole(path)?;
-        let mut decoder = head(path)?;
-        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-        let mut picture = DynamicImage::from_decoder(decoder).map_err(|error| PICTURE.refused(error))?;
-        picture.apply_orientation(orientation);
-        Ok(picture.into_rgb8())
-    };
-    behind_wall(PICTURE, decode).and_then(|picture| picture).in_file(path)
-}
-
-/// Refuses a JPEG that was cut off, of which the decoder gives what there is and grey for the rest: its last scan has no end.
-fn is_whole(path: &Path) -> Result<()> {
-    const JPEG: [u8; 2] = [0xFF, 0xD8];
-    const SCAN: u8 = 0xDA;
-    const END: u8 = 0xD9;
-    let bytes = files::map(path)?;
-    let last = |marker: u8| bytes.windows(2).rposition(|pair| pair == [0xFF, marker]);
-    if bytes.starts_with(&JPEG) && last(END) < last(SCAN) {
-        return Err(PICTURE.refused("the JPEG is cut off: its end is missing"));
-    }
-    Ok(())
-}
-
-/// What to do about a picture that is too large.
-const SMALLER: &str = "make it smaller first: the model sees no more than a few hundred pixels a side";
-
-/// Refuses a size, in pixels, that has none or too many.
-fn check(what: &'static str, (width, height): (u32, u32), most: u64) -> Result<()> {
-    let is_possible = [width, height].iter().all(|side| (1..=LONGEST).contains(side)) && u64::from(width) * u64::from(height) <= most;
-    if is_possible {
-        return Ok(());
-    }
-    let expected = format!("sides of 1 to {LONGEST}, and at most {most} pixels");
-    Err(Error::mismatch(what, expected, format!("{width} x {height}")).with_hint(SMALLER))
 }
 
 /// The middle of a picture; what lies outside of it is black (transformers' `center_crop`).

@@ -111,6 +111,22 @@ impl Target {
     }
 }
 
+/// The longest side of a picture.
+const LONGEST: u32 = 1 << 16;
+
+/// What to do about a picture that is too large.
+pub(super) const SMALLER: &str = "make it smaller first: the model sees no more than a few hundred pixels a side";
+
+/// Refuses a size, in pixels, that has none or too many.
+pub(super) fn check(what: &'static str, (width, height): (u32, u32), most: u64) -> Result<()> {
+    let is_possible = [width, height].iter().all(|side| (1..=LONGEST).contains(side)) && u64::from(width) * u64::from(height) <= most;
+    if is_possible {
+        return Ok(());
+    }
+    let expected = format!("sides of 1 to {LONGEST}, and at most {most} pixels");
+    Err(Error::mismatch(what, expected, format!("{width} x {height}")).with_hint(SMALLER))
+}
+
 /// The whole part of a length over a share.
 fn quotient(side: u32, share: f64) -> u32 {
     whole(f64::from(side) / share)
