@@ -109,6 +109,8 @@ words! {
         LabelCount = "label_count",
         /// What the second term of a loss is divided by, of losses that have one, float32, rank 0.
         SecondCount = "second_count",
+        /// Of a part of a batch, its share of what the adapter adds to the loss, of adapters that add something, float32, rank 0.
+        PenaltyShare = "penalty_share",
         /// What is to be predicted.
         Labels = "labels",
         /// Seeds the masks of dropout, int64, rank 0; optional.

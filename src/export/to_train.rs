@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use crate::Result;
-use crate::adapter::PENALTY;
 use crate::adapter::params::dropout::Masks;
 use crate::adapter::{Allocation, Param, Plan, Purpose};
 use crate::contract::{GraphName, Input};
@@ -40,11 +39,6 @@ impl ToTrain<'_> {
         if let Objective::Formula(formula) = self.objective
             && formula.loss.whole_batch
         {
-            if learnt.graph.outputs().iter().any(|&id| learnt.graph.value_name(id) == PENALTY) {
-                tracing::warn!(
-                    "with `micro_batch_size` the adapter's penalty is not part of the gradient: give whole batches to the device"
-                );
-            }
             put(GraphName::Encode, cached::encode_graph(learnt, formula)?)?;
             put(GraphName::Loss, cached::loss_graph(formula)?)?;
             put(GraphName::Vjp, cached::vjp_graph(learnt, formula)?)?;

@@ -4,6 +4,8 @@
 //! 2. `loss`: the loss of all vectors, and its gradient with respect to each;
 //! 3. `vjp`: the gradient with respect to the adapter of a part's vectors, whose own gradients are given; added to that of the parts before.
 //!
+//! What the adapter adds to the loss (a penalty) depends on no text: `encode` gives it, and `vjp` adds its gradient times the part's share of it.
+//!
 //! A text that a language model judges has a vector of one number: how much likelier its completion is than the reference had it, as a logarithm.
 //!
 //! The sum over all parts is the gradient of the whole batch, to rounding.
@@ -14,6 +16,7 @@ use super::objective::Model;
 use super::order;
 use super::prepared::Prepared;
 use super::step::lean;
+use crate::adapter::PENALTY;
 use crate::contract::{Input, Output};
 use crate::grad;
 use crate::ir::{Builder, DType, Dim, Expr, Graph, ModelInfo, ValueId, simplify};
@@ -30,8 +33,12 @@ pub const VECTORS_GRADIENT: &str = "embeddings_gradient";
 /// A graph that does not give what the loss reads.
 pub fn encode_graph(model: Model<'_>, formula: &Formula) -> Result<Graph> {
     let b = Builder::on(model.graph);
-    let (vectors, _) = Prepared::new(&b, model)?.encoded(model, formula, None)?;
+    let prepared = Prepared::new(&b, model)?;
+    let (vectors, _) = prepared.encoded(model, formula, None)?;
     b.output(VECTORS, vectors);
+    if let Some(penalty) = prepared.penalty() {
+        b.output(PENALTY, penalty);
+    }
     Ok(order::weights_first(simplify(&b.finish()?)?))
 }
 
@@ -67,7 +74,10 @@ pub fn loss_graph(formula: &Formula) -> Result<Graph> {
 pub fn vjp_graph(model: Model<'_>, formula: &Formula) -> Result<Graph> {
     let b = Builder::on(model.graph);
     let prepared = Prepared::new(&b, model)?;
-    let (vectors, seeds) = prepared.encoded(model, formula, Some(VECTORS_GRADIENT))?;
+    let (vectors, mut seeds) = prepared.encoded(model, formula, Some(VECTORS_GRADIENT))?;
+    if let Some(penalty) = prepared.penalty() {
+        seeds.push((penalty, b.input(Input::PenaltyShare.name(), DType::F32, &[])));
+    }
     let ends: Vec<ValueId> = seeds.iter().map(|(value, _)| value.id()).chain([vectors.id()]).collect();
     let gradient = prepared.repeating(model, &seeds, &ends)?;
     b.output("backward/gradient", gradient);

@@ -143,7 +143,11 @@ pub fn scaled(graph: &Graph) -> Result<Graph> {
     let counts = [Input::LabelCount, Input::SecondCount].map(|input| b.input_named(input.name()));
     match (counts, b.input_named(VECTORS_GRADIENT)) {
         ([None, None], None) => return Err(Error::not_found("input", Input::LabelCount.name())),
-        ([None, None], Some(given)) => b.rewire(given, |given| given * scale),
+        ([None, None], Some(given)) => {
+            for begins in [Some(given), b.input_named(Input::PenaltyShare.name())].into_iter().flatten() {
+                b.rewire(begins, |begins| begins * scale);
+            }
+        }
         (counts, _) => {
             for count in counts.into_iter().flatten() {
                 b.rewire(count, |count| count / scale);

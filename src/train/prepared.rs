@@ -90,13 +90,17 @@ impl<'g> Prepared<'g> {
 
     /// The loss that is trained, with what the adapter adds to its mean; an evaluation has the loss alone.
     fn with_penalty(&self, mut loss: Loss<'g>, want: Want<'g>) -> Loss<'g> {
-        let penalty = self.outputs.iter().find(|(name, _)| **name == *PENALTY).map(|(_, penalty)| *penalty);
-        if let (Some(penalty), Want::Gradient { denominator, .. }) = (penalty, want) {
+        if let (Some(penalty), Want::Gradient { denominator, .. }) = (self.penalty(), want) {
             // A part of a batch in which no label counts has no share of it.
             loss.sum = loss.sum + penalty * loss.exact_count;
             loss.seeds.push((penalty, loss.exact_count / denominator));
         }
         loss
+    }
+
+    /// What the adapter adds to the mean, if it adds something.
+    pub(super) fn penalty(&self) -> Option<Expr<'g>> {
+        self.outputs.iter().find(|(name, _)| **name == *PENALTY).map(|(_, penalty)| *penalty)
     }
 
     /// The gradient of the mean with respect to the trainable vector.

@@ -2,7 +2,8 @@
 //! each part's gradient with respect to the adapter.
 
 use super::graphs::{Computing, DROPOUT_SEED, GRADIENT, narrow, open, with_optional};
-use crate::contract::{GraphName, Output};
+use crate::adapter::PENALTY;
+use crate::contract::{GraphName, Input, Output};
 use crate::data::{Batch, Example, Labels};
 use crate::error::{Error, Result};
 use crate::export::Bundle;
@@ -58,7 +59,8 @@ impl Cached {
         };
         let encoded = came.and_then(|()| parts.iter().map(|part| self.encoded(part, trainable, &seed(part), known)).collect());
         let all = exchanged(ranks, encoded, self.columns().len())?;
-        let added = self.add_up(parts, &all, trainable, seed, known);
+        let penalty = all.iter().find_map(|part| part.penalty.first()).copied().unwrap_or_default();
+        let added = self.add_up(parts, &all, trainable, seed, known).map(|loss| loss + penalty);
         if !ranks.are_several() {
             return added;
         }
@@ -71,9 +73,12 @@ impl Cached {
     fn encoded(&mut self, part: &Batch, trainable: Feed<'_>, seed: &HostTensor, [step, _]: [Feed<'_>; 2]) -> Result<Encoded> {
         let feeds = with_optional(&self.encode, part, &[trainable], &[Feed::host(DROPOUT_SEED, seed), step]);
         let known: Vec<Feed<'_>> = feeds.into_iter().filter(|feed| self.encode.input(feed.name()).is_some()).collect();
-        let found = self.encode.run(&known, &[VECTORS])?;
+        let penalty = self.encode.output(PENALTY).map(|_| PENALTY);
+        let wanted: Vec<&str> = std::iter::once(VECTORS).chain(penalty).collect();
+        let found = self.encode.run(&known, &wanted)?;
         let vectors = found.first().ok_or_else(|| Error::not_found("output", VECTORS))?;
-        Encoded::of(part, vectors, &self.columns())
+        let penalty = found.get(1).map(HostTensor::to_f32).transpose()?.unwrap_or_default();
+        Ok(Encoded { penalty, ..Encoded::of(part, vectors, &self.columns())? })
     }
 
     /// What the loss reads of rows beside their vectors.
@@ -98,10 +103,12 @@ impl Cached {
             std::iter::once(Feed::host(VECTORS, &whole)).chain(columns.iter().map(|(name, values)| Feed::host(name, values))).collect();
         let found = self.loss.run(&feeds, &[Output::Loss.name(), VECTORS_GRADIENT])?;
         let gradients = parted(&found[1], all)?;
+        let share = HostTensor::scalar(narrow(1.0 / num::float(all.len().max(1))));
         for part in parts {
             let Some((_, gradient)) = gradients.iter().find(|(number, _)| *number == part.number) else { continue };
             let (given, seed) = ([Feed::host(VECTORS_GRADIENT, gradient), trainable], seed(part));
-            let feeds = with_optional(self.vjp.session(), part, &given, &[Feed::host(DROPOUT_SEED, &seed), step, scale]);
+            let optional = [Feed::host(DROPOUT_SEED, &seed), step, scale, Feed::host(Input::PenaltyShare.name(), &share)];
+            let feeds = with_optional(self.vjp.session(), part, &given, &optional);
             let known: Vec<Feed<'_>> = feeds.into_iter().filter(|feed| self.vjp.session().input(feed.name()).is_some()).collect();
             self.vjp.step(&known)?;
             self.vjp.collect()?;
@@ -125,6 +132,8 @@ struct Encoded {
     vectors: Vec<f32>,
     /// Each column that the loss reads, a number for each row; none where a row's is its place in the batch.
     columns: Vec<Vec<f32>>,
+    /// What the adapter adds to the loss, of every part the same number; none of an adapter that adds nothing.
+    penalty: Vec<f32>,
 }
 
 impl Encoded {
@@ -136,7 +145,7 @@ impl Encoded {
         if vectors.len() % (rows * width).max(1) != 0 {
             return Err(Error::mismatch("numbers of a part's embeddings", format!("{width} for each text of {rows} rows"), vectors.len()));
         }
-        Ok(Self { number: part.number, rows, width, vectors, columns })
+        Ok(Self { number: part.number, rows, width, vectors, columns, penalty: vec![] })
     }
 
     /// Texts of each row.
@@ -145,15 +154,15 @@ impl Encoded {
     }
 
     fn write(&self, out: Writer) -> Writer {
-        let out = out.counts(&[self.number, self.rows, self.width]).numbers(&self.vectors);
+        let out = out.counts(&[self.number, self.rows, self.width]).numbers(&self.vectors).numbers(&self.penalty);
         self.columns.iter().fold(out, |out, column| out.numbers(column))
     }
 
     fn read(reader: &mut Reader<'_>, columns: usize) -> Result<Self> {
         let facts = reader.counts()?;
         let [number, rows, width] = facts[..] else { return Err(Error::mismatch("facts of a part", 3, facts.len())) };
-        let vectors = reader.numbers()?;
-        Ok(Self { number, rows, width, vectors, columns: (0..columns).map(|_| reader.numbers()).collect::<Result<_>>()? })
+        let (vectors, penalty) = (reader.numbers()?, reader.numbers()?);
+        Ok(Self { number, rows, width, vectors, columns: (0..columns).map(|_| reader.numbers()).collect::<Result<_>>()?, penalty })
     }
 
     /// The vectors of its texts of a place.

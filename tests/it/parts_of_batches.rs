@@ -72,7 +72,10 @@ fn a_batch_in_parts_trains_as_the_whole() {
 
 #[test]
 fn what_compares_all_rows_of_a_batch_learns_the_same_in_parts_and_rows_weigh_what_they_say() {
-    for what in ["single answers", "embedding, pairs"] {
+    let lora: &[&str] = &["--method", "lora", "--init-lora-weights", "random"];
+    // AdaLoRA adds to the loss what no row has a part in.
+    let adalora: &[&str] = &["--method", "adalora", "--rank", "4"];
+    for (what, method) in [("single answers", lora), ("embedding, pairs", lora), ("embedding, pairs", adalora)] {
         let case = tasks::CASES.iter().find(|case| case.what == what).expect("a case");
         let folder = Folder::empty();
         folder.write("tokenizer.json", &tasks::tokenizer());
@@ -86,8 +89,7 @@ fn what_compares_all_rows_of_a_batch_learns_the_same_in_parts_and_rows_weigh_wha
         };
         let (weighed, alike) = (folder.write("weighed.jsonl", &rows(|at| at % 3)), folder.write("alike.jsonl", &rows(|_| 1)));
         let (bundle, tokenizer) = (folder.path("bundle"), folder.path("tokenizer.json"));
-        let fixed = ["inject", &fixture(case.model), "--method", "lora", "--init-lora-weights", "random", "-o", &bundle, "-q"];
-        done(&[&fixed[..], case.inject].concat());
+        done(&[&["inject", &fixture(case.model), "-o", &bundle, "-q"][..], method, case.inject].concat());
         let found = |data: &str, run: &str, more: &[&str]| {
             trained(&bundle, data, run, &[&["--tokenizer", &tokenizer, "--batch-size", "6"][..], more].concat())
         };
@@ -98,7 +100,7 @@ fn what_compares_all_rows_of_a_batch_learns_the_same_in_parts_and_rows_weigh_wha
         let whole = found(&weighed, "whole", &[]);
         for rows in ["1", "4"] {
             let parts = found(&weighed, &format!("parts-of-{rows}"), &["--micro-batch-size", rows]);
-            assert!(is_same(&whole, &parts), "{what}: {whole:?} as a whole, {parts:?} in parts of {rows}");
+            assert!(is_same(&whole, &parts), "{what} {method:?}: {whole:?} as a whole, {parts:?} in parts of {rows}");
         }
         let alike = found(&alike, "alike", &["--micro-batch-size", "4"]);
         assert!(!is_same(&whole, &alike), "{what}: weights change what is learnt, {whole:?} beside {alike:?}");
