@@ -289,7 +289,11 @@ fn transcribed(transcriber: &mut Transcriber, row: &Asked) -> Result<Map<String,
 
 /// What a model writes behind a row's text.
 fn written(generator: &mut Generator, limits: &Limits, row: &Asked, source: &Source) -> Result<Map<String, Value>> {
-    let prompt = row.question.parts.first().map(|(_, example)| example.input_ids.as_slice()).unwrap_or_default();
+    let example = row.question.parts.first().map(|(_, example)| example.clone().with_media()).transpose()?.unwrap_or_default();
+    if let Some(picture) = example.pixel_values {
+        generator.look_at(picture);
+    }
+    let prompt = example.input_ids.as_slice();
     let mut sampler = Sampler::new(Sampling { temperature: 0.0, top_k: None, top_p: 1.0, repetition_penalty: 1.0, seed: 0 })?;
     let tokens = generator.generate(prompt, limits, &mut sampler, &mut |_| Ok(())).at(Place::Line(row.line))?;
     let text = match source.tokenizer() {

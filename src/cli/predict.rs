@@ -71,7 +71,7 @@ pub struct Args {
 static OF_TASKS: &[OnlyWith<Args, Task>] = &[
     OnlyWith { option: "threshold",      is_given: |args| args.threshold.is_some(),      with: "the task multi-label",               holds: |task| *task == Task::MultiLabel },
     OnlyWith { option: "top",            is_given: |args| args.top.is_some(),            with: "a task of classes, words or answers", holds: |task| task.is_one_class() || matches!(task, Task::MultiLabel | Task::MaskedLm | Task::Qa) },
-    OnlyWith { option: "max_new_tokens", is_given: |args| args.max_new_tokens.is_some(), with: "a task that writes text",            holds: |task| matches!(task, Task::CausalLm | Task::Seq2SeqLm) },
+    OnlyWith { option: "max_new_tokens", is_given: |args| args.max_new_tokens.is_some(), with: "a task that writes text",            holds: |task| matches!(task, Task::CausalLm | Task::Seq2SeqLm | Task::SpeechSeq2Seq) },
 ];
 
 /// Answers rows.

@@ -9,7 +9,7 @@ use crate::error::{Error, Place, Result};
 use crate::media::normalised;
 use crate::num::single;
 use crate::ort::{Axis, ElementType, Elements, HostTensor, Port, Presence};
-use crate::train::distillation::is_of_teacher;
+use crate::train::distillation::{TEACHER_LOGITS, is_of_teacher};
 use crate::train::losses::{LABELS, REFERENCE};
 
 /// What hides a key when it is added to scores. A half-precision number can be no smaller than -65,504, and two of these may meet.
@@ -361,9 +361,12 @@ impl<'a> Rows<'a> {
         let mut values = vec![];
         for (row, example) in rows.iter().zip(self.examples) {
             // Short rows are filled up with zeros, which no label has.
-            let is_known = |axis: usize| matches!(port.shape[axis + 1], Axis::Known(_)) && port.name == LABELS;
+            let is_whole = |axis: usize| port.name == LABELS || (port.name == TEACHER_LOGITS && axis + 1 == rank);
+            let is_known = |axis: usize| matches!(port.shape[axis + 1], Axis::Known(_)) && is_whole(axis);
             if let Some(axis) = (0..rank).find(|&axis| is_known(axis) && row.shape[axis] != lengths[axis]) {
-                let error = Error::mismatch("numbers in label", format!("{}, as the model gives", lengths[axis]), row.shape[axis]);
+                let named = if port.name == LABELS { "label" } else { TEACHER_LOGITS };
+                let error =
+                    Error::mismatch(format!("numbers in {named}"), format!("{}, as the model gives", lengths[axis]), row.shape[axis]);
                 return Err(error
                     .at(Place::Line(example.line))
                     .with_hint("a teacher whose answers are compared gives as many numbers as the model"));

@@ -65,7 +65,9 @@ fn encode(encoder: &Encoder<'_>, fields: &Fields) -> Result<Example> {
     let example = rows::with_picture(example, fields, encoder)?;
     // What a task's reader made of a column is not undone.
     let columns = columns.into_iter().chain(example.columns).collect();
-    Ok(Example { columns, ..example })
+    let example = Example { columns, ..example };
+    rows::check_taught(&example, encoder)?;
+    Ok(example)
 }
 
 /// `{"input_ids", "attention_mask"?, "token_type_ids"?, "decoder_input_ids"?, "labels" or "label"?}`: used as it is.

@@ -68,7 +68,7 @@ const MEANINGS: [Meaning; 11] = [
     Meaning {
         columns: &["image", "images", "audio"],
         what: "something to look at or to listen to, which is not read",
-        hint: "image-cls and audio-cls read pictures and sounds",
+        hint: "image-cls and audio-cls read pictures and sounds; a model with a picture among its tokens reads one a row, in the column image: `map images=image`",
     },
 ];
 

@@ -138,6 +138,8 @@ impl Writing {
     /// Tokens that would end a row of tokens that never comes.
     fn bad_ends(&self, tokens: &[i32]) -> Vec<i32> {
         let bad = self.rules.bad_words.iter().filter(|words| !matches!(words[..], [word] if self.stop.contains(&word)));
+        // As transformers: several tokens are looked for where a text has as many.
+        let bad = bad.filter(|words| words.len() == 1 || words.len() <= tokens.len());
         bad.filter_map(|words| words.split_last().filter(|(_, before)| tokens.ends_with(before)).map(|(end, _)| *end)).collect()
     }
 }
@@ -234,7 +236,13 @@ mod tests {
             ("encoder_no_repeat_ngram_size 2", Rules { no_repeat_of_source: 2, ..none.clone() }, &[0, 6], all_but(&[7])),
             ("min_length", Rules { least: 3, ..none.clone() }, &[0, 2], all_but(&[1])),
             ("min_length, reached", Rules { least: 3, ..none.clone() }, &[0, 2, 2], all_but(&[])),
-            ("bad_words_ids", Rules { bad_words: vec![vec![4], vec![2, 3], vec![6, 5], vec![1]], ..none }, &[0, 2], all_but(&[3, 4])),
+            (
+                "bad_words_ids",
+                Rules { bad_words: vec![vec![4], vec![2, 3], vec![6, 5], vec![1]], ..none.clone() },
+                &[0, 2],
+                all_but(&[3, 4]),
+            ),
+            ("bad_words_ids, longer than the text", Rules { bad_words: vec![vec![0, 3]], ..none }, &[0], all_but(&[])),
         ] {
             assert_eq!(left(&writing(rules), tokens, &[6, 7, 1]), expected, "{what}");
         }

@@ -1,7 +1,10 @@
 //! Rows that a task cannot learn from: the line, what was expected, and what to do. One row a case.
 
 use peft_onnx::adapter::config::Task;
+use peft_onnx::anatomy::{Feeding, Role};
 use peft_onnx::data::{Dataset, Limits, Media, Reading, Tokenizer};
+use peft_onnx::train::distillation::Distillation;
+use peft_onnx::train::plan::LossPlan;
 use serde_json::{Value, json};
 
 use crate::common::Folder;
@@ -83,12 +86,42 @@ fn rows() -> Vec<Bad> {
         (Task::ImageCls, json!({"image": "broken.png", "label": 0}), &["broken.png"]),
         (Task::ImageCls, json!({"image": "missing.png", "label": 0}), &["missing.png"]),
         (Task::ImageCls, json!({"image": "", "label": 0}), &["image"]),
+        (Task::ImageCls, json!({"image": 5, "label": 0}), &["image", "a file's path", "found 5"]),
+        (Task::Ctc, json!({"audio": "broken.wav", "text": 5}), &["text", "found 5"]),
         (Task::AudioCls, json!({"audio": "broken.wav", "label": 0}), &["broken.wav"]),
         (Task::AudioCls, json!({"audio": "missing.wav", "label": 0}), &["missing.wav"]),
         (Task::CausalLm, json!({"prompt": "w1"}), &["prompt + completion"]),
         (Task::CausalLm, json!({"messages": [{"content": "w1"}]}), &["role"]),
         (Task::CausalLm, json!({"input_ids": [1, 99]}), &["0 to 44", "99"]),
     ]
+}
+
+/// A row whose teacher did not answer as the student does, and what is said.
+#[test]
+fn teachers_that_answer_something_else_are_named_before_the_first_step() {
+    let folder = Folder::empty();
+    let tokens = Tokenizer::open(folder.write("tokenizer.json", &tokenizer()).as_ref()).expect("a tokenizer");
+    let loss = LossPlan { distillation: Some(Distillation { weight: 0.5, temperature: 1.0 }), ..LossPlan::default() };
+    let feeding = Feeding { inputs: [("teacher_logits".to_owned(), Role::Column)].into(), ..Feeding::default() };
+    let limits = Limits { classes: Some(3), vocabulary: Some(45), ..Limits::default() };
+    let reading = Reading { tokenizer: Some(&tokens), limits, loss: &loss, feeding: Some(&feeding), ..Reading::for_task(Task::SeqCls) };
+    for (answer, expected) in [
+        (json!([1.0, 2.0, 3.0]), None),
+        (json!([1.0, 2.0]), Some("numbers in teacher_logits: expected 3, one for each class, found 2")),
+        (json!([1.0, 2.0, 3.0, 4.0]), Some("found 4")),
+        (json!(null), Some("no column named \"teacher_logits\"")),
+    ] {
+        let good = json!({"text": "w1", "label": 0, "teacher_logits": [0, 1, 2]});
+        let rows = format!("{good}\n{}\n", json!({"text": "w1", "label": 1, "teacher_logits": answer}));
+        let read = Dataset::read(folder.write("rows.jsonl", &rows).as_ref(), &reading);
+        let told = read.err().map(|error| (error.to_string(), error.hint().is_some()));
+        let is_right = match (&told, expected) {
+            (None, None) => true,
+            (Some((text, has_hint)), Some(expected)) => *has_hint && text.contains("line 2") && text.contains(expected),
+            _ => false,
+        };
+        assert!(is_right, "{answer}: {told:?}");
+    }
 }
 
 #[test]

@@ -71,8 +71,12 @@ impl Work {
         losses
     }
 
-    /// What a model writes about each row's picture.
+    /// The tokens that a model writes about each row's picture.
     fn written(&self, model: &str) -> Vec<Value> {
+        self.told(model, "tokens")
+    }
+
+    fn told(&self, model: &str, what: &str) -> Vec<Value> {
         let about = |row: &Value| {
             let image = self.file(row["image"].as_str().expect("a picture"));
             let limit = self.expected["max_new_tokens"].to_string();
@@ -81,7 +85,7 @@ impl Work {
                 None => (row["messages"][0]["content"].as_str().expect("a question").to_owned(), &["--chat"]),
             };
             let args = ["generate", model, "--image", &image, "--prompt", &prompt, "--max-new-tokens", &limit];
-            json_of(&[&args[..], more].concat())[0]["tokens"].clone()
+            json_of(&[&args[..], more].concat())[0][what].clone()
         };
         self.rows().iter().map(about).collect()
     }
@@ -105,6 +109,11 @@ fn a_model_of_pictures_and_texts_learns_as_in_peft_and_writes_as_torch() {
         assert!(number(&metrics["loss"]) < found[0], "{family}: {metrics}");
         let wanted = work.expected["written"].as_array().expect("a list");
         assert_eq!(&work.written(&bundle), wanted, "the bundle of {family}");
+        let limit = work.expected["max_new_tokens"].to_string();
+        let answers = done(&["predict", &bundle, "--data", &work.file("train.jsonl"), "--max-new-tokens", &limit]);
+        let answers: Vec<Value> =
+            answers.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")["prediction"].clone()).collect();
+        assert_eq!(answers, work.told(&bundle, "completion"), "answers of {family}");
         let merged = work.folder.path("merged");
         let into = FILES.map(|file| work.file(file));
         let told = json_of(&[&["merge", &bundle, "-o", &merged, "--into"][..], &into.each_ref().map(String::as_str)].concat());

@@ -70,6 +70,13 @@ pub(in crate::data) fn question(fields: &Fields, encoder: &Encoder<'_>) -> Resul
             let error = Error::mismatch("columns", "prompt + chosen + rejected, or prompt + completion", "no answer");
             Err(error.with_hint("predict tells how probable answers are; `peft-onnx generate` writes one"))
         }
+        // What is learnt from files is answered for files.
+        Task::Seq2SeqLm | Task::SpeechSeq2Seq | Task::AudioCls | Task::Ctc if has("audio") => {
+            files::recording(fields, encoder).map(|example| Question::of("audio", example))
+        }
+        Task::Seq2SeqLm | Task::SpeechSeq2Seq | Task::ImageCls | Task::MultiLabel | Task::Regression if has("image") => {
+            files::picture(fields, encoder).map(|example| Question::of("image", example))
+        }
         Task::CausalLm | Task::Seq2SeqLm => {
             let example = prompt(fields, encoder).and_then(|example| pictures::shown(example, fields, encoder))?;
             Ok(Question::of("prompt", example))
@@ -77,13 +84,6 @@ pub(in crate::data) fn question(fields: &Fields, encoder: &Encoder<'_>) -> Resul
         Task::Rerank if !has("text_pair") => {
             let error = Error::not_found("column", "passage");
             Err(error.with_hint("a row has query and passage; `map COLUMN=passage` says which is which"))
-        }
-        Task::ImageCls | Task::MultiLabel | Task::Regression if has("image") => {
-            files::picture(fields, encoder).map(|example| Question::of("image", example))
-        }
-        Task::SpeechSeq2Seq if has("image") => files::picture(fields, encoder).map(|example| Question::of("image", example)),
-        Task::AudioCls | Task::Ctc | Task::SpeechSeq2Seq if has("audio") => {
-            files::recording(fields, encoder).map(|example| Question::of("audio", example))
         }
         _ => of_numbers_or_text(fields, encoder).map(|example| Question::of("text", example)),
     }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::anatomy::Role;
 use crate::data::encoder::Encoder;
 use crate::data::example::{Example, Labels};
-use crate::data::fields::Fields;
+use crate::data::fields::{Fields, describe, string};
 use crate::data::tokenizer::Specials;
 use crate::error::{Error, Result};
 
@@ -59,10 +59,16 @@ pub(super) fn recording(fields: &Fields, encoder: &Encoder<'_>) -> Result<Exampl
 fn text(fields: &Fields) -> Result<&str> {
     let missing =
         || Error::not_found("column", "text").with_hint("text is what is said or written there; `map COLUMN=text` says which column it is");
-    fields.get("text").and_then(Value::as_str).ok_or_else(missing)
+    if fields.get("text").is_none_or(Value::is_null) { Err(missing()) } else { string(fields, "text") }
 }
 
 fn path<'a>(fields: &'a Fields, column: &'static str) -> Result<&'a str> {
-    let path = fields.get(column).and_then(Value::as_str).filter(|path| !path.trim().is_empty());
-    path.ok_or_else(|| Error::not_found("column", column).with_hint(format!("{column} is a file's path, from the data file's folder")))
+    let hint = || format!("{column} is a file's path, from the data file's folder");
+    match fields.get(column) {
+        Some(Value::String(path)) if !path.trim().is_empty() => Ok(path),
+        // As a list, as data of several pictures a row has it.
+        Some(Value::Array(paths)) if matches!(&paths[..], [Value::String(_)]) => Ok(paths[0].as_str().unwrap_or_default()),
+        None | Some(Value::Null | Value::String(_)) => Err(Error::not_found("column", column).with_hint(hint())),
+        Some(other) => Err(Error::mismatch(column, "a file's path", describe(other)).with_hint(hint())),
+    }
 }

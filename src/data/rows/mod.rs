@@ -5,6 +5,7 @@ mod asked;
 mod files;
 mod pictures;
 mod preferences;
+mod taught;
 mod texts;
 mod values;
 mod words;
@@ -20,6 +21,7 @@ pub use asked::{Question, Shown};
 pub(super) use pictures::messages_of;
 pub use pictures::placed as with_picture_tokens;
 pub(super) use pictures::shown as with_picture;
+pub(super) use taught::check_taught;
 
 /// The examples of a row that is parted into windows; none for tasks whose rows are not.
 pub(super) fn windows(task: Task, fields: &Fields, encoder: &Encoder<'_>) -> Option<Result<Vec<Example>>> {
