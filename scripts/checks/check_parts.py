@@ -59,7 +59,7 @@ def main():
     global BINARY
     BINARY = str(pathlib.Path(sys.argv[1]).resolve())
     from optimum.onnxruntime import ORTModelForSeq2SeqLM, ORTModelForSpeechSeq2Seq
-    from transformers import AutoTokenizer, WhisperFeatureExtractor
+    from transformers import AutoFeatureExtractor, AutoTokenizer
     failed = 0
     for name in sys.argv[2:] or sorted(folder.name for folder in SPLITS.iterdir()):
         source, is_heard = SPLITS / name, (SPLITS / name / "preprocessor_config.json").exists()
@@ -70,7 +70,7 @@ def main():
                 kind = ORTModelForSpeechSeq2Seq if is_heard else ORTModelForSeq2SeqLM
                 model = kind.from_pretrained(folder, provider="CPUExecutionProvider", **options)
                 words = AutoTokenizer.from_pretrained(folder)
-                hearing = WhisperFeatureExtractor.from_pretrained(folder) if is_heard else None
+                hearing = AutoFeatureExtractor.from_pretrained(folder) if is_heard else None
                 inputs = lambda row: hearing(samples(source / row["audio"]), sampling_rate=16000, return_tensors="pt") if is_heard else words(row["prompt"], return_tensors="pt")
                 theirs = [written(model, {key: value for key, value in inputs(row).items() if key != "token_type_ids"}, expected) for row in rows]
                 wrong += [] if theirs == ours else [f"{way}: optimum writes {theirs}, peft-onnx {ours}"]

@@ -265,23 +265,27 @@ fn example(session: &Session, samples: &Samples, length: usize, random: &mut Cha
         i32::try_from(random.next_u32() % bound).unwrap_or_default()
     };
     let ports = |wanted: Role| session.inputs().iter().filter(move |port| samples.feeding.role(&port.name) == Some(wanted));
-    let input_ids: Vec<i32> = (0..length).map(|_| below(samples.vocabulary, 100)).collect();
-    let input_ids = with_picture(input_ids, &samples.feeding);
+    let tokens: Vec<i32> = (0..length).map(|_| below(samples.vocabulary, 100)).collect();
+    let tokens = with_picture(tokens, &samples.feeding);
+    // A wave is longer than its positions, those of a spectrogram the graph knows.
+    let is_of_wave = |port: &&Port| port.shape.len() == 2 && port.element_type == Some(ElementType::Float32);
+    let reads_wave =
+        ports(Role::InputIds).chain(ports(Role::PixelValues)).next().is_none() && ports(Role::Column).any(|port| is_of_wave(&port));
+    // As rows of sound: their masks are as long as the wave.
+    let input_ids = if reads_wave { vec![] } else { tokens.clone() };
     let mut example = Example { line: 1, input_ids, ..Example::default() };
     let one_a_row = session.input("labels").into_iter().chain(ports(Role::Labels)).next().map(|port| port.shape.len() == 1);
     example.labels = match samples.task {
         task if one_a_row.unwrap_or(task.is_one_class()) => Labels::Class(below(samples.classes, 2)),
         Task::TokenCls => Labels::Tokens((0..length).map(|_| below(samples.classes, 2)).collect()),
-        _ => Labels::Tokens(example.input_ids.clone()),
+        _ => Labels::Tokens(tokens),
     };
     if ports(Role::DecoderInputIds).next().is_some() {
         example.decoder_input_ids = (0..length.div_ceil(2)).map(|_| below(samples.vocabulary, 100)).collect();
         example.labels = Labels::Tokens(example.decoder_input_ids.clone());
     }
     example.pixel_values = ports(Role::PixelValues).next().map(|port| pixels(port, samples, random));
-    // A wave is longer than its positions, those of a spectrogram the graph knows.
-    let reads_sound = ports(Role::InputIds).next().is_none() && example.pixel_values.is_none();
-    let length = |port: &Port| if reads_sound && port.shape.len() == 2 { length * SAMPLES_A_POSITION } else { length };
+    let length = |port: &Port| if reads_wave && port.shape.len() == 2 { length * SAMPLES_A_POSITION } else { length };
     example.columns = ports(Role::Column).map(|port| (port.name.clone(), column(port, length(port), random))).collect();
     labelled(example, session, samples, random)
 }

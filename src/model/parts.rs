@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::anatomy::Front;
-use crate::ir::{Attr, Builder, DType, Dim, Expr, Fact, Graph, ModelInfo, Renaming, Tensor};
+use crate::ir::{Attr, Builder, DType, Dim, Expr, Fact, Graph, ModelInfo, Node, Renaming, Tensor};
 use crate::model::Beside;
 use crate::{Context, Error, Place, Result};
 
@@ -297,8 +297,8 @@ impl<'g> Writing<'_, 'g> {
                 return Ok(*value);
             }
             if has_encoder && name == ENCODER_MASK {
-                // Of an encoder that does not read tokens, the mask is not as long as its states.
-                return Ok(match b.input_named(MASK).filter(|_| b.input_named(TOKENS).is_some()) {
+                // Of an encoder that does not read tokens, the mask is not as long as its states, unless the decoder makes it so.
+                return Ok(match b.input_named(MASK).filter(|_| b.input_named(TOKENS).is_some() || is_thinned(graph, name, &[])) {
                     Some(mask) => mask,
                     None => all_seen(b, states.unwrap_or_else(|| b.unknown()), fact.dtype),
                 });
@@ -361,18 +361,16 @@ impl<'g> Writing<'_, 'g> {
 
 /// What the bodies in a graph name themselves.
 fn names_inside(graph: &Graph, names: &mut BTreeSet<String>) {
-    for attr in graph.nodes().iter().flat_map(|node| node.attrs.values()) {
-        let bodies = match attr {
-            Attr::Graph(body) => std::slice::from_ref(body),
-            Attr::Graphs(bodies) => &bodies[..],
-            _ => &[],
-        };
-        for body in bodies {
-            names.extend(body.values().iter().map(|value| value.name.to_string()));
-            names.extend(body.nodes().iter().map(|node| node.name.to_string()));
-            names_inside(body, names);
-        }
+    for body in bodies(graph) {
+        names.extend(body.values().iter().map(|value| value.name.to_string()));
+        names.extend(body.nodes().iter().map(|node| node.name.to_string()));
+        names_inside(body, names);
     }
+}
+
+/// The bodies of a graph's nodes.
+fn bodies(graph: &Graph) -> impl Iterator<Item = &Graph> {
+    graph.nodes().iter().flat_map(|node| node.attrs.values()).flat_map(Attr::graphs).map(|body| &**body)
 }
 
 /// A name that no other node has; none for none.
@@ -444,6 +442,20 @@ fn shared<'g>(b: &'g Builder, name: &str, fact: Fact) -> Result<Expr<'g>> {
         }),
         Some(input) => Err(Error::mismatch("an input of two files", input.fact(), fact).at(Place::Tensor(name.to_owned()))),
     }
+}
+
+/// Whether a graph takes only some numbers of an input, at regular distances: of samples of a sound, those that its positions begin at (Moonshine).
+fn is_thinned(graph: &Graph, input: &str, around: &[&Graph]) -> bool {
+    let graphs: Vec<&Graph> = around.iter().copied().chain([graph]).collect();
+    let constant = |id| {
+        let name = graph.value_name(id);
+        graphs.iter().find_map(|graph| graph.constant(graph.find(name)?))
+    };
+    let steps = |slice: &Node| constant(slice.input(4)?).and_then(Tensor::to_i64);
+    let is_outer = |id| graph.is_input(id) || graph.captured().contains(&id);
+    let is_read = |node: &&Node| &*node.op == "Slice" && node.input(0).is_some_and(|id| is_outer(id) && graph.value_name(id) == input);
+    let is_here = graph.nodes().iter().filter(is_read).any(|slice| steps(slice).is_some_and(|steps| steps.iter().any(|step| *step > 1)));
+    is_here || bodies(graph).any(|body| is_thinned(body, input, &graphs))
 }
 
 /// A mask that hides none of an encoder's states, `[batch, length]`.

@@ -19,10 +19,11 @@ struct Case {
     task: &'static str,
 }
 
-const CASES: [Case; 3] = [
+const CASES: [Case; 4] = [
     Case { family: "t5", task: "seq2seq-lm" },
     Case { family: "bart", task: "seq2seq-lm" },
     Case { family: "whisper", task: "speech-seq2seq" },
+    Case { family: "moonshine", task: "speech-seq2seq" },
 ];
 
 /// A fixture in a folder of its own, and where things are written beside it.
@@ -154,6 +155,18 @@ fn a_model_in_several_files_learns_as_in_peft_and_each_merged_file_writes_as_tor
         work.writes_as_torch("the decoder without past alone", &[&work.with("plain", &merged, &FILES[..2])]);
         work.writes_as_torch("the merged decoder alone", &[&work.with("one", &merged, &[FILES[0], FILES[3]])]);
     }
+}
+
+#[test]
+fn what_is_learnt_from_sounds_is_answered_for_sounds_whatever_the_task_is_called() {
+    let work = Work::of(&CASES[2]);
+    let (model, encoder, data) = (work.file(FILES[1]), work.file(FILES[0]), work.file("train.jsonl"));
+    let answers = ["speech-seq2seq", "seq2seq-lm"].map(|task| {
+        let bundle = work.folder.path(task);
+        done(&["inject", &model, "--part", &encoder, "--method", "lora", "--task", task, "-o", &bundle, "-q"]);
+        done(&["predict", &bundle, "--data", &data, "--max-new-tokens", "6"])
+    });
+    assert!(answers[0].lines().count() == 4 && answers[0] == answers[1], "{answers:?}");
 }
 
 #[test]

@@ -52,6 +52,8 @@ pub enum Strictness {
     Every,
     /// A warning, unless nothing matches at all: for configurations that PEFT accepted.
     AsPeft,
+    /// Nothing, unless nothing matches at all: for one of the files of a model, of which others have the rest.
+    OfAFile,
 }
 
 /// Every module of a model that a method could attach to: projections in the order of execution, then embeddings. A module that is used
@@ -288,6 +290,7 @@ struct Complaint {
 fn report(complaint: Complaint, strictness: Strictness) -> Result<()> {
     let Complaint { what, name, candidates } = complaint;
     match strictness {
+        Strictness::OfAFile => Ok(()),
         Strictness::AsPeft => {
             tracing::warn!("the model has no {what} {name:?}; it has {}", candidates.join(", "));
             Ok(())

@@ -171,7 +171,7 @@ impl Whole {
         }
         split_modules::join(anatomy, self.method.scope(), self.method.takes_parts())?;
         let given = |key: &str| self.tensors.get(key).cloned();
-        let plan = Plan::new(&self.method, self.task, anatomy, Strictness::AsPeft, 0, &given)?;
+        let plan = Plan::new(&self.method, self.task, anatomy, Strictness::OfAFile, 0, &given)?;
         match plan.targets().into_iter().find(|(module, _)| !touched.contains(module)) {
             None => Ok(Some(plan)),
             Some((module, _)) => {
