@@ -313,6 +313,8 @@ pub struct Parameter {
     pub transposed: bool,
     /// Whether it is stored as floats; integers that stand for floats are not trained.
     pub floats: bool,
+    /// Whether it has one axis, but for axes of one number: norms and biases are vectors, products and tables are not.
+    pub is_vector: bool,
     /// The elements of the initializer that are the parameter, where it holds others too: biases of queries, keys and values in one.
     /// `None` for all.
     pub part: Option<Range<i64>>,

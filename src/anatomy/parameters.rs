@@ -59,12 +59,13 @@ pub(super) fn find(graph: &Graph, projections: &[Projection], embeddings: &[Embe
             found.entry(format!("{module}.{leaf}")).or_insert((value, false));
         }
     }
-    let floats = |value: ValueId| graph.stored(value).is_some_and(|tensor| tensor.dtype().is_float());
-    found
-        .into_iter()
-        .filter(|(name, _)| !copied.contains(name))
-        .map(|(name, (value, transposed))| Parameter { part: parts.remove(&name), name, value, transposed, floats: floats(value) })
-        .collect()
+    let parameter = |(name, (value, transposed)): (String, (ValueId, bool))| {
+        let stored = graph.stored(value);
+        let floats = stored.is_some_and(|tensor| tensor.dtype().is_float());
+        let is_vector = stored.is_some_and(|tensor| tensor.shape().iter().filter(|length| **length > 1).count() <= 1);
+        Parameter { part: parts.remove(&name), name, value, transposed, floats, is_vector }
+    };
+    found.into_iter().filter(|(name, _)| !copied.contains(name)).map(parameter).collect()
 }
 
 /// Constants that kept the names of parameters.

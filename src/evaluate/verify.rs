@@ -313,6 +313,12 @@ fn labelled(mut example: Example, session: &Session, samples: &Samples, random: 
             example.labels = Labels::Column;
         }
         Task::Qa => example.labels = Labels::Column,
+        // Few symbols, so that the frames of a short sound are enough for them; none is the usual blank.
+        Task::Ctc => {
+            let symbols = samples.classes.and_then(|classes| u32::try_from(classes).ok()).unwrap_or(2).max(2) - 1;
+            let mut symbol = || i32::try_from(1 + random.next_u32() % symbols).unwrap_or(1);
+            example.labels = Labels::Tokens(vec![symbol(), symbol()]);
+        }
         Task::Embedding | Task::Reward => {
             // As many texts as any loss of vectors reads; others do not look at what is too many.
             let count = if samples.task == Task::Reward { 1 } else { 2 };

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::contract::{Input, Output};
 use crate::data::Batch;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::export::{Manifest, adapter_file};
 use crate::ort::{Feed, HostTensor, Session};
 use crate::train::held::HELD;
@@ -24,7 +24,7 @@ pub struct Row {
     pub gradient: f64,
     /// What differences of the loss say.
     pub difference: f64,
-    /// How far apart the two may be: rounding of the loss, and [`RELATIVE`] of their size.
+    /// How far apart the two may be: rounding of the loss, and [`RELATIVE`] of their size, or of what it usually is in such a direction.
     pub tolerance: f64,
     /// What that says.
     pub verdict: Verdict,
@@ -59,6 +59,10 @@ const RESOLVED: f64 = 0.25;
 
 /// At most so many tensors are followed one by one.
 const TENSORS: usize = 24;
+
+/// Where a direction does not agree another one is followed from another place, at so many places in all: a kink may lie wherever one looks, and what is wrong is
+/// wrong everywhere.
+const PLACES: usize = 3;
 
 /// Moves a fresh adapter away from where it starts: where LoRA's B is zero, the gradient of A is zero as well.
 const START: f64 = 0.05;
@@ -101,21 +105,25 @@ struct Direction {
 /// If a run fails, or the loss is no number.
 pub fn check(session: Session, adapter: &Path, manifest: &Manifest, batches: &[Batch]) -> Result<Vec<Row>> {
     let mut random = ChaCha8Rng::seed_from_u64(7);
-    let start = adapter_file::read(adapter, manifest)?;
-    let start: Vec<f64> = start.into_iter().map(|value| f64::from(value) + START * sign(&mut random)).collect();
-    let mut loss = Loss::new(session, batches, &start);
-    let (value, gradient) = loss.at(&start)?;
-    loss.value = value;
-    let (again, _) = loss.at(&start)?;
-    if (again - value).abs() > CHANGE * value.abs() {
-        let error = Error::unsupported("a check of this bundle", format!("the same rows have a loss of {value}, and then of {again}"));
-        return Err(error.in_file(adapter).with_hint("the model draws random numbers: export it for inference (`model.eval()`)"));
+    let adapted: Vec<f64> = adapter_file::read(adapter, manifest)?.into_iter().map(f64::from).collect();
+    let mut loss = Loss::new(session, batches, adapted.len());
+    let mut rows: Vec<Row> = vec![];
+    for _ in 0..PLACES {
+        let start: Vec<f64> = adapted.iter().map(|value| value + START * sign(&mut random)).collect();
+        let gradient = loss.begin(&start).in_file(adapter)?;
+        let directions = directions(manifest, &gradient, &mut random);
+        if rows.is_empty() {
+            rows = directions.into_iter().map(|direction| loss.follow(&start, &gradient, direction)).collect::<Result<_>>()?;
+        } else {
+            for (row, direction) in rows.iter_mut().zip(directions).filter(|(row, _)| row.verdict == Verdict::Wrong) {
+                *row = loss.follow(&start, &gradient, direction)?;
+            }
+        }
+        if rows.iter().all(|row| row.verdict != Verdict::Wrong) {
+            break;
+        }
     }
-    let gradient: Vec<f64> = gradient.into_iter().map(f64::from).collect();
-    if !value.is_finite() || gradient.iter().any(|value| !value.is_finite()) {
-        return Err(Error::invalid(format!("the loss is {value}, or its gradient is no number, near the adapter")).in_file(adapter));
-    }
-    directions(manifest, &gradient, &mut random).into_iter().map(|direction| loss.follow(&start, &gradient, direction)).collect()
+    Ok(rows)
 }
 
 /// What is followed.
@@ -148,15 +156,30 @@ fn directions(manifest: &Manifest, gradient: &[f64], random: &mut ChaCha8Rng) ->
 }
 
 impl<'a> Loss<'a> {
-    fn new(session: Session, batches: &'a [Batch], start: &[f64]) -> Self {
+    fn new(session: Session, batches: &'a [Batch], count: usize) -> Self {
         let counted = |of: fn(&Batch) -> f64| {
             let all: f64 = batches.iter().map(of).sum();
             HostTensor::scalar(narrow(if all > 0.0 { all } else { 1.0 }))
         };
         let (label_count, second_count) = (counted(|batch| batch.label_count), counted(|batch| batch.second_count));
-        let held = HostTensor::vector(start.iter().copied().map(narrow).collect::<Vec<f32>>());
-        let nothing = HostTensor::vector(vec![0.0_f32; start.len()]);
-        Self { session, batches, label_count, second_count, held, nothing, value: 0.0 }
+        let nothing = || HostTensor::vector(vec![0.0_f32; count]);
+        Self { session, batches, label_count, second_count, held: nothing(), nothing: nothing(), value: 0.0 }
+    }
+
+    /// The gradient where directions are followed from.
+    fn begin(&mut self, start: &[f64]) -> Result<Vec<f64>> {
+        self.held = HostTensor::vector(start.iter().copied().map(narrow).collect::<Vec<f32>>());
+        let (value, gradient) = self.at(start)?;
+        self.value = value;
+        let (again, _) = self.at(start)?;
+        if (again - value).abs() > CHANGE * value.abs() {
+            let error = Error::unsupported("a check of this bundle", format!("the same rows have a loss of {value}, and then of {again}"));
+            return Err(error.with_hint("the model draws random numbers: export it for inference (`model.eval()`)"));
+        }
+        if !value.is_finite() || gradient.iter().any(|value| !value.is_finite()) {
+            return Err(Error::invalid(format!("the loss is {value}, or its gradient is no number, near the adapter")));
+        }
+        Ok(gradient.into_iter().map(f64::from).collect())
     }
 
     fn at(&mut self, trainable: &[f64]) -> Result<(f64, Vec<f32>)> {
@@ -181,10 +204,11 @@ impl<'a> Loss<'a> {
 
     fn follow(&mut self, start: &[f64], gradient: &[f64], direction: Direction) -> Result<Row> {
         let Direction { tensors, how, vector } = direction;
-        let expected: f64 = gradient.iter().zip(&vector).map(|(slope, along)| slope * along).sum();
+        let parts = || gradient.iter().zip(&vector).map(|(slope, along)| slope * along);
+        let expected = Expected { slope: parts().sum(), usual: parts().map(|part| part * part).sum::<f64>().sqrt() };
         let moving = float(vector.iter().filter(|value| **value != 0.0).count());
         // Along the gradient few elements do most of the moving: there the change of the loss is the limit.
-        let step = (STEP * moving.sqrt()).min(CHANGE * self.value.abs() / expected.abs().max(f64::MIN_POSITIVE));
+        let step = (STEP * moving.sqrt()).min(CHANGE * self.value.abs() / expected.slope.abs().max(f64::MIN_POSITIVE));
         let mut looks = vec![];
         for nearer in 0..LOOKS {
             looks.push(self.look(start, &vector, step / 4_f64.powi(nearer))?);
@@ -194,7 +218,14 @@ impl<'a> Loss<'a> {
         }
         let verdict = judged(&looks, expected).unwrap_or(Verdict::Steps);
         let shown = decisive(&looks, expected).unwrap_or(looks[0]);
-        Ok(Row { tensors, direction: how, gradient: expected, difference: shown.slope, tolerance: shown.tolerance(expected), verdict })
+        Ok(Row {
+            tensors,
+            direction: how,
+            gradient: expected.slope,
+            difference: shown.slope,
+            tolerance: shown.tolerance(expected),
+            verdict,
+        })
     }
 
     /// The loss at five places around the start, up to `step` away from it.
@@ -205,6 +236,22 @@ impl<'a> Loss<'a> {
             *loss = self.at(&moved)?.0;
         }
         Ok(Look::of(losses, step))
+    }
+}
+
+/// What a gradient says of a direction.
+#[derive(Clone, Copy, Debug)]
+struct Expected {
+    slope: f64,
+    /// What the slope of a direction like this one is at the root of the mean square, were each element to move up or down by chance: what elements do may cancel in
+    /// one direction, what kinks do to the differences does not.
+    usual: f64,
+}
+
+impl Expected {
+    /// What deviations are compared with.
+    fn size(self, found: f64) -> f64 {
+        self.slope.abs().max(found.abs()).max(self.usual)
     }
 }
 
@@ -234,29 +281,34 @@ impl Look {
         }
     }
 
-    fn tolerance(&self, expected: f64) -> f64 {
-        RELATIVE * expected.abs().max(self.slope.abs()) + self.rounding
+    fn tolerance(&self, expected: Expected) -> f64 {
+        RELATIVE * expected.size(self.slope) + self.rounding
     }
 
-    fn agrees(&self, expected: f64) -> bool {
-        (self.slope - expected).abs() <= self.tolerance(expected)
+    fn agrees(&self, expected: Expected) -> bool {
+        (self.slope - expected.slope).abs() <= self.tolerance(expected)
     }
 
     /// Whether nothing speaks for a step or a kink on the way.
-    fn is_smooth(&self, expected: f64) -> bool {
+    fn is_smooth(&self, expected: Expected) -> bool {
         // Slopes of a quarter of the way, of which four are compared, are rounded four times as much each.
-        self.roughness <= 2.0 * RELATIVE * expected.abs().max(self.slope.abs()) + 8.0 * self.rounding
+        self.roughness <= 2.0 * RELATIVE * expected.size(self.slope) + 8.0 * self.rounding
     }
 }
 
 /// The look that tells: the one from farthest away that is smooth, unless another from nearer shows that it went over steps, too many to be
 /// seen one by one.
-fn decisive(looks: &[Look], expected: f64) -> Option<Look> {
+fn decisive(looks: &[Look], expected: Expected) -> Option<Look> {
     let first = looks.first()?;
     if first.agrees(expected) {
         return Some(*first);
     }
-    let size = expected.abs().max(first.slope.abs());
+    let size = expected.size(first.slope);
+    // What kinks do to differences vanishes from nearer, what is wrong does not.
+    let near = looks.iter().rev().find(|look| look.is_smooth(expected) && look.rounding <= RELATIVE * size);
+    if let Some(look) = near.filter(|look| look.agrees(expected)) {
+        return Some(*look);
+    }
     let mut smooth = looks.iter().filter(|look| look.is_smooth(expected) && look.tolerance(expected) <= RESOLVED * size);
     let mut told = *smooth.next()?;
     for nearer in smooth {
@@ -267,7 +319,7 @@ fn decisive(looks: &[Look], expected: f64) -> Option<Look> {
     Some(told)
 }
 
-fn judged(looks: &[Look], expected: f64) -> Option<Verdict> {
+fn judged(looks: &[Look], expected: Expected) -> Option<Verdict> {
     decisive(looks, expected).map(|look| if look.agrees(expected) { Verdict::Right } else { Verdict::Wrong })
 }
 

@@ -146,3 +146,25 @@ fn a_head_is_trained_alone_where_other_modules_have_its_name() {
     done(&["inject", &base, "--method", "head", "--modules-to-save", "0.proj", "--task", "seq-cls", "-o", &named, "-q"]);
     assert_eq!(names(&named), ["base_model.model.enc.0.proj.weight"]);
 }
+
+/// A table of angles and a norm, neither of which is a projection or a table of tokens.
+#[test]
+fn norms_are_vectors() {
+    let folder = Folder::empty();
+    let (base, bundle) = (folder.path("model.onnx"), folder.path("bundle"));
+    let b = Builder::new(ModelInfo::dialect());
+    let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+    let table = b.initializer("model.embed_tokens.weight", numbers("table", &[TOKENS, WIDTH]));
+    let x = b.scoped("/model/embed_tokens", || table.gather(ids, 0));
+    let angles = b.initializer("model.rotary.weight", numbers("angles", &[1, 2, WIDTH]));
+    let x = x + b.scoped("/model/rotary", || angles.mean(&[1]));
+    let scale = b.initializer("model.norm.weight", numbers("scale", &[1, 1, WIDTH]));
+    let x = b.scoped("/model/norm", || x * scale);
+    let head = b.initializer("lm_head.weight", numbers("head", &[WIDTH, TOKENS]));
+    b.output("logits", b.scoped("/lm_head", || x.matmul(head)));
+    onnx::write(&b.finish().expect("a valid graph"), Path::new(&base), &WriteOptions::default()).expect("it is written");
+    done(&["inject", &base, "--method", "ln_tuning", "--task", "causal-lm", "-o", &bundle, "-q"]);
+    let file = Path::new(&bundle).join("adapter_model.safetensors");
+    let names: Vec<String> = peft_onnx::safetensors::read(&file).expect("an adapter").keys().cloned().collect();
+    assert_eq!(names, ["base_model.model.model.norm.ln_tuning_layers.weight"]);
+}

@@ -86,15 +86,19 @@ fn blocks_file(path: &str) {
     let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
     let table = Tensor::from_f32(&[20, 16], &bytes(320).iter().map(|&byte| f32::from(byte) / 60.0 - 1.0).collect::<Vec<_>>());
     let x = b.scoped("/embed", || b.initializer("embed.weight", table).gather(ids, 0));
-    let y = b.scoped("/layers.0/fc", || {
-        let weight = Tensor::new(DType::U8, vec![16, 1, 8], bytes(128).into()).expect("as many bytes");
-        let weight = b.initializer("layers.0.fc.MatMul.weight_Q4", weight);
-        let scales = b.initializer("layers.0.fc.MatMul.weight_scales", Tensor::from_f32(&[16], &[0.05; 16]));
-        let attrs = [("K", 16), ("N", 16), ("bits", 4), ("block_size", 16)].map(|(name, number)| (name, Attr::Int(number)));
-        b.op("com.microsoft:MatMulNBits", &[x, weight, scales], &attrs)
+    // Several, so that what is decomposed has more values than what is written.
+    let y = (0..4).fold(x, |x, number| {
+        let y = b.scoped(&format!("/layers.{number}/fc"), || {
+            let weight = Tensor::new(DType::U8, vec![16, 1, 8], bytes(128).into()).expect("as many bytes");
+            let weight = b.initializer(&format!("layers.{number}.fc.MatMul.weight_Q4"), weight);
+            let scales = b.initializer(&format!("layers.{number}.fc.MatMul.weight_scales"), Tensor::from_f32(&[16], &[0.05; 16]));
+            let attrs = [("K", 16), ("N", 16), ("bits", 4), ("block_size", 16)].map(|(name, number)| (name, Attr::Int(number)));
+            b.op("com.microsoft:MatMulNBits", &[x, weight, scales], &attrs)
+        });
+        y.tanh()
     });
     let head = Tensor::from_f32(&[16, 2], &bytes(32).iter().map(|&byte| f32::from(byte) / 60.0 - 1.0).collect::<Vec<_>>());
-    let pooled = y.tanh().mean(&[1]).reshape(&[-1, 16]);
+    let pooled = y.mean(&[1]).reshape(&[-1, 16]);
     b.output("logits", b.scoped("/classifier", || pooled.matmul(b.initializer("onnx::MatMul_9", head))));
     onnx::write(&b.finish().expect("a valid graph"), Path::new(path), &WriteOptions::default()).expect("it is written");
 }
@@ -112,7 +116,7 @@ fn methods_that_compute_with_the_bases_weights_refuse_small_integers() {
         let folder = Folder::empty();
         let model = folder.path("model.onnx");
         write(&model);
-        let options = ["--task", "seq-cls", "--target-modules", "layers.0.fc", "--rank", "2", "-o", &folder.path("bundle")];
+        let options = ["--task", "seq-cls", "--target-modules", "fc", "--rank", "2", "-o", &folder.path("bundle")];
         for method in methods {
             let inject = [&["inject", &model, "--method"], method, &options].concat();
             refused(&inject, &["is not supported: it is stored ", "hint: this method reads the base's weights"]);

@@ -81,13 +81,13 @@ pub fn candidates(anatomy: &Anatomy) -> Vec<Candidate> {
     candidates
 }
 
-/// Every normalisation of a model: what has a weight, or a bias, and is neither a projection nor a table.
+/// Every normalisation of a model: what has a weight of one axis, and is neither a projection nor a table.
 #[must_use]
 pub fn norms(anatomy: &Anatomy) -> Vec<Candidate> {
     let others: BTreeSet<String> = candidates(anatomy).into_iter().map(|candidate| candidate.module).collect();
     let owners = anatomy.parameters.iter().filter_map(|parameter| {
         let (module, leaf) = parameter.name.rsplit_once('.')?;
-        (leaf == "weight" && !others.contains(module)).then(|| module.to_owned())
+        (leaf == "weight" && parameter.is_vector && !others.contains(module)).then(|| module.to_owned())
     });
     let owners: BTreeSet<String> = owners.collect();
     owners.into_iter().map(|module| Candidate { module, kind: CandidateKind::Norm }).collect()

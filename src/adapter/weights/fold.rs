@@ -325,7 +325,8 @@ fn replace_part(b: &Builder, graph: &Graph, parameter: &Parameter, part: &Range<
 
 fn floats(graph: &Graph, id: ValueId) -> Result<Tensor> {
     is_stored_as_floats(graph, id)?;
-    graph.stored(id).cloned().ok_or_else(|| Error::not_found("initializer", graph.value_name(id)))
+    let computed = || not_floats("this weight", "the graph computes it from others");
+    graph.stored(id).cloned().ok_or_else(computed)
 }
 
 /// Refuses a weight whose numbers are wanted and that is quantised.

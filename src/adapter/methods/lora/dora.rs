@@ -10,6 +10,7 @@ use crate::adapter::methods::branch::{product, stored_weight};
 use crate::adapter::params::Params;
 use crate::adapter::weights::fold;
 use crate::anatomy::{Layout, Projection};
+use crate::error::Place;
 use crate::ir::{Expr, Graph, Tensor};
 use crate::{Error, Result};
 
@@ -27,12 +28,14 @@ impl<'g> Dora<'g> {
         let module = &projection.module;
         let builder = a.b();
         if let Err(error) = fold::is_stored_as_floats(graph, projection.weight.value) {
-            builder.fail(error);
+            builder.fail(error.at(Place::Tensor(module.clone())));
+            // Values of the weight may not even be there.
+            return Self { weight: builder.unknown(), factor: builder.unknown() };
         }
         let magnitude = params.of(module, MAGNITUDE, || match norms_of_base(graph, projection, a, b, scaling) {
             Ok(norms) => norms,
             Err(error) => {
-                builder.fail(error);
+                builder.fail(error.at(Place::Tensor(module.clone())));
                 Tensor::from_f32(&[0], &[])
             }
         });
