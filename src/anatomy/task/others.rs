@@ -243,6 +243,19 @@ pub(super) const OTHERS: &[Other] = &[
         tasks: &[],
     },
     Other {
+        what: "scores of all tokens in one list",
+        evidence: |view| {
+            let (head, axes) = (view.head()?, view.axes()?);
+            let tokens = view.graph.fact(view.anatomy.inputs.main?).shape.as_deref()?.get(1)?.names();
+            let [rows, _] = &axes[..] else { return None };
+            let is_of_tokens = rows.names().iter().any(|name| tokens.contains(name));
+            is_of_tokens.then(|| format!("{} has {rows} rows: one for each token of all texts", view.graph.value_name(head.output)))
+        },
+        is_certain: true,
+        hint: "export the model so that it gives [batch, seq, classes]",
+        tasks: &[],
+    },
+    Other {
         what: "scores of positions",
         evidence: |view| {
             let (head, axes) = (view.head()?, view.axes()?);

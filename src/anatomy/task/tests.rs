@@ -126,6 +126,22 @@ fn one_number_for_each_row_is_trained_as_a_score_whatever_view_gives_it() {
 }
 
 #[test]
+fn scores_of_all_tokens_in_one_list_are_none_of_texts() {
+    for is_flat in [true, false] {
+        let b = Builder::new(ModelInfo::dialect());
+        let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+        let scores = matrix(&b, "embed.weight", 40, 4).gather(ids, 0).tanh().matmul(matrix(&b, "classifier.weight", 4, 3));
+        b.output("logits", if is_flat { scores.reshape(&[-1, 3]) } else { scores });
+        let graph = b.finish().expect("a valid graph");
+        let decided = decide(&graph, &anatomy::read(&graph), &Declared::default(), None);
+        match decided {
+            Ok(decision) => assert_eq!((decision.task, is_flat), (Task::TokenCls, false)),
+            Err(error) => assert!(is_flat && error.hint().is_some_and(|hint| hint.contains("[batch, seq, classes]")), "{error}"),
+        }
+    }
+}
+
+#[test]
 fn classes_that_give_vectors_are_no_classifiers() {
     let of_class = |name: &str| Declared { architecture: Some(name.to_owned()), ..Declared::default() };
     let told = |output: &str, declared: &Declared| {
