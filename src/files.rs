@@ -2,9 +2,11 @@
 
 pub(crate) mod fault;
 pub mod inside;
+pub mod json;
 mod kind;
 pub mod leftovers;
 pub mod near;
+mod note;
 mod staged_folder;
 pub mod unfinished;
 #[cfg(feature = "runtime")]
@@ -23,6 +25,7 @@ use crate::num;
 use unfinished::Unfinished;
 
 pub use kind::Kind;
+use note::Note;
 pub use staged_folder::StagedFolder;
 
 /// A file being written under another name in the folder where it will stand. Dropped before [`finish`](Self::finish), it leaves nothing.
@@ -73,6 +76,7 @@ impl Staged {
     pub fn finish_behind(self, data: Self, gone: &[PathBuf]) -> Result<()> {
         let (data, own) = (data.synced()?, self.synced()?);
         fault::point().in_file(&data.path)?;
+        let note = Note::of(&own.path, std::iter::once(&data.path).chain(gone));
         let mut at = &data.path;
         let place = || {
             let is_new = at.symlink_metadata().is_err();
@@ -92,7 +96,7 @@ impl Staged {
                 tracing::warn!("{}: what nothing refers to any more could not be removed: {error}", path.display());
             }
         }
-        drop(gone_files);
+        drop((gone_files, note));
         Ok(())
     }
 
@@ -174,6 +178,15 @@ pub fn map_open(file: &File) -> Result<Bytes> {
     #[expect(unsafe_code, reason = "mapping a file is the only way to read weights larger than memory")]
     let mapped = unsafe { Mmap::map(file) }?;
     Ok(Bytes::from_owner(mapped))
+}
+
+/// Whether a file has other names beside this one (hard links).
+#[must_use]
+pub fn has_several_names(path: &Path) -> bool {
+    #[cfg(unix)]
+    return path.metadata().is_ok_and(|facts| std::os::unix::fs::MetadataExt::nlink(&facts) > 1);
+    #[cfg(not(unix))]
+    return path.exists();
 }
 
 /// The most bytes of a file that is read as a whole: configurations, tokenizers, records.

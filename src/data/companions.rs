@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::error::{Error, Result};
-use crate::files;
+use crate::error::{Context, Result};
+use crate::files::{self, json};
 
 /// The tokens that end a text, as a model's folder has them: a number or a list in the configuration of its generation, else in the model's own.
 pub(super) fn end_tokens(folder: &Path) -> Result<Vec<i32>> {
@@ -25,10 +25,10 @@ pub(super) fn end_tokens(folder: &Path) -> Result<Vec<i32>> {
     Ok(vec![])
 }
 
-/// The JSON in a file; `null` if there is no such file.
+/// The JSON object that a file is; `null` if there is no such file.
 pub(super) fn read_json(path: &Path) -> Result<Value> {
     if path.metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
         return Ok(Value::Null);
     }
-    serde_json::from_slice(&files::read(path)?).map_err(|error| Error::format("JSON", error).in_file(path))
+    json::object(&files::read(path)?, json::CONFIGURATION).map(Value::Object).in_file(path)
 }

@@ -6,6 +6,9 @@ use serde_json::{Map, Value};
 
 use super::example::Numbers;
 use crate::error::{Error, Result};
+use crate::files::json::Told;
+
+pub(super) use crate::files::json::describe;
 
 /// The columns of a row.
 pub type Fields = Map<String, Value>;
@@ -13,7 +16,7 @@ pub type Fields = Map<String, Value>;
 /// What a value is, or, of a table's cell, what its text says.
 pub(super) fn json(value: &Value) -> Cow<'_, Value> {
     let told = value.as_str().and_then(|text| serde_json::from_str(text).ok());
-    told.map_or(Cow::Borrowed(value), Cow::Owned)
+    told.map_or(Cow::Borrowed(value), |Told(told)| Cow::Owned(told))
 }
 
 pub(super) fn string<'a>(fields: &'a Fields, column: &'static str) -> Result<&'a str> {
@@ -70,14 +73,4 @@ pub(super) fn flatten(value: &Value, depth: usize, into: &mut Numbers, name: &st
 /// Whether a value is text for people, not a number or a list in a table's cell.
 pub(super) fn is_text(value: &Value) -> bool {
     value.is_string() && json(value).is_string()
-}
-
-/// A value for a message: short, and with its kind.
-pub(super) fn describe(value: &Value) -> String {
-    match value {
-        Value::Array(items) => format!("a list of {}", items.len()),
-        Value::Object(_) => "an object".to_owned(),
-        Value::String(text) => format!("the text {:?}", text.chars().take(40).collect::<String>()),
-        other => other.to_string(),
-    }
 }

@@ -10,6 +10,7 @@ use super::tokenizer::{Specials, Tokenizer};
 use super::tokens::Tokens;
 use crate::adapter::config::Task;
 use crate::error::{Error, Result};
+use crate::files::json::Names;
 use crate::train::verbalizer::{HardPrompt, Label};
 
 /// The ways to write the place of the word.
@@ -160,8 +161,7 @@ pub fn hard_prompt(template: &str, verbalizer: &str, tokenizer: &Tokenizer, task
 /// Labels and their words, in their order.
 fn words_of_labels(verbalizer: &str) -> Result<Vec<(String, Vec<String>)>> {
     let hint = "for example '{\"positive\": [\"great\", \"good\"], \"negative\": [\"bad\"]}'";
-    let labels: Map<String, Value> =
-        serde_json::from_str(verbalizer).map_err(|error| Error::format("a verbalizer", error).with_hint(hint))?;
+    let Names(labels) = serde_json::from_str(verbalizer).map_err(|error| Error::format("a verbalizer", error).with_hint(hint))?;
     let words = |value: &Value| match value {
         Value::String(word) => Some(vec![word.clone()]),
         Value::Array(words) => words.iter().map(|word| word.as_str().map(ToOwned::to_owned)).collect(),

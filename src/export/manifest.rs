@@ -10,6 +10,7 @@ use super::names::is_inside;
 use crate::anatomy::{Feeding, Task};
 use crate::contract::{GraphName, Input, Output, PortRole};
 use crate::files::inside;
+use crate::files::json::Told;
 use crate::ir::Graph;
 use crate::model::parts::Join;
 use crate::peft::{ENCODER_FILE, FACTORS_FILE, WEIGHTS_FILE};
@@ -216,6 +217,7 @@ impl Manifest {
                 "an older peft-onnx wrote this bundle; put its adapter into the model again: `peft-onnx inject MODEL --adapter BUNDLE -o NEW`"
             }));
         }
+        let Told(_) = serde_json::from_str(text).map_err(wrong)?;
         let manifest: Self = serde_json::from_str(text).map_err(wrong)?;
         manifest.check()?;
         Ok(manifest)

@@ -254,8 +254,8 @@ fn check_matryoshka(plan: &LossPlan, graph: &Graph, outputs: &[ValueId]) -> Resu
 
 /// Checks that the tokens of prompts belong to the mean.
 fn check_prompts(beside: &Beside) -> Result<()> {
-    let modules = beside.json("modules.json")?.unwrap_or_default();
-    for module in modules.as_array().into_iter().flatten() {
+    let modules = beside.objects("modules.json")?.unwrap_or_default();
+    for module in &modules {
         let Some(folder) = module["path"].as_str().filter(|folder| !folder.is_empty()) else { continue };
         let file = format!("{folder}/config.json");
         if beside.json(&file)?.is_some_and(|config| config["include_prompt"].as_bool() == Some(false)) {
@@ -273,10 +273,8 @@ fn check_prompts(beside: &Beside) -> Result<()> {
 
 /// What sentence-transformers' files beside a model say of its pooling: `modules.json`, `1_Pooling/config.json`.
 pub(super) fn pooled_in_folder(beside: &Beside) -> Result<Option<SentenceVector>> {
-    let Some(modules) = beside.json("modules.json")? else { return Ok(None) };
-    let of_type = |ending: &str| {
-        modules.as_array().into_iter().flatten().find(|module| module["type"].as_str().is_some_and(|name| name.ends_with(ending)))
-    };
+    let Some(modules) = beside.objects("modules.json")? else { return Ok(None) };
+    let of_type = |ending: &str| modules.iter().find(|module| module["type"].as_str().is_some_and(|name| name.ends_with(ending)));
     if let Some(dense) = of_type(".Dense") {
         let what = format!("the module {} of modules.json", dense["type"]);
         return Err(

@@ -67,6 +67,8 @@ pub enum Kind {
     Arrow,
     /// Other JSON.
     Json,
+    /// Other text.
+    Text,
 }
 
 impl Kind {
@@ -114,6 +116,7 @@ impl Kind {
             Self::Document => "a document, not plain text",
             Self::Arrow => "a table of Hugging Face datasets (Arrow)",
             Self::Json => "a JSON file",
+            Self::Text => "a text file",
         }
     }
 }
@@ -165,6 +168,16 @@ impl Looked {
     }
 
     /// Whether the file is a JSON object that names all of these.
+    /// Whether the file's beginning is text as people write it. Bytes of a letter that the end cuts do not count.
+    fn is_text(&self) -> bool {
+        let text = match std::str::from_utf8(&self.head) {
+            Ok(text) => text,
+            Err(error) if error.error_len().is_none() => std::str::from_utf8(&self.head[..error.valid_up_to()]).unwrap_or_default(),
+            Err(_) => return false,
+        };
+        text.chars().all(|letter| !letter.is_control() || letter.is_whitespace())
+    }
+
     fn is_object_with(&self, keys: &[&str]) -> bool {
         self.begins_as_text(&["{"]) && keys.iter().all(|key| self.has(format!("\"{key}\"").as_bytes()))
     }
@@ -237,7 +250,11 @@ const BY_TEXT: &[Row] = &[
     (Kind::TokenizerPart, |file| PARTS.contains(&file.name.as_str())),
     (Kind::Config, |file| file.is_object_with(&["model_type", "architectures"]) || is_json(file, "config.json")),
     (Kind::Json, |file| file.begins_as_text(&["{\"", "{\n", "{\r", "{ "]) && file.ends_in(&["json"])),
+    (Kind::Text, |file| file.ends_in(TEXT) && file.is_text()),
 ];
+
+/// Extensions of text that is neither data alone nor anything above.
+const TEXT: &[&str] = &["cfg", "ini", "ipynb", "log", "md", "py", "rs", "sh", "toml", "txt", "xml", "yaml", "yml"];
 
 /// Files beside `tokenizer.json`.
 const PARTS: &[&str] = &["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"];

@@ -66,9 +66,7 @@ impl ImageProcessor {
     /// [`Io`](crate::ErrorKind::Io) or [`Format`](crate::ErrorKind::Format) with the file; [`Unsupported`](crate::ErrorKind::Unsupported) for what is
     /// done to pictures in ways that this does not know.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = files::read_text(path)?;
-        let config: Config =
-            serde_json::from_str(&text).map_err(|e| Error::format("an image processor's configuration", e).in_file(path))?;
+        let config = files::json::fields(&files::read(path)?, "an image processor's configuration").in_file(path)?;
         Self::of(&config).in_file(path)
     }
 

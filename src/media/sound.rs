@@ -211,9 +211,7 @@ impl FeatureExtractor {
     /// [`Io`](crate::ErrorKind::Io) or [`Format`](crate::ErrorKind::Format) with the file; [`Unsupported`](crate::ErrorKind::Unsupported) for an
     /// extractor that is not known.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = files::read_text(path)?;
-        let config: Config =
-            serde_json::from_str(&text).map_err(|e| Error::format("a feature extractor's configuration", e).in_file(path))?;
+        let config = files::json::fields(&files::read(path)?, "a feature extractor's configuration").in_file(path)?;
         Self::of(&config).in_file(path)
     }
 

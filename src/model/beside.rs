@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use serde_json::Value;
 
-use crate::error::{Error, Result};
-use crate::files;
+use crate::error::{Context, Result};
+use crate::files::{self, json};
 
 /// The files that belong to a model: those beside its own, or those that came with it in memory.
 #[derive(Clone, Debug)]
@@ -47,12 +47,21 @@ impl Beside {
         }
     }
 
-    /// A JSON file, if it is there.
+    /// The JSON object that a file is, if it is there.
     ///
     /// # Errors
-    /// A file that is not JSON.
+    /// A file that is no JSON, or another value.
     pub fn json(&self, name: &str) -> Result<Option<Value>> {
         let Some((place, bytes)) = self.bytes(name)? else { return Ok(None) };
-        serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::format("JSON", error).in_file(place))
+        json::object(&bytes, json::CONFIGURATION).map(|names| Some(Value::Object(names))).in_file(place)
+    }
+
+    /// The JSON objects in the list that a file is, if it is there.
+    ///
+    /// # Errors
+    /// As [`json`](Self::json).
+    pub fn objects(&self, name: &str) -> Result<Option<Vec<Value>>> {
+        let Some((place, bytes)) = self.bytes(name)? else { return Ok(None) };
+        json::objects(&bytes, "a list of parts").map(Some).in_file(place)
     }
 }

@@ -37,7 +37,7 @@ pub fn positions(beside: &Beside) -> Result<Option<usize>> {
 /// A file that is not JSON.
 pub fn of_model(beside: &Beside) -> Result<Declared> {
     let config = beside.json(CONFIG)?.unwrap_or_default();
-    let modules = beside.json(MODULES)?.unwrap_or_default();
+    let modules = beside.objects(MODULES)?.unwrap_or_default();
     let text = |value: &Value| value.as_str().map(ToOwned::to_owned);
     let count = |value: &Value| value.as_u64().and_then(|count| usize::try_from(count).ok());
     let labels = config["id2label"].as_object().map(serde_json::Map::len);
@@ -50,7 +50,7 @@ pub fn of_model(beside: &Beside) -> Result<Declared> {
         num_labels: count(&config["num_labels"]).or(labels),
         is_encoder_decoder: config["is_encoder_decoder"].as_bool().unwrap_or(false),
         scores_pairs: of_pairs.into_iter().any(Value::is_string),
-        pools_sentences: modules.as_array().is_some_and(|modules| modules.iter().any(is_pooling)),
+        pools_sentences: modules.iter().any(is_pooling),
     })
 }
 

@@ -17,6 +17,7 @@ use crate::adapter::config::settings::Settings;
 use crate::adapter::config::{NewHead, Task};
 use crate::adapter::methods;
 use crate::error::{Error, Result};
+use crate::files::json::object;
 
 /// What an adapter's configuration says.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,7 +49,7 @@ impl AdapterConfig {
     /// # Errors
     /// If it is not JSON, if a setting has a value that it cannot have, or if a setting changes the computation in a way that is not known here.
     pub fn from_json(text: &[u8]) -> Result<Self> {
-        let original: Map<String, Value> = serde_json::from_slice(text).map_err(|why| Error::format("an adapter configuration", why))?;
+        let original = object(text, "an adapter configuration")?;
         let fields = Fields::new(&original);
         fields.inert(COMMON);
         let peft_type = match (fields.text("peft_type")?, fields.text("method")?) {

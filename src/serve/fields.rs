@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use super::refusal::Refusal;
+use crate::files::json::Told;
 
 /// A parameter's name, and what it may be.
 type Neutral = (&'static str, fn() -> Vec<Value>);
@@ -55,7 +56,7 @@ impl Given {
     /// A body that is no JSON object.
     pub(super) fn of(body: &[u8]) -> Result<Self, Refusal> {
         match serde_json::from_slice(body) {
-            Ok(Value::Object(fields)) => Ok(Self { fields, read: BTreeSet::new() }),
+            Ok(Told(Value::Object(fields))) => Ok(Self { fields, read: BTreeSet::new() }),
             Ok(_) => Err(Refusal::request("the body is JSON, but no object")),
             Err(error) => Err(Refusal::request(format!("the body is no JSON: {error}"))),
         }

@@ -130,11 +130,68 @@ fn adapters_that_do_not_fit_are_refused_by_their_tensor() {
 }
 
 #[test]
+fn configurations_that_are_no_objects_are_refused_by_their_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (model, bundle, data) = (folder.path().join("model.onnx"), folder.path().join("bundle"), folder.path().join("rows.jsonl"));
+    fs::copy(fixture("bert_encoder/torchscript.onnx"), &model).expect("the fixture is there");
+    fs::write(&data, "{\"anchor\": \"w1\", \"positive\": \"w2\"}\n").expect("the file is written");
+    fs::write(folder.path().join("tokenizer.json"), crate::tasks::tokenizer()).expect("the file is written");
+    let [model, bundle, data] = [text(&model), text(&bundle), text(&data)].map(str::to_owned);
+    let inject = ["inject", &model, "--method", "lora", "--task", "embedding", "--pooling", "mean", "-o", &bundle, "--force"];
+    let eval = ["eval", &bundle, "--data", &data];
+    let modules = r#"[{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}]"#;
+    let alone = ["inject", &model, "--method", "lora", "--task", "embedding", "-o", &bundle, "--force"];
+    let rows: [(&str, &str, &[&str]); 7] = [
+        ("config.json", "{}", &inject),
+        ("modules.json", "[]", &inject),
+        ("1_Pooling/config.json", "{}", &alone),
+        ("tokenizer_config.json", "{}", &eval),
+        ("special_tokens_map.json", "{}", &eval),
+        ("generation_config.json", "{}", &eval),
+        ("sentence_bert_config.json", "{}", &eval),
+    ];
+    done(&inject);
+    fs::create_dir(folder.path().join("1_Pooling")).expect("the folder is made");
+    for (name, whole, command) in rows {
+        let file = folder.path().join(name);
+        if name.starts_with("1_") {
+            fs::write(folder.path().join("modules.json"), modules).expect("the file is written");
+        }
+        let other = if whole == "{}" { "[]" } else { "{}" };
+        for (content, expected) in
+            [(other, "expected"), ("\"x\"", "found the text"), ("null", "found null"), ("3", "found 3"), (r#"{"a": 1, "a": 2}"#, "twice")]
+        {
+            fs::write(&file, content).expect("the file is written");
+            let output = Command::new(env!("CARGO_BIN_EXE_peft-onnx")).args(command).output().expect("the binary starts");
+            let said = String::from_utf8_lossy(&output.stderr);
+            let is_told = [name, expected, "hint: "].iter().all(|words| said.contains(words));
+            assert!(output.status.code() == Some(1) && said.starts_with("error: ") && is_told, "{name} {content}: {said}");
+        }
+        fs::remove_file(&file).expect("the file is there");
+    }
+}
+
+#[test]
 fn rows_that_the_model_cannot_take_are_refused_by_their_line() {
     let folder = tempfile::tempdir().expect("a folder");
     let (bundle, data) = (folder.path().join("bundle"), folder.path().join("train.jsonl"));
     let long = format!("{{\"input_ids\": [{}1]}}", "1, ".repeat(70));
-    let rows: [(&str, &str, &str); 7] = [
+    let rows: [(&str, &str, &str); 10] = [
+        (
+            "gpt2/torchscript.onnx",
+            r#"{"input_ids": [1, 2], "input_ids": [3]}"#,
+            "line 1: not a JSON object: the name \"input_ids\" stands twice",
+        ),
+        (
+            "gpt2/torchscript.onnx",
+            "{\"input_ids\": [1, 2],\n \"labels\": [1, 2],\n \"labels\": [1, 1]}",
+            "line 3: not a JSON object: the name \"labels\" stands twice",
+        ),
+        (
+            "gpt2/torchscript.onnx",
+            "[{\"input_ids\": [1]},\n {\"a\": {\"b\": 1, \"b\": 2}}]",
+            "line 2: not a JSON object: the name \"b\" stands twice",
+        ),
         ("gpt2/torchscript.onnx", r#"{"input_ids": [1, 2], "labels": [1, 3000]}"#, "line 1: a number in labels: expected 0 to "),
         ("gpt2/torchscript.onnx", r#"{"input_ids": [1, 2], "labels": [1, -5]}"#, "line 1: a number in labels: expected 0 to "),
         ("gpt2/torchscript.onnx", r#"{"input_ids": [1, 2], "labels": [1]}"#, "line 1: length of labels: expected 2, found 1"),

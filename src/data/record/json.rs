@@ -6,6 +6,7 @@ use serde_json::{Deserializer, Map, Value};
 use super::{Record, Visit};
 use crate::data::role_names::ROLES;
 use crate::error::{Context, Error, Place, Result};
+use crate::files::json::{Names, TWICE};
 
 /// What the only object of a file is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -53,8 +54,15 @@ fn objects(text: &str, kind: Only, visit: Visit<'_>) -> Result<()> {
         let line = lines.line(at);
         is_row(row).at(Place::Line(line))?;
         let (fields, length) = match serde_json::from_str(row) {
-            Ok(fields) => (fields, length),
-            Err(error) => spread(&text[at..]).ok_or_else(|| bad_object(row, &error)).at(Place::Line(line))?,
+            Ok(Names(fields)) => (fields, length),
+            Err(error) => match spread(&text[at..]) {
+                Ok(object) => object,
+                // What is wrong with a whole object says more than that it does not end in its first line.
+                Err(Some(inside)) if inside.is_data() => {
+                    return Err(bad_object(&text[at..], &inside).at(Place::Line(line + inside.line().saturating_sub(1))));
+                }
+                Err(_) => return Err(bad_object(row, &error).at(Place::Line(line))),
+            },
         };
         at += length;
         let record = Record { line, fields };
@@ -102,13 +110,13 @@ fn object(text: &str) -> &str {
     }
 }
 
-/// An object that begins here and goes over lines, and its length in bytes.
-fn spread(text: &str) -> Option<(Map<String, Value>, usize)> {
+/// An object that begins here and goes over lines, and its length in bytes; or what is wrong with it.
+fn spread(text: &str) -> Result<(Map<String, Value>, usize), Option<serde_json::Error>> {
     let start = text.len() - text.trim_start().len();
-    is_row(object(&text[start..])).ok()?;
-    let mut stream = Deserializer::from_str(&text[start..]).into_iter::<Map<String, Value>>();
-    let fields = stream.next()?.ok()?;
-    Some((fields, start + stream.byte_offset()))
+    is_row(object(&text[start..])).map_err(|_| None)?;
+    let mut stream = Deserializer::from_str(&text[start..]).into_iter();
+    let Names(fields) = stream.next().ok_or(None)??;
+    Ok((fields, start + stream.byte_offset()))
 }
 
 /// Whether an object with this name is a row itself, whatever lists are in it: it is the name of a role. What is read beside a chat may be a list of rows.
@@ -164,9 +172,9 @@ fn list(text: &str, start: usize, visit: Visit<'_>) -> Result<usize> {
         if text.len() >= LARGE {
             is_row(object(&text[at..])).at(Place::Line(lines.line(at)))?;
         }
-        let mut stream = Deserializer::from_str(&text[at..]).into_iter::<Map<String, Value>>();
+        let mut stream = Deserializer::from_str(&text[at..]).into_iter();
         let fields = match stream.next() {
-            Some(Ok(fields)) => fields,
+            Some(Ok(Names(fields))) => fields,
             Some(Err(error)) => {
                 let line = lines.line(at) + error.line().saturating_sub(1);
                 return Err(bad_object(&text[at..], &error).at(Place::Line(line)));
@@ -206,7 +214,7 @@ impl<'a> Lines<'a> {
 }
 
 fn bad_object(text: &str, error: &serde_json::Error) -> Error {
-    let why = error.to_string();
+    let (why, is_data) = (error.to_string(), error.is_data());
     let why = why.rsplit_once(" at line ").map_or(why.as_str(), |(why, _)| why);
     let text = text.trim_start();
     let error = Error::format("a JSON object", format!("{why} at column {}", error.column()));
@@ -214,6 +222,7 @@ fn bad_object(text: &str, error: &serde_json::Error) -> Error {
         return error.with_hint("NaN and Infinity are no JSON: write null where there is no value");
     }
     error.with_hint(match text.chars().next() {
+        Some('{') if is_data => TWICE,
         Some('[') => "each line must be an object, as {\"text\": ...}; or the whole file one list of objects",
         Some('{') => "quotation marks are double and names stand in them; no comma stands behind the last value",
         _ => "a row is an object, as {\"text\": ...}, one a line; is this file JSON?",
