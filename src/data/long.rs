@@ -15,8 +15,45 @@ const BYTES: usize = 16;
 /// Tokens before the cut that do not count, since the cut may have changed them.
 const MARGIN: usize = 256;
 
+/// Letters and digits in a row, in bytes, that may be one token however many they are: a word that is too long to be known.
+const RUN: usize = 1 << 16;
+
+/// What stays of such a row.
+const KEPT: usize = 1 << 14;
+
+/// A shorter text, and the places in it from which on bytes are missing, with how many.
+pub(super) type Shorter = (String, Vec<(usize, usize)>);
+
+/// A text in which rows of letters that are one token, however many they are, have fewer. Nothing for a text without such rows.
+pub(super) fn shortened(text: &str, encode: &dyn Fn(&str) -> Result<Tokens>) -> Result<Option<Shorter>> {
+    let (mut shorter, mut gaps, mut taken) = (String::new(), vec![], 0);
+    for run in text.split(|letter: char| !letter.is_alphanumeric()).filter(|run| run.len() > RUN) {
+        let start = run.as_ptr().addr() - text.as_ptr().addr();
+        let (less, more) = (&run[..run.floor_char_boundary(KEPT)], &run[..run.floor_char_boundary(RUN)]);
+        let (few, many) = (encode(less)?, encode(more)?);
+        let is_one = few.ids == many.ids && few.spans.iter().filter(|span| !span.is_empty()).count() == 1;
+        if is_one {
+            shorter.push_str(&text[taken..start + less.len()]);
+            taken = start + run.len();
+            gaps.push((shorter.len(), run.len() - less.len()));
+        }
+    }
+    Ok((!gaps.is_empty()).then(|| (shorter + &text[taken..], gaps)))
+}
+
 /// The tokens of a text, or of a beginning of it that has more than `most` tokens, the first `most` of which are those of the whole text.
 pub(super) fn beginning(text: &str, most: Option<usize>, encode: &dyn Fn(&str) -> Result<Tokens>) -> Result<Tokens> {
+    let Some((shorter, gaps)) = shortened(text, encode)? else { return beginning_of(text, most, encode) };
+    let mut tokens = beginning_of(&shorter, most, encode)?;
+    let missing = |at: usize| gaps.iter().take_while(|(place, _)| *place <= at).map(|(_, count)| count).sum::<usize>();
+    for span in tokens.spans.iter_mut().filter(|span| span.start < span.end) {
+        *span = span.start + missing(span.start)..span.end + missing(span.end);
+    }
+    Ok(tokens)
+}
+
+/// The tokens of a text, or of a beginning of it that has more than `most` tokens, the first `most` of which are those of the whole text.
+fn beginning_of(text: &str, most: Option<usize>, encode: &dyn Fn(&str) -> Result<Tokens>) -> Result<Tokens> {
     let Some(most) = most else { return encode(text) };
     let enough = most.saturating_add(MARGIN);
     let mut length = enough.saturating_mul(BYTES).max(SHORT);
@@ -73,6 +110,28 @@ mod tests {
         // One word without an end is taken whole.
         let text = "x".repeat(300_000);
         assert_eq!(beginning(&text, Some(10), &encode)?, words(&text));
+        Ok(())
+    }
+
+    #[test]
+    fn a_long_word_that_is_one_token_is_not_taken_apart() -> Result<()> {
+        // Every word is unknown, whatever its length.
+        let unknown = |text: &str| {
+            let mut tokens = words(text);
+            tokens.ids.fill(7);
+            tokens
+        };
+        let text = format!("one {} two {} three", "x".repeat(5_000_000), "é".repeat(5_000_000));
+        let read = Cell::new(0);
+        let encode = |text: &str| {
+            read.set(read.get() + text.len());
+            Ok(unknown(text))
+        };
+        for most in [None, Some(3)] {
+            read.set(0);
+            assert_eq!(beginning(&text, most, &encode)?, unknown(&text), "{most:?}");
+            assert!(read.get() < 8 * RUN, "{} bytes were read", read.get());
+        }
         Ok(())
     }
 }

@@ -76,7 +76,7 @@ impl Tokenizer {
         let folder = file.parent().unwrap_or(Path::new("."));
         let mut bytes = files::read(&file)?;
         if file.file_name().is_some_and(|name| name == symbols::FILE) {
-            let vocab = serde_json::from_slice(&bytes).map_err(|error| Error::format("JSON", error).in_file(&file))?;
+            let vocab = files::json::object(&bytes, "a list of symbols").in_file(&file)?.into();
             bytes = symbols::tokenizer(&vocab, &read_json(&folder.join(COMPANIONS[0]))?).in_file(&file)?.to_string().into_bytes();
         }
         let companions = COMPANIONS.iter().map(|name| read_json(&folder.join(name))).collect::<Result<Vec<_>>>()?;
@@ -204,7 +204,12 @@ impl Tokenizer {
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
-    pub fn encode_words(&self, words: Vec<String>) -> Result<Words> {
+    pub fn encode_words(&self, mut words: Vec<String>) -> Result<Words> {
+        for word in &mut words {
+            if let Some((shorter, _)) = long::shortened(word, &|text| self.encode(text, Specials::AsWritten))? {
+                *word = shorter;
+            }
+        }
         Words::new(&self.guarded(|| self.processed(self.inner.encode(InputSequence::from(words), false)?, None, true))?)
     }
 
