@@ -15,16 +15,17 @@ use crate::ir::{Attr, Body, Builder, Expr, Graph, Node, NodeId, Tensor, Trait, V
 
 use super::names::{Evidence, numbered, owned, related};
 use super::parameters;
+use super::shaped::shaped;
 
 /// What may stand between a constant and the module that reads it, besides `Identity`: it is written once for each reader.
 const VIEWS: &[&str] = &["Cast", "Reshape", "Unsqueeze"];
 
-/// The same graph, where modules that are told apart read constants of their own.
+/// The same graph, where modules that are told apart read constants of their own, and matrices are stored in the shapes in which they are read.
 ///
 /// # Errors
 /// None but those of writing a graph that was read.
 pub fn apart(graph: &Graph) -> Result<Graph> {
-    let graph = &spread(&under_own_names(graph)?)?;
+    let graph = &spread(&under_own_names(&shaped(graph)?)?)?;
     let candidates: Vec<_> = Site::all(graph).into_iter().filter(|(id, sites)| is_candidate(graph, *id, sites)).collect();
     if candidates.is_empty() {
         return Ok(graph.clone());

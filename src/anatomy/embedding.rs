@@ -8,13 +8,15 @@ use crate::ir::{Graph, NodeId, Tensor, ValueId};
 
 use super::Layout;
 use super::stored::{self, Stored};
-use super::walk::{Found, NodeRef};
+use super::walk::{Found, NodeRef, ValueRef};
 
 /// A table that has no name yet.
 #[derive(Clone, Debug)]
 pub(super) struct Table {
     pub(super) node: NodeId,
     pub(super) weight: ValueId,
+    /// Whether the weight is stored as `[hidden, rows]`.
+    pub(super) transposed: bool,
     /// What is looked up in: the weight, perhaps as the numbers that it stands for.
     pub(super) read: ValueId,
     pub(super) indices: ValueId,
@@ -46,19 +48,34 @@ fn table(node: NodeRef<'_>) -> Found<Table> {
     let Some(&[first, second]) = read.fact().known_shape().as_deref() else { return Err(read.miss("a constant matrix")) };
     let [rows, hidden] = match node.node().int("axis", 0) {
         0 => [first, second],
-        1 | -1 if !is_floats => [second, first],
+        1 | -1 => [second, first],
         _ => return Err(node.miss("rows read by index")),
     };
-    let output = if is_floats || is_scaled { gathered } else { stored::dequantised(gathered)? };
-    // Rows of floats that are columns where they are stored cannot be changed there.
-    let weight = if is_floats && (layout == Layout::OutIn || value.fact().rank() != Some(2)) { read } else { value };
+    let is_columns = node.node().int("axis", 0) != 0;
+    let output = match () {
+        () if is_floats && is_columns => turned(gathered)?,
+        () if is_floats || is_scaled => gathered,
+        () => stored::dequantised(gathered)?,
+    };
+    let transposed = is_floats && is_columns != (layout == Layout::OutIn);
+    // What is stored with other axes than it is read with cannot be changed there.
+    let (weight, transposed) = if is_floats && value.fact().rank() != Some(2) { (read, false) } else { (value, transposed) };
     // A list of numbers that is looked up is no embedding.
     if is_floats && hidden == 1 {
         return Err(value.miss("rows of several numbers"));
     }
     let is_rotation = value.stored().is_some_and(is_rotation);
     let indices = node.input(1)?.id();
-    Ok(Table { node: node.id(), weight: weight.id(), read: read.id(), indices, output: output.id(), rows, hidden, is_rotation })
+    Ok(Table { node: node.id(), weight: weight.id(), transposed, read: read.id(), indices, output: output.id(), rows, hidden, is_rotation })
+}
+
+/// The rows behind columns that were read by index, `[hidden, ..]`.
+fn turned(columns: ValueRef<'_>) -> Found<ValueRef<'_>> {
+    let node = columns.into(&["Transpose"])?;
+    let last = columns.fact().rank().and_then(|rank| i64::try_from(rank).ok()).ok_or_else(|| columns.miss("columns of known rank"))?;
+    let wanted: Vec<i64> = (1..last).chain([0]).collect();
+    let is_default = last == 2 && node.node().ints("perm").is_none();
+    if is_default || node.node().ints("perm") == Some(&wanted) { node.output(0) } else { Err(node.miss("columns that become rows")) }
 }
 
 /// A table whose rows are packed in blocks: `data`, `indices`, scales.
@@ -70,6 +87,7 @@ fn packed_table(node: NodeRef<'_>) -> Found<Table> {
     Ok(Table {
         node: node.id(),
         weight: weight.id(),
+        transposed: false,
         read: weight.id(),
         indices: node.input(1)?.id(),
         output: output.id(),
@@ -165,6 +183,13 @@ mod tests {
         (
             "columns of the head's own matrix, dequantised and turned",
             |b, ids| dequantised(b, gather(b, bytes(b, "w", DType::I8, &[4, 50]), ids, 1), 0).transpose(&[1, 2, 0]),
+            "w",
+        ),
+        ("floats, turned", |b, ids| gather(b, floats(b, "w", &[4, 50]).t(), ids, 0), "w"),
+        ("columns of floats, turned", |b, ids| gather(b, floats(b, "w", &[4, 50]), ids, 1).transpose(&[1, 2, 0]), "w"),
+        (
+            "columns of floats that are rows where they are stored",
+            |b, ids| gather(b, floats(b, "w", &[50, 4]).t(), ids, 1).transpose(&[1, 2, 0]),
             "w",
         ),
         ("the head's own matrix, turned", |b, ids| gather(b, dequantised(b, bytes(b, "w", DType::I8, &[4, 50]).t(), 1), ids, 0), "w"),

@@ -132,6 +132,8 @@ pub struct Embedding {
     pub module: String,
     /// The table, `[rows, hidden]`.
     pub weight: ValueId,
+    /// Whether it is stored as `[hidden, rows]`.
+    pub transposed: bool,
     /// The indices.
     pub indices: ValueId,
     /// The rows, `[.., hidden]`.

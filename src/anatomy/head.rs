@@ -202,7 +202,8 @@ impl Head {
     /// Fills in what the projection tells.
     pub(super) fn complete(self, graph: &Graph, projections: &[Projection], token_embedding: Option<&Embedding>) -> Self {
         let found = self.projection.map(|at| &projections[at]);
-        let rows = |table: &Embedding| Weight { value: table.weight, layout: Layout::OutIn, part: None };
+        let layout = |table: &Embedding| if table.transposed { Layout::InOut } else { Layout::OutIn };
+        let rows = |table: &Embedding| Weight { value: table.weight, layout: layout(table), part: None };
         let tied = found.zip(token_embedding).is_some_and(|(head, table)| copies::are_one(graph, &head.weight, &rows(table)));
         Self { tied, classes: found.map(|head| head.out_features), ..self }
     }

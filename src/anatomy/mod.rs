@@ -30,6 +30,7 @@ mod positions;
 mod projections;
 mod roles;
 mod scores;
+mod shaped;
 mod split;
 mod stored;
 mod task;

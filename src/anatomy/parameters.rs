@@ -52,7 +52,7 @@ pub(super) fn find(graph: &Graph, projections: &[Projection], embeddings: &[Embe
             }
         }
     }
-    found.extend(embeddings.iter().map(|e| (format!("{}.weight", e.module), (e.weight, false))));
+    found.extend(embeddings.iter().map(|e| (format!("{}.weight", e.module), (e.weight, e.transposed))));
     let taken: BTreeSet<ValueId> = found.values().map(|&(value, _)| value).collect();
     for (Owned { module, leaf }, value) in own_names(graph, namer).chain(norms(graph, namer)) {
         if !taken.contains(&value) {

@@ -74,10 +74,10 @@ impl Hints {
     pub(super) fn embeddings(&self, graph: &Graph, tables: &[Table]) -> Vec<Embedding> {
         let named = tables.iter().zip(&self.tables).enumerate();
         let embedding = |(at, (table, hint)): (usize, (&Table, &Evidence))| {
-            let Table { weight, indices, output, rows, hidden, is_rotation, .. } = *table;
+            let Table { weight, transposed, indices, output, rows, hidden, is_rotation, .. } = *table;
             let module = self.namer.module(hint).unwrap_or_else(|| format!("embedding_{at}"));
             let (scaled, scaling) = self.scaled(graph, table, hint);
-            Embedding { module, weight, indices, output, scaled, scaling, rows, hidden, is_rotation }
+            Embedding { module, weight, transposed, indices, output, scaled, scaling, rows, hidden, is_rotation }
         };
         named.map(embedding).collect()
     }

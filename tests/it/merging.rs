@@ -33,3 +33,47 @@ fn what_nobody_reads_in_the_base_stays_in_the_merged_model() {
     let text = onnx::read(std::path::Path::new(&merged)).expect("a model").to_string();
     assert!(["unread.weight", "spare.weight"].iter().all(|name| text.contains(name)), "{text}");
 }
+
+#[test]
+fn weights_that_are_stored_in_other_shapes_and_orders_are_changed_where_they_are() {
+    use peft_onnx::ir::{Attr, Builder, DType, Dim, Expr, ModelInfo};
+    use peft_onnx::onnx::{self, WriteOptions};
+    type Table = for<'g> fn(&'g Builder, Expr<'g>) -> Expr<'g>;
+    fn weight<'g>(b: &'g Builder, name: &str, shape: &[usize]) -> Expr<'g> {
+        b.initializer(name, crate::common::numbers(name, shape))
+    }
+    let lookups: [(&str, Table); 4] = [
+        ("in one row", |b, ids| b.initializer("tokens.weight", crate::common::numbers("tokens", &[200])).reshape(&[50, 4]).gather(ids, 0)),
+        ("turned", |b, ids| b.initializer("tokens.weight", crate::common::numbers("tokens", &[4, 50])).t().gather(ids, 0)),
+        ("in columns", |b, ids| {
+            let table = b.initializer("tokens.weight", crate::common::numbers("tokens", &[4, 50]));
+            b.op("Gather", &[table, ids], &[("axis", Attr::Int(1))]).transpose(&[1, 2, 0])
+        }),
+        ("in float64", |b, ids| {
+            let table = b.initializer("tokens.weight", crate::common::numbers("tokens", &[50, 4]));
+            let wide =
+                peft_onnx::ir::Tensor::from_f64(DType::F64, &[50, 4], &b.initial(table.id()).and_then(|t| t.to_f64()).unwrap_or_default());
+            b.initializer("tokens.weight.wide", wide.expect("floats")).cast(DType::F32).gather(ids, 0)
+        }),
+    ];
+    for (what, lookup) in lookups {
+        let folder = Folder::empty();
+        let (base, bundle, merged) = (folder.path("base.onnx"), folder.path("bundle"), folder.path("merged.onnx"));
+        let b = Builder::new(ModelInfo::dialect());
+        let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+        let states = b.scoped("/tokens", || lookup(&b, ids));
+        let hidden = b.scoped("/fc", || states.matmul(weight(&b, "fc.weight", &[16]).reshape(&[4, 4]).t())).tanh();
+        let pooled = hidden.mean(&[1]).reshape(&[-1, 4]);
+        b.output("logits", b.scoped("/classifier", || pooled.matmul(weight(&b, "classifier.weight", &[12]).reshape(&[4, 3]))));
+        let graph = b.finish().expect("a valid graph");
+        onnx::write(&graph, std::path::Path::new(&base), &WriteOptions::default()).expect("it is written");
+        folder.write("rows.jsonl", "{\"input_ids\": [1, 2, 3], \"label\": 1}\n{\"input_ids\": [4, 5], \"label\": 2}\n");
+        for options in [&["--target-modules", "tokens,fc"][..], &["--target-modules", "fc", "--modules-to-save", "tokens,classifier"]] {
+            let inject = ["inject", &base, "--method", "lora", "--task", "seq-cls", "-o", &bundle, "--force"];
+            done(&[&inject[..], options].concat());
+            done(&["train", &bundle, "--data", &folder.path("rows.jsonl"), "--max-steps", "3", "--learning-rate", "0.1", "-q"]);
+            let said = done(&["merge", &bundle, "-o", &merged, "--force"]);
+            assert!(said.contains("verified"), "{what} {options:?}: {said}");
+        }
+    }
+}

@@ -137,7 +137,7 @@ fn names(tables: &[Table<'_>]) -> String {
 
 fn check_rows(table: &Table<'_>, rows: &[usize]) -> Result<()> {
     let count = table.first().rows;
-    match rows.iter().find(|&&row| i64::try_from(row).is_ok_and(|row| row >= count)) {
+    match rows.iter().find(|&&row| i64::try_from(row).map_or(true, |row| row >= count)) {
         Some(row) => Err(Error::mismatch("row of trainable_token_indices", format!("below {count}"), row)),
         None => Ok(()),
     }
@@ -230,7 +230,7 @@ impl Tokens {
                 "take the model before it was quantised; `method prompt_tuning` learns tokens of its own beside a quantised table",
             ));
         }
-        fold::rows_of(stored, &self.rows)
+        fold::rows_of(stored, table, &self.rows)
     }
 
     /// Adds the logits of what the rows changed by.

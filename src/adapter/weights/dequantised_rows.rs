@@ -16,7 +16,7 @@ use crate::{Error, Place, Result};
 pub(crate) fn rows_of(graph: &Graph, table: &Embedding, rows: &[usize]) -> Result<Tensor> {
     let stored = graph.stored(table.weight);
     if let Some(floats) = stored.filter(|tensor| tensor.dtype().is_float()) {
-        return super::fold::rows_of(floats, rows);
+        return super::fold::rows_of(floats, table, rows);
     }
     let numbers = stored.and_then(|stored| StoredRows { graph, table, stored }.rows(rows));
     numbers.map(|numbers| matrices::tensor(&numbers.view())).ok_or_else(|| {

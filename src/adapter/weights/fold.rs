@@ -170,8 +170,8 @@ fn matrix_of(stored: &Tensor) -> Result<Array2<f32>> {
 /// # Errors
 /// A table that is not stored as plain floats.
 pub(crate) fn change_table(at: &Folding<'_>, lookups: &[&Embedding], change: impl Fn(&Array2<f32>) -> Result<Array2<f32>>) -> Result<()> {
-    for (id, own) in by_weight(lookups) {
-        put_table(at.b, at.graph, at.anatomy, &own, id, changed_table(at, id, &change)?);
+    for own in by_weight(lookups).values() {
+        put_table(at.b, at.graph, at.anatomy, own, changed_table(at, own[0], &change)?);
     }
     Ok(())
 }
@@ -186,15 +186,15 @@ pub(crate) fn change_tied_table(
     change: impl Fn(&Array2<f32>) -> Result<Array2<f32>>,
 ) -> Result<()> {
     let tables = by_weight(lookups);
-    for id in tables.keys() {
-        at.b.store(*id, changed_table(at, *id, &change)?);
+    for own in tables.values() {
+        at.b.store(own[0].weight, changed_table(at, own[0], &change)?);
     }
     let head = at.anatomy.head.as_ref().and_then(|head| head.projection).map(|place| &at.anatomy.projections[place]);
     // Some exporters store the tied weight twice.
-    if let (Some(head), Some((id, _))) = (head.filter(|head| !tables.contains_key(&head.weight.value)), tables.first_key_value()) {
-        let folded = changed_table(at, *id, &change)?;
-        let own = if head.weight.layout == Layout::OutIn { folded } else { matrices::transposed(&folded)? };
-        at.b.store(head.weight.value, own);
+    if let (Some(head), Some((_, own))) = (head.filter(|head| !tables.contains_key(&head.weight.value)), tables.first_key_value()) {
+        let folded = changed_table(at, own[0], &change)?;
+        let is_as_table = (head.weight.layout == Layout::InOut) == own[0].transposed;
+        at.b.store(head.weight.value, if is_as_table { folded } else { matrices::transposed(&folded)? });
     }
     Ok(())
 }
@@ -208,20 +208,30 @@ fn by_weight<'a>(lookups: &[&'a Embedding]) -> BTreeMap<ValueId, Vec<&'a Embeddi
     tables
 }
 
-fn changed_table(at: &Folding<'_>, id: ValueId, change: impl FnOnce(&Array2<f32>) -> Result<Array2<f32>>) -> Result<Tensor> {
-    let place = || Place::Tensor(at.graph.value_name(id).to_owned());
-    let stored = floats(at.graph, id)?;
-    let changed = checked(|table| change(&table), matrix_of(&stored).map_err(|e| e.at(place()))?).map_err(|e| e.at(place()))?;
-    as_stored(&stored, &matrices::tensor(&changed.view()), false)
+/// A table with its change, as it is stored.
+fn changed_table(at: &Folding<'_>, lookup: &Embedding, change: impl FnOnce(&Array2<f32>) -> Result<Array2<f32>>) -> Result<Tensor> {
+    let place = || Place::Tensor(at.graph.value_name(lookup.weight).to_owned());
+    let stored = floats(at.graph, lookup.weight)?;
+    let own = table_of(&stored, lookup).map_err(|e| e.at(place()))?;
+    let changed = checked(|table| change(&table), own).map_err(|e| e.at(place()))?;
+    as_stored(&stored, &matrices::tensor(&changed.view()), lookup.transposed)
+}
+
+/// A table of floats as `[rows, hidden]`, however it is stored.
+///
+/// # Errors
+/// A table that is not stored as plain floats.
+pub(crate) fn table_of(stored: &Tensor, lookup: &Embedding) -> Result<Array2<f32>> {
+    let matrix = matrix_of(stored)?;
+    Ok(if lookup.transposed { matrix.reversed_axes() } else { matrix })
 }
 
 /// Some rows of a table, float32 `[rows, hidden]`.
 ///
 /// # Errors
 /// A table that is not stored as plain floats.
-pub(crate) fn rows_of(table: &Tensor, rows: &[usize]) -> Result<Tensor> {
-    let table = matrix_of(table)?;
-    Ok(matrices::tensor(&table.select(ndarray::Axis(0), rows).view()))
+pub(crate) fn rows_of(stored: &Tensor, lookup: &Embedding, rows: &[usize]) -> Result<Tensor> {
+    Ok(matrices::tensor(&table_of(stored, lookup)?.select(Axis(0), rows).view()))
 }
 
 /// Adds `scaling · bias` to a module's bias, or gives it one.
@@ -240,7 +250,7 @@ pub(crate) fn add_to_bias(at: &Folding<'_>, module: &str, bias: &Tensor, scaling
 fn put_bias(at: &Folding<'_>, module: &str, bias: &[f32], scaling: f64) -> Result<()> {
     for projection in at.anatomy.projections.iter().filter(|p| p.module == module) {
         let output = projection.output;
-        let is_there = output.index() < at.graph.values().len() && at.graph.producer(output).is_some();
+        let is_there = is_there(at.graph, output) && at.graph.producer(output).is_some();
         let dtype = if is_there { at.b.fact(output).dtype.filter(|dtype| dtype.is_float()) } else { None };
         let Some(dtype) = dtype.filter(|_| projection.rows.is_none()) else {
             let why = "the base has no bias there to fold it into, nor a place of its own to add it";
@@ -303,7 +313,10 @@ pub(crate) fn replace_parameter(b: &Builder, graph: &Graph, anatomy: &Anatomy, p
         put_weight(b, graph, anatomy, &projections, &folded, first.weight.layout);
     } else {
         let is_own = |table: &&Embedding| table.module == module && reads(graph, table.weight, parameter);
-        put_table(b, graph, anatomy, &anatomy.embeddings.iter().filter(is_own).collect::<Vec<_>>(), parameter.value, folded);
+        match &anatomy.embeddings.iter().filter(is_own).collect::<Vec<_>>()[..] {
+            [] => b.store(parameter.value, folded),
+            own => put_table(b, graph, anatomy, own, folded),
+        }
     }
     Ok(())
 }
@@ -377,8 +390,9 @@ fn own_reader(graph: &Graph, projection: &Projection) -> Result<NodeId> {
     graph.producer(projection.y).ok_or_else(|| in_branches(&projection.module))
 }
 
-/// Puts a table in its place where only these lookups read it; else gives them one of their own.
-fn put_table(b: &Builder, graph: &Graph, anatomy: &Anatomy, lookups: &[&Embedding], id: ValueId, folded: Tensor) {
+/// Puts a table, as it is stored, in its place where only these lookups read it; else gives them one of their own.
+fn put_table(b: &Builder, graph: &Graph, anatomy: &Anatomy, lookups: &[&Embedding], folded: Tensor) {
+    let Some(id) = lookups.first().map(|lookup| lookup.weight) else { return };
     let is_own = |table: &Embedding| lookups.iter().any(|lookup| lookup.output == table.output);
     let is_shared = anatomy.projections.iter().any(|p| p.weight.value == id)
         || anatomy.embeddings.iter().any(|table| table.weight == id && !is_own(table))
@@ -386,15 +400,30 @@ fn put_table(b: &Builder, graph: &Graph, anatomy: &Anatomy, lookups: &[&Embeddin
     match lookups.first().filter(|_| is_shared) {
         None => b.store(id, folded),
         Some(first) => {
-            let own = b.initializer(&format!("{}.weight", first.module), folded);
+            let rows = if first.transposed { matrices::transposed(&folded) } else { Ok(folded) };
+            let own = match rows {
+                Ok(rows) => b.initializer(&format!("{}.weight", first.module), rows),
+                Err(error) => return b.fail(error),
+            };
             for lookup in lookups {
-                if lookup.output.index() >= graph.values().len() || graph.producer(lookup.output).is_none() {
-                    b.fail(in_branches(&lookup.module));
+                let node = if is_there(graph, lookup.output) { graph.producer(lookup.output) } else { None };
+                match node.map(|node| graph.node(node)) {
+                    None => b.fail(in_branches(&lookup.module)),
+                    Some(node) if node.input(0) == Some(id) && &*node.op == "Gather" => b.rewire_input(lookup.output, 0, own),
+                    // Its rows are read in another type or order than they are stored in.
+                    Some(_) => {
+                        let rows = own.gather(b.expr(lookup.indices), 0);
+                        b.rewire(b.expr(lookup.output), |old| rows.cast(old.dtype()));
+                    }
                 }
-                b.rewire_input(lookup.output, 0, own);
             }
         }
     }
+}
+
+/// Whether a graph has a value of one that was decomposed.
+fn is_there(graph: &Graph, value: ValueId) -> bool {
+    value.index() < graph.values().len()
 }
 
 /// How many inputs of nodes a value is. A decoder with a cache and one without, merged into the branches of one choice, are one model: what

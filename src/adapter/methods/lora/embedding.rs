@@ -4,6 +4,7 @@ use super::branches::{Branches, Start, delta};
 use super::{EMBEDDING_A, EMBEDDING_B};
 use crate::adapter::params::init;
 use crate::adapter::params::key::{Key, Part as KeyPart};
+use crate::adapter::params::matrices;
 use crate::adapter::part::{Folding, Insertion, Part};
 use crate::adapter::targets::Site;
 use crate::adapter::weights::fold;
@@ -38,10 +39,10 @@ impl Part for LoraEmbedding {
             });
             let saved = Key::module(module, KeyPart::BASE_WEIGHT).to_string();
             if at.params.given(&saved).is_some() {
-                let stored = at.graph.stored(table.weight).and_then(|tensor| Some((tensor.shape().to_vec(), tensor.to_f32()?)));
-                let (shape, values) =
-                    stored.ok_or_else(|| Error::unsupported(module.clone(), "its table is not stored as plain floats"))?;
-                let _ = at.params.fixed(&saved, &format!("{module}.base_layer.weight"), || Tensor::from_f32(&shape, &values));
+                let stored = at.graph.stored(table.weight).filter(|tensor| tensor.dtype().is_float());
+                let stored = stored.ok_or_else(|| Error::unsupported(module.clone(), "its table is not stored as plain floats"))?;
+                let own = fold::table_of(stored, table)?;
+                let _ = at.params.fixed(&saved, &format!("{module}.base_layer.weight"), || matrices::tensor(&own.view()));
             }
         }
         Ok(())
