@@ -7,11 +7,15 @@ use serde_json::json;
 
 use super::{Global, output, target};
 use crate::adapter::combine::{Majority, Recipe, Technique};
+use crate::adapter::config::finite;
 use crate::adapter::methods::lora::LoraConfig;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::export::pending::ADAPTER_FILES;
 use crate::peft::combine::Share;
 use crate::peft::{self, AdapterFiles};
+
+/// The largest rank that is made: above it are no updates of low rank.
+const MOST_RANK: usize = 1 << 14;
 
 const AFTER_HELP: &str = "\
 Each adapter is a bundle or a folder that PEFT wrote. Methods, with PEFT's names:
@@ -76,6 +80,10 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let read: Vec<Option<&Path>> = args.adapters.iter().map(|adapter| Some(adapter.as_path())).collect();
     let folder = target::folder(&args.output, args.force, &ADAPTER_FILES, &read)?;
     let adapters: Vec<AdapterFiles> = args.adapters.iter().map(|folder: &PathBuf| peft::read(folder)).collect::<Result<_>>()?;
+    if let Some(rank) = args.rank.filter(|rank| *rank > MOST_RANK) {
+        return Err(Error::setting("rank", format!("{MOST_RANK} at most"), rank));
+    }
+    args.weights.iter().try_for_each(|weight| finite("weights", *weight))?;
     let weights = match args.weights.len() {
         0 => vec![1.0; adapters.len()],
         count if count == adapters.len() => args.weights.clone(),
@@ -88,7 +96,8 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     };
     let recipe = Recipe { technique: args.method, density: args.density, majority, seed: args.seed };
     let combined = peft::combine::combine(&shares, &recipe, args.rank)?;
-    peft::write(folder.path(), &combined)?;
+    let hint = "the adapters' numbers leave the range of float32 where they are multiplied and added: smaller `weights` keep within it";
+    peft::write(folder.path(), &combined).hint(hint)?;
     folder.finish()?;
     let Some(config) = combined.config.method.get::<LoraConfig>() else { return Ok(()) };
     if global.json {

@@ -8,7 +8,7 @@ use crate::adapter::Method;
 use crate::adapter::methods::lora::decomposed;
 use crate::adapter::params::key::Key;
 use crate::adapter::virtual_tokens::encoder::Encoder;
-use crate::error::{Context, Error, Place, Result};
+use crate::error::{Context, Error, ErrorKind, Place, Result};
 use crate::export::{Manifest, pending};
 use crate::files::inside;
 use crate::ir::Tensor;
@@ -149,7 +149,7 @@ impl Frame {
     /// Writes the adapter with what was learnt into a folder, and what a network computes from it.
     ///
     /// # Errors
-    /// If the vector is not as long as the manifest says, or a file cannot be written.
+    /// [`Diverged`](ErrorKind::Diverged) if what is computed is not finite; if the vector is not as long as the manifest says, or a file cannot be written.
     pub fn write<'v>(&self, folder: &Path, manifest: &Manifest, learnt: impl Into<Learnt<'v>>) -> Result<()> {
         let learnt = learnt.into();
         let mut files = self.with(manifest, learnt.vector)?;
@@ -179,6 +179,11 @@ impl Frame {
         }
         let (Some(parameters), Some(encoder)) = (files.0.get(peft::ENCODER_FILE), &self.encoder) else { return Ok(IndexMap::new()) };
         let rows = encoder.compute(&|name| parameters.get(name).cloned())?;
-        Ok(IndexMap::from([(Key::Prompt.to_string(), rows)]))
+        let bad = rows.to_f32().unwrap_or_default().into_iter().filter(|value| !value.is_finite()).count();
+        if bad == 0 {
+            return Ok(IndexMap::from([(Key::Prompt.to_string(), rows)]));
+        }
+        let what = format!("{bad} of {} numbers of the prompt that the network computes are not finite (NaN or infinite)", rows.len());
+        Err(Error::from(ErrorKind::Diverged(what)).at(Place::Tensor(Key::Prompt.to_string())))
     }
 }

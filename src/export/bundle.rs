@@ -65,7 +65,8 @@ pub fn write(model: Model, asked: &Injection, target: &Path, existing: Existing)
         let storage = Storage::Refer { files: locations.clone(), file: format!("{purpose}.data") };
         onnx::write(&graph, &path, &WriteOptions { storage })
     })?;
-    peft::write(folder.path(), &injected.files)?;
+    let hint = "the adapter starts from numbers of the base, which are none: `peft-onnx convert` names the tensors that have them";
+    peft::write(folder.path(), &injected.files).hint(hint)?;
     peft::write(&folder.path().join(INITIAL), &injected.files)?;
     let manifest = &mut injected.manifest;
     manifest.base = origin.described(&file, target)?;

@@ -61,13 +61,17 @@ fn merged(base: &Base, plan: &Plan, given: &Given<'_>, quantised: Quantised) -> 
         let (graph, anatomy) = base.carrier(plan);
         let b = Builder::on(graph);
         plan.bake(&b, graph, &anatomy, given)?;
-        return Ok((b.finish()?, Requantised::default()));
+        let merged = b.finish()?;
+        finite::still(graph, &merged)?;
+        return Ok((merged, Requantised::default()));
     }
     // What is written into the graph is written in the dialect spoken inside.
     let (start, anatomy) = if plan.is_baked() { base.carrier(plan) } else { (&base.raw, base.anatomy.clone()) };
     let b = Builder::on(start);
     let requantised = plan.merge(&b, start, &anatomy, given)?;
-    Ok((b.finish_changed(start)?, requantised))
+    let merged = b.finish_changed(start)?;
+    finite::still(start, &merged)?;
+    Ok((merged, requantised))
 }
 
 /// What `merge` is asked for.

@@ -1,6 +1,7 @@
 //! Numbers that are none among the weights of a model.
 
-use crate::ir::{DType, Graph, Tensor};
+use crate::error::{Error, ErrorKind, Place, Result};
+use crate::ir::{DType, Graph, Tensor, ValueId};
 
 /// Says which weights of a model have numbers that are NaN or infinite. A mask, whose infinite numbers stand beside one other, has none.
 pub fn warn(graph: &Graph) {
@@ -14,6 +15,36 @@ pub fn warn(graph: &Graph) {
     if found.len() > 5 {
         tracing::warn!("and {} more tensors with numbers that are not finite", found.len() - 5);
     }
+}
+
+/// Refuses what folding made of weights, where that has numbers that are NaN or infinite: sums and products may leave the range of their type.
+///
+/// # Errors
+/// [`Diverged`](ErrorKind::Diverged) with the first tensor and the count of all.
+pub fn still(before: &Graph, after: &Graph) -> Result<()> {
+    let address = |tensor: &Tensor| tensor.bytes().map(|bytes| bytes.as_ptr());
+    let is_new = |id: ValueId, tensor: &Tensor| match before.initializer(id) {
+        Some(old) => address(old) != address(tensor) && not_finite(old).is_none(),
+        None => true,
+    };
+    let changed = after.initializers().filter(|(id, tensor)| is_new(*id, tensor));
+    // What was a weight is no mask now.
+    let count = |id: ValueId, tensor: &Tensor| if before.initializer(id).is_some() { any_not_finite(tensor) } else { not_finite(tensor) };
+    let bad: Vec<(ValueId, usize, &Tensor)> = changed.filter_map(|(id, tensor)| Some((id, count(id, tensor)?, tensor))).collect();
+    let Some((first, count, tensor)) = bad.first() else { return Ok(()) };
+    let others = if bad.len() > 1 { format!("; {} more tensors have such numbers", bad.len() - 1) } else { String::new() };
+    let what = format!(
+        "{count} of {} numbers are not finite (NaN or infinite) with the adapter folded in, as {}{others}",
+        tensor.len(),
+        tensor.dtype()
+    );
+    let hint = match tensor.dtype() {
+        DType::F16 => {
+            "float16 holds numbers up to 65,504: merge into the model before it was converted, or `export` the inference graph, which has the adapter beside the weights"
+        }
+        _ => "the training left the range of numbers: take an earlier checkpoint, or train again with a smaller `learning_rate`",
+    };
+    Err(Error::from(ErrorKind::Diverged(what)).at(Place::Tensor(after.value_name(*first).to_owned())).with_hint(hint))
 }
 
 /// How many numbers of a tensor are not finite, if any are.
@@ -31,6 +62,12 @@ fn not_finite(tensor: &Tensor) -> Option<usize> {
         }
     }
     (bad > 0 && (is_nan || !is_mask)).then_some(bad)
+}
+
+/// The same, of a tensor that is no mask.
+fn any_not_finite(tensor: &Tensor) -> Option<usize> {
+    let values = tensor.to_f32().filter(|_| has_any(tensor) == Some(true))?;
+    Some(values.into_iter().filter(|value| !value.is_finite()).count())
 }
 
 /// Whether a number of a tensor of floats is not finite: all bits of its exponent are set.

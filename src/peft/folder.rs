@@ -132,8 +132,9 @@ impl Read {
         target_what_has_tensors(&mut config, &tensors);
         leave_out_tied_rows(&config, &mut tensors).in_file(path)?;
         let beside = self.beside.map(|tensors| as_f32(tensors).in_file(file)).transpose()?;
-        finite(&tensors).in_file(weights)?;
-        beside.iter().try_for_each(finite).in_file(file)?;
+        let hint = "the training that wrote this adapter left the range of numbers: take an earlier checkpoint, or train again";
+        finite(&tensors).in_file(weights).hint(hint)?;
+        beside.iter().try_for_each(finite).in_file(file).hint(hint)?;
         Ok(AdapterFiles { config, tensors, beside, stored })
     }
 }
@@ -144,8 +145,7 @@ fn finite(tensors: &IndexMap<String, Tensor>) -> Result<()> {
         let bad = tensor.to_f32().unwrap_or_default().into_iter().filter(|value| !value.is_finite()).count();
         if bad > 0 {
             let error = Error::invalid(format!("{bad} of {} numbers are not finite (NaN or infinite)", tensor.len()));
-            let hint = "the training that wrote this adapter left the range of numbers: take an earlier checkpoint, or train again";
-            return Err(error.at(Place::Tensor(name.clone())).with_hint(hint));
+            return Err(error.at(Place::Tensor(name.clone())));
         }
     }
     Ok(())
@@ -154,8 +154,10 @@ fn finite(tensors: &IndexMap<String, Tensor>) -> Result<()> {
 /// Writes an adapter's folder; each file appears when it is complete. Gives the first byte of each tensor's data in the file of the tensors.
 ///
 /// # Errors
-/// If the folder cannot be made or a file cannot be written.
+/// If the folder cannot be made or a file cannot be written; numbers that are not finite, of which nothing is written.
 pub fn write(folder: &Path, adapter: &AdapterFiles) -> Result<IndexMap<String, u64>> {
+    finite(&adapter.tensors)?;
+    adapter.beside.iter().try_for_each(finite)?;
     std::fs::create_dir_all(folder).in_file(folder)?;
     let offsets = safetensors::write(&folder.join(WEIGHTS_FILE), &adapter.tensors)?;
     if let Some(beside) = &adapter.beside {

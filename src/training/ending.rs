@@ -7,7 +7,7 @@ use super::best::{Best, Goal};
 use super::options::Watching;
 use super::{Options, Summary};
 use crate::data::Dataset;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::evaluate::{Evaluation, Metrics};
 use crate::export::{Bundle, Manifest, adapter_file, card, pending};
 use crate::num;
@@ -136,6 +136,11 @@ pub(super) fn names_of(dataset: &Dataset, manifest: &Manifest) -> Vec<String> {
 
 /// What to do about an update that left the range of numbers.
 pub(super) const SMALLER: &str = "try a smaller `learning_rate`, a longer `warmup_steps` or a smaller `max_grad_norm`";
+
+/// What to do about a state that cannot be saved, where its numbers are the reason.
+pub(super) fn smaller(error: Error) -> Error {
+    if matches!(error.kind(), ErrorKind::Diverged(_)) { error.with_hint(SMALLER) } else { error }
+}
 
 /// What to do about a loss that was no number before anything was learnt.
 pub(super) const UNTRAINED: &str = "nothing was learnt before, so it is not the learning rate: the model itself computes no number for these rows, because of what \

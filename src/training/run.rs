@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::ahead::{Ahead, Next};
 use super::best::Best;
-use super::ending::{SMALLER, UNTRAINED, finished, is_exhausted, mean, ratio, whole};
+use super::ending::{SMALLER, UNTRAINED, finished, is_exhausted, mean, ratio, smaller, whole};
 use super::engine::{Engine, Opening};
 use super::journal::Journal;
 use super::material::Material;
@@ -376,7 +376,7 @@ impl<'a> Run<'a> {
         let newest = self.options.saving.keep.map(NonZeroUsize::get);
         let keep = Keep { newest, best: self.best.step().filter(|_| self.options.watching.load_best), superseded };
         let journal = &mut self.journal;
-        let folder = self.ranks.lead(|| journal.as_mut().map(|journal| journal.save(&checkpoint, keep)).transpose())?;
+        let folder = self.ranks.lead(|| journal.as_mut().map(|journal| journal.save(&checkpoint, keep)).transpose()).map_err(smaller)?;
         seen.saved = Some(step);
         if let Some(folder) = folder.flatten() {
             (self.report)(Event::Saved(&folder));

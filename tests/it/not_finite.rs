@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use crate::common::{Folder, fixture, refused, run};
+use crate::common::{Folder, done, fixture, refused, run};
 use peft_onnx::ir::{Builder, DType, Dim, ModelInfo, Tensor};
 use peft_onnx::onnx::{self, WriteOptions};
+use peft_onnx::safetensors;
 
 /// A small language model with one NaN in the weight of a module.
 fn broken(folder: &Folder, module: &str) -> String {
@@ -30,6 +31,42 @@ fn what_starts_from_a_weight_that_is_not_finite_is_refused() {
     for options in rows {
         let inject = ["inject", &base, "--method", "lora", "--rank", "2", "-o", &folder.path("bundle")];
         refused(&[&inject[..], options].concat(), &["layers.0.self_attn.q_proj", "finite"]);
+    }
+}
+
+#[test]
+fn an_adapter_that_would_start_from_numbers_that_are_not_finite_is_not_written() {
+    let folder = Folder::empty();
+    let base = broken(&folder, "lm_head");
+    let bundle = folder.path("bundle");
+    refused(&["inject", &base, "--method", "lora", "--modules-to-save", "lm_head", "-o", &bundle], &["lm_head", "not finite", "hint: "]);
+    assert!(!Path::new(&bundle).exists());
+}
+
+#[test]
+fn a_merge_whose_weights_leave_their_range_is_refused_and_writes_nothing() {
+    let folder = Folder::empty();
+    let (bundle, merged) = (folder.path("bundle"), folder.path("merged.onnx"));
+    done(&["inject", &fixture("llama/torchscript.onnx"), "--method", "lora", "--init-lora-weights", "random", "-o", &bundle]);
+    let file = Path::new(&bundle).join("adapter_model.safetensors");
+    let mut tensors = safetensors::read(&file).expect("an adapter");
+    for tensor in tensors.values_mut() {
+        let numbers = tensor.to_f32().expect("floats").into_iter().map(|number| number * 1e30).collect::<Vec<_>>();
+        *tensor = Tensor::from_f32(tensor.shape(), &numbers);
+    }
+    safetensors::write(&file, &tensors).expect("the file is written");
+    refused(&["merge", &bundle, "-o", &merged, "--no-verify"], &["numbers are not finite", "with the adapter folded in", "hint: "]);
+    assert!(!Path::new(&merged).exists());
+}
+
+#[test]
+fn adapters_are_combined_within_float32() {
+    let folder = Folder::empty();
+    let (bundle, both) = (folder.path("bundle"), folder.path("both"));
+    done(&["inject", &fixture("llama/torchscript.onnx"), "--method", "lora", "--init-lora-weights", "random", "-o", &bundle]);
+    for (weights, said) in [("nan,1", "finite"), ("1,1e300", "float32's range"), ("3e38,3e38", "not finite")] {
+        refused(&["combine", &bundle, &bundle, "--weights", weights, "--method", "linear", "-o", &both], &[said, "hint: "]);
+        assert!(!Path::new(&both).exists(), "{weights}");
     }
 }
 
