@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{BundleArgs, Global, config, output, target};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::evaluate::rounding;
 use crate::evaluate::verify::{self, Comparison, Samples};
 use crate::export::layout::{self, Layout, Placed};
 use crate::export::merge::{self, Quantised, Report, Request, Weights};
@@ -299,11 +300,7 @@ fn compared(report: &Report, model: &Path, samples: &Samples, global: &Global) -
     let is_finite = !comparison.relative.is_nan();
     if is_finite && !comparison.is_close(report.precision) {
         let (unmerged, merged) = (report.bundle.adapted()?, onnx::read(model)?);
-        let unrounded = verify::compare_unrounded(runtime, &unmerged, &merged, model, samples)?;
-        return Ok(Some(match unrounded {
-            Some(unrounded) => unrounded.after_rounding(&comparison),
-            None => comparison,
-        }));
+        return rounding::settled(runtime, [&unmerged, &merged], model, samples, comparison).map(Some);
     }
     Ok(Some(comparison))
 }

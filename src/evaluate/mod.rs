@@ -5,6 +5,7 @@ mod frames;
 mod logits;
 mod meter;
 pub mod reference;
+pub mod rounding;
 pub mod teacher;
 pub mod text_prefix;
 pub mod verify;

@@ -104,6 +104,9 @@ pub fn tolerance(precision: DType) -> f64 {
     }
 }
 
+/// A model that rounding changes by more than this share of its largest value tells nothing of another one.
+const MOST_ROUNDING: f64 = 0.05;
+
 /// How far apart two models are.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Comparison {
@@ -117,15 +120,19 @@ pub struct Comparison {
     pub compared: usize,
     /// The largest share with what is computed rounded to small integers, where the models were compared without that.
     pub rounded: Option<f64>,
+    /// The share that half precision alone makes of the first model, where the other one was compared with it in float32.
+    pub half: Option<f64>,
     /// Numbers that are NaN in both models, of which nothing can be said.
     pub not_numbers: usize,
 }
 
 impl Comparison {
-    /// Whether the models compute the same but for rounding to a type.
+    /// Whether the models compute the same but for rounding to a type. A model whose half precision is measured may be as far off for each of what is
+    /// rounded: its activations, its weights, and those of the other one.
     #[must_use]
     pub fn is_close(&self, precision: DType) -> bool {
-        self.relative <= tolerance(precision) && (self.not_numbers < self.compared || self.compared == 0)
+        let measured = self.half.filter(|half| *half <= MOST_ROUNDING).map_or(0.0, |half| 3.0 * half);
+        self.relative <= tolerance(precision).max(measured) && (self.not_numbers < self.compared || self.compared == 0)
     }
 
     /// The same, beside how far apart the models are as they are.
@@ -134,22 +141,31 @@ impl Comparison {
         Self { rounded: Some(rounded.relative), ..self }
     }
 
+    /// The same of a model beside another one in float32, which half precision makes that of.
+    #[must_use]
+    pub fn beside_rounding(self, half: &Self) -> Self {
+        Self { half: Some(half.relative), ..self }
+    }
+
     /// The comparison for programs.
     #[must_use]
     pub fn json(&self) -> Value {
         json!({
             "output": self.output, "absolute": self.absolute, "relative": self.relative, "compared": self.compared, "rounded": self.rounded,
-            "not_numbers": self.not_numbers,
+            "half": self.half, "not_numbers": self.not_numbers,
         })
     }
 }
 
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { output, absolute, relative, compared, rounded, not_numbers } = self;
+        let Self { output, absolute, relative, compared, rounded, half, not_numbers } = self;
         write!(f, "largest difference {absolute:.2e}, {relative:.1e} of the largest value, in {output} ({compared} numbers compared)")?;
         if let Some(rounded) = rounded {
             write!(f, " before activations are rounded, which makes {rounded:.1e} of it")?;
+        }
+        if let Some(half) = half {
+            write!(f, " from the unmerged model in float32, of which half precision makes {half:.1e}")?;
         }
         match not_numbers {
             0 => Ok(()),
@@ -170,7 +186,8 @@ pub fn compare(runtime: &Runtime, left: impl Into<Runnable>, right: impl Into<Ru
     if common.is_empty() {
         return Err(Error::invalid(format!("{} and {} have no output in common", left.path().display(), right.path().display())));
     }
-    let mut worst = Comparison { output: common[0].to_owned(), absolute: 0.0, relative: 0.0, compared: 0, rounded: None, not_numbers: 0 };
+    let mut worst =
+        Comparison { output: common[0].to_owned(), absolute: 0.0, relative: 0.0, compared: 0, rounded: None, half: None, not_numbers: 0 };
     // One of them may have inputs that the other lacks, such as the choice between a decoder's branches: each gets its own.
     let batches = [sample_batches(&left, samples)?, sample_batches(&right, samples)?];
     for (for_left, for_right) in batches[0].iter().zip(&batches[1]) {
@@ -471,7 +488,15 @@ mod tests {
         assert_eq!(difference(&[1.0, -4.0], &[1.0, -3.0]), (1.0, 0.25));
         assert_eq!(difference(&[f32::INFINITY, 2.0], &[f32::INFINITY, 2.0]), (0.0, 0.0));
         assert!(difference(&[f32::NAN, 1.0], &[0.0, 1.0]).1.is_nan());
-        let bad = Comparison { output: "y".into(), absolute: f64::NAN, relative: f64::NAN, compared: 1, rounded: None, not_numbers: 0 };
+        let bad = Comparison {
+            output: "y".into(),
+            absolute: f64::NAN,
+            relative: f64::NAN,
+            compared: 1,
+            rounded: None,
+            half: None,
+            not_numbers: 0,
+        };
         assert!(!bad.is_close(DType::F32));
     }
 }

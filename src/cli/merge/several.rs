@@ -7,6 +7,7 @@ use serde_json::json;
 use super::Args;
 use crate::cli::{Global, output};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::evaluate::rounding;
 use crate::evaluate::verify::{self, Comparison, Samples};
 use crate::export::merge::files::{self, Merged, Request};
 use crate::export::{Bundle, INFERENCE};
@@ -77,10 +78,13 @@ fn compared(global: &Global, bundle: &Bundle, written: &[Merged], folder: &Path)
     let Some(all) = bundle.model_files().all().map(of).collect::<Option<Vec<_>>>().filter(|all| all.len() > 1) else { return Ok(None) };
     let paths: Vec<PathBuf> = all.iter().map(|merged| folder.join(&merged.name)).collect();
     let files = Files { model: paths[0].clone(), parts: paths[1..].to_vec(), joins: bundle.model_files().joins.clone() };
-    let merged = Runnable::of(&Model::joined(&files)?, &files.model)?;
+    let merged = Model::joined(&files)?;
     let samples = Samples::of_model(&Model::open_files(bundle.model_files())?);
-    let comparison = verify::compare(global.runtime(None)?, bundle.runnable(INFERENCE)?, merged, &samples)?;
-    let precision = Model::open(bundle.model())?.base.precision();
+    let (runtime, precision) = (global.runtime(None)?, Model::open(bundle.model())?.base.precision());
+    let mut comparison = verify::compare(runtime, bundle.runnable(INFERENCE)?, Runnable::of(&merged, &files.model)?, &samples)?;
+    if !comparison.relative.is_nan() && !comparison.is_close(precision) {
+        comparison = rounding::settled(runtime, [&bundle.adapted()?, &merged], &files.model, &samples, comparison)?;
+    }
     Ok(Some(Verified { comparison, precision, files: all.iter().map(|merged| merged.name.clone()).collect() }))
 }
 
