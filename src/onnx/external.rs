@@ -31,10 +31,10 @@ pub(super) struct Files {
 }
 
 /// What a tensor says of its external data.
-struct Reference<'a> {
-    location: &'a str,
-    offset: u64,
-    length: Option<u64>,
+pub(super) struct Reference<'a> {
+    pub(super) location: &'a str,
+    pub(super) offset: u64,
+    pub(super) length: Option<u64>,
 }
 
 impl Files {
@@ -120,7 +120,7 @@ impl Load for Files {
 }
 
 impl<'a> Reference<'a> {
-    fn of(proto: &'a TensorProto) -> Result<Self> {
+    pub(super) fn of(proto: &'a TensorProto) -> Result<Self> {
         let entry =
             |key: &str| proto.external_data.iter().find(|entry| entry.key() == key).map(super::proto::StringStringEntryProto::value);
         let number = |key: &'static str| {

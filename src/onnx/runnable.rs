@@ -7,12 +7,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 
+use super::external::Reference;
 use super::lent::Lent;
 use super::map::Mapped;
-use super::proto::{GraphProto, ModelProto, TensorProto};
+use super::proto::{EXTERNAL, GraphProto, ModelProto, TensorProto};
 use super::storage::{Store, refers};
 use super::{tensor, write};
 use crate::error::{Context, Error, Result};
+use crate::files;
 use crate::ir::{Graph, Tensor};
 
 /// A model as a runtime opens it: its file, or its message in memory, and what stands in for the files that it refers to.
@@ -70,17 +72,47 @@ impl Runnable {
         let as_it_is = Self { path: path.to_path_buf(), message: None, lent, root: None };
         let mapped = Mapped::open(path)?;
         let mut model = ModelProto::decode(mapped.bytes().clone()).map_err(|why| Error::format("an ONNX model", why)).in_file(path)?;
-        let folder = crate::files::folder(path);
-        let located = |location: &str| {
+        let folder = files::folder(path);
+        let file = |location: &str| {
             let lent = as_it_is.lent.iter().find(|lent| lent.location() == location);
-            from_root(&lent.map_or_else(|| folder.join(location), |lent| lent.path().to_path_buf()))
+            lent.map_or_else(|| folder.join(location), |lent| lent.path().to_path_buf())
         };
-        let graph = model.graph.iter_mut().all(|graph| relocate(graph, &located));
+        model.graph.iter_mut().try_for_each(|graph| take_in_bodies(graph, &file)).in_file(path)?;
+        let graph = model.graph.iter_mut().all(|graph| relocate(graph, &|location| from_root(&file(location))));
         if !graph {
             return Ok(as_it_is);
         }
         Ok(Self { path: path.to_path_buf(), message: Some(model.encode_to_vec().into()), lent: vec![], root: Some(ROOT) })
     }
+}
+
+/// Puts constants of bodies into the message that lie in a file under several names: ONNX Runtime opens the files of bodies in another way, which refuses
+/// those.
+fn take_in_bodies(graph: &mut GraphProto, file: &dyn Fn(&str) -> PathBuf) -> Result<()> {
+    for body in bodies(graph) {
+        for tensor in body.initializer.iter_mut().filter(|tensor| tensor.data_location() == EXTERNAL) {
+            let Reference { location, offset, length } = Reference::of(tensor)?;
+            let path = file(location);
+            if files::has_several_names(&path) {
+                let bytes = files::map(&path)?;
+                let start = usize::try_from(offset).unwrap_or(usize::MAX);
+                let end = length.map_or(Some(bytes.len()), |length| start.checked_add(usize::try_from(length).ok()?));
+                let inside = end.filter(|end| start <= *end && *end <= bytes.len());
+                let end =
+                    inside.ok_or_else(|| Error::mismatch("bytes of the file", "those of its constants", bytes.len()).in_file(&path))?;
+                (tensor.raw_data, tensor.data_location) = (Some(bytes.slice(start..end)), None);
+                tensor.external_data.clear();
+            }
+        }
+        take_in_bodies(body, file)?;
+    }
+    Ok(())
+}
+
+/// The graphs in the attributes of nodes.
+fn bodies(graph: &mut GraphProto) -> impl Iterator<Item = &mut GraphProto> {
+    let attributes = graph.node.iter_mut().flat_map(|node| &mut node.attribute);
+    attributes.flat_map(|attribute| attribute.g.iter_mut().chain(&mut attribute.graphs))
 }
 
 /// Gives the constants of a graph and its bodies other locations, and says whether each has one.
@@ -92,9 +124,7 @@ fn relocate(graph: &mut GraphProto, located: &dyn Fn(&str) -> Option<String>) ->
         entry.value = location.or(entry.value.take());
         is_there
     });
-    let attributes = graph.node.iter_mut().flat_map(|node| &mut node.attribute);
-    let mut bodies = attributes.flat_map(|attribute| attribute.g.iter_mut().chain(&mut attribute.graphs));
-    all && bodies.all(|body| relocate(body, located))
+    all && bodies(graph).all(|body| relocate(body, located))
 }
 
 /// Tensors of fewer bytes that are in no file are copied: once one is lent, all files are, and of those ONNX Runtime copies what does not lie as it wants.
