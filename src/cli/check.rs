@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use super::output::{self, Align, Table};
-use super::{BundleArgs, Columns, Global};
+use super::{BundleArgs, Columns, Global, sizes};
 use crate::adapter::config::Task;
 use crate::contract::GraphName;
 use crate::data::{Batch, Batches, Order};
@@ -47,7 +47,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
     /// Number of rows
-    #[arg(long, value_name = "ROWS", default_value = "3")]
+    #[arg(long, value_name = "ROWS", default_value = "3", value_parser = sizes::rows)]
     pub batch_size: NonZeroUsize,
     /// Number of threads [default: as many as this process may use]
     #[arg(long, value_name = "COUNT")]

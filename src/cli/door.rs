@@ -5,13 +5,14 @@ mod launched;
 mod missing;
 mod model;
 mod models;
+mod written;
 mod wrong;
 
 use std::path::{Path, PathBuf};
 
 pub(super) use launched::alone;
 
-use super::which::around;
+use super::which::{around, is_whole};
 use super::{BundleArgs, Command, Global, ModelArgs, data, inject, train};
 use crate::data::splits::{self, Split, Splits};
 use crate::error::{Error, Result};
@@ -50,7 +51,7 @@ impl Role {
             Self::Model | Self::ModelOrBundle => kind == Kind::Onnx,
             Self::Bundle | Self::Adapter => false,
             // Rows as JSON objects look like any other JSON, and an empty file is one without rows.
-            Self::Data => matches!(kind, Kind::Data | Kind::Json | Kind::Empty),
+            Self::Data => matches!(kind, Kind::Data | Kind::Json | Kind::Text | Kind::Empty),
             Self::Tokenizer => matches!(kind, Kind::Tokenizer | Kind::Json),
         }
     }
@@ -61,6 +62,7 @@ impl Role {
 /// # Errors
 /// A path where nothing is, with the nearest names; a file or folder of another kind than belongs there, with what to do.
 pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
+    written::look(command)?;
     let mut command = command.clone();
     match &mut command {
         Command::Finetune(args) => {
@@ -267,7 +269,11 @@ fn look_at_folder(role: Role, path: &Path) -> Result<()> {
         Role::ModelOrBundle | Role::Tokenizer => true,
         Role::Data => splits::is_data(path),
     };
-    if fits { Ok(()) } else { Err(wrong::folder(role, path)) }
+    match fits {
+        true if role == Role::Adapter && is_adapter(path) => is_whole(path),
+        true => Ok(()),
+        false => Err(wrong::folder(role, path)),
+    }
 }
 
 fn is_bundle(folder: &Path) -> bool {
@@ -319,7 +325,7 @@ fn listed(paths: &[PathBuf]) -> String {
 
 /// A path as people write it: what is in the current folder has no folder in front.
 fn shown(path: &Path) -> String {
-    path.strip_prefix(".").unwrap_or(path).display().to_string()
+    path.strip_prefix(".").ok().filter(|rest| !rest.as_os_str().is_empty()).unwrap_or(path).display().to_string()
 }
 
 fn refusal(role: Role, path: &Path, found: &str, hint: String) -> Error {

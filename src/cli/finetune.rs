@@ -103,10 +103,6 @@ impl<'a> Places<'a> {
             Some(folder) => folder.clone(),
             None => beside(&args.model, "-tuned")?,
         };
-        if folder.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx")) {
-            let error = Error::invalid("a folder is written, and this is the name of a file").in_file(&folder);
-            return Err(error.with_hint("`-o FOLDER/` names one; `peft-onnx merge BUNDLE -o MODEL.onnx` writes a single file"));
-        }
         let method = if args.adding.method.method.is_none() && args.adding.adapter.is_none() { "lora" } else { args.adding.name()? };
         let bundle = beside(&folder, &format!(".{method}"))?;
         Ok(Self { model: &args.model, folder, bundle })

@@ -39,6 +39,7 @@ pub mod runtime;
 #[cfg(feature = "serve")]
 pub mod serve;
 mod signals;
+mod sizes;
 mod target;
 mod task;
 pub mod train;

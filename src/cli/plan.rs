@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::output::{self, Align, Table};
-use super::{Global, memory};
+use super::{Global, memory, sizes};
 use crate::error::{Error, Result};
 use crate::export::{Bundle, Manifest};
 use crate::num;
@@ -36,13 +36,13 @@ pub struct Args {
     #[arg(long, value_name = "MODEL")]
     pub base: Option<PathBuf>,
     /// Rows of a batch [default: 1, 2, 4, 8 and 16]
-    #[arg(long, value_name = "ROWS")]
+    #[arg(long, value_name = "ROWS", value_parser = sizes::rows)]
     pub batch_size: Option<NonZeroUsize>,
     /// Rows that the model runs on at a time, as `train --micro-batch-size` [default: the batch]
-    #[arg(long, value_name = "ROWS")]
+    #[arg(long, value_name = "ROWS", value_parser = sizes::rows)]
     pub micro_batch_size: Option<NonZeroUsize>,
     /// Tokens of a row [default: 128, 512 and 2048, as far as the model takes them]
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", value_parser = sizes::tokens)]
     pub max_length: Option<NonZeroUsize>,
     /// Say the largest batch that fits into this much memory: 8GB, 500MB [default: what is available now]
     #[arg(long, value_name = "SIZE", value_parser = memory::parse)]

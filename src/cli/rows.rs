@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use super::{Columns, task};
+use super::{Columns, sizes, task};
 use crate::adapter::config::Task;
 use crate::anatomy;
 use crate::data::Survey;
@@ -23,7 +23,7 @@ pub struct RowArgs {
     #[arg(long, value_name = "TASK", alias = "task-type", value_parser = task::parse)]
     pub task: Option<Task>,
     /// Batch size, in rows of the data [default: 8, or as many as the model takes at once]
-    #[arg(long, aliases = ["per-device-eval-batch-size", "bs"], value_name = "ROWS")]
+    #[arg(long, aliases = ["per-device-eval-batch-size", "bs"], value_name = "ROWS", value_parser = sizes::rows)]
     pub batch_size: Option<NonZeroUsize>,
     /// Truncate rows to this many tokens [default: no truncation; a row that is too long for the model is an error]
     #[arg(long, aliases = ["max-seq-length", "max-seq-len"], value_name = "TOKENS")]

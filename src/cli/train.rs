@@ -15,7 +15,7 @@ pub use choices::{BatchSampler, Change, Comparison, PackingStrategy, ReportTo, R
 use group::Group;
 
 use super::progress::Progress;
-use super::{Columns, Global, config, output, signals};
+use super::{Columns, Global, config, output, signals, sizes};
 use crate::adapter::methods;
 use crate::data::{HeldOut, Order, Packing, ValSize};
 use crate::error::{Context, Result};
@@ -143,7 +143,7 @@ pub struct Training {
     pub seed: u64,
 
     /// Batch size, in rows of the data; of several processes, that of each [default: 8, or as many as the model takes at once]
-    #[arg(long, aliases = ["per-device-train-batch-size", "train-batch-size", "bs"], value_name = "ROWS", help_heading = "Length of the training")]
+    #[arg(long, aliases = ["per-device-train-batch-size", "train-batch-size", "bs"], value_name = "ROWS", value_parser = sizes::rows, help_heading = "Length of the training")]
     pub batch_size: Option<NonZeroUsize>,
     /// Number of batches whose gradients are summed for one optimizer step
     #[arg(long, aliases = ["grad-accum", "gradient-accumulation"], value_name = "BATCHES", default_value = "1", help_heading = "Length of the training")]
@@ -187,7 +187,7 @@ pub struct Training {
     #[arg(long, alias = "early-stopping-patience", value_name = "EVALUATIONS", help_heading = WATCHING)]
     pub early_stopping: Option<NonZeroUsize>,
     /// Show so many rows of the eval data in the report, as they were answered before and are after; 0: none [default: 4]
-    #[arg(long, value_name = "ROWS", help_heading = WATCHING)]
+    #[arg(long, value_name = "ROWS", value_parser = sizes::rows_or_none, help_heading = WATCHING)]
     pub samples: Option<usize>,
     /// Also write the run's curves as files of another program
     #[arg(long, value_name = "PROGRAM", default_value = "none", help_heading = WATCHING)]

@@ -20,6 +20,18 @@ pub struct Which {
     pub run: Option<String>,
 }
 
+/// Checks the folder of an adapter that may be a checkpoint.
+///
+/// # Errors
+/// Files that are not those which were written.
+pub(super) fn is_whole(folder: &Path) -> Result<()> {
+    // The adapter that training began with, and one of another program, have no record of a checkpoint.
+    if !folder.join(peft::CONFIG_FILE).is_file() || Record::is_in(folder) {
+        Record::read(folder)?.verify(folder)?;
+    }
+    Ok(())
+}
+
 impl Which {
     /// Opens a bundle with the adapter that is meant.
     ///
@@ -29,18 +41,21 @@ impl Which {
         let opened = Bundle::open(bundle, base)?;
         match self.folder(bundle)? {
             None => Ok(opened),
-            Some(folder) => {
-                // The adapter that training began with, and one of another program, have no record of a checkpoint.
-                if !folder.join(peft::CONFIG_FILE).is_file() || Record::is_in(&folder) {
-                    Record::read(&folder)?.verify(&folder)?;
-                }
-                Ok(opened.with_adapter(folder))
-            }
+            Some(folder) => Ok(opened.with_adapter(folder)),
         }
     }
 
     /// The folder of the checkpoint that is named, if one is.
+    ///
+    /// # Errors
+    /// If there is no such run or checkpoint, or it is damaged.
     pub(super) fn folder(&self, bundle: &Path) -> Result<Option<PathBuf>> {
+        let folder = self.named(bundle)?;
+        folder.as_deref().map_or(Ok(()), is_whole)?;
+        Ok(folder)
+    }
+
+    fn named(&self, bundle: &Path) -> Result<Option<PathBuf>> {
         if self.checkpoint.is_none() && self.run.is_none() {
             return Ok(None);
         }

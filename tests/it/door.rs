@@ -100,6 +100,10 @@ fn what_is_given_for_a_model_is_recognised() {
         ("inspect lone/model.ort", "found a model in ONNX Runtime's own format", "name the .onnx file"),
         ("inspect two", "found a folder with 2 models", "two/a.onnx or two/b.onnx"),
         ("inspect both", "found a folder with 2 models", "both/model.onnx or both/onnx/model.onnx"),
+        ("inspect nothing/readme.md", "found a text file", "name the file that ends in .onnx"),
+        ("chat train.jsonl", "found a data file", "name the file that ends in .onnx, or the folder that has it; data goes with"),
+        ("convert model.onnx -o x.safetensors", "an ONNX model is written", "as x.onnx"),
+        ("inject model.onnx --method lora -o y.onnx", "a folder (a bundle, ", "name a folder, as y"),
         ("generate nothing --prompt x", "found a folder without an .onnx file", "name the file that ends in .onnx"),
     ]);
 }
@@ -114,6 +118,11 @@ fn what_is_given_for_bundles_adapters_and_data_is_recognised() {
         ("train adapter --data train.jsonl", "found an adapter without a model", "--adapter adapter -o BUNDLE"),
         ("merge adapter -o x.onnx", "found an adapter without a model", "--adapter adapter -o BUNDLE"),
         ("merge model.onnx -o x.onnx", "expected a bundle", "inject model.onnx"),
+        ("merge bundle -o x.safetensors", "an ONNX model is written", "as x.onnx, or a folder by a slash at its end, as x/"),
+        ("merge bundle -o x-0.5", "an ONNX model is written", "as x-0.5.onnx"),
+        ("export bundle --format peft -o x.onnx", "a folder (adapter_config.json", "name a folder, as x"),
+        ("export bundle --format onnx_adapter -o x.onnx", "an adapter file of ONNX Runtime", "as x.onnx_adapter"),
+        ("combine adapter adapter -o x.json", "a folder (adapter_config.json", "name a folder, as x"),
         ("check bundle/training.onnx", "expected a bundle", "name its folder: bundle"),
         ("train bundle/peft-onnx.json --data train.jsonl", "found a bundle's manifest", "name its folder: bundle"),
         ("inject bundle --method lora", "found a bundle", "`inject MODEL.onnx --adapter bundle`"),

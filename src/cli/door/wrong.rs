@@ -58,8 +58,13 @@ fn hint(role: Role, kind: Kind, path: &Path) -> String {
         Kind::OnnxAdapter if role != Role::Data => {
             "these are values for an inference graph that is there already; its bundle, or PEFT's folder, has the adapter itself".into()
         }
+        Kind::Manifest if role == Role::ModelOrBundle => format!("name its folder: {}", shown(folder)),
         Kind::Manifest if is_model => format!("a bundle is used by its folder: `peft-onnx train {}`", shown(folder)),
-        Kind::Data if is_model || role == Role::Bundle => format!("data goes with the option: `--data {}`", path.display()),
+        Kind::Data if is_model || role == Role::Bundle => format!(
+            "{}; data goes with the option of those commands that read it: `peft-onnx train BUNDLE --data {}`",
+            advice(role),
+            path.display()
+        ),
         _ if is_model => model_near(kind, folder).unwrap_or_else(|| match kind {
             Kind::Safetensors | Kind::SafetensorsIndex | Kind::PyTorch => exported.into(),
             Kind::Gguf => {

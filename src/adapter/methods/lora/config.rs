@@ -104,12 +104,15 @@ impl FromStr for LoraInit {
             "pissa" => Ok(Self::Pissa { iterations: None }),
             "olora" => Ok(Self::Olora),
             other => match other.strip_prefix("pissa_niter_").map(str::parse) {
-                Some(Ok(iterations)) => Ok(Self::Pissa { iterations: Some(iterations) }),
-                _ => Err(Error::mismatch("start", "kaiming, gaussian, random, pissa, pissa_niter_N or olora", other)),
+                Some(Ok(iterations)) if iterations <= MOST_ITERATIONS => Ok(Self::Pissa { iterations: Some(iterations) }),
+                _ => Err(Error::mismatch("start", "kaiming, gaussian, random, pissa, pissa_niter_N (N up to 1000) or olora", other)),
             },
         }
     }
 }
+
+/// The most iterations by which singular vectors are sought; PEFT's documentation takes 4 and 16.
+const MOST_ITERATIONS: usize = 1000;
 
 /// The options of LoRA.
 #[derive(Clone, Debug, PartialEq)]
