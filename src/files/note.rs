@@ -11,14 +11,14 @@ use super::unfinished::Unfinished;
 /// Says, while a model and its data get their places one after the other, which files of data are those that this model alone may name. If the process ends
 /// in between, [`sweep`](super::leftovers::sweep) removes those that the model in that place does not name: the new data, or the old.
 #[derive(Debug)]
-pub struct Note {
+pub(super) struct Note {
     _file: NamedTempFile,
     _unfinished: Unfinished,
 }
 
 impl Note {
     /// Writes one beside a model; none where it cannot be written.
-    pub fn of<'a>(model: &Path, data: impl Iterator<Item = &'a PathBuf>) -> Option<Self> {
+    pub(super) fn of<'a>(model: &Path, data: impl Iterator<Item = &'a PathBuf>) -> Option<Self> {
         let name = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
         let mut text = name(model)?;
         for path in data {
