@@ -66,6 +66,8 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
     let mut command = command.clone();
     match &mut command {
         Command::Finetune(args) => {
+            args.settle_output()?;
+            several(&mut args.model, &mut args.adding.part);
             take(Role::Model, &mut args.model, global)?;
             of_adding(&mut args.adding, global)?;
             of_training(&mut args.training, global)?;
@@ -73,15 +75,7 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
         Command::Inspect(args) => take(Role::Model, &mut args.model, global)?,
         Command::Convert(args) => take(Role::Model, &mut args.model, global)?,
         Command::Inject(args) => {
-            // A folder with the files of an encoder-decoder stands for all of them.
-            if let Some(split) = ModelParts::inside(&args.model).filter(|_| args.adding.part.is_empty()) {
-                args.model = split.to_train().to_path_buf();
-                args.adding.part = vec![split.encoder];
-            }
-            // So does one with a decoder, a table of tokens and what sees pictures.
-            if let Some(files) = parts::of_pictures(&args.model).filter(|_| args.adding.part.is_empty()) {
-                (args.model, args.adding.part) = (files.model, files.parts);
-            }
+            several(&mut args.model, &mut args.adding.part);
             take(Role::Model, &mut args.model, global)?;
             of_adding(&mut args.adding, global)?;
             all(Role::Tokenizer, &args.tokenizer)?;
@@ -138,6 +132,19 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
         Command::Runtime(_) | Command::Completions(_) => {}
     }
     Ok(command)
+}
+
+/// Takes the files in a folder with a model in several for the folder: those of an encoder-decoder, or a decoder, a table of tokens and what sees pictures.
+fn several(model: &mut PathBuf, parts: &mut Vec<PathBuf>) {
+    if !parts.is_empty() {
+        return;
+    }
+    if let Some(split) = ModelParts::inside(model) {
+        *model = split.to_train().to_path_buf();
+        *parts = vec![split.encoder];
+    } else if let Some(files) = parts::of_pictures(model) {
+        (*model, *parts) = (files.model, files.parts);
+    }
 }
 
 /// The paths of what is put into a model.

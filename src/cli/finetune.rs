@@ -9,12 +9,14 @@ use serde_json::json;
 use serde_yaml_ng::Mapping;
 
 use super::inject::{Adding, Place};
-use super::merge::{Folder, Merged, Merging};
+use super::merge::{Folder, Merging, Written};
 use super::train::Training;
 use super::{Global, config, output, signals, target};
 use crate::error::{Error, Result};
 use crate::evaluate::Evaluation;
 use crate::export::{Bundle, Injected, Manifest, layout};
+use crate::files;
+use crate::model::parts::Split;
 use crate::training::Summary;
 use crate::training::runs::Runs;
 use decide::Decided;
@@ -84,8 +86,15 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     decided.keep_columns(bundle.manifest());
     let config = config::text("finetune", &decided.options)?;
     let tokenizer = args.training.tokenizer.as_deref();
-    let folder = Folder { path: &places.folder, force: args.force || args.goes_on(), tokenizer, config: Some(&config) };
-    let merged = args.merging.write_folder(&bundle, &folder, global)?;
+    // A decoder with a cache belongs to the folder of one without.
+    let beside =
+        Split::inside(files::folder(bundle.model())).map(|split| split.all()).filter(|all| all.iter().any(|file| file == bundle.model()));
+    let into = beside.unwrap_or_default();
+    let folder = Folder { path: &places.folder, force: args.force || args.goes_on(), tokenizer, config: Some(&config), into: &into };
+    // Virtual tokens and a new head are no part of any of several files: then these become one.
+    let is_divisible = bundle.manifest().virtual_tokens == 0 && !layout::has_new_head(bundle.adapter())?;
+    let merged =
+        if is_divisible { args.merging.write(&bundle, &folder, global)? } else { args.merging.write_whole(&bundle, &folder, global)? };
     tell(args, global, &places, &summary, &bundle, &merged)?;
     merged.check()
 }
@@ -99,10 +108,7 @@ struct Places<'a> {
 
 impl<'a> Places<'a> {
     fn of(args: &'a Args) -> Result<Self> {
-        let folder = match &args.output {
-            Some(folder) => folder.clone(),
-            None => beside(&args.model, "-tuned")?,
-        };
+        let folder = args.folder()?;
         let method = if args.adding.method.method.is_none() && args.adding.adapter.is_none() { "lora" } else { args.adding.name()? };
         let bundle = beside(&folder, &format!(".{method}"))?;
         Ok(Self { model: &args.model, folder, bundle })
@@ -159,6 +165,20 @@ fn beside(path: &Path, end: &str) -> Result<PathBuf> {
 }
 
 impl Args {
+    /// The folder to write.
+    fn folder(&self) -> Result<PathBuf> {
+        self.output.clone().map_or_else(|| beside(&self.model, "-tuned"), Ok)
+    }
+
+    /// Names the folder to write after what the user named, before that stands for the files in it.
+    ///
+    /// # Errors
+    /// A name of a folder that is none.
+    pub(super) fn settle_output(&mut self) -> Result<()> {
+        self.output = Some(self.folder()?);
+        Ok(())
+    }
+
     /// The bundle that is trained.
     ///
     /// # Errors
@@ -173,7 +193,7 @@ impl Args {
     }
 }
 
-fn tell(args: &Args, global: &Global, places: &Places<'_>, summary: &Summary, bundle: &Bundle, merged: &Merged) -> Result<()> {
+fn tell(args: &Args, global: &Global, places: &Places<'_>, summary: &Summary, bundle: &Bundle, merged: &Written) -> Result<()> {
     let classes = &bundle.manifest().class_names;
     if global.json {
         return output::print_json(&json!({
@@ -197,18 +217,18 @@ fn tell(args: &Args, global: &Global, places: &Places<'_>, summary: &Summary, bu
     let mut lines = super::train::lines(summary, classes);
     lines.extend(merged.lines(args.merging.no_verify));
     lines.push(format!("bundle    {} (adapter, runs, report: runs/{}/report.html)", places.bundle.display(), summary.run));
-    lines.push(format!("next      {}", next(bundle.manifest(), merged)));
+    lines.push(format!("next      {}", next(bundle.manifest(), &merged.model().display().to_string())));
     output::print(&lines.join("\n"))
 }
 
 /// What to try.
-fn next(manifest: &Manifest, merged: &Merged) -> String {
-    let model = merged.model().display();
-    if manifest.task == "causal-lm" {
-        return format!("peft-onnx generate {model} --prompt 'Once upon a time'");
+fn next(manifest: &Manifest, model: &str) -> String {
+    match &*manifest.task {
+        "causal-lm" | "seq2seq-lm" => format!("peft-onnx generate {model} --prompt 'Once upon a time'"),
+        "speech-seq2seq" => format!("peft-onnx generate {model} --audio speech.wav"),
+        // The folder says what the model is for, and what columns are.
+        _ => format!("peft-onnx eval {model} --data other.csv"),
     }
-    // The folder says what the model is for, and what columns are.
-    format!("peft-onnx eval {model} --data other.csv")
 }
 
 #[cfg(test)]

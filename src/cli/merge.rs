@@ -92,14 +92,12 @@ pub enum WeightsName {
 /// As [`merge::write`]; [`Diverged`](ErrorKind::Diverged) if the merged model computes something else than the unmerged one.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
     let bundle = args.bundle.open()?;
-    if several::is_asked_for(args, &bundle) {
-        return several::run(args, global, &bundle);
-    }
-    let merged = if args.is_of_folder() {
-        let folder = Folder { path: &args.output, force: args.force, tokenizer: args.tokenizer.as_deref(), config: None };
-        args.merging.write_folder(&bundle, &folder, global)?
+    let tokenizer = args.tokenizer.as_deref();
+    let folder = Folder { path: &args.output, force: args.force, tokenizer, config: None, into: &args.into };
+    let merged = if args.is_of_folder() || !args.into.is_empty() {
+        args.merging.write(&bundle, &folder, global)?
     } else {
-        args.write_file(&bundle, global)?
+        Written::One(Box::new(args.write_file(&bundle, global)?))
     };
     if global.json {
         output::print_json(&merged.json())?;
@@ -107,6 +105,46 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         output::print(&merged.lines(args.merging.no_verify).join("\n"))?;
     }
     merged.check()
+}
+
+/// What was written: one model, or the files of one that is in several.
+pub(super) enum Written {
+    One(Box<Merged>),
+    Files(several::Written),
+}
+
+impl Written {
+    /// What was written, for programs.
+    pub(super) fn json(&self) -> Value {
+        match self {
+            Self::One(merged) => merged.json(),
+            Self::Files(files) => files.json(),
+        }
+    }
+
+    /// What was written, in lines for people.
+    pub(super) fn lines(&self, is_unverified: bool) -> Vec<String> {
+        match self {
+            Self::One(merged) => merged.lines(is_unverified),
+            Self::Files(files) => files.lines(is_unverified),
+        }
+    }
+
+    /// Refuses what is not the unmerged model.
+    pub(super) fn check(&self) -> Result<()> {
+        match self {
+            Self::One(merged) => merged.check(),
+            Self::Files(files) => files.check(),
+        }
+    }
+
+    /// The model's file, or the folder of its files.
+    pub(super) fn model(&self) -> &Path {
+        match self {
+            Self::One(merged) => &merged.model,
+            Self::Files(files) => files.folder(),
+        }
+    }
 }
 
 /// A folder to write a merged model into.
@@ -119,6 +157,16 @@ pub(super) struct Folder<'a> {
     pub(super) tokenizer: Option<&'a Path>,
     /// What `config.yaml` is to say, if there is to be one.
     pub(super) config: Option<&'a str>,
+    /// The files that the adapter is folded into; none for those of the bundle's base.
+    pub(super) into: &'a [PathBuf],
+}
+
+impl Folder<'_> {
+    /// Writes the options with which it was made, or those that say what the columns of the training's data were.
+    fn write_options(&self, staged: &Path, bundle: &Bundle) -> Result<()> {
+        let options = self.config.map(ToOwned::to_owned).map_or_else(|| columns_of(bundle), |text| Ok(Some(text)))?;
+        options.map_or(Ok(()), |text| files::replace(&staged.join(declared::OPTIONS), text.as_bytes()))
+    }
 }
 
 /// What was written.
@@ -167,8 +215,21 @@ impl Merging {
         Request { weights, data, quantised, ..Request::new(bundle, output) }
     }
 
-    /// Writes a merged model with everything that belongs to it. The folder appears when it is complete.
-    pub(super) fn write_folder(&self, bundle: &Bundle, folder: &Folder<'_>, global: &Global) -> Result<Merged> {
+    /// Writes a merged model with everything that belongs to it, in as many files as its base has. The folder appears when it is complete.
+    pub(super) fn write(&self, bundle: &Bundle, folder: &Folder<'_>, global: &Global) -> Result<Written> {
+        if folder.into.is_empty() && bundle.model_files().parts.is_empty() {
+            self.write_whole(bundle, folder, global)
+        } else {
+            several::write(self, bundle, folder, global).map(Written::Files)
+        }
+    }
+
+    /// Writes a merged model as one file, with everything that belongs to it.
+    pub(super) fn write_whole(&self, bundle: &Bundle, folder: &Folder<'_>, global: &Global) -> Result<Written> {
+        self.write_folder(bundle, folder, global).map(|merged| Written::One(Box::new(merged)))
+    }
+
+    fn write_folder(&self, bundle: &Bundle, folder: &Folder<'_>, global: &Global) -> Result<Merged> {
         if folder.path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx")) && !folder.path.is_dir() {
             let error = Error::invalid("a layout is that of a folder, and this is the name of a file").in_file(folder.path);
             return Err(error.with_hint("leave out --layout, or name a folder with `-o FOLDER/`"));
@@ -181,12 +242,11 @@ impl Merging {
         std::fs::create_dir_all(files::folder(&model)).in_file(&model)?;
         let base = Model::open_files(bundle.model_files())?;
         let samples = Samples::of_model(&base);
-        let report = merge::write(base, &self.request(bundle, &model, Some(layout.data())))?;
-        let placed = layout::complete(staged.path(), layout, &source(bundle, folder.tokenizer)?)?;
-        let options = folder.config.map(ToOwned::to_owned).map_or_else(|| columns_of(bundle), |text| Ok(Some(text)))?;
-        if let Some(text) = options {
-            files::replace(&staged.path().join(declared::OPTIONS), text.as_bytes())?;
-        }
+        let source = source(bundle, folder.tokenizer)?;
+        let request = self.request(bundle, &model, Some(layout.data()));
+        let report = merge::write(base, &Request { renamed: source.renamed(layout), ..request })?;
+        let placed = layout::complete(staged.path(), layout, &source)?;
+        folder.write_options(staged.path(), bundle)?;
         staged.finish()?;
         let model = folder.path.join(layout.model());
         let comparison = self.compared(&report, &model, &samples, global)?;
@@ -278,11 +338,6 @@ impl Merged {
                 Err(error.in_file(&self.model).with_hint("the model was written nevertheless: compare `peft-onnx eval` of the bundle and of the model on your data before you use it"))
             }
         }
-    }
-
-    /// The model's file.
-    pub(super) fn model(&self) -> &Path {
-        &self.model
     }
 }
 

@@ -5,6 +5,7 @@ mod install;
 use clap::Subcommand;
 use serde_json::json;
 
+use super::flags::with_flags;
 use super::{Global, output};
 use crate::error::Result;
 use crate::ort::{library, missing_for_cuda};
@@ -66,5 +67,5 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
             missing.join(" and ")
         )
     };
-    output::print(&format!("{facts}{missing}\n\nanother one: {}", library::HINT))
+    output::print(&format!("{facts}{missing}\n\nanother one: {}", with_flags(library::HINT)))
 }

@@ -38,6 +38,8 @@ struct Column {
     lists: usize,
     numbers: usize,
     fractions: usize,
+    /// Values with a letter in them.
+    worded: usize,
     longest: usize,
     /// Different values, as long as they are few.
     values: BTreeSet<String>,
@@ -55,6 +57,7 @@ impl Column {
             self.numbers += 1;
             self.fractions += usize::from(number.fract() != 0.0);
         }
+        self.worded += usize::from(text.chars().any(char::is_alphabetic));
         self.longest = self.longest.max(text.chars().count());
         if self.values.len() <= MOST_VALUES {
             self.values.insert(text);
@@ -76,9 +79,9 @@ impl Column {
         few && self.longest <= LONGEST_NAME && self.lists == 0 && self.fractions == 0
     }
 
-    /// Whether it looks like texts that people wrote.
+    /// Whether it looks like texts that people wrote; dates and numbers of tickets have no letters.
     fn has_texts(&self) -> bool {
-        self.lists == 0 && self.numbers < self.rows && !self.has_classes()
+        self.lists == 0 && self.numbers < self.rows && self.worded > 0 && !self.has_classes()
     }
 }
 
@@ -94,10 +97,16 @@ const TEXT: &[&str] = &["text", "sentence", "sentence1", "premise", "text1", "te
 /// Two texts, and a number for how alike they are.
 const SCORED: &[&[&str]] = &[&["sentence1", "text1", "text_a"], &["sentence2", "text2", "text_b"], &["score", "similarity"]];
 
+/// A sound, and what is said in it.
+const HEARD: &[&[&str]] = &[&["audio"], &["text"]];
+
 /// What columns tell. The label of a text tells three tasks apart by its values.
 const SIGNS: &[Sign] = &[
     Sign { task: Task::ImageCls, groups: &[&["image", "pixel_values", "file_name"], LABEL] },
     Sign { task: Task::AudioCls, groups: &[&["audio", "file_name"], LABEL] },
+    Sign { task: Task::Ctc, groups: HEARD },
+    Sign { task: Task::SpeechSeq2Seq, groups: HEARD },
+    Sign { task: Task::Seq2SeqLm, groups: &[&["image"], &["text"]] },
     Sign { task: Task::Qa, groups: &[&["question"], &["context"], &["answers"]] },
     Sign { task: Task::Preference, groups: &[&["chosen"], &["rejected"]] },
     Sign { task: Task::Reward, groups: &[&["chosen"], &["rejected"]] },
@@ -154,10 +163,10 @@ impl Survey {
         self.rows
     }
 
-    /// The names of the columns.
+    /// The names of the columns, as the file and the user have them.
     #[must_use]
     pub fn columns(&self) -> Vec<&str> {
-        self.columns.keys().map(String::as_str).collect()
+        self.columns.values().map(|column| column.name.as_str()).collect()
     }
 
     /// The tasks that such rows teach, the most likely first.
@@ -200,10 +209,7 @@ impl Survey {
     /// again is the class.
     #[must_use]
     pub fn text_and_label(&self) -> Option<[&str; 2]> {
-        let is_label = |name: &&String| !TEXT.contains(&name.as_str()) && self.columns[*name].has_classes();
-        let labels: Vec<&String> = self.columns.keys().filter(is_label).collect();
-        let is_text = |name: &&String| TEXT.contains(&name.as_str()) || self.columns[*name].has_texts();
-        let texts: Vec<&String> = self.columns.keys().filter(is_text).collect();
+        let (texts, labels) = (self.texts(), self.labels());
         // Columns that have names of their own for what they are need no guess.
         let is_told = SIGNS.iter().any(|sign| sign.groups.len() > 1 && self.has(sign.groups));
         let has_label = is_told || LABEL.iter().any(|name| self.columns.contains_key(*name));
@@ -217,6 +223,24 @@ impl Survey {
             _ => return None,
         };
         Some(pair.map(|role| self.columns[role.as_str()].name.as_str()))
+    }
+
+    /// What might be a text and its class where nothing tells for sure, by their names in the file: the longest texts, and the fewest values.
+    #[must_use]
+    pub fn likely_text_and_label(&self) -> Option<[&str; 2]> {
+        let label = self.labels().into_iter().min_by_key(|name| self.columns[*name].values.len())?;
+        let text = self.texts().into_iter().filter(|name| *name != label).max_by_key(|name| self.columns[*name].longest)?;
+        Some([text, label].map(|role| self.columns[role].name.as_str()))
+    }
+
+    /// The columns that may be classes.
+    fn labels(&self) -> Vec<&String> {
+        self.columns.keys().filter(|name| !TEXT.contains(&name.as_str()) && self.columns[*name].has_classes()).collect()
+    }
+
+    /// The columns that may be texts.
+    fn texts(&self) -> Vec<&String> {
+        self.columns.keys().filter(|name| TEXT.contains(&name.as_str()) || self.columns[*name].has_texts()).collect()
     }
 }
 
@@ -284,6 +308,8 @@ mod tests {
             Row(r#"{"query": "a", "passage": "b", "label": 1}"#, &[Task::Rerank, Task::SeqCls, Task::Embedding]),
             Row(r#"{"image": "a.png", "label": "cat"}"#, &[Task::ImageCls]),
             Row(r#"{"file_name": "a.wav", "label": "cat"}"#, &[Task::ImageCls, Task::AudioCls]),
+            Row(r#"{"audio": "a.wav", "text": "a dog"}"#, &[Task::Ctc, Task::SpeechSeq2Seq, Task::CausalLm, Task::MaskedLm]),
+            Row(r#"{"image": "a.png", "text": "a dog"}"#, &[Task::Seq2SeqLm, Task::CausalLm, Task::MaskedLm]),
             Row(r#"{"sentence1": "a", "sentence2": "b", "score": 0.5}"#, &[Task::Embedding, Task::Regression]),
             Row(r#"{"nonsense": 1}"#, &[]),
         ] {
@@ -340,6 +366,13 @@ mod tests {
         assert_eq!(found.text_and_label(), None, "its name tells it");
         let found = survey("rows.csv", &csv("sentence1,sentence2,score", &|row| format!("{},{row}", ["a", "b"][row % 2])))?;
         assert_eq!(found.text_and_label(), None, "two texts and a score");
+        let found = survey(
+            "rows.csv",
+            &csv("Betreff,Thema,Datum,Nr", &|row| format!("{},2024-01-{:02},{row}", ["bug", "bill"][row % 2], row + 1)),
+        )?;
+        assert_eq!(found.text_and_label(), Some(["Betreff", "Thema"]), "dates and numbers are no texts");
+        let found = survey("rows.csv", &csv("Betreff,Thema,Kunde", &|row| format!("{},C{row}", ["bug", "bill"][row % 2])))?;
+        assert_eq!((found.text_and_label(), found.likely_text_and_label()), (None, Some(["Betreff", "Thema"])), "two texts");
         Ok(())
     }
 

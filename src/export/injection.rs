@@ -360,7 +360,7 @@ fn class_names(asked: &Injection, model: &Model, new_head: Option<&NewHead>, tas
     if let Some(manifest) = bundle_of(&asked.adapter)? {
         return Ok(manifest.class_names);
     }
-    if new_head.is_some() { Ok(vec![]) } else { class_names::of_model(&model.beside, task, classes) }
+    if new_head.is_some() { Ok(vec![]) } else { class_names::of_model(model, task, classes) }
 }
 
 /// The adapter's files: the tensors of the inference graph, and the parameters they are computed from.

@@ -13,8 +13,7 @@ use crate::adapter::targets::Strictness;
 use crate::adapter::targets::{align_names, split_modules};
 use crate::adapter::{Given, Plan, Requantised};
 use crate::ir::{Builder, DType, Graph};
-use crate::model::finite;
-use crate::model::{Base, Model};
+use crate::model::{Base, Model, class_names, finite};
 use crate::onnx::{self, Storage, WriteOptions};
 use crate::peft::{self, AdapterFiles};
 use crate::{Context, Error, Result};
@@ -87,13 +86,15 @@ pub struct Request<'a> {
     pub data: Option<&'a str>,
     /// What becomes of an adapter of quantised weights.
     pub quantised: Quantised,
+    /// An output that is written under another name as well, and that name.
+    pub renamed: Option<(&'a str, &'a str)>,
 }
 
 impl<'a> Request<'a> {
     /// A bundle and the model to write; weights go where the base has its own, and an adapter of quantised weights stays beside them.
     #[must_use]
     pub fn new(bundle: &'a Bundle, output: &'a Path) -> Self {
-        Self { bundle, output, weights: Weights::default(), data: None, quantised: Quantised::default() }
+        Self { bundle, output, weights: Weights::default(), data: None, quantised: Quantised::default(), renamed: None }
     }
 }
 
@@ -146,6 +147,7 @@ pub fn merge(model: Model, manifest: &Manifest, files: &AdapterFiles, quantised:
         Ok(merged(cached, &plan, &given, quantised)?.0)
     };
     let graph = cache::kept(&base, without_cache, with_cache).in_file(&name)?;
+    let graph = class_names::written(graph, manifest.classes, &manifest.class_names, files.config.new_head.is_some())?;
     Ok(Merged { graph, modules: plan.targets().len() + plan.trained().len(), precision: base.precision(), requantised })
 }
 
@@ -159,15 +161,24 @@ impl Bundle {
     }
 }
 
+/// A graph that gives an output under another name as well.
+fn with_output(graph: &Graph, own: &str, other: &str) -> Result<Graph> {
+    let b = Builder::on(graph);
+    let value = b.output_named(own).ok_or_else(|| Error::not_found("output", own))?;
+    b.output(other, value.identity());
+    b.finish_whole()
+}
+
 /// Folds a bundle's adapter into its base and writes the model, complete in itself. `model` is the bundle's base, read.
 ///
 /// # Errors
 /// A bundle that is not whole; an adapter that does not fit the model; weights that are not plain floats.
 pub fn write(model: Model, request: &Request<'_>) -> Result<Report> {
-    let Request { bundle: opened, output, weights, data, quantised } = *request;
+    let Request { bundle: opened, output, weights, data, quantised, renamed } = *request;
     let external = onnx::has_external(&model.base.raw, opened.model())?;
     let files = peft::read(opened.adapter())?;
     let Merged { graph, modules, precision, requantised } = merge(model, opened.manifest(), &files, quantised)?;
+    let graph = renamed.map_or_else(|| Ok(graph.clone()), |(own, other)| with_output(&graph, own, other))?;
     let stem = output.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let data = data.map_or_else(|| format!("{stem}.data"), ToOwned::to_owned);
     let storage = match (weights, external) {

@@ -11,8 +11,8 @@ use super::names::{INFERENCE, INITIAL, location};
 use super::onnx_adapter::Made;
 use super::{fingerprint, onnx_adapter, pending, trainable};
 use crate::ir::{Builder, Graph, Tensor};
-use crate::model::Model;
 use crate::model::parts::Files;
+use crate::model::{Model, class_names};
 use crate::onnx::{self, Lent, Runnable, Storage, WriteOptions};
 use crate::peft::{self, AdapterFiles};
 use crate::{Context, Error, ErrorKind, Result};
@@ -284,7 +284,8 @@ impl Bundle {
     /// # Errors
     /// As [`runnable`](Self::runnable).
     pub fn adapted(&self) -> Result<Graph> {
-        with_adapter(&self.graph(INFERENCE)?, &self.inputs()?)
+        let graph = with_adapter(&self.graph(INFERENCE)?, &self.inputs()?)?;
+        class_names::written(graph, self.manifest.classes, &self.manifest.class_names, false)
     }
 
     /// Writes `inference.onnx` again, with the adapter as its file is now: what has to follow when the adapter's file was replaced, for those who open

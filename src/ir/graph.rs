@@ -261,6 +261,11 @@ impl Graph {
     pub fn model(&self) -> &ModelInfo {
         &self.model
     }
+    /// The same graph, of whose file something else is said.
+    #[must_use]
+    pub fn with_model(self, model: ModelInfo) -> Self {
+        Self { model, ..self }
+    }
     /// What else the file said of the graph (an encoded `GraphProto`), kept to be written back.
     #[must_use]
     pub fn extra(&self) -> Option<&Bytes> {

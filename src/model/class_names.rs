@@ -1,28 +1,78 @@
-//! The names of a model's classes, where its files tell them: `id2label`, or `label2id`, in a Hugging Face `config.json`.
+//! The names of a model's classes, where its files tell them: `id2label` in the metadata of the model's own file, or `id2label` or `label2id` in a Hugging Face `config.json`.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::{Beside, declared};
-use crate::Result;
+use super::{Beside, Model, declared};
 use crate::adapter::config::Task;
+use crate::ir::Graph;
+use crate::{Result, onnx};
 
-/// The names in the order of their numbers, from the configuration beside a model's file, or in the folder above (`onnx/model.onnx`). None where
-/// it has no names of its own: Hugging Face's are `LABEL_0`, `LABEL_1` where nobody gave any.
+/// Under this key a model's own file has what a `config.json` has under it: `{"0": "negative", "1": "positive"}`, as JSON.
+const KEY: &str = "id2label";
+
+/// The names in the order of their numbers: from the model's own file, else from the configuration beside it, or in the folder above (`onnx/model.onnx`). None where
+/// they have no names of their own: Hugging Face's are `LABEL_0`, `LABEL_1` where nobody gave any.
 ///
 /// # Errors
 /// A configuration that is not JSON.
-pub fn of_model(beside: &Beside, task: Task, classes: Option<i64>) -> Result<Vec<String>> {
-    let Some(classes) = classes.and_then(|classes| usize::try_from(classes).ok()).filter(|_| !task.predicts_tokens()) else {
-        return Ok(vec![]);
-    };
-    let Some(config) = beside.json(declared::CONFIG)? else { return Ok(vec![]) };
-    let (by_number, by_name) = (names(&config["id2label"], classes), numbered(&config["label2id"], classes));
+pub fn of_model(model: &Model, task: Task, classes: Option<i64>) -> Result<Vec<String>> {
+    let Some(classes) = number(classes).filter(|_| !task.predicts_tokens()) else { return Ok(vec![]) };
+    let (inside, beside) = (in_file(&model.base.raw, classes), in_config(model.beside(), classes)?);
+    if let (Some(inside), Some(beside)) = (&inside, &beside)
+        && inside != beside
+    {
+        tracing::warn!("the model calls its classes {inside:?}, and config.json {beside:?}; those of the model are taken");
+    }
+    Ok(inside.or(beside).unwrap_or_default())
+}
+
+/// A model whose own file has the names of its classes, so that one that goes without a folder says them: as many as are known, and `LABEL_N` for the others. Without a name, what the
+/// file says stays as it is, but for a model with a new head (`is_new`), whose classes are not those that it said.
+///
+/// # Errors
+/// What was kept of the model's file cannot be read.
+pub fn written(graph: Graph, classes: Option<i64>, known: &[String], is_new: bool) -> Result<Graph> {
+    let table = number(classes)
+        .filter(|classes| (1..=*classes).contains(&known.len()))
+        .map(|classes| Value::Object(by_number(known, classes)).to_string());
+    if table.is_none() && !is_new {
+        return Ok(graph);
+    }
+    let info = onnx::with_metadata(graph.model(), KEY, table.as_deref())?;
+    Ok(graph.with_model(info))
+}
+
+/// `{"0": "negative", "1": "LABEL_1"}`: what is called by nobody has Hugging Face's name.
+#[must_use]
+pub fn by_number(known: &[String], classes: usize) -> Map<String, Value> {
+    (0..classes).map(|class| (class.to_string(), Value::from(name(known, class)))).collect()
+}
+
+/// The name of a class, which is Hugging Face's where nobody gave one.
+#[must_use]
+pub fn name(known: &[String], class: usize) -> String {
+    known.get(class).cloned().unwrap_or_else(|| format!("LABEL_{class}"))
+}
+
+fn number(classes: Option<i64>) -> Option<usize> {
+    classes.and_then(|classes| usize::try_from(classes).ok())
+}
+
+/// What the model's own file says; one that is written otherwise by other programs says nothing here.
+fn in_file(graph: &Graph, classes: usize) -> Option<Vec<String>> {
+    let table = serde_json::from_str(&onnx::metadata(graph.model(), KEY)?).ok()?;
+    names(&table, classes)
+}
+
+fn in_config(beside: &Beside, classes: usize) -> Result<Option<Vec<String>>> {
+    let Some(config) = beside.json(declared::CONFIG)? else { return Ok(None) };
+    let (by_number, by_name) = (names(&config[KEY], classes), numbered(&config["label2id"], classes));
     if let (Some(by_number), Some(by_name)) = (&by_number, &by_name)
         && by_number != by_name
     {
         tracing::warn!("config.json contradicts itself: id2label says {by_number:?} and label2id {by_name:?}; id2label is taken");
     }
-    Ok(by_number.or(by_name).unwrap_or_default())
+    Ok(by_number.or(by_name))
 }
 
 /// `{"negative": 0, "positive": 1}`, if every class has a name.

@@ -93,16 +93,7 @@ pub(super) fn domain(name: &str) -> &str {
 }
 
 /// The bytes of a message, unless it says nothing.
-/// The program that wrote a model, with its version, where the file says so.
-#[must_use]
-pub fn producer(info: &ModelInfo) -> Option<String> {
-    let proto = ModelProto::decode(info.rest.clone()?).ok()?;
-    let words = [proto.producer_name, proto.producer_version].into_iter().flatten().filter(|word| !word.is_empty());
-    let text = words.collect::<Vec<_>>().join(" ");
-    (!text.is_empty()).then_some(text)
-}
-
-fn encoded<M: Message + Default + PartialEq>(message: &M) -> Option<Bytes> {
+pub(super) fn encoded<M: Message + Default + PartialEq>(message: &M) -> Option<Bytes> {
     (*message != M::default()).then(|| message.encode_to_vec().into())
 }
 

@@ -132,7 +132,7 @@ impl Source {
             None => tokenizer_near(&near)?,
         };
         let classes = anatomy.head.as_ref().and_then(|head| head.classes);
-        let class_names = class_names::of_model(model.beside(), task, classes)?;
+        let class_names = class_names::of_model(model, task, classes)?;
         let source =
             Self::with(task, tokenizer, classes, anatomy.vocabulary(), anatomy.max_positions).fed_as(anatomy::feeding(graph, anatomy));
         let decoder_start = decoder_start(model.beside())?;

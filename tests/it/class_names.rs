@@ -117,3 +117,30 @@ fn numbers_need_no_names_even_in_tables() {
     let rows = write_rows(&folder, "rows.jsonl", &texts(&["glad", "sad", "glad"]));
     assert_eq!(loss(&bundle, &numbers).to_bits(), loss(&bundle, &rows).to_bits());
 }
+
+#[test]
+fn a_merged_file_by_itself_says_the_names_of_its_classes() {
+    let folder = Folder::with(MODEL);
+    let bundle = inject(&folder, &[]);
+    let rows = write_rows(&folder, "rows.jsonl", &texts(&["Störung & Co", "glad", "mad"]));
+    train(&bundle, &rows, &["--max-steps", "1"]);
+    let [alone, exported, again] = ["alone/tuned.onnx", "alone/adapted.onnx", "again"].map(|name| folder.path(name));
+    std::fs::create_dir(folder.path("alone")).expect("a folder");
+    done(&["merge", &bundle, "-o", &alone, "--quiet"]);
+    done(&["export", &bundle, "--format", "inference", "-o", &exported, "--quiet"]);
+    for model in [&alone, &exported] {
+        let answers = json_of(&["predict", model, "--data", &rows]);
+        let known = |answer: &Value| ["Störung & Co", "glad", "mad"].iter().all(|name| number(&answer["probabilities"][name]) > 0.0);
+        assert!(answers.as_array().expect("rows").iter().all(known), "{model}: {answers}");
+        assert_eq!(
+            loss(model, &rows).to_bits(),
+            loss(model, &write_rows(&folder, "numbers.jsonl", &[json!(0), json!(1), json!(2)])).to_bits()
+        );
+    }
+    done(&["inject", &alone, "--method", "lora", "-o", &again]);
+    assert_eq!(names(&again), json!(["Störung & Co", "glad", "mad"]));
+    // Names in a configuration beside it are those of another model.
+    let before = loss(&alone, &rows);
+    folder.write("alone/config.json", &json!({"id2label": {"0": "a", "1": "b", "2": "c"}}).to_string());
+    assert_eq!(loss(&alone, &rows).to_bits(), before.to_bits());
+}

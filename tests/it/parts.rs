@@ -197,3 +197,46 @@ fn files_that_lack_modules_of_the_adapter_are_refused() {
         &["two files are called encoder_model.onnx"],
     );
 }
+
+#[test]
+fn a_folder_of_an_encoder_and_its_decoders_is_tuned_in_one_command() {
+    for case in &CASES {
+        let work = Work::of(case);
+        let (model, data, out) = (work.folder.path("model"), work.file("train.jsonl"), work.folder.path("tuned"));
+        let told = json_of(&["finetune", &model, "--data", &data, "-o", &out, "--max-steps", "2", "--batch-size", "2"]);
+        assert_eq!(told["task"], case.task, "{told}");
+        let mut files: Vec<String> = told["merged"]["files"]
+            .as_array()
+            .expect("files")
+            .iter()
+            .map(|file| file["file"].as_str().expect("a name").to_owned())
+            .collect();
+        files.sort_unstable();
+        let mut wanted: Vec<String> = FILES.iter().filter(|name| Path::new(&work.file(name)).exists()).map(ToString::to_string).collect();
+        wanted.sort_unstable();
+        assert_eq!(files, wanted, "{}", case.family);
+        assert!(told["model"] == out.as_str() && Path::new(&out).join("config.yaml").is_file(), "{told}");
+        // All files of the folder write alike, with a cache and without.
+        let without = work.with("without", &out, &[FILES[0], FILES[1]]);
+        assert_eq!(work.written(&[&out]), work.written(&[&without]), "{}", case.family);
+    }
+}
+
+#[test]
+fn files_of_a_model_lie_where_the_layout_has_them() {
+    let work = Work::of(&CASES[0]);
+    let (model, data, bundle) = (work.folder.path("model"), work.file("train.jsonl"), work.folder.path("tuned.lora"));
+    done(&["finetune", &model, "--data", &data, "-o", &work.folder.path("tuned"), "--max-steps", "1", "--batch-size", "2", "-q"]);
+    let site = work.folder.path("site");
+    done(&["merge", &bundle, "-o", &site, "--layout", "transformers.js", "-q"]);
+    let there = |folder: &str, file: &str| Path::new(folder).join(file).is_file();
+    assert!(there(&site, "onnx/encoder_model.onnx") && there(&site, "tokenizer.json") && !there(&site, "encoder_model.onnx"));
+    let config: Value = serde_json::from_slice(&std::fs::read(Path::new(&site).join("config.json")).expect("a file")).expect("JSON");
+    assert_eq!(config["transformers.js_config"]["dtype"], "fp32");
+    assert_eq!(work.written(&[&site]), work.written(&[&work.folder.path("tuned")]));
+    // A folder of that form becomes one of that form.
+    let again = work.folder.path("again");
+    done(&["finetune", &site, "--data", &data, "-o", &again, "--max-steps", "1", "--batch-size", "2", "-q"]);
+    assert!(there(&again, "onnx/decoder_model.onnx") && there(&again, "config.json") && there(&again, "tokenizer.json"));
+    refused(&["merge", &bundle, "-o", &work.folder.path("no"), "--layout", "genai"], &["the layout genai of a model in several files"]);
+}

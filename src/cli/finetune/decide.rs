@@ -14,6 +14,7 @@ use crate::cli::train::{EPOCHS, Training, default_rate};
 use crate::data::{Classes, ColumnMap, Renamed, Survey, ValSize, classes_of};
 use crate::error::{Context, Error, Result};
 use crate::export::{Injected, Manifest};
+use crate::model::parts::Files;
 use crate::model::{Model, class_names};
 use crate::num;
 
@@ -81,7 +82,8 @@ impl Decided {
     /// The first task of the rows that the model can be trained for: with its own head, or with a new one.
     fn task(&mut self, path: &Path, survey: &Survey) -> Result<()> {
         let survey = &Survey::read(&self.training.data, &self.training.columns.map).unwrap_or_else(|_| survey.clone());
-        let model = Served::of(Model::open(path)?)?;
+        let files = Files { model: path.to_path_buf(), parts: self.adding.part.clone(), joins: self.adding.join.clone() };
+        let model = Served::of(Model::open_files(&files)?)?;
         let taught = match self.adding.task {
             Some(task) => vec![task],
             None => survey.tasks(),
@@ -221,6 +223,8 @@ impl Served {
         let feeds = anatomy::Feeds::of(self.model.graph(), self.model.anatomy()).classified();
         let is_of_input = match task {
             Task::ImageCls | Task::AudioCls => feeds == task,
+            // Texts are written of texts, pictures and sounds.
+            Task::Ctc | Task::SpeechSeq2Seq | Task::Seq2SeqLm => true,
             _ => feeds == Task::SeqCls,
         };
         let has_decoder = self.model.anatomy().inputs.decoder_input_ids.is_some();
@@ -235,7 +239,7 @@ impl Served {
         let Some(own) = own.filter(|_| self.own.iter().any(serves)) else {
             return Ok(Some(format!("the model is made for {}", self.what)));
         };
-        let names = class_names::of_model(self.model.beside(), task, i64::try_from(own).ok())?;
+        let names = class_names::of_model(&self.model, task, i64::try_from(own).ok())?;
         let unknown = classes.names.iter().find(|name| !names.is_empty() && !names.contains(name));
         let is_short = own < classes.count || (names.is_empty() && !classes.names.is_empty() && own != classes.count);
         Ok(match unknown {
@@ -253,9 +257,14 @@ impl Served {
         } else {
             format!("the columns {columns} are those of {}, and the model is made for {}", names.join(" or "), self.what)
         };
-        Error::unsupported("finding out the task", what).with_hint(
-            "name the task with `--task`, and the roles of columns with `--map COLUMN=ROLE`; `peft-onnx train --help` shows what a row may be",
-        )
+        let guess = survey.likely_text_and_label().filter(|_| names.is_empty());
+        let guess = guess.map(|[text, label]| {
+            format!("if it is the class {label} of the text {text}: `--map \"{text}=text\" --map \"{label}=label\"`; else ")
+        });
+        Error::unsupported("finding out the task", what).with_hint(format!(
+            "{}name the task with `--task`, and the roles of columns with `--map COLUMN=ROLE`; `peft-onnx train --help` shows what a row may be",
+            guess.unwrap_or_default()
+        ))
     }
 }
 

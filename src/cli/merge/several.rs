@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::Args;
+use super::{Folder, Merging};
 use crate::cli::{Global, output};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::evaluate::rounding;
 use crate::evaluate::verify::{self, Comparison, Samples};
+use crate::export::layout::{self, Layout};
 use crate::export::merge::files::{self, Merged, Request};
 use crate::export::{Bundle, INFERENCE};
 use crate::files::StagedFolder;
@@ -17,32 +18,36 @@ use crate::model::Model;
 use crate::model::parts::Files;
 use crate::onnx::Runnable;
 
-/// Whether a folder of files is asked for.
-pub(super) fn is_asked_for(args: &Args, bundle: &Bundle) -> bool {
-    !args.into.is_empty() || (!bundle.model_files().parts.is_empty() && args.is_of_folder())
+/// The files that were written.
+pub(in crate::cli) struct Written {
+    folder: PathBuf,
+    files: Vec<Merged>,
+    verified: Option<Verified>,
 }
 
 /// Folds the adapter into every file.
 ///
 /// # Errors
-/// As [`files::write`]; a folder that is there and not empty; files that compute something else than the bundle.
-pub(super) fn run(args: &Args, global: &Global, bundle: &Bundle) -> Result<()> {
-    let sources: Vec<PathBuf> = args.into.iter().cloned().chain(bundle.model_files().all().map(Path::to_path_buf)).collect();
-    check_folder(&args.output, args.force, &sources)?;
-    let folder = StagedFolder::new(&args.output)?;
-    let (weights, quantised) = args.merging.storage();
-    let written = files::write(&Request { into: &args.into, weights, quantised, ..Request::new(bundle, folder.path()) })?;
-    let comparison = if args.merging.no_verify { None } else { compared(global, bundle, &written, folder.path())? };
-    folder.finish()?;
-    tell(args, global, &written, comparison.as_ref())?;
-    let is_rounded = written.iter().any(|file| file.requantised.weights > 0);
-    match comparison.filter(|comparison| !is_rounded && !comparison.comparison.is_close(comparison.precision)) {
-        None => Ok(()),
-        Some(Verified { comparison, .. }) => {
-            let error = Error::from(ErrorKind::Diverged(format!("the merged model is not the unmerged one: {comparison}")));
-            Err(error.in_file(&args.output).with_hint("the files were written nevertheless: compare `peft-onnx eval` of the bundle and of the model on your data before you use them"))
-        }
+/// As [`files::write`]; a folder that is there and not empty.
+pub(super) fn write(merging: &Merging, bundle: &Bundle, folder: &Folder<'_>, global: &Global) -> Result<Written> {
+    let sources: Vec<PathBuf> = folder.into.iter().cloned().chain(bundle.model_files().all().map(Path::to_path_buf)).collect();
+    check_folder(folder.path, folder.force, &sources)?;
+    let layout = merging.layout.unwrap_or_else(|| Layout::around(bundle.model()));
+    if merging.layout == Some(Layout::Genai) {
+        return Err(Error::unsupported("the layout genai of a model in several files", "onnxruntime-genai's builder writes one")
+            .in_file(bundle.model()));
     }
+    let staged = StagedFolder::new(folder.path)?;
+    let (weights, quantised) = merging.storage();
+    let models = (layout == Layout::TransformersJs).then_some("onnx");
+    let files = files::write(&Request { into: folder.into, models, weights, quantised, ..Request::new(bundle, staged.path()) })?;
+    if layout == Layout::TransformersJs {
+        layout::complete(staged.path(), layout, &super::source(bundle, folder.tokenizer)?)?;
+    }
+    let verified = if merging.no_verify { None } else { compared(global, bundle, &files, staged.path())? };
+    folder.write_options(staged.path(), bundle)?;
+    staged.finish()?;
+    Ok(Written { folder: folder.path.to_path_buf(), files, verified })
 }
 
 /// Checks that a folder may be written, and that no source lies in it.
@@ -88,35 +93,57 @@ fn compared(global: &Global, bundle: &Bundle, written: &[Merged], folder: &Path)
     Ok(Some(Verified { comparison, precision, files: all.iter().map(|merged| merged.name.clone()).collect() }))
 }
 
-fn tell(args: &Args, global: &Global, written: &[Merged], verified: Option<&Verified>) -> Result<()> {
-    let size = |merged: &Merged| super::size(&args.output.join(&merged.name));
-    if global.json {
+impl Written {
+    /// The folder.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn size(&self, merged: &Merged) -> u64 {
+        super::size(&self.folder.join(&merged.name))
+    }
+
+    /// What was written, for programs.
+    pub(super) fn json(&self) -> Value {
         let file = |merged: &Merged| {
             let rounded = (merged.requantised.weights > 0)
                 .then(|| json!({"weights": merged.requantised.weights, "error": merged.requantised.error()}));
-            json!({"file": merged.name, "of": merged.source, "modules": merged.modules, "bytes": size(merged), "requantized": rounded})
+            json!({"file": merged.name, "of": merged.source, "modules": merged.modules, "bytes": self.size(merged), "requantized": rounded})
         };
-        return output::print_json(&json!({
-            "folder": args.output,
-            "files": written.iter().map(file).collect::<Vec<_>>(),
-            "modules": written.iter().map(|merged| merged.modules).sum::<usize>(),
-            "verified": verified.map(|verified| verified.comparison.json()),
-        }));
+        json!({
+            "folder": self.folder,
+            "files": self.files.iter().map(file).collect::<Vec<_>>(),
+            "modules": self.files.iter().map(|merged| merged.modules).sum::<usize>(),
+            "verified": self.verified.as_ref().map(|verified| verified.comparison.json()),
+        })
     }
-    if global.quiet {
-        return Ok(());
-    }
-    let line = |merged: &Merged| {
-        let path = args.output.join(&merged.name);
-        match merged.modules {
-            0 => format!("copied    {} ({}): it has no module of the adapter", path.display(), output::bytes(size(merged))),
-            modules => format!("merged    {modules} modules into {} ({})", path.display(), output::bytes(size(merged))),
+
+    /// What was written, in lines for people.
+    pub(super) fn lines(&self, is_unverified: bool) -> Vec<String> {
+        let line = |merged: &Merged| {
+            let path = self.folder.join(&merged.name);
+            match merged.modules {
+                0 => format!("copied    {} ({}): it has no module of the adapter", path.display(), output::bytes(self.size(merged))),
+                modules => format!("merged    {modules} modules into {} ({})", path.display(), output::bytes(self.size(merged))),
+            }
+        };
+        let mut lines: Vec<String> = self.files.iter().map(line).collect();
+        lines.extend(self.verified.iter().map(|verified| format!("verified  {}: {}", verified.files.join(" + "), verified.comparison)));
+        if self.verified.is_none() && !is_unverified {
+            lines.push("verified  not: the files of the bundle's base are not all among them".to_owned());
         }
-    };
-    let mut lines: Vec<String> = written.iter().map(line).collect();
-    lines.extend(verified.map(|verified| format!("verified  {}: {}", verified.files.join(" + "), verified.comparison)));
-    if verified.is_none() && !args.merging.no_verify {
-        lines.push("verified  not: the files of the bundle's base are not all among them".to_owned());
+        lines
     }
-    output::print(&lines.join("\n"))
+
+    /// Refuses files that compute something else than the bundle.
+    pub(super) fn check(&self) -> Result<()> {
+        let is_rounded = self.files.iter().any(|file| file.requantised.weights > 0);
+        match self.verified.as_ref().filter(|verified| !is_rounded && !verified.comparison.is_close(verified.precision)) {
+            None => Ok(()),
+            Some(Verified { comparison, .. }) => {
+                let error = Error::from(ErrorKind::Diverged(format!("the merged model is not the unmerged one: {comparison}")));
+                Err(error.in_file(&self.folder).with_hint("the files were written nevertheless: compare `peft-onnx eval` of the bundle and of the model on your data before you use them"))
+            }
+        }
+    }
 }

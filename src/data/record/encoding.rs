@@ -1,7 +1,9 @@
 //! Bytes → text. Compressed files are decompressed; a text that is not UTF-8 is read in its most likely encoding, with a warning.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use bytes::Bytes;
 use chardetng::{EncodingDetector, Iso2022JpDetection, Utf8Detection};
@@ -93,8 +95,16 @@ fn decoded(bytes: &[u8], encoding: &'static Encoding, path: &Path) -> Result<Str
         let why = format!("neither is it {}", encoding.name());
         return Err(Error::format("UTF-8 text", why).with_hint("save the file as UTF-8"));
     }
-    tracing::warn!("{}: not UTF-8, read as {}", path.display(), encoding.name().to_lowercase());
+    if is_first(path) {
+        tracing::warn!("{}: not UTF-8, read as {}", path.display(), encoding.name().to_lowercase());
+    }
     Ok(text.into_owned())
+}
+
+/// Whether a file's encoding was not told of before: a command reads the same file several times.
+fn is_first(path: &Path) -> bool {
+    static TOLD: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    TOLD.lock().map_or(true, |mut told| told.insert(path.to_path_buf()))
 }
 
 /// UTF-16 without its mark: every other byte of the beginning is zero.

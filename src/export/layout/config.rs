@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Layout, Source};
 use crate::adapter::config::Task;
+use crate::model::class_names;
 
 /// The configuration of a tuned model.
 pub(super) fn corrected(mut config: Map<String, Value>, layout: Layout, is_external: bool, source: &Source<'_>) -> Map<String, Value> {
@@ -52,10 +53,8 @@ fn name_classes(config: &mut Map<String, Value>, source: &Source<'_>) {
     if source.class_names.is_empty() && has_as_many && !source.has_new_head {
         return;
     }
-    let name = |class: usize| source.class_names.get(class).cloned().unwrap_or_else(|| format!("LABEL_{class}"));
-    let by_number = (0..classes).map(|class| (class.to_string(), Value::from(name(class))));
-    let by_name = (0..classes).map(|class| (name(class), Value::from(class)));
-    config.insert("id2label".into(), Value::Object(by_number.collect()));
+    let by_name = (0..classes).map(|class| (class_names::name(source.class_names, class), Value::from(class)));
+    config.insert("id2label".into(), Value::Object(class_names::by_number(source.class_names, classes)));
     config.insert("label2id".into(), Value::Object(by_name.collect()));
     config.insert("num_labels".into(), classes.into());
 }

@@ -5,8 +5,9 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::parts::{MODULES, NORMALIZE, POOLING, SENTENCES, SETTINGS, module_folders};
-use super::{Placed, Source};
+use super::{Layout, Placed, Source};
 use crate::adapter::config::{Pooling, Task};
+use crate::export::manifest::Port;
 use crate::export::objective;
 use crate::files::{self, near};
 use crate::model::{Beside, declared};
@@ -84,10 +85,27 @@ fn pooling(pooling: Pooling, width: u64) -> Value {
     Value::Object(all)
 }
 
-impl Source<'_> {
+/// optimum's name for hidden states.
+const STATES: &str = "last_hidden_state";
+
+impl<'a> Source<'a> {
+    /// The output of the states that are pooled.
+    fn states(&self) -> Option<&'a Port> {
+        self.outputs.iter().find(|output| output.shape.len() == 3)
+    }
+
     /// The width of the states that are pooled, where the graph tells it.
     fn width(&self) -> Option<u64> {
-        self.outputs.iter().filter(|output| output.shape.len() == 3).find_map(|output| output.shape[2].as_u64())
+        self.states()?.shape[2].as_u64()
+    }
+
+    /// An output of the model that is wanted under another name as well, and that name: optimum, and sentence-transformers with it, reads hidden states by a name that
+    /// `optimum-cli export onnx` itself does not give to those of sentence-transformers' models, which it calls `token_embeddings`.
+    #[must_use]
+    pub fn renamed(&self, layout: Layout) -> Option<(&'a str, &'static str)> {
+        let is_read = self.task == Task::Embedding && matches!(layout, Layout::Optimum | Layout::TransformersJs);
+        let states = self.states().filter(|_| is_read && self.outputs.iter().all(|output| output.name != STATES))?;
+        Some((&states.name, STATES))
     }
 }
 

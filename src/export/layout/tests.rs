@@ -189,3 +189,17 @@ fn what_is_not_beside_the_base_is_told() -> Result<()> {
     assert!(into.path().join("tokenizer.json").is_file() && placed.missing.is_empty());
     Ok(())
 }
+
+#[test]
+fn states_of_sentence_transformers_exports_have_the_name_that_optimum_reads() {
+    let width = || [json!("batch"), json!("sequence"), json!(8)];
+    let exported = [port("token_embeddings", &width()), port("sentence_embedding", &width()[1..])];
+    let named = [port("last_hidden_state", &width()), exported[1].clone()];
+    let found = |layout, source: Source<'_>| source.renamed(layout).map(|(own, other)| (own.to_owned(), other.to_owned()));
+    let embedding = Source { task: Task::Embedding, outputs: &exported, ..plain() };
+    let expected = Some(("token_embeddings".to_owned(), "last_hidden_state".to_owned()));
+    assert_eq!([Layout::Optimum, Layout::TransformersJs].map(|layout| found(layout, embedding)), [expected.clone(), expected]);
+    assert_eq!([Layout::Onnx, Layout::Genai].map(|layout| found(layout, embedding)), [None, None]);
+    assert_eq!(found(Layout::Optimum, Source { outputs: &named, ..embedding }), None);
+    assert_eq!(found(Layout::Optimum, Source { task: Task::CausalLm, ..embedding }), None);
+}

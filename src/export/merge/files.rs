@@ -20,7 +20,7 @@ use crate::{Context, Error, Result, peft};
 pub struct Merged {
     /// The file that it was made of.
     pub source: PathBuf,
-    /// Its name in the folder.
+    /// Its place in the folder.
     pub name: String,
     /// The modules that were changed in it.
     pub modules: usize,
@@ -37,6 +37,8 @@ pub struct Request<'a> {
     pub into: &'a [PathBuf],
     /// The folder, which is there and empty.
     pub folder: &'a Path,
+    /// The folder in it for the models; what lies beside them is in the folder itself.
+    pub models: Option<&'a str>,
     /// Where weights go.
     pub weights: Weights,
     /// What becomes of an adapter of quantised weights.
@@ -47,7 +49,7 @@ impl<'a> Request<'a> {
     /// A bundle and the folder to write into: the files of the bundle's base, with weights as they have them.
     #[must_use]
     pub fn new(bundle: &'a Bundle, folder: &'a Path) -> Self {
-        Self { bundle, into: &[], folder, weights: Weights::default(), quantised: Quantised::default() }
+        Self { bundle, into: &[], folder, models: None, weights: Weights::default(), quantised: Quantised::default() }
     }
 }
 
@@ -65,7 +67,8 @@ pub fn write(request: &Request<'_>) -> Result<Vec<Merged>> {
     let mut changed = BTreeSet::new();
     for file in files {
         let name = file.file_name().and_then(|name| name.to_str()).ok_or_else(|| Error::invalid("not a file").in_file(&file))?.to_owned();
-        if written.iter().any(|other| other.name == name) {
+        let place = request.models.map_or_else(|| name.clone(), |models| format!("{models}/{name}"));
+        if written.iter().any(|other| other.name == place) {
             let error = Error::invalid(format!("two files are called {name}, and all go into one folder")).in_file(&file);
             return Err(error.with_hint("merge them one by one, or give one another name"));
         }
@@ -96,8 +99,10 @@ pub fn write(request: &Request<'_>) -> Result<Vec<Merged>> {
             (Weights::Inline, _) | (Weights::AsBase, false) => Storage::Inline,
             (Weights::External, _) | (Weights::AsBase, true) => Storage::External { file: data },
         };
-        onnx::write(&graph, &folder.join(&name), &WriteOptions { storage })?;
-        written.push(Merged { source: file, name, modules, requantised });
+        let target = folder.join(&place);
+        std::fs::create_dir_all(crate::files::folder(&target)).in_file(&target)?;
+        onnx::write(&graph, &target, &WriteOptions { storage })?;
+        written.push(Merged { source: file, name: place, modules, requantised });
     }
     whole.check(&changed)?;
     copy_beside(bundle.model(), folder)?;
@@ -203,9 +208,10 @@ fn modules(anatomy: &Anatomy) -> Vec<String> {
 /// Files beside a model that those who run it read, by the ends of their names.
 const BESIDE: &[&str] = &[".json", ".txt", ".model", ".jinja"];
 
-/// Copies what lies beside a model, but for what is the tool's own.
+/// Copies what lies beside a model, or above its folder `onnx`, but for what is the tool's own.
 fn copy_beside(model: &Path, folder: &Path) -> Result<()> {
-    for place in near::folders(model).into_iter().take(1) {
+    let is_in_onnx = std::path::absolute(model).is_ok_and(|path| crate::files::folder(&path).ends_with("onnx"));
+    for place in near::folders(model).into_iter().take(if is_in_onnx { 2 } else { 1 }) {
         for entry in place.read_dir().in_file(&place)? {
             let path = entry.in_file(&place)?.path();
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };

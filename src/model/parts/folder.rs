@@ -42,6 +42,12 @@ impl Split {
         })
     }
 
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> Vec<PathBuf> {
+        [Some(&self.encoder), self.decoder.as_ref(), self.with_past.as_ref(), self.merged.as_ref()].into_iter().flatten().cloned().collect()
+    }
+
     /// The decoder that is trained: the one without a cache where there is one.
     #[must_use]
     pub fn to_train(&self) -> &Path {
