@@ -50,7 +50,7 @@ OTHERS = [
     (LLAMA, "lora", "--target-modules", "q_proj", *TOKENS), (LLAMA, "ia3", "--target-modules", "k_proj,down_proj", "--feedforward-modules", "down_proj"),
     (LLAMA, "miss", "--rank", "4", "--set", "init_weights=bat"), (LLAMA, "miss", "--rank", "5", "--set", "init_weights=mini", "--set", "mini_r=4"),
     (LLAMA, "oft", "--rank", "4", "--set", "block_share=true"), (GPT2, "adalora", "--rank", "3"), (LLAMA, *ALLOCATED), (GPT2, *ALLOCATED, "--bias", "lora_only"), (T5, *ALLOCATED),
-    (LLAMA, "oft", "--set", "oft_block_size=4", "--set", "use_cayley_neumann=false"), (GPT2, "fourierft", "--set", "n_frequency=20"), (GPT2, "hira", "--rank", "3"),
+    (LLAMA, "oft", "--set", "oft_block_size=4", "--set", "use_cayley_neumann=false"), (LLAMA, "oft", "--set", "oft_block_size=4", "--set", "coft=true", "--set", "eps=0.05"), (GPT2, "fourierft", "--set", "n_frequency=20"), (GPT2, "hira", "--rank", "3"),
     (LLAMA, "lora", "--init-lora-weights", "pissa_niter_4"), (LLAMA, "lora", "--init-lora-weights", "olora"),
     (GPT2, "lora"), (GPT2, "lora", "--target-modules", "c_attn,wte"), (GPT2, "ia3"), (GPT2, "prompt_tuning", *PROMPTS), (GPT2, "prefix_tuning", *NETWORK),
     (GPT2, "p_tuning_v2", *PROMPTS), (GPT2, "p_tuning", *NETWORK), (GPT2, "ln_tuning"), (GPT2, "trainable_tokens", *TOKENS),

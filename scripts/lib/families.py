@@ -64,6 +64,8 @@ FAMILIES = {
                                training=dict(allocate_ranks=True, gradient_accumulation_steps=2)),
         "oft": dict(method="OFTConfig", oft_block_size=8, target_modules=["q_proj", "v_proj", "down_proj"]),
         "oft_exact": dict(method="OFTConfig", oft_block_size=8, use_cayley_neumann=False, module_dropout=0.3, target_modules=["q_proj", "v_proj", "down_proj"]),
+        # Of fresh values half of the blocks are outside of the ball.
+        "oft_constrained": dict(method="OFTConfig", oft_block_size=8, coft=True, eps=0.8, target_modules=["q_proj", "v_proj", "down_proj"]),
         "miss": dict(method="MissConfig", r=5, target_modules=["q_proj", "v_proj", "down_proj"]),
         "fourierft": dict(method="FourierFTConfig", n_frequency=40, n_frequency_pattern={"v_proj": 20}, target_modules=["q_proj", "v_proj", "down_proj"]),
         "hira": dict(method="HiraConfig", r=4, target_modules=["q_proj", "v_proj", "down_proj"])}),
@@ -79,6 +81,8 @@ FAMILIES = {
         "p_tuning_v2": dict(method="PrefixTuningConfig", num_virtual_tokens=3),
         "oft_shared": dict(method="OFTConfig", r=8, oft_block_size=0, block_share=True, num_cayley_neumann_terms=3, target_modules=ATTENTION,
                            modules_to_save=["classifier"]),
+        "oft_constrained_shared": dict(method="OFTConfig", r=8, oft_block_size=0, block_share=True, coft=True, eps=0.17, use_cayley_neumann=False,
+                                       target_modules=ATTENTION, modules_to_save=["classifier"]),
         "miss_bat": dict(method="MissConfig", r=4, init_weights="bat", target_modules=ATTENTION, modules_to_save=["classifier"], bias="MiSS_only"),
         "miss_mini": dict(method="MissConfig", r=4, mini_r=4, init_weights="mini", target_modules=ATTENTION, modules_to_save=["classifier"])}),
     "bert_masked": Family("MASKED_LM", "BertConfig", BERT, BOTH, {"lora_qv": dict(target_modules=ATTENTION)}),

@@ -12,6 +12,7 @@ use super::config::fields::{self, Fields};
 use super::config::options::Options;
 use super::config::settings::Settings;
 use super::config::{Scope, Task};
+use super::constraint::Constraint;
 use super::params::key::{Family, Key, Tensors};
 use super::params::{Given, Param};
 use super::part::Part;
@@ -124,6 +125,12 @@ pub trait Configuration: Object + Debug + Send + Sync {
     fn allocation(&self, params: &[Param]) -> Result<Option<Allocation>> {
         let _ = params;
         Ok(None)
+    }
+
+    /// Which tensors stay within a norm while these are trained, in the order of the trainable vector.
+    fn constraints(&self, params: &[Param]) -> Vec<Constraint> {
+        let _ = params;
+        vec![]
     }
 
     /// Leaves out of an adapter's tensors the ranks that are masked, and notes what is left. `names` are those of the trainable vector in its order.

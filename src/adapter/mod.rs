@@ -15,6 +15,7 @@
 //! | [`weights`] | the base's weights, read as matrices and changed |
 //! | [`virtual_tokens`] | tokens in front: longer inputs, longer masks, the networks that compute them |
 //! | [`allocation`] | which ranks stay while training, of a budget that shrinks |
+//! | [`constraint`] | which tensors stay within a norm while training |
 //! | [`method`] | what a method is: its row, its configuration |
 //! | [`methods`] | the methods: a file and a row each |
 //! | `plan` | a method applied to a graph |
@@ -25,6 +26,7 @@ pub mod allocation;
 pub mod change;
 pub mod combine;
 pub mod config;
+pub mod constraint;
 pub mod method;
 pub mod methods;
 pub mod new_head;
@@ -37,6 +39,7 @@ pub mod virtual_tokens;
 pub mod weights;
 
 pub use allocation::Allocation;
+pub use constraint::Constraint;
 pub use method::Method;
 pub use params::{Form, Given, PEFT_PREFIX, Param, Params, Role};
 pub use part::{Purpose, Requantised};

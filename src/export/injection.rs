@@ -252,9 +252,19 @@ pub fn inject(model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<Inje
     let classes = base.anatomy.head.as_ref().and_then(|head| head.classes);
     let allocation = if asked.allocate_ranks { Some(allocation(plan.settled(), &params)?) } else { None };
     let allocation_steps = allocation.as_ref().map(|allocation| allocation.schedule.total_step);
+    let constraints = plan.settled().constraints(&params);
+    let constrained = !constraints.is_empty();
     let hard_prompt = asked.hard_prompt.as_ref();
-    let to_train =
-        ToTrain { base, plan: &plan, objective: &loss.objective, params: &params, hard_prompt, allocation, recompute: asked.recompute };
+    let to_train = ToTrain {
+        base,
+        plan: &plan,
+        objective: &loss.objective,
+        params: &params,
+        hard_prompt,
+        allocation,
+        constraints,
+        recompute: asked.recompute,
+    };
     to_train.graphs(&untrained, &mut put).in_file(&name)?;
     let unpackable = segments::refusal(to_train.model(&untrained, &params)).map(|refusal| refusal.to_string());
     let manifest = Manifest {
@@ -278,6 +288,7 @@ pub fn inject(model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<Inje
         prompt_scale,
         dropout: plan.dropout(),
         allocation_steps,
+        constrained,
         feeding,
         hard_prompt: asked.hard_prompt.clone(),
         recompute: asked.recompute,

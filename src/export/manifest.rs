@@ -77,6 +77,9 @@ pub struct Manifest {
     /// Optimizer steps over which ranks are allocated, where they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allocation_steps: Option<usize>,
+    /// Whether tensors are kept within a norm, from where each step starts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub constrained: bool,
     /// What the model's inputs are for, and the lengths that it insists on.
     #[serde(default)]
     pub feeding: Feeding,

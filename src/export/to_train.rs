@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::Result;
 use crate::adapter::params::dropout::Masks;
-use crate::adapter::{Allocation, Param, Plan, Purpose};
+use crate::adapter::{Allocation, Constraint, Param, Plan, Purpose};
 use crate::contract::{GraphName, Input};
 use crate::ir::{Builder, DType, Graph, Tensor};
 use crate::model::Base;
@@ -26,13 +26,14 @@ pub(super) struct ToTrain<'a> {
     pub params: &'a [Param],
     pub hard_prompt: Option<&'a HardPrompt>,
     pub allocation: Option<Allocation>,
+    pub constraints: Vec<Constraint>,
     pub recompute: Recompute,
 }
 
 impl ToTrain<'_> {
     /// Gives `put` training, the gradient alone, the update alone, and the loss alone; `without` has no dropout.
     pub(super) fn graphs(&self, without: &Graph, put: &mut Put<'_>) -> Result<()> {
-        let update = Update { adamw: AdamW::default(), allocation: self.allocation.clone() };
+        let update = Update { adamw: AdamW::default(), allocation: self.allocation.clone(), constraints: self.constraints.clone() };
         let count = self.params.iter().map(|param| param.initial.len()).sum();
         let with_dropout = if self.plan.dropout() > 0.0 { Some(self.with_dropout()?) } else { None };
         let learnt = with_dropout.as_ref().map_or_else(|| self.model(without, self.params), |(graph, params)| self.model(graph, params));

@@ -118,6 +118,13 @@ impl Expr<'_> {
         self.b().node(spec)[0].unwrap_or(self)
     }
 
+    /// `value`, with the gradient of `self`, whose shape and type it has: to gradients the two are the same (Bengio et al., Estimating or Propagating
+    /// Gradients Through Stochastic Neurons, section 4: the straight-through estimator).
+    #[must_use]
+    pub fn straight_through(self, value: Self) -> Self {
+        value.without_gradient() + (self - self.without_gradient())
+    }
+
     /// `x` where `self` is true, else `y`.
     #[must_use]
     pub fn where_(self, x: Self, y: Self) -> Self {

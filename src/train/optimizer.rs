@@ -1,7 +1,7 @@
 //! AdamW and clipping by the global norm, as graph, on one flat vector.
 
 use super::allocation::{self, Kept};
-use crate::adapter::Allocation;
+use crate::adapter::{Allocation, Constraint};
 use crate::contract::{Input, NEXT, Output};
 use crate::ir::{Builder, DType, Dim, Expr, Tensor};
 use crate::num;
@@ -35,6 +35,8 @@ pub struct Update {
     pub adamw: AdamW,
     /// The ranks that are allocated after its step, if any are.
     pub allocation: Option<Allocation>,
+    /// What stays within a norm: the optimizer steps from where it does.
+    pub constraints: Vec<Constraint>,
 }
 
 /// The state that goes around from step to step, each float32 `[N]`.
@@ -94,7 +96,7 @@ impl Update {
             let v = state.v * keep_v + g.square() * take_v;
             let correction1 = (1.0 - beta1.pow(step)).cast(DType::F32);
             let correction2 = (1.0 - beta2.pow(step)).sqrt().cast(DType::F32);
-            let decayed = state.trainable * (1.0 - learning_rate * weight_decay);
+            let decayed = Constraint::all_kept(&self.constraints, state.trainable) * (1.0 - learning_rate * weight_decay);
             let next = decayed - (learning_rate / correction1) * (m / (v.sqrt() / correction2 + epsilon));
             let kept = |input, before, next| Kept { input, before, next };
             let mut states = vec![kept(Input::AdamM, state.m, m), kept(Input::AdamV, state.v, v)];

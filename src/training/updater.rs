@@ -76,12 +76,20 @@ impl Updater {
     /// A bundle whose optimizer has state beside the moments; fewer numbers than processes.
     pub(super) fn parted(runtime: &Runtime, bundle: &Bundle, computing: Computing, parts: Parts, reader: &Session) -> Result<Self> {
         let manifest = bundle.manifest();
-        if manifest.allocation_steps.is_some() {
-            let error = Error::unsupported(
+        let whole = [
+            (
+                manifest.allocation_steps.is_some(),
                 "`zero_stage 1` with an adapter whose ranks are allocated",
                 "they are compared with each other after every step",
-            );
-            return Err(error.in_file(bundle.folder()).with_hint("leave it out"));
+            ),
+            (
+                manifest.constrained,
+                "`zero_stage 1` with constrained rotations (`coft`)",
+                "their norms are of whole tensors, which parts of the vector cut",
+            ),
+        ];
+        if let Some((_, what, why)) = whole.into_iter().find(|(is_so, ..)| *is_so) {
+            return Err(Error::unsupported(what, why).in_file(bundle.folder()).with_hint("leave it out"));
         }
         if parts.own().is_empty() {
             let expected = format!("{} at least, one for each process", parts.lengths().len());

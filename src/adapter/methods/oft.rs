@@ -1,6 +1,6 @@
 //! OFT: `y = W·(R·x)`, a rotation of the input in blocks of a skew-symmetric `Q` (Qiu et al., Controlling Text-to-Image Diffusion by Orthogonal
 //! Finetuning; PEFT `tuners/oft/layer.py`). By default (`use_cayley_neumann`) `R` is a sum of powers of `Q`, nearly `(I + Q)·(I − Q)⁻¹`; else it is
-//! `(I − Q)·(I + Q)⁻¹` itself, as in PEFT with the other sign.
+//! `(I − Q)·(I + Q)⁻¹` itself, as in PEFT with the other sign. Constrained (`coft`), no `Q` is larger than `eps / √blocks`.
 
 mod rotation;
 
@@ -13,10 +13,11 @@ use super::branch::{self, Attached, Branch, Forward, Linear, Side, has_stored_we
 use crate::adapter::config::fields::{Fields, Flag};
 use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::{Bias, Scope, probability, settings::Settings};
+use crate::adapter::constraint::{self, Constraint};
 use crate::adapter::method::{Configuration, Placed, Places, Row};
 use crate::adapter::params::budget::wide;
-use crate::adapter::params::init;
 use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
+use crate::adapter::params::{Param, init, places};
 use crate::adapter::part::{Folding, Insertion};
 use crate::anatomy::{Anatomy, Layout};
 use crate::error::{Error, Result};
@@ -67,6 +68,8 @@ pub struct OftConfig {
     pub use_cayley_neumann: bool,
     /// Terms of that sum.
     pub terms: usize,
+    /// The norm (`eps`) within which the blocks of a module stay together, if they are constrained (`coft`).
+    pub constrained: Option<f64>,
     /// Which biases of the base are trained.
     pub bias: Bias,
     /// Whether a fresh adapter changes something, for tests.
@@ -75,6 +78,8 @@ pub struct OftConfig {
     pub fan_in_fan_out: bool,
 }
 
+/// PEFT's `eps`.
+const EPSILON: f64 = 6e-5;
 /// Terms of the sum, each of which is a product in the graph for every module; the sum of small rotations ends long before.
 const MOST_TERMS: usize = 256;
 
@@ -88,6 +93,7 @@ impl Default for OftConfig {
             block_share: false,
             use_cayley_neumann: true,
             terms: 5,
+            constrained: None,
             bias: Bias::None,
             random: false,
             fan_in_fan_out: false,
@@ -97,8 +103,7 @@ impl Default for OftConfig {
 
 impl OftConfig {
     fn read(fields: &Fields<'_>) -> Result<Self> {
-        fields.inert(&["eps"]);
-        fields.refuse(&[("coft", "weights that are projected after each step are not known here")])?;
+        let epsilon = fields.number("eps", EPSILON)?;
         let default = Self::default();
         Ok(Self {
             scope: Scope::read(fields)?,
@@ -108,6 +113,7 @@ impl OftConfig {
             block_share: fields.flag("block_share", Flag::Off)?,
             use_cayley_neumann: fields.flag("use_cayley_neumann", Flag::On)?,
             terms: fields.size("num_cayley_neumann_terms")?.unwrap_or(default.terms),
+            constrained: fields.flag("coft", Flag::Off)?.then_some(epsilon),
             bias: Bias::read(fields, "oft_only")?,
             random: !fields.flag("init_weights", Flag::On)?,
             fan_in_fan_out: fields.flag("fan_in_fan_out", Flag::Off)?,
@@ -125,7 +131,8 @@ impl OftConfig {
         let is_packed =
             at.anatomy.projections.iter().any(|projection| projection.module == linear.module && projection.weight.part.is_some());
         let blocks = if self.block_share { 1 } else { inputs / block };
-        Ok(Oft { linear, blocks, block, cayley: self.cayley(), is_packed, random: self.random, seed: at.seed })
+        let norm = self.constrained.map(|epsilon| norm(epsilon, blocks));
+        Ok(Oft { linear, blocks, block, cayley: self.cayley(), norm, is_packed, random: self.random, seed: at.seed })
     }
 }
 
@@ -151,6 +158,11 @@ impl OftConfig {
     }
 }
 
+/// The largest norm of what stands above the diagonal of a block: that of the whole `Q`, which has everything twice, is `eps / √blocks` (`_project_batch`).
+fn norm(epsilon: f64, blocks: usize) -> f64 {
+    epsilon / (2.0 * num::float(blocks)).sqrt()
+}
+
 /// The divisor of a length that is nearest to what was asked for, the smaller one of two (`adjust_oft_parameters`).
 fn divisor(length: usize, wanted: usize) -> usize {
     if wanted >= length {
@@ -170,6 +182,8 @@ struct Oft {
     /// Their size.
     block: usize,
     cayley: Cayley,
+    /// The largest norm of a row of the tensor, if rotations are constrained.
+    norm: Option<f64>,
     is_packed: bool,
     random: bool,
     seed: u64,
@@ -188,6 +202,9 @@ impl Configuration for OftConfig {
         if self.terms > MOST_TERMS {
             return Err(Error::mismatch("num_cayley_neumann_terms", format!("at most {MOST_TERMS}"), self.terms));
         }
+        if let Some(epsilon) = self.constrained.filter(|epsilon| !(epsilon.is_finite() && *epsilon >= 0.0)) {
+            return Err(Error::mismatch("eps", "a number from 0", epsilon));
+        }
         probability("module_dropout", self.module_dropout)?;
         self.scope.check()
     }
@@ -201,7 +218,8 @@ impl Configuration for OftConfig {
         settings.put("block_share", self.block_share);
         settings.put("use_cayley_neumann", self.use_cayley_neumann);
         settings.put("num_cayley_neumann_terms", self.terms);
-        settings.put("coft", false);
+        settings.put("coft", self.constrained.is_some());
+        self.constrained.iter().for_each(|epsilon| settings.put("eps", *epsilon));
         settings.put("bias", self.bias.setting("oft_only"));
         settings.put("init_weights", !self.random);
         settings.put("fan_in_fan_out", self.fan_in_fan_out);
@@ -220,7 +238,20 @@ impl Configuration for OftConfig {
     }
 
     fn constants(&self) -> Vec<(&'static str, String)> {
-        vec![("use_cayley_neumann", self.use_cayley_neumann.to_string()), ("num_cayley_neumann_terms", self.terms.to_string())]
+        let constrained = self.constrained.map_or_else(|| "off".to_owned(), |epsilon| format!("within {epsilon}"));
+        vec![
+            ("use_cayley_neumann", self.use_cayley_neumann.to_string()),
+            ("num_cayley_neumann_terms", self.terms.to_string()),
+            ("coft", constrained),
+        ]
+    }
+
+    fn constraints(&self, params: &[Param]) -> Vec<Constraint> {
+        let Some(epsilon) = self.constrained else { return vec![] };
+        let is_rotation = |key: &str| matches!(Key::parse(key, Family::Tuner, &[ROW.tensors]), Some(Key::Module { part: R, .. }));
+        let rows = params.iter().map(|param| param.initial.shape().first().copied().unwrap_or(1));
+        let all = places(params).into_iter().zip(rows).filter(|((key, _), _)| is_rotation(key));
+        all.map(|((_, place), rows)| Constraint { place, rows, norm: norm(epsilon, rows) }).collect()
     }
 
     fn place(&self, at: &Places<'_>) -> Result<Placed> {
@@ -274,7 +305,10 @@ impl Branch for Oft {
             let key = Key::module(self.module(), R).to_string();
             if self.random { init::normal(&mut init::generator(self.seed, &key), &shape, 0.1) } else { init::zeros(&shape) }
         });
-        let rotations = at.b.scoped(&format!("oft/{}", self.module()), || self.cayley.rotations(vectors, self.blocks, self.block));
+        let rotations = at.b.scoped(&format!("oft/{}", self.module()), || {
+            let vectors = self.norm.map_or(vectors, |norm| vectors.straight_through(constraint::within(vectors, norm)));
+            self.cayley.rotations(vectors, self.blocks, self.block)
+        });
         Ok(Box::new(move |call| match self.side() {
             Side::Input => self.rotated(call.y.cast(DType::F32), rotations).cast(call.y.dtype()),
             Side::Output => {
@@ -287,10 +321,13 @@ impl Branch for Oft {
 
     /// `W·Rᵀ`, block by block.
     fn folded(&self, at: &Folding<'_>, weight: Array2<f32>, _: Option<&Range<i64>>) -> Result<Array2<f32>> {
-        let vectors = at.matrix(self.module(), R)?;
+        let mut vectors = at.matrix(self.module(), R)?;
         if vectors.dim() != (self.blocks, self.elements()) || weight.ncols() != self.linear.in_features {
             let expected = format!("[{}, {}]", self.blocks, self.elements());
             return Err(Error::mismatch("shape of oft_R", expected, format!("{:?}", vectors.dim())));
+        }
+        if let Some(norm) = self.norm {
+            constraint::keep(&mut vectors, norm);
         }
         let rotation = |place: usize| self.cayley.rotation(&vectors.row(if self.blocks == 1 { 0 } else { place }), self.block);
         let mut turned = weight;

@@ -9,4 +9,4 @@ mod param;
 
 pub use key::PEFT_PREFIX;
 pub(crate) use param::input_name;
-pub use param::{Form, Given, Param, Params, Role, narrow_uniform};
+pub use param::{Form, Given, Param, Params, Role, narrow_uniform, places};

@@ -1,5 +1,9 @@
 //! The tensors of an adapter in a graph.
 
+use std::ops::Range;
+
+use indexmap::IndexMap;
+
 use super::init;
 use super::key::{Key, PEFT_PREFIX, Part};
 use crate::ir::{Builder, DType, Expr, Tensor, ValueId};
@@ -37,6 +41,18 @@ impl Param {
     pub fn is_trained(&self) -> bool {
         self.role != Role::Fixed
     }
+}
+
+/// Where tensors lie in the trainable vector that has them in this order, by key.
+#[must_use]
+pub fn places(params: &[Param]) -> IndexMap<&str, Range<usize>> {
+    let mut start = 0;
+    let place = |param: &Param| {
+        let from = start;
+        start += param.initial.len();
+        from..start
+    };
+    params.iter().map(|param| param.key.as_str()).zip(params.iter().map(place)).collect()
 }
 
 /// How the trained tensors stand in a graph.

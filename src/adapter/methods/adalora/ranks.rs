@@ -5,8 +5,8 @@ use indexmap::IndexMap;
 
 use super::{A, AdaLoraConfig, B, E, ROW};
 use crate::adapter::allocation::{Allocation, Triplet};
-use crate::adapter::params::Param;
 use crate::adapter::params::key::{Family, Key, Part};
+use crate::adapter::params::{Param, places};
 use crate::error::{Error, Place, Result};
 use crate::ir::Tensor;
 
@@ -17,13 +17,7 @@ fn axis(part: Part) -> usize {
 
 /// What is allocated, of tensors in the order of the trainable vector.
 pub(super) fn allocation(config: &AdaLoraConfig, params: &[Param]) -> Allocation {
-    let mut places = IndexMap::new();
-    let mut start = 0;
-    for param in params {
-        let end = start + param.initial.len();
-        places.insert(param.key.as_str(), start..end);
-        start = end;
-    }
+    let places = places(params);
     let triplet = |key: &&str| {
         let module = module_of_values(key)?;
         let of = |part| places.get(Key::module(module.as_str(), part).to_string().as_str()).cloned();

@@ -29,7 +29,6 @@ const INERT: &[(&str, &str, &str)] = &[
     ("ADALORA", "r", "PEFT ignores it: `init_r` counts"),
     ("ADALORA", "alpha_pattern", "PEFT's AdaLoRA does not read it"),
     ("ADALORA", "use_rslora", "PEFT's AdaLoRA does not read it"),
-    ("OFT", "eps", "for `coft` alone"),
 ];
 
 /// A value that says something, in place of the default.
@@ -99,6 +98,7 @@ fn every_setting_of_pefts_is_heeded_or_refused_or_known_to_change_nothing() {
                 // One of the two is 0.
                 "r" if peft_type == "OFT" => _ = with.insert("oft_block_size".to_owned(), json!(0)),
                 "encoder_num_layers" => _ = with.insert("encoder_reparameterization_type".to_owned(), json!("LSTM")),
+                "eps" if peft_type == "OFT" => _ = with.insert("coft".to_owned(), json!(true)),
                 "feedforward_modules" => _ = with.insert("target_modules".to_owned(), json!(["v_proj"])),
                 "prompt_tuning_init_text" => _ = with.insert("prompt_tuning_init".to_owned(), json!("TEXT")),
                 _ => {}
