@@ -47,7 +47,7 @@ fn adamw_is_the_scalar_adamw() {
     for max_grad_norm in [0.0, 0.5] {
         let options = AdamW { weight_decay: 0.1, max_grad_norm, ..AdamW::default() };
         let start = [0.5_f32, -1.0, 2.0, 1e-3];
-        let mut session = session(&update_graph(&Update { adamw: options, allocation: None }, 4).unwrap());
+        let mut session = session(&update_graph(&Update { adamw: options, ..Update::default() }, 4).unwrap());
         let mut p: Vec<f64> = start.iter().map(|&v| f64::from(v)).collect();
         let mut scalar = Scalar { m: vec![0.0; 4], v: vec![0.0; 4] };
         let mut state = [start.to_vec(), vec![0.0; 4], vec![0.0; 4]];
@@ -80,7 +80,7 @@ fn a_gradient_that_is_not_finite_leaves_the_state_as_it_was() {
     for (max_grad_norm, bad) in [(0.0, f32::NAN), (0.5, f32::NAN), (0.0, f32::INFINITY), (1.0, f32::NEG_INFINITY), (1.0, 3e38)] {
         let options = AdamW { weight_decay: 0.1, max_grad_norm, ..AdamW::default() };
         let state = [vec![0.5_f32, -1.0], vec![0.25, 0.5], vec![0.125, 2.0]];
-        let mut session = session(&update_graph(&Update { adamw: options, allocation: None }, 2).unwrap());
+        let mut session = session(&update_graph(&Update { adamw: options, ..Update::default() }, 2).unwrap());
         let given = [
             ("trainable", HostTensor::vector(state[0].clone())),
             ("adam_m", HostTensor::vector(state[1].clone())),
