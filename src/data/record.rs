@@ -277,7 +277,7 @@ mod tests {
             Case("a.json", b"[{\"a\":1}\n{\"a\":1}]", "a.json: line 2: not a list of JSON objects: a comma or ] was expected"),
             Case("a.json", b"[{\"a\":1},\n{\"a\":NaN}]", "a.json: line 2: not a JSON object: expected value at column 6"),
             Case("a.json", b"[{\"a\":1}]\n{\"a\":2}\n", "a.json: line 2: not a list of JSON objects: something stands behind its end"),
-            Case("a.json", b"[1]", "a.json: line 1: not a JSON object: invalid type: integer `1`, expected a map at column 1"),
+            Case("a.json", b"[1]", "a.json: line 1: not a JSON object: invalid type: integer `1`, expected an object at column 1"),
             Case("a.jsonl", b"{\"a\":1,}\n{\"a\":1}\n", "a.jsonl: line 1: not a JSON object: trailing comma at column 8"),
             Case("a.jsonl", b"{\"a\":\"\xc3\xa9\"}\n\xff\n", "a.jsonl: line 2: not UTF-8 text: a character is broken"),
             Case(

@@ -74,8 +74,8 @@ pub fn names(base: &Path) -> Result<Vec<String>> {
 
 /// The folders of sentence-transformers' modules.
 pub(super) fn module_folders(base: &Path) -> Result<Vec<String>> {
-    let modules = Beside::near(base).json(MODULES)?.unwrap_or_default();
-    let paths = modules.as_array().into_iter().flatten().filter_map(|module| module["path"].as_str());
+    let modules = Beside::near(base).objects(MODULES)?.unwrap_or_default();
+    let paths = modules.iter().filter_map(|module| module["path"].as_str());
     let is_one_name = |path: &&str| !path.is_empty() && !path.starts_with('.') && !path.contains(['/', '\\']);
     Ok(paths.filter(is_one_name).map(ToOwned::to_owned).collect())
 }
