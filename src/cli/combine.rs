@@ -83,7 +83,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     if let Some(rank) = args.rank.filter(|rank| *rank > MOST_RANK) {
         return Err(Error::setting("rank", format!("{MOST_RANK} at most"), rank));
     }
-    args.weights.iter().try_for_each(|weight| finite("weights", *weight))?;
+    args.weights.iter().try_for_each(|weight| finite("weights", *weight).hint("weights are numbers of float32, as 0.7,0.3"))?;
     let weights = match args.weights.len() {
         0 => vec![1.0; adapters.len()],
         count if count == adapters.len() => args.weights.clone(),

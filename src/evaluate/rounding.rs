@@ -33,5 +33,5 @@ fn beside_half_precision(runtime: &Runtime, left: &Graph, right: &Graph, path: &
     let Some(exact) = wide.map(|graph| Runnable::of(&graph, path)).transpose()? else { return Ok(None) };
     let rounded = compare(runtime, exact.clone(), Runnable::of(left, path)?, samples)?;
     let found = compare(runtime, exact, Runnable::of(right, path)?, samples)?;
-    Ok(Some(found.beside_rounding(&rounded)))
+    Ok(Some(Comparison { half: Some(rounded.relative), ..found }))
 }

@@ -141,12 +141,6 @@ impl Comparison {
         Self { rounded: Some(rounded.relative), ..self }
     }
 
-    /// The same of a model beside another one in float32, which half precision makes that of.
-    #[must_use]
-    pub fn beside_rounding(self, half: &Self) -> Self {
-        Self { half: Some(half.relative), ..self }
-    }
-
     /// The comparison for programs.
     #[must_use]
     pub fn json(&self) -> Value {

@@ -122,7 +122,7 @@ fn what_is_given_for_bundles_adapters_and_data_is_recognised() {
         ("merge bundle -o x-0.5", "an ONNX model is written", "as x-0.5.onnx"),
         ("export bundle --format peft -o x.onnx", "a folder (adapter_config.json", "name a folder, as x"),
         ("export bundle --format onnx_adapter -o x.onnx", "an adapter file of ONNX Runtime", "as x.onnx_adapter"),
-        ("combine adapter adapter -o x.json", "a folder (adapter_config.json", "name a folder, as x"),
+        ("combine adapter adapter -o x.safetensors", "a folder (adapter_config.json", "name a folder, as x"),
         ("check bundle/training.onnx", "expected a bundle", "name its folder: bundle"),
         ("train bundle/peft-onnx.json --data train.jsonl", "found a bundle's manifest", "name its folder: bundle"),
         ("inject bundle --method lora", "found a bundle", "`inject MODEL.onnx --adapter bundle`"),

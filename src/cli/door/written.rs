@@ -77,7 +77,9 @@ impl Written {
     fn takes(self, end: &str) -> bool {
         match self {
             // A bundle is called after its method, a tuned model perhaps after its data.
-            Self::Folder(_) => !FORMATS.contains(&end) || ["lora", "csv", "tsv", "jsonl", "ndjson", "parquet", "txt"].contains(&end),
+            Self::Folder(_) => {
+                !FORMATS.contains(&end) || ["lora", "csv", "tsv", "json", "jsonl", "ndjson", "parquet", "txt"].contains(&end)
+            }
             Self::Model | Self::ModelOrFolder => end == "onnx",
             Self::OnnxAdapter => !FORMATS.contains(&end) || end == "onnx_adapter",
             Self::Rows => !FORMATS.contains(&end) || ["jsonl", "ndjson", "json", "txt"].contains(&end),
