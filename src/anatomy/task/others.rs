@@ -6,7 +6,7 @@ use super::super::walk::ValueRef;
 use super::super::{Ending, Squash, ending};
 use super::Task;
 use super::evidence::{Feeds, View};
-use crate::ir::ValueId;
+use crate::ir::{Dim, ValueId};
 
 /// Something that an output can be instead of scores of classes.
 pub(super) struct Other {
@@ -246,9 +246,10 @@ pub(super) const OTHERS: &[Other] = &[
         what: "scores of all tokens in one list",
         evidence: |view| {
             let (head, axes) = (view.head()?, view.axes()?);
-            let tokens = view.graph.fact(view.anatomy.inputs.main?).shape.as_deref()?.get(1)?.names();
+            let [batch, tokens] = view.graph.fact(view.anatomy.inputs.main?).shape.as_deref()? else { return None };
             let [rows, _] = &axes[..] else { return None };
-            let is_of_tokens = rows.names().iter().any(|name| tokens.contains(name));
+            let has = |axis: &Dim| axis.names().iter().any(|name| rows.names().contains(name));
+            let is_of_tokens = has(tokens) && (has(batch) || batch.as_known().is_some());
             is_of_tokens.then(|| format!("{} has {rows} rows: one for each token of all texts", view.graph.value_name(head.output)))
         },
         is_certain: true,
