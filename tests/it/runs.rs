@@ -210,18 +210,21 @@ fn what_a_command_reads_is_not_replaced_with_force_neither() {
     let (data, adapter, initial) = (case.path("model.onnx.data"), own("adapter_model.safetensors"), own("initial"));
     let before = [&base, &data, &adapter].map(|path| std::fs::read(path).expect("it is there"));
     let bundle = text(&bundle);
-    let rows: [&[&str]; 8] = [
-        &["merge", bundle, "-o", &data],
-        &["merge", bundle, "-o", &base],
-        &["export", bundle, "--format", "inference", "-o", &own("inference.onnx")],
-        &["export", bundle, "--format", "onnx_adapter", "-o", &adapter],
-        &["export", bundle, "--format", "peft", "-o", &initial],
-        &["runs", bundle, "--html", &own("runs/001/run.json")],
-        &["convert", &base, "-o", &data],
-        &["combine", &initial, &initial, "-o", &initial],
+    let is_read: &[&str] = &["read", "hint: `-o` names another"];
+    // What its ending refuses is not even looked at.
+    let ends_otherwise: &[&str] = &["is written", "hint: "];
+    let rows: [(&[&str], &[&str]); 8] = [
+        (&["merge", bundle, "-o", &data], ends_otherwise),
+        (&["merge", bundle, "-o", &base], is_read),
+        (&["export", bundle, "--format", "inference", "-o", &own("inference.onnx")], is_read),
+        (&["export", bundle, "--format", "onnx_adapter", "-o", &adapter], ends_otherwise),
+        (&["export", bundle, "--format", "peft", "-o", &initial], is_read),
+        (&["runs", bundle, "--html", &own("runs/001/run.json")], ends_otherwise),
+        (&["convert", &base, "-o", &data], ends_otherwise),
+        (&["combine", &initial, &initial, "-o", &initial], is_read),
     ];
-    for row in rows {
-        refused(&[row, &["--force"]].concat(), &["read", "hint: `-o` names another"]);
+    for (row, said) in rows {
+        refused(&[row, &["--force"]].concat(), said);
     }
     assert_eq!([&base, &data, &adapter].map(|path| std::fs::read(path).expect("it is there")), before);
 }
