@@ -177,7 +177,7 @@ fn behind_node<'g>(value: ValueRef<'g>, node: NodeRef<'g>, steps: Steps<'_, 'g>)
         "Reciprocal" => sigmoid_below(node.input(0).ok()?, node),
         "Div" => quotient(node, steps),
         "Mul" => quotient_by_reciprocal(node).or_else(|| beside_a_constant(node, steps)),
-        "Sub" => log_softmax(node).or_else(|| {
+        "Sub" => log_softmax(node).or_else(|| sigmoid_of_tanh(node)).or_else(|| {
             let is_from_a_constant = node.input(0).ok()?.is_constant();
             beside_a_constant(node, steps).map(|found| if is_from_a_constant { found.turned() } else { found })
         }),
@@ -292,14 +292,23 @@ fn quotient_by_reciprocal(node: NodeRef<'_>) -> Option<Found<'_>> {
 /// `1 + exp(-x)`, below a quotient.
 fn sigmoid_below<'g>(below: ValueRef<'g>, node: NodeRef<'g>) -> Option<Found<'g>> {
     let add = same(below).from(&["Add"]).ok()?;
-    let exp = add.inputs().find_map(|input| same(input).from(&["Exp"]).ok())?;
+    let exponent = same(add.inputs().find_map(|input| exponent(same(input)))?);
     let is_one = add.inputs().any(|input| input.number().is_some_and(|number| (number - 1.0).abs() < 1e-6));
-    let exponent = same(exp.input(0).ok()?);
     is_one.then(|| match negated(exponent) {
         Some(scores) => Found::sigmoid(scores, node),
         // The probability of -x.
         None => Found::sigmoid(exponent, node).turned(),
     })
+}
+
+/// `x`, of `exp(x)` or `e^x`.
+fn exponent(power: ValueRef<'_>) -> Option<ValueRef<'_>> {
+    let node = power.from(&["Exp", "Pow"]).ok()?;
+    if node.is(&["Exp"]) {
+        return node.input(0).ok();
+    }
+    let base = node.input(0).ok()?.number()?;
+    (base - std::f64::consts::E).abs().lt(&1e-5).then(|| node.input(1).ok()).flatten()
 }
 
 /// `x`, of `-x` in any spelling.
@@ -339,7 +348,8 @@ fn sigmoid_quotient<'g>(e: ValueRef<'g>, below: ValueRef<'g>, node: NodeRef<'g>)
 /// `1 + tanh(x / 2)`, half of which is a sigmoid, or `1/2 + tanh(x / 2) / 2`.
 fn sigmoid_of_tanh(node: NodeRef<'_>) -> Option<Found<'_>> {
     let near = |number: f64, wanted: f64| (number - wanted).abs() < 1e-6;
-    let is_number = |number: f64| near(number, 1.0) || near(number, 0.5);
+    let sign = if node.is(&["Sub"]) { -1.0 } else { 1.0 };
+    let is_number = |number: f64| near(sign * number, 1.0) || near(sign * number, 0.5);
     node.inputs().find(|input| input.number().is_some_and(is_number))?;
     let other = same(node.inputs().find(|input| input.number().is_none())?);
     let scaled = other.from(&["Mul", "Div"]).ok().and_then(|mul| mul.inputs().find(|input| input.number().is_none()));

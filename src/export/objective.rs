@@ -6,7 +6,7 @@ use super::loss_request;
 pub use super::loss_request::{LossRequest, LossSource};
 use crate::adapter::config::{Pooling, Task};
 use crate::adapter::new_head;
-use crate::anatomy::{Anatomy, Reads};
+use crate::anatomy::{Anatomy, Ending, Reads};
 use crate::ir::{Graph, ValueId};
 use crate::model::{Beside, Model, declared, plain};
 use crate::train::distillation;
@@ -87,7 +87,10 @@ pub fn settle(asked: &LossRequest, task: Task, beside: &Beside, graph: &Graph, a
         reads => {
             let loss = Row::named(reads, &plan.name)?;
             plan.options = loss.options(&declared_options(reads, beside)?.into_iter().chain(asked.options.clone()).collect())?;
-            let (outputs, vector) = outputs(reads, asked, beside, graph, anatomy)?;
+            let (outputs, vector) = match numbers_given(reads, &plan, graph, anatomy)? {
+                Some(numbers) => (vec![numbers], None),
+                None => outputs(reads, asked, beside, graph, anatomy)?,
+            };
             plan.vector = vector;
             if !plan.prompts.is_empty() && vector.is_some_and(|vector| vector.pooling == Pooling::Mean) {
                 check_prompts(beside)?;
@@ -182,6 +185,23 @@ fn of_graph(asked: &LossRequest, source: &LossSource) -> Result<Settled> {
 }
 
 /// The values that a loss reads.
+/// What a graph gives, where a loss learns the numbers themselves and the graph makes them of scores (`sigmoid(x)`, `5 sigmoid(x)`): the scores are not what is compared
+/// with the labels. None where the scores are what it gives.
+fn numbers_given(reads: Reads, plan: &LossPlan, graph: &Graph, anatomy: &Anatomy) -> Result<Option<ValueId>> {
+    let head = anatomy.head.as_ref().filter(|_| reads == Reads::Logits && !plan.is_of_probabilities());
+    let Some((head, made)) = head.and_then(|head| if let Ending::Probabilities(made) = &head.ending { Some((head, made)) } else { None })
+    else {
+        return Ok(None);
+    };
+    if graph.fact(head.output).rank() == Some(2) {
+        return Ok(Some(head.output));
+    }
+    let (name, fact) = (graph.value_name(head.output), graph.fact(head.output));
+    let why = format!("its numbers are made of scores ({}), and have no axis of their own: {fact}", made.node);
+    let error = Error::unsupported(format!("the loss {} of {name}", plan.name), why);
+    Err(error.with_hint("export the model so that it gives [batch, 1]"))
+}
+
 fn outputs(
     reads: Reads,
     asked: &LossRequest,

@@ -144,6 +144,9 @@ impl<'a> Run<'a> {
         material.check_parts(is_parted)?;
         // Of several processes each step waits for the others anyway.
         let waiting = if ranks.are_several() { NonZeroUsize::MIN } else { options.waiting };
+        if options.parts_state && !ranks.are_several() {
+            tracing::warn!("`zero_stage 1` parts the optimizer's moments among processes, and there is one: it has them all");
+        }
         let opening = Opening {
             computing: options.computing(),
             accumulation: options.accumulation,

@@ -168,3 +168,41 @@ fn norms_are_vectors() {
     let names: Vec<String> = peft_onnx::safetensors::read(&file).expect("an adapter").keys().cloned().collect();
     assert_eq!(names, ["base_model.model.model.norm.ln_tuning_layers.weight"]);
 }
+
+/// A regression learns the number that the graph gives, not the score that a sigmoid makes it of.
+#[test]
+fn numbers_that_a_sigmoid_makes_are_compared_with_the_labels() {
+    let folder = Folder::empty();
+    let (base, bundle, merged) = (folder.path("model.onnx"), folder.path("bundle"), folder.path("merged.onnx"));
+    let b = Builder::new(ModelInfo::dialect());
+    let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+    let table = b.initializer("embed.weight", numbers("table", &[TOKENS, WIDTH]));
+    let x = b.scoped("/embed", || table.gather(ids, 0));
+    let fc = b.initializer("fc.weight", numbers("fc", &[WIDTH, WIDTH]));
+    let x = b.scoped("/fc", || x.matmul(fc)).tanh() + x;
+    let head = b.initializer("score.weight", numbers("head", &[WIDTH, 1]));
+    let score = b.scoped("/score", || x.mean(&[1]).squeeze(&[1]).matmul(head));
+    b.output("rating", score.sigmoid() * 5.0);
+    onnx::write(&b.finish().expect("a valid graph"), Path::new(&base), &WriteOptions::default()).expect("it is written");
+    let rows =
+        [(5, 4.5), (9, 0.5), (12, 3.0)].map(|(token, label)| format!("{{\"input_ids\": [{token}, 3], \"label\": {label}}}\n")).concat();
+    let data = folder.write("rows.jsonl", &rows);
+    let squares = |model: &str| {
+        let told = done(&["predict", model, "--task", "regression", "--data", &data]);
+        let all = told.lines().map(|line| {
+            let row: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            let given = number(&row["prediction"]);
+            assert!((0.0..=5.0).contains(&given), "{row}");
+            (given - number(&row["label"])).powi(2)
+        });
+        all.sum::<f64>() / 3.0
+    };
+    let loss = |args: &[&str]| number(&json_of(args)["loss"]);
+    let before = loss(&["eval", &base, "--task", "regression", "--data", &data]);
+    assert!((before - squares(&base)).abs() < 1e-5, "{before}");
+    done(&["inject", &base, "--method", "lora", "--rank", "2", "--target-modules", "fc", "--task", "regression", "-o", &bundle, "-q"]);
+    done(&["train", &bundle, "--data", &data, "--max-steps", "20", "--learning-rate", "0.05", "-q"]);
+    let after = loss(&["eval", &bundle, "--data", &data]);
+    done(&["merge", &bundle, "-o", &merged, "-q"]);
+    assert!(after < 0.8 * before && (after - squares(&merged)).abs() < 1e-4, "{before} {after}");
+}

@@ -82,6 +82,8 @@ fn sigmoids_in_every_spelling_are_traced_to_their_own_scores() {
         ("e / (e + 1)", |_, x| x.exp() / (x.exp() + 1.0)),
         ("(1 + tanh(x / 2)) / 2", |_, x| ((x * 0.5).tanh() + 1.0) * 0.5),
         ("1/2 + tanh(x / 2) / 2", |_, x| (x / 2.0).tanh() * 0.5 + 0.5),
+        ("1 / (1 + e^-x)", |b, x| b.number(1.0, DType::F32) / (b.op("Pow", &[b.number(std::f64::consts::E, DType::F32), -x], &[]) + 1.0)),
+        ("(tanh(x / 2) - -1) / 2", |b, x| b.op("Sub", &[(x * 0.5).tanh(), b.number(-1.0, DType::F32)], &[]) * 0.5),
         ("-softplus(-x)", |b, x| -op(b, "Softplus", -x)),
         ("the logarithm", |b, x| op(b, "Log", x.sigmoid())),
     ];
