@@ -24,7 +24,7 @@ from check_recipes import ROOT
 
 FIXTURES = ROOT / "models/fixtures"
 PAGES = ["README.md", "docs/DATA.md", "docs/SERVING.md", "docs/PARALLEL.md", *(f"docs/methods/{page.name}" for page in sorted((ROOT / "docs/methods").glob("*.md")))]
-ELSEWHERE = {"cargo": "continuous integration", "scripts/": "continuous integration", "optimum-cli": "what a user has", "peft-onnx runtime install": "tests/it/runtime_install.rs",
+ELSEWHERE = {"cargo": "continuous integration", "scripts/": "continuous integration", "optimum-cli": "what a user has", "pip install": "what a user has", "peft-onnx runtime install": "tests/it/runtime_install.rs",
              "mpirun": "check_mpi.sh"}
 # What `model.onnx` is on a page; elsewhere the small language model.
 MODELS = {"head.md": FIXTURES / "bert_classifier/dynamo.onnx", "DATA.md": FIXTURES / "bert_encoder/dynamo.onnx"}

@@ -10,6 +10,8 @@ cache. Needs optimum[onnxruntime] and sentence-transformers; onnxruntime-genai, 
 where --node-modules has @huggingface/transformers, and a Chromium (CHROMIUM=..) where it has playwright-core. What is not there is said, and is no failure.
 """
 import argparse
+import functools
+import http.server
 import importlib.util
 import json
 import os
@@ -19,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 
 HERE = pathlib.Path(__file__).parent
 MONEY, BUG, PRAISE = CLASSES = ["Rechnung & Zahlung", "Störung melden", "Lob für das Team"]
@@ -105,6 +108,18 @@ def readme(work, modules):
         (work / f"readme.{ending}").write_text(program)
         done = subprocess.run([*command, f"readme.{ending}"], cwd=work, capture_output=True, text=True)
         said(f"README's program in {language} answers in the table's words", MONEY in done.stdout, (done.stdout or done.stderr)[-300:].strip())
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if not modules or not chromium or not (work / "node_modules/playwright-core").is_dir():
+        return
+    (work / "page.html").write_text(next(iter(re.findall(r"^```html\n(.*?)^```", text, re.S | re.M))))
+    shutil.copy(HERE / "page_output.mjs", work)
+    quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(quiet, directory=work)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        command = ["node", "page_output.mjs", f"http://127.0.0.1:{server.server_port}/page.html"]
+        done = subprocess.run(command, cwd=work, capture_output=True, text=True, env=os.environ | {"CHROMIUM": chromium})
+        server.shutdown()
+    said("README's page in Chromium answers in the table's words", MONEY in done.stdout, (done.stdout or done.stderr)[-300:].strip())
 
 
 def tensorboard(run):

@@ -3,7 +3,7 @@
 
     python scripts/checks/check_tasks_docs.py PEFT_ONNX MODELS [PAGE ..]
 
-MODELS has a folder for each page (`seq-cls/`), in which `model/` is a model for that task with its tokenizer, and beside it what rows name (pictures, sounds).
+MODELS has a folder for each page (`seq-cls/`), in which `model/` is a model for that task with its tokenizer, and beside it what rows name (pictures, sounds): scripts/fixtures/make_page_models.py makes small ones.
 Needs numpy, onnxruntime, tokenizers, pillow; torch for loss-graph. JavaScript runs if MODELS/node_modules has onnxruntime-node and @huggingface/transformers.
 """
 import os

@@ -1,21 +1,23 @@
 #!/usr/bin/env python3
 """Runs the loops of examples/training_loop on an exported step, and compares their losses with each other and with `peft-onnx train`; and of losses of one term and of two, steps in parts with whole ones.
 
-    python scripts/checks/check_training_loops.py PEFT_ONNX [--node-modules FOLDER] [--headers FOLDER] [--classpath JARS] [--assembly FILE]
+    python scripts/checks/check_training_loops.py PEFT_ONNX [--node-modules FOLDER] [--headers FOLDER] [--classpath JARS] [--kotlin-compiler KOTLINC] [--assembly FILE]
 
 Needs onnxruntime and numpy. Other languages run as far as there is what they need:
 
     --node-modules  JavaScript: onnxruntime-node and onnxruntime-web (WASM)
     --headers       C++: the folder of onnxruntime_cxx_api.h (in Debian's libonnxruntime-dev from 13 on); g++ and nlohmann/json
     --classpath     Java: onnxruntime and Jackson, as `java -cp` takes them (Maven Central has com.microsoft.onnxruntime:onnxruntime)
+    --kotlin-compiler  Kotlin, with --classpath: kotlinc, by default the one that is installed
     --assembly      C#: Microsoft.ML.OnnxRuntime.dll; mcs and mono, or what --csharp-compiler and --csharp-runner name
 
-C++ and C# load ONNX Runtime from the onnxruntime package of this Python; a jar brings its own.
+C++ and C# load ONNX Runtime from the onnxruntime package of this Python; a jar brings its own. Of Swift's loop nothing is run: its package is for Apple's systems alone.
 """
 import argparse
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -50,6 +52,9 @@ def compiled(arguments, work, given):
         loops["C++"] = [work / "train", *given]
     if arguments.classpath:
         loops["Java"] = ["java", "-cp", arguments.classpath, sources / "Train.java", *given]
+    if arguments.classpath and arguments.kotlin_compiler:
+        run([arguments.kotlin_compiler, "-cp", arguments.classpath, sources / "Train.kt", "-include-runtime", "-d", work / "train.jar"])
+        loops["Kotlin"] = ["java", "-cp", os.pathsep.join([str(work / "train.jar"), arguments.classpath]), "TrainKt", *given]
     if arguments.assembly:
         (work / arguments.assembly.name).symlink_to(arguments.assembly.resolve())
         run([arguments.csharp_compiler, "-langversion:latest", f"-r:{arguments.assembly.resolve()}", f"-out:{work / 'Train.exe'}", sources / "Train.cs"])
@@ -118,6 +123,7 @@ def main():
     parser.add_argument("binary", metavar="PEFT_ONNX")
     parser.add_argument("--node-modules", type=pathlib.Path)
     parser.add_argument("--headers", type=pathlib.Path), parser.add_argument("--classpath"), parser.add_argument("--assembly", type=pathlib.Path)
+    parser.add_argument("--kotlin-compiler", default=shutil.which("kotlinc"))
     parser.add_argument("--csharp-compiler", default="mcs"), parser.add_argument("--csharp-runner", default="mono")
     arguments = parser.parse_args()
     binary, rows = pathlib.Path(arguments.binary).resolve(), FIXTURE / "cases/lora_qv/train.jsonl"
