@@ -12,6 +12,7 @@ import os
 import pathlib
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -59,9 +60,17 @@ def models(folder, program):
     shutil.rmtree(folder / "made")
 
 
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return str(one.getsockname()[1])
+
+
 def run(page, folder, environment):
-    """Runs a page; what went wrong, or nothing."""
+    """Runs a page; what went wrong, or nothing. Another program may listen on the port that a page names."""
+    port = free_port()
     for number, (file, language, text) in enumerate(blocks(page)):
+        text = re.sub(r"(--port |127\.0\.0\.1:)\d+", rf"\g<1>{port}", text)
         if file:
             (folder / file).write_text(text)
         elif language in ("bash", "python"):

@@ -161,7 +161,7 @@ export class AdaptedModel {
   }
 
   /** Runs the base with an adapter; without one, with the adapter that came with the folder. */
-  async run(data: Readonly<Record<string, Numbers>>, adapter: Adapter = this.initial, outputs?: readonly string[]): Promise<InferenceSession.OnnxValueMapType> {
+  async run(data: Readonly<Record<string, Numbers | Tensor>>, adapter: Adapter = this.initial, outputs?: readonly string[]): Promise<InferenceSession.OnnxValueMapType> {
     const feeds: Record<string, Tensor> = { ...this.tensors(adapter) };
     for (const [name, numbers] of Object.entries(data)) feeds[name] = tensor(this.ort, numbers);
     const missing = this.session.inputNames.filter((name) => !(name in feeds));

@@ -8,6 +8,7 @@ import type { Folder } from "./files.js";
 export interface Runtime {
   readonly InferenceSession: { create(model: Uint8Array, options?: InferenceSession.SessionOptions): Promise<InferenceSession> };
   readonly Tensor: new (type: Tensor.Type, data: Tensor.DataType, dims?: readonly number[]) => Tensor;
+  readonly env?: { readonly wasm: { numThreads?: number } };
 }
 
 /** Numbers with a shape. */
@@ -25,9 +26,9 @@ export interface SessionOptions {
   readonly sessionOptions?: InferenceSession.SessionOptions;
 }
 
-/** The tensor of some numbers. */
-export function tensor(ort: Runtime, numbers: Numbers): Tensor {
-  return new ort.Tensor(numbers.type, numbers.data as Tensor.DataType, numbers.dims);
+/** The tensor of some numbers; a tensor stays what it is. */
+export function tensor(ort: Runtime, numbers: Numbers | Tensor): Tensor {
+  return "location" in numbers ? numbers : new ort.Tensor(numbers.type, numbers.data as Tensor.DataType, numbers.dims);
 }
 
 /** A whole number, rank 0. */
@@ -62,6 +63,14 @@ export function isOnDevice(options: SessionOptions): boolean {
   return providers.some((provider) => (typeof provider === "string" ? provider : provider.name) === "webgpu");
 }
 
+/** Without a `navigator` (node before 21), onnxruntime-web counts cores by a `require` that its modules for browsers do not have: the count is given instead, as it would make it. */
+function countThreads(ort: Runtime): void {
+  const wasm = ort.env?.wasm;
+  if (wasm === undefined || wasm.numThreads !== undefined || typeof navigator !== "undefined") return;
+  const cores = globalThis.process?.getBuiltinModule?.("node:os").availableParallelism() ?? 1;
+  wasm.numThreads = Math.min(4, Math.ceil(cores / 2));
+}
+
 /** Opens a graph of a folder. Outputs in `kept` stay on the device, if there is one. */
 export async function open(
   ort: Runtime,
@@ -82,5 +91,6 @@ export async function open(
     ...(data === undefined ? {} : { externalData: [{ path: weights, data }] }),
     ...options.sessionOptions,
   };
+  countThreads(ort);
   return ort.InferenceSession.create(model, all);
 }

@@ -13,7 +13,7 @@ import { type Decay, rate, type Schedule } from "./schedule.js";
 /** Rows as the graphs take them. */
 export interface Batch {
   /** The data inputs and labels, by name. */
-  readonly inputs: Readonly<Record<string, Numbers>>;
+  readonly inputs: Readonly<Record<string, Numbers | Tensor>>;
   /** What the loss is divided by: labels that count, or rows. */
   readonly labelCount: number;
   /**
