@@ -181,6 +181,15 @@ for (const [name, ort] of Object.entries({ "onnxruntime-node": node, "onnxruntim
     await base.release();
   });
 
+  test(`${name}: a batch of the runtime's own tensors is a batch of numbers`, async () => {
+    const { manifest, vocabulary, examples: rows } = await examples();
+    const numbers = batchOf(manifest, rows.slice(0, 2), vocabulary.pad);
+    const inputs = Object.fromEntries(Object.entries(numbers.inputs).map(([name, { type, data, dims }]) => [name, new ort.Tensor(type, data, dims)]));
+    const losses = [];
+    for (const batch of [numbers, { ...numbers, inputs }]) losses.push((await (await Trainer.open(ort, loop, options)).step(batch)).loss);
+    assert.equal(losses[0], losses[1]);
+  });
+
   test(`${name}: evaluation gives the loss that the next step starts from`, async () => {
     const { manifest, vocabulary, examples: rows } = await examples();
     const trainer = await Trainer.open(ort, loop, options);
