@@ -86,11 +86,13 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
             of_training(&mut args.training, global)?;
         }
         Command::Eval(args) => {
+            several(&mut args.model.path, &mut args.model.parts);
             run(&mut args.model, global)?;
             part(&mut args.rows.data, &[Split::Test, Split::Validation], global)?;
         }
         Command::Data(args) => of_data(args, global)?,
         Command::Predict(args) => {
+            several(&mut args.model.path, &mut args.model.parts);
             run(&mut args.model, global)?;
             part(&mut args.rows.data, &[Split::Test, Split::Validation], global)?;
         }

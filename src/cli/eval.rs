@@ -233,11 +233,16 @@ fn of_task(args: &Args, runtime: &Runtime, model: &Model, task: Task) -> Result<
 }
 
 fn of_model(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
-    let model = Model::open(&args.model.path)?;
+    let model = Model::open_files(&args.model.files())?;
     let (graph, anatomy, declared) = (model.graph(), model.anatomy(), model.declared()?);
     let decision = anatomy::decide(graph, anatomy, &declared, args.rows.task_of(&model)?).in_file(&args.model.path)?;
     if let Some(doubt) = decision.doubt {
         tracing::warn!("measured for {}, as asked, but {doubt}", decision.task);
+    }
+    if decision.task == Task::Preference {
+        let why = "its losses compare the model with its base, and a model without an adapter has none";
+        let hint = "name the bundle; `peft-onnx predict` tells what each answer gets from a model";
+        return Err(Error::unsupported("measuring preferences of a model", why).with_hint(hint).in_file(&args.model.path));
     }
     if !decision.task.predicts_tokens() && args.template.is_empty() {
         return of_task(args, runtime, &model, decision.task);
@@ -252,12 +257,11 @@ fn of_model(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
     // Of a file that gives probabilities, the logits behind them are measured.
     let (runnable, logits) = match logits::shown(graph, anatomy)? {
         Some(shown) => (Runnable::of(&shown, &args.model.path)?, logits::SHOWN),
-        None => (Runnable::from(&args.model.path), graph.value_name(head.logits)),
+        None => (model.runnable()?, graph.value_name(head.logits)),
     };
     each(args, source, |source, dataset| {
         let mut found = of_logits(args, runtime, runnable.clone(), logits, source, &dataset)?;
-        let places = [args.model.path.clone()];
-        found.metrics.extend(written(args, runtime, || Ok(Runnable::from(&args.model.path)), &places, source, &dataset)?);
+        found.metrics.extend(written(args, runtime, || model.runnable(), &model.places(), source, &dataset)?);
         Ok(found)
     })
 }

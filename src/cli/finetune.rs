@@ -217,23 +217,49 @@ fn tell(args: &Args, global: &Global, places: &Places<'_>, summary: &Summary, bu
     let mut lines = super::train::lines(summary, classes);
     lines.extend(merged.lines(args.merging.no_verify));
     lines.push(format!("bundle    {} (adapter, runs, report: runs/{}/report.html)", places.bundle.display(), summary.run));
-    lines.push(format!("next      {}", next(bundle.manifest(), &merged.model().display().to_string())));
+    lines.push(format!("next      {}", next(args, places, bundle.manifest(), merged.model())));
     output::print(&lines.join("\n"))
 }
 
 /// What to try.
-fn next(manifest: &Manifest, model: &str) -> String {
+fn next(args: &Args, places: &Places<'_>, manifest: &Manifest, model: &Path) -> String {
+    let (model, bundle, rows) = (model.display(), places.bundle.display(), other_rows(&args.training.data));
     match &*manifest.task {
         "causal-lm" | "seq2seq-lm" => format!("peft-onnx generate {model} --prompt 'Once upon a time'"),
         "speech-seq2seq" => format!("peft-onnx generate {model} --audio speech.wav"),
+        // Its losses compare with the base, which the bundle knows.
+        "preference" => format!("peft-onnx eval {bundle} --data {rows}"),
         // The folder says what the model is for, and what columns are.
-        _ => format!("peft-onnx eval {model} --data other.csv"),
+        _ => format!("peft-onnx eval {model} --data {rows}"),
     }
+}
+
+/// What other rows could be called, which are as those that were learnt from.
+fn other_rows(data: &Path) -> String {
+    if data.is_dir() {
+        return "other/".to_owned();
+    }
+    let name = data.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_lowercase();
+    let name = name.strip_suffix(".gz").unwrap_or(&name);
+    format!("other.{}", name.rsplit_once('.').map_or("jsonl", |(_, ending)| ending))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_rows_of_the_command_that_is_told_are_of_the_form_of_those_that_were_given() {
+        for (data, other) in [
+            ("a/pairs.JSONL", "other.jsonl"),
+            ("t.csv.gz", "other.csv"),
+            ("-", "other.jsonl"),
+            ("rows.parquet", "other.parquet"),
+            (".", "other/"),
+        ] {
+            assert_eq!(other_rows(Path::new(data)), other, "{data}");
+        }
+    }
 
     #[test]
     fn what_is_written_stands_beside_what_was_given() -> Result<()> {

@@ -100,6 +100,20 @@ mod tests {
     }
 
     #[test]
+    fn braces_in_examples_are_shown_as_they_were_written() {
+        let unbroken = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        for command in Cli::command().get_subcommands() {
+            let written = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let shown = unbroken(&help_of(command.get_name(), 100));
+            assert!(
+                shown.ends_with(&unbroken(&written)),
+                "{}: a template of clap's drops what stands between two opening braces",
+                command.get_name()
+            );
+        }
+    }
+
+    #[test]
     fn options_are_still_wrapped() {
         let widest = |width| help_of("train", width).split(EXAMPLES).next().into_iter().flat_map(str::lines).map(str::len).max();
         assert!(widest(60) < widest(120), "{:?} {:?}", widest(60), widest(120));

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::Which;
 use crate::error::{OnlyWith, Result};
 use crate::export::{Bundle, manifest};
+use crate::model::parts::Files;
 use crate::ort::Device;
 
 /// The model or bundle that a command runs, and what it runs with: of every command that runs one.
@@ -14,6 +15,9 @@ pub struct ModelArgs {
     /// An ONNX model, or a bundle
     #[arg(id = "model", value_name = "MODEL|BUNDLE")]
     pub path: PathBuf,
+    /// The files that fill inputs of the model's: of a folder with a model in several files.
+    #[arg(skip)]
+    pub parts: Vec<PathBuf>,
     /// The model that the bundle was made of, if it moved
     #[arg(long, value_name = "MODEL")]
     pub base: Option<PathBuf>,
@@ -70,6 +74,11 @@ impl ModelArgs {
     /// Whether a bundle is named, not a model.
     pub(super) fn is_bundle(&self) -> bool {
         is_bundle(&self.path)
+    }
+
+    /// The files of the model.
+    pub(super) fn files(&self) -> Files {
+        Files { model: self.path.clone(), parts: self.parts.clone(), joins: vec![] }
     }
 
     /// Refuses options that a model has no use for.

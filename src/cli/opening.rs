@@ -1,7 +1,7 @@
 //! Models and bundles, opened to answer rows.
 
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{RowArgs, Which};
 use crate::adapter::config::{Pooling, Task};
@@ -9,12 +9,15 @@ use crate::data::ColumnMap;
 use crate::error::{Error, Result};
 use crate::export::objective::LossRequest;
 use crate::model::Model;
+use crate::model::parts::Files;
 use crate::predict::Opened;
 use crate::training::Source;
 
 /// What is opened, and how its rows are read.
 pub(super) struct Opening<'a> {
     pub model: &'a Path,
+    /// The files that fill inputs of the model's.
+    pub parts: &'a [PathBuf],
     pub base: Option<&'a Path>,
     pub which: &'a Which,
     pub tokenizer: Option<&'a Path>,
@@ -56,5 +59,6 @@ fn of_bundle(args: &Opening<'_>) -> Result<Opened> {
 fn of_model(args: &Opening<'_>) -> Result<Opened> {
     let asked = LossRequest { pooling: args.pooling, normalize: args.normalize, ..LossRequest::default() };
     let told = |model: &Model| args.rows.map_or(Ok(args.task), |rows| rows.task_of(model));
-    Opened::of_model(args.model, told, &asked, |model, task| Ok(args.read(Source::of_model(model, task, args.tokenizer)?)))
+    let files = Files { model: args.model.to_path_buf(), parts: args.parts.to_vec(), joins: vec![] };
+    Opened::of_model(&files, told, &asked, |model, task| Ok(args.read(Source::of_model(model, task, args.tokenizer)?)))
 }

@@ -117,6 +117,7 @@ impl Args {
     fn opening(&self) -> Opening<'_> {
         Opening {
             model: &self.model.path,
+            parts: &self.model.parts,
             base: self.model.base.as_deref(),
             which: &self.model.which,
             tokenizer: self.model.tokenizer.as_deref(),

@@ -9,6 +9,7 @@ use crate::anatomy;
 use crate::data::Survey;
 use crate::error::{OnlyWith, Result};
 use crate::model::Model;
+use crate::training::tuned_for;
 
 /// The rows that a command measures or answers, and how they are read: of `eval` and `predict`.
 #[derive(Clone, Debug, clap::Args)]
@@ -41,14 +42,15 @@ static OF_TASKS: &[OnlyWith<RowArgs, Task>] = &[
 ];
 
 impl RowArgs {
-    /// The task that a model without a bundle is measured or answers for, as far as it is not told by the model: the one that is asked for, else, of those that a model of one number
+    /// The task that a model without a bundle is measured or answers for, as far as it is not told by the model: the one that is asked for, or that it was tuned for; else, of those that a model of one number
     /// for each row may be for, the only one that the columns of the data are for.
     ///
     /// # Errors
     /// A model or data that cannot be read.
     pub(super) fn task_of(&self, model: &Model) -> Result<Option<Task>> {
+        let told = self.task.map_or_else(|| tuned_for(model.beside()), |task| Ok(Some(task)))?;
         let guess = anatomy::guess(model.graph(), model.anatomy(), &model.declared()?);
-        let (None, None, Some(instead)) = (self.task, guess.task, guess.instead) else { return Ok(self.task) };
+        let (None, None, Some(instead)) = (told, guess.task, guess.instead) else { return Ok(told) };
         let taught = if instead.tasks.len() > 1 { Survey::read(&self.data, &self.columns.map)?.tasks() } else { vec![] };
         let fitting: Vec<Task> = taught.into_iter().filter(|task| instead.tasks.contains(task)).collect();
         let [task] = fitting[..] else { return Ok(None) };

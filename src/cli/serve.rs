@@ -28,8 +28,8 @@ Examples:
   peft-onnx serve model.lora
   peft-onnx serve model.onnx --adapters adapters/ --port 8080
   peft-onnx serve tuned/ --host 0.0.0.0 --api-key \"$KEY\"
-  curl http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' \\
-       -d '{\"model\": \"model.lora\", \"messages\": [{\"role\": \"user\", \"content\": \"Hello!\"}]}'";
+  curl http://127.0.0.1:8000/v1/completions -H 'content-type: application/json' \\
+       -d '{\"model\": \"model.lora\", \"prompt\": \"Once upon a time\", \"max_tokens\": 50}'";
 
 /// Options of `serve`.
 #[derive(Clone, Debug, clap::Args)]

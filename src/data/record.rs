@@ -58,7 +58,7 @@ enum Format {
 /// The path that stands for standard input.
 pub(super) const STANDARD_INPUT: &str = "-";
 
-/// A data file, open. `-` is standard input, with JSON or a table.
+/// A data file, open. `-` is standard input, with JSON, a table or a Parquet file.
 pub(super) struct RowFile {
     path: PathBuf,
     content: Content,
@@ -155,7 +155,7 @@ fn from_file(path: &Path) -> Result<Content> {
         return Err(error.with_hint("write the rows as jsonl or parquet: pandas has df.to_json(\"rows.jsonl\", orient=\"records\", lines=True), datasets has ds.to_json(\"rows.jsonl\")"));
     };
     let bytes = files::map(path)?;
-    let bytes = if packed.is_some() { encoding::unpacked(&bytes)? } else { bytes };
+    let bytes = if packed.is_some() || encoding::is_packed(&bytes) { encoding::unpacked(&bytes)? } else { bytes };
     if *format == Format::Parquet {
         return Ok(Content::Parquet(bytes));
     }
@@ -176,8 +176,12 @@ fn from_input(path: &Path) -> Result<Content> {
         bytes.clone()
     } else {
         let read = encoding::spooled(&mut std::io::stdin().lock().take(u64::MAX))?;
+        let read = if encoding::is_packed(&read) { encoding::unpacked(&read)? } else { read };
         READ.get_or_init(|| read).clone()
     };
+    if columnar::is_one(&bytes) {
+        return Ok(Content::Parquet(bytes));
+    }
     let text = encoding::text_of(&bytes, path)?;
     if text.read()?.trim_start().starts_with(['{', '[']) {
         return Ok(Content::Json(text, json::Only::MayHoldRows));

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use crate::anatomy::{Anatomy, Declared, Front};
 use crate::error::{Context, Result};
 use crate::ir::Graph;
+use crate::onnx::Runnable;
 use crate::{decompose, onnx};
 
 /// What a model in memory is called in messages.
@@ -150,6 +151,23 @@ impl Model {
     #[must_use]
     pub fn files(&self) -> &Files {
         &self.files
+    }
+
+    /// The model for a runtime: its file, or the graph that its files are joined to.
+    ///
+    /// # Errors
+    /// A graph that cannot be written.
+    pub fn runnable(&self) -> Result<Runnable> {
+        match &self.file {
+            Some(file) if self.files.parts.is_empty() => Ok(file.into()),
+            _ => Runnable::of(&self.base.raw, self.name()),
+        }
+    }
+
+    /// Near which files its tokenizer and its configurations lie.
+    #[must_use]
+    pub fn places(&self) -> Vec<PathBuf> {
+        self.files.all().map(Path::to_path_buf).collect()
     }
 
     /// The files that belong to it.

@@ -1,6 +1,6 @@
 //! Models and bundles as they are opened to answer rows.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::adapter::config::Task;
 use crate::anatomy;
@@ -10,6 +10,7 @@ use crate::export::objective::{self, LossRequest};
 use crate::export::{Bundle, INFERENCE};
 use crate::files;
 use crate::model::Model;
+use crate::model::parts::Files;
 use crate::onnx::Runnable;
 use crate::train::plan::LossPlan;
 use crate::train::prediction;
@@ -62,12 +63,12 @@ impl Opened {
     /// # Errors
     /// A model that cannot be read, is not for the task, or does not say for which it is.
     pub fn of_model(
-        path: &Path,
+        files: &Files,
         told: impl FnOnce(&Model) -> Result<Option<Task>>,
         asked: &LossRequest,
         read: impl FnOnce(&Model, Task) -> Result<Source>,
     ) -> Result<Self> {
-        let model = Model::open(path)?;
+        let (model, path) = (Model::open_files(files)?, files.model.as_path());
         let (graph, anatomy) = (model.graph(), model.anatomy());
         let decision = anatomy::decide(graph, anatomy, &model.declared()?, told(&model)?).in_file(path)?;
         if let Some(doubt) = decision.doubt {
@@ -76,15 +77,15 @@ impl Opened {
         let source = read(&model, decision.task)?;
         let settled = objective::settle(asked, decision.task, model.beside(), graph, anatomy).in_file(path)?;
         let class_names = source.class_names().to_vec();
-        let places = vec![path.to_path_buf()];
+        let places = model.places();
         let stop = stops(&source, &places)?;
         let logits = anatomy.head.as_ref().map(|head| graph.value_name(head.output).to_owned());
         let path = path.to_path_buf();
         let whole = {
-            let path = path.clone();
+            let (path, model) = (path.clone(), model.clone());
             move || {
                 let unknown = || Error::unsupported("predicting with this model", "it has no output that looks like logits").in_file(&path);
-                Ok((Runnable::from(&path), logits.clone().ok_or_else(unknown)?))
+                Ok((model.runnable()?, logits.clone().ok_or_else(unknown)?))
             }
         };
         let graph = move || {

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::export::objective::LossRequest;
 use crate::export::{AdapterSource, Bundle, Injection, stacked};
 use crate::generate::Generator;
+use crate::model::parts::Files;
 use crate::model::{Beside, Model, declared};
 use crate::onnx::Runnable;
 use crate::ort::{Device, DeviceTensor, HostTensor, Runtime};
@@ -130,7 +131,7 @@ fn opened(offer: &Offer, tokenizer: Option<&Path>) -> Result<Opened> {
             Opened::of_bundle((**bundle).clone(), Source::of(bundle, tokenizer)?.within(most))
         }
         Offer::Model(path, task) => Opened::of_model(
-            path,
+            &Files::one(path),
             |_| Ok(*task),
             &LossRequest::default(),
             |model, task| Ok(Source::of_model(model, task, tokenizer)?.within(most(path, 0)?)),

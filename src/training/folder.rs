@@ -5,19 +5,38 @@ use crate::data::Renamed;
 use crate::error::Result;
 use crate::model::{Beside, declared};
 
+/// The options that a folder with a tuned model has beside it.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct Options {
+    method: Option<String>,
+    task: Option<String>,
+    map: Vec<String>,
+}
+
+impl Options {
+    /// Those beside a model; none where other programs have a file of this name, which says other things.
+    fn beside(beside: &Beside) -> Result<Self> {
+        let file = beside.bytes(declared::OPTIONS)?;
+        Ok(file.and_then(|(_, bytes)| serde_yaml_ng::from_slice(&bytes).ok()).unwrap_or_default())
+    }
+}
+
+/// The task that a model was tuned for, where the folder that it was written into says so.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn tuned_for(beside: &Beside) -> Result<Option<Task>> {
+    let options = Options::beside(beside)?;
+    Ok(options.method.and(options.task).and_then(|task| Task::from_name(&task)))
+}
+
 /// The roles of columns of the data that a model was tuned on, where the folder that it was written into says so: `map` of its options.
 ///
 /// # Errors
 /// A file that cannot be read.
 pub(super) fn columns(beside: &Beside) -> Result<Vec<Renamed>> {
-    #[derive(serde::Deserialize)]
-    struct Options {
-        map: Vec<String>,
-    }
-    let Some((_, bytes)) = beside.bytes(declared::OPTIONS)? else { return Ok(vec![]) };
-    // Other programs have files of this name, which say other things.
-    let options: Option<Options> = serde_yaml_ng::from_slice(&bytes).ok();
-    Ok(options.into_iter().flat_map(|options| options.map).filter_map(|text| text.parse().ok()).collect())
+    Ok(Options::beside(beside)?.map.iter().filter_map(|text| text.parse().ok()).collect())
 }
 
 /// Where sentence-transformers cuts texts whose vectors are made, where its files beside a model say so.

@@ -42,6 +42,7 @@ use std::time::Duration;
 
 pub use best::Goal;
 pub use ending::tell_again;
+pub use folder::tuned_for;
 pub use graphs::{Computing, open as open_graph};
 pub use loss_scale::LossScale;
 pub use options::{DataOptions, EvalData, Length, MicroBatch, Optimizer, Options, Saving, Start, Warmup, Watching};

@@ -1,5 +1,6 @@
 //! The whole way in one command, and the folders that come out.
 
+use std::io::Write;
 use std::path::Path;
 
 use serde_json::Value;
@@ -202,7 +203,8 @@ fn every_form_of_data_is_learnt_from_and_the_command_that_is_named_next_runs() {
         assert!(success, "{name}: {stderr}");
         let next = told.lines().find_map(|line| line.strip_prefix("next      peft-onnx ")).expect("a command");
         assert!(next.starts_with("eval ") && stderr.contains(&format!("task      {task}")), "{name}: {next} {stderr}");
-        let next = next.replace("other.csv", &data);
+        let next = next.replace(&format!("other.{}", name.rsplit_once('.').expect("an ending").1), &data);
+        assert!(next.ends_with(&data), "{name}: {next}");
         done(&next.split(' ').collect::<Vec<_>>());
     }
 }
@@ -226,6 +228,17 @@ fn a_folder_of_splits_and_standard_input_are_data_too() {
     let args = ["finetune", &model, "--data", "-", "-o", &folder.path("of_input"), "--max-steps", "2", "--json"];
     let output = peft_onnx().args(args).write_stdin(tickets(24)).output().expect("the binary starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // Packed or not, and whatever a packed file is called.
+    let mut packed = flate2::write::GzEncoder::new(vec![], flate2::Compression::default());
+    packed.write_all(tickets(6).as_bytes()).expect("memory takes it");
+    let packed = packed.finish().expect("it is packed");
+    let measured = ["eval", &folder.path("of_input"), "--data"];
+    let plain = json_of(&[&measured[..], &[&format!("{split}/validation.csv")]].concat());
+    std::fs::write(folder.path("packed.csv"), &packed).expect("the file is written");
+    let named = json_of(&[&measured[..], &[&folder.path("packed.csv")]].concat());
+    let output = peft_onnx().args(measured).args(["-", "--json"]).write_stdin(packed).output().expect("the binary starts");
+    let given: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!([&plain["loss"], &named["loss"]], [&given["loss"]; 2]);
 }
 
 #[test]

@@ -219,6 +219,16 @@ fn a_folder_of_an_encoder_and_its_decoders_is_tuned_in_one_command() {
         // All files of the folder write alike, with a cache and without.
         let without = work.with("without", &out, &[FILES[0], FILES[1]]);
         assert_eq!(work.written(&[&out]), work.written(&[&without]), "{}", case.family);
+        // It is measured and answers under its own name, as its bundle does.
+        let [own, of_bundle] =
+            [&out, &told["bundle"].as_str().expect("a path").to_owned()].map(|model| json_of(&["eval", model, "--data", &data]));
+        assert!((number(&own["loss"]) - number(&of_bundle["loss"])).abs() < LOSS * number(&own["loss"]), "{own} {of_bundle}");
+        assert_eq!(own["metrics"]["wer"], of_bundle["metrics"]["wer"]);
+        let answers = json_of(&["predict", &out, "--data", &data, "--max-new-tokens", "4"]);
+        assert!(
+            answers.as_array().is_some_and(|rows| !rows.is_empty() && rows.iter().all(|row| row["prediction"].is_string())),
+            "{answers}"
+        );
     }
 }
 

@@ -140,6 +140,7 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<()> {
     OnlyWith::check(OPTIONS, args, &args.sampling_strategy, "the nearest")?;
     let opening = Opening {
         model: &args.model,
+        parts: &[],
         base: args.base.as_deref(),
         which: &args.which,
         tokenizer: args.tokenizer.as_deref(),

@@ -12,6 +12,11 @@ use super::{Record, Visit};
 use crate::error::{Error, Place, Result};
 use crate::files::wall::{PARQUET, behind_wall};
 
+/// Whether bytes begin as a Parquet file does, and as no text of rows does.
+pub(super) fn is_one(bytes: &[u8]) -> bool {
+    bytes.starts_with(limits::MAGIC)
+}
+
 /// Shows the rows of a Parquet file. A row's line is its number.
 pub(super) fn each(bytes: &Bytes, visit: Visit<'_>) -> Result<()> {
     limits::check_footer(bytes)?;
@@ -29,20 +34,14 @@ pub(super) fn each(bytes: &Bytes, visit: Visit<'_>) -> Result<()> {
 }
 
 fn bad(error: &ParquetError) -> Error {
-    let why = error.to_string();
-    let hint = if why.contains("Disabled feature") {
-        "write the file with snappy or gzip: pandas has df.to_parquet(\"rows.parquet\", compression=\"snappy\")"
-    } else {
-        "is the file complete?"
-    };
-    Error::format("a Parquet file", why).with_hint(hint)
+    Error::format("a Parquet file", error).with_hint("is the file complete?")
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use parquet::basic::{Compression, GzipLevel};
+    use parquet::basic::{Compression, GzipLevel, ZstdLevel};
     use parquet::column::writer::ColumnWriter;
     use parquet::data_type::ByteArray;
     use parquet::file::properties::WriterProperties;
@@ -88,7 +87,13 @@ mod tests {
 
     #[test]
     fn rows_are_read_whatever_they_are_packed_with() -> Result<()> {
-        for compression in [Compression::UNCOMPRESSED, Compression::SNAPPY, Compression::GZIP(GzipLevel::default())] {
+        for compression in [
+            Compression::UNCOMPRESSED,
+            Compression::SNAPPY,
+            Compression::GZIP(GzipLevel::default()),
+            Compression::ZSTD(ZstdLevel::default()),
+            Compression::LZ4_RAW,
+        ] {
             let bytes = written(compression).map_err(|error| bad(&error))?;
             let mut rows = vec![];
             each(&bytes.into(), &mut |record| {

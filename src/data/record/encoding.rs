@@ -21,6 +21,11 @@ const UNPACKED: u64 = 256 << 20;
 /// What is unpacked is kept in memory up to this size, in bytes; more goes to a temporary file.
 const IN_MEMORY: u64 = 64 << 20;
 
+/// Whether bytes begin as a gzip file does (RFC 1952), and as no text does.
+pub(super) fn is_packed(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0x1f, 0x8b])
+}
+
 /// The content of a gzip file.
 ///
 /// # Errors

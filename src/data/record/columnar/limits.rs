@@ -19,8 +19,8 @@ const VALUES: u64 = 1 << 20;
 /// How many columns and groups of them there may be, and how deep they may stand in each other.
 const COLUMNS: usize = 1 << 16;
 const DEPTH: usize = 32;
-/// What a file ends with: the length of its footer, and this.
-const MAGIC: &[u8; 4] = b"PAR1";
+/// What a file begins with, and ends with behind the length of its footer.
+pub(super) const MAGIC: &[u8; 4] = b"PAR1";
 
 /// Fields of Parquet's structs (parquet.thrift).
 mod field {
@@ -87,6 +87,7 @@ pub(super) fn check_pages(bytes: &[u8], reader: &dyn FileReader) -> Result<()> {
         let group = reader.get_row_group(group).map_err(|error| bad(&error))?;
         rows.spend(group.metadata().num_rows())?;
         for (at, column) in group.metadata().columns().iter().enumerate() {
+            check_packing(column.compression())?;
             let mut values = Budget::of("values of a column", bytes);
             let mut has_lengths = false;
             for page in pages(bytes, column) {
@@ -101,6 +102,20 @@ pub(super) fn check_pages(bytes: &[u8], reader: &dyn FileReader) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Refuses what is not unpacked within a size that is known beforehand.
+fn check_packing(packing: Compression) -> Result<()> {
+    let name = match packing {
+        Compression::BROTLI(_) => "brotli",
+        Compression::LZ4 => "the old form of lz4",
+        Compression::LZO => "lzo",
+        Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::GZIP(_) | Compression::ZSTD(_) | Compression::LZ4_RAW => {
+            return Ok(());
+        }
+    };
+    let error = Error::unsupported(format!("a Parquet file packed with {name}"), "zstd, snappy, gzip and lz4 are read");
+    Err(error.with_hint("write it again: pandas has df.to_parquet(\"rows.parquet\", compression=\"zstd\")"))
 }
 
 /// How many there may be of something, for so many bytes.
@@ -256,7 +271,7 @@ mod tests {
     use std::sync::Arc;
 
     use bytes::Bytes;
-    use parquet::basic::GzipLevel;
+    use parquet::basic::{BrotliLevel, GzipLevel, ZstdLevel};
     use parquet::file::metadata::{ParquetMetaDataReader, ParquetMetaDataWriter};
     use parquet::file::properties::{WriterProperties, WriterVersion};
     use parquet::file::reader::SerializedFileReader;
@@ -296,6 +311,16 @@ mod tests {
             SerializedFileWriter::new(&mut bytes, schema, Arc::default()).and_then(SerializedFileWriter::close).expect("it is written");
             assert_eq!(check_footer(&bytes).is_err(), is_refused, "{depth}");
         }
+    }
+
+    #[test]
+    fn a_file_packed_in_another_way_is_told_so_and_not_called_no_parquet_file() {
+        let column = |packing| check_packing(packing).map_err(|error| format!("{error} {}", error.hint().unwrap_or_default()));
+        for packing in [Compression::LZ4, Compression::LZO, Compression::BROTLI(BrotliLevel::default())] {
+            let said = column(packing).expect_err("it is refused");
+            assert!(said.contains("a Parquet file packed with") && said.contains("zstd"), "{said}");
+        }
+        assert_eq!(column(Compression::ZSTD(ZstdLevel::default())), Ok(()));
     }
 
     #[test]
