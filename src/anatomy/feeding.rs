@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::input_role::{MaskForm, Role};
 use super::pictures::{self, PictureTokens};
-use super::{Anatomy, fixed};
+use super::{Anatomy, fixed, last_position};
 use crate::error::{Error, Result};
 use crate::ir::Graph;
 
@@ -45,6 +45,8 @@ pub enum Padding {
     Hidden,
     /// No token looks at later ones, so that those behind a row change nothing in it.
     Later,
+    /// A mask hides them, and the model reads its last position: they stand before a row.
+    Before,
     /// They are read like all others: rows of different lengths must not come together.
     Read,
 }
@@ -118,7 +120,15 @@ pub fn feeding(graph: &Graph, anatomy: &Anatomy) -> Feeding {
     let has = |is: fn(Role) -> bool| roles.iter().any(|(_, role)| is(*role));
     let hides = has(|role| matches!(role, Role::AttentionMask(_) | Role::Lengths));
     let padding = match () {
-        () if hides || !has(|role| role == Role::InputIds) => Padding::Hidden,
+        () if !has(|role| role == Role::InputIds) => Padding::Hidden,
+        () if last_position::is_read(graph, anatomy) => {
+            if hides {
+                Padding::Before
+            } else {
+                Padding::Read
+            }
+        }
+        () if hides => Padding::Hidden,
         () if !anatomy.attentions.is_empty() && anatomy.attentions.iter().all(|attention| attention.causal) => Padding::Later,
         () => Padding::Read,
     };

@@ -20,6 +20,7 @@ mod heads;
 mod images;
 mod input_role;
 mod inputs;
+mod last_position;
 mod linear;
 mod lists;
 mod names;

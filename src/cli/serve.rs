@@ -1,5 +1,6 @@
 //! `peft-onnx serve`
 
+use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -156,13 +157,12 @@ fn told(engine: &Engine, listener: &TcpListener, global: &Global) -> Result<()> 
 /// What a model's file or a bundle's folder is called; of a file that is called as all are, its folder.
 fn name_of(path: &Path) -> String {
     let whole = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-    let stem = |path: &Path| path.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    if whole.is_dir() {
-        return whole.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned());
-    }
-    let folders = whole.ancestors().skip(1).take(2).map(stem);
+    let text = |name: Option<&OsStr>| name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    // What stands behind a dot is an ending of files alone: folders are called Qwen2.5-0.5B.
+    let own = if whole.is_dir() { whole.file_name() } else { whole.file_stem() };
+    let folders = whole.ancestors().skip(1).take(2).map(|folder| text(folder.file_name()));
     let usual = ["model", "onnx", "model_merged", "decoder_model_merged", "decoder_model"];
-    std::iter::once(stem(&whole))
+    std::iter::once(text(own))
         .chain(folders)
         .find(|name| !usual.contains(&name.as_str()) && !name.is_empty())
         .unwrap_or_else(|| "model".to_owned())

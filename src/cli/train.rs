@@ -300,10 +300,17 @@ impl Training {
         let manifest = Manifest::read(bundle)?;
         let options = self.options(bundle, base, &manifest, group.communicator().size())?;
         let runtime = global.runtime(self.threads.or_else(|| group.threads()))?;
-        let stop = signals::listen(signals::First::Asks("saving after this step"));
+        const SAVES: signals::First = signals::First::Asks("saving after this step");
+        // Before the first step there is nothing to save. Of several processes, none may end alone.
+        let stop = signals::listen(if group.communicator().size() > 1 { SAVES } else { signals::First::Ends });
         let ranks = Ranks::of(group.communicator(), stop);
         let mut progress = if ranks.is_lead() { Progress::new(global, self.log_every) } else { Progress::silent() };
-        let trained = training::train_among(runtime, &options, &ranks, &mut |event| progress.show(&event));
+        let trained = training::train_among(runtime, &options, &ranks, &mut |event| {
+            if matches!(event, training::Event::Started(_)) {
+                signals::listen(SAVES);
+            }
+            progress.show(&event);
+        });
         progress.finish();
         let summary = group.ended(trained, ranks.are_settled(), global)?;
         if let Some(summary) = &summary {
@@ -319,7 +326,7 @@ impl Training {
             (self.load_best, "--load-best"),
             (self.metric.is_some(), "--metric"),
             (self.early_stopping.is_some(), "--early-stopping"),
-            (self.samples.is_some(), "--samples"),
+            (self.samples.is_some_and(|rows| rows > 0), "--samples"),
         ];
         let is_measured = self.eval_data.is_some() || self.val_size.is_some();
         asks.iter().find(|(is_asked, _)| *is_asked && !is_measured).map(|(_, option)| *option)

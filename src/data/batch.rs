@@ -83,7 +83,7 @@ impl Collation {
     /// Whether rows that are given to the model together must be of one length, because what fills up short ones would be read.
     fn keeps_lengths_apart(&self, task: Task) -> bool {
         let is_read = match self.feeding.padding {
-            Padding::Hidden => false,
+            Padding::Hidden | Padding::Before => false,
             Padding::Later => task != Task::CausalLm,
             Padding::Read => true,
         };

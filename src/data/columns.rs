@@ -1,10 +1,11 @@
 //! The data inputs of graphs, by their roles: what each is filled with from the rows of a batch, in the type and rank that the graph asks for.
 
 use super::collation::Collation;
+use super::elements::{converted, floats, integers};
 use super::example::{Example, IGNORED, Labels, Numbers};
 use super::extent::Extent;
 use crate::adapter::config::Task;
-use crate::anatomy::{Feeding, MaskForm, Role};
+use crate::anatomy::{Feeding, MaskForm, Padding, Role};
 use crate::error::{Error, Place, Result};
 use crate::media::normalised;
 use crate::num::single;
@@ -26,7 +27,15 @@ pub(super) fn role(port: &Port, feeding: &Feeding) -> Option<Role> {
 #[derive(Clone, Copy)]
 enum Fill {
     With(i32),
-    LastOfRow,
+    /// What is next to it: the row's last number, or its first where it is filled up before.
+    Neighbour,
+}
+
+/// Where a short row is filled up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Before,
+    Behind,
 }
 
 /// The rows of one batch.
@@ -40,6 +49,8 @@ pub(super) struct Rows<'a> {
     /// What columns are filled up to at least.
     least: &'a Extent,
     asks_teacher: bool,
+    /// Where a text's row is filled up.
+    side: Side,
 }
 
 impl<'a> Rows<'a> {
@@ -58,6 +69,7 @@ impl<'a> Rows<'a> {
             label_length: longest(&label_length).max(length.filter(|_| !own_lengths).unwrap_or_default()).max(least.labels),
             least,
             asks_teacher: collation.asks_teacher,
+            side: if collation.feeding.padding == Padding::Before { Side::Before } else { Side::Behind },
         }
     }
 
@@ -80,12 +92,12 @@ impl<'a> Rows<'a> {
             Role::AttentionMask(form) | Role::EncoderAttentionMask(form) if self.length == 0 => {
                 let samples = self.examples.iter().map(|row| samples(row, &port.name)).collect::<Result<Vec<_>>>()?;
                 let longest = samples.into_iter().max().unwrap_or_default().max(self.least.of_signals(LABELS));
-                self.mask(port, form, longest, |row| vec![1; self::samples(row, &port.name).unwrap_or_default()])
+                self.mask(port, form, (longest, Side::Behind), |row| vec![1; self::samples(row, &port.name).unwrap_or_default()])
             }
-            Role::AttentionMask(form) | Role::EncoderAttentionMask(form) => self.mask(port, form, self.length, Example::mask),
+            Role::AttentionMask(form) | Role::EncoderAttentionMask(form) => self.mask(port, form, (self.length, self.side), Example::mask),
             Role::PositionIds => self.positions(port),
             // What fills a row up belongs to its last segment, so that every position sees something.
-            Role::Segments => self.matrix(port, Fill::LastOfRow, |row| or_constant(&row.segments, 0, row.input_ids.len())),
+            Role::Segments => self.matrix(port, Fill::Neighbour, |row| or_constant(&row.segments, 0, row.input_ids.len())),
             Role::TokenTypeIds => self.matrix(port, Fill::With(0), |row| or_constant(&row.token_type_ids, 0, row.input_ids.len())),
             Role::Lengths => {
                 let lengths = self.examples.iter().map(|row| i32::try_from(row.tokens()).unwrap_or(i32::MAX));
@@ -94,7 +106,7 @@ impl<'a> Rows<'a> {
             Role::Labels => self.labels(port),
             Role::DecoderInputIds => self.label_matrix(port, Fill::With(self.pad), |row| self.decoder_ids(row)),
             // Labels behind the end of a row do not count, and no position looks at later ones.
-            Role::DecoderAttentionMask(form) => self.mask(port, form, self.label_length, |_| vec![1; self.label_length]),
+            Role::DecoderAttentionMask(form) => self.mask(port, form, (self.label_length, Side::Behind), |_| vec![1; self.label_length]),
             Role::PixelValues => self.pixels(port),
             Role::PixelMask => self.pixel_mask(port),
             Role::HeadMask => {
@@ -135,10 +147,11 @@ impl<'a> Rows<'a> {
             (1, _) => self.shared_positions(port, |length| vec![length]),
             (2, _) if is_one && rows > 1 => self.shared_positions(port, |length| vec![1, length]),
             (3, Some(Axis::Known(each))) => {
-                let (length, one) = self.numbers(port, self.length, Fill::LastOfRow, |row| positions(&row.mask(), &row.segments))?;
+                let (length, one) =
+                    self.numbers(port, (self.length, self.side), Fill::Neighbour, |row| positions(&row.mask(), &row.segments))?;
                 HostTensor::new([*each, rows, length], integers(port, one.repeat(*each))?)
             }
-            _ => self.matrix(port, Fill::LastOfRow, |row| positions(&row.mask(), &row.segments)),
+            _ => self.matrix(port, Fill::Neighbour, |row| positions(&row.mask(), &row.segments)),
         }
     }
 
@@ -166,28 +179,39 @@ impl<'a> Rows<'a> {
         let filled = |example: &Example| {
             let own = example.weights_of_labels();
             let missing = self.label_length.max(own.len()) - own.len();
-            own.into_iter().chain(std::iter::repeat_n(1.0, missing)).map(single).collect::<Vec<f32>>()
+            let is_before = self.side == Side::Before && !self.task.labels_texts();
+            let (before, behind) = if is_before { (missing, 0) } else { (0, missing) };
+            let ones = |count: usize| std::iter::repeat_n(1.0, count);
+            ones(before).chain(own).chain(ones(behind)).map(single).collect::<Vec<f32>>()
         };
         HostTensor::new([self.examples.len(), self.label_length], Elements::Float32(self.examples.iter().flat_map(filled).collect()))
     }
 
     /// `[batch, longest row]`.
     fn matrix(&self, port: &Port, fill: Fill, row_of: impl Fn(&Example) -> Vec<i32>) -> Result<HostTensor> {
-        self.filled(port, self.length, fill, row_of)
+        self.filled(port, (self.length, self.side), fill, row_of)
     }
 
     /// `[batch, most labels]`.
     fn label_matrix(&self, port: &Port, fill: Fill, row_of: impl Fn(&Example) -> Vec<i32>) -> Result<HostTensor> {
-        self.filled(port, self.label_length, fill, row_of)
+        // Labels of a text's own tokens stand where these stand.
+        let side = if self.task.labels_texts() { Side::Behind } else { self.side };
+        self.filled(port, (self.label_length, side), fill, row_of)
     }
 
-    fn filled(&self, port: &Port, length: usize, fill: Fill, row_of: impl Fn(&Example) -> Vec<i32>) -> Result<HostTensor> {
+    fn filled(&self, port: &Port, length: (usize, Side), fill: Fill, row_of: impl Fn(&Example) -> Vec<i32>) -> Result<HostTensor> {
         let (length, values) = self.numbers(port, length, fill, row_of)?;
         HostTensor::new([self.examples.len(), length], integers(port, values)?)
     }
 
     /// Rows of one length, one after another: the input's own length if it has but one.
-    fn numbers(&self, port: &Port, length: usize, fill: Fill, row_of: impl Fn(&Example) -> Vec<i32>) -> Result<(usize, Vec<i32>)> {
+    fn numbers(
+        &self,
+        port: &Port,
+        (length, side): (usize, Side),
+        fill: Fill,
+        row_of: impl Fn(&Example) -> Vec<i32>,
+    ) -> Result<(usize, Vec<i32>)> {
         let length = match port.shape.get(1) {
             Some(Axis::Known(known)) if port.shape.len() == 2 => *known,
             _ => length,
@@ -197,20 +221,23 @@ impl<'a> Rows<'a> {
             let row = row_of(example);
             let fill = match fill {
                 Fill::With(number) => number,
-                Fill::LastOfRow => row.last().copied().unwrap_or_default(),
+                Fill::Neighbour if side == Side::Before => row.first().copied().unwrap_or_default(),
+                Fill::Neighbour => row.last().copied().unwrap_or_default(),
             };
             let Some(missing) = length.checked_sub(row.len()) else {
                 let error = Error::mismatch("tokens in this row", format!("at most {length}, the model's only length"), row.len());
                 return Err(error.at(Place::Line(example.line)).with_hint(format!("`max_length {length}` cuts longer rows")));
             };
+            let (before, behind) = if side == Side::Before { (missing, 0) } else { (0, missing) };
+            values.extend(std::iter::repeat_n(fill, before));
             values.extend(row);
-            values.extend(std::iter::repeat_n(fill, missing));
+            values.extend(std::iter::repeat_n(fill, behind));
         }
         Ok((length, values))
     }
 
     /// A mask in the form and rank that the graph asks for: `[batch, keys]`, or `[batch, (heads or 1,) (queries or 1,) keys]`.
-    fn mask(&self, port: &Port, form: MaskForm, length: usize, row_of: impl Fn(&Example) -> Vec<i32>) -> Result<HostTensor> {
+    fn mask(&self, port: &Port, form: MaskForm, length: (usize, Side), row_of: impl Fn(&Example) -> Vec<i32>) -> Result<HostTensor> {
         let (length, seen) = self.numbers(port, length, Fill::With(0), row_of)?;
         let rank = port.shape.len();
         let axis = |at: usize, free: usize| if let Some(Axis::Known(known)) = port.shape.get(at) { *known } else { free };
@@ -375,7 +402,11 @@ impl<'a> Rows<'a> {
                 let error = Error::mismatch(format!("length of {}", port.name), format!("at most {}", lengths[axis]), row.shape[axis]);
                 return Err(error.at(Place::Line(example.line)));
             }
-            let filled = row.filled_to(&lengths);
+            let filled = if self.side == Side::Before && lengths.first() == Some(&self.length) && of_tokens(0) {
+                row.filled_before(&lengths)
+            } else {
+                row.filled_to(&lengths)
+            };
             let is_raw = example.raw_signal.as_ref() == Some(&port.name);
             values.extend(if is_raw { normalised(filled.iter().copied()) } else { filled });
         }
@@ -438,44 +469,5 @@ fn mask_values(port: &Port, form: MaskForm, seen: Vec<bool>) -> Result<Elements>
             let hides = if port.element_type == Some(ElementType::Float16) { HIDES_IN_HALF } else { HIDES };
             floats(port, seen.into_iter().map(|seen| if seen { 0.0 } else { hides }).collect())
         }
-    }
-}
-
-/// Whole numbers in the type that an input asks for; exporters differ in it.
-fn integers(port: &Port, values: Vec<i32>) -> Result<Elements> {
-    match port.element_type {
-        Some(ElementType::Int64) => Ok(Elements::Int64(values.into_iter().map(i64::from).collect())),
-        Some(ElementType::Int32) => Ok(Elements::Int32(values)),
-        Some(ElementType::Bool) => Ok(Elements::Bool(values.into_iter().map(|value| value != 0).collect())),
-        _ => converted(port, &values.into_iter().map(f64::from).collect::<Vec<_>>()),
-    }
-}
-
-fn floats(port: &Port, values: Vec<f32>) -> Result<Elements> {
-    match port.element_type {
-        Some(ElementType::Float32) => Ok(Elements::Float32(values)),
-        _ => converted(port, &values.into_iter().map(f64::from).collect::<Vec<_>>()),
-    }
-}
-
-/// Numbers in the type that an input asks for, if it can hold them.
-#[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "numbers are rounded once, where they become tensors")]
-fn converted(port: &Port, values: &[f64]) -> Result<Elements> {
-    let whole = |least: f64, most: f64| match values.iter().find(|value| value.fract() != 0.0 || **value < least || **value > most) {
-        None => Ok(()),
-        Some(other) => Err(Error::mismatch("a number", format!("a whole one from {least} to {most}"), other)),
-    };
-    match port.element_type {
-        Some(ElementType::Float32) => Ok(Elements::Float32(values.iter().map(|&value| value as f32).collect())),
-        Some(ElementType::Float64) => Ok(Elements::Float64(values.to_vec())),
-        Some(ElementType::Float16) => Ok(Elements::Float16(values.iter().map(|&value| half::f16::from_f64(value)).collect())),
-        Some(ElementType::BFloat16) => Ok(Elements::BFloat16(values.iter().map(|&value| half::bf16::from_f64(value)).collect())),
-        // Up to there a float64 tells every whole number from the next.
-        Some(ElementType::Int64) => whole(-9e15, 9e15).map(|()| Elements::Int64(values.iter().map(|&value| value as i64).collect())),
-        Some(ElementType::Int32) => {
-            whole(i32::MIN.into(), i32::MAX.into()).map(|()| Elements::Int32(values.iter().map(|&value| value as i32).collect()))
-        }
-        Some(ElementType::Bool) => Ok(Elements::Bool(values.iter().map(|value| *value != 0.0).collect())),
-        None => Err(Error::unsupported(format!("an input of the type of {}", port.name), "numbers of other types are fed alone")),
     }
 }

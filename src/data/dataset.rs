@@ -302,6 +302,8 @@ fn fitted(mut example: Example, reading: &Reading<'_>, summary: &mut Summary) ->
     if example.pixel_values.is_none() && example.media.is_none() && example.columns.is_empty() && example.input_ids.is_empty() {
         return Err(Error::invalid("this row has no tokens"));
     }
-    summary.cut += usize::from(shortened(&mut example, reading)?);
+    let is_shortened = shortened(&mut example, reading)?;
+    let is_cut = example.is_cut || example.others.iter().any(|other| other.is_cut);
+    summary.cut += usize::from(is_shortened || is_cut);
     Ok(example)
 }

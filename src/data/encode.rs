@@ -114,7 +114,7 @@ fn from_text(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
     if task != Task::CausalLm {
         tokens.keep_to(encoder.reading.max_length);
     }
-    Ok(Example { input_ids: tokens.ids, token_type_ids: tokens.segments, labels, ..Example::default() })
+    Ok(Example { labels, ..tokens.into() })
 }
 
 /// `{"prompt", "completion"}`: the completion is to be learnt, and where it ends.
@@ -135,7 +135,8 @@ fn from_prompt(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
         Task::Seq2SeqLm => {
             let mut tokens = tokenizer.encode_beginning(prompt, Specials::Added, encoder.most())?;
             tokens.keep_to(encoder.reading.max_length);
-            Ok(Example { input_ids: tokens.ids, labels: Labels::Tokens(encoder.written(completion)?), ..Example::default() })
+            let labels = Labels::Tokens(encoder.written(completion)?);
+            Ok(Example { input_ids: tokens.ids, labels, is_cut: tokens.are_cut, ..Example::default() })
         }
         _ => Err(encoder.refuse("prompt + completion")),
     }

@@ -221,7 +221,7 @@ impl<'a> Encoder<'a> {
     pub(super) fn plain_text(&self, text: &str) -> Result<Example> {
         let mut tokens = self.tokenizer()?.encode_beginning(text, Specials::Added, self.most())?;
         tokens.keep_to(self.reading.max_length);
-        Ok(Example { input_ids: tokens.ids, token_type_ids: tokens.segments, ..Example::default() })
+        Ok(tokens.into())
     }
 
     /// `{"text", "text_pair"?}` or `{"input_ids", ..}`, without its label.
@@ -248,7 +248,7 @@ impl<'a> Encoder<'a> {
             return Err(empty_text("text_pair"));
         }
         let tokens = self.tokenizer()?.encode_pair(text, second, self.reading.max_length)?;
-        Ok(Example { input_ids: tokens.ids, token_type_ids: tokens.segments, ..Example::default() })
+        Ok(tokens.into())
     }
 
     /// A file that a row names, beside the data file.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::media_file::{MediaFile, Read};
+use super::tokens::Tokens;
 use crate::error::{Error, Place, Result};
 use crate::media::{Augmentation, Features};
 
@@ -53,6 +54,15 @@ pub struct Example {
     pub group: Option<String>,
     /// The text that an answer is a part of.
     pub context: Option<Arc<Context>>,
+    /// Whether the row's texts have more tokens than are here.
+    pub is_cut: bool,
+}
+
+/// A text of its own.
+impl From<Tokens> for Example {
+    fn from(tokens: Tokens) -> Self {
+        Self { input_ids: tokens.ids, token_type_ids: tokens.segments, is_cut: tokens.are_cut, ..Self::default() }
+    }
 }
 
 /// A text with answers in it.
@@ -140,6 +150,13 @@ impl Numbers {
         let mut filled: Vec<f64> = parts.flat_map(|part| part.filled_to(rest)).collect();
         filled.resize(length * rest.iter().product::<usize>(), 0.0);
         filled
+    }
+
+    /// The same with zeros before them on the first axis.
+    pub(super) fn filled_before(&self, lengths: &[usize]) -> Vec<f64> {
+        let own: Vec<usize> = self.shape.first().into_iter().chain(lengths.iter().skip(1)).copied().collect();
+        let missing = lengths.iter().product::<usize>() - own.iter().product::<usize>();
+        std::iter::repeat_n(0.0, missing).chain(self.filled_to(&own)).collect()
     }
 }
 

@@ -82,7 +82,7 @@ mod tests {
 
     /// A token for each word; at the end of a text, the last one is another.
     fn words(text: &str) -> Tokens {
-        let mut tokens = Tokens { ids: vec![], segments: vec![], spans: vec![], texts: vec![] };
+        let mut tokens = Tokens { ids: vec![], segments: vec![], spans: vec![], texts: vec![], are_cut: false };
         let mut at = 0;
         for word in text.split_inclusive(' ') {
             tokens.ids.push(i32::try_from(word.len()).unwrap_or(-1));

@@ -16,6 +16,7 @@ mod column_map;
 mod columns;
 mod companions;
 mod dataset;
+mod elements;
 mod encode;
 mod encoder;
 mod example;

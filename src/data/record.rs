@@ -155,7 +155,7 @@ fn from_file(path: &Path) -> Result<Content> {
         return Err(error.with_hint("write the rows as jsonl or parquet: pandas has df.to_json(\"rows.jsonl\", orient=\"records\", lines=True), datasets has ds.to_json(\"rows.jsonl\")"));
     };
     let bytes = files::map(path)?;
-    let bytes = if packed.is_some() || encoding::is_packed(&bytes) { encoding::unpacked(&bytes)? } else { bytes };
+    let bytes = if packed.is_some() { encoding::unpacked(&bytes)? } else { bytes };
     if *format == Format::Parquet {
         return Ok(Content::Parquet(bytes));
     }

@@ -247,7 +247,7 @@ pub(super) fn from_template(
     };
     let mut labels = vec![IGNORED; tokens.ids.len()];
     labels[at] = class;
-    Ok(Example { input_ids: tokens.ids, token_type_ids: tokens.segments, labels: Labels::Tokens(labels), ..Example::default() })
+    Ok(Example { labels: Labels::Tokens(labels), ..tokens.into() })
 }
 
 fn no_mask() -> Error {
@@ -257,6 +257,7 @@ fn no_mask() -> Error {
 /// Takes tokens away from the ends of columns, from the longest first, until no more than `length` are left.
 fn shorten(tokens: &mut Tokens, columns: &[Range<usize>], length: Option<usize>) -> Result<()> {
     let Some(length) = length else { return Ok(()) };
+    tokens.are_cut = tokens.ids.len() > length;
     while tokens.ids.len() > length {
         let of_column = |column: &Range<usize>| {
             let inside = |span: &Range<usize>| !span.is_empty() && column.start <= span.start && span.end <= column.end;
@@ -313,8 +314,13 @@ mod tests {
 
     #[test]
     fn what_is_too_long_is_cut_out_of_columns() -> Result<()> {
-        let tokens =
-            || Tokens { ids: (0..6).collect(), segments: vec![0; 6], spans: vec![0..0, 0..2, 2..4, 4..6, 6..8, 0..0], texts: vec![] };
+        let tokens = || Tokens {
+            ids: (0..6).collect(),
+            segments: vec![0; 6],
+            spans: vec![0..0, 0..2, 2..4, 4..6, 6..8, 0..0],
+            texts: vec![],
+            are_cut: false,
+        };
         let mut cut = tokens();
         shorten(&mut cut, &[0..2, 2..4], Some(5))?;
         assert_eq!(cut.ids, [0, 1, 3, 4, 5]);

@@ -238,6 +238,32 @@ fn long_rows_are_cut_only_where_it_is_asked_for() -> Result<()> {
 }
 
 #[test]
+fn rows_of_every_task_that_are_cut_are_counted() -> Result<()> {
+    let (_encoder, encoder) = encoder()?;
+    let (_causal, causal) = causal()?;
+    for (task, row) in [
+        (Task::SeqCls, json!({"text": "one two three four", "label": 0})),
+        (Task::SeqCls, json!({"text": "one two", "text_pair": "three four", "label": 0})),
+        (Task::Regression, json!({"text": "one two three four", "score": 0.5})),
+        (Task::MultiLabel, json!({"text": "one two three four", "labels": [1]})),
+        (Task::TokenCls, json!({"tokens": ["one", "two", "three", "four"], "tags": [0, 0, 0, 0]})),
+        (Task::Embedding, json!({"anchor": "one", "positive": "one two three four"})),
+        (Task::Qa, json!({"question": "one", "context": "two three four five", "answers": {"text": [], "answer_start": []}})),
+        (Task::Preference, json!({"prompt": "one two ", "chosen": "three", "rejected": "three four five six"})),
+        (Task::CausalLm, json!({"text": "one two three four five"})),
+        (Task::MaskedLm, json!({"text": "one two three four five"})),
+    ] {
+        let tokenizer = if matches!(task, Task::CausalLm | Task::Preference) { &causal } else { &encoder };
+        let limits = Limits { classes: Some(if task == Task::Regression { 1 } else { 2 }), ..Limits::default() };
+        for (length, cut) in [(5, 1), (20, 0)] {
+            let reading = Reading { tokenizer: Some(tokenizer), limits, max_length: Some(length), ..Reading::for_task(task) };
+            assert_eq!(read("a.jsonl", &row.to_string(), &reading)?.summary.cut, cut, "{task}: {row}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn rows_are_packed_into_blocks_with_an_end_between() -> Result<()> {
     let (_folder, tokenizer) = causal()?;
     let reading =

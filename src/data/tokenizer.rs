@@ -177,6 +177,7 @@ impl Tokenizer {
         };
         let (first, second) = (part(first)?, as_second(part(second)?));
         let added = self.added_to_pairs();
+        let are_cut = length.is_some_and(|length| first.len() + second.len() > length.saturating_sub(added));
         let joined = || {
             let (first, second) = match length {
                 Some(length) => {
@@ -197,7 +198,7 @@ impl Tokenizer {
                 tracing::warn!("{file}: the tokenizer puts nothing between two texts: the second follows the first, as in transformers");
             });
         }
-        Tokens::new(&self.guarded(joined)?)
+        Ok(Tokens { are_cut, ..Tokens::new(&self.guarded(joined)?)? })
     }
 
     /// A text's words as they are given, and the word of each token.
@@ -242,6 +243,7 @@ impl Tokenizer {
         let (question, context) = (self.unprocessed(question)?, as_second(self.unprocessed(context)?));
         let added = self.added_to_pairs();
         let room = length.map(|length| length.saturating_sub(added + question.len()));
+        let are_cut = stride.is_none() && room.is_some_and(|room| room < context.len());
         if let (Some(room), Some(stride)) = (room, stride.filter(|_| room.is_some_and(|room| room < context.len())))
             && stride >= room
         {
@@ -268,7 +270,7 @@ impl Tokenizer {
         let joined =
             joined.map_err(|error| Error::invalid(error.to_string()).with_hint("a larger `max_length` leaves room for the text"))?;
         let others = joined.get_overflowing().iter().filter(|_| stride.is_some());
-        std::iter::once(&joined).chain(others).map(Tokens::new).collect()
+        std::iter::once(&joined).chain(others).map(|window| Ok(Tokens { are_cut, ..Tokens::new(window)? })).collect()
     }
 
     /// Tokens as text, without the special ones.

@@ -17,6 +17,8 @@ pub struct Tokens {
     pub spans: Vec<Range<usize>>,
     /// Which of the texts each token is of; none for tokens that were added.
     pub texts: Vec<Option<usize>>,
+    /// Whether there were more.
+    pub are_cut: bool,
 }
 
 /// A text as tokens, and the number of the word that each is of; none for tokens that were added.
@@ -45,6 +47,7 @@ impl Tokens {
             segments: numbers(encoding.get_type_ids()).map_err(too_large)?,
             spans,
             texts: encoding.get_sequence_ids(),
+            are_cut: false,
         })
     }
 
@@ -62,6 +65,7 @@ impl Tokens {
     /// Cuts the text so that with the tokens that were added behind it no more than `length` are left.
     pub(super) fn keep_to(&mut self, length: Option<usize>) {
         let Some(length) = length.filter(|length| *length < self.ids.len()) else { return };
+        self.are_cut = true;
         let behind = self.spans.iter().rev().take_while(|span| span.is_empty()).count().min(length);
         let cut = length - behind..self.ids.len() - behind;
         self.ids.drain(cut.clone());

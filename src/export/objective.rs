@@ -1,6 +1,8 @@
 //! The loss of a bundle: settled from what was asked for, the task, and the files beside the model; and found in the graph.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
 
 use super::loss_request;
 pub use super::loss_request::{LossRequest, LossSource};
@@ -230,7 +232,6 @@ fn outputs(
 
 /// The vector of each text: the one that the graph pools itself, or the states of its tokens and how they are pooled.
 fn vectors(asked: &LossRequest, beside: &Beside, graph: &Graph, anatomy: &Anatomy) -> Result<(ValueId, SentenceVector)> {
-    let folder = pooled_in_folder(beside)?;
     let output = |words: &[&str], rank: usize| {
         let fits = |&&id: &&ValueId| {
             graph.fact(id).rank() == Some(rank) && words.iter().any(|word| graph.value_name(id).to_lowercase().contains(word))
@@ -243,6 +244,8 @@ fn vectors(asked: &LossRequest, beside: &Beside, graph: &Graph, anatomy: &Anatom
         // What the graph gives is what people search with: nothing is put on top unless it is asked for.
         return Ok((own, SentenceVector { pooling: Pooling::Nothing, normalize: asked.normalize.unwrap_or(false) }));
     }
+    // What is asked for comes before what the folder says.
+    let folder = if asked.pooling.is_some() { pooled_in_folder(beside).unwrap_or_default() } else { pooled_in_folder(beside)? };
     let states = output(&["last_hidden_state", "token_embeddings", "hidden"], 3).or_else(|| new_head::token_states(graph, anatomy));
     let states = states.ok_or_else(|| missing(graph, "vectors of tokens [batch, seq, hidden]", "last_hidden_state"))?;
     let causal = anatomy.attentions.iter().any(|attention| attention.causal);
@@ -291,36 +294,93 @@ fn check_prompts(beside: &Beside) -> Result<()> {
     Ok(())
 }
 
+/// The poolings of sentence-transformers (`sentence_transformers/models/Pooling.py`): the flag of files before version 5.5, the name, and which it is here.
+static POOLINGS: &[(&str, &str, Option<Pooling>)] = &[
+    ("pooling_mode_cls_token", "cls", Some(Pooling::First)),
+    ("pooling_mode_mean_tokens", "mean", Some(Pooling::Mean)),
+    ("pooling_mode_lasttoken", "lasttoken", Some(Pooling::Last)),
+    ("pooling_mode_max_tokens", "max", None),
+    ("pooling_mode_mean_sqrt_len_tokens", "mean_sqrt_len_tokens", None),
+    ("pooling_mode_weightedmean_tokens", "weightedmean", None),
+];
+
 /// What sentence-transformers' files beside a model say of its pooling: `modules.json`, `1_Pooling/config.json`.
 pub(super) fn pooled_in_folder(beside: &Beside) -> Result<Option<SentenceVector>> {
     let Some(modules) = beside.objects("modules.json")? else { return Ok(None) };
     let of_type = |ending: &str| modules.iter().find(|module| module["type"].as_str().is_some_and(|name| name.ends_with(ending)));
-    if let Some(dense) = of_type(".Dense") {
-        let what = format!("the module {} of modules.json", dense["type"]);
-        return Err(
-            Error::unsupported(what, "it is not part of the graph").with_hint("export the model with sentence_embedding among its outputs")
-        );
+    let known = [".Transformer", ".Pooling", ".Normalize"];
+    let is_known = |module: &&Value| module["type"].as_str().is_some_and(|name| known.iter().any(|ending| name.ends_with(ending)));
+    if let Some(other) = modules.iter().find(|module| !is_known(module)) {
+        let what = format!("the module {} of modules.json", other["type"]);
+        let hint = "export the model with sentence_embedding among its outputs; or `pooling` cls, mean or last says how vectors are made";
+        return Err(Error::unsupported(what, "it is not part of the graph").with_hint(hint));
     }
     let Some(pooling) = of_type(".Pooling") else { return Ok(None) };
     let folder = pooling["path"].as_str().unwrap_or("1_Pooling");
     let config = beside.json(&format!("{folder}/config.json"))?.unwrap_or_default();
     let set = |name: &str| config[name].as_bool() == Some(true);
-    let named = config["pooling_mode"].as_str();
-    let chosen = [
-        (Pooling::First, set("pooling_mode_cls_token") || named == Some("cls")),
-        (Pooling::Mean, set("pooling_mode_mean_tokens") || named == Some("mean")),
-        (Pooling::Last, set("pooling_mode_lasttoken") || named == Some("lasttoken")),
-    ];
-    let chosen: Vec<Pooling> = chosen.into_iter().filter_map(|(pooling, is_set)| is_set.then_some(pooling)).collect();
-    let others = ["pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens"];
-    let other = others.into_iter().find(|name| set(name));
-    match (&chosen[..], other) {
-        ([pooling], None) => Ok(Some(SentenceVector { pooling: *pooling, normalize: of_type(".Normalize").is_some() })),
-        ([], None) => Ok(None),
+    // Since version 5.5 one name, or a list of them; before, a flag for each.
+    let named: Vec<&str> = match &config["pooling_mode"] {
+        Value::Array(names) => names.iter().map(|name| name.as_str().unwrap_or("?")).collect(),
+        name => name.as_str().into_iter().collect(),
+    };
+    let flags = POOLINGS.iter().filter(|(flag, ..)| set(flag)).map(|(_, name, _)| *name);
+    let chosen: BTreeSet<&str> = named.into_iter().chain(flags).collect();
+    let pooling = |name: &str| POOLINGS.iter().find(|(_, known, _)| *known == name).and_then(|(.., pooling)| *pooling);
+    match chosen.iter().map(|name| pooling(name)).collect::<Vec<_>>()[..] {
+        [] => Ok(None),
+        [Some(pooling)] => Ok(Some(SentenceVector { pooling, normalize: of_type(".Normalize").is_some() })),
         _ => {
-            let what = format!("the pooling of {folder}/config.json");
+            let names: Vec<&str> = chosen.into_iter().collect();
+            let what = format!("the pooling {} of {folder}/config.json", names.join(" and "));
             Err(Error::unsupported(what, "it is none of cls, mean and last alone")
                 .with_hint("`pooling` cls, mean or last says which is meant"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn poolings_of_every_version_of_sentence_transformers_are_read_or_refused() {
+        let found = |modules: &[&str], config: Value| {
+            let modules: Vec<Value> = modules.iter().map(|name| json!({"type": name, "path": "1_Pooling"})).collect();
+            let files = [("modules.json", Value::Array(modules)), ("1_Pooling/config.json", config)];
+            let given = files.into_iter().map(|(name, value)| (name.to_owned(), Bytes::from(value.to_string()))).collect();
+            pooled_in_folder(&Beside::Given(given)).map(|vector| vector.map(|vector| (vector.pooling, vector.normalize)))
+        };
+        let (transformer, pooling, normalize) =
+            ("sentence_transformers.models.Transformer", "sentence_transformers.models.Pooling", "sentence_transformers.models.Normalize");
+        let all = [transformer, pooling, normalize];
+        for (config, expected) in [
+            (json!({"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}), Some(Pooling::First)),
+            (json!({"pooling_mode": "mean", "embedding_dimension": 32}), Some(Pooling::Mean)),
+            (json!({"pooling_mode": ["lasttoken"]}), Some(Pooling::Last)),
+            (json!({"pooling_mode": "cls", "pooling_mode_cls_token": true}), Some(Pooling::First)),
+            (json!({}), None),
+        ] {
+            let told = found(&all, config.clone()).unwrap_or_else(|error| panic!("{config}: {error}"));
+            assert_eq!(told, expected.map(|pooling| (pooling, true)), "{config}");
+        }
+        for config in [
+            json!({"pooling_mode": "max"}),
+            json!({"pooling_mode": "weightedmean"}),
+            json!({"pooling_mode": ["cls", "mean"]}),
+            json!({"pooling_mode": "of its own"}),
+            json!({"pooling_mode_mean_sqrt_len_tokens": true}),
+            json!({"pooling_mode_mean_tokens": true, "pooling_mode_max_tokens": true}),
+        ] {
+            let error = found(&all, config.clone()).expect_err("no pooling of ours");
+            assert!(error.to_string().contains("1_Pooling/config.json") && error.hint().is_some(), "{config}: {error}");
+        }
+        for other in ["sentence_transformers.models.Dense", "sentence_transformers.modules.layer_norm.LayerNorm", "mine.Module"] {
+            let error = found(&[transformer, pooling, other], json!({"pooling_mode": "mean"})).expect_err("not in the graph");
+            assert!(error.to_string().contains(other) && error.hint().is_some(), "{error}");
         }
     }
 }

@@ -6,63 +6,53 @@ use super::{f1, share};
 
 /// The entities of a sequence of tags: kind, first and last token. `B-PER I-PER O` has one, `("PER", 0, 1)`.
 ///
-/// A tag without a dash, such as `O`, is outside. `I-X` behind another kind or behind nothing begins an entity; `E-` and `S-` end one.
+/// Tags mean what seqeval takes them for (`get_entities` of `metrics/sequence_labeling.py`): the first letter is what stands before the dash, and of a tag
+/// without a dash the rest is the kind. So a run of equal tags without a dash, such as `VERB`, is an entity, and what begins with O or a full stop is none.
 #[must_use]
 pub fn entities<'a>(tags: &[&'a str]) -> BTreeSet<(&'a str, usize, usize)> {
     let mut found = BTreeSet::new();
-    let (mut before, mut kind_before, mut start) = (Mark::Outside, "", 0);
+    let (mut before, mut start) = (Tag { mark: 'O', kind: "" }, 0);
     for (at, tag) in tags.iter().copied().chain(["O"]).enumerate() {
-        let (mark, kind) = Mark::of(tag);
-        if before.ends(mark, kind_before != kind) {
-            found.insert((kind_before, start, at - 1));
+        let tag = Tag::of(tag);
+        if before.ends(&tag) {
+            found.insert((before.kind, start, at - 1));
         }
-        if mark.starts(before, kind_before != kind) {
+        if tag.starts(&before) {
             start = at;
         }
-        (before, kind_before) = (mark, kind);
+        before = tag;
     }
     found
 }
 
-/// What stands before the dash of a tag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mark {
-    Begin,
-    Inside,
-    End,
-    Single,
-    Outside,
+/// A tag, taken apart.
+struct Tag<'a> {
+    mark: char,
+    kind: &'a str,
 }
 
-impl Mark {
-    fn of(tag: &str) -> (Self, &str) {
-        let kind = tag.split_once('-').map_or("", |(_, kind)| kind);
-        let mark = match tag.chars().next() {
-            Some('B') => Self::Begin,
-            Some('I') => Self::Inside,
-            Some('E') => Self::End,
-            Some('S') => Self::Single,
-            _ => Self::Outside,
-        };
-        (mark, if mark == Self::Outside { "" } else { kind })
+impl<'a> Tag<'a> {
+    fn of(tag: &'a str) -> Self {
+        let mut letters = tag.chars();
+        let (mark, rest) = (letters.next().unwrap_or('O'), letters.as_str());
+        let kind = rest.split_once('-').map_or(rest, |(_, kind)| kind);
+        Self { mark, kind: if kind.is_empty() { "_" } else { kind } }
     }
 
-    /// Whether an entity that this mark belongs to ends before the next mark.
-    fn ends(self, next: Self, is_another_kind: bool) -> bool {
-        match (self, next) {
-            (Self::Outside, _) => false,
-            (Self::End | Self::Single, _) | (_, Self::Begin | Self::Single | Self::Outside) => true,
-            _ => is_another_kind,
-        }
+    fn is_outside(&self) -> bool {
+        matches!(self.mark, 'O' | '.')
     }
 
-    /// Whether an entity begins at this mark.
-    fn starts(self, before: Self, is_another_kind: bool) -> bool {
-        match (before, self) {
-            (_, Self::Outside) => false,
-            (_, Self::Begin | Self::Single) | (Self::End | Self::Single | Self::Outside, _) => true,
-            _ => is_another_kind,
-        }
+    /// Whether an entity that this tag belongs to ends before the next.
+    fn ends(&self, next: &Self) -> bool {
+        let by_marks = matches!((self.mark, next.mark), ('E' | 'S', _) | ('B' | 'I', 'B' | 'S' | 'O'));
+        by_marks || (!self.is_outside() && self.kind != next.kind)
+    }
+
+    /// Whether an entity begins at this tag.
+    fn starts(&self, before: &Self) -> bool {
+        let by_marks = matches!((before.mark, self.mark), (_, 'B' | 'S') | ('E' | 'S' | 'O', 'E' | 'I'));
+        by_marks || (!self.is_outside() && self.kind != before.kind)
     }
 }
 
@@ -113,6 +103,10 @@ mod tests {
             (vec!["I-PER", "I-LOC", "B-LOC"], vec![("LOC", 1, 1), ("LOC", 2, 2), ("PER", 0, 0)]),
             (vec!["B-PER", "E-PER", "S-LOC", "S-LOC"], vec![("LOC", 2, 2), ("LOC", 3, 3), ("PER", 0, 1)]),
             (vec!["O", "O"], vec![]),
+            (vec!["PER", "PER", "O", "LOC"], vec![("ER", 0, 1), ("OC", 3, 3)]),
+            (vec!["DET", "NOUN", "NOUN", "VERB"], vec![("ERB", 3, 3), ("ET", 0, 0), ("OUN", 1, 2)]),
+            (vec!["B-PER", "L-PER", "U-PER", "O", "U-LOC"], vec![("LOC", 4, 4), ("PER", 0, 2)]),
+            (vec![".", "ORG", "X"], vec![]),
         ] {
             assert_eq!(entities(&tags), expected.into_iter().collect(), "{tags:?}");
         }

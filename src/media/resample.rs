@@ -83,10 +83,8 @@ impl Weights {
 /// The picture at another size.
 pub(super) fn resized(picture: &RgbImage, width: u32, height: u32, filter: Filter) -> RgbImage {
     if filter == Filter::Nearest {
-        let place = |at: u32, from: u32, to: u32| u32::try_from(u64::from(2 * at + 1) * u64::from(from) / u64::from(2 * to)).unwrap_or(0);
-        return RgbImage::from_fn(width, height, |x, y| {
-            *picture.get_pixel(place(x, picture.width(), width), place(y, picture.height(), height))
-        });
+        let (columns, rows) = (nearest(picture.width(), width), nearest(picture.height(), height));
+        return RgbImage::from_fn(width, height, |x, y| *picture.get_pixel(columns[size(x)], rows[size(y)]));
     }
     let to_width = |picture: RgbImage| if width == picture.width() { picture } else { across(&picture, width, filter) };
     let to_height = |picture: RgbImage| if height == picture.height() { picture } else { down(&picture, height, filter) };
@@ -94,6 +92,25 @@ pub(super) fn resized(picture: &RgbImage, width: u32, height: u32, filter: Filte
     let shrinks = |from: u32, to: u32| i64::from(from) - i64::from(to);
     let (lower, narrower) = (shrinks(picture.height(), height), shrinks(picture.width(), width));
     if lower > 0 && lower > 2 * narrower { to_width(to_height(picture.clone())) } else { to_height(to_width(picture.clone())) }
+}
+
+/// The pixel that each of `to` is, of `from`. Pillow adds the steps up (`ImagingScaleAffine` of `src/libImaging/Geometry.c`): where a centre is on an edge,
+/// the sum's rounding decides.
+#[expect(
+    clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "places, cut as the original cuts them"
+)]
+fn nearest(from: u32, to: u32) -> Vec<u32> {
+    let step = f64::from(from) / f64::from(to);
+    let mut place = step * 0.5;
+    let pixel = |_| {
+        let pixel = (place as u32).min(from.saturating_sub(1));
+        place += step;
+        pixel
+    };
+    (0..to).map(pixel).collect()
 }
 
 fn across(picture: &RgbImage, width: u32, filter: Filter) -> RgbImage {
@@ -128,4 +145,20 @@ fn summed(parts: impl Iterator<Item = i32>) -> u8 {
 
 fn size(length: u32) -> usize {
     usize::try_from(length).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_pixel_is_that_of_the_sum_of_steps() {
+        // Pillow 12: a line of 640 pixels that are their own places, made 224 and 24 wide.
+        let ours = nearest(640, 224);
+        assert_eq!((&ours[..4], ours[223]), (&[1, 4, 7, 10][..], 638));
+        let rounded = |at: u32| u32::try_from((u64::from(2 * at + 1) * 640) / 448).expect("a place");
+        assert_eq!((0..224).filter(|at| ours[size(*at)] != rounded(*at)).count(), 20);
+        assert_eq!(nearest(3, 3), [0, 1, 2]);
+        assert_eq!(nearest(2, 5), [0, 0, 1, 1, 1]);
+    }
 }

@@ -195,6 +195,24 @@ struct Config {
     max_length: Option<usize>,
     mean: Option<f64>,
     std: Option<f64>,
+    padding_side: Option<String>,
+    padding_value: Option<f64>,
+    dither: Option<f64>,
+}
+
+impl Config {
+    /// Refuses what is not followed.
+    fn check(&self) -> Result<()> {
+        let not_zero = |value: Option<f64>| value.filter(|value| *value != 0.0).map(|value| value.to_string());
+        let other = [
+            ("padding_side", self.padding_side.clone().filter(|side| side != "right"), "right"),
+            ("padding_value", not_zero(self.padding_value), "0"),
+            ("dither", not_zero(self.dither), "0"),
+        ];
+        let Some((name, Some(found), expected)) = other.into_iter().find(|(_, found, _)| found.is_some()) else { return Ok(()) };
+        let error = Error::unsupported(format!("{name} {found}"), format!("sounds are read with {expected}"));
+        Err(error.with_hint("make the features yourself and give them as a column with the name of the model's input"))
+    }
 }
 
 /// The most numbers of a spectrogram: 40 times what Whisper takes.
@@ -224,6 +242,7 @@ impl FeatureExtractor {
     fn of(config: &Config) -> Result<Self> {
         let rate = config.sampling_rate.unwrap_or(16_000);
         check_rate("sampling_rate", rate)?;
+        config.check()?;
         let kind = match config.feature_extractor_type.as_deref() {
             Some("Wav2Vec2FeatureExtractor") => Kind::Samples {
                 normalises: match (config.do_normalize, config.return_attention_mask) {
@@ -403,5 +422,21 @@ mod tests {
             assert!(error.to_string().contains("expected"), "{bomb}: {error}");
         }
         assert!(extractor(r#"{"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 128}"#).is_ok());
+    }
+
+    #[test]
+    fn what_a_configuration_says_of_padding_is_followed_or_refused() {
+        for (said, refused) in [
+            (r#""padding_side": "left""#, "padding_side left"),
+            (r#""padding_value": -1.0"#, "padding_value -1"),
+            (r#""dither": 0.1"#, "dither 0.1"),
+            (r#""padding_side": "right", "padding_value": 0.0, "dither": 0"#, ""),
+        ] {
+            for kind in ["Wav2Vec2FeatureExtractor", "WhisperFeatureExtractor", "ASTFeatureExtractor"] {
+                let config = format!(r#"{{"feature_extractor_type": "{kind}", {said}}}"#);
+                let found = FeatureExtractor::of(&serde_json::from_str(&config).expect("JSON")).map_err(|error| error.to_string());
+                assert!(found.is_ok() == refused.is_empty() && found.err().unwrap_or_default().contains(refused), "{kind}: {said}");
+            }
+        }
     }
 }

@@ -39,18 +39,52 @@ pub(super) fn columns(beside: &Beside) -> Result<Vec<Renamed>> {
     Ok(Options::beside(beside)?.map.iter().filter_map(|text| text.parse().ok()).collect())
 }
 
-/// Where sentence-transformers cuts texts whose vectors are made, where its files beside a model say so.
+/// What no text has as many tokens as: tokenizers without a length of their own have a number beyond it (`VERY_LARGE_INTEGER`).
+const NO_LENGTH: f64 = 1e9;
+
+/// Where sentence-transformers cuts texts whose vectors are made or which are compared, where the files beside a model say so.
 ///
 /// # Errors
 /// A file that is not JSON.
 pub(super) fn longest_text(beside: &Beside, task: Task) -> Result<Option<usize>> {
-    if task != Task::Embedding {
-        return Ok(None);
+    // A cross encoder has no file of its own.
+    let places: &[(&str, &str)] = match task {
+        Task::Embedding => &[("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length")],
+        Task::Rerank => &[("tokenizer_config.json", "model_max_length")],
+        _ => &[],
+    };
+    for (file, name) in places {
+        let config = beside.json(file)?.unwrap_or_default();
+        let told = config[name].as_f64().filter(|length| (1.0..NO_LENGTH).contains(length));
+        if let Some(length) = told.and_then(|_| config[name].as_u64()).and_then(|length| usize::try_from(length).ok()) {
+            // As sentence-transformers does where the tokenizer alone says it: no text is longer than the model's longest.
+            let most = declared::positions(beside)?.unwrap_or(length);
+            tracing::info!("texts are cut at {} tokens, as {file} says", length.min(most));
+            return Ok(Some(length.min(most)));
+        }
     }
-    let config = beside.json("sentence_bert_config.json")?.unwrap_or_default();
-    let length = config["max_seq_length"].as_u64().and_then(|length| usize::try_from(length).ok()).filter(|length| *length > 0);
-    if let Some(length) = length {
-        tracing::info!("texts are cut at {length} tokens, as sentence_bert_config.json says");
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_cut_where_sentence_transformers_cuts_them() -> Result<()> {
+        let cut = |task: Task, files: &[(&str, &str)]| {
+            let given = files.iter().map(|(name, text)| ((*name).to_owned(), bytes::Bytes::from((*text).to_owned()))).collect();
+            longest_text(&Beside::Given(given), task)
+        };
+        let tokenizer = ("tokenizer_config.json", r#"{"model_max_length": 128}"#);
+        let own = ("sentence_bert_config.json", r#"{"max_seq_length": 6}"#);
+        let short = ("config.json", r#"{"max_position_embeddings": 64}"#);
+        assert_eq!(cut(Task::Embedding, &[tokenizer, own])?, Some(6));
+        assert_eq!(cut(Task::Embedding, &[tokenizer, ("sentence_bert_config.json", "{}")])?, Some(128), "files of version 5.7");
+        assert_eq!(cut(Task::Rerank, &[tokenizer, own])?, Some(128), "cross encoders have the tokenizer's alone");
+        assert_eq!(cut(Task::Embedding, &[tokenizer, short])?, Some(64));
+        let endless = ("tokenizer_config.json", r#"{"model_max_length": 1000000000000000019884624838656}"#);
+        assert_eq!((cut(Task::Embedding, &[endless])?, cut(Task::SeqCls, &[tokenizer])?), (None, None));
+        Ok(())
     }
-    Ok(length)
 }

@@ -36,8 +36,7 @@ fn windows(fields: &Fields, answers: &[Found], encoder: &Encoder<'_>) -> Result<
         let spans = of_context.iter().map(|&at| (at, tokens.spans[at].clone())).collect();
         let kept = Context { text: text.clone(), spans, answers: texts.clone() };
         let columns = [(START_POSITIONS.to_owned(), number(start)), (END_POSITIONS.to_owned(), number(end))].into();
-        let (input_ids, token_type_ids) = (tokens.ids, tokens.segments);
-        Example { input_ids, token_type_ids, labels: Labels::Column, columns, context: Some(Arc::new(kept)), ..Example::default() }
+        Example { labels: Labels::Column, columns, context: Some(Arc::new(kept)), ..tokens.into() }
     };
     Ok(windows.into_iter().map(window).collect())
 }

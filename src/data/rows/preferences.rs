@@ -120,16 +120,16 @@ fn answer(prompt: &Value, completion: &Value, column: &str, encoder: &Encoder<'_
     if let Some(end) = tokenizer.eos().filter(|end| !whole.is_chat && ids.last() != Some(end)) {
         ids.push(end);
     }
-    if let Some(length) = encoder.reading.max_length.filter(|length| *length < ids.len()) {
-        ids.truncate(length);
-    }
+    let whole_length = ids.len();
+    ids.truncate(encoder.reading.max_length.unwrap_or(whole_length));
+    let is_cut = ids.len() < whole_length;
     if before >= ids.len() {
         return Err(Error::invalid("this row has no token of an answer").with_hint("the answer is empty, or `max_length` has cut it off"));
     }
     let learnt: Vec<f64> = (0..ids.len()).map(|at| f64::from(u8::from(at >= before))).collect();
     let keeps_prompt = encoder.reading.loss.learns_prompts();
     let labels = ids.iter().enumerate().map(|(at, id)| if at >= before || keeps_prompt { *id } else { IGNORED }).collect();
-    let mut example = Example { input_ids: ids, labels: Labels::Tokens(labels), ..Example::default() };
+    let mut example = Example { input_ids: ids, labels: Labels::Tokens(labels), is_cut, ..Example::default() };
     example.columns.insert(COMPLETION.to_owned(), Numbers { shape: vec![learnt.len()], values: learnt });
     debug_assert_ne!(COMPLETION, LABELS);
     Ok(example)

@@ -140,5 +140,5 @@ fn labelled(words: Words, encoder: &Encoder<'_>, class: impl Fn(usize) -> i32) -
             *label = IGNORED;
         }
     }
-    Example { input_ids: tokens.ids, token_type_ids: tokens.segments, labels: Labels::Tokens(labels), ..Example::default() }
+    Example { labels: Labels::Tokens(labels), ..tokens.into() }
 }

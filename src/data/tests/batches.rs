@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::{encoder, read};
 use crate::adapter::config::Task;
+use crate::anatomy::{Feeding, Padding, Role};
 use crate::data::{Batch, Batches, Collation, Cursor, Order, Reading};
 use crate::error::Result;
 use crate::ort::{Axis, ElementType, HostTensor, Port, Presence};
@@ -39,6 +40,26 @@ fn a_batch_is_as_long_as_its_longest_row() -> Result<()> {
     ];
     assert_eq!(batch.tensors, expected.map(|(name, tensor)| (name.to_owned(), tensor)));
     assert_eq!((counted(&batch), batch.tokens, batch.lines), (2, 4, vec![1, 2]));
+    Ok(())
+}
+
+#[test]
+fn rows_of_a_model_that_reads_its_last_position_are_filled_up_before_them() -> Result<()> {
+    let rows = "{\"input_ids\":[5],\"label\":0,\"mine\":[7]}\n{\"input_ids\":[6,7,8],\"label\":1,\"mine\":[1,2,3]}";
+    let inputs = [("mine".to_owned(), Role::Column)].into_iter().collect();
+    let feeding = Feeding { padding: Padding::Before, inputs, ..Feeding::default() };
+    let dataset = read("a.jsonl", rows, &Reading { feeding: Some(&feeding), ..Reading::for_task(Task::SeqCls) })?;
+    let inputs = ports(&["input_ids", "attention_mask", "position_ids", "token_type_ids", "mine"]);
+    let collation = Collation { pad: 99, feeding: feeding.clone(), ..Collation::default() };
+    let batch = Batches::new(&dataset, &inputs, 2, Order::File, collation)?.next_batch()?;
+    let expected = [
+        ("input_ids", tensor(&[&[99, 99, 5], &[6, 7, 8]])),
+        ("attention_mask", tensor(&[&[0, 0, 1], &[1, 1, 1]])),
+        ("position_ids", tensor(&[&[0, 0, 0], &[0, 1, 2]])),
+        ("token_type_ids", tensor(&[&[0, 0, 0], &[0, 0, 0]])),
+        ("mine", tensor(&[&[0, 0, 7], &[1, 2, 3]])),
+    ];
+    assert_eq!(batch.tensors, expected.map(|(name, tensor)| (name.to_owned(), tensor)));
     Ok(())
 }
 
