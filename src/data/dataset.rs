@@ -303,6 +303,11 @@ fn fitted(mut example: Example, reading: &Reading<'_>, summary: &mut Summary) ->
         return Err(Error::invalid("this row has no tokens"));
     }
     let is_shortened = shortened(&mut example, reading)?;
+    // A row that grew by the token of its end has room for as many again.
+    example.input_ids.shrink_to_fit();
+    if let Labels::Tokens(labels) = &mut example.labels {
+        labels.shrink_to_fit();
+    }
     let is_cut = example.is_cut || example.others.iter().any(|other| other.is_cut);
     summary.cut += usize::from(is_shortened || is_cut);
     Ok(example)

@@ -46,7 +46,12 @@ impl Builder {
                 return Some(values);
             }
             let Some((function, left, right)) = factor.function() else { return self.symbol(factor) };
-            let (left, right) = (of(left)?, of(right)?);
+            let (left, right) = (of(left), of(right));
+            if function == Function::Max && (left.is_none() || right.is_none()) {
+                // Axes that go together are of one length, or one has length 1: that which the inputs tell is the length of both.
+                return left.or(right);
+            }
+            let (left, right) = (left?, right?);
             Some(match function {
                 // `Div` rounds towards zero.
                 Function::FloorDiv => (left - left.modulo(right)) / right,
@@ -100,6 +105,18 @@ mod tests {
         let shape = b.shape(&wanted).expect("both symbols are lengths of an input");
         assert_eq!(shape.fact().contents, Some(wanted.to_vec()));
         assert!(b.shape(&[Dim::symbol("other")]).is_none());
+        let values = b.ints(&[3, 5]);
+        let half = seq.floor_div(&Dim::known(2));
+        let of_rows = |length: &Dim| b.length_of_rows(length, &seq, values).and_then(|rows| rows.fact().known_contents());
+        // A view whose length nothing tells was added to what a convolution gave.
+        for (length, expected) in [
+            (half.clone(), Some(vec![1, 2])),
+            (Dim::symbol("?view").larger(&half), Some(vec![1, 2])),
+            (&Dim::known(1) + &Dim::symbol("?view").larger(&Dim::symbol("?other").larger(&half)), Some(vec![2, 3])),
+            (Dim::symbol("?view"), None),
+        ] {
+            assert_eq!(of_rows(&length), expected, "{length}");
+        }
         assert_eq!(
             reshape_lengths(&[batch.clone(), seq.clone(), Dim::known(8)], &vec![batch.clone(), seq.clone(), 2.into(), 4.into()]),
             Some(vec![0, 0, 2, 4])
