@@ -72,10 +72,34 @@ pub fn axis(axis: i64, rank: usize) -> Option<usize> {
 
 /// Whether float32 makes something else of a number than a number near it: 0 of one that is none, or infinity.
 #[must_use]
-#[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "rounding is what is asked about")]
 pub fn is_lost_in_float32(value: f64) -> bool {
-    let rounded = value as f32;
+    let rounded = single(value);
     !rounded.is_finite() || (value != 0.0 && rounded == 0.0)
+}
+
+/// Checks that float32 has a number near one that is asked for: it makes infinity of a large one, and 0 of a small one. `wrong` makes the error
+/// of what is expected and what is found.
+///
+/// # Errors
+/// One that float32 does not have.
+pub fn in_float32(value: f64, wrong: impl FnOnce(&'static str, String) -> Error) -> Result<()> {
+    if !is_lost_in_float32(value) {
+        return Ok(());
+    }
+    let error = wrong("a number of float32's range", format!("{value:e}, which rounds to {}", single(value)));
+    Err(error.with_hint("the graph computes in float32: the smallest number above 0 is 1.4e-45, the largest 3.4e38"))
+}
+
+/// The same of a share, of which a part must be left: float32 makes 1 of one just below it.
+///
+/// # Errors
+/// One that float32 does not have.
+pub fn share_in_float32(value: f64, wrong: impl FnOnce(&'static str, String) -> Error) -> Result<()> {
+    if value < 1.0 && single(value) >= 1.0 {
+        let error = wrong("a number of float32's range", format!("{value}, which rounds to 1"));
+        return Err(error.with_hint("the graph computes in float32: the largest number below 1 is 0.99999994"));
+    }
+    in_float32(value, wrong)
 }
 
 #[cfg(test)]
@@ -93,6 +117,23 @@ mod tests {
     fn an_axis_may_be_counted_from_the_last() {
         let found = [(0, 2), (1, 2), (-1, 2), (-2, 2), (2, 2), (-3, 2), (0, 0), (i64::MIN, 3)].map(|(at, rank)| axis(at, rank));
         assert_eq!(found, [Some(0), Some(1), Some(1), Some(0), None, None, None, None]);
+    }
+
+    #[test]
+    fn a_number_that_float32_does_not_have_is_told_from_one_that_it_rounds() {
+        type Check = fn(f64, fn(&'static str, String) -> Error) -> Result<()>;
+        let checks: [(Check, &[f64], &[f64]); 2] = [
+            (in_float32, &[0.0, -0.0, 1e-45, 3.4e38, -2.5, 0.999_999_999_999], &[1e-46, -1e-300, 1e39, -1e300, f64::NAN, f64::INFINITY]),
+            (share_in_float32, &[0.0, 0.1, 0.999_999_9, 1.0], &[1e-300, 0.999_999_99, 0.999_999_999_999]),
+        ];
+        for (check, fine, lost) in checks {
+            let wrong: fn(&'static str, String) -> Error = |expected, found| Error::mismatch("it", expected, found);
+            assert!(fine.iter().all(|value| check(*value, wrong).is_ok()), "{fine:?}");
+            assert!(
+                lost.iter().all(|value| check(*value, wrong).is_err_and(|error| error.to_string().contains("which rounds to"))),
+                "{lost:?}"
+            );
+        }
     }
 
     #[test]

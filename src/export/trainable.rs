@@ -9,22 +9,27 @@ use super::Manifest;
 use super::manifest::Slot;
 use crate::ir::Tensor;
 use crate::peft::{self, AdapterFiles};
-use crate::{Context, Error, Place, Result, safetensors};
+use crate::{Context, Error, Place, Result};
 
 /// All trainable parameters, in the order of the trainable vector.
 ///
 /// # Errors
-/// If a file cannot be read, or its tensors are not those of the manifest.
+/// If a file cannot be read, has numbers that are not finite, or its tensors are not those of the manifest.
 pub fn read(bundle: &Path, manifest: &Manifest) -> Result<Vec<f32>> {
     if manifest.allocation_steps.is_some() {
         return of(&peft::read(bundle)?, manifest);
     }
-    let mut files: IndexMap<&str, IndexMap<String, Tensor>> = IndexMap::new();
+    // The adapter's own file is looked at where what is trained lies beside it, too.
+    let own = bundle.join(peft::WEIGHTS_FILE);
+    let mut files = IndexMap::new();
+    if own.exists() {
+        files.insert(peft::WEIGHTS_FILE, peft::read_tensors(&own)?);
+    }
     let mut vector = vec![];
     for slot in &manifest.trainable {
         let path = bundle.join(&slot.file);
         if !files.contains_key(&*slot.file) {
-            files.insert(&slot.file, safetensors::read(&path)?);
+            files.insert(&slot.file, peft::read_tensors(&path)?);
         }
         let values = values(slot, &files[&*slot.file]).at(Place::Tensor(slot.name.clone()));
         vector.extend(values.in_file(path)?);

@@ -4,6 +4,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::num;
 
 /// How tokens are chosen, with the names and the order of transformers' logits processors (`generation/logits_process.py`).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -53,9 +54,12 @@ impl Sampler {
             ("repetition penalty", repetition_penalty, "a number above 0", repetition_penalty > 0.0),
         ];
         match rows.into_iter().find(|(_, value, _, is_fine)| !(*is_fine && value.is_finite())) {
-            Some((what, value, expected, _)) => Err(Error::mismatch(what, expected, value)),
-            None => Ok(Self { sampling, random: ChaCha8Rng::seed_from_u64(sampling.seed) }),
+            Some((what, value, expected, _)) => return Err(Error::mismatch(what, expected, value)),
+            None => rows
+                .into_iter()
+                .try_for_each(|(what, value, ..)| num::in_float32(value, |expected, found| Error::mismatch(what, expected, found)))?,
         }
+        Ok(Self { sampling, random: ChaCha8Rng::seed_from_u64(sampling.seed) })
     }
 
     /// The next token, after the tokens so far.
@@ -174,6 +178,8 @@ mod tests {
             Sampling { temperature: -1.0, ..Sampling::default() },
             Sampling { top_p: 0.0, ..Sampling::default() },
             Sampling { repetition_penalty: f64::NAN, ..Sampling::default() },
+            Sampling { repetition_penalty: 1e-300, ..Sampling::default() },
+            Sampling { temperature: 1e300, ..Sampling::default() },
         ] {
             assert!(Sampler::new(sampling).is_err(), "{sampling:?}");
         }

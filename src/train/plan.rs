@@ -160,6 +160,7 @@ impl LossPlan {
         if !(0.0..1.0).contains(&self.label_smoothing) {
             return Err(Error::setting("label_smoothing", "a share from 0 to below 1", self.label_smoothing));
         }
+        num::share_in_float32(self.label_smoothing, |expected, found| Error::setting("label_smoothing", expected, found))?;
         if self.balances_classes && classes.is_none() {
             let why = "the model does not tell how many classes it has";
             return Err(Error::unsupported("class_weights balanced", why).with_hint("give the weight of each class"));
@@ -184,9 +185,16 @@ impl LossPlan {
             if !(0.0..=1.0).contains(&weight) {
                 return Err(Error::setting("distill_weight", "a share from 0 to 1", weight));
             }
+            num::share_in_float32(weight, |expected, found| Error::setting("distill_weight", expected, found))?;
             if !temperature.is_finite() || temperature <= 0.0 {
                 return Err(Error::setting("temperature", "a number above 0", temperature));
             }
+            num::in_float32(temperature, |expected, found| Error::setting("temperature", expected, found))?;
+            // The divergence counts with the square of the temperature.
+            let square = weight * temperature * temperature;
+            num::in_float32(square, |expected, found| {
+                Error::setting("temperature", expected, format!("{temperature:e}, the square of which is {found}"))
+            })?;
             let of_numbers = Divergence::of(task.row().reads, &self.name) == Some(Divergence::Numbers);
             if of_numbers && temperature.to_bits() != 1.0_f64.to_bits() {
                 let error = Error::setting("temperature", "a loss of classes or truths", format!("the loss {}", self.name));

@@ -328,9 +328,9 @@ impl Optimizer {
         {
             return Err(Error::setting(option, expected, value));
         }
-        if let Some((option, value, ..)) = rows.into_iter().find(|(_, value, ..)| num::is_lost_in_float32(*value)) {
-            let error = Error::setting(option, "a number of float32's range", format!("{value:e}, which rounds to {}", rounded(value)));
-            return Err(error.with_hint("the graph computes in float32: the smallest number above 0 is 1.4e-45, the largest 3.4e38"));
+        for (option, value, ..) in rows {
+            let wrong = |expected: &str, found| Error::setting(option, expected, found);
+            if option.starts_with("adam_beta") { num::share_in_float32(value, wrong)? } else { num::in_float32(value, wrong)? }
         }
         if self.learning_rate == 0.0 {
             tracing::warn!("the learning rate is 0: nothing is learnt");
@@ -344,11 +344,6 @@ impl fmt::Display for Optimizer {
         let Self { weight_decay, beta1, beta2, epsilon, max_grad_norm, .. } = self;
         write!(f, "weight decay {weight_decay}, betas {beta1} and {beta2}, epsilon {epsilon}, gradients up to a norm of {max_grad_norm}")
     }
-}
-
-#[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "numbers are rounded once, where they become tensors")]
-fn rounded(value: f64) -> f32 {
-    value as f32
 }
 
 #[expect(
@@ -389,6 +384,8 @@ mod tests {
             Optimizer { learning_rate: 1e-60, ..good },
             Optimizer { weight_decay: 1e308, ..good },
             Optimizer { max_grad_norm: 1e-50, ..good },
+            Optimizer { beta1: 0.999_999_999_99, ..good },
+            Optimizer { beta2: 0.999_999_999_99, ..good },
         ] {
             assert!(lost.check().is_err_and(|error| error.to_string().contains("which rounds to")), "{lost}");
         }

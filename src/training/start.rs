@@ -6,7 +6,7 @@ use super::engine::Engine;
 use super::options::{Options, Start};
 use crate::contract::Input;
 use crate::data::Cursor;
-use crate::error::{Context, Error, Place, Result};
+use crate::error::{Error, Result};
 use crate::export::INITIAL;
 use crate::export::{Manifest, adapter_file, pending};
 use crate::files::inside;
@@ -191,7 +191,6 @@ pub(super) fn begin(
 ) -> Result<(u64, Cursor)> {
     let Some(Checkpoint { record, .. }) = &beginning.checkpoint else {
         let start = adapter_file::read(&beginning.adapter, manifest)?;
-        finite(&start, manifest).in_file(&beginning.adapter)?;
         engine.write(Input::Trainable.name(), start)?;
         return Ok((0, Cursor::default()));
     };
@@ -204,13 +203,4 @@ pub(super) fn begin(
     }
     engine.scale = engine.scale.map(|fresh| record.loss_scale.unwrap_or(fresh));
     Ok((record.step, cursor))
-}
-
-/// Refuses an adapter with numbers that are not finite.
-fn finite(vector: &[f32], manifest: &Manifest) -> Result<()> {
-    let Some(place) = vector.iter().position(|value| !value.is_finite()) else { return Ok(()) };
-    let slot = manifest.trainable.iter().rev().find(|slot| slot.offset <= place);
-    let error = Error::invalid(format!("a number to start from is {}", vector[place]));
-    let place = Place::Tensor(slot.map(|slot| slot.name.clone()).unwrap_or_default());
-    Err(error.at(place).with_hint("training cannot continue from there: `restart` begins with the adapter that `inject` wrote"))
 }

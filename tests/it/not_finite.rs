@@ -44,6 +44,44 @@ fn an_adapter_that_would_start_from_numbers_that_are_not_finite_is_not_written()
 }
 
 #[test]
+fn an_adapter_with_numbers_that_are_not_finite_is_refused_by_every_command() {
+    let folder = Folder::empty();
+    let (data, out) = (folder.path("rows.jsonl"), folder.path("out"));
+    std::fs::write(&data, "{\"input_ids\": [1, 5, 9, 4], \"labels\": [1, 5, 9, 4]}\n").expect("the file is written");
+    // A kernel of ONNX Runtime's makes finite numbers of scores that are none.
+    let methods: [(&str, &[&str]); 4] = [
+        ("ia3", &[]),
+        ("lora", &["--init-lora-weights", "random"]),
+        ("lora", &["--use-dora"]),
+        ("prefix_tuning", &["--prefix-projection"]),
+    ];
+    for (number, (method, more)) in methods.into_iter().enumerate() {
+        let bundle = folder.path(&format!("bundle-{number}"));
+        done(&[&["inject", &fixture("llama/torchscript.onnx"), "--method", method, "-o", &bundle], more].concat());
+        let file = Path::new(&bundle).join("adapter_model.safetensors");
+        let mut tensors = safetensors::read(&file).expect("an adapter");
+        let name = tensors.keys().find(|name| name.contains("k_proj")).or(tensors.keys().next()).expect("a tensor").clone();
+        let mut numbers = tensors[&name].to_f32().expect("floats");
+        numbers[0] = f32::NAN;
+        tensors[&name] = Tensor::from_f32(tensors[&name].shape(), &numbers);
+        safetensors::write(&file, &tensors).expect("the file is written");
+        let commands: [&[&str]; 7] = [
+            &["eval", &bundle, "--data", &data],
+            &["check", &bundle],
+            &["predict", &bundle, "--data", &data, "-o", &out],
+            &["generate", &bundle, "--prompt", "1"],
+            &["train", &bundle, "--data", &data, "--max-steps", "1", "--continue"],
+            &["merge", &bundle, "-o", &out],
+            &["export", &bundle, "--format", "peft", "-o", &out],
+        ];
+        for command in commands {
+            refused(command, &["adapter_model.safetensors", "1 of ", "numbers are not finite", "hint: "]);
+            assert!(!Path::new(&out).exists(), "{command:?}");
+        }
+    }
+}
+
+#[test]
 fn a_merge_whose_weights_leave_their_range_is_refused_and_writes_nothing() {
     let folder = Folder::empty();
     let (bundle, merged) = (folder.path("bundle"), folder.path("merged.onnx"));
@@ -55,8 +93,38 @@ fn a_merge_whose_weights_leave_their_range_is_refused_and_writes_nothing() {
         *tensor = Tensor::from_f32(tensor.shape(), &numbers);
     }
     safetensors::write(&file, &tensors).expect("the file is written");
+    // As if they had been trained.
+    std::fs::remove_file(Path::new(&bundle).join(".adapter-written.json")).expect("it was noted");
     refused(&["merge", &bundle, "-o", &merged, "--no-verify"], &["numbers are not finite", "with the adapter folded in", "hint: "]);
     assert!(!Path::new(&merged).exists());
+}
+
+#[test]
+fn options_that_float32_rounds_to_nothing_or_to_all_are_refused_where_they_are_given() {
+    let folder = Folder::empty();
+    let (bundle, tokens) = (folder.path("bundle"), fixture("llama/torchscript.onnx"));
+    let texts = fixture("bert_encoder/torchscript.onnx");
+    let distilled = ["--distill-weight", "0.5", "--temperature"];
+    let rows: [(&str, &[&str], &str); 13] = [
+        (&tokens, &["--dropout"], "0.999999999999"),
+        (&tokens, &["--dropout"], "1e-300"),
+        (&tokens, &["--alpha"], "1e-300"),
+        (&tokens, &["--label-smoothing"], "1e-300"),
+        (&tokens, &["--label-smoothing"], "0.99999999999"),
+        (&tokens, &["--distill-weight"], "1e-300"),
+        (&tokens, &["--distill-weight"], "0.99999999999"),
+        (&tokens, &distilled, "1e-300"),
+        (&tokens, &distilled, "1e300"),
+        (&tokens, &distilled, "1e-30"),
+        (&texts, &["--task", "embedding", "--loss", "mnrl", "--loss-option"], "scale=1e300"),
+        (&texts, &["--task", "embedding", "--loss", "mnrl", "--loss-option"], "scale=1e-300"),
+        (&texts, &["--task", "embedding", "--loss", "cosent", "--loss-option"], "scale=1e-46"),
+    ];
+    for (model, options, value) in rows {
+        let line = [&["inject", model, "--method", "lora", "-o", &bundle], options, &[value]].concat();
+        refused(&line, &["expected a number of float32's range", "which rounds to", "hint: the graph computes in float32"]);
+        assert!(!Path::new(&bundle).exists(), "{options:?} {value}");
+    }
 }
 
 #[test]

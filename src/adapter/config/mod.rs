@@ -42,11 +42,7 @@ pub fn finite(field: &str, value: f64) -> Result<()> {
     if !value.is_finite() {
         return Err(Error::mismatch(field.to_owned(), "a finite number", value));
     }
-    if num::is_lost_in_float32(value) {
-        let error = Error::mismatch(field.to_owned(), "a number of float32's range", format!("{value:e}"));
-        return Err(error.with_hint("the graph computes in float32: the smallest number above 0 is 1.4e-45, the largest 3.4e38"));
-    }
-    Ok(())
+    num::in_float32(value, |expected, found| Error::mismatch(field.to_owned(), expected, found))
 }
 
 /// Checks a number that a change of the weights is multiplied by, and says so where that leaves nothing of it.
@@ -66,5 +62,8 @@ pub fn scaling(field: &str, value: f64) -> Result<()> {
 /// # Errors
 /// Another one.
 pub fn probability(field: &str, value: f64) -> Result<()> {
-    if (0.0..1.0).contains(&value) { Ok(()) } else { Err(Error::mismatch(field.to_owned(), "a number from 0 to below 1", value)) }
+    if !(0.0..1.0).contains(&value) {
+        return Err(Error::mismatch(field.to_owned(), "a number from 0 to below 1", value));
+    }
+    num::share_in_float32(value, |expected, found| Error::mismatch(field.to_owned(), expected, found))
 }

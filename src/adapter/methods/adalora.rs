@@ -19,7 +19,7 @@ use crate::adapter::change::Change;
 use crate::adapter::config::fields::{Fields, Flag};
 use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::settings::{Settings, number};
-use crate::adapter::config::{Bias, Scope, at_least_one, probability, scaling};
+use crate::adapter::config::{Bias, Scope, at_least_one, finite, probability, scaling};
 use crate::adapter::method::{Configuration, Placed, Places, Row};
 use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
 use crate::adapter::params::{Param, init};
@@ -222,6 +222,9 @@ impl Configuration for AdaLoraConfig {
         if !(self.orth_reg_weight.is_finite() && self.orth_reg_weight >= 0.0) {
             return Err(Error::mismatch("orth_reg_weight", "a number from 0", self.orth_reg_weight));
         }
+        finite("orth_reg_weight", self.orth_reg_weight)?;
+        probability("beta1", self.schedule.beta1)?;
+        probability("beta2", self.schedule.beta2)?;
         self.scope.check()
     }
 

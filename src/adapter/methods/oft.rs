@@ -12,7 +12,7 @@ use ndarray::{Array2, s};
 use super::branch::{self, Attached, Branch, Forward, Linear, Side, has_stored_weight, stored_weight};
 use crate::adapter::config::fields::{Fields, Flag};
 use crate::adapter::config::options::{Options, SCOPE};
-use crate::adapter::config::{Bias, Scope, probability, settings::Settings};
+use crate::adapter::config::{Bias, Scope, finite, probability, settings::Settings};
 use crate::adapter::constraint::{self, Constraint};
 use crate::adapter::method::{Configuration, Placed, Places, Row};
 use crate::adapter::params::budget::wide;
@@ -205,6 +205,7 @@ impl Configuration for OftConfig {
         if let Some(epsilon) = self.constrained.filter(|epsilon| !(epsilon.is_finite() && *epsilon >= 0.0)) {
             return Err(Error::mismatch("eps", "a number from 0", epsilon));
         }
+        self.constrained.map_or(Ok(()), |epsilon| finite("eps", epsilon))?;
         probability("module_dropout", self.module_dropout)?;
         self.scope.check()
     }

@@ -9,7 +9,7 @@ use super::branch::{self, Attached, Branch, Forward, Linear, added};
 use crate::adapter::change::Change;
 use crate::adapter::config::fields::{Fields, Flag};
 use crate::adapter::config::options::{Options, SCOPE};
-use crate::adapter::config::{Bias, Scope, at_least_one, probability, settings::Settings};
+use crate::adapter::config::{Bias, Scope, at_least_one, finite, probability, settings::Settings};
 use crate::adapter::method::{Configuration, Placed, Places, Row};
 use crate::adapter::params::init;
 use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
@@ -131,6 +131,7 @@ impl Configuration for VeraConfig {
     fn check(&self) -> Result<()> {
         at_least_one("r", self.rank)?;
         probability("vera_dropout", self.dropout)?;
+        finite("d_initial", self.d_initial)?;
         self.scope.check()
     }
 

@@ -170,6 +170,16 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<()> {
     let shape = Shape::default();
     let running = Running { device: args.device, batch_size: args.batch_size.get(), new_tokens: 0 };
     let mut predictor = Predictor::open(global.runtime(args.threads)?, model, shape, running)?;
+    let limits: [(&'static str, Option<f64>); 4] = [
+        ("max_score", args.max_score),
+        ("min_score", args.min_score),
+        ("absolute_margin", args.absolute_margin),
+        ("relative_margin", args.relative_margin),
+    ];
+    if let Some((option, value)) = limits.into_iter().find_map(|(option, value)| Some((option, value.filter(|value| !value.is_finite())?)))
+    {
+        return Err(Error::setting(option, "a finite number", value));
+    }
     let choice = Choice {
         count: args.num_negatives.get(),
         range_min: args.range_min,

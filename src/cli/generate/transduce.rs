@@ -15,6 +15,7 @@ use crate::generate::{Graphs, Sampler, TextStream, Transducer, Wish};
 use crate::media::Features;
 use crate::model::Model as Opened;
 use crate::model::parts::Split;
+use crate::num;
 use crate::training::tokenizer_near;
 
 /// An encoder-decoder, and the files that belong to it.
@@ -86,6 +87,9 @@ pub(super) fn run(args: &Args, global: &Global, model: Model, sampler: &dyn Fn()
         })?,
     };
     OnlyWith::check(OF_ARCHITECTURES, args, &Architecture::EncoderDecoder, "an encoder-decoder").in_file(&args.model.path)?;
+    if let Some(penalty) = args.length_penalty {
+        num::in_float32(penalty, |expected, found| Error::setting("length_penalty", expected, found))?;
+    }
     let wish = Wish {
         begins: args.decoder_prompt.as_deref(),
         new_tokens: args.max_new_tokens,

@@ -215,6 +215,7 @@ impl Row {
             if !value.is_finite() {
                 return Err(Error::mismatch(format!("option {name} of the loss"), "a finite number", value));
             }
+            num::in_float32(*value, |expected, found| Error::mismatch(format!("option {name} of the loss"), expected, found))?;
             *option = *value;
         }
         Ok(options)
@@ -281,7 +282,7 @@ mod tests {
         assert_eq!(options(&[]).expect("defaults")["scale"].to_bits(), 20.0_f64.to_bits());
         assert_eq!(options(&[("scale", 50.0)]).expect("given")["scale"].to_bits(), 50.0_f64.to_bits());
         assert!(options(&[("margin", 1.0)]).is_err_and(|error| error.hint().is_some_and(|hint| hint.contains("scale"))));
-        assert!(options(&[("scale", f64::NAN)]).is_err());
+        assert!([f64::NAN, 1e300, 1e-300, 1e-46].into_iter().all(|scale| options(&[("scale", scale)]).is_err()));
         assert!(Row::named(Reads::Spans, "mnrl").is_err());
     }
 }
