@@ -132,13 +132,32 @@ fn sync_folder(folder: &Path) {
     }
 }
 
-/// Files of the ordinary permissions, not of the private ones that temporary files have.
+/// Files of the permissions that others get, not of the private ones that temporary files have: what the user's mask leaves of them.
 fn temporary(prefix: &str) -> tempfile::Builder<'_, 'static> {
+    with_mode(prefix, 0o666)
+}
+
+/// The same for folders.
+fn temporary_folder(prefix: &str) -> tempfile::Builder<'_, 'static> {
+    with_mode(prefix, 0o777)
+}
+
+fn with_mode(prefix: &str, mode: u32) -> tempfile::Builder<'_, 'static> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(prefix);
     #[cfg(unix)]
-    builder.permissions(<std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o666));
+    builder.permissions(<std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(mode));
+    #[cfg(not(unix))]
+    let _ = mode;
     builder
+}
+
+/// Makes a folder and those above it, unless they are there. A signal that ends the process finds what was made of what is unfinished.
+///
+/// # Errors
+/// If one cannot be made.
+pub fn make_folder(path: &Path) -> Result<()> {
+    unfinished::while_none_ends(|| std::fs::create_dir_all(path)).in_file(path)
 }
 
 /// The folder that a file stands in.

@@ -81,7 +81,7 @@ pub type Check<'a> = &'a dyn Fn(&Path) -> Result<()>;
 /// A file that cannot be fetched, or is another one than the index says; a folder that cannot be written to.
 pub fn fetch(address: &Address, file: &File, folder: &Path, check: Check<'_>, told: &mut dyn FnMut(u64, Option<u64>)) -> Result<Installed> {
     let within = crate::files::folder(folder);
-    std::fs::create_dir_all(within).in_file(within)?;
+    crate::files::make_folder(within)?;
     leftovers::sweep(within);
     let (wheel, sha256) = download::to_file(address, file, within, told)?;
     put(wheel.path(), &file.name, sha256, folder, check)
@@ -95,7 +95,7 @@ pub fn from_file(wheel: &Path, build: Build, machine: &Machine, folder: &Path, c
     let name = wheel.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     index::check_name(name, build, machine).in_file(wheel)?;
     let within = crate::files::folder(folder);
-    std::fs::create_dir_all(within).in_file(within)?;
+    crate::files::make_folder(within)?;
     put(wheel, name, download::hash(wheel)?, folder, check)
 }
 

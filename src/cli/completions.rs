@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{Global, help, output};
 use crate::error::{Context, Error, Result};
+use crate::files;
 
 const AFTER_HELP: &str = "\
 A shell's completions are printed, or written into the folder of -o under the name by which that shell looks for them.
@@ -68,13 +69,13 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         clap_complete::generate(shell, &mut command, name, &mut script);
         return output::print(&String::from_utf8_lossy(&script));
     };
-    std::fs::create_dir_all(folder).in_file(folder)?;
+    files::make_folder(folder)?;
     let file = clap_complete::generate_to(shell, &mut command, name, folder).in_file(folder)?;
     written(&[file], global)
 }
 
 fn manual(folder: &Path, global: &Global) -> Result<()> {
-    std::fs::create_dir_all(folder).in_file(folder)?;
+    files::make_folder(folder)?;
     let mut command = help::command();
     command.build();
     let mut files = vec![];

@@ -239,7 +239,7 @@ impl Merging {
         let names = layout::names(bundle.model())?;
         let staged = target::folder(folder.path, folder.force, &names.iter().map(String::as_str).collect::<Vec<_>>(), &read(bundle))?;
         let model = staged.path().join(layout.model());
-        std::fs::create_dir_all(files::folder(&model)).in_file(&model)?;
+        files::make_folder(files::folder(&model))?;
         let base = Model::open_files(bundle.model_files())?;
         let samples = Samples::of_model(&base);
         let source = source(bundle, folder.tokenizer)?;

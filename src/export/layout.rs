@@ -196,7 +196,7 @@ impl Placed {
     fn copy(&mut self, from: Option<&Path>, folder: &Path, name: &str) -> Result<()> {
         let Some(from) = from else { return Ok(()) };
         let to = folder.join(name);
-        std::fs::create_dir_all(files::folder(&to)).in_file(&to)?;
+        files::make_folder(files::folder(&to))?;
         // A link would lead back to the user's file.
         std::fs::copy(from, &to).in_file(from)?;
         self.files.push(name.to_owned());
@@ -206,7 +206,7 @@ impl Placed {
     fn write(&mut self, folder: &Path, name: &str, json: &Value) -> Result<()> {
         let text = serde_json::to_string_pretty(json).map_err(|error| Error::format("JSON", error))?;
         let to = folder.join(name);
-        std::fs::create_dir_all(files::folder(&to)).in_file(&to)?;
+        files::make_folder(files::folder(&to))?;
         files::replace(&to, format!("{text}\n").as_bytes())?;
         if !self.files.iter().any(|placed| placed == name) {
             self.files.push(name.to_owned());

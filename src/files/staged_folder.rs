@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::unfinished::Unfinished;
-use super::{leftovers, sync_folder};
+use super::{leftovers, make_folder, sync_folder, temporary_folder};
 use crate::error::{Context, Error, Result};
 
 /// A folder that is filled under another name and takes its own when it is complete. Dropped before that, it leaves nothing.
 ///
-/// A folder that cannot be moved, because another file system begins there or because somebody stands in it, is filled inside of it: its entries
+/// A folder that cannot be moved, because something is mounted there or because somebody stands in it, is filled inside of it: its entries
 /// change places one by one.
 #[derive(Debug)]
 pub struct StagedFolder {
@@ -31,11 +31,11 @@ impl StagedFolder {
     pub fn new(target: &Path) -> Result<Self> {
         let target = std::path::absolute(target).in_file(target)?;
         let above = target.parent().ok_or_else(|| Error::invalid("not a folder that can be replaced").in_file(&target))?;
-        fs::create_dir_all(above).in_file(above)?;
+        make_folder(above)?;
         let stays = is_fixed(&target, above);
         let place = if stays { &*target } else { above };
         leftovers::sweep(place);
-        let make = || tempfile::Builder::new().prefix(&leftovers::prefix()).tempdir_in(place);
+        let make = || temporary_folder(&leftovers::prefix()).tempdir_in(place);
         let (temporary, unfinished) = Unfinished::made(make, TempDir::path).in_file(place)?;
         Ok(Self { temporary, target, unfinished, stays })
     }
@@ -56,11 +56,9 @@ impl StagedFolder {
         }
         let target = &self.target;
         let old = fs::symlink_metadata(target).ok();
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            let mode = old.as_ref().filter(|old| old.is_dir()).map_or(0o755, |old| old.permissions().mode());
-            fs::set_permissions(self.path(), fs::Permissions::from_mode(mode)).in_file(self.path())?;
+        // A new folder is as open as the user's mask has it, one that is replaced as open as it was.
+        if let Some(old) = old.as_ref().filter(|old| old.is_dir()) {
+            fs::set_permissions(self.path(), old.permissions()).in_file(self.path())?;
         }
         sync_folder(self.path());
         let filled = self.temporary.keep();
@@ -102,12 +100,12 @@ fn names(folder: &Path) -> std::io::Result<Vec<OsString>> {
     Ok(names)
 }
 
-/// Whether a folder must stay where it is: another file system begins there, or this process stands in it.
+/// Whether a folder must stay where it is: something is mounted there, or this process stands in it.
 fn is_fixed(folder: &Path, above: &Path) -> bool {
     let Ok(whole) = folder.canonicalize().map(|whole| (whole.is_dir(), whole)) else { return false };
     let (is_folder, whole) = whole;
     let stands_in_it = || std::env::current_dir().is_ok_and(|current| current.starts_with(&whole));
-    is_folder && !folder.is_symlink() && (begins_file_system(folder, above) || stands_in_it())
+    is_folder && !folder.is_symlink() && (begins_file_system(folder, above) || is_mounted(folder) || stands_in_it())
 }
 
 /// Whether a folder is on another file system than the one above it.
@@ -120,6 +118,18 @@ fn begins_file_system(folder: &Path, above: &Path) -> bool {
 
 #[cfg(not(unix))]
 fn begins_file_system(_: &Path, _: &Path) -> bool {
+    false
+}
+
+/// Whether a folder is a place where something is mounted: a folder of the same file system, too, which is on no other device.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn is_mounted(folder: &Path) -> bool {
+    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+    statx(CWD, folder, AtFlags::empty(), StatxFlags::empty()).is_ok_and(|facts| facts.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn is_mounted(_: &Path) -> bool {
     false
 }
 
@@ -160,6 +170,58 @@ mod tests {
         }
         drop(StagedFolder::new(&target)?);
         assert_eq!(fs::read_dir(above.path().join("deep"))?.count(), 1);
+        Ok(())
+    }
+
+    /// Takes the mount away again.
+    #[cfg(target_os = "linux")]
+    struct Mounted<'a>(&'a Path);
+
+    #[cfg(target_os = "linux")]
+    impl Drop for Mounted<'_> {
+        fn drop(&mut self) {
+            let _ = std::process::Command::new("umount").arg("-l").arg(self.0).status();
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_folder_of_the_same_file_system_that_is_mounted_gets_new_entries() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let (real, target) = (folder.path().join("real"), folder.path().join("mounted"));
+        fs::create_dir(&real)?;
+        fs::create_dir(&target)?;
+        let mount = std::process::Command::new("mount").arg("-B").args([&real, &target]).stderr(std::process::Stdio::null()).status();
+        if !mount.is_ok_and(|status| status.success()) {
+            // Only an administrator may.
+            return Ok(());
+        }
+        let _mounted = Mounted(&target);
+        for text in ["one", "two"] {
+            let staged = StagedFolder::new(&target)?;
+            fs::write(staged.path().join(text), text)?;
+            staged.finish()?;
+            assert_eq!(names(&real)?, [text]);
+        }
+        Ok(())
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_folder_is_as_open_as_one_that_the_user_makes() -> Result<()> {
+        use std::os::unix::fs::PermissionsExt;
+        let above = tempfile::tempdir()?;
+        let mode = |path: &Path| fs::metadata(path).map(|facts| facts.permissions().mode());
+        let (own, target) = (above.path().join("own"), above.path().join("target"));
+        fs::create_dir(&own)?;
+        StagedFolder::new(&target)?.finish()?;
+        assert_eq!(mode(&target)?, mode(&own)?);
+        fs::set_permissions(&target, fs::Permissions::from_mode(0o700))?;
+        StagedFolder::new(&target)?.finish()?;
+        assert_eq!(mode(&target)? & 0o777, 0o700);
+        let placed = above.path().join("placed");
+        super::super::unfinished::Folder::new(above.path())?.placed(&placed)?;
+        assert_eq!(mode(&placed)?, mode(&own)?);
         Ok(())
     }
 

@@ -60,6 +60,15 @@ pub fn placed_for<T>(gone: &[PathBuf], place: impl FnOnce() -> std::io::Result<T
     Ok((placed, gone))
 }
 
+/// Makes what may be part of something unfinished: it is not made again once a signal has removed that.
+///
+/// # Errors
+/// If it is not made.
+pub fn while_none_ends<T>(make: impl FnOnce() -> std::io::Result<T>) -> std::io::Result<T> {
+    let _paths = PATHS.lock().unwrap_or_else(PoisonError::into_inner);
+    make()
+}
+
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
@@ -84,8 +93,7 @@ impl Folder {
     /// If that cannot be written to.
     pub fn new(within: &Path) -> Result<Self> {
         fault::point().in_file(within)?;
-        let prefix = super::leftovers::prefix();
-        let make = || tempfile::Builder::new().prefix(&prefix).tempdir_in(within);
+        let make = || super::temporary_folder(&super::leftovers::prefix()).tempdir_in(within);
         let (folder, unfinished) = Unfinished::made(make, TempDir::path).in_file(within)?;
         Ok(Self { folder, unfinished })
     }

@@ -197,7 +197,6 @@ impl Runs {
         fs::create_dir(&path).in_file(&path)?;
         let run = Run { folder: folder.join(&name), name, record };
         Run { folder: staged.path().to_owned(), ..run.clone() }.write()?;
-        open_to_all(staged.path()).in_file(&run.folder)?;
         staged.placed(&run.folder)?;
         Ok(run)
     }
@@ -386,15 +385,6 @@ fn remove_temporary(folder: &Path) {
             }
         }
     }
-}
-
-/// Temporary folders are private; a run is not.
-fn open_to_all(folder: &Path) -> std::io::Result<()> {
-    #[cfg(unix)]
-    fs::set_permissions(folder, <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o755))?;
-    #[cfg(not(unix))]
-    let _ = folder;
-    Ok(())
 }
 
 #[cfg(unix)]

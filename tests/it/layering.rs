@@ -116,6 +116,27 @@ fn rooms_below_the_command_line_name_no_flags() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
+/// A folder that is made by itself may be part of one that a signal has just removed: `files` makes it while none does.
+#[test]
+fn folders_are_made_with_those_above_them_by_one_function() {
+    let mut wrong = vec![];
+    for path in rust_files(&folder("src")) {
+        let inside = path.strip_prefix(folder("src")).expect("a file of src").to_path_buf();
+        if inside.starts_with("files") || inside.starts_with("files.rs") || inside.iter().any(|part| part == "tests" || part == "tests.rs")
+        {
+            continue;
+        }
+        let text = fs::read_to_string(&path).expect("source is readable UTF-8");
+        let lines = text.lines().enumerate().take_while(|(_, line)| !line.starts_with("#[cfg(") || !line.contains("test"));
+        wrong.extend(
+            lines
+                .filter(|(_, line)| line.contains("create_dir_all"))
+                .map(|(number, line)| format!("{}:{}: {}", inside.display(), number + 1, line.trim())),
+        );
+    }
+    assert!(wrong.is_empty(), "files::make_folder makes it\n{}", wrong.join("\n"));
+}
+
 /// The files of the crate by their modules.
 struct Source {
     files: BTreeMap<Module, File>,

@@ -100,7 +100,7 @@ pub fn write(request: &Request<'_>) -> Result<Vec<Merged>> {
             (Weights::External, _) | (Weights::AsBase, true) => Storage::External { file: data },
         };
         let target = folder.join(&place);
-        std::fs::create_dir_all(crate::files::folder(&target)).in_file(&target)?;
+        crate::files::make_folder(crate::files::folder(&target))?;
         onnx::write(&graph, &target, &WriteOptions { storage })?;
         written.push(Merged { source: file, name: place, modules, requantised });
     }
