@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::error::{Context, Error, Result};
 use crate::export::belongs::belongs;
+use crate::export::manifest;
 use crate::files::{self, StagedFolder, leftovers};
 
 /// Makes sure that a file may be written, and that its folder is there. `read` is what the command reads, which is not replaced: models, bundles, data.
@@ -22,19 +23,24 @@ pub(super) fn file(path: &Path, force: bool, read: &[Option<&Path>]) -> Result<(
     }
     is_not_read(path, read)?;
     let folder = files::folder(path);
-    std::fs::create_dir_all(folder).in_file(folder)?;
+    files::make_folder(folder)?;
     leftovers::sweep(folder);
     Ok(())
 }
 
-/// Refuses what belongs to something that the command reads.
+/// Refuses what belongs to something that the command reads, or to a bundle that it lies in.
 fn is_not_read(path: &Path, read: &[Option<&Path>]) -> Result<()> {
     let is_around =
         |source: &Path| path.canonicalize().is_ok_and(|path| source.canonicalize().is_ok_and(|source| source.starts_with(path)));
-    match read.iter().flatten().find(|source| belongs(path, source) || is_around(source)) {
-        Some(source) => {
-            let error = Error::invalid(format!("it is read, or belongs to what is read: {}", source.display())).in_file(path);
-            Err(error.with_hint("`-o` names another place; what a command reads is not replaced, with `--force` neither"))
+    if let Some(source) = read.iter().flatten().find(|source| belongs(path, source) || is_around(source)) {
+        let error = Error::invalid(format!("it is read, or belongs to what is read: {}", source.display())).in_file(path);
+        return Err(error.with_hint("`-o` names another place; what a command reads is not replaced, with `--force` neither"));
+    }
+    let whole = path.canonicalize().unwrap_or_default();
+    match whole.ancestors().skip(1).find(|above| above.join(manifest::FILE).is_file() && belongs(&whole, above)) {
+        Some(bundle) => {
+            let error = Error::invalid(format!("it belongs to the bundle {}", bundle.display())).in_file(path);
+            Err(error.with_hint("`-o` names another place; only `inject` and `train` write a bundle's own files, with `--force` too"))
         }
         None => Ok(()),
     }
@@ -53,8 +59,8 @@ fn is_named(path: &Path) -> Result<()> {
 ///
 /// `read` as in [`file()`].
 pub(super) fn folder(path: &Path, force: bool, names: &[&str], read: &[Option<&Path>]) -> Result<StagedFolder> {
-    check_folder(path, force, names)?;
     is_not_read(path, read)?;
+    check_folder(path, force, names)?;
     StagedFolder::new(path)
 }
 

@@ -15,6 +15,7 @@ use crate::ir::Graph;
 use crate::model::parts::{Files, Join};
 use crate::model::{Base, Model};
 use crate::onnx::{self, Storage, WriteOptions};
+use crate::peft::written::{self, Others};
 use crate::train::plan::LossPlan;
 use crate::{Context, Error, Result, peft};
 
@@ -68,6 +69,8 @@ pub fn write(model: Model, asked: &Injection, target: &Path, existing: Existing)
     let hint = "the adapter starts from numbers of the base, which are none: `peft-onnx convert` names the tensors that have them";
     peft::write(folder.path(), &injected.files).hint(hint)?;
     peft::write(&folder.path().join(INITIAL), &injected.files)?;
+    written::note(folder.path(), Others::Replace)?;
+    written::note(&folder.path().join(INITIAL), Others::Keep)?;
     let manifest = &mut injected.manifest;
     manifest.base = origin.described(&file, target)?;
     let teacher = asked.loss.teacher.as_deref().map(|file| from_bundle(file, target)).transpose()?;

@@ -10,6 +10,7 @@ use super::names::RUNS;
 use crate::error::{Context, Error, Result};
 use crate::files::{self, fault, inside};
 use crate::peft;
+use crate::peft::written::{self, Others};
 
 /// The note's file in a bundle.
 const FILE: &str = ".adapter-follows.json";
@@ -71,9 +72,11 @@ pub fn follow(bundle: &Path, source: &Source) -> Result<()> {
         let text = serde_json::to_vec(source).map_err(|error| Error::format("JSON", error))?;
         files::replace(&note, &text)?;
     }
+    written::expect(bundle, &folder, &different.iter().map(|(name, _)| *name).collect::<Vec<_>>())?;
     for (name, bytes) in &different {
         files::replace(&bundle.join(name), bytes)?;
     }
+    written::note(bundle, Others::Replace)?;
     match fault::point().and_then(|()| fs::remove_file(&note)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).in_file(&note),
         _ => Ok(()),
@@ -101,7 +104,11 @@ pub fn complete(bundle: &Path) -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use indexmap::IndexMap;
+
     use super::*;
+    use crate::ir::Tensor;
+    use crate::safetensors;
 
     #[test]
     fn two_files_change_as_one() -> Result<()> {
@@ -110,19 +117,21 @@ mod tests {
         let source = Source { run: "001".into(), step: 4 };
         let checkpoint = bundle.join("runs/001/checkpoints/step-4");
         fs::create_dir_all(&checkpoint)?;
-        for (place, text) in [(bundle, "old"), (&checkpoint, "new")] {
-            for name in [peft::CONFIG_FILE, peft::WEIGHTS_FILE, peft::ENCODER_FILE] {
-                fs::write(place.join(name), text)?;
+        let tensors = |number| safetensors::to_bytes(&IndexMap::from([("w".to_owned(), Tensor::from_f32(&[1], &[number]))]));
+        for (place, number) in [(bundle, 1.0), (&checkpoint, 2.0)] {
+            fs::write(place.join(peft::CONFIG_FILE), format!("{number}"))?;
+            for name in [peft::WEIGHTS_FILE, peft::ENCODER_FILE] {
+                fs::write(place.join(name), tensors(number)?)?;
             }
         }
         assert_eq!(adapter_folder(bundle), bundle);
         // A crash behind the first of two files.
         files::replace(&bundle.join(FILE), &serde_json::to_vec(&source).expect("JSON"))?;
-        fs::write(bundle.join(peft::WEIGHTS_FILE), "new")?;
+        fs::write(bundle.join(peft::WEIGHTS_FILE), tensors(2.0)?)?;
         assert_eq!(adapter_folder(bundle), checkpoint);
         assert!(complete(bundle)?);
         assert_eq!(adapter_folder(bundle), bundle);
-        assert_eq!(fs::read(bundle.join(peft::ENCODER_FILE))?, b"new");
+        assert_eq!(fs::read(bundle.join(peft::ENCODER_FILE))?, tensors(2.0)?);
         // A note that leads elsewhere is not followed.
         files::replace(&bundle.join(FILE), br#"{"run": "../../elsewhere", "step": 4}"#)?;
         assert_eq!(adapter_folder(bundle), bundle);

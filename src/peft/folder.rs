@@ -6,7 +6,8 @@ use bytes::Bytes;
 use indexmap::IndexMap;
 
 use super::config::AdapterConfig;
-use super::weights;
+use super::names::{CONFIG_FILE, ENCODER_FILE, FACTORS_FILE, WEIGHTS_FILE};
+use super::{weights, written};
 use crate::adapter::Method;
 use crate::adapter::config::{Scope, Selection, Targets};
 use crate::adapter::methods::{self, trainable_tokens::TokensConfig};
@@ -15,15 +16,6 @@ use crate::adapter::targets::SelectionMatcher;
 use crate::error::{Context, Error, Place, Result};
 use crate::ir::{DType, Tensor};
 use crate::{files, safetensors};
-
-/// The file with the configuration.
-pub const CONFIG_FILE: &str = "adapter_config.json";
-/// The file with the tensors.
-pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
-/// The file with the parameters of the network that computes a prompt. PEFT keeps only what the network gives, so this is our own.
-pub const ENCODER_FILE: &str = "prompt_encoder.safetensors";
-/// The file with the factors that are trained where the adapter's file has them beside those that they started from (PiSSA, OLoRA).
-pub const FACTORS_FILE: &str = "lora_factors.safetensors";
 
 /// What an adapter's folder holds.
 #[derive(Clone, Debug)]
@@ -95,11 +87,14 @@ pub fn file_beside(method: &Method) -> &'static str {
 /// Reads an adapter's folder, or the only adapter in its subfolders, where PEFT puts adapters that are not called `default`.
 ///
 /// # Errors
-/// If a file is missing or malformed, the configuration asks for something unknown, a tensor is not of a float type, or there are several adapters.
+/// If a file is missing or malformed, the configuration asks for something unknown, a tensor is not of a float type, or there are several adapters; a
+/// file that is not what was written there ([`written`]).
 pub fn read(folder: &Path) -> Result<AdapterFiles> {
     let folder = &adapter_folder(folder)?;
     let path = folder.join(CONFIG_FILE);
-    let config = AdapterConfig::from_json(&files::read(&path)?).in_file(&path)?;
+    let text = files::read(&path)?;
+    written::check(&path, || written::of_text(&text))?;
+    let config = AdapterConfig::from_json(&text).in_file(&path)?;
     let weights = folder.join(WEIGHTS_FILE);
     if !weights.exists() {
         return Err(no_weights(folder));
@@ -107,7 +102,12 @@ pub fn read(folder: &Path) -> Result<AdapterFiles> {
     let raw = safetensors::read(&weights)?;
     let file = folder.join(file_beside(&config.method));
     let beside = if file.exists() { Some(safetensors::read(&file)?) } else { None };
-    Read { raw, beside }.settled(config, [&path, &weights, &file])
+    let both = [(&weights, Some(raw.clone())), (&file, beside.clone())];
+    let files = Read { raw, beside }.settled(config, [&path, &weights, &file])?;
+    for (path, tensors) in both.iter().filter_map(|(path, tensors)| Some((path, tensors.as_ref()?))) {
+        written::check(path, || written::of_tensors(tensors))?;
+    }
+    Ok(files)
 }
 
 /// The tensors of an adapter as its files have them.
@@ -132,12 +132,24 @@ impl Read {
         target_what_has_tensors(&mut config, &tensors);
         leave_out_tied_rows(&config, &mut tensors).in_file(path)?;
         let beside = self.beside.map(|tensors| as_f32(tensors).in_file(file)).transpose()?;
-        let hint = "the training that wrote this adapter left the range of numbers: take an earlier checkpoint, or train again";
-        finite(&tensors).in_file(weights).hint(hint)?;
-        beside.iter().try_for_each(finite).in_file(file).hint(hint)?;
+        finite(&tensors).in_file(weights).hint(NOT_FINITE)?;
+        beside.iter().try_for_each(finite).in_file(file).hint(NOT_FINITE)?;
         Ok(AdapterFiles { config, tensors, beside, stored })
     }
 }
+
+/// Reads the tensors of one of an adapter's files under the names that they have there.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_tensors(path: &Path) -> Result<IndexMap<String, Tensor>> {
+    let tensors = safetensors::read(path)?;
+    finite(&tensors).in_file(path).hint(NOT_FINITE)?;
+    written::check(path, || written::of_tensors(&tensors)).map(|()| tensors)
+}
+
+/// What to do about numbers that are not finite.
+const NOT_FINITE: &str = "the training that wrote this adapter left the range of numbers: take an earlier checkpoint, or train again";
 
 /// Refuses numbers that are none: nothing that is made of them would be right.
 fn finite(tensors: &IndexMap<String, Tensor>) -> Result<()> {
@@ -158,7 +170,7 @@ fn finite(tensors: &IndexMap<String, Tensor>) -> Result<()> {
 pub fn write(folder: &Path, adapter: &AdapterFiles) -> Result<IndexMap<String, u64>> {
     finite(&adapter.tensors)?;
     adapter.beside.iter().try_for_each(finite)?;
-    std::fs::create_dir_all(folder).in_file(folder)?;
+    files::make_folder(folder)?;
     let offsets = safetensors::write(&folder.join(WEIGHTS_FILE), &adapter.tensors)?;
     if let Some(beside) = &adapter.beside {
         safetensors::write(&folder.join(file_beside(&adapter.config.method)), beside)?;

@@ -7,9 +7,12 @@ pub mod body;
 pub mod combine;
 mod config;
 mod folder;
+mod names;
 pub mod saved_head;
 mod weights;
+pub mod written;
 
 pub use config::AdapterConfig;
-pub use folder::{AdapterFiles, CONFIG_FILE, ENCODER_FILE, FACTORS_FILE, WEIGHTS_FILE, file_beside, read, write};
+pub use folder::{AdapterFiles, file_beside, read, read_tensors, write};
+pub use names::{CONFIG_FILE, ENCODER_FILE, FACTORS_FILE, WEIGHTS_FILE};
 pub use weights::{Matched, Misfit, canonical, match_params};

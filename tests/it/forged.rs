@@ -59,6 +59,7 @@ fn links_in_a_bundle_lead_nowhere() {
         "adapter_model.safetensors",
         ".lock",
         ".adapter-follows.json",
+        ".adapter-written.json",
         ".base-checked.json",
     ] {
         let (path, away) = (bundle.join(place), outside.join("away"));

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::common::{Running, done, fixture, json_of, number, refused, text};
+use crate::common::{Running, done, fixture, json_of, number, refused, run, text};
 
 /// A LoRA of the smallest decoder, and rows to learn from.
 struct Case {
@@ -134,6 +134,63 @@ fn commands_take_the_checkpoint_that_is_meant() {
 }
 
 #[test]
+fn an_adapter_that_is_not_what_was_written_is_told_of_and_one_that_stays_as_it_was_is_refused() {
+    let case = Case::new();
+    let bundle = case.bundle();
+    let out = case.path("out");
+    let says = |arguments: &[&str]| {
+        let (success, _, said) = run(arguments);
+        assert!(success, "{arguments:?}: {said}");
+        said.contains("the tensors are not what was written")
+    };
+    let flip = |file: &Path| {
+        let mut bytes = std::fs::read(file).expect("an adapter");
+        *bytes.last_mut().expect("it is not empty") ^= 1;
+        std::fs::write(file, bytes).expect("the file is written");
+    };
+    let own = bundle.join("adapter_model.safetensors");
+    for is_trained in [false, true] {
+        if is_trained {
+            assert!(!says(&case.train(text(&bundle), &["--max-steps", "2", "--restart"])));
+        }
+        let commands: [&[&str]; 4] = [
+            &["eval", text(&bundle), "--data", &case.data],
+            &["merge", text(&bundle), "-o", &out, "--no-verify", "--force"],
+            &["export", text(&bundle), "--format", "peft", "-o", &case.path("adapter"), "--force"],
+            &["inject", &fixture("llama/dynamo.onnx"), "--adapter", text(&bundle), "-o", &case.path("again"), "--force"],
+        ];
+        assert!(commands.iter().all(|command| !says(command)), "{is_trained}");
+        // The same tensors behind a longer header, as another program writes them.
+        let tensors = peft_onnx::safetensors::read(&own).expect("an adapter");
+        let bytes = std::fs::read(&own).expect("an adapter");
+        let (header, data) = bytes[8..].split_at(usize::from(bytes[0]) + 256 * usize::from(bytes[1]));
+        let header = [header, &[b' '; 64]].concat();
+        let longer = [&(u64::try_from(header.len()).expect("it fits")).to_le_bytes()[..], &header, data].concat();
+        std::fs::write(&own, longer).expect("the file is written");
+        assert_eq!(peft_onnx::safetensors::read(&own).expect("an adapter").len(), tensors.len());
+        assert!(!says(commands[0]), "the tensors are the same");
+        flip(&own);
+        assert!(commands.iter().all(|command| says(command)), "{is_trained}");
+        std::fs::write(&own, bytes).expect("the file is written");
+    }
+    let options = ["--max-steps", "1", "--restart"];
+    for name in ["adapter_model.safetensors", "adapter_config.json"] {
+        let file = bundle.join("initial").join(name);
+        let bytes = std::fs::read(&file).expect("a file");
+        if name.ends_with("json") {
+            std::fs::write(&file, [&bytes[..], b" "].concat()).expect("the file is written")
+        } else {
+            flip(&file)
+        }
+        let said = ["expected ", "hint: the file was damaged or changed after `inject` wrote it"];
+        refused(&case.train(text(&bundle), &options), &said);
+        refused(&["eval", text(&bundle), "--checkpoint", "initial", "--data", &case.data], &said);
+        std::fs::write(&file, bytes).expect("the file is written");
+    }
+    done(&case.train(text(&bundle), &options));
+}
+
+#[test]
 fn what_is_not_finite_is_neither_saved_nor_handed_on() {
     let case = Case::new();
     let bundle = case.bundle();
@@ -213,7 +270,16 @@ fn what_a_command_reads_is_not_replaced_with_force_neither() {
     let is_read: &[&str] = &["read", "hint: `-o` names another"];
     // What its ending refuses is not even looked at.
     let ends_otherwise: &[&str] = &["is written", "hint: "];
-    let rows: [(&[&str], &[&str]); 8] = [
+    // Nor is what belongs to a bundle that it does not read, whoever may be training that.
+    let other = case.path("other");
+    done(&["inject", &base, "--method", "lora", "-o", &other]);
+    let is_own: &[&str] = &["it belongs to the bundle", "hint: `-o` names another"];
+    let rows: [(&[&str], &[&str]); 13] = [
+        (&["convert", &base, "-o", &own("inference.onnx")], is_own),
+        (&["export", &other, "--format", "inference", "-o", &own("inference.onnx")], is_own),
+        (&["merge", &other, "-o", &own("training.onnx"), "--no-verify"], is_own),
+        (&["export", &other, "--format", "peft", "-o", &initial], is_own),
+        (&["predict", &other, "--data", &case.data, "-o", &own("runs/001/metrics.jsonl")], is_own),
         (&["merge", bundle, "-o", &data], ends_otherwise),
         (&["merge", bundle, "-o", &base], is_read),
         (&["export", bundle, "--format", "inference", "-o", &own("inference.onnx")], is_read),
