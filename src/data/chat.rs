@@ -6,6 +6,7 @@ mod shown;
 mod source;
 mod tags;
 mod text;
+mod weight;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -371,6 +372,41 @@ mod tests {
             let error = template(source)?.render(&messages(&[("user", "x")]), Ending::Complete).unwrap_err();
             assert!(error.to_string().contains("chat template") && error.hint().is_some(), "{source}: {error}");
         }
+        Ok(())
+    }
+
+    #[test]
+    fn values_that_share_others_without_bound_are_errors_in_time() -> Result<()> {
+        let twice = |set: &str| format!("{{% set n = namespace(x=[1], y=[1]) %}}{{% for i in range(60) %}}{set}{{% endfor %}}");
+        let lists = twice("{% set n.x = [n.x, n.x] %}{% set n.y = [n.y, n.y] %}");
+        let makers = [
+            lists.clone(),
+            twice("{% set n.x = n.x + n.x %}"),
+            twice("{% set n.x = {'a': n.x, 'b': n.x} %}"),
+            twice("{% set n.x = n.x, n.x %}"),
+            twice("{% set n.x = (n.x, n.x) %}"),
+            twice("{% set n.x = dict(a=n.x, b=n.x) %}"),
+            twice("{% set n.x = [1, 2]|map(attribute='z', default=n.x)|list %}"),
+            twice("{% set n.x = [1]|batch(3, n.x)|list %}"),
+            twice("{% set n.x = n.x|chain(n.x) %}"),
+            twice("{% set n.x = n.x|zip(n.x)|list %}"),
+            "{% macro f(x, i) %}{% if i %}{{ f([x, x], i - 1) }}{% else %}{{ x|tojson }}{% endif %}{% endmacro %}{{ f(1, 60) }}".to_owned(),
+            "{% macro f(x, i) %}{% if i %}{{ f(x + x, i - 1) }}{% else %}{{ x|tojson }}{% endif %}{% endmacro %}{{ f([1], 60) }}"
+                .to_owned(),
+            "{% macro f(x, i) %}{% if i %}{{ f((x, x), i - 1) }}{% else %}{{ x|tojson }}{% endif %}{% endmacro %}{{ f(1, 60) }}".to_owned(),
+        ];
+        let readers = ["n.x", "n.x|tojson|length", "n.x == n.y", "n.x in [n.y]", "[n.x]|join('')", "'a' ~ n.x", "raise_exception(n.x)"];
+        let read = readers.map(|reader| format!("{lists}{{{{ {reader} }}}}"));
+        for source in makers.into_iter().chain(read) {
+            let begun = std::time::Instant::now();
+            let error = template(&source)?.render(&messages(&[("user", "x")]), Ending::Complete).unwrap_err();
+            assert!(error.to_string().contains("chat template"), "{source}: {error}");
+            assert!(begun.elapsed().as_secs() < 10, "{source}: {:?}", begun.elapsed());
+        }
+        // What templates do with many messages is far from it.
+        let many = messages(&vec![("user", "x"); 5000]);
+        let source = "{% set n = namespace(all=[]) %}{% for m in messages %}{% set n.all = n.all + [m] %}{% endfor %}{{ n.all|length }}";
+        assert_eq!(template(source)?.render(&many, Ending::Complete)?, "5000");
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::tags::{ITEMS, MODULO, TEXT};
 use super::text::{self, refused};
+use super::weight;
 
 /// The engine with what Python's has; every template has the same.
 pub(super) fn environment() -> Result<Environment<'static>, Error> {
@@ -26,6 +27,7 @@ pub(super) fn environment() -> Result<Environment<'static>, Error> {
     environment.add_function(MODULO, modulo);
     environment.add_function(TEXT, text::text);
     environment.add_function(ITEMS, text::items);
+    weight::guard(&mut environment);
     environment.add_filter("tojson", to_json);
     environment.add_filter("string", text::text);
     environment.add_filter("join", text::join);

@@ -90,11 +90,11 @@ mod tests {
                 "{%- if (m['role'] == 'user') != (loop.index0 % 2 == 0) -%}",
                 "{%- if (m['role'] == 'user') != (_modulo(loop.index0, 2) == 0) -%}",
             ),
-            ("{{- '%s: %s' % (m.role|upper, n % 3)}}", "{{- _modulo('%s: %s', (m.role|string|upper, _modulo(n, 3)))}}"),
+            ("{{- '%s: %s' % (m.role|upper, n % 3)}}", "{{- _modulo('%s: %s', _own((m.role|string|upper, _modulo(n, 3))))}}"),
             ("{% if (x) % 2 %}", "{% if _modulo((x), 2) %}"),
             ("{{ a * b % c }}{{ -a % 2 }}", "{{ a * b % c }}{{ -a % 2 }}"),
-            ("{{ a % b % c + d }}", "{{ _modulo(_modulo(a, b), c) + d }}"),
-            ("{% set x = f(y)[0] % z.k(1)|int %}", "{% set x = _modulo(f(y)[0], z.k(1)|int) %}"),
+            ("{{ a % b % c + d }}", "{{ _modulo(_modulo(a, b), c) + _term(d) }}"),
+            ("{% set x = f(y)[0] % z.k(1)|int %}", "{% set x = _own( _modulo(f(y)[0], z.k(1)|int) ) %}"),
             ("{% for m in ms %}{{ '}}' ~ \"%}\" }}", "{% for m in _items( ms ) %}{{ _text('}}') ~ _text(\"%}\") }}"),
             (
                 "{%- for a, b in x.items() if a in b recursive -%}{% for c in (d if e else f) recursive %}",
@@ -107,7 +107,14 @@ mod tests {
             ("{{ 1e-5 % 2 ~ 1.5E+3-1 }}", "{{ _text(_modulo(1e-5, 2)) ~ _text(1.5E+3)-1 }}"),
             ("{{ f(a ~ b, c=d ~ e ** 2) }}", "{{ f(_text(a) ~ _text(b), c=_text(d) ~ _text(e ** 2)) }}"),
             ("{% raw %}{{ a % b }}{% endraw %}{{ a % b }}", "{% raw %}{{ a % b }}{% endraw %}{{ _modulo(a, b) }}"),
-            ("{{ {'a': {'b': 1}} }}", "{{ {'a': {'b': 1}} }}"),
+            ("{{ {'a': {'b': 1}} }}", "{{ _own({'a': _own({'b': 1})}) }}"),
+            (
+                "{% set ns.x = [a[1:], (b)] + c|d(e) ~ f + 'g' - 1 %}",
+                "{% set ns.x = _own( _own([a[1:], (b)]) + _text(_term(c|d(e))) ~ _text(f) + 'g' - 1 ) %}",
+            ),
+            ("{% set (a, b) = c, d %}{% for (k, v) in m %}", "{% set (a, b) = _own( c, d ) %}{% for (k, v) in _items( m ) %}"),
+            ("{% if a is in [1] or a in [1] and b == +1 %}", "{% if a is in [1] or a in _own([1]) and b == +1 %}"),
+            ("{% set x %}{% macro f(a=[1]) %}{% call(x) f([2]) %}", "{% set x %}{% macro f(a=_own([1])) %}{% call(x) f(_own([2])) %}"),
             ("{{ 'a' if i is divisibleby(2) else 'b' }}", "{{ 'a' if i is divisibleby(2) else 'b' }}"),
         ];
         for (source, expected) in rows {

@@ -1,5 +1,6 @@
 //! The inside of a template's tags, rewritten where Python's Jinja does otherwise than the engine: `a % b` is `_modulo(a, b)`, which formats strings;
-//! what `~` joins and filters of text read is made text by `_text`; what a loop goes over is made a list by `_items`.
+//! what `~` joins and filters of text read is made text by `_text`; what a loop goes over is made a list by `_items`. Lists, maps and tuples that stand there
+//! are weighed by `_own`, and what `+` puts behind another by `_term`: the engine counts steps, and one step may go through values without end.
 
 use crate::error::{Error, Result};
 
@@ -7,6 +8,8 @@ use crate::error::{Error, Result};
 pub(super) const MODULO: &str = "_modulo";
 pub(super) const TEXT: &str = "_text";
 pub(super) const ITEMS: &str = "_items";
+pub(super) const OWN: &str = "_own";
+pub(super) const TERM: &str = "_term";
 
 /// Words and signs that one tag may have, and branches that a condition may have: the engine's compiler calls itself for each.
 pub(super) const MOST: usize = 4096;
@@ -30,13 +33,20 @@ pub(super) struct Tags<'a> {
     pub(super) rest: &'a str,
     tokens: usize,
     place: Place,
+    /// The words before, the last one first: whether `in` belongs to `is in`.
+    words: [&'a str; 3],
 }
 
-/// Where a `{% for .. in .. if .. %}` is being read; other tags are behind it from the beginning.
+/// Where a `{% for .. in .. if .. %}` or a `{% set .. = .. %}` is being read; other tags are behind it from the beginning.
 #[derive(Clone, Copy, PartialEq)]
 enum Place {
+    /// Names that get values, in brackets perhaps.
     Variables,
+    /// The same of `set`.
+    Names,
     Items,
+    /// What `set` gives.
+    Value,
     Behind,
 }
 
@@ -70,7 +80,7 @@ impl Last {
 impl<'a> Tags<'a> {
     /// The inside of a tag and all that follows it.
     pub(super) fn of(rest: &'a str) -> Self {
-        Self { rest, tokens: 0, place: Place::Behind }
+        Self { rest, tokens: 0, place: Place::Behind, words: [""; 3] }
     }
 
     /// The tag, rewritten, up to the sign that ends it.
@@ -81,7 +91,11 @@ impl<'a> Tags<'a> {
         let sign = self.rest.len() - self.rest.trim_start_matches(['-', '+']).len();
         let (sign, rest) = self.rest.split_at(sign.min(1));
         self.rest = rest;
-        self.place = if rest.trim_start().starts_with("for ") { Place::Variables } else { Place::Behind };
+        self.place = match word_of(rest.trim_start()) {
+            "for" => Place::Variables,
+            "set" => Place::Names,
+            _ => Place::Behind,
+        };
         Ok(sign.to_owned() + &self.expression(None, 0)?)
     }
 
@@ -108,6 +122,10 @@ impl<'a> Tags<'a> {
                 return Ok(out);
             }
             last = match first {
+                '+' if matches!(last, Last::Operand { .. } | Last::Text) => {
+                    self.rest = &self.rest[1..];
+                    self.added(&mut out, depth)?
+                }
                 '%' => {
                     self.rest = &self.rest[1..];
                     self.modulo(&mut out, last, depth)?
@@ -124,9 +142,14 @@ impl<'a> Tags<'a> {
         }
     }
 
-    /// Before a token: what a loop goes over stands in a call, which makes a list of it.
+    /// Before a token: what a loop goes over stands in a call, which makes a list of it, and what `set` gives in one that makes a tuple of several.
     fn closes_items(&mut self, out: &mut String, token: &str) {
-        if self.place == Place::Items && (["if", "recursive"].contains(&token) || self.ends_tag()) {
+        let ends = match self.place {
+            Place::Items => ["if", "recursive"].contains(&token) || self.ends_tag(),
+            Place::Value => self.ends_tag(),
+            _ => false,
+        };
+        if ends {
             *out += ") ";
             self.place = Place::Behind;
         }
@@ -134,12 +157,15 @@ impl<'a> Tags<'a> {
 
     /// Behind a token.
     fn opens_items(&mut self, out: &mut String, token: &str) {
-        if self.place == Place::Variables && token == "in" {
-            for part in [" ", ITEMS, "("] {
-                *out += part;
-            }
-            self.place = Place::Items;
+        let (call, place) = match self.place {
+            Place::Variables if token == "in" => (ITEMS, Place::Items),
+            Place::Names if token == "=" => (OWN, Place::Value),
+            _ => return,
+        };
+        for part in [" ", call, "("] {
+            *out += part;
         }
+        self.place = place;
     }
 
     /// Whether the tag ends here.
@@ -161,6 +187,29 @@ impl<'a> Tags<'a> {
             *out += part;
         }
         Ok(Last::Operand { start, is_factor: false })
+    }
+
+    /// `+` and the product right of it, which is weighed unless it is a number or a text.
+    fn added(&mut self, out: &mut String, depth: usize) -> Result<Last> {
+        *out += "+";
+        let right = self.product(depth)?;
+        let (space, term) = right.split_at(right.len() - right.trim_start().len());
+        *out += space;
+        let start = out.len();
+        let is_plain =
+            term.starts_with(|first: char| first.is_ascii_digit() || "\"'".contains(first)) && !term.contains(['[', '(', '|', '*']);
+        let parts = if is_plain || term.is_empty() { ["", "", term, ""] } else { [TERM, "(", term, ")"] };
+        for part in parts {
+            *out += part;
+        }
+        Ok(if term.is_empty() { Last::Operator } else { Last::Operand { start, is_factor: false } })
+    }
+
+    /// Whether a bracket begins a list, a map or a tuple, or what is in brackets for its own sake; names that get values may stand in some, too.
+    fn begins_value(&self, last: Last) -> bool {
+        let is_operand = matches!(last, Last::Operand { .. } | Last::Text);
+        let is_test = matches!(self.words, ["in", "is", _] | ["in", "not", "is"]);
+        !is_operand && !is_test && !matches!(self.place, Place::Variables | Place::Names) && !["call", "macro"].contains(&self.words[0])
     }
 
     /// `~` and the product right of it: both sides become text as Python writes it.
@@ -230,14 +279,16 @@ impl<'a> Tags<'a> {
     }
 
     /// Any token but `%`: writes it and says what stands there now.
-    fn other(&mut self, out: &mut String, token: &str, last: Last, depth: usize) -> Result<Last> {
+    fn other(&mut self, out: &mut String, token: &'a str, last: Last, depth: usize) -> Result<Last> {
         let first = token.chars().next().unwrap_or_default();
         let (start, is_operand) = (out.len(), matches!(last, Last::Operand { .. } | Last::Text));
         let is_factor = matches!(last, Last::Factor { .. });
         let product = last.product(start);
         let begins = Last::Operand { start: if is_factor { product } else { start }, is_factor };
+        let begins_value = "([{".contains(first) && self.begins_value(last);
         *out += token;
         self.rest = &self.rest[token.len()..];
+        self.words = [token, self.words[0], self.words[1]];
         Ok(match first {
             '(' | '[' | '{' => {
                 let closing = match first {
@@ -245,7 +296,15 @@ impl<'a> Tags<'a> {
                     '[' => ']',
                     _ => '}',
                 };
-                *out += &self.expression(Some(closing), depth + 1)?;
+                let inner = self.expression(Some(closing), depth + 1)?;
+                let is_value = begins_value && (first != '(' || has_comma(&inner));
+                if is_value {
+                    out.insert(start, '(');
+                    out.insert_str(start, OWN);
+                }
+                *out += &inner;
+                *out += if is_value { ")" } else { "" };
+                self.words = [""; 3];
                 if is_operand && first != '{' { last } else { begins }
             }
             '.' if is_operand => {
@@ -297,6 +356,30 @@ impl<'a> Tags<'a> {
         };
         (space, &rest[..length])
     }
+}
+
+/// Whether the inside of brackets, with the one that closes them, is several values: a tuple.
+fn has_comma(inner: &str) -> bool {
+    let (mut rest, mut depth) = (inner, 0_usize);
+    while let Some(first) = rest.chars().next() {
+        let length = match first {
+            '"' | '\'' => quoted(rest, first),
+            _ => first.len_utf8(),
+        };
+        match first {
+            ',' if depth == 0 => return true,
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        rest = &rest[length..];
+    }
+    false
+}
+
+/// The name that a text begins with.
+fn word_of(text: &str) -> &str {
+    &text[..word(text)]
 }
 
 /// The length of a name.

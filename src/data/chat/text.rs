@@ -7,7 +7,7 @@ use minijinja::value::{Kwargs, Rest, Tuple, ValueKind};
 use minijinja::{Error, ErrorKind, Output, State, Value, escape_formatter};
 
 /// Lists in lists that are written.
-const DEPTH: usize = 150;
+pub(super) const DEPTH: usize = 150;
 
 pub(super) fn refused(why: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, why.into())
