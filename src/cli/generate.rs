@@ -268,7 +268,7 @@ impl Prompt {
             text.truncate(text.trim_end_matches(['\n', '\r']).len());
         }
         if !args.chat {
-            return Ok(Self { tokens: tokenizer.encode_to_continue(&text)?, text });
+            return Ok(Self { tokens: tokenizer.encode_to_continue(&text, model.positions)?, text });
         }
         let template = tokenizer.chat().ok_or_else(|| {
             Error::invalid("the tokenizer has no chat template")
@@ -280,7 +280,7 @@ impl Prompt {
             Message::with_picture(&mut messages);
         }
         let rendered = template.render(&messages, Ending::AssistantsTurn)?;
-        Ok(Self { tokens: tokenizer.encode(&rendered, Specials::AsWritten)?.ids, text })
+        Ok(Self { tokens: tokenizer.encode_beginning(&rendered, Specials::AsWritten, model.positions)?.ids, text })
     }
 
     /// The same with as many tokens of a picture as the model sees parts.

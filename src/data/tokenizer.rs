@@ -141,12 +141,13 @@ impl Tokenizer {
         self.encoding(text, specials == Specials::Added).and_then(|encoding| Tokens::new(&encoding))
     }
 
-    /// A text that a language model goes on with, as tokens: some tokenizers end every text, this one goes on.
+    /// A text that a language model goes on with, as tokens: some tokenizers end every text, this one goes on. Of a text that has more than `most`
+    /// tokens, at least so many are there.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
-    pub fn encode_to_continue(&self, text: &str) -> Result<Vec<i32>> {
-        let mut ids = self.encode(text, Specials::Added)?.ids;
+    pub fn encode_to_continue(&self, text: &str, most: Option<usize>) -> Result<Vec<i32>> {
+        let mut ids = self.encode_beginning(text, Specials::Added, most)?.ids;
         if ids.len() > 1 && ids.last() == self.eos().as_ref() {
             ids.pop();
         }

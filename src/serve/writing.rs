@@ -164,7 +164,7 @@ fn text_of(part: &Value, at: usize) -> Result<String, Refusal> {
 fn prompts(server: &Server, value: &Value) -> Result<Vec<Vec<i32>>, Refusal> {
     let expected = || wrong("prompt", &format!("a text, up to {MOST_PROMPTS} texts, or the tokens of one"), value);
     let encode = |text: &str| {
-        let tokens = server.face.tokenizer.encode_to_continue(text);
+        let tokens = server.face.tokenizer.encode_to_continue(text, None);
         tokens.map_err(|error| Refusal { param: Some("prompt".to_owned()), ..error.into() })
     };
     let all = match value {

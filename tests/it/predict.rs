@@ -29,6 +29,17 @@ fn injected(folder: &Folder, options: &[&str]) -> String {
 }
 
 #[test]
+fn a_text_that_is_gone_on_from_is_cut_as_rows_are() {
+    let folder = folder("llama/dynamo.onnx");
+    let bundle = injected(&folder, &[]);
+    let rows = [3, 3000, 300_000].map(|times| json!({"prompt": "w1 w2 ".repeat(times)}));
+    let answers = predicted(&folder, &bundle, &rows, &["--max-length", "4", "--max-new-tokens", "3"]);
+    let without =
+        |row: &Map<String, Value>| row.iter().filter(|(name, _)| *name != "prompt").map(|(_, value)| value.clone()).collect::<Vec<_>>();
+    assert!(answers.iter().all(|row| without(row) == without(&answers[0]) && !without(row).is_empty()));
+}
+
+#[test]
 fn every_task_answers_rows_without_labels_and_keeps_their_columns() {
     struct Case {
         model: &'static str,

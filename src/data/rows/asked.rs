@@ -90,9 +90,8 @@ pub(in crate::data) fn question(fields: &Fields, encoder: &Encoder<'_>) -> Resul
 }
 
 impl Question {
-    /// The question as the model can take it: cut if it was asked for. A text that is gone on from is not cut.
+    /// The question as the model can take it: cut if it was asked for.
     pub(in crate::data) fn fitted(mut self, line: usize, reading: &Reading<'_>) -> Result<Self> {
-        let goes_on = reading.hard_prompt.is_none() && matches!(reading.task, Task::CausalLm | Task::Seq2SeqLm);
         for (name, example) in &mut self.parts {
             example.line = line;
             // What the answer is read at is kept; nothing else has a label.
@@ -109,9 +108,7 @@ impl Question {
             if is_empty {
                 return Err(Error::mismatch(name.clone(), "a text", "an empty one"));
             }
-            if !goes_on {
-                shortened(example, reading)?;
-            }
+            shortened(example, reading)?;
         }
         Ok(self)
     }
@@ -149,12 +146,12 @@ fn prompt(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
         }
         let conversation = Conversation { messages, variables: variables(fields) };
         let text = encoder.template()?.render_for(conversation, Ending::AssistantsTurn)?;
-        let input_ids = tokenizer.encode(&text, Specials::AsWritten)?.ids;
+        let input_ids = tokenizer.encode_beginning(&text, Specials::AsWritten, encoder.most())?.ids;
         return Ok(Example { input_ids, ..Example::default() });
     }
     let column =
         ["prompt", "text"].into_iter().find(|name| fields.contains_key(*name)).ok_or_else(|| no_form(fields, encoder.reading.task))?;
-    let tokens = tokenizer.encode(string(fields, column)?, Specials::Added)?;
+    let tokens = tokenizer.encode_beginning(string(fields, column)?, Specials::Added, encoder.most())?;
     let is_whole = encoder.reading.task == Task::Seq2SeqLm;
     // Some tokenizers end every text; this one goes on.
     let input_ids = if is_whole || tokens.ids.len() < 2 { tokens.ids } else { tokens.without_end(tokenizer.eos()) };

@@ -115,8 +115,8 @@ fn answer(prompt: &Value, completion: &Value, column: &str, encoder: &Encoder<'_
     let (prompt, whole) = (text_of(&[prompt], encoder, true)?, text_of(&[prompt, completion], encoder, false)?);
     let tokenizer = encoder.tokenizer()?;
     let specials = if whole.is_chat { Specials::AsWritten } else { Specials::Added };
-    let before = tokenizer.encode(&prompt.text, specials)?.without_end(tokenizer.eos()).len();
-    let mut ids = tokenizer.encode(&whole.text, specials)?.ids;
+    let before = tokenizer.encode_beginning(&prompt.text, specials, encoder.most())?.without_end(tokenizer.eos()).len();
+    let mut ids = tokenizer.encode_beginning(&whole.text, specials, encoder.most())?.ids;
     if let Some(end) = tokenizer.eos().filter(|end| !whole.is_chat && ids.last() != Some(end)) {
         ids.push(end);
     }
