@@ -215,7 +215,7 @@ impl Checkpoints {
         let record = Record { files: written(staged.path())?, ..checkpoint.record.clone() };
         let text = serde_json::to_vec_pretty(&record).map_err(|error| Error::format("JSON", error))?;
         crate::files::replace(&staged.path().join(RECORD), &text)?;
-        readable(staged.path()).in_file(&target)?;
+        sync(staged.path());
         // A damaged one may stand there, of which the run went on from an older one.
         let aside = inside::facts(&target)?.map(|_| self.put_aside(&target)).transpose()?;
         staged.placed(&target)?;
@@ -258,7 +258,7 @@ impl Checkpoints {
     }
 
     /// Removes the oldest checkpoints. What does not say that it is one stays, and does not count; what cannot be removed is said.
-    fn forget_all_but(&self, keep: Keep) {
+    pub fn forget_all_but(&self, keep: Keep) {
         if keep.newest.is_none() && keep.superseded.is_none() {
             return;
         }
@@ -333,14 +333,6 @@ impl Checkpoint {
         }
         Ok(values)
     }
-}
-
-/// Temporary folders are private; a checkpoint is not.
-fn readable(folder: &Path) -> std::io::Result<()> {
-    #[cfg(unix)]
-    fs::set_permissions(folder, <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o755))?;
-    sync(folder);
-    Ok(())
 }
 
 #[cfg(test)]

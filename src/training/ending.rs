@@ -8,7 +8,7 @@ use super::options::Watching;
 use super::{Options, Summary};
 use crate::data::Dataset;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::evaluate::{Evaluation, Metrics};
+use crate::evaluate::Evaluation;
 use crate::export::{Bundle, Manifest, adapter_file, card, pending};
 use crate::num;
 use crate::ort::{Device, Runtime};
@@ -79,9 +79,8 @@ pub(super) fn environment(runtime: &Runtime, manifest: &Manifest, device: Device
 }
 
 /// Writes the model card of a bundle again, with what was measured of its adapter. It is for people, as the page of a run is.
-pub(super) fn describe(bundle: &Path, results: &Metrics) {
-    let results: Vec<(String, f64)> = results.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
-    if let Err(error) = Manifest::read(bundle).and_then(|manifest| card::write(bundle, &manifest, &results)) {
+pub(super) fn describe(bundle: &Path, results: &[(String, f64)]) {
+    if let Err(error) = Manifest::read(bundle).and_then(|manifest| card::write(bundle, &manifest, results)) {
         tracing::warn!("the model card could not be written: {error}");
     }
 }

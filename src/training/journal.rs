@@ -2,17 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Options;
-use super::ending::{describe, environment, names_of, report};
+use super::ending::{describe, environment, finished, names_of, report};
 use super::events::Events;
 use super::material::Material;
+use super::{Options, Summary};
 use crate::contract::Input;
 use crate::error::Result;
 use crate::evaluate::{EvalRecord, Evaluation};
 use crate::export::adapter_file::{Frame, Learnt};
+use crate::files::inside;
 use crate::ort::Runtime;
 use crate::training::checkpoint::{Checkpoint, Keep};
-use crate::training::metrics::{Metrics, StepRecord};
+use crate::training::metrics::{self, Metrics, StepRecord};
 use crate::training::runs::{self, Ended};
 
 /// What a run writes.
@@ -83,7 +84,33 @@ impl<'a> Journal<'a> {
     /// Writes the model card and the page of a run that ended well.
     pub(super) fn tell(&self, evaluation: Option<&Evaluation>) {
         let results = evaluation.map(Evaluation::all).unwrap_or_default();
+        let results: Vec<(String, f64)> = results.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         describe(self.material.bundle.folder(), &results);
         self.report(evaluation);
     }
+}
+
+/// What is left of a run whose steps were all taken before. A process that ended behind its last checkpoint did not come to it: checkpoints that are not
+/// kept any more are still there, the bundle's adapter is an older one, and the page and the model card do not tell what was measured.
+pub(super) fn complete(
+    runtime: &Runtime,
+    options: &Options,
+    material: &Material,
+    run: &mut runs::Run,
+    last: u64,
+    keep: Keep,
+) -> Result<Summary> {
+    let Material { bundle, dataset, .. } = material;
+    let was_finished = run.record.ended == Some(Ended::Finished);
+    if !was_finished {
+        run.checkpoints()?.forget_all_but(keep);
+    }
+    let summary = finished(bundle, run, last, &options.watching)?;
+    if !was_finished || inside::facts(&run.report())?.is_none() {
+        let measured = metrics::lines(&run.metrics())?.into_iter().rfind(|line| line.split.is_some() && line.step == summary.kept);
+        describe(bundle.folder(), &measured.map(|line| line.values()).unwrap_or_default());
+        let environment = environment(runtime, bundle.manifest(), options.device);
+        report(run, bundle.manifest(), &environment, &names_of(dataset, bundle.manifest()), None);
+    }
+    Ok(summary)
 }

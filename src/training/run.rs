@@ -7,7 +7,7 @@ use super::ahead::{Ahead, Next};
 use super::best::Best;
 use super::ending::{SMALLER, UNTRAINED, finished, is_exhausted, mean, ratio, smaller, whole};
 use super::engine::{Engine, Opening};
-use super::journal::Journal;
+use super::journal::{Journal, complete};
 use super::material::Material;
 use super::start::begin;
 use super::{Event, Options, Plan, Summary};
@@ -116,7 +116,8 @@ impl<'a> Run<'a> {
         let (done, watching) = (run.done, &options.watching);
         let is_over = done == run.schedule.total_steps || is_exhausted(&run.best, watching);
         if let Some(kept) = material.beginning.run_that_goes_on().filter(|_| is_over) {
-            let summary = ranks.lead(|| finished(&material.bundle, &mut kept.clone(), done, watching))?;
+            let keep = run.keep(None);
+            let summary = ranks.lead(|| complete(runtime, options, material, &mut kept.clone(), done, keep))?;
             return Ok(Prepared::Finished(summary.map(Box::new)));
         }
         if done >= run.schedule.total_steps {
@@ -366,6 +367,12 @@ impl<'a> Run<'a> {
         self.save_but(step, None, seen)
     }
 
+    /// Which checkpoints stay.
+    fn keep(&self, superseded: Option<u64>) -> Keep {
+        let newest = self.options.saving.keep.map(NonZeroUsize::get);
+        Keep { newest, best: self.best.step().filter(|_| self.options.watching.load_best), superseded }
+    }
+
     /// The same; the checkpoint of another step is not needed any more.
     fn save_but(&mut self, step: u64, superseded: Option<u64>, seen: &mut Seen) -> Result<()> {
         if step == 0 || seen.saved == Some(step) {
@@ -376,8 +383,7 @@ impl<'a> Run<'a> {
         let record = Record::new(step, total, self.cursor, self.conditions.clone(), self.optimization.clone());
         let record = record.scaling(self.engine.scale);
         let checkpoint = Checkpoint { record, state };
-        let newest = self.options.saving.keep.map(NonZeroUsize::get);
-        let keep = Keep { newest, best: self.best.step().filter(|_| self.options.watching.load_best), superseded };
+        let keep = self.keep(superseded);
         let journal = &mut self.journal;
         let folder = self.ranks.lead(|| journal.as_mut().map(|journal| journal.save(&checkpoint, keep)).transpose()).map_err(smaller)?;
         seen.saved = Some(step);

@@ -231,6 +231,29 @@ fn checkpoints_come_when_they_are_due_and_only_the_newest_stay() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn what_a_kill_behind_the_last_checkpoint_left_undone_is_done_when_the_run_is_resumed() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut asked = options(&bundle(folder.path())?);
+    asked.saving = Saving { every: NonZeroU64::new(2), keep: None };
+    run(&asked)?;
+    let (record, report) = (folder.path().join("runs/001/run.json"), folder.path().join("runs/001/report.html"));
+    std::fs::write(&record, std::fs::read_to_string(&record)?.replace("\"finished\"", "null"))?;
+    std::fs::remove_file(&report)?;
+    asked.saving.keep = NonZeroUsize::new(1);
+    let resumed = Options { start: Start::Resumed, ..asked };
+    assert!(run(&resumed)?.was_finished);
+    let left: Vec<_> = std::fs::read_dir(folder.path().join("runs/001/checkpoints"))?.flatten().map(|entry| entry.file_name()).collect();
+    assert_eq!(left, ["step-6"]);
+    // The same where the page alone was not come to.
+    for _ in 0..2 {
+        assert!(std::fs::read_to_string(&report)?.contains("<html"));
+        std::fs::remove_file(&report)?;
+        assert!(run(&resumed)?.was_finished);
+    }
+    Ok(())
+}
+
 fn adapter(bundle: &Path) -> Result<Vec<u8>> {
     Ok(std::fs::read(bundle.join("adapter_model.safetensors"))?)
 }
