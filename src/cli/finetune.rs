@@ -18,14 +18,15 @@ use crate::export::{Bundle, Injected, Manifest, layout};
 use crate::files;
 use crate::model::parts::Split;
 use crate::training::Summary;
+use crate::training::report::by_name;
 use crate::training::runs::Runs;
 use decide::Decided;
 
 const AFTER_HELP: &str = "\
 It is `inject`, `train` and `merge` in one, and takes their options. What nobody says is decided by the data and the model's folder, and said: task and
 classes, LoRA on all linear layers, a tenth of the rows to measure on, the best step kept. The folder has the tuned model with everything that belongs to
-it, and config.yaml with what was decided; `--config` with that file does the same again. The adapter, its runs and their reports are in a bundle beside
-the folder.
+it, and config.yaml with what was decided; `--config` with that file does the same again (of a file that was named by its whole path it has the name alone:
+say again where that is). The adapter, its runs and their reports are in a bundle beside the folder.
 
 Examples:
   peft-onnx finetune model/ --data tickets.csv -o tuned/
@@ -84,7 +85,9 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     signals::listen(signals::First::Ends);
     let bundle = Bundle::open(&places.bundle, None)?;
     decided.keep_columns(bundle.manifest());
-    let config = config::text("finetune", &decided.options)?;
+    // The folder is handed on: where files lie on this machine is nobody's business. The runs of the bundle know it.
+    let named: Mapping = decided.options.iter().map(|(name, value)| (name.clone(), by_name(value))).collect();
+    let config = config::text("finetune", &named)?;
     let tokenizer = args.training.tokenizer.as_deref();
     // A decoder with a cache belongs to the folder of one without.
     let beside =

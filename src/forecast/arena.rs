@@ -2,7 +2,7 @@
 //! double (`BFCArena` with `kNextPowerOfTwo`), as `ort::arena` sets it up. Memory counts that was written to: the rest of a region is the system's. A region has a table
 //! of its units, which is written to as a whole.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Pieces are multiples of this many bytes.
 const UNIT: u64 = 256;
@@ -40,15 +40,15 @@ pub(super) struct Arena {
     free: BTreeSet<(u64, u64, Piece)>,
     next_region: u64,
     end: u64,
-    /// The pages that were written to.
-    pages: Vec<bool>,
+    /// The pages that were written to: the first of each row of them, and the one behind its last.
+    pages: BTreeMap<u64, u64>,
     /// Bytes of these pages, and of the regions' tables.
     written: u64,
 }
 
 impl Arena {
     pub(super) fn new() -> Self {
-        Self { chunks: vec![], free: BTreeSet::new(), next_region: FIRST_REGION, end: 0, pages: vec![], written: 0 }
+        Self { chunks: vec![], free: BTreeSet::new(), next_region: FIRST_REGION, end: 0, pages: BTreeMap::new(), written: 0 }
     }
 
     /// Takes memory, and writes to it.
@@ -133,19 +133,19 @@ impl Arena {
     }
 
     fn write(&mut self, start: u64, bytes: u64) {
-        let page = |at: u64| usize::try_from(at / PAGE).unwrap_or(usize::MAX);
         if bytes == 0 {
             return;
         }
-        let (first, last) = (page(start), page(start + bytes - 1));
-        if self.pages.len() <= last {
-            self.pages.resize(last + 1, false);
+        let (mut first, mut end) = (start / PAGE, (start + bytes - 1) / PAGE + 1);
+        let mut before = 0;
+        // Rows that it touches become one with it.
+        while let Some((&from, &to)) = self.pages.range(..=end).next_back().filter(|(_, to)| **to >= first) {
+            self.pages.remove(&from);
+            before += to - from;
+            (first, end) = (first.min(from), end.max(to));
         }
-        for page in &mut self.pages[first..=last] {
-            if !std::mem::replace(page, true) {
-                self.written += PAGE;
-            }
-        }
+        self.pages.insert(first, end);
+        self.written += (end - first - before) * PAGE;
     }
 }
 
@@ -182,6 +182,17 @@ mod tests {
         arena.take(600 << 10);
         arena.take(300 << 10);
         assert_eq!(arena.written(), TABLE + 2 * MB + (300 << 10), "the hole was not parted");
+    }
+
+    #[test]
+    fn pages_that_are_written_to_twice_count_once() {
+        let mut arena = Arena::new();
+        for (start, pages, all) in
+            [(0, 1, 1), (4, 2, 3), (2, 1, 4), (1, 4, 6), (0, 6, 6), (100, 1, 7), (3, 200, 203), (1 << 40, 1 << 40, (1 << 40) + 203)]
+        {
+            arena.write(start * PAGE, pages * PAGE);
+            assert_eq!(arena.written(), all * PAGE, "{pages} from {start}");
+        }
     }
 
     #[test]

@@ -104,13 +104,32 @@ fn options(runs: &[Run]) -> Result<Vec<Value>> {
     let mut names: Vec<&str> = files.iter().flat_map(serde_yaml_ng::Mapping::keys).filter_map(serde_yaml_ng::Value::as_str).collect();
     names.sort_unstable();
     names.dedup();
-    let shown = |value: Option<&serde_yaml_ng::Value>| {
-        value.map(|value| serde_yaml_ng::to_string(value).unwrap_or_default().trim().to_owned()).unwrap_or_default()
+    // The page is for others, too: where files lie on this machine is nobody's business.
+    let shown = |value: &Option<serde_yaml_ng::Value>| {
+        let named = value.as_ref().map(by_name);
+        named.map(|value| serde_yaml_ng::to_string(&value).unwrap_or_default().trim().to_owned()).unwrap_or_default()
     };
-    let rows = names.into_iter().map(|name| (name, files.iter().map(|file| shown(file.get(name))).collect::<Vec<_>>()));
+    let rows = names.into_iter().map(|name| (name, files.iter().map(|file| file.get(name).cloned()).collect::<Vec<_>>()));
     let (differ, same): (Vec<_>, Vec<_>) = rows.partition(|(_, values)| values.iter().any(|value| *value != values[0]));
-    let row = |differs: bool| move |(name, values): (&str, Vec<String>)| context! { name, values, differs };
+    let row = |differs: bool| {
+        move |(name, values): (&str, Vec<Option<serde_yaml_ng::Value>>)| {
+            context! { name, values => values.iter().map(shown).collect::<Vec<_>>(), differs }
+        }
+    };
     Ok(differ.into_iter().map(row(true)).chain(same.into_iter().map(row(false))).collect())
+}
+
+/// An option's value for others' eyes: of a file whose whole path it is, the name.
+#[must_use]
+pub fn by_name(value: &serde_yaml_ng::Value) -> serde_yaml_ng::Value {
+    use serde_yaml_ng::Value;
+    match value {
+        Value::String(text) if Path::new(text).is_absolute() => {
+            Value::String(Path::new(text).file_name().unwrap_or_default().to_string_lossy().into_owned())
+        }
+        Value::Sequence(all) => Value::Sequence(all.iter().map(by_name).collect()),
+        _ => value.clone(),
+    }
 }
 
 /// Precision, recall and F1 of every class, and which were taken for which.

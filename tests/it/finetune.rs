@@ -110,9 +110,17 @@ fn what_was_decided_is_said_in_five_lines_and_can_be_asked_for_again() {
     for option in ["rank: '4'", "task: seq-cls", "num-labels: 3", "- category=label", "val-size: '0.1'", "load-best: true"] {
         assert!(config.contains(option), "{option}: {config}");
     }
-    done(&["finetune", &model, "--config", &format!("{out}/config.yaml"), "-o", &again, "--quiet"]);
+    done(&["finetune", &model, "--config", &format!("{out}/config.yaml"), "--data", &data, "-o", &again, "--quiet"]);
     let bytes = |folder: &str| std::fs::read(format!("{folder}/model.onnx")).expect("the model is there");
     assert!(bytes(&out) == bytes(&again), "the same options give the same model");
+    // What is handed on names no folder of this machine; the bundle's run does, which goes on with the same file.
+    let page = folder.path("runs.html");
+    let place = std::path::Path::new(&data).parent().and_then(std::path::Path::file_name).expect("a folder").to_string_lossy();
+    done(&["runs", &format!("{out}.lora"), "--html", &page]);
+    for file in [format!("{out}/config.yaml"), format!("{out}.lora/runs/001/report.html"), page] {
+        let text = std::fs::read_to_string(&file).expect("it is there");
+        assert!(text.contains("tickets.csv") && !text.contains(&*place), "{file}");
+    }
     refused(&["finetune", &model, "--data", &data, "-o", &out], &["already there", "--force"]);
 }
 
