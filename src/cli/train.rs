@@ -293,6 +293,7 @@ impl Training {
     /// # Errors
     /// As [`run`].
     pub(super) fn run(&self, bundle: &Path, base: Option<&Path>, global: &Global) -> Result<Option<Summary>> {
+        const SAVES: signals::First = signals::First::Asks("saving after this step");
         if self.resume.is_some() && Runs::of(bundle).newest()?.is_some() {
             global.note("options that are not said are those of the run that goes on (its config.yaml)");
         }
@@ -300,7 +301,6 @@ impl Training {
         let manifest = Manifest::read(bundle)?;
         let options = self.options(bundle, base, &manifest, group.communicator().size())?;
         let runtime = global.runtime(self.threads.or_else(|| group.threads()))?;
-        const SAVES: signals::First = signals::First::Asks("saving after this step");
         // Before the first step there is nothing to save. Of several processes, none may end alone.
         let stop = signals::listen(if group.communicator().size() > 1 { SAVES } else { signals::First::Ends });
         let ranks = Ranks::of(group.communicator(), stop);
