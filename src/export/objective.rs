@@ -182,7 +182,8 @@ fn of_graph(asked: &LossRequest, source: &LossSource) -> Result<Settled> {
         LossSource::File(file) => plain(&onnx::read(file)?).and_then(LossGraph::new).in_file(file)?,
         LossSource::Graph(graph) => LossGraph::new(plain(graph)?)?,
     };
-    let plan = LossPlan { name: GRAPH.to_owned(), columns: loss.inputs(), prompts: asked.prompts.clone(), ..LossPlan::default() };
+    let (columns, is_of_batch) = (loss.inputs(), !loss.gives_sum());
+    let plan = LossPlan { name: GRAPH.to_owned(), columns, is_of_batch, prompts: asked.prompts.clone(), ..LossPlan::default() };
     Ok(Settled { plan, objective: Objective::Graph(loss) })
 }
 

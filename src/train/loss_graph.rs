@@ -25,13 +25,24 @@ impl LossGraph {
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound) for a graph without a loss.
     pub fn new(graph: Graph) -> Result<Self> {
-        let gives = |name: &str| graph.outputs().iter().any(|&id| graph.value_name(id) == name);
-        if gives(LOSS) || (gives(SUM) && gives(COUNT)) {
-            return Ok(Self { graph });
+        let loss = Self { graph };
+        if loss.gives(LOSS) || loss.gives_sum() {
+            return Ok(loss);
         }
+        let graph = &loss.graph;
         let names: Vec<&str> = graph.outputs().iter().map(|&id| graph.value_name(id)).collect();
         let error = Error::not_found("output", LOSS);
         Err(error.with_hint(format!("a loss graph gives `{LOSS}`, or `{SUM}` and `{COUNT}`; this one gives {}", names.join(", "))))
+    }
+
+    /// Whether it gives a sum and what that is divided by, so that sums over parts of a batch add up.
+    #[must_use]
+    pub fn gives_sum(&self) -> bool {
+        self.gives(SUM) && self.gives(COUNT)
+    }
+
+    fn gives(&self, name: &str) -> bool {
+        self.graph.outputs().iter().any(|&id| self.graph.value_name(id) == name)
     }
 
     /// The names of its inputs.

@@ -47,6 +47,9 @@ pub struct LossPlan {
     /// Columns of the data that a loss graph reads as they are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<String>,
+    /// Whether a loss graph gives a mean alone: nothing tells that it is one over rows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_of_batch: bool,
 }
 
 /// The name of a loss that is a graph.
@@ -97,10 +100,10 @@ impl LossPlan {
         self.distillation.is_some_and(|distillation| distillation.weight >= 1.0)
     }
 
-    /// Whether a row's loss depends on the other rows of its batch.
+    /// Whether a row's loss depends, or may depend, on the other rows of its batch.
     #[must_use]
     pub fn needs_whole_batch(&self, task: Task) -> bool {
-        self.row(task).is_ok_and(|row| row.whole_batch)
+        self.is_of_batch || self.row(task).is_ok_and(|row| row.whole_batch)
     }
 
     /// Whether the loss reads the positions that fill up short rows: scores of an answer's start and end, as in transformers, and what somebody wrote.

@@ -70,8 +70,13 @@ impl Material {
         let has_graphs = manifest.graphs.contains_key(GraphName::Vjp.name());
         if is_parted && !has_graphs && task.is_some_and(|task| manifest.loss.needs_whole_batch(task)) {
             let what = format!("running the loss {} on parts of a batch", manifest.loss.name);
-            let error = Error::unsupported(what, "it compares all rows of a batch with each other");
-            return Err(error.with_hint("leave `micro_batch_size` out, and take a smaller `batch_size`"));
+            let (why, otherwise) = if manifest.loss.is_of_batch {
+                ("it gives `loss` alone, which may compare the rows of a batch", "let it give `loss_sum` and `label_count`, or ")
+            } else {
+                ("it compares all rows of a batch with each other", "")
+            };
+            let hint = format!("{otherwise}leave `micro_batch_size` out, and take a smaller `batch_size`");
+            return Err(Error::unsupported(what, why).with_hint(hint));
         }
         Ok(())
     }
