@@ -47,7 +47,8 @@ pub(super) fn find(graph: &Graph, flow: &Flow, linears: &[Linear]) -> Found<Head
     // Scores that the graph gives beside their probabilities are an output like others.
     let ending = if is_beside && matches!(ending, Ending::Probabilities(_)) { Ending::Scores } else { ending };
     let before = projection.and_then(|at| flow.only_projection(linears[at].x));
-    Ok(Head { logits: scores.id(), output: reached.unwrap_or(output.id()), ending, projection, before, tied: false, classes: None })
+    let classes = if projection.is_none() { path.classes(linears, scores) } else { None };
+    Ok(Head { logits: scores.id(), output: reached.unwrap_or(output.id()), ending, projection, before, tied: false, classes })
 }
 
 /// Scores with their axis of classes: one number for each row is a view of `[batch, 1]`.
@@ -165,6 +166,17 @@ impl<'g> Path<'g> {
     }
 }
 
+impl Path<'_> {
+    /// The classes of scores that several heads of so many sum up to (`(cls_logits + distillation_logits) / 2` of distilled transformers).
+    fn classes(&self, linears: &[Linear], scores: ValueRef<'_>) -> Option<i64> {
+        let width = |start: &ValueId| linears.iter().find(|linear| linear.y == *start).map(|linear| linear.out_features);
+        let (first, others) = self.starts.split_first()?;
+        let classes = width(first)?;
+        let shown = scores.fact().shape.as_ref()?.last()?.as_known();
+        (!others.is_empty() && others.iter().all(|start| width(start) == Some(classes)) && shown == Some(classes)).then_some(classes)
+    }
+}
+
 /// The softmax whose probabilities of classes a square matrix exchanges for those of as many others.
 fn exchange_of_probabilities(node: NodeRef<'_>) -> Option<NodeRef<'_>> {
     let softmax = node.data_inputs().find_map(|input| input.behind(&["Identity", "Cast", "Reshape"]).from(&["Softmax"]).ok())?;
@@ -205,6 +217,31 @@ impl Head {
         let layout = |table: &Embedding| if table.transposed { Layout::InOut } else { Layout::OutIn };
         let rows = |table: &Embedding| Weight { value: table.weight, layout: layout(table), part: None };
         let tied = found.zip(token_embedding).is_some_and(|(head, table)| copies::are_one(graph, &head.weight, &rows(table)));
-        Self { tied, classes: found.map(|head| head.out_features), ..self }
+        Self { tied, classes: found.map(|head| head.out_features).or(self.classes), ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::anatomy;
+    use crate::ir::{Builder, DType, Dim, Expr, ModelInfo, Tensor};
+
+    #[test]
+    fn heads_that_are_added_have_the_classes_of_each() {
+        let classes = |make: &dyn for<'g> Fn(Expr<'g>, Expr<'g>) -> Expr<'g>, widths: [usize; 2]| {
+            let b = Builder::new(ModelInfo::dialect());
+            let tokens = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+            let table = b.initializer("embed.weight", Tensor::from_f32(&[9, 4], &[0.5; 36]));
+            let vector = table.gather(tokens, 0).gather(b.int(0), 1);
+            let [one, other] = [("a", widths[0]), ("b", widths[1])].map(|(name, width)| {
+                vector.matmul(b.initializer(&format!("{name}.weight"), Tensor::from_f32(&[4, width], &vec![0.5; 4 * width])))
+            });
+            b.output("logits", make(one, other));
+            let graph = b.finish().expect("a valid graph");
+            anatomy::read(&graph).head.and_then(|head| head.classes)
+        };
+        assert_eq!(classes(&|one, _| one, [3, 3]), Some(3));
+        assert_eq!(classes(&|one, other| (one + other) / 2.0, [3, 3]), Some(3), "the mean of two heads");
+        assert_eq!(classes(&|one, other| one + other, [3, 1]), None, "heads of different widths");
     }
 }

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::ValueEnum;
+use clap::{CommandFactory, ValueEnum};
 use clap_complete::Shell;
 use serde_json::json;
 
-use super::{Global, help, output};
+use super::{Cli, Global, help, output};
 use crate::error::{Context, Error, Result};
 use crate::files;
 
@@ -79,22 +79,38 @@ fn manual(folder: &Path, global: &Global) -> Result<()> {
     let mut command = help::command();
     command.build();
     let mut files = vec![];
-    write_pages(folder, &command, &mut files)?;
+    write_pages(folder, &command, &Cli::command(), &mut files)?;
     written(&files, global)
 }
 
-/// Writes the pages of a command and of those below it.
-fn write_pages(folder: &Path, command: &clap::Command, files: &mut Vec<PathBuf>) -> Result<()> {
-    files.push(write_page(folder, command)?);
-    command.get_subcommands().filter(|below| below.get_name() != "help").try_for_each(|below| write_pages(folder, below, files))
+/// Writes the pages of a command and of those below it; `plain` is the command as it was written, with its examples.
+fn write_pages(folder: &Path, command: &clap::Command, plain: &clap::Command, files: &mut Vec<PathBuf>) -> Result<()> {
+    files.push(write_page(folder, command, plain)?);
+    command.get_subcommands().filter(|below| below.get_name() != "help").try_for_each(|below| {
+        let plain = plain.find_subcommand(below.get_name()).unwrap_or(below);
+        write_pages(folder, below, plain, files)
+    })
+}
+
+/// The examples of a command as a section of its page, line by line as they are typed.
+fn examples(plain: &clap::Command) -> String {
+    let text = plain.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let Some((_, examples)) = text.split_once(help::EXAMPLES) else { return String::new() };
+    let line = |line: &str| {
+        let line = line.replace('\\', "\\e").replace('-', "\\-");
+        // What begins with one of these is an order to the formatter.
+        if line.starts_with(['.', '\'']) { format!("\\&{line}\n") } else { format!("{line}\n") }
+    };
+    format!(".SH EXAMPLES\n.nf\n{}.fi\n", examples.lines().map(line).collect::<String>())
 }
 
 /// Writes the page of a command: `peft-onnx-train.1`.
-fn write_page(folder: &Path, command: &clap::Command) -> Result<PathBuf> {
+fn write_page(folder: &Path, command: &clap::Command, plain: &clap::Command) -> Result<PathBuf> {
     let page = clap_mangen::Man::new(command.clone());
     let file = folder.join(page.get_filename());
     let mut text = vec![];
     page.render(&mut text).map_err(Error::from).in_file(&file)?;
+    text.extend(examples(plain).into_bytes());
     crate::files::replace(&file, &text)?;
     Ok(file)
 }

@@ -149,7 +149,7 @@ fn read(args: &Args, file: &std::path::Path, bundle: &std::path::Path) -> Result
         max_length: max_length.map(NonZeroUsize::get),
         lengths: Lengths::of(&dataset),
         classes: classes(&dataset, &names),
-        rows: dataset.examples.iter().take(args.rows).map(|example| rows::Row::of(example, &source, &names)).collect::<Result<_>>()?,
+        rows: dataset.examples.iter().take(args.rows).map(|example| rows::Row::of(&example, &source, &names)).collect::<Result<_>>()?,
     })
 }
 
@@ -180,7 +180,7 @@ impl Lengths {
 /// How many rows each class has.
 fn classes(dataset: &Dataset, names: &[String]) -> Vec<Class> {
     let mut counts: Vec<usize> = vec![0; names.len()];
-    for example in &dataset.examples {
+    for example in dataset.examples.iter() {
         let Labels::Class(class) = example.labels else { continue };
         let Ok(class) = usize::try_from(class) else { continue };
         counts.resize(counts.len().max(class + 1), 0);

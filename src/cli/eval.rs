@@ -81,6 +81,7 @@ impl Case {
 
 /// What was measured with one template, or without.
 struct Measured {
+    task: Task,
     template: Option<String>,
     evaluation: Evaluation,
     rows: usize,
@@ -112,11 +113,13 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
 }
 
 fn describe(measured: &Measured) -> String {
-    let Measured { template, evaluation, rows } = measured;
+    let Measured { task, template, evaluation, rows } = measured;
+    // A row is right if all of its labels are.
+    let of = if *task == Task::MultiLabel { "rows" } else { "labels" };
     let mut lines: Vec<String> = template.iter().map(|template| format!("template    {template}")).collect();
     lines.push(format!("loss        {:.6}", evaluation.loss));
     lines.extend(evaluation.perplexity.map(|perplexity| format!("perplexity  {perplexity:.4}")));
-    lines.extend(evaluation.accuracy.map(|accuracy| format!("accuracy    {:.2} % of the labels", 100.0 * accuracy)));
+    lines.extend(evaluation.accuracy.map(|accuracy| format!("accuracy    {:.2} % of the {of}", 100.0 * accuracy)));
     let others = evaluation.metrics.iter().filter(|(name, _)| *name != "accuracy");
     lines.extend(others.map(|(name, value)| format!("{name:<10}  {value:.4}")));
     let (tokens, time) = (output::count(evaluation.tokens), output::duration(evaluation.time));
@@ -149,7 +152,7 @@ fn each(
         let dataset = source.read_to_measure(&args.rows.data, None)?;
         let template = source.hard_prompt().map(|prompt| prompt.template.clone());
         let rows = dataset.examples.len();
-        Ok::<_, Error>(Measured { template, evaluation: measure(&source, dataset)?, rows })
+        Ok::<_, Error>(Measured { task: source.task(), template, evaluation: measure(&source, dataset)?, rows })
     };
     templates.into_iter().map(one).collect()
 }

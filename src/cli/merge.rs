@@ -230,7 +230,8 @@ impl Merging {
     }
 
     fn write_folder(&self, bundle: &Bundle, folder: &Folder<'_>, global: &Global) -> Result<Merged> {
-        if folder.path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx")) && !folder.path.is_dir() {
+        let is_folder = folder.path.is_dir() || folder.path.as_os_str().to_string_lossy().ends_with(std::path::is_separator);
+        if !is_folder && folder.path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx")) {
             let error = Error::invalid("a layout is that of a folder, and this is the name of a file").in_file(folder.path);
             return Err(error.with_hint("leave out --layout, or name a folder with `-o FOLDER/`"));
         }

@@ -105,8 +105,10 @@ impl Collation {
     /// Whether a batch of this size may take the model several runs.
     #[must_use]
     pub fn parts_batches(&self, dataset: &Dataset, batch_size: usize) -> bool {
-        let lengths = || dataset.examples.iter().map(|example| example.input_ids.len());
-        let differ = || lengths().zip(lengths().skip(1)).any(|(one, next)| one != next);
+        let differ = || {
+            let mut lengths = dataset.examples.iter().map(|example| example.input_ids.len());
+            lengths.next().is_some_and(|first| lengths.any(|length| length != first))
+        };
         self.most_rows().is_some_and(|rows| rows < batch_size) || (batch_size > 1 && self.keeps_lengths_apart(dataset.task) && differ())
     }
 
@@ -193,7 +195,7 @@ impl<'a> Batches<'a> {
     pub fn skip_parts(&mut self) -> Vec<Vec<Example>> {
         let (rows, _) = self.next_rows();
         let parts = self.parts(&rows);
-        parts.iter().map(|rows| rows.iter().map(|row| self.dataset.examples[*row].clone()).collect()).collect()
+        parts.iter().map(|rows| rows.iter().map(|row| self.dataset.examples.get(*row).into_owned()).collect()).collect()
     }
 
     /// What the model runs on for one optimizer step: the parts of `count` batches, of fewer where the epoch ends. Of several processes each makes
@@ -209,7 +211,7 @@ impl<'a> Batches<'a> {
                 break;
             }
             let (rows, epoch) = self.next_rows();
-            group.lines.extend(rows.iter().map(|row| self.dataset.examples[*row].line));
+            group.lines.extend(rows.iter().map(|row| self.dataset.examples.get(*row).line));
             let (batches, next) = self.made(&rows, epoch, number, share)?;
             group.batches.extend(batches);
             number = next;
@@ -243,7 +245,7 @@ impl<'a> Batches<'a> {
         let order = match self.epoch.take() {
             Some((known, order)) if known == epoch => order,
             _ => {
-                let texts = |row: usize| self.dataset.examples[row].text_marks();
+                let texts = |row: usize| self.dataset.examples.get(row).text_marks();
                 self.collation.sampler.parted(self.rows_of(epoch), self.batch_size, &texts)
             }
         };
@@ -257,14 +259,17 @@ impl<'a> Batches<'a> {
     fn rows_of(&self, epoch: u64) -> Vec<usize> {
         let rows = self.order.rows(self.dataset.examples.len(), epoch);
         match self.order {
-            Order::ByLength { seed } => by_length(rows, |row| self.dataset.examples[row].longest(), self.batch_size, seed, epoch),
+            Order::ByLength { seed } => {
+                let lengths: Vec<usize> = self.dataset.examples.iter().map(|example| example.longest()).collect();
+                by_length(rows, |row| lengths[row], self.batch_size, seed, epoch)
+            }
             Order::File | Order::Shuffled { .. } => rows,
         }
     }
 
     fn parts(&self, rows: &[usize]) -> Vec<Vec<usize>> {
         let mut groups: Vec<Vec<usize>> = vec![];
-        let length = |row: usize| self.dataset.examples[row].input_ids.len();
+        let length = |row: usize| self.dataset.examples.get(row).input_ids.len();
         let apart = self.collation.keeps_lengths_apart(self.dataset.task);
         for &row in rows {
             match groups.iter_mut().find(|group| !apart || length(group[0]) == length(row)) {
@@ -289,7 +294,7 @@ impl<'a> Batches<'a> {
         let drawn = |index: usize| epoch.wrapping_mul(count).wrapping_add(num::wide(index));
         let example = |index: &usize| {
             let mut random = generator(Use::Augmentation, seed, drawn(*index));
-            let example = hidden(&self.dataset.examples[*index], &self.collation, seed, drawn(*index));
+            let example = hidden(&self.dataset.examples.get(*index), &self.collation, seed, drawn(*index));
             example.with_media_changed(self.collation.augmentation, &mut || share(&mut random))
         };
         indices.iter().map(example).collect::<Result<_>>().in_file(&self.dataset.path)
@@ -352,9 +357,9 @@ impl<'a> Batches<'a> {
         if is_judged {
             let before = |index: &usize| {
                 let place = batch.iter().position(|row| row == index).unwrap_or_default();
-                &self.dataset.examples[batch[(place + batch.len() - 1) % batch.len()]]
+                self.dataset.examples.get(batch[(place + batch.len() - 1) % batch.len()])
             };
-            let mismatched = indices.iter().zip(examples).map(|(index, example)| mismatched(example, before(index)));
+            let mismatched = indices.iter().zip(examples).map(|(index, example)| mismatched(example, &before(index)));
             return Ok(examples.iter().cloned().chain(mismatched).collect());
         }
         let count = examples.first().map_or(0, |example| example.others.len());
@@ -374,7 +379,7 @@ fn warn_of_ragged(dataset: &Dataset, inputs: &[Input]) {
     }
     let series = inputs.iter().filter(|input| input.role == Role::Column && input.port.shape.len() > 2);
     for name in series.map(|input| &input.port.name) {
-        let mut lengths = dataset.examples.iter().filter_map(|example| example.columns.get(name)?.shape.first());
+        let mut lengths = dataset.examples.iter().filter_map(|example| example.columns.get(name)?.shape.first().copied());
         let Some(first) = lengths.next() else { continue };
         if let Some(other) = lengths.find(|length| *length != first) {
             tracing::warn!(

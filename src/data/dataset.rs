@@ -8,6 +8,7 @@ use super::classes;
 use super::encode::encode_all;
 use super::encoder::Encoder;
 use super::example::{Example, IGNORED, Labels, UNLABELLED};
+use super::examples::{Examples, Packer};
 use super::fit::shortened;
 use super::held_out::HeldOut;
 use super::packing::packed;
@@ -27,7 +28,7 @@ pub struct Dataset {
     /// What the examples are for.
     pub task: Task,
     /// The examples, in file order.
-    pub examples: Vec<Example>,
+    pub examples: Examples,
     /// The names of the classes in the order of their numbers, if the file's labels are names.
     pub class_names: Option<Vec<String>>,
     /// What was read.
@@ -96,7 +97,7 @@ impl Dataset {
     /// As [`read`](Self::read); [`Mismatch`](crate::ErrorKind::Mismatch) if no training example would be left.
     pub fn read_parted(path: &Path, reading: &Reading<'_>, held_out: HeldOut) -> Result<(Self, Self)> {
         let Encoded { examples, class_names, summary } = Encoded::of(&RowFile::open(path)?, path, reading)?;
-        let (kept, held) = held_out.split(examples).in_file(path)?;
+        let (kept, held) = held_out.split(&examples).in_file(path)?;
         let (of_held, of_kept) = (Summary { rows: held.len(), ..Summary::default() }, Summary { rows: kept.len(), ..summary });
         let kept = Self::gathered(path, reading, kept, class_names.clone(), of_kept)?;
         Ok((kept, Self::gathered(path, reading, held, class_names, of_held)?))
@@ -105,15 +106,15 @@ impl Dataset {
     fn gathered(
         path: &Path,
         reading: &Reading<'_>,
-        mut examples: Vec<Example>,
+        mut examples: Examples,
         class_names: Option<Vec<String>>,
         mut summary: Summary,
     ) -> Result<Self> {
         if reading.packing != Packing::Off {
-            examples = packed(examples, reading).in_file(path)?;
+            examples = packed(&examples, reading).in_file(path)?;
         }
         let unpredicted = if reading.limits.positions_without_label > 0 { 0 } else { unpredicted(reading.task) };
-        for example in &examples {
+        for example in examples.iter() {
             let labels = example.label_count(unpredicted);
             summary.labels += labels;
             summary.tokens += example.tokens();
@@ -151,7 +152,7 @@ impl Dataset {
         Self {
             path: path.to_path_buf(),
             task,
-            examples,
+            examples: examples.into(),
             class_names: None,
             summary: Summary::default(),
             class_weights: vec![],
@@ -201,7 +202,7 @@ impl Dataset {
 
 /// The rows of a file as numbers.
 struct Encoded {
-    examples: Vec<Example>,
+    examples: Examples,
     class_names: Option<Vec<String>>,
     summary: Summary,
 }
@@ -221,7 +222,7 @@ impl Encoded {
         let class_names = labels.names.clone();
         let encoder = Encoder::new(reading, class_names.as_deref(), path);
         let mut summary = Summary { rows: survey.rows, ..Summary::default() };
-        let (mut examples, mut row) = (vec![], 0);
+        let (mut examples, mut row, mut first) = (Packer::default(), 0, None);
         file.each(&mut |mut record| {
             row += 1;
             columns.read(&mut record)?;
@@ -232,15 +233,15 @@ impl Encoded {
             for example in windows {
                 let group = group.clone().or(example.group);
                 let example = fitted(Example { line, row, group, ..example }, reading, &mut summary).at(Place::Line(line))?;
-                if let Some(first) = examples.first().filter(|_| reading.task == Task::Embedding) {
-                    has_as_many_texts(&example, first).at(Place::Line(line))?;
+                if reading.task == Task::Embedding {
+                    has_as_many_texts(&example, first.get_or_insert_with(|| example.clone())).at(Place::Line(line))?;
                 }
-                examples.push(example);
+                examples.push(example)?;
             }
             Ok(())
         })?;
         encoder.tell(path);
-        Ok(Self { examples, class_names, summary })
+        Ok(Self { examples: examples.finish()?, class_names, summary })
     }
 }
 
@@ -274,9 +275,9 @@ fn unpredicted(task: Task) -> usize {
 }
 
 /// `rows / (classes · rows of the class)` for each class, as scikit-learn's `balanced`; 1 for a class that no row has.
-fn balanced(examples: &[Example], classes: usize) -> Vec<f64> {
+fn balanced(examples: &Examples, classes: usize) -> Vec<f64> {
     let mut counts = vec![0_usize; classes];
-    for example in examples {
+    for example in examples.iter() {
         let labels: &[i32] = match &example.labels {
             Labels::Class(class) => std::slice::from_ref(class),
             Labels::Tokens(labels) => labels,

@@ -180,7 +180,7 @@ impl<'a> Encoder<'a> {
     /// A name that no class has.
     pub(super) fn class_number(&self, label: &Value) -> Result<usize> {
         let number = self.class_of(label)?;
-        usize::try_from(number).map_err(|_| Error::mismatch("a label", "0 or more", number))
+        usize::try_from(number).map_err(|_| Error::mismatch("a label", "0 or more", number).with_hint("labels are numbered from 0 on"))
     }
 
     /// The class of a tag: its number, or its name.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::media_file::{MediaFile, Read};
 use super::tokens::Tokens;
 use crate::error::{Error, Place, Result};
@@ -16,7 +18,7 @@ pub const IGNORED: i32 = -100;
 pub const UNLABELLED: i32 = i32::MIN;
 
 /// One row as numbers. Columns that are empty take the values that they have by default.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Example {
     /// The line of the data file where the row begins, from 1.
     pub line: usize,
@@ -33,8 +35,10 @@ pub struct Example {
     /// What the decoder reads; by default the labels, one place to the right.
     pub decoder_input_ids: Vec<i32>,
     /// An image, already resized and normalised.
+    #[serde(skip)]
     pub pixel_values: Option<Pixels>,
     /// A picture or a sound that is read when a batch is made of the row ([`with_media`](Self::with_media)).
+    #[serde(skip)]
     pub media: Option<MediaFile>,
     /// The column whose signal is normalised with the zeros that fill it up, as transformers does where no mask tells them apart.
     pub raw_signal: Option<String>,
@@ -53,9 +57,18 @@ pub struct Example {
     /// What rows belong together to: a query with several passages.
     pub group: Option<String>,
     /// The text that an answer is a part of.
+    #[serde(skip)]
     pub context: Option<Arc<Context>>,
     /// Whether the row's texts have more tokens than are here.
     pub is_cut: bool,
+}
+
+impl Example {
+    /// Whether it is made of its own numbers and texts alone, so that nothing is lost where it is kept as bytes.
+    pub(super) fn is_of_numbers(&self) -> bool {
+        let own = self.pixel_values.is_none() && self.media.is_none() && self.context.is_none();
+        own && self.others.iter().all(Self::is_of_numbers)
+    }
 }
 
 /// A text of its own.
@@ -131,7 +144,7 @@ impl Answer {
 }
 
 /// Numbers of a row, of any rank.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Numbers {
     /// The length of every axis; none for a single number.
     pub shape: Vec<usize>,
@@ -170,7 +183,7 @@ pub struct Pixels {
 }
 
 /// What a model should answer to a row.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Labels {
     /// A token or class for each token; [`IGNORED`] where none counts.
     Tokens(Vec<i32>),

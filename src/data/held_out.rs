@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use super::example::{Example, Labels};
+use super::example::Labels;
+use super::examples::Examples;
 use super::shuffle::{self, Use};
 use crate::error::{Error, Result};
 use crate::measure::float;
@@ -69,8 +70,8 @@ impl HeldOut {
     ///
     /// # Errors
     /// [`Mismatch`](crate::ErrorKind::Mismatch) if no training example would be left.
-    pub(super) fn split(self, examples: Vec<Example>) -> Result<(Vec<Example>, Vec<Example>)> {
-        let units = units(&examples);
+    pub(super) fn split(self, examples: &Examples) -> Result<(Examples, Examples)> {
+        let units = units(examples);
         let count = units.len();
         let wanted = match self.size {
             ValSize::Share(share) => rounded(share * float(count)).max(1),
@@ -88,18 +89,16 @@ impl HeldOut {
             let unit = order[(2 * number + 1) * count / (2 * wanted)];
             units[unit].places.iter().for_each(|&place| is_held[place] = true);
         }
-        let (held, kept): (Vec<_>, Vec<_>) = examples.into_iter().zip(is_held).partition(|(_, is_held)| *is_held);
-        let rows = |pairs: Vec<(Example, bool)>| pairs.into_iter().map(|(example, _)| example).collect();
-        Ok((rows(kept), rows(held)))
+        Ok(examples.parted(|row| !is_held[row]))
     }
 }
 
-fn units(examples: &[Example]) -> Vec<Unit> {
+fn units(examples: &Examples) -> Vec<Unit> {
     let mut units: Vec<Unit> = vec![];
-    let mut of_groups: BTreeMap<(Option<&str>, usize), usize> = BTreeMap::new();
+    let mut of_groups: BTreeMap<(Option<String>, usize), usize> = BTreeMap::new();
     for (place, example) in examples.iter().enumerate() {
         let key = match &example.group {
-            Some(group) => (Some(group.as_str()), 0),
+            Some(group) => (Some(group.clone()), 0),
             None => (None, example.row),
         };
         let unit = *of_groups.entry(key).or_insert(units.len());
@@ -120,6 +119,7 @@ fn rounded(number: f64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Example;
 
     fn rows(classes: &[i32]) -> Vec<Example> {
         let row = |(line, class): (usize, &i32)| Example { line: line + 1, row: line, labels: Labels::Class(*class), ..Example::default() };
@@ -127,8 +127,8 @@ mod tests {
     }
 
     fn split(size: ValSize, seed: u64, rows: Vec<Example>) -> Result<(Vec<usize>, Vec<usize>)> {
-        let lines = |rows: Vec<Example>| rows.iter().map(|row| row.line).collect::<Vec<_>>();
-        HeldOut { size, seed }.split(rows).map(|(kept, held)| (lines(kept), lines(held)))
+        let lines = |rows: Examples| rows.iter().map(|row| row.line).collect::<Vec<_>>();
+        HeldOut { size, seed }.split(&rows.into()).map(|(kept, held)| (lines(kept), lines(held)))
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::example::{Example, IGNORED, Labels};
+use super::examples::{Examples, Packer};
 use super::reading::{Packing, Reading};
 use super::tokenizer::Tokenizer;
 use crate::adapter::config::Task;
@@ -12,16 +13,16 @@ use crate::error::{Error, Place, Result};
 ///
 /// # Errors
 /// A task whose rows cannot follow one another; no length to put rows together up to; rows with columns of their own.
-pub(super) fn packed(examples: Vec<Example>, reading: &Reading<'_>) -> Result<Vec<Example>> {
+pub(super) fn packed(examples: &Examples, reading: &Reading<'_>) -> Result<Examples> {
     match reading.packing {
-        Packing::Off => Ok(examples),
-        Packing::Concatenate => Ok(wrapped(&examples, length(&examples, reading)?, reading)),
-        Packing::Whole => Ok(whole(&examples, length(&examples, reading)?)),
+        Packing::Off => Ok(examples.clone()),
+        Packing::Concatenate => wrapped(examples, length(examples, reading)?, reading),
+        Packing::Whole => whole(examples, length(examples, reading)?),
     }
 }
 
 /// How long rows become.
-fn length(examples: &[Example], reading: &Reading<'_>) -> Result<usize> {
+fn length(examples: &Examples, reading: &Reading<'_>) -> Result<usize> {
     if reading.task != Task::CausalLm {
         return Err(Error::unsupported(
             format!("packing for {}", reading.task.name()),
@@ -41,7 +42,7 @@ fn length(examples: &[Example], reading: &Reading<'_>) -> Result<usize> {
         let error = Error::unsupported("packing of rows with weights", "rows are joined of tokens and labels alone");
         return Err(error.at(Place::Line(example.line)).with_hint("leave packing out, or the column `weight`"));
     }
-    if let Some((name, _)) = examples.iter().find_map(|example| example.columns.first_key_value()) {
+    if let Some(name) = examples.iter().find_map(|example| example.columns.keys().next().cloned()) {
         return Err(Error::unsupported(format!("packing with the column {name}"), "rows are joined of tokens and labels alone"));
     }
     Ok(length)
@@ -59,13 +60,13 @@ fn tokens(example: &Example) -> Vec<(i32, i32)> {
 /// decreasing, TRL's `packing_strategy="bfd"`). Blocks stand in the order of their first rows.
 ///
 /// Nothing is learnt of a segment's first token: nothing stands before it.
-fn whole(examples: &[Example], length: usize) -> Vec<Example> {
-    let rows: Vec<Vec<(i32, i32)>> = examples.iter().map(tokens).collect();
-    let mut order: Vec<usize> = (0..rows.len()).filter(|&row| !rows[row].is_empty()).collect();
-    order.sort_by_key(|&row| std::cmp::Reverse(rows[row].len()));
+fn whole(examples: &Examples, length: usize) -> Result<Examples> {
+    let lengths: Vec<usize> = examples.iter().map(|example| tokens(&example).len()).collect();
+    let mut order: Vec<usize> = (0..lengths.len()).filter(|&row| lengths[row] > 0).collect();
+    order.sort_by_key(|&row| std::cmp::Reverse(lengths[row]));
     let (mut blocks, mut room): (Vec<Vec<usize>>, BTreeSet<(usize, usize)>) = (vec![], BTreeSet::new());
     for row in order {
-        let needed = rows[row].len();
+        let needed = lengths[row];
         let (free, block) = room.range((needed, 0)..).next().copied().unwrap_or_else(|| {
             blocks.push(vec![]);
             (length.max(needed), blocks.len() - 1)
@@ -78,14 +79,16 @@ fn whole(examples: &[Example], length: usize) -> Vec<Example> {
         block.sort_unstable();
     }
     blocks.sort_unstable();
-    blocks.iter().map(|block| joined(block, &rows, examples)).collect()
+    let mut packer = Packer::default();
+    blocks.iter().try_for_each(|block| packer.push(joined(block, examples)))?;
+    packer.finish()
 }
 
-fn joined(block: &[usize], rows: &[Vec<(i32, i32)>], examples: &[Example]) -> Example {
-    let mut whole = Example { line: block.first().map_or(0, |&row| examples[row].line), ..Example::default() };
+fn joined(block: &[usize], examples: &Examples) -> Example {
+    let mut whole = Example { line: block.first().map_or(0, |&row| examples.get(row).line), ..Example::default() };
     let mut labels = vec![];
     for (number, &row) in (0_i32..).zip(block) {
-        for (at, &(id, label)) in rows[row].iter().enumerate() {
+        for (at, (id, label)) in tokens(&examples.get(row)).into_iter().enumerate() {
             whole.input_ids.push(id);
             whole.segments.push(number);
             labels.push(if at == 0 { IGNORED } else { label });
@@ -96,23 +99,25 @@ fn joined(block: &[usize], rows: &[Vec<(i32, i32)>], examples: &[Example]) -> Ex
 }
 
 /// All rows in one stream with an end token between, cut into blocks.
-fn wrapped(examples: &[Example], length: usize, reading: &Reading<'_>) -> Vec<Example> {
+fn wrapped(examples: &Examples, length: usize, reading: &Reading<'_>) -> Result<Examples> {
     let end = reading.tokenizer.and_then(Tokenizer::eos);
-    let mut blocks: Vec<Example> = vec![];
-    for example in examples {
+    let mut packer = Packer::default();
+    let mut block: Option<Example> = None;
+    for example in examples.iter() {
         let end = end.filter(|end| example.input_ids.last() != Some(end)).map(|end| (end, end));
-        for (id, label) in tokens(example).into_iter().chain(end) {
-            if blocks.last().is_none_or(|block| block.input_ids.len() == length) {
-                blocks.push(Example { line: example.line, ..Example::default() });
+        for (id, label) in tokens(&example).into_iter().chain(end) {
+            if let Some(full) = block.take_if(|block| block.input_ids.len() == length) {
+                packer.push(full)?;
             }
-            let block = blocks.last_mut().expect("a block was pushed if there was none");
+            let block = block.get_or_insert_with(|| Example { line: example.line, ..Example::default() });
             block.input_ids.push(id);
             if let Labels::Tokens(labels) = &mut block.labels {
                 labels.push(label);
             }
         }
     }
-    blocks
+    block.map_or(Ok(()), |last| packer.push(last))?;
+    packer.finish()
 }
 
 #[cfg(test)]
@@ -126,17 +131,17 @@ mod tests {
     #[test]
     fn whole_rows_fill_blocks_with_little_left() {
         let rows = [row(1, &[1, 2, 3]), row(2, &[4]), row(3, &[5, 6, 7, 8, 9]), row(4, &[10, 11]), row(5, &[12, 13])];
-        let blocks = whole(&rows, 6);
+        let blocks = whole(&Examples::from(rows.to_vec()), 6).expect("memory takes it");
         let lines: Vec<(usize, usize)> = blocks.iter().map(|block| (block.line, block.input_ids.len())).collect();
         assert_eq!(lines, [(1, 5), (2, 6), (5, 2)]);
-        assert_eq!(blocks[0].input_ids, [1, 2, 3, 10, 11]);
-        assert_eq!(blocks[0].segments, [0, 0, 0, 1, 1]);
-        assert_eq!(blocks[0].labels, Labels::Tokens(vec![IGNORED, 2, 3, IGNORED, 11]));
+        assert_eq!(blocks.get(0).input_ids, [1, 2, 3, 10, 11]);
+        assert_eq!(blocks.get(0).segments, [0, 0, 0, 1, 1]);
+        assert_eq!(blocks.get(0).labels, Labels::Tokens(vec![IGNORED, 2, 3, IGNORED, 11]));
     }
 
     #[test]
     fn what_a_row_does_not_attend_to_is_left_out() {
         let masked = Example { attention_mask: vec![1, 1, 0], ..row(1, &[1, 2, 3]) };
-        assert_eq!(whole(&[masked], 8)[0].input_ids, [1, 2]);
+        assert_eq!(whole(&Examples::from(vec![masked]), 8).expect("memory takes it").get(0).input_ids, [1, 2]);
     }
 }

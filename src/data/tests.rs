@@ -156,13 +156,13 @@ fn labels_that_are_right_are_named_or_told_one_by_one() -> Result<()> {
     for (labels, truths) in [
         ("[true, false, true]", [1.0, 0.0, 1.0]),
         ("[1, 0, 1]", [1.0, 0.0, 1.0]),
-        ("[0.0, 1.0, 0.25]", [0.0, 1.0, 0.25]),
+        ("[0.0, 1.0, 1.0]", [0.0, 1.0, 1.0]),
         ("[2]", [0.0, 0.0, 1.0]),
         (r#"["LABEL_2", "LABEL_1"]"#, [0.0, 1.0, 1.0]),
         ("[]", [0.0; 3]),
     ] {
         let dataset = read("a.jsonl", &format!("{{\"text\": \"one\", \"labels\": {labels}}}"), &reading)?;
-        assert_eq!(dataset.examples[0].columns[crate::train::losses::LABELS].values, truths, "{labels}");
+        assert_eq!(dataset.examples.get(0).columns[crate::train::losses::LABELS].values, truths, "{labels}");
     }
     let error = read("a.jsonl", r#"{"text": "one", "labels": [true, false]}"#, &reading).unwrap_err();
     assert!(error.to_string().contains("line 1: labels: expected 3 of true and false") && error.hint().is_some(), "{error}");
@@ -211,7 +211,7 @@ fn rows_of_a_classifier_become_tokens_and_classes() -> Result<()> {
     assert_eq!(dataset.examples.iter().map(|example| example.labels.clone()).collect::<Vec<_>>(), [Labels::Class(0), Labels::Class(1)]);
     let pair = read("a.jsonl", r#"{"text": "one", "text_pair": "two three", "label": 1}"#, &reading)?;
     assert_eq!(
-        (&pair.examples[0].input_ids[..], &pair.examples[0].token_type_ids[..]),
+        (&pair.examples.get(0).input_ids[..], &pair.examples.get(0).token_type_ids[..]),
         (&[3, 10, 4, 11, 12, 4][..], &[0, 0, 0, 1, 1, 1][..])
     );
     Ok(())
@@ -228,12 +228,12 @@ fn long_rows_are_cut_only_where_it_is_asked_for() -> Result<()> {
     assert_eq!(error.to_string(), "a.jsonl: line 2: tokens in this row: expected at most 6, the model's positions, found 8");
     assert_eq!(error.hint(), Some("`max_length 6` cuts longer rows"));
     let dataset = read("a.jsonl", content, &Reading { max_length: Some(6), ..reading })?;
-    assert_eq!(dataset.examples[1].input_ids, [1, 10, 11, 12, 13, 14]);
+    assert_eq!(dataset.examples.get(1).input_ids, [1, 10, 11, 12, 13, 14]);
     assert_eq!((dataset.summary.rows, dataset.summary.cut, dataset.summary.longest, dataset.summary.labels), (2, 1, 6, 7));
     // What stands behind a text for the model's sake stays there.
     let reading = Reading { tokenizer: Some(&encoder), max_length: Some(4), ..Reading::for_task(Task::SeqCls) };
     let dataset = read("a.jsonl", r#"{"text":"one two three four","label":0}"#, &reading)?;
-    assert_eq!(dataset.examples[0].input_ids, [3, 10, 11, 4]);
+    assert_eq!(dataset.examples.get(0).input_ids, [3, 10, 11, 4]);
     Ok(())
 }
 

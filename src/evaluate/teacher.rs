@@ -46,7 +46,7 @@ struct Answer {
 /// A teacher that is not there, that does not take the rows, or that gives other logits than the model learns from.
 pub fn fill(runtime: &Runtime, bundle: &Bundle, device: Device, collation: &Collation, dataset: &mut Dataset) -> Result<()> {
     let is_known = |example: &Example| example.columns.contains_key(TEACHER_LOGITS);
-    if !keeps_answers(dataset.task) || dataset.examples.iter().all(is_known) {
+    if !keeps_answers(dataset.task) || dataset.examples.iter().all(|example| is_known(&example)) {
         return Ok(());
     }
     let Some(mut teacher) = Teacher::open(runtime, bundle, device, collation)? else { return Ok(()) };
@@ -59,8 +59,10 @@ pub fn fill(runtime: &Runtime, bundle: &Bundle, device: Device, collation: &Coll
             found.extend(answers.into_iter().next().map(|answer| answer.of_own_tokens(row)));
         }
     }
-    for (example, numbers) in dataset.examples.iter_mut().zip(found) {
+    for (row, numbers) in (0..dataset.examples.len()).zip(found) {
+        let mut example = dataset.examples.get(row).into_owned();
         example.columns.entry(TEACHER_LOGITS.to_owned()).or_insert(numbers);
+        dataset.examples.set(row, example);
     }
     Ok(())
 }

@@ -76,6 +76,7 @@ pub fn settle(asked: &LossRequest, task: Task, beside: &Beside, graph: &Graph, a
         teacher: None,
         prompts: asked.prompts.clone(),
         columns: vec![],
+        is_of_batch: false,
     };
     let classes = anatomy.head.as_ref().and_then(|head| head.classes).and_then(|classes| usize::try_from(classes).ok());
     plan.check(task, classes)?;

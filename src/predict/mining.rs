@@ -29,7 +29,7 @@ pub struct Choice {
     pub min_score: Option<f64>,
     /// How far below the positive's score a negative's must be.
     pub absolute_margin: Option<f64>,
-    /// The same as a share of the positive's score.
+    /// The same as a share of the size of the positive's score.
     pub relative_margin: Option<f64>,
     /// Draws among those that are left, from this seed; without it the nearest are taken.
     pub seed: Option<u64>,
@@ -84,54 +84,56 @@ pub fn negatives(model: &mut Predictor, pairs: &[Pair], corpus: &[String], choic
     for Pair { anchor, positive } in pairs {
         positives[rows[anchor.as_str()]].push(places[positive.as_str()]);
     }
-    for (query, positives) in queries.iter().zip(&mut positives) {
-        positives.extend(places.get(query));
-    }
+    let most = positives.iter().map(Vec::len).max().unwrap_or_default();
     let (of_texts, of_queries) = (unit(model.vectors(&texts, "positive")?), unit(model.vectors(&queries, "anchor")?));
     let mut of_query: Vec<Vec<(usize, f64)>> = vec![];
-    let mut of_positives: Vec<BTreeMap<usize, f64>> = vec![];
+    // The margin is counted from the farthest text that answers a query, to be on the safe side.
+    let mut of_positives: Vec<f64> = vec![];
     for (first, part) in of_queries.axis_chunks_iter(Axis(0), QUERIES).enumerate().map(|(part, rows)| (part * QUERIES, rows)) {
         let scores = part.dot(&of_texts.t());
-        for (row, positives) in scores.rows().into_iter().zip(&positives[first..]) {
-            of_positives.push(positives.iter().map(|&place| (place, f64::from(row[place]))).collect());
-            of_query.push(nearest(row.as_slice().unwrap_or_default(), positives, choice));
+        for ((row, positives), query) in scores.rows().into_iter().zip(&positives[first..]).zip(&queries[first..]) {
+            of_positives.push(positives.iter().map(|&place| f64::from(row[place])).fold(f64::INFINITY, f64::min));
+            let answers: Vec<usize> = positives.iter().chain(places.get(query)).copied().collect();
+            of_query.push(nearest(row.as_slice().unwrap_or_default(), &answers, choice.looked_at(most).saturating_add(most)));
         }
     }
     let mut random = choice.seed.map(ChaCha8Rng::seed_from_u64);
     let of_pair = |pair: &Pair| {
         let row = rows[pair.anchor.as_str()];
-        let positive = of_positives[row].get(&places[pair.positive.as_str()]).copied().unwrap_or(f64::NAN);
-        let chosen = choice.among(&of_query[row], positive, random.as_mut());
+        let chosen = choice.among(&of_query[row], of_positives[row], most, random.as_mut());
         chosen.into_iter().map(|(place, score)| Negative { text: texts[place].to_owned(), score }).collect()
     };
     Ok(pairs.iter().map(of_pair).collect())
 }
 
-/// The texts that are looked at for a query, the nearest first, without its positives.
-fn nearest(scores: &[f32], positives: &[usize], choice: &Choice) -> Vec<(usize, f64)> {
-    let mut places: Vec<usize> = (0..scores.len()).filter(|place| !positives.contains(place)).collect();
+/// So many of the texts nearest to a query, the nearest first, without those that answer it.
+fn nearest(scores: &[f32], answers: &[usize], count: usize) -> Vec<(usize, f64)> {
+    let mut places: Vec<usize> = (0..scores.len()).collect();
     places.sort_by(|&one, &other| scores[other].total_cmp(&scores[one]));
-    places.truncate(choice.looked_at());
+    places.truncate(count);
+    places.retain(|place| !answers.contains(place));
     places.into_iter().map(|place| (place, f64::from(scores[place]))).collect()
 }
 
 impl Choice {
-    fn looked_at(&self) -> usize {
+    /// How many are looked at, where a query has up to `most` texts that answer it.
+    fn looked_at(&self, most: usize) -> usize {
         // Where some may be too near, more are looked at than are taken.
-        let filters = self.absolute_margin.is_some() || self.relative_margin.is_some() || self.max_score.is_some() || self.seed.is_some();
+        let filters = self.absolute_margin.is_some() || self.relative_margin.is_some() || self.max_score.is_some();
         let wanted = if filters { self.count.saturating_mul(10) } else { self.count };
-        self.range_max.unwrap_or_else(|| self.range_min.saturating_add(wanted))
+        self.range_max.unwrap_or_else(|| self.range_min.saturating_add(wanted).saturating_add(most))
     }
 
-    /// Those that are taken of a query's candidates, for a positive with this score.
-    fn among(&self, candidates: &[(usize, f64)], positive: f64, random: Option<&mut ChaCha8Rng>) -> Vec<(usize, f64)> {
+    /// Those that are taken of a query's candidates, where the farthest text that answers it has this score.
+    fn among(&self, candidates: &[(usize, f64)], positive: f64, most: usize, random: Option<&mut ChaCha8Rng>) -> Vec<(usize, f64)> {
         let is_taken = |&&(_, score): &&(usize, f64)| {
             self.max_score.is_none_or(|most| score <= most)
                 && self.min_score.is_none_or(|least| score >= least)
                 && self.absolute_margin.is_none_or(|margin| score + margin <= positive)
-                && self.relative_margin.is_none_or(|margin| score <= positive * (1.0 - margin))
+                && self.relative_margin.is_none_or(|margin| score <= positive - positive.abs() * margin)
         };
-        let mut left: Vec<(usize, f64)> = candidates.iter().filter(is_taken).skip(self.range_min).copied().collect();
+        let left = candidates.iter().filter(is_taken).take(self.looked_at(most)).skip(self.range_min);
+        let mut left: Vec<(usize, f64)> = left.copied().collect();
         if let Some(random) = random {
             while left.len() > self.count {
                 let bound = num::wide(left.len());
@@ -176,7 +178,7 @@ mod tests {
         let scores = [0.9, 0.8, 0.7, 0.6, 0.5, 0.1];
         // Text 1 is the positive, with a score of 0.8.
         let taken = |choice: &Choice| {
-            let chosen = choice.among(&nearest(&scores, &[1], choice), 0.8, None);
+            let chosen = choice.among(&nearest(&scores, &[1], choice.looked_at(1) + 1), 0.8, 1, None);
             chosen.into_iter().map(|(place, _)| place).collect::<Vec<_>>()
         };
         for (choice, expected) in [
@@ -196,7 +198,8 @@ mod tests {
     #[test]
     fn drawn_negatives_depend_on_the_seed_and_keep_their_order() {
         let candidates: Vec<(usize, f64)> = (0..20_u8).map(|at| (usize::from(at), 1.0 - f64::from(at) / 20.0)).collect();
-        let drawn = |seed| Choice { count: 5, ..PLAIN }.among(&candidates, 1.0, Some(&mut ChaCha8Rng::seed_from_u64(seed)));
+        let drawn =
+            |seed| Choice { count: 5, range_max: Some(20), ..PLAIN }.among(&candidates, 1.0, 1, Some(&mut ChaCha8Rng::seed_from_u64(seed)));
         assert_eq!(drawn(1), drawn(1));
         assert_ne!(drawn(1), drawn(2));
         assert!(drawn(3).len() == 5 && drawn(3).windows(2).all(|pair| pair[0].0 < pair[1].0));

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::data::{Example, Tokenizer};
+use crate::data::{Example, Examples, Tokenizer};
 use crate::error::{Context, Error, Place, Result};
 use crate::evaluate::Metrics;
 use crate::generate::{Graphs, Sampler, Sampling, Transducer, Wish, Writing};
@@ -59,10 +59,12 @@ impl Transcriber {
     ///
     /// # Errors
     /// As [`text`](Self::text).
-    pub fn error_rates(&mut self, rows: &[Example]) -> Result<Metrics> {
+    pub fn error_rates(&mut self, rows: &Examples) -> Result<Metrics> {
         let mut rate = ErrorRate::default();
-        for (row, said) in rows.iter().filter_map(|row| Some((row, row.texts.first()?))) {
-            rate.add(said, &self.text(row)?);
+        for row in rows.iter() {
+            if let Some(said) = row.texts.first() {
+                rate.add(said, &self.text(&row)?);
+            }
         }
         Ok(vec![("wer", rate.words()), ("cer", rate.characters())])
     }

@@ -1,5 +1,6 @@
 //! What a run works on: the bundle, the rows, and where it starts.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use super::ending::{measured, names_of, nothing_measured};
@@ -85,7 +86,8 @@ impl Material {
     pub(super) fn some_measured(&self, count: usize) -> Option<SomeRows> {
         let rows = self.eval_data.as_ref().filter(|rows| rows.path != Path::new("-"))?;
         let all = &rows.examples;
-        let mut numbers: Vec<usize> = (0..count).filter_map(|place| all.get(place * all.len() / count)).map(|row| row.row).collect();
+        let mut numbers: Vec<usize> =
+            (0..count).map(|place| place * all.len() / count).filter(|row| *row < all.len()).map(|row| all.get(row).row).collect();
         numbers.dedup();
         // A block of several rows is none of them.
         numbers.retain(|number| *number > 0);
@@ -115,7 +117,7 @@ impl Material {
         if dataset.task != Task::Ctc {
             return None;
         }
-        let rows = dataset.examples.iter().filter(|row| lines.contains(&row.line.to_string())).cloned().collect();
+        let rows = dataset.examples.iter().filter(|row| lines.contains(&row.line.to_string())).map(Cow::into_owned).collect();
         let rows = Dataset::of(&dataset.path, dataset.task, rows);
         let session = open_graph(runtime, bundle, GraphName::Evaluation, options.device).ok()?;
         let trainable = HostTensor::vector(bundle.trainable().ok()?);
@@ -170,6 +172,7 @@ fn numbers(dataset: &Dataset) -> impl Iterator<Item = i64> + '_ {
             Labels::Hidden | Labels::Column | Labels::Row => &[],
         };
         let line = num::int(example.line);
-        std::iter::once(line).chain(example.input_ids.iter().chain(labels).chain(&example.segments).map(|number| i64::from(*number)))
+        let all = example.input_ids.iter().chain(labels).chain(&example.segments).map(|number| i64::from(*number));
+        std::iter::once(line).chain(all).collect::<Vec<i64>>()
     })
 }

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 
 use super::options::{MicroBatch, Options};
 use crate::adapter::config::Task;
-use crate::data::{Dataset, Example};
+use crate::data::Dataset;
 use crate::error::Result;
 use crate::export::Bundle;
 use crate::forecast::{self, Lengths};
@@ -231,7 +231,7 @@ pub(super) fn warn(bundle: &Bundle, dataset: &Dataset, rows: usize, options: &Op
 
 /// Tokens of the longest text of any row.
 fn tokens(dataset: &Dataset) -> i64 {
-    whole(dataset.examples.iter().map(Example::longest).max().unwrap_or_default().max(1))
+    whole(dataset.examples.iter().map(|example| example.longest()).max().unwrap_or_default().max(1))
 }
 
 /// Texts of a row, at most.

@@ -3,6 +3,7 @@
 //!
 //! A teacher of texts reads them with its own tokenizer, which lies beside it; one that gives vectors and has none takes the student's tokens.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use indexmap::IndexSet;
@@ -33,15 +34,18 @@ pub fn fill(runtime: &Runtime, bundle: &Bundle, device: Device, source: &Source,
     let is_asked = |example: &Example| example.labels == Labels::Column && !example.columns.contains_key(LABELS);
     let manifest = bundle.manifest();
     let Some(teacher) = manifest.loss.teacher.as_ref().filter(|_| dataset.task == Task::Embedding) else { return Ok(()) };
-    let asked: Vec<usize> = (0..dataset.examples.len()).filter(|at| is_asked(&dataset.examples[*at])).collect();
+    let asked: Vec<usize> = (0..dataset.examples.len()).filter(|at| is_asked(&dataset.examples.get(*at))).collect();
     if asked.is_empty() {
         return Ok(());
     }
     let mut teacher = Teacher::open(runtime, bundle.folder().join(teacher), &manifest.loss.name, device)?;
-    let rows: Vec<&Example> = asked.iter().map(|at| &dataset.examples[*at]).collect();
+    let rows: Vec<Cow<'_, Example>> = asked.iter().map(|at| dataset.examples.get(*at)).collect();
+    let rows: Vec<&Example> = rows.iter().map(Cow::as_ref).collect();
     let labels = teacher.labels(&rows, manifest.loss.name == "mse")?;
     for (at, label) in asked.into_iter().zip(labels) {
-        dataset.examples[at].columns.insert(LABELS.to_owned(), label);
+        let mut example = dataset.examples.get(at).into_owned();
+        example.columns.insert(LABELS.to_owned(), label);
+        dataset.examples.set(at, example);
     }
     Ok(())
 }

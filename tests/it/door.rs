@@ -254,5 +254,7 @@ fn completions_and_manual_pages_are_written() {
     }
     assert_eq!(place.run(&["completions", "man", "-o", "man", "-q"]), (0, String::new()));
     let page = std::fs::read_to_string(place.at("man/peft-onnx-train.1")).expect("there is a page for each command");
+    let example = "peft\\-onnx train model.lora \\-\\-data train.jsonl";
+    assert!(page.contains(".SH EXAMPLES") && page.contains(example), "the examples of the help");
     assert!(page.contains("learning") && Path::new(&place.at("man/peft-onnx.1")).is_file());
 }

@@ -44,7 +44,8 @@ fn cross_entropy_as_pytorch_exports_it_is_a_loss_for_rows_and_for_tokens() {
             [number(&summary["first_loss"]), number(&summary["loss"])]
         };
         let (expected, found) = (trained(&own), trained(&theirs));
-        let parted = ["train", &theirs, "--data", &fixture(case), "--batch-size", "4", "--micro-batch-size", "2", "--max-steps", "1", "--restart"];
+        let parted =
+            ["train", &theirs, "--data", &fixture(case), "--batch-size", "4", "--micro-batch-size", "2", "--max-steps", "1", "--restart"];
         refused(&parted, &["running the loss graph on parts of a batch", "may compare the rows", "loss_sum"]);
         for (expected, found) in expected.iter().zip(found) {
             assert!((expected - found).abs() < 1e-5, "{task}: {expected} {found}");

@@ -7,6 +7,7 @@ use crate::data::encoder::{Encoder, pixels};
 use crate::data::example::{Example, Labels, Numbers};
 use crate::data::fields::{Fields, describe, json};
 use crate::error::{Error, Result};
+use crate::num::single;
 use crate::train::losses::LABELS;
 
 /// `{"text", "text_pair"?, "labels"}`: names or numbers of the labels that are right, or 0 and 1 for each.
@@ -23,7 +24,7 @@ pub(super) fn labels(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> 
     let count = encoder.class_count()?;
     let mut truths = vec![0.0; count];
     // As many zeros and ones as there are labels say it for each; any other list names those that are right.
-    let said: Option<Vec<f64>> = given.iter().map(|item| truth(item).filter(|truth| (0.0..=1.0).contains(truth))).collect();
+    let said: Option<Vec<f64>> = given.iter().map(|item| truth(item).filter(|truth| [0.0, 1.0].contains(truth))).collect();
     let are_flags = given.iter().any(Value::is_boolean);
     if let Some(said) = said.filter(|said| said.len() == count) {
         truths = said;
@@ -32,6 +33,10 @@ pub(super) fn labels(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> 
         return Err(error.with_hint("any other list names the labels that are right, as [\"news\", \"sport\"]"));
     } else {
         for (at, label) in given.iter().enumerate() {
+            if label.as_f64().is_some_and(|number| number.fract() != 0.0) {
+                let error = Error::mismatch("labels", format!("names or numbers of labels, or {count} of 0 and 1"), describe(label));
+                return Err(error.with_hint("a label is right or it is not: shares of labels are a regression's numbers"));
+            }
             if label.is_number() && given[..at].contains(label) {
                 let expected = format!("numbers of labels, each once, or {count} of 0 and 1, one for each label");
                 let error = Error::mismatch("labels", expected, &*value);
@@ -108,8 +113,8 @@ fn truth(value: &Value) -> Option<f64> {
 /// A finite number, perhaps a table's cell.
 pub(super) fn number(value: &Value) -> Result<f64> {
     let told = truth(value).or_else(|| value.as_str()?.trim().parse().ok());
-    told.filter(|number: &f64| number.is_finite()).ok_or_else(|| {
-        Error::mismatch("label", "a number", describe(value))
+    told.filter(|number: &f64| single(*number).is_finite()).ok_or_else(|| {
+        Error::mismatch("label", "a number of float32's range", describe(value))
             .with_hint("leave the row out, or name the column with the number: `map COLUMN=label`")
     })
 }

@@ -31,7 +31,15 @@ pub(super) fn tags(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
         return Err(Error::mismatch("tokens", "words", "an empty list").with_hint("leave rows without words out"));
     }
     let encoded = encoder.tokenizer()?.encode_words(given(words)?)?;
-    let classes = tags.iter().map(|tag| encoder.class_of(tag)).collect::<Result<Vec<_>>>()?;
+    let class = |(at, tag): (usize, &Value)| {
+        let is_tag = tag.is_string() || tag.as_i64().is_some();
+        let wrong = || {
+            Error::mismatch(format!("tag {} of this row", at + 1), "a name or a number", describe(tag))
+                .with_hint("a word without an entity has a tag too, such as O")
+        };
+        if is_tag { encoder.class_of(tag) } else { Err(wrong()) }
+    };
+    let classes = tags.iter().enumerate().map(class).collect::<Result<Vec<_>>>()?;
     Ok(labelled(encoded, encoder, |word| classes.get(word).copied().unwrap_or(IGNORED)))
 }
 
@@ -69,7 +77,9 @@ pub(super) fn asked(fields: &Fields, encoder: &Encoder<'_>) -> Result<(Example, 
 pub(super) fn entities(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example> {
     let text = fields.get("text").and_then(Value::as_str).ok_or_else(|| Error::not_found("column", "text"))?;
     let entities = json(&fields["entities"]);
-    let Value::Array(items) = &*entities else { return Err(Error::mismatch("entities", "a list", describe(&entities))) };
+    let Value::Array(items) = &*entities else {
+        return Err(Error::mismatch("entities", "a list", describe(&entities)).with_hint(ENTITY));
+    };
     let mut spans = items.iter().map(|item| Entity::read(item, text)).collect::<Result<Vec<_>>>()?;
     spans.sort_by_key(|entity| entity.bytes.start);
     if let Some(pair) = spans.windows(2).find(|pair| pair[1].bytes.start < pair[0].bytes.end) {
@@ -89,6 +99,9 @@ pub(super) fn entities(fields: &Fields, encoder: &Encoder<'_>) -> Result<Example
     Ok(labelled(encoded, encoder, |word| classes.get(word).copied().unwrap_or(IGNORED)))
 }
 
+/// What entities look like.
+const ENTITY: &str = "an entity is {\"start\": 0, \"end\": 4, \"label\": \"PER\"}; a row without any has an empty list";
+
 struct Entity {
     bytes: Range<usize>,
     label: String,
@@ -99,7 +112,7 @@ impl Entity {
         let place = |name: &str| item[name].as_u64().and_then(|number| usize::try_from(number).ok());
         let wrong = || {
             let error = Error::mismatch("entities", "start, end and label of each", describe(item));
-            error.with_hint("an entity is {\"start\": 0, \"end\": 4, \"label\": \"PER\"}")
+            error.with_hint(ENTITY)
         };
         let (start, end) = place("start").zip(place("end")).ok_or_else(wrong)?;
         let label = item["label"].as_str().ok_or_else(wrong)?.to_owned();

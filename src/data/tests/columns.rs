@@ -192,13 +192,17 @@ fn a_pair_is_cut_at_its_longer_text_and_never_loses_one() -> Result<()> {
         (r#"{"text": "one", "text_pair": "two three four five", "label": 0}"#, [3, 10, 4, 11, 12, 13, 4], [0, 0, 0, 1, 1, 1, 1]),
     ] {
         let dataset = read("a.jsonl", row, &reading)?;
-        assert_eq!((&dataset.examples[0].input_ids[..], &dataset.examples[0].token_type_ids[..]), (&ids[..], &segments[..]), "{row}");
+        assert_eq!(
+            (&dataset.examples.get(0).input_ids[..], &dataset.examples.get(0).token_type_ids[..]),
+            (&ids[..], &segments[..]),
+            "{row}"
+        );
     }
     let (_folder, plain) = tokenizer_without_pairs()?;
     let reading = Reading { tokenizer: Some(&plain), ..reading };
     // As transformers joins them where the tokenizer has nothing to put between.
     let joined = read("a.jsonl", r#"{"text": "one", "text_pair": "two three", "label": 0}"#, &reading)?;
-    assert_eq!((&joined.examples[0].input_ids[..], &joined.examples[0].token_type_ids[..]), (&[10, 11, 12][..], &[0, 1, 1][..]));
+    assert_eq!((&joined.examples.get(0).input_ids[..], &joined.examples.get(0).token_type_ids[..]), (&[10, 11, 12][..], &[0, 1, 1][..]));
     Ok(())
 }
 
@@ -275,16 +279,16 @@ fn columns_with_the_names_of_the_models_inputs_go_there() -> Result<()> {
         ("a.csv", "tokens,valid,ages,label\n\"[5,6,7]\",\"[1,1,0]\",\"[[0.5,1],[2,3],[4,5]]\",1\n"),
     ] {
         let dataset = read(file, content, &reading)?;
-        let example = &dataset.examples[0];
+        let example = &dataset.examples.get(0);
         assert_eq!((&example.input_ids[..], &example.attention_mask[..], &example.labels), (&[5, 6][..], &[1, 1][..], &Labels::Class(1)));
         let ages = &example.columns["ages"];
         assert_eq!((&ages.shape[..], &ages.values[..], example.columns.len()), (&[2, 2][..], &[0.5, 1.0, 2.0, 3.0][..], 1));
     }
     // Rows of nothing else; and a text is a text, whatever the input is called.
     let dataset = read("a.jsonl", r#"{"ages": 3, "label": 1}"#, &reading)?;
-    assert_eq!((&dataset.examples[0].columns["ages"].values[..], &dataset.examples[0].input_ids[..]), (&[3.0][..], &[][..]));
+    assert_eq!((&dataset.examples.get(0).columns["ages"].values[..], &dataset.examples.get(0).input_ids[..]), (&[3.0][..], &[][..]));
     let dataset = read("a.jsonl", r#"{"text": "one", "ages": [1], "label": 1}"#, &Reading { max_length: None, ..reading })?;
-    assert_eq!((&dataset.examples[0].input_ids[..], dataset.examples[0].columns.len()), (&[3, 10, 4][..], 1));
+    assert_eq!((&dataset.examples.get(0).input_ids[..], dataset.examples.get(0).columns.len()), (&[3, 10, 4][..], 1));
     Ok(())
 }
 
@@ -297,7 +301,7 @@ fn an_input_of_the_model_may_be_called_as_a_role_that_the_task_has_no_use_for() 
         let reading = Reading { tokenizer: Some(&tokenizer), feeding: Some(&feeding), ..Reading::for_task(Task::SeqCls) };
         let row = json!({"input_ids": [5, 6], name: [0.5, 2], "label": 1});
         let dataset = read("a.jsonl", &row.to_string(), &reading)?;
-        let example = &dataset.examples[0];
+        let example = &dataset.examples.get(0);
         assert_eq!((&example.input_ids[..], &example.labels), (&[5, 6][..], &Labels::Class(1)), "{name}");
         assert_eq!(example.columns.get(name).map(|numbers| &numbers.values[..]), Some(&[0.5, 2.0][..]), "{name}");
     }
