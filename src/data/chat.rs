@@ -1,6 +1,8 @@
 //! Chat templates: the Jinja dialect in which Hugging Face tokenizers write how a conversation becomes text
 //! (`transformers/utils/chat_template_utils.py`).
 
+mod filters;
+mod methods;
 mod python;
 mod shown;
 mod source;

@@ -10,8 +10,10 @@ use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 use serde::Serialize;
 
+use super::filters;
+use super::methods::refused;
 use super::tags::{ITEMS, MODULO, TEXT};
-use super::text::{self, refused};
+use super::text;
 use super::weight;
 
 /// The engine with what Python's has; every template has the same.
@@ -34,6 +36,7 @@ pub(super) fn environment() -> Result<Environment<'static>, Error> {
     environment.add_filter("format", text::format);
     environment.add_filter(text::JOIN, minijinja::filters::join);
     environment.add_filter(text::FORMAT, minijinja::filters::format);
+    filters::add(&mut environment);
     Ok(environment)
 }
 

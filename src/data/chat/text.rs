@@ -6,12 +6,10 @@ use std::fmt::Write as _;
 use minijinja::value::{Kwargs, Rest, Tuple, ValueKind};
 use minijinja::{Error, ErrorKind, Output, State, Value, escape_formatter};
 
+use super::methods::{self, refused};
+
 /// Lists in lists that are written.
 pub(super) const DEPTH: usize = 150;
-
-pub(super) fn refused(why: impl Into<String>) -> Error {
-    Error::new(ErrorKind::InvalidOperation, why.into())
-}
 
 /// A number as Python writes it: the fewest digits that say which it is, with an exponent below 1e-4 and from 1e16 on (`float.__repr__`).
 pub(super) fn float(number: f64) -> String {
@@ -55,7 +53,39 @@ pub(super) fn text(state: &State<'_, '_>, value: &Value) -> Result<Value, Error>
 /// # Errors
 /// As [`text`].
 pub(super) fn repr(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
-    if value.as_str().is_some() { Ok(Value::from(format!("{value:?}"))) } else { text(state, value) }
+    match value.as_str() {
+        Some(text) => Ok(Value::from(quoted(text, false))),
+        None => text(state, value),
+    }
+}
+
+/// A text with its quotation marks, and codes for what is not printed; with `is_ascii`, for every letter that is not ASCII.
+fn quoted(text: &str, is_ascii: bool) -> String {
+    let mark = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push(mark);
+    for c in text.chars() {
+        // What is printed is the same there, but for signs that join the letter in front.
+        let is_printed =
+            || c.is_ascii_graphic() || c == ' ' || !['a', c].iter().collect::<String>().escape_debug().skip(1).eq(c.escape_unicode());
+        match c {
+            '\n' => out += "\\n",
+            '\r' => out += "\\r",
+            '\t' => out += "\\t",
+            _ if c == mark || c == '\\' => out.extend(['\\', c]),
+            _ if is_printed() && (c.is_ascii() || !is_ascii) && !c.is_control() => out.push(c),
+            _ => {
+                let code = u32::from(c);
+                let _ = match code {
+                    ..=0xff => write!(out, "\\x{code:02x}"),
+                    0x100..=0xffff => write!(out, "\\u{code:04x}"),
+                    _ => write!(out, "\\U{code:08x}"),
+                };
+            }
+        }
+    }
+    out.push(mark);
+    out
 }
 
 /// A text that grows to a limit.
@@ -74,6 +104,7 @@ impl Written {
         }
         match value.kind() {
             ValueKind::Undefined => self.text += "Undefined",
+            ValueKind::String => self.text += &quoted(value.as_str().unwrap_or_default(), false),
             ValueKind::Seq => self.list(value, depth)?,
             ValueKind::Map => self.map(value, depth)?,
             _ => match fraction(value) {
@@ -215,14 +246,87 @@ pub(super) fn format(state: &mut State<'_, '_>, format: &str, values: Rest<Value
     formatted(state, format, &Value::from(Tuple::new(values.0)))
 }
 
-/// Python's methods. A format without a colon asks for each value as text.
+/// Python's methods.
 pub(super) fn method(state: &mut State<'_, '_>, value: &Value, name: &str, given: &[Value]) -> Result<Value, Error> {
-    if name == "format" && value.as_str().is_some_and(|format| !format.contains(':')) {
-        let given = given.iter().map(|given| if fraction(given).is_some() { text(state, given) } else { Ok(given.clone()) });
-        let given = given.collect::<Result<Vec<_>, _>>()?;
-        return minijinja_contrib::pycompat::unknown_method_callback(state, value, name, &given);
+    if let Some(made) = methods::call(state, value, name, given)? {
+        return Ok(made);
     }
-    minijinja_contrib::pycompat::unknown_method_callback(state, value, name, given)
+    let Some(format) = value.as_str().filter(|_| name == "format") else {
+        return minijinja_contrib::pycompat::unknown_method_callback(state, value, name, given);
+    };
+    let (format, mut given) = converted(state, format, given)?;
+    // A format without a colon asks for each value as text.
+    if !format.contains(':') {
+        let as_text = |given: &Value| if fraction(given).is_some() { text(state, given) } else { Ok(given.clone()) };
+        given = given.iter().map(as_text).collect::<Result<Vec<_>, _>>()?;
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, &Value::from(format), name, &given)
+}
+
+/// A format whose values are texts where it asks for them as such (`{0!r}`), and the values: the engine knows no conversions.
+fn converted(state: &State<'_, '_>, format: &str, given: &[Value]) -> Result<(String, Vec<Value>), Error> {
+    let (placed, named) = match given.split_last() {
+        Some((last, others)) if last.is_kwargs() => (others, Some(last)),
+        _ => (given, None),
+    };
+    let Some(fields) = fields(format).filter(|fields| fields.iter().any(|field| field.conversion.is_some())) else {
+        return Ok((format.to_owned(), given.to_vec()));
+    };
+    let (mut values, mut out, mut written, mut next) = (placed.to_vec(), String::new(), 0, 0_usize);
+    for Field { range, name, conversion, specification } in fields {
+        let name = if name.is_empty() { next.to_string() } else { name.to_owned() };
+        next += 1;
+        out += &format[written..range.start];
+        written = range.end;
+        let Some(conversion) = conversion else {
+            let _ = write!(out, "{{{name}{specification}}}");
+            continue;
+        };
+        let value = match name.parse::<usize>() {
+            Ok(at) => placed.get(at).cloned(),
+            Err(_) => named.map(|named| named.get_attr(&name)).transpose()?.filter(|value| !value.is_undefined()),
+        };
+        let value = value.ok_or_else(|| refused(format!("no value for {{{name}}} in a format")))?;
+        let _ = write!(out, "{{{}{specification}}}", values.len());
+        values.push(match conversion {
+            's' => text(state, &value)?,
+            'r' => repr(state, &value)?,
+            _ => value.as_str().map_or_else(|| text(state, &value), |text| Ok(Value::from(quoted(text, true))))?,
+        });
+    }
+    out += &format[written..];
+    Ok((out, values.into_iter().chain(named.cloned()).collect()))
+}
+
+/// A place in a format: `{name!r:>10}`.
+struct Field<'f> {
+    range: std::ops::Range<usize>,
+    name: &'f str,
+    conversion: Option<char>,
+    /// With its colon.
+    specification: &'f str,
+}
+
+/// The places of a format; nothing where one has another inside, or does not end.
+fn fields(format: &str) -> Option<Vec<Field<'_>>> {
+    let (mut found, mut at) = (vec![], 0);
+    while let Some(open) = format[at..].find(['{', '}']).map(|place| at + place) {
+        if format[open..].starts_with("{{") || format[open..].starts_with("}}") {
+            at = open + 2;
+            continue;
+        }
+        let inside = format[open..].strip_prefix('{')?;
+        let length = inside.find(['{', '}']).filter(|end| inside[*end..].starts_with('}'))?;
+        let inside = &inside[..length];
+        at = open + length + 2;
+        let (before, specification) = inside.split_at(inside.find(':').unwrap_or(length));
+        let (name, conversion) = match before.split_once('!') {
+            Some((name, conversion)) => (name, Some(conversion.chars().next().filter(|c| conversion.len() == 1 && "rsa".contains(*c))?)),
+            None => (before, None),
+        };
+        found.push(Field { range: open..at, name, conversion, specification });
+    }
+    Some(found)
 }
 
 /// What a loop goes over: a list, so that the loop knows its length, of a text's letters too.

@@ -4,8 +4,9 @@
 use minijinja::value::{Kwargs, Rest, Tuple, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, State, Value, filters, functions};
 
+use super::methods::refused;
 use super::tags::{OWN, TERM};
-use super::text::{DEPTH, refused};
+use super::text::DEPTH;
 use crate::num;
 
 /// The most values that a list or a map may have in it.

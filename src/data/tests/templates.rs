@@ -162,6 +162,66 @@ fn numbers_joined_texts_and_loops_are_written_as_python_writes_them() {
     assert!(absent.is_err_and(|error| error.to_string().contains("not JSON serializable")));
 }
 
+/// What templates call of Python's strings and lists, and of Jinja2's filters.
+#[test]
+fn methods_and_filters_give_what_python_gives() {
+    let rows = [
+        (
+            "{{ 'a,b,c'.rsplit(',', 1) }}|{{ 'a,b,c'.rsplit(',') }}|{{ ' a b  c '.rsplit(none, 1) }}|{{ ' a b  c '.split(none, 1) }}|{{ ' a b '.rsplit() }}|{{ 'a,b,c'.split(',', maxsplit=1) }}|{{ 'a b c'.split(maxsplit=1) }}|{{ '1--2'.rsplit(sep='-', maxsplit=5) }}|{{ ''.split() }}|{{ ''.split(',') }}",
+            "['a,b', 'c']|['a', 'b', 'c']|[' a b', 'c']|['a', 'b  c ']|['a', 'b']|['a', 'b,c']|['a', 'b c']|['1', '', '2']|[]|['']",
+        ),
+        (
+            "{{ 'a,b'.partition(',') }}|{{ 'ab'.partition(',') }}|{{ 'a,b,c'.rpartition(',') }}|{{ 'ab'.rpartition(',') }}|{{ 'x</think>y</think>z'.rpartition('</think>')[2] }}",
+            "('a', ',', 'b')|('ab', '', '')|('a,b', ',', 'c')|('', '', 'ab')|z",
+        ),
+        (
+            "{{ 'pre-x'.removeprefix('pre-') }}|{{ 'x'.removeprefix('pre-') }}|{{ 'x-s'.removesuffix('-s') }}|{{ 'x'.removesuffix('') }}",
+            "x|x|x|x",
+        ),
+        (
+            "{{ 'abcb'.index('b') }}|{{ 'abcb'.rindex('b') }}|{{ 'abcb'.find('b', 2) }}|{{ 'abcb'.find('z') }}|{{ 'abcb'.find('b', -1) }}|{{ 'abcb'.rfind('b', 0, 3) }}|{{ 'äbc'.find('c') }}|{{ 'abc'.find('', 3) }}|{{ 'abc'.find('', 4) }}|{{ 'aaaa'.count('a', 1, 3) }}|{{ 'aaaa'.count('a', -2) }}|{{ 'abc'.startswith('b', 1) }}|{{ 'abc'.startswith(('x', 'a')) }}|{{ 'abc'.endswith('b', 0, 2) }}|{{ [1, 2, 1].index(1, 1) }}|{{ (3, 4).index(4) }}",
+            "1|3|3|-1|3|1|2|3|-1|2|2|True|True|True|2|1",
+        ),
+        (
+            "{{ 'ab'.zfill(5) }}|{{ '-7'.zfill(4) }}|{{ '+7'.zfill(1) }}|{{ '-+7'.zfill(5) }}|{{ 'ab'.center(5) }}|{{ 'abc'.center(6) }}|{{ 'abc'.center(6, '*') }}|{{ 'a'.ljust(3) ~ '|' }}|{{ 'a'.rjust(3, '.') }}|{{ 'abc'.ljust(2) }}",
+            "000ab|-007|+7|-00+7|  ab | abc  |*abc**|a  ||..a|abc",
+        ),
+        (
+            "{{ 'Ab ß'.swapcase() }}|{{ 'Straße ŉ ſ ΑΣς'.casefold() }}|{{ 'a\\tbc\\td'.expandtabs() }}|{{ 'a\\tbc\\n\\td'.expandtabs(4) }}|{{ 'a\\tb'.expandtabs(0) }}|{{ 'a\\tb'.expandtabs(tabsize=2) }}|{{ \"they're bill's 3a\".title() }}|{{ \"they're bill's\"|title }}",
+            "aB SS|strasse ʼn s ασσ|a       bc      d|a   bc\n    d|ab|a b|They'Re Bill'S 3A|They're Bill's",
+        ),
+        (
+            "{{ 'a\\nb\\r\\nc\\rd\\x0be'.splitlines() }}|{{ 'a\\nb\\n'.splitlines(true) }}|{{ 'a\\n'.splitlines(keepends=true) }}|{{ '12'.isdecimal() }}|{{ [1].copy() }}|{{ {'a': 1}.copy() }}",
+            "['a', 'b', 'c', 'd', 'e']|['a\\n', 'b\\n']|['a\\n']|True|[1]|{'a': 1}",
+        ),
+        (
+            "{{ '{0!r} {1!s:>4} {0}'.format('a', 2) }}|{{ '{!r}{!r}'.format('it\\'s', 1.0) }}|{{ '{x!r:6}|{x}'.format(x='q') }}|{{ '{{{0!a}}}'.format('é☃😀') }}|{{ '{!r:>5}|{}'.format('a', 'b') }}",
+            "'a'    2 a|\"it's\"1.0|'q'   |q|{'\\xe9\\u2603\\U0001f600'}|  'a'|b",
+        ),
+        (
+            "{{ 'long text here'|truncate(8) }}|{{ 'long text here'|truncate(9, true) }}|{{ 'long text here'|truncate(9, false, '..', 0) }}|{{ 'long text here'|truncate(length=20) }}|{{ 'long text here'|truncate(5, end='', leeway=0) }}|{{ 'a b_c d-e ü1'|wordcount }}|{{ 'a b'|center(5) ~ '|' }}|{{ 'abc'|center(width=6) }}",
+            "long...|long text here|long..|long text here|long|5| a b || abc  ",
+        ),
+        (
+            "{{ 'a b/c?d=é&'|urlencode }}|{{ {'a b': 'c/d', 'e': 1.0}|urlencode }}|{{ [('x', 'y z')]|urlencode }}|{{ ' <p>a &amp; <!-- c --> b</p>\\n <b>c</b>&hellip; &#65; '|striptags }}|{{ '<a>'|forceescape }}",
+            "a%20b/c%3Fd%3D%C3%A9%26|a+b=c%2Fd&e=1.0|x=y+z|a & b c… A|&lt;a&gt;",
+        ),
+        (
+            "{{ 'x' ~ ({'role': 'r'}|attr('role')) }}|{{ 'abc'|attr('nope') is defined }}|{{ (messages|last|attr('role')) is defined }}",
+            "x|False|False",
+        ),
+        (
+            "{{ {'a': 'x\u{a0}'} }}|{{ ['\u{200b}', '\u{ad}', 'é', 'e\u{301}', '\\x07', '\u{2028}', '\\x7f', '\u{e0001}', '\u{e000}', '☃', 'a\\\\b', '\\x00'] }}|{{ '%r' % '\u{a0}\"' }}",
+            "{'a': 'x\\xa0'}|['\\u200b', '\\xad', 'é', 'e\u{301}', '\\x07', '\\u2028', '\\x7f', '\\U000e0001', '\\ue000', '☃', 'a\\\\b', '\\x00']|'\\xa0\"'",
+        ),
+        (
+            "{{ 'the quick-brown fox jumps over well-known dogs'|wordwrap(12) }}|{{ 'aaaaaaaaaaaaaaaaaa bb'|wordwrap(5) }}|{{ 'aaaaaaaaaaaaaaaaaa bb'|wordwrap(5, false) }}|{{ 'ab-cdefgh ij--Kl mn'|wordwrap(6) }}|{{ 'a  b   c d'|wordwrap(4, wrapstring='|') }}|{{ 'one two\\nthree four five\\n\\nsix'|wordwrap(9) }}|{{ 'quick-brown'|wordwrap(8, break_on_hyphens=false) }}|{{ 'abc     def gh'|wordwrap(5) }}|{{ '  lead x'|wordwrap(4) }}",
+            "the quick-\nbrown fox\njumps over\nwell-known\ndogs|aaaaa\naaaaa\naaaaa\naaa\nbb|aaaaaaaaaaaaaaaaaa\nbb|ab-\ncdefgh\nij--Kl\nmn|a  b|c d|one two\nthree\nfour five\n\nsix|quick-br\nown|abc\ndef\ngh|lead\nx",
+        ),
+    ];
+    compare(&[Message::says("user", "x")], &rows);
+}
+
 fn compare<S: AsRef<str>>(messages: &[Message], rows: &[(S, &str)]) {
     let mut wrong = vec![];
     for (source, expected) in rows {
