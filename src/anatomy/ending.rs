@@ -23,6 +23,8 @@ pub enum Squash {
     Sigmoid,
     /// Probabilities that come from no one row of scores as its classes stand: of several predictions together, or changed after they were made.
     Mixed,
+    /// None that is known, but all that the graph gives lies from 0 to 1.
+    Bounded,
 }
 
 /// Probabilities at the end of a graph.

@@ -8,6 +8,7 @@ use super::copies;
 use super::ending::{self, Behind};
 use super::flow::Flow;
 use super::linear::Linear;
+use super::range;
 use super::walk::{Found, NodeRef, ValueRef};
 use super::{Embedding, Ending, Head, Layout, Probabilities, Projection, Squash, Weight};
 
@@ -38,17 +39,31 @@ pub(super) fn find(graph: &Graph, flow: &Flow, linears: &[Linear]) -> Found<Head
     }
     let reached = graph.outputs().iter().copied().find(|&id| id == scores.id());
     let is_beside = reached.is_some_and(|reached| reached != output.id());
+    let bounded = || {
+        let made = output.behind(&["Identity", "Cast", "Reshape", "Squeeze"]);
+        range::of(graph, output.id()).is_of_probabilities().then(|| made.producer()).flatten()
+    };
     let ending = match (made, path.squash, path.vector) {
-        (Some(made), ..) => Ending::Probabilities(made),
+        (Some(made), ..) => Ending::Probabilities(of_all_numbers(graph, made, output.id())),
         (None, Some(node), _) => Ending::Probabilities(Probabilities { squash: Squash::Mixed, node: node.label() }),
-        (None, None, Some(node)) => Ending::Vector(node.label()),
-        (None, None, None) => Ending::Scores,
+        (None, None, vector) => match (bounded(), vector) {
+            (Some(node), _) => Ending::Probabilities(Probabilities { squash: Squash::Bounded, node: node.label() }),
+            (None, Some(node)) => Ending::Vector(node.label()),
+            (None, None) => Ending::Scores,
+        },
     };
     // Scores that the graph gives beside their probabilities are an output like others.
     let ending = if is_beside && matches!(ending, Ending::Probabilities(_)) { Ending::Scores } else { ending };
     let before = projection.and_then(|at| flow.only_projection(linears[at].x));
     let classes = if projection.is_none() { path.classes(linears, scores) } else { None };
     Ok(Head { logits: scores.id(), output: reached.unwrap_or(output.id()), ending, projection, before, tied: false, classes })
+}
+
+/// Sigmoids that were brought within narrower bounds are probabilities of no score's.
+fn of_all_numbers(graph: &Graph, made: Probabilities, output: ValueId) -> Probabilities {
+    let range = range::of(graph, output);
+    let is_narrower = made.squash == Squash::Sigmoid && range.is_of_probabilities() && !range.is_of_all_probabilities();
+    if is_narrower { Probabilities { squash: Squash::Mixed, ..made } } else { made }
 }
 
 /// Scores with their axis of classes: one number for each row is a view of `[batch, 1]`.

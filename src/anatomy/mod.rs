@@ -29,6 +29,7 @@ mod parts;
 mod pictures;
 mod positions;
 mod projections;
+mod range;
 mod roles;
 mod scores;
 mod shaped;
@@ -49,7 +50,7 @@ pub use images::image_size;
 pub use input_role::{MaskForm, Role};
 pub use pictures::{PictureTokens, without as without_pictures};
 pub use split::evidence as missing_encoder;
-pub use task::{Decision, Declared, Feeds, Guess, Instead, Modality, Reads, Row, TASKS, Task, decide, guess, meant};
+pub use task::{Decision, Declared, Feeds, Guess, Instead, Modality, Reads, Row, TASKS, Task, check_writes, decide, guess, meant};
 pub use walk::Miss;
 pub use whole::Front;
 

@@ -231,6 +231,7 @@ impl Model {
             (graph, places, positions, feeding)
         } else {
             let model = model::Model::open(path)?;
+            anatomy::check_writes(model.graph(), model.anatomy()).in_file(path)?;
             let feeding = anatomy::feeding(model.graph(), model.anatomy());
             (path.into(), vec![path.to_path_buf()], None, feeding)
         };

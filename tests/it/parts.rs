@@ -125,6 +125,19 @@ fn the_last_token_that_may_come_is_the_one_that_the_configuration_forces() {
     assert_eq!(written(), free.iter().map(cut).collect::<Vec<_>>());
 }
 
+#[test]
+fn nothing_is_written_with_a_decoder_without_its_encoder() {
+    for case in &CASES {
+        let work = Work::of(case);
+        for decoder in &FILES[1..] {
+            let model = work.file(decoder);
+            for command in [&["generate", &model, "--prompt", "a"][..], &["chat", &model]] {
+                refused(command, &["encoder outside this graph", "--part encoder_model.onnx"]);
+            }
+        }
+    }
+}
+
 /// The names of a file's inputs and outputs.
 fn ports(file: &Path) -> Vec<String> {
     let graph = onnx::read(file).expect("a model");

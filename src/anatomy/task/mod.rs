@@ -12,7 +12,7 @@ use crate::ir::{Fact, Graph};
 
 use super::{Anatomy, Head, Sight};
 use evidence::View;
-use others::{OTHERS, Other};
+use others::{DECODER_ALONE, OTHERS, Other};
 
 pub use evidence::{Declared, Feeds};
 pub use guessed::{Guess, Instead};
@@ -64,6 +64,17 @@ pub fn meant(graph: &Graph, anatomy: &Anatomy, declared: &Declared, named: Task)
     guess(graph, anatomy, declared).task.or_else(|| declared.kind_of_labels()).filter(is_one).unwrap_or(named)
 }
 
+/// Refuses to write text with the decoder of an encoder-decoder, alone.
+///
+/// # Errors
+/// [`Unsupported`](crate::ErrorKind::Unsupported) with the input that an encoder computes.
+pub fn check_writes(graph: &Graph, anatomy: &Anatomy) -> Result<()> {
+    match (DECODER_ALONE.evidence)(&View::new(graph, anatomy, &Declared::default())) {
+        None => Ok(()),
+        Some(why) => Err(Error::unsupported(format!("writing text with {}", DECODER_ALONE.what), why).with_hint(DECODER_ALONE.hint)),
+    }
+}
+
 fn is_for_rows(task: Task) -> bool {
     task.scores_rows()
 }
@@ -77,6 +88,7 @@ fn refusal(instead: &Instead, why: &str) -> Error {
     let new_head = "`num_labels N` puts a classifier on the model's body";
     let trained = names(instead.tasks.iter().copied());
     let hint = match (instead.hint, instead.is_certain) {
+        (hint, true) if !hint.is_empty() => hint.to_owned(),
         _ if !trained.is_empty() => format!("say with `task` what it is trained for: {trained}; {new_head} in place of its own outputs"),
         ("", true) => format!("{new_head} in place of its own outputs"),
         ("", false) => {
@@ -87,7 +99,7 @@ fn refusal(instead: &Instead, why: &str) -> Error {
         }
         (hint, _) => hint.to_owned(),
     };
-    let untold = if trained.is_empty() { "" } else { " without being told to" };
+    let untold = if trained.is_empty() || !instead.hint.is_empty() { "" } else { " without being told to" };
     Error::unsupported(format!("training a model for {}{untold}", instead.what), why.to_owned()).with_hint(hint)
 }
 

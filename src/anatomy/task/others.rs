@@ -22,15 +22,22 @@ pub(super) struct Other {
     pub(super) tasks: &'static [Task],
 }
 
+/// What to do where there are no logits, and yet numbers that can be learnt.
+const NUMBERS: &str = "export the model so that it gives its logits; with `task regression` the numbers themselves are learnt";
+
+/// The decoder of a model that was exported in several files.
+pub(super) const DECODER_ALONE: Other = Other {
+    what: "the decoder of an encoder-decoder, alone",
+    evidence: |view| super::super::split::evidence(view.graph, view.anatomy),
+    is_certain: true,
+    hint: "`peft-onnx inject` and `peft-onnx generate` take the folder of encoder and decoder, or the encoder's file with `part encoder_model.onnx`; \
+           or export both as one graph: `optimum-cli export onnx --monolith`",
+    tasks: &[],
+};
+
 /// The names of axes and numbers of classes are compared before any name is.
 pub(super) const OTHERS: &[Other] = &[
-    Other {
-        what: "the decoder of an encoder-decoder, alone",
-        evidence: |view| super::super::split::evidence(view.graph, view.anatomy),
-        is_certain: true,
-        hint: "name the encoder's file with `part encoder_model.onnx`; or export both as one graph: `optimum-cli export onnx --monolith`",
-        tasks: &[],
-    },
+    DECODER_ALONE,
     Other {
         what: "question answering",
         evidence: |view| {
@@ -183,6 +190,15 @@ pub(super) const OTHERS: &[Other] = &[
                 view.graph.value_name(view.head()?.output),
                 made.node
             )),
+            _ => None,
+        },
+        is_certain: true,
+        hint: "export the model so that it gives its logits",
+        tasks: &[],
+    },
+    Other {
+        what: "probabilities over something else than classes",
+        evidence: |view| match &view.head()?.ending {
             Ending::Probabilities(made) if made.squash == Squash::Mixed => Some(format!(
                 "{} are probabilities of several predictions together, or changed after they were made ({}): there are no logits behind them",
                 view.graph.value_name(view.head()?.output),
@@ -191,8 +207,22 @@ pub(super) const OTHERS: &[Other] = &[
             _ => None,
         },
         is_certain: true,
-        hint: "export the model so that it gives its logits",
-        tasks: &[],
+        hint: NUMBERS,
+        tasks: &[Task::Regression],
+    },
+    Other {
+        what: "numbers from 0 to 1",
+        evidence: |view| match &view.head()?.ending {
+            Ending::Probabilities(made) if made.squash == Squash::Bounded => Some(format!(
+                "all numbers of {} lie from 0 to 1 ({}), which a cross-entropy would take for logits, and there are no logits behind them",
+                view.graph.value_name(view.head()?.output),
+                made.node
+            )),
+            _ => None,
+        },
+        is_certain: true,
+        hint: NUMBERS,
+        tasks: &[Task::Regression],
     },
     Other {
         what: "labels of which any number may be true",

@@ -202,6 +202,52 @@ fn probabilities_that_are_changed_after_they_were_made_have_no_logits() {
 }
 
 #[test]
+fn numbers_from_0_to_1_are_no_logits_and_a_regression_learns_them() {
+    fn op<'g>(b: &'g Builder, op: &str, x: Expr<'g>) -> Expr<'g> {
+        b.op(op, &[x], &[])
+    }
+    fn clip<'g>(b: &'g Builder, x: Expr<'g>, least: f64, most: f64) -> Expr<'g> {
+        b.op("Clip", &[x, b.number(least, DType::F32), b.number(most, DType::F32)], &[])
+    }
+    let rows: &[(&str, Write)] = &[
+        ("clipped", |b, x| clip(b, x, 0.0, 1.0)),
+        ("by Min and Max", |b, x| b.op("Min", &[b.op("Max", &[x, b.number(0.0, DType::F32)], &[]), b.number(1.0, DType::F32)], &[])),
+        ("a hard sigmoid", |b, x| op(b, "HardSigmoid", x)),
+        ("a hard sigmoid, spelled out", |b, x| clip(b, x + 3.0, 0.0, 6.0) / 6.0),
+        ("a softsign", |b, x| (op(b, "Softsign", x) + 1.0) * 0.5),
+        ("a softsign, spelled out", |b, x| x / (op(b, "Abs", x) + 1.0) * 0.5 + 0.5),
+        ("an arc tangent", |b, x| op(b, "Atan", x) / std::f64::consts::PI + 0.5),
+        ("1 / (1 + x²)", |b, x| b.number(1.0, DType::F32) / (x * x + 1.0)),
+        ("the square of a sine", |b, x| op(b, "Sin", x) * op(b, "Sin", x)),
+        ("shares of what is not negative", |b, x| over_sum(op(b, "Abs", x))),
+        ("a sigmoid within narrower bounds", |_, x| x.sigmoid() * 0.9 + 0.05),
+    ];
+    for (what, write) in rows {
+        let told = |classes: usize, task: Task| {
+            let graph = classifier("logits", classes, *write);
+            decide(&graph, &anatomy::read(&graph), &Declared::default(), Some(task))
+        };
+        for task in [Task::SeqCls, Task::MultiLabel] {
+            let error = told(3, task).expect_err(what);
+            assert!(error.to_string().contains("no logits behind them"), "{what}: {error}");
+            assert!(error.hint().is_some_and(|hint| hint.contains("gives its logits")), "{what}: {error}");
+        }
+        assert_eq!(told(1, Task::Regression).map(|decision| decision.task).ok(), Some(Task::Regression), "{what}");
+    }
+    let rows: &[(&str, Write)] = &[
+        ("capped", |_, x| (x / 30.0).tanh() * 30.0),
+        ("within wide bounds", |b, x| clip(b, x, -50.0, 50.0)),
+        ("not negative", |b, x| clip(b, x, 0.0, f64::MAX)),
+        ("a sigmoid but for a guard", |b, x| clip(b, x.sigmoid(), 1e-6, 1.0 - 1e-6)),
+    ];
+    for (what, write) in rows {
+        let graph = classifier("logits", 3, *write);
+        let decided = decide(&graph, &anatomy::read(&graph), &Declared::default(), Some(Task::MultiLabel));
+        assert!(decided.is_ok(), "{what}: {decided:?}");
+    }
+}
+
+#[test]
 fn logits_beside_their_probabilities_are_the_logits() {
     let b = Builder::new(ModelInfo::dialect());
     let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
