@@ -128,7 +128,12 @@ fn named_part(whole: String, part: Option<&str>) -> String {
 
 fn projection(graph: &Graph, linear: Linear, module: String, hint: &Evidence) -> Projection {
     let Linear { x, y, output, weight, bias, in_features, out_features, .. } = linear;
-    let conv1d = hint.class_name() == Some("Conv1D") || (weight.layout == Layout::InOut && keeps_its_name(graph, weight.value, &module));
+    let is_stored_so = || weight.layout == Layout::InOut && keeps_its_name(graph, weight.value, &module);
+    let conv1d = match hint.class_name() {
+        Some("Conv1D") => true,
+        Some(class) => !class.contains("Linear") && is_stored_so(),
+        None => CONV1D.contains(&module.rsplit('.').next().unwrap_or_default()) && is_stored_so(),
+    };
     Projection { module, x, y, output, weight, bias, in_features, out_features, rows: None, conv1d, is_linear: is_linear(hint) }
 }
 
@@ -137,8 +142,11 @@ fn is_linear(hint: &Evidence) -> bool {
     hint.class_name().is_none_or(|name| name == "Conv1D" || name.contains("Linear"))
 }
 
-/// Whether the constant still has the name that PyTorch gave it. An exporter that transposes a weight gives it another, so that a weight
-/// which has its name and is stored `[in, out]` was `[in, out]` in PyTorch.
+/// What transformers calls its modules of the class `Conv1D` (GPT-2 and its relatives), where no exporter tells classes.
+const CONV1D: &[&str] = &["c_attn", "q_attn", "c_proj", "c_fc"];
+
+/// Whether the constant still has the name that PyTorch gave it. PyTorch's exporters give a weight that they transpose another, so that one which
+/// has its name and is stored `[in, out]` was `[in, out]` in PyTorch. Other converters write a `Linear` so.
 fn keeps_its_name(graph: &Graph, weight: ValueId, module: &str) -> bool {
     let name = graph.value_name(weight);
     let last = |path: &str| path.rsplit('.').next().map(str::to_owned);
@@ -174,6 +182,38 @@ mod tests {
             b.output("y", y);
             let graph = b.finish().expect("a valid graph");
             assert_eq!(crate::anatomy::read(&graph).projections[0].is_linear, expected, "{class:?}");
+        }
+    }
+
+    /// A weight that is stored `[in, out]` under the name that its module has.
+    #[test]
+    fn what_is_stored_by_inputs_is_a_conv1d_where_its_class_or_its_name_says_so() {
+        let rows = [
+            ("h.0.attn.c_attn", None, true),
+            ("lm_head", None, false),
+            ("h.0.fc", None, false),
+            ("h.0.fc", Some("transformers.pytorch_utils.Conv1D"), true),
+            ("h.0.c_attn", Some("torch.nn.modules.linear.Linear"), false),
+            // A module of one's own that multiplies by a parameter as it is.
+            ("h.0.mix", Some("own.Mixer"), true),
+        ];
+        for (module, class, expected) in rows {
+            let b = Builder::new(ModelInfo::dialect());
+            let x = b.input("x", DType::F32, &[Dim::symbol("rows"), Dim::known(2)]);
+            let w = b.initializer(&format!("{module}.weight"), Tensor::from_f32(&[2, 3], &[0.5; 6]));
+            let classes =
+                class.map(|class| ("pkg.torch.onnx.class_hierarchy".into(), format!("['model', '{class}', 'aten.linear']").into()));
+            let spec = NodeSpec {
+                op: "MatMul".into(),
+                inputs: vec![Some(x.id()), Some(w.id())],
+                outputs: vec![Some("y".into())],
+                metadata: classes.into_iter().collect(),
+                ..NodeSpec::default()
+            };
+            let y = b.node(spec).into_iter().flatten().next().expect("one output");
+            b.output("y", y);
+            let projection = &crate::anatomy::read(&b.finish().expect("a valid graph")).projections[0];
+            assert_eq!(projection.conv1d, expected, "{module} {class:?}");
         }
     }
 

@@ -40,7 +40,22 @@ pub fn unwrap(files: &mut AdapterFiles, anatomy: &Anatomy) {
 /// and is adapted as well.
 pub fn settle(files: &mut AdapterFiles, base: &Base) -> Result<()> {
     ranks(files)?;
+    turn(files, base)?;
     tables(files, base)
+}
+
+/// Gives whole weights PyTorch's order of axes where a file plainly has them in the base's: those of adapters that were written so.
+fn turn(files: &mut AdapterFiles, base: &Base) -> Result<()> {
+    let family = files.config.method.family();
+    for (key, tensor) in &mut files.tensors {
+        let Some(Key::Parameter { name } | Key::PromptParameter { name }) = methods::key(key, family) else { continue };
+        let Some(parameter) = base.anatomy.parameters.iter().find(|parameter| parameter.name == name) else { continue };
+        if let Some(turned) = replace::turned(&base.graph, parameter, tensor)? {
+            tracing::info!("{name} is read as [in, out]: its axes are swapped in the adapter's file");
+            *tensor = turned;
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a rank that the configuration does not say.

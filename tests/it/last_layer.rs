@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::common::{self, Folder, done, json_of, number};
 use peft_onnx::ir::{Builder, DType, Dim, ModelInfo, Tensor};
 use peft_onnx::onnx::{self, WriteOptions};
+use peft_onnx::{peft, safetensors};
 
 const WIDTH: usize = 4;
 const TOKENS: usize = 20;
@@ -23,6 +24,8 @@ enum Head {
     /// In a copy of that table, turned as a product reads it.
     TiedCopy,
     Own,
+    /// As `Own`, under the name that PyTorch gave it: so do converters that no exporter of PyTorch is in.
+    OwnByName,
 }
 
 fn model(path: &str, head: Head, dtype: DType) {
@@ -44,7 +47,10 @@ fn model(path: &str, head: Head, dtype: DType) {
             let turned: Vec<f32> = (0..WIDTH).flat_map(|column| rows.iter().skip(column).step_by(WIDTH)).copied().collect();
             x.matmul(b.initializer("onnx::MatMul_7", stored_as(Tensor::from_f32(&[WIDTH, TOKENS], &turned))))
         }
-        Head::Own => x.matmul(b.initializer("onnx::MatMul_7", stored_as(numbers("head", &[WIDTH, TOKENS])))),
+        Head::Own | Head::OwnByName => {
+            let name = if head == Head::Own { "onnx::MatMul_7" } else { "lm_head.weight" };
+            x.matmul(b.initializer(name, stored_as(numbers("head", &[WIDTH, TOKENS]))))
+        }
     });
     b.output("logits", logits);
     onnx::write(&b.finish().expect("a valid graph"), Path::new(path), &WriteOptions::default()).expect("it is written");
@@ -72,6 +78,8 @@ fn what_changes_the_logits_themselves_is_trained_and_measured_as_it_is_merged() 
         (Head::Own, &["--method", "ia3", "--target-modules", "lm_head", "--feedforward-modules", "none"]),
         (Head::Own, &["--method", "loha", "--rank", "2", "--target-modules", "lm_head"]),
         (Head::Own, &["--method", "head"]),
+        (Head::OwnByName, &["--method", "head"]),
+        (Head::OwnByName, &["--method", "lora", "--rank", "2", "--target-modules", "lm_head", "--modules-to-save", "fc"]),
     ];
     for (head, options) in rows {
         let folder = Folder::empty();
@@ -114,6 +122,40 @@ fn half_precision_models_merge_the_rows_and_the_whole_modules_that_they_trained(
         }
         let (adapted, folded) = (loss(&[&bundle]), loss(&[&merged, "--task", "causal-lm"]));
         assert!((adapted - folded).abs() < 2e-2, "{dtype} {head:?} {options:?}: {adapted} with the adapter, {folded} merged");
+    }
+}
+
+#[test]
+fn a_linear_weight_is_pytorchs_in_the_adapter_however_the_base_stores_it_and_is_read_again() {
+    const KEY: &str = "base_model.model.lm_head.weight";
+    const BESIDE: &[&str] = &["--method", "lora", "--rank", "2", "--target-modules", "fc", "--modules-to-save", "lm_head"];
+    let rows: [&[&str]; 2] = [&["--method", "head"], BESIDE];
+    for options in rows {
+        let folder = Folder::empty();
+        let (base, bundle, data) = (folder.path("model.onnx"), folder.path("bundle"), folder.write("rows.jsonl", ROWS));
+        model(&base, Head::OwnByName, DType::F32);
+        done(&[&["inject", &base, "--task", "causal-lm", "-o", &bundle, "-q"], options].concat());
+        done(&["train", &bundle, "--data", &data, "--max-steps", "4", "--save-steps", "2", "--learning-rate", "0.1", "-q"]);
+        let read = |folder: &str| safetensors::read(&Path::new(folder).join(peft::WEIGHTS_FILE)).expect("tensors");
+        let loss = |bundle: &str| number(&json_of(&["eval", bundle, "--data", &data])["loss"]);
+        for (number, inside) in ["", "/initial", "/runs/001/checkpoints/step-2"].iter().enumerate() {
+            let (source, again) = (format!("{bundle}{inside}"), folder.path(&format!("again{number}")));
+            assert_eq!(read(&source)[KEY].shape(), [TOKENS, WIDTH], "{inside}");
+            done(&["inject", &base, "--adapter", &source, "--task", "causal-lm", "-o", &again, "-q"]);
+            let (wanted, found) = (loss(&source), loss(&again));
+            assert!((wanted - found).abs() < 1e-5, "{options:?} {inside}: {wanted}, read again {found}");
+        }
+        // Adapters of older versions have it as the base does.
+        let (old, again) = (folder.path("old"), folder.path("of_old"));
+        std::fs::create_dir(&old).expect("a folder");
+        std::fs::copy(format!("{bundle}/{}", peft::CONFIG_FILE), format!("{old}/{}", peft::CONFIG_FILE)).expect("it is copied");
+        let mut tensors = read(&bundle);
+        let rows = tensors[KEY].to_f32().expect("floats");
+        let turned: Vec<f32> = (0..WIDTH).flat_map(|column| rows.iter().skip(column).step_by(WIDTH)).copied().collect();
+        tensors.insert(KEY.into(), Tensor::from_f32(&[WIDTH, TOKENS], &turned));
+        safetensors::write(&Path::new(&old).join(peft::WEIGHTS_FILE), &tensors).expect("it is written");
+        done(&["inject", &base, "--adapter", &old, "--task", "causal-lm", "-o", &again, "-q"]);
+        assert_eq!(read(&again)[KEY], read(&bundle)[KEY]);
     }
 }
 

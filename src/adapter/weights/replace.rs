@@ -17,7 +17,7 @@ use crate::{Error, Result};
 /// # Errors
 /// A parameter that is not stored as plain floats.
 pub(crate) fn parameter(at: &Insertion<'_, '_>, parameter: &Parameter, key: &str, role: Role) -> Result<()> {
-    let stored = at.graph.stored(parameter.value).ok_or_else(|| Error::not_found("parameter", &*parameter.name))?;
+    let stored = at.graph.stored(parameter.value).ok_or_else(|| quantised(parameter, "the graph computes it from quantised numbers"))?;
     let initial = in_pytorch_order(&own_part(stored, parameter)?, parameter)?;
     put(at.b, at.graph, at.anatomy, parameter, at.params.put(key, &parameter.name, role, || initial));
     Ok(())
@@ -95,21 +95,38 @@ pub(crate) fn own_part(stored: &Tensor, parameter: &Parameter) -> Result<Tensor>
     Tensor::from_f64(stored.dtype(), &[own.len()], own)
 }
 
+/// An adapter's matrix for a parameter as PyTorch has it, where its axes are plainly swapped.
+///
+/// # Errors
+/// A tensor that is no matrix of numbers.
+pub(crate) fn turned(graph: &Graph, parameter: &Parameter, tensor: &Tensor) -> Result<Option<Tensor>> {
+    let stored = graph.stored(parameter.value).filter(|stored| parameter.transposed && has_swapped_axes(tensor, stored));
+    stored.map(|_| matrices::transposed(tensor)).transpose()
+}
+
+fn quantised(parameter: &Parameter, how: &str) -> Error {
+    Error::unsupported(format!("training {}", parameter.name), how)
+        .with_hint("adapt the model as it was before it was quantised; `num_labels N` puts a new head in a classifier's place")
+}
+
 fn in_pytorch_order(stored: &Tensor, parameter: &Parameter) -> Result<Tensor> {
-    let values = stored.to_f32().ok_or_else(|| {
-        let error = Error::unsupported(format!("training {}", parameter.name), format!("it is stored as {}", stored.dtype()));
-        error.with_hint("adapt the model as it was before it was quantised; `num_labels N` puts a new head in a classifier's place")
-    })?;
+    let values = stored.to_f32().ok_or_else(|| quantised(parameter, &format!("it is stored as {}", stored.dtype())))?;
     let tensor = Tensor::from_f32(stored.shape(), &values);
     if parameter.transposed { matrices::transposed(&tensor) } else { Ok(tensor) }
 }
 
-/// The base's tensor with new numbers, in the base's order of axes and type.
+/// Whether a matrix that should have the other one's axes in reverse has them as they are: so did the weight of a `Linear` that a base stores as
+/// `[in, out]` once stand in adapters.
+fn has_swapped_axes(trained: &Tensor, stored: &Tensor) -> bool {
+    trained.shape() == stored.shape() && matches!(*stored.shape(), [rows, columns] if rows != columns)
+}
+
+/// The base's tensor with new numbers, in the base's order of axes and type. A matrix that plainly has that order already keeps it.
 ///
 /// # Errors
 /// If the numbers do not fit the shape.
 pub fn as_stored(stored: &Tensor, trained: &Tensor, transposed: bool) -> Result<Tensor> {
-    let trained = if transposed { matrices::transposed(trained)? } else { trained.clone() };
+    let trained = if transposed && !has_swapped_axes(trained, stored) { matrices::transposed(trained)? } else { trained.clone() };
     if trained.shape() != stored.shape() {
         return Err(Error::mismatch("shape", format!("{:?}", stored.shape()), format!("{:?}", trained.shape())));
     }
