@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 pub(super) use launched::alone;
 
-use super::which::{around, is_whole};
+use super::which::{Which, around, is_whole};
 use super::{BundleArgs, Command, Global, ModelArgs, data, inject, train};
 use crate::data::splits::{self, Split, Splits};
 use crate::error::{Error, Result};
@@ -128,9 +128,9 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
         }
         Command::Export(args) => {
             bundle(&mut args.bundle, global)?;
-            all(Role::Adapter, &args.adapter)?;
+            adapters(&mut args.adapter)?;
         }
-        Command::Combine(args) => all(Role::Adapter, &args.adapters)?,
+        Command::Combine(args) => adapters(&mut args.adapters)?,
         Command::Runtime(_) | Command::Completions(_) => {}
     }
     Ok(command)
@@ -153,7 +153,19 @@ fn several(model: &mut PathBuf, parts: &mut Vec<PathBuf>) {
 fn of_adding(args: &mut inject::Adding, global: &Global) -> Result<()> {
     let models = args.part.iter_mut().chain(&mut args.loss.teacher).chain(&mut args.loss.loss_graph);
     models.into_iter().try_for_each(|model| take(Role::Model, model, global))?;
-    all(Role::Adapter, &args.adapter)
+    adapters(&mut args.adapter)
+}
+
+/// Takes the newest checkpoint of a run for the run's folder in a bundle, as the commands that take a bundle do.
+fn adapters<'a>(paths: impl IntoIterator<Item = &'a mut PathBuf>) -> Result<()> {
+    paths.into_iter().try_for_each(|path| {
+        let (mut bundle, mut which) = (path.clone(), Which::default());
+        around(&mut bundle, &mut which);
+        if let Some(folder) = which.folder(&bundle)? {
+            *path = folder;
+        }
+        look(Role::Adapter, path)
+    })
 }
 
 /// The paths of what is learnt from and measured on.

@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use super::manifest::{self, GraphFile, Manifest, Slot};
 use super::objective::{self, LossRequest, Settled};
 use super::to_train::{Put, ToTrain};
-use super::{PromptScale, body, cache, card, fed, given, prompt_scale};
+use super::{PromptScale, body, cache, card, fed, given, names, prompt_scale};
 use crate::adapter::Method;
 use crate::adapter::config::{NewHead, PromptConfig, PromptEncoderConfig, Task};
 use crate::adapter::methods::lora::LoraConfig;
@@ -358,12 +358,11 @@ fn task(asked: &Injection, given: Option<&AdapterFiles>, model: &Model, new_head
     Ok(decision.task)
 }
 
-/// What the bundle says of itself that an adapter is taken from.
+/// What the bundle says of itself that an adapter is taken from: its own, or one that its runs saved in it (`BUNDLE/runs/NAME/checkpoints/step-N`).
 fn bundle_of(adapter: &AdapterSource) -> Result<Option<Manifest>> {
-    match adapter {
-        AdapterSource::Folder(folder) if folder.join(manifest::FILE).exists() => Manifest::read(folder).map(Some),
-        _ => Ok(None),
-    }
+    let AdapterSource::Folder(folder) = adapter else { return Ok(None) };
+    let bundle = names::bundles(folder).into_iter().find(|bundle| bundle.join(manifest::FILE).exists());
+    bundle.as_deref().map(Manifest::read).transpose()
 }
 
 /// The names of the classes: those that the adapter's bundle knows, else those beside the model, which are its own head's.

@@ -29,6 +29,6 @@ pub mod vjp;
 
 pub use injection::{AdapterSource, Injected, Injection};
 pub use manifest::Manifest;
-pub use names::{INFERENCE, INITIAL, LENT, RUNS};
+pub use names::{CHECKPOINTS, INFERENCE, INITIAL, LENT, RUNS};
 pub use opened::{Bundle, WHOLE};
 pub use prompt_scale::PromptScale;

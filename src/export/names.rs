@@ -36,3 +36,17 @@ pub const RUNS: &str = "runs";
 
 /// The folder in a bundle with the adapter as `inject` wrote it, which training can start from again.
 pub const INITIAL: &str = "initial";
+
+/// The folder in a run with what it saved on the way.
+pub const CHECKPOINTS: &str = "checkpoints";
+
+/// The folders that are the bundle with an adapter's folder, if any is one: the folder itself, or one in which the adapter has the place of
+/// [`INITIAL`] or of a run's checkpoint.
+pub(super) fn bundles(adapter: &Path) -> Vec<PathBuf> {
+    let whole = adapter.canonicalize().unwrap_or_else(|_| adapter.to_path_buf());
+    let above = |levels: usize| whole.ancestors().nth(levels).map(Path::to_path_buf);
+    let is_called = |levels: usize, name: &str| above(levels).is_some_and(|folder| folder.ends_with(name));
+    let is_checkpoint = is_called(1, CHECKPOINTS) && is_called(3, RUNS);
+    let places = [Some(0), is_called(0, INITIAL).then_some(1), is_checkpoint.then_some(4)];
+    places.into_iter().flatten().filter_map(above).collect()
+}

@@ -20,7 +20,7 @@ use super::best::Goal;
 use super::checkpoint::Checkpoints;
 use super::metrics::Told;
 use crate::error::{Context, Error, Result};
-use crate::export::{RUNS, lock};
+use crate::export::{CHECKPOINTS, RUNS, lock};
 use crate::files::{self, fault, inside, leftovers, unfinished};
 
 const RECORD: &str = "run.json";
@@ -28,7 +28,6 @@ const CONFIG: &str = "config.yaml";
 const METRICS: &str = "metrics.jsonl";
 /// The report of a run, for people.
 const REPORT: &str = "report.html";
-const CHECKPOINTS: &str = "checkpoints";
 const VERSION: u32 = 1;
 /// The largest number of a run.
 const MOST: u64 = 1 << 32;

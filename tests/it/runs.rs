@@ -119,8 +119,14 @@ fn commands_take_the_checkpoint_that_is_meant() {
     done(&["merge", text(&bundle), "--checkpoint", "4", "-o", &merged]);
     assert!((eval(&merged, &[]) - losses[0]).abs() < 1e-4);
     done(&["export", text(&bundle), "--run", "001", "--checkpoint", "4", "--format", "peft", "-o", &case.path("adapter")]);
-    done(&["inject", &fixture("llama/dynamo.onnx"), "--adapter", text(&folder), "-o", &case.path("again")]);
-    assert!((eval(&case.path("again"), &[]) - losses[0]).abs() < 1e-6);
+    // What is an adapter for one command is one for the others: a run's folder is its newest checkpoint.
+    for (number, (place, loss)) in [("runs/001/checkpoints/step-4", losses[0]), ("runs/001", losses[2])].into_iter().enumerate() {
+        let again = case.path(&format!("again{number}"));
+        done(&["inject", &fixture("llama/dynamo.onnx"), "--adapter", text(&bundle.join(place)), "-o", &again]);
+        assert!((eval(&again, &[]) - loss).abs() < 1e-6, "{place}");
+    }
+    let both = [bundle.join("runs/001"), bundle.join("initial")];
+    done(&["combine", text(&both[0]), text(&both[1]), "--weights", "1,0", "-o", &case.path("combined")]);
     refused(
         &["merge", text(&bundle), "--checkpoint", "5", "-o", &merged, "--force"],
         &["no checkpoint", "hint: it has those of the steps 4, 8, 12"],
