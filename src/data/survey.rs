@@ -169,11 +169,17 @@ impl Survey {
         self.columns.values().map(|column| column.name.as_str()).collect()
     }
 
+    /// Whether there is a column of this name.
+    #[must_use]
+    pub fn has(&self, column: &str) -> bool {
+        self.columns.contains_key(&plain(column))
+    }
+
     /// The tasks that such rows teach, the most likely first.
     #[must_use]
     pub fn tasks(&self) -> Vec<Task> {
         let mut tasks: Vec<Task> = vec![];
-        for task in SIGNS.iter().filter(|sign| self.has(sign.groups)).map(|sign| self.by_label(sign.task)) {
+        for task in SIGNS.iter().filter(|sign| self.has_all(sign.groups)).map(|sign| self.by_label(sign.task)) {
             if !tasks.contains(&task) {
                 tasks.push(task);
             }
@@ -186,12 +192,12 @@ impl Survey {
     #[must_use]
     pub fn loss_of_scores(&self) -> Option<&'static str> {
         let has = |names: &[&str]| names.iter().any(|name| self.columns.contains_key(*name));
-        let is_scored = self.has(SCORED) || (has(&["positive"]) && has(&["score", "label"]));
+        let is_scored = self.has_all(SCORED) || (has(&["positive"]) && has(&["score", "label"]));
         let is_far = has(&["negative", "negative_1", "hard_negative"]);
         is_scored.then_some(if is_far { "margin-mse" } else { "cosent" })
     }
 
-    fn has(&self, groups: &[&[&str]]) -> bool {
+    fn has_all(&self, groups: &[&[&str]]) -> bool {
         groups.iter().all(|names| names.iter().any(|name| self.columns.contains_key(*name)))
     }
 
@@ -211,7 +217,7 @@ impl Survey {
     pub fn text_and_label(&self) -> Option<[&str; 2]> {
         let (texts, labels) = (self.texts(), self.labels());
         // Columns that have names of their own for what they are need no guess.
-        let is_told = SIGNS.iter().any(|sign| sign.groups.len() > 1 && self.has(sign.groups));
+        let is_told = SIGNS.iter().any(|sign| sign.groups.len() > 1 && self.has_all(sign.groups));
         let has_label = is_told || LABEL.iter().any(|name| self.columns.contains_key(*name));
         let different = |name: &str| self.columns[name].values.len();
         let pair = match (&texts[..], &labels[..]) {

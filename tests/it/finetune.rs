@@ -139,6 +139,23 @@ fn a_language_model_learns_to_write_and_a_classifier_keeps_its_head() {
     assert_eq!(told["eval"], Value::Null, "of six rows none is held back");
 }
 
+/// Columns that are a model's own inputs tell no task, and the model does.
+#[test]
+fn rows_of_tokens_teach_what_the_model_is_for() {
+    let of_tags = "{\"input_ids\": [5, 6, 7], \"labels\": [0, 1, 2]}\n";
+    let rows = [
+        ("llama/dynamo.onnx", r#"{"architectures": ["LlamaForCausalLM"]}"#, "{\"input_ids\": [5, 9, 12, 30]}\n", "causal-lm"),
+        ("llama/torchscript.onnx", "{}", "{\"input_ids\": [5, 9, 12, 30], \"labels\": [-100, 9, 12, 30]}\n", "causal-lm"),
+        ("bert_tokens/torchscript.onnx", "{}", of_tags, "token-cls"),
+    ];
+    for (model, config, row, task) in rows {
+        let folder = Folder::empty();
+        let model = exported(&folder, model, config);
+        let data = folder.write("rows.jsonl", &row.repeat(4));
+        assert_eq!(tuned(&folder, &model, &data, "tuned")["task"], task, "{row}");
+    }
+}
+
 #[test]
 fn data_that_teaches_nothing_the_model_can_learn_is_refused() {
     let folder = Folder::empty();

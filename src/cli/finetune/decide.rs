@@ -89,13 +89,16 @@ impl Decided {
             None => survey.tasks(),
         };
         let columns: ColumnMap = self.training.columns.renamed();
-        let task = taught.iter().copied().find(|task| model.can(*task));
+        let of_model = taught.is_empty().then(|| model.task_of_inputs(survey)).flatten();
+        let task = taught.iter().copied().find(|task| model.can(*task)).or(of_model);
         let task = task.ok_or_else(|| model.no_task(survey, &taught)).in_file(&self.training.data)?;
         if self.adding.task.is_none() {
             self.adding.task = Some(task);
             self.set("task", task.name());
             if self.why == "as asked" {
-                self.why = format!("told by the columns {}", survey.columns().join(", "));
+                let columns = survey.columns().join(", ");
+                let told = |_| format!("told by the model, whose inputs the columns {columns} are");
+                self.why = of_model.map_or_else(|| format!("told by the columns {columns}"), told);
             }
         }
         let is_usual = self.adding.loss.loss.is_none() && self.adding.loss.loss_graph.is_none();
@@ -196,6 +199,8 @@ fn labels(data: &Path, task: Task, columns: &ColumnMap) -> Result<Option<Classes
 /// What a model can be trained for.
 struct Served {
     model: Model,
+    /// What the graph and its folder tell.
+    told: Option<Task>,
     /// Tasks that its own outputs serve.
     own: Vec<Task>,
     /// What it looks made for, in words.
@@ -215,7 +220,14 @@ impl Served {
             (None, Some(instead)) => instead.what.to_owned(),
             (None, None) => guess.why.clone(),
         };
-        Ok(Self { model, own, what })
+        Ok(Self { model, told: guess.task, own, what })
+    }
+
+    /// What the model is for, where columns are its inputs as they are: tokens, or numbers by the names that the graph has for them.
+    fn task_of_inputs(&self, survey: &Survey) -> Option<Task> {
+        let graph = self.model.graph();
+        let has_input = survey.has("input_ids") || graph.data_inputs().any(|id| survey.has(graph.value_name(id)));
+        self.told.filter(|_| has_input)
     }
 
     /// Whether it can be trained for a task, with its own outputs or with a new head.
