@@ -11,15 +11,20 @@ use super::Cli;
 use crate::error::{Error, ErrorKind};
 
 /// Names that columns and tensors have as well: alone, they are those.
-const OTHERS: [&str; 7] = ["audio", "data", "image", "loss", "output", "prompt", "teacher"];
+const OTHERS: [&str; 9] = ["audio", "corpus", "data", "image", "index", "loss", "output", "prompt", "teacher"];
 
 /// The options of all commands, as rooms name them.
 static OPTIONS: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
-    let root = Cli::command();
-    let commands = std::iter::once(&root).chain(root.get_subcommands());
-    let longs = commands.flat_map(clap::Command::get_arguments).filter_map(Arg::get_long);
-    longs.map(|long| long.replace('-', "_")).collect()
+    let mut names = BTreeSet::new();
+    add_options(&Cli::command(), &mut names);
+    names
 });
+
+/// The options of a command and of those below it.
+fn add_options(command: &clap::Command, names: &mut BTreeSet<String>) {
+    names.extend(command.get_arguments().filter_map(Arg::get_long).map(|long| long.replace('-', "_")));
+    command.get_subcommands().for_each(|below| add_options(below, names));
+}
 
 /// A text in which options go by their flags.
 pub(super) fn with_flags(text: &str) -> Cow<'_, str> {
@@ -60,6 +65,7 @@ mod tests {
         let rows = [
             ("raise `max_steps` or `epochs`", "raise `--max-steps` or `--epochs`"),
             ("`max_length 512` cuts longer rows", "`--max-length 512` cuts longer rows"),
+            ("another index: `index URL`; the `index` of a row", "another index: `--index URL`; the `index` of a row"),
             ("`resume` and `run wide` go on", "`--resume` and `--run wide` go on"),
             ("`peft-onnx inspect --explain` says", "`peft-onnx inspect --explain` says"),
             ("a row has `prompt` and `input_ids`", "a row has `prompt` and `input_ids`"),
