@@ -184,9 +184,9 @@ fn an_adapter_that_is_not_what_was_written_is_told_of_and_one_that_stays_as_it_w
         let file = bundle.join("initial").join(name);
         let bytes = std::fs::read(&file).expect("a file");
         if name.ends_with("json") {
-            std::fs::write(&file, [&bytes[..], b" "].concat()).expect("the file is written")
+            std::fs::write(&file, [&bytes[..], b" "].concat()).expect("the file is written");
         } else {
-            flip(&file)
+            flip(&file);
         }
         let said = ["expected ", "hint: the file was damaged or changed after `inject` wrote it"];
         refused(&case.train(text(&bundle), &options), &said);
