@@ -19,6 +19,7 @@ pub fn read(bundle: &Path, manifest: &Manifest) -> Result<Vec<f32>> {
     if manifest.allocation_steps.is_some() {
         return of(&peft::read(bundle)?, manifest);
     }
+    peft::written::check_configuration(bundle)?;
     // The adapter's own file is looked at where what is trained lies beside it, too.
     let own = bundle.join(peft::WEIGHTS_FILE);
     let mut files = IndexMap::new();

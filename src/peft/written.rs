@@ -113,6 +113,19 @@ pub(super) fn check(path: &Path, hash: impl FnOnce() -> String) -> Result<()> {
     Err(error.with_hint("the file was damaged or changed after `inject` wrote it: make the bundle anew, or start from a checkpoint"))
 }
 
+/// Compares the configuration of an adapter's folder, where there is one, with what was written.
+///
+/// # Errors
+/// As those of the tensors; a file that cannot be read.
+pub fn check_configuration(folder: &Path) -> Result<()> {
+    let path = folder.join(CONFIG_FILE);
+    if !path.exists() {
+        return Ok(());
+    }
+    let text = files::read(&path)?;
+    check(&path, || of_text(&text))
+}
+
 /// The hash of tensors: XXH3 (128 bits) of their names, types, shapes and numbers, in hexadecimal.
 pub(super) fn of_tensors(tensors: &IndexMap<String, Tensor>) -> String {
     let mut hash = Xxh3Default::new();
