@@ -61,6 +61,7 @@ impl Progress {
     /// Shows something that happened.
     pub(super) fn show(&mut self, event: &Event<'_>) {
         match event {
+            Event::Read => {}
             Event::Started(plan) => self.start(plan),
             Event::Step(record) => self.step(record),
             Event::Evaluated { step, evaluation, is_best } => self.line(&evaluated(*step, evaluation, *is_best)),

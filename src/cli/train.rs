@@ -301,12 +301,12 @@ impl Training {
         let manifest = Manifest::read(bundle)?;
         let options = self.options(bundle, base, &manifest, group.communicator().size())?;
         let runtime = global.runtime(self.threads.or_else(|| group.threads()))?;
-        // Before the first step there is nothing to save. Of several processes, none may end alone.
+        // Until the run has a folder there is nothing to save. Of several processes, none may end alone.
         let stop = signals::listen(if group.communicator().size() > 1 { SAVES } else { signals::First::Ends });
         let ranks = Ranks::of(group.communicator(), stop);
         let mut progress = if ranks.is_lead() { Progress::new(global, self.log_every) } else { Progress::silent() };
         let trained = training::train_among(runtime, &options, &ranks, &mut |event| {
-            if matches!(event, training::Event::Started(_)) {
+            if matches!(event, training::Event::Read) {
                 signals::listen(SAVES);
             }
             progress.show(&event);

@@ -61,7 +61,9 @@ use runs::Runs;
 /// Something that happened in a run.
 #[derive(Clone, Debug)]
 pub enum Event<'a> {
-    /// The graphs and the data are ready; training begins.
+    /// The data is read and the graphs are open; what is written from now on is the run's.
+    Read,
+    /// Training begins.
     Started(&'a Plan),
     /// An optimizer step was taken.
     Step(&'a StepRecord),

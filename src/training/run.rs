@@ -124,6 +124,7 @@ impl<'a> Run<'a> {
             let error = Error::mismatch("steps of this run", format!("more than the {done} of the checkpoint"), run.schedule.total_steps);
             return Err(ranks.alike(error.with_hint("raise `max_steps` or `epochs`")));
         }
+        (run.report)(Event::Read);
         run.journal = ranks.lead(|| Journal::open(runtime, options, material, done))?;
         if let Some((reference, journal)) = run.reference.as_mut().zip(run.journal.as_ref()) {
             reference.keep_in(&journal.run.folder)?;
