@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::files;
 
 /// Packed examples of up to this size are kept in memory, in bytes.
-const IN_MEMORY: usize = 64 << 20;
+const IN_MEMORY: usize = 8 << 20;
 
 /// Examples in their order.
 #[derive(Clone, Debug, Default)]
