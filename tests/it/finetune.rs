@@ -288,6 +288,12 @@ fn a_tuned_folder_says_what_it_is_for() {
         let eval = json_of(&["eval", &folder.path("tuned"), "--data", &data]);
         assert!(eval["metrics"][metric].is_number(), "{task}: {eval}");
         done(&["predict", &folder.path("tuned/model.onnx"), "--data", &data]);
+        if task == "regression" {
+            // Two texts and a number are what such a model is made for, not how alike the texts are.
+            let pairs = rows(&|at| serde_json::json!({"sentence1": body(at), "sentence2": body(at / 3), "score": at}));
+            let told = tuned(&folder, &folder.path("tuned"), &folder.write("pairs.jsonl", &pairs), "again");
+            assert_eq!(told["task"], task, "{told}");
+        }
     }
     let scored =
         folder.write("rows.jsonl", &rows(&|at| serde_json::json!({"sentence1": body(at), "sentence2": body(at / 3), "score": at})));

@@ -86,7 +86,7 @@ impl Decided {
         let model = Served::of(Model::open_files(&files)?)?;
         let taught = match self.adding.task {
             Some(task) => vec![task],
-            None => survey.tasks(),
+            None => model.first(survey.tasks(), survey),
         };
         let columns: ColumnMap = self.training.columns.renamed();
         let of_model = taught.is_empty().then(|| model.task_of_inputs(survey)).flatten();
@@ -228,6 +228,16 @@ impl Served {
         let graph = self.model.graph();
         let has_input = survey.has("input_ids") || graph.data_inputs().any(|id| survey.has(graph.value_name(id)));
         self.told.filter(|_| has_input)
+    }
+
+    /// Tasks of rows, that first which the model is made for: two texts and a number are alike, or have a number.
+    fn first(&self, mut taught: Vec<Task>, survey: &Survey) -> Vec<Task> {
+        let is_made_for = |task: &Task| self.own.contains(task);
+        if survey.loss_of_scores() == Some("cosent") && is_made_for(&Task::Regression) && !is_made_for(&Task::Embedding) {
+            taught.retain(|task| *task != Task::Regression);
+            taught.insert(0, Task::Regression);
+        }
+        taught
     }
 
     /// Whether it can be trained for a task, with its own outputs or with a new head.
