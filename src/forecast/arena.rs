@@ -15,6 +15,8 @@ pub const FIRST_REGION: u64 = 64 << 20;
 pub const LARGEST_REGION: u64 = 1 << 40;
 /// A piece is parted if it is twice as large as what was asked for, or so many bytes larger.
 pub const MOST_DEAD: u64 = 1 << 20;
+/// More than any machine has: what a file says is larger counts as so many bytes.
+const MOST: u64 = 1 << 44;
 /// Bytes of a page of the system's memory.
 const PAGE: u64 = 4096;
 
@@ -53,6 +55,7 @@ impl Arena {
 
     /// Takes memory, and writes to it.
     pub(super) fn take(&mut self, bytes: u64) -> Piece {
+        let bytes = bytes.min(MOST);
         let size = bytes.max(1).next_multiple_of(UNIT);
         let found = self.free.range((size, 0, 0)..).next().copied();
         let (found_size, start, piece) = found.unwrap_or_else(|| self.extended(size));
@@ -172,6 +175,16 @@ mod tests {
         }
         arena.take(18 * MB);
         assert_eq!(arena.written(), TABLE + 18 * MB, "what is free side by side is one");
+    }
+
+    #[test]
+    fn values_beyond_any_memory_are_counted_and_not_asked_for() {
+        let mut arena = Arena::new();
+        for bytes in [u64::MAX, 1 << 63, 1 << 50] {
+            let piece = arena.take(bytes);
+            arena.give_back(piece);
+        }
+        assert!(arena.written() >= MOST, "{}", arena.written());
     }
 
     #[test]
