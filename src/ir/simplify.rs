@@ -198,7 +198,7 @@ impl<'g> Pass<'g> {
         let fact = self.graph.fact(output);
         let (Some(DType::I64), Some(shape), Some(elements)) = (fact.dtype, fact.known_shape(), fact.known_contents()) else { return None };
         let shape: Vec<usize> = shape.into_iter().map(usize::try_from).collect::<Result<_, _>>().ok()?;
-        Some(Tensor::from_i64(&shape, &elements))
+        Tensor::of_facts(&shape, &elements)
     }
 
     /// What a node gives back unchanged.

@@ -90,6 +90,13 @@ impl Tensor {
         Self::new(DType::I64, shape.to_vec(), bytes.into()).expect("as many values as the shape asks for")
     }
 
+    /// An int64 tensor whose shape and values facts tell; none where they do not go together, as a shape beyond 64 bits with nothing in it.
+    #[must_use]
+    pub(in crate::ir) fn of_facts(shape: &[usize], values: &[i64]) -> Option<Self> {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+        Self::new(DType::I64, shape.to_vec(), bytes.into()).ok()
+    }
+
     /// A tensor of numbers rounded to `dtype`.
     ///
     /// # Errors
@@ -252,5 +259,17 @@ impl PartialEq for Tensor {
 impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{:?}", self.dtype, self.shape)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_facts_tell_of_no_tensor_is_none() {
+        assert_eq!(Tensor::of_facts(&[2], &[3, 5]).and_then(|tensor| tensor.to_i64()), Some(vec![3, 5]));
+        assert!(Tensor::of_facts(&[0, 1 << 62], &[]).is_none_or(|tensor| tensor.shape() == [0, 1 << 62]), "no panic");
+        assert!(Tensor::of_facts(&[2, 1 << 62], &[]).is_none() && Tensor::of_facts(&[3], &[1]).is_none());
     }
 }

@@ -50,7 +50,7 @@ impl Builder {
         let fact = value.fact();
         let (Some(DType::I64), Some(shape), Some(elements)) = (fact.dtype, fact.known_shape(), fact.known_contents()) else { return value };
         let shape: Vec<usize> = shape.into_iter().filter_map(|length| usize::try_from(length).ok()).collect();
-        self.constant(Tensor::from_i64(&shape, &elements))
+        Tensor::of_facts(&shape, &elements).map_or(value, |tensor| self.constant(tensor))
     }
 
     /// Writes a node with bodies.
