@@ -10,13 +10,16 @@ pub(super) fn is_read(graph: &Graph, anatomy: &Anatomy) -> bool {
     length.is_some_and(|length| graph.nodes().iter().any(|node| takes_last(graph, node, &length)))
 }
 
-/// Whether a node takes the last of so many vectors, `[batch, seq, hidden]`, and nothing else of them.
+/// Whether a node takes the last of so many vectors, `[batch, seq, hidden]` in whatever order, and nothing else of them.
 fn takes_last(graph: &Graph, node: &Node, length: &Dim) -> bool {
     let of_vectors = |axis: i64| {
         let fact = node.input(0).map(|id| graph.fact(id));
         let fact = fact.filter(|fact| matches!(fact.dtype, Some(DType::F32 | DType::F16 | DType::BF16)))?;
         let shape = fact.shape.as_ref()?;
-        Some(shape.len() == 3 && (axis == 1 || axis == -2) && shape[1] == *length)
+        let axis = usize::try_from(if axis < 0 { axis + 3 } else { axis }).ok()?;
+        // Texts may stand first, `[seq, batch, hidden]`; a known length may be that of other axes, too.
+        let may_be = axis == 1 || length.as_known().is_none();
+        Some(shape.len() == 3 && may_be && shape.get(axis) == Some(length))
     };
     let contents = |at: usize| node.input(at).and_then(|id| graph.fact(id).contents.clone());
     let is_last = |place: &Dim| place.as_known() == Some(-1) || *place == length - &Dim::known(1);
@@ -55,6 +58,7 @@ mod tests {
     fn the_last_of_a_texts_vectors_is_told_from_other_places() {
         assert!(read(|b, hidden, _| hidden.gather(b.int(-1), 1)));
         assert!(read(|_, hidden, _| hidden.slice(&[-1], &[i64::MAX], &[1])));
+        assert!(read(|b, hidden, _| hidden.transpose(&[1, 0, 2]).gather(b.int(-1), 0)), "texts first");
         assert!(read(|b, hidden, tokens| {
             let last = tokens.dims().map(|_| tokens.length(1)).expect("axes") - b.ints(&[1]);
             hidden.gather(last, 1)

@@ -184,13 +184,9 @@ pub(super) const OTHERS: &[Other] = &[
     },
     Other {
         what: "probabilities over something else than classes",
-        evidence: |view| match &view.head()?.ending {
-            Ending::Probabilities(made) if made.squash == Squash::SoftmaxElsewhere => Some(format!(
-                "{} ({}) is a softmax over an axis that is not the last one of its scores",
-                view.graph.value_name(view.head()?.output),
-                made.node
-            )),
-            _ => None,
+        evidence: |view| {
+            let (name, node) = made_by(view, Squash::SoftmaxElsewhere)?;
+            Some(format!("{name} ({node}) is a softmax over an axis that is not the last one of its scores"))
         },
         is_certain: true,
         hint: "export the model so that it gives its logits",
@@ -198,13 +194,11 @@ pub(super) const OTHERS: &[Other] = &[
     },
     Other {
         what: "probabilities over something else than classes",
-        evidence: |view| match &view.head()?.ending {
-            Ending::Probabilities(made) if made.squash == Squash::Mixed => Some(format!(
-                "{} are probabilities of several predictions together, or changed after they were made ({}): there are no logits behind them",
-                view.graph.value_name(view.head()?.output),
-                made.node
-            )),
-            _ => None,
+        evidence: |view| {
+            let (name, node) = made_by(view, Squash::Mixed)?;
+            Some(format!(
+                "{name} are probabilities of several predictions together, or changed after they were made ({node}): there are no logits behind them"
+            ))
         },
         is_certain: true,
         hint: NUMBERS,
@@ -212,13 +206,11 @@ pub(super) const OTHERS: &[Other] = &[
     },
     Other {
         what: "numbers from 0 to 1",
-        evidence: |view| match &view.head()?.ending {
-            Ending::Probabilities(made) if made.squash == Squash::Bounded => Some(format!(
-                "all numbers of {} lie from 0 to 1 ({}), which a cross-entropy would take for logits, and there are no logits behind them",
-                view.graph.value_name(view.head()?.output),
-                made.node
-            )),
-            _ => None,
+        evidence: |view| {
+            let (name, node) = made_by(view, Squash::Bounded)?;
+            Some(format!(
+                "all numbers of {name} lie from 0 to 1 ({node}), which a cross-entropy would take for logits, and there are no logits behind them"
+            ))
         },
         is_certain: true,
         hint: NUMBERS,
@@ -306,6 +298,15 @@ pub(super) const OTHERS: &[Other] = &[
         tasks: &[Task::Qa],
     },
 ];
+
+/// The output whose numbers were made of scores in a way, and the node that made them.
+fn made_by<'v>(view: &'v View<'_>, squash: Squash) -> Option<(&'v str, &'v str)> {
+    let head = view.head()?;
+    match &head.ending {
+        Ending::Probabilities(made) if made.squash == squash => Some((view.graph.value_name(head.output), made.node.as_str())),
+        _ => None,
+    }
+}
 
 fn rank(view: &View<'_>) -> Option<usize> {
     view.axes().map(|axes| axes.len())
