@@ -7,14 +7,12 @@ use std::ops::Deref;
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
-use super::allocation::Allocation;
 use super::config::fields::{self, Fields};
 use super::config::options::Options;
 use super::config::settings::Settings;
 use super::config::{Scope, Task};
-use super::constraint::Constraint;
 use super::params::key::{Family, Key, Tensors};
-use super::params::{Given, Param};
+use super::params::{Allocation, Constraint, Given, Param};
 use super::part::Part;
 use super::targets::Strictness;
 use super::virtual_tokens::encoder::Encoder;

@@ -8,25 +8,19 @@
 //! | room | what it decides |
 //! |---|---|
 //! | [`config`] | what a user asks of a method, in PEFT's words |
-//! | [`params`] | the tensors of an adapter: names, initial values, how many there may be, dropout |
+//! | [`params`] | the tensors of an adapter: names, initial values, how many there may be, dropout; which of them stay within a norm while training, which ranks stay |
 //! | [`targets`] | which modules a method attaches to: PEFT's matching |
-//! | [`change`] | what an adapter makes of a projection, if that is an update of low rank |
-//! | [`part`] | what a method is made of once it has found its places |
+//! | [`part`] | what a method is made of once it has found its places; what it makes of a projection, if that is an update of low rank |
 //! | [`weights`] | the base's weights, read as matrices and changed |
 //! | [`virtual_tokens`] | tokens in front: longer inputs, longer masks, the networks that compute them |
-//! | [`allocation`] | which ranks stay while training, of a budget that shrinks |
-//! | [`constraint`] | which tensors stay within a norm while training |
 //! | [`method`] | what a method is: its row, its configuration |
 //! | [`methods`] | the methods: a file and a row each |
 //! | `plan` | a method applied to a graph |
 //!
 //! Beside them, [`combine`] makes one LoRA of several, [`stack`] computes rows of one batch with different adapters, and [`new_head`] puts a head on a body.
 
-pub mod allocation;
-pub mod change;
 pub mod combine;
 pub mod config;
-pub mod constraint;
 pub mod method;
 pub mod methods;
 pub mod new_head;
@@ -38,10 +32,8 @@ pub mod targets;
 pub mod virtual_tokens;
 pub mod weights;
 
-pub use allocation::Allocation;
-pub use constraint::Constraint;
 pub use method::Method;
-pub use params::{Form, Given, PEFT_PREFIX, Param, Params, Role};
+pub use params::{Allocation, Constraint, Form, Given, PEFT_PREFIX, Param, Params, Role};
 pub use part::{Purpose, Requantised};
 pub use plan::{PENALTY, Plan};
 pub use targets::Site;

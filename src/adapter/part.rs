@@ -1,11 +1,14 @@
 //! What a method is made of, once it has found its places in a graph.
 
+mod change;
+
+pub use change::Change;
+
 use std::cell::Cell;
 use std::fmt::Debug;
 
 use ndarray::{Array1, Array2};
 
-use crate::adapter::change::Change;
 use crate::adapter::params::key::{Key, Part as KeyPart};
 use crate::adapter::params::matrices::matrix;
 use crate::adapter::params::{Form, Given, Params, budget, dropout::Masks};

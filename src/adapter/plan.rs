@@ -3,12 +3,11 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::adapter::change::Change;
 use crate::adapter::config::Task;
 use crate::adapter::method::{Method, Placed, Places};
 use crate::adapter::methods::trained;
 use crate::adapter::params::{Given, Param, Params, budget};
-use crate::adapter::part::{Folding, Insertion, Part, Purpose, Requantised, boxed};
+use crate::adapter::part::{Change, Folding, Insertion, Part, Purpose, Requantised, boxed};
 use crate::adapter::stack::Stack;
 use crate::adapter::targets::{self, Strictness};
 use crate::anatomy::Anatomy;

@@ -6,9 +6,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::change::Change;
 use super::methods::branch::product;
-use super::part::{Folding, Insertion, Part};
+use super::part::{Change, Folding, Insertion, Part};
 use crate::anatomy::{Anatomy, Projection};
 use crate::ir::{DType, Dim, Expr, Tensor};
 use crate::num;

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use crate::adapter::Allocation;
-use crate::adapter::allocation::Triplet;
+use crate::adapter::params::allocation::Triplet;
 use crate::contract::Input;
 use crate::ir::{Attr, Builder, DType, Dim, Expr};
 use crate::num;

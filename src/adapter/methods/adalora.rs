@@ -14,16 +14,15 @@ use ndarray::Array2;
 use serde_json::{Value, json};
 
 use super::branch::{self, Attached, Branch, Forward, Linear, added};
-use crate::adapter::allocation::{Allocation, Schedule};
-use crate::adapter::change::Change;
 use crate::adapter::config::fields::{Fields, Flag};
 use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::settings::{Settings, number};
 use crate::adapter::config::{Bias, Scope, at_least_one, finite, probability, scaling};
 use crate::adapter::method::{Configuration, Placed, Places, Row};
+use crate::adapter::params::allocation::{Allocation, Schedule};
 use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
 use crate::adapter::params::{Param, init};
-use crate::adapter::part::{Folding, Insertion};
+use crate::adapter::part::{Change, Folding, Insertion};
 use crate::anatomy::Projection;
 use crate::error::{Error, Result};
 use crate::ir::{Expr, Tensor};

@@ -8,11 +8,10 @@ use ndarray::{Array2, Axis};
 
 use super::new_input::Again;
 use super::trained;
-use crate::adapter::change::Change;
 use crate::adapter::config::{Bias, Scope};
 use crate::adapter::method::{Configuration, Method, Placed, Places};
 use crate::adapter::params::budget;
-use crate::adapter::part::{Folding, Insertion, Part, boxed};
+use crate::adapter::part::{Change, Folding, Insertion, Part, boxed};
 use crate::adapter::targets::{self, Ranks, split_modules};
 use crate::adapter::weights::fold;
 use crate::anatomy::{Anatomy, Layout, Projection};

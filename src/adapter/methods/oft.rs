@@ -13,9 +13,9 @@ use super::branch::{self, Attached, Branch, Forward, Linear, Side, has_stored_we
 use crate::adapter::config::fields::{Fields, Flag};
 use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::{Bias, Scope, finite, probability, settings::Settings};
-use crate::adapter::constraint::{self, Constraint};
 use crate::adapter::method::{Configuration, Placed, Places, Row};
 use crate::adapter::params::budget::wide;
+use crate::adapter::params::constraint::{self, Constraint};
 use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
 use crate::adapter::params::{Param, init, places};
 use crate::adapter::part::{Folding, Insertion};

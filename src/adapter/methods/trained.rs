@@ -1,12 +1,11 @@
 //! Parameters of the base that are trained as they are, beside any method: modules saved as a whole, biases.
 
 use crate::Result;
-use crate::adapter::change::Change;
 use crate::adapter::config::Bias;
 use crate::adapter::method::{Method, Places};
 use crate::adapter::params::Role;
 use crate::adapter::params::key::{Family, Key, Part as KeyPart};
-use crate::adapter::part::{Folding, Insertion, Part, boxed};
+use crate::adapter::part::{Change, Folding, Insertion, Part, boxed};
 use crate::adapter::targets;
 use crate::adapter::weights::{fold, replace};
 use crate::anatomy::{Parameter, Projection};

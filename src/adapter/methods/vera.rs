@@ -6,7 +6,6 @@ use std::ops::Range;
 use ndarray::{Array2, Axis, s};
 
 use super::branch::{self, Attached, Branch, Forward, Linear, added};
-use crate::adapter::change::Change;
 use crate::adapter::config::fields::{Fields, Flag};
 use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::{Bias, Scope, at_least_one, finite, probability, settings::Settings};
@@ -14,7 +13,7 @@ use crate::adapter::method::{Configuration, Placed, Places, Row};
 use crate::adapter::params::init;
 use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
 use crate::adapter::params::matrices::matrix;
-use crate::adapter::part::{Folding, Insertion};
+use crate::adapter::part::{Change, Folding, Insertion};
 use crate::anatomy::Projection;
 use crate::ir::{Expr, Tensor};
 use crate::num;

@@ -4,7 +4,7 @@
 use indexmap::IndexMap;
 
 use super::{A, AdaLoraConfig, B, E, ROW};
-use crate::adapter::allocation::{Allocation, Triplet};
+use crate::adapter::params::allocation::{Allocation, Triplet};
 use crate::adapter::params::key::{Family, Key, Part};
 use crate::adapter::params::{Param, places};
 use crate::error::{Error, Place, Result};

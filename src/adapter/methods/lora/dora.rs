@@ -5,9 +5,9 @@ use ndarray::{Array2, Axis};
 
 use super::MAGNITUDE;
 use super::branches::delta;
-use crate::adapter::change::Change;
 use crate::adapter::methods::branch::{product, stored_weight};
 use crate::adapter::params::Params;
+use crate::adapter::part::Change;
 use crate::adapter::weights::fold;
 use crate::anatomy::{Layout, Projection};
 use crate::error::Place;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use ndarray::{Array2, Axis, concatenate, s};
 
-use super::targets::split_modules;
+use crate::adapter::targets::split_modules;
 use crate::{Error, Result};
 
 /// An update of one projection `y = W·x + bias`: what it gives is `y + gain ⊙ W·x + b·a·x + shift`.
