@@ -11,8 +11,8 @@ use crate::training::runs::Runs;
 
 /// The commands that take a file of options.
 const COMMANDS: [&str; 2] = ["train", "finetune"];
-/// Options of a run that name files.
-const FILES: [&str; 4] = ["data", "eval-data", "tokenizer", "base"];
+/// Options that name files which are read.
+const FILES: [&str; 7] = ["data", "eval-data", "tokenizer", "base", "adapter", "loss-graph", "teacher"];
 /// What stands for standard input.
 const STANDARD_INPUT: &str = "-";
 
@@ -25,6 +25,7 @@ pub fn expanded(mut arguments: Vec<OsString>) -> Result<Vec<OsString>> {
     let Some(name) = COMMANDS.into_iter().find(|name| said.is_some_and(|said| said == name)) else { return Ok(arguments) };
     if let Some(path) = value_of(&arguments, config::OPTION) {
         let added = config::arguments(name, config::read(&path)?, &arguments).in_file(&path)?;
+        added.iter().try_for_each(|argument| is_from_here(argument, &path)).in_file(&path)?;
         arguments.extend(added);
     }
     if let Some(path) = of_resumed_run(&arguments) {
@@ -39,10 +40,26 @@ pub fn expanded(mut arguments: Vec<OsString>) -> Result<Vec<OsString>> {
     Ok(arguments)
 }
 
+/// Refuses a file that lies beside the file of options, and not where paths start: in the folder in which the command is given.
+fn is_from_here(argument: &OsStr, options: &Path) -> Result<()> {
+    let Some((name, path)) = file_of(argument).filter(|(_, path)| !Path::new(path).exists()) else { return Ok(()) };
+    let folder = options.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let Some(beside) = folder.map(|folder| folder.join(path)).filter(|beside| beside.exists()) else { return Ok(()) };
+    let hint = format!(
+        "paths start in the folder in which the command is given: say `--{name} {}`, or give the command beside the options",
+        beside.display()
+    );
+    Err(Error::not_found("file", path).with_hint(hint))
+}
+
+/// An option that names a file, and the file.
+fn file_of(argument: &OsStr) -> Option<(&str, &str)> {
+    argument.to_str()?.strip_prefix("--")?.split_once('=').filter(|(name, _)| FILES.contains(name))
+}
+
 /// Refuses a file of a run that is not where the run, in whatever folder it was begun, found it.
 fn is_there(argument: &OsStr) -> Result<()> {
-    let option = argument.to_str().and_then(|text| text.strip_prefix("--")?.split_once('='));
-    match option.filter(|(name, path)| FILES.contains(name) && !Path::new(path).exists()) {
+    match file_of(argument).filter(|(_, path)| !Path::new(path).exists()) {
         Some((name, path)) => {
             let hint = format!("the run found it from the folder that it was begun in: say `--{name} FILE`, or resume it there");
             Err(Error::not_found("file", path).with_hint(hint))
@@ -116,6 +133,30 @@ mod tests {
         ] {
             assert_eq!(expanded_with(file, line)?, added, "{file} {line}");
         }
+        Ok(())
+    }
+
+    #[test]
+    fn files_beside_the_options_are_not_taken_for_those_of_this_folder() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let (options, rows) = (folder.path().join("run.yaml"), folder.path().join("rows.jsonl"));
+        std::fs::write(&rows, "{}")?;
+        std::fs::create_dir(folder.path().join("out"))?;
+        for (file, is_right) in [
+            ("data: rows.jsonl", false),
+            ("eval-data: rows.jsonl", false),
+            ("data: other.jsonl", true),
+            ("run: out", true),
+        ] {
+            std::fs::write(&options, file)?;
+            let line = ["x", "train", "b", "--config"].map(OsString::from).into_iter().chain([options.clone().into()]);
+            let found = expanded(line.collect());
+            let says = |error: Error| error.hint().is_some_and(|hint| hint.contains(&format!("data {}", rows.display())));
+            assert_eq!(found.is_ok(), is_right, "{file}");
+            assert!(found.map_or_else(says, |_| true), "{file}");
+        }
+        std::fs::write(&options, format!("data: {}", rows.display()))?;
+        assert!(expanded(["x", "train", "b", "--config"].map(OsString::from).into_iter().chain([options.into()]).collect()).is_ok());
         Ok(())
     }
 

@@ -97,6 +97,9 @@ const TEXT: &[&str] = &["text", "sentence", "sentence1", "premise", "text1", "te
 /// Two texts, and a number for how alike they are.
 const SCORED: &[&[&str]] = &[&["sentence1", "text1", "text_a"], &["sentence2", "text2", "text_b"], &["score", "similarity"]];
 
+/// Two texts, and a label: their class, or for a model of vectors how alike they are.
+const LABELLED: &[&[&str]] = &[&["sentence1", "text1", "text_a"], &["sentence2", "text2", "text_b"], LABEL];
+
 /// A sound, and what is said in it.
 const HEARD: &[&[&str]] = &[&["audio"], &["text"]];
 
@@ -195,6 +198,18 @@ impl Survey {
         let is_scored = self.has_all(SCORED) || (has(&["positive"]) && has(&["score", "label"]));
         let is_far = has(&["negative", "negative_1", "hard_negative"]);
         is_scored.then_some(if is_far { "margin-mse" } else { "cosent" })
+    }
+
+    /// The loss of embeddings of two texts whose label says how alike they are: 0 or 1 (contrastive), or fractions (cosent). Other whole numbers are classes.
+    #[must_use]
+    pub fn loss_of_labels(&self) -> Option<&'static str> {
+        let label = LABEL.iter().find_map(|name| self.columns.get(*name)).filter(|_| self.has_all(LABELLED))?;
+        let is_either = label.values.iter().all(|value| value.parse::<f64>().is_ok_and(|value| [0.0, 1.0].contains(&value)));
+        match label {
+            _ if is_either => Some("contrastive"),
+            label if label.has_fractions() => Some("cosent"),
+            _ => None,
+        }
     }
 
     fn has_all(&self, groups: &[&[&str]]) -> bool {
@@ -335,6 +350,21 @@ mod tests {
             (r#"{"query": "a", "positive": "b"}"#, None),
         ] {
             assert_eq!(survey("rows.jsonl", line)?.loss_of_scores(), loss, "{line}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn labels_of_pairs_that_are_no_classes_say_how_alike_they_are() -> Result<()> {
+        for (text, loss) in [
+            ("sentence1,sentence2,label\na,b,0\nc,d,1\n", Some("contrastive")),
+            ("text1,text2,labels\na,b,1.0\nc,d,1.0\n", Some("contrastive")),
+            ("sentence1,sentence2,label\na,b,0.25\nc,d,1\n", Some("cosent")),
+            ("sentence1,sentence2,label\na,b,0\nc,d,2\n", None),
+            ("sentence1,sentence2,label\na,b,same\nc,d,other\n", None),
+            ("sentence,label\na,0\nc,1\n", None),
+        ] {
+            assert_eq!(survey("rows.csv", text)?.loss_of_labels(), loss, "{text}");
         }
         Ok(())
     }

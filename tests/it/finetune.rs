@@ -98,6 +98,31 @@ fn texts_with_scores_learn_the_order_of_the_scores() {
 }
 
 #[test]
+fn labels_of_pairs_say_how_alike_they_are_where_the_model_makes_vectors() {
+    let folder = Folder::empty();
+    let bert = exported(&folder, "bert_encoder/dynamo.onnx", BERT);
+    let modules = r#"[{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]"#;
+    for (of_vectors, labels, task, loss) in [
+        (false, ["0", "1"], "seq-cls", None),
+        (true, ["0", "2"], "seq-cls", None),
+        (true, ["0", "1"], "embedding", Some("contrastive")),
+        (true, ["0.5", "1"], "embedding", Some("cosent")),
+    ] {
+        if of_vectors {
+            folder.write("model/modules.json", modules);
+            std::fs::create_dir_all(format!("{bert}/1_Pooling")).expect("a folder");
+            std::fs::write(format!("{bert}/1_Pooling/config.json"), r#"{"pooling_mode_mean_tokens": true}"#).expect("it is written");
+        }
+        let row = |at: usize| format!("{},{},{}", TICKETS[at % 3].0, TICKETS[at / 3 % 3].0, labels[at % 2]);
+        let data = folder.write("pairs.csv", &format!("sentence1,sentence2,label\n{}", (0..9).map(row).collect::<Vec<_>>().join("\n")));
+        assert_eq!(tuned(&folder, &bert, &data, "tuned")["task"], task, "{labels:?}");
+        let options = std::fs::read_to_string(folder.path("tuned/config.yaml")).expect("options are kept");
+        assert_eq!(loss.is_some_and(|loss| options.contains(&format!("loss: {loss}"))), loss.is_some(), "{labels:?}: {options}");
+    }
+}
+
+#[test]
 fn what_was_decided_is_said_in_five_lines_and_can_be_asked_for_again() {
     let folder = Folder::empty();
     let model = exported(&folder, "bert_encoder/dynamo.onnx", BERT);

@@ -102,7 +102,8 @@ impl Decided {
             }
         }
         let is_usual = self.adding.loss.loss.is_none() && self.adding.loss.loss_graph.is_none();
-        if let Some(loss) = survey.loss_of_scores().filter(|_| task == Task::Embedding && is_usual) {
+        let loss = survey.loss_of_scores().or_else(|| survey.loss_of_labels());
+        if let Some(loss) = loss.filter(|_| task == Task::Embedding && is_usual) {
             self.adding.loss.loss = Some(loss.to_owned());
             self.set("loss", loss);
         }
@@ -230,12 +231,15 @@ impl Served {
         self.told.filter(|_| has_input)
     }
 
-    /// Tasks of rows, that first which the model is made for: two texts and a number are alike, or have a number.
+    /// Tasks of rows, that first which the model is made for: two texts and a number are alike, or have a number, or a class.
     fn first(&self, mut taught: Vec<Task>, survey: &Survey) -> Vec<Task> {
         let is_made_for = |task: &Task| self.own.contains(task);
         if survey.loss_of_scores() == Some("cosent") && is_made_for(&Task::Regression) && !is_made_for(&Task::Embedding) {
             taught.retain(|task| *task != Task::Regression);
             taught.insert(0, Task::Regression);
+        }
+        if self.told == Some(Task::Embedding) && survey.loss_of_labels().is_some() {
+            taught.insert(0, Task::Embedding);
         }
         taught
     }
