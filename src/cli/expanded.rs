@@ -142,12 +142,9 @@ mod tests {
         let (options, rows) = (folder.path().join("run.yaml"), folder.path().join("rows.jsonl"));
         std::fs::write(&rows, "{}")?;
         std::fs::create_dir(folder.path().join("out"))?;
-        for (file, is_right) in [
-            ("data: rows.jsonl", false),
-            ("eval-data: rows.jsonl", false),
-            ("data: other.jsonl", true),
-            ("run: out", true),
-        ] {
+        for (file, is_right) in
+            [("data: rows.jsonl", false), ("eval-data: rows.jsonl", false), ("data: other.jsonl", true), ("run: out", true)]
+        {
             std::fs::write(&options, file)?;
             let line = ["x", "train", "b", "--config"].map(OsString::from).into_iter().chain([options.clone().into()]);
             let found = expanded(line.collect());

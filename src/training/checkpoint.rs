@@ -269,10 +269,19 @@ impl Checkpoints {
         let is_old = |place: usize, step: u64| place < old && keep.best != Some(step);
         let forgotten = ours.iter().enumerate().filter(|(place, (step, _))| is_old(*place, *step) || keep.superseded == Some(*step));
         for (_, (_, folder)) in forgotten {
-            if let Err(error) = self.put_aside(folder) {
+            if let Err(error) = self.forget(folder) {
                 tracing::warn!("{}: an old checkpoint could not be removed: {error}", folder.display());
             }
         }
+    }
+
+    /// Removes a checkpoint, so that no half of it is ever taken for one. On a full disk no folder can be made to put it aside; then it goes where it is, the file
+    /// that says what it is first.
+    fn forget(&self, folder: &Path) -> Result<()> {
+        if self.put_aside(folder).is_ok() {
+            return Ok(());
+        }
+        fs::remove_file(folder.join(RECORD)).and_then(|()| fs::remove_dir_all(folder)).in_file(folder)
     }
 
     /// Takes a checkpoint's folder away at once; its files vanish when what is returned is dropped.

@@ -82,6 +82,27 @@ fn a_checkpoint_that_cannot_be_written_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_full_disk_keeps_no_old_checkpoint_that_would_make_room() -> Result<()> {
+    let keep = Keep { newest: Some(1), ..Keep::default() };
+    let mut failed = 0;
+    for step in 1.. {
+        let folder = tempfile::tempdir()?;
+        let checkpoints = Checkpoints::in_folder(folder.path().to_owned());
+        write(&checkpoints, 1, None)?;
+        write(&checkpoints, 2, None)?;
+        fault::test::at(step);
+        checkpoints.forget_all_but(keep);
+        if fault::test::is_left() {
+            break;
+        }
+        failed += 1;
+        assert_eq!((steps(&checkpoints), fs::read_dir(folder.path())?.count()), (vec![2], 1), "step {step} fails");
+    }
+    assert!(failed >= 2, "a folder is made, and the checkpoint is put into it");
+    Ok(())
+}
+
 /// The record is not among the files whose hashes it has.
 #[test]
 fn a_place_where_no_run_can_be_is_refused() -> Result<()> {
