@@ -221,6 +221,7 @@ impl Model {
             (Runnable::of(&model.base().raw, &files.model)?, vec![files.model], None, feeding)
         } else if path.is_dir() {
             let bundle = which.open(path, base)?;
+            bundle.check_writes()?;
             let graph = bundle.runnable(INFERENCE)?;
             let feeding = bundle.manifest().feeding.clone();
             if feeding.pictures.is_some() {
@@ -231,7 +232,7 @@ impl Model {
             (graph, places, positions, feeding)
         } else {
             let model = model::Model::open(path)?;
-            anatomy::check_writes(model.graph(), model.anatomy()).in_file(path)?;
+            anatomy::check_writes(model.graph(), model.anatomy(), &model.declared()?).in_file(path)?;
             let feeding = anatomy::feeding(model.graph(), model.anatomy());
             (path.into(), vec![path.to_path_buf()], None, feeding)
         };

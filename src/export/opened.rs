@@ -10,6 +10,7 @@ use super::manifest::{self, Manifest};
 use super::names::{INFERENCE, INITIAL, location};
 use super::onnx_adapter::Made;
 use super::{fingerprint, onnx_adapter, pending, trainable};
+use crate::anatomy::{self, Task};
 use crate::ir::{Builder, Graph, Tensor};
 use crate::model::parts::Files;
 use crate::model::{Model, class_names};
@@ -286,6 +287,22 @@ impl Bundle {
     pub fn adapted(&self) -> Result<Graph> {
         let graph = with_adapter(&self.graph(INFERENCE)?, &self.inputs()?)?;
         class_names::written(graph, self.manifest.classes, &self.manifest.class_names, false)
+    }
+
+    /// Refuses to write text with a bundle whose graph gives no scores of the tokens that come next. A language model whose vectors are learnt still has
+    /// them.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) with what it gives instead.
+    pub fn check_writes(&self) -> Result<()> {
+        let written = match self.manifest.task.parse() {
+            Ok(Task::Embedding) => {
+                let base = self.base()?;
+                anatomy::check_writes(base.graph(), base.anatomy(), &base.declared()?)
+            }
+            task => task.and_then(Task::check_writes),
+        };
+        written.in_file(&self.folder)
     }
 
     /// Writes `inference.onnx` again, with the adapter as its file is now: what has to follow when the adapter's file was replaced, for those who open

@@ -67,3 +67,4 @@ mod training_loop;
 mod vision_language;
 mod vjp;
 mod weights;
+mod writing;

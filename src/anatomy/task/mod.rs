@@ -6,17 +6,19 @@ mod others;
 mod table;
 #[cfg(test)]
 mod tests;
+mod writes;
 
 use crate::error::{Error, Result};
 use crate::ir::{Fact, Graph};
 
 use super::{Anatomy, Head, Sight};
 use evidence::View;
-use others::{DECODER_ALONE, OTHERS, Other};
+use others::{OTHERS, Other};
 
 pub use evidence::{Declared, Feeds};
 pub use guessed::{Guess, Instead};
 pub use table::{Modality, Reads, Row, TASKS, Task};
+pub use writes::check_writes;
 
 /// A task that a model is trained for, and what speaks against it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,17 +64,6 @@ pub fn decide(graph: &Graph, anatomy: &Anatomy, declared: &Declared, asked: Opti
 pub fn meant(graph: &Graph, anatomy: &Anatomy, declared: &Declared, named: Task) -> Task {
     let is_one = |task: &Task| task.task_type() == named.task_type() || (is_for_rows(*task) && is_for_rows(named));
     guess(graph, anatomy, declared).task.or_else(|| declared.kind_of_labels()).filter(is_one).unwrap_or(named)
-}
-
-/// Refuses to write text with the decoder of an encoder-decoder, alone.
-///
-/// # Errors
-/// [`Unsupported`](crate::ErrorKind::Unsupported) with the input that an encoder computes.
-pub fn check_writes(graph: &Graph, anatomy: &Anatomy) -> Result<()> {
-    match (DECODER_ALONE.evidence)(&View::new(graph, anatomy, &Declared::default())) {
-        None => Ok(()),
-        Some(why) => Err(Error::unsupported(format!("writing text with {}", DECODER_ALONE.what), why).with_hint(DECODER_ALONE.hint)),
-    }
 }
 
 fn is_for_rows(task: Task) -> bool {

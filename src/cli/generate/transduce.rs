@@ -39,6 +39,7 @@ pub(super) fn model(args: &Args) -> Result<Option<Model>> {
         if !is_encoder_decoder(&feeding) {
             return Ok(None);
         }
+        bundle.check_writes()?;
         let graph = bundle.runnable(INFERENCE)?;
         let places = vec![graph.path.clone(), bundle.model().to_path_buf()];
         let positions = bundle.manifest().max_positions.and_then(|most| usize::try_from(most).ok());
@@ -54,8 +55,12 @@ pub(super) fn model(args: &Args) -> Result<Option<Model>> {
             let opened = Opened::open(model)?;
             let feeding = anatomy::feeding(opened.graph(), opened.anatomy());
             let positions = opened.anatomy().max_positions.and_then(|most| usize::try_from(most).ok());
+            if !is_encoder_decoder(&feeding) {
+                return Ok(None);
+            }
+            anatomy::check_writes(opened.graph(), opened.anatomy(), &opened.declared()?).in_file(model)?;
             let whole = Model { graphs: Graphs::Whole(model.into()), feeding, places: vec![model.clone()], positions };
-            Ok(is_encoder_decoder(&whole.feeding).then_some(whole))
+            Ok(Some(whole))
         }
         [encoder] => split(encoder, model, None).map(Some),
         _ => Err(Error::invalid("an encoder-decoder that writes has one part, the encoder").with_hint("name one file with --part")),
