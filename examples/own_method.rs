@@ -15,7 +15,7 @@ use peft_onnx::adapter::method::{Configuration, Placed, Places, Row};
 use peft_onnx::adapter::methods::branch::{self, Attached, Branch, Forward, Linear};
 use peft_onnx::adapter::methods::register;
 use peft_onnx::adapter::params::init;
-use peft_onnx::adapter::params::key::{Family, Part, Tensors};
+use peft_onnx::adapter::params::key::{Family, KeyPart, Tensors};
 use peft_onnx::adapter::part::{Folding, Insertion};
 use peft_onnx::data::Order;
 use peft_onnx::export::AdapterSource;
@@ -24,9 +24,9 @@ use peft_onnx::{Bundle, Injection, Model, Result, Trainer, TrainerOptions, onnx}
 use serde_json::json;
 
 /// `[out_features]`
-const U: Part = Part::new("rank_one_u", "");
+const U: KeyPart = KeyPart::new("rank_one_u", "");
 /// `[in_features]`
-const V: Part = Part::new("rank_one_v", "");
+const V: KeyPart = KeyPart::new("rank_one_v", "");
 
 static RANK_ONE: Row = Row {
     name: "rank_one",

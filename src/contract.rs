@@ -6,6 +6,9 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+/// The label of what does not count: a token, or a row (PyTorch's `ignore_index`).
+pub const IGNORED: i32 = -100;
+
 /// Words of a file format: an enum, the word of each variant, and reading and writing by that word.
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$what:meta])* $variant:ident = $word:literal,)+ }) => {

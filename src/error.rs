@@ -174,17 +174,6 @@ impl Error {
         self.at(Place::File(path.into()))
     }
 
-    /// The same error about another file: for work on a copy or link of what the user named.
-    #[must_use]
-    pub fn with_file_renamed(mut self, from: &std::path::Path, to: &std::path::Path) -> Self {
-        for place in &mut self.0.places {
-            if matches!(place, Place::File(path) if path == from) {
-                *place = Place::File(to.to_owned());
-            }
-        }
-        self
-    }
-
     /// Says what can be done; the first hint stays.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {

@@ -23,10 +23,11 @@ use crate::files::{StagedFolder, leftovers};
 
 /// Which build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Build {
-    /// It computes on processors.
+    /// Computes on processors.
     Cpu,
-    /// It computes on NVIDIA's GPUs, too.
+    /// Computes on NVIDIA's GPUs, too.
     Cuda,
 }
 

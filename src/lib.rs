@@ -1,4 +1,4 @@
-//! Fine-tune any ONNX transformer: adapters of parameter-efficient fine-tuning are put into the graph, the backward pass is written out of
+//! Fine-tune any ONNX transformer: adapters of parameter-efficient fine-tuning are put into the graph, the backward pass is written as
 //! standard operators, and a stock ONNX Runtime trains the result.
 //!
 //! ```text

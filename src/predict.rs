@@ -203,7 +203,7 @@ impl Predictor {
     /// # Errors
     /// Rows that the model gave nothing for.
     pub fn told(&self, asked: &[Asked], given: Vec<Given>, names: &[String]) -> Result<Vec<Fields>> {
-        let given: Vec<Vec<runner::Found>> = given.into_iter().map(|Given(parts)| parts).collect();
+        let given: Vec<Vec<runner::Outputs>> = given.into_iter().map(|Given(parts)| parts).collect();
         Answers { source: &self.source, shape: &self.shape, loss: &self.loss, names }.of_scores(asked, &given)
     }
 
@@ -230,7 +230,7 @@ impl Predictor {
 
 /// What a model gave for a row.
 #[derive(Debug)]
-pub struct Given(Vec<runner::Found>);
+pub struct Given(Vec<runner::Outputs>);
 
 impl Given {
     /// The vector of the row's text.
@@ -249,7 +249,7 @@ impl Given {
     }
 }
 
-fn vector(mut parts: Vec<runner::Found>) -> Option<Vec<f32>> {
+fn vector(mut parts: Vec<runner::Outputs>) -> Option<Vec<f32>> {
     Some(parts.pop()?.pop()?.1)
 }
 

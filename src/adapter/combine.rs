@@ -115,6 +115,7 @@ impl Technique {
 
 /// Whose sign counts where adapters disagree (`majority_sign_method`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Majority {
     /// That of the sum.
     #[default]

@@ -33,7 +33,7 @@ pub mod virtual_tokens;
 pub mod weights;
 
 pub use method::Method;
-pub use params::{Allocation, Constraint, Form, Given, PEFT_PREFIX, Param, Params, Role};
+pub use params::{Allocation, Constraint, Given, PEFT_PREFIX, Param, ParamForm, Params, Role};
 pub use part::{Purpose, Requantised};
 pub use plan::{PENALTY, Plan};
 pub use targets::Site;

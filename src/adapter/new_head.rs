@@ -41,7 +41,7 @@ pub fn put(graph: &Graph, anatomy: &Anatomy, features: &Features, head: &NewHead
     let widths = features.widths(head);
     budget::check(widths.windows(2).map(|pair| wide(pair[0]) * wide(pair[1])).sum(), anatomy)?;
     let modules = head.modules.clone().unwrap_or_else(|| HeadModules::usual(head.layers.len()));
-    let layers = widths.windows(2).zip(modules.names).map(|(pair, module)| Layer {
+    let layers = widths.windows(2).zip(modules.names).map(|(pair, module)| HeadLayer {
         path: anatomy.wrapper.clone() + &module,
         module,
         inner: pair[0],
@@ -59,7 +59,7 @@ pub fn put(graph: &Graph, anatomy: &Anatomy, features: &Features, head: &NewHead
     b.finish()
 }
 
-struct Layer {
+struct HeadLayer {
     module: String,
     /// The module's path in the graph, with what wraps all others.
     path: String,
@@ -68,7 +68,7 @@ struct Layer {
     bias: bool,
 }
 
-impl Layer {
+impl HeadLayer {
     /// `x · W + b`, starting as PyTorch's `Linear` does (uniform in `±1/√in`), but with a bias of zero.
     fn write<'g>(&self, b: &'g Builder, x: Expr<'g>, seed: u64) -> Expr<'g> {
         let mut random = init::generator(seed, &format!("{}.weight", self.module));

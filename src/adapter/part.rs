@@ -9,9 +9,9 @@ use std::fmt::Debug;
 
 use ndarray::{Array1, Array2};
 
-use crate::adapter::params::key::{Key, Part as KeyPart};
+use crate::adapter::params::key::{Key, KeyPart};
 use crate::adapter::params::matrices::matrix;
-use crate::adapter::params::{Form, Given, Params, budget, dropout::Masks};
+use crate::adapter::params::{Given, ParamForm, Params, budget, dropout::Masks};
 
 use crate::Result;
 
@@ -31,8 +31,8 @@ pub enum Purpose<'g> {
 }
 
 impl<'g> Purpose<'g> {
-    pub(crate) fn form(&self) -> Form {
-        if matches!(self, Self::Merged) { Form::Constants } else { Form::Inputs }
+    pub(crate) fn form(&self) -> ParamForm {
+        if matches!(self, Self::Merged) { ParamForm::Constants } else { ParamForm::Inputs }
     }
 
     /// The source of dropout masks.

@@ -38,7 +38,7 @@ pub fn names(anatomy: &Anatomy) -> Vec<String> {
 
 /// A projection in a stack.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Site {
+struct StackSite {
     in_features: usize,
     out_features: usize,
     has_gain: bool,
@@ -47,7 +47,7 @@ struct Site {
 
 /// The projections that adapters of a stack change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sites(BTreeMap<String, Site>);
+pub struct Sites(BTreeMap<String, StackSite>);
 
 impl Sites {
     /// With those of one more adapter.
@@ -55,7 +55,7 @@ impl Sites {
     pub fn and(mut self, changes: &Changes) -> Self {
         for (name, change) in changes {
             let (in_features, out_features) = (change.a.ncols(), change.b.nrows());
-            let site = self.0.entry(name.clone()).or_insert(Site { in_features, out_features, has_gain: false, has_shift: false });
+            let site = self.0.entry(name.clone()).or_insert(StackSite { in_features, out_features, has_gain: false, has_shift: false });
             site.has_gain |= change.gain.is_some();
             site.has_shift |= change.shift.is_some();
         }
@@ -177,7 +177,7 @@ impl Part for Stack {
     }
 }
 
-fn of_rows<'g>(rows: Expr<'g>, name: &str, site: &Site) -> OfRows<'g> {
+fn of_rows<'g>(rows: Expr<'g>, name: &str, site: &StackSite) -> OfRows<'g> {
     let known = |length: usize| Dim::known(num::int(length));
     let (count, rank) = (Dim::symbol("adapters"), Dim::symbol(&format!("rank of {name}")));
     let own = |what: &str, shape: &[Dim]| {

@@ -18,7 +18,7 @@ use super::parameters;
 use super::shaped::shaped;
 
 /// What may stand between a constant and the module that reads it, besides `Identity`: it is written once for each reader.
-const VIEWS: &[&str] = &["Cast", "Reshape", "Unsqueeze"];
+const BETWEEN: &[&str] = &["Cast", "Reshape", "Unsqueeze"];
 
 /// The same graph, where modules that are told apart read constants of their own, and matrices are stored in the shapes in which they are read.
 ///
@@ -26,7 +26,7 @@ const VIEWS: &[&str] = &["Cast", "Reshape", "Unsqueeze"];
 /// None but those of writing a graph that was read.
 pub fn apart(graph: &Graph) -> Result<Graph> {
     let graph = &spread(&under_own_names(&shaped(graph)?)?)?;
-    let candidates: Vec<_> = Site::all(graph).into_iter().filter(|(id, sites)| is_candidate(graph, *id, sites)).collect();
+    let candidates: Vec<_> = ConstantRead::all(graph).into_iter().filter(|(id, sites)| is_candidate(graph, *id, sites)).collect();
     if candidates.is_empty() {
         return Ok(graph.clone());
     }
@@ -68,7 +68,7 @@ fn under_own_names(graph: &Graph) -> Result<Graph> {
 /// Views of constants that several nodes read, written once for each of them.
 fn spread(graph: &Graph) -> Result<Graph> {
     let b = OnceCell::new();
-    for node in graph.nodes().iter().filter(|node| VIEWS.contains(&&*node.op)) {
+    for node in graph.nodes().iter().filter(|node| BETWEEN.contains(&&*node.op)) {
         let (Some(constant), Some(output)) = (node.input(0), node.output(0)) else { continue };
         if !graph.initializer(constant).is_some_and(is_vector) || graph.is_output(output) {
             continue;
@@ -98,8 +98,8 @@ fn is_vector(tensor: &Tensor) -> bool {
 
 /// A vector of numbers, or the kernel of a convolution, that several nodes read. What a caller could override is what it is by default: files of
 /// old versions of the format list every constant among the inputs.
-fn is_candidate(graph: &Graph, id: ValueId, sites: &[Site<'_>]) -> bool {
-    let is_kernel = |tensor: &Tensor| tensor.dtype().is_float() && tensor.len() > 1 && sites.iter().all(Site::is_convolution);
+fn is_candidate(graph: &Graph, id: ValueId, sites: &[ConstantRead<'_>]) -> bool {
+    let is_kernel = |tensor: &Tensor| tensor.dtype().is_float() && tensor.len() > 1 && sites.iter().all(ConstantRead::is_convolution);
     let is_own = !graph.is_output(id);
     sites.len() > 1 && is_own && graph.initializer(id).is_some_and(|tensor| is_vector(tensor) || is_kernel(tensor))
 }
@@ -112,7 +112,7 @@ fn calls_again(graph: &Graph) -> bool {
 
 /// A place where a constant is read: an input of a node, of the graph itself or of a body in it.
 #[derive(Clone, Debug)]
-struct Site<'a> {
+struct ConstantRead<'a> {
     /// The bodies that the node lies in, from the outermost: the node that has the body, and which of its bodies it is.
     path: Vec<(NodeId, usize)>,
     /// The body, or the graph itself.
@@ -125,7 +125,7 @@ struct Site<'a> {
 /// What a value of a body, or of the graph, is: a constant of the graph, and the name that an `Identity` gives it.
 type Stands = (ValueId, Option<String>);
 
-impl<'a> Site<'a> {
+impl<'a> ConstantRead<'a> {
     /// Every constant of the graph with the places where it is read, in the order of the constants.
     fn all(graph: &'a Graph) -> Vec<(ValueId, Vec<Self>)> {
         let mut found: FxHashMap<ValueId, Vec<Self>> = FxHashMap::default();
@@ -175,7 +175,7 @@ impl<'a> Site<'a> {
     /// The node and the input that a constant comes to, behind a view that it alone reads.
     fn behind_views(&self) -> (NodeId, usize) {
         let mut at = (self.node, self.input);
-        while VIEWS.contains(&&*self.graph.node(at.0).op) {
+        while BETWEEN.contains(&&*self.graph.node(at.0).op) {
             let uses = self.graph.node(at.0).output(0).map(|output| self.graph.uses(output)).unwrap_or_default();
             let [a_use] = uses else { break };
             let Some(input) = a_use.input else { break };
@@ -265,14 +265,14 @@ fn matrix(graph: &Graph, node: &Node) -> Option<ValueId> {
 /// The places of one module that read a constant.
 struct Reader<'a> {
     module: Module,
-    sites: Vec<Site<'a>>,
+    sites: Vec<ConstantRead<'a>>,
 }
 
 /// Readers of a constant by module, in the order of execution, and the module that the constant's name tells.
 struct Readers<'a>(Vec<Reader<'a>>, Option<String>);
 
 impl<'a> Readers<'a> {
-    fn of(graph: &Graph, id: ValueId, sites: Vec<Site<'a>>) -> Self {
+    fn of(graph: &Graph, id: ValueId, sites: Vec<ConstantRead<'a>>) -> Self {
         let mut found: Vec<Reader<'_>> = vec![];
         let owner = own_scope(graph, id, &sites);
         let is_owner =
@@ -298,7 +298,7 @@ impl<'a> Readers<'a> {
 }
 
 /// The scope of the module that a constant is named after, among the scopes that read it: the same path, else the longest that contains it or is part of it.
-fn own_scope(graph: &Graph, id: ValueId, sites: &[Site<'_>]) -> Option<String> {
+fn own_scope(graph: &Graph, id: ValueId, sites: &[ConstantRead<'_>]) -> Option<String> {
     let owner = owned(graph.value_name(id))?.module;
     let scopes = || sites.iter().filter_map(|site| if let Module::Scope(scope) = &site.module { Some(scope) } else { None });
     let exact = scopes().find(|scope| **scope == owner).or_else(|| scopes().find(|scope| is_call_of(scope, &owner)));
@@ -355,7 +355,7 @@ fn free(wanted: String, taken: &FxHashSet<Arc<str>>) -> String {
 
 /// A place that reads a copy from now on: a value of the graph that is written there.
 struct Change<'a, 'g> {
-    site: Site<'a>,
+    site: ConstantRead<'a>,
     copy: Expr<'g>,
 }
 

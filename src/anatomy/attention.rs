@@ -20,7 +20,7 @@ use super::{Attention, Axis, Heads, Miss, Projection, heads};
 const GUARDS: &[&str] = &["Cast", "Identity", "Dropout", "Where", "Mul", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice"];
 
 /// Where an attention stands, before its surroundings are known.
-pub(super) struct Site<'g> {
+pub(super) struct AttentionSite<'g> {
     /// Operands: queries, keys and values as the attention reads them.
     query: Heads,
     keys: Heads,
@@ -38,7 +38,7 @@ enum Kind<'g> {
 }
 
 /// Every attention in the order of execution, and every softmax that is none.
-pub(super) fn find(graph: &Graph) -> (Vec<Site<'_>>, Vec<Miss>) {
+pub(super) fn find(graph: &Graph) -> (Vec<AttentionSite<'_>>, Vec<Miss>) {
     let (mut sites, mut misses) = (vec![], vec![]);
     for (id, _) in graph.node_ids() {
         let node = NodeRef::new(graph, id);
@@ -52,11 +52,11 @@ pub(super) fn find(graph: &Graph) -> (Vec<Site<'_>>, Vec<Miss>) {
     (sites, misses)
 }
 
-fn open(softmax: NodeRef<'_>) -> Found<Site<'_>> {
+fn open(softmax: NodeRef<'_>) -> Found<AttentionSite<'_>> {
     let before_softmax = softmax.input(0)?;
     let context = context(softmax.output(0)?)?;
     let scores = scores::behind(before_softmax)?;
-    Ok(Site {
+    Ok(AttentionSite {
         query: heads::queries(scores.product)?,
         keys: heads::keys(scores.product)?,
         values: heads::values(context)?,
@@ -65,9 +65,9 @@ fn open(softmax: NodeRef<'_>) -> Found<Site<'_>> {
     })
 }
 
-fn fused_site(fused: Fused<'_>) -> Found<Site<'_>> {
+fn fused_site(fused: Fused<'_>) -> Found<AttentionSite<'_>> {
     let heads = |value: ValueRef<'_>| Heads { value: value.id(), axes: fused::axes(value) };
-    Ok(Site {
+    Ok(AttentionSite {
         query: heads(fused.query),
         keys: heads(fused.keys),
         values: heads(fused.values),
@@ -125,7 +125,7 @@ fn common_parent(modules: &[&str]) -> String {
     first[..length].join(".")
 }
 
-impl<'g> Site<'g> {
+impl<'g> AttentionSite<'g> {
     /// The attention, with its projections; its module and its output projection are for the caller to find.
     pub(super) fn read(&self, graph: &'g Graph, flow: &Flow, causal: &Causal) -> Attention {
         let own_projections = matches!(&self.kind, Kind::Fused(fused) if fused.projects);

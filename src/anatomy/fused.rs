@@ -6,7 +6,7 @@ use super::walk::{NodeRef, ValueRef};
 use super::{Attention, Axis, Mask, Masking};
 
 /// What an operator calls its parts.
-struct Form {
+struct Naming {
     op: &'static str,
     /// Inputs with keys and values, if they are not in the first input together with the queries.
     keys: usize,
@@ -21,8 +21,8 @@ struct Form {
     projects: bool,
 }
 
-const FORMS: &[Form] = &[
-    Form {
+const NAMINGS: &[Naming] = &[
+    Naming {
         op: "Attention",
         keys: 1,
         values: 2,
@@ -32,7 +32,7 @@ const FORMS: &[Form] = &[
         causal: Some("is_causal"),
         projects: false,
     },
-    Form {
+    Naming {
         op: "com.microsoft:MultiHeadAttention",
         keys: 1,
         values: 2,
@@ -42,7 +42,7 @@ const FORMS: &[Form] = &[
         causal: Some("unidirectional"),
         projects: false,
     },
-    Form {
+    Naming {
         op: "com.microsoft:GroupQueryAttention",
         keys: 1,
         values: 2,
@@ -52,7 +52,7 @@ const FORMS: &[Form] = &[
         causal: None,
         projects: false,
     },
-    Form {
+    Naming {
         op: "com.microsoft:Attention",
         keys: 0,
         values: 0,
@@ -75,12 +75,12 @@ pub(super) struct Fused<'g> {
     pub(super) scale: Option<f64>,
     /// Whether the operator holds the projections too.
     pub(super) projects: bool,
-    form: &'static Form,
+    form: &'static Naming,
 }
 
 /// The node as an attention, if it is one.
 pub(super) fn find(node: NodeRef<'_>) -> Option<Fused<'_>> {
-    let form = FORMS.iter().find(|form| form.op == node.op())?;
+    let form = NAMINGS.iter().find(|form| form.op == node.op())?;
     let query = node.input(0).ok()?;
     Some(Fused {
         node,

@@ -17,7 +17,7 @@ const PASSING: &[&str] = &["Cast", "Identity", "Reshape", "Flatten", "Squeeze", 
 const SEGMENTS: i64 = 16;
 
 /// The inputs, and the table that reads the tokens.
-pub(super) struct Found {
+pub(super) struct FoundInputs {
     pub(super) inputs: Inputs,
     pub(super) token_embedding: Option<usize>,
     pub(super) max_positions: Option<i64>,
@@ -30,7 +30,7 @@ pub(super) fn find(
     cache: &[CacheSlot],
     causal: &Causal,
     classes: Option<i64>,
-) -> Found {
+) -> FoundInputs {
     let counts_positions = embeddings.iter().any(|table| causal.is_position(table.indices));
     let looking = Looking { graph, embeddings, attentions, cache, counts_positions, classes };
     let data: Vec<ValueId> = graph.data_inputs().collect();
@@ -50,7 +50,7 @@ pub(super) fn find(
         roles,
     };
     let token_embedding = streams.tokens.filter(|_| inputs.main == streams.token_ids);
-    Found { inputs, token_embedding, max_positions: max_positions(graph, embeddings, causal, token_embedding) }
+    FoundInputs { inputs, token_embedding, max_positions: max_positions(graph, embeddings, causal, token_embedding) }
 }
 
 /// Of several masks, those that are known to say which tokens there are say it. The others may mean anything (which tokens are looked at by all, which

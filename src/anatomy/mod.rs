@@ -58,7 +58,7 @@ use std::collections::BTreeMap;
 
 use crate::ir::{Graph, ValueId};
 
-use attention::Site;
+use attention::AttentionSite;
 use causal::Causal;
 use embedding::Table;
 use flow::{Flow, Source};
@@ -107,7 +107,8 @@ pub fn read(graph: &Graph) -> Anatomy {
 
     let cache = cache::find(graph, &attentions);
     let classes = head.as_ref().and_then(|head| head.projection).map(|at| projections[at].out_features);
-    let inputs::Found { inputs, token_embedding, max_positions } = inputs::find(graph, &embeddings, &attentions, &cache, &causal, classes);
+    let inputs::FoundInputs { inputs, token_embedding, max_positions } =
+        inputs::find(graph, &embeddings, &attentions, &cache, &causal, classes);
     let head = head.map(|head| head.complete(graph, &projections, token_embedding.map(|at| &embeddings[at])));
     let parameters = parameters::find(graph, &projections, &embeddings, &hints.namer);
     let positions = positions::find(graph, &causal, token_embedding.map(|at| &embeddings[at]));
@@ -155,7 +156,7 @@ fn gaps(graph: &Graph, anatomy: &Anatomy) -> Vec<Miss> {
 }
 
 /// The outputs that are followed through the graph.
-fn sources(linears: &[Linear], tables: &[Table], sites: &[Site<'_>]) -> BTreeMap<ValueId, Source> {
+fn sources(linears: &[Linear], tables: &[Table], sites: &[AttentionSite<'_>]) -> BTreeMap<ValueId, Source> {
     let linears = linears.iter().enumerate().map(|(at, linear)| (linear.y, Source::Projection(at)));
     let tables = tables.iter().enumerate().map(|(at, table)| (table.output, Source::Table(at)));
     let sites = sites.iter().enumerate().map(|(at, site)| (site.output, Source::Attention(at)));

@@ -367,7 +367,7 @@ mod tests {
             ("bert/encoder/layer_._0/attention/self/query/Tensordot/MatMul", Some("bert.encoder.layer.0.attention.self.query")),
             ("__main__.f.<locals>.W/bert/encoder/layer.0/query/MatMul", Some("bert.encoder.layer.0.query")),
             ("/__main__.f.<locals>.W::/transformers.BertModel::bert/torch.Linear::pooler/Gemm", Some("bert.pooler")),
-            ("unfused::FastGelu_0/Mul", None),
+            ("decomposed::FastGelu_0/Mul", None),
             ("/MatMul", None),
             ("node_linear_3", None),
             ("onnx::MatMul_700", None),

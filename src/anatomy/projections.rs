@@ -155,7 +155,28 @@ fn keeps_its_name(graph: &Graph, weight: ValueId, module: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::Projection;
+    use crate::anatomy;
     use crate::ir::{Builder, DType, Dim, ModelInfo, NodeSpec, Tensor};
+
+    /// The projection of a product with a weight of this name, by a node with the annotation that tells its class.
+    fn of_class(weight: &str, numbers: Tensor, class: Option<&str>) -> Projection {
+        let b = Builder::new(ModelInfo::dialect());
+        let x = b.input("x", DType::F32, &[Dim::symbol("rows"), Dim::known(2)]);
+        let w = b.initializer(weight, numbers);
+        let classes = class.map(|class| ("pkg.torch.onnx.class_hierarchy".into(), format!("['model', '{class}', 'aten.linear']").into()));
+        let spec = NodeSpec {
+            op: "MatMul".into(),
+            inputs: vec![Some(x.id()), Some(w.id())],
+            outputs: vec![Some("y".into())],
+            metadata: classes.into_iter().collect(),
+            ..NodeSpec::default()
+        };
+        let y = b.node(spec).into_iter().flatten().next().expect("one output");
+        b.output("y", y);
+        let graph = b.finish().expect("a valid graph");
+        anatomy::read(&graph).projections.remove(0)
+    }
 
     #[test]
     fn classes_tell_which_projections_are_linear_modules() {
@@ -166,22 +187,8 @@ mod tests {
             (None, true),
         ];
         for (class, expected) in rows {
-            let b = Builder::new(ModelInfo::dialect());
-            let x = b.input("x", DType::F32, &[Dim::symbol("rows"), Dim::known(2)]);
-            let w = b.initializer("w", Tensor::from_f32(&[2, 2], &[0.5; 4]));
-            let classes =
-                class.map(|class| ("pkg.torch.onnx.class_hierarchy".into(), format!("['model', '{class}', 'aten.linear']").into()));
-            let spec = NodeSpec {
-                op: "MatMul".into(),
-                inputs: vec![Some(x.id()), Some(w.id())],
-                outputs: vec![Some("y".into())],
-                metadata: classes.into_iter().collect(),
-                ..NodeSpec::default()
-            };
-            let y = b.node(spec).into_iter().flatten().next().expect("one output");
-            b.output("y", y);
-            let graph = b.finish().expect("a valid graph");
-            assert_eq!(crate::anatomy::read(&graph).projections[0].is_linear, expected, "{class:?}");
+            let projection = of_class("w", Tensor::from_f32(&[2, 2], &[0.5; 4]), class);
+            assert_eq!(projection.is_linear, expected, "{class:?}");
         }
     }
 
@@ -198,21 +205,7 @@ mod tests {
             ("h.0.mix", Some("own.Mixer"), true),
         ];
         for (module, class, expected) in rows {
-            let b = Builder::new(ModelInfo::dialect());
-            let x = b.input("x", DType::F32, &[Dim::symbol("rows"), Dim::known(2)]);
-            let w = b.initializer(&format!("{module}.weight"), Tensor::from_f32(&[2, 3], &[0.5; 6]));
-            let classes =
-                class.map(|class| ("pkg.torch.onnx.class_hierarchy".into(), format!("['model', '{class}', 'aten.linear']").into()));
-            let spec = NodeSpec {
-                op: "MatMul".into(),
-                inputs: vec![Some(x.id()), Some(w.id())],
-                outputs: vec![Some("y".into())],
-                metadata: classes.into_iter().collect(),
-                ..NodeSpec::default()
-            };
-            let y = b.node(spec).into_iter().flatten().next().expect("one output");
-            b.output("y", y);
-            let projection = &crate::anatomy::read(&b.finish().expect("a valid graph")).projections[0];
+            let projection = of_class(&format!("{module}.weight"), Tensor::from_f32(&[2, 3], &[0.5; 6]), class);
             assert_eq!(projection.conv1d, expected, "{module} {class:?}");
         }
     }
@@ -226,7 +219,7 @@ mod tests {
             let scores = b.scoped("/layers.0/mlp/gate", || x.matmul(w));
             b.output("chosen", b.scoped(choice_in, || b.op_n("TopK", &[Some(scores), Some(b.ints(&[2]))], &[], 2)[0]));
             let graph = b.finish().expect("a valid graph");
-            assert_eq!(crate::anatomy::read(&graph).projections[0].is_linear, expected, "{choice_in}");
+            assert_eq!(anatomy::read(&graph).projections[0].is_linear, expected, "{choice_in}");
         }
     }
 
@@ -241,7 +234,7 @@ mod tests {
             let (rows, scaled) = (rows.id(), scaled.id());
             b.output("out", b.scoped("/model/norm", || b.expr(scaled).tanh()));
             let graph = b.finish().expect("a valid graph");
-            let found = &crate::anatomy::read(&graph).embeddings[0];
+            let found = &anatomy::read(&graph).embeddings[0];
             assert_eq!((found.output, found.scaled), (rows, if is_part { scaled } else { rows }), "{scale_in}");
         }
     }

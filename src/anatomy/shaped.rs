@@ -8,10 +8,7 @@
 use std::cell::OnceCell;
 
 use crate::error::Result;
-use crate::ir::{Builder, DType, Graph, Node, Tensor, ValueId};
-
-/// Operators that give the same numbers another shape.
-const RESHAPES: &[&str] = &["Reshape", "Flatten", "Squeeze", "Unsqueeze"];
+use crate::ir::{Builder, DType, Graph, Node, Tensor, Trait, ValueId};
 
 /// The same graph, where constants have the shapes that products and lookups read.
 ///
@@ -19,8 +16,8 @@ const RESHAPES: &[&str] = &["Reshape", "Flatten", "Squeeze", "Unsqueeze"];
 /// None but those of writing a graph that was read.
 pub(super) fn shaped(graph: &Graph) -> Result<Graph> {
     let b = OnceCell::new();
-    for node in graph.nodes().iter().filter(|node| RESHAPES.contains(&&*node.op)) {
-        let Some(Found { constant, tensor, cast, output }) = found(graph, node) else { continue };
+    for node in graph.nodes().iter().filter(|node| Trait::View.is_of(&node.op)) {
+        let Some(ReadConstant { constant, tensor, cast, output }) = found(graph, node) else { continue };
         let b = b.get_or_init(|| Builder::on(graph));
         if is_free(graph, constant, node) {
             b.store(constant, tensor);
@@ -35,7 +32,7 @@ pub(super) fn shaped(graph: &Graph) -> Result<Graph> {
     b.into_inner().map_or_else(|| Ok(graph.clone()), Builder::finish)
 }
 
-struct Found {
+struct ReadConstant {
     constant: ValueId,
     /// The constant in the shape in which it is read.
     tensor: Tensor,
@@ -45,7 +42,7 @@ struct Found {
 }
 
 /// The constant of floats behind a node that makes a matrix of it.
-fn found(graph: &Graph, node: &Node) -> Option<Found> {
+fn found(graph: &Graph, node: &Node) -> Option<ReadConstant> {
     let output = node.output(0).filter(|output| !graph.is_output(*output))?;
     let shape: Vec<usize> = graph.fact(output).known_shape()?.iter().map(|&length| usize::try_from(length).ok()).collect::<Option<_>>()?;
     let is_matrix = shape.iter().filter(|&&length| length > 1).count() > 1;
@@ -65,7 +62,7 @@ fn found(graph: &Graph, node: &Node) -> Option<Found> {
     let is_wanted = is_matrix && tensor.dtype().is_float() && tensor.shape() != shape;
     let tensor = tensor.reshaped(shape).ok().filter(|_| is_wanted)?;
     let cast = graph.fact(output).dtype.filter(|dtype| *dtype != tensor.dtype());
-    Some(Found { constant: at, tensor, cast, output })
+    Some(ReadConstant { constant: at, tensor, cast, output })
 }
 
 /// Whether nothing else reads a constant, so that it may be stored in this node's shape.

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::ValueEnum;
 use serde_json::json;
 
 use super::{Global, output, target};
@@ -51,7 +50,7 @@ pub struct Args {
     pub density: Option<f64>,
     /// Whose sign counts where adapters disagree, for ties
     #[arg(long, value_name = "WHOSE", default_value = "total")]
-    pub majority_sign: MajorityName,
+    pub majority_sign: Majority,
     /// Random seed of what dare drops
     #[arg(long, value_name = "NUMBER", default_value_t = 42)]
     pub seed: u64,
@@ -61,15 +60,6 @@ pub struct Args {
     /// Replace an adapter that is there
     #[arg(long)]
     pub force: bool,
-}
-
-/// Whose sign counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum MajorityName {
-    /// That of the sum
-    Total,
-    /// That which more adapters have
-    Frequency,
 }
 
 /// Makes one adapter of several.
@@ -90,11 +80,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         count => return Err(Error::mismatch("number of weights", adapters.len(), count)),
     };
     let shares: Vec<Share<'_>> = adapters.iter().zip(weights).map(|(files, weight)| Share { files, weight }).collect();
-    let majority = match args.majority_sign {
-        MajorityName::Total => Majority::Total,
-        MajorityName::Frequency => Majority::Frequency,
-    };
-    let recipe = Recipe { technique: args.method, density: args.density, majority, seed: args.seed };
+    let recipe = Recipe { technique: args.method, density: args.density, majority: args.majority_sign, seed: args.seed };
     let combined = peft::combine::combine(&shares, &recipe, args.rank)?;
     let hint = "the adapters' numbers leave the range of float32 where they are multiplied and added: smaller `weights` keep within it";
     peft::write(folder.path(), &combined).hint(hint)?;

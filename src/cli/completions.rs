@@ -25,7 +25,7 @@ Examples:
 pub struct Args {
     /// The shell, or man for manual pages
     #[arg(value_name = "SHELL")]
-    pub form: Form,
+    pub form: Script,
     /// The folder to write into [default: standard output]
     #[arg(short, long, value_name = "FOLDER", required_if_eq("form", "man"))]
     pub output: Option<PathBuf>,
@@ -33,7 +33,7 @@ pub struct Args {
 
 /// What is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Form {
+pub enum Script {
     /// Completions for bash
     Bash,
     /// Completions for zsh
@@ -55,12 +55,12 @@ pub enum Form {
 /// If the folder cannot be written to.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
     let shell = match args.form {
-        Form::Bash => Shell::Bash,
-        Form::Zsh => Shell::Zsh,
-        Form::Fish => Shell::Fish,
-        Form::PowerShell => Shell::PowerShell,
-        Form::Elvish => Shell::Elvish,
-        Form::Man => return manual(args.output.as_deref().unwrap_or(Path::new(".")), global),
+        Script::Bash => Shell::Bash,
+        Script::Zsh => Shell::Zsh,
+        Script::Fish => Shell::Fish,
+        Script::PowerShell => Shell::PowerShell,
+        Script::Elvish => Shell::Elvish,
+        Script::Man => return manual(args.output.as_deref().unwrap_or(Path::new(".")), global),
     };
     let mut command = help::command();
     let name = command.get_name().to_owned();

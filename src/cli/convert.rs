@@ -35,7 +35,7 @@ pub struct Args {
     pub weights: Place,
     /// Which operators to write it in
     #[arg(long, value_name = "FORM", default_value = "keep")]
-    pub form: Form,
+    pub form: Spelling,
     /// Replace the model if it is there
     #[arg(long)]
     pub force: bool,
@@ -54,7 +54,7 @@ pub enum Place {
 
 /// Which operators a graph is written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Form {
+pub enum Spelling {
     /// Leaves the operators as they are
     Keep,
     /// Operators of opset 18, or of the model's own opset if that is newer; functions inlined
@@ -81,11 +81,11 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     if global.quiet { Ok(()) } else { output::print(&format!("wrote {}", args.output.display())) }
 }
 
-fn formed(graph: &Graph, form: Form) -> Result<Graph> {
+fn formed(graph: &Graph, form: Spelling) -> Result<Graph> {
     match form {
-        Form::Keep => Ok(graph.clone()),
-        Form::Raised => model::raised(graph),
-        Form::Plain => model::plain(graph),
+        Spelling::Keep => Ok(graph.clone()),
+        Spelling::Raised => model::raised(graph),
+        Spelling::Plain => model::plain(graph),
     }
 }
 

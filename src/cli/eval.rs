@@ -5,14 +5,13 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::output::{self, Align, Table};
-use super::train::Comparison;
 use super::{Global, ModelArgs, RowArgs};
 use crate::adapter::config::Task;
 use crate::anatomy;
 use crate::contract::{GraphName, Input};
 use crate::data::{Dataset, Survey};
 use crate::error::{Context, Error, OnlyWith, Result};
-use crate::evaluate::reference::Reference;
+use crate::evaluate::reference::{Referee, Reference};
 use crate::evaluate::teacher::Teacher;
 use crate::evaluate::{Evaluation, Evaluator, Metrics};
 use crate::export::objective::{self, LossRequest};
@@ -48,7 +47,7 @@ pub struct Args {
     pub rows: RowArgs,
     /// What dpo, ipo and kto compare with: the base without the adapter, or the adapter as `inject` wrote it
     #[arg(long, value_name = "WHICH", default_value = "base")]
-    pub reference: Comparison,
+    pub reference: Referee,
     /// Let a language model choose a label's word at `[MASK]`; several templates are compared [default: the bundle's]
     #[arg(long, value_name = "TEMPLATE", help_heading = super::hard_prompt::HEADING)]
     pub template: Vec<String>,
@@ -68,7 +67,7 @@ struct Case {
 #[rustfmt::skip]
 static OPTIONS: &[OnlyWith<Args, Case>] = &[
     OnlyWith { option: "task",       is_given: |args| args.rows.task.is_some(),       with: "a model: a bundle knows its task",                 holds: |case| !case.is_bundle },
-    OnlyWith { option: "reference",  is_given: |args| args.reference == Comparison::Initial, with: "a bundle whose loss compares (dpo, ipo, kto)", holds: |case| case.is_bundle && case.loss.needs_reference() },
+    OnlyWith { option: "reference",  is_given: |args| args.reference == Referee::Initial, with: "a bundle whose loss compares (dpo, ipo, kto)", holds: |case| case.is_bundle && case.loss.needs_reference() },
 ];
 
 impl Case {
@@ -178,7 +177,7 @@ fn of_bundle(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
         let evaluator = evaluator.narrowed_to(source.hard_prompt()).measuring(source.classes(), &names, &manifest.loss);
         let evaluator = evaluator.spelled_by(source.tokenizer(), &manifest.loss);
         let mut found = evaluator
-            .compared_with(Reference::of(runtime, &bundle, args.reference.into(), args.model.device)?)
+            .compared_with(Reference::of(runtime, &bundle, args.reference, args.model.device)?)
             .taught_by(Teacher::of(runtime, &bundle, args.model.device, &source.collation())?)
             .measure(Some(Feed::host(Input::Trainable.name(), &trainable)))?;
         found.metrics.extend(written(args, runtime, || bundle.runnable(INFERENCE), &places, source, dataset)?);

@@ -17,7 +17,7 @@ use crate::data::{Renamed, Specials, Tokenizer, prompted};
 use crate::error::{Context, Error, Refusal, Result};
 use crate::evaluate::text_prefix;
 use crate::export::bundle::{self, Existing};
-use crate::export::{AdapterSource, Injected, Injection, PromptScale};
+use crate::export::{AdapterSource, Injected, Injection};
 use crate::model::Model;
 use crate::model::parts::{Files, Join};
 use crate::num;
@@ -195,7 +195,7 @@ impl Adding {
             new_head,
             hard_prompt: self.hard_prompt(place, &model)?,
             loss,
-            prompt_scale: self.method.prompt_scale.map(PromptScale::from),
+            prompt_scale: self.method.prompt_scale,
             allocate_ranks: self.method.allocate_ranks,
             recompute: self.recompute,
             seed: place.seed,

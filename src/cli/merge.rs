@@ -4,7 +4,6 @@ mod several;
 
 use std::path::{Path, PathBuf};
 
-use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use super::{BundleArgs, Global, config, output, target};
@@ -63,7 +62,7 @@ pub struct Merging {
     pub layout: Option<Layout>,
     /// Where the merged model's weights go
     #[arg(long, value_name = "WHERE", default_value = "as-base", help_heading = MERGING)]
-    pub weights: WeightsName,
+    pub weights: Weights,
     /// Also fold the adapter into quantised weights, and quantise them again in their own scheme; by default the adapter stays beside them, which
     /// is exact
     #[arg(long, help_heading = MERGING)]
@@ -74,17 +73,6 @@ pub struct Merging {
 }
 
 const MERGING: &str = "The merged model";
-
-/// Where weights go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum WeightsName {
-    /// As the base has them: inside the model's file, or in one file beside it
-    AsBase,
-    /// Inside the model's file
-    Inline,
-    /// In one file beside the model
-    External,
-}
 
 /// Folds the adapter into the base.
 ///
@@ -202,12 +190,7 @@ impl Args {
 impl Merging {
     /// Where weights go, and what becomes of quantised ones.
     pub(super) fn storage(&self) -> (Weights, Quantised) {
-        let weights = match self.weights {
-            WeightsName::AsBase => Weights::AsBase,
-            WeightsName::Inline => Weights::Inline,
-            WeightsName::External => Weights::External,
-        };
-        (weights, if self.requantize { Quantised::Requantised } else { Quantised::Beside })
+        (self.weights, if self.requantize { Quantised::Requantised } else { Quantised::Beside })
     }
 
     fn request<'a>(&self, bundle: &'a Bundle, output: &'a Path, data: Option<&'a str>) -> Request<'a> {

@@ -15,13 +15,13 @@ use crate::training::{Event, Plan};
 
 /// Shows a run on standard error.
 pub(super) struct Progress {
-    form: Form,
+    form: Display,
     log_every: Option<NonZeroU64>,
     steps: u64,
     smooth: Smooth,
 }
 
-enum Form {
+enum Display {
     Quiet,
     Lines,
     Bar(ProgressBar),
@@ -46,16 +46,16 @@ impl Progress {
     /// A view of a run, in the form that goes with where standard error goes.
     pub(super) fn new(global: &Global, log_every: Option<NonZeroU64>) -> Self {
         let form = match (global.quiet, std::io::stderr().is_terminal()) {
-            (true, _) => Form::Quiet,
-            (false, true) => Form::Bar(ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())),
-            (false, false) => Form::Lines,
+            (true, _) => Display::Quiet,
+            (false, true) => Display::Bar(ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())),
+            (false, false) => Display::Lines,
         };
         Self { form, log_every, steps: 0, smooth: Smooth::default() }
     }
 
     /// A view that shows nothing: of several processes one speaks for all.
     pub(super) fn silent() -> Self {
-        Self { form: Form::Quiet, log_every: None, steps: 0, smooth: Smooth::default() }
+        Self { form: Display::Quiet, log_every: None, steps: 0, smooth: Smooth::default() }
     }
 
     /// Shows something that happened.
@@ -71,7 +71,7 @@ impl Progress {
 
     /// Leaves the terminal as it should be.
     pub(super) fn finish(&self) {
-        if let Form::Bar(bar) = &self.form {
+        if let Display::Bar(bar) = &self.form {
             bar.abandon();
         }
     }
@@ -82,7 +82,7 @@ impl Progress {
         for line in description(plan) {
             self.line(&line);
         }
-        if let Form::Bar(bar) = &self.form {
+        if let Display::Bar(bar) = &self.form {
             // The message is ours: indicatif's own rate is in steps, and its estimate starts anew with every burst.
             let style = ProgressStyle::with_template("{bar:28} {pos}/{len}  {msg}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸─"));
@@ -95,14 +95,14 @@ impl Progress {
         self.smooth.add(record);
         let text = self.smooth.text(record, self.steps);
         match &self.form {
-            Form::Bar(bar) => {
+            Display::Bar(bar) => {
                 bar.set_position(record.step);
                 bar.set_message(text);
             }
-            Form::Lines if self.is_due(record.step) => {
+            Display::Lines if self.is_due(record.step) => {
                 output::note(&format!("step {}/{}  {text}", record.step, self.steps));
             }
-            Form::Quiet | Form::Lines => {}
+            Display::Quiet | Display::Lines => {}
         }
     }
 
@@ -113,9 +113,9 @@ impl Progress {
 
     fn line(&self, text: &str) {
         match &self.form {
-            Form::Quiet => {}
-            Form::Lines => output::note(text),
-            Form::Bar(bar) => bar.suspend(|| output::note(text)),
+            Display::Quiet => {}
+            Display::Lines => output::note(text),
+            Display::Bar(bar) => bar.suspend(|| output::note(text)),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Serialize, Serializer};
 use serde_json::json;
 
-pub use choices::{BatchSampler, Change, Comparison, PackingStrategy, ReportTo, RowsAtATime};
+pub use choices::{BatchSampler, Change, PackingStrategy, ReportTo, RowsAtATime};
 
 use group::Group;
 
@@ -20,6 +20,7 @@ use crate::adapter::methods;
 use crate::data::{HeldOut, Order, Packing, ValSize};
 use crate::error::{Context, Result};
 use crate::evaluate::Evaluation;
+use crate::evaluate::reference::Referee;
 use crate::export::Manifest;
 use crate::ort::Device;
 use crate::parallel::Ranks;
@@ -124,7 +125,7 @@ pub struct Training {
     pub augment: Vec<Change>,
     /// What dpo, ipo and kto compare with: the base without the adapter, or the adapter as `inject` wrote it
     #[arg(long, value_name = "WHICH", default_value = "base", help_heading = "Optimizer (AdamW)")]
-    pub reference: Comparison,
+    pub reference: Referee,
     /// Put several rows into one of --max-length tokens, or of as many as the model takes; each attends to itself alone, and losses are those of separate rows
     #[arg(long, help_heading = "Data")]
     pub packing: bool,
@@ -366,7 +367,7 @@ impl Training {
                 },
                 batch_size: batch_size_to_train(self.batch_size, &manifest.feeding).in_file(bundle)?,
             },
-            reference: self.reference.into(),
+            reference: self.reference,
             accumulation: self.gradient_accumulation_steps,
             micro_batch: self.micro_batch_size.map_or(MicroBatch::Whole, |rows| rows.0),
             length: self.max_steps.map_or(Length::Epochs(epochs.unwrap_or(EPOCHS)), |steps| Length::Steps(steps.get())),

@@ -132,7 +132,7 @@ impl Dataset {
             Some(classes) if reading.loss.class_weights.is_empty() => balanced(&examples, classes),
             _ => reading.loss.class_weights.clone(),
         };
-        let counts_numbers = matches!(reading.task, Task::MultiLabel | Task::Regression | Task::Rerank);
+        let counts_numbers = reading.task.labels_numbers();
         Ok(Self {
             path: path.to_path_buf(),
             task: reading.task,
@@ -148,7 +148,7 @@ impl Dataset {
     /// Rows that were made, not read.
     #[must_use]
     pub fn of(path: &Path, task: Task, examples: Vec<Example>) -> Self {
-        let counts_numbers = matches!(task, Task::MultiLabel | Task::Regression | Task::Rerank);
+        let counts_numbers = task.labels_numbers();
         Self {
             path: path.to_path_buf(),
             task,

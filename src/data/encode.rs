@@ -17,18 +17,18 @@ use crate::adapter::config::Task;
 use crate::error::{Error, Result};
 
 /// A form that rows can have: the columns by which it is known, and how it is read.
-struct Form {
+struct RowForm {
     columns: &'static [&'static str],
     read: fn(&Fields, &Encoder<'_>) -> Result<Example>,
 }
 
 /// Every form, the most explicit first.
-const FORMS: [Form; 5] = [
-    Form { columns: &["input_ids"], read: from_tokens },
-    Form { columns: &["pixel_values"], read: from_pixels },
-    Form { columns: &["messages"], read: from_messages },
-    Form { columns: &["prompt", "completion"], read: from_prompt },
-    Form { columns: &["text"], read: from_text },
+const FORMS: [RowForm; 5] = [
+    RowForm { columns: &["input_ids"], read: from_tokens },
+    RowForm { columns: &["pixel_values"], read: from_pixels },
+    RowForm { columns: &["messages"], read: from_messages },
+    RowForm { columns: &["prompt", "completion"], read: from_prompt },
+    RowForm { columns: &["text"], read: from_text },
 ];
 
 /// One row as numbers: an example, or one for each window of its text.

@@ -8,11 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::media_file::{MediaFile, Read};
 use super::tokens::Tokens;
+pub use crate::contract::IGNORED;
 use crate::error::{Error, Place, Result};
 use crate::media::{Augmentation, Features};
-
-/// The label of a token that does not count (`ignore_index` of `PyTorch`).
-pub const IGNORED: i32 = -100;
 
 /// The class of a row that nobody labelled: its teacher alone is learnt from.
 pub const UNLABELLED: i32 = i32::MIN;

@@ -66,7 +66,7 @@ pub(super) struct RowFile {
 
 enum Content {
     Json(Text, json::Only),
-    Table(Text, table::Form),
+    Table(Text, table::Dialect),
     Documents(Text),
     /// Rows that nobody wrote into a file.
     Rows(Vec<Record>),
@@ -163,8 +163,8 @@ fn from_file(path: &Path) -> Result<Content> {
     Ok(match format {
         Format::Json => Content::Json(text, json::Only::MayHoldRows),
         Format::JsonLines => Content::Json(text, json::Only::IsRow),
-        Format::Csv => table::Form::of_csv(text.read()?).map(|form| Content::Table(text, form))?,
-        Format::Tsv => table::Form::of_tsv(text.read()?).map(|form| Content::Table(text, form))?,
+        Format::Csv => table::Dialect::of_csv(text.read()?).map(|form| Content::Table(text, form))?,
+        Format::Tsv => table::Dialect::of_tsv(text.read()?).map(|form| Content::Table(text, form))?,
         Format::Text | Format::Parquet => Content::Documents(text),
     })
 }
@@ -186,7 +186,7 @@ fn from_input(path: &Path) -> Result<Content> {
     if text.read()?.trim_start().starts_with(['{', '[']) {
         return Ok(Content::Json(text, json::Only::MayHoldRows));
     }
-    table::Form::of_csv(text.read()?).map(|form| Content::Table(text, form))
+    table::Dialect::of_csv(text.read()?).map(|form| Content::Table(text, form))
 }
 
 /// Plain text: documents are separated by blank lines. A line may end as on any system.

@@ -9,14 +9,14 @@ use crate::ir::{Attr, Expr};
 
 /// One of the (up to three) layers of all experts.
 #[derive(Clone, Copy)]
-struct Layer<'g> {
+struct ExpertLayer<'g> {
     /// `[experts, out, in]`
     weight: Expr<'g>,
     /// `[experts, out]`
     bias: Option<Expr<'g>>,
 }
 
-impl<'g> Layer<'g> {
+impl<'g> ExpertLayer<'g> {
     /// `W x + b` for tokens in columns: `x` `[in, tokens]` or `[experts, in, tokens]`, the result `[experts, out, tokens]`.
     fn of(self, x: Expr<'g>) -> Expr<'g> {
         let y = self.weight.matmul(x);
@@ -26,7 +26,7 @@ impl<'g> Layer<'g> {
 
 /// Inputs: `x` `[.., hidden]`, scores of the experts `[tokens, experts]`, weight and bias of layers 1, 2 and 3.
 pub(super) fn plain<'g>(f: &Fused<'g>) -> Result<Outputs<'g>, Refusal> {
-    let layer = |weight: usize| f.given(weight).map(|stored| Layer { weight: stored, bias: f.given(weight + 1) });
+    let layer = |weight: usize| f.given(weight).map(|stored| ExpertLayer { weight: stored, bias: f.given(weight + 1) });
     let [first, second] = [2, 4].map(layer).map(|layer| layer.ok_or("a layer is missing"));
     mixed(f, first?, second?, layer(6), None)
 }
@@ -57,8 +57,8 @@ fn bits(f: &Fused<'_>, layer: usize) -> i64 {
     f.int(&format!("fc{layer}_expert_weight_bits"), f.int("expert_weight_bits", 4))
 }
 
-/// Layer 1, 2 or 3, whose rows hold `columns` numbers each.
-fn dequantised<'g>(f: &Fused<'g>, layer: usize, columns: i64) -> Result<Layer<'g>, Refusal> {
+/// ExpertLayer 1, 2 or 3, whose rows hold `columns` numbers each.
+fn dequantised<'g>(f: &Fused<'g>, layer: usize, columns: i64) -> Result<ExpertLayer<'g>, Refusal> {
     let at = 3 * layer - 1;
     let values = f.x(at)?;
     let [experts, rows] = [known(values, 0, "the number of experts")?, known(values, 1, "the width of an expert")?];
@@ -66,14 +66,14 @@ fn dequantised<'g>(f: &Fused<'g>, layer: usize, columns: i64) -> Result<Layer<'g
     let packing = Packing::new(f, experts * rows, columns, if block > 0 { block } else { columns }, bits(f, layer))?;
     let weight = packing.weight(f, Packed { values, scales: f.x(at + 1)?, zeros: f.given(10 + layer) })?;
     let weight = weight.cast(f.x(0)?.dtype()).reshape(&[experts, rows, columns]);
-    Ok(Layer { weight, bias: f.given(at + 2) })
+    Ok(ExpertLayer { weight, bias: f.given(at + 2) })
 }
 
 fn mixed<'g>(
     f: &Fused<'g>,
-    first: Layer<'g>,
-    second: Layer<'g>,
-    third: Option<Layer<'g>>,
+    first: ExpertLayer<'g>,
+    second: ExpertLayer<'g>,
+    third: Option<ExpertLayer<'g>>,
     weighing: Option<Expr<'g>>,
 ) -> Result<Outputs<'g>, Refusal> {
     f.refuse_attrs(&["use_sparse_mixer", "swiglu_limit_after_activation"])?;
@@ -109,7 +109,7 @@ fn shares<'g>(f: &Fused<'g>, weighing: Option<Expr<'g>>) -> Result<Expr<'g>, Ref
 }
 
 /// `G · sigmoid(α G) · (L + β)`, the gate `G` and the linear part `L` kept below a limit: two layers, or one whose rows are both.
-fn swiglu<'g>(f: &Fused<'g>, first: Layer<'g>, third: Option<Layer<'g>>, tokens: Expr<'g>) -> Result<Expr<'g>, Refusal> {
+fn swiglu<'g>(f: &Fused<'g>, first: ExpertLayer<'g>, third: Option<ExpertLayer<'g>>, tokens: Expr<'g>) -> Result<Expr<'g>, Refusal> {
     let y = first.of(tokens);
     let rows = known(y, 1, "the width of an expert")?;
     let (gate, linear) = match (f.int("swiglu_fusion", 0), third) {

@@ -6,11 +6,11 @@ use super::{activation, attention, bits4, class_losses, experts, grouped, norm, 
 use crate::error::Refusal;
 
 /// Writes a fused node out. The error is why it cannot.
-pub(super) type Form = for<'g> fn(&Fused<'g>) -> Result<Outputs<'g>, Refusal>;
+pub(super) type Decomposition = for<'g> fn(&Fused<'g>) -> Result<Outputs<'g>, Refusal>;
 
 /// Attention, and what stands around it: where virtual tokens are put.
 #[rustfmt::skip]
-pub(super) static ATTENTION: &[(&str, Form)] = &[
+pub(super) static ATTENTION: &[(&str, Decomposition)] = &[
     ("com.microsoft:EmbedLayerNormalization", norm::embeddings),
     ("com.microsoft:RotaryEmbedding",    rotary::embedding),
     ("com.microsoft:Attention",          packed::attention),
@@ -23,7 +23,7 @@ pub(super) static ATTENTION: &[(&str, Form)] = &[
 
 /// Everything else.
 #[rustfmt::skip]
-pub(super) static ELSEWHERE: &[(&str, Form)] = &[
+pub(super) static ELSEWHERE: &[(&str, Decomposition)] = &[
     // Norms.
     ("com.microsoft:SkipLayerNormalization",           norm::skip_layer),
     ("com.microsoft:SkipSimplifiedLayerNormalization", norm::skip_rms),
@@ -56,7 +56,7 @@ pub(super) static ELSEWHERE: &[(&str, Form)] = &[
 
 /// Projections made visible, attention left as one operator.
 #[rustfmt::skip]
-pub(super) static SEPARATE: &[(&str, Form)] = &[
+pub(super) static SEPARATE: &[(&str, Decomposition)] = &[
     ("com.microsoft:Attention",          packed::separate_attention),
     ("com.microsoft:GroupQueryAttention", grouped::separate),
     ("Resize",                           resample::cubic),

@@ -35,7 +35,7 @@ use std::sync::Arc;
 
 use crate::error::{Refusal, Result};
 use crate::ir::{Attr, Builder, Expr, Graph, Node, NodeSpec};
-use forms::Form;
+use forms::Decomposition;
 
 /// The same graph with every fused or quantised operator decomposed into standard ones.
 ///
@@ -80,7 +80,7 @@ pub fn operators() -> impl Iterator<Item = &'static str> {
 }
 
 /// A table of operators and what they are written as.
-type Forms = &'static [(&'static str, Form)];
+type Forms = &'static [(&'static str, Decomposition)];
 
 /// Each output of a fused node with what stands for it.
 type Replaced<'g> = Vec<(Expr<'g>, Expr<'g>)>;
@@ -107,7 +107,7 @@ const FUSED_NAME: &str = "fused ";
 fn scope(name: &str) -> String {
     match name.trim_start_matches(FUSED_NAME).trim_end_matches('/') {
         path if path.contains('/') => path.to_owned(),
-        name => format!("unfused::{name}"),
+        name => format!("decomposed::{name}"),
     }
 }
 
@@ -238,8 +238,8 @@ mod tests {
         let rows = [
             ("/model/layers.0/attn/GroupQueryAttention", "/model/layers.0/attn/GroupQueryAttention"),
             ("fused /bert/pooler/dense/Gemm", "/bert/pooler/dense/Gemm"),
-            ("FastGelu_AddBias_0", "unfused::FastGelu_AddBias_0"),
-            ("", "unfused::"),
+            ("FastGelu_AddBias_0", "decomposed::FastGelu_AddBias_0"),
+            ("", "decomposed::"),
         ];
         for (name, expected) in rows {
             assert_eq!(scope(name), expected);

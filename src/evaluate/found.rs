@@ -31,7 +31,7 @@ impl Sums {
 
 /// What one batch gives.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Found {
+pub(super) struct BatchResult {
     pub sums: Sums,
     pub tokens: usize,
     /// What metrics are measured with.
@@ -40,7 +40,7 @@ pub(super) struct Found {
     pub compared: Vec<f32>,
 }
 
-impl Found {
+impl BatchResult {
     /// The rows that it is of, with what the reference said.
     pub(super) fn completed(&self, mut rows: Vec<Example>) -> Vec<Example> {
         if !self.compared.is_empty() {
@@ -81,7 +81,7 @@ impl Found {
 }
 
 /// What the batches of all processes give, in the order of the batches: each process has one at most.
-pub(super) fn exchanged(ranks: &Ranks<'_>, own: Result<Vec<Found>>) -> Result<Vec<Found>> {
+pub(super) fn exchanged(ranks: &Ranks<'_>, own: Result<Vec<BatchResult>>) -> Result<Vec<BatchResult>> {
     if !ranks.are_several() {
         return own;
     }
@@ -90,7 +90,7 @@ pub(super) fn exchanged(ranks: &Ranks<'_>, own: Result<Vec<Found>>) -> Result<Ve
     for bytes in &ranks.gather(written)? {
         let mut reader = Reader::new(bytes);
         while !reader.is_at_end() {
-            all.push(Found::read(&mut reader)?);
+            all.push(BatchResult::read(&mut reader)?);
         }
     }
     Ok(all)
@@ -105,10 +105,10 @@ mod tests {
         let predictions = vec![HostTensor::new([2, 1], vec![0.5_f32, -1.0])?, HostTensor::new([2], vec![1.0_f32, f32::MIN])?];
         for correct in [None, Some(0.0), Some(2.0)] {
             let sums = Sums { loss: 0.1, labels: 3.0, correct, divergence: -0.25 };
-            let found = Found { sums, tokens: 7, predictions: predictions.clone(), compared: vec![-3.5] };
+            let found = BatchResult { sums, tokens: 7, predictions: predictions.clone(), compared: vec![-3.5] };
             let bytes = found.write(Writer::default())?.finish();
-            assert_eq!(Found::read(&mut Reader::new(&bytes))?, found);
-            assert!(Found::read(&mut Reader::new(&bytes[..bytes.len() - 1])).is_err());
+            assert_eq!(BatchResult::read(&mut Reader::new(&bytes))?, found);
+            assert!(BatchResult::read(&mut Reader::new(&bytes[..bytes.len() - 1])).is_err());
         }
         Ok(())
     }

@@ -30,9 +30,10 @@ use crate::num;
 use crate::ort::{Feed, HostTensor, Port, Session};
 use crate::parallel::{Alone, Ranks};
 use crate::train::distillation::DIVERGENCE;
+use crate::train::losses::Reads;
 use crate::train::plan::LossPlan;
 use crate::train::verbalizer::HardPrompt;
-use found::{Found, Sums};
+use found::{BatchResult, Sums};
 use reference::Reference;
 use teacher::Teacher;
 
@@ -128,7 +129,7 @@ pub struct Evaluator<'a> {
     dataset: &'a Dataset,
     collation: Collation,
     batch_size: usize,
-    form: Form,
+    form: LossSource,
     hard_prompt: Option<&'a HardPrompt>,
     meter: Meter,
     reference: Option<Reference>,
@@ -138,7 +139,7 @@ pub struct Evaluator<'a> {
 }
 
 /// Where the loss comes from.
-enum Form {
+enum LossSource {
     /// The graph: outputs `loss_sum`, `label_count` and `correct`.
     Graph,
     /// Logits of this name; the loss is computed here.
@@ -151,7 +152,7 @@ impl<'a> Evaluator<'a> {
     pub fn new(session: Session, dataset: &'a Dataset, collation: Collation, batch_size: usize) -> Self {
         let divergence = session.output(DIVERGENCE).map(|_| "kl");
         let meter = Meter::new(dataset.task, 0, &[], Scoring::default());
-        let (form, hard_prompt, reference, teacher) = (Form::Graph, None, None, None);
+        let (form, hard_prompt, reference, teacher) = (LossSource::Graph, None, None, None);
         Self { session, dataset, collation, batch_size, form, hard_prompt, meter, reference, teacher, divergence }
     }
 
@@ -190,7 +191,7 @@ impl<'a> Evaluator<'a> {
             return Err(Error::not_found("output", logits).in_file(session.path()));
         }
         let meter = Meter::new(dataset.task, 0, &[], Scoring::default());
-        let form = Form::Logits(logits.to_owned());
+        let form = LossSource::Logits(logits.to_owned());
         let (hard_prompt, reference, teacher, divergence) = (None, None, None, None);
         Ok(Self { session, dataset, collation, batch_size, form, hard_prompt, meter, reference, teacher, divergence })
     }
@@ -214,7 +215,7 @@ impl<'a> Evaluator<'a> {
 
     /// Whether a language model is measured by its tokens.
     fn is_of_tokens(&self) -> bool {
-        matches!(self.dataset.task, Task::CausalLm | Task::MaskedLm | Task::Seq2SeqLm | Task::SpeechSeq2Seq) && self.hard_prompt.is_none()
+        self.dataset.task.row().reads == Reads::Vocabulary && self.hard_prompt.is_none()
     }
 
     /// Measures the loss over all rows, in file order, with a trainable vector, if the graph takes one.
@@ -297,23 +298,23 @@ impl<'a> Evaluator<'a> {
     fn inputs(&self) -> Vec<Port> {
         let own = self.session.inputs().iter().cloned();
         match self.form {
-            Form::Graph => own.collect(),
-            Form::Logits(_) => own.chain([logits::labels_port(self.dataset.task)]).collect(),
+            LossSource::Graph => own.collect(),
+            LossSource::Logits(_) => own.chain([logits::labels_port(self.dataset.task)]).collect(),
         }
     }
 
     /// What a batch gives, and its rows.
-    fn found(&mut self, mut batch: Batch, trainable: Option<Feed<'_>>) -> Result<(Found, Vec<Example>)> {
+    fn found(&mut self, mut batch: Batch, trainable: Option<Feed<'_>>) -> Result<(BatchResult, Vec<Example>)> {
         let compared = self.reference.as_mut().map_or(Ok(vec![]), |reference| reference.complete(&mut batch))?;
         self.teacher.as_mut().map_or(Ok(()), |teacher| teacher.complete(&mut batch))?;
         let (sums, predictions) = self.run(&batch, trainable)?;
-        Ok((Found { sums, tokens: batch.tokens, predictions, compared }, batch.rows))
+        Ok((BatchResult { sums, tokens: batch.tokens, predictions, compared }, batch.rows))
     }
 
     fn run(&mut self, batch: &Batch, trainable: Option<Feed<'_>>) -> Result<(Sums, Vec<HostTensor>)> {
         let mut feeds = batch.feeds();
         match &self.form {
-            Form::Graph => {
+            LossSource::Graph => {
                 feeds.extend(trainable.filter(|feed| self.session.input(feed.name()).is_some()));
                 let there =
                     |names: &[&'static str]| names.iter().copied().filter(|name| self.session.output(name).is_some()).collect::<Vec<_>>();
@@ -332,7 +333,7 @@ impl<'a> Evaluator<'a> {
                 let predictions = if is_metered { found.split_off(sums.len()) } else { vec![] };
                 Ok((Sums { loss, labels, correct, divergence }, predictions))
             }
-            Form::Logits(name) => {
+            LossSource::Logits(name) => {
                 let (labels, feeds) = logits::without_labels(batch, feeds)?;
                 let found = self.session.run(&feeds, &[name])?;
                 let sums = logits::sums(&found[0], labels, self.dataset.task, self.hard_prompt)?;

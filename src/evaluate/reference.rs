@@ -23,7 +23,9 @@ pub struct Reference {
 }
 
 /// What preferences are compared with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Referee {
     /// The base without the adapter.
     #[default]

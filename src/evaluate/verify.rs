@@ -317,7 +317,7 @@ fn labelled(mut example: Example, session: &Session, samples: &Samples, random: 
     example.columns.remove(REFERENCE);
     let bare = |example: &Example| Example { line: 1, input_ids: example.input_ids.clone(), ..Example::default() };
     match samples.task {
-        Task::MultiLabel | Task::Regression | Task::Rerank if of_floats(LABELS) => {
+        task if task.labels_numbers() && of_floats(LABELS) => {
             let count = samples.classes.unwrap_or(1);
             let values = (0..count).map(|_| f64::from(unit(random).abs())).collect();
             example.columns.insert(LABELS.to_owned(), Numbers { shape: vec![count], values });

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::adapter::methods;
 use crate::adapter::methods::lora::{EMBEDDING_A, EMBEDDING_B, LORA_A, LORA_B, LoraConfig};
-use crate::adapter::params::key::{Family, Key, Part};
+use crate::adapter::params::key::{Family, Key, KeyPart};
 use crate::adapter::{Plan, targets, weights::replace};
 use crate::anatomy::{Anatomy, Parameter, Task};
 use crate::ir::Tensor;
@@ -94,7 +94,7 @@ fn tables(files: &mut AdapterFiles, base: &Base) -> Result<()> {
     for (key, tensor) in files.tensors.clone() {
         let (name, is_adapted) = match methods::key(&key, family) {
             Some(Key::Parameter { name } | Key::PromptParameter { name }) => (name, false),
-            Some(Key::Module { module, part: Part::BASE_WEIGHT }) => (format!("{module}.weight"), true),
+            Some(Key::Module { module, part: KeyPart::BASE_WEIGHT }) => (format!("{module}.weight"), true),
             _ => continue,
         };
         let Some(rows) = owner(&name).and_then(|module| rows_of_tokens(anatomy, module)) else { continue };

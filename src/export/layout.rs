@@ -188,7 +188,7 @@ pub fn copy_tokenizer(model: &Path, folder: &Path) -> Result<Vec<String>> {
 
 impl Source<'_> {
     fn reads_text(&self) -> bool {
-        !matches!(self.task, Task::ImageCls | Task::AudioCls)
+        self.task.reads_tokens() || self.task.labels_texts()
     }
 }
 

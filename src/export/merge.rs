@@ -20,13 +20,14 @@ use crate::{Context, Error, Result};
 
 /// Where the merged model's weights go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Weights {
-    /// As the base has them: inside the model file if they are there; else in one new file beside it.
+    /// As the base has them: inside the model's file, or in one file beside it.
     #[default]
     AsBase,
-    /// Inside the model file.
+    /// Inside the model's file.
     Inline,
-    /// In one new file beside the model.
+    /// In one file beside the model.
     External,
 }
 

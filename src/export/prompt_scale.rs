@@ -14,10 +14,11 @@ use crate::{Error, Result};
 /// The place of virtual tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum PromptScale {
-    /// Before the number: they are multiplied with it, too.
+    /// Virtual tokens are multiplied, too.
     Before,
-    /// Behind it.
+    /// They are not.
     After,
 }
 

@@ -1,6 +1,6 @@
 //! The same numbers in fewer passes over memory.
 //!
-//! Beside its products, a step is bound by memory: each elementwise node reads and writes all of an activation. [`FORMS`] says which nodes
+//! Beside its products, a step is bound by memory: each elementwise node reads and writes all of an activation. [`FUSIONS`] says which nodes
 //! become which. A rule of a gradient stays a formula; what it takes is decided here, where the nodes around it are known.
 
 mod product;
@@ -21,11 +21,11 @@ pub fn fuse(graph: &Graph) -> Result<Graph> {
     let pass = Pass { graph, b: &b };
     for node in graph.nodes() {
         let &[Some(output)] = &node.outputs[..] else { continue };
-        for (op, _, form) in FORMS.iter().filter(|(op, ..)| *op == &*node.op) {
+        for (op, _, fusion) in FUSIONS.iter().filter(|(op, ..)| *op == &*node.op) {
             // A row before may have given the node another form.
             if let Some(node) = b.maker(output).filter(|node| &*node.op == *op && node.metadata(LATER).is_none()) {
                 let label = if node.name.is_empty() { b.name(output) } else { node.name.clone() };
-                b.scoped(label.trim_start_matches('/'), || form(&pass, &node, output));
+                b.scoped(label.trim_start_matches('/'), || fusion(&pass, &node, output));
             }
         }
     }
@@ -33,10 +33,10 @@ pub fn fuse(graph: &Graph) -> Result<Graph> {
 }
 
 /// How a node takes fewer passes.
-type Form = fn(&Pass<'_>, &Node, ValueId);
+type Fusion = fn(&Pass<'_>, &Node, ValueId);
 
 /// The operator, what its node becomes, and how.
-static FORMS: &[(&str, &str, Form)] = &[
+static FUSIONS: &[(&str, &str, Fusion)] = &[
     ("Add", "of two parts, each padded with zeros to where the other is: the parts one after another", |pass, node, output| {
         pass.join_padded(node, output);
     }),

@@ -3,7 +3,7 @@
 //! Exporters write out, in every layer again, how shapes are computed; gradients put reshapes behind one another. What facts tell is
 //! known without computing it, and what a graph's integers determine is computed once:
 //!
-//! [`INSTEAD`] and [`FORMS`] say what becomes what.
+//! [`INSTEAD`] and [`REWRITES`] say what becomes what.
 //!
 //! Equal nodes of other kinds are left alone: a backward pass computes some values a second time so that they need not be kept, and ONNX
 //! Runtime fuses only nodes whose inner values nobody else reads.
@@ -115,10 +115,10 @@ static INSTEAD: &[(&str, Instead)] = &[
 ];
 
 /// How a node that stays depends on less, or does more.
-type Form = fn(&mut Pass<'_>, &Node, ValueId);
+type Rewrite = fn(&mut Pass<'_>, &Node, ValueId);
 
 /// The operator, what its node becomes, and how.
-static FORMS: &[(&str, &str, Form)] = &[
+static REWRITES: &[(&str, &str, Rewrite)] = &[
     (
         "Reshape",
         "views of views: one of the first, to a constant where its axes and one other length determine it",
@@ -151,8 +151,8 @@ impl<'g> Pass<'g> {
         if let Some(instead) = INSTEAD.iter().find_map(|(_, instead)| instead(self, &seen)) {
             return self.replace(output, instead);
         }
-        for (_, _, form) in FORMS.iter().filter(|(op, ..)| *op == &*node.op) {
-            form(self, node, output);
+        for (_, _, rewrite) in REWRITES.iter().filter(|(op, ..)| *op == &*node.op) {
+            rewrite(self, node, output);
         }
         // Views that were written differently may have become equal.
         if Trait::View.is_of(&node.op) {

@@ -268,7 +268,7 @@ fn order(files: &[File<'_>], links: &[Vec<Link>]) -> Result<Vec<usize>> {
 }
 
 /// The type and the shape of a constant.
-type Form = (String, Vec<usize>);
+type TypeAndShape = (String, Vec<usize>);
 
 /// The joined graph while it is written.
 struct Writing<'a, 'g> {
@@ -277,7 +277,7 @@ struct Writing<'a, 'g> {
     /// What bodies of any file name themselves.
     inside: BTreeSet<String>,
     /// Large constants that are there already, by type and shape.
-    constants: BTreeMap<Form, Vec<(Tensor, Expr<'g>)>>,
+    constants: BTreeMap<TypeAndShape, Vec<(Tensor, Expr<'g>)>>,
     /// What each file gives, by name.
     given: BTreeMap<usize, Vec<(std::sync::Arc<str>, Expr<'g>)>>,
     /// The names of nodes so far, and how often each was asked for.
@@ -390,7 +390,7 @@ fn unique(names: &mut BTreeMap<String, usize>, wanted: &str) -> String {
 }
 
 /// What large constants are looked up by; none for small ones, and those of strings.
-fn key(tensor: &Tensor) -> Option<Form> {
+fn key(tensor: &Tensor) -> Option<TypeAndShape> {
     let is_large = tensor.shape().len() > 1 && tensor.len() >= LARGE && tensor.bytes().is_some();
     is_large.then(|| (tensor.dtype().to_string(), tensor.shape().to_vec()))
 }

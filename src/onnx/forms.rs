@@ -2,12 +2,12 @@
 
 #![expect(clippy::unnecessary_wraps, reason = "all forms have one signature, those that cannot fail too")]
 
-use super::older::{Form, Old, set_input, take, take_ints};
+use super::older::{Old, Raise, set_input, take, take_ints};
 use crate::error::Refusal;
 use crate::ir::{Attr, DType, Expr, Node, Tensor};
 
 /// Operator, the first opset in which the new form is valid, how to get it.
-pub(super) static TABLE: &[(&str, i64, Form)] = &[
+pub(super) static TABLE: &[(&str, i64, Raise)] = &[
     ("BatchNormalization", 14, batch_normalization),
     ("Cast", 9, cast),
     ("Clip", 11, clip),

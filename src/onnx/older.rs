@@ -14,7 +14,7 @@ pub(super) struct Old<'a> {
 }
 
 /// Gives a node the form it has had since opset 18. It may write nodes before it; the outputs stay. The error is why it cannot be.
-pub(super) type Form = fn(&Old<'_>, Node) -> Result<Node, Refusal>;
+pub(super) type Raise = fn(&Old<'_>, Node) -> Result<Node, Refusal>;
 
 impl<'a> Old<'a> {
     /// An input of the node.

@@ -9,7 +9,7 @@ use crate::adapter::combine::{self, Factors, Recipe};
 use crate::adapter::config::{Selection, Targets};
 use crate::adapter::methods;
 use crate::adapter::methods::lora::{EMBEDDING_A, EMBEDDING_B, LORA_A, LORA_B, LoraConfig};
-use crate::adapter::params::key::{Family, Key, Part};
+use crate::adapter::params::key::{Family, Key, KeyPart};
 use crate::adapter::params::matrices::{matrix, tensor};
 use crate::error::{Error, Place, Result};
 use crate::ir::Tensor;
@@ -25,7 +25,7 @@ pub struct Share<'a> {
 }
 
 /// The tensors of a module that stand for its update: those of projections, those of embeddings.
-const FACTORS: &[(Part, Part)] = &[(LORA_A, LORA_B), (EMBEDDING_A, EMBEDDING_B)];
+const FACTORS: &[(KeyPart, KeyPart)] = &[(LORA_A, LORA_B), (EMBEDDING_A, EMBEDDING_B)];
 
 /// Makes one LoRA of several, as PEFT's `add_weighted_adapter` does: the settings are the first one's, the rank is what the technique gives
 /// (`rank`, where it can be chosen), the scale is 1.
@@ -108,7 +108,7 @@ fn is_factor(name: &str) -> bool {
 
 /// What all adapters have at one module.
 struct Parts {
-    names: (Part, Part),
+    names: (KeyPart, KeyPart),
     factors: Vec<Factors>,
 }
 

@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn half_precision_is_widened_and_remembered() -> Result<()> {
+    fn half_precision_is_upcast_and_remembered() -> Result<()> {
         for dtype in [DType::F16, DType::BF16] {
             let tensor = Tensor::from_f64(dtype, &[1, 2], &[0.5, -2.0])?;
             let folder = folder_with(r#"{"peft_type":"LORA","target_modules":["q"]}"#, &[(A, tensor)])?;

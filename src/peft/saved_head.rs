@@ -32,8 +32,8 @@ pub fn modules() -> impl Iterator<Item = &'static str> {
 pub fn of(files: &AdapterFiles) -> Option<NewHead> {
     let task = files.config.task.filter(|task| matches!(task, Task::SeqCls | Task::TokenCls))?;
     KINDS.iter().find_map(|kind| {
-        let layers: Vec<Layer> = kind.layers.iter().map(|module| Layer::of(files, module)).collect::<Option<_>>()?;
-        let goes_on = |pair: &[Layer]| pair[0].outputs == pair[1].inputs && pair[0].bias == pair[1].bias;
+        let layers: Vec<SavedLayer> = kind.layers.iter().map(|module| SavedLayer::of(files, module)).collect::<Option<_>>()?;
+        let goes_on = |pair: &[SavedLayer]| pair[0].outputs == pair[1].inputs && pair[0].bias == pair[1].bias;
         if !layers.windows(2).all(goes_on) {
             return None;
         }
@@ -48,13 +48,13 @@ pub fn of(files: &AdapterFiles) -> Option<NewHead> {
     })
 }
 
-struct Layer {
+struct SavedLayer {
     inputs: usize,
     outputs: usize,
     bias: bool,
 }
 
-impl Layer {
+impl SavedLayer {
     /// The layer of a module that is saved as a whole.
     fn of(files: &AdapterFiles, module: &str) -> Option<Self> {
         let shape = |leaf: &str| {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use serde_json::{Map, Value, json};
 
 use super::numbers::{self, cosine, largest, order, rounded, sigmoid, softmax};
-use super::runner::Found;
+use super::runner::Outputs;
 use crate::adapter::config::Task;
 use crate::data::{Answer, Asked, Example, IGNORED, Labels, Question, Shown};
 use crate::error::{Error, Place, Result};
@@ -43,9 +43,9 @@ type Columns = Map<String, Value>;
 
 impl Answers<'_> {
     /// The answers to questions, of what the model gave for each of their parts.
-    pub(super) fn of_scores(&self, asked: &[Asked], found: &[Vec<Found>]) -> Result<Vec<Columns>> {
+    pub(super) fn of_scores(&self, asked: &[Asked], found: &[Vec<Outputs>]) -> Result<Vec<Columns>> {
         let answer =
-            |(row, found): (&Asked, &Vec<Found>)| self.answer(&row.question, found).map_err(|error| error.at(Place::Line(row.line)));
+            |(row, found): (&Asked, &Vec<Outputs>)| self.answer(&row.question, found).map_err(|error| error.at(Place::Line(row.line)));
         let answers = asked.iter().zip(found).map(answer).collect::<Result<Vec<_>>>()?;
         let without = asked.iter().zip(found).zip(&answers).filter(|((row, found), answer)| self.is_without_numbers(row, found, answer));
         let lines: Vec<usize> = without.map(|((row, _), _)| row.line).collect();
@@ -60,7 +60,7 @@ impl Answers<'_> {
     }
 
     /// Whether what the model gave for a row are no numbers, where they count.
-    fn is_without_numbers(&self, asked: &Asked, found: &[Found], answer: &Columns) -> bool {
+    fn is_without_numbers(&self, asked: &Asked, found: &[Outputs], answer: &Columns) -> bool {
         let is_nan = |values: &[f32]| values.iter().any(|value| value.is_nan());
         let tags = || {
             let parts = asked.question.parts.first().zip(found.first());
@@ -76,7 +76,7 @@ impl Answers<'_> {
         }
     }
 
-    fn answer(&self, question: &Question, found: &[Found]) -> Result<Columns> {
+    fn answer(&self, question: &Question, found: &[Outputs]) -> Result<Columns> {
         let missing = || Error::not_found("output", "of the model for this row");
         let (example, first) = question.parts.first().map(|(_, example)| example).zip(found.first()).ok_or_else(missing)?;
         let (_, scores) = first.first().ok_or_else(missing)?;
@@ -130,7 +130,7 @@ impl Answers<'_> {
     }
 
     /// What frames say, or their symbols where no tokenizer spells them.
-    fn spoken(&self, found: &Found) -> Result<Columns> {
+    fn spoken(&self, found: &Outputs) -> Result<Columns> {
         let frames = found.first().and_then(|(shape, _)| shape.first().copied()).unwrap_or_default();
         let symbol = |frame: usize| largest(&softmax(row(found, frame))).map(|symbol| i32::try_from(symbol).unwrap_or_default());
         let Some(symbols) = (0..frames).map(symbol).collect::<Option<Vec<i32>>>() else { return Ok(one("prediction", Value::Null)) };
@@ -144,7 +144,7 @@ impl Answers<'_> {
     }
 
     /// The label whose words a language model holds for the most probable.
-    fn word(&self, example: &Example, found: &Found) -> Result<Columns> {
+    fn word(&self, example: &Example, found: &Outputs) -> Result<Columns> {
         let prompt = self.source.hard_prompt().ok_or_else(|| Error::not_found("template", "of the model"))?;
         let place = places(example).next().map_or(0, |(at, _)| at);
         let at = if self.source.task() == Task::CausalLm { place.saturating_sub(1) } else { place };
@@ -158,7 +158,7 @@ impl Answers<'_> {
     }
 
     /// A tag for each word, and the entities that they make.
-    fn tags(&self, question: &Question, example: &Example, found: &Found) -> Columns {
+    fn tags(&self, question: &Question, example: &Example, found: &Outputs) -> Columns {
         let Shown::Words { text, words } = &question.shown else {
             let tags = (0..example.input_ids.len())
                 .map(|at| largest(&softmax(row(found, at))).map_or(Value::Null, |tag| self.name(tag)))
@@ -208,8 +208,8 @@ impl Answers<'_> {
     }
 
     /// The best answer of all windows of a text.
-    fn span(&self, question: &Question, found: &[Found]) -> Columns {
-        let of_window = |((_, example), found): (&(String, Example), &Found)| match (&example.context, &found[..]) {
+    fn span(&self, question: &Question, found: &[Outputs]) -> Columns {
+        let of_window = |((_, example), found): (&(String, Example), &Outputs)| match (&example.context, &found[..]) {
             (Some(context), [(_, starts), (_, ends)]) => context.answers_by(starts, ends),
             _ => vec![],
         };
@@ -237,7 +237,7 @@ impl Answers<'_> {
     }
 
     /// A text with its masked words filled in by the most probable ones.
-    fn filled(&self, example: &Example, found: &Found) -> Result<Columns> {
+    fn filled(&self, example: &Example, found: &Outputs) -> Result<Columns> {
         let tokenizer = self
             .source
             .tokenizer()
@@ -304,7 +304,7 @@ fn places(example: &Example) -> impl Iterator<Item = (usize, i32)> + '_ {
 }
 
 /// The scores of a position.
-fn row(found: &Found, at: usize) -> &[f32] {
+fn row(found: &Outputs, at: usize) -> &[f32] {
     let Some((shape, values)) = found.first() else { return &[] };
     let width = shape.last().copied().unwrap_or_default();
     values.get(at * width..(at + 1) * width).unwrap_or_default()
@@ -319,8 +319,8 @@ fn numbers_of(values: &[f32]) -> Value {
 }
 
 /// The vector of a row's text; of a row of several texts the vector of each, and how alike each is to the first.
-fn vectors(question: &Question, found: &[Found]) -> Columns {
-    let values = |found: &Found| found.first().map(|(_, values)| values.clone()).unwrap_or_default();
+fn vectors(question: &Question, found: &[Outputs]) -> Columns {
+    let values = |found: &Outputs| found.first().map(|(_, values)| values.clone()).unwrap_or_default();
     let all: Vec<Vec<f32>> = found.iter().map(values).collect();
     let told = |vector: &Vec<f32>| Value::Array(vector.iter().copied().map(numbers::json).collect());
     if let [vector] = &all[..] {

@@ -14,7 +14,7 @@ use crate::train::losses::{COMPLETION, LABELS, REFERENCE};
 use crate::training::Source;
 
 /// What a model gave for one input: of each output, its axes without the batch's, and its values.
-pub(super) type Found = Vec<(Vec<usize>, Vec<f32>)>;
+pub(super) type Outputs = Vec<(Vec<usize>, Vec<f32>)>;
 
 /// An open graph and the outputs that are read.
 pub(super) struct Runner {
@@ -51,14 +51,14 @@ impl Runner {
         source: &Source,
         batch_size: usize,
         worn: Worn<'_>,
-    ) -> Result<Vec<Vec<Found>>> {
+    ) -> Result<Vec<Vec<Outputs>>> {
         let dataset = dataset(asked, file, source);
         let inputs = self.session.inputs().to_vec();
         let numbers: Vec<i64> = worn.rows.map_or_else(Vec::new, |(_, rows)| {
             asked.iter().zip(rows).flat_map(|(row, number)| std::iter::repeat_n(*number, row.question.parts.len())).collect()
         });
         let trainable = self.trainable.as_ref().map(|vector| Feed::host(Input::Trainable.name(), vector));
-        let mut found: Vec<Found> = vec![vec![]; dataset.examples.len()];
+        let mut found: Vec<Outputs> = vec![vec![]; dataset.examples.len()];
         let mut batches = Batches::new(&dataset, &inputs, batch_size, Order::File, source.collation())?;
         for _ in 0..batches.per_epoch() {
             for batch in batches.next_parts()? {

@@ -98,8 +98,8 @@ fn writes_alone(host: &Host) -> bool {
 fn with_adapters<T>(host: &mut Host, rows: &[Arc<Values>], run: impl FnOnce(&mut Generator, Worn<'_>) -> Result<T>) -> Result<T, Refusal> {
     let Host { mind: Mind::Writer(generator), shelf, .. } = host else { return Err(Refusal::request("this model writes no text")) };
     if let Some(shelf) = shelf {
-        let layers: Vec<_> = rows.iter().map(|values| values.layer()).collect();
-        let numbers = shelf.numbers(&layers)?;
+        let adapters: Vec<_> = rows.iter().map(|values| values.adapter()).collect();
+        let numbers = shelf.numbers(&adapters)?;
         return Ok(run(generator, shelf.worn(&numbers))?);
     }
     let tensors = rows.first().and_then(|values| if let Values::Inputs(inputs) = &**values { Some(inputs.as_slice()) } else { None });

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::adapters::{self, Stamp};
 use super::hosts::{Common, Host, Mind, Offer, Values, base, refused};
 use super::refusal::Refusal;
-use super::shelf::{Layer, Shelf};
+use super::shelf::{Shelf, ShelvedAdapter};
 use crate::error::Result;
 use crate::export::{Manifest, stacked};
 use crate::model::Model;
@@ -106,7 +106,7 @@ impl Catalog {
         let class_names = Manifest::read(folder).ok().map(|manifest| manifest.class_names).filter(|names| !names.is_empty());
         if self.common.may_stack() {
             match self.shelved(files.clone(), class_names.clone()) {
-                Ok((host, layer)) => return Ok((host, Values::Layer(layer))),
+                Ok((host, adapter)) => return Ok((host, Values::Shelved(adapter))),
                 Err(why) => tracing::info!("{} is computed in batches of its own: {why}", folder.display()),
             }
         }
@@ -123,28 +123,29 @@ impl Catalog {
     }
 
     /// An adapter on a shelf, and the host that has it.
-    fn shelved(&mut self, files: AdapterFiles, class_names: Option<Vec<String>>) -> Result<(usize, Arc<Layer>)> {
+    fn shelved(&mut self, files: AdapterFiles, class_names: Option<Vec<String>>) -> Result<(usize, Arc<ShelvedAdapter>)> {
         let names = class_names.unwrap_or_else(|| self.common.class_names.clone());
-        let layer = Arc::new(Layer::of(stacked::stackable(self.model()?, files, self.common.task)?, names));
-        let shelf_of = |host: &Host| host.shelf.as_ref().is_some_and(|shelf| shelf.takes(&layer));
+        let adapter = Arc::new(ShelvedAdapter::of(stacked::stackable(self.model()?, files, self.common.task)?, names));
+        let shelf_of = |host: &Host| host.shelf.as_ref().is_some_and(|shelf| shelf.takes(&adapter));
         if let Some(at) = self.hosts.iter().position(shelf_of) {
-            if let Some(wider) = self.hosts[at].shelf.as_ref().filter(|shelf| !shelf.has_places_of(&layer)).map(|shelf| shelf.wider(&layer))
+            if let Some(wider) =
+                self.hosts[at].shelf.as_ref().filter(|shelf| !shelf.has_places_of(&adapter)).map(|shelf| shelf.wider(&adapter))
             {
                 self.hosts[at] = self.stacked(wider)?;
             }
-            return Ok((at, layer));
+            return Ok((at, adapter));
         }
-        let shelf = Shelf::of(&layer, self.common.class_names.clone());
+        let shelf = Shelf::of(&adapter, self.common.class_names.clone());
         let own = self.own_on(&shelf)?;
-        let shelf = own.as_ref().and_then(Values::layer).map_or(shelf.wider(&layer), |own| shelf.wider(own));
+        let shelf = own.as_ref().and_then(Values::adapter).map_or(shelf.wider(&adapter), |own| shelf.wider(own));
         let mut host = self.stacked(shelf)?;
-        host.check_rows(&layer)?;
+        host.check_rows(&adapter)?;
         self.hosts.push(host);
         let at = self.hosts.len() - 1;
         if let Some(own) = own {
             self.own = (at, Arc::new(own));
         }
-        Ok((at, layer))
+        Ok((at, adapter))
     }
 
     /// What was given, on a shelf: the base without an adapter, or one more adapter. None if it stands on one, or cannot.
@@ -157,8 +158,8 @@ impl Catalog {
             Offer::Bundle(bundle) => {
                 let files = bundle.files()?;
                 let found = stacked::stackable(self.model()?, files, self.common.task).ok();
-                let layer = found.map(|own| Layer::of(own, self.common.class_names.clone()));
-                Ok(layer.filter(|own| shelf.takes(own)).map(|own| Values::Layer(Arc::new(own))))
+                let adapter = found.map(|own| ShelvedAdapter::of(own, self.common.class_names.clone()));
+                Ok(adapter.filter(|own| shelf.takes(own)).map(|own| Values::Shelved(Arc::new(own))))
             }
         }
     }

@@ -187,12 +187,12 @@ impl Engine {
             return Err(Refusal::request("this model answers no rows"));
         };
         let asked = asked(predictor, together)?;
-        let layers: Vec<_> = found.iter().zip(&asked).flat_map(|((_, values), rows)| rows.iter().map(|_| values.layer())).collect();
-        let numbers = shelf.numbers(&layers)?;
+        let adapters: Vec<_> = found.iter().zip(&asked).flat_map(|((_, values), rows)| rows.iter().map(|_| values.adapter())).collect();
+        let numbers = shelf.numbers(&adapters)?;
         let mut given = predictor.given(&asked.concat(), shelf.worn(&numbers))?.into_iter();
         let mut answered = vec![];
         for ((answer, (_, values)), asked) in together.iter().zip(&found).zip(&asked) {
-            let names = shelf.class_names(values.layer().map(|layer| &**layer));
+            let names = shelf.class_names(values.adapter().map(|adapter| &**adapter));
             let given: Vec<Given> = given.by_ref().take(asked.len()).collect();
             let rows = match answer.wanted {
                 Wanted::Vectors => AnsweredRows::Vectors(given.into_iter().filter_map(Given::vector).collect()),

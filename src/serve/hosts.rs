@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::refusal::Refusal;
-use super::shelf::{Layer, Shelf};
+use super::shelf::{Shelf, ShelvedAdapter};
 use crate::adapter::config::Task;
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
@@ -79,12 +79,12 @@ pub(super) enum Values {
     /// The trainable vector, and the names of the classes.
     Vector(Vec<f32>, Vec<String>),
     /// On the host's shelf.
-    Layer(Arc<Layer>),
+    Shelved(Arc<ShelvedAdapter>),
 }
 
 impl Values {
-    pub(super) fn layer(&self) -> Option<&Arc<Layer>> {
-        if let Self::Layer(layer) = self { Some(layer) } else { None }
+    pub(super) fn adapter(&self) -> Option<&Arc<ShelvedAdapter>> {
+        if let Self::Shelved(adapter) = self { Some(adapter) } else { None }
     }
 }
 
@@ -269,13 +269,13 @@ impl Host {
     ///
     /// # Errors
     /// Rows that are not: a model whose activations are quantised together, or that mixes rows.
-    pub(super) fn check_rows(&mut self, layer: &Arc<Layer>) -> Result<()> {
+    pub(super) fn check_rows(&mut self, adapter: &Arc<ShelvedAdapter>) -> Result<()> {
         let (Mind::Answerer(predictor), Some(shelf)) = (&mut self.mind, &mut self.shelf) else { return Ok(()) };
         let row = |text: &str| [("text".to_owned(), text.into()), ("text_pair".to_owned(), "b".into())];
         let asked = |text: &str, columns: usize| predictor.source().ask_row(row(text).into_iter().take(columns).collect());
         let rows = ["a b c d e", "a"].map(|text| asked(text, 1).or_else(|_| asked(text, 2)));
         let [Ok(one), Ok(other)] = rows else { return Ok(()) };
-        let numbers = shelf.numbers(&[None, Some(layer)])?;
+        let numbers = shelf.numbers(&[None, Some(adapter)])?;
         let together = predictor.given(&[one.clone(), other.clone()], shelf.worn(&numbers))?;
         for (at, row) in [one, other].into_iter().enumerate() {
             let alone = predictor.given(&[row], shelf.worn(&numbers[at..=at]))?;

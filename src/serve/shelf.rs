@@ -13,14 +13,14 @@ use crate::ort::{DeviceTensor, HostTensor};
 
 /// An adapter that was read.
 #[derive(Debug)]
-pub(super) struct Layer {
+pub(super) struct ShelvedAdapter {
     pub changes: Changes,
     pub new_head: Option<NewHead>,
     /// The names of the classes in the order of their numbers.
     pub class_names: Vec<String>,
 }
 
-impl Layer {
+impl ShelvedAdapter {
     pub(super) fn of(adapter: Stackable, class_names: Vec<String>) -> Self {
         Self { changes: adapter.changes, new_head: adapter.new_head, class_names }
     }
@@ -34,7 +34,7 @@ pub(super) struct Shelf {
     new_head: Option<NewHead>,
     /// The names of the base's own classes.
     class_names: Vec<String>,
-    layers: Vec<Arc<Layer>>,
+    adapters: Vec<Arc<ShelvedAdapter>>,
     tensors: Vec<(String, DeviceTensor)>,
     /// The inputs of the session's graph: places that lead to nothing that is asked for are not among them.
     inputs: BTreeSet<String>,
@@ -42,26 +42,26 @@ pub(super) struct Shelf {
 
 impl Shelf {
     /// A shelf for adapters that go together with the first one.
-    pub(super) fn of(first: &Layer, class_names: Vec<String>) -> Self {
+    pub(super) fn of(first: &ShelvedAdapter, class_names: Vec<String>) -> Self {
         let sites = Sites::default().and(&first.changes);
-        Self { sites, new_head: first.new_head.clone(), class_names, layers: vec![], tensors: vec![], inputs: BTreeSet::new() }
+        Self { sites, new_head: first.new_head.clone(), class_names, adapters: vec![], tensors: vec![], inputs: BTreeSet::new() }
     }
 
     /// Whether an adapter can stand beside the others.
-    pub(super) fn takes(&self, layer: &Layer) -> bool {
-        self.new_head == layer.new_head && self.sites.go_with(&layer.changes)
+    pub(super) fn takes(&self, adapter: &ShelvedAdapter) -> bool {
+        self.new_head == adapter.new_head && self.sites.go_with(&adapter.changes)
     }
 
     /// Whether the session's graph has all places of an adapter.
-    pub(super) fn has_places_of(&self, layer: &Layer) -> bool {
-        self.sites.have(&layer.changes)
+    pub(super) fn has_places_of(&self, adapter: &ShelvedAdapter) -> bool {
+        self.sites.have(&adapter.changes)
     }
 
     /// A shelf that has the places of one more adapter, for another session.
-    pub(super) fn wider(&self, layer: &Layer) -> Self {
+    pub(super) fn wider(&self, adapter: &ShelvedAdapter) -> Self {
         let (new_head, class_names) = (self.new_head.clone(), self.class_names.clone());
-        let sites = self.sites.clone().and(&layer.changes);
-        Self { sites, new_head, class_names, layers: self.layers.clone(), tensors: vec![], inputs: BTreeSet::new() }
+        let sites = self.sites.clone().and(&adapter.changes);
+        Self { sites, new_head, class_names, adapters: self.adapters.clone(), tensors: vec![], inputs: BTreeSet::new() }
     }
 
     /// The shelf of a session with this graph.
@@ -78,26 +78,26 @@ impl Shelf {
     }
 
     /// The names of the classes of a row: its adapter's, else the base's.
-    pub(super) fn class_names<'a>(&'a self, layer: Option<&'a Layer>) -> &'a [String] {
-        layer.map_or(&self.class_names, |layer| &layer.class_names)
+    pub(super) fn class_names<'a>(&'a self, adapter: Option<&'a ShelvedAdapter>) -> &'a [String] {
+        adapter.map_or(&self.class_names, |adapter| &adapter.class_names)
     }
 
     /// The number of each row's adapter; what nobody uses any more makes room.
     ///
     /// # Errors
     /// No memory for their tensors.
-    pub(super) fn numbers(&mut self, rows: &[Option<&Arc<Layer>>]) -> Result<Vec<i64>> {
-        let is_there = |shelf: &Self, layer: &Arc<Layer>| shelf.layers.iter().any(|own| Arc::ptr_eq(own, layer));
-        let has_all = rows.iter().flatten().all(|layer| is_there(self, layer));
+    pub(super) fn numbers(&mut self, rows: &[Option<&Arc<ShelvedAdapter>>]) -> Result<Vec<i64>> {
+        let is_there = |shelf: &Self, adapter: &Arc<ShelvedAdapter>| shelf.adapters.iter().any(|own| Arc::ptr_eq(own, adapter));
+        let has_all = rows.iter().flatten().all(|adapter| is_there(self, adapter));
         if !has_all || (self.tensors.is_empty() && self.inputs.contains(ROWS)) {
             // One that has changed, or is gone, is held by nobody but the shelf.
-            self.layers.retain(|layer| Arc::strong_count(layer) > 1);
-            for layer in rows.iter().flatten() {
-                if !is_there(self, layer) {
-                    self.layers.push(Arc::clone(layer));
+            self.adapters.retain(|adapter| Arc::strong_count(adapter) > 1);
+            for adapter in rows.iter().flatten() {
+                if !is_there(self, adapter) {
+                    self.adapters.push(Arc::clone(adapter));
                 }
             }
-            let changes: Vec<&Changes> = self.layers.iter().map(|layer| &layer.changes).collect();
+            let changes: Vec<&Changes> = self.adapters.iter().map(|adapter| &adapter.changes).collect();
             let read = self.sites.tensors(&changes).into_iter().filter(|(name, _)| self.inputs.contains(name));
             let tensors = read.map(|(name, tensor)| {
                 let values = tensor.to_f32().ok_or_else(|| Error::mismatch("dtype", "float", tensor.dtype()))?;
@@ -105,7 +105,7 @@ impl Shelf {
             });
             self.tensors = tensors.collect::<Result<_>>()?;
         }
-        let number = |layer: &&Arc<Layer>| self.layers.iter().position(|own| Arc::ptr_eq(own, layer)).map(|place| place + 1);
+        let number = |adapter: &&Arc<ShelvedAdapter>| self.adapters.iter().position(|own| Arc::ptr_eq(own, adapter)).map(|place| place + 1);
         Ok(rows.iter().map(|row| crate::num::int(row.as_ref().and_then(number).unwrap_or_default())).collect())
     }
 

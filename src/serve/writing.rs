@@ -27,7 +27,7 @@ const MOST_PROMPTS: usize = 128;
 
 /// The form of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
+enum AnswerForm {
     Chat,
     Text,
 }
@@ -56,7 +56,7 @@ pub(super) async fn chat(server: &Server, mut given: Given, turn: Turn) -> Resul
     let prompt = template.render(&messages, Ending::AssistantsTurn).and_then(|text| tokenizer.encode(&text, Specials::AsWritten));
     let prompt = prompt.map_err(|error| Refusal { param: Some("messages".to_owned()), ..error.into() })?.ids;
     let most = server.face.limits.max_tokens;
-    answer(server, Form::Chat, vec![prompt], asked, most, turn).await
+    answer(server, AnswerForm::Chat, vec![prompt], asked, most, turn).await
 }
 
 pub(super) async fn completions(server: &Server, mut given: Given, turn: Turn) -> Result<Response, Refusal> {
@@ -65,7 +65,7 @@ pub(super) async fn completions(server: &Server, mut given: Given, turn: Turn) -
     given.finish()?;
     server.expect(Kind::Text)?;
     let most = server.face.limits.max_tokens.min(CONTINUED);
-    answer(server, Form::Text, prompts(server, &prompt)?, asked, most, turn).await
+    answer(server, AnswerForm::Text, prompts(server, &prompt)?, asked, most, turn).await
 }
 
 impl Asked {
@@ -186,7 +186,14 @@ fn prompts(server: &Server, value: &Value) -> Result<Vec<Vec<i32>>, Refusal> {
 
 type Pieces = UnboundedReceiver<Result<Piece, Refusal>>;
 
-async fn answer(server: &Server, form: Form, prompts: Vec<Vec<i32>>, asked: Asked, usual: usize, turn: Turn) -> Result<Response, Refusal> {
+async fn answer(
+    server: &Server,
+    form: AnswerForm,
+    prompts: Vec<Vec<i32>>,
+    asked: Asked,
+    usual: usize,
+    turn: Turn,
+) -> Result<Response, Refusal> {
     let prompt_tokens = prompts.iter().map(Vec::len).sum();
     let mut texts = vec![];
     for prompt in prompts {
@@ -196,14 +203,14 @@ async fn answer(server: &Server, form: Form, prompts: Vec<Vec<i32>>, asked: Aske
         server.send(Job::Write(Write { model, prompt, new_tokens, sampling, stops, ends: turn.ends, reply }))?;
         texts.push(pieces);
     }
-    let (id, created) = named(if form == Form::Chat { "chatcmpl" } else { "cmpl" });
+    let (id, created) = named(if form == AnswerForm::Chat { "chatcmpl" } else { "cmpl" });
     let told = Told { form, id, created, model: asked.model, prompt_tokens, has_usage: asked.has_usage };
     if asked.is_streamed { told.streamed(texts, turn).await } else { told.whole(texts, turn).await }
 }
 
 /// What an answer is told with.
 struct Told {
-    form: Form,
+    form: AnswerForm,
     id: String,
     created: u64,
     model: String,
@@ -228,12 +235,12 @@ impl Told {
             written += tokens;
             let mut choice = json!({"index": index, "logprobs": null, "finish_reason": reason.name()});
             match self.form {
-                Form::Chat => choice["message"] = json!({"role": "assistant", "content": text, "refusal": null}),
-                Form::Text => choice["text"] = text.into(),
+                AnswerForm::Chat => choice["message"] = json!({"role": "assistant", "content": text, "refusal": null}),
+                AnswerForm::Text => choice["text"] = text.into(),
             }
             choices.push(choice);
         }
-        let object = if self.form == Form::Chat { "chat.completion" } else { "text_completion" };
+        let object = if self.form == AnswerForm::Chat { "chat.completion" } else { "text_completion" };
         let mut answer = self.begun(object, &choices);
         answer["usage"] = self.usage(written);
         Ok(axum::Json(answer).into_response())
@@ -261,7 +268,7 @@ impl Told {
     ) -> Result<(), mpsc::error::SendError<Event>> {
         let mut written = 0;
         for (index, mut pieces) in texts.enumerate() {
-            if self.form == Form::Chat {
+            if self.form == AnswerForm::Chat {
                 events.send(event(&self.chunk(index, json!({"role": "assistant", "content": ""}), None))).await?;
             }
             loop {
@@ -276,7 +283,7 @@ impl Told {
                         if !rest.is_empty() {
                             events.send(event(&self.chunk(index, self.delta(rest), None))).await?;
                         }
-                        let nothing = if self.form == Form::Chat { json!({}) } else { "".into() };
+                        let nothing = if self.form == AnswerForm::Chat { json!({}) } else { "".into() };
                         events.send(event(&self.chunk(index, nothing, Some(reason.name())))).await?;
                         break;
                     }
@@ -293,16 +300,16 @@ impl Told {
     }
 
     fn object(&self) -> &'static str {
-        if self.form == Form::Chat { "chat.completion.chunk" } else { "text_completion" }
+        if self.form == AnswerForm::Chat { "chat.completion.chunk" } else { "text_completion" }
     }
 
     fn delta(&self, text: String) -> Value {
-        if self.form == Form::Chat { json!({"content": text}) } else { text.into() }
+        if self.form == AnswerForm::Chat { json!({"content": text}) } else { text.into() }
     }
 
     fn chunk(&self, index: usize, delta: Value, reason: Option<&str>) -> Value {
         let mut choice = json!({"index": index, "logprobs": null, "finish_reason": reason});
-        choice[if self.form == Form::Chat { "delta" } else { "text" }] = delta;
+        choice[if self.form == AnswerForm::Chat { "delta" } else { "text" }] = delta;
         let mut chunk = self.begun(self.object(), &[choice]);
         if self.has_usage {
             chunk["usage"] = Value::Null;

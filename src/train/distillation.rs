@@ -1,7 +1,7 @@
 //! What is learnt from a teacher beside the labels (Hinton et al. 2015): `(1 − w)·loss + w·t²·D`, where `D` tells how far the student's answer is from the
 //! teacher's, both logits divided by `t`.
 
-use super::losses::{Reads, Sum};
+use super::losses::{self, Reads, Sum};
 use crate::ir::Expr;
 
 /// What is learnt from a teacher.
@@ -59,7 +59,7 @@ impl Divergence {
                 Some(Self::Classes)
             }
             (Reads::Logits, "bce") => Some(Self::Truths),
-            (Reads::Logits, "mse" | "mae" | "huber") => Some(Self::Numbers),
+            (Reads::Logits, name) if losses::is_of_numbers(name) => Some(Self::Numbers),
             _ => None,
         }
     }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use super::class_terms::{ClassTerms, Weights};
 use super::distillation::{self, Distillation, Diverged, Divergence};
-use super::loss;
 use super::losses::{self, Axis, Column, Reads, Row, Sum};
 use super::pooling::SentenceVector;
 use super::weights;
+use crate::contract::IGNORED;
 use crate::ir::{Builder, DType, Dim, Expr, ValueId};
 use crate::{Error, Result, num};
 
@@ -95,7 +95,7 @@ impl Formula {
             return Ok(Written { sum, beside, predictions, divergence: None });
         };
         let counts = match self.loss.columns[0].dtype {
-            DType::I64 if self.loss.reads != Reads::Spans => columns[0].equal(b.int(loss::IGNORED)).logical_not().cast(DType::F32),
+            DType::I64 if self.loss.reads != Reads::Spans => columns[0].equal(b.int(IGNORED.into())).logical_not().cast(DType::F32),
             _ => columns[0].length(0).filled(1.0, DType::F32),
         };
         let counts = of_rows.map_or(counts, |of_rows| counts * of_labels(of_rows, counts)).reshape(&[-1]);

@@ -6,11 +6,9 @@ use super::class_terms::{ClassTerms, Weights};
 use super::distillation::{Distillation, kullback_leibler};
 use super::head::Head;
 use crate::Result;
+use crate::contract::IGNORED;
 use crate::grad;
 use crate::ir::{Attr, Body, Builder, DType, Dim, Expr, NodeSpec, ValueId};
-
-/// Labels with this value do not count (PyTorch's `ignore_index`).
-pub const IGNORED: i64 = -100;
 
 /// Positions whose logits are alive at a time: enough rows to keep a matrix product efficient, few enough that the logits of a large
 /// vocabulary stay small (128 rows of 50,000 float32s are 26 MB).
@@ -55,7 +53,7 @@ impl<'g> Labels<'g> {
     #[must_use]
     pub fn in_place(labels: Expr<'g>) -> Self {
         let rows = labels.reshape(&[-1]);
-        Self { rows, counts: rows.equal(rows.same_type(-100.0)).logical_not(), weights: None }
+        Self { rows, counts: rows.equal(rows.same_type(IGNORED.into())).logical_not(), weights: None }
     }
 
     /// The same with what each label weighs, float32 of the labels' own shape.
@@ -73,7 +71,7 @@ impl<'g> Labels<'g> {
     /// Labels `[batch, seq]` of a causal language model: each position predicts the next one's label, the last none.
     #[must_use]
     pub fn next_token(labels: Expr<'g>) -> Self {
-        Self::in_place(later(labels, -100.0))
+        Self::in_place(later(labels, IGNORED.into()))
     }
 
     /// How many labels count, each by its weight, float32, rank 0.
@@ -111,7 +109,7 @@ pub fn later(numbers: Expr<'_>, last: f64) -> Expr<'_> {
 /// Labels `[batch, seq]` with `count` that are ignored in front of each row.
 #[must_use]
 pub fn with_ignored(labels: Expr<'_>, count: i64) -> Expr<'_> {
-    behind(labels, count, -100.0)
+    behind(labels, count, IGNORED.into())
 }
 
 /// Numbers `[batch, seq]` behind `count` others that are alike.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::class_terms::{ClassTerms, Weights};
 use super::distillation::{Distillation, Divergence};
-use super::losses::{Reads, Row};
+use super::losses::{self, Reads, Row};
 use super::pooling::SentenceVector;
 use crate::anatomy::Task;
 use crate::num;
@@ -112,16 +112,10 @@ impl LossPlan {
         self.is_graph() || task.row().reads == Reads::Spans
     }
 
-    /// Whether a row is two texts and a number.
-    #[must_use]
-    pub fn compares_pairs(&self) -> bool {
-        matches!(self.name.as_str(), "cosent" | "angle" | "cosine" | "contrastive")
-    }
-
     /// Whether a row is one answer, wanted or not.
     #[must_use]
     pub fn judges_single_answers(&self) -> bool {
-        self.name == "kto"
+        losses::has_column(&self.name, losses::DESIRABLE)
     }
 
     /// The number of the symbol that stands for nothing heard, of losses over frames.
@@ -131,28 +125,22 @@ impl LossPlan {
         self.options.get("blank").map_or(0, |blank| *blank as i32)
     }
 
-    /// Whether a batch's loss is the sum of its rows'.
-    #[must_use]
-    pub fn adds_rows_up(&self) -> bool {
-        self.options.get("mean").is_some_and(|mean| *mean == 0.0)
-    }
-
     /// Whether outputs are logits of probabilities, as they are for all losses but those that learn the numbers themselves.
     #[must_use]
     pub fn is_of_probabilities(&self) -> bool {
-        !matches!(self.name.as_str(), "mse" | "mae" | "huber")
+        !losses::is_of_numbers(&self.name)
     }
 
-    /// Whether a preference's prompt counts in the loss.
+    /// Whether a preference's prompt counts in the loss, which then reads the labels of all its tokens.
     #[must_use]
     pub fn learns_prompts(&self) -> bool {
-        self.name == "orpo"
+        losses::has_column(&self.name, losses::LABELS)
     }
 
     /// Whether the base without the adapter is compared with.
     #[must_use]
     pub fn needs_reference(&self) -> bool {
-        matches!(self.name.as_str(), "dpo" | "ipo" | "kto")
+        losses::has_column(&self.name, losses::REFERENCE)
     }
 
     /// Checks the values of the options, which go with the loss.

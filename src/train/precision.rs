@@ -75,7 +75,7 @@ impl FromStr for Precision {
 pub const LOSS_SCALE: &str = "loss_scale";
 
 /// Operators that gain most.
-const PRODUCTS: &[&str] = &["MatMul", "Gemm", "Conv"];
+const GAINING: &[&str] = &["MatMul", "Gemm", "Conv"];
 
 /// Operators that compute in half precision what they are given in it.
 const FOLLOWING: &[&str] = &[
@@ -287,7 +287,7 @@ impl<'g> Lowering<'g> {
         if !has_cuda(self.model, node, as_half) {
             return false;
         }
-        if PRODUCTS.contains(&op) {
+        if GAINING.contains(&op) {
             // Angles of rotations are products of positions.
             return floats.iter().any(|(_, id)| !self.traits_of(*id).is_free);
         }
@@ -323,7 +323,7 @@ impl<'g> Lowering<'g> {
     fn is_read_in_float32(&self, node: &Node) -> bool {
         let uses = node.output(0).map(|id| self.graph.uses(id)).unwrap_or_default();
         let ops = uses.iter().map(|used| &self.graph.node(used.node).op);
-        !uses.is_empty() && ops.into_iter().all(|op| !PRODUCTS.contains(&&**op) && !FOLLOWING.contains(&&**op))
+        !uses.is_empty() && ops.into_iter().all(|op| !GAINING.contains(&&**op) && !FOLLOWING.contains(&&**op))
     }
 
     /// A value in half precision.
@@ -380,7 +380,7 @@ impl<'g> Lowering<'g> {
             let is_weight = self.traits_of(outer).is_constant && self.b.fact(outer).dtype == Some(DType::F32);
             let read = new.attrs.values().flat_map(Attr::graphs).zip(&inner).any(|(body, captured)| {
                 let uses = captured.get(at).map(|&id| body.uses(id)).unwrap_or_default();
-                uses.iter().any(|used| PRODUCTS.contains(&&*body.node(used.node).op))
+                uses.iter().any(|used| GAINING.contains(&&*body.node(used.node).op))
             });
             if is_weight && read {
                 new.captures[at] = self.half(outer)?;

@@ -82,8 +82,8 @@ impl FromStr for Recompute {
 const SMALL: i64 = 1 << 16;
 /// The length that a symbol stands for where places to cut are compared.
 const NOMINAL: i64 = 256;
-/// Operators that are products with a weight where one operand does not depend on hidden states.
-const PRODUCTS: &[&str] = &["MatMul", "Gemm", "Conv", "Scan", "Attention"];
+/// Operators that are much work: products, with a weight where one operand does not depend on hidden states.
+const WORK: &[&str] = &["MatMul", "Gemm", "Conv", "Scan", "Attention"];
 /// Whether a node is not written a second time: what it gives is not the same twice, or much work.
 fn runs_once(node: &Node) -> bool {
     Trait::Random.is_of(&node.op) || matches!(&*node.op, "Loop" | "If")
@@ -235,7 +235,7 @@ impl<'g> Again<'_, 'g> {
         let is_small = fact.known_shape().is_some_and(|shape| shape.iter().product::<i64>() < SMALL);
         let is_hidden = self.layers.hidden.contains(&id);
         let by_weight = || node.reads().any(|read| !self.layers.hidden.contains(&read));
-        let is_product = PRODUCTS.contains(&&*node.op) && is_hidden && (by_weight() || &*node.op != "MatMul");
+        let is_product = WORK.contains(&&*node.op) && is_hidden && (by_weight() || &*node.op != "MatMul");
         let is_kept = (is_small && !is_hidden) || runs_once(node) || (self.layers.choice == Recompute::Auto && is_product);
         !is_kept && self.wait(layer, gradients).is_some()
     }

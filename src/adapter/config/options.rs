@@ -92,12 +92,14 @@ pub const SCOPE: &[&str] = &["target_modules", "exclude_modules", "layers_to_tra
 
 /// How virtual tokens start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum PromptStart {
-    /// From random numbers.
+    /// Normally distributed values.
     Random,
-    /// From the embeddings of random tokens.
+    /// Embeddings of random tokens.
+    #[cfg_attr(feature = "cli", value(name = "vocab"))]
     Vocabulary,
-    /// From a text.
+    /// Embeddings of the tokens of `prompt_init_text`.
     Text,
 }
 

@@ -114,8 +114,9 @@ pub struct PrefixConfig {
 
 /// What computes the prompt of P-tuning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Reparameterization {
-    /// Three linear layers with rectifiers between them.
+    /// Three linear layers.
     #[default]
     Mlp,
     /// A bidirectional LSTM and two linear layers.

@@ -109,12 +109,14 @@ impl Scope {
 
 /// Which biases are trained (`bias` of `LoraConfig`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum), value(rename_all = "snake_case"))]
 pub enum Bias {
     /// None.
     #[default]
     None,
     /// Every bias of the base.
     All,
-    /// The biases of the modules that the method attaches to.
+    /// The biases of the adapted modules.
+    #[cfg_attr(feature = "cli", value(name = "lora_only"))]
     TargetsOnly,
 }

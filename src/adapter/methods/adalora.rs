@@ -20,7 +20,7 @@ use crate::adapter::config::settings::{Settings, number};
 use crate::adapter::config::{Bias, Scope, at_least_one, finite, probability, scaling};
 use crate::adapter::method::{Configuration, Placed, Places, Row};
 use crate::adapter::params::allocation::{Allocation, Schedule};
-use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
+use crate::adapter::params::key::{Family, Key, KeyPart, Tensors};
 use crate::adapter::params::{Param, init};
 use crate::adapter::part::{Change, Folding, Insertion};
 use crate::anatomy::Projection;

@@ -25,7 +25,7 @@ use crate::adapter::config::{Bias, Scope, at_least_one, finite};
 use crate::adapter::method::{Configuration, Placed, Places, Row};
 use crate::adapter::params::budget::wide;
 use crate::adapter::params::init;
-use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
+use crate::adapter::params::key::{Family, Key, KeyPart, Tensors};
 use crate::adapter::part::{Folding, Insertion};
 use crate::anatomy::Anatomy;
 use crate::error::{Error, Result};

@@ -12,7 +12,7 @@ use crate::adapter::config::fields::{Fields, Flag, size};
 use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::{Bias, Scope, at_least_one, probability, settings::Settings};
 use crate::adapter::method::{Configuration, Placed, Places, Row};
-use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
+use crate::adapter::params::key::{Family, Key, KeyPart, Tensors};
 use crate::adapter::params::{init, narrow_uniform};
 use crate::adapter::part::{Folding, Insertion};
 use crate::anatomy::Layout;

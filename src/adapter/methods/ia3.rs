@@ -12,7 +12,7 @@ use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::settings::{Settings, selection};
 use crate::adapter::config::{Bias, Scope, Selection, Targets};
 use crate::adapter::method::{Configuration, Placed, Places, Row};
-use crate::adapter::params::key::{Family, Part as KeyPart, Tensors};
+use crate::adapter::params::key::{Family, KeyPart, Tensors};
 use crate::adapter::part::{Folding, Insertion};
 use crate::adapter::targets::pattern::Pattern;
 use crate::adapter::weights::fold;

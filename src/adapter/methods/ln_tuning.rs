@@ -5,7 +5,7 @@ use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::{Scope, settings::Settings};
 use crate::adapter::method::{Configuration, Placed, Places, Row};
 use crate::adapter::params::Role;
-use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
+use crate::adapter::params::key::{Family, Key, KeyPart, Tensors};
 use crate::adapter::part::{Part, boxed};
 use crate::adapter::targets::{self, CandidateKind};
 use crate::{Error, Result};

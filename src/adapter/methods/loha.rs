@@ -5,12 +5,12 @@ use std::ops::Range;
 use ndarray::Array2;
 
 use super::branch::{self, Attached, Branch, Forward, added};
-use super::product::{ProductConfig, Site};
+use super::product::{ProductConfig, ProductSite};
 use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::{Bias, Scope, settings::Settings};
 use crate::adapter::method::{Configuration, Placed, Places, Row};
 use crate::adapter::params::budget::wide;
-use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
+use crate::adapter::params::key::{Family, Key, KeyPart, Tensors};
 use crate::adapter::params::{init, narrow_uniform};
 use crate::adapter::part::{Folding, Insertion};
 use crate::anatomy::Anatomy;
@@ -48,7 +48,7 @@ pub struct LohaConfig(pub ProductConfig);
 
 /// The update of one module.
 #[derive(Debug)]
-struct Hadamard(Site);
+struct Hadamard(ProductSite);
 
 impl Configuration for LohaConfig {
     fn row(&self) -> &'static Row {
@@ -92,7 +92,7 @@ impl Branch for Hadamard {
 
     /// A fresh `hada_w2_b` is zero.
     fn forward<'s, 'g: 's>(&'s self, at: &Insertion<'g, '_>) -> Result<Forward<'s, 'g>> {
-        let Site { module, out_features, in_features, rank, scaling, seed } = &self.0;
+        let ProductSite { module, out_features, in_features, rank, scaling, seed } = &self.0;
         let (left, right) = ([*out_features, *rank], [*rank, *in_features]);
         let get = |part, shape: [usize; 2]| {
             at.params.of(module, part, || {

@@ -5,13 +5,13 @@ use std::ops::Range;
 use ndarray::{Array2, linalg::kron};
 
 use super::branch::{self, Attached, Branch, Forward, added};
-use super::product::{ProductConfig, Site};
+use super::product::{ProductConfig, ProductSite};
 use crate::adapter::config::fields::{Fields, Flag};
 use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::{Bias, Scope, settings::Settings};
 use crate::adapter::method::{Configuration, Placed, Places, Row};
 use crate::adapter::params::budget::wide;
-use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
+use crate::adapter::params::key::{Family, Key, KeyPart, Tensors};
 use crate::adapter::params::{init, narrow_uniform};
 use crate::adapter::part::{Folding, Insertion};
 use crate::anatomy::Anatomy;
@@ -57,7 +57,7 @@ pub struct LokrConfig {
 /// The update of one module.
 #[derive(Debug)]
 struct Kronecker {
-    site: Site,
+    site: ProductSite,
     /// The left factor.
     left: Factor,
     /// The right factor.
@@ -82,7 +82,7 @@ impl LokrConfig {
         })
     }
 
-    fn kronecker(&self, site: Site) -> Kronecker {
+    fn kronecker(&self, site: ProductSite) -> Kronecker {
         let (inputs, outputs) = (factors(site.in_features, self.decompose_factor), factors(site.out_features, self.decompose_factor));
         // `r < max / 2` of PEFT, without its fractions.
         let is_small = |shape: [usize; 2]| 2 * site.rank < shape[0].max(shape[1]);

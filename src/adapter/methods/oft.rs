@@ -16,7 +16,7 @@ use crate::adapter::config::{Bias, Scope, finite, probability, settings::Setting
 use crate::adapter::method::{Configuration, Placed, Places, Row};
 use crate::adapter::params::budget::wide;
 use crate::adapter::params::constraint::{self, Constraint};
-use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
+use crate::adapter::params::key::{Family, Key, KeyPart, Tensors};
 use crate::adapter::params::{Param, init, places};
 use crate::adapter::part::{Folding, Insertion};
 use crate::anatomy::{Anatomy, Layout};

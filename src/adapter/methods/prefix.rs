@@ -198,7 +198,7 @@ impl Part for Prefix {
         for (layer, attention) in decoder::attentions(at.anatomy).enumerate() {
             b.scoped(&format!("prefix/{layer}"), || {
                 let scale = attention.key_scale.ok_or_else(|| Error::unsupported("a prefix", "the scale of the keys is not known"))?;
-                let site = Site { b, graph: at.graph, attention, tokens: self.tokens };
+                let site = PrefixSite { b, graph: at.graph, attention, tokens: self.tokens };
                 let [keys, values] = self.places(layer);
                 site.put(&attention.keys, pieces[keys] * scale)?;
                 site.put(&attention.values, pieces[values])?;
@@ -296,7 +296,7 @@ pub fn of_text(graph: &Graph, anatomy: &Anatomy) -> Result<Graph> {
     let b = Builder::on(graph);
     let mut columns = vec![];
     for attention in decoder::attentions(anatomy) {
-        let site = Site { b: &b, graph, attention, tokens: 0 };
+        let site = PrefixSite { b: &b, graph, attention, tokens: 0 };
         let scale = attention.key_scale.ok_or_else(|| site.refuse("the scale of its keys is not known"))?;
         columns.push(site.flattened(&attention.keys, shape)? * (1.0 / scale));
         columns.push(site.flattened(&attention.values, shape)?);
@@ -307,14 +307,14 @@ pub fn of_text(graph: &Graph, anatomy: &Anatomy) -> Result<Graph> {
 }
 
 /// One attention that gets a prefix.
-struct Site<'g, 'a> {
+struct PrefixSite<'g, 'a> {
     b: &'g Builder,
     graph: &'a Graph,
     attention: &'a Attention,
     tokens: usize,
 }
 
-impl<'g> Site<'g, '_> {
+impl<'g> PrefixSite<'g, '_> {
     /// Puts `piece`, `[1, kv heads, tokens, size]`, in front of keys or values where the attention reads them.
     fn put(&self, heads: &Heads, piece: Expr<'g>) -> Result<()> {
         let own = self.b.expr(heads.value);

@@ -47,7 +47,7 @@ impl Default for ProductConfig {
 
 /// A module that is updated.
 #[derive(Clone, Debug)]
-pub(super) struct Site {
+pub(super) struct ProductSite {
     pub(super) module: String,
     pub(super) out_features: usize,
     pub(super) in_features: usize,
@@ -64,7 +64,7 @@ impl ProductConfig {
     }
 
     /// The modules that are updated.
-    pub(super) fn sites(&self, at: &Places<'_>) -> Result<Vec<Site>> {
+    pub(super) fn sites(&self, at: &Places<'_>) -> Result<Vec<ProductSite>> {
         if self.rank_dropout > 0.0 || self.module_dropout > 0.0 {
             let what = if self.rank_dropout > 0.0 { "rank_dropout" } else { "module_dropout" };
             let error = Error::unsupported(what, "updates are computed without dropout");
@@ -74,7 +74,7 @@ impl ProductConfig {
         let sites = self.ranks().resolve(&scope, &targets::candidates(at.anatomy), at.strictness)?;
         let site = |targets::Site { module, rank, scaling }: targets::Site| {
             let Linear { module, out_features, in_features } = branch::linear(&module, at.anatomy)?;
-            Ok(Site { module, out_features, in_features, rank, scaling, seed: at.seed })
+            Ok(ProductSite { module, out_features, in_features, rank, scaling, seed: at.seed })
         };
         sites.into_iter().map(site).collect()
     }

@@ -6,7 +6,7 @@ use super::*;
 use crate::adapter::config::options::PromptStart;
 use crate::adapter::config::settings::Settings;
 use crate::adapter::config::{Bias, Reparameterization, Selection, Targets};
-use crate::adapter::params::key::Part;
+use crate::adapter::params::key::KeyPart;
 
 #[test]
 fn every_row_has_names_of_its_own_and_reads_what_it_writes() -> Result<()> {
@@ -146,10 +146,10 @@ fn names_as_peft_writes_them() {
     let rows = [
         (Family::Tuner, "base_model.model.h.0.c_attn.lora_A.weight", module("h.0.c_attn", lora::LORA_A)),
         (Family::Tuner, "base_model.model.h.0.c_attn.lora_B.bias", module("h.0.c_attn", lora::LORA_B_BIAS)),
-        (Family::Tuner, "base_model.model.h.0.c_attn.lora_A", module("h.0.c_attn", Part::new("lora_A", ""))),
+        (Family::Tuner, "base_model.model.h.0.c_attn.lora_A", module("h.0.c_attn", KeyPart::new("lora_A", ""))),
         (Family::Tuner, "base_model.model.wte.lora_embedding_B", module("wte", lora::EMBEDDING_B)),
         (Family::Tuner, "base_model.model.q.lora_magnitude_vector", module("q", lora::MAGNITUDE)),
-        (Family::Tuner, "base_model.model.query.base_layer.bias", module("query", Part::BASE_BIAS)),
+        (Family::Tuner, "base_model.model.query.base_layer.bias", module("query", KeyPart::BASE_BIAS)),
         (
             Family::Tuner,
             "base_model.model.embed_tokens.token_adapter.trainable_tokens_delta",
@@ -158,11 +158,11 @@ fn names_as_peft_writes_them() {
         (
             Family::Tuner,
             "base_model.model.embed_tokens.trainable_tokens_delta",
-            module("embed_tokens", Part::new("trainable_tokens_delta", "")),
+            module("embed_tokens", KeyPart::new("trainable_tokens_delta", "")),
         ),
-        (Family::Tuner, "base_model.model.k_proj.ia3_l", module("k_proj", Part::new("ia3_l", ""))),
-        (Family::Tuner, "base_model.model.q.lokr_w1_a", module("q", Part::new("lokr_w1_a", ""))),
-        (Family::Tuner, "base_model.model.norm.ln_tuning_layers.weight", module("norm", Part::new("ln_tuning_layers", "weight"))),
+        (Family::Tuner, "base_model.model.k_proj.ia3_l", module("k_proj", KeyPart::new("ia3_l", ""))),
+        (Family::Tuner, "base_model.model.q.lokr_w1_a", module("q", KeyPart::new("lokr_w1_a", ""))),
+        (Family::Tuner, "base_model.model.norm.ln_tuning_layers.weight", module("norm", KeyPart::new("ln_tuning_layers", "weight"))),
         (Family::Tuner, "base_model.model.classifier.weight", parameter("classifier.weight")),
         (Family::Tuner, "base_model.model.encoder.layer.0.output.dense.bias", parameter("encoder.layer.0.output.dense.bias")),
         (Family::Tuner, "base_model.vera_A", Key::Shared("base_model.vera_A")),
@@ -221,7 +221,7 @@ fn the_documentation_has_every_method() {
 fn a_method_of_ones_own_is_known_once_it_is_registered() -> Result<()> {
     static OWN_ROW: Row = Row { name: "own", peft_type: "OWN", tensors: Tensors { parts: &[OWN_PART], shared: &[] }, ..PLAIN };
     static TAKEN: Row = Row { name: "rslora", peft_type: "OTHER", ..PLAIN };
-    const OWN_PART: Part = Part::new("own_block", "");
+    const OWN_PART: KeyPart = KeyPart::new("own_block", "");
     const PLAIN: Row = Row {
         name: "",
         aliases: &[],

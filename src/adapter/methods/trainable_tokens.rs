@@ -9,7 +9,7 @@ use crate::adapter::config::options::Options;
 use crate::adapter::config::settings::{Settings, selection};
 use crate::adapter::config::{Selection, Targets, Task, at_least_one};
 use crate::adapter::method::{Configuration, Placed, Places, Row};
-use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
+use crate::adapter::params::key::{Family, Key, KeyPart, Tensors};
 use crate::adapter::params::matrices::matrix;
 use crate::adapter::part::{Folding, Insertion, Part, boxed};
 use crate::adapter::targets::SelectionMatcher;

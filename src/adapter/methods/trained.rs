@@ -4,7 +4,7 @@ use crate::Result;
 use crate::adapter::config::Bias;
 use crate::adapter::method::{Method, Places};
 use crate::adapter::params::Role;
-use crate::adapter::params::key::{Family, Key, Part as KeyPart};
+use crate::adapter::params::key::{Family, Key, KeyPart};
 use crate::adapter::part::{Change, Folding, Insertion, Part, boxed};
 use crate::adapter::targets;
 use crate::adapter::weights::{fold, replace};

@@ -11,7 +11,7 @@ use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::{Bias, Scope, at_least_one, finite, probability, settings::Settings};
 use crate::adapter::method::{Configuration, Placed, Places, Row};
 use crate::adapter::params::init;
-use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
+use crate::adapter::params::key::{Family, Key, KeyPart, Tensors};
 use crate::adapter::params::matrices::matrix;
 use crate::adapter::part::{Change, Folding, Insertion};
 use crate::anatomy::Projection;

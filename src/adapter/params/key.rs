@@ -2,7 +2,7 @@
 //!
 //! | name | [`Key`] |
 //! |---|---|
-//! | `base_model.model.` module `.lora_A.weight` | a [`Part`] of a module |
+//! | `base_model.model.` module `.lora_A.weight` | a [`KeyPart`] of a module |
 //! | `base_model.model.` name | a parameter of the base, trained as a whole |
 //! | `base_model.` name | the same, with a prompt method |
 //! | `base_model.vera_A` | a projection that all modules share |
@@ -31,7 +31,7 @@ pub enum Key {
         /// The module's path in the base.
         module: String,
         /// Which of the tensors.
-        part: Part,
+        part: KeyPart,
     },
     /// A parameter of the base that is trained as a whole.
     Parameter {
@@ -56,12 +56,12 @@ pub enum Key {
 
 /// A tensor that a method adds to a module: the segment that says what it is, and the segment after the adapter's name, if there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Part {
+pub struct KeyPart {
     marker: &'static str,
     end: &'static str,
 }
 
-impl Part {
+impl KeyPart {
     /// `lora_A` and `weight` of `q_proj.lora_A.weight`; a parameter of the layer itself (`ia3_l`) ends there.
     #[must_use]
     pub const fn new(marker: &'static str, end: &'static str) -> Self {
@@ -75,13 +75,13 @@ impl Part {
 }
 
 /// The parts that any method may have beside its own.
-const COMMON: &[Part] = &[Part::BASE_WEIGHT, Part::BASE_BIAS];
+const COMMON: &[KeyPart] = &[KeyPart::BASE_WEIGHT, KeyPart::BASE_BIAS];
 
 /// The names that a method gives to its tensors.
 #[derive(Clone, Copy, Debug)]
 pub struct Tensors {
     /// What it adds to modules.
-    pub parts: &'static [Part],
+    pub parts: &'static [KeyPart],
     /// What all its modules share: `base_model.vera_A`.
     pub shared: &'static [&'static str],
 }
@@ -92,7 +92,7 @@ const ENCODER: &str = "prompt_encoder.";
 
 impl Key {
     /// The name of what a method adds to a module.
-    pub fn module(module: impl Into<String>, part: Part) -> Self {
+    pub fn module(module: impl Into<String>, part: KeyPart) -> Self {
         Self::Module { module: module.into(), part }
     }
 
@@ -147,7 +147,7 @@ fn is_named(text: &str, name: &str) -> bool {
 /// Reads `module.marker[.adapter][.end]`.
 fn part_of(name: &str, tensors: &[Tensors]) -> Option<Key> {
     tensors.iter().flat_map(|of| of.parts).chain(COMMON).find_map(|&part| {
-        let Part { marker, end } = part;
+        let KeyPart { marker, end } = part;
         let (module, rest) = split_at_segments(name, marker)?;
         let exact = rest == end;
         let with_adapter = match rest.rsplit_once('.') {
@@ -184,7 +184,7 @@ impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Module { module, part } => {
-                let Part { marker, end } = part;
+                let KeyPart { marker, end } = part;
                 write!(f, "{PEFT_PREFIX}{module}.{marker}")?;
                 if end.is_empty() { Ok(()) } else { write!(f, ".{end}") }
             }

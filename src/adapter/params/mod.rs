@@ -14,4 +14,4 @@ pub use allocation::Allocation;
 pub use constraint::Constraint;
 pub use key::PEFT_PREFIX;
 pub(crate) use param::input_name;
-pub use param::{Form, Given, Param, Params, Role, narrow_uniform, places};
+pub use param::{Given, Param, ParamForm, Params, Role, narrow_uniform, places};

@@ -5,7 +5,7 @@ use std::ops::Range;
 use indexmap::IndexMap;
 
 use super::init;
-use super::key::{Key, PEFT_PREFIX, Part};
+use super::key::{Key, KeyPart, PEFT_PREFIX};
 use crate::ir::{Builder, DType, Expr, Tensor, ValueId};
 use crate::{Error, Place};
 
@@ -57,7 +57,7 @@ pub fn places(params: &[Param]) -> IndexMap<&str, Range<usize>> {
 
 /// How the trained tensors stand in a graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum ParamForm {
     /// As inputs with default values, which a caller may feed.
     Inputs,
     /// As constants.
@@ -71,13 +71,13 @@ pub type Given<'a> = dyn Fn(&str) -> Option<Tensor> + 'a;
 pub struct Params<'g> {
     b: &'g Builder,
     given: &'g Given<'g>,
-    form: Form,
+    form: ParamForm,
     made: std::cell::RefCell<Vec<Param>>,
 }
 
 impl<'g> Params<'g> {
     /// Starts with no tensors; `given` has values by PEFT key for those that are not fresh.
-    pub fn new(b: &'g Builder, given: &'g Given<'g>, form: Form) -> Self {
+    pub fn new(b: &'g Builder, given: &'g Given<'g>, form: ParamForm) -> Self {
         Self { b, given, form, made: std::cell::RefCell::default() }
     }
 
@@ -92,7 +92,7 @@ impl<'g> Params<'g> {
     }
 
     /// A tensor that a method adds to a module, under PEFT's name.
-    pub fn of(&self, module: &str, part: Part, fresh: impl FnOnce() -> Tensor) -> Expr<'g> {
+    pub fn of(&self, module: &str, part: KeyPart, fresh: impl FnOnce() -> Tensor) -> Expr<'g> {
         let key = Key::module(module, part);
         self.keyed(&key.to_string(), &input_name(&key), fresh)
     }
@@ -126,8 +126,8 @@ impl<'g> Params<'g> {
         }
         debug_assert_eq!(initial.dtype(), DType::F32, "adapters are float32");
         let value = match (self.form, role) {
-            (Form::Constants, _) | (_, Role::Fixed) => self.b.initializer(name, initial.clone()),
-            (Form::Inputs, Role::Trained | Role::Encoder) => self.b.optional_input(name, initial.clone()),
+            (ParamForm::Constants, _) | (_, Role::Fixed) => self.b.initializer(name, initial.clone()),
+            (ParamForm::Inputs, Role::Trained | Role::Encoder) => self.b.optional_input(name, initial.clone()),
         };
         self.made.borrow_mut().push(Param { key: key.into(), name: value.name().to_string(), value: value.id(), initial, role });
         value

@@ -22,14 +22,14 @@ pub struct Encoder {
     rows: usize,
     /// Length of the rows that the network starts from.
     width: usize,
-    layers: Vec<Layer>,
+    layers: Vec<EncoderLayer>,
     /// What a fresh network gives, if it is to start from something.
     start: Option<Tensor>,
 }
 
 /// A layer of the network.
 #[derive(Clone, Debug)]
-enum Layer {
+enum EncoderLayer {
     Linear(Linear),
     Lstm(Lstm),
 }
@@ -98,7 +98,7 @@ impl Encoder {
             Reparameterization::Lstm => {
                 let stack = (0..config.encoder_num_layers).map(|layer| {
                     let inputs = if layer == 0 { width } else { 2 * hidden };
-                    Layer::Lstm(Lstm { layer, inputs, hidden })
+                    EncoderLayer::Lstm(Lstm { layer, inputs, hidden })
                 });
                 let head = [
                     linear("mlp_head.0", 2 * hidden, 2 * hidden, Activation::Relu),
@@ -115,7 +115,7 @@ impl Encoder {
     pub(crate) fn numbers(&self) -> u128 {
         let table = wide(self.rows) * wide(self.width);
         let of_weight = |weight: Weight| weight.shape.iter().map(|&length| wide(length)).fold(1, u128::saturating_mul);
-        self.layers.iter().flat_map(Layer::weights).map(of_weight).fold(table, u128::saturating_add)
+        self.layers.iter().flat_map(EncoderLayer::weights).map(of_weight).fold(table, u128::saturating_add)
     }
 
     /// Writes the network, its parameters trained: the rows `[tokens, numbers]`.
@@ -132,8 +132,8 @@ impl Encoder {
         b.scoped("prompt_encoder", || {
             for layer in &self.layers {
                 x = match layer {
-                    Layer::Linear(layer) => layer.write(b, x, &param),
-                    Layer::Lstm(layer) => layer.write(b, x, self.rows, &param),
+                    EncoderLayer::Linear(layer) => layer.write(b, x, &param),
+                    EncoderLayer::Lstm(layer) => layer.write(b, x, self.rows, &param),
                 };
             }
         });
@@ -147,7 +147,7 @@ impl Encoder {
     /// Rows that do not fit.
     pub(crate) fn fresh(&self, key: &str, seed: u64) -> Result<Option<Tensor>> {
         match (&self.start, self.layers.last()) {
-            (Some(rows), Some(Layer::Linear(last))) if key == last.keys()[0] => self.fitted(rows, seed).map(Some),
+            (Some(rows), Some(EncoderLayer::Linear(last))) if key == last.keys()[0] => self.fitted(rows, seed).map(Some),
             _ => Ok(self.random(key, seed)),
         }
     }
@@ -157,14 +157,14 @@ impl Encoder {
         if key == embedding_key() {
             return Some(init::normal(&mut rng, &[self.rows, self.width], 1.0));
         }
-        let weight = self.layers.iter().flat_map(Layer::weights).find(|weight| weight.key == key)?;
+        let weight = self.layers.iter().flat_map(EncoderLayer::weights).find(|weight| weight.key == key)?;
         Some(init::uniform(&mut rng, &weight.shape, weight.bound))
     }
 
     /// The last layer's weight with which the fresh network gives these rows, or what is nearest to them.
     fn fitted(&self, rows: &Tensor, seed: u64) -> Result<Tensor> {
         let fresh = |key: &str| self.random(key, seed);
-        let (Some(Layer::Linear(last)), before) = (self.layers.last(), self.layers.len() - 1) else {
+        let (Some(EncoderLayer::Linear(last)), before) = (self.layers.last(), self.layers.len() - 1) else {
             return Err(Error::invalid("a network without layers"));
         };
         let features = self.values(&fresh, before)?;
@@ -191,19 +191,19 @@ impl Encoder {
         let mut x = matrix(parameter, &embedding_key(), [self.rows, self.width])?;
         for layer in &self.layers[..layers] {
             x = match layer {
-                Layer::Linear(layer) => layer.compute(&x, parameter)?,
-                Layer::Lstm(layer) => layer.compute(&x, parameter)?,
+                EncoderLayer::Linear(layer) => layer.compute(&x, parameter)?,
+                EncoderLayer::Lstm(layer) => layer.compute(&x, parameter)?,
             };
         }
         Ok(x)
     }
 }
 
-fn linear(name: &'static str, inputs: usize, outputs: usize, then: Activation) -> Layer {
-    Layer::Linear(Linear { name, inputs, outputs, then })
+fn linear(name: &'static str, inputs: usize, outputs: usize, then: Activation) -> EncoderLayer {
+    EncoderLayer::Linear(Linear { name, inputs, outputs, then })
 }
 
-impl Layer {
+impl EncoderLayer {
     fn weights(&self) -> Vec<Weight> {
         match self {
             Self::Linear(layer) => layer.weights().into(),

@@ -187,7 +187,7 @@ fn grown(graph: &Graph, anatomy: &Anatomy) -> BTreeSet<String> {
 mod tests {
     use super::*;
     use crate::adapter::Purpose;
-    use crate::adapter::params::{Form, Params};
+    use crate::adapter::params::{ParamForm, Params};
     use crate::anatomy;
     use crate::ir::{DType, ModelInfo};
 
@@ -247,7 +247,7 @@ mod tests {
         let slot = anatomy::CacheSlot { layer: 0, part: anatomy::CachePart::Key, past, present: None };
         let anatomy = anatomy::Anatomy { cache: vec![slot], inputs: anatomy::read(&graph).inputs, ..anatomy::Anatomy::default() };
         let b = Builder::on(&graph);
-        let params = Params::new(&b, &|_| None, Form::Inputs);
+        let params = Params::new(&b, &|_| None, ParamForm::Inputs);
         let at = Insertion { b: &b, graph: &graph, anatomy: &anatomy, params: &params, purpose: Purpose::Training(None) };
         let found = Longer::new(&at, 3).mask(mask).and_then(Expr::dims).expect("a mask");
         assert_eq!(found.last().map(ToString::to_string).as_deref(), Some("min(9, past + seq + 3)"));
@@ -265,7 +265,7 @@ mod tests {
         let graph = b.finish().expect("a valid graph");
         let anatomy = anatomy::read(&graph);
         let b = Builder::on(&graph);
-        let params = Params::new(&b, &|_| None, Form::Inputs);
+        let params = Params::new(&b, &|_| None, ParamForm::Inputs);
         let at = Insertion { b: &b, graph: &graph, anatomy: &anatomy, params: &params, purpose: Purpose::Training(None) };
         let longer = Longer::new(&at, 3);
         assert!(longer.follows_from_tokens(of_states) && !longer.follows_from_tokens(of_lengths));
@@ -284,7 +284,7 @@ mod tests {
             let anatomy = anatomy::read(&graph);
 
             let b = Builder::on(&graph);
-            let params = Params::new(&b, &|_| None, Form::Inputs);
+            let params = Params::new(&b, &|_| None, ParamForm::Inputs);
             let at = Insertion { b: &b, graph: &graph, anatomy: &anatomy, params: &params, purpose: Purpose::Training(None) };
             let found = Longer::new(&at, 3).mask(mask).and_then(Expr::dims);
             let found = found.map(|dims| format!("[{}]", dims.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")));

@@ -45,10 +45,10 @@ struct Stored {
     values: ValueId,
     scale: ValueId,
     zero: Option<ValueId>,
-    form: Form,
+    form: Scheme,
 }
 
-enum Form {
+enum Scheme {
     /// As `DequantizeLinear` reads it: one scale, one for each place along `axis`, or one for each block along it.
     Linear { axis: usize, block: usize },
     /// As `MatMulNBits` reads it: `[N, K]` in blocks along `K`, perhaps with the group of each column.
@@ -65,7 +65,7 @@ impl Stored {
             let size = |name| usize::try_from(node.int(name, 0)).ok().filter(|&n| n > 0);
             let bits = usize::try_from(node.int("bits", 4)).ok()?;
             let (block, rows, columns) = (size("block_size")?, size("N")?, size("K")?);
-            let form = Form::Blocks { bits, block, rows, columns, groups: node.input(4) };
+            let form = Scheme::Blocks { bits, block, rows, columns, groups: node.input(4) };
             return Some(Self { values: node.input(1)?, scale: node.input(2)?, zero: node.input(3), form });
         }
         let values = projection.weight.value;
@@ -76,11 +76,11 @@ impl Stored {
                 let rank = i64::try_from(tensor.shape().len()).ok()?;
                 let axis = node.int("axis", 1);
                 let axis = usize::try_from(if axis < 0 { axis + rank } else { axis }).ok()?;
-                let form = Form::Linear { axis, block: usize::try_from(node.int("block_size", 0)).ok()? };
+                let form = Scheme::Linear { axis, block: usize::try_from(node.int("block_size", 0)).ok()? };
                 Some(Self { values, scale: node.input(1)?, zero: node.input(2), form })
             }
             "MatMulInteger" => {
-                let form = Form::Linear { axis: 1, block: 0 };
+                let form = Scheme::Linear { axis: 1, block: 0 };
                 Some(Self { values, scale: scale_of_product(graph, node)?, zero: node.input(3), form })
             }
             _ => None,
@@ -89,12 +89,12 @@ impl Stored {
 
     /// How the matrix that is read lies.
     fn layout(&self, projection: &Projection) -> Layout {
-        if matches!(self.form, Form::Blocks { .. }) { Layout::OutIn } else { projection.weight.layout }
+        if matches!(self.form, Scheme::Blocks { .. }) { Layout::OutIn } else { projection.weight.layout }
     }
 
     /// The columns that mean something of those that are there.
     fn columns(&self, all: usize) -> usize {
-        if let Form::Blocks { columns, .. } = self.form { columns } else { all }
+        if let Scheme::Blocks { columns, .. } = self.form { columns } else { all }
     }
 
     fn read(&self, at: &Folding<'_>) -> Option<Packed> {
@@ -106,7 +106,7 @@ impl Stored {
         let may_rescale = is_own(self.scale) && self.zero.is_none_or(is_own);
         let scales = scale.to_f32()?;
         let packed = match &self.form {
-            Form::Linear { axis, block } => {
+            Scheme::Linear { axis, block } => {
                 let &[rows, columns] = values.shape() else { return None };
                 let along = |length: usize, is_axis: bool| -> Vec<usize> {
                     match (scales.len(), is_axis, block) {
@@ -128,7 +128,7 @@ impl Stored {
                     ..Packed::default()
                 }
             }
-            Form::Blocks { bits, block, rows, columns, groups } => {
+            Scheme::Blocks { bits, block, rows, columns, groups } => {
                 let blocks = columns.div_ceil(*block);
                 let of_columns = match groups {
                     None => (0..blocks * block).map(|column| column / block).collect(),
@@ -178,7 +178,7 @@ impl Stored {
             };
             Tensor::new(old.dtype(), old.shape().to_vec(), bytes.into()).ok().map(|tensor| at.b.set_initializer(id, tensor))
         };
-        let packing = if let Form::Blocks { bits, rows, .. } = self.form { Some((bits, rows)) } else { None };
+        let packing = if let Scheme::Blocks { bits, rows, .. } = self.form { Some((bits, rows)) } else { None };
         put(self.values, packed.values.as_standard_layout().as_slice()?, packing)?;
         if packed.may_rescale {
             put(self.scale, &packed.scales, packing)?;

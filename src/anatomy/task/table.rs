@@ -268,6 +268,12 @@ impl Task {
         matches!(self, Self::SeqCls | Self::ImageCls | Self::AudioCls)
     }
 
+    /// Whether a row's labels are numbers, one for each output.
+    #[must_use]
+    pub fn labels_numbers(self) -> bool {
+        matches!(self, Self::MultiLabel | Self::Regression | Self::Rerank)
+    }
+
     /// Whether the logits are those of whole rows.
     #[must_use]
     pub fn scores_rows(self) -> bool {

@@ -10,14 +10,14 @@ use crate::error::Result;
 use crate::files;
 
 /// The model of a folder.
-pub(super) struct Found {
+pub(super) struct FoundModel {
     /// The model's file.
     pub(super) file: PathBuf,
     /// Models that lie beside it.
     others: Vec<PathBuf>,
 }
 
-impl Found {
+impl FoundModel {
     /// What to say of the choice, if there was one.
     pub(super) fn note(&self, folder: &Path) -> Option<String> {
         let others: Vec<PathBuf> = self.others.iter().map(|file| file.strip_prefix(folder).unwrap_or(file).to_owned()).collect();
@@ -34,7 +34,7 @@ const GENAI: &str = "genai_config.json";
 ///
 /// # Errors
 /// If there is none, or several that it could be.
-pub(super) fn inside(folder: &Path) -> Result<Found> {
+pub(super) fn inside(folder: &Path) -> Result<FoundModel> {
     let all = onnx_files(folder);
     let mut named: Vec<PathBuf> = named_by_genai(folder).into_iter().chain(NAMES.map(|name| folder.join(name))).collect();
     named.retain(|path| path.is_file());
@@ -43,7 +43,7 @@ pub(super) fn inside(folder: &Path) -> Result<Found> {
     match &candidates[..] {
         [only] => {
             super::look(Role::Model, only)?;
-            Ok(Found { file: only.clone(), others: all.into_iter().filter(|file| file != only).collect() })
+            Ok(FoundModel { file: only.clone(), others: all.into_iter().filter(|file| file != only).collect() })
         }
         [] => Err(wrong::folder(Role::Model, folder)),
         several => {

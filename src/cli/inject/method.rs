@@ -1,6 +1,5 @@
 //! The options of methods.
 
-use clap::ValueEnum;
 use clap::builder::{PossibleValue, TypedValueParser, ValueParserFactory};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use serde_json::Value;
@@ -62,7 +61,7 @@ pub struct MethodArgs {
     pub use_dora: bool,
     /// Biases of the base to train as well [default: none]
     #[arg(long, value_name = "WHICH", help_heading = LORA, conflicts_with = "adapter")]
-    pub bias: Option<BiasName>,
+    pub bias: Option<Bias>,
     /// Ranks of single modules
     #[arg(long, value_name = "MODULE=RANK", value_delimiter = ',', value_parser = pair::<usize>, help_heading = LORA, conflicts_with = "adapter")]
     pub rank_pattern: Vec<(String, usize)>,
@@ -88,17 +87,17 @@ pub struct MethodArgs {
     pub encoder_hidden_size: Option<usize>,
     /// The network that computes the prompt of p_tuning [default: mlp]
     #[arg(long, value_name = "NETWORK", help_heading = PROMPTS, conflicts_with = "adapter")]
-    pub encoder_reparameterization_type: Option<NetworkName>,
+    pub encoder_reparameterization_type: Option<Reparameterization>,
     /// Number of layers of that LSTM [default: 2]
     #[arg(long, value_name = "LAYERS", help_heading = PROMPTS, conflicts_with = "adapter")]
     pub encoder_num_layers: Option<usize>,
     /// Initial values of the prompt or prefix [default: vocab for prompt_tuning; random for prefix_tuning and p_tuning_v2, which also take text]
     #[arg(long, value_name = "HOW", help_heading = PROMPTS, conflicts_with = "adapter")]
-    pub prompt_init: Option<PromptInitName>,
+    pub prompt_init: Option<PromptStart>,
     /// Where virtual tokens are put in a model that multiplies embeddings with a number: before (they are multiplied, too) or after that
     /// [default: as the graph's names or config.json beside it tell]
     #[arg(long, value_name = "SIDE", help_heading = PROMPTS)]
-    pub prompt_scale: Option<PromptScaleName>,
+    pub prompt_scale: Option<PromptScale>,
     /// The text whose embeddings (or keys and values) the prompt (or prefix) starts from
     #[arg(long, value_name = "TEXT", help_heading = PROMPTS, conflicts_with = "adapter")]
     pub prompt_init_text: Option<String>,
@@ -168,56 +167,6 @@ impl TypedValueParser for Names {
     }
 }
 
-/// Which biases are trained.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "snake_case")]
-pub enum BiasName {
-    /// None
-    None,
-    /// Every bias of the base
-    All,
-    /// The biases of the adapted modules
-    LoraOnly,
-}
-
-/// What computes a prompt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum NetworkName {
-    /// Three linear layers
-    Mlp,
-    /// A bidirectional LSTM and two linear layers
-    Lstm,
-}
-
-/// A side of the number that embeddings are multiplied with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum PromptScaleName {
-    /// Virtual tokens are multiplied, too
-    Before,
-    /// They are not
-    After,
-}
-
-impl From<PromptScaleName> for PromptScale {
-    fn from(name: PromptScaleName) -> Self {
-        match name {
-            PromptScaleName::Before => Self::Before,
-            PromptScaleName::After => Self::After,
-        }
-    }
-}
-
-/// How a prompt starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum PromptInitName {
-    /// Normally distributed values
-    Random,
-    /// Embeddings of random tokens
-    Vocab,
-    /// Embeddings of the tokens of --prompt-init-text
-    Text,
-}
-
 /// A start by PEFT's name for it.
 fn lora_init(name: &str) -> Result<String> {
     name.parse::<LoraInit>().map(|_| name.to_owned())
@@ -263,27 +212,16 @@ impl MethodArgs {
             alpha_pattern: self.alpha_pattern.iter().cloned().collect(),
             use_rslora: self.use_rslora,
             use_dora: self.use_dora,
-            bias: match self.bias {
-                None | Some(BiasName::None) => Bias::None,
-                Some(BiasName::All) => Bias::All,
-                Some(BiasName::LoraOnly) => Bias::TargetsOnly,
-            },
+            bias: self.bias.unwrap_or_default(),
             init_lora_weights: self.init_lora_weights.clone(),
             trainable_token_indices: self.trainable_token_indices.clone(),
             feedforward: self.feedforward_modules.as_deref().map(Selection::from_text),
             num_virtual_tokens: self.num_virtual_tokens,
             prefix_projection: self.prefix_projection,
             encoder_hidden_size: self.encoder_hidden_size,
-            reparameterization: self.encoder_reparameterization_type.map(|name| match name {
-                NetworkName::Mlp => Reparameterization::Mlp,
-                NetworkName::Lstm => Reparameterization::Lstm,
-            }),
+            reparameterization: self.encoder_reparameterization_type,
             encoder_num_layers: self.encoder_num_layers,
-            prompt_init: self.prompt_init.map(|name| match name {
-                PromptInitName::Random => PromptStart::Random,
-                PromptInitName::Vocab => PromptStart::Vocabulary,
-                PromptInitName::Text => PromptStart::Text,
-            }),
+            prompt_init: self.prompt_init,
             prompt_init_text: self.prompt_init_text.clone(),
             settings: self.settings.iter().cloned().collect(),
         }
@@ -316,7 +254,7 @@ mod tests {
             rank: Some(4),
             target_modules: Some("q_proj, v_proj".into()),
             rank_pattern: vec![pair("layers.0.q_proj=2")?],
-            bias: Some(BiasName::LoraOnly),
+            bias: Some(Bias::TargetsOnly),
             ..MethodArgs::default()
         };
         let method = args.method()?;

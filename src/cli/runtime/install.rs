@@ -3,7 +3,6 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
@@ -32,7 +31,7 @@ Examples:
 pub struct Args {
     /// cpu, or cuda for NVIDIA's GPUs
     #[arg(value_name = "BUILD")]
-    pub build: Form,
+    pub build: Build,
     /// This version [default: the newest]
     #[arg(long, value_name = "VERSION", conflicts_with = "from")]
     pub version: Option<String>,
@@ -44,21 +43,12 @@ pub struct Args {
     pub from: Option<PathBuf>,
 }
 
-/// Which build.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Form {
-    /// Computes on processors
-    Cpu,
-    /// Computes on NVIDIA's GPUs, too
-    Cuda,
-}
-
 /// Gets an ONNX Runtime.
 ///
 /// # Errors
 /// No network and no wheel; a wheel that is not what the index says, or not for this machine; a library that does not load.
 pub(super) fn run(args: &Args, global: &Global) -> Result<()> {
-    let build = if args.build == Form::Cpu { Build::Cpu } else { Build::Cuda };
+    let build = args.build;
     let around = Surroundings::of_process(global.onnxruntime.clone());
     let folder = library::user_folder(&around).ok_or_else(|| {
         Error::not_found("folder of the user's data", "HOME").with_hint("set HOME (LOCALAPPDATA on Windows) to an absolute path")

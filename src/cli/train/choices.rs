@@ -7,7 +7,6 @@ use serde::{Serialize, Serializer};
 
 use crate::data::Sampler;
 use crate::error::Refusal;
-use crate::evaluate::reference::Referee;
 use crate::media::Augmentation;
 use crate::num;
 use crate::training::MicroBatch;
@@ -49,25 +48,6 @@ impl Change {
     /// All that is changed.
     pub(super) fn all(changes: &[Self]) -> Augmentation {
         Augmentation { resized_crop: changes.contains(&Self::RandomResizedCrop), horizontal_flip: changes.contains(&Self::HorizontalFlip) }
-    }
-}
-
-/// What preferences are compared with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Comparison {
-    /// The base without the adapter.
-    Base,
-    /// The adapter as `inject` wrote it.
-    Initial,
-}
-
-impl From<Comparison> for Referee {
-    fn from(comparison: Comparison) -> Self {
-        match comparison {
-            Comparison::Base => Self::Base,
-            Comparison::Initial => Self::Initial,
-        }
     }
 }
 

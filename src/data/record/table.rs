@@ -21,7 +21,7 @@ enum Quotes {
 }
 
 /// How a table is written.
-pub(super) struct Form {
+pub(super) struct Dialect {
     separator: u8,
     quotes: Quotes,
     /// Where it begins, in bytes, and how many lines stand before it.
@@ -29,7 +29,7 @@ pub(super) struct Form {
     lines_before: usize,
 }
 
-impl Form {
+impl Dialect {
     /// Comma separated values, whatever separates them.
     ///
     /// # Errors

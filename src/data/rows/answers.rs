@@ -23,7 +23,7 @@ pub(super) fn asked(fields: &Fields, encoder: &Encoder<'_>) -> Result<Vec<Exampl
     windows(fields, &[], encoder)
 }
 
-fn windows(fields: &Fields, answers: &[Found], encoder: &Encoder<'_>) -> Result<Vec<Example>> {
+fn windows(fields: &Fields, answers: &[MarkedText], encoder: &Encoder<'_>) -> Result<Vec<Example>> {
     let (question, context) = (required(fields, "question")?, required(fields, "context")?);
     let length = encoder.reading.max_length.or(encoder.reading.limits.positions);
     let windows = encoder.tokenizer()?.encode_question(question, context, length, encoder.reading.stride)?;
@@ -43,14 +43,14 @@ fn windows(fields: &Fields, answers: &[Found], encoder: &Encoder<'_>) -> Result<
 
 /// The first and the last token of an answer, if the window has all of it. Where several tokens stand for one character, the first is the last of those
 /// that begin at or before the answer, and the last is the first of those at the window's end that reach the answer's end (`prepare_train_features`).
-fn place(answer: &Found, tokens: &Tokens, of_context: &[usize]) -> Option<(usize, usize)> {
+fn place(answer: &MarkedText, tokens: &Tokens, of_context: &[usize]) -> Option<(usize, usize)> {
     let (from, to) = (answer.start, answer.start + answer.text.len());
     let start = of_context.iter().copied().take_while(|&at| tokens.spans[at].start <= from).last()?;
     let end = of_context.iter().rev().copied().take_while(|&at| tokens.spans[at].end >= to).last()?;
     Some((start, end))
 }
 
-struct Found {
+struct MarkedText {
     text: String,
     /// In bytes of the context.
     start: usize,
@@ -59,7 +59,7 @@ struct Found {
 /// What answers look like.
 const FORM: &str = "answers are {\"text\": [\"Paris\"], \"answer_start\": [10]}, with empty lists where there is no answer";
 
-fn answers(fields: &Fields, context: &str) -> Result<Vec<Found>> {
+fn answers(fields: &Fields, context: &str) -> Result<Vec<MarkedText>> {
     let Some(value) = fields.get("answers").filter(|value| !value.is_null()) else {
         let error = Error::not_found("column", "answers");
         return Err(error.with_hint(FORM));
@@ -88,7 +88,7 @@ fn answers(fields: &Fields, context: &str) -> Result<Vec<Found>> {
                 None => "the answer's text stands nowhere in the context, letter by letter".to_owned(),
             })
         })?;
-        Ok(Found { text: text.to_owned(), start })
+        Ok(MarkedText { text: text.to_owned(), start })
     };
     texts.iter().zip(starts).map(answer).collect()
 }

@@ -1,9 +1,9 @@
 //! Losses of classes: one right class a row, or a truth for each class.
 
 use super::{Sum, Terms};
+use crate::contract::IGNORED;
 use crate::ir::{DType, Expr};
 use crate::train::class_terms::ClassTerms;
-use crate::train::loss::IGNORED;
 
 pub(super) fn cross_entropy<'g>(terms: &Terms<'g>) -> Sum<'g> {
     let logits = terms.outputs[0];
@@ -67,7 +67,7 @@ struct Target<'g> {
 impl<'g> Target<'g> {
     fn of(logits: Expr<'g>, labels: Expr<'g>) -> Self {
         let b = logits.b();
-        let ignored = b.int(IGNORED);
+        let ignored = b.int(IGNORED.into());
         let counts = labels.equal(ignored).logical_not().cast(DType::F32);
         Self { log_p: logits.log_softmax(-1), classes: labels.max(b.int(0)), counts }
     }

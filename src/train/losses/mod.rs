@@ -187,6 +187,21 @@ pub static LOSSES: &[Row] = &[
     Row { reads: Reads::TokenLogProbs, name: "kto",            columns: &[COMPLETIONS, REFERENCES, WANTED], options: &[("beta", 0.1), ("desirable_weight", 1.0), ("undesirable_weight", 1.0)], whole_batch: true,  weighs_alike: None, write: preference::kto, beside: None },
 ];
 
+/// Losses that compare numbers with what the model gives, which therefore is no logit.
+const OF_NUMBERS: &[&str] = &["mse", "mae", "huber"];
+
+/// Whether a loss compares numbers with what the model gives, as it is.
+#[must_use]
+pub fn is_of_numbers(name: &str) -> bool {
+    OF_NUMBERS.contains(&name)
+}
+
+/// Whether a loss of this name reads a column.
+#[must_use]
+pub fn has_column(name: &str, column: &str) -> bool {
+    LOSSES.iter().any(|row| row.name == name && row.columns.iter().any(|own| own.name == column))
+}
+
 impl Row {
     /// The loss of a name among those that read the same.
     ///

@@ -4,6 +4,7 @@
 //! adapter.
 
 use super::{Sum, Terms, log_sigmoid, part};
+use crate::contract::IGNORED;
 use crate::ir::{DType, Expr};
 
 /// `−ln σ(r_chosen − r_rejected)` of rewards `[texts, 1]` (Ouyang et al. 2022, eq. 1).
@@ -38,12 +39,9 @@ pub(super) fn orpo<'g>(terms: &Terms<'g>) -> Sum<'g> {
 /// The chosen texts' mean negative log-likelihood, over all tokens that something predicts, prompts counted.
 pub(super) fn likelihood<'g>(terms: &Terms<'g>) -> Sum<'g> {
     let (tokens, labels) = (halves(terms.outputs[0]).0, halves(terms.columns[1]).0);
-    let counted = labels.equal(labels.same_type(IGNORED_LABEL)).logical_not().cast(DType::F32).slice(&[1], &[i64::MAX], &[1]).sum_all();
+    let counted = labels.equal(labels.same_type(IGNORED.into())).logical_not().cast(DType::F32).slice(&[1], &[i64::MAX], &[1]).sum_all();
     Sum { sum: -tokens.sum_all(), count: counted.max(counted.same_type(1.0)) }
 }
-
-/// What labels that do not count are.
-const IGNORED_LABEL: f64 = -100.0;
 
 /// Kahneman-Tversky optimisation (Ethayarajh et al. 2024, eq. 8): `1 − σ(β·(r − z))` for a desirable completion, `1 − σ(β·(z − r))` for another.
 /// Texts are the rows, then the rows' prompts with each other's completions, whose mean log-ratio, not below 0, is `z`.

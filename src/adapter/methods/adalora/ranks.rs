@@ -5,13 +5,13 @@ use indexmap::IndexMap;
 
 use super::{A, AdaLoraConfig, B, E, ROW};
 use crate::adapter::params::allocation::{Allocation, Triplet};
-use crate::adapter::params::key::{Family, Key, Part};
+use crate::adapter::params::key::{Family, Key, KeyPart};
 use crate::adapter::params::{Param, places};
 use crate::error::{Error, Place, Result};
 use crate::ir::Tensor;
 
 /// The axis of a tensor along which ranks lie.
-fn axis(part: Part) -> usize {
+fn axis(part: KeyPart) -> usize {
     usize::from(part == B)
 }
 
@@ -82,7 +82,7 @@ fn kept_of(tensor: &Tensor, axis: usize, kept: &[bool]) -> Result<Tensor> {
 }
 
 /// The module that a tensor belongs to, and which of its tensors it is.
-fn module_of(name: &str) -> Option<(String, Part)> {
+fn module_of(name: &str) -> Option<(String, KeyPart)> {
     match Key::parse(name, Family::Tuner, &[ROW.tensors])? {
         Key::Module { module, part } => Some((module, part)),
         _ => None,

@@ -3,7 +3,7 @@
 use super::branches::{Branches, Start, delta};
 use super::{EMBEDDING_A, EMBEDDING_B};
 use crate::adapter::params::init;
-use crate::adapter::params::key::{Key, Part as KeyPart};
+use crate::adapter::params::key::{Key, KeyPart};
 use crate::adapter::params::matrices;
 use crate::adapter::part::{Folding, Insertion, Part};
 use crate::adapter::targets::Site;

@@ -27,7 +27,7 @@ use crate::adapter::config::settings::Settings;
 use crate::adapter::config::{Scope, Selection, Targets};
 use crate::adapter::method::{Configuration, Method, Placed, Places, Row};
 use crate::adapter::params::init;
-use crate::adapter::params::key::{Family, Key, Part as KeyPart, Tensors};
+use crate::adapter::params::key::{Family, Key, KeyPart, Tensors};
 use crate::adapter::part::{Change, Folding, Insertion, Part, boxed};
 use crate::adapter::targets::{self, CandidateKind, Site};
 use crate::adapter::weights::fold;

@@ -8,7 +8,7 @@
 //! h = σ(o) ⊙ tanh(c)
 //! ```
 //!
-//! In the graph the rows are written out one behind the other: there are few, and their gradient needs no rule of its own.
+//! In the graph each row has nodes of its own: there are few, and their gradient needs no rule of its own.
 
 use ndarray::{Array1, Array2, s};
 
