@@ -57,10 +57,15 @@ struct Face {
     /// The folder of adapters, which come and go.
     adapters: Option<PathBuf>,
     tokenizer: Arc<Tokenizer>,
+    /// Tokens of a text, at most: of a longer prompt no more is taken apart than shows that it is longer.
+    longest: usize,
     /// Seconds since 1970 when the models were opened.
     created: u64,
     limits: Limits,
 }
+
+/// Tokens of a prompt, at most, where the model does not tell.
+const LONGEST: usize = 1 << 17;
 
 /// Answers requests until `stop` is set, then those that have begun.
 ///
@@ -73,6 +78,7 @@ pub fn run(mut engine: Engine, listener: TcpListener, limits: Limits, stop: &'st
         names: engine.names(),
         adapters: engine.adapters().map(PathBuf::from),
         tokenizer: engine.tokenizer(),
+        longest: engine.longest().unwrap_or(LONGEST),
         created: std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_secs()),
         limits,
     };

@@ -91,7 +91,7 @@ impl Talk<'_> {
     fn answer(&mut self, text: &str) -> Result<()> {
         self.messages.push(Message::says("user", text));
         let prompt = self.template.render(&self.messages, Ending::AssistantsTurn)?;
-        let prompt = self.tokenizer.encode(&prompt, Specials::AsWritten)?.ids;
+        let prompt = self.tokenizer.encode_beginning(&prompt, Specials::AsWritten, self.limits.positions)?.ids;
         let (mut stream, mut answer, is_json) = (TextStream::after(self.tokenizer, &prompt), String::new(), self.global.json);
         let mut tell = |part: String| {
             answer += &part;

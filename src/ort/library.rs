@@ -14,7 +14,7 @@
 //!
 //! What is named outright (option, variable) must load; what is merely found and does not is passed over. A library is code: the current
 //! folder and its parents are no place to look in, where a model that came from elsewhere may have brought one along, and neither are
-//! relative entries of a variable. No program is run to find one, and what others could have changed is not loaded (see `trust`).
+//! relative entries of a variable; a relative `ORT_DYLIB_PATH` is refused. No program is run to find one, and what others could have changed is not loaded (see `trust`).
 
 mod python;
 mod trust;
@@ -139,7 +139,7 @@ pub fn attempts(surroundings: &Surroundings) -> impl Iterator<Item = Attempt> + 
         let places = places_of(surroundings);
         let mut attempt = Attempt { source, places, found: None, refused: None };
         for library in attempt.places.iter().filter_map(|place| library_at(place)) {
-            let refused = trust::check(&library, source).err();
+            let refused = relative(&library, source).or_else(|| trust::check(&library, source).err());
             let is_trusted = refused.is_none();
             if is_trusted || attempt.found.is_none() {
                 (attempt.found, attempt.refused) = (Some(library), refused);
@@ -150,6 +150,12 @@ pub fn attempts(surroundings: &Surroundings) -> impl Iterator<Item = Attempt> + 
         }
         attempt
     })
+}
+
+/// Why a library that a variable names is not loaded: a relative path is another library in every folder, and one of them may have come with a model.
+fn relative(library: &Path, source: Source) -> Option<Refusal> {
+    let is_relative = source == Source::Variable && library.is_relative();
+    is_relative.then(|| "a relative path in a variable is another library in every folder (to load this one: write the whole path)".into())
 }
 
 /// The error that says where was looked, and what came of it.
@@ -351,6 +357,16 @@ mod tests {
                 assert_eq!(relative, Vec::<PathBuf>::new(), "{value:?}, {parent}");
                 assert_eq!(found(&around), []);
             }
+        }
+    }
+
+    #[test]
+    fn a_relative_path_in_the_variable_is_refused() {
+        // A file that stands where tests run.
+        for value in ["Cargo.toml", "./Cargo.toml", "src/../Cargo.toml"] {
+            let around = Surroundings { variables: vec![("ORT_DYLIB_PATH".into(), value.into())], ..Surroundings::default() };
+            let attempt = attempts(&around).find(|attempt| attempt.source == Source::Variable).expect("it is one of the sources");
+            assert!(attempt.refused.is_some_and(|why| why.to_string().contains("write the whole path")), "{value}");
         }
     }
 

@@ -45,7 +45,10 @@ pub struct Stepper {
 /// The results of the last steps, on the device: a row a step, which the steps take in turn.
 struct Results {
     names: Vec<String>,
+    /// Made when they are first needed: somebody may ask for more steps than ever come.
     rows: Vec<Vec<DeviceTensor>>,
+    /// Rows, at most.
+    most: usize,
     /// Rows that hold results which were not asked for yet.
     filled: usize,
 }
@@ -105,7 +108,7 @@ impl Stepper {
         self.session.check(feeds, &bound)?;
         self.check_constancy(feeds)?;
         let binding = &mut self.bindings[self.turn];
-        self.results.bind(binding)?;
+        self.results.bind(&self.session, binding)?;
         for feed in feeds {
             feed.bind(binding).in_file(self.session.path())?;
         }
@@ -137,7 +140,7 @@ impl Stepper {
     /// Whether the results have to be collected before the next step.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.results.filled == self.results.rows.len()
+        self.results.filled == self.results.most
     }
 
     /// The results of every step since the last call, oldest first, each in the order in which they were named.
@@ -225,13 +228,23 @@ impl Stepper {
 
 impl Results {
     fn new(session: &Session, names: &[&str], steps: NonZeroUsize, allocator: &Allocator) -> Result<Self> {
-        let row = |_| names.iter().map(|name| buffer(session, session.named_output(name)?, allocator)).collect();
-        let rows = (0..steps.get()).map(row).collect::<Result<_>>()?;
-        Ok(Self { names: names.iter().map(|name| (*name).to_owned()).collect(), rows, filled: 0 })
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut results = Self { names, rows: vec![], most: steps.get(), filled: 0 };
+        results.add_row(session, allocator)?;
+        Ok(results)
+    }
+
+    fn add_row(&mut self, session: &Session, allocator: &Allocator) -> Result<()> {
+        let row = self.names.iter().map(|name| buffer(session, session.named_output(name)?, allocator)).collect::<Result<_>>()?;
+        self.rows.push(row);
+        Ok(())
     }
 
     /// Has the next run write into the next free row.
-    fn bind(&mut self, binding: &mut IoBinding) -> Result<()> {
+    fn bind(&mut self, session: &Session, binding: &mut IoBinding) -> Result<()> {
+        if self.filled == self.rows.len() && self.filled < self.most {
+            self.add_row(session, &session.allocator()?)?;
+        }
         let row = self.rows.get_mut(self.filled).ok_or_else(|| Error::invalid("the results of the steps before were not collected"))?;
         for (name, buffer) in self.names.iter().zip(row) {
             binding.bind_output(name.as_str(), &mut buffer.0).map_err(refused)?;

@@ -72,6 +72,11 @@ impl Engine {
         Arc::clone(&self.tokenizer)
     }
 
+    /// Tokens of a text, at most, if the model tells.
+    pub(super) fn longest(&self) -> Option<usize> {
+        self.catalog.common.positions
+    }
+
     /// Works until nobody can ask any more.
     pub(super) fn work(&mut self, jobs: &Receiver<Job>) {
         let tokenizer = Arc::clone(&self.tokenizer);

@@ -6,9 +6,8 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -27,7 +26,6 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Answers requests until `stop` is set, then those that have begun.
 pub(super) fn serve(face: Face, jobs: Sender<Job>, listener: std::net::TcpListener, stop: &'static AtomicBool) -> Result<()> {
     let is_local = listener.local_addr().is_ok_and(|address: SocketAddr| address.ip().is_loopback());
-    let body = face.limits.body;
     let server = Server::new(face, jobs, is_local);
     let asks = Router::new()
         .route("/v1/models", get(models))
@@ -37,9 +35,10 @@ pub(super) fn serve(face: Face, jobs: Sender<Job>, listener: std::net::TcpListen
         .route("/v1/embeddings", post(embeddings))
         .route("/v1/classify", post(classify))
         .route("/classify", post(classify))
+        .layer(middleware::from_fn_with_state(server.clone(), read))
         .layer(middleware::from_fn_with_state(server.clone(), allowed));
     let all = asks.route("/health", get(|| async { "ok" })).fallback(nowhere).method_not_allowed_fallback(not_so);
-    let all = all.layer(DefaultBodyLimit::max(body)).with_state(server);
+    let all = all.with_state(server);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -56,6 +55,15 @@ pub(super) fn serve(face: Face, jobs: Sender<Job>, listener: std::net::TcpListen
 async fn allowed(State(server): State<Server>, request: Request, next: Next) -> Response {
     match server.check(request.headers()) {
         Ok(()) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+/// Reads what a request sends, as far as there is room for it; the room is given back with the answer.
+async fn read(State(server): State<Server>, request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    match server.read(body).await {
+        Ok((body, _room)) => next.run(Request::from_parts(head, Body::from(body))).await,
         Err(refusal) => refusal.into_response(),
     }
 }
@@ -83,29 +91,29 @@ async fn not_so(request: Request) -> Response {
     Refusal::status(StatusCode::METHOD_NOT_ALLOWED, message).into_response()
 }
 
-async fn chat(State(server): State<Server>, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
-    match server.admit(&headers, body) {
+async fn chat(State(server): State<Server>, headers: HeaderMap, body: Bytes) -> Response {
+    match server.admit(&headers, &body) {
         Ok((given, turn)) => answered(writing::chat(&server, given, turn).await),
         Err(refusal) => refusal.into_response(),
     }
 }
 
-async fn completions(State(server): State<Server>, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
-    match server.admit(&headers, body) {
+async fn completions(State(server): State<Server>, headers: HeaderMap, body: Bytes) -> Response {
+    match server.admit(&headers, &body) {
         Ok((given, turn)) => answered(writing::completions(&server, given, turn).await),
         Err(refusal) => refusal.into_response(),
     }
 }
 
-async fn embeddings(State(server): State<Server>, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
-    match server.admit(&headers, body) {
+async fn embeddings(State(server): State<Server>, headers: HeaderMap, body: Bytes) -> Response {
+    match server.admit(&headers, &body) {
         Ok((given, turn)) => answered(rows::embeddings(&server, given, turn).await),
         Err(refusal) => refusal.into_response(),
     }
 }
 
-async fn classify(State(server): State<Server>, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
-    match server.admit(&headers, body) {
+async fn classify(State(server): State<Server>, headers: HeaderMap, body: Bytes) -> Response {
+    match server.admit(&headers, &body) {
         Ok((given, turn)) => answered(rows::classify(&server, given, turn).await),
         Err(refusal) => refusal.into_response(),
     }

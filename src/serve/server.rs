@@ -3,10 +3,9 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use axum::body::{Body, Bytes, HttpBody as _, to_bytes};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use axum::http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
@@ -18,12 +17,21 @@ use super::job::Job;
 use super::refusal::Refusal;
 use super::{Face, Kind, adapters};
 
+/// So many bodies of the largest size are held at a time.
+const BODIES: usize = 16;
+/// The unit in which room for bodies is given.
+const KIB: usize = 1024;
+/// How long a request may take to send its body. Whoever is slower takes room from others.
+const SENDING: Duration = Duration::from_secs(30);
+
 /// What every request is answered with.
 #[derive(Clone)]
 pub(super) struct Server {
     pub face: Arc<Face>,
     jobs: Sender<Job>,
     places: Arc<Semaphore>,
+    /// Room for what requests send, in KiB.
+    room: Arc<Semaphore>,
     /// Whether only this machine can ask.
     is_local: bool,
 }
@@ -38,7 +46,30 @@ pub(super) struct Turn {
 impl Server {
     pub(super) fn new(face: Face, jobs: Sender<Job>, is_local: bool) -> Self {
         let places = Arc::new(Semaphore::new(face.limits.requests));
-        Self { face: Arc::new(face), jobs, places, is_local }
+        let room = Arc::new(Semaphore::new(units(face.limits.body.max(1)).saturating_mul(BODIES).min(Semaphore::MAX_PERMITS)));
+        Self { face: Arc::new(face), jobs, places, room, is_local }
+    }
+
+    /// What a request sends, with the room that it takes until it is answered: by what it says of its length, else as much as it may have.
+    ///
+    /// # Errors
+    /// More than a request may send; no room, since others send; a sender that is too slow.
+    pub(super) async fn read(&self, body: Body) -> Result<(Bytes, OwnedSemaphorePermit), Refusal> {
+        let most = self.face.limits.body;
+        let too_large = || Refusal::status(StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {most} bytes"));
+        let length = body.size_hint().upper().map_or(most, |length| usize::try_from(length).unwrap_or(usize::MAX));
+        if length > most {
+            return Err(too_large());
+        }
+        let wanted = u32::try_from(units(length)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.room).try_acquire_many_owned(wanted).map_err(|_| {
+            let message = format!("other requests send as much as is held at a time ({BODIES} of the largest size); try again later");
+            Refusal::status(StatusCode::TOO_MANY_REQUESTS, message).with_code("rate_limit_exceeded")
+        })?;
+        let sent = tokio::time::timeout(SENDING, to_bytes(body, most)).await;
+        let slow = |_| Refusal::status(StatusCode::REQUEST_TIMEOUT, format!("the body did not come within {} s", SENDING.as_secs()));
+        // What comes too short is an error of the connection, and nobody reads the answer.
+        Ok((sent.map_err(slow)?.map_err(|_| too_large())?, room))
     }
 
     /// Whether a request comes from where it may, from who may ask.
@@ -64,20 +95,14 @@ impl Server {
     }
 
     /// A request's parameters and its turn, if there is room for it.
-    pub(super) fn admit(&self, headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<(Given, Turn), Refusal> {
+    pub(super) fn admit(&self, headers: &HeaderMap, body: &Bytes) -> Result<(Given, Turn), Refusal> {
         let form = headers.get(CONTENT_TYPE).and_then(|form| form.to_str().ok()).unwrap_or_default();
         // Pages of other sites can send texts to this machine, but no JSON.
         if !form.split(';').next().is_some_and(|form| form.trim().eq_ignore_ascii_case("application/json")) {
             let message = format!("content-type: expected application/json, found {form:?}");
             return Err(Refusal::status(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
         }
-        let body = body.map_err(|rejection| match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => {
-                Refusal::status(StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {} bytes", self.face.limits.body))
-            }
-            status => Refusal::status(status, rejection.body_text()),
-        })?;
-        let given = Given::of(&body)?;
+        let given = Given::of(body)?;
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
             let message = format!("{} requests are answered at a time; try again later", self.face.limits.requests);
             Refusal::status(StatusCode::TOO_MANY_REQUESTS, message).with_code("rate_limit_exceeded")
@@ -114,6 +139,11 @@ impl Server {
         let parent = self.face.names.first().filter(|first| *first != name);
         json!({"id": name, "object": "model", "created": self.face.created, "owned_by": "peft-onnx", "parent": parent})
     }
+}
+
+/// The KiB that so many bytes take of the room for bodies.
+fn units(bytes: usize) -> usize {
+    bytes.div_ceil(KIB)
 }
 
 /// Whether a name with its port stands for this machine.

@@ -16,6 +16,7 @@ use super::job::{Job, Piece, Write};
 use super::refusal::Refusal;
 use super::server::{Server, Turn, named};
 use crate::data::{Ending, Message, Specials};
+use crate::error::Error;
 use crate::generate::Sampling;
 
 /// Tokens of a continued text where nothing else is asked for, as OpenAI's API has it.
@@ -53,8 +54,11 @@ pub(super) async fn chat(server: &Server, mut given: Given, turn: Turn) -> Resul
     let template = tokenizer.chat().ok_or_else(|| {
         Refusal::request("the tokenizer has no chat template; /v1/completions continues a text as it is").with_code("no_chat_template")
     })?;
-    let prompt = template.render(&messages, Ending::AssistantsTurn).and_then(|text| tokenizer.encode(&text, Specials::AsWritten));
-    let prompt = prompt.map_err(|error| Refusal { param: Some("messages".to_owned()), ..error.into() })?.ids;
+    let longest = server.face.longest;
+    let rendered = template.render(&messages, Ending::AssistantsTurn);
+    let prompt = rendered.and_then(|text| Ok(tokenizer.encode_beginning(&text, Specials::AsWritten, Some(longest))?.ids));
+    let prompt = prompt.and_then(|prompt| fitting(prompt, longest));
+    let prompt = prompt.map_err(|error| Refusal { param: Some("messages".to_owned()), ..error.into() })?;
     let most = server.face.limits.max_tokens;
     answer(server, AnswerForm::Chat, vec![prompt], asked, most, turn).await
 }
@@ -160,11 +164,20 @@ fn text_of(part: &Value, at: usize) -> Result<String, Refusal> {
     text.map(str::to_owned).ok_or_else(|| Refusal::param("messages", format!("messages: message {at} has {found}; only text is read here")))
 }
 
+/// A prompt, unless the model has no room for it.
+fn fitting(prompt: Vec<i32>, longest: usize) -> Result<Vec<i32>, Error> {
+    if prompt.len() < longest {
+        return Ok(prompt);
+    }
+    Err(Error::mismatch("tokens in the prompt", format!("fewer than {longest}"), format!("{longest} or more")))
+}
+
 /// The tokens of each prompt: of a text, of several, or of one that is given as tokens.
 fn prompts(server: &Server, value: &Value) -> Result<Vec<Vec<i32>>, Refusal> {
     let expected = || wrong("prompt", &format!("a text, up to {MOST_PROMPTS} texts, or the tokens of one"), value);
     let encode = |text: &str| {
-        let tokens = server.face.tokenizer.encode_to_continue(text, None);
+        let longest = server.face.longest;
+        let tokens = server.face.tokenizer.encode_to_continue(text, Some(longest)).and_then(|prompt| fitting(prompt, longest));
         tokens.map_err(|error| Refusal { param: Some("prompt".to_owned()), ..error.into() })
     };
     let all = match value {

@@ -164,9 +164,9 @@ impl<'a> Run<'a> {
         let conditions = material.conditions(options, ranks.size())?;
         let (rows, batches) = (batch_size.get(), options.accumulation.get());
         let grouping = if engine.compares_all_rows() {
-            Grouping { rows: rows * ranks.size(), batches }
+            Grouping { rows: rows.saturating_mul(ranks.size()), batches }
         } else {
-            Grouping { rows, batches: batches * ranks.size() }
+            Grouping { rows, batches: batches.saturating_mul(ranks.size()) }
         };
         let batches = engine.batches(dataset, grouping.rows, options.data.order, source.learning_collation())?;
         let steps_per_epoch = batches.groups_per_epoch(grouping.batches);
@@ -265,7 +265,7 @@ impl<'a> Run<'a> {
             steps_per_epoch: self.steps_per_epoch,
             trainable: self.material.bundle.manifest().trainable_count,
             data: self.material.dataset.summary,
-            rows_per_step: self.grouping.rows * self.grouping.batches,
+            rows_per_step: self.grouping.rows.saturating_mul(self.grouping.batches),
             processes: self.ranks.size(),
             learning_rate: self.schedule.peak,
             eval_rows: self.material.eval_data.as_ref().map(|data| data.summary.rows),

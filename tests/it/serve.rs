@@ -1,6 +1,6 @@
 //! `serve`: requests over loopback, answered as `generate` and `predict` answer.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write as _};
 use std::process::{Child, Stdio};
 
 use serde_json::{Value, json};
@@ -263,6 +263,52 @@ fn what_is_not_honoured_is_refused_in_openais_form() {
         let (found, text) = server.send(path, body, headers);
         assert_eq!(found, status, "{path} {body:?}: {text}");
         assert!(status == 200 || serde_json::from_str::<Value>(&text).is_ok_and(|answer| answer["error"]["message"].is_string()), "{text}");
+    }
+}
+
+/// Each is held in memory as far as it came.
+#[test]
+fn bodies_that_do_not_end_have_room_for_a_few_alone() {
+    let folder = writer(CACHED);
+    let server = Server::of(&[&folder.path("model.onnx"), "--name", "base", "--max-body", "8"]);
+    let place = server.address.strip_prefix("http://").expect("an address").to_owned();
+    let unfinished = |length: &str, begun: &str| {
+        let mut sender = std::net::TcpStream::connect(&place).expect("the server listens");
+        write!(sender, "POST {TEXT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{length}\r\n\r\n{begun}")
+            .expect("it is sent");
+        sender
+    };
+    let body = json!({"model": "base", "prompt": "w1 w2", "max_tokens": 1});
+    let answers = |wanted: u16| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        server.ask(TEXT, &body).0 == wanted
+    };
+    for (length, begun) in [("content-length: 8192", "{"), ("transfer-encoding: chunked", "1\r\n{\r\n")] {
+        let mut senders: Vec<_> = (0..20).map(|_| unfinished(length, begun)).collect();
+        // Those before may still have some room.
+        let is_full = (0..100).any(|_| {
+            senders.push(unfinished(length, begun));
+            answers(429)
+        });
+        assert!(is_full, "{length}: all room is taken");
+        assert_eq!(server.send("/v1/models", None, &[]).0, 200, "what sends nothing needs no room");
+        drop(senders);
+        assert!((0..100).any(|_| answers(200)), "{length}: those who go give their room back");
+    }
+}
+
+/// The same as under `generate`, before the whole prompt is taken apart.
+#[test]
+fn a_prompt_that_is_far_too_long_is_refused() {
+    let folder = writer(CACHED);
+    folder.write("config.json", &json!({"max_position_embeddings": 64}).to_string());
+    let server = Server::of(&[&folder.path("model.onnx"), "--name", "base"]);
+    for prompt in ["w1 ".repeat(64), "w1 ".repeat(400_000)] {
+        let (status, answer) = server.ask(TEXT, &json!({"model": "base", "prompt": prompt, "max_tokens": 1}));
+        assert!(status == 400 && answer.to_string().contains("fewer than 64"), "{} bytes: {answer}", prompt.len());
+        let message = json!({"model": "base", "messages": [{"role": "user", "content": prompt}]});
+        let (status, answer) = server.ask(CHAT, &message);
+        assert!(status == 400 && answer.to_string().contains("fewer than 64"), "{} bytes: {answer}", prompt.len());
     }
 }
 

@@ -45,10 +45,15 @@ fn one() -> usize {
 }
 
 impl Conditions {
+    /// The batches of a step, of all processes.
+    fn batches(&self) -> usize {
+        self.accumulation.saturating_mul(self.processes)
+    }
+
     /// Whether a step has another number of batches.
     #[must_use]
     pub fn differs_in_steps(&self, now: &Self) -> bool {
-        self.accumulation * self.processes != now.accumulation * now.processes
+        self.batches() != now.batches()
     }
 
     /// Whether a run goes on with another number of processes: with the same steps, or with as many batches for each process.
@@ -80,7 +85,7 @@ impl Conditions {
         let is_allowed = |what: &str| with_others && what == "`gradient_accumulation_steps`";
         match rows.into_iter().find(|(what, then, now)| then != now && !is_allowed(what)) {
             None if self.differs_in_steps(now) => {
-                let batches = |of: &Self| format!("{} batches a step, in {} processes", of.accumulation * of.processes, of.processes);
+                let batches = |of: &Self| format!("{} batches a step, in {} processes", of.batches(), of.processes);
                 let (before, now) = (batches(self), batches(now));
                 tracing::warn!(
                     "the checkpoint's run took {before}; this one takes {now}, from the same place in the data (`gradient_accumulation_steps` can keep a step what it was)"
