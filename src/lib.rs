@@ -173,6 +173,7 @@ pub mod serve;
 pub mod train;
 #[cfg(feature = "runtime")]
 pub mod training;
+pub mod work;
 pub use error::{Context, Error, ErrorKind, Place, Result};
 pub use export::{Bundle, Injection};
 pub use model::Model;

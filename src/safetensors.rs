@@ -3,6 +3,7 @@
 //! Checking is done by the `safetensors` crate (sizes, bounds, overlaps and gaps). Writing is done here: the tensors lie in the order of their
 //! names without gaps, so that a file of float32 tensors holds one flat vector, and where each begins is known to those who refer to the file.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Context, Error, Place, Result};
 use crate::files::{self, Staged};
-use crate::ir::{DType, Origin, Tensor};
+use crate::ir::{DType, Origin, Tensor, little_endian};
 
 const FORMAT: &str = "a safetensors file";
 
@@ -135,13 +136,26 @@ pub fn to_bytes(tensors: &IndexMap<String, Tensor>) -> Result<Vec<u8>> {
 /// If the file cannot be written, or a tensor's type is one that the format does not have.
 pub fn write(path: &Path, tensors: &IndexMap<String, Tensor>) -> Result<IndexMap<String, u64>> {
     let header = Header::new(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.dtype(), tensor.shape()))).in_file(path)?;
+    write_behind(path, &header, |name| Cow::Borrowed(tensors[name].bytes().map_or(&[], |bytes| &bytes[..])))?;
+    Ok(header.offsets)
+}
+
+/// Writes vectors of float32 numbers to a file, which appears when it is complete. They are not copied.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_vectors(path: &Path, vectors: &IndexMap<String, Vec<f32>>) -> Result<()> {
+    let shapes: Vec<[usize; 1]> = vectors.values().map(|values| [values.len()]).collect();
+    let header = Header::new(vectors.keys().zip(&shapes).map(|(name, shape)| (name.as_str(), DType::F32, &shape[..]))).in_file(path)?;
+    write_behind(path, &header, |name| little_endian(&vectors[name]))
+}
+
+fn write_behind<'t>(path: &Path, header: &Header, bytes: impl Fn(&str) -> Cow<'t, [u8]>) -> Result<()> {
     let mut file = Staged::new(path)?;
     file.write(&header.bytes)?;
-    for name in header.offsets.keys() {
-        file.write(tensors[name].bytes().map_or(&[], |bytes| &bytes[..]))?;
-    }
+    header.offsets.keys().try_for_each(|name| file.write(&bytes(name)))?;
     file.finish()?;
-    Ok(header.offsets)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -138,6 +138,7 @@ fn table(several: &[Measured]) -> String {
 /// Measures once for each template, or once without any; `source` reads the data, `measure` runs the model on it.
 fn each(
     args: &Args,
+    runtime: &Runtime,
     source: impl Fn() -> Result<Source>,
     measure: impl Fn(&Source, Dataset) -> Result<Evaluation>,
 ) -> Result<Vec<Measured>> {
@@ -145,6 +146,7 @@ fn each(
     let templates: Vec<Option<&String>> = if args.template.is_empty() { vec![None] } else { args.template.iter().map(Some).collect() };
     let one = |template: Option<&String>| {
         let mut source = source()?.mapped(&args.rows.columns.renamed()).cut(args.rows.max_length).parted(args.rows.doc_stride);
+        source = source.computing_on(runtime.facts().threads);
         if let Some(template) = template {
             source = source.shown_in(template, verbalizer.as_deref())?;
         }
@@ -164,11 +166,11 @@ fn of_bundle(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
     if manifest.hard_prompt.is_none() && !args.template.is_empty() {
         // The graphs of training have logits of all tokens; the words are picked out of those of the inference graph.
         let model = bundle.runnable(INFERENCE)?;
-        return each(args, source, |source, dataset| of_logits(args, runtime, model.clone(), &manifest.logits, source, &dataset));
+        return each(args, runtime, source, |source, dataset| of_logits(args, runtime, model.clone(), &manifest.logits, source, &dataset));
     }
     let trainable = HostTensor::vector(adapter_file::read(bundle.adapter(), manifest)?);
     let places = [args.model.path.join("inference.onnx"), bundle.model().to_path_buf()];
-    each(args, source, |source, mut dataset| {
+    each(args, runtime, source, |source, mut dataset| {
         taught::fill(runtime, &bundle, args.model.device, source, &mut dataset)?;
         let dataset = &dataset;
         let session = open_graph(runtime, &bundle, GraphName::Evaluation, args.model.device)?;
@@ -226,7 +228,7 @@ fn of_task(args: &Args, runtime: &Runtime, model: &Model, task: Task) -> Result<
         let source = Source::of_model(model, task, args.model.tokenizer.as_deref())?.learning(&settled.plan);
         Ok(source.feeding_columns(graph, settled.columns()))
     };
-    each(args, source, |source, dataset| {
+    each(args, runtime, source, |source, dataset| {
         let session = Session::open(runtime, runnable.clone(), &settings)?;
         let names = dataset.class_names.clone().unwrap_or_else(|| source.class_names().to_vec());
         let evaluator = Evaluator::new(session, &dataset, source.collation(), source.batch_size(args.rows.batch_size).get());
@@ -261,7 +263,7 @@ fn of_model(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
         Some(shown) => (Runnable::of(&shown, &args.model.path)?, logits::SHOWN),
         None => (model.runnable()?, graph.value_name(head.logits)),
     };
-    each(args, source, |source, dataset| {
+    each(args, runtime, source, |source, dataset| {
         let mut found = of_logits(args, runtime, runnable.clone(), logits, source, &dataset)?;
         found.metrics.extend(written(args, runtime, || model.runnable(), &model.places(), source, &dataset)?);
         Ok(found)

@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 use crate::error::Result;
 use crate::ort::{Options, Runtime};
 use crate::parallel::launcher::Launched;
+use crate::work::PROGRESS;
 
 /// Standard error, on which options go by their flags.
 struct Flagged;
@@ -72,7 +73,8 @@ impl Global {
             (false, 1) => "info",
             (false, _) => "debug",
         };
-        let filter = EnvFilter::try_from_env("PEFT_ONNX_LOG").unwrap_or_else(|_| EnvFilter::new(format!("peft_onnx={level}")));
+        let asked = || EnvFilter::new(format!("peft_onnx={level},{PROGRESS}={}", if level == "error" { level } else { "info" }));
+        let filter = EnvFilter::try_from_env("PEFT_ONNX_LOG").unwrap_or_else(|_| asked());
         // Colours are for terminals alone, and not where NO_COLOR or CLICOLOR say no: as clap decides for its own.
         let is_coloured = AutoStream::choice(&std::io::stderr()) != ColorChoice::Never;
         let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Flagged).without_time().with_target(false);

@@ -4,17 +4,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::classes;
-use super::encode::encode_all;
-use super::encoder::Encoder;
+use super::encoded::Encoded;
 use super::example::{Example, IGNORED, Labels, UNLABELLED};
-use super::examples::{Examples, Packer};
-use super::fit::shortened;
+use super::examples::Examples;
 use super::held_out::HeldOut;
 use super::packing::packed;
 use super::reading::{OtherNames, Packing, Reading};
 use super::record::{Record, RowFile};
-use super::roles;
 use crate::adapter::config::Task;
 use crate::error::{Context, Error, Place, Result};
 use crate::measure::float;
@@ -87,8 +83,8 @@ impl Dataset {
     }
 
     fn of_file(file: &RowFile, path: &Path, reading: &Reading<'_>) -> Result<Self> {
-        let Encoded { examples, class_names, summary } = Encoded::of(file, path, reading)?;
-        Self::gathered(path, reading, examples, class_names, summary)
+        let Encoded { examples, class_names, rows, cut } = Encoded::of(file, path, reading)?;
+        Self::gathered(path, reading, examples, class_names, Summary { rows, cut, ..Summary::default() })
     }
 
     /// Reads a data file, some of whose rows are held back: the training and the eval examples.
@@ -96,9 +92,10 @@ impl Dataset {
     /// # Errors
     /// As [`read`](Self::read); [`Mismatch`](crate::ErrorKind::Mismatch) if no training example would be left.
     pub fn read_parted(path: &Path, reading: &Reading<'_>, held_out: HeldOut) -> Result<(Self, Self)> {
-        let Encoded { examples, class_names, summary } = Encoded::of(&RowFile::open(path)?, path, reading)?;
+        let Encoded { examples, class_names, cut, .. } = Encoded::of(&RowFile::open(path)?, path, reading)?;
         let (kept, held) = held_out.split(&examples).in_file(path)?;
-        let (of_held, of_kept) = (Summary { rows: held.len(), ..Summary::default() }, Summary { rows: kept.len(), ..summary });
+        let (of_held, of_kept) =
+            (Summary { rows: held.len(), ..Summary::default() }, Summary { rows: kept.len(), cut, ..Summary::default() });
         let kept = Self::gathered(path, reading, kept, class_names.clone(), of_kept)?;
         Ok((kept, Self::gathered(path, reading, held, class_names, of_held)?))
     }
@@ -200,51 +197,6 @@ impl Dataset {
     }
 }
 
-/// The rows of a file as numbers.
-struct Encoded {
-    examples: Examples,
-    class_names: Option<Vec<String>>,
-    summary: Summary,
-}
-
-impl Encoded {
-    fn of(file: &RowFile, path: &Path, reading: &Reading<'_>) -> Result<Self> {
-        let survey = file.survey()?;
-        let mut columns = roles::assign(&survey, path, reading).in_file(path)?;
-        let mut labels = classes::Labels::new(reading);
-        file.each(&mut |mut record| {
-            columns.read(&mut record)?;
-            columns.note(&record)?;
-            labels.add(&record)
-        })?;
-        columns.tell();
-        let labels = labels.settle().in_file(path)?;
-        let class_names = labels.names.clone();
-        let encoder = Encoder::new(reading, class_names.as_deref(), path);
-        let mut summary = Summary { rows: survey.rows, ..Summary::default() };
-        let (mut examples, mut row, mut first) = (Packer::default(), 0, None);
-        file.each(&mut |mut record| {
-            row += 1;
-            columns.read(&mut record)?;
-            let Record { line, mut fields } = record;
-            let windows = labels.write(&mut fields).and_then(|()| encode_all(&encoder, &fields)).at(Place::Line(line))?;
-            // Windows of one text are answered together.
-            let group = (reading.task == Task::Qa).then(|| examples.len().to_string());
-            for example in windows {
-                let group = group.clone().or(example.group);
-                let example = fitted(Example { line, row, group, ..example }, reading, &mut summary).at(Place::Line(line))?;
-                if reading.task == Task::Embedding {
-                    has_as_many_texts(&example, first.get_or_insert_with(|| example.clone())).at(Place::Line(line))?;
-                }
-                examples.push(example)?;
-            }
-            Ok(())
-        })?;
-        encoder.tell(path);
-        Ok(Self { examples: examples.finish()?, class_names, summary })
-    }
-}
-
 impl Example {
     /// Labels that count, where nothing predicts the row's first ones. Of tokens that will be hidden, each counts as one label here.
     #[must_use]
@@ -255,18 +207,6 @@ impl Example {
             Labels::Hidden => self.tokens(),
         }
     }
-}
-
-/// Checks that a row has as many texts as the first one: those of a batch are stacked.
-fn has_as_many_texts(example: &Example, first: &Example) -> Result<()> {
-    let (texts, expected) = (example.others.len() + 1, first.others.len() + 1);
-    if texts == expected {
-        return Ok(());
-    }
-    let error = Error::mismatch("texts in this row", format!("{expected}, as in line {}", first.line), texts);
-    Err(error.with_hint(
-        "every row has the same columns of texts, also negative, or negative_1 and so on: fill what is missing, leave the row out, or `map negative=ignore`",
-    ))
 }
 
 /// A causal model predicts each token from those before it, so that the first of a row has nothing to be predicted from.
@@ -289,27 +229,4 @@ fn balanced(examples: &Examples, classes: usize) -> Vec<f64> {
     }
     let (all, present) = (counts.iter().sum::<usize>(), counts.iter().filter(|count| **count > 0).count());
     counts.into_iter().map(|count| if count == 0 { 1.0 } else { float(all) / (float(present) * float(count)) }).collect()
-}
-
-/// An example that the model can take, cut if it was asked for.
-fn fitted(mut example: Example, reading: &Reading<'_>, summary: &mut Summary) -> Result<Example> {
-    let Reading { task, limits, .. } = reading;
-    let label_limit = match reading.hard_prompt {
-        Some(prompt) => Some(prompt.labels.len()),
-        None if *task == Task::TokenCls => limits.classes,
-        None => limits.vocabulary,
-    };
-    example.check(limits, label_limit, task.labels_texts())?;
-    if example.pixel_values.is_none() && example.media.is_none() && example.columns.is_empty() && example.input_ids.is_empty() {
-        return Err(Error::invalid("this row has no tokens"));
-    }
-    let is_shortened = shortened(&mut example, reading)?;
-    // A row that grew by the token of its end has room for as many again.
-    example.input_ids.shrink_to_fit();
-    if let Labels::Tokens(labels) = &mut example.labels {
-        labels.shrink_to_fit();
-    }
-    let is_cut = example.is_cut || example.others.iter().any(|other| other.is_cut);
-    summary.cut += usize::from(is_shortened || is_cut);
-    Ok(example)
 }

@@ -1,8 +1,8 @@
 //! What the rows of a file are read with: the tokenizer, the classes, and what the model takes.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 
@@ -30,7 +30,7 @@ pub(super) struct Encoder<'a> {
     /// What pictures and sounds are read with.
     pub processors: Processors,
     /// Characters that the tokenizer has no symbol for, each with how often it was met.
-    unheard: RefCell<BTreeMap<String, usize>>,
+    unheard: Mutex<BTreeMap<String, usize>>,
 }
 
 /// Columns beside `messages` that a chat template may read.
@@ -62,7 +62,7 @@ impl<'a> Encoder<'a> {
             classes,
             folder: folder.map(Path::to_path_buf).unwrap_or_default(),
             processors: Processors::default(),
-            unheard: RefCell::default(),
+            unheard: Mutex::default(),
         }
     }
 
@@ -119,17 +119,21 @@ impl<'a> Encoder<'a> {
 
     /// Notes the characters of a text that have no symbol of their own, of models that hear symbols.
     pub(super) fn note_unheard(&self, text: &str, tokens: &Tokens, unknown: Option<i32>) {
-        let mut unheard = self.unheard.borrow_mut();
+        let mut unheard = self.unheard();
         for (_, span) in tokens.ids.iter().zip(&tokens.spans).filter(|(id, _)| Some(**id) == unknown) {
             let written = text.get(span.clone()).filter(|written| !written.is_empty()).unwrap_or("?");
             *unheard.entry(written.to_owned()).or_default() += 1;
         }
     }
 
+    fn unheard(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
+        self.unheard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Says once which characters have no symbol.
     pub(super) fn tell(&self, path: &Path) {
         const SHOWN: usize = 12;
-        let unheard = self.unheard.borrow();
+        let unheard = self.unheard();
         if unheard.is_empty() {
             return;
         }

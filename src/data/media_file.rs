@@ -1,8 +1,7 @@
 //! Pictures and sounds that rows name: read when a batch is made of them, and not kept.
 
-use std::cell::OnceCell;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::media::Media;
 use crate::error::{Context, Result};
@@ -30,8 +29,8 @@ enum Kind {
 /// What pictures and sounds of a file's rows are read with: configurations are read once.
 #[derive(Debug, Default)]
 pub(super) struct Processors {
-    image: OnceCell<Arc<ImageProcessor>>,
-    sound: OnceCell<Arc<FeatureExtractor>>,
+    image: OnceLock<Arc<ImageProcessor>>,
+    sound: OnceLock<Arc<FeatureExtractor>>,
 }
 
 /// What is said where a picture cannot be read.
@@ -61,7 +60,7 @@ impl Processors {
     }
 }
 
-fn known<T>(cell: &OnceCell<Arc<T>>, read: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
+fn known<T>(cell: &OnceLock<Arc<T>>, read: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
     if let Some(known) = cell.get() {
         return Ok(Arc::clone(known));
     }

@@ -18,6 +18,7 @@ mod companions;
 mod dataset;
 mod elements;
 mod encode;
+mod encoded;
 mod encoder;
 mod example;
 mod examples;

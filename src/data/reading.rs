@@ -1,6 +1,8 @@
 //! How a data file is read.
 
+use std::num::NonZeroUsize;
 use std::sync::LazyLock;
+use std::thread;
 
 use super::column_map::ColumnMap;
 use super::example::Limits;
@@ -57,6 +59,8 @@ pub struct Reading<'a> {
     pub decoder_start: Option<i32>,
     /// Whether rows, or their labels, may weigh differently.
     pub takes_weights: bool,
+    /// Threads that make examples of rows; as many as this process may use, if it is not said.
+    pub threads: Option<NonZeroUsize>,
 }
 
 static NOTHING: ColumnMap = ColumnMap::NOTHING;
@@ -85,7 +89,13 @@ impl Reading<'_> {
             media: &NO_MEDIA,
             decoder_start: None,
             takes_weights: false,
+            threads: None,
         }
+    }
+
+    /// How many threads make examples of rows.
+    pub(super) fn threads(&self) -> usize {
+        self.threads.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
     }
 
     /// Whether the column of weights says what rows weigh: it does not where the model, or a loss of the user's, has an input of that name.

@@ -104,6 +104,14 @@ impl RowFile {
     /// # Errors
     /// [`Format`](crate::ErrorKind::Format) with file and line, or what `visit` returns, in this file.
     pub(super) fn each(&self, visit: Visit<'_>) -> Result<()> {
+        self.show(visit).in_file(&self.path)
+    }
+
+    /// Shows every row; what is wrong is told without the file's name.
+    ///
+    /// # Errors
+    /// As [`each`](Self::each).
+    pub(super) fn show(&self, visit: Visit<'_>) -> Result<()> {
         match &self.content {
             Content::Json(text, only) => text.read().and_then(|text| json::each(text, *only, visit)),
             Content::Table(text, form) => text.read().and_then(|text| form.each(text, visit)),
@@ -115,7 +123,6 @@ impl RowFile {
                 visit(Record { line, fields: fields.into_iter().collect() })
             }),
         }
-        .in_file(&self.path)
     }
 
     /// Looks for columns.

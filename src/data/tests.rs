@@ -3,6 +3,7 @@
 mod batches;
 mod columns;
 mod templates;
+mod threads;
 mod windows;
 
 use std::path::{Path, PathBuf};

@@ -8,8 +8,8 @@ use std::fs::{File, Metadata};
 use std::io::{Read, Seek, SeekFrom};
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -78,6 +78,9 @@ pub fn of_file(path: &Path, bytes: u64) -> Result<String> {
 fn hash_piece(path: &Path, start: u64, length: u64, buffer: &mut [u8]) -> Result<u128> {
     // Read, not mapped: pages of a mapping would count as this process's memory, and a file that is cut short meanwhile would end it.
     let mut file = File::open(path).in_file(path)?;
+    if length == PIECE && is_hole(&file, start, length) {
+        return Ok(*ZEROS);
+    }
     file.seek(SeekFrom::Start(start)).in_file(path)?;
     let mut hash = Xxh3Default::new();
     let mut left = length;
@@ -88,6 +91,35 @@ fn hash_piece(path: &Path, start: u64, length: u64, buffer: &mut [u8]) -> Result
         left -= u64::try_from(part).unwrap_or(left);
     }
     Ok(hash.digest128())
+}
+
+/// The hash of a piece of zeros.
+static ZEROS: LazyLock<u128> = LazyLock::new(|| {
+    let (zeros, mut hash) = (vec![0; BUFFER], Xxh3Default::new());
+    let mut left = usize::try_from(PIECE).unwrap_or_default();
+    while left > 0 {
+        let part = left.min(BUFFER);
+        hash.update(&zeros[..part]);
+        left -= part;
+    }
+    hash.digest128()
+});
+
+/// Whether so many bytes of a file are a hole, which nobody wrote to: they read as zeros, and nothing need be read. A file system that knows no holes has
+/// none.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn is_hole(file: &File, start: u64, length: u64) -> bool {
+    use rustix::fs::{SeekFrom, seek};
+    match seek(file, SeekFrom::Data(start)) {
+        Ok(data) => data >= start + length,
+        // There is no data up to the file's end.
+        Err(error) => error == rustix::io::Errno::NXIO,
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn is_hole(_: &File, _: u64, _: u64) -> bool {
+    false
 }
 
 /// The fingerprint of a base: a hash of the hashes of its files, in their order.
@@ -166,6 +198,8 @@ pub fn remember(bundle: &Path, fingerprint: &str, files: &[&Path]) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
@@ -187,6 +221,27 @@ mod tests {
         std::fs::write(&path, &bytes[1..])?;
         assert!(of_file(&path, length).is_err());
         assert!(of_file(folder.path(), 0).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn holes_have_the_hash_of_their_zeros() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let (sparse, written) = (folder.path().join("sparse"), folder.path().join("written"));
+        let length = 5 * PIECE + 100;
+        // Data in the second piece and at the end of the fourth; the last piece is short.
+        let places = [PIECE + 70_000, 4 * PIECE - 3];
+        let mut file = File::create(&sparse)?;
+        file.set_len(length)?;
+        let mut bytes = vec![0_u8; usize::try_from(length).expect("it fits")];
+        for place in places {
+            file.seek(SeekFrom::Start(place))?;
+            file.write_all(b"xyz")?;
+            let place = usize::try_from(place).expect("it fits");
+            bytes[place..place + 3].copy_from_slice(b"xyz");
+        }
+        std::fs::write(&written, bytes)?;
+        assert_eq!(of_file(&sparse, length)?, of_file(&written, length)?);
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use tracing::subscriber::{NoSubscriber, with_default};
 use crate::adapter::Method;
 use crate::adapter::config::{PrefixConfig, PromptConfig, PromptInit, Task};
 use crate::adapter::methods::lora::LoraConfig;
+use crate::adapter::params::init;
 use crate::adapter::targets::Strictness;
 use crate::adapter::{Param, Plan, Purpose};
 use crate::error::{Error, Result};
@@ -45,7 +46,8 @@ impl Sites {
 fn trained(base: &Base, method: &Method, task: Task) -> Result<i64> {
     let plan = Plan::new(method, task, &base.anatomy, Strictness::Every, 0, &|_| None)?;
     let b = Builder::on(base.trained());
-    let params = plan.insert(&b, base.trained(), &base.anatomy, &|_| None, Purpose::Training(None))?;
+    let insert = || plan.insert(&b, base.trained(), &base.anatomy, &|_| None, Purpose::Training(None));
+    let params = init::of_shapes(insert)?;
     b.finish()?;
     let is_own = |param: &&Param| param.is_trained() && !plan.trained().iter().any(|name| param.key.ends_with(name.as_str()));
     let count: usize = params.iter().filter(is_own).map(|param| param.initial.len()).sum();

@@ -29,7 +29,7 @@ pub use graph::{Graph, LATER, ModelInfo, NO_GRADIENT, Node, NodeId, Opset, Use, 
 pub use operators::Trait;
 pub use ops::Transposed;
 pub use simplify::simplify;
-pub use tensor::{Origin, Tensor};
+pub use tensor::{Origin, Tensor, little_endian};
 
 /// The version of ONNX's operator set that is spoken inside: loaded graphs are raised to its forms, new nodes are written in them.
 pub const DIALECT: i64 = 18;

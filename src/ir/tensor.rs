@@ -1,5 +1,6 @@
 //! Constant data: typed bytes, mapped from a file or owned. No arithmetic.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -33,6 +34,15 @@ pub struct Origin {
     pub file: Arc<Path>,
     /// Bytes from the start of the file.
     pub offset: u64,
+}
+
+/// Numbers as files have them; on most machines they are so in memory, and are not copied.
+#[must_use]
+pub fn little_endian(values: &[f32]) -> Cow<'_, [u8]> {
+    if cfg!(target_endian = "little") {
+        return Cow::Borrowed(bytemuck::cast_slice(values));
+    }
+    Cow::Owned(values.iter().flat_map(|value| value.to_le_bytes()).collect())
 }
 
 /// The number of elements of a shape. Lengths beside a length of 0 are checked too: whatever is computed of some of them fits.
@@ -76,8 +86,18 @@ impl Tensor {
     /// If the number of values is not what the shape asks for.
     #[must_use]
     pub fn from_f32(shape: &[usize], values: &[f32]) -> Self {
-        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+        let bytes = little_endian(values).into_owned();
         Self::new(DType::F32, shape.to_vec(), bytes.into()).expect("as many values as the shape asks for")
+    }
+
+    /// A float32 tensor of zeros, whose memory is not written to before somebody reads it.
+    ///
+    /// # Panics
+    /// If the shape has more elements than memory.
+    #[must_use]
+    pub fn zeros(shape: &[usize]) -> Self {
+        let bytes = count(shape).map(|count| vec![0_u8; DType::F32.bytes(count)]);
+        bytes.and_then(|bytes| Self::new(DType::F32, shape.to_vec(), bytes.into())).expect("memory has so many elements")
     }
 
     /// An int64 tensor.
@@ -219,6 +239,7 @@ impl Tensor {
     pub fn to_f32(&self) -> Option<Vec<f32>> {
         let b = self.bytes()?;
         match self.dtype {
+            DType::F32 if cfg!(target_endian = "little") => Some(bytemuck::pod_collect_to_vec(b)),
             DType::F32 => Some(b.chunks_exact(4).map(|c| f32::from_le_bytes(array(c))).collect()),
             DType::F16 => Some(b.chunks_exact(2).map(|c| f16::from_le_bytes(array(c)).to_f32()).collect()),
             DType::BF16 => Some(b.chunks_exact(2).map(|c| bf16::from_le_bytes(array(c)).to_f32()).collect()),

@@ -256,6 +256,17 @@ impl HostTensor {
         }
     }
 
+    /// The same of a tensor that nobody needs any more: elements of that type are not copied.
+    ///
+    /// # Errors
+    /// As [`to_f32`](Self::to_f32).
+    pub fn into_f32(self) -> Result<Vec<f32>> {
+        match self.elements {
+            Elements::Float32(values) => Ok(values),
+            _ => self.to_f32(),
+        }
+    }
+
     /// The only element of a float tensor of any width and rank.
     ///
     /// # Errors

@@ -22,7 +22,6 @@ pub use conditions::{Conditions, file_hash, numbers_hash};
 use crate::data::Cursor;
 use crate::error::{Context, Error, Place, Result};
 use crate::files::{fault, inside, unfinished};
-use crate::ir::Tensor;
 use crate::safetensors;
 use crate::training::loss_scale::LossScale;
 
@@ -210,7 +209,7 @@ impl Checkpoints {
         inside::facts(&self.folder)?;
         let target = self.of_step(checkpoint.record.step);
         let staged = unfinished::Folder::new(&self.folder)?;
-        write_state(&staged.path().join(STATE), &checkpoint.state)?;
+        safetensors::write_vectors(&staged.path().join(STATE), &checkpoint.state)?;
         adapter(staged.path())?;
         let record = Record { files: written(staged.path())?, ..checkpoint.record.clone() };
         let text = serde_json::to_vec_pretty(&record).map_err(|error| Error::format("JSON", error))?;
@@ -290,11 +289,6 @@ impl Checkpoints {
         fault::point().and_then(|()| fs::rename(folder, aside.path().join("old"))).in_file(folder)?;
         Ok(aside)
     }
-}
-
-fn write_state(path: &Path, state: &IndexMap<String, Vec<f32>>) -> Result<()> {
-    let tensors = state.iter().map(|(name, values)| (name.clone(), Tensor::from_f32(&[values.len()], values))).collect();
-    safetensors::write(path, &tensors).map(drop)
 }
 
 /// The files of a folder with their lengths and hashes.

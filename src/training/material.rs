@@ -37,7 +37,7 @@ impl Material {
         let bundle = Bundle::open(&options.bundle, options.base.as_deref())?;
         let beginning = Beginning::find(options, bundle.manifest())?;
         let data = &options.data;
-        let source = fitting::source(options, &bundle)?;
+        let source = fitting::source(options, &bundle)?.computing_on(runtime.facts().threads);
         let (mut dataset, mut eval_data) = match &data.eval {
             EvalData::HeldOut(held_out) => source.read_parted(&data.file, *held_out).map(|(kept, held)| (kept, Some(held)))?,
             EvalData::File(file) => {

@@ -9,6 +9,7 @@
 //! What a run looks like to people is not decided here: every happening is an [`Event`].
 
 mod ahead;
+mod batch_size;
 mod best;
 mod cached;
 pub mod check;
@@ -40,13 +41,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+pub use batch_size::{batch_size, batch_size_to_train};
 pub use best::Goal;
 pub use ending::tell_again;
 pub use folder::tuned_for;
 pub use graphs::{Computing, open as open_graph};
 pub use loss_scale::LossScale;
 pub use options::{DataOptions, EvalData, Length, MicroBatch, Optimizer, Options, Saving, Start, Warmup, Watching};
-pub use source::{Source, batch_size, batch_size_to_train, tokenizer_near};
+pub use source::{Source, tokenizer_near};
 pub use trainer::{Step, Trainer, TrainerOptions};
 
 use crate::error::{Error, Result};

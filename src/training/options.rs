@@ -206,7 +206,7 @@ impl Default for DataOptions {
             max_length: None,
             packing: Packing::Off,
             order: Order::Shuffled { seed: 42 },
-            batch_size: super::source::BATCH_SIZE,
+            batch_size: super::batch_size::BATCH_SIZE,
             sampler: Sampler::default(),
             augmentation: Augmentation::default(),
             stride: None,

@@ -21,35 +21,6 @@ use crate::train::plan::LossPlan;
 use crate::train::verbalizer::HardPrompt;
 use crate::train::weights::WEIGHTS;
 
-/// Rows in a batch, where nothing else is said.
-pub(super) const BATCH_SIZE: NonZeroUsize = NonZeroUsize::new(8).expect("8 is not 0");
-
-/// Rows in a batch: as many as were asked for, else as many as a model takes at once, else the usual number.
-#[must_use]
-pub fn batch_size(asked: Option<NonZeroUsize>, feeding: &Feeding) -> NonZeroUsize {
-    asked.or(feeding.rows.and_then(NonZeroUsize::new)).unwrap_or(BATCH_SIZE)
-}
-
-/// The same to train with. Where a file declares any number of rows and its graph computes with one alone, the file contradicts itself, so that the
-/// number is asked for.
-///
-/// # Errors
-/// No number for such a file.
-pub fn batch_size_to_train(asked: Option<NonZeroUsize>, feeding: &Feeding) -> Result<NonZeroUsize> {
-    match feeding.rows {
-        Some(rows) if asked.is_none() && feeding.declares_any_rows => {
-            let usual = BATCH_SIZE.get().next_multiple_of(rows.max(1));
-            let what = format!("rows a step: the model's file declares any number at once, but its graph computes with {rows} alone");
-            Err(Error::invalid(format!("{what}; how many is each step to learn from?")).with_hint(format!(
-                "`batch_size {rows}` takes what the graph does, and so will the model that comes out; `batch_size {usual}` adds up {} runs a step; an \
-                 export with a free batch has none of this",
-                usual / rows.max(1)
-            )))
-        }
-        _ => Ok(batch_size(asked, feeding)),
-    }
-}
-
 /// How files are read for a bundle.
 pub struct Source {
     task: Task,
@@ -70,6 +41,7 @@ pub struct Source {
     takes_weights: bool,
     decoder_start: Option<i32>,
     sampler: Sampler,
+    threads: Option<NonZeroUsize>,
     augmentation: Augmentation,
 }
 
@@ -168,6 +140,7 @@ impl Source {
             takes_weights: false,
             decoder_start: None,
             sampler: Sampler::Any,
+            threads: None,
             augmentation: Augmentation::default(),
         }
     }
@@ -193,7 +166,7 @@ impl Source {
     /// Rows in a batch: as many as were asked for, else as many as the model takes at once, else the usual number.
     #[must_use]
     pub fn batch_size(&self, asked: Option<NonZeroUsize>) -> NonZeroUsize {
-        batch_size(asked, &self.feeding)
+        super::batch_size(asked, &self.feeding)
     }
 
     /// Parts batches into so many rows at a time.
@@ -345,6 +318,13 @@ impl Source {
         self
     }
 
+    /// The same, rows made examples by so many threads.
+    #[must_use]
+    pub fn computing_on(mut self, threads: usize) -> Self {
+        self.threads = NonZeroUsize::new(threads);
+        self
+    }
+
     /// Chooses which rows may be in one batch.
     #[must_use]
     pub fn sampled(mut self, sampler: Sampler) -> Self {
@@ -455,6 +435,7 @@ impl Source {
             other_names,
             hard_prompt: self.hard_prompt.as_ref(),
             takes_weights: self.takes_weights,
+            threads: self.threads,
         }
     }
 }

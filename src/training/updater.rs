@@ -149,7 +149,7 @@ impl Updater {
         let missing = ranks.total(made.map(|is_updated| if is_updated { 0.0 } else { 1.0 }))?;
         let is_updated = missing < 1.0;
         if is_updated {
-            let own = self.stepper.read(TRAINABLE)?.to_f32()?;
+            let own = self.stepper.read(TRAINABLE)?.into_f32()?;
             parted.whole.change(&mut |whole| ranks.join(&parted.parts, &own, Some(whole)))?;
         }
         parted.told.push(vec![norm, HostTensor::scalar(f32::from(is_updated))]);
@@ -218,11 +218,11 @@ impl Updater {
     /// # Errors
     /// If the device refuses, or a process is gone.
     pub(super) fn read(&self, ranks: &Ranks<'_>, part: &str) -> Result<Vec<f32>> {
-        let Some(parted) = &self.parted else { return self.stepper.read(part)?.to_f32() };
+        let Some(parted) = &self.parted else { return self.stepper.read(part)?.into_f32() };
         if part == TRAINABLE {
-            return parted.whole.to_host()?.to_f32();
+            return parted.whole.to_host()?.into_f32();
         }
-        let own = self.stepper.read(part)?.to_f32()?;
+        let own = self.stepper.read(part)?.into_f32()?;
         if !ranks.is_lead() {
             return ranks.join(&parted.parts, &own, None).map(|()| own);
         }

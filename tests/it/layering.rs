@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const ROOMS: &[&[&str]] = &[
     &["error", "measure", "contract"],
     &["num"],
-    &["files", "parallel"],
+    &["files", "parallel", "work"],
     &["media"],
     &["ir"],
     &["onnx", "decompose", "anatomy", "grad", "safetensors", "forecast", "kernels"],

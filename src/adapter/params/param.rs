@@ -72,7 +72,7 @@ pub struct Params<'g> {
     b: &'g Builder,
     given: &'g Given<'g>,
     form: ParamForm,
-    made: std::cell::RefCell<Vec<Param>>,
+    made: std::cell::RefCell<IndexMap<String, Param>>,
 }
 
 impl<'g> Params<'g> {
@@ -115,7 +115,7 @@ impl<'g> Params<'g> {
 
     /// A tensor of any role, by its PEFT key and its name in the graph.
     pub(crate) fn put(&self, key: &str, name: &str, role: Role, fresh: impl FnOnce() -> Tensor) -> Expr<'g> {
-        if let Some(made) = self.made.borrow().iter().find(|p| p.key == key) {
+        if let Some(made) = self.made.borrow().get(key) {
             return self.b.expr(made.value);
         }
         let fresh = fresh();
@@ -129,14 +129,15 @@ impl<'g> Params<'g> {
             (ParamForm::Constants, _) | (_, Role::Fixed) => self.b.initializer(name, initial.clone()),
             (ParamForm::Inputs, Role::Trained | Role::Encoder) => self.b.optional_input(name, initial.clone()),
         };
-        self.made.borrow_mut().push(Param { key: key.into(), name: value.name().to_string(), value: value.id(), initial, role });
+        let param = Param { key: key.into(), name: value.name().to_string(), value: value.id(), initial, role };
+        self.made.borrow_mut().insert(key.to_owned(), param);
         value
     }
 
     /// All tensors, sorted by key.
     #[must_use]
     pub fn finish(self) -> Vec<Param> {
-        let mut made = self.made.into_inner();
+        let mut made: Vec<Param> = self.made.into_inner().into_values().collect();
         made.sort_by(|a, b| a.key.cmp(&b.key));
         made
     }
