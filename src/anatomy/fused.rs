@@ -117,7 +117,8 @@ impl Fused<'_> {
         if attention.head_size.is_none() {
             // What comes out has all query heads side by side.
             let joined = self.node.output(0).ok().and_then(|output| output.length(output.fact().rank()?.checked_sub(1)?));
-            attention.head_size = joined.zip(attention.heads).map(|(joined, heads)| joined / heads);
+            attention.head_size =
+                joined.zip(attention.heads).filter(|(joined, heads)| joined % heads == 0).map(|(joined, heads)| joined / heads);
         }
         let default = || attention.head_size.and_then(|size| i32::try_from(size).ok()).map(|size| f64::from(size).sqrt().recip());
         attention.scale = attention.scale.or_else(default);

@@ -14,7 +14,7 @@ use super::proto::{
     AttributeProto, EXTERNAL, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, SparseTensorProto, TensorProto,
     ValueInfoProto, entry,
 };
-use super::read::{domain, model as read_model};
+use super::read::{are_few, domain, model as read_model};
 use super::storage::Store;
 use super::tensor;
 use super::write::{kept, model as write_model};
@@ -60,6 +60,7 @@ pub fn inline_functions(graph: &Graph) -> Result<Graph> {
 
 /// Sees to it that the model's operator sets are those of a function too.
 fn agree(function: &FunctionProto, model: &mut Vec<OperatorSetIdProto>) -> Result<()> {
+    are_few(model.len().max(function.opset_import.len()))?;
     for opset in &function.opset_import {
         let name = domain(opset.domain());
         match model.iter().find(|other| domain(other.domain()) == name) {

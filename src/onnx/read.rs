@@ -70,9 +70,18 @@ fn not_a_model(bytes: &Bytes, why: &dyn std::fmt::Display) -> Error {
     error.with_hint("is the file complete? A download or a copy that was cut short reads like this")
 }
 
+/// Operator sets that a model may name: its domain's version is looked up for each node. Models name a handful.
+const MOST_OPSETS: usize = 1000;
+
+/// Refuses more operator sets than any model names.
+pub(super) fn are_few(opsets: usize) -> Result<()> {
+    if opsets <= MOST_OPSETS { Ok(()) } else { Err(Error::mismatch("operator sets", format!("{MOST_OPSETS} at most"), opsets)) }
+}
+
 /// The graph of a model's message.
 pub(super) fn model(mut proto: ModelProto, load: &dyn Load) -> Result<Graph> {
     let graph = proto.graph.take().ok_or_else(|| Error::format("an ONNX model", "it has no graph"))?;
+    are_few(proto.opset_import.len())?;
     let mut info = ModelInfo { ir_version: proto.ir_version.take().unwrap_or_default(), opsets: vec![], rest: None };
     for opset in proto.opset_import.drain(..) {
         let domain: Arc<str> = domain(opset.domain()).into();

@@ -53,7 +53,9 @@ pub(super) fn unwrapped(name: &str) -> String {
         kept.push(segment);
     }
     let name = kept.join(".");
-    let mut inner = name.as_str();
+    // A trainer or a module around PEFT's has it under a name of its own (`student.base_model.model.`), which PEFT does not know.
+    let behind = name.find(PEFT_PREFIX).filter(|at| name[..*at].ends_with('.'));
+    let mut inner = behind.filter(|_| !name.starts_with(PEFT_PREFIX)).map_or(name.as_str(), |at| &name[at..]);
     while let Some(rest) = inner.strip_prefix(PEFT_PREFIX).filter(|rest| rest.starts_with(PEFT_PREFIX)) {
         inner = rest;
     }
@@ -211,6 +213,10 @@ mod tests {
                 &["base_model.model.h.0.q.lora_A.weight"],
             ),
             (&["_forward_module.module.h.0._orig_mod.q._orig_mod.lora_A.weight"], &["base_model.model.h.0.q.lora_A.weight"]),
+            // What has PEFT's model under a name of its own.
+            (&["model.base_model.model.h.0.q.lora_A.weight"], &["base_model.model.h.0.q.lora_A.weight"]),
+            (&["student.peft_model.base_model.model.h.0.q.lora_A.default.weight"], &["base_model.model.h.0.q.lora_A.weight"]),
+            (&["net.base_model.model.base_model.model.h.0.q.lora_A.weight"], &["base_model.model.h.0.q.lora_A.weight"]),
             // A module of the model itself.
             (&["base_model.model.h.0.module.q.lora_A.weight"], &["base_model.model.h.0.module.q.lora_A.weight"]),
             (&["h.0.q.lora_A.weight"], &["base_model.model.h.0.q.lora_A.weight"]),

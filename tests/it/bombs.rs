@@ -104,6 +104,21 @@ fn split(parts: i64) -> Vec<u8> {
     model(vec![split], vec![], vec![])
 }
 
+/// A sum whose equation has so many letters.
+fn sum(letters: usize) -> Vec<u8> {
+    let mut sum = node("Einsum", &["x"], &["y"]);
+    let s = "ab".repeat(letters / 2).into_bytes();
+    sum.attribute.push(AttributeProto { name: "equation".into(), type_: AttributeType::STRING.into(), s, ..AttributeProto::default() });
+    model(vec![sum], vec![], vec![])
+}
+
+/// A model that names so many operator sets.
+fn of_sets(count: usize) -> Vec<u8> {
+    let mut all = ModelProto::parse_from_bytes(&model(vec![node("Relu", &["x"], &["y"])], vec![], vec![])).expect("a model");
+    all.opset_import.extend((0..count).map(|set| opset(&format!("set{set}"), 1)));
+    all.write_to_bytes().expect("a message")
+}
+
 /// `If` in `If`, as deep as calls of a function whose body calls the next one.
 fn nested(levels: usize) -> Vec<FunctionProto> {
     let call = |level: usize| {
@@ -151,6 +166,8 @@ fn small_models_that_grow_are_answered_in_time() {
         ("bodies that go deep", model(call(), vec![], nested(60)), Some("")),
         ("many calls", model(many(3000), vec![], unfolding(1, 3)), None),
         ("many nodes", model(long(30_000), vec![], vec![]), None),
+        ("many operator sets", of_sets(300_000), Some("operator sets: expected 1000 at most")),
+        ("an equation without end", sum(5_000_000), Some("")),
         ("many names of one value", model(chain(30_000, "Identity", &|at| vec![at]), vec![], vec![]), None),
         ("ways that meet again and again", model(chain(40, "Max", &|at| vec![at, at]), vec![], vec![]), None),
         ("a choice between the same", model(chain(40, "Where", &|at| vec!["c", at, at]), vec![truth("c")], vec![]), None),

@@ -77,3 +77,41 @@ fn weights_that_are_stored_in_other_shapes_and_orders_are_changed_where_they_are
         }
     }
 }
+
+/// Each reads the same half-precision tensor, widened; the one that is trained gets its own.
+#[test]
+fn a_head_that_shares_a_table_of_half_precision_is_read_as_wide_as_before() {
+    use peft_onnx::ir::{Builder, DType, Dim, ModelInfo, Tensor};
+    use peft_onnx::onnx::{self, WriteOptions};
+    for options in [&["--method", "head"][..], &["--method", "lora", "--target-modules", "lm_head,fc"]] {
+        let folder = Folder::empty();
+        let (base, bundle, merged) = (folder.path("base.onnx"), folder.path("bundle"), folder.path("merged.onnx"));
+        let b = Builder::new(ModelInfo::dialect());
+        let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+        let numbers = crate::common::numbers("tokens", &[50, 4]).to_f64().expect("floats");
+        let table =
+            b.initializer("embed_tokens.weight", Tensor::from_f64(DType::F16, &[50, 4], &numbers).expect("halves")).cast(DType::F32);
+        let states = b.scoped("/embed_tokens", || table.gather(ids, 0));
+        let hidden = b.scoped("/fc", || states.matmul(b.initializer("fc.weight", crate::common::numbers("fc", &[4, 4])))).tanh();
+        b.output("logits", b.scoped("/lm_head", || hidden.matmul(table.t())));
+        onnx::write(&b.finish().expect("a valid graph"), std::path::Path::new(&base), &WriteOptions::default()).expect("it is written");
+        let rows = folder.write("rows.jsonl", "{\"input_ids\": [1, 2, 3]}\n{\"input_ids\": [4, 5]}\n");
+        done(&[&["inject", &base, "--task", "causal-lm", "-o", &bundle], options].concat());
+        done(&["train", &bundle, "--data", &rows, "--max-steps", "2", "--quiet"]);
+        let said = done(&["merge", &bundle, "-o", &merged]);
+        assert!(said.contains("verified"), "{options:?}: {said}");
+    }
+}
+
+/// The prompt's places stand in front of the tokens, which the table reads all the same.
+#[test]
+fn a_merged_prompt_leaves_a_language_model_what_it_was() {
+    for method in ["prompt_tuning", "p_tuning"] {
+        let folder = Folder::with("llama/torchscript.onnx");
+        let (base, bundle, merged) = (folder.path("model.onnx"), folder.path("bundle"), folder.path("merged.onnx"));
+        done(&["inject", &base, "--method", method, "--num-virtual-tokens", "3", "-o", &bundle]);
+        done(&["merge", &bundle, "-o", &merged]);
+        let found = crate::common::json_of(&["inspect", &merged]);
+        assert_eq!(found["task"]["name"].as_str().or(found["task"].as_str()), Some("causal-lm"), "{method}: {}", found["task"]);
+    }
+}

@@ -356,7 +356,7 @@ impl<'g> PrefixSite<'g, '_> {
     /// A piece with the heads, axes and batch of `own`.
     fn arranged(&self, heads: &Heads, piece: Expr<'g>, own: Expr<'g>) -> Result<Expr<'g>> {
         use Axis::{Batch, BatchHeads, Heads as HeadAxis, HeadsSize, Seq, Size};
-        let size = |n: Option<i64>| n.ok_or_else(|| self.refuse("its numbers of heads are not known"));
+        let size = |n: Option<i64>| n.filter(|n| *n > 0).ok_or_else(|| self.refuse("its numbers of heads are not known"));
         let (kv_heads, head) = (size(self.attention.kv_heads)?, size(self.attention.head_size)?);
         let tokens = num::int(self.tokens);
         let length = |axis: Axis| heads.axis(axis).and_then(|place| own.dims()?.get(place)?.as_known());

@@ -372,7 +372,9 @@ fn put_weight(b: &Builder, graph: &Graph, anatomy: &Anatomy, projections: &[&Pro
         let put = if is_shared(graph, anatomy, id, &projection.module) {
             own_reader(graph, projection).and_then(|node| {
                 let own = b.initializer(&format!("{}.weight", projection.module), arranged(wanted_layout(graph, node))?);
-                b.rewire_input(projection.y, 1, own);
+                // It may be stored in another type than it is read in.
+                let read = graph.node(node).input(1).map_or(own, |read| own.cast(b.expr(read).dtype()));
+                b.rewire_input(projection.y, 1, read);
                 Ok(())
             })
         } else {

@@ -53,6 +53,9 @@ const POSITIONS: &[&str] = &["position", "pos_ids", "pos_emb", "embed_pos", "wpe
 const TYPES: &[&str] = &["token_type", "segment", "type_ids", "type_emb"];
 const DECODER: &[&str] = &["decoder", "tgt", "trg", "target"];
 
+/// Joins of inputs with other numbers, one behind the other, at most.
+const MOST_PARTS: usize = 4;
+
 /// A table of fewer rows is of segments, whatever it is called.
 const FEW: i64 = 4;
 
@@ -109,17 +112,30 @@ impl Looking<'_> {
 
     /// The input whose numbers are the rows that are read.
     fn read_by(&self, table: &Embedding, data: &[ValueId]) -> Option<ValueId> {
-        let mut at = ValueRef::new(self.graph, table.indices);
+        self.leads_back(ValueRef::new(self.graph, table.indices), data, MOST_PARTS)
+    }
+
+    /// The input that a value has the numbers of, through so many joins at most.
+    fn leads_back(&self, value: ValueRef<'_>, data: &[ValueId], joins: usize) -> Option<ValueId> {
+        let mut at = value;
         loop {
             at = at.behind(PASSING).behind(&["Transpose"]).behind(PASSING);
             if data.contains(&at.id()) {
                 return Some(at.id());
             }
-            // A table with rows in front that no token has.
-            let node = at.from(&["Add", "Sub"]).ok()?;
-            at = match (node.input(0).ok()?, node.input(1).ok()?) {
-                (x, number) if number.number().is_some() => x,
-                (number, x) if number.number().is_some() => x,
+            let node = at.producer()?;
+            at = match node.op() {
+                // A table with rows in front that no token has.
+                "Add" | "Sub" => match (node.input(0).ok()?, node.input(1).ok()?) {
+                    (x, number) if number.number().is_some() => x,
+                    (number, x) if number.number().is_some() => x,
+                    _ => return None,
+                },
+                // Tokens behind places that others fill, such as a prompt's.
+                "Concat" if joins > 0 => {
+                    let mut parts = node.inputs().filter_map(|part| self.leads_back(part, data, joins - 1));
+                    return parts.next().filter(|_| parts.next().is_none());
+                }
                 _ => return None,
             };
         }

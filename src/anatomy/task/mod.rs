@@ -47,10 +47,11 @@ pub fn decide(graph: &Graph, anatomy: &Anatomy, declared: &Declared, asked: Opti
     }
     let Some(task) = asked.or(guess.task) else { return Err(unknown(&guess)) };
     check_axes(task, graph, anatomy, &guess)?;
-    let is_same = |other: Task| other == task || (is_for_rows(task) && is_for_rows(other));
+    let is_same =
+        |other: Task| other == task || (is_for_rows(task) && is_for_rows(other)) || (task, other) == (Task::Preference, Task::CausalLm);
     let instead = guess.instead.as_ref().filter(|instead| !is_meant(instead));
     // What a task reads beside logits is looked for where its loss is settled.
-    let is_of_logits = matches!(task.row().reads, Reads::Logits | Reads::TokenLogits | Reads::Frames | Reads::Vocabulary);
+    let is_of_logits = !matches!(task.row().reads, Reads::Spans | Reads::Embeddings);
     if !is_of_logits {
         return Ok(Decision { task, doubt: None });
     }

@@ -1,5 +1,7 @@
 //! Products of matrices.
 
+use std::collections::BTreeMap;
+
 use super::super::dim::Dim;
 use super::super::dtype::DType;
 use super::super::fact::{Fact, Shape, broadcast};
@@ -180,8 +182,9 @@ fn einsum_unknown(q: &Question<'_>, result: &str) -> Fact {
 
 /// Without an arrow: the ellipsis, then the letters that stand once, by the alphabet.
 fn implicit_result(equation: &str) -> String {
-    let mut once: Vec<char> = equation.chars().filter(|c| c.is_alphabetic() && equation.matches(*c).count() == 1).collect();
-    once.sort_unstable();
+    let mut counts = BTreeMap::<char, usize>::new();
+    equation.chars().filter(|letter| letter.is_alphabetic()).for_each(|letter| *counts.entry(letter).or_default() += 1);
+    let once = counts.into_iter().filter(|(_, count)| *count == 1).map(|(letter, _)| letter);
     let ellipsis = if equation.contains("...") { "..." } else { "" };
     ellipsis.chars().chain(once).collect()
 }
