@@ -67,6 +67,14 @@ impl<'a> Journal<'a> {
         self.run.checkpoints()?.write(checkpoint, keep, &adapter)
     }
 
+    /// Removes the checkpoints that are not kept any more.
+    ///
+    /// # Errors
+    /// If there is no folder of checkpoints.
+    pub(super) fn forget_all_but(&self, keep: Keep) -> Result<()> {
+        self.run.checkpoints().map(|checkpoints| checkpoints.forget_all_but(keep))
+    }
+
     /// Keeps how the run ended. That is said nowhere else but in a list of runs: it is no reason to fail.
     pub(super) fn end(&mut self, ended: Ended, evaluation: Option<&Evaluation>) {
         if let Err(error) = self.run.end(ended) {

@@ -114,13 +114,19 @@ impl<'a> Run<'a> {
         );
         ranks.same("what the processes of this run work on", &asked)?;
         let (done, watching) = (run.done, &options.watching);
-        let is_over = done == run.schedule.total_steps || is_exhausted(&run.best, watching);
-        if let Some(kept) = material.beginning.run_that_goes_on().filter(|_| is_over) {
+        let own = material.beginning.run_that_goes_on();
+        // A signal during the last step does not wait for the measurement behind it.
+        let is_unmeasured = done == run.schedule.total_steps
+            && run.evaluator.is_some()
+            && own.is_some_and(|own| own.record.ended != Some(Ended::Finished))
+            && !material.beginning.evaluations(watching.goal.metric(), done)?.iter().any(|(step, _)| *step == done);
+        let is_over = (done == run.schedule.total_steps && !is_unmeasured) || is_exhausted(&run.best, watching);
+        if let Some(kept) = own.filter(|_| is_over) {
             let keep = run.keep(None);
             let summary = ranks.lead(|| complete(runtime, options, material, &mut kept.clone(), done, keep))?;
             return Ok(Prepared::Finished(summary.map(Box::new)));
         }
-        if done >= run.schedule.total_steps {
+        if done >= run.schedule.total_steps && !is_unmeasured {
             let error = Error::mismatch("steps of this run", format!("more than the {done} of the checkpoint"), run.schedule.total_steps);
             return Err(ranks.alike(error.with_hint("raise `max_steps` or `epochs`")));
         }
@@ -376,15 +382,19 @@ impl<'a> Run<'a> {
 
     /// The same; the checkpoint of another step is not needed any more.
     fn save_but(&mut self, step: u64, superseded: Option<u64>, seen: &mut Seen) -> Result<()> {
-        if step == 0 || seen.saved == Some(step) {
+        if step == 0 {
             return Ok(());
+        }
+        let keep = self.keep(superseded);
+        if seen.saved == Some(step) {
+            // It may be better than one that was kept so far.
+            return self.ranks.lead(|| self.journal.as_ref().map_or(Ok(()), |journal| journal.forget_all_but(keep))).map(drop);
         }
         let state = self.engine.state(self.ranks, step)?;
         let total = self.schedule.total_steps;
         let record = Record::new(step, total, self.cursor, self.conditions.clone(), self.optimization.clone());
         let record = record.scaling(self.engine.scale);
         let checkpoint = Checkpoint { record, state };
-        let keep = self.keep(superseded);
         let journal = &mut self.journal;
         let folder = self.ranks.lead(|| journal.as_mut().map(|journal| journal.save(&checkpoint, keep)).transpose()).map_err(smaller)?;
         seen.saved = Some(step);

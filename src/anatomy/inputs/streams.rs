@@ -85,6 +85,32 @@ const PREPARING: &[&str] = &["Add", "Cast", "Div", "Identity", "Mul", "Reshape",
 const LAYOUT: &[&str] = &["Cast", "Concat", "Expand", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"];
 
 const LOSSES: &[&str] = &["SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss"];
+/// The input that a value has the numbers of, through so many joins at most.
+fn leads_back(value: ValueRef<'_>, data: &[ValueId], joins: usize) -> Option<ValueId> {
+    let mut at = value;
+    loop {
+        at = at.behind(PASSING).behind(&["Transpose"]).behind(PASSING);
+        if data.contains(&at.id()) {
+            return Some(at.id());
+        }
+        let node = at.producer()?;
+        at = match node.op() {
+            // A table with rows in front that no token has.
+            "Add" | "Sub" => match (node.input(0).ok()?, node.input(1).ok()?) {
+                (x, number) if number.number().is_some() => x,
+                (number, x) if number.number().is_some() => x,
+                _ => return None,
+            },
+            // Tokens behind places that others fill, such as a prompt's.
+            "Concat" if joins > 0 => {
+                let mut parts = node.inputs().filter_map(|part| leads_back(part, data, joins - 1));
+                return parts.next().filter(|_| parts.next().is_none());
+            }
+            _ => return None,
+        };
+    }
+}
+
 impl Looking<'_> {
     /// An input's name as its model would call it: exporters put a number, or a prefix, at its ends.
     fn name(&self, id: ValueId) -> String {
@@ -112,33 +138,7 @@ impl Looking<'_> {
 
     /// The input whose numbers are the rows that are read.
     fn read_by(&self, table: &Embedding, data: &[ValueId]) -> Option<ValueId> {
-        self.leads_back(ValueRef::new(self.graph, table.indices), data, MOST_PARTS)
-    }
-
-    /// The input that a value has the numbers of, through so many joins at most.
-    fn leads_back(&self, value: ValueRef<'_>, data: &[ValueId], joins: usize) -> Option<ValueId> {
-        let mut at = value;
-        loop {
-            at = at.behind(PASSING).behind(&["Transpose"]).behind(PASSING);
-            if data.contains(&at.id()) {
-                return Some(at.id());
-            }
-            let node = at.producer()?;
-            at = match node.op() {
-                // A table with rows in front that no token has.
-                "Add" | "Sub" => match (node.input(0).ok()?, node.input(1).ok()?) {
-                    (x, number) if number.number().is_some() => x,
-                    (number, x) if number.number().is_some() => x,
-                    _ => return None,
-                },
-                // Tokens behind places that others fill, such as a prompt's.
-                "Concat" if joins > 0 => {
-                    let mut parts = node.inputs().filter_map(|part| self.leads_back(part, data, joins - 1));
-                    return parts.next().filter(|_| parts.next().is_none());
-                }
-                _ => return None,
-            };
-        }
+        leads_back(ValueRef::new(self.graph, table.indices), data, MOST_PARTS)
     }
 
     /// All nodes that a value reaches through some operators, and their readers.
