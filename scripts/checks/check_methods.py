@@ -34,7 +34,7 @@ LLAMA, CACHED, GPT2, QWEN2, BERT, DISTILBERT, MASKED, CLASSIFIER, TAGGER, T5, BA
 METHODS = [
     ("lora",), ("lora", "--use-dora"), ("lora", "--init-lora-weights", "pissa"), ("ia3",), ("ln_tuning",), ("vera", "--rank", "8"), ("loha", "--rank", "3"),
     ("lokr", "--rank", "3"), ("adalora", "--rank", "3"), ("oft", "--set", "oft_block_size=4"), ("miss", "--rank", "4"), ("fourierft", "--set", "n_frequency=20"),
-    ("hira", "--rank", "3"), ("trainable_tokens", *TOKENS), ("head",), ("prompt_tuning", *PROMPTS), ("p_tuning", *NETWORK),
+    ("hira", "--rank", "3"), ("road", "--set", "group_size=4"), ("trainable_tokens", *TOKENS), ("head",), ("prompt_tuning", *PROMPTS), ("p_tuning", *NETWORK),
     ("p_tuning", *NETWORK, "--encoder-reparameterization-type", "lstm"), ("prefix_tuning", *NETWORK), ("p_tuning_v2", *PROMPTS)]
 # Each method with each task that it can serve: a causal language model, a masked one, classifiers behind an encoder and a decoder, a tagger, encoder-decoders.
 TASKS = [CACHED, MASKED, BERT, CLASSIFIER, TAGGER, T5, BART]
@@ -49,8 +49,8 @@ OTHERS = [
     (LLAMA, "lora", "--target-modules", "q_proj,embed_tokens"), (LLAMA, "lora", "--target-modules", "q_proj", "--modules-to-save", "lm_head"),
     (LLAMA, "lora", "--target-modules", "q_proj", *TOKENS), (LLAMA, "ia3", "--target-modules", "k_proj,down_proj", "--feedforward-modules", "down_proj"),
     (LLAMA, "miss", "--rank", "4", "--set", "init_weights=bat"), (LLAMA, "miss", "--rank", "5", "--set", "init_weights=mini", "--set", "mini_r=4"),
-    (LLAMA, "oft", "--rank", "4", "--set", "block_share=true"), (GPT2, "adalora", "--rank", "3"), (LLAMA, *ALLOCATED), (GPT2, *ALLOCATED, "--bias", "lora_only"), (T5, *ALLOCATED),
-    (LLAMA, "oft", "--set", "oft_block_size=4", "--set", "use_cayley_neumann=false"), (LLAMA, "oft", "--set", "oft_block_size=4", "--set", "coft=true", "--set", "eps=0.05"), (GPT2, "fourierft", "--set", "n_frequency=20"), (GPT2, "hira", "--rank", "3"),
+    (LLAMA, "oft", "--rank", "4", "--set", "block_share=true"), (GPT2, "adalora", "--rank", "3"), (LLAMA, *ALLOCATED), (GPT2, *ALLOCATED, "--bias", "lora_only"), (T5, *ALLOCATED), (LLAMA, *ALLOCATED, *TOKENS),
+    (LLAMA, "oft", "--set", "oft_block_size=4", "--set", "use_cayley_neumann=false"), (LLAMA, "oft", "--set", "oft_block_size=4", "--set", "coft=true", "--set", "eps=0.05"), (GPT2, "fourierft", "--set", "n_frequency=20"), (GPT2, "hira", "--rank", "3"), (LLAMA, "road", "--set", "variant=road_4", "--set", "group_size=8"),
     (LLAMA, "lora", "--init-lora-weights", "pissa_niter_4"), (LLAMA, "lora", "--init-lora-weights", "olora"),
     (GPT2, "lora"), (GPT2, "lora", "--target-modules", "c_attn,wte"), (GPT2, "ia3"), (GPT2, "prompt_tuning", *PROMPTS), (GPT2, "prefix_tuning", *NETWORK),
     (GPT2, "p_tuning_v2", *PROMPTS), (GPT2, "p_tuning", *NETWORK), (GPT2, "ln_tuning"), (GPT2, "trainable_tokens", *TOKENS),

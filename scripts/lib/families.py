@@ -62,13 +62,16 @@ FAMILIES = {
                                    training=dict(allocate_ranks=True, max_grad_norm=0.5)),
         "adalora_sparse": dict(method="AdaLoraConfig", init_r=5, target_r=1, deltaT=3, total_step=6, bias="lora_only", target_modules=["k_proj", "v_proj", "up_proj"],
                                training=dict(allocate_ranks=True, gradient_accumulation_steps=2)),
+        "adalora_tokens": dict(method="AdaLoraConfig", init_r=4, target_r=2, total_step=6, target_modules=["q_proj", "v_proj"], trainable_token_indices=[5, 7, 9, 20],
+                               training=dict(allocate_ranks=True)),
         "oft": dict(method="OFTConfig", oft_block_size=8, target_modules=["q_proj", "v_proj", "down_proj"]),
         "oft_exact": dict(method="OFTConfig", oft_block_size=8, use_cayley_neumann=False, module_dropout=0.3, target_modules=["q_proj", "v_proj", "down_proj"]),
         # Of fresh values half of the blocks are outside of the ball.
         "oft_constrained": dict(method="OFTConfig", oft_block_size=8, coft=True, eps=0.8, target_modules=["q_proj", "v_proj", "down_proj"]),
         "miss": dict(method="MissConfig", r=5, target_modules=["q_proj", "v_proj", "down_proj"]),
         "fourierft": dict(method="FourierFTConfig", n_frequency=40, n_frequency_pattern={"v_proj": 20}, target_modules=["q_proj", "v_proj", "down_proj"]),
-        "hira": dict(method="HiraConfig", r=4, target_modules=["q_proj", "v_proj", "down_proj"])}),
+        "hira": dict(method="HiraConfig", r=4, target_modules=["q_proj", "v_proj", "down_proj"]),
+        "road": dict(method="RoadConfig", group_size=8, target_modules=["q_proj", "v_proj", "down_proj"])}),
     "gpt2": Family("CAUSAL_LM", "GPT2Config", dict(
         vocab_size=VOCABULARY, n_embd=HIDDEN, n_layer=LAYERS, n_head=HEADS, n_positions=POSITIONS, n_inner=INNER,
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **SPECIAL), BOTH, {
@@ -84,6 +87,8 @@ FAMILIES = {
         "oft_constrained_shared": dict(method="OFTConfig", r=8, oft_block_size=0, block_share=True, coft=True, eps=0.17, use_cayley_neumann=False,
                                        target_modules=ATTENTION, modules_to_save=["classifier"]),
         "miss_bat": dict(method="MissConfig", r=4, init_weights="bat", target_modules=ATTENTION, modules_to_save=["classifier"], bias="MiSS_only"),
+        "road_2": dict(method="RoadConfig", variant="road_2", group_size=16, target_modules=ATTENTION, modules_to_save=["classifier"]),
+        "road_4": dict(method="RoadConfig", variant="road_4", group_size=8, target_modules=ATTENTION, modules_to_save=["classifier"]),
         "miss_mini": dict(method="MissConfig", r=4, mini_r=4, init_weights="mini", target_modules=ATTENTION, modules_to_save=["classifier"])}),
     "bert_masked": Family("MASKED_LM", "BertConfig", BERT, BOTH, {"lora_qv": dict(target_modules=ATTENTION)}),
     "bert_encoder": Family("FEATURES", "BertConfig", BERT, BOTH, {  # the adapter of a classifier for its body; other cases are of scripts/fixtures/reference_heads.py

@@ -14,6 +14,7 @@ use ndarray::Array2;
 use serde_json::{Value, json};
 
 use super::branch::{self, Attached, Branch, Forward, Linear, added};
+use super::trainable_tokens::{self, TOKEN_DELTA, Tokens};
 use crate::adapter::config::fields::{Fields, Flag};
 use crate::adapter::config::options::{Options, SCOPE};
 use crate::adapter::config::settings::{Settings, number};
@@ -22,7 +23,7 @@ use crate::adapter::method::{Configuration, Placed, Places, Row};
 use crate::adapter::params::allocation::{Allocation, Schedule};
 use crate::adapter::params::key::{Family, Key, KeyPart, Tensors};
 use crate::adapter::params::{Param, init};
-use crate::adapter::part::{Change, Folding, Insertion};
+use crate::adapter::part::{Change, Folding, Insertion, boxed};
 use crate::anatomy::Projection;
 use crate::error::{Error, Result};
 use crate::ir::{Expr, Tensor};
@@ -47,7 +48,6 @@ const INERT: &[&str] = &["r", "alpha_pattern", "use_rslora", "qalora_group_size"
 const REFUSED: &[(&str, &str)] = &[
     ("use_dora", "AdaLoRA has no magnitudes"),
     ("lora_bias", "AdaLoRA's factors have no bias"),
-    ("trainable_token_indices", "rows of embeddings are trained beside LoRA alone"),
     ("layer_replication", "the layers of an exported graph are not replicated"),
     ("target_parameters", "AdaLoRA on bare parameters is not known here"),
     ("alora_invocation_tokens", "it is LoRA's alone"),
@@ -73,9 +73,9 @@ pub static ROW: Row = Row {
     peft_type: "ADALORA",
     learning_rate: 2e-3,
     family: Family::Tuner,
-    tensors: Tensors { parts: &[A, B, E], shared: &[] },
+    tensors: Tensors { parts: &[A, B, E, TOKEN_DELTA], shared: &[] },
     adapter_file: "adalora",
-    takes: &[SCOPE, &["rank", "alpha", "dropout", "bias", "allocate_ranks"]],
+    takes: &[SCOPE, &["rank", "alpha", "dropout", "bias", "allocate_ranks", "trainable_token_indices"]],
     page: "adalora.md",
     read: |fields| AdaLoraConfig::read(fields).map(Into::into),
     configure: |options: &Options| AdaLoraConfig::asked(options).map(Into::into),
@@ -102,6 +102,8 @@ pub struct AdaLoraConfig {
     pub rank_pattern: IndexMap<String, Vec<bool>>,
     /// Which biases of the base are trained.
     pub bias: Bias,
+    /// Rows of embeddings that are trained beside it, by the names of their tables.
+    pub trainable_token_indices: IndexMap<String, Vec<usize>>,
     /// Whether a fresh adapter changes something, for tests.
     pub random: bool,
     /// Whether the base's weights are stored `[in, out]`.
@@ -120,6 +122,7 @@ impl Default for AdaLoraConfig {
             schedule: Schedule { tinit: 0, tfinal: 0, delta_t: 1, beta1: 0.85, beta2: 0.85, total_step: 1000 },
             rank_pattern: IndexMap::new(),
             bias: Bias::None,
+            trainable_token_indices: IndexMap::new(),
             random: false,
             fan_in_fan_out: false,
         }
@@ -150,6 +153,7 @@ impl AdaLoraConfig {
             },
             rank_pattern: fields.by_name("rank_pattern", "lists of true and false by name", kept)?,
             bias: Bias::read(fields, "lora_only")?,
+            trainable_token_indices: trainable_tokens::read_beside(fields)?,
             random: !fields.flag("init_lora_weights", Flag::On)?,
             fan_in_fan_out: fields.flag("fan_in_fan_out", Flag::Off)?,
         })
@@ -174,6 +178,7 @@ impl AdaLoraConfig {
             alpha,
             dropout: options.dropout.unwrap_or(default.dropout),
             bias: options.bias,
+            trainable_token_indices: trainable_tokens::asked_beside(options),
             ..default
         })
     }
@@ -243,6 +248,7 @@ impl Configuration for AdaLoraConfig {
         settings.put("beta2", beta2);
         settings.put("rank_pattern", if self.rank_pattern.is_empty() { Value::Null } else { json!(self.rank_pattern) });
         settings.put("bias", self.bias.setting("lora_only"));
+        trainable_tokens::write_beside(&self.trainable_token_indices, settings);
         settings.put("init_lora_weights", !self.random);
         settings.put("fan_in_fan_out", self.fan_in_fan_out);
     }
@@ -282,7 +288,8 @@ impl Configuration for AdaLoraConfig {
     }
 
     fn constants(&self) -> Vec<(&'static str, String)> {
-        vec![("scale of the updates", format!("{} / {}", self.alpha, self.init_r))]
+        let scale = ("scale of the updates", format!("{} / {}", self.alpha, self.init_r));
+        vec![scale, trainable_tokens::constant_beside(&self.trainable_token_indices)]
     }
 
     fn place(&self, at: &Places<'_>) -> Result<Placed> {
@@ -300,7 +307,11 @@ impl Configuration for AdaLoraConfig {
         // A module that kept no singular value has the base's weight.
         let (kept, others): (Vec<Linear>, Vec<Linear>) =
             branch::choose(&self.scope, at)?.into_iter().partition(|linear| self.rank(&linear.module) > 0);
-        Ok(branch::placed_among(self.clone(), kept.into_iter().map(svd).collect(), &others, self.bias, at))
+        let rows = trainable_tokens::find(&self.trainable_token_indices, at)?;
+        let config = Self { trainable_token_indices: rows.iter().map(Tokens::setting).collect(), ..self.clone() };
+        let mut placed = branch::placed_among(config, kept.into_iter().map(svd).collect(), &others, self.bias, at);
+        placed.parts.extend(rows.into_iter().map(boxed));
+        Ok(placed)
     }
 }
 

@@ -176,7 +176,11 @@ impl Branch for Factors {
     fn fold_bias(&self, at: &Folding<'_>) -> Result<()> {
         match self.side {
             Side::Input => Ok(()),
-            Side::Output => fold::scale_bias(at, self.module(), &at.vector(self.module(), IA3)?.to_vec()),
+            Side::Output => {
+                let factors = at.vector(self.module(), IA3)?;
+                let scaled = |bias: &[f32]| Ok(bias.iter().zip(&factors).map(|(bias, factor)| bias * factor).collect());
+                fold::change_bias(at, self.module(), factors.len(), scaled)
+            }
         }
     }
 }

@@ -20,6 +20,7 @@ pub mod oft;
 pub mod prefix;
 pub mod product;
 pub mod prompt;
+pub mod road;
 pub mod trainable_tokens;
 pub(crate) mod trained;
 pub mod vera;
@@ -50,6 +51,7 @@ pub static METHODS: &[&Row] = &[
     &miss::ROW,
     &fourierft::ROW,
     &hira::ROW,
+    &road::ROW,
 ];
 
 /// Methods of the program that uses this library.

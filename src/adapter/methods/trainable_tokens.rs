@@ -4,7 +4,7 @@ use indexmap::IndexMap;
 use ndarray::s;
 use serde_json::{Value, json};
 
-use crate::adapter::config::fields::Fields;
+use crate::adapter::config::fields::{Fields, sizes};
 use crate::adapter::config::options::Options;
 use crate::adapter::config::settings::{Settings, selection};
 use crate::adapter::config::{Selection, Targets, Task, at_least_one};
@@ -20,6 +20,8 @@ use crate::ir::{DType, Expr, Tensor};
 use crate::num;
 use crate::{Error, Result};
 
+/// The setting of a low-rank method.
+const BESIDE: &str = "trainable_token_indices";
 /// The rows of a table that LoRA attaches beside, `[rows, hidden]`.
 pub(crate) const TOKEN_DELTA: KeyPart = KeyPart::new("token_adapter.trainable_tokens_delta", "");
 /// The rows of a table where nothing else is trained, `[rows, hidden]`.
@@ -141,6 +143,33 @@ fn check_rows(table: &Table<'_>, rows: &[usize]) -> Result<()> {
         Some(row) => Err(Error::mismatch("row of trainable_token_indices", format!("below {count}"), row)),
         None => Ok(()),
     }
+}
+
+/// The rows that are trained beside a low-rank method (`trainable_token_indices` of `LoraConfig`), by the names of their tables: a list is of the table
+/// that tokens are looked up in, which PEFT calls `embed_tokens`.
+pub(super) fn read_beside(fields: &Fields<'_>) -> Result<IndexMap<String, Vec<usize>>> {
+    match fields.value(BESIDE) {
+        Some(Value::Array(_)) => Ok(IndexMap::from([("embed_tokens".to_owned(), fields.sizes(BESIDE)?)])),
+        _ => fields.by_name(BESIDE, "rows by name", sizes),
+    }
+}
+
+/// The same as they are written.
+pub(super) fn write_beside(rows: &IndexMap<String, Vec<usize>>, settings: &mut Settings) {
+    settings.put_unless(BESIDE, if rows.is_empty() { Value::Null } else { json!(rows) }, &Value::Null);
+}
+
+/// The same as a user asks for them.
+pub(super) fn asked_beside(options: &Options) -> IndexMap<String, Vec<usize>> {
+    let rows = options.rows();
+    if rows.is_empty() { IndexMap::new() } else { IndexMap::from([("embed_tokens".to_owned(), rows)]) }
+}
+
+/// The same as constants of a graph, whatever the tables are called.
+pub(super) fn constant_beside(rows: &IndexMap<String, Vec<usize>>) -> (&'static str, String) {
+    let mut rows: Vec<&Vec<usize>> = rows.values().collect();
+    rows.sort();
+    (BESIDE, format!("{rows:?}"))
 }
 
 /// The tables that rows are trained of.

@@ -240,7 +240,8 @@ pub(crate) fn rows_of(stored: &Tensor, lookup: &Embedding, rows: &[usize]) -> Re
 /// A bias that is not stored as plain floats; a module without one that is a part of another, or inside a branch of the graph.
 pub(crate) fn add_to_bias(at: &Folding<'_>, module: &str, bias: &Tensor, scaling: f64) -> Result<()> {
     let more = bias.to_f32().ok_or_else(|| Error::mismatch("dtype", "float", bias.dtype()))?;
-    match change_biases(at, module, &more, |base, more| base + init::narrow(scaling) * more)? {
+    let add = |bias: &[f32]| Ok(bias.iter().zip(&more).map(|(base, more)| base + init::narrow(scaling) * more).collect());
+    match change_biases(at, module, more.len(), add)? {
         0 => put_bias(at, module, &more, scaling),
         _ => Ok(()),
     }
@@ -264,16 +265,16 @@ fn put_bias(at: &Folding<'_>, module: &str, bias: &[f32], scaling: f64) -> Resul
     Ok(())
 }
 
-/// Multiplies a module's bias, if it has one.
+/// Changes a module's bias, `[out_features]`, if it has one.
 ///
 /// # Errors
-/// A bias that is not stored as plain floats.
-pub(crate) fn scale_bias(at: &Folding<'_>, module: &str, factors: &[f32]) -> Result<()> {
-    change_biases(at, module, factors, |base, factor| base * factor).map(|_| ())
+/// A bias that is not stored as plain floats, or of another length; as `change`.
+pub(crate) fn change_bias(at: &Folding<'_>, module: &str, out_features: usize, change: impl Fn(&[f32]) -> Result<Vec<f32>>) -> Result<()> {
+    change_biases(at, module, out_features, change).map(|_| ())
 }
 
 /// Changes a module's bias wherever it is, once in each place; gives the number of places.
-fn change_biases(at: &Folding<'_>, module: &str, operand: &[f32], change: impl Fn(f32, f32) -> f32) -> Result<usize> {
+fn change_biases(at: &Folding<'_>, module: &str, out_features: usize, change: impl Fn(&[f32]) -> Result<Vec<f32>>) -> Result<usize> {
     let mut places: Vec<(ValueId, Option<&Range<i64>>)> = vec![];
     for projection in at.anatomy.projections.iter().filter(|p| p.module == module) {
         let part = projection.weight.part.as_ref();
@@ -287,10 +288,11 @@ fn change_biases(at: &Folding<'_>, module: &str, operand: &[f32], change: impl F
         };
         let mut all = stored.to_f32().ok_or_else(|| Error::mismatch("dtype", "float", stored.dtype()))?;
         let part = part_of(part, all.len())?;
-        if part.len() != operand.len() {
-            return Err(Error::mismatch("length of the bias", part.len(), operand.len()));
+        if part.len() != out_features {
+            return Err(Error::mismatch("length of the bias", part.len(), out_features));
         }
-        all[part].iter_mut().zip(operand).for_each(|(base, &operand)| *base = change(*base, operand));
+        let changed = change(&all[part.clone()])?;
+        all.splice(part, changed);
         at.b.store(id, as_stored(&stored, &Tensor::from_f32(stored.shape(), &all), false)?);
     }
     Ok(places.len())

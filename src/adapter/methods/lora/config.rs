@@ -5,10 +5,11 @@ use std::str::FromStr;
 use indexmap::IndexMap;
 use serde_json::{Value, json};
 
-use crate::adapter::config::fields::{Fields, Flag, size, sizes};
+use crate::adapter::config::fields::{Fields, Flag, size};
 use crate::adapter::config::options::Options;
 use crate::adapter::config::settings::{Settings, number, numbers};
 use crate::adapter::config::{Bias, Scope, at_least_one, finite, probability, scaling};
+use crate::adapter::methods::trainable_tokens;
 use crate::adapter::targets::Ranks;
 use crate::error::{Error, Result};
 
@@ -215,10 +216,7 @@ impl LoraConfig {
             lora_bias: fields.flag("lora_bias", Flag::Off)?,
             init: LoraInit::read(fields.value("init_lora_weights"))?,
             fan_in_fan_out: fields.flag("fan_in_fan_out", Flag::Off)?,
-            trainable_token_indices: match fields.value("trainable_token_indices") {
-                Some(Value::Array(_)) => [("embed_tokens".to_owned(), fields.sizes("trainable_token_indices")?)].into_iter().collect(),
-                _ => fields.by_name("trainable_token_indices", "rows by name", sizes)?,
-            },
+            trainable_token_indices: trainable_tokens::read_beside(fields)?,
         })
     }
 
@@ -236,15 +234,13 @@ impl LoraConfig {
         settings.put_switch("use_rslora", self.use_rslora, Flag::Off);
         settings.put_switch("use_dora", self.use_dora, Flag::Off);
         settings.put_switch("lora_bias", self.lora_bias, Flag::Off);
-        let rows = &self.trainable_token_indices;
-        settings.put_unless("trainable_token_indices", if rows.is_empty() { Value::Null } else { json!(rows) }, &Value::Null);
+        trainable_tokens::write_beside(&self.trainable_token_indices, settings);
     }
 
     /// What a user asks for; the name may be that of a kind of LoRA (`dora`, `rslora`, `pissa`, `olora`).
     pub(super) fn asked(options: &Options) -> Result<Self> {
         let (rank, alpha) = options.rank_and_alpha(8);
         let name = options.name.to_lowercase();
-        let rows = options.rows();
         Ok(Self {
             scope: options.scope.clone(),
             rank,
@@ -256,7 +252,7 @@ impl LoraConfig {
             use_dora: options.use_dora || name == "dora",
             bias: options.bias,
             init: asked_init(&name, options.init_lora_weights.as_deref())?,
-            trainable_token_indices: if rows.is_empty() { IndexMap::new() } else { IndexMap::from([("embed_tokens".to_owned(), rows)]) },
+            trainable_token_indices: trainable_tokens::asked_beside(options),
             ..Self::default()
         })
     }

@@ -128,11 +128,8 @@ impl Configuration for LoraConfig {
         place(self.clone(), at)
     }
 
-    /// The rows that are trained, whatever the table is called.
     fn constants(&self) -> Vec<(&'static str, String)> {
-        let mut rows: Vec<&Vec<usize>> = self.trainable_token_indices.values().collect();
-        rows.sort();
-        vec![("trainable_token_indices", format!("{rows:?}"))]
+        vec![trainable_tokens::constant_beside(&self.trainable_token_indices)]
     }
 
     fn fitted(&self, graph: &Method, key: &Key, tensor: Tensor) -> Result<Tensor> {

@@ -44,6 +44,7 @@ fn other(peft_type: &str, name: &str, default: &Value) -> Value {
         ("token_indices" | "trainable_token_indices", _) => json!([2]),
         ("layers_to_transform", _) => json!([1]),
         ("init_weights", Value::Null) => json!("random"),
+        ("variant", _) => json!("road_4"),
         ("use_bdlora", _) => json!({"target_modules_bd_a": ["q_proj"]}),
         (name, Value::Null) if name.starts_with("num_") => json!(1),
         (name, _) if name.ends_with("_config") || name.ends_with("kwargs") => json!({"a": 1}),
