@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::error::{Error, Result};
 use crate::ir::{Graph, Tensor, Trait, ValueId};
 use crate::num;
 
@@ -75,6 +76,20 @@ pub(super) fn behind(graph: &Graph, output: ValueId) -> Behind {
         Some(Found { scores, squash: None, .. }) => Behind { scores: scores.id(), made: None },
         None => Behind { scores: output, made: None },
     }
+}
+
+/// The scores that an output is made of, as its places stand: the output itself where it is no probability.
+///
+/// # Errors
+/// [`Unsupported`](crate::ErrorKind::Unsupported) where it is made of probabilities behind which there are no such scores.
+pub fn scores_of(graph: &Graph, output: ValueId) -> Result<ValueId> {
+    let Behind { scores, made: Some(made) } = behind(graph, output) else { return Ok(output) };
+    let rank = |id: ValueId| graph.fact(id).rank();
+    if made.squash == Squash::Softmax && rank(scores) == rank(output) {
+        return Ok(scores);
+    }
+    let why = format!("it gives probabilities, made by {}, and there are no scores behind them", made.node);
+    Err(Error::unsupported(format!("a loss of {}", graph.value_name(output)), why).with_hint("export the model so that it gives logits"))
 }
 
 /// The steps that are left, and what was found so far: ways that meet again are walked once.

@@ -40,7 +40,7 @@ mod walk;
 mod whole;
 
 pub use apart::apart;
-pub use ending::{Probabilities, Squash};
+pub use ending::{Probabilities, Squash, scores_of};
 pub use feeding::{Feeding, Padding, SEGMENTS, feeding};
 pub use found::{
     Anatomy, Attention, Axis, CachePart, CacheSlot, Embedding, Ending, Head, Heads, Inputs, Layout, Mask, Masking, Parameter, PositionUse,

@@ -11,6 +11,7 @@ use crate::error::{Context, Error, Result};
 use crate::export::{Bundle, INFERENCE, INITIAL};
 use crate::onnx::Runnable;
 use crate::ort::{Axis, Device, ElementType, Feed, HostTensor, Port, Presence, Purpose, Runtime, Session, Settings};
+use crate::train::logits;
 use crate::train::losses::{COMPLETION, LABELS, REFERENCE};
 
 /// An open base, and what it said of the texts that were asked for.
@@ -59,11 +60,20 @@ impl Reference {
             return Ok(None);
         }
         let settings = Settings { device, purpose: Purpose::Inference, ..Settings::default() };
-        let model: Runnable = match referee {
-            Referee::Base => bundle.unadapted()?,
-            Referee::Initial => bundle.clone().with_adapter(bundle.folder().join(INITIAL)).runnable(INFERENCE)?,
+        // What gives probabilities alone has its logits inside.
+        let base = bundle.base()?;
+        let shown = logits::shown(base.graph(), base.anatomy())?;
+        let (model, name): (Runnable, &str) = match (referee, shown) {
+            (Referee::Base, Some(shown)) => (Runnable::of(&shown, base.name())?, logits::SHOWN),
+            (Referee::Base, None) => (bundle.unadapted()?, &manifest.logits),
+            (Referee::Initial, None) => (bundle.clone().with_adapter(bundle.folder().join(INITIAL)).runnable(INFERENCE)?, &manifest.logits),
+            (Referee::Initial, Some(_)) => {
+                let why = format!("{} gives probabilities", manifest.logits);
+                let error = Error::unsupported("comparing with the initial adapter", why).in_file(bundle.model());
+                return Err(error.with_hint("compare with the base (`reference base`), or export the model so that it gives logits"));
+            }
         };
-        Self::new(Session::open(runtime, model, &settings)?, &manifest.logits).map(Some)
+        Self::new(Session::open(runtime, model, &settings)?, name).map(Some)
     }
 
     /// Asks a model that gives logits of this name.

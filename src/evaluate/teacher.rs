@@ -186,7 +186,9 @@ fn answering(model: &Model, task: Task) -> Result<(Runnable, Vec<String>)> {
     let (graph, anatomy) = (model.graph(), model.anatomy());
     let settled = settle(&LossRequest::default(), task, model.beside(), graph, anatomy)?;
     let own = match &settled.objective {
-        Objective::Formula(formula) if !formula.outputs.is_empty() => Some(formula.outputs.clone()),
+        Objective::Formula(formula) if !formula.outputs.is_empty() => {
+            Some(formula.outputs.clone()).filter(|ids| ids.iter().all(|&id| graph.is_output(id)))
+        }
         // Of a graph that gives probabilities alone, the logits are inside.
         _ => anatomy.head.as_ref().filter(|head| head.output == head.logits || graph.is_output(head.logits)).map(|head| vec![head.logits]),
     };

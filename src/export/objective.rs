@@ -8,7 +8,7 @@ use super::loss_request;
 pub use super::loss_request::{LossRequest, LossSource};
 use crate::adapter::config::{Pooling, Task};
 use crate::adapter::new_head;
-use crate::anatomy::{Anatomy, Ending, Reads};
+use crate::anatomy::{self, Anatomy, Ending, Reads};
 use crate::ir::{Graph, ValueId};
 use crate::model::{Beside, Model, declared, plain};
 use crate::train::distillation;
@@ -222,7 +222,9 @@ fn outputs(
                 graph.outputs().iter().find(is_scores).copied()
             };
             match (named("start"), named("end")) {
-                (Some(start), Some(end)) if start != end => Ok((vec![start, end], None)),
+                (Some(start), Some(end)) if start != end => {
+                    Ok((vec![anatomy::scores_of(graph, start)?, anatomy::scores_of(graph, end)?], None))
+                }
                 _ => {
                     Err(missing(graph, "two outputs [batch, seq] with scores of an answer's start and end", "start_logits and end_logits"))
                 }

@@ -13,7 +13,7 @@ use crate::model::Model;
 use crate::model::parts::Files;
 use crate::onnx::Runnable;
 use crate::train::plan::LossPlan;
-use crate::train::prediction;
+use crate::train::{logits, prediction};
 use crate::training::Source;
 
 /// A model and what is known of it.
@@ -79,13 +79,19 @@ impl Opened {
         let class_names = source.class_names().to_vec();
         let places = model.places();
         let stop = stops(&source, &places)?;
-        let logits = anatomy.head.as_ref().map(|head| graph.value_name(head.output).to_owned());
+        let output = anatomy.head.as_ref().map(|head| graph.value_name(head.output).to_owned());
         let path = path.to_path_buf();
         let whole = {
             let (path, model) = (path.clone(), model.clone());
+            let reads_scores = decision.task == Task::MaskedLm || decision.task.row().reads == anatomy::Reads::TokenLogProbs;
             move || {
+                // What gives probabilities alone has its logits inside.
+                let shown = if reads_scores { logits::shown(model.graph(), model.anatomy())? } else { None };
+                if let Some(shown) = shown {
+                    return Ok((Runnable::of(&shown, &path)?, logits::SHOWN.to_owned()));
+                }
                 let unknown = || Error::unsupported("predicting with this model", "it has no output that looks like logits").in_file(&path);
-                Ok((model.runnable()?, logits.clone().ok_or_else(unknown)?))
+                Ok((model.runnable()?, output.clone().ok_or_else(unknown)?))
             }
         };
         let graph = move || {

@@ -114,14 +114,11 @@ impl<'a> Run<'a> {
         );
         ranks.same("what the processes of this run work on", &asked)?;
         let (done, watching) = (run.done, &options.watching);
-        let own = material.beginning.run_that_goes_on();
-        // A signal during the last step does not wait for the measurement behind it.
         let is_unmeasured = done == run.schedule.total_steps
             && run.evaluator.is_some()
-            && own.is_some_and(|own| own.record.ended != Some(Ended::Finished))
-            && !material.beginning.evaluations(watching.goal.metric(), done)?.iter().any(|(step, _)| *step == done);
+            && material.beginning.is_unmeasured(watching.goal.metric(), done)?;
         let is_over = (done == run.schedule.total_steps && !is_unmeasured) || is_exhausted(&run.best, watching);
-        if let Some(kept) = own.filter(|_| is_over) {
+        if let Some(kept) = material.beginning.run_that_goes_on().filter(|_| is_over) {
             let keep = run.keep(None);
             let summary = ranks.lead(|| complete(runtime, options, material, &mut kept.clone(), done, keep))?;
             return Ok(Prepared::Finished(summary.map(Box::new)));

@@ -12,7 +12,7 @@ use crate::export::{Manifest, adapter_file, pending};
 use crate::files::inside;
 use crate::training::checkpoint::{Checkpoint, Conditions};
 use crate::training::metrics::{Metrics, Told};
-use crate::training::runs::{Run, Runs, StartedFrom};
+use crate::training::runs::{Ended, Run, Runs, StartedFrom};
 
 /// Where a run starts.
 pub(super) struct Beginning {
@@ -128,6 +128,15 @@ impl Beginning {
             Kind::New(_) | Kind::Branch(None) => return Ok(vec![]),
         };
         Ok(Told::evaluations(&run.metrics(), metric)?.into_iter().filter(|(at, _)| *at <= step).collect())
+    }
+
+    /// Whether a run that goes on has not been measured after its last step: a signal during the step does not wait for it.
+    ///
+    /// # Errors
+    /// As [`evaluations`](Self::evaluations).
+    pub(super) fn is_unmeasured(&self, metric: &str, last: u64) -> Result<bool> {
+        let goes_on = self.run_that_goes_on().is_some_and(|run| run.record.ended != Some(Ended::Finished));
+        Ok(goes_on && !self.evaluations(metric, last)?.iter().any(|(step, _)| *step == last))
     }
 
     /// Says if the run that is gone on from was optimized in another way.

@@ -33,6 +33,7 @@ mod last_layer;
 mod layering;
 mod loss_graphs;
 mod losses;
+mod meant;
 mod media;
 mod merging;
 mod not_finite;

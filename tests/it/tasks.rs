@@ -486,14 +486,3 @@ fn a_model_of_one_number_is_measured_for_what_the_columns_of_its_rows_are_for() 
         assert!(run(&["predict", &merged, "--data", &data]).0, "{task}");
     }
 }
-
-/// A masked model sees the answer that it is scored on; a decoder with an encoder is made for other rows.
-#[test]
-fn preferences_of_what_is_no_language_model_are_learnt_with_a_warning() {
-    for (model, is_doubted) in [("llama/dynamo.onnx", false), ("bert_masked/dynamo.onnx", true), ("t5/dynamo.onnx", true)] {
-        let folder = Folder::with(model);
-        let bundle = folder.path("bundle");
-        let (success, _, said) = run(&["inject", &folder.path("model.onnx"), "--method", "lora", "--task", "preference", "-o", &bundle]);
-        assert!(success && said.contains("looks made for") == is_doubted, "{model}: {said}");
-    }
-}
