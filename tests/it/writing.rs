@@ -1,8 +1,10 @@
 //! What writes text, and what does not: `generate` and `chat`.
 
+use peft_onnx::ir::{Builder, DType, Dim, ModelInfo};
+use peft_onnx::onnx;
 use serde_json::json;
 
-use crate::common::{Folder, done, fixture, refused};
+use crate::common::{Folder, done, fixture, numbers, refused};
 use crate::tasks::tokenizer;
 
 const PREDICT: &str = "hint: `peft-onnx predict` answers the rows of a file";
@@ -47,6 +49,19 @@ fn what_the_folder_says_of_a_model_that_may_write_counts() {
             refused(&args, &["writing text with this model is not supported", PREDICT]);
         }
     }
+}
+
+/// A table whose rows are the scores of what comes next has no projection.
+#[test]
+fn a_table_of_next_words_writes() {
+    let folder = Folder::empty();
+    folder.write("tokenizer.json", &tokenizer());
+    let b = Builder::new(ModelInfo::dialect());
+    let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+    b.output("logits", b.initializer("next", numbers("next", &[45, 45])).gather(ids, 0));
+    let model = folder.path("model.onnx");
+    onnx::write(&b.finish().expect("a valid graph"), std::path::Path::new(&model), &onnx::WriteOptions::default()).expect("a model");
+    done(&["generate", &model, "--prompt", "w1 w2", "--max-new-tokens", "2", "-q"]);
 }
 
 #[test]

@@ -46,9 +46,11 @@ pub fn check_writes(graph: &Graph, anatomy: &Anatomy, declared: &Declared) -> Re
     }
     let guess = guess(graph, anatomy, declared);
     let is_called_logits = view.outputs.iter().any(|name| name.ends_with("logits"));
+    // Scores of no projection that is known (a table of next words) may be of anything.
+    let is_untold = anatomy.head.as_ref().is_some_and(|head| head.projection.is_none() && head.classes.is_none());
     let may_write = match (guess.task, &guess.instead) {
         (_, Some(_)) => false,
-        (Some(task), None) => task.writes() || is_declared,
+        (Some(task), None) => task.writes() || is_declared || (task == Task::TokenCls && is_untold),
         (None, None) => is_declared || guess.candidates.iter().any(|task| task.writes()) || (anatomy.head.is_none() && is_called_logits),
     };
     let what = guess.instead.map(|instead| instead.what).or(guess.task.map(Task::name));
