@@ -43,8 +43,9 @@ pub(super) fn find(graph: &Graph, flow: &Flow, linears: &[Linear]) -> Found<Head
         let made = output.behind(&["Identity", "Cast", "Reshape", "Squeeze"]);
         range::of(graph, output.id()).is_of_probabilities().then(|| made.producer()).flatten()
     };
+    let is_made = made.is_some() && !is_beside;
     let ending = match (made, path.squash, path.vector) {
-        (Some(made), ..) => Ending::Probabilities(of_all_numbers(graph, made, output.id())),
+        (Some(made), ..) => made_of_scores(graph, made, output.id(), projection.map(|at| linears[at].out_features)),
         (None, Some(node), _) => Ending::Probabilities(Probabilities { squash: Squash::Mixed, node: node.label() }),
         (None, None, vector) => match (bounded(), vector) {
             (Some(node), _) => Ending::Probabilities(Probabilities { squash: Squash::Bounded, node: node.label() }),
@@ -54,16 +55,31 @@ pub(super) fn find(graph: &Graph, flow: &Flow, linears: &[Linear]) -> Found<Head
     };
     // Scores that the graph gives beside their probabilities are an output like others.
     let ending = if is_beside && matches!(ending, Ending::Probabilities(_)) { Ending::Scores } else { ending };
+    // A cap of scores makes logits.
+    let logits = if is_made && ending == Ending::Scores { output.id() } else { scores.id() };
     let before = projection.and_then(|at| flow.only_projection(linears[at].x));
     let classes = if projection.is_none() { path.classes(linears, scores) } else { None };
-    Ok(Head { logits: scores.id(), output: reached.unwrap_or(output.id()), ending, projection, before, tied: false, classes })
+    Ok(Head {
+        logits,
+        output: reached.filter(|_| logits == scores.id()).unwrap_or(output.id()),
+        ending,
+        projection,
+        before,
+        tied: false,
+        classes,
+    })
 }
 
-/// Sigmoids that were brought within narrower bounds are probabilities of no score's.
-fn of_all_numbers(graph: &Graph, made: Probabilities, output: ValueId) -> Probabilities {
+/// What numbers are that a graph makes of scores. Sigmoids that were brought within other bounds are probabilities of no score's, and within wide ones they are logits
+/// themselves: a cap of scores (`30 sigmoid(x / 7.5)`).
+fn made_of_scores(graph: &Graph, made: Probabilities, output: ValueId, classes: Option<i64>) -> Ending {
     let range = range::of(graph, output);
-    let is_narrower = made.squash == Squash::Sigmoid && range.is_of_probabilities() && !range.is_of_all_probabilities();
-    if is_narrower { Probabilities { squash: Squash::Mixed, ..made } } else { made }
+    let is_other = made.squash == Squash::Sigmoid && range.is_closed() && !range.is_of_all_probabilities();
+    match classes.and_then(|classes| i32::try_from(classes).ok()) {
+        Some(classes) if is_other && classes > 1 && range.may_be_logits_of(classes.into()) => Ending::Scores,
+        _ if is_other => Ending::Probabilities(Probabilities { squash: Squash::Mixed, ..made }),
+        _ => Ending::Probabilities(made),
+    }
 }
 
 /// Scores with their axis of classes: one number for each row is a view of `[batch, 1]`.

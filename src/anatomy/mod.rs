@@ -3,11 +3,13 @@
 //! Everything is found from structure and from the names that an exporter left; nothing from a list of known models. What is not
 //! found is not an error but a [`Miss`], which says where the search stopped and what it wanted.
 
+mod alike;
 mod apart;
 mod attention;
 mod cache;
 mod causal;
 mod copies;
+mod cosines;
 mod embedding;
 mod ending;
 mod feeding;
@@ -49,6 +51,7 @@ pub use found::{
 pub use images::image_size;
 pub use input_role::{MaskForm, Role};
 pub use pictures::{PictureTokens, without as without_pictures};
+pub use range::{Bounds, bounds};
 pub use split::evidence as missing_encoder;
 pub use task::{Decision, Declared, Feeds, Guess, Instead, Modality, Reads, Row, TASKS, Task, check_writes, decide, guess, meant};
 pub use walk::Miss;

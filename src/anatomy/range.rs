@@ -3,31 +3,43 @@
 use std::collections::BTreeMap;
 use std::f64::consts::FRAC_PI_2;
 
-use crate::ir::{Graph, Trait, ValueId};
+use crate::ir::{Graph, ValueId};
 
+use super::alike::{is_equal, is_square};
+use super::cosines;
 use super::walk::{NodeRef, ValueRef};
 
 /// The lowest and the highest number that a value can have.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Range {
-    pub(super) low: f64,
-    pub(super) high: f64,
+pub struct Bounds {
+    /// The lowest.
+    pub low: f64,
+    /// The highest.
+    pub high: f64,
 }
 
 /// Any number.
-const ANY: Range = Range { low: f64::NEG_INFINITY, high: f64::INFINITY };
+const ANY: Bounds = Bounds { low: f64::NEG_INFINITY, high: f64::INFINITY };
 
 /// Numbers of a constant that are looked at.
 const MOST_NUMBERS: usize = 1 << 16;
+/// How sure of an answer logits have to be able to be.
+const SURE: f64 = 0.999;
 /// Values that are looked at before everything is possible.
 const MOST_VALUES: usize = 256;
 
+/// Between which numbers a value of the graph lies, whatever it is fed with.
+#[must_use]
+pub fn bounds(graph: &Graph, value: ValueId) -> Bounds {
+    of(graph, value)
+}
+
 /// The range of a value.
-pub(super) fn of(graph: &Graph, value: ValueId) -> Range {
+pub(super) fn of(graph: &Graph, value: ValueId) -> Bounds {
     Search::default().of(ValueRef::new(graph, value))
 }
 
-impl Range {
+impl Bounds {
     fn new(low: f64, high: f64) -> Self {
         if low.is_nan() || high.is_nan() { ANY } else { Self { low, high } }
     }
@@ -79,6 +91,39 @@ impl Range {
         }
     }
 
+    /// The probability that a softmax of so many of these numbers gives one of them at most.
+    #[must_use]
+    pub fn surest_of(self, classes: f64) -> f64 {
+        ((classes - 1.0) * (self.low - self.high).exp() + 1.0).recip()
+    }
+
+    /// Between which probabilities their sigmoids lie.
+    #[must_use]
+    pub fn sigmoids(self) -> Self {
+        self.grown(|x| ((-x).exp() + 1.0).recip())
+    }
+
+    /// Whether these can be logits of so many classes, one of which is right.
+    ///
+    /// Logits that are bounded keep the loss of a row that is right from 0, and are pressed against their bounds (NormFace, Wang et al. 2017, proposition 2). Caps of
+    /// language models (`30 tanh(x / 30)`) and scaled cosines (`s = 10` and more) are far from that; a bare `tanh`, a cosine or a clip from -1 to 1 are not.
+    #[must_use]
+    pub fn may_be_logits_of(self, classes: f64) -> bool {
+        self.surest_of(classes) >= SURE
+    }
+
+    /// Whether these can be logits of truths, each for itself.
+    #[must_use]
+    pub fn may_be_logits_of_truths(self) -> bool {
+        let Self { low, high } = self.sigmoids();
+        low <= 1.0 - SURE && high >= SURE
+    }
+
+    /// Whether there is a lowest and a highest number.
+    pub(super) fn is_closed(self) -> bool {
+        self.low.is_finite() && self.high.is_finite()
+    }
+
     /// Whether these are numbers from 0 to 1, as probabilities are, up to roundings of constants.
     pub(super) fn is_of_probabilities(self) -> bool {
         const ROUNDING: f64 = 1e-3;
@@ -94,11 +139,11 @@ impl Range {
 
 #[derive(Default)]
 struct Search {
-    known: BTreeMap<ValueId, Range>,
+    known: BTreeMap<ValueId, Bounds>,
 }
 
 impl Search {
-    fn of(&mut self, value: ValueRef<'_>) -> Range {
+    fn of(&mut self, value: ValueRef<'_>) -> Bounds {
         if let Some(known) = self.known.get(&value.id()) {
             return *known;
         }
@@ -114,16 +159,19 @@ impl Search {
         found
     }
 
-    fn input(&mut self, node: NodeRef<'_>, at: usize) -> Range {
+    fn input(&mut self, node: NodeRef<'_>, at: usize) -> Bounds {
         node.input(at).map_or(ANY, |input| self.of(input))
     }
 
-    fn all(&mut self, node: NodeRef<'_>) -> Vec<Range> {
+    fn all(&mut self, node: NodeRef<'_>) -> Vec<Bounds> {
         node.inputs().map(|input| self.of(input)).collect()
     }
 
-    fn made_by(&mut self, node: NodeRef<'_>) -> Range {
-        let within = Range::new;
+    fn made_by(&mut self, node: NodeRef<'_>) -> Bounds {
+        let within = Bounds::new;
+        if let Some(most) = cosines::most(node) {
+            return within(-most, most);
+        }
         match node.op() {
             "Sigmoid" | "HardSigmoid" | "Softmax" | "Not" | "And" | "Or" | "Equal" | "Greater" | "GreaterOrEqual" | "Less"
             | "LessOrEqual" => within(0.0, 1.0),
@@ -159,20 +207,20 @@ impl Search {
             }
             "Min" => self.all(node).into_iter().reduce(|a, b| within(a.low.min(b.low), a.high.min(b.high))).unwrap_or(ANY),
             "Max" => self.all(node).into_iter().reduce(|a, b| within(a.low.max(b.low), a.high.max(b.high))).unwrap_or(ANY),
-            "Mean" | "Concat" => self.all(node).into_iter().reduce(Range::or).unwrap_or(ANY),
+            "Mean" | "Concat" => self.all(node).into_iter().reduce(Bounds::or).unwrap_or(ANY),
             "Where" => self.input(node, 1).or(self.input(node, 2)),
             _ => node.output(0).ok().and_then(stored).unwrap_or(ANY),
         }
     }
 
-    fn clipped(&mut self, node: NodeRef<'_>) -> Range {
-        let mut bound = |at: usize, none: f64| if node.input(at).is_ok() { self.input(node, at) } else { Range::new(none, none) };
+    fn clipped(&mut self, node: NodeRef<'_>) -> Bounds {
+        let mut bound = |at: usize, none: f64| if node.input(at).is_ok() { self.input(node, at) } else { Bounds::new(none, none) };
         let (least, most) = (bound(1, f64::NEG_INFINITY), bound(2, f64::INFINITY));
         let of = self.input(node, 0);
-        Range::new(of.low.max(least.low).min(most.high), of.high.max(least.high).min(most.high))
+        Bounds::new(of.low.max(least.low).min(most.high), of.high.max(least.high).min(most.high))
     }
 
-    fn power(&mut self, node: NodeRef<'_>) -> Range {
+    fn power(&mut self, node: NodeRef<'_>) -> Bounds {
         let base = self.input(node, 0);
         match node.input(1).ok().and_then(ValueRef::number) {
             Some(exponent) if exponent > 0.0 && exponent % 2.0 == 0.0 => base.absolute().grown(|x| x.powf(exponent)),
@@ -181,11 +229,11 @@ impl Search {
         }
     }
 
-    fn quotient(&mut self, node: NodeRef<'_>) -> Range {
+    fn quotient(&mut self, node: NodeRef<'_>) -> Bounds {
         let (above, below) = (self.input(node, 0), self.input(node, 1));
         let any = above.times(below.reciprocal());
         match self.is_within(node) {
-            Some(true) => Range::new(any.low.max(if above.low >= 0.0 { 0.0 } else { -1.0 }), any.high.min(1.0)),
+            Some(true) => Bounds::new(any.low.max(if above.low >= 0.0 { 0.0 } else { -1.0 }), any.high.min(1.0)),
             _ => any,
         }
     }
@@ -194,7 +242,7 @@ impl Search {
     fn is_within(&mut self, node: NodeRef<'_>) -> Option<bool> {
         let (above, below) = (node.input(0).ok()?, node.input(1).ok()?);
         let is_positive = self.of(above).low >= 0.0;
-        let is_own = |value: ValueRef<'_>| is_equal(value, above, DEPTH);
+        let is_own = |value: ValueRef<'_>| is_equal(value, above);
         let maker = same(below).producer()?;
         if maker.is(&["ReduceSum"]) {
             return Some(is_positive && maker.input(0).is_ok_and(is_own));
@@ -222,40 +270,16 @@ impl Search {
     }
 }
 
-/// `x * x`.
-fn is_square(node: NodeRef<'_>) -> bool {
-    matches!((node.input(0), node.input(1)), (Ok(one), Ok(other)) if is_equal(one, other, DEPTH))
-}
-
-/// Nodes up to which two values are compared.
-const DEPTH: usize = 3;
-
-/// Whether two values are one, or are made alike of the same.
-fn is_equal(one: ValueRef<'_>, other: ValueRef<'_>, depth: usize) -> bool {
-    if one.id() == other.id() {
-        return true;
-    }
-    let (Some(first), Some(second)) = (one.producer().filter(|_| depth > 0), other.producer()) else { return false };
-    let (a, b) = (first.node(), second.node());
-    let is_one = a.outputs.len() == 1 && b.outputs.len() == 1 && !first.has(Trait::Random);
-    let has_as_many = a.inputs.iter().map(Option::is_some).eq(b.inputs.iter().map(Option::is_some));
-    is_one
-        && has_as_many
-        && a.op == b.op
-        && a.attrs == b.attrs
-        && first.inputs().zip(second.inputs()).all(|(one, other)| is_equal(one, other, depth - 1))
-}
-
 fn same(value: ValueRef<'_>) -> ValueRef<'_> {
     value.behind(&["Identity", "Cast", "Reshape", "Expand", "Unsqueeze", "Squeeze"])
 }
 
 /// The range of a constant's numbers.
-fn stored(value: ValueRef<'_>) -> Option<Range> {
+fn stored(value: ValueRef<'_>) -> Option<Bounds> {
     let tensor = value.stored().filter(|tensor| tensor.shape().iter().product::<usize>() <= MOST_NUMBERS)?;
     let numbers = tensor.to_f64()?;
     let low = numbers.iter().copied().reduce(f64::min)?;
-    numbers.iter().copied().reduce(f64::max).map(|high| Range::new(low, high))
+    numbers.iter().copied().reduce(f64::max).map(|high| Bounds::new(low, high))
 }
 
 #[cfg(test)]
@@ -267,6 +291,9 @@ mod tests {
     fn operators_tell_between_which_numbers_their_outputs_lie() {
         const INFINITE: f64 = f64::INFINITY;
         type Write = for<'g> fn(&'g Builder, Expr<'g>) -> Expr<'g>;
+        fn unit(b: &Builder) -> Expr<'_> {
+            b.initializer("unit", Tensor::from_f32(&[3, 3], &[0.0, 0.0, -1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0]))
+        }
         fn op<'g>(b: &'g Builder, op: &str, x: Expr<'g>) -> Expr<'g> {
             b.op(op, &[x], &[])
         }
@@ -285,6 +312,24 @@ mod tests {
             ("an exponential", |b, x| (-op(b, "Relu", x)).exp(), 0.0, 1.0),
             ("a logarithm", |b, x| op(b, "Log", x.sigmoid()), -INFINITE, 0.0),
             ("a clip of one side", |b, x| b.op("Clip", &[x, b.number(-2.0, DType::F32)], &[]), -2.0, INFINITE),
+            ("a cosine with weights", |b, x| b.op("LpNormalization", &[x], &[]).matmul(unit(b)), -1.0, 1.0),
+            ("a scaled cosine", |b, x| x / b.op("ReduceL2", &[x, b.ints(&[-1])], &[]) * 8.0 * 1.0, -8.0, 8.0),
+            (
+                "a cosine of two, with a guard",
+                |b, x| {
+                    let y = op(b, "Sin", x);
+                    let lengths = op(b, "Sqrt", (x * x).sum(&[-1]) * (y * y).sum(&[-1]));
+                    (x * y).sum(&[-1]) / lengths.max(b.number(1e-8, DType::F32))
+                },
+                -1.0,
+                1.0,
+            ),
+            (
+                "a product with weights of length 1, with a guard",
+                |b, x| (x / op(b, "Sqrt", x.square().sum(&[-1]) + 1e-12)).matmul(unit(b).t()) * 20.0,
+                -20.0,
+                20.0,
+            ),
             ("one or the other", |b, x| x.sigmoid().concat(&[b.constant(Tensor::from_f32(&[1, 2], &[-3.0, 2.0]))], -1), -3.0, 2.0),
         ];
         for (what, write, low, high) in rows {
@@ -292,7 +337,7 @@ mod tests {
             let x = b.input("x", DType::F32, &[Dim::known(1), Dim::known(3)]);
             b.output("y", write(&b, x));
             let graph = b.finish().expect("a valid graph");
-            assert_eq!(of(&graph, graph.outputs()[0]), Range::new(*low, *high), "{what}");
+            assert_eq!(of(&graph, graph.outputs()[0]), Bounds::new(*low, *high), "{what}");
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod onnx_adapter;
 mod opened;
 pub mod pending;
 mod prompt_scale;
+mod reach;
 pub mod stacked;
 pub mod to_train;
 pub mod trainable;

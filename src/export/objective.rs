@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::loss_request;
 pub use super::loss_request::{LossRequest, LossSource};
+use super::{loss_request, reach};
 use crate::adapter::config::{Pooling, Task};
 use crate::adapter::new_head;
 use crate::anatomy::{self, Anatomy, Ending, Reads};
@@ -80,6 +80,7 @@ pub fn settle(asked: &LossRequest, task: Task, beside: &Beside, graph: &Graph, a
     };
     let classes = anatomy.head.as_ref().and_then(|head| head.classes).and_then(|classes| usize::try_from(classes).ok());
     plan.check(task, classes)?;
+    reach::check(&plan, task, graph, anatomy)?;
     let is_plain = plan.is_plain_cross_entropy();
     let objective = match row.reads {
         Reads::Vocabulary => {

@@ -202,7 +202,7 @@ pub(super) const OTHERS: &[Other] = &[
         },
         is_certain: true,
         hint: NUMBERS,
-        tasks: &[Task::Regression],
+        tasks: &[Task::Regression, Task::Rerank],
     },
     Other {
         what: "numbers from 0 to 1",
@@ -214,7 +214,7 @@ pub(super) const OTHERS: &[Other] = &[
         },
         is_certain: true,
         hint: NUMBERS,
-        tasks: &[Task::Regression],
+        tasks: &[Task::Regression, Task::Rerank],
     },
     Other {
         what: "labels of which any number may be true",

@@ -189,6 +189,7 @@ fn probabilities_that_are_changed_after_they_were_made_have_no_logits() {
         ("cut at zero", |b, x| b.op("Relu", &[x.softmax(-1)], &[])),
         ("mixed with a constant", |_, x| over_sum(x.softmax(-1) + 0.1)),
         ("of a probit", |b, x| (b.op("Erf", &[x], &[]) + 1.0) * 0.5),
+        ("five of them", |_, x| x.sigmoid() * 5.0),
         ("times a confidence", |_, x| x.softmax(-1) * x.reduce_max(-1).sigmoid()),
     ];
     for (what, write) in rows {
