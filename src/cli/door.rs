@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 pub(super) use launched::alone;
 
-use super::which::{Which, around, is_whole};
+use super::which::{Around, Which, around, is_whole};
 use super::{BundleArgs, Command, Global, ModelArgs, data, inject, train};
 use crate::data::splits::{self, Split, Splits};
 use crate::error::{Error, Result};
@@ -118,9 +118,17 @@ pub(super) fn open(command: &Command, global: &Global) -> Result<Command> {
         }
         Command::Plan(args) => {
             moved(&mut args.base, global)?;
+            // What it takes is the same with every adapter.
+            around(&mut args.bundle, &mut Which::default());
             look(Role::Bundle, &args.bundle)?;
         }
-        Command::Runs(args) => look(Role::Bundle, &args.bundle)?,
+        Command::Runs(args) => {
+            if let Some(Around { bundle, run }) = Around::of(&args.bundle) {
+                args.bundle = bundle;
+                args.runs.extend(run.map(|run| run.name).filter(|name| !args.runs.contains(name)));
+            }
+            look(Role::Bundle, &args.bundle)?;
+        }
         Command::Merge(args) => {
             bundle(&mut args.bundle, global)?;
             all(Role::Tokenizer, &args.tokenizer)?;
@@ -199,6 +207,7 @@ fn of_data(args: &mut data::Args, global: &Global) -> Result<()> {
     match &mut args.command {
         None => {
             moved(&mut args.base, global)?;
+            args.bundle.iter_mut().for_each(|bundle| around(bundle, &mut Which::default()));
             all(Role::Bundle, &args.bundle)?;
             args.file.as_mut().map_or(Ok(()), |file| part(file, &[Split::Train, Split::Validation, Split::Test], global))?;
             all(Role::Tokenizer, &args.tokenizer)
@@ -284,7 +293,7 @@ fn look(role: Role, path: &Path) -> Result<()> {
 fn look_at_folder(role: Role, path: &Path) -> Result<()> {
     let fits = match role {
         Role::Model => !is_of_bundle(path),
-        Role::Bundle => is_of_bundle(path),
+        Role::Bundle => is_bundle(path),
         // An adapter may lie in a folder of its own inside; its reader looks there.
         Role::Adapter => is_of_bundle(path) || is_adapter(path) || folders_in(path).iter().any(|inner| is_adapter(inner)),
         Role::ModelOrBundle | Role::Tokenizer => true,

@@ -97,24 +97,35 @@ impl Which {
 /// Where a folder with an adapter inside a bundle stands for the bundle, takes the bundle around it, with that adapter: a checkpoint's, the newest
 /// one's of a run, or the one that training began with.
 pub(super) fn around(path: &mut PathBuf, which: &mut Which) {
-    let is_bundle = |folder: &Path| folder.join(crate::export::manifest::FILE).is_file();
-    if is_bundle(path) {
-        return;
-    }
-    let Ok(whole) = path.canonicalize() else { return };
-    // BUNDLE/initial, BUNDLE/runs/NAME, BUNDLE/runs/NAME/checkpoints/step-N
-    let is_run = |bundle: &Path| matches!(Runs::of(bundle).in_folder(&whole), Ok(Some(_)));
-    let bundle = whole.ancestors().enumerate().skip(1).find_map(|(above, folder)| {
-        let is_of_it = match above {
-            1 => whole.ends_with(INITIAL),
-            2 => is_run(folder),
-            4 => Record::is_in(&whole),
-            _ => false,
-        };
-        (is_of_it && is_bundle(folder)).then(|| folder.to_path_buf())
-    });
-    if let Some(bundle) = bundle {
+    if let Some(Around { bundle, .. }) = Around::of(path) {
         which.checkpoint = Some(path.display().to_string());
         *path = bundle;
+    }
+}
+
+/// The bundle around a folder with an adapter in it.
+pub(super) struct Around {
+    pub(super) bundle: PathBuf,
+    /// The run, where the folder is a run's.
+    pub(super) run: Option<Run>,
+}
+
+impl Around {
+    /// What is around a folder; nothing where it is a bundle itself, or in none.
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        let is_bundle = |folder: &Path| folder.join(crate::export::manifest::FILE).is_file();
+        if is_bundle(path) {
+            return None;
+        }
+        let whole = path.canonicalize().ok()?;
+        // BUNDLE/initial, BUNDLE/runs/NAME, BUNDLE/runs/NAME/checkpoints/step-N
+        let run = |bundle: &Path, folder: &Path| Runs::of(bundle).in_folder(folder).ok().flatten();
+        let found = whole.ancestors().enumerate().skip(1).filter(|(_, folder)| is_bundle(folder)).find_map(|(above, bundle)| match above {
+            1 => whole.ends_with(INITIAL).then_some((bundle, None)),
+            2 => run(bundle, &whole).map(|run| (bundle, Some(run))),
+            4 if Record::is_in(&whole) => Some((bundle, whole.ancestors().nth(2).and_then(|folder| run(bundle, folder)))),
+            _ => None,
+        });
+        found.map(|(bundle, run)| Self { bundle: bundle.to_path_buf(), run })
     }
 }

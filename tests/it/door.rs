@@ -146,6 +146,42 @@ fn what_is_given_for_bundles_adapters_and_data_is_recognised() {
     assert_eq!(place.run(&["inject", "model.onnx", "--adapter", "bundle", "-o", "again", "-q"]), (0, String::new()));
 }
 
+/// What is the same for all of a bundle's adapters takes the folder of a run for the bundle around it; what trains says what to name.
+#[test]
+fn the_folder_of_a_run_stands_for_its_bundle_or_it_is_said_what_does() {
+    let place = Place::with_bundle();
+    let train = "train bundle --data train.jsonl --max-steps 2 --save-steps 1 -q";
+    assert_eq!(place.run(&train.split(' ').collect::<Vec<_>>()), (0, String::new()));
+    let (run, step) = ("bundle/runs/001", "bundle/runs/001/checkpoints/step-1");
+    for inside in [run, step, "bundle/initial"] {
+        let commands = [
+            &["plan", inside, "--batch-size", "1", "--max-length", "8"][..],
+            &["data", "train.jsonl", inside],
+            &["runs", inside],
+            &["check", inside],
+            &["eval", inside, "--data", "train.jsonl"],
+        ];
+        for command in commands {
+            assert_eq!(place.run(command).0, 0, "{command:?}");
+        }
+    }
+    let one = place.run(&["runs", "bundle", "001"]);
+    assert_eq!([place.run(&["runs", run]), place.run(&["runs", step, "001"])], [one.clone(), one]);
+    place.refuses(&[
+        (
+            "train bundle/runs/001 --data train.jsonl --continue",
+            "found a folder of a bundle's run 001",
+            "`peft-onnx train bundle --resume --run 001`",
+        ),
+        ("train bundle/runs/001/checkpoints/step-1 --data train.jsonl --continue", "a bundle's run 001", "name the bundle, bundle"),
+        ("train bundle/initial --data train.jsonl --restart", "found a folder inside a bundle", "name the bundle, bundle"),
+        ("plan bundle/runs", "found a folder inside a bundle", "name the bundle, bundle"),
+        ("eval bundle/runs --data train.jsonl", "found a folder inside a bundle", "name the bundle, bundle"),
+        ("inspect bundle/runs/001", "a bundle's run 001", "`peft-onnx merge bundle/runs/001 -o MODEL.onnx`"),
+        ("inject bundle/runs/001/checkpoints/step-1 --method lora", "a bundle's run 001", "--adapter bundle/runs/001/checkpoints/step-1`"),
+    ]);
+}
+
 #[test]
 fn where_nothing_is_the_nearest_names_are_offered() {
     let place = Place::with_bundle();

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::models::models;
-use super::{Role, files_in, folder_of, is_adapter, is_bundle, is_of_bundle, listed, refusal, shown};
+use super::{Around, Role, files_in, folder_of, is_adapter, is_bundle, is_of_bundle, listed, refusal, shown};
 use crate::error::Error;
 use crate::files::Kind;
 
@@ -140,6 +140,9 @@ pub(super) fn folder(role: Role, path: &Path) -> Error {
     let models = models(path);
     let bundles: Vec<PathBuf> = super::folders_in(path).into_iter().filter(|folder| is_bundle(folder)).collect();
     let name = shown(path);
+    if let Some(refusal) = inside_bundle(role, path) {
+        return refusal;
+    }
     let (found, hint) = match role {
         Role::Model | Role::ModelOrBundle if is_bundle(path) => (
             "a bundle: a model with its adapter",
@@ -168,6 +171,28 @@ pub(super) fn folder(role: Role, path: &Path) -> Error {
         _ => (nothing_in(role), advice(role)),
     };
     refusal(role, path, found, hint)
+}
+
+/// The error about a folder inside a bundle, where the bundle or a model is wanted.
+fn inside_bundle(role: Role, path: &Path) -> Option<Error> {
+    let bundle = path.ancestors().skip(1).find(|folder| is_bundle(folder))?;
+    let bundle = if bundle.as_os_str().is_empty() { ".".to_owned() } else { shown(bundle) };
+    let (name, around) = (shown(path), Around::of(path));
+    let hint = match (role, &around) {
+        (Role::Bundle, Some(Around { run: Some(run), .. })) => {
+            format!("name the bundle, {bundle}; `peft-onnx train {bundle} --resume --run {}` goes on with that run", run.name)
+        }
+        (Role::Bundle | Role::ModelOrBundle, _) | (Role::Model, None) => format!("name the bundle, {bundle}"),
+        (Role::Model, Some(_)) => format!(
+            "`peft-onnx merge {name} -o MODEL.onnx` makes a model of it; its adapter goes into another model by `inject MODEL.onnx --adapter {name}`"
+        ),
+        _ => return None,
+    };
+    let found = match around {
+        Some(Around { run: Some(run), .. }) => format!("a folder of a bundle's run {}", run.name),
+        _ => "a folder inside a bundle".to_owned(),
+    };
+    Some(refusal(role, path, &found, hint))
 }
 
 fn nothing_in(role: Role) -> &'static str {
