@@ -44,13 +44,19 @@ pub fn settle(files: &mut AdapterFiles, base: &Base) -> Result<()> {
     tables(files, base)
 }
 
-/// Gives whole weights PyTorch's order of axes where a file plainly has them in the base's: those of adapters that were written so.
+/// Gives whole weights PyTorch's order of axes where a file has them in the base's: those of adapters that were written so.
 fn turn(files: &mut AdapterFiles, base: &Base) -> Result<()> {
     let family = files.config.method.family();
     for (key, tensor) in &mut files.tensors {
         let Some(Key::Parameter { name } | Key::PromptParameter { name }) = methods::key(key, family) else { continue };
         let Some(parameter) = base.anatomy.parameters.iter().find(|parameter| parameter.name == name) else { continue };
-        if let Some(turned) = replace::turned(&base.graph, parameter, tensor)? {
+        let (order, turned) = replace::turned(&base.graph, parameter, tensor)?;
+        if order == replace::Order::Untold {
+            tracing::warn!(
+                "whether {name} of the adapter is [out, in] or [in, out] cannot be told from its numbers; it is read as PEFT's, [out, in]"
+            );
+        }
+        if let Some(turned) = turned {
             tracing::info!("{name} is read as [in, out]: its axes are swapped in the adapter's file");
             *tensor = turned;
         }

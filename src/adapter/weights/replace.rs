@@ -95,13 +95,14 @@ pub(crate) fn own_part(stored: &Tensor, parameter: &Parameter) -> Result<Tensor>
     Tensor::from_f64(stored.dtype(), &[own.len()], own)
 }
 
-/// An adapter's matrix for a parameter as PyTorch has it, where its axes are plainly swapped.
+/// An adapter's matrix for a parameter as PyTorch has it, where its axes are swapped; and whether that is told by anything.
 ///
 /// # Errors
 /// A tensor that is no matrix of numbers.
-pub(crate) fn turned(graph: &Graph, parameter: &Parameter, tensor: &Tensor) -> Result<Option<Tensor>> {
-    let stored = graph.stored(parameter.value).filter(|stored| parameter.transposed && has_swapped_axes(tensor, stored));
-    stored.map(|_| matrices::transposed(tensor)).transpose()
+pub(crate) fn turned(graph: &Graph, parameter: &Parameter, tensor: &Tensor) -> Result<(Order, Option<Tensor>)> {
+    let Some(stored) = graph.stored(parameter.value).filter(|_| parameter.transposed) else { return Ok((Order::PyTorchs, None)) };
+    let order = Order::of(tensor, stored);
+    Ok((order, if order == Order::Swapped { Some(matrices::transposed(tensor)?) } else { None }))
 }
 
 fn quantised(parameter: &Parameter, how: &str) -> Error {
@@ -115,18 +116,51 @@ fn in_pytorch_order(stored: &Tensor, parameter: &Parameter) -> Result<Tensor> {
     if parameter.transposed { matrices::transposed(&tensor) } else { Ok(tensor) }
 }
 
-/// Whether a matrix that should have the other one's axes in reverse has them as they are: so did the weight of a `Linear` that a base stores as
-/// `[in, out]` once stand in adapters.
-fn has_swapped_axes(trained: &Tensor, stored: &Tensor) -> bool {
-    trained.shape() == stored.shape() && matches!(*stored.shape(), [rows, columns] if rows != columns)
+/// The order of axes in which an adapter has a matrix that the base stores the other way round than PyTorch. The weight of a `Linear` that a base stores as
+/// `[in, out]` under its own name once stood in adapters as the base has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// PyTorch's.
+    PyTorchs,
+    /// The base's.
+    Swapped,
+    /// Neither shape nor numbers tell. It is read as PyTorch's.
+    Untold,
 }
 
-/// The base's tensor with new numbers, in the base's order of axes and type. A matrix that plainly has that order already keeps it.
+impl Order {
+    /// The shape tells of a matrix that is not square. Of a square one its numbers do, which are trained from the base's: they are much nearer to them in
+    /// the right order.
+    fn of(trained: &Tensor, stored: &Tensor) -> Self {
+        const NEARER: f64 = 0.25;
+        let &[rows, columns] = stored.shape() else { return Self::PyTorchs };
+        if trained.shape() != stored.shape() {
+            return Self::PyTorchs;
+        }
+        if rows != columns {
+            return Self::Swapped;
+        }
+        let (Some(own), Some(base)) = (trained.to_f32(), stored.to_f32()) else { return Self::PyTorchs };
+        let square = |a: f32, b: f32| f64::from(a - b).powi(2);
+        let as_it_is: f64 = own.iter().zip(&base).map(|(a, b)| square(*a, *b)).sum();
+        let turned: f64 = (0..rows)
+            .flat_map(|row| (0..rows).map(move |column| (row, column)))
+            .map(|(row, column)| square(own[row * rows + column], base[column * rows + row]))
+            .sum();
+        match () {
+            () if as_it_is < NEARER * turned => Self::Swapped,
+            () if turned < NEARER * as_it_is || turned.to_bits() == as_it_is.to_bits() => Self::PyTorchs,
+            () => Self::Untold,
+        }
+    }
+}
+
+/// The base's tensor with new numbers, in the base's order of axes and type. A matrix that has that order already keeps it.
 ///
 /// # Errors
 /// If the numbers do not fit the shape.
 pub fn as_stored(stored: &Tensor, trained: &Tensor, transposed: bool) -> Result<Tensor> {
-    let trained = if transposed && !has_swapped_axes(trained, stored) { matrices::transposed(trained)? } else { trained.clone() };
+    let trained = if transposed && Order::of(trained, stored) != Order::Swapped { matrices::transposed(trained)? } else { trained.clone() };
     if trained.shape() != stored.shape() {
         return Err(Error::mismatch("shape", format!("{:?}", stored.shape()), format!("{:?}", trained.shape())));
     }
@@ -135,4 +169,32 @@ pub fn as_stored(stored: &Tensor, trained: &Tensor, transposed: bool) -> Result<
     }
     let values = trained.to_f64().ok_or_else(|| Error::mismatch("dtype", "float", trained.dtype()))?;
     Tensor::from_f64(stored.dtype(), stored.shape(), &values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Adapters of an earlier version had square matrices as the base stores them, and were read the other way round.
+    #[test]
+    fn the_order_of_a_matrix_is_told_by_its_shape_or_by_the_numbers_that_it_was_trained_from() -> Result<()> {
+        let of = |shape: &[usize], numbers: &[f32]| Tensor::from_f32(shape, numbers);
+        let base = of(&[2, 2], &[1.0, 2.0, -3.0, 4.0]);
+        for (what, trained, order) in [
+            ("as PyTorch has it", of(&[2, 2], &[1.1, -3.0, 2.0, 3.9]), Order::PyTorchs),
+            ("as the base has it", of(&[2, 2], &[1.1, 2.0, -3.0, 3.9]), Order::Swapped),
+            ("alike both ways", of(&[2, 2], &[1.0, 0.5, 0.5, 4.0]), Order::PyTorchs),
+            ("far from both", of(&[2, 2], &[1.0, 9.0, 8.0, 4.0]), Order::Untold),
+        ] {
+            assert_eq!(Order::of(&trained, &base), order, "{what}");
+            let expected = if order == Order::Swapped { trained.clone() } else { matrices::transposed(&trained)? };
+            assert_eq!(as_stored(&base, &trained, true)?.to_f32(), expected.to_f32(), "{what}");
+        }
+        let base = of(&[2, 1], &[1.0, 2.0]);
+        assert_eq!(
+            [of(&[2, 1], &[5.0, 5.0]), of(&[1, 2], &[5.0, 5.0])].map(|own| Order::of(&own, &base)),
+            [Order::Swapped, Order::PyTorchs]
+        );
+        Ok(())
+    }
 }
