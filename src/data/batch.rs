@@ -300,6 +300,12 @@ impl<'a> Batches<'a> {
         indices.iter().map(example).collect::<Result<_>>().in_file(&self.dataset.path)
     }
 
+    /// The only length of what a decoder reads, if it has but one; labels are as many.
+    fn decoder_length(&self) -> usize {
+        let length = |Input { port, .. }: &Input| if let Some(Axis::Known(length)) = port.shape.get(1) { *length } else { 0 };
+        self.inputs.iter().find(|input| input.role == Role::DecoderInputIds).map_or(0, length)
+    }
+
     /// Rows of a batch as tensors: those of these indices, which are `examples`.
     fn batch_of(&self, batch: &[usize], indices: &[usize], mut examples: Vec<Example>, least: &Extent) -> Result<Batch> {
         let task = self.dataset.task;
@@ -317,8 +323,9 @@ impl<'a> Batches<'a> {
             return Err(error.with_hint("rows of this task cannot be padded: leave some out so that every batch is full"));
         }
         let texts = self.texts_of(batch, indices, &examples).in_file(&self.dataset.path)?;
-        let rows = Rows::new(&examples, task, &self.collation, least);
-        let stacked = Rows::new(&texts, task, &self.collation, least);
+        let least = least.with_labels(self.decoder_length());
+        let rows = Rows::new(&examples, task, &self.collation, &least);
+        let stacked = Rows::new(&texts, task, &self.collation, &least);
         let tensors = self.inputs.iter().map(|Input { port, role }| {
             // Labels of rows go with the first text alone.
             let is_of_rows = rows.are_labelled_by(&port.name) && !stacked.are_labelled_by(&port.name);

@@ -36,6 +36,11 @@ impl Extent {
         example.others.iter().for_each(|other| self.grow(other));
     }
 
+    /// The same with at least so many labels.
+    pub(super) fn with_labels(&self, labels: usize) -> Self {
+        Self { labels: self.labels.max(labels), ..self.clone() }
+    }
+
     /// How long an axis of a column is at least.
     pub(super) fn of_column(&self, name: &str, axis: usize) -> usize {
         self.columns.get(name).and_then(|lengths| lengths.get(axis)).copied().unwrap_or_default()

@@ -103,6 +103,7 @@ impl Transducer {
         sampler: &mut Sampler,
         write: &mut dyn FnMut(i32) -> Result<()>,
     ) -> Result<Vec<Vec<i32>>> {
+        let writing = &self.within(writing);
         let mut state = self.begin(sources.to_vec())?;
         let mut texts = vec![writing.start.clone(); sources.len()];
         let mut ended = vec![false; sources.len()];
@@ -132,6 +133,7 @@ impl Transducer {
     /// # Errors
     /// As [`write`](Self::write).
     pub fn search(&mut self, source: &Example, writing: &Writing) -> Result<Vec<i32>> {
+        let writing = &self.within(writing);
         let mut state = self.begin(vec![source.clone().with_media()?; writing.beams.max(1)])?;
         let read = state.source[0].input_ids.clone();
         let mut search = Search::new(writing);
@@ -140,6 +142,23 @@ impl Transducer {
             state.reorder(&search.follow(logits, &read)?)?;
         }
         Ok(search.best())
+    }
+
+    /// The lengths of what the decoder of a whole graph reads, where it takes one alone: rows, and tokens of each.
+    fn shape(&self) -> [Option<usize>; 2] {
+        let Halves::Whole(session) = &self.half else { return [None; 2] };
+        let of_decoder = session.inputs().iter().find(|port| self.feeding.role(&port.name) == Some(Role::DecoderInputIds));
+        let known = |axis: usize| match of_decoder?.shape.get(axis)? {
+            Axis::Known(length) => Some(*length),
+            Axis::Free(_) => None,
+        };
+        [self.feeding.rows.or(known(0)), known(1)]
+    }
+
+    /// The same, of texts that are no longer than the decoder takes.
+    fn within(&self, writing: &Writing) -> Writing {
+        let [_, length] = self.shape();
+        Writing { positions: writing.positions.into_iter().chain(length).min(), ..writing.clone() }
     }
 
     /// Reads the sources.
@@ -160,6 +179,7 @@ impl Transducer {
 
     /// The logits behind the last token of each text, and the cache with all of them.
     fn step(&mut self, state: &mut State, texts: &[Vec<i32>]) -> Result<Vec<Vec<f32>>> {
+        let [most, _] = self.shape();
         match &mut self.half {
             Halves::Whole(session) => {
                 let rows = state.source.iter().zip(texts).map(|(source, text)| Example {
@@ -167,9 +187,17 @@ impl Transducer {
                     labels: Labels::Tokens(vec![0; text.len()]),
                     ..source.clone()
                 });
-                let tensors = batch_of(session, &self.feeding, rows.collect())?;
-                let feeds: Vec<Feed<'_>> = tensors.iter().map(|(name, tensor)| Feed::host(name, tensor)).collect();
-                last_rows(&session.run(&feeds, &[LOGITS])?[0]).in_file(session.path())
+                let rows: Vec<Example> = rows.collect();
+                let mut found = vec![];
+                for rows in rows.chunks(most.unwrap_or(rows.len()).max(1)) {
+                    let tensors = batch_of(session, &self.feeding, rows.to_vec())?;
+                    let feeds: Vec<Feed<'_>> = tensors.iter().map(|(name, tensor)| Feed::host(name, tensor)).collect();
+                    let logits = &session.run(&feeds, &[LOGITS])?[0];
+                    // Rows and tokens that fill up what the graph takes lie behind.
+                    let last = last_rows(logits, texts.first().map_or(0, Vec::len)).in_file(session.path())?;
+                    found.extend(last.into_iter().take(rows.len()));
+                }
+                Ok(found)
             }
             Halves::Split { decoder, with_past, .. } => {
                 let is_read = |session: &Session| session.inputs().iter().any(|port| port.name.starts_with("past"));
@@ -266,7 +294,7 @@ fn decode(session: &mut Session, state: &mut State, texts: &[Vec<i32>], may_cach
             None => state.past.push((name, tensor)),
         }
     }
-    last_rows(&logits).in_file(session.path())
+    last_rows(&logits, usize::MAX).in_file(session.path())
 }
 
 /// The input that reads an output with the present.
@@ -310,11 +338,14 @@ fn whole(port: &Port, numbers: Vec<i64>) -> Elements {
     }
 }
 
-/// The last position's logits of each row of `[rows, seq, vocabulary]`.
-fn last_rows(logits: &HostTensor) -> Result<Vec<Vec<f32>>> {
+/// The logits of each row of `[rows, seq, vocabulary]` behind so many tokens, or behind the last one.
+fn last_rows(logits: &HostTensor, tokens: usize) -> Result<Vec<Vec<f32>>> {
     let &[rows, length, width] = logits.shape() else { return Err(Error::mismatch("axes of the logits", 3, logits.shape().len())) };
-    let values = logits.to_f32()?;
-    Ok((0..rows).map(|row| values[(row * length + length - 1) * width..(row * length + length) * width].to_vec()).collect())
+    if length == 0 {
+        return Err(Error::mismatch("positions of the logits", "one or more", length));
+    }
+    let (values, place) = (logits.to_f32()?, tokens.clamp(1, length) - 1);
+    Ok((0..rows).map(|row| values[(row * length + place) * width..(row * length + place + 1) * width].to_vec()).collect())
 }
 
 fn picked<T: Clone>(values: &[T], order: &[usize], size: usize) -> Vec<T> {
@@ -330,5 +361,21 @@ fn rows_of(tensor: &HostTensor, order: &[usize]) -> Result<HostTensor> {
         Elements::Float16(values) => HostTensor::new(shape, Elements::Float16(picked(values, order, size))),
         Elements::BFloat16(values) => HostTensor::new(shape, Elements::BFloat16(picked(values, order, size))),
         _ => Err(Error::mismatch("element type of the cache", "a float type", tensor.element_type())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A decoder of one length gives logits of the places that fill its text up, too.
+    #[test]
+    fn the_next_token_is_the_one_behind_the_last_of_a_text_that_is_filled_up() -> Result<()> {
+        let logits = HostTensor::new([2, 3, 1], (0..6_u8).map(f32::from).collect::<Vec<f32>>())?;
+        for (tokens, expected) in [(1, [[0.0], [3.0]]), (2, [[1.0], [4.0]]), (3, [[2.0], [5.0]]), (usize::MAX, [[2.0], [5.0]])] {
+            assert_eq!(last_rows(&logits, tokens)?, expected, "{tokens}");
+        }
+        assert!(last_rows(&HostTensor::new([1, 0, 2], Vec::<f32>::new())?, 1).is_err());
+        Ok(())
     }
 }
