@@ -138,6 +138,11 @@ impl fmt::Display for Matched {
 }
 
 impl Matched {
+    /// Whether a name is that of the bias beside a weight that fits.
+    fn is_left_out(&self, name: &str) -> bool {
+        name.strip_suffix(".bias").is_some_and(|module| self.matched.contains(&format!("{module}.weight")))
+    }
+
     /// Accepts a perfect fit.
     ///
     /// # Errors
@@ -156,6 +161,11 @@ impl Matched {
         }
         if let Some(first) = self.unmatched.first() {
             let expected: Vec<&str> = self.expected.iter().map(String::as_str).collect();
+            if let Some(bias) = self.unmatched.iter().find(|name| self.is_left_out(name)) {
+                let why = "the exporter left its bias out, as it was 0 in the base";
+                let error = Error::unsupported("a bias of the adapter", why).at(Place::Tensor(bias.clone()));
+                return Err(error.with_hint("export the base with `torch.onnx.export(.., dynamo=False)`, which keeps it"));
+            }
             let hint = format!(
                 "the adapter belongs to another base, or the base's modules have other names ({self}); nearest: {}",
                 near(first, &expected).join(", ")
@@ -263,6 +273,10 @@ mod tests {
             assert!(error.to_string().contains(message), "{error}");
             assert!(error.hint().is_some_and(|found| found.starts_with(hint)), "{:?}", error.hint());
         }
+        let saved = self::params(&[("base_model.model.classifier.weight", &[3, 8])]);
+        let file = tensors(&[("base_model.model.classifier.weight", &[3, 8]), ("base_model.model.classifier.bias", &[3])]);
+        let error = match_params(&file, &saved).check().expect_err("a bias that the graph has not");
+        assert!(error.to_string().contains("classifier.bias: a bias of the adapter") && error.hint().is_some(), "{error}");
         let matched = match_params(&tensors(&[a, b]), &params);
         assert_eq!(matched.matched.len(), 2);
         matched.check()
