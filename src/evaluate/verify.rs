@@ -1,5 +1,7 @@
 //! Whether two models compute the same.
 
+mod tokens;
+
 use std::fmt;
 use std::path::Path;
 
@@ -12,7 +14,7 @@ use crate::anatomy::{self, Feeding, Padding, Role};
 use crate::data::{Batch, Batches, Collation, Dataset, Example, Labels, Numbers, Order, Pixels};
 use crate::decompose;
 use crate::error::{Context, Error, Result};
-use crate::ir::{DType, Graph, Trait, ValueId};
+use crate::ir::{DType, Graph};
 use crate::model::{Base, Model};
 use crate::onnx::{self, Runnable};
 use crate::ort::{Axis, ElementType, Port, Presence, Purpose, Runtime, Session, Settings};
@@ -25,6 +27,8 @@ pub struct Samples {
     pub task: Task,
     /// Tokens that there are; none: 100 are supposed.
     pub vocabulary: Option<usize>,
+    /// Tokens that the model looks for in each row, each of which stands there once.
+    pub once: Vec<i32>,
     /// Classes that there are; none: 2 are supposed.
     pub classes: Option<usize>,
     /// `[channels, height, width]` of images, where the graph leaves that open; none: 3 x 224 x 224 are supposed.
@@ -43,6 +47,7 @@ impl Default for Samples {
         Self {
             task: Task::CausalLm,
             vocabulary: None,
+            once: vec![],
             classes: None,
             image: None,
             batches: vec![vec![7, 7], vec![12, 5, 9]],
@@ -62,34 +67,18 @@ impl Samples {
         let tables = || anatomy.embeddings.iter().map(|table| table.rows);
         let rows = anatomy.token_embedding.map_or_else(|| tables().min(), |at| tables().nth(at));
         // A table may be computed, or a part of another.
-        let read = anatomy.inputs.main.and_then(|tokens| rows_read(graph, tokens));
+        let read = anatomy.inputs.main.and_then(|tokens| tokens::rows_read(graph, tokens));
         let rows = rows.into_iter().chain(read).min();
         let pixels = anatomy.inputs.roles.iter().find(|(_, role)| *role == Role::PixelValues);
         let size = pixels.and_then(|(id, _)| anatomy::image_size(graph, *id));
         Self {
             vocabulary: rows.and_then(|rows| usize::try_from(rows).ok()),
+            once: anatomy.inputs.main.map(|tokens| tokens::looked_for(graph, tokens)).unwrap_or_default(),
             image: size.map(|size| size.map(|length| usize::try_from(length).unwrap_or_default())),
             feeding: anatomy::feeding(graph, anatomy),
             ..Self::default()
         }
     }
-}
-
-/// The rows of the smallest table that is read at what an input says.
-fn rows_read(graph: &Graph, input: ValueId) -> Option<i64> {
-    let (mut waiting, mut rows) = (vec![input], None);
-    while let Some(id) = waiting.pop() {
-        for node in graph.uses(id).iter().map(|reader| graph.node(reader.node)) {
-            if &*node.op == "Gather" && node.input(1) == Some(id) {
-                let dims = node.input(0).and_then(|table| graph.fact(table).known_shape());
-                let axis = usize::try_from(node.int("axis", 0)).ok();
-                rows = rows.into_iter().chain(dims.zip(axis).and_then(|(dims, axis)| dims.get(axis).copied())).min();
-            } else if Trait::View.is_of(&node.op) || &*node.op == "Cast" {
-                waiting.extend(node.output(0).filter(|_| node.input(0) == Some(id)));
-            }
-        }
-    }
-    rows
 }
 
 /// Differences larger than this share of the largest value are not rounding any more, in models that compute in a type: a branch beside
@@ -244,7 +233,7 @@ pub fn sample_batches(session: &Session, samples: &Samples) -> Result<Vec<Batch>
     let mut random = ChaCha8Rng::seed_from_u64(1);
     // What fills rows up is the same for whoever reads it.
     let feeding = Feeding { padding: Padding::Hidden, ..samples.feeding.clone() };
-    let collation = Collation { feeding, ..Collation::default() };
+    let collation = Collation { feeding, pad: tokens::free(&samples.once), ..Collation::default() };
     let batches = samples.batches.iter().map(|lengths| {
         let lengths = taken(&samples.feeding, lengths);
         let examples = lengths.iter().map(|length| example(session, samples, *length, &mut random)).collect();
@@ -277,7 +266,7 @@ fn example(session: &Session, samples: &Samples, length: usize, random: &mut Cha
     };
     let ports = |wanted: Role| session.inputs().iter().filter(move |port| samples.feeding.role(&port.name) == Some(wanted));
     let tokens: Vec<i32> = (0..length).map(|_| below(samples.vocabulary, 100)).collect();
-    let tokens = with_picture(tokens, &samples.feeding);
+    let tokens = tokens::with_picture(tokens::each_once(tokens, &samples.once), &samples.feeding);
     // A wave is longer than its positions, those of a spectrogram the graph knows.
     let is_of_wave = |port: &&Port| port.shape.len() == 2 && port.element_type == Some(ElementType::Float32);
     let reads_wave =
@@ -299,14 +288,6 @@ fn example(session: &Session, samples: &Samples, length: usize, random: &mut Cha
     let length = |port: &Port| if reads_wave && port.shape.len() == 2 { length * SAMPLES_A_POSITION } else { length };
     example.columns = ports(Role::Column).map(|port| (port.name.clone(), column(port, length(port), random))).collect();
     labelled(example, session, samples, random)
-}
-
-/// Tokens behind those of a picture, where the model sees one.
-fn with_picture(tokens: Vec<i32>, feeding: &Feeding) -> Vec<i32> {
-    let Some(pictures) = feeding.pictures else { return tokens };
-    let own = i32::try_from(pictures.token).unwrap_or_default();
-    let others = tokens.into_iter().map(|token| if token == own { i32::from(own == 0) } else { token });
-    std::iter::repeat_n(own, pictures.each.unwrap_or_default()).chain(others).collect()
 }
 
 /// The row with the labels and the other texts that its task's loss asks for; a graph without a loss asks for none.
