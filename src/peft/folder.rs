@@ -94,7 +94,7 @@ pub fn read(folder: &Path) -> Result<AdapterFiles> {
     let path = folder.join(CONFIG_FILE);
     let text = files::read(&path)?;
     written::check(&path, || written::of_text(&text))?;
-    let config = AdapterConfig::from_json(&text).in_file(&path)?;
+    let config = AdapterConfig::from_json(&text).in_file(&path).hint(UNKNOWN_SETTING)?;
     let weights = folder.join(WEIGHTS_FILE);
     if !weights.exists() {
         return Err(no_weights(folder));
@@ -210,8 +210,12 @@ fn no_weights(folder: &Path) -> Error {
     if folder.join("adapter_model.bin").exists() {
         return error.with_hint("adapter_model.bin is a pickle, which is not read; load the adapter with PEFT and save it again");
     }
-    error
+    error.with_hint("PEFT's `save_pretrained` writes it beside adapter_config.json: get or save the folder again")
 }
+
+/// What to do about a configuration that is not read.
+const UNKNOWN_SETTING: &str = "PEFT reads what it wrote: load the adapter with it, put it into its base for good (`model.merge_and_unload()`), and export that; \
+                               or train one without this setting";
 
 /// A process of DeepSpeed's ZeRO stage 3 has parameters of others without any elements, and saves them so unless it gathers them.
 fn not_empty(name: &str, tensor: &Tensor) -> Result<()> {
