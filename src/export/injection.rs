@@ -233,7 +233,8 @@ pub fn inject(model: Model, asked: &Injection, put: &mut Put<'_>) -> Result<Inje
         graphs.insert(purpose.name().to_owned(), GraphFile::describe(&format!("{purpose}.onnx"), &graph));
         put(purpose, graph)
     };
-    let (inference, kept) = adapted(base, &plan, &lookup, Purpose::Inference).in_file(&name)?;
+    let inserted = adapted(base, &plan, &lookup, Purpose::Inference);
+    let (inference, kept) = inserted.map_err(|error| of_one_length(error, feeding.length, &plan)).in_file(&name)?;
     let matched = given.as_ref().map(|files| matched(files, &kept).in_file(adapter)).transpose()?;
     let with_cache = |cached: &mut Base| {
         prepare_cached(cached, given.as_ref(), &method, prompt_scale)?;
@@ -425,6 +426,18 @@ pub(super) fn adapted(base: &Base, plan: &Plan, given: &Given<'_>, purpose: Purp
     let b = Builder::on(graph);
     let params = plan.insert(&b, graph, &anatomy, given, purpose)?;
     Ok((b.finish()?, params))
+}
+
+/// What to say where a model has no room for virtual tokens, as it computes with one number of tokens alone.
+fn of_one_length(error: Error, length: Option<usize>, plan: &Plan) -> Error {
+    match length.filter(|_| plan.virtual_tokens() > 0) {
+        None => error,
+        Some(length) => Error::unsupported(
+            "virtual tokens in this model",
+            format!("it computes with {length} tokens, and with no other number of them"),
+        )
+        .with_hint("export the model with a free length of its sequence; methods without virtual tokens, such as lora, take it as it is"),
+    }
 }
 
 fn slots(params: &[Param], beside: &str) -> Vec<Slot> {
