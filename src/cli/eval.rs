@@ -23,7 +23,7 @@ use crate::predict::Transcriber;
 use crate::train::logits;
 use crate::train::plan::LossPlan;
 use crate::train::prediction;
-use crate::training::{Source, open_graph, taught};
+use crate::training::{Source, as_tuned, open_graph, taught};
 
 const AFTER_HELP: &str = "\
 Prints the loss and the task's metrics. The loss is the training loss, averaged over all labels that count.
@@ -220,6 +220,7 @@ fn of_task(args: &Args, runtime: &Runtime, model: &Model, task: Task) -> Result<
     // Texts with numbers beside them have losses of their own.
     let scored = if task == Task::Embedding { Survey::read(&args.rows.data, &args.rows.columns.map)?.loss_of_scores() } else { None };
     let asked = LossRequest { name: scored.map(ToOwned::to_owned), ..LossRequest::default() };
+    let asked = as_tuned(&asked, model.beside(), task)?;
     let settled = objective::settle(&asked, task, model.beside(), graph, anatomy).in_file(path)?;
     let measuring = prediction::measuring(graph, anatomy, &settled.objective).in_file(path)?;
     let runnable = Runnable::of(&measuring, path)?;

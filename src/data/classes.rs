@@ -134,6 +134,8 @@ impl<'a> Labels<'a> {
         for entity in list("entities").iter().filter_map(|entity| entity["label"].as_str()) {
             if is_known(entity) {
                 found.push(entity.to_owned());
+            } else if let Some(kind) = tag_of(entity).filter(|_| known.is_empty()) {
+                found.extend(["O".to_owned(), entity.to_owned(), format!("I-{kind}")]);
             } else {
                 let tags = ["O".to_owned(), format!("B-{entity}"), format!("I-{entity}")];
                 found.extend(tags.into_iter().filter(|name| known.is_empty() || is_known(name)));
@@ -196,6 +198,13 @@ impl Settled<'_> {
         }
         Ok(())
     }
+}
+
+/// The kind of entity of a label that is a tag of a word itself, as taggers write them: `LOC` of `B-LOC`.
+pub(super) fn tag_of(label: &str) -> Option<&str> {
+    /// What stands before kinds in the schemes of taggers (IOB, BIOES, BILOU).
+    const SCHEMES: [&str; 6] = ["B", "I", "E", "S", "L", "U"];
+    label.split_once('-').filter(|(scheme, kind)| SCHEMES.contains(scheme) && !kind.is_empty()).map(|(_, kind)| kind)
 }
 
 /// The column with a row's label.

@@ -1,11 +1,11 @@
 //! The data inputs of graphs, by their roles: what each is filled with from the rows of a batch, in the type and rank that the graph asks for.
 
 use super::collation::Collation;
-use super::elements::{converted, floats, integers};
+use super::elements::{converted_rows, fitting, floats, integers};
 use super::example::{Example, IGNORED, Labels, Numbers};
 use super::extent::Extent;
 use crate::adapter::config::Task;
-use crate::anatomy::{Feeding, MaskForm, Padding, Role};
+use crate::anatomy::{Feeding, MaskForm, Modality, Padding, Role};
 use crate::error::{Error, Place, Result};
 use crate::media::normalised;
 use crate::num::single;
@@ -49,6 +49,8 @@ pub(super) struct Rows<'a> {
     /// What columns are filled up to at least.
     least: &'a Extent,
     asks_teacher: bool,
+    /// The only length of texts that the model takes.
+    only_length: Option<usize>,
     /// Where a text's row is filled up.
     side: Side,
 }
@@ -69,6 +71,7 @@ impl<'a> Rows<'a> {
             label_length: longest(&label_length).max(length.filter(|_| !own_lengths).unwrap_or_default()).max(least.labels),
             least,
             asks_teacher: collation.asks_teacher,
+            only_length: length,
             side: if collation.feeding.padding == Padding::Before { Side::Before } else { Side::Behind },
         }
     }
@@ -296,18 +299,24 @@ impl<'a> Rows<'a> {
         if port.shape.len() > 1 && self.examples.iter().all(has_own) {
             return self.labels_of_tokens(port);
         }
-        let mut values = vec![];
+        let (mut values, mut each) = (vec![], None);
         for example in self.examples {
+            let before = values.len();
             match (&example.labels, example.columns.get(LABELS)) {
                 (Labels::Class(class), _) => values.push(f64::from(*class)),
                 (_, Some(numbers)) => values.extend(&numbers.values),
                 _ => return Err(Error::not_found("column", "label").at(Place::Line(example.line))),
             }
+            let (count, wanted) = (values.len() - before, *each.get_or_insert(values.len() - before));
+            if count != wanted {
+                let error = Error::mismatch("numbers in label", format!("{wanted}, as in the same batch"), count);
+                return Err(error.at(Place::Line(example.line)).with_hint("a label has as many numbers in each row"));
+            }
         }
-        let rows = self.examples.len();
-        let each = values.len() / rows.max(1);
+        let (rows, each) = (self.examples.len(), each.unwrap_or_default());
         let shape = if port.shape.len() < 2 && each == 1 { vec![rows] } else { vec![rows, each] };
-        HostTensor::new(shape, converted(port, &values)?)
+        let lines: Vec<usize> = self.examples.iter().map(|example| example.line).collect();
+        HostTensor::new(shape, converted_rows(port, &values, &lines)?)
     }
 
     fn decoder_ids(&self, example: &Example) -> Vec<i32> {
@@ -367,8 +376,8 @@ impl<'a> Rows<'a> {
             // A number where one number in a row is asked for.
             let found = if found.shape.is_empty() && rank == 1 { Numbers { shape: vec![1], ..found.clone() } } else { found.clone() };
             if found.shape.len() != rank {
-                let error = Error::mismatch(format!("axes of {}", port.name), rank, found.shape.len());
-                return Err(error.at(Place::Line(example.line)));
+                let error = Error::mismatch(format!("axes of {}", port.name), rank, found.shape.len()).at(Place::Line(example.line));
+                return Err(error.with_hint("a row has a number for no axis, a list for one, lists in a list for two"));
             }
             rows.push(found);
         }
@@ -398,10 +407,8 @@ impl<'a> Rows<'a> {
                     .at(Place::Line(example.line))
                     .with_hint("a teacher whose answers are compared gives as many numbers as the model"));
             }
-            if let Some(axis) = (0..rank).find(|&axis| row.shape[axis] > lengths[axis]) {
-                let error = Error::mismatch(format!("length of {}", port.name), format!("at most {}", lengths[axis]), row.shape[axis]);
-                return Err(error.at(Place::Line(example.line)));
-            }
+            fitting(port, row, &lengths, |axis| self.is_filled_up(example, row, axis, lengths[axis]))
+                .map_err(|error| error.at(Place::Line(example.line)))?;
             let filled = if self.side == Side::Before && lengths.first() == Some(&self.length) && of_tokens(0) {
                 row.filled_before(&lengths)
             } else {
@@ -411,7 +418,14 @@ impl<'a> Rows<'a> {
             values.extend(if is_raw { normalised(filled.iter().copied()) } else { filled });
         }
         let shape: Vec<usize> = std::iter::once(self.examples.len()).chain(lengths).collect();
-        HostTensor::new(shape, converted(port, &values)?)
+        let lines: Vec<usize> = self.examples.iter().map(|example| example.line).collect();
+        HostTensor::new(shape, converted_rows(port, &values, &lines)?)
+    }
+
+    /// Whether zeros may stand for what a row lacks on an axis whose length is declared: tokens where the model takes texts of one length, and sound.
+    fn is_filled_up(&self, example: &Example, row: &Numbers, axis: usize, length: usize) -> bool {
+        let of_tokens = axis == 0 && self.only_length == Some(length) && example.input_ids.len() == row.shape[0];
+        of_tokens || (self.task.row().modality == Modality::Sound && axis + 1 == row.shape.len())
     }
 
     /// A cache of length 0: the first free axis is the batch, the other ones are the past.

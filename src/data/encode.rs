@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::chat::{Conversation, Ending, Message};
 use super::encoder::{Encoder, pixels, variables};
 use super::example::{Example, IGNORED, Labels};
-use super::fields::{Fields, empty_text, json, numbers, string};
+use super::fields::{Fields, check_bytes, empty_text, json, numbers, string};
 use super::roles::no_form;
 use super::template::from_template;
 use super::tokenizer::Specials;
@@ -36,6 +36,7 @@ const FORMS: [RowForm; 5] = [
 /// # Errors
 /// As [`encode`].
 pub(super) fn encode_all(encoder: &Encoder<'_>, fields: &Fields) -> Result<Vec<Example>> {
+    check_bytes(fields)?;
     let found = rows::windows(encoder.task(), fields, encoder).unwrap_or_else(|| Ok(vec![encode(encoder, fields)?]))?;
     if !encoder.reading.weighs_rows() {
         return Ok(found);

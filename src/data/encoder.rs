@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde_json::Value;
 
 use super::chat::ChatTemplate;
-use super::classes::{placeholder, unknown};
+use super::classes::{placeholder, tag_of, unknown};
 use super::example::{Example, Labels, Numbers, Pixels, UNLABELLED};
 use super::fields::{Fields, empty_text, flatten, is_text, json, numbers, string, whole};
 use super::forms;
@@ -97,7 +97,17 @@ impl<'a> Encoder<'a> {
             Task::MaskedLm if !fields.contains_key("labels") => Ok(Labels::Hidden),
             _ if !fields.contains_key("labels") => Err(Error::not_found("column", "labels")
                 .with_hint("each row needs a label for each of its tokens, in a column labels; -100 where nothing is learnt")),
-            _ => Ok(Labels::Tokens(numbers(fields, "labels")?)),
+            task => {
+                let labels = numbers(fields, "labels")?;
+                // No labels at all are no default here: as any other number of them, they are not one for each token.
+                if labels.is_empty() && !input_ids.is_empty() && !task.labels_texts() && json(&fields["labels"]).is_array() {
+                    let error = Error::mismatch("length of labels", format!("{}, one for each token", input_ids.len()), 0);
+                    return Err(error.with_hint(
+                        "-100 stands where nothing is learnt; leave the row out, or its labels' column where the task needs none",
+                    ));
+                }
+                Ok(Labels::Tokens(labels))
+            }
         }
     }
 
@@ -214,7 +224,10 @@ impl<'a> Encoder<'a> {
         let is_known = |name: &str| self.classes.iter().flatten().any(|(known, _)| known == name);
         let Some(label) = entity else { return if is_known("O") { self.class_of(&"O".into()) } else { Ok(0) } };
         let marked = format!("{}-{label}", if begins { "B" } else { "I" });
-        let name = [marked.as_str(), label].into_iter().find(|name| is_known(name)).unwrap_or(&marked).to_owned();
+        // A label that is a tag itself is that of the entity's first word.
+        let inside = tag_of(label).filter(|_| !begins && is_known(label)).map(|kind| format!("I-{kind}"));
+        let names = [Some(marked.as_str()), inside.as_deref(), Some(label)];
+        let name = names.into_iter().flatten().find(|name| is_known(name)).unwrap_or(&marked).to_owned();
         self.class_of(&name.into())
     }
 

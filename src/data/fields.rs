@@ -2,16 +2,56 @@
 
 use std::borrow::Cow;
 
-use serde_json::{Map, Value};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value, json};
 
 use super::example::Numbers;
+use super::role_names::ROLES;
 use crate::error::{Error, Result};
-use crate::files::json::Told;
-
-pub(super) use crate::files::json::describe;
+use crate::files::json::{self as files, Told};
 
 /// The columns of a row.
 pub type Fields = Map<String, Value>;
+
+/// What the bytes of a file that are no text are called: the only name of an object.
+const BYTES: &str = "base64";
+
+/// Bytes that are no text.
+pub(super) fn raw_bytes(bytes: &[u8]) -> Value {
+    json!({ BYTES: STANDARD.encode(bytes) })
+}
+
+/// Whether a value is bytes that are no text, or has such as Hugging Face's files of pictures and sounds have them (`{"bytes", "path"}`).
+pub(super) fn has_bytes(value: &Value) -> bool {
+    let is_raw =
+        |value: &Value| value.as_object().is_some_and(|fields| fields.len() == 1 && fields.get(BYTES).is_some_and(Value::is_string));
+    is_raw(value) || value.get("bytes").is_some_and(is_raw)
+}
+
+/// A value for a message.
+pub(super) fn describe(value: &Value) -> String {
+    if has_bytes(value) { "bytes that are no text".to_owned() } else { files::describe(value) }
+}
+
+/// Refuses bytes in columns that are read as something else.
+///
+/// # Errors
+/// The first such column.
+pub(super) fn check_bytes(fields: &Fields) -> Result<()> {
+    match fields.iter().find(|(name, value)| ROLES.contains(&name.as_str()) && has_bytes(value)) {
+        None => Ok(()),
+        Some((name, _)) if ["image", "audio"].contains(&name.as_str()) => {
+            let error = Error::mismatch(name.clone(), "a file's path", "the bytes of a file");
+            Err(error
+                .with_hint(format!("write each into a file of its own, and its path, from the data file's folder, into the column {name}")))
+        }
+        Some((name, value)) => {
+            let error = Error::mismatch(name.clone(), "text in UTF-8, or numbers", describe(value));
+            Err(error.with_hint("write the column as text, or give another its role with `map`"))
+        }
+    }
+}
 
 /// What a value is, or, of a table's cell, what its text says.
 pub(super) fn json(value: &Value) -> Cow<'_, Value> {

@@ -55,11 +55,14 @@ fn is_numbered(name: &str) -> bool {
     name.strip_prefix("negative_").is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
-/// The prompt of a column of this role: its own; of a numbered negative else that of all negatives.
+/// The prompt of a column of this role: its own; of a numbered negative else that of all negatives. What was asked for comes before what the folder says.
 pub(super) fn of<'a>(loss: &'a LossPlan, column: &str) -> &'a str {
     let is = |name: &str, wanted: &str| role(name).is_ok_and(|role| role == wanted);
-    let named = |wanted: &str| loss.prompts.iter().find(|(name, _)| is(name, wanted)).map(|(_, prompt)| prompt.as_str());
-    named(column).or_else(|| named(NEGATIVE).filter(|_| is_numbered(column))).unwrap_or_default()
+    let among = |prompts: &'a [(String, String)]| {
+        let named = |wanted: &str| prompts.iter().find(|(name, _)| is(name, wanted)).map(|(_, prompt)| prompt.as_str());
+        named(column).or_else(|| named(NEGATIVE).filter(|_| is_numbered(column)))
+    };
+    among(&loss.prompts).or_else(|| among(&loss.recorded_prompts)).unwrap_or_default()
 }
 
 /// The roles that prompts are for and no column of a file of these roles has; a file may lack negatives.
@@ -107,5 +110,9 @@ mod tests {
         let found = ["negative", "negative_1", "negative_2", "anchor"].map(|column| of(&loss, column));
         assert_eq!(found, ["hard_negative: ", "hard_negative: ", "negative_2: ", ""]);
         assert_eq!(unused(&loss, &["anchor", "positive"].into()).expect("roles"), ["sentence1"]);
+        let loss =
+            LossPlan { prompts: vec![("anchor".to_owned(), String::new())], recorded_prompts: named(&["anchor", "positive"]), ..loss };
+        assert_eq!(["anchor", "positive"].map(|column| of(&loss, column)), ["", "positive: "], "asked for comes before the folder's");
+        assert_eq!(unused(&loss, &["anchor"].into()).expect("roles"), [""; 0]);
     }
 }

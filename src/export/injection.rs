@@ -16,7 +16,7 @@ use crate::adapter::{Allocation, Given, Param, Plan, Purpose, Role, stack};
 use crate::anatomy::{self, Anatomy, Feeding, Feeds, Reads};
 use crate::contract::GraphName;
 use crate::ir::{Builder, Graph, Tensor};
-use crate::model::{Base, Model, class_names};
+use crate::model::{Base, Model, class_names, declared};
 use crate::num;
 use crate::peft::{self, AdapterConfig, AdapterFiles};
 use crate::train::plan::LossPlan;
@@ -199,6 +199,14 @@ pub(super) fn fitted(mut model: Model, asked: &Injection) -> Result<Fitted> {
     fed::logits_of_all_tokens(base, &feeding, task).in_file(&name)?;
     split_modules::join(&mut base.anatomy, method.scope(), method.takes_parts()).in_file(&name)?;
     let loss = objective::settle(&asked.loss, task, &model.beside, &base.graph, &base.anatomy).in_file(&name)?;
+    if !loss.plan.recorded_prompts.is_empty() {
+        let told: Vec<String> = loss.plan.recorded_prompts.iter().map(|(role, text)| format!("{role}={text:?}")).collect();
+        tracing::warn!(
+            "texts are learnt with the prompts that {} has: {}; `prompt ROLE=` leaves one out",
+            declared::SETTINGS,
+            told.join(", ")
+        );
+    }
     objective::check_teacher(&asked.loss, task, &loss, &base.graph, &base.anatomy)?;
     feeding.feed_columns(&base.graph, loss.columns());
     let has_prompt = method.get::<PromptConfig>().is_some() || method.get::<PromptEncoderConfig>().is_some();

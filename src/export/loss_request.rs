@@ -96,7 +96,7 @@ static OPTIONS: &[OnlyWith<LossRequest, Case>] = &[
     OnlyWith { option: "class_weights",   is_given: |asked| !asked.class_weights.is_empty(),  with: "the cross-entropy of classes or tokens",   holds: |case| case.is_cross_entropy(&[Reads::Vocabulary, Reads::Logits, Reads::TokenLogits]) },
     OnlyWith { option: "distill_weight",  is_given: |asked| asked.distillation.is_some(),     with: TEACHABLE, holds: Case::has_teacher },
     OnlyWith { option: "teacher",         is_given: |asked| asked.teacher.is_some(),          with: TAUGHT, holds: Case::has_model_as_teacher },
-    OnlyWith { option: "matryoshka_dims", is_given: |asked| !asked.matryoshka.is_empty(),     with: "a loss of vectors (the task embedding)",   holds: Case::is_of_vectors },
+    OnlyWith { option: "matryoshka_dims", is_given: |asked| !asked.matryoshka.is_empty(),     with: "a loss of vectors (the task embedding) but mse, whose teacher's vectors have one length", holds: |case| case.is_of_vectors() && case.name.as_deref() != Some("mse") },
     OnlyWith { option: "normalize",       is_given: |asked| asked.normalize.is_some(),        with: "a loss of vectors (the task embedding)",   holds: Case::is_of_vectors },
     OnlyWith { option: "prompt",          is_given: |asked| !asked.prompts.is_empty(),        with: "a task of texts in columns of their own (embedding)", holds: |case| case.reads == Reads::Embeddings },
     OnlyWith { option: "loss_option",     is_given: |asked| !asked.options.is_empty(),        with: "a loss of the task, not a graph",          holds: |case| case.name.is_some() },

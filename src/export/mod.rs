@@ -22,6 +22,7 @@ mod opened;
 pub mod pending;
 mod prompt_scale;
 mod reach;
+mod recorded_prompts;
 pub mod stacked;
 pub mod to_train;
 pub mod trainable;

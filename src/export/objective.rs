@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 pub use super::loss_request::{LossRequest, LossSource};
-use super::{loss_request, reach};
+use super::{loss_request, reach, recorded_prompts};
 use crate::adapter::config::{Pooling, Task};
 use crate::adapter::new_head;
 use crate::anatomy::{self, Anatomy, Ending, Reads};
@@ -48,7 +48,9 @@ impl Settled {
 pub fn settle(asked: &LossRequest, task: Task, beside: &Beside, graph: &Graph, anatomy: &Anatomy) -> Result<Settled> {
     if let Some(source) = &asked.graph {
         loss_request::check(asked, task, None)?;
-        return of_graph(asked, source);
+        let settled = of_graph(asked, source)?;
+        let recorded_prompts = if task == Task::Embedding { recorded_prompts::of(beside)? } else { vec![] };
+        return Ok(Settled { plan: LossPlan { recorded_prompts, ..settled.plan }, ..settled });
     }
     let row = task.row();
     let name = match &asked.name {
@@ -75,6 +77,8 @@ pub fn settle(asked: &LossRequest, task: Task, beside: &Beside, graph: &Graph, a
         distillation: asked.distillation,
         teacher: None,
         prompts: asked.prompts.clone(),
+        recorded_prompts: vec![],
+        tells_logits: task == Task::Rerank && declared::tells_logits(beside)?,
         columns: vec![],
         is_of_batch: false,
     };
@@ -96,8 +100,19 @@ pub fn settle(asked: &LossRequest, task: Task, beside: &Beside, graph: &Graph, a
                 None => outputs(reads, asked, beside, graph, anatomy)?,
             };
             plan.vector = vector;
-            if !plan.prompts.is_empty() && vector.is_some_and(|vector| vector.pooling == Pooling::Mean) {
+            let is_mean = vector.is_some_and(|vector| vector.pooling == Pooling::Mean);
+            if !plan.prompts.is_empty() && is_mean {
                 check_prompts(beside)?;
+            }
+            if task == Task::Embedding {
+                plan.recorded_prompts = recorded_prompts::of(beside)?;
+            }
+            if !plan.recorded_prompts.is_empty() && is_mean && check_prompts(beside).is_err() {
+                tracing::warn!(
+                    "the prompts of {} are left out: the model's mean leaves their tokens out (include_prompt false), and this one would count them",
+                    declared::SETTINGS
+                );
+                plan.recorded_prompts.clear();
             }
             check_matryoshka(&plan, graph, &outputs)?;
             Objective::Formula(Formula {

@@ -15,6 +15,9 @@ pub const GENERATION: &str = "generation_config.json";
 /// The file with the options that a tuned model was made with, in the folder that it was written into.
 pub const OPTIONS: &str = "config.yaml";
 
+/// The file in which sentence-transformers keeps what stands before texts.
+pub const SETTINGS: &str = "config_sentence_transformers.json";
+
 /// The file that sentence-transformers keeps beside a model.
 const MODULES: &str = "modules.json";
 
@@ -31,6 +34,22 @@ pub fn positions(beside: &Beside) -> Result<Option<usize>> {
     Ok(own(&config).or_else(|| own(config.get("text_config")?)).filter(|most| *most > 0))
 }
 
+/// What sentence-transformers makes a pair's score of a logit with, by its configuration.
+fn activation(config: &Value) -> Option<&str> {
+    // The second name is that of old versions.
+    let names = [&config["sentence_transformers"]["activation_fn"], &config["sbert_ce_default_activation_function"]];
+    names.into_iter().find_map(Value::as_str)
+}
+
+/// Whether sentence-transformers takes a pair's logit for its score as it is.
+///
+/// # Errors
+/// A configuration that is not JSON.
+pub fn tells_logits(beside: &Beside) -> Result<bool> {
+    let config = beside.json(CONFIG)?.unwrap_or_default();
+    Ok(activation(&config).is_some_and(|name| name.ends_with("Identity")))
+}
+
 /// What the files beside a model say of it.
 ///
 /// # Errors
@@ -41,15 +60,13 @@ pub fn of_model(beside: &Beside) -> Result<Declared> {
     let text = |value: &Value| value.as_str().map(ToOwned::to_owned);
     let count = |value: &Value| value.as_u64().and_then(|count| usize::try_from(count).ok());
     let labels = config["id2label"].as_object().map(serde_json::Map::len);
-    // The second name is that of old versions.
-    let of_pairs = [&config["sentence_transformers"]["activation_fn"], &config["sbert_ce_default_activation_function"]];
     let is_pooling = |module: &Value| module["type"].as_str().is_some_and(|name| name.ends_with("Pooling"));
     Ok(Declared {
         architecture: text(&config["architectures"][0]),
         problem_type: text(&config["problem_type"]),
         num_labels: count(&config["num_labels"]).or(labels),
         is_encoder_decoder: config["is_encoder_decoder"].as_bool().unwrap_or(false),
-        scores_pairs: of_pairs.into_iter().any(Value::is_string),
+        scores_pairs: activation(&config).is_some(),
         pools_sentences: modules.iter().any(is_pooling),
     })
 }

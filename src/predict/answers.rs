@@ -86,7 +86,7 @@ impl Answers<'_> {
             Task::MultiLabel => Ok(self.labels(scores)),
             Task::Regression => Ok(one("prediction", numbers_of(scores))),
             Task::Rerank => {
-                Ok(one("prediction", if self.loss.is_of_probabilities() { rounded(sigmoid(scores[0])) } else { numbers::json(scores[0]) }))
+                Ok(one("prediction", if self.loss.tells_probabilities() { rounded(sigmoid(scores[0])) } else { numbers::json(scores[0]) }))
             }
             Task::TokenCls => Ok(self.tags(question, example, first)),
             Task::Qa => Ok(self.span(question, found)),

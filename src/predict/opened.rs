@@ -14,7 +14,7 @@ use crate::model::parts::Files;
 use crate::onnx::Runnable;
 use crate::train::plan::LossPlan;
 use crate::train::{logits, prediction};
-use crate::training::Source;
+use crate::training::{Source, as_tuned};
 
 /// A model and what is known of it.
 pub struct Opened {
@@ -74,8 +74,9 @@ impl Opened {
         if let Some(doubt) = decision.doubt {
             tracing::warn!("answered for {}, as asked, but {doubt}", decision.task);
         }
-        let source = read(&model, decision.task)?;
-        let settled = objective::settle(asked, decision.task, model.beside(), graph, anatomy).in_file(path)?;
+        let asked = as_tuned(asked, model.beside(), decision.task)?;
+        let settled = objective::settle(&asked, decision.task, model.beside(), graph, anatomy).in_file(path)?;
+        let source = read(&model, decision.task)?.learning(&settled.plan);
         let class_names = source.class_names().to_vec();
         let places = model.places();
         let stop = stops(&source, &places)?;

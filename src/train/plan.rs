@@ -44,6 +44,12 @@ pub struct LossPlan {
     /// What stands before the texts of a column: `query: ` before each anchor.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub prompts: Vec<(String, String)>,
+    /// What stands before the texts of the other columns, as the base's folder says it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recorded_prompts: Vec<(String, String)>,
+    /// Whether scores of pairs are told as the model gives them, as the base's folder says it, not as probabilities.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tells_logits: bool,
     /// Columns of the data that a loss graph reads as they are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<String>,
@@ -129,6 +135,12 @@ impl LossPlan {
     #[must_use]
     pub fn is_of_probabilities(&self) -> bool {
         !losses::is_of_numbers(&self.name)
+    }
+
+    /// Whether a score of a pair is told as a probability.
+    #[must_use]
+    pub fn tells_probabilities(&self) -> bool {
+        self.is_of_probabilities() && !self.tells_logits
     }
 
     /// Whether a preference's prompt counts in the loss, which then reads the labels of all its tokens.

@@ -3,8 +3,44 @@
 use crate::error::{Error, Result};
 use crate::evaluate::Evaluation;
 
-/// Metrics of which less is better.
-const LESS_IS_BETTER: [&str; 8] = ["loss", "perplexity", "mse", "rmse", "mae", "kl", "wer", "cer"];
+/// Which values of a metric are the better ones.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Better {
+    Less,
+    More,
+}
+
+use Better::{Less, More};
+
+/// Every metric that is measured, and which of its values are better.
+const METRICS: [(&str, Better); 26] = [
+    ("loss", Less),
+    ("perplexity", Less),
+    ("mse", Less),
+    ("mae", Less),
+    ("kl", Less),
+    ("teacher_mse", Less),
+    ("wer", Less),
+    ("cer", Less),
+    ("accuracy", More),
+    ("precision", More),
+    ("recall", More),
+    ("f1", More),
+    ("f1_macro", More),
+    ("f1_micro", More),
+    ("mcc", More),
+    ("pearson", More),
+    ("spearman", More),
+    ("average_precision", More),
+    ("exact_match", More),
+    ("cosine", More),
+    ("recall@1", More),
+    ("recall@10", More),
+    ("mrr@10", More),
+    ("ndcg@10", More),
+    ("triplet_accuracy", More),
+    ("margin", More),
+];
 
 /// The metric that decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +70,7 @@ impl Goal {
     /// Whether one value is better than another. What is no number is never better, and always worse.
     #[must_use]
     pub fn is_better(&self, value: f64, than: f64) -> bool {
-        let is_less = LESS_IS_BETTER.contains(&self.metric.as_str());
+        let is_less = METRICS.iter().any(|(name, better)| *name == self.metric && *better == Less);
         !value.is_nan() && (than.is_nan() || if is_less { value < than } else { value > than })
     }
 
@@ -97,6 +133,17 @@ impl Best {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::anatomy::TASKS;
+    use crate::evaluate::{Meter, Scoring};
+
+    #[test]
+    fn of_every_metric_it_is_told_which_values_are_better() {
+        for row in TASKS {
+            for name in Meter::new(row.task, 2, &[], Scoring::default()).names() {
+                assert!(METRICS.iter().any(|(known, _)| known == name), "{name} of {}", row.name);
+            }
+        }
+    }
 
     #[test]
     fn the_best_is_the_first_of_the_best_values() {
@@ -105,6 +152,7 @@ mod tests {
             Row("loss", &[3.0, 2.0, 2.0, 2.5], Some(2), 2),
             Row("eval_loss", &[3.0, 2.0, 1.0], Some(3), 0),
             Row("f1_macro", &[0.5, 0.75, 0.75], Some(2), 1),
+            Row("teacher_mse", &[0.5, 0.25, 0.75], Some(2), 1),
             Row("accuracy", &[f64::NAN, 0.5, f64::NAN], Some(2), 1),
             Row("loss", &[f64::NAN], None, 1),
             Row("loss", &[], None, 0),

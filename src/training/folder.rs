@@ -1,8 +1,10 @@
 //! How data is read for a model, as far as the folder that it lies in says so.
 
 use crate::adapter::config::Task;
+use crate::anatomy::Reads;
 use crate::data::Renamed;
 use crate::error::Result;
+use crate::export::objective::LossRequest;
 use crate::model::{Beside, declared};
 
 /// The options that a folder with a tuned model has beside it.
@@ -12,6 +14,9 @@ struct Options {
     method: Option<String>,
     task: Option<String>,
     map: Vec<String>,
+    loss: Option<String>,
+    #[serde(rename = "loss-option")]
+    loss_option: serde_yaml_ng::Value,
 }
 
 impl Options {
@@ -29,6 +34,26 @@ impl Options {
 pub fn tuned_for(beside: &Beside) -> Result<Option<Task>> {
     let options = Options::beside(beside)?;
     Ok(options.method.and(options.task).and_then(|task| Task::from_name(&task)))
+}
+
+/// What is asked of the loss that a model is measured with: where nobody names one, the one that it was tuned with, if the folder that it was written into says
+/// so and rows are the same for all losses of the task.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn as_tuned(asked: &LossRequest, beside: &Beside, task: Task) -> Result<LossRequest> {
+    let options = Options::beside(beside)?;
+    let is_tuned = options.method.is_some() && options.task.as_deref().and_then(Task::from_name) == Some(task);
+    let row = task.row();
+    let known =
+        options.loss.filter(|loss| is_tuned && asked.name.is_none() && row.reads == Reads::Logits && row.losses.contains(&loss.as_str()));
+    let Some(name) = known else { return Ok(asked.clone()) };
+    let given: Vec<&str> = match &options.loss_option {
+        serde_yaml_ng::Value::Sequence(all) => all.iter().filter_map(serde_yaml_ng::Value::as_str).collect(),
+        one => one.as_str().into_iter().collect(),
+    };
+    let named = |text: &str| text.split_once('=').and_then(|(name, value)| Some((name.trim().to_owned(), value.trim().parse().ok()?)));
+    Ok(LossRequest { name: Some(name), options: given.into_iter().filter_map(named).collect(), ..asked.clone() })
 }
 
 /// The roles of columns of the data that a model was tuned on, where the folder that it was written into says so: `map` of its options.
@@ -69,6 +94,27 @@ pub(super) fn longest_text(beside: &Beside, task: Task) -> Result<Option<usize>>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tuned_model_is_measured_with_the_loss_that_it_was_tuned_with() -> Result<()> {
+        let found = |options: &str, task: Task| {
+            let files = [(declared::OPTIONS.to_owned(), bytes::Bytes::from(options.to_owned()))].into();
+            as_tuned(&LossRequest::default(), &Beside::Given(files), task).map(|asked| (asked.name, asked.options))
+        };
+        let options = "method: lora\ntask: regression\nloss: huber\nloss-option: delta=0.3\n";
+        let expected = (Some("huber".to_owned()), [("delta".to_owned(), 0.3)].into());
+        assert_eq!(found(options, Task::Regression)?, expected);
+        assert_eq!(found(&options.replace("delta=0.3", "[delta=0.3]"), Task::Regression)?, expected);
+        for (options, task) in [
+            (options, Task::Rerank),
+            ("task: regression\nloss: huber\n", Task::Regression),
+            ("method: lora\ntask: embedding\nloss: triplet\n", Task::Embedding),
+            ("method: lora\ntask: rerank\nloss: dpo\n", Task::Rerank),
+        ] {
+            assert_eq!(found(options, task)?, (None, [].into()), "{options}");
+        }
+        Ok(())
+    }
 
     #[test]
     fn texts_are_cut_where_sentence_transformers_cuts_them() -> Result<()> {

@@ -70,7 +70,7 @@ impl Teacher {
         let output = graph.outputs().first().map(|&id| graph.value_name(id).to_owned()).unwrap_or_default();
         let settings = Settings { device, purpose: Purpose::Inference, ..Settings::default() };
         let session = Session::open(runtime, Runnable::of(&graph, model.name())?, &settings)?;
-        let source = Source::of_model(&model, task, None)?;
+        let source = Source::of_model(&model, task, None)?.learning(&settled.plan);
         let most = source.max_length().or(source.positions());
         let source = source.cut(most.and_then(std::num::NonZeroUsize::new));
         if task == Task::Rerank && source.tokenizer().is_none() {

@@ -6,9 +6,11 @@ mod thrift;
 use bytes::Bytes;
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use serde_json::Value;
+use parquet::record::{Field, Row};
+use serde_json::{Map, Value};
 
 use super::{Record, Visit};
+use crate::data::fields::raw_bytes;
 use crate::error::{Error, Place, Result};
 use crate::files::wall::{PARQUET, behind_wall};
 
@@ -27,10 +29,30 @@ pub(super) fn each(bytes: &Bytes, visit: Visit<'_>) -> Result<()> {
         let row = behind_wall(PARQUET, || rows.next()).map_err(|error| error.at(Place::Line(line)))?;
         let Some(row) = row else { break };
         let row = row.map_err(|error| bad(&error).at(Place::Line(line)))?;
-        let Value::Object(fields) = row.to_json_value() else { continue };
-        visit(Record { line, fields })?;
+        visit(Record { line, fields: fields(&row) })?;
     }
     Ok(())
+}
+
+fn fields(row: &Row) -> Map<String, Value> {
+    row.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect()
+}
+
+/// What a field holds. Bytes that are text are one, whether or not the file says so (Spark, Impala, Hive and pandas write text without the mark).
+fn value(field: &Field) -> Value {
+    match field {
+        Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
+            Ok(text) if !text.contains('\0') => text.into(),
+            _ => raw_bytes(bytes.data()),
+        },
+        Field::Group(row) => Value::Object(fields(row)),
+        Field::ListInternal(list) => list.elements().iter().map(value).collect(),
+        Field::MapInternal(map) => {
+            let name = |key: &Field| if let Value::String(name) = value(key) { name } else { key.to_string() };
+            Value::Object(map.entries().iter().map(|(key, field)| (name(key), value(field))).collect())
+        }
+        other => other.to_json_value(),
+    }
 }
 
 fn bad(error: &ParquetError) -> Error {
@@ -105,6 +127,15 @@ mod tests {
             assert_eq!(rows, expected, "{compression:?}");
         }
         Ok(())
+    }
+
+    #[test]
+    fn bytes_that_are_text_are_read_as_text_and_others_as_bytes() {
+        let bytes = |bytes: &[u8]| Field::Bytes(ByteArray::from(bytes.to_vec()));
+        assert_eq!(value(&bytes("thé cat".as_bytes())), json!("thé cat"));
+        let row = Field::Group(Row::new(vec![("bytes".to_owned(), bytes(b"\xff\xd8picture")), ("path".to_owned(), Field::Null)]));
+        assert_eq!(value(&row), json!({"bytes": raw_bytes(b"\xff\xd8picture"), "path": null}));
+        assert_eq!(value(&bytes(b"RIFF\0\0")), raw_bytes(b"RIFF\0\0"), "zeros are no text");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::adapter::config::Task;
 use crate::data::chat::{Conversation, Ending};
 use crate::data::encoder::{Encoder, pixels, variables};
 use crate::data::example::{Example, IGNORED, Labels};
-use crate::data::fields::{Fields, json, string};
+use crate::data::fields::{Fields, check_bytes, json, string};
 use crate::data::fit::shortened;
 use crate::data::reading::Reading;
 use crate::data::roles::no_form;
@@ -46,6 +46,7 @@ pub enum Shown {
 /// # Errors
 /// A row without what the task reads.
 pub(in crate::data) fn question(fields: &Fields, encoder: &Encoder<'_>) -> Result<Question> {
+    check_bytes(fields)?;
     let has = |name: &str| fields.contains_key(name);
     let task = encoder.reading.task;
     if let Some(prompt) = encoder.reading.hard_prompt.filter(|_| !has("input_ids")) {

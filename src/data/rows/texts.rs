@@ -230,7 +230,7 @@ fn columns(fields: &Fields) -> Result<Vec<&str>> {
 
 fn text(fields: &Fields, name: &str, encoder: &Encoder<'_>) -> Result<Example> {
     let text = fields[name].as_str().ok_or_else(|| {
-        Error::mismatch(name.to_owned(), "text", &fields[name])
+        Error::mismatch(name.to_owned(), "text", describe(&fields[name]))
             .with_hint("a column has one text in a row; several negatives are negative_1, negative_2 and so on")
     })?;
     if text.trim().is_empty() {

@@ -20,7 +20,7 @@ pub(super) fn corrected(mut config: Map<String, Value>, layout: Layout, is_exter
     if source.task == Task::Rerank {
         // sentence-transformers reads there what makes a score of a logit.
         let function =
-            if source.loss.is_of_probabilities() { "torch.nn.modules.activation.Sigmoid" } else { "torch.nn.modules.linear.Identity" };
+            if source.loss.tells_probabilities() { "torch.nn.modules.activation.Sigmoid" } else { "torch.nn.modules.linear.Identity" };
         config.insert("sentence_transformers".into(), json!({"activation_fn": function}));
     }
     if layout == Layout::TransformersJs {

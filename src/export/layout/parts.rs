@@ -46,7 +46,7 @@ pub(super) const NORMALIZE: &str = "2_Normalize";
 pub(super) const SENTENCES: [&str; 2] = ["sentence_bert_config.json", SETTINGS];
 
 /// Settings of sentence-transformers: what stands before texts, how vectors are compared.
-pub(super) const SETTINGS: &str = "config_sentence_transformers.json";
+pub(super) use crate::model::declared::SETTINGS;
 
 /// The list of sentence-transformers' modules, of which each but the first has a folder.
 pub(super) const MODULES: &str = "modules.json";

@@ -9,6 +9,7 @@ use super::{Layout, Placed, Source};
 use crate::adapter::config::{Pooling, Task};
 use crate::export::manifest::Port;
 use crate::export::objective;
+use crate::export::recorded_prompts::KINDS;
 use crate::files::{self, near};
 use crate::model::{Beside, declared};
 use crate::train::pooling::SentenceVector;
@@ -49,15 +50,17 @@ pub(super) fn place(folder: &Path, source: &Source<'_>, placed: &mut Placed) -> 
     placed.write(folder, &format!("{POOLING}/{}", declared::CONFIG), &pooling(vector.pooling, width))
 }
 
-/// The columns whose texts sentence-transformers encodes as queries and as documents (`encode_query`, `encode_document`); texts of other columns have prompts of their names.
-const KINDS: [(&str, &str); 3] = [("anchor", "query"), ("positive", "document"), ("negative", "document")];
-
 /// The settings of sentence-transformers with what stood before the texts of the training. Where it was the same before all of them, it is there by default.
 fn prompted(settings: Value, prompts: &[(String, String)]) -> Value {
     let mut settings = if let Value::Object(settings) = settings { settings } else { Map::new() };
     let mut known = settings.get("prompts").and_then(Value::as_object).cloned().unwrap_or_default();
-    let kind = |column: &str| KINDS.iter().find(|(name, _)| *name == column).map_or(column, |(_, kind)| kind).to_owned();
-    let named: Map<String, Value> = prompts.iter().map(|(column, text)| (kind(column), Value::from(text.as_str()))).collect();
+    let of_positives = prompts.iter().find(|(column, _)| column == "positive").map(|(_, text)| text);
+    let kind = |column: &str, text: &String| match KINDS.iter().find(|(name, _)| *name == column) {
+        // Documents, where these are read as positives are.
+        Some(("negative", _)) if of_positives == Some(text) => "document".to_owned(),
+        known => known.map_or(column, |(_, names)| names[0]).to_owned(),
+    };
+    let named: Map<String, Value> = prompts.iter().map(|(column, text)| (kind(column, text), Value::from(text.as_str()))).collect();
     let is_for_all = |names: [&str; 2]| named.get(names[0]).filter(|text| named.get(names[1]) == Some(text)).map(|_| names[0].to_owned());
     let of_all = [["query", "document"], ["sentence1", "sentence2"]].into_iter().find_map(is_for_all);
     known.extend(named);
