@@ -39,7 +39,8 @@ impl Plan {
         given: &Given<'_>,
     ) -> Result<Self> {
         method.check()?;
-        let saved = saved(method, task.into(), anatomy, strictness);
+        let task = task.into();
+        let saved = saved(method, task, anatomy, strictness);
         let at = Places { anatomy, strictness, seed, saved: &saved, given };
         let Placed { mut parts, settled } = method.place(&at)?;
         budget::check(parts.iter().map(|part| part.numbers(anatomy)).fold(0, u128::saturating_add), anatomy)?;
@@ -50,7 +51,7 @@ impl Plan {
                 .with_hint("leave it out of the targets, or out of the modules to save; their names are compared from the end"));
         }
         let at = Places { saved: settled.modules_to_save(), ..at };
-        parts.extend(trained::modules(&at, &settled, family)?);
+        parts.extend(trained::modules(&at, &settled, task, family)?);
         parts.extend(trained::given(&at, family));
         Ok(Self { parts, settled })
     }

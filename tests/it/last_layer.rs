@@ -189,6 +189,69 @@ fn a_head_is_trained_alone_where_other_modules_have_its_name() {
     assert_eq!(names(&named), ["base_model.model.enc.0.proj.weight"]);
 }
 
+/// A head that an exporter wrote without its bias of zeros.
+fn without_bias(path: &str, head: &str, of_tokens: bool) {
+    let b = Builder::new(ModelInfo::dialect());
+    let ids = b.input("input_ids", DType::I64, &[Dim::symbol("batch"), Dim::symbol("seq")]);
+    let table = b.initializer("embed.weight", numbers("table", &[TOKENS, WIDTH]));
+    let x = b.scoped("/embed", || table.gather(ids, 0));
+    let fc = b.initializer("encoder.fc.weight", numbers("fc", &[WIDTH, WIDTH]));
+    let x = b.scoped("/encoder/fc", || x.matmul(fc)).tanh() + x;
+    let x = if of_tokens { x } else { x.mean(&[1]).squeeze(&[1]) };
+    let weight = b.initializer(&format!("{head}.weight"), numbers("head", &[3, WIDTH]));
+    b.output("logits", b.scoped(&format!("/{head}"), || x.matmul(weight.t())));
+    onnx::write(&b.finish().expect("a valid graph"), Path::new(path), &WriteOptions::default()).expect("it is written");
+}
+
+#[test]
+fn a_bias_of_zeros_that_an_exporter_left_out_is_trained_and_merged_and_read_from_an_adapter() {
+    const CLASSES: &str = r#"{"input_ids": [5, 9, 12, 3], "label": 2}
+{"input_ids": [4, 8, 15], "label": 2}
+"#;
+    const TAGS: &str = r#"{"input_ids": [5, 9, 12, 3], "labels": [2, 2, 1, 2]}
+{"input_ids": [4, 8, 15], "labels": [2, 1, 2]}
+"#;
+    // The head, its task, and whether its class has a bias: all but a decoder's for whole texts.
+    let rows =
+        [("classifier", "seq-cls", true), ("score", "seq-cls", false), ("score", "token-cls", true), ("classifier", "token-cls", true)];
+    for (head, task, has_bias) in rows {
+        let folder = Folder::empty();
+        let (base, bundle, merged) = (folder.path("model.onnx"), folder.path("bundle"), folder.path("merged.onnx"));
+        let data = folder.write("rows.jsonl", if task == "token-cls" { TAGS } else { CLASSES });
+        without_bias(&base, head, task == "token-cls");
+        let loss = |model: &[&str]| number(&json_of(&[&["eval"], model, &["--data", &data]].concat())["loss"]);
+        let bias = |folder: &str| {
+            let tensors = safetensors::read(&Path::new(folder).join(peft::WEIGHTS_FILE)).expect("tensors");
+            tensors.get(&format!("base_model.model.{head}.bias")).and_then(Tensor::to_f32)
+        };
+        done(&[
+            "inject",
+            &base,
+            "--method",
+            "lora",
+            "--target-modules",
+            "fc",
+            "--modules-to-save",
+            head,
+            "--task",
+            task,
+            "-o",
+            &bundle,
+            "-q",
+        ]);
+        assert_eq!(bias(&bundle), has_bias.then(|| vec![0.0; 3]), "{head} {task}");
+        done(&["train", &bundle, "--data", &data, "--max-steps", "4", "--learning-rate", "0.1", "-q"]);
+        assert_eq!(bias(&bundle).map(|bias| bias.iter().all(|number| number.abs() > 0.01)), has_bias.then_some(true), "{head} {task}");
+        done(&["merge", &bundle, "-o", &merged, "-q"]);
+        let again = folder.path("again");
+        done(&["inject", &base, "--adapter", &bundle, "--task", task, "-o", &again, "-q"]);
+        let adapted = loss(&[&bundle]);
+        for (what, found) in [("merged", loss(&[&merged, "--task", task])), ("read again", loss(&[&again]))] {
+            assert!((adapted - found).abs() < 1e-5, "{head} {task}: {adapted}, {what} {found}");
+        }
+    }
+}
+
 /// A table of angles and a norm, neither of which is a projection or a table of tokens.
 #[test]
 fn norms_are_vectors() {

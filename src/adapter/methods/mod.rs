@@ -10,6 +10,7 @@ pub mod fourierft;
 pub mod head;
 pub mod hira;
 pub mod ia3;
+mod lacking;
 pub mod ln_tuning;
 pub mod loha;
 pub mod lokr;

@@ -8,8 +8,10 @@ use crate::adapter::params::key::{Family, Key, KeyPart};
 use crate::adapter::part::{Change, Folding, Insertion, Part, boxed};
 use crate::adapter::targets;
 use crate::adapter::weights::{fold, replace};
-use crate::anatomy::{Parameter, Projection};
+use crate::anatomy::{Parameter, Projection, Task};
 use crate::num;
+
+use super::lacking::{Lacking, starts_with_bias};
 
 /// Numbers of the largest weight that is trained as a whole and yet counts as a small change.
 const LARGEST: i64 = 1 << 20;
@@ -83,16 +85,27 @@ pub(crate) fn given(at: &Places<'_>, family: Family) -> Vec<Box<dyn Part>> {
 }
 
 /// The parameters of the modules that are saved as a whole: for the head alone, those that are part of it; else all whose names PEFT takes for
-/// those modules.
-pub(crate) fn modules(at: &Places<'_>, method: &Method, family: Family) -> Result<Vec<Box<dyn Part>>> {
+/// those modules. The biases that the graph lacks are theirs too, where the adapter has them or the head of `task` starts with them.
+pub(crate) fn modules(at: &Places<'_>, method: &Method, task: Option<Task>, family: Family) -> Result<Vec<Box<dyn Part>>> {
     let names: Vec<&str> = at.anatomy.parameters.iter().map(|p| p.name.as_str()).collect();
     let places = targets::saved_parameters(at.saved, &names, at.strictness)?;
     let is_head = method.is_head_alone();
     let keyed = places.into_iter().map(|place| (place, Key::parameter(names[place], family).to_string()));
-    Ok(keyed
-        .filter(|(place, key)| !is_head || is_part_of_head(at, names[*place], key))
-        .map(|(place, key)| boxed(Trained { parameter: at.anatomy.parameters[place].clone(), key, role: Role::Trained }))
-        .collect())
+    let mut found = vec![];
+    for (place, key) in keyed.filter(|(place, key)| !is_head || is_part_of_head(at, names[*place], key)) {
+        found.push(boxed(Trained { parameter: at.anatomy.parameters[place].clone(), key, role: Role::Trained }));
+        let Some(module) = names[place].strip_suffix(".weight") else { continue };
+        let bias = Key::parameter(format!("{module}.bias"), family).to_string();
+        let is_given = (at.given)(&bias).is_some();
+        if is_given || starts_with_bias(at, task, module) {
+            let lacking = Lacking::of(at.anatomy, module, bias);
+            if lacking.is_some() && !is_given {
+                tracing::info!("{module} gets a bias of zeros: the graph has none, as exporters leave out one that adds nothing");
+            }
+            found.extend(lacking.map(boxed));
+        }
+    }
+    Ok(found)
 }
 
 /// Whether a parameter is that of a module to save, not of one whose name only ends like it (`out_proj` for `proj`), nor of another one of the same name
@@ -130,5 +143,22 @@ pub(crate) fn biases(at: &Places<'_>, bias: Bias, targets: &[(String, usize)]) -
         let key = if target { Key::module(module, KeyPart::BASE_BIAS) } else { Key::parameter(&*parameter.name, Family::Tuner) };
         found.push(Box::new(Trained { parameter: parameter.clone(), key: key.to_string(), role: Role::Trained }));
     }
+    found.extend(lacking_biases(at, bias, targets));
     found
+}
+
+/// The biases that an adapter has and the graph lacks, of modules that are not saved as a whole.
+fn lacking_biases(at: &Places<'_>, bias: Bias, targets: &[(String, usize)]) -> Vec<Box<dyn Part>> {
+    let mut modules: Vec<&str> = at.anatomy.projections.iter().map(|projection| projection.module.as_str()).collect();
+    modules.sort_unstable();
+    modules.dedup();
+    let lacking = |module: &str| {
+        let target = targets.iter().any(|(name, _)| name == module);
+        let name = format!("{module}.bias");
+        let wanted = bias == Bias::All || (bias == Bias::TargetsOnly && target);
+        let saved = at.saved.iter().any(|saved| targets::is_saved(&name, saved));
+        let key = if target { Key::module(module, KeyPart::BASE_BIAS) } else { Key::parameter(name, Family::Tuner) }.to_string();
+        if wanted && !saved && (at.given)(&key).is_some() { Lacking::of(at.anatomy, module, key) } else { None }
+    };
+    modules.into_iter().filter_map(lacking).map(boxed).collect()
 }

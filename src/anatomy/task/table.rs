@@ -121,6 +121,9 @@ pub struct Row {
 
 const CLASSIFIER: &[&str] = &["classifier", "score"];
 
+/// What heads for classes and spans are called that have a bias.
+const HEADS_WITH_BIAS: &[&str] = &["classifier", "head", "logits_proj", "out_proj", "qa_outputs"];
+
 /// All tasks.
 #[rustfmt::skip]
 pub static TASKS: &[Row] = &[
@@ -296,6 +299,19 @@ impl Task {
     #[must_use]
     pub fn heads(self) -> &'static [&'static str] {
         self.row().heads
+    }
+
+    /// Whether the head of this name has a bias in the classes of transformers for the task. `score` has none where decoders judge whole texts
+    /// (`GenericForSequenceClassification` in `transformers/modeling_layers.py`); of heads for a vocabulary it cannot be said.
+    #[must_use]
+    pub fn head_has_bias(self, module: &str) -> bool {
+        let name = module.rsplit('.').next().unwrap_or_default();
+        match self.row().reads {
+            Reads::Logits | Reads::Spans => HEADS_WITH_BIAS.contains(&name),
+            Reads::TokenLogits => HEADS_WITH_BIAS.contains(&name) || name == "score",
+            Reads::Frames => name == "lm_head",
+            Reads::Vocabulary | Reads::Embeddings | Reads::TokenLogProbs => false,
+        }
     }
 }
 
