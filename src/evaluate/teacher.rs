@@ -1,11 +1,11 @@
 //! A teacher as a model. What it says of rows and of tokens of classes is computed once, as if it stood in the data; of tokens of a vocabulary and of
 //! answers in texts it is computed with each batch: logits of a whole vocabulary are too many to keep, and scores of starts and ends depend on the padding.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::adapter::config::Task;
-use crate::anatomy::{self, Reads};
-use crate::data::{Batch, Batches, Collation, Dataset, Example, Numbers, Order};
+use crate::anatomy::{self, Modality, Reads};
+use crate::data::{Batch, Batches, Collation, Dataset, Example, Numbers, Order, Tokenizer};
 use crate::error::{Context, Error, Result};
 use crate::export::Bundle;
 use crate::export::objective::{LossRequest, settle};
@@ -86,6 +86,9 @@ impl Teacher {
         let manifest = bundle.manifest();
         let Some((teacher, task)) = manifest.loss.teacher.as_ref().zip(Task::from_name(&manifest.task)) else { return Ok(None) };
         let path: PathBuf = bundle.folder().join(teacher);
+        if task.row().modality == Modality::Tokens {
+            same_tokens(bundle.model(), &path)?;
+        }
         let model = Model::open(&path).hint(MOVED)?;
         let (runnable, outputs) = answering(&model, task).in_file(&path)?;
         let settings = Settings { device, purpose: Purpose::Inference, ..Settings::default() };
@@ -200,6 +203,25 @@ fn answering(model: &Model, task: Task) -> Result<(Runnable, Vec<String>)> {
     let answering = prediction::of_model(graph, anatomy, &settled.objective, reads)?;
     let names = answering.outputs().iter().map(|&id| answering.value_name(id).to_owned()).collect();
     Ok((Runnable::of(&answering, model.name())?, names))
+}
+
+/// Refuses a teacher that is fed with its student's tokens and beside which other ones lie, where both have a tokenizer.
+fn same_tokens(student: &Path, teacher: &Path) -> Result<()> {
+    let (Some(own), Some(of_teacher)) = (Tokenizer::beside(student)?, Tokenizer::beside(teacher)?) else { return Ok(()) };
+    let both = own.vocabulary_size().min(of_teacher.vocabulary_size());
+    let mut tokens = (0..both).filter_map(|id| i32::try_from(id).ok()).map(|id| (id, own.token(id), of_teacher.token(id)));
+    match tokens.find(|(_, own, of_teacher)| own.is_some() && of_teacher.is_some() && own != of_teacher) {
+        Some((id, Some(own), Some(found))) => {
+            let error = Error::mismatch(
+                format!("the teacher's token {id}"),
+                format!("{own:?}, as the model's tokenizer has"),
+                format!("{found:?}"),
+            );
+            let hint = "the same tokens must have the same numbers in both: take a teacher of the same family";
+            Err(error.with_hint(hint)).in_file(teacher)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A teacher that knows other classes than its student.

@@ -186,6 +186,9 @@ pub(super) fn fitted(mut model: Model, asked: &Injection) -> Result<Fitted> {
         let with_head = model.base.with_head(head, task, asked.seed).in_file(&name)?;
         (model.base, *head, head_on) = (with_head.base.to_train().in_file(&name)?, with_head.head, Some(with_head.on));
     }
+    let classes = model.base.anatomy.head.as_ref().and_then(|head| head.classes);
+    let is_named = asked.loss.teacher.is_some() && new_head.is_none();
+    let names = if is_named { class_names::of_model(&model, task, classes)? } else { vec![] };
     let base = &mut model.base;
     let sites = stack::names(&base.anatomy);
     if let Some(files) = &mut given {
@@ -207,7 +210,7 @@ pub(super) fn fitted(mut model: Model, asked: &Injection) -> Result<Fitted> {
             told.join(", ")
         );
     }
-    objective::check_teacher(&asked.loss, task, &loss, &base.graph, &base.anatomy)?;
+    objective::check_teacher(&asked.loss, task, &loss, &base.graph, &base.anatomy, &names)?;
     feeding.feed_columns(&base.graph, loss.columns());
     let has_prompt = method.get::<PromptConfig>().is_some() || method.get::<PromptEncoderConfig>().is_some();
     if !has_prompt && asked.prompt_scale.is_some() {

@@ -10,7 +10,7 @@ use crate::adapter::config::{Pooling, Task};
 use crate::adapter::new_head;
 use crate::anatomy::{self, Anatomy, Ending, Reads};
 use crate::ir::{Graph, ValueId};
-use crate::model::{Beside, Model, declared, plain};
+use crate::model::{Beside, Model, class_names, declared, plain};
 use crate::train::distillation;
 use crate::train::formula::Formula;
 use crate::train::loss_graph::LossGraph;
@@ -137,8 +137,9 @@ pub fn settle(asked: &LossRequest, task: Task, beside: &Beside, graph: &Graph, a
 /// Checks before any work that a teacher has the answers that a model learns from.
 ///
 /// # Errors
-/// A teacher that cannot be read, that does not give what the loss reads, or that knows other classes than the model.
-pub fn check_teacher(asked: &LossRequest, task: Task, student: &Settled, base: &Graph, anatomy: &Anatomy) -> Result<()> {
+/// A teacher that cannot be read, that does not give what the loss reads, or that knows other classes than the model, whose are called `names`, or the
+/// same under other numbers.
+pub fn check_teacher(asked: &LossRequest, task: Task, student: &Settled, base: &Graph, anatomy: &Anatomy, names: &[String]) -> Result<()> {
     let Some(file) = &asked.teacher else { return Ok(()) };
     let teacher = Model::open(file)?;
     let (graph, of_teacher) = (teacher.graph(), teacher.anatomy());
@@ -157,8 +158,26 @@ pub fn check_teacher(asked: &LossRequest, task: Task, student: &Settled, base: &
             let error = Error::mismatch(what, format!("{wanted}, as the model has"), found).in_file(file);
             Err(error.with_hint("the same tokens, or classes, must have the same numbers in both: take a teacher of the same family"))
         }
-        _ => Ok(()),
+        (_, classes) => same_names(names, &class_names::of_model(&teacher, task, classes)?).in_file(file),
     }
+}
+
+/// Refuses a teacher whose classes have the student's names in another order: they are compared by their numbers.
+fn same_names(own: &[String], of_teacher: &[String]) -> Result<()> {
+    let sorted = |names: &[String]| {
+        let mut names = names.to_vec();
+        names.sort_unstable();
+        names
+    };
+    if own == of_teacher || own.is_empty() || of_teacher.is_empty() {
+        return Ok(());
+    }
+    if sorted(own) == sorted(of_teacher) {
+        let error = Error::mismatch("the teacher's classes", format!("{own:?}, as the model has"), format!("{of_teacher:?}"));
+        return Err(error.with_hint("the same classes must have the same numbers in both (`id2label` in config.json): write the teacher's logits into the column `teacher_logits`, in the model's order"));
+    }
+    tracing::warn!("the teacher calls its classes {of_teacher:?}, and the model {own:?}: they are taken for the same, by their numbers");
+    Ok(())
 }
 
 /// What a teacher of texts is to a loss: one that scores pairs, where differences of scores are learnt and it has one number for a text, else one that gives vectors.

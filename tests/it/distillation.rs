@@ -163,6 +163,15 @@ fn a_teacher_that_cannot_be_learnt_from_is_refused_before_any_work() {
     let classifier = Folder::with("bert_classifier/dynamo.onnx");
     let regression = ["inject", &classifier.path("model.onnx"), "--method", "lora", "--task", "regression", "--distill-weight", "0.5"];
     refused(&[&regression[..], &["--temperature", "2", "-o", &bundle]].concat(), &["temperature", "as they are"]);
+    // Classes of other numbers.
+    let teacher = Folder::with("bert_classifier/dynamo.onnx");
+    for (folder, names) in [(&classifier, ["bad", "fair", "good"]), (&teacher, ["good", "bad", "fair"])] {
+        let id2label: serde_json::Map<String, Value> = names.iter().enumerate().map(|(at, name)| (at.to_string(), json!(name))).collect();
+        folder.write("config.json", &json!({"id2label": id2label}).to_string());
+    }
+    let model = classifier.path("model.onnx");
+    let classes = ["inject", &model, "--method", "lora", "--task", "seq-cls", "-o", &bundle, "--teacher", &teacher.path("model.onnx")];
+    refused(&classes, &["the teacher's classes", "\"bad\", \"fair\", \"good\"", "the same numbers in both"]);
 }
 
 const TRIPLETS: fn(usize) -> Value = |at| json!({"anchor": words(at), "positive": words(at + 30), "negative": words(at + 61)});
