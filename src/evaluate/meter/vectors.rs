@@ -1,6 +1,6 @@
 //! Vectors of texts: searched among, compared in pairs with a number, or with a teacher's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{DEPTH, Metrics};
 use crate::data::Example;
@@ -10,9 +10,11 @@ use crate::train::losses::LABELS;
 /// Vectors of texts, gathered to search among all of them.
 #[derive(Default)]
 pub(super) struct Vectors {
+    /// Every anchor once.
     anchors: Vec<Vec<f32>>,
-    /// The place of each anchor's own positive among `others`.
-    own: Vec<usize>,
+    /// The places of each anchor's positives among `others`.
+    right: Vec<BTreeSet<usize>>,
+    anchor_places: BTreeMap<String, usize>,
     /// Every positive and negative once.
     others: Vec<Vec<f32>>,
     places: BTreeMap<String, usize>,
@@ -45,8 +47,13 @@ impl Vectors {
                     self.others.push(text(place).to_vec());
                 }
                 if place == 1 {
-                    self.own.push(known);
-                    self.anchors.push(text(0).to_vec());
+                    let fresh = self.anchors.len();
+                    let anchor = *self.anchor_places.entry(row.texts[0].clone()).or_insert(fresh);
+                    if anchor == fresh {
+                        self.anchors.push(text(0).to_vec());
+                        self.right.push(BTreeSet::new());
+                    }
+                    self.right[anchor].insert(known);
                 } else {
                     self.triplets += 1;
                     self.nearer += usize::from(cosine(text(0), text(1)) > cosine(text(0), text(place)));
@@ -64,23 +71,20 @@ impl Vectors {
             let spearman = measure::spearman(&found, &wanted).map(|value| ("spearman", value));
             return spearman.into_iter().chain(measure::pearson(&found, &wanted).map(|value| ("pearson", value))).collect();
         }
-        let (mut first, mut among, mut reciprocal, mut gain) = (0, 0, 0.0, 0.0);
-        for (anchor, own) in self.anchors.iter().zip(&self.own) {
+        // As sentence-transformers' `InformationRetrievalEvaluator`: a question counts once, however many answers it has.
+        let (mut first, mut among, mut reciprocal, mut gain) = (0.0, 0.0, 0.0, 0.0);
+        for (anchor, right) in self.anchors.iter().zip(&self.right) {
             let scores: Vec<f64> = self.others.iter().map(|other| cosine(anchor, other)).collect();
-            let ranked = measure::ranks(&scores);
-            let place = ranked.iter().position(|place| place == own).unwrap_or(usize::MAX);
-            first += usize::from(place == 0);
-            among += usize::from(place < DEPTH);
-            reciprocal += measure::reciprocal_rank(ranked.iter().map(|place| place == own), DEPTH);
-            gain += measure::discounted_gain(ranked.iter().map(|place| f64::from(u8::from(place == own))), &[1.0], DEPTH);
+            let found: Vec<bool> = measure::ranks(&scores).iter().take(DEPTH).map(|place| right.contains(place)).collect();
+            let recall = |depth: usize| measure::float(found.iter().take(depth).filter(|is_right| **is_right).count());
+            first += recall(1) / measure::float(right.len());
+            among += recall(DEPTH) / measure::float(right.len());
+            reciprocal += measure::reciprocal_rank(found.iter().copied(), DEPTH);
+            gain += measure::discounted_gain(found.iter().map(|is_right| f64::from(u8::from(*is_right))), &vec![1.0; right.len()], DEPTH);
         }
         let count = measure::float(self.anchors.len().max(1));
-        let mut metrics = vec![
-            ("recall@1", measure::float(first) / count),
-            ("recall@10", measure::float(among) / count),
-            ("mrr@10", reciprocal / count),
-            ("ndcg@10", gain / count),
-        ];
+        let mut metrics =
+            vec![("recall@1", first / count), ("recall@10", among / count), ("mrr@10", reciprocal / count), ("ndcg@10", gain / count)];
         if self.triplets > 0 {
             metrics.push(("triplet_accuracy", measure::float(self.nearer) / measure::float(self.triplets)));
         }
@@ -93,4 +97,23 @@ fn cosine<B: Copy + Into<f64>>(a: &[f32], b: &[B]) -> f64 {
     let product: f64 = a.iter().zip(b).map(|(x, y)| f64::from(*x) * (*y).into()).sum();
     let lengths = (squares(&mut a.iter().map(|x| f64::from(*x))) * squares(&mut b.iter().map(|y| (*y).into()))).sqrt();
     if lengths > 0.0 { product / lengths } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_with_several_answers_counts_once_and_all_of_them_are_right() {
+        let row = |anchor: &str, positive: &str| Example { texts: vec![anchor.to_owned(), positive.to_owned()], ..Example::default() };
+        let rows = [("q", "a"), ("q", "b"), ("q", "c"), ("r", "d")].map(|(anchor, positive)| row(anchor, positive));
+        // Cosines with `q`, and with `r` at a right angle to it: of the anchors, then of the positives.
+        let all = [1.0, 1.0, 1.0, 0.0, 0.9, 0.8, 0.7, 0.6_f32].map(|cosine| vec![cosine, (1.0 - cosine * cosine).sqrt()]);
+        let mut vectors = Vectors::default();
+        vectors.add(&rows, &|text| &all[text]);
+        let metrics: BTreeMap<&str, f64> = vectors.metrics().into_iter().collect();
+        // Of `q` one of three is first, all are among ten; the answer of `r` is its nearest.
+        let wanted = [("recall@1", f64::midpoint(1.0 / 3.0, 1.0)), ("recall@10", 1.0), ("mrr@10", 1.0), ("ndcg@10", 1.0)];
+        assert!(wanted.iter().all(|(name, value)| (metrics[name] - value).abs() < 1e-9), "{metrics:?}");
+    }
 }
