@@ -1,13 +1,13 @@
 //! `peft-onnx eval`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use super::output::{self, Align, Table};
 use super::{Global, ModelArgs, RowArgs};
 use crate::adapter::config::Task;
-use crate::anatomy;
+use crate::anatomy::{self, Reads};
 use crate::contract::{GraphName, Input};
 use crate::data::{Dataset, Survey};
 use crate::error::{Context, Error, OnlyWith, Result};
@@ -20,10 +20,12 @@ use crate::model::Model;
 use crate::onnx::Runnable;
 use crate::ort::{Feed, HostTensor, Purpose, Runtime, Session, Settings};
 use crate::predict::Transcriber;
+use crate::train::cached;
 use crate::train::logits;
+use crate::train::objective::Objective;
 use crate::train::plan::LossPlan;
 use crate::train::prediction;
-use crate::training::{Source, as_tuned, open_graph, taught};
+use crate::training::{Source, as_tuned, open_graph, open_loss_of_all, taught};
 
 const AFTER_HELP: &str = "\
 Prints the loss and the task's metrics. The loss is the training loss, averaged over all labels that count.
@@ -179,6 +181,7 @@ fn of_bundle(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {
         let evaluator = evaluator.narrowed_to(source.hard_prompt()).measuring(source.classes(), &names, &manifest.loss);
         let evaluator = evaluator.spelled_by(source.tokenizer(), &manifest.loss);
         let mut found = evaluator
+            .comparing_all(|| open_loss_of_all(runtime, &bundle, args.model.device))?
             .compared_with(Reference::of(runtime, &bundle, args.reference, args.model.device)?)
             .taught_by(Teacher::of(runtime, &bundle, args.model.device, &source.collation())?)
             .measure(Some(Feed::host(Input::Trainable.name(), &trainable)))?;
@@ -233,8 +236,19 @@ fn of_task(args: &Args, runtime: &Runtime, model: &Model, task: Task) -> Result<
         let session = Session::open(runtime, runnable.clone(), &settings)?;
         let names = dataset.class_names.clone().unwrap_or_else(|| source.class_names().to_vec());
         let evaluator = Evaluator::new(session, &dataset, source.collation(), source.batch_size(args.rows.batch_size).get());
-        evaluator.measuring(source.classes(), &names, &settled.plan).spelled_by(source.tokenizer(), &settled.plan).measure(None)
+        let evaluator = evaluator.measuring(source.classes(), &names, &settled.plan).spelled_by(source.tokenizer(), &settled.plan);
+        evaluator.comparing_all(|| loss_of_all(runtime, &settled.objective, path, &settings))?.measure(None)
     })
+}
+
+/// The loss of the vectors of a whole batch, where it compares them.
+fn loss_of_all(runtime: &Runtime, objective: &Objective, path: &Path, settings: &Settings) -> Result<Option<Session>> {
+    match objective {
+        Objective::Formula(formula) if formula.loss.whole_batch && formula.loss.reads == Reads::Embeddings => {
+            Session::open(runtime, Runnable::of(&cached::loss_graph(formula)?, path)?, settings).map(Some)
+        }
+        _ => Ok(None),
+    }
 }
 
 fn of_model(args: &Args, runtime: &Runtime) -> Result<Vec<Measured>> {

@@ -11,7 +11,7 @@ use super::masking::hidden;
 use super::sampler::Epoch;
 use super::shuffle::{Cursor, Order, Use, by_length, generator, share};
 use crate::adapter::config::Task;
-use crate::anatomy::{Modality, Padding, Role};
+use crate::anatomy::{Modality, Padding, Reads, Role, Row};
 use crate::error::{Context, Error, Place, Result};
 use crate::num;
 use crate::num::single;
@@ -26,7 +26,8 @@ use crate::train::weights::WEIGHTS;
 pub struct Batch {
     /// The graph's data inputs, by name, in the graph's order.
     pub tensors: Vec<(String, HostTensor)>,
-    /// What the loss is divided by: labels that count (for causal models the first of each row does not), rows, or numbers.
+    /// What the loss is divided by: labels that count (for causal models the first of each row does not), rows, or numbers; of sums over the rows of a batch, the
+    /// share of them that are here.
     pub label_count: f64,
     /// What the second term of a loss is divided by, of losses that have one.
     pub second_count: f64,
@@ -64,7 +65,7 @@ pub struct Batches<'a> {
     dataset: &'a Dataset,
     inputs: Vec<Input>,
     takes_class_weights: bool,
-    /// The input of weights, if the graph has one.
+    /// The input of weights, if the graph has one and not all rows weigh the same.
     weights: Option<Port>,
     batch_size: usize,
     order: Order,
@@ -84,10 +85,19 @@ impl Collation {
     fn keeps_lengths_apart(&self, task: Task) -> bool {
         let is_read = match self.feeding.padding {
             Padding::Hidden | Padding::Before => false,
-            Padding::Later => task != Task::CausalLm,
+            // What is read of positions is read of a row's own.
+            Padding::Later => !matches!(task.row().reads, Reads::Vocabulary | Reads::TokenLogits | Reads::TokenLogProbs),
             Padding::Read => true,
         };
         is_read && self.feeding.length.is_none()
+    }
+
+    /// Whether what a model says of a sound depends on those that come with it: it hears what fills short ones up, or has frames of that.
+    #[must_use]
+    pub fn hears_padding(&self, task: Task) -> bool {
+        let is_mask = |role| matches!(role, Role::AttentionMask(_) | Role::EncoderAttentionMask(_) | Role::Lengths);
+        let Row { modality, reads, .. } = task.row();
+        *modality == Modality::Sound && (*reads == Reads::Frames || self.feeding.named(is_mask).next().is_none())
     }
 
     /// Whether parts of a batch are filled up to the batch's longest row: where the loss reads what fills rows up, and with sounds, of which it is
@@ -106,7 +116,7 @@ impl Collation {
     #[must_use]
     pub fn parts_batches(&self, dataset: &Dataset, batch_size: usize) -> bool {
         let differ = || {
-            let mut lengths = dataset.examples.iter().map(|example| example.input_ids.len());
+            let mut lengths = dataset.examples.iter().map(|example| example.longest_text());
             lengths.next().is_some_and(|first| lengths.any(|length| length != first))
         };
         self.most_rows().is_some_and(|rows| rows < batch_size) || (batch_size > 1 && self.keeps_lengths_apart(dataset.task) && differ())
@@ -144,7 +154,9 @@ impl<'a> Batches<'a> {
         let collation = collation.declared_by(inputs);
         collation.feeding.check()?;
         let takes_class_weights = inputs.iter().any(|port| port.name == CLASS_WEIGHTS);
-        let weights = inputs.iter().find(|port| port.name == WEIGHTS).cloned();
+        // Batch after batch, or never: what was given in one step is given in all.
+        let are_weighed = || collation.feeding.rows.is_some() || dataset.examples.iter().any(|example| !example.weighs_one());
+        let weights = inputs.iter().find(|port| port.name == WEIGHTS).filter(|_| are_weighed()).cloned();
         let has_segments = dataset.examples.iter().any(|example| !example.segments.is_empty());
         let inputs: Vec<Input> = inputs
             .iter()
@@ -152,6 +164,9 @@ impl<'a> Batches<'a> {
             .filter(|input| input.role != Role::Segments || has_segments)
             .collect();
         warn_of_ragged(dataset, &inputs);
+        if collation.keeps_lengths_apart(dataset.task) {
+            warn_of_texts(dataset);
+        }
         Ok(Self { dataset, inputs, takes_class_weights, weights, batch_size, order, collation, cursor: Cursor::default(), epoch: None })
     }
 
@@ -269,7 +284,7 @@ impl<'a> Batches<'a> {
 
     fn parts(&self, rows: &[usize]) -> Vec<Vec<usize>> {
         let mut groups: Vec<Vec<usize>> = vec![];
-        let length = |row: usize| self.dataset.examples.get(row).input_ids.len();
+        let length = |row: usize| self.dataset.examples.get(row).longest_text();
         let apart = self.collation.keeps_lengths_apart(self.dataset.task);
         for &row in rows {
             match groups.iter_mut().find(|group| !apart || length(group[0]) == length(row)) {
@@ -338,13 +353,17 @@ impl<'a> Batches<'a> {
             let weights = self.dataset.class_weights.iter().copied().map(single).collect::<Vec<f32>>();
             tensors.push((CLASS_WEIGHTS.to_owned(), HostTensor::vector(weights)));
         }
-        if let Some(port) = self.weights.as_ref().filter(|_| examples.iter().any(|example| !example.weighs_one())) {
+        if let Some(port) = &self.weights {
             tensors.push((port.name.clone(), rows.weights(port)?));
         }
         examples.truncate(count);
         Ok(Batch {
             tensors,
-            label_count: examples.iter().map(|example| self.dataset.weight(example)).sum(),
+            label_count: if self.collation.adds_rows_up {
+                num::float(count) / num::float(batch.len().max(1))
+            } else {
+                examples.iter().map(|example| self.dataset.weight(example)).sum()
+            },
             second_count: examples.iter().map(|example| self.dataset.second_weight(example)).sum(),
             tokens: texts.iter().take(texts.len() - (own - count)).map(Example::tokens).sum(),
             lines: examples.iter().map(|example| example.line).collect(),
@@ -394,6 +413,18 @@ fn warn_of_ragged(dataset: &Dataset, inputs: &[Input]) {
                 dataset.path.display()
             );
         }
+    }
+}
+
+/// Says that the short texts of a row are filled up to its longest, where no mask hides that: rows are apart, the texts of one are not.
+fn warn_of_texts(dataset: &Dataset) {
+    let differ = |example: &Example| example.others.iter().any(|other| other.input_ids.len() != example.input_ids.len());
+    if let Some(example) = dataset.examples.iter().find(|example| differ(example)) {
+        tracing::warn!(
+            "{}: the texts of a row have different lengths (first in line {}), and the model has no mask: short ones are filled up to the longest of their row, and the model reads that like text",
+            dataset.path.display(),
+            example.line
+        );
     }
 }
 

@@ -24,6 +24,8 @@ pub struct Collation {
     pub micro_batch: Option<usize>,
     /// Whether the loss reads what short rows are filled up with, so that parts of a batch are filled up to the batch's longest row.
     pub fills_alike: bool,
+    /// Whether a batch's loss is the sum of its rows': a part of it counts by its share of the rows.
+    pub adds_rows_up: bool,
     /// Whether a model is asked for what a teacher says, where the data does not.
     pub asks_teacher: bool,
     /// Which rows may be in one batch.
@@ -45,6 +47,7 @@ impl Collation {
             feeding: Feeding::default(),
             micro_batch: None,
             fills_alike: false,
+            adds_rows_up: false,
             asks_teacher: false,
             sampler: Sampler::Any,
             augmentation: Augmentation::default(),

@@ -48,6 +48,11 @@ impl Example {
         self.others.iter().map(Self::longest).fold(own, usize::max)
     }
 
+    /// Tokens of its longest text, labels left aside.
+    pub(super) fn longest_text(&self) -> usize {
+        self.others.iter().map(Self::longest_text).fold(self.input_ids.len(), usize::max)
+    }
+
     fn cut(&mut self, length: usize) {
         let tokens = self.input_ids.len();
         for column in self.columns.values_mut().filter(|column| column.shape.first() == Some(&tokens) && tokens > length) {

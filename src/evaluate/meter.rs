@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use self::vectors::Vectors;
-use super::frames::own_frames;
+use super::frames::counted_frames;
 use crate::adapter::config::Task;
 use crate::data::{Answer, Example, IGNORED, Labels, Tokenizer, UNLABELLED};
 use crate::error::{Error, Result};
@@ -252,7 +252,7 @@ impl Meter {
             }
             Kind::Frames { rate, blank, speller } => {
                 let frames = first.shape().get(1).copied().unwrap_or_default();
-                let own = own_frames(rows, frames, found.get(1))?;
+                let own = counted_frames(rows, frames, found.get(1))?;
                 for (at, row) in rows.iter().enumerate() {
                     let Some(speller) = speller.as_ref() else { continue };
                     let said = match (row.texts.first(), &row.labels) {

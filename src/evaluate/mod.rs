@@ -2,6 +2,7 @@
 
 mod found;
 mod frames;
+pub mod gathered;
 mod logits;
 mod meter;
 pub mod reference;
@@ -29,11 +30,13 @@ use crate::measure::Confusion;
 use crate::num;
 use crate::ort::{Feed, HostTensor, Port, Session};
 use crate::parallel::{Alone, Ranks};
+use crate::train::cached::VECTORS;
 use crate::train::distillation::DIVERGENCE;
 use crate::train::losses::Reads;
 use crate::train::plan::LossPlan;
 use crate::train::verbalizer::HardPrompt;
 use found::{BatchResult, Sums};
+use gathered::Encoded;
 use reference::Reference;
 use teacher::Teacher;
 
@@ -134,6 +137,8 @@ pub struct Evaluator<'a> {
     meter: Meter,
     reference: Option<Reference>,
     teacher: Option<Teacher>,
+    /// The loss of vectors that are compared with all others of their batch, where a batch is computed in parts.
+    of_all: Option<Session>,
     /// What tells how far the model is from its teacher, if it has one.
     divergence: Option<&'static str>,
 }
@@ -152,13 +157,17 @@ impl<'a> Evaluator<'a> {
     pub fn new(session: Session, dataset: &'a Dataset, collation: Collation, batch_size: usize) -> Self {
         let divergence = session.output(DIVERGENCE).map(|_| "kl");
         let meter = Meter::new(dataset.task, 0, &[], Scoring::default());
-        let (form, hard_prompt, reference, teacher) = (LossSource::Graph, None, None, None);
-        Self { session, dataset, collation, batch_size, form, hard_prompt, meter, reference, teacher, divergence }
+        let (form, hard_prompt, reference, teacher, of_all) = (LossSource::Graph, None, None, None, None);
+        Self { session, dataset, collation, batch_size, form, hard_prompt, meter, reference, teacher, of_all, divergence }
     }
 
     /// Measures what the task is measured with, of so many classes.
     #[must_use]
-    pub fn measuring(self, classes: usize, names: &[String], loss: &LossPlan) -> Self {
+    pub fn measuring(mut self, classes: usize, names: &[String], loss: &LossPlan) -> Self {
+        // Answers are compared with all of their batch; what is kept of them to compare later is vectors alone.
+        if loss.needs_whole_batch(self.dataset.task) && self.dataset.task.row().reads != Reads::Embeddings {
+            self.collation.micro_batch = None;
+        }
         // Numbers are no distributions.
         let divergence = self.divergence.map(|name| if loss.is_of_probabilities() { name } else { "teacher_mse" });
         Self { divergence, meter: Meter::new(self.dataset.task, classes, names, Scoring::of(loss)), ..self }
@@ -182,6 +191,15 @@ impl<'a> Evaluator<'a> {
         Self { teacher, ..self }
     }
 
+    /// Measures a loss that compares all texts of a batch on batches in parts: `loss` is opened where there are such, and gives the loss of all vectors.
+    ///
+    /// # Errors
+    /// As opening it.
+    pub fn comparing_all(self, loss: impl FnOnce() -> Result<Option<Session>>) -> Result<Self> {
+        let of_all = if self.collation.parts_batches(self.dataset, self.batch_size) { loss()? } else { None };
+        Ok(Self { of_all, ..self })
+    }
+
     /// Measures with a model that has an output of this name with logits.
     ///
     /// # Errors
@@ -192,8 +210,8 @@ impl<'a> Evaluator<'a> {
         }
         let meter = Meter::new(dataset.task, 0, &[], Scoring::default());
         let form = LossSource::Logits(logits.to_owned());
-        let (hard_prompt, reference, teacher, divergence) = (None, None, None, None);
-        Ok(Self { session, dataset, collation, batch_size, form, hard_prompt, meter, reference, teacher, divergence })
+        let (hard_prompt, reference, teacher, of_all, divergence) = (None, None, None, None, None);
+        Ok(Self { session, dataset, collation, batch_size, form, hard_prompt, meter, reference, teacher, of_all, divergence })
     }
 
     /// Labels are numbers of the words that a language model is asked for. (A graph with a loss has narrowed its logits to them itself.)
@@ -246,12 +264,9 @@ impl<'a> Evaluator<'a> {
             for number in first..count.min(first + share.size) {
                 if share.has(number) {
                     own = batches.next_parts().and_then(|parts| {
-                        let found = parts.into_iter().map(|part| {
-                            let (found, own) = self.found(part, trainable)?;
-                            rows.push(own);
-                            Ok(found)
-                        });
-                        found.collect()
+                        let (found, own) = self.found_in(parts, trainable)?;
+                        rows.extend(own);
+                        Ok(found)
                     });
                 } else {
                     rows.extend(batches.skip_parts());
@@ -285,7 +300,8 @@ impl<'a> Evaluator<'a> {
         Ok(Evaluation {
             loss: mean,
             perplexity: self.is_of_tokens().then(|| mean.exp()),
-            accuracy: correct.filter(|_| without.is_empty()).map(|correct| correct / labels).or(of_task),
+            // Rows may weigh differently in the loss, and count alike beside it.
+            accuracy: of_task.or_else(|| correct.filter(|_| without.is_empty()).map(|correct| correct / labels)),
             metrics,
             confusion: self.meter.confusion().filter(|table| self.hard_prompt.is_none() && table.classes() > 0).cloned(),
             labels: whole(labels),
@@ -303,11 +319,35 @@ impl<'a> Evaluator<'a> {
         }
     }
 
+    /// What the parts of a batch give, and their rows.
+    fn found_in(&mut self, parts: Vec<Batch>, trainable: Option<Feed<'_>>) -> Result<(Vec<BatchResult>, Vec<Vec<Example>>)> {
+        let all = parts.into_iter().map(|part| self.found(part, trainable)).collect::<Result<Vec<_>>>()?;
+        let (mut found, rows): (Vec<BatchResult>, Vec<_>) = all.into_iter().unzip();
+        if let Some(loss) = self.of_all.as_mut().filter(|_| found.len() > 1) {
+            let columns = gathered::columns(loss);
+            let missing = || Error::not_found("output", VECTORS);
+            let encoded = found
+                .iter()
+                .zip(&rows)
+                .enumerate()
+                .map(|(number, (found, rows))| Encoded::of(number, rows, found.predictions.first().ok_or_else(missing)?, &columns));
+            let encoded = encoded.collect::<Result<Vec<_>>>()?;
+            let mean: f32 = gathered::run(loss, &encoded, &[Output::Loss.name()])?[0].item()?;
+            for part in &mut found {
+                part.sums.loss = f64::from(mean) * part.sums.labels;
+            }
+        }
+        Ok((found, rows))
+    }
+
     /// What a batch gives, and its rows.
     fn found(&mut self, mut batch: Batch, trainable: Option<Feed<'_>>) -> Result<(BatchResult, Vec<Example>)> {
         let compared = self.reference.as_mut().map_or(Ok(vec![]), |reference| reference.complete(&mut batch))?;
         self.teacher.as_mut().map_or(Ok(()), |teacher| teacher.complete(&mut batch))?;
-        let (sums, predictions) = self.run(&batch, trainable)?;
+        let (mut sums, predictions) = self.run(&batch, trainable)?;
+        if self.collation.adds_rows_up {
+            sums.labels = batch.label_count;
+        }
         Ok((BatchResult { sums, tokens: batch.tokens, predictions, compared }, batch.rows))
     }
 

@@ -59,7 +59,9 @@ impl Runner {
         });
         let trainable = self.trainable.as_ref().map(|vector| Feed::host(Input::Trainable.name(), vector));
         let mut found: Vec<Outputs> = vec![vec![]; dataset.examples.len()];
-        let mut batches = Batches::new(&dataset, &inputs, batch_size, Order::File, source.collation())?;
+        let collation = source.collation();
+        let batch_size = if collation.hears_padding(source.task()) { 1 } else { batch_size };
+        let mut batches = Batches::new(&dataset, &inputs, batch_size, Order::File, collation)?;
         for _ in 0..batches.per_epoch() {
             for batch in batches.next_parts()? {
                 let of_rows: Vec<i64> = batch.places.iter().filter_map(|place| numbers.get(*place).copied()).collect();

@@ -124,6 +124,12 @@ impl LossPlan {
         losses::has_column(&self.name, losses::DESIRABLE)
     }
 
+    /// Whether a batch's loss is the sum of its rows', not their mean.
+    #[must_use]
+    pub fn adds_rows_up(&self) -> bool {
+        self.options.get("mean").is_some_and(|mean| *mean == 0.0)
+    }
+
     /// The number of the symbol that stands for nothing heard, of losses over frames.
     #[must_use]
     #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "the number of a symbol")]

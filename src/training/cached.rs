@@ -4,15 +4,14 @@
 use super::graphs::{Computing, DROPOUT_SEED, GRADIENT, narrow, open, with_optional};
 use crate::adapter::PENALTY;
 use crate::contract::{GraphName, Input, Output};
-use crate::data::{Batch, Example, Labels};
+use crate::data::Batch;
 use crate::error::{Error, Result};
+use crate::evaluate::gathered::{self, Encoded};
 use crate::export::Bundle;
 use crate::num;
 use crate::ort::{Feed, HostTensor, Runtime, Session, Stepper};
 use crate::parallel::{Parts, Ranks, Reader, Writer};
 use crate::train::cached::{VECTORS, VECTORS_GRADIENT};
-use crate::train::losses::LABELS;
-use crate::train::weights::WEIGHTS;
 
 /// The graphs that make the gradient of a whole batch in parts.
 pub(super) struct Cached {
@@ -58,7 +57,7 @@ impl Cached {
             Err(error) => (&[][..], Err(error)),
         };
         let encoded = came.and_then(|()| parts.iter().map(|part| self.encoded(part, trainable, &seed(part), known)).collect());
-        let all = exchanged(ranks, encoded, self.columns().len())?;
+        let all = exchanged(ranks, encoded, gathered::columns(&self.loss).len())?;
         let penalty = all.iter().find_map(|part| part.penalty.first()).copied().unwrap_or_default();
         let added = self.add_up(parts, &all, trainable, seed, known).map(|loss| loss + penalty);
         if !ranks.are_several() {
@@ -78,12 +77,9 @@ impl Cached {
         let found = self.encode.run(&known, &wanted)?;
         let vectors = found.first().ok_or_else(|| Error::not_found("output", VECTORS))?;
         let penalty = found.get(1).map(HostTensor::to_f32).transpose()?.unwrap_or_default();
-        Ok(Encoded { penalty, ..Encoded::of(part, vectors, &self.columns())? })
-    }
-
-    /// What the loss reads of rows beside their vectors.
-    fn columns(&self) -> Vec<String> {
-        self.loss.inputs().iter().map(|port| port.name.clone()).filter(|name| name != VECTORS).collect()
+        let mut encoded = Encoded::of(part.number, &part.rows, vectors, &gathered::columns(&self.loss))?;
+        encoded.penalty = penalty;
+        Ok(encoded)
     }
 
     /// The loss of all vectors, and the gradients of this process's own parts, added up.
@@ -96,12 +92,7 @@ impl Cached {
         [step, scale]: [Feed<'_>; 2],
     ) -> Result<f32> {
         self.vjp.reset(GRADIENT.input)?;
-        let whole = joined(all)?;
-        let columns = self.columns().into_iter().enumerate();
-        let columns = columns.map(|(at, name)| Ok((name, column(all, at)?))).collect::<Result<Vec<_>>>()?;
-        let feeds: Vec<Feed<'_>> =
-            std::iter::once(Feed::host(VECTORS, &whole)).chain(columns.iter().map(|(name, values)| Feed::host(name, values))).collect();
-        let found = self.loss.run(&feeds, &[Output::Loss.name(), VECTORS_GRADIENT])?;
+        let found = gathered::run(&mut self.loss, all, &[Output::Loss.name(), VECTORS_GRADIENT])?;
         let gradients = parted(&found[1], all)?;
         let share = HostTensor::scalar(narrow(1.0 / num::float(all.len().max(1))));
         for part in parts {
@@ -122,68 +113,6 @@ impl Cached {
     }
 }
 
-/// The vectors of a part's texts.
-struct Encoded {
-    /// Which of the parts of the step it is.
-    number: usize,
-    rows: usize,
-    width: usize,
-    /// `[texts, rows, width]`.
-    vectors: Vec<f32>,
-    /// Each column that the loss reads, a number for each row; none where a row's is its place in the batch.
-    columns: Vec<Vec<f32>>,
-    /// What the adapter adds to the loss, of every part the same number; none of an adapter that adds nothing.
-    penalty: Vec<f32>,
-}
-
-impl Encoded {
-    fn of(part: &Batch, vectors: &HostTensor, columns: &[String]) -> Result<Self> {
-        let width = vectors.shape().last().copied().filter(|width| *width > 0);
-        let width = width.ok_or_else(|| Error::mismatch("axes of embeddings", 2, vectors.shape().len()))?;
-        let columns = columns.iter().map(|name| numbers(&part.rows, name)).collect::<Result<_>>()?;
-        let (vectors, rows) = (vectors.to_f32()?, part.rows.len());
-        if vectors.len() % (rows * width).max(1) != 0 {
-            return Err(Error::mismatch("numbers of a part's embeddings", format!("{width} for each text of {rows} rows"), vectors.len()));
-        }
-        Ok(Self { number: part.number, rows, width, vectors, columns, penalty: vec![] })
-    }
-
-    /// Texts of each row.
-    fn texts(&self) -> usize {
-        self.vectors.len() / (self.rows * self.width).max(1)
-    }
-
-    fn write(&self, out: Writer) -> Writer {
-        let out = out.counts(&[self.number, self.rows, self.width]).numbers(&self.vectors).numbers(&self.penalty);
-        self.columns.iter().fold(out, |out, column| out.numbers(column))
-    }
-
-    fn read(reader: &mut Reader<'_>, columns: usize) -> Result<Self> {
-        let facts = reader.counts()?;
-        let [number, rows, width] = facts[..] else { return Err(Error::mismatch("facts of a part", 3, facts.len())) };
-        let (vectors, penalty) = (reader.numbers()?, reader.numbers()?);
-        Ok(Self { number, rows, width, vectors, columns: (0..columns).map(|_| reader.numbers()).collect::<Result<_>>()?, penalty })
-    }
-
-    /// The vectors of its texts of a place.
-    fn of_text(&self, text: usize) -> &[f32] {
-        let size = self.rows * self.width;
-        &self.vectors[text * size..(text + 1) * size]
-    }
-}
-
-/// A number of each row for an input of the loss: what it weighs, or its column's; none where labels are the rows' places.
-fn numbers(rows: &[Example], input: &str) -> Result<Vec<f32>> {
-    if input == WEIGHTS {
-        return Ok(rows.iter().map(|row| narrow(row.weight())).collect());
-    }
-    if input == LABELS && rows.iter().all(|row| row.labels == Labels::Row) {
-        return Ok(vec![]);
-    }
-    let number = |row: &Example| row.columns.get(input)?.values.first().copied().map(narrow);
-    rows.iter().map(number).collect::<Option<_>>().ok_or_else(|| Error::not_found("column", input))
-}
-
 /// The parts of all processes, in the order of the batch; the loss reads so many columns.
 fn exchanged(ranks: &Ranks<'_>, own: Result<Vec<Encoded>>, columns: usize) -> Result<Vec<Encoded>> {
     if !ranks.are_several() {
@@ -201,16 +130,6 @@ fn exchanged(ranks: &Ranks<'_>, own: Result<Vec<Encoded>>, columns: usize) -> Re
     Ok(parts)
 }
 
-/// The vectors of all parts as the whole batch has them: all first texts, then all second ones, and so on.
-fn joined(parts: &[Encoded]) -> Result<HostTensor> {
-    let (texts, width) = parts.first().map_or((1, 1), |part| (part.texts(), part.width));
-    if let Some(other) = parts.iter().find(|part| (part.texts(), part.width) != (texts, width)) {
-        return Err(Error::mismatch("texts of a row", texts, other.texts()));
-    }
-    let whole: Vec<f32> = (0..texts).flat_map(|text| parts.iter().flat_map(move |part| part.of_text(text)).copied()).collect();
-    HostTensor::new(vec![whole.len() / width, width], whole)
-}
-
 /// The reverse: each part's share of what is as the whole batch has it, with the part's number.
 fn parted(whole: &HostTensor, parts: &[Encoded]) -> Result<Vec<(usize, HostTensor)>> {
     let values = whole.to_f32()?;
@@ -225,14 +144,4 @@ fn parted(whole: &HostTensor, parts: &[Encoded]) -> Result<Vec<(usize, HostTenso
         first += rows;
     }
     Ok(shares)
-}
-
-/// A column of all parts: the rows' own places, or their numbers.
-fn column(parts: &[Encoded], at: usize) -> Result<HostTensor> {
-    let count = parts.iter().map(|part| part.rows).sum();
-    if parts.iter().all(|part| part.columns[at].is_empty()) {
-        let places: Vec<i64> = (0..count).map(num::int).collect();
-        return HostTensor::new([count], places);
-    }
-    HostTensor::new([count], parts.iter().flat_map(|part| part.columns[at].iter().copied()).collect::<Vec<f32>>())
 }

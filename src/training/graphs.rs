@@ -1,5 +1,6 @@
 //! The graphs of a bundle, opened to be trained, and how they are fed.
 
+use crate::anatomy::{Reads, Task};
 use crate::contract::{GraphName, Input, Output};
 use crate::data::Batch;
 use crate::decompose::for_cuda;
@@ -58,6 +59,17 @@ pub fn open(runtime: &Runtime, bundle: &Bundle, purpose: impl AsRef<str>, comput
     let rewritten = rewritten(bundle, purpose, computing)?;
     let runnable = rewritten.map_or_else(|| bundle.runnable(purpose), |graph| bundle.runnable_as(purpose, &graph))?;
     Session::open(runtime, runnable, &settings)
+}
+
+/// The loss of the vectors of a whole batch, of a bundle whose loss compares them; none of others.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_loss_of_all(runtime: &Runtime, bundle: &Bundle, computing: impl Into<Computing>) -> Result<Option<Session>> {
+    let manifest = bundle.manifest();
+    let compares_vectors = Task::from_name(&manifest.task).is_some_and(|task| task.row().reads == Reads::Embeddings);
+    let is_there = compares_vectors && manifest.graphs.contains_key(GraphName::Loss.name());
+    is_there.then(|| open(runtime, bundle, GraphName::Loss, computing)).transpose()
 }
 
 /// The graph of updates of a bundle as another one has it, opened as the bundle's own would be.

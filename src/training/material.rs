@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use super::ending::{measured, names_of, nothing_measured};
-use super::graphs::open as open_graph;
+use super::graphs::{open as open_graph, open_loss_of_all};
 use super::options::EvalData;
 use super::start::Beginning;
 use super::{Options, SomeRows, Source, fitting, need, taught};
@@ -106,6 +106,7 @@ impl Material {
         let evaluator =
             evaluator.narrowed_to(source.hard_prompt()).measuring(source.classes(), &names_of(dataset, manifest), &manifest.loss);
         let evaluator = evaluator.spelled_by(source.tokenizer(), &manifest.loss);
+        let evaluator = evaluator.comparing_all(|| open_loss_of_all(runtime, bundle, options.computing()))?;
         measured(&watching.goal, &evaluator.names())?;
         let evaluator = evaluator.compared_with(Reference::of(runtime, bundle, options.reference, options.device)?);
         Ok(Some(evaluator.taught_by(Teacher::of(runtime, bundle, options.device, &source.collation())?)))

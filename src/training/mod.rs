@@ -45,7 +45,7 @@ pub use batch_size::{batch_size, batch_size_to_train};
 pub use best::Goal;
 pub use ending::tell_again;
 pub use folder::{as_tuned, tuned_for};
-pub use graphs::{Computing, open as open_graph};
+pub use graphs::{Computing, open as open_graph, open_loss_of_all};
 pub use loss_scale::LossScale;
 pub use options::{DataOptions, EvalData, Length, MicroBatch, Optimizer, Options, Saving, Start, Warmup, Watching};
 pub use source::{Source, tokenizer_near};

@@ -274,7 +274,8 @@ impl Source {
         let (decoder_start, sampler, fills_alike) = (self.decoder_start, self.sampler, self.loss.reads_padding(self.task));
         let parted = Collation { feeding: self.feeding.clone(), micro_batch: self.micro_batch, ..collation };
         let asks_teacher = self.loss.teacher.is_some();
-        let collation = Collation { decoder_start, fills_alike, asks_teacher, sampler, ..parted };
+        let adds_rows_up = self.loss.adds_rows_up();
+        let collation = Collation { decoder_start, fills_alike, adds_rows_up, asks_teacher, sampler, ..parted };
         // A token that was added to the tokenizer, and that the model does not have, cannot fill up rows.
         let is_known = usize::try_from(collation.pad).is_ok_and(|pad| self.limits.vocabulary.is_none_or(|vocabulary| pad < vocabulary));
         if is_known { collation } else { Collation { pad: 0, ..collation } }

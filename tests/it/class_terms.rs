@@ -126,6 +126,20 @@ fn balanced_weights_are_those_of_the_training_data() {
 }
 
 #[test]
+fn rows_weigh_in_the_loss_and_count_alike_in_what_is_measured_beside_it() {
+    let folder = Folder::with("bert_classifier/dynamo.onnx");
+    let (model, bundle) = (folder.path("model.onnx"), folder.path("bundle"));
+    done(&["inject", &model, "--task", "seq-cls", "--method", "lora", "-o", &bundle, "-q"]);
+    let measured = |name: &str, weight: fn(usize) -> usize| {
+        let row = |at: usize| json!({"input_ids": [2, 5 + at, 9], "label": at % 3, "weight": weight(at)}).to_string() + "\n";
+        json_of(&["eval", &bundle, "--data", &folder.write(name, &(0..9).map(row).collect::<String>())])["metrics"].clone()
+    };
+    let (alike, weighed) = (measured("alike.jsonl", |_| 1), measured("weighed.jsonl", |at| 1 + 9 * (at % 3)));
+    assert_ne!(alike["loss"], weighed["loss"]);
+    assert!(["accuracy", "f1_macro", "mcc"].iter().all(|name| alike[name] == weighed[name]), "{alike} {weighed}");
+}
+
+#[test]
 fn preferences_are_compared_with_the_initial_adapter_if_it_is_asked_for() {
     let folder = Folder::with("llama/dynamo.onnx");
     let (model, bundle, tokens) = (folder.path("model.onnx"), folder.path("bundle"), folder.write("tokenizer.json", &tokenizer()));

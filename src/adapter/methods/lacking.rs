@@ -1,10 +1,9 @@
 //! Biases that the original model has and the base's graph lacks: exporters drop one of zeros, with which heads start.
 
 use crate::Result;
-use crate::adapter::change::Change;
 use crate::adapter::method::Places;
 use crate::adapter::params::init;
-use crate::adapter::part::{Folding, Insertion, Part};
+use crate::adapter::part::{Change, Folding, Insertion, Part};
 use crate::adapter::targets::Strictness;
 use crate::adapter::weights::fold;
 use crate::anatomy::{Anatomy, Projection, Task};

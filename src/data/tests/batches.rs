@@ -5,10 +5,11 @@ use serde_json::json;
 use super::{encoder, read};
 use crate::adapter::config::Task;
 use crate::anatomy::{Feeding, Padding, Role};
-use crate::data::{Batch, Batches, Collation, Cursor, Order, Reading};
+use crate::data::{Batch, Batches, Collation, Cursor, Dataset, Example, Labels, Order, Reading};
 use crate::error::Result;
 use crate::ort::{Axis, ElementType, HostTensor, Port, Presence};
 use crate::parallel::Share;
+use crate::train::weights::WEIGHTS;
 
 fn port(name: &str, element_type: ElementType, rank: usize) -> Port {
     Port { name: name.into(), element_type: Some(element_type), shape: vec![Axis::Free(String::new()); rank], presence: Presence::Required }
@@ -60,6 +61,37 @@ fn rows_of_a_model_that_reads_its_last_position_are_filled_up_before_them() -> R
         ("mine", tensor(&[&[0, 0, 7], &[1, 2, 3]])),
     ];
     assert_eq!(batch.tensors, expected.map(|(name, tensor)| (name.to_owned(), tensor)));
+    Ok(())
+}
+
+#[test]
+fn texts_of_rows_that_no_mask_hides_are_filled_up_to_the_longest_of_their_own_row() -> Result<()> {
+    let text = |length: usize| Example { input_ids: vec![5; length], labels: Labels::Row, ..Example::default() };
+    let row = |(first, second): (usize, usize)| Example { others: vec![text(second)], ..text(first) };
+    let lengths = |task, padding| -> Result<Vec<(Vec<usize>, Vec<usize>)>> {
+        let dataset = Dataset::of("rows".as_ref(), task, [(2, 3), (2, 5), (3, 1), (5, 2)].map(row).to_vec());
+        let collation = Collation { feeding: Feeding { padding, ..Feeding::default() }, ..Collation::default() };
+        assert_eq!(collation.parts_batches(&dataset, 4), padding == Padding::Read);
+        let parts = Batches::new(&dataset, &ports(&["input_ids"]), 4, Order::File, collation)?.next_parts()?;
+        Ok(parts.into_iter().map(|part| (part.places, part.tensors[0].1.shape().to_vec())).collect())
+    };
+    assert_eq!(lengths(Task::Embedding, Padding::Read)?, [(vec![0, 2], vec![4, 3]), (vec![1, 3], vec![4, 5])]);
+    // No position sees what is behind it, and those of an answer alone are read.
+    assert_eq!(lengths(Task::Preference, Padding::Later)?, [(vec![0, 1, 2, 3], vec![8, 5])]);
+    Ok(())
+}
+
+#[test]
+fn weights_are_given_with_every_batch_where_one_row_has_one() -> Result<()> {
+    let row = |weight| Example { input_ids: vec![5], labels: Labels::Class(0), weight, ..Example::default() };
+    let given = |weights: [Option<f64>; 2]| -> Result<Vec<bool>> {
+        let dataset = Dataset::of("rows".as_ref(), Task::SeqCls, weights.map(row).to_vec());
+        let inputs = [ports(&["input_ids"]), vec![port(WEIGHTS, ElementType::Float32, 1)]].concat();
+        let mut batches = Batches::new(&dataset, &inputs, 1, Order::File, Collation::default())?;
+        (0..2).map(|_| Ok(batches.next_batch()?.tensors.iter().any(|(name, _)| name == WEIGHTS))).collect()
+    };
+    assert_eq!(given([Some(2.0), None])?, [true, true]);
+    assert_eq!(given([None, None])?, [false, false]);
     Ok(())
 }
 
