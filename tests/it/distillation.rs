@@ -170,8 +170,12 @@ fn a_teacher_that_cannot_be_learnt_from_is_refused_before_any_work() {
         folder.write("config.json", &json!({"id2label": id2label}).to_string());
     }
     let model = classifier.path("model.onnx");
-    let classes = ["inject", &model, "--method", "lora", "--task", "seq-cls", "-o", &bundle, "--teacher", &teacher.path("model.onnx")];
-    refused(&classes, &["the teacher's classes", "\"bad\", \"fair\", \"good\"", "the same numbers in both"]);
+    let teacher = teacher.path("model.onnx");
+    let classes = ["inject", &model, "--method", "lora", "--task", "seq-cls", "-o", &bundle, "--teacher", &teacher];
+    refused(
+        &[&classes[..], &["--distill-weight", "0.5"]].concat(),
+        &["the teacher's classes", "\"bad\", \"fair\", \"good\"", "the same numbers in both"],
+    );
 }
 
 const TRIPLETS: fn(usize) -> Value = |at| json!({"anchor": words(at), "positive": words(at + 30), "negative": words(at + 61)});
