@@ -223,7 +223,6 @@ fn of_graph(asked: &LossRequest, source: &LossSource) -> Result<Settled> {
     Ok(Settled { plan, objective: Objective::Graph(loss) })
 }
 
-/// The values that a loss reads.
 /// What a graph gives, where a loss learns the numbers themselves and the graph makes them of scores (`sigmoid(x)`, `5 sigmoid(x)`): the scores are not what is compared
 /// with the labels. None where the scores are what it gives.
 fn numbers_given(reads: Reads, plan: &LossPlan, graph: &Graph, anatomy: &Anatomy) -> Result<Option<ValueId>> {
@@ -241,6 +240,7 @@ fn numbers_given(reads: Reads, plan: &LossPlan, graph: &Graph, anatomy: &Anatomy
     Err(error.with_hint("export the model so that it gives [batch, 1]"))
 }
 
+/// The values that a loss reads.
 fn outputs(
     reads: Reads,
     asked: &LossRequest,

@@ -314,8 +314,10 @@ impl Bundle {
         if !self.manifest.graphs.contains_key(INFERENCE) {
             return Ok(());
         }
+        // Training has told the manifest the names of classes since the bundle was opened.
+        let now = Self { manifest: Manifest::read(&self.folder)?, ..self.clone() };
         let files: Vec<(PathBuf, String)> = self.lent.iter().map(|lent| (lent.path().to_path_buf(), lent.location().to_owned())).collect();
-        write_inference(&self.adapted()?, &self.path(INFERENCE)?, &files)
+        write_inference(&now.adapted()?, &self.path(INFERENCE)?, &files)
     }
 
     fn path(&self, purpose: &str) -> Result<PathBuf> {

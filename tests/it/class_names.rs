@@ -56,6 +56,9 @@ fn an_evaluation_file_that_lacks_a_class_has_the_numbers_of_the_training() {
     );
     train(&bundle, &learnt, &["--max-steps", "2", "--learning-rate", "0.01", "--eval-data", &lacking]);
     assert_eq!(names(&bundle), json!(["glad", "mad", "sad"]));
+    // The graph that others open knows them from the first training on.
+    let inference = std::fs::read(format!("{bundle}/inference.onnx")).expect("a model");
+    assert!(inference.windows(8).any(|bytes| bytes == b"id2label"));
     let numbers = write_rows(&folder, "numbers.jsonl", &[json!(2), json!(1), json!(2)]);
     assert_eq!(loss(&bundle, &lacking).to_bits(), loss(&bundle, &numbers).to_bits());
     let strange = write_rows(&folder, "strange.jsonl", &texts(&["sad", "bad"]));
